@@ -1,0 +1,349 @@
+//! The words everyone shares. Imports no module of ours.
+//!
+//! A **request** is one id on chain that asks this KMS node for one answer. It is known by its id
+//! *and* the hash of its event: ids are counters, and after a reorg the same id can carry other
+//! handles. Where a request stands is its [`stage::Stage`]; how it ended is its [`Outcome`].
+
+pub mod stage;
+
+use std::fmt;
+
+pub use alloy::primitives::{Address, B256, Bytes, U256};
+
+/// A block by number and hash. A number alone names no block: a reorg can give it to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockRef {
+    pub number: u64,
+    pub hash: B256,
+}
+
+/// What the chain asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    PublicDecryption,
+    UserDecryption,
+}
+
+impl Kind {
+    /// The name in logs, metrics and the journal.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PublicDecryption => "public_decryption",
+            Self::UserDecryption => "user_decryption",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The version of the contracts' ABI as far as one event shows it (protocol: gateway-abi 1.1).
+///
+/// G9 to G13 emit the same events; whether the deployment behind them is one we can serve is a
+/// fact of the contract, not of the event, and is probed there (`gateway::decryption`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Generation {
+    /// No `extraData`; ids are one plain counter.
+    G7,
+    /// `extraData`; ids are one plain counter (top byte 0).
+    G8,
+    /// `extraData`; the id's top byte tells the kind. Every tag from v0.9.0 to v0.13.
+    G9,
+    /// The unified user decryption request of v0.14.
+    G14,
+    /// The handle-only overloads of v0.15-dev.
+    Head,
+}
+
+impl Generation {
+    /// The name in logs, metrics and the journal.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::G7 => "G7",
+            Self::G8 => "G8",
+            Self::G9 => "G9",
+            Self::G14 => "G14",
+            Self::Head => "HEAD",
+        }
+    }
+
+    /// Whether response calls and signed structures of this generation carry `extraData`.
+    #[must_use]
+    pub fn has_extra_data(self) -> bool {
+        self != Self::G7
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The identity of a request: its on-chain id and the hash of its event (topics and data).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestKey {
+    pub id: U256,
+    pub content: B256,
+}
+
+impl fmt::Display for RequestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.id)
+    }
+}
+
+/// One log of the Decryption contract, as read: what the journal keeps, so that a better decoder
+/// can read it again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub block: BlockRef,
+    pub transaction: B256,
+    pub log_index: u64,
+    pub topics: Vec<B256>,
+    pub data: Bytes,
+}
+
+/// One encrypted value a request names (`SnsCiphertextMaterial` on chain).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Material {
+    /// The 32-byte handle; byte 30 is the FHE type, bytes 22 to 29 the host chain id.
+    pub handle: B256,
+    /// Which FHE key encrypted it. Equal for all materials of one request.
+    pub key_id: U256,
+    /// keccak256 of the ciphertext's bytes in the buckets.
+    pub digest: B256,
+    /// Transaction senders of the coprocessors that hold it, in the event's order.
+    pub coprocessors: Vec<Address>,
+}
+
+/// A decoded request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub key: RequestKey,
+    pub generation: Generation,
+    pub block: BlockRef,
+    pub transaction: B256,
+    pub operation: Operation,
+}
+
+impl Request {
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match &self.operation {
+            Operation::PublicDecryption(_) => Kind::PublicDecryption,
+            Operation::UserDecryption(_) => Kind::UserDecryption,
+            Operation::Unsupported { kind, .. } => *kind,
+        }
+    }
+
+    /// What to fetch, in on-chain order. Empty for an unsupported operation.
+    #[must_use]
+    pub fn materials(&self) -> &[Material] {
+        match &self.operation {
+            Operation::PublicDecryption(public) => &public.materials,
+            Operation::UserDecryption(user) => &user.materials,
+            Operation::Unsupported { .. } => &[],
+        }
+    }
+}
+
+/// What the request asks for, with all it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    PublicDecryption(PublicDecryption),
+    UserDecryption(UserDecryption),
+    /// A request event we recognise and cannot serve yet: journaled and held, never invisible.
+    Unsupported {
+        kind: Kind,
+        event: &'static str,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicDecryption {
+    pub materials: Vec<Material>,
+    /// Empty in G7.
+    pub extra_data: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserDecryption {
+    pub materials: Vec<Material>,
+    /// Who gets the shares; for a delegated request the delegate.
+    pub user: Address,
+    /// The user's public encryption key, exactly as on chain.
+    pub public_key: Bytes,
+    /// Empty in G7.
+    pub extra_data: Bytes,
+}
+
+/// The KMS Core's signed answer in the form the contract takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// `decryptedResult` or `userDecryptedShare`: the bytes the Core signed.
+    pub payload: Bytes,
+    /// The 65-byte EIP-712 signature of the Core's signer.
+    pub signature: Bytes,
+    /// The `extraData` the Core signed. Empty in G7.
+    pub extra_data: Bytes,
+}
+
+/// The EIP-712 domain of the Decryption contract (protocol: gateway-abi 10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningDomain {
+    pub name: String,
+    pub version: String,
+    pub chain_id: u64,
+    pub verifying_contract: Address,
+}
+
+/// How a request ended: exactly one per request. Terminal only because nobody could change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Our transaction was mined and the contract took the answer.
+    Accepted { transaction: B256, block: BlockRef },
+    /// The contract already has an answer of this node's signer.
+    AlreadyAnswered,
+    /// Not answered within `request_expiry_secs` of working time.
+    Expired,
+    /// Its block left the chain and it did not come back.
+    Orphaned,
+    /// No answer is possible, whoever acts.
+    Refused(Refusal),
+}
+
+impl Outcome {
+    /// The name in logs, metrics and the journal.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::AlreadyAnswered => "already_answered",
+            Self::Expired => "expired",
+            Self::Orphaned => "orphaned",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Why no answer is possible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The event itself contradicts the protocol (no materials, several key ids …).
+    Malformed(String),
+    /// The contract does not know the id, said twice by a node that knows the request's block.
+    NotRequested,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(what) => write!(f, "malformed request: {what}"),
+            Self::NotRequested => f.write_str("the contract does not know this request"),
+        }
+    }
+}
+
+/// A request set aside because only time or an operator can mend it. Not terminal: retried slowly,
+/// and at once after a restart or reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub reason: HoldReason,
+    /// One sentence for the operator: what is wrong and what to do. Never a secret.
+    pub detail: String,
+}
+
+impl Hold {
+    pub fn new(reason: HoldReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+macro_rules! hold_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+        /// Why a request is held. The names are stable: logs, metrics and the journal use them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum HoldReason { $($(#[$doc])* $variant,)+ }
+
+        impl HoldReason {
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+hold_reasons! {
+    /// The contract or the event is of a generation this connector cannot serve.
+    UnsupportedGeneration = "unsupported_generation",
+    /// An FHE type this connector does not know.
+    UnsupportedType = "unsupported_type",
+    /// The Core signed with another key than the one registered for this node.
+    SignerMismatch = "signer_mismatch",
+    /// The Core's answer makes no sense (empty signature, wrong id, undecodable).
+    InvalidAnswer = "invalid_answer",
+    /// The wallet is not a registered KMS transaction sender.
+    WalletNotRegistered = "wallet_not_registered",
+    /// The Core's signer is not registered with the contract.
+    SignerNotRegistered = "signer_not_registered",
+    /// Wallet and Core belong to different KMS nodes.
+    WalletCoreMismatch = "wallet_core_mismatch",
+    /// The wallet cannot pay for gas.
+    NoFunds = "no_funds",
+    /// The chain's base fee is above `max_fee_per_gas_gwei`.
+    FeeCap = "fee_cap",
+    /// The bucket refuses access.
+    AccessDenied = "access_denied",
+    /// A ciphertext is larger than the protocol allows.
+    CiphertextTooLarge = "ciphertext_too_large",
+    /// The Core does not know the key.
+    UnknownKey = "unknown_key",
+    /// The Core refuses the request.
+    CoreRefused = "core_refused",
+    /// The Core failed on the request.
+    CoreFailed = "core_failed",
+    /// The Core took the request and gave no answer within the timeout.
+    CoreSilent = "core_silent",
+    /// The request or answer exceeds a message size limit.
+    MessageTooLarge = "message_too_large",
+    /// The contract rejects the answer for a reason of its own.
+    ContractRejected = "contract_rejected",
+    /// The walk of this request panicked three times.
+    Panicked = "panicked",
+}
+
+/// What an error asks for: the one question every error of a room answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The same again after a back-off.
+    Retry,
+    /// Set aside until time or an operator mends it.
+    Hold(Hold),
+    /// Terminal.
+    Refuse(Refusal),
+}
+
+/// The store behind a ledger port failed. The instance ends and is rebuilt from what was stored.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("journal: {0}")]
+pub struct LedgerError(pub String);

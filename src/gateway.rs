@@ -1,0 +1,10 @@
+//! The chain in two layers: the provider moves bytes and knows addresses; adapters know contracts,
+//! encoding and errors, and use a provider.
+
+pub mod decryption;
+pub mod gateway_config;
+pub mod lane;
+pub mod nonce;
+pub mod wallet;
+pub mod provider;
+pub mod abi;
