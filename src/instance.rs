@@ -1,1 +1,584 @@
-//! (skeleton)
+//! One connector: one config, one wallet, one Gateway deployment, one KMS Core, one journal, one
+//! task tree. The only place where rooms, adapters, journal and config are wired together.
+//!
+//! ```text
+//! build: gateway node -> wallet -> journal (lock) -> contracts -> Core     each waits and says so
+//! run:   connection   journal writer   lane   walk   arrivals   recovery   housekeeping
+//! stop:  arrivals, recovery, walk (what is answered is finished) -> lane -> journal -> connection
+//! ```
+//!
+//! Nothing is shared with another instance. A task that ends by itself ends the instance: its end
+//! is a value ([`Exit`]), and a restart is a rebuild.
+
+pub mod exit;
+mod recovery;
+
+use std::{
+    fmt::Display,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::{Id, JoinSet},
+    time::{interval, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+pub use self::exit::Exit;
+use self::recovery::Recovery;
+use crate::{
+    backoff::Backoff,
+    clock,
+    config::{self, Config},
+    domain::{Address, B256, Remedy, SigningDomain},
+    flow::{
+        Flow, FlowOptions,
+        arrivals::{Arrivals, Start},
+        ciphertexts::{Buckets, BucketLookupError, Ciphertexts, CiphertextsOptions, FallbackStore},
+        kms_core::{self, KmsCore},
+        submission::Submission,
+    },
+    gateway::{
+        decryption::{DecryptionAdapter, Support},
+        gateway_config::GatewayConfigAdapter,
+        lane::{LaneOptions, lane},
+        provider::{
+            Addresses, ArbitrumProvider, At, Provider, RpcError,
+            connection::Endpoint,
+        },
+        wallet::{Wallet, WalletError},
+    },
+    journal::{Holds, Identity, Journal, OpenError, Writer},
+    tls::TlsRoots,
+};
+
+/// How long the journal may take to flush at the end.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(600);
+
+/// What an instance gets from outside.
+#[derive(Clone, Debug)]
+pub struct Edges {
+    /// Directory of the journals.
+    pub state_dir: PathBuf,
+    /// Take no more, finish what is in hand. A child of `abort`.
+    pub stop: CancellationToken,
+    /// Drop what is in hand; the journal has it.
+    pub abort: CancellationToken,
+}
+
+/// Why an instance cannot be built.
+enum BuildError {
+    Refused(String),
+    Failed(String),
+}
+
+/// The tasks of one instance, by name.
+struct Tasks {
+    set: JoinSet<Result<(), String>>,
+    names: Vec<(Id, &'static str)>,
+}
+
+impl Tasks {
+    fn spawn<E: Display>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        use tracing::Instrument;
+        let task = async move { task.await.map_err(|error| error.to_string()) };
+        let handle = self.set.spawn(task.in_current_span());
+        self.names.push((handle.id(), name));
+    }
+
+    /// The next task to end: its name and how.
+    async fn ended(&mut self) -> Option<(&'static str, Exit)> {
+        let ended = self.set.join_next_with_id().await?;
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let position = self.names.iter().position(|(known, _)| *known == id);
+        let task = position.map_or("a task", |position| self.names.swap_remove(position).1);
+        let exit = match ended {
+            Ok((_, Ok(()))) => Exit::Stopped,
+            Ok((_, Err(error))) => Exit::Failed { task, error },
+            Err(error) if error.is_panic() => Exit::Panicked { task },
+            Err(_) => Exit::Stopped,
+        };
+        Some((task, exit))
+    }
+}
+
+/// Builds the instance and runs it to its end.
+pub async fn run(config: Config, edges: Edges) -> Exit {
+    let mut instance = Instance {
+        tasks: Tasks { set: JoinSet::new(), names: Vec::new() },
+        journal_tasks: Tasks { set: JoinSet::new(), names: Vec::new() },
+        edges,
+        below: CancellationToken::new(),
+        journal_stop: CancellationToken::new(),
+    };
+    let built = {
+        let (stop, abort) = (instance.edges.stop.clone(), instance.edges.abort.clone());
+        let building = instance.build(&config);
+        tokio::select! {
+            built = building => Some(built),
+            () = stop.cancelled() => None,
+            () = abort.cancelled() => None,
+        }
+    };
+    let exit = match built {
+        Some(Ok(())) => instance.watch().await,
+        Some(Err(BuildError::Refused(why))) => Exit::Refused { why },
+        Some(Err(BuildError::Failed(error))) => Exit::Failed { task: "start", error },
+        None => Exit::Stopped,
+    };
+    instance.close(exit).await
+}
+
+struct Instance {
+    tasks: Tasks,
+    /// The journal writer: it ends last, even after an abort.
+    journal_tasks: Tasks,
+    edges: Edges,
+    /// Stops what the walk stands on, once the walk is done.
+    below: CancellationToken,
+    journal_stop: CancellationToken,
+}
+
+impl Instance {
+    /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
+    async fn build(&mut self, config: &Config) -> Result<(), BuildError> {
+        let authorities = config.private_authorities.as_ref().map(|authorities| authorities.path.as_path());
+        let roots = TlsRoots::load(authorities).map_err(refuse)?;
+        let provider = self.connect_gateway(config, &roots)?;
+        let genesis = self.reach_gateway(&provider).await?;
+        let wallet = Arc::new(open_wallet(&config.wallet).await?);
+        info!(wallet = %wallet.address(), "wallet ready");
+        let (journal, writer) = self.open_journal(config, genesis, wallet.address()).await?;
+        let stop = self.journal_stop.clone();
+        self.journal_tasks.spawn("journal", writer.run(stop));
+
+        let decryption = DecryptionAdapter::new(provider.clone());
+        let domain = check_decryption(&decryption, config).await?;
+        let support = watch_support(&decryption).await;
+        let (support_sender, support) = watch::channel(support);
+        let registry = reach_registry(&provider, wallet.address(), config).await;
+        check_wallet(&provider, wallet.address(), &journal, config).await;
+        let core = KmsCore::new(
+            config.kms_core_endpoint.expose(),
+            &roots,
+            domain,
+            kms_core::Options::default(),
+        )
+        .map_err(refuse)?;
+
+        let recovered = wait("the journal", || journal.open_transactions()).await;
+        let highest = wait("the journal", || journal.highest_nonce()).await;
+        let cursor = wait("the journal", || journal.cursor()).await;
+        let newest = newest_unfinished(&journal).await;
+
+        let lane_options = LaneOptions {
+            chain_id: config.chain_id,
+            max_in_flight: config.max_transactions_in_flight,
+            max_fee_per_gas: config.max_fee_per_gas,
+        };
+        let (lane, lane_task) =
+            lane(provider.clone(), wallet, journal.clone(), lane_options, recovered, highest);
+        self.tasks.spawn("lane", lane_task.run(self.below.clone()));
+
+        let flow = Flow {
+            ciphertexts: ciphertexts(config, &roots, registry.clone())?,
+            core: core.clone(),
+            submission: Submission::new(lane, decryption.clone(), config.gas_limit),
+            gateway_config: registry,
+            support,
+            ledger: journal.clone(),
+            options: FlowOptions {
+                max_in_flight: config.max_requests_in_flight,
+                public_decryption_timeout: config.public_decryption_timeout,
+                user_decryption_timeout: config.user_decryption_timeout,
+                retry_interval: config.retry_interval,
+                request_expiry: config.request_expiry,
+            },
+        };
+        let (walk, intake) = mpsc::channel(config.channel_size);
+        self.tasks.spawn("walk", Arc::new(flow).run(intake, self.edges.stop.clone()));
+
+        let upgraded = Arc::new(Notify::new());
+        let arrivals = Arrivals::new(
+            decryption.clone(),
+            journal.clone(),
+            walk.clone(),
+            upgraded.clone(),
+            cursor,
+        );
+        if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block)
+        {
+            info!(
+                starting_block = number,
+                cursor = cursor.number,
+                "starting_block is ignored: the journal has a cursor"
+            );
+        }
+        let start = match config.starting_block {
+            config::StartingBlock::Latest => Start::Latest,
+            config::StartingBlock::Number(number) => Start::Block(number),
+        };
+        self.tasks.spawn("arrivals", arrivals.run(start, self.edges.stop.clone()));
+
+        let recovery =
+            Recovery { journal: journal.clone(), walk, held_retry: config.held_retry, newest };
+        let stop = self.edges.stop.clone();
+        self.tasks.spawn("recovery", async move {
+            stop.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
+        });
+
+        let stop = self.below.clone();
+        let keeping = housekeeping(
+            journal,
+            provider,
+            decryption,
+            upgraded,
+            support_sender,
+            core,
+            config.journal_retention,
+        );
+        self.tasks.spawn("housekeeping", async move {
+            stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
+        });
+        info!("instance running");
+        Ok(())
+    }
+
+    fn connect_gateway(
+        &mut self,
+        config: &Config,
+        roots: &TlsRoots,
+    ) -> Result<ArbitrumProvider, BuildError> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(roots.client_config())
+            .tcp_nodelay(true)
+            .connect_timeout(Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| BuildError::Failed(error.without_url().to_string()))?;
+        let endpoint =
+            Endpoint::new(config.gateway_url.expose().clone(), Arc::new(roots.client_config()), http);
+        let addresses = Addresses {
+            decryption: config.decryption_address,
+            gateway_config: config.gateway_config_address,
+        };
+        let (provider, connection) = ArbitrumProvider::new(addresses, config.chain_id, endpoint);
+        let stop = self.below.clone();
+        self.tasks.spawn("gateway connection", async move {
+            connection.run(stop).await;
+            Ok::<(), String>(())
+        });
+        Ok(provider)
+    }
+
+    /// Waits for the node, refuses another chain, and answers the genesis block's hash.
+    async fn reach_gateway(&self, provider: &ArbitrumProvider) -> Result<B256, BuildError> {
+        let mut pause = waiting();
+        loop {
+            match provider.header(At::Number(0)).await {
+                Ok(Some(genesis)) => return Ok(genesis.block.hash),
+                Ok(None) => warn!(host = provider.host(), "the gateway node knows no genesis block yet"),
+                Err(error @ RpcError::WrongChain { .. }) => {
+                    return Err(BuildError::Refused(format!(
+                        "{error}; correct chain_id or gateway_url"
+                    )));
+                }
+                Err(error) => info!(%error, "waiting for the gateway node"),
+            }
+            sleep(pause.next_delay()).await;
+        }
+    }
+
+    async fn open_journal(
+        &self,
+        config: &Config,
+        genesis: B256,
+        wallet: Address,
+    ) -> Result<(Journal, Writer), BuildError> {
+        let identity = Identity { chain_id: config.chain_id, genesis, wallet };
+        let (dir, contract) = (self.edges.state_dir.clone(), config.decryption_address);
+        let opening =
+            tokio::task::spawn_blocking(move || Journal::open(&dir, identity, contract)).await;
+        let opened = match opening {
+            Ok(opened) => opened,
+            Err(error) => return Err(BuildError::Failed(format!("opening the journal: {error}"))),
+        };
+        let (journal, writer) = opened.map_err(|error| match error {
+            OpenError::Locked { .. } | OpenError::Newer { .. } | OpenError::NotOurs { .. } => {
+                BuildError::Failed(error.to_string())
+            }
+            OpenError::Corrupt { .. } | OpenError::Io { .. } | OpenError::Sqlite { .. } => {
+                BuildError::Failed(error.to_string())
+            }
+        })?;
+        for warning in journal.warnings() {
+            warn!("{warning}");
+        }
+        info!(path = %journal.path().display(), "journal open");
+        Ok((journal, writer))
+    }
+
+    /// Runs until a task ends by itself or the instance is told to end.
+    async fn watch(&mut self) -> Exit {
+        let (stop, abort) = (self.edges.stop.clone(), self.edges.abort.clone());
+        loop {
+            let (task, exit) = tokio::select! {
+                () = abort.cancelled() => return Exit::Stopped,
+                Some(ended) = self.tasks.ended() => ended,
+                Some(ended) = self.journal_tasks.ended() => ended,
+            };
+            match exit {
+                Exit::Stopped if stop.is_cancelled() => {
+                    debug!(task, "task ended");
+                    if task == "walk" {
+                        return Exit::Stopped;
+                    }
+                }
+                Exit::Stopped => {
+                    return Exit::Failed { task, error: "it ended without being told".into() };
+                }
+                exit => return exit,
+            }
+        }
+    }
+
+    /// Ends what is left, from the top down; the journal last.
+    async fn close(mut self, exit: Exit) -> Exit {
+        self.below.cancel();
+        if exit == Exit::Stopped && !self.edges.abort.is_cancelled() {
+            let ending = async { while self.tasks.ended().await.is_some() {} };
+            if timeout(FLUSH_DEADLINE, ending).await.is_err() {
+                warn!("some tasks did not end in time and are dropped");
+            }
+        }
+        self.tasks.set.shutdown().await;
+        self.journal_stop.cancel();
+        let flushing = async { while self.journal_tasks.ended().await.is_some() {} };
+        if timeout(FLUSH_DEADLINE, flushing).await.is_err() {
+            warn!("the journal did not close in time; what it had promised is on disk");
+        }
+        exit
+    }
+}
+
+fn refuse(error: impl Display) -> BuildError {
+    BuildError::Refused(error.to_string())
+}
+
+fn waiting() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(10))
+}
+
+/// Asks again until there is an answer, saying once per cause what is waited for.
+async fn wait<T, E: Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let mut pause = waiting();
+    let mut last = String::new();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                let why = error.to_string();
+                if why != last {
+                    warn!(why, "waiting for {what}");
+                    last = why;
+                }
+            }
+        }
+        sleep(pause.next_delay()).await;
+    }
+}
+
+async fn open_wallet(wallet: &config::Wallet) -> Result<Wallet, BuildError> {
+    match wallet {
+        config::Wallet::PrivateKey(key) => {
+            Wallet::from_private_key(key.expose()).map_err(refuse)
+        }
+        config::Wallet::AwsKms { key_id, region, endpoint } => {
+            let mut pause = waiting();
+            loop {
+                let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
+                let opening = Wallet::aws_kms(key_id, region.clone(), endpoint);
+                let error: WalletError = match opening.await {
+                    Ok(wallet) => return Ok(wallet),
+                    Err(error) => error,
+                };
+                match error.remedy() {
+                    Remedy::Retry => warn!(%error, "waiting for AWS KMS"),
+                    Remedy::Hold(_) | Remedy::Refuse(_) => return Err(refuse(error)),
+                }
+                sleep(pause.next_delay()).await;
+            }
+        }
+    }
+}
+
+/// Waits for the contract; refuses a signing domain that the configuration contradicts.
+async fn check_decryption<P: Provider>(
+    decryption: &DecryptionAdapter<P>,
+    config: &Config,
+) -> Result<SigningDomain, BuildError> {
+    let address = decryption.address();
+    let mut pause = waiting();
+    let mut said = false;
+    while !wait("the gateway node", || decryption.is_deployed()).await {
+        if !said {
+            said = true;
+            warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
+        }
+        sleep(pause.next_delay()).await;
+    }
+    let configured = SigningDomain {
+        name: config.decryption_domain.name.clone(),
+        version: config.decryption_domain.version.clone(),
+        chain_id: config.chain_id,
+        verifying_contract: address,
+    };
+    match wait("the gateway node", || decryption.signing_domain()).await {
+        Some(deployed) if deployed != configured => Err(BuildError::Refused(format!(
+            "the contract at {address} signs under {deployed:?}, the configuration says \
+             {configured:?}; correct decryption_domain_name, decryption_domain_version, chain_id \
+             or decryption_address"
+        ))),
+        Some(_) => Ok(configured),
+        None => {
+            warn!(%address, "the contract at decryption_address does not tell its EIP-712 domain: \
+                is it the Decryption contract?");
+            Ok(configured)
+        }
+    }
+}
+
+async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Support {
+    let (support, version) = wait("the gateway node", || decryption.support()).await;
+    match &support {
+        Support::Served => info!(version, "Decryption contract found"),
+        Support::FromG12 { version } => warn!(
+            version,
+            "this contract is from G12 on and cannot be served: its requests are held"
+        ),
+    }
+    support
+}
+
+async fn reach_registry<P: Provider>(
+    provider: &P,
+    wallet: Address,
+    config: &Config,
+) -> GatewayConfigAdapter<P> {
+    let registry =
+        wait("the gateway node", || GatewayConfigAdapter::connect(provider.clone(), wallet)).await;
+    let address = config.gateway_config_address;
+    if !registry.is_deployed() {
+        if config.s3.is_some() {
+            warn!(%address, "no code at gateway_config_address: ciphertexts come from [s3_config] alone");
+        } else {
+            warn!(%address, "no code at gateway_config_address and no [s3_config]: \
+                no ciphertext can be found until one of them is set");
+        }
+        return registry;
+    }
+    match registry.core_signer().await {
+        Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
+        Ok(None) => warn!(
+            %wallet,
+            "the wallet is not registered as a KMS transaction sender: answers will be held until it is"
+        ),
+        Err(error) => warn!(%error, "could not ask who this node is"),
+    }
+    registry
+}
+
+/// What an operator should hear about the wallet before the first answer.
+async fn check_wallet<P: Provider>(provider: &P, wallet: Address, journal: &Journal, config: &Config) {
+    match provider.balance(wallet).await {
+        Ok(balance) if balance.is_zero() => {
+            warn!(%wallet, "the wallet has no funds: answers will wait until it has");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "could not ask for the wallet's balance"),
+    }
+    let fresh = journal.is_empty().await.unwrap_or(false);
+    if fresh
+        && config.starting_block == config::StartingBlock::Latest
+        && let Ok(used @ 1..) = provider.transaction_count(wallet).await
+    {
+        warn!(
+            %wallet,
+            transactions = used,
+            "the journal is empty and the wallet was used before: requests emitted before now are \
+             not read; set starting_block to read them"
+        );
+    }
+}
+
+async fn newest_unfinished(journal: &Journal) -> Option<crate::journal::Position> {
+    let mut newest = None;
+    loop {
+        let page = wait("the journal", || journal.unfinished(newest, 1000, Holds::Included)).await;
+        let Some(last) = page.last() else { return newest };
+        newest = Some(last.position);
+    }
+}
+
+fn ciphertexts<P: Provider>(
+    config: &Config,
+    roots: &TlsRoots,
+    registry: GatewayConfigAdapter<P>,
+) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
+    let _ = (config, roots, registry);
+    Err(BuildError::Failed(String::new()))
+}
+
+/// Slow chores: pruning, and looking at the contract again after an upgrade.
+async fn housekeeping<P: Provider>(
+    journal: Journal,
+    provider: P,
+    decryption: DecryptionAdapter<P>,
+    upgraded: Arc<Notify>,
+    support: watch::Sender<Support>,
+    core: KmsCore,
+    retention: Duration,
+) -> Result<(), String> {
+    match core.health().await {
+        Ok(health) => info!(?health, "KMS Core reached"),
+        Err(error) => warn!(%error, "waiting for the KMS Core"),
+    }
+    let mut chores = interval(HOUSEKEEPING_EVERY);
+    loop {
+        tokio::select! {
+            _ = chores.tick() => {
+                let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
+                let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+                let before = clock::unix_millis().saturating_sub(millis);
+                let pruned = journal.prune(before, last.block.number).await;
+                let pruned = pruned.map_err(|error| error.to_string())?;
+                debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
+            }
+            () = upgraded.notified() => {
+                support.send_replace(watch_support(&decryption).await);
+            }
+        }
+    }
+}
+
+impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
+    async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
+        self.bucket_url(coprocessor).await.map_err(BucketLookupError::new)
+    }
+
+    async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
+        self.is_registered(coprocessor).await.map_err(BucketLookupError::new)
+    }
+}

@@ -1,1 +1,351 @@
-//! (skeleton)
+//! Room 1: head -> gap -> pages -> logs -> adapter decodes -> batch{requests, up to}.
+//!
+//! ```text
+//! wake-up -> far from the head: ranges    \
+//!         -> near the head: block by block -> journal (door a) -> the walk
+//!         -> now and then: the last blocks again
+//! ```
+//!
+//! Invariants: the cursor moves only in the journal transaction that stores what it passed; no
+//! answer moves it unless the node proved that it knows the block (its header, or its logs by
+//! hash); a full channel to the walk waits, never drops.
+
+pub mod gap;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use self::gap::{PageSize, Plan};
+use super::{Arrival, Batch, Intake, RequestLedger};
+use crate::{
+    backoff::Backoff,
+    domain::{B256, BlockRef, Event, Generation, LedgerError, Request, stage::Stage},
+    gateway::{
+        decryption::DecryptionAdapter,
+        provider::{At, Head, LogRange, Provider, RpcError, quirks},
+    },
+};
+
+/// How often the last blocks are read again.
+const REREAD_EVERY: Duration = Duration::from_secs(30);
+/// Calls for headers or logs under way at the same time.
+const AT_ONCE: usize = 8;
+
+/// Where reading begins when the journal has no cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the head as it is at the first start.
+    Latest,
+    /// With this block.
+    Block(u64),
+}
+
+/// The room.
+#[derive(Debug)]
+pub struct Arrivals<P, L> {
+    adapter: DecryptionAdapter<P>,
+    ledger: L,
+    walk: mpsc::Sender<Intake>,
+    /// Rung when the contract announces an upgrade.
+    upgraded: Arc<Notify>,
+    progress: watch::Sender<Option<BlockRef>>,
+    cursor: Option<BlockRef>,
+    page: PageSize,
+    bloom_trusted: bool,
+    connection: u64,
+    reread_at: Instant,
+}
+
+/// Why reading could not go on.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the node does not know block {0}")]
+    UnknownBlock(u64),
+    #[error("block {number} does not follow the cursor: the chain was reorganised")]
+    Reorganised { number: u64 },
+    #[error("the connector is stopping")]
+    Stopping,
+}
+
+impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
+    /// `cursor` is the journal's; `walk` takes what is new, in order.
+    pub fn new(
+        adapter: DecryptionAdapter<P>,
+        ledger: L,
+        walk: mpsc::Sender<Intake>,
+        upgraded: Arc<Notify>,
+        cursor: Option<BlockRef>,
+    ) -> Self {
+        Self {
+            adapter,
+            ledger,
+            walk,
+            upgraded,
+            progress: watch::channel(cursor).0,
+            cursor,
+            page: PageSize::new(),
+            bloom_trusted: true,
+            connection: 0,
+            reread_at: Instant::now(),
+        }
+    }
+
+    /// The cursor, as it moves.
+    pub fn progress(&self) -> watch::Receiver<Option<BlockRef>> {
+        self.progress.subscribe()
+    }
+
+    /// Reads until `stop`. Fails only when the journal does.
+    pub async fn run(mut self, start: Start, stop: CancellationToken) -> Result<(), LedgerError> {
+        match stop.run_until_cancelled(self.read_on(start)).await {
+            Some(Err(ReadError::Ledger(error))) => Err(error),
+            Some(Err(_)) | None => Ok(()),
+            Some(Ok(never)) => match never {},
+        }
+    }
+
+    async fn read_on(&mut self, start: Start) -> Result<std::convert::Infallible, ReadError> {
+        let mut heads = self.adapter.provider().heads();
+        let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut last_problem = String::new();
+        loop {
+            // A timer beside the wake-up: the re-read is due even when the chain stands still.
+            tokio::select! {
+                changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
+                () = tokio::time::sleep_until(self.reread_at + REREAD_EVERY) => {}
+            }
+            loop {
+                let Some(head) = *heads.borrow_and_update() else { break };
+                match self.catch_up(head, start).await {
+                    Ok(()) => {
+                        pause.reset();
+                        last_problem.clear();
+                        break;
+                    }
+                    Err(error @ (ReadError::Ledger(_) | ReadError::Stopping)) => return Err(error),
+                    Err(ReadError::Reorganised { number }) => self.rewind(number).await,
+                    Err(error) => {
+                        let problem = error.to_string();
+                        if problem == last_problem {
+                            debug!(problem, "reading the chain still fails");
+                        } else {
+                            warn!(problem, "reading the chain failed, trying again");
+                            last_problem = problem;
+                        }
+                        sleep(pause.next_delay()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads everything between the cursor and `head`.
+    async fn catch_up(&mut self, head: Head, start: Start) -> Result<(), ReadError> {
+        let mut cursor = match self.cursor {
+            Some(cursor) => cursor,
+            None => match self.first_cursor(head, start).await? {
+                Some(cursor) => cursor,
+                // `starting_block` lies in the future.
+                None => return Ok(()),
+            },
+        };
+        if self.connection != head.connection || self.reread_at.elapsed() >= REREAD_EVERY {
+            self.reread(cursor).await?;
+            self.connection = head.connection;
+            self.reread_at = Instant::now();
+        }
+        loop {
+            cursor = match gap::plan(cursor.number, head.block.number) {
+                Plan::Idle => return Ok(()),
+                Plan::Far { from, to } => self.read_far(from, to).await?,
+                Plan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
+            };
+        }
+    }
+
+    async fn first_cursor(
+        &mut self,
+        head: Head,
+        start: Start,
+    ) -> Result<Option<BlockRef>, ReadError> {
+        // The cursor is the last block that needs no reading.
+        let number = match start {
+            Start::Latest => head.block.number.saturating_sub(1),
+            Start::Block(number) => number.saturating_sub(1),
+        };
+        if number > head.block.number {
+            debug!(starting_block = number + 1, head = head.block.number, "not there yet");
+            return Ok(None);
+        }
+        let block = self.header(number).await?.block;
+        info!(first_block = number + 1, head = head.block.number, "reading begins");
+        self.store(Vec::new(), Some(block)).await?;
+        Ok(Some(block))
+    }
+
+    /// By ranges of numbers, far from the head.
+    async fn read_far(&mut self, from: u64, to: u64) -> Result<BlockRef, ReadError> {
+        let (from, to) = self.page.page(from, to);
+        // The last block's header from the same endpoint proves that it knows the range.
+        let last = self.header(to).await?.block;
+        match self.adapter.requests(LogRange::Numbers { from, to }).await {
+            Ok(events) => {
+                self.page.grow();
+                debug!(from, to, events = events.len(), "read a range of blocks");
+                self.store(events, Some(last)).await?;
+                Ok(last)
+            }
+            Err(RpcError::Refused { code, message, .. })
+                if quirks::is_range_too_large(code, &message) && self.page.shrink() =>
+            {
+                debug!(from, to, message, "the node wants smaller ranges");
+                // Nothing was read: the cursor stays.
+                self.cursor.ok_or(ReadError::UnknownBlock(from))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Block by block near the head, each joined to the one before by its parent hash.
+    async fn read_near(
+        &mut self,
+        cursor: BlockRef,
+        from: u64,
+        to: u64,
+        head: Head,
+    ) -> Result<BlockRef, ReadError> {
+        let headers: Vec<Head> = stream::iter(from..=to)
+            .map(|number| {
+                let this = &*self;
+                async move {
+                    if number == head.block.number { Ok(head) } else { this.header(number).await }
+                }
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut parent = cursor.hash;
+        for header in &headers {
+            if header.parent != parent {
+                return Err(ReadError::Reorganised { number: header.block.number });
+            }
+            parent = header.block.hash;
+        }
+        let (address, topics) = (self.adapter.address(), self.adapter.topics());
+        let with_logs = headers
+            .iter()
+            .filter(|head| !self.bloom_trusted || gap::may_contain(&head.bloom, address, topics));
+        let events: Vec<Vec<Event>> = stream::iter(with_logs)
+            .map(|head| self.adapter.requests(LogRange::Block(head.block.hash)))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        // `from <= to`, so there is a last header.
+        let last = headers.last().map_or(cursor, |head| head.block);
+        self.store(events.into_iter().flatten().collect(), Some(last)).await?;
+        Ok(last)
+    }
+
+    /// Known blocks again: what a lagging node did not show the first time.
+    async fn reread(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
+        let (from, to) = gap::reread(cursor.number);
+        let events = self.adapter.requests(LogRange::Numbers { from, to }).await?;
+        let late = self.store(events, None).await?;
+        if late > 0 {
+            warn!(late, from, to, "requests were missing at the first reading and are stored now");
+            self.bloom_trusted = false;
+        }
+        Ok(())
+    }
+
+    /// After a reorganisation: back by as many blocks as are always read again.
+    async fn rewind(&mut self, number: u64) {
+        let back_to = number.saturating_sub(gap::NEAR);
+        match self.header(back_to).await {
+            Ok(header) => {
+                warn!(at = number, back_to, "the chain was reorganised: reading again");
+                self.cursor = Some(header.block);
+            }
+            Err(error) => warn!(%error, "the chain was reorganised and cannot be read yet"),
+        }
+    }
+
+    async fn header(&self, number: u64) -> Result<Head, ReadError> {
+        let head = self.adapter.provider().header(At::Number(number)).await?;
+        head.filter(|head| head.block.number == number).ok_or(ReadError::UnknownBlock(number))
+    }
+
+    /// Door (a), then on to the walk. Answers how many requests were new.
+    async fn store(
+        &mut self,
+        events: Vec<Event>,
+        cursor: Option<BlockRef>,
+    ) -> Result<usize, ReadError> {
+        let mut batch = Batch { cursor, ..Batch::default() };
+        let mut requests: Vec<Request> = Vec::new();
+        let mut seen: HashSet<(B256, crate::domain::U256)> = HashSet::new();
+        for event in events {
+            if self.adapter.is_upgrade(&event) {
+                info!(block = event.block.number, "the Decryption contract was upgraded");
+                self.upgraded.notify_one();
+                continue;
+            }
+            match self.adapter.decode(&event) {
+                Ok(request) => {
+                    // From v0.15-dev a request is announced twice in one transaction: once with its
+                    // materials, once by handles only. It is one request.
+                    let first = seen.insert((event.transaction, request.key.id));
+                    if !first && request.generation == Generation::Head {
+                        continue;
+                    }
+                    batch.arrivals.push(Arrival {
+                        key: request.key,
+                        kind: request.kind(),
+                        event,
+                    });
+                    requests.push(request);
+                }
+                Err(error) => {
+                    warn!(
+                        block = event.block.number,
+                        transaction = %event.transaction,
+                        log_index = event.log_index,
+                        %error,
+                        "a log cannot be decoded: stored and skipped"
+                    );
+                    batch.skipped.push((event, error.to_string()));
+                }
+            }
+        }
+        if batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.cursor.is_none() {
+            return Ok(0);
+        }
+        let new: HashSet<usize> = self.ledger.arrive(batch).await?.into_iter().collect();
+        if cursor.is_some() {
+            self.cursor = cursor;
+            self.progress.send_replace(cursor);
+        }
+        for (index, request) in requests.into_iter().enumerate() {
+            if !new.contains(&index) {
+                continue;
+            }
+            info!(request = %request.key, kind = %request.kind(), block = request.block.number,
+                "request arrived");
+            let intake = Intake { request, stage: Stage::Arrived, recovered: false };
+            // The journal has it: a stop here only means that the next start walks it.
+            self.walk.send(intake).await.map_err(|_| ReadError::Stopping)?;
+        }
+        Ok(new.len())
+    }
+}

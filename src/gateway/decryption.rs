@@ -1,1 +1,128 @@
-//! (skeleton)
+//! ADAPTER: the Decryption contract. Knows its events, response functions and versions; asks the
+//! chain through a provider.
+
+use crate::{
+    domain::{Address, Answer, B256, Bytes, Event, Request, SigningDomain},
+    gateway::{
+        abi::{self, DecodeError, Deployment, View},
+        provider::{At, Call, LogRange, Provider, RpcError},
+    },
+};
+
+/// Whether the deployed contract is one whose requests can be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    Served,
+    /// From G12 on the gateway checks no access; the connector would have to, on the host chain.
+    FromG12 { version: String },
+}
+
+/// The adapter.
+#[derive(Clone, Debug)]
+pub struct DecryptionAdapter<P> {
+    provider: P,
+    topics: std::sync::Arc<[B256]>,
+}
+
+/// Why a view of a contract gave no value.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error("{0}")]
+    Undecodable(#[from] abi::ViewError),
+}
+
+impl ViewError {
+    /// The contract has no such function, or refuses: its answer, not an outage.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Rpc(error) => error.revert_data().is_some(),
+            Self::Undecodable(_) => true,
+        }
+    }
+}
+
+/// Asks a view of the contract at `to`.
+pub(super) async fn view<T, P: Provider>(
+    provider: &P,
+    to: Address,
+    view: &View<T>,
+) -> Result<T, ViewError> {
+    let call = Call { from: None, to, data: view.calldata() };
+    let returned = provider.call(&call, At::Latest).await?;
+    Ok(view.decode(&returned)?)
+}
+
+impl<P: Provider> DecryptionAdapter<P> {
+    pub fn new(provider: P) -> Self {
+        let mut topics = abi::request_topics();
+        topics.push(abi::UPGRADED_TOPIC);
+        Self { provider, topics: topics.into() }
+    }
+
+    pub fn provider(&self) -> &P {
+        &self.provider
+    }
+
+    pub fn address(&self) -> Address {
+        self.provider.addresses().decryption
+    }
+
+    /// First topics of everything this adapter reads: all request events of all generations, and
+    /// the proxy's upgrade.
+    pub fn topics(&self) -> &[B256] {
+        &self.topics
+    }
+
+    /// The contract's logs of interest, in chain order.
+    pub async fn requests(&self, range: LogRange) -> Result<Vec<Event>, RpcError> {
+        self.provider.logs(self.address(), &self.topics, range).await
+    }
+
+    pub fn is_upgrade(&self, event: &Event) -> bool {
+        event.topics.first() == Some(&abi::UPGRADED_TOPIC)
+    }
+
+    pub fn decode(&self, event: &Event) -> Result<Request, DecodeError> {
+        abi::decode(event)
+    }
+
+    /// The calldata that brings `answer` on chain; `None` if the generation has no such function.
+    pub fn response(&self, request: &Request, answer: &Answer) -> Option<Bytes> {
+        abi::response_call(request, answer)
+    }
+
+    /// Whether there is a contract at all.
+    pub async fn is_deployed(&self) -> Result<bool, RpcError> {
+        Ok(self.provider.code_size(self.address()).await? > 0)
+    }
+
+    /// The domain the Core signs under, as the contract says it; `None` if it does not say.
+    pub async fn signing_domain(&self) -> Result<Option<SigningDomain>, RpcError> {
+        self.optional(abi::signing_domain()).await
+    }
+
+    /// Which contracts are deployed, by the contract's own version text. An unknown text is served:
+    /// its events decide.
+    pub async fn support(&self) -> Result<(Support, Option<String>), RpcError> {
+        let version: Option<String> = self.optional(abi::decryption_version()).await?;
+        let support = match version.as_deref().map(abi::deployment_from_version) {
+            Some(Deployment::FromG12) => {
+                Support::FromG12 { version: version.clone().unwrap_or_default() }
+            }
+            Some(Deployment::UpToG10 | Deployment::Unknown(_)) | None => Support::Served,
+        };
+        Ok((support, version))
+    }
+
+    async fn optional<T>(&self, of: View<T>) -> Result<Option<T>, RpcError> {
+        match view(&self.provider, self.address(), &of).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_answer() => Ok(None),
+            Err(ViewError::Rpc(error)) => Err(error),
+            Err(ViewError::Undecodable(_)) => Ok(None),
+        }
+    }
+}

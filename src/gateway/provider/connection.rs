@@ -1,0 +1,439 @@
+//! One endpoint kept connected: the client everyone calls through, and the newest head.
+//!
+//! ```text
+//! connect -> chain id checked -> subscribe newHeads (ws) or poll (http) -> lost -> connect …
+//! ```
+//!
+//! A chain id is checked at every connection: behind one URL another chain may answer tomorrow.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use alloy::{
+    primitives::{B256, Bloom, U64, U128},
+    pubsub::{ConnectionHandle, PubSubConnect},
+    rpc::{client::RpcClient, json_rpc::RpcError as AlloyError},
+    transports::{
+        TransportError, TransportErrorKind, TransportResult,
+        ws::{WebSocketConfig, WsBackend},
+    },
+};
+use serde::Deserialize;
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream,
+    tungstenite::{client::IntoClientRequest, http::HeaderValue, http::header::AUTHORIZATION},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use url::Url;
+
+use super::{Head, RpcError};
+use crate::{backoff::Backoff, domain::BlockRef};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Over http, how often the head is asked for: the Gateway's block time.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// A subscription that has been silent for so long is checked by a call.
+const SILENCE: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// A single JSON-RPC message may carry a whole page of logs with large materials.
+const MAX_MESSAGE: usize = 256 << 20;
+
+/// Where a node is reached, and all its URL hides.
+#[derive(Clone)]
+pub struct Endpoint {
+    url: Url,
+    host: Arc<str>,
+    /// Parts of the URL that may be keys: never printed, not even when the node repeats them.
+    secrets: Arc<[String]>,
+    tls: Arc<rustls::ClientConfig>,
+    http: reqwest::Client,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.host).finish()
+    }
+}
+
+impl Endpoint {
+    /// `http` is used for http(s) URLs, `tls` for wss.
+    #[must_use]
+    pub fn new(url: Url, tls: Arc<rustls::ClientConfig>, http: reqwest::Client) -> Self {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = format!("{}{port}", url.host_str().unwrap_or("?")).into();
+        let mut secrets: Vec<String> = url
+            .path_segments()
+            .into_iter()
+            .flatten()
+            .map(str::to_owned)
+            .collect();
+        secrets.extend(url.query().map(str::to_owned));
+        secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+        secrets.push(url.username().to_owned());
+        secrets.extend(url.password().map(str::to_owned));
+        secrets.retain(|secret| secret.len() >= 6);
+        Self { url, host, secrets: secrets.into(), tls, http }
+    }
+
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn is_websocket(&self) -> bool {
+        matches!(self.url.scheme(), "ws" | "wss")
+    }
+
+    /// Translates the library's error, without what the URL hides.
+    pub(super) fn explain(&self, error: TransportError) -> RpcError {
+        let host = self.host.to_string();
+        match error {
+            AlloyError::ErrorResp(packet) => RpcError::Refused {
+                host,
+                code: packet.code,
+                message: self.scrub(&packet.message),
+                data: packet.as_revert_data(),
+            },
+            AlloyError::Transport(kind) => {
+                RpcError::Unavailable { host, what: self.describe(&kind) }
+            }
+            AlloyError::NullResp => {
+                RpcError::Unreadable { host, what: "null where a value was due".into() }
+            }
+            AlloyError::DeserError { err, .. } => {
+                RpcError::Unreadable { host, what: self.scrub(&err.to_string()) }
+            }
+            AlloyError::SerError(error) => {
+                RpcError::Unreadable { host, what: self.scrub(&error.to_string()) }
+            }
+            AlloyError::UnsupportedFeature(what) => {
+                RpcError::Unreadable { host, what: what.to_owned() }
+            }
+            AlloyError::LocalUsageError(error) => {
+                RpcError::Unreadable { host, what: self.scrub(&error.to_string()) }
+            }
+        }
+    }
+
+    fn describe(&self, kind: &TransportErrorKind) -> String {
+        if let Some(http) = kind.as_http_error() {
+            // The body is the node's or a proxy's: it may repeat the key it did not like.
+            return format!("HTTP status {}", http.status);
+        }
+        match kind {
+            TransportErrorKind::BackendGone => "connection lost".to_owned(),
+            TransportErrorKind::Custom(error) | TransportErrorKind::NonRetryable(error) => {
+                let text = match error.downcast_ref::<reqwest::Error>() {
+                    Some(error) => source_chain(error),
+                    None => error.to_string(),
+                };
+                self.scrub(&text)
+            }
+            other => self.scrub(&other.to_string()),
+        }
+    }
+
+    fn scrub(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in self.secrets.iter() {
+            text = text.replace(secret.as_str(), "***");
+        }
+        if text.chars().count() > 300 {
+            text = text.chars().take(300).chain("…".chars()).collect();
+        }
+        text
+    }
+
+    async fn connect(&self) -> Result<RpcClient, RpcError> {
+        let connecting = async {
+            if self.is_websocket() {
+                RpcClient::connect_pubsub(Socket(self.clone())).await
+            } else {
+                Ok(RpcClient::new_http_with_client(self.http.clone(), self.url.clone()))
+            }
+        };
+        match timeout(CONNECT_DEADLINE, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.explain(error)),
+            Err(_) => Err(RpcError::Unavailable {
+                host: self.host.to_string(),
+                what: format!("no connection within {CONNECT_DEADLINE:?}"),
+            }),
+        }
+    }
+}
+
+/// The causes of an HTTP client error without its first line, which holds the URL.
+fn source_chain(error: &reqwest::Error) -> String {
+    let mut text = if error.is_timeout() { "timed out" } else { "request failed" }.to_owned();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The library's connector with our TLS roots, and without its silent reconnect.
+struct Socket(Endpoint);
+
+impl PubSubConnect for Socket {
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    async fn connect(&self) -> TransportResult<ConnectionHandle> {
+        let stream = open_socket(&self.0).await.map_err(TransportErrorKind::custom)?;
+        let (handle, interface) = ConnectionHandle::new();
+        WsBackend::from_socket(stream, interface, KEEPALIVE).spawn();
+        Ok(handle)
+    }
+
+    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
+        Err(TransportErrorKind::non_retryable_str("connection lost"))
+    }
+}
+
+type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("{0}")]
+    Tcp(#[from] std::io::Error),
+    #[error("{0}")]
+    WebSocket(#[from] Box<tokio_tungstenite::tungstenite::Error>),
+    #[error("user name or password cannot be sent as a header")]
+    Authorization,
+}
+
+async fn open_socket(endpoint: &Endpoint) -> Result<Stream, OpenError> {
+    let mut url = endpoint.url.clone();
+    let authorization = alloy::transports::Authorization::extract_from_url(&url);
+    // Userinfo is sent as a header, never as part of the request line. Cannot fail: ws has a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    let mut request = url.as_str().into_client_request().map_err(Box::new)?;
+    if let Some(authorization) = authorization {
+        let mut value = HeaderValue::from_str(&authorization.to_string())
+            .map_err(|_| OpenError::Authorization)?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let tcp = TcpStream::connect((host, port)).await?;
+    tcp.set_nodelay(true)?;
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let connector = (url.scheme() == "wss").then(|| Connector::Rustls(endpoint.tls.clone()));
+    let (stream, _) =
+        tokio_tungstenite::client_async_tls_with_config(request, tcp, Some(config), connector)
+            .await
+            .map_err(Box::new)?;
+    Ok(stream)
+}
+
+/// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawHead {
+    number: U64,
+    hash: B256,
+    parent_hash: B256,
+    logs_bloom: Bloom,
+    base_fee_per_gas: Option<U128>,
+}
+
+impl RawHead {
+    pub(super) fn into_head(self, connection: u64) -> Head {
+        Head {
+            block: BlockRef { number: self.number.to(), hash: self.hash },
+            parent: self.parent_hash,
+            bloom: self.logs_bloom,
+            base_fee: self.base_fee_per_gas.map(|fee| fee.to()),
+            connection,
+        }
+    }
+}
+
+/// What the calls go through.
+#[derive(Clone, Debug)]
+pub enum Link {
+    Down,
+    Up(RpcClient),
+    /// The endpoint answers, and serves another chain: an [`RpcError::WrongChain`].
+    WrongChain(RpcError),
+}
+
+/// The task that keeps one endpoint connected. Runs until stopped; an outage is not an exit.
+#[derive(Debug)]
+pub struct Connection {
+    endpoint: Endpoint,
+    chain_id: u64,
+    link: watch::Sender<Link>,
+    heads: watch::Sender<Option<Head>>,
+    connections: u64,
+}
+
+impl Connection {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        chain_id: u64,
+        link: watch::Sender<Link>,
+        heads: watch::Sender<Option<Head>>,
+    ) -> Self {
+        Self { endpoint, chain_id, link, heads, connections: 0 }
+    }
+
+    /// Connects, follows the head, and connects again, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut last_problem = String::new();
+        while !stop.is_cancelled() {
+            let Some(ended) = stop.run_until_cancelled(self.connect_and_follow(&mut pause)).await
+            else {
+                break;
+            };
+            self.link.send_replace(match &ended {
+                RpcError::WrongChain { .. } => Link::WrongChain(ended.clone()),
+                RpcError::Unavailable { .. }
+                | RpcError::Refused { .. }
+                | RpcError::Unreadable { .. } => Link::Down,
+            });
+            let problem = ended.to_string();
+            if problem == last_problem {
+                debug!(host = self.endpoint.host(), problem, "gateway still not reachable");
+            } else {
+                warn!(host = self.endpoint.host(), problem, "waiting for the gateway node");
+                last_problem = problem;
+            }
+            if stop.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
+                break;
+            }
+        }
+        self.link.send_replace(Link::Down);
+    }
+
+    async fn connect_and_follow(&mut self, pause: &mut Backoff) -> RpcError {
+        let client = match self.endpoint.connect().await {
+            Ok(client) => client,
+            Err(error) => return error,
+        };
+        self.connections += 1;
+        let followed = if self.endpoint.is_websocket() {
+            self.follow_subscription(client, pause).await
+        } else {
+            self.follow_by_polling(client, pause).await
+        };
+        match followed {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn follow_subscription(
+        &self,
+        client: RpcClient,
+        pause: &mut Backoff,
+    ) -> Result<std::convert::Infallible, RpcError> {
+        let subscribing = async {
+            let mut call = client.request::<_, B256>("eth_subscribe", ("newHeads",));
+            call.set_is_subscription();
+            call.await
+        };
+        let id = self.within_deadline("eth_subscribe", subscribing).await?;
+        let mut heads = client.get_subscription::<RawHead>(id).await;
+        self.announce(&client, pause).await?;
+        loop {
+            match timeout(SILENCE, heads.recv()).await {
+                Ok(Ok(head)) => self.publish(head),
+                // Slow reading lost some heads: the next one shows the gap, which is then filled.
+                Ok(Err(tokio::sync::broadcast::error::RecvError::Lagged(_))) => {}
+                Ok(Err(tokio::sync::broadcast::error::RecvError::Closed)) => {
+                    return Err(self.unavailable("connection lost"));
+                }
+                Err(_) => self.check_silence(&client).await?,
+            }
+        }
+    }
+
+    /// A silent subscription over a living connection is a dead subscription.
+    async fn check_silence(&self, client: &RpcClient) -> Result<(), RpcError> {
+        let known = self.heads.borrow().map(|head| head.block);
+        let latest = self.latest(client).await?;
+        if known.is_some_and(|known| latest.number.to::<u64>() > known.number + 1) {
+            self.publish(latest);
+            return Err(self.unavailable("the head subscription went silent"));
+        }
+        self.publish(latest);
+        Ok(())
+    }
+
+    async fn follow_by_polling(
+        &self,
+        client: RpcClient,
+        pause: &mut Backoff,
+    ) -> Result<std::convert::Infallible, RpcError> {
+        self.announce(&client, pause).await?;
+        loop {
+            let started = Instant::now();
+            let head = self.latest(&client).await?;
+            self.publish(head);
+            sleep(POLL_INTERVAL.saturating_sub(started.elapsed())).await;
+        }
+    }
+
+    /// First answer of the node, then everyone may call through this client.
+    async fn announce(&self, client: &RpcClient, pause: &mut Backoff) -> Result<(), RpcError> {
+        let asking = async { client.request::<_, U64>("eth_chainId", ()).await };
+        let found = self.within_deadline("eth_chainId", asking).await?.to::<u64>();
+        if found != self.chain_id {
+            return Err(RpcError::WrongChain {
+                host: self.endpoint.host.to_string(),
+                expected: self.chain_id,
+                found,
+            });
+        }
+        let head = self.latest(client).await?;
+        info!(host = self.endpoint.host(), head = head.number.to::<u64>(), "gateway node connected");
+        self.link.send_replace(Link::Up(client.clone()));
+        self.publish(head);
+        pause.reset();
+        Ok(())
+    }
+
+    async fn latest(&self, client: &RpcClient) -> Result<RawHead, RpcError> {
+        let asking = async {
+            client.request::<_, RawHead>("eth_getBlockByNumber", ("latest", false)).await
+        };
+        self.within_deadline("eth_getBlockByNumber", asking).await
+    }
+
+    async fn within_deadline<T>(
+        &self,
+        method: &str,
+        call: impl Future<Output = Result<T, TransportError>>,
+    ) -> Result<T, RpcError> {
+        match timeout(super::CALL_DEADLINE, call).await {
+            Ok(answer) => answer.map_err(|error| self.endpoint.explain(error)),
+            Err(_) => Err(self.unavailable(format!("{method} timed out"))),
+        }
+    }
+
+    fn publish(&self, head: RawHead) {
+        let head = head.into_head(self.connections);
+        self.heads.send_if_modified(|current| {
+            let changed = *current != Some(head);
+            *current = Some(head);
+            changed
+        });
+    }
+
+    fn unavailable(&self, what: impl Into<String>) -> RpcError {
+        RpcError::Unavailable { host: self.endpoint.host.to_string(), what: what.into() }
+    }
+}

@@ -1,0 +1,140 @@
+//! What nodes mean by their error texts: the one table of provider quirks. Pure.
+//!
+//! JSON-RPC has no agreed codes for what a node thinks of a transaction, so text is all there is.
+//! Every pattern stands here and nowhere else, with the node it was seen on.
+
+/// What a node's refusal of a raw transaction says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The node already has these very bytes: as good as acceptance.
+    AlreadyKnown,
+    /// The nonce is used. Whether by these bytes, the receipt tells.
+    NonceTooLow,
+    /// A lower nonce is missing at this node.
+    NonceTooHigh,
+    /// Other bytes with this nonce and no lower fee are in the node's pool.
+    Underpriced,
+    /// `maxFeePerGas` is below the block's base fee.
+    FeeTooLow,
+    /// The wallet cannot pay.
+    InsufficientFunds,
+    /// The gas limit is above the block's or below the intrinsic cost; the transaction is too large.
+    Unacceptable,
+    /// The node executed it in advance and it reverted (Arbitrum's sequencer, some proxies).
+    Reverted,
+    /// Overload or rate limit: not accepted, try again.
+    Busy,
+    /// Not in this table: whether it was accepted is unknown.
+    Unknown,
+}
+
+/// Patterns in order of precedence, matched in the lower-cased text.
+const PATTERNS: &[(&str, Refusal)] = &[
+    // geth, nitro, anvil, erigon, nethermind ("AlreadyKnown"), besu ("Known transaction")
+    ("already known", Refusal::AlreadyKnown),
+    ("alreadyknown", Refusal::AlreadyKnown),
+    ("already imported", Refusal::AlreadyKnown),
+    ("already exists", Refusal::AlreadyKnown),
+    ("same hash was already imported", Refusal::AlreadyKnown),
+    ("unknown transaction", Refusal::Unknown),
+    ("known transaction", Refusal::AlreadyKnown),
+    ("nonce too low", Refusal::NonceTooLow),
+    ("nonce is too low", Refusal::NonceTooLow),
+    ("oldnonce", Refusal::NonceTooLow),
+    ("invalid nonce; got", Refusal::NonceTooLow),
+    ("nonce too high", Refusal::NonceTooHigh),
+    ("nonce out of range", Refusal::NonceTooHigh),
+    ("nonce gap", Refusal::NonceTooHigh),
+    ("underpriced", Refusal::Underpriced),
+    ("replacement fee too low", Refusal::Underpriced),
+    ("less than block base fee", Refusal::FeeTooLow),
+    ("max fee per gas less than", Refusal::FeeTooLow),
+    ("feecap", Refusal::FeeTooLow),
+    ("fee cap less than", Refusal::FeeTooLow),
+    ("insufficient funds", Refusal::InsufficientFunds),
+    ("insufficientfunds", Refusal::InsufficientFunds),
+    ("insufficient balance", Refusal::InsufficientFunds),
+    ("intrinsic gas too low", Refusal::Unacceptable),
+    ("exceeds block gas limit", Refusal::Unacceptable),
+    ("gas limit is too high", Refusal::Unacceptable),
+    ("oversized data", Refusal::Unacceptable),
+    ("transaction too large", Refusal::Unacceptable),
+    ("exceeds the configured cap", Refusal::Unacceptable),
+    ("execution reverted", Refusal::Reverted),
+    ("rate limit", Refusal::Busy),
+    ("too many requests", Refusal::Busy),
+    ("context deadline exceeded", Refusal::Busy),
+    ("txpool is full", Refusal::Busy),
+    ("queue full", Refusal::Busy),
+];
+
+/// Classifies the answer to `eth_sendRawTransaction`.
+#[must_use]
+pub fn refusal(code: i64, message: &str) -> Refusal {
+    let text = message.to_lowercase();
+    if let Some((_, refusal)) = PATTERNS.iter().find(|(pattern, _)| text.contains(pattern)) {
+        return *refusal;
+    }
+    match code {
+        429 | -32005 => Refusal::Busy,
+        3 => Refusal::Reverted,
+        _ => Refusal::Unknown,
+    }
+}
+
+/// Whether an error answers an `eth_call` or `eth_estimateGas` by "it reverted".
+#[must_use]
+pub fn is_revert(code: i64, message: &str) -> bool {
+    code == 3 || message.to_lowercase().contains("revert")
+}
+
+/// Whether an error of `eth_getLogs` asks for a smaller range.
+#[must_use]
+pub fn is_range_too_large(code: i64, message: &str) -> bool {
+    const PATTERNS: &[&str] = &[
+        "too many results",
+        "query returned more than",
+        "block range",
+        "range is too",
+        "range too large",
+        "limit exceeded",
+        "response size",
+        "max results",
+        "logs matched by query exceeds",
+        "query timeout",
+        "timed out",
+    ];
+    let text = message.to_lowercase();
+    code == -32005 || PATTERNS.iter().any(|pattern| text.contains(pattern))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_the_field_are_understood() {
+        let seen = [
+            (-32003, "nonce too low", Refusal::NonceTooLow),
+            (-32000, "nonce too high: address 0xabc, tx: 9 state: 7", Refusal::NonceTooHigh),
+            (-32000, "already known", Refusal::AlreadyKnown),
+            (-32000, "known transaction: 0xabc", Refusal::AlreadyKnown),
+            (-32000, "unknown transaction type", Refusal::Unknown),
+            (-32003, "transaction already imported", Refusal::AlreadyKnown),
+            (-32000, "replacement transaction underpriced", Refusal::Underpriced),
+            (
+                -32000,
+                "max fee per gas less than block base fee: address 0x, maxFeePerGas: 1, baseFee: 2",
+                Refusal::FeeTooLow,
+            ),
+            (-32003, "Insufficient funds for gas * price + value", Refusal::InsufficientFunds),
+            (-32000, "intrinsic gas too low: have 1, want 2", Refusal::Unacceptable),
+            (3, "execution reverted", Refusal::Reverted),
+            (429, "slow down", Refusal::Busy),
+            (-32603, "internal error", Refusal::Unknown),
+        ];
+        for (code, message, expected) in seen {
+            assert_eq!(refusal(code, message), expected, "{message}");
+        }
+    }
+}
