@@ -1,1 +1,193 @@
-//! (skeleton)
+//! The contracts' tongue: logs in, calldata out, errors and views in between. Pure: no I/O, no
+//! clock, no tracing. Solidity is spoken nowhere else; what leaves here are the words of `domain`.
+//!
+//! | generation | file | what differs from the one before |
+//! |---|---|---|
+//! | G7 | `g7` | requests and responses without `extraData` |
+//! | G8 | `g8` | `bytes extraData` at the end of both |
+//! | G9 (to G13) | `g8` | same events and calls; the id's top byte tells the kind |
+//! | G14 | `g14` | a second, unified user request event; recognised, not served |
+//! | HEAD | `head` | handle-only overloads beside every request event; recognised, not served |
+//!
+//! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
+//! [`response_call`]. Adding one = one file here, its shapes in [`SHAPES`], its arm there.
+//!
+//! Invariants:
+//! - Whatever carries a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`];
+//!   a shape we cannot serve is an [`Operation::Unsupported`], never nothing.
+//! - What a Solidity decoder takes, we take (gaps and trailing bytes included); what it reverts on
+//!   (a bad offset, a dirty address), we refuse.
+//! - Whether a request makes sense (no materials, several keys, unknown types) is the walk's
+//!   business, not decided here.
+//!
+//! Source: gateway-abi sections 1 to 5 and 10 to 12.
+
+mod g7;
+mod g8;
+mod g14;
+mod head;
+mod errors;
+mod views;
+
+pub use errors::{ContractError, Verdict};
+pub use views::{
+    Coprocessor, Deployment, KmsNode, View, ViewError, ViewProblem, coprocessor,
+    coprocessor_tx_senders, current_kms_context_id, decryption_consensus_tx_senders,
+    decryption_version, deployment_from_version, is_decryption_done, kms_node, kms_signers,
+    kms_tx_senders, signing_domain,
+};
+
+use alloy::primitives::{Keccak256, b256};
+use alloy::sol_types::{self, abi::AbiDecoderConfig};
+
+use crate::domain::{
+    Address, Answer, B256, BlockRef, Bytes, Event, Generation, Kind, Material, Operation, Request,
+    RequestKey, U256,
+};
+
+/// `Upgraded(address)` of the contract's proxy: whatever was probed about the deployment is to be
+/// probed again.
+pub const UPGRADED_TOPIC: B256 =
+    b256!("bc7cd75a20ee27fd9adebab32041f755214dbc6bffa90cc0225b39da2e5c2d3b");
+
+/// How everything here is decoded: words must fit their types, trailing bytes are let be. The
+/// memory limit stands against data whose offsets alias one array many times; the largest legal
+/// request (1,024 handles) stays far below it.
+const DECODER: AbiDecoderConfig = AbiDecoderConfig::new().validate(true).memory_limit(64 << 20);
+
+/// What a shape reads out of a log.
+type Asked = (Generation, Operation);
+
+/// One overload of a request event.
+struct Shape {
+    topic0: B256,
+    /// The canonical signature.
+    event: &'static str,
+    kind: Kind,
+    /// Id and data to what is asked for.
+    read: fn(U256, &[u8]) -> sol_types::Result<Asked>,
+}
+
+/// Every request event of every generation.
+const SHAPES: [Shape; 8] = [
+    g7::PUBLIC_REQUEST,
+    g7::USER_REQUEST,
+    g8::PUBLIC_REQUEST,
+    g8::USER_REQUEST,
+    g14::UNIFIED_USER_REQUEST,
+    head::PUBLIC_REQUEST,
+    head::USER_REQUEST,
+    head::UNIFIED_USER_REQUEST,
+];
+
+/// An `SnsCiphertextMaterial` as the decoder gives it.
+type RawMaterial = (B256, U256, B256, Vec<Address>);
+
+fn materials(raw: Vec<RawMaterial>) -> Vec<Material> {
+    raw.into_iter()
+        .map(|(handle, key_id, digest, coprocessors)| Material {
+            handle,
+            key_id,
+            digest,
+            coprocessors,
+        })
+        .collect()
+}
+
+/// Every `topic0` to ask the Decryption contract's logs for: all request events of all
+/// generations, and [`UPGRADED_TOPIC`].
+#[must_use]
+pub fn request_topics() -> Vec<B256> {
+    SHAPES.iter().map(|shape| shape.topic0).chain([UPGRADED_TOPIC]).collect()
+}
+
+/// What a log with this `topic0` asks for. `None`: it is no request.
+#[must_use]
+pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
+    SHAPES.iter().find(|shape| shape.topic0 == topic0).map(|shape| shape.kind)
+}
+
+/// Reads a request out of a log.
+///
+/// The key's content is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came. The data
+/// of an unsupported shape is not looked at: it is held, and read again by a better decoder.
+pub fn decode(event: &Event) -> Result<Request, DecodeError> {
+    let fail = |problem| DecodeError {
+        block: event.block,
+        transaction: event.transaction,
+        log_index: event.log_index,
+        problem,
+    };
+    let topic0 = *event.topics.first().ok_or_else(|| fail(DecodeProblem::Anonymous))?;
+    let shape = SHAPES
+        .iter()
+        .find(|shape| shape.topic0 == topic0)
+        .ok_or_else(|| fail(DecodeProblem::NotARequest { topic0 }))?;
+    let &[_, topic1] = event.topics.as_slice() else {
+        return Err(fail(DecodeProblem::Topics { event: shape.event, found: event.topics.len() }));
+    };
+    let id = U256::from_be_bytes(topic1.0);
+    let (generation, operation) = (shape.read)(id, &event.data).map_err(|source| {
+        fail(DecodeProblem::Data { event: shape.event, source: Box::new(source) })
+    })?;
+
+    let mut content = Keccak256::new();
+    content.update(topic0);
+    content.update(topic1);
+    content.update(&event.data);
+    Ok(Request {
+        key: RequestKey { id, content: content.finalize() },
+        generation,
+        block: event.block,
+        transaction: event.transaction,
+        operation,
+    })
+}
+
+/// The calldata that hands `answer` to the contract, in the form of the request's generation.
+/// `None`: the request is of a shape we cannot serve.
+///
+/// An answer's `extra_data` has no place in G7 and is left out there.
+#[must_use]
+pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
+    let kind = match &request.operation {
+        Operation::PublicDecryption(_) => Kind::PublicDecryption,
+        Operation::UserDecryption(_) => Kind::UserDecryption,
+        Operation::Unsupported { .. } => return None,
+    };
+    Some(match request.generation {
+        Generation::G7 => g7::response_call(kind, request.key.id, answer),
+        Generation::G8 | Generation::G9 | Generation::G14 | Generation::Head => {
+            g8::response_call(kind, request.key.id, answer)
+        }
+    })
+}
+
+/// A log that could not be read as a request: which log, and what is wrong with it. There is no
+/// request to retry, hold or refuse; the log itself is stored, counted and skipped.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("log {log_index} of transaction {transaction} in block {}: {problem}", block.number)]
+pub struct DecodeError {
+    pub block: BlockRef,
+    pub transaction: B256,
+    pub log_index: u64,
+    #[source]
+    pub problem: DecodeProblem,
+}
+
+/// What is wrong with a log.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DecodeProblem {
+    #[error("it has no topics")]
+    Anonymous,
+    /// Also [`UPGRADED_TOPIC`], which is watched and asks for nothing.
+    #[error("its topic {topic0} is no request event")]
+    NotARequest { topic0: B256 },
+    #[error("{event} has two topics (signature and decryption id), found {found}")]
+    Topics { event: &'static str, found: usize },
+    #[error("the data is not that of {event}: {source}")]
+    Data { event: &'static str, source: Box<sol_types::Error> },
+}
+
+#[cfg(test)]
+mod tests;

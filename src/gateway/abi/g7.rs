@@ -1,0 +1,74 @@
+//! G7 (fhevm v0.7.0 to v0.8.0-1): requests and responses without `extraData`.
+//!
+//! The tuple in the events is `SnsCiphertextMaterial`: `ctHandle`, `keyId`,
+//! `snsCiphertextDigest`, `coprocessorTxSenderAddresses`.
+
+use alloy::sol;
+use alloy::sol_types::{SolCall, SolEvent};
+
+use super::{DECODER, Shape, materials};
+use crate::domain::{Answer, Bytes, Generation, Kind, Operation, U256};
+use crate::domain::{PublicDecryption, UserDecryption};
+
+sol! {
+    event PublicDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials
+    );
+    event UserDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
+        address userAddress,
+        bytes publicKey
+    );
+
+    function publicDecryptionResponse(
+        uint256 decryptionId, bytes decryptedResult, bytes signature
+    ) external;
+    function userDecryptionResponse(
+        uint256 decryptionId, bytes userDecryptedShare, bytes signature
+    ) external;
+}
+
+pub(super) const PUBLIC_REQUEST: Shape = Shape {
+    topic0: PublicDecryptionRequest::SIGNATURE_HASH,
+    event: PublicDecryptionRequest::SIGNATURE,
+    kind: Kind::PublicDecryption,
+    read: |_, data| {
+        let (raw,) = PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let public = PublicDecryption { materials: materials(raw), extra_data: Bytes::new() };
+        Ok((Generation::G7, Operation::PublicDecryption(public)))
+    },
+};
+
+pub(super) const USER_REQUEST: Shape = Shape {
+    topic0: UserDecryptionRequest::SIGNATURE_HASH,
+    event: UserDecryptionRequest::SIGNATURE,
+    kind: Kind::UserDecryption,
+    read: |_, data| {
+        let (raw, user, public_key) =
+            UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let user = UserDecryption {
+            materials: materials(raw),
+            user,
+            public_key,
+            extra_data: Bytes::new(),
+        };
+        Ok((Generation::G7, Operation::UserDecryption(user)))
+    },
+};
+
+pub(super) fn response_call(kind: Kind, id: U256, answer: &Answer) -> Bytes {
+    let Answer { payload, signature, extra_data: _ } = answer.clone();
+    match kind {
+        Kind::PublicDecryption => {
+            publicDecryptionResponseCall { decryptionId: id, decryptedResult: payload, signature }
+                .abi_encode()
+        }
+        Kind::UserDecryption => {
+            userDecryptionResponseCall { decryptionId: id, userDecryptedShare: payload, signature }
+                .abi_encode()
+        }
+    }
+    .into()
+}

@@ -1,0 +1,82 @@
+//! G8 and later (fhevm v0.8.0-2 on): `extraData` at the end of requests and responses.
+//!
+//! G9 to G13 speak exactly this; only their ids differ (a kind tag in the top byte).
+
+use alloy::sol;
+use alloy::sol_types::{SolCall, SolEvent};
+
+use super::{DECODER, Shape, materials};
+use crate::domain::{Answer, Bytes, Generation, Kind, Operation, U256};
+use crate::domain::{PublicDecryption, UserDecryption};
+
+sol! {
+    event PublicDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
+        bytes extraData
+    );
+    event UserDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
+        address userAddress,
+        bytes publicKey,
+        bytes extraData
+    );
+
+    function publicDecryptionResponse(
+        uint256 decryptionId, bytes decryptedResult, bytes signature, bytes extraData
+    ) external;
+    function userDecryptionResponse(
+        uint256 decryptionId, bytes userDecryptedShare, bytes signature, bytes extraData
+    ) external;
+}
+
+pub(super) const PUBLIC_REQUEST: Shape = Shape {
+    topic0: PublicDecryptionRequest::SIGNATURE_HASH,
+    event: PublicDecryptionRequest::SIGNATURE,
+    kind: Kind::PublicDecryption,
+    read: |id, data| {
+        let (raw, extra_data) =
+            PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let public = PublicDecryption { materials: materials(raw), extra_data };
+        Ok((generation_of(id), Operation::PublicDecryption(public)))
+    },
+};
+
+pub(super) const USER_REQUEST: Shape = Shape {
+    topic0: UserDecryptionRequest::SIGNATURE_HASH,
+    event: UserDecryptionRequest::SIGNATURE,
+    kind: Kind::UserDecryption,
+    read: |id, data| {
+        let (raw, user, public_key, extra_data) =
+            UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
+        let user = UserDecryption { materials: materials(raw), user, public_key, extra_data };
+        Ok((generation_of(id), Operation::UserDecryption(user)))
+    },
+};
+
+/// One plain counter, far from 2^248, in G8; a kind tag in the top byte from G9 on.
+fn generation_of(id: U256) -> Generation {
+    if (id >> 248_usize).is_zero() { Generation::G8 } else { Generation::G9 }
+}
+
+pub(super) fn response_call(kind: Kind, id: U256, answer: &Answer) -> Bytes {
+    let Answer { payload, signature, extra_data } = answer.clone();
+    match kind {
+        Kind::PublicDecryption => publicDecryptionResponseCall {
+            decryptionId: id,
+            decryptedResult: payload,
+            signature,
+            extraData: extra_data,
+        }
+        .abi_encode(),
+        Kind::UserDecryption => userDecryptionResponseCall {
+            decryptionId: id,
+            userDecryptedShare: payload,
+            signature,
+            extraData: extra_data,
+        }
+        .abi_encode(),
+    }
+    .into()
+}
