@@ -347,3 +347,26 @@ pub enum Remedy {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("journal: {0}")]
 pub struct LedgerError(pub String);
+
+impl Material {
+    /// The FHE type number of the encrypted value (protocol: ciphertext-storage 6).
+    #[must_use]
+    pub fn fhe_type(&self) -> u8 {
+        self.handle[30]
+    }
+}
+
+/// A ciphertext whose bytes are proven to be those the chain asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ciphertext {
+    pub handle: B256,
+    pub format: CiphertextFormat,
+    pub body: Bytes,
+}
+
+/// How a ciphertext is serialised: the KMS Core must be told (protocol: ciphertext-storage 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CiphertextFormat {
+    BigCompressed,
+    BigExpanded,
+}

@@ -1,1 +1,640 @@
-//! (skeleton)
+//! The key that signs this connector's transactions: a private key in memory, or a key that never
+//! leaves AWS KMS.
+//!
+//! Invariants: the address is known from the first moment and never changes, so that a wallet whose
+//! KMS alias is moved to another key fails loudly instead of sending from a stranger's account.
+//! Every signature is low-s and recovers to [`Wallet::address`] before anyone sees it. No key is
+//! ever printed, by any error or by `Debug`.
+//!
+//! Deliberately absent: nonces, transactions, chain ids. A wallet signs 32-byte hashes.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::Signature;
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
+use aws_sdk_kms::operation::sign::SignOutput;
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::{KeySpec, KeyUsageType, MessageType, SigningAlgorithmSpec};
+use k256::ecdsa::VerifyingKey;
+use k256::pkcs8::DecodePublicKey;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+use url::Url;
+
+use crate::backoff::Backoff;
+use crate::domain::{Address, B256, Hold, HoldReason, Remedy};
+
+/// AWS KMS grants a few hundred signatures per second and region, shared by all of the account.
+const CONCURRENT_SIGNATURES: usize = 16;
+/// One call to AWS KMS.
+const CALL_DEADLINE: Duration = Duration::from_secs(3);
+/// One signature with all its retries, from the moment it has its turn.
+const SIGN_DEADLINE: Duration = Duration::from_secs(10);
+/// Reading profiles and finding the region, which may ask the instance metadata service.
+const CONFIG_DEADLINE: Duration = Duration::from_secs(10);
+/// The first call also finds credentials (metadata service, STS), so it may take longer.
+const FIRST_CALL_DEADLINE: Duration = Duration::from_secs(8);
+/// The public key with all its retries.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Signs for the endpoint when only the endpoint is given: emulators accept any region.
+const REGION_OF_A_BARE_ENDPOINT: &str = "us-east-1";
+
+/// Signs hashes with one secp256k1 key. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Wallet {
+    Local(LocalWallet),
+    AwsKms(AwsKmsWallet),
+}
+
+impl Wallet {
+    /// A wallet in memory. The bytes are a big-endian secp256k1 scalar; the caller wipes its copy.
+    ///
+    /// Errors: [`WalletError::InvalidPrivateKey`] unless they are 32 bytes within the curve's order.
+    pub fn from_private_key(key: &[u8]) -> Result<Self, WalletError> {
+        // The curve's library pads a short key with zeros: a key that lost digits would open
+        // another account.
+        let key: &[u8; 32] = key.try_into().map_err(|_| WalletError::InvalidPrivateKey)?;
+        let signer =
+            PrivateKeySigner::from_slice(key).map_err(|_| WalletError::InvalidPrivateKey)?;
+        Ok(Self::Local(LocalWallet(Arc::new(signer))))
+    }
+
+    /// A wallet in AWS KMS, proven usable by reading its public key once.
+    ///
+    /// `key_id` is a key id, key ARN, alias name or alias ARN. Without `region`: the ARN's, else
+    /// that of the usual AWS configuration. Credentials come from the usual AWS chain.
+    pub async fn aws_kms(
+        key_id: &str,
+        region: Option<&str>,
+        endpoint: Option<&Url>,
+    ) -> Result<Self, WalletError> {
+        let config = sdk_config(key_id, region, endpoint).await?;
+        AwsKmsWallet::connect(&config, key_id).await.map(Self::AwsKms)
+    }
+
+    /// The account all signatures recover to.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Local(local) => local.0.address(),
+            Self::AwsKms(kms) => kms.inner.address,
+        }
+    }
+
+    /// Signs `hash` as it is: no prefix, no second hash. Low-s. Dropping the future is safe: an
+    /// unused signature means nothing.
+    pub async fn sign_hash(&self, hash: B256) -> Result<Signature, WalletError> {
+        match self {
+            Self::Local(local) => {
+                local.0.sign_hash_sync(&hash).map_err(|_| WalletError::InvalidPrivateKey)
+            }
+            Self::AwsKms(kms) => kms.sign_hash(hash).await,
+        }
+    }
+}
+
+/// A private key in memory, wiped when the last clone goes.
+#[derive(Clone)]
+pub struct LocalWallet(Arc<PrivateKeySigner>);
+
+impl fmt::Debug for LocalWallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalWallet").field("address", &self.0.address()).finish_non_exhaustive()
+    }
+}
+
+/// A key in AWS KMS and the client that reaches it.
+#[derive(Clone)]
+pub struct AwsKmsWallet {
+    inner: Arc<AwsKms>,
+}
+
+struct AwsKms {
+    client: aws_sdk_kms::Client,
+    key_id: String,
+    public_key: VerifyingKey,
+    address: Address,
+    turns: Semaphore,
+}
+
+impl fmt::Debug for AwsKmsWallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsKmsWallet")
+            .field("key_id", &self.inner.key_id)
+            .field("address", &self.inner.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AwsKmsWallet {
+    /// Reads and checks the public key through a client of `config`.
+    pub async fn connect(config: &SdkConfig, key_id: &str) -> Result<Self, WalletError> {
+        // Retries are ours: the SDK's own would hide how long a signature really takes, and count
+        // against the same deadline.
+        let config = aws_sdk_kms::config::Builder::from(config)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CALL_DEADLINE).build())
+            .build();
+        let client = aws_sdk_kms::Client::from_conf(config);
+        let output = persevere(CONNECT_DEADLINE, FIRST_CALL_DEADLINE, || {
+            client.get_public_key().key_id(key_id).send()
+        })
+        .await?;
+        let public_key = usable_public_key(&output)?;
+        Ok(Self {
+            inner: Arc::new(AwsKms {
+                client,
+                key_id: key_id.to_owned(),
+                address: Address::from_public_key(&public_key),
+                public_key,
+                turns: Semaphore::new(CONCURRENT_SIGNATURES),
+            }),
+        })
+    }
+
+    async fn sign_hash(&self, hash: B256) -> Result<Signature, WalletError> {
+        let kms = &*self.inner;
+        // Waiting for a turn is back-pressure, not an outage: the deadline starts after it.
+        let _turn =
+            kms.turns.acquire().await.map_err(|_| WalletError::Unavailable {
+                what: "the wallet is closed".to_owned(),
+            })?;
+        let output = persevere(SIGN_DEADLINE, CALL_DEADLINE, || {
+            kms.client
+                .sign()
+                .key_id(&kms.key_id)
+                .message(Blob::new(hash.as_slice()))
+                .message_type(MessageType::Digest)
+                .signing_algorithm(SigningAlgorithmSpec::EcdsaSha256)
+                .send()
+        })
+        .await?;
+        recoverable(&output, hash, &kms.public_key)
+    }
+}
+
+/// Calls until it succeeds, the error is one that time does not mend, or the deadline passes.
+async fn persevere<T, E, R, F>(
+    deadline: Duration,
+    per_call: Duration,
+    mut call: impl FnMut() -> F,
+) -> Result<T, WalletError>
+where
+    F: Future<Output = Result<T, SdkError<E, R>>>,
+    E: ProvideErrorMetadata + StdError + 'static,
+    R: fmt::Debug,
+{
+    let end = Instant::now() + deadline;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        let error = match timeout_at(end, timeout(per_call, call())).await {
+            Ok(Ok(Ok(output))) => return Ok(output),
+            Ok(Ok(Err(error))) => classify(&error),
+            Ok(Err(_)) | Err(_) => WalletError::Unavailable {
+                what: format!("no answer within {} s", per_call.as_secs()),
+            },
+        };
+        let pause = backoff.next_delay();
+        if error.remedy() != Remedy::Retry || Instant::now() + pause >= end {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The usual AWS configuration with what ours overrides.
+async fn sdk_config(
+    key_id: &str,
+    region: Option<&str>,
+    endpoint: Option<&Url>,
+) -> Result<SdkConfig, WalletError> {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    if let Some(region) = region.or_else(|| region_of_arn(key_id)) {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    if let Some(endpoint) = endpoint {
+        loader = loader.endpoint_url(endpoint.as_str());
+    }
+    let config = timeout(CONFIG_DEADLINE, loader.load()).await.map_err(|_| {
+        WalletError::Unavailable { what: "the AWS configuration was not found in time".to_owned() }
+    })?;
+    match (config.region(), endpoint) {
+        (Some(_), _) => Ok(config),
+        (None, Some(_)) => {
+            Ok(config.into_builder().region(Region::from_static(REGION_OF_A_BARE_ENDPOINT)).build())
+        }
+        (None, None) => Err(WalletError::NoRegion),
+    }
+}
+
+/// `arn:partition:kms:REGION:account:…`
+fn region_of_arn(key_id: &str) -> Option<&str> {
+    let mut parts = key_id.strip_prefix("arn:")?.split(':');
+    parts.nth(2).filter(|region| !region.is_empty())
+}
+
+/// The key, if it can sign for Ethereum.
+fn usable_public_key(output: &GetPublicKeyOutput) -> Result<VerifyingKey, WalletError> {
+    let spec = output.key_spec();
+    let usage = output.key_usage();
+    // An emulator that leaves a field out is judged by the key's own encoding below.
+    if spec.is_some_and(|spec| *spec != KeySpec::EccSecgP256K1)
+        || usage.is_some_and(|usage| *usage != KeyUsageType::SignVerify)
+    {
+        return Err(WalletError::UnsuitableKey {
+            found: format!(
+                "{} for {}",
+                spec.map_or("unknown", KeySpec::as_str),
+                usage.map_or("unknown", KeyUsageType::as_str)
+            ),
+        });
+    }
+    let der = output.public_key().ok_or(WalletError::InvalidAnswer("it holds no public key"))?;
+    VerifyingKey::from_public_key_der(der.as_ref()).map_err(|_| WalletError::UnsuitableKey {
+        found: "a public key that is not on secp256k1".to_owned(),
+    })
+}
+
+/// The signature in Ethereum's form: low-s, and with the parity that recovers `public_key`.
+fn recoverable(
+    output: &SignOutput,
+    hash: B256,
+    public_key: &VerifyingKey,
+) -> Result<Signature, WalletError> {
+    let der = output.signature().ok_or(WalletError::InvalidAnswer("it holds no signature"))?;
+    let signature = k256::ecdsa::Signature::from_der(der.as_ref())
+        .map_err(|_| WalletError::InvalidAnswer("the signature is not DER"))?;
+    let signature = signature.normalize_s().unwrap_or(signature);
+    [false, true]
+        .into_iter()
+        .map(|parity| Signature::from_signature_and_parity(signature, parity))
+        .find(|candidate| {
+            candidate.recover_from_prehash(&hash).is_ok_and(|found| found == *public_key)
+        })
+        .ok_or(WalletError::OtherKey)
+}
+
+/// Why a wallet cannot be opened or cannot sign. Carries no key material.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalletError {
+    #[error("the private key is not a 32-byte secp256k1 key")]
+    InvalidPrivateKey,
+    #[error("AWS KMS throttles ({code})")]
+    Throttled { code: String },
+    #[error("AWS KMS unavailable: {what}")]
+    Unavailable { what: String },
+    #[error("AWS KMS denies access ({code}): allow kms:GetPublicKey and kms:Sign on this key")]
+    AccessDenied { code: String },
+    #[error(
+        "no AWS credentials found: set them in the environment, a profile or the machine's role"
+    )]
+    NoCredentials,
+    #[error("AWS refuses the credentials ({code})")]
+    CredentialsRefused { code: String },
+    #[error("no AWS region known: set aws_kms_config.region")]
+    NoRegion,
+    #[error("the AWS KMS key is not enabled ({code})")]
+    KeyDisabled { code: String },
+    #[error("AWS KMS does not know this key in this region ({code})")]
+    NotFound { code: String },
+    #[error("the AWS KMS key is {found}; needed is ECC_SECG_P256K1 for SIGN_VERIFY")]
+    UnsuitableKey { found: String },
+    #[error(
+        "AWS KMS signed with another key than at start: was the alias moved? Restart to use it"
+    )]
+    OtherKey,
+    #[error("AWS KMS gave a useless answer: {0}")]
+    InvalidAnswer(&'static str),
+    #[error("AWS KMS refuses the call ({code})")]
+    Rejected { code: String },
+}
+
+impl WalletError {
+    /// Retry what time mends; hold what needs an operator.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::InvalidAnswer(_) => {
+                Remedy::Retry
+            }
+            Self::InvalidPrivateKey
+            | Self::AccessDenied { .. }
+            | Self::NoCredentials
+            | Self::CredentialsRefused { .. }
+            | Self::NoRegion
+            | Self::KeyDisabled { .. }
+            | Self::NotFound { .. }
+            | Self::UnsuitableKey { .. }
+            | Self::OtherKey
+            | Self::Rejected { .. } => {
+                Remedy::Hold(Hold::new(HoldReason::AccessDenied, format!("wallet: {self}")))
+            }
+        }
+    }
+}
+
+/// What an SDK error means for us.
+fn classify<E, R>(error: &SdkError<E, R>) -> WalletError
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+    R: fmt::Debug,
+{
+    match error {
+        SdkError::ServiceError(service) => classify_code(service.err().code()),
+        SdkError::TimeoutError(_) => {
+            WalletError::Unavailable { what: "a call timed out".to_owned() }
+        }
+        SdkError::ResponseError(_) => {
+            WalletError::Unavailable { what: "the response was cut or unreadable".to_owned() }
+        }
+        SdkError::DispatchFailure(failure) => {
+            let cause =
+                failure.as_connector_error().map(|error| error as &(dyn StdError + 'static));
+            classify_dispatch(cause)
+        }
+        SdkError::ConstructionFailure(_) => classify_dispatch(StdError::source(error)),
+        _ => WalletError::Unavailable { what: "unknown failure of the AWS client".to_owned() },
+    }
+}
+
+/// The call never got an answer: no credentials, or no connection.
+fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
+    let mut innermost = String::from("not sent");
+    let mut next = error;
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<CredentialsError>() {
+            if matches!(
+                error,
+                CredentialsError::CredentialsNotLoaded(_)
+                    | CredentialsError::InvalidConfiguration(_)
+            ) {
+                return WalletError::NoCredentials;
+            }
+            // Its sources may quote what a provider said: nothing below is repeated.
+            return WalletError::Unavailable { what: "credentials could not be loaded".to_owned() };
+        }
+        innermost = error.to_string();
+        next = error.source();
+    }
+    WalletError::Unavailable { what: innermost }
+}
+
+/// The table of AWS error codes. Codes are the service's interface; its messages are not read.
+fn classify_code(code: Option<&str>) -> WalletError {
+    let Some(code) = code else {
+        return WalletError::Unavailable { what: "an error without a code".to_owned() };
+    };
+    let owned = code.to_owned();
+    match code {
+        "ThrottlingException"
+        | "Throttling"
+        | "ThrottledException"
+        | "TooManyRequestsException"
+        | "RequestLimitExceeded"
+        | "RequestThrottledException"
+        | "SlowDown"
+        | "LimitExceededException" => WalletError::Throttled { code: owned },
+        "DependencyTimeoutException"
+        | "KeyUnavailableException"
+        | "KMSInternalException"
+        | "InternalFailure"
+        | "InternalError"
+        | "InternalServerError"
+        | "ServiceUnavailable"
+        | "ServiceUnavailableException"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "ExpiredTokenException"
+        | "ExpiredToken"
+        | "RequestExpired" => WalletError::Unavailable { what: owned },
+        "AccessDeniedException"
+        | "AccessDenied"
+        | "NotAuthorized"
+        | "KMSAccessDeniedException"
+        | "OptInRequired" => WalletError::AccessDenied { code: owned },
+        "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "InvalidSignatureException"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException" => WalletError::CredentialsRefused { code: owned },
+        "DisabledException" | "KMSInvalidStateException" => {
+            WalletError::KeyDisabled { code: owned }
+        }
+        "NotFoundException" | "InvalidArnException" => WalletError::NotFound { code: owned },
+        "InvalidKeyUsageException" | "UnsupportedOperationException" => {
+            WalletError::UnsuitableKey { found: format!("of another kind ({code})") }
+        }
+        _ => WalletError::Rejected { code: owned },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy::primitives::{U256, address, hex, keccak256};
+    use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
+    use k256::ecdsa::SigningKey;
+    use k256::ecdsa::signature::hazmat::PrehashSigner;
+    use std::io::{Read, Write};
+
+    fn static_config(endpoint: &str) -> SdkConfig {
+        let credentials = Credentials::new("AKIDTEST", "not-a-secret", None, None, "test");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url(endpoint)
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .build()
+    }
+
+    #[tokio::test]
+    async fn a_local_key_signs_for_its_address_and_never_prints() {
+        let mut key = [0_u8; 32];
+        key[31] = 1;
+        let wallet = Wallet::from_private_key(&key).unwrap();
+        // The address of private key 1.
+        assert_eq!(wallet.address(), address!("7e5f4552091a69125d5dfcb7b8c2659029395bdf"));
+        for index in 0..20_u8 {
+            let hash = keccak256([index]);
+            let signature = wallet.sign_hash(hash).await.unwrap();
+            assert_eq!(signature.recover_address_from_prehash(&hash).unwrap(), wallet.address());
+            assert!(signature.normalize_s().is_none(), "already low-s");
+        }
+
+        let canary = [0xab_u8; 32];
+        let wallet = Wallet::from_private_key(&canary).unwrap();
+        let printed = format!("{wallet:?}").to_lowercase();
+        assert!(!printed.contains("abab") && !printed.contains("171, 171"), "{printed}");
+        assert!(printed.contains("address"));
+    }
+
+    #[test]
+    fn bad_private_keys_are_refused_without_being_quoted() {
+        for bad in [&[0_u8; 32][..], &[0xff; 32], &[1; 31], &[1; 33], &[]] {
+            let error = Wallet::from_private_key(bad).unwrap_err();
+            assert_eq!(error, WalletError::InvalidPrivateKey);
+            assert!(!format!("{error:?} {error}").contains("ff"));
+        }
+    }
+
+    #[test]
+    fn a_high_s_signature_is_brought_low_and_a_stranger_s_refused() {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        let hash = keccak256(b"hash");
+        let low: k256::ecdsa::Signature = key.sign_prehash(hash.as_slice()).unwrap();
+        let low = low.normalize_s().unwrap_or(low);
+        let high = k256::ecdsa::Signature::from_scalars(*low.r(), -*low.s()).unwrap();
+        assert!(high.normalize_s().is_some());
+        for form in [low, high] {
+            let output =
+                SignOutput::builder().signature(Blob::new(form.to_der().as_bytes())).build();
+            let signature = recoverable(&output, hash, key.verifying_key()).unwrap();
+            assert_eq!(signature.s(), U256::from_be_slice(&low.s().to_bytes()));
+            assert_eq!(
+                signature.recover_address_from_prehash(&hash).unwrap(),
+                Address::from_public_key(key.verifying_key())
+            );
+            let stranger = SigningKey::from_slice(&[8; 32]).unwrap();
+            let refused = recoverable(&output, hash, stranger.verifying_key());
+            assert_eq!(refused, Err(WalletError::OtherKey));
+        }
+        let garbage = SignOutput::builder().signature(Blob::new([1, 2, 3])).build();
+        assert!(matches!(
+            recoverable(&garbage, hash, key.verifying_key()),
+            Err(WalletError::InvalidAnswer(_))
+        ));
+    }
+
+    #[test]
+    fn only_a_secp256k1_signing_key_is_usable() {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        // SubjectPublicKeyInfo of an uncompressed point on secp256k1, as AWS KMS encodes it.
+        let mut der = hex!("3056301006072a8648ce3d020106052b8104000a034200").to_vec();
+        der.extend_from_slice(key.verifying_key().to_encoded_point(false).as_bytes());
+        let output = |spec: KeySpec, usage: KeyUsageType, der: &[u8]| {
+            GetPublicKeyOutput::builder()
+                .key_spec(spec)
+                .key_usage(usage)
+                .public_key(Blob::new(der))
+                .build()
+        };
+        let good = output(KeySpec::EccSecgP256K1, KeyUsageType::SignVerify, &der);
+        assert_eq!(usable_public_key(&good).unwrap(), *key.verifying_key());
+        for bad in [
+            output(KeySpec::Rsa2048, KeyUsageType::SignVerify, &der),
+            output(KeySpec::EccSecgP256K1, KeyUsageType::KeyAgreement, &der),
+            output(KeySpec::EccSecgP256K1, KeyUsageType::SignVerify, b"nonsense"),
+        ] {
+            let error = usable_public_key(&bad).unwrap_err();
+            assert!(matches!(error, WalletError::UnsuitableKey { .. }), "{error}");
+            assert!(matches!(error.remedy(), Remedy::Hold(_)));
+        }
+    }
+
+    #[test]
+    fn the_region_of_an_arn_is_found() {
+        assert_eq!(region_of_arn("arn:aws:kms:eu-west-3:1:key/x"), Some("eu-west-3"));
+        assert_eq!(region_of_arn("arn:aws-cn:kms:cn-north-1:1:alias/x"), Some("cn-north-1"));
+        assert_eq!(region_of_arn("arn:aws:kms::1:key/x"), None);
+        assert_eq!(region_of_arn("alias/x"), None);
+        assert_eq!(region_of_arn("1a57f5af-2319-481f-92fa-274d7e981de5"), None);
+    }
+
+    /// A client built without an HTTPS connector compiles, and fails at the first signature only.
+    #[tokio::test]
+    async fn the_aws_client_has_an_http_client() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        for scheme in ["http", "https"] {
+            let config = static_config(&format!("{scheme}://{address}"));
+            let client = aws_sdk_kms::Client::from_conf(
+                aws_sdk_kms::config::Builder::from(&config)
+                    .retry_config(RetryConfig::disabled())
+                    .build(),
+            );
+            let error = client.get_public_key().key_id("k").send().await.unwrap_err();
+            let SdkError::DispatchFailure(failure) = &error else { panic!("{error:?}") };
+            assert!(failure.is_io(), "{error:?}");
+            let error = classify(&error);
+            assert!(matches!(error, WalletError::Unavailable { .. }), "{error}");
+            assert!(error.to_string().contains("refused"), "{error}");
+        }
+    }
+
+    /// A scripted AWS KMS: one canned answer per connection, the last one for ever.
+    fn scripted(answers: Vec<(u16, String)>) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for (index, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let mut seen = Vec::new();
+                let mut buffer = [0_u8; 4096];
+                // Bodies are small JSON objects: the closing brace ends the request.
+                while !seen.ends_with(b"}") {
+                    match stream.read(&mut buffer) {
+                        Ok(0) | Err(_) => break,
+                        Ok(count) => seen.extend_from_slice(&buffer[..count]),
+                    }
+                }
+                let (status, body) = &answers[index.min(answers.len() - 1)];
+                let text = format!(
+                    "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\n\
+                     content-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(text.as_bytes());
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn refusal(code: &str) -> String {
+        format!(r#"{{"__type":"{code}","message":"secret words of the service"}}"#)
+    }
+
+    #[tokio::test]
+    async fn throttling_is_waited_out_and_refusals_are_not() {
+        let throttled = (400, refusal("ThrottlingException"));
+        let internal = (500, refusal("KMSInternalException"));
+        let denied = (400, refusal("AccessDeniedException"));
+        let endpoint = scripted(vec![throttled.clone(), throttled, internal, denied]);
+        let error = AwsKmsWallet::connect(&static_config(&endpoint), "k").await.unwrap_err();
+        assert_eq!(error, WalletError::AccessDenied { code: "AccessDeniedException".to_owned() });
+        assert!(matches!(error.remedy(), Remedy::Hold(_)));
+        assert!(!error.to_string().contains("secret words"));
+    }
+
+    #[test]
+    fn codes_are_told_apart() {
+        let retried = |code| classify_code(Some(code)).remedy() == Remedy::Retry;
+        for code in ["ThrottlingException", "KMSInternalException", "DependencyTimeoutException"] {
+            assert!(retried(code), "{code}");
+        }
+        for code in ["DisabledException", "NotFoundException", "AccessDeniedException", "Novel"] {
+            assert!(!retried(code), "{code}");
+        }
+        assert_eq!(classify_code(None).remedy(), Remedy::Retry);
+        assert!(matches!(
+            classify_code(Some("KMSInvalidStateException")),
+            WalletError::KeyDisabled { .. }
+        ));
+    }
+}

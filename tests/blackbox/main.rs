@@ -1,0 +1,3 @@
+//! The product seen from outside, on real servers.
+
+mod wallet;

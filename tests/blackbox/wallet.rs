@@ -1,0 +1,191 @@
+//! The AWS KMS wallet against a real emulator: `ministack`, found through
+//! `KMS_CONNECTOR_TEST_MINISTACK`, `.tools/venv/bin` or the `PATH`.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use alloy::primitives::keccak256;
+use kms_connector::domain::Remedy;
+use kms_connector::gateway::wallet::{Wallet, WalletError};
+use serde_json::{Value, json};
+use url::Url;
+
+struct Ministack {
+    child: Child,
+    endpoint: String,
+    http: reqwest::Client,
+}
+
+impl Drop for Ministack {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ministack {
+    async fn start() -> Self {
+        // The client is built once for the test process; plain HTTP only.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(5))
+            .build()
+            .expect("an HTTP client");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new(program())
+            .env("BIND_HOST", "127.0.0.1")
+            .env("GATEWAY_PORT", port.to_string())
+            .env("SERVICES", "kms")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ministack starts (pip install ministack==1.5.33 cryptography)");
+        let stack = Self { child, endpoint: format!("http://127.0.0.1:{port}"), http };
+        let patience = Instant::now() + Duration::from_secs(60);
+        while stack.try_call("ListKeys", &json!({})).await.is_none() {
+            assert!(Instant::now() < patience, "ministack does not answer");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stack
+    }
+
+    async fn try_call(&self, action: &str, body: &Value) -> Option<Value> {
+        let response = self
+            .http
+            .post(&self.endpoint)
+            .header("X-Amz-Target", format!("TrentService.{action}"))
+            .header("Content-Type", "application/x-amz-json-1.1")
+            .body(body.to_string())
+            .send()
+            .await
+            .ok()?;
+        let status = response.status();
+        let text = response.text().await.ok()?;
+        status.is_success().then(|| serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    async fn call(&self, action: &str, body: Value) -> Value {
+        self.try_call(action, &body).await.unwrap_or_else(|| panic!("{action} failed"))
+    }
+
+    async fn create_key(&self, spec: &str, usage: &str) -> Value {
+        self.call("CreateKey", json!({ "KeySpec": spec, "KeyUsage": usage })).await["KeyMetadata"]
+            .clone()
+    }
+}
+
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("KMS_CONNECTOR_TEST_MINISTACK") {
+        return path.into();
+    }
+    let local = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/ministack");
+    if local.exists() { local } else { "ministack".into() }
+}
+
+/// Credentials come from the environment alone, and a test may not change its own: the checks run
+/// in a second process of this test binary.
+#[tokio::test]
+async fn signs_with_a_key_in_aws_kms() {
+    let stack = Ministack::start().await;
+    let key = stack.create_key("ECC_SECG_P256K1", "SIGN_VERIFY").await;
+    let id = key["KeyId"].as_str().unwrap();
+    stack.call("CreateAlias", json!({ "AliasName": "alias/connector", "TargetKeyId": id })).await;
+    let rsa = stack.create_key("RSA_2048", "SIGN_VERIFY").await;
+    let disabled = stack.create_key("ECC_SECG_P256K1", "SIGN_VERIFY").await;
+
+    let endpoint = stack.endpoint.clone();
+    let arn = key["Arn"].as_str().unwrap().to_owned();
+    let environment = [
+        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ("TEST_ENDPOINT", endpoint),
+        ("TEST_KEY_ID", id.to_owned()),
+        ("TEST_KEY_ARN", arn),
+        ("TEST_RSA_KEY", rsa["KeyId"].as_str().unwrap().to_owned()),
+        ("TEST_DISABLED_KEY", disabled["KeyId"].as_str().unwrap().to_owned()),
+    ];
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "wallet::inside", "--ignored", "--nocapture"])
+            .envs(environment)
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    assert!(
+        output.status.success() && String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test reads what its parent passed")]
+fn variable(name: &str) -> String {
+    std::env::var(name).expect("started by signs_with_a_key_in_aws_kms")
+}
+
+#[tokio::test]
+#[ignore = "run by signs_with_a_key_in_aws_kms with credentials in the environment"]
+async fn inside() {
+    let endpoint: Url = variable("TEST_ENDPOINT").parse().unwrap();
+    let arn = variable("TEST_KEY_ARN");
+    let alias_arn = format!("{}:alias/connector", arn.split(":key/").next().unwrap());
+    let mut wallets = Vec::new();
+    for (name, region) in [
+        (variable("TEST_KEY_ID").as_str(), Some("us-east-1")),
+        (arn.as_str(), None),
+        ("alias/connector", None),
+        (alias_arn.as_str(), None),
+    ] {
+        wallets.push(Wallet::aws_kms(name, region, Some(&endpoint)).await.unwrap());
+    }
+    let address = wallets[0].address();
+    assert!(wallets.iter().all(|wallet| wallet.address() == address));
+
+    // More at once than the wallet lets through at a time.
+    let mut signing = tokio::task::JoinSet::new();
+    for index in 0..60_u32 {
+        let wallet = wallets[index as usize % wallets.len()].clone();
+        let hash = keccak256((u64::from(index) ^ fastrand::u64(..)).to_be_bytes());
+        signing.spawn(async move { (hash, wallet.sign_hash(hash).await) });
+    }
+    while let Some(joined) = signing.join_next().await {
+        let (hash, signature) = joined.unwrap();
+        let signature = signature.unwrap();
+        assert_eq!(signature.recover_address_from_prehash(&hash).unwrap(), address);
+        assert!(signature.normalize_s().is_none(), "low-s");
+    }
+
+    let rsa = Wallet::aws_kms(&variable("TEST_RSA_KEY"), None, Some(&endpoint)).await.unwrap_err();
+    assert!(matches!(rsa, WalletError::UnsuitableKey { .. }), "{rsa}");
+    assert!(rsa.to_string().contains("RSA_2048"), "{rsa}");
+
+    let unknown = Wallet::aws_kms("alias/nobody", None, Some(&endpoint)).await.unwrap_err();
+    assert!(matches!(unknown, WalletError::NotFound { .. }), "{unknown}");
+
+    // A key that is disabled while in use.
+    let key = variable("TEST_DISABLED_KEY");
+    let wallet = Wallet::aws_kms(&key, None, Some(&endpoint)).await.unwrap();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let disabled = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
+        .post(endpoint)
+        .header("X-Amz-Target", "TrentService.DisableKey")
+        .header("Content-Type", "application/x-amz-json-1.1")
+        .body(json!({ "KeyId": key }).to_string())
+        .send()
+        .await
+        .unwrap();
+    assert!(disabled.status().is_success());
+    let error = wallet.sign_hash(keccak256(b"x")).await.unwrap_err();
+    assert!(matches!(error, WalletError::KeyDisabled { .. }), "{error}");
+    assert!(matches!(error.remedy(), Remedy::Hold(_)));
+}
