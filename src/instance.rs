@@ -34,7 +34,7 @@ use crate::{
     backoff::Backoff,
     clock,
     config::{self, Config},
-    domain::{Address, B256, Remedy, SigningDomain},
+    domain::{Address, B256, SigningDomain},
     flow::{
         Flow, FlowOptions,
         arrivals::{Arrivals, Start},
@@ -58,6 +58,8 @@ use crate::{
 
 /// How long the journal may take to flush at the end.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// The task name of an instance that failed before it ran.
+pub const STARTING: &str = "start";
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(600);
 
 /// What an instance gets from outside.
@@ -135,7 +137,7 @@ pub async fn run(config: Config, edges: Edges) -> Exit {
     let exit = match built {
         Some(Ok(())) => instance.watch().await,
         Some(Err(BuildError::Refused(why))) => Exit::Refused { why },
-        Some(Err(BuildError::Failed(error))) => Exit::Failed { task: "start", error },
+        Some(Err(BuildError::Failed(error))) => Exit::Failed { task: STARTING, error },
         None => Exit::Stopped,
     };
     instance.close(exit).await
@@ -409,14 +411,15 @@ async fn open_wallet(wallet: &config::Wallet) -> Result<Wallet, BuildError> {
             let mut pause = waiting();
             loop {
                 let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-                let opening = Wallet::aws_kms(key_id, region.clone(), endpoint);
-                let error: WalletError = match opening.await {
+                match Wallet::aws_kms(key_id, region.as_deref(), endpoint.as_ref()).await {
                     Ok(wallet) => return Ok(wallet),
-                    Err(error) => error,
-                };
-                match error.remedy() {
-                    Remedy::Retry => warn!(%error, "waiting for AWS KMS"),
-                    Remedy::Hold(_) | Remedy::Refuse(_) => return Err(refuse(error)),
+                    // Another key or configuration is needed: waiting cannot help.
+                    Err(
+                        error @ (WalletError::UnsuitableKey { .. }
+                        | WalletError::NoRegion
+                        | WalletError::InvalidPrivateKey),
+                    ) => return Err(refuse(error)),
+                    Err(error) => warn!(%error, "waiting for AWS KMS"),
                 }
                 sleep(pause.next_delay()).await;
             }

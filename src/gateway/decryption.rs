@@ -57,9 +57,7 @@ pub(super) async fn view<T, P: Provider>(
 
 impl<P: Provider> DecryptionAdapter<P> {
     pub fn new(provider: P) -> Self {
-        let mut topics = abi::request_topics();
-        topics.push(abi::UPGRADED_TOPIC);
-        Self { provider, topics: topics.into() }
+        Self { provider, topics: abi::request_topics().into() }
     }
 
     pub fn provider(&self) -> &P {

@@ -1,0 +1,135 @@
+//! The import rule of `src/lib.rs`, held against the code: imports point down only.
+//!
+//! supervisor -> instance -> flow -> rooms -> adapters -> provider; `domain` at the bottom. Rooms
+//! never import each other, the journal or the config.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A part of the tree and the crate paths it may not use.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    (
+        "src/domain",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli", "tls", "backoff", "clock"],
+    ),
+    ("src/clock.rs", &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"]),
+    ("src/backoff.rs", &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"]),
+    ("src/gateway", &["supervisor", "instance", "flow", "journal", "config", "observe", "cli"]),
+    (
+        "src/flow/arrivals",
+        &["supervisor", "instance", "journal", "config", "observe", "cli", "flow::ciphertexts", "flow::kms_core", "flow::submission"],
+    ),
+    (
+        "src/flow/ciphertexts",
+        &["supervisor", "instance", "journal", "config", "observe", "cli", "gateway", "flow::arrivals", "flow::kms_core", "flow::submission"],
+    ),
+    (
+        "src/flow/kms_core",
+        &["supervisor", "instance", "journal", "config", "observe", "cli", "gateway", "flow::arrivals", "flow::ciphertexts", "flow::submission"],
+    ),
+    (
+        "src/flow/submission",
+        &["supervisor", "instance", "journal", "config", "observe", "cli", "flow::arrivals", "flow::ciphertexts", "flow::kms_core"],
+    ),
+    ("src/flow.rs", &["supervisor", "instance", "journal", "config", "observe", "cli"]),
+    ("src/journal", &["supervisor", "instance", "config", "observe", "cli", "tls"]),
+    ("src/config", &["supervisor", "instance", "flow", "gateway", "journal", "observe", "cli"]),
+    ("src/instance", &["supervisor", "cli"]),
+    ("src/supervisor", &["cli"]),
+];
+
+fn sources(of: &Path, found: &mut Vec<PathBuf>) {
+    if of.is_file() {
+        found.push(of.to_owned());
+    } else if of.is_dir() {
+        for entry in fs::read_dir(of).expect("a readable source tree") {
+            sources(&entry.expect("a readable entry").path(), found);
+        }
+    }
+}
+
+/// Every `crate::…` path a file names, nested `use` groups flattened to their first two segments.
+fn imports(text: &str) -> Vec<String> {
+    let code: String = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let mut paths = Vec::new();
+    for (start, _) in code.match_indices("crate::") {
+        flatten("", &code[start + "crate::".len()..], &mut paths);
+    }
+    paths
+}
+
+/// Reads one path or `{a, b::{c}}` group at the start of `rest`.
+fn flatten<'a>(prefix: &str, mut rest: &'a str, paths: &mut Vec<String>) -> &'a str {
+    rest = rest.trim_start();
+    if let Some(mut inner) = rest.strip_prefix('{') {
+        loop {
+            inner = inner.trim_start();
+            if let Some(after) = inner.strip_prefix('}') {
+                return after;
+            }
+            if inner.is_empty() {
+                return inner;
+            }
+            let before = inner.len();
+            inner = flatten(prefix, inner, paths);
+            inner = inner.trim_start().trim_start_matches(',');
+            if inner.len() == before {
+                return "";
+            }
+        }
+    }
+    let end = rest
+        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .unwrap_or(rest.len());
+    let name = &rest[..end];
+    let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}::{name}") };
+    paths.push(path.clone());
+    let rest = &rest[end..];
+    match rest.strip_prefix("::") {
+        Some(deeper) if path.matches("::").count() < 2 => flatten(&path, deeper, paths),
+        _ => rest.find([',', '}', ';', '\n']).map_or("", |end| &rest[end..]),
+    }
+}
+
+#[test]
+fn imports_point_down_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    for (part, forbidden) in FORBIDDEN {
+        let mut files = Vec::new();
+        sources(&root.join(part), &mut files);
+        if root.join(part).is_dir() {
+            sources(&root.join(format!("{part}.rs")), &mut files);
+        }
+        assert!(!files.is_empty(), "{part} is gone: mend this table");
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a readable source file");
+            for import in imports(&text) {
+                for path in *forbidden {
+                    if import == *path || import.starts_with(&format!("{path}::")) {
+                        let file = file.strip_prefix(root).expect("below the root").display();
+                        broken.push(format!("{file} imports crate::{import}"));
+                    }
+                }
+            }
+        }
+    }
+    broken.sort();
+    broken.dedup();
+    assert!(broken.is_empty(), "imports point down only:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn the_table_can_fail() {
+    let text = "use crate::{domain::B256, flow::{kms_core::KmsCore, Batch}};\nfn f() { crate::journal::open() }";
+    let found = imports(text);
+    for path in ["domain::B256", "flow::kms_core", "flow::Batch", "journal::open"] {
+        assert!(found.iter().any(|import| import == path || import.starts_with(path)), "{path} in {found:?}");
+    }
+}
