@@ -1,0 +1,8 @@
+//! Tests from outside, against real servers. `scripts/setup` installs those.
+
+#[expect(dead_code, reason = "the devnet and the tests each use a part of the world")]
+#[path = "../world/mod.rs"]
+mod world;
+
+mod contracts;
+mod servers;
