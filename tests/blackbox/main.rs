@@ -1,3 +1,9 @@
-//! The product seen from outside, on real servers.
+//! The product seen from outside, on real servers. `scripts/setup` installs those.
 
+#[expect(dead_code, reason = "the devnet and the tests each use a part of the world")]
+#[path = "../world/mod.rs"]
+mod world;
+
+mod contracts;
+mod servers;
 mod wallet;

@@ -1,0 +1,191 @@
+//! The servers of the test world do what tests rely on: they restart with their memory, break on
+//! demand, and never outlive us.
+
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256, Signature, U256, keccak256};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::json;
+
+use crate::world::{
+    Result,
+    anvil::{Anvil, AnvilOptions},
+    contracts::Variant,
+    deployment::{Deployment, Store, Thresholds},
+    http_client,
+    ministack::{COMPRESSED, Ministack},
+    proxy::{Proxy, Weather},
+    random,
+    request::{Ask, Kind},
+    rpc::Chain,
+    until,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_restarted_chain_is_the_same_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut anvil = Anvil::start(dir.path(), AnvilOptions::default()).await.unwrap();
+    let deployment =
+        Deployment::deploy(anvil.chain(), Variant::G10, &[], &[], Thresholds::ONE).await.unwrap();
+    let before = deployment.request_public(3).await.unwrap();
+    let chain = anvil.chain().clone();
+    let genesis = chain.block_hash(0).await.unwrap();
+    let block = chain.block_hash(before[0].block).await.unwrap();
+    assert!(block.is_some());
+
+    anvil.stop().await.unwrap();
+    assert!(chain.chain_id().await.is_err());
+    anvil.start_again().await.unwrap();
+    assert_eq!(chain.block_hash(0).await.unwrap(), genesis);
+    assert_eq!(chain.block_hash(before[0].block).await.unwrap(), block);
+    let topic = deployment.request_topic(Kind::Public);
+    let logs = chain.logs(deployment.decryption, deployment.since_block, topic).await.unwrap();
+    assert_eq!(logs.len(), 3);
+    let after = deployment.request_public(1).await.unwrap();
+    assert_eq!(after[0].id, before[2].id + U256::from(1));
+
+    // Blocks come by themselves.
+    let head = chain.block_number().await.unwrap();
+    until("two blocks", 10 * SECOND, Duration::from_millis(50), async || {
+        Ok((chain.block_number().await? >= head + 2).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_reorg_gives_an_id_to_another_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = AnvilOptions { block_time: None, ..AnvilOptions::default() };
+    let anvil = Anvil::start(dir.path(), options).await.unwrap();
+    let deployment =
+        Deployment::deploy(anvil.chain(), Variant::G10, &[], &[], Thresholds::ONE).await.unwrap();
+    let head = anvil.chain().block_number().await.unwrap();
+    let lost = deployment.request_public(1).await.unwrap().remove(0);
+    let old_hash = anvil.chain().block_hash(lost.block).await.unwrap();
+    let depth = anvil.chain().block_number().await.unwrap() - head;
+    anvil.chain().reorg(depth).await.unwrap();
+    assert_ne!(anvil.chain().block_hash(lost.block).await.unwrap(), old_hash);
+    let again = deployment.request_public(1).await.unwrap().remove(0);
+    assert_eq!(again.id, lost.id);
+    assert_ne!(again.handles, lost.handles);
+}
+
+#[tokio::test]
+async fn buckets_and_keys_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ministack = Ministack::start(dir.path(), None).await.unwrap();
+    let bucket = ministack.bucket("ct128").await.unwrap();
+    let digest = bucket.put_ciphertext(b"hello world", Some(COMPRESSED)).await.unwrap();
+    let lie = B256::from(random());
+    bucket.put(lie, b"not what the digest says", None).await.unwrap();
+    let key = ministack.create_key("alias/wallet").await.unwrap();
+
+    ministack.restart().await.unwrap();
+    ministack.bucket("ct128").await.unwrap();
+    let client = http_client(5 * SECOND).unwrap();
+    let get = async |digest: B256| {
+        client.get(format!("{}/{digest:x}", bucket.url())).send().await.unwrap()
+    };
+    let object = get(digest).await;
+    assert_eq!(object.headers()["x-amz-meta-ct-format"], COMPRESSED);
+    assert_eq!(keccak256(object.bytes().await.unwrap()), digest);
+    let object = get(lie).await;
+    assert!(object.headers().get("x-amz-meta-ct-format").is_none());
+    assert_ne!(keccak256(object.bytes().await.unwrap()), lie);
+    assert_eq!(get(B256::from(random())).await.status(), 404);
+    bucket.delete(digest).await.unwrap();
+    assert_eq!(get(digest).await.status(), 404);
+
+    // The key signs digests, and the signature is its wallet's.
+    let digest = keccak256("anything");
+    let signed = ministack
+        .kms(
+            "Sign",
+            &json!({
+                "KeyId": key.alias, "Message": STANDARD.encode(digest), "MessageType": "DIGEST",
+                "SigningAlgorithm": "ECDSA_SHA_256",
+            }),
+        )
+        .await
+        .unwrap();
+    let der = STANDARD.decode(signed["Signature"].as_str().unwrap()).unwrap();
+    let signature = k256::ecdsa::Signature::from_der(&der).unwrap();
+    let signature = signature.normalize_s().unwrap_or(signature);
+    let recovered = [false, true].map(|parity| {
+        Signature::from_signature_and_parity(signature, parity)
+            .recover_address_from_prehash(&digest)
+            .ok()
+    });
+    assert!(recovered.contains(&Some(key.address)), "{recovered:?} {}", key.address);
+}
+
+#[tokio::test]
+async fn requests_come_by_the_hundred() {
+    let dir = tempfile::tempdir().unwrap();
+    let anvil = Anvil::start(dir.path(), AnvilOptions::default()).await.unwrap();
+    let ministack = Ministack::start(dir.path(), None).await.unwrap();
+    let stores = [Store::new(ministack.bucket("ct128").await.unwrap())];
+    let deployment = Deployment::deploy(anvil.chain(), Variant::G8, &[], &stores, Thresholds::ONE)
+        .await
+        .unwrap();
+    let start = std::time::Instant::now();
+    let asks = Ask::mixed(100, 100);
+    deployment.upload(&asks).await.unwrap();
+    let uploaded = start.elapsed();
+    let requests = deployment.emit(asks).await.unwrap();
+    println!("200 requests: uploads {uploaded:?}, all {:?}", start.elapsed());
+    assert_eq!(requests.len(), 200);
+    let users = requests.iter().filter(|request| request.kind == Kind::User).count();
+    assert_eq!(users, 100);
+    let ids: std::collections::HashSet<_> = requests.iter().map(|request| request.id).collect();
+    assert_eq!(ids.len(), 200);
+
+    let missing = deployment.wait_answered(ids, Duration::from_millis(50)).await.unwrap_err();
+    assert!(missing.to_string().contains("200 of 200 missing"), "{missing}");
+}
+
+#[tokio::test]
+async fn the_proxy_breaks_connections_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let anvil = Anvil::start(dir.path(), AnvilOptions::default()).await.unwrap();
+    let proxy = Proxy::start(anvil.port()).await.unwrap();
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let chain = Chain::new(&url, Address::ZERO).unwrap();
+    chain.chain_id().await.unwrap();
+
+    proxy.set(Weather::Cut);
+    assert!(chain.chain_id().await.is_err());
+    proxy.set(Weather::Clear);
+    chain.chain_id().await.unwrap();
+
+    proxy.set(Weather::Silent);
+    let silent: Result<Result<u64>, _> =
+        tokio::time::timeout(Duration::from_millis(300), chain.chain_id()).await;
+    assert!(silent.is_err());
+    proxy.set(Weather::Clear);
+    // What hung in the silence is closed; the next connection goes through.
+    until("clear weather", 5 * SECOND, Duration::from_millis(20), async || {
+        Ok(chain.chain_id().await.ok())
+    })
+    .await
+    .unwrap();
+    proxy.cut().await;
+    until("after a cut", 5 * SECOND, Duration::from_millis(20), async || {
+        Ok(chain.chain_id().await.ok())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_server_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let anvil = Anvil::start(dir.path(), AnvilOptions::default()).await.unwrap();
+    let chain = anvil.chain().clone();
+    chain.chain_id().await.unwrap();
+    drop(anvil);
+    assert!(chain.chain_id().await.is_err());
+}

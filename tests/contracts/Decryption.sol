@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+pragma solidity ^0.8.28;
+
+import {Generation} from "./Generation.sol";
+import {GatewayConfig, KmsNode} from "./GatewayConfig.sol";
+
+struct SnsCiphertextMaterial {
+    bytes32 ctHandle;
+    uint256 keyId;
+    bytes32 snsCiphertextDigest;
+    address[] coprocessorTxSenderAddresses;
+}
+
+/// Test double of the gateway's Decryption contract. Towards a connector it behaves as the
+/// generation it plays: events, ids, response functions, the order of their checks, their custom
+/// errors, consensus. Requests come in through `request`, which checks nothing, so that tests can
+/// also ask for what the real contract would refuse; `emitRaw` makes any log at all.
+///
+/// Every accepted response is recorded (`responses`, `acceptedBy`) and told by the test-only event
+/// `ResponseRecorded`, whose topic no generation of the protocol uses.
+contract Decryption {
+    // Errors of the response functions and of the views a connector calls.
+    error DecryptionNotRequested(uint256 decryptionId);
+    error DecryptionNotDone(uint256 decryptionId);
+    error KmsNodeAlreadySigned(uint256 decryptionId, address signer);
+    error NotKmsTxSender(address txSender);
+    error NotKmsSigner(address signer);
+    error KmsSignerDoesNotMatchTxSender(address signer, address txSender);
+    error EnforcedPause();
+    error ECDSAInvalidSignature();
+    error ECDSAInvalidSignatureLength(uint256 length);
+    error ECDSAInvalidSignatureS(bytes32 s);
+    error InvalidExtraDataLength(uint256 length, uint256 expected);
+    error UnsupportedExtraDataVersion(uint8 version);
+
+    // Request events: without extraData (G7) and with it.
+    event PublicDecryptionRequest(uint256 indexed decryptionId, SnsCiphertextMaterial[] snsCtMaterials);
+    event PublicDecryptionRequest(
+        uint256 indexed decryptionId,
+        SnsCiphertextMaterial[] snsCtMaterials,
+        bytes extraData
+    );
+    event UserDecryptionRequest(
+        uint256 indexed decryptionId,
+        SnsCiphertextMaterial[] snsCtMaterials,
+        address userAddress,
+        bytes publicKey
+    );
+    event UserDecryptionRequest(
+        uint256 indexed decryptionId,
+        SnsCiphertextMaterial[] snsCtMaterials,
+        address userAddress,
+        bytes publicKey,
+        bytes extraData
+    );
+
+    // Response events.
+    event PublicDecryptionResponse(uint256 indexed decryptionId, bytes decryptedResult, bytes[] signatures);
+    event PublicDecryptionResponse(
+        uint256 indexed decryptionId,
+        bytes decryptedResult,
+        bytes[] signatures,
+        bytes extraData
+    );
+    event PublicDecryptionResponseCall(
+        uint256 indexed decryptionId,
+        bytes decryptedResult,
+        bytes signature,
+        address kmsTxSender,
+        bytes extraData
+    );
+    event UserDecryptionResponse(uint256 indexed decryptionId, bytes[] userDecryptedShares, bytes[] signatures);
+    event UserDecryptionResponse(
+        uint256 indexed decryptionId,
+        bytes[] userDecryptedShares,
+        bytes[] signatures,
+        bytes extraData
+    );
+    event UserDecryptionResponse(
+        uint256 indexed decryptionId,
+        uint256 indexShare,
+        bytes userDecryptedShare,
+        bytes signature,
+        bytes extraData
+    );
+    event UserDecryptionResponseThresholdReached(uint256 indexed decryptionId);
+    event Paused(address account);
+    event Unpaused(address account);
+    event Upgraded(address indexed implementation);
+
+    /// Test-only: one accepted response with all its bytes.
+    event ResponseRecorded(
+        uint256 indexed decryptionId,
+        address indexed signer,
+        address txSender,
+        bytes payload,
+        bytes signature,
+        bytes extraData
+    );
+
+    struct Request {
+        bool user;
+        SnsCiphertextMaterial[] materials;
+        address userAddress;
+        bytes publicKey;
+        bytes extraData;
+    }
+
+    struct RawLog {
+        bytes32[] topics;
+        bytes data;
+    }
+
+    /// The trace one accepted response leaves. Payloads can be large: here stands their hash, the
+    /// bytes themselves stand in `ResponseRecorded`.
+    struct Response {
+        address signer;
+        address txSender;
+        bytes32 payloadHash;
+    }
+
+    uint256 internal constant PUBLIC_TAG = uint256(0x01) << 248;
+    uint256 internal constant USER_TAG = uint256(0x02) << 248;
+    /// Half the order of secp256k1: a signature's s is never larger.
+    uint256 internal constant HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
+    bytes32 internal constant DOMAIN_TYPEHASH =
+        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
+
+    GatewayConfig public immutable config;
+    uint8 public generation;
+    bool public paused;
+    /// Test-only: what every response call reverts with while `failing` is set.
+    bytes internal failure;
+    bool internal failing;
+
+    /// G7 and G8 count all requests in `publicCounter`.
+    uint256 public publicCounter;
+    uint256 public userCounter;
+
+    mapping(uint256 => bytes32[]) internal handles;
+    mapping(uint256 => bytes) internal publicKeys;
+    mapping(uint256 => bool) internal isUser;
+    mapping(uint256 => bool) internal done;
+    mapping(uint256 => bytes32) internal consensusDigest;
+    // Per id and digest: the signatures and senders that agree. User shares all count as one digest.
+    mapping(uint256 => mapping(bytes32 => bytes[])) internal agreed;
+    mapping(uint256 => mapping(bytes32 => address[])) internal agreedSenders;
+    // G7 and G8 keep the shares for the aggregated event.
+    mapping(uint256 => bytes[]) internal shares;
+
+    mapping(uint256 => Response[]) internal recorded;
+    /// How many responses of a signer were accepted for an id.
+    mapping(uint256 => mapping(address => uint256)) public acceptedBy;
+
+    constructor(uint8 generation_, GatewayConfig config_) {
+        generation = generation_;
+        config = config_;
+    }
+
+    // Requests.
+
+    function request(Request[] calldata requests) external {
+        for (uint256 i = 0; i < requests.length; i++) requestOne(requests[i]);
+    }
+
+    function requestOne(Request calldata r) internal {
+        uint256 id = nextId(r.user);
+        isUser[id] = r.user;
+        for (uint256 i = 0; i < r.materials.length; i++) handles[id].push(r.materials[i].ctHandle);
+        if (r.user) publicKeys[id] = r.publicKey;
+        if (generation < Generation.G8) {
+            if (r.user) emit UserDecryptionRequest(id, r.materials, r.userAddress, r.publicKey);
+            else emit PublicDecryptionRequest(id, r.materials);
+        } else {
+            if (r.user) emit UserDecryptionRequest(id, r.materials, r.userAddress, r.publicKey, r.extraData);
+            else emit PublicDecryptionRequest(id, r.materials, r.extraData);
+        }
+    }
+
+    function nextId(bool user) internal returns (uint256) {
+        if (generation < Generation.V0_9_0) return ++publicCounter;
+        return user ? USER_TAG | ++userCounter : PUBLIC_TAG | ++publicCounter;
+    }
+
+    /// Emits any logs at all: malformed requests, events of later generations, garbage.
+    function emitRaw(RawLog[] calldata logs) external {
+        for (uint256 i = 0; i < logs.length; i++) {
+            bytes32[] memory t = logs[i].topics;
+            bytes memory data = logs[i].data;
+            require(t.length <= 4, "topics");
+            assembly {
+                let at := add(data, 32)
+                let size := mload(data)
+                switch mload(t)
+                case 0 { log0(at, size) }
+                case 1 { log1(at, size, mload(add(t, 32))) }
+                case 2 { log2(at, size, mload(add(t, 32)), mload(add(t, 64))) }
+                case 3 { log3(at, size, mload(add(t, 32)), mload(add(t, 64)), mload(add(t, 96))) }
+                default {
+                    log4(at, size, mload(add(t, 32)), mload(add(t, 64)), mload(add(t, 96)), mload(add(t, 128)))
+                }
+            }
+        }
+    }
+
+    // Responses: gateway-abi 4.2 and 4.3.
+
+    function publicDecryptionResponse(uint256 id, bytes calldata result, bytes calldata signature) external {
+        Generation.need(generation < Generation.G8);
+        respondPublic(id, result, signature, msg.data[0:0]);
+    }
+
+    function publicDecryptionResponse(
+        uint256 id,
+        bytes calldata result,
+        bytes calldata signature,
+        bytes calldata extraData
+    ) external {
+        Generation.need(generation >= Generation.G8);
+        respondPublic(id, result, signature, extraData);
+    }
+
+    function userDecryptionResponse(uint256 id, bytes calldata share, bytes calldata signature) external {
+        Generation.need(generation < Generation.G8);
+        respondUser(id, share, signature, msg.data[0:0]);
+    }
+
+    function userDecryptionResponse(
+        uint256 id,
+        bytes calldata share,
+        bytes calldata signature,
+        bytes calldata extraData
+    ) external {
+        Generation.need(generation >= Generation.G8);
+        respondUser(id, share, signature, extraData);
+    }
+
+    function respondPublic(
+        uint256 id,
+        bytes calldata result,
+        bytes calldata signature,
+        bytes calldata extraData
+    ) internal {
+        checkBefore(id, false, extraData);
+        bytes32 digest = publicDigest(id, result, extraData);
+        address signer = checkSignature(id, digest, signature);
+        accept(id, signer, result, signature, extraData);
+
+        if (generation >= Generation.G10) {
+            emit PublicDecryptionResponseCall(id, result, signature, msg.sender, extraData);
+        }
+        agreed[id][digest].push(signature);
+        agreedSenders[id][digest].push(msg.sender);
+        if (!done[id] && agreed[id][digest].length >= threshold(false)) {
+            done[id] = true;
+            consensusDigest[id] = digest;
+            if (generation < Generation.G8) emit PublicDecryptionResponse(id, result, agreed[id][digest]);
+            else emit PublicDecryptionResponse(id, result, agreed[id][digest], extraData);
+        }
+    }
+
+    function respondUser(
+        uint256 id,
+        bytes calldata share,
+        bytes calldata signature,
+        bytes calldata extraData
+    ) internal {
+        checkBefore(id, true, extraData);
+        address signer = checkSignature(id, userDigest(id, share, extraData), signature);
+        accept(id, signer, share, signature, extraData);
+
+        uint256 index = agreedSenders[id][0].length;
+        agreedSenders[id][0].push(msg.sender);
+        bool reached = !done[id] && index + 1 >= threshold(true);
+        if (reached) done[id] = true;
+        if (generation >= Generation.V0_9_0) {
+            emit UserDecryptionResponse(id, index, share, signature, extraData);
+            if (reached) emit UserDecryptionResponseThresholdReached(id);
+            return;
+        }
+        agreed[id][0].push(signature);
+        shares[id].push(share);
+        if (!reached) return;
+        if (generation < Generation.G8) emit UserDecryptionResponse(id, shares[id], agreed[id][0]);
+        else emit UserDecryptionResponse(id, shares[id], agreed[id][0], extraData);
+    }
+
+    /// The checks before the signature, in the order of the generation.
+    function checkBefore(uint256 id, bool user, bytes calldata extraData) internal view {
+        if (failing) {
+            bytes memory data = failure;
+            assembly {
+                revert(add(data, 32), mload(data))
+            }
+        }
+        if (generation < Generation.V0_9_0) {
+            config.checkIsKmsTxSender(msg.sender); // its revert comes through as it is
+        } else if (generation < Generation.G12) {
+            if (!config.isKmsTxSender(msg.sender)) revert NotKmsTxSender(msg.sender);
+        }
+        if (generation < Generation.G8) {
+            if (paused) revert EnforcedPause();
+            return; // an unknown id is not looked at: its handles are simply empty
+        }
+        if (!isRequested(id, user)) revert DecryptionNotRequested(id);
+        if (generation >= Generation.G12) checkContext(extraData);
+    }
+
+    /// Empty and version 0 mean the current context; version 1 names one.
+    function checkContext(bytes calldata extraData) internal pure {
+        if (extraData.length == 0 || extraData[0] == 0x00) return;
+        if (extraData[0] != 0x01) revert UnsupportedExtraDataVersion(uint8(extraData[0]));
+        if (extraData.length < 33) revert InvalidExtraDataLength(extraData.length, 33);
+    }
+
+    function isRequested(uint256 id, bool user) internal view returns (bool) {
+        if (generation < Generation.V0_9_0) return id != 0 && id <= publicCounter && isUser[id] == user;
+        uint256 tag = user ? USER_TAG : PUBLIC_TAG;
+        uint256 counter = user ? userCounter : publicCounter;
+        return id > tag && id <= tag + counter;
+    }
+
+    function checkSignature(uint256 id, bytes32 digest, bytes calldata signature) internal view returns (address) {
+        address signer = recover(digest, signature);
+        if (generation < Generation.V0_9_0) config.checkIsKmsSigner(signer);
+        else if (!config.isKmsSigner(signer)) revert NotKmsSigner(signer);
+        if (generation >= Generation.V0_9_7 && config.getKmsNode(msg.sender).signerAddress != signer) {
+            revert KmsSignerDoesNotMatchTxSender(signer, msg.sender);
+        }
+        if (acceptedBy[id][signer] != 0) revert KmsNodeAlreadySigned(id, signer);
+        return signer;
+    }
+
+    function accept(
+        uint256 id,
+        address signer,
+        bytes calldata payload,
+        bytes calldata signature,
+        bytes calldata extraData
+    ) internal {
+        acceptedBy[id][signer] += 1;
+        recorded[id].push(Response(signer, msg.sender, keccak256(payload)));
+        emit ResponseRecorded(id, signer, msg.sender, payload, signature, extraData);
+    }
+
+    function threshold(bool user) internal view returns (uint256) {
+        if (generation >= Generation.G12) {
+            uint256 context = config.getCurrentKmsContextId();
+            return
+                user
+                    ? config.getUserDecryptionThresholdForContext(context)
+                    : config.getPublicDecryptionThresholdForContext(context);
+        }
+        return user ? config.getUserDecryptionThreshold() : config.getPublicDecryptionThreshold();
+    }
+
+    // Signed structures: gateway-abi 10.
+
+    function publicDigest(
+        uint256 id,
+        bytes calldata result,
+        bytes calldata extraData
+    ) internal view returns (bytes32) {
+        bytes32 list = keccak256(abi.encodePacked(handles[id]));
+        if (generation < Generation.G8) {
+            return
+                typed(
+                    abi.encode(
+                        keccak256("PublicDecryptVerification(bytes32[] ctHandles,bytes decryptedResult)"),
+                        list,
+                        keccak256(result)
+                    )
+                );
+        }
+        return
+            typed(
+                abi.encode(
+                    keccak256("PublicDecryptVerification(bytes32[] ctHandles,bytes decryptedResult,bytes extraData)"),
+                    list,
+                    keccak256(result),
+                    keccak256(extraData)
+                )
+            );
+    }
+
+    function userDigest(uint256 id, bytes calldata share, bytes calldata extraData) internal view returns (bytes32) {
+        bytes32 list = keccak256(abi.encodePacked(handles[id]));
+        if (generation < Generation.G8) {
+            return
+                typed(
+                    abi.encode(
+                        keccak256(
+                            "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare)"
+                        ),
+                        keccak256(publicKeys[id]),
+                        list,
+                        keccak256(share)
+                    )
+                );
+        }
+        return
+            typed(
+                abi.encode(
+                    keccak256(
+                        "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare,bytes extraData)"
+                    ),
+                    keccak256(publicKeys[id]),
+                    list,
+                    keccak256(share),
+                    keccak256(extraData)
+                )
+            );
+    }
+
+    function typed(bytes memory structure) internal view returns (bytes32) {
+        bytes32 domain = keccak256(
+            abi.encode(DOMAIN_TYPEHASH, keccak256("Decryption"), keccak256("1"), block.chainid, address(this))
+        );
+        return keccak256(abi.encodePacked(hex"1901", domain, keccak256(structure)));
+    }
+
+    function recover(bytes32 digest, bytes calldata signature) internal pure returns (address signer) {
+        if (signature.length != 65) revert ECDSAInvalidSignatureLength(signature.length);
+        bytes32 r = bytes32(signature[0:32]);
+        bytes32 s = bytes32(signature[32:64]);
+        if (uint256(s) > HALF_ORDER) revert ECDSAInvalidSignatureS(s);
+        signer = ecrecover(digest, uint8(signature[64]), r, s);
+        if (signer == address(0)) revert ECDSAInvalidSignature();
+    }
+
+    // Views of the protocol.
+
+    function isDecryptionDone(uint256 id) external view returns (bool) {
+        Generation.need(generation >= Generation.V0_9_0);
+        return done[id];
+    }
+
+    function checkDecryptionDone(uint256 id) external view {
+        Generation.need(generation < Generation.V0_9_0);
+        if (!done[id]) revert DecryptionNotDone(id);
+    }
+
+    function getDecryptionConsensusTxSenders(uint256 id) external view returns (address[] memory) {
+        Generation.need(generation >= Generation.G8);
+        if (!done[id]) return new address[](0);
+        return agreedSenders[id][consensusDigest[id]]; // user decryptions keep the digest 0
+    }
+
+    function eip712Domain()
+        external
+        view
+        returns (
+            bytes1 fields,
+            string memory name,
+            string memory version,
+            uint256 chainId,
+            address verifyingContract,
+            bytes32 salt,
+            uint256[] memory extensions
+        )
+    {
+        return (hex"0f", "Decryption", "1", block.chainid, address(this), bytes32(0), new uint256[](0));
+    }
+
+    function getVersion() external view returns (string memory) {
+        if (generation == Generation.G7) return "Decryption v0.1.0";
+        if (generation == Generation.G8) return "Decryption v0.3.0";
+        if (generation == Generation.V0_9_0) return "Decryption v0.1.0";
+        if (generation == Generation.V0_9_7) return "Decryption v0.2.0";
+        if (generation == Generation.G10) return "Decryption v0.3.0";
+        return "Decryption v0.4.0";
+    }
+
+    // Switches and views of the test world.
+
+    function pause() external {
+        paused = true;
+        emit Paused(msg.sender);
+    }
+
+    function unpause() external {
+        paused = false;
+        emit Unpaused(msg.sender);
+    }
+
+    /// From now on every response call reverts with `data` (also with none at all).
+    function failWith(bytes calldata data) external {
+        failing = true;
+        failure = data;
+    }
+
+    function failNoMore() external {
+        failing = false;
+    }
+
+    function upgrade(uint8 generation_) external {
+        generation = generation_;
+        emit Upgraded(address(this));
+    }
+
+    function responses(uint256 id) external view returns (Response[] memory) {
+        return recorded[id];
+    }
+}

@@ -1,0 +1,132 @@
+//! The Gateway chain: a real EVM node with WebSocket and HTTP on one port.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use alloy::primitives::{Address, U256, address};
+use rustix::process::Signal;
+
+use super::{Result, free_port, process::Process, rpc::Chain, tool};
+
+/// The first of the well-known development accounts, unlocked and rich.
+const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+const READY: Duration = Duration::from_secs(20);
+
+/// How the node runs.
+#[derive(Clone, Debug)]
+pub struct AnvilOptions {
+    /// `None` mines a block per transaction.
+    pub block_time: Option<Duration>,
+    pub chain_id: u64,
+    /// `None` takes a free one.
+    pub port: Option<u16>,
+    /// Further command line arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Default for AnvilOptions {
+    fn default() -> Self {
+        Self {
+            block_time: Some(Duration::from_millis(250)),
+            chain_id: 54_321,
+            port: None,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// A node and its folder. Dropping it kills the node.
+#[derive(Debug)]
+pub struct Anvil {
+    options: AnvilOptions,
+    dir: PathBuf,
+    port: u16,
+    chain: Chain,
+    process: Option<Process>,
+}
+
+impl Anvil {
+    /// Starts a node whose state, if it is ever stopped, stands in `dir`. A state found there is
+    /// taken up: the same chain goes on.
+    pub async fn start(dir: &Path, options: AnvilOptions) -> Result<Self> {
+        let port = options.port.map_or_else(free_port, Ok)?;
+        let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
+        let mut anvil = Self { options, dir: dir.into(), port, chain, process: None };
+        anvil.start_again().await?;
+        Ok(anvil)
+    }
+
+    /// Starts a stopped or killed node on its old port with the state of its last [`Self::stop`].
+    pub async fn start_again(&mut self) -> Result<()> {
+        let mut command = Command::new(tool("anvil")?);
+        command
+            .args(["--host", "127.0.0.1", "--quiet", "--auto-impersonate"])
+            .args(["--preserve-historical-states", "--hardfork", "prague"])
+            // Batches of test requests are larger than what one block usually takes.
+            .args(["--gas-limit", "1000000000"])
+            .args(["--port", &self.port.to_string()])
+            .args(["--chain-id", &self.options.chain_id.to_string()])
+            .arg("--state")
+            .arg(self.dir.join("anvil-state.json"));
+        if let Some(block_time) = self.options.block_time {
+            command.args(["--block-time", &block_time.as_secs_f64().to_string()]);
+            command.args(["--order", "fifo"]);
+        }
+        command.args(&self.options.arguments);
+        let mut process = Process::spawn("anvil", &self.dir, command)?;
+        process.ready(READY, async || self.chain.chain_id().await.is_ok()).await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Stops the node; it writes its state first. Transactions that were not mined are lost.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.stop(Signal::INT, READY).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.start_again().await
+    }
+
+    /// Kills the node. What happened since its last [`Self::stop`] never happened.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    pub fn chain_id(&self) -> u64 {
+        self.options.chain_id
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn ws_url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    /// Gives `account` a thousand ether.
+    pub async fn fund(&self, account: Address) -> Result<()> {
+        let wei = U256::from(1000) * U256::from(10).pow(U256::from(18));
+        self.chain.set_balance(account, wei).await
+    }
+}

@@ -1,0 +1,374 @@
+//! One deployment of the Gateway contracts: registering parties, making requests, reading answers.
+
+use std::{collections::HashMap, time::Duration};
+
+use alloy::{
+    primitives::{Address, B256, Bytes, U256},
+    sol_types::SolEvent,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    Error, Result,
+    contracts::{
+        Coprocessor, Decryption, G7, G8, GatewayConfig, KmsNode, Variant, decryption_code,
+        gateway_config_code, response_call,
+    },
+    ministack::Bucket,
+    random_address,
+    request::{Ask, Issued, Kind, fhe},
+    rpc::{Call, Chain, Log, Receipt},
+    signing::Domain,
+    until,
+};
+
+/// Requests in one transaction.
+const BATCH: usize = 25;
+/// Uploads at once.
+const UPLOADS: usize = 16;
+
+/// A KMS node to register: its wallet and its Core's signer.
+#[derive(Clone, Copy, Debug)]
+pub struct Node {
+    pub wallet: Address,
+    pub signer: Address,
+}
+
+/// A coprocessor to register: its wallet and the bucket its ciphertexts stand in.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub tx_sender: Address,
+    pub bucket: Bucket,
+}
+
+impl Store {
+    /// A coprocessor with a random wallet.
+    pub fn new(bucket: Bucket) -> Self {
+        Self { tx_sender: random_address(), bucket }
+    }
+}
+
+/// Answers needed for consensus.
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    pub public: u64,
+    pub user: u64,
+}
+
+impl Thresholds {
+    /// Every answer is a consensus.
+    pub const ONE: Self = Self { public: 1, user: 1 };
+}
+
+/// One accepted answer, as the contract recorded it.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub id: U256,
+    pub signer: Address,
+    pub tx_sender: Address,
+    pub payload: Bytes,
+    pub signature: Bytes,
+    pub extra_data: Bytes,
+    pub block: u64,
+    pub transaction: B256,
+}
+
+/// The contracts of one variant on one chain.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    pub chain: Chain,
+    pub chain_id: u64,
+    pub variant: Variant,
+    pub decryption: Address,
+    pub gateway_config: Address,
+    /// No event of this deployment is older.
+    pub since_block: u64,
+    /// Named in every request, and given every ciphertext.
+    pub stores: Vec<Store>,
+}
+
+impl Deployment {
+    /// Deploys both contracts and registers the parties.
+    pub async fn deploy(
+        chain: &Chain,
+        variant: Variant,
+        nodes: &[Node],
+        stores: &[Store],
+        thresholds: Thresholds,
+    ) -> Result<Self> {
+        let address = |receipt: Receipt| {
+            receipt.contract_address.ok_or_else(|| Error::other("a creation without an address"))
+        };
+        let receipt = chain.send(Call::create(gateway_config_code(variant)?)).await?;
+        let since_block = receipt.block_number.to();
+        let gateway_config = address(receipt)?;
+        let code = decryption_code(variant, gateway_config)?;
+        let decryption = address(chain.send(Call::create(code)).await?)?;
+        let deployment = Self {
+            chain: chain.clone(),
+            chain_id: chain.chain_id().await?,
+            variant,
+            decryption,
+            gateway_config,
+            since_block,
+            stores: stores.to_vec(),
+        };
+        let mut calls: Vec<_> = nodes.iter().map(|node| deployment.register_call(*node)).collect();
+        calls.extend(stores.iter().map(|s| deployment.bucket_call(s.tx_sender, s.bucket.url())));
+        calls.push(deployment.config_call(&GatewayConfig::setThresholdsCall {
+            publicDecryption: U256::from(thresholds.public),
+            userDecryption: U256::from(thresholds.user),
+        }));
+        chain.send_all(calls).await?;
+        Ok(deployment)
+    }
+
+    /// The domain of this deployment's signatures.
+    pub fn domain(&self) -> Domain {
+        Domain { chain_id: self.chain_id, decryption: self.decryption, variant: self.variant }
+    }
+
+    // The registry.
+
+    /// Registers a KMS node; for a known wallet this replaces the signer.
+    pub async fn register(&self, node: Node) -> Result<()> {
+        self.chain.send(self.register_call(node)).await.map(drop)
+    }
+
+    pub async fn unregister(&self, wallet: Address) -> Result<()> {
+        let call = GatewayConfig::unregisterKmsNodeCall { txSender: wallet };
+        self.chain.send(self.config_call(&call)).await.map(drop)
+    }
+
+    /// Sets the bucket a coprocessor announces (any text, also an empty one).
+    pub async fn set_bucket(&self, tx_sender: Address, url: &str) -> Result<()> {
+        self.chain.send(self.bucket_call(tx_sender, url)).await.map(drop)
+    }
+
+    pub async fn unregister_coprocessor(&self, tx_sender: Address) -> Result<()> {
+        let call = GatewayConfig::unregisterCoprocessorCall { txSender: tx_sender };
+        self.chain.send(self.config_call(&call)).await.map(drop)
+    }
+
+    fn register_call(&self, node: Node) -> Call {
+        self.config_call(&GatewayConfig::registerKmsNodeCall {
+            node: KmsNode {
+                txSenderAddress: node.wallet,
+                signerAddress: node.signer,
+                ipAddress: "127.0.0.1".into(),
+                storageUrl: "http://127.0.0.1/vault".into(),
+            },
+        })
+    }
+
+    fn bucket_call(&self, tx_sender: Address, url: &str) -> Call {
+        self.config_call(&GatewayConfig::setCoprocessorCall {
+            coprocessor: Coprocessor {
+                txSenderAddress: tx_sender,
+                // Nobody looks at the signer before v0.14; it only has to be another address.
+                signerAddress: tx_sender.create(0),
+                s3BucketUrl: url.into(),
+            },
+        })
+    }
+
+    fn config_call(&self, call: &impl alloy::sol_types::SolCall) -> Call {
+        Call::new(self.gateway_config, call)
+    }
+
+    // Switches.
+
+    /// Pauses the contract: v0.7 then refuses answers.
+    pub async fn pause(&self, paused: bool) -> Result<()> {
+        let call = if paused {
+            Call::new(self.decryption, &Decryption::pauseCall {})
+        } else {
+            Call::new(self.decryption, &Decryption::unpauseCall {})
+        };
+        self.chain.send(call).await.map(drop)
+    }
+
+    /// Makes every response call revert with `data`; `None` ends that.
+    pub async fn fail_with(&self, data: Option<Bytes>) -> Result<()> {
+        let call = match data {
+            Some(data) => Call::new(self.decryption, &Decryption::failWithCall { data }),
+            None => Call::new(self.decryption, &Decryption::failNoMoreCall {}),
+        };
+        self.chain.send(call).await.map(drop)
+    }
+
+    /// Turns both contracts into another variant; both emit `Upgraded`.
+    pub async fn upgrade(&mut self, variant: Variant) -> Result<()> {
+        let generation = variant.flag();
+        let config = self.config_call(&GatewayConfig::upgradeCall { generation });
+        let decryption = Call::new(self.decryption, &Decryption::upgradeCall { generation });
+        self.chain.send_all(vec![config, decryption]).await?;
+        self.variant = variant;
+        Ok(())
+    }
+
+    // Requests.
+
+    /// `count` public decryptions of one 64-bit value each.
+    pub async fn request_public(&self, count: usize) -> Result<Vec<Issued>> {
+        self.request((0..count).map(|_| Ask::public(&[fhe::UINT64])).collect()).await
+    }
+
+    /// `count` user decryptions of one 64-bit value each.
+    pub async fn request_user(&self, count: usize) -> Result<Vec<Issued>> {
+        self.request((0..count).map(|_| Ask::user(&[fhe::UINT64])).collect()).await
+    }
+
+    /// Stores the ciphertexts in every bucket and emits the requests, in order.
+    pub async fn request(&self, asks: Vec<Ask>) -> Result<Vec<Issued>> {
+        self.upload(&asks).await?;
+        self.emit(asks).await
+    }
+
+    /// Stores the ciphertexts of `asks` in every bucket.
+    pub async fn upload(&self, asks: &[Ask]) -> Result<()> {
+        let uploads = asks.iter().flat_map(|ask| {
+            ask.ciphertexts.iter().flat_map(move |c| {
+                self.stores.iter().map(move |s| s.bucket.put(c.digest, &c.bytes, ask.format))
+            })
+        });
+        // Collected first: the stream would have to name the closures' lifetimes otherwise.
+        let uploads: Vec<_> = uploads.collect();
+        stream::iter(uploads).buffer_unordered(UPLOADS).try_collect::<()>().await
+    }
+
+    /// Emits the requests without storing anything: their ciphertexts are missing, or elsewhere.
+    pub async fn emit(&self, asks: Vec<Ask>) -> Result<Vec<Issued>> {
+        let coprocessors: Vec<_> = self.stores.iter().map(|s| s.tx_sender).collect();
+        let as_request = |ask: &Ask| Decryption::Request {
+            user: ask.kind == Kind::User,
+            materials: ask.materials(&coprocessors),
+            userAddress: ask.user,
+            publicKey: ask.public_key.clone(),
+            extraData: ask.extra_data.clone(),
+        };
+        let calls = asks.chunks(BATCH).map(|chunk| {
+            let requests = chunk.iter().map(as_request).collect();
+            Call::new(self.decryption, &Decryption::requestCall { requests })
+        });
+        let receipts = self.chain.send_all(calls.collect()).await?;
+        let logs: Vec<Log> = receipts.into_iter().flat_map(|receipt| receipt.logs).collect();
+        if logs.len() != asks.len() {
+            return Err(Error::other(format!("{} requests, {} events", asks.len(), logs.len())));
+        }
+        let issued = asks.into_iter().zip(logs).map(|(ask, log)| Issued {
+            id: U256::from_be_bytes(log.topics[1].0),
+            kind: ask.kind,
+            handles: ask.ciphertexts.iter().map(|c| c.handle).collect(),
+            digests: ask.ciphertexts.iter().map(|c| c.digest).collect(),
+            public_key: ask.public_key,
+            extra_data: if self.variant.has_extra_data() { ask.extra_data } else { Bytes::new() },
+            block: log.block_number.to(),
+            transaction: log.transaction_hash,
+        });
+        Ok(issued.collect())
+    }
+
+    /// Emits logs as they are (`contracts::raw` makes one of an event).
+    pub async fn emit_raw(&self, logs: Vec<Decryption::RawLog>) -> Result<Receipt> {
+        self.chain.send(Call::new(self.decryption, &Decryption::emitRawCall { logs })).await
+    }
+
+    /// topic0 of the variant's request event.
+    pub fn request_topic(&self, kind: Kind) -> B256 {
+        match (self.variant.has_extra_data(), kind) {
+            (false, Kind::Public) => G7::PublicDecryptionRequest::SIGNATURE_HASH,
+            (false, Kind::User) => G7::UserDecryptionRequest::SIGNATURE_HASH,
+            (true, Kind::Public) => G8::PublicDecryptionRequest::SIGNATURE_HASH,
+            (true, Kind::User) => G8::UserDecryptionRequest::SIGNATURE_HASH,
+        }
+    }
+
+    // Answers.
+
+    /// A response call as a KMS node sends it.
+    pub fn respond(
+        &self,
+        from: Address,
+        request: &Issued,
+        payload: &Bytes,
+        signature: &Bytes,
+    ) -> Call {
+        let user = request.kind == Kind::User;
+        let extra = &request.extra_data;
+        let data = response_call(self.variant, user, request.id, payload, signature, extra);
+        Call { from: Some(from), to: Some(self.decryption), data }
+    }
+
+    /// Every accepted answer so far.
+    pub async fn answers(&self) -> Result<Vec<Answer>> {
+        let topic = Decryption::ResponseRecorded::SIGNATURE_HASH;
+        let logs = self.chain.logs(self.decryption, self.since_block, topic).await?;
+        logs.into_iter().map(answer).collect()
+    }
+
+    /// The accepted answers to one request.
+    pub async fn response(&self, id: U256) -> Result<Vec<Answer>> {
+        Ok(self.answers().await?.into_iter().filter(|answer| answer.id == id).collect())
+    }
+
+    /// Waits until each of `ids` has an accepted answer, and returns the answers by id.
+    pub async fn wait_answered(
+        &self,
+        ids: impl IntoIterator<Item = U256>,
+        deadline: Duration,
+    ) -> Result<HashMap<U256, Vec<Answer>>> {
+        let ids: Vec<U256> = ids.into_iter().collect();
+        let mut found: HashMap<U256, Vec<Answer>> = HashMap::new();
+        let waited = until("answers", deadline, Duration::from_millis(100), async || {
+            found.clear();
+            for answer in self.answers().await? {
+                found.entry(answer.id).or_default().push(answer);
+            }
+            Ok(ids.iter().all(|id| found.contains_key(id)).then_some(()))
+        });
+        let waited = waited.await;
+        let missing: Vec<_> = ids.iter().filter(|id| !found.contains_key(*id)).collect();
+        if let Err(error) = waited {
+            let first = missing.iter().take(5).map(|id| format!("{id:#x}")).collect::<Vec<_>>();
+            let of =
+                format!("{} of {} missing, first {}", missing.len(), ids.len(), first.join(" "));
+            return Err(Error::other(format!("{error}; {of}")));
+        }
+        found.retain(|id, _| ids.contains(id));
+        Ok(found)
+    }
+
+    /// How often an answer of `signer` was accepted for a request.
+    pub async fn accepted_by(&self, id: U256, signer: Address) -> Result<u64> {
+        let call = Decryption::acceptedByCall { id, signer };
+        Ok(self.chain.call(self.decryption, &call).await?.saturating_to())
+    }
+
+    /// Transactions to the Decryption contract that were mined with status 0.
+    pub async fn failed_transactions(&self) -> Result<Vec<Receipt>> {
+        let mut failed = Vec::new();
+        for number in self.since_block..=self.chain.block_number().await? {
+            let receipts = self.chain.block_receipts(number).await?;
+            failed.extend(
+                receipts.into_iter().filter(|r| r.to == Some(self.decryption) && !r.succeeded()),
+            );
+        }
+        Ok(failed)
+    }
+}
+
+fn answer(log: Log) -> Result<Answer> {
+    let event =
+        Decryption::ResponseRecorded::decode_raw_log(log.topics.iter().copied(), &log.data)?;
+    Ok(Answer {
+        id: event.decryptionId,
+        signer: event.signer,
+        tx_sender: event.txSender,
+        payload: event.payload,
+        signature: event.signature,
+        extra_data: event.extraData,
+        block: log.block_number.to(),
+        transaction: log.transaction_hash,
+    })
+}

@@ -1,0 +1,136 @@
+//! The test world: the real servers a connector talks to, brought up on free local ports.
+//!
+//! ```text
+//! Anvil (Gateway chain) ── Deployment (our contracts, one variant of the protocol)
+//! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
+//! Proxy (between a connector and any of them: cut, refuse, stall)
+//! ```
+//!
+//! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
+//! Everything started here ends when its guard is dropped, and also when this process is killed
+//! ([`process`]). Nothing listens beyond 127.0.0.1.
+
+pub mod process;
+pub mod rpc;
+pub mod anvil;
+pub mod ministack;
+pub mod proxy;
+pub mod contracts;
+pub mod deployment;
+pub mod request;
+pub mod signing;
+
+use std::{
+    io,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use alloy::{
+    primitives::{Address, Bytes},
+    signers::local::PrivateKeySigner,
+};
+
+/// What the world answers.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Something in the world did not do what a test asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A JSON-RPC error; `data` is the revert data where the node gave any.
+    #[error("{method}: {message} (code {code}, data {data:?})")]
+    Rpc { method: String, code: i64, message: String, data: Option<Bytes> },
+    /// A transaction of ours was mined with status 0.
+    #[error("transaction {0} failed")]
+    Failed(alloy::primitives::B256),
+    #[error("{0}")]
+    Other(String),
+    #[error("{0}: {1}")]
+    Io(String, io::Error),
+    #[error("http: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("json: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("abi: {0}")]
+    Abi(#[from] alloy::sol_types::Error),
+}
+
+impl Error {
+    pub fn other(message: impl Into<String>) -> Self {
+        Self::Other(message.into())
+    }
+
+    /// The revert data of a call or transaction the contract refused.
+    pub fn revert(&self) -> Option<&Bytes> {
+        if let Self::Rpc { data, .. } = self { data.as_ref() } else { None }
+    }
+}
+
+/// A port nobody listens on just now. Asked of the kernel and given back: another process may take
+/// it before its user does, which the user then reports as "address in use".
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|e| Error::Io("bind".into(), e))?;
+    Ok(listener.local_addr().map_err(|e| Error::Io("local_addr".into(), e))?.port())
+}
+
+/// The program `name` that `scripts/setup` installed; `<NAME>_BIN` in the environment wins.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os(format!("{}_BIN", name.to_uppercase())).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin").join(name),
+        PathBuf::from,
+    );
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(Error::other(format!("{} does not exist; run scripts/setup", path.display())))
+    }
+}
+
+/// An HTTP client for the servers of one test. Not shared between tests: each has its own runtime,
+/// and pooled connections live in the runtime that opened them.
+pub fn http_client(timeout: Duration) -> Result<reqwest::Client> {
+    // The second caller in a process finds the provider installed: that is what it wanted.
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Ok(reqwest::Client::builder()
+        .timeout(timeout)
+        .no_proxy()
+        .tls_certs_only(std::iter::empty())
+        .build()?)
+}
+
+/// Asks again every `pause` until `probe` has an answer or `deadline` has passed.
+pub async fn until<T>(
+    what: &str,
+    deadline: Duration,
+    pause: Duration,
+    mut probe: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = tokio::time::Instant::now();
+    loop {
+        if let Some(found) = probe().await? {
+            return Ok(found);
+        }
+        if start.elapsed() > deadline {
+            return Err(Error::other(format!("{what}: not within {deadline:?}")));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Random bytes: for names that must not repeat, not for secrets.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    fastrand::fill(&mut bytes);
+    bytes
+}
+
+/// An address nobody has the key of.
+pub fn random_address() -> Address {
+    random().into()
+}
+
+/// A fresh signing key.
+pub fn random_key() -> PrivateKeySigner {
+    PrivateKeySigner::random()
+}

@@ -1,0 +1,259 @@
+//! JSON-RPC over HTTP, and transactions from accounts whose keys the node holds.
+
+use std::{sync::Arc, time::Duration};
+
+use alloy::{
+    primitives::{Address, B256, Bytes, U64, U256},
+    sol_types::SolCall,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::{Error, Result, http_client, until};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A handle on one chain. Cheap to clone; survives a restart of the node on the same port.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    client: reqwest::Client,
+    url: String,
+    /// Sends the harness's own transactions.
+    admin: Address,
+    /// The node picks nonces itself; two sends at once may be given the same one.
+    sending: Arc<Mutex<()>>,
+}
+
+/// One log as the node tells it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Log {
+    pub address: Address,
+    pub topics: Vec<B256>,
+    pub data: Bytes,
+    pub block_number: U64,
+    pub block_hash: B256,
+    pub transaction_hash: B256,
+    pub log_index: U64,
+}
+
+/// The parts of a receipt that tests look at.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    pub transaction_hash: B256,
+    pub status: U64,
+    pub from: Address,
+    pub to: Option<Address>,
+    pub contract_address: Option<Address>,
+    pub block_number: U64,
+    pub block_hash: B256,
+    pub gas_used: U64,
+    pub logs: Vec<Log>,
+}
+
+impl Receipt {
+    pub fn succeeded(&self) -> bool {
+        self.status == U64::from(1)
+    }
+}
+
+/// A transaction to be sent by [`Chain::send_all`].
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub from: Option<Address>,
+    pub to: Option<Address>,
+    pub data: Bytes,
+}
+
+impl Call {
+    /// A call of `function` on `to` by the harness's own account.
+    pub fn new(to: Address, function: &impl SolCall) -> Self {
+        Self { from: None, to: Some(to), data: function.abi_encode().into() }
+    }
+
+    pub fn create(code: Vec<u8>) -> Self {
+        Self { from: None, to: None, data: code.into() }
+    }
+
+    /// The same, sent by another account. The node does not ask for its key.
+    #[must_use]
+    pub fn from(mut self, from: Address) -> Self {
+        self.from = Some(from);
+        self
+    }
+}
+
+#[derive(Deserialize)]
+struct Response {
+    #[serde(default)]
+    result: Value,
+    error: Option<RpcError>,
+}
+
+#[derive(Deserialize)]
+struct RpcError {
+    code: i64,
+    message: String,
+    data: Option<Value>,
+}
+
+impl Chain {
+    /// A chain at `url` on which `admin` is an unlocked account.
+    pub fn new(url: impl Into<String>, admin: Address) -> Result<Self> {
+        Ok(Self {
+            client: http_client(CALL_TIMEOUT)?,
+            url: url.into(),
+            admin,
+            sending: Arc::default(),
+        })
+    }
+
+    pub fn admin(&self) -> Address {
+        self.admin
+    }
+
+    /// Any JSON-RPC method.
+    pub async fn rpc<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T> {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer = self
+            .client
+            .post(&self.url)
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+            .await?
+            .bytes()
+            .await?;
+        let answer: Response = serde_json::from_slice(&answer)?;
+        match answer.error {
+            None => Ok(serde_json::from_value(answer.result)?),
+            Some(RpcError { code, message, data }) => {
+                // Revert data stands in `data` itself; other errors put prose there.
+                let data = data.and_then(|d| serde_json::from_value(d).ok());
+                Err(Error::Rpc { method: method.into(), code, message, data })
+            }
+        }
+    }
+
+    /// `eth_call` at the latest block.
+    pub async fn call<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return> {
+        self.call_from(self.admin, to, call).await
+    }
+
+    /// `eth_call` in the name of `from`: how a test asks what a transaction would do.
+    pub async fn call_from<C: SolCall>(
+        &self,
+        from: Address,
+        to: Address,
+        call: &C,
+    ) -> Result<C::Return> {
+        let transaction = json!({"from": from, "to": to, "data": Bytes::from(call.abi_encode())});
+        let data: Bytes = self.rpc("eth_call", json!([transaction, "latest"])).await?;
+        Ok(C::abi_decode_returns(&data)?)
+    }
+
+    pub async fn block_number(&self) -> Result<u64> {
+        Ok(self.rpc::<U64>("eth_blockNumber", json!([])).await?.to())
+    }
+
+    /// Hash of a block by number; `None` where the chain has not come to it.
+    pub async fn block_hash(&self, number: u64) -> Result<Option<B256>> {
+        let block: Value =
+            self.rpc("eth_getBlockByNumber", json!([U64::from(number), false])).await?;
+        Ok(serde_json::from_value(block["hash"].clone())?)
+    }
+
+    pub async fn chain_id(&self) -> Result<u64> {
+        Ok(self.rpc::<U64>("eth_chainId", json!([])).await?.to())
+    }
+
+    pub async fn nonce(&self, account: Address) -> Result<u64> {
+        let nonce: U64 = self.rpc("eth_getTransactionCount", json!([account, "latest"])).await?;
+        Ok(nonce.to())
+    }
+
+    pub async fn balance(&self, account: Address) -> Result<U256> {
+        self.rpc("eth_getBalance", json!([account, "latest"])).await
+    }
+
+    pub async fn set_balance(&self, account: Address, wei: U256) -> Result<()> {
+        self.rpc("anvil_setBalance", json!([account, wei])).await
+    }
+
+    /// Mines `count` blocks now, whatever the block time.
+    pub async fn mine(&self, count: u64) -> Result<()> {
+        let _null: Value = self.rpc("anvil_mine", json!([U64::from(count)])).await?;
+        Ok(())
+    }
+
+    /// Replaces the last `depth` blocks by others that carry no transactions.
+    pub async fn reorg(&self, depth: u64) -> Result<()> {
+        let _null: Value = self.rpc("anvil_reorg", json!([depth, []])).await?;
+        Ok(())
+    }
+
+    /// Logs of `address` from block `from` on.
+    pub async fn logs(&self, address: Address, from: u64, topic0: B256) -> Result<Vec<Log>> {
+        let filter = json!({
+            "address": address, "fromBlock": U64::from(from), "toBlock": "latest", "topics": [topic0],
+        });
+        self.rpc("eth_getLogs", json!([filter])).await
+    }
+
+    /// Receipts of every transaction in one block.
+    pub async fn block_receipts(&self, number: u64) -> Result<Vec<Receipt>> {
+        let receipts: Option<Vec<Receipt>> =
+            self.rpc("eth_getBlockReceipts", json!([U64::from(number)])).await?;
+        Ok(receipts.unwrap_or_default())
+    }
+
+    /// Sends one transaction and waits for its receipt. A revert shows already while its gas is
+    /// estimated, as [`Error::Rpc`] with the revert data; then nothing is sent.
+    pub async fn send(&self, call: Call) -> Result<Receipt> {
+        let _gas: U256 = self.rpc("eth_estimateGas", json!([self.transaction(&call)])).await?;
+        let mut receipts = self.send_all(vec![call]).await?;
+        receipts.pop().ok_or_else(|| Error::other("one transaction, one receipt"))
+    }
+
+    /// Sends the transactions in order, has them mined at once, and waits for all receipts. The
+    /// first with status 0 is an error.
+    pub async fn send_all(&self, calls: Vec<Call>) -> Result<Vec<Receipt>> {
+        let mut hashes = Vec::with_capacity(calls.len());
+        {
+            let _in_order = self.sending.lock().await;
+            for call in calls {
+                let transaction = self.transaction(&call);
+                hashes.push(self.rpc::<B256>("eth_sendTransaction", json!([transaction])).await?);
+            }
+            self.mine(1).await?;
+        }
+        let mut receipts = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            let receipt = self.receipt(hash).await?;
+            if !receipt.succeeded() {
+                return Err(Error::Failed(hash));
+            }
+            receipts.push(receipt);
+        }
+        Ok(receipts)
+    }
+
+    fn transaction(&self, call: &Call) -> Value {
+        let mut transaction = json!({"from": call.from.unwrap_or(self.admin), "data": call.data});
+        if let Some(to) = call.to {
+            transaction["to"] = json!(to);
+        }
+        transaction
+    }
+
+    /// Waits for the receipt of a transaction.
+    pub async fn receipt(&self, hash: B256) -> Result<Receipt> {
+        let what = format!("receipt of {hash}");
+        until(&what, Duration::from_secs(20), Duration::from_millis(20), async || {
+            self.rpc::<Option<Receipt>>("eth_getTransactionReceipt", json!([hash])).await
+        })
+        .await
+    }
+}
