@@ -887,9 +887,8 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             let since = *slot.mined_unseen.get_or_insert(now);
             if now.duration_since(since) >= DISPLACED_AFTER {
                 self.displace(nonce);
-            } else {
-                self.check_again = true;
             }
+            // Otherwise the next head, or a second, shows whether the node only lagged.
         }
         Ok(())
     }
@@ -993,3 +992,6 @@ fn recover_payload(request: RequestKey, transaction: &SignedTransaction) -> Opti
         gas_limit: decoded.gas_limit(),
     })
 }
+
+#[cfg(test)]
+mod tests;
