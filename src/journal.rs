@@ -1,1 +1,679 @@
-//! (skeleton)
+//! The durable store of one instance: requests and where they stand, the cursor, and every signed
+//! transaction. It implements the ports of the flow and of the lane.
+//!
+//! One `SQLite` file per (chain id, genesis, wallet), so that a renamed config keeps its history and
+//! a reset test chain is not taken for the old one; requests and cursors inside are keyed by the
+//! Decryption contract, transactions by nonce, so that two contracts share one lane. Beside it a
+//! lock file ([`lock`]): one process writes, an operator's `sqlite3` may read.
+//!
+//! What a caller may rely on:
+//!
+//! - `arrive`, `signed`, `prune` and `flush` are on disk (fsync) when they return `Ok`;
+//! - `note` and `mined` are on disk within about 20 ms or with the next of the above; losing them
+//!   costs a repeat, never an outcome;
+//! - commands of one caller take effect in the order it made them, and a crash keeps a prefix of
+//!   that order;
+//! - reads see what is on disk: what a restart would see. A note shows up after its commit
+//!   ([`Journal::flush`] waits for it).
+//!
+//! [`Journal`] is a cheap handle; [`Writer`] is the one task that writes. No handle's call does
+//! anything before the writer runs. Dropping any future of these is safe: a durable command whose
+//! future was dropped may or may not be stored, and repeating it changes nothing.
+//!
+//! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
+
+mod lock;
+mod reader;
+mod record;
+mod schema;
+mod statements;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use self::{
+    lock::{Lock, LockError},
+    record::{Fixed, Number},
+    schema::Version,
+    writer::{Command, Done, Store, Work},
+};
+pub use self::{
+    record::{Held, Progress, StageName},
+    writer::Writer,
+};
+use crate::{
+    clock,
+    domain::{
+        Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, stage::Stage,
+    },
+    flow::{Batch, RequestLedger, Step},
+    gateway::lane::{SignedTransaction, TransactionLedger},
+};
+
+/// Files up to this size are checked in full when opened (well below a second); larger ones where
+/// they are read.
+const CHECKED_IN_FULL: u64 = 64 * 1024 * 1024;
+
+/// Which chain and wallet a journal belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    pub chain_id: u64,
+    /// The hash of block 0.
+    pub genesis: B256,
+    pub wallet: Address,
+}
+
+impl Identity {
+    /// `<chain id>-<first 16 hex digits of the genesis hash>-<wallet>`, without an ending.
+    #[must_use]
+    pub fn file_stem(&self) -> String {
+        format!("{}-{:x}-{:x}", self.chain_id, B64(&self.genesis), self.wallet)
+    }
+
+    /// Whether `stem` is that of the same chain id and wallet on another genesis.
+    fn is_reset_of(&self, stem: &str) -> bool {
+        let prefix = format!("{}-", self.chain_id);
+        let suffix = format!("-{:x}", self.wallet);
+        stem != self.file_stem()
+            && stem.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(&suffix)).is_some_and(
+                |genesis| {
+                    genesis.len() == 16 && genesis.bytes().all(|byte| byte.is_ascii_hexdigit())
+                },
+            )
+    }
+}
+
+/// The first eight bytes of a hash, in hex.
+struct B64<'h>(&'h B256);
+
+impl fmt::LowerHex for B64<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Why a journal does not open. The text says which file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or another instance of this one, has it open.
+    #[error(
+        "journal {} is in use by {}: one wallet is served by one instance; stop the other, or give \
+         this one another wallet or state directory",
+        path.display(), holder(*pid)
+    )]
+    Locked { path: PathBuf, pid: Option<u32> },
+    #[error(
+        "journal {} was written by a newer version (schema {found}, this program knows {known}): \
+         run that version or a later one",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: usize },
+    /// Not readable as a database, or damaged inside.
+    #[error(
+        "journal {} is damaged ({detail}): keep a copy, then move it and its -wal and -shm files \
+         away and start with `starting_block` at a block before the oldest unanswered request; the \
+         contract refuses what was answered already",
+        path.display()
+    )]
+    Corrupt { path: PathBuf, detail: String },
+    /// A database of another program, or a journal that was copied to another identity's name.
+    #[error("{} is not the journal of this chain and wallet ({detail}): move it away", path.display())]
+    NotOurs { path: PathBuf, detail: String },
+    /// The state directory or a file in it cannot be made, read or locked.
+    #[error("journal {}: {doing} failed: {cause}; check the state directory, its owner and its space", path.display())]
+    Io { path: PathBuf, doing: &'static str, cause: io::Error },
+    #[error("journal {} does not open: {cause}; {}", path.display(), advice(cause))]
+    Sqlite { path: PathBuf, cause: rusqlite::Error },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) if pid == std::process::id() => {
+            format!("another instance of this process (pid {pid})")
+        }
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    }
+}
+
+impl OpenError {
+    fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        if is_corrupt(&cause) {
+            return Self::Corrupt { path, detail: cause.to_string() };
+        }
+        Self::Sqlite { path, cause }
+    }
+}
+
+/// Worth saying loudly when a journal opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenWarning {
+    /// The directory holds a journal of the same chain id and wallet on another genesis.
+    ChainReset { older: PathBuf },
+}
+
+impl fmt::Display for OpenWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChainReset { older } => write!(
+                f,
+                "the chain was reset: {} is of the same chain id and wallet with another genesis \
+                 block and is left alone; delete it when that chain is gone for good",
+                older.display()
+            ),
+        }
+    }
+}
+
+/// A journal that was open and fails. The instance ends and is rebuilt from what was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("{}: {doing} failed: {cause}; {}", path.display(), advice(cause))]
+    Sqlite { path: PathBuf, doing: &'static str, cause: rusqlite::Error },
+    /// The writer has ended or was dropped.
+    #[error("{} is closed", path.display())]
+    Closed { path: PathBuf },
+    /// The writer has ended with an error.
+    #[error("the journal stopped after: {0}")]
+    Ended(String),
+}
+
+impl JournalError {
+    fn failed(path: &Path, doing: &'static str, cause: rusqlite::Error) -> Self {
+        Self::Sqlite { path: path.to_owned(), doing, cause }
+    }
+}
+
+impl From<JournalError> for LedgerError {
+    fn from(error: JournalError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn is_corrupt(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    code == Some(ErrorCode::DatabaseCorrupt) || code == Some(ErrorCode::NotADatabase)
+}
+
+/// What an operator does about it.
+fn advice(error: &rusqlite::Error) -> &'static str {
+    let code = error.sqlite_error_code();
+    let is = |one| code == Some(one);
+    if is(ErrorCode::DiskFull) {
+        "free space on its filesystem"
+    } else if is(ErrorCode::DatabaseBusy) || is(ErrorCode::DatabaseLocked) {
+        "another program holds it locked: end that program's transaction"
+    } else if is(ErrorCode::ReadOnly)
+        || is(ErrorCode::PermissionDenied)
+        || is(ErrorCode::CannotOpen)
+    {
+        "make the file and its directory writable for this user"
+    } else if is(ErrorCode::SystemIoFailure) {
+        "the filesystem fails: look at the kernel log"
+    } else if is_corrupt(error) {
+        "the file is damaged: restart to have it checked"
+    } else {
+        "if it comes again, keep a copy of the file and report it"
+    }
+}
+
+/// A place in the order of arrival, to continue a scan from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position(i64);
+
+/// Which requests a scan of unfinished ones returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Included,
+    Excluded,
+    Only,
+}
+
+/// A request without an outcome, with all a walk needs to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    pub position: Position,
+    pub key: RequestKey,
+    pub kind: Kind,
+    pub event: Event,
+    pub stage: Stage,
+    pub held: Option<Hold>,
+    /// Failed attempts so far.
+    pub attempts: u32,
+    pub arrived_at_ms: u64,
+}
+
+/// A held request, without its event and answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRequest {
+    pub position: Position,
+    pub key: RequestKey,
+    pub kind: Kind,
+    pub held: Held,
+    pub progress: Progress,
+}
+
+/// All that is stored of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestRecord {
+    pub position: Position,
+    pub key: RequestKey,
+    pub kind: Kind,
+    pub event: Event,
+    /// Kept after the request settled, until it is pruned.
+    pub answer: Option<Answer>,
+    pub progress: Progress,
+}
+
+/// A signed transaction and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournaledTransaction {
+    pub transaction: SignedTransaction,
+    pub mined: Option<BlockRef>,
+    pub signed_at_ms: u64,
+}
+
+/// How many requests stand where, of one contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By stage, held ones included.
+    pub unfinished: BTreeMap<StageName, u64>,
+    /// By the name of the reason; a part of `unfinished`.
+    pub held: BTreeMap<&'static str, u64>,
+    /// By the name of the outcome; pruned requests no longer count.
+    pub settled: BTreeMap<String, u64>,
+    pub skipped_logs: u64,
+    /// When the oldest unfinished request arrived (Unix ms).
+    pub oldest_unfinished_ms: Option<u64>,
+}
+
+/// What a prune removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub requests: u64,
+    pub transactions: u64,
+}
+
+/// How much the writer did since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Transactions of the store: at most one fsync each.
+    pub commits: u64,
+    pub commands: u64,
+    /// Commands that someone waited for.
+    pub durable: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    commits: AtomicU64,
+    commands: AtomicU64,
+    durable: AtomicU64,
+}
+
+/// What handles and writer share.
+struct Shared {
+    path: PathBuf,
+    /// Taken by the writer when it closes.
+    reader: Arc<Mutex<Option<Connection>>>,
+    counters: Counters,
+    /// Why the writer ended, if by an error.
+    ended: OnceLock<String>,
+}
+
+impl Shared {
+    fn closed(&self) -> JournalError {
+        match self.ended.get() {
+            Some(why) => JournalError::Ended(why.clone()),
+            None => JournalError::Closed { path: self.path.clone() },
+        }
+    }
+}
+
+/// A handle on one instance's journal, for one Decryption contract. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    commands: mpsc::Sender<Command>,
+    contract: Address,
+    warnings: Arc<[OpenWarning]>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// Opens the journal of `identity` in `dir`, making both if needed (0700 and 0600), and takes
+    /// its lock. Blocking: call it in `spawn_blocking`.
+    ///
+    /// The lock is held until the [`Writer`] is gone and its last commit has ended.
+    pub fn open(
+        dir: &Path,
+        identity: Identity,
+        contract: Address,
+    ) -> Result<(Self, Writer), OpenError> {
+        let stem = identity.file_stem();
+        let path = dir.join(format!("{stem}.sqlite3"));
+        let io = |doing| {
+            let path = path.clone();
+            move |cause| OpenError::Io { path, doing, cause }
+        };
+        let sqlite = |cause| OpenError::sqlite(&path, cause);
+
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io("making its directory"))?;
+        let lock = Lock::take(&dir.join(format!("{stem}.lock"))).map_err(|error| match error {
+            LockError::Taken(pid) => OpenError::Locked { path: path.clone(), pid },
+            LockError::Io(cause) => io("locking it")(cause),
+        })?;
+        create_private(&path).map_err(io("creating it"))?;
+
+        let mut connection = schema::connect_writer(&path).map_err(sqlite)?;
+        match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
+            Version::Known => {}
+            Version::Newer(found) => {
+                return Err(OpenError::Newer { path, found, known: schema::MIGRATIONS.len() });
+            }
+            Version::NotOurs => {
+                let detail = "another program's database".to_owned();
+                return Err(OpenError::NotOurs { path, detail });
+            }
+        }
+        let size = fs::metadata(&path).map_err(io("measuring it"))?.len();
+        if size <= CHECKED_IN_FULL {
+            check(&connection, &path)?;
+        }
+        schema::migrate(&mut connection, schema::MIGRATIONS).map_err(sqlite)?;
+        let found = claim(&connection, identity).map_err(sqlite)?;
+        if found != identity {
+            let detail = format!(
+                "it is of chain {}, genesis {}, wallet {}",
+                found.chain_id, found.genesis, found.wallet
+            );
+            return Err(OpenError::NotOurs { path, detail });
+        }
+        sync_names(dir).map_err(io("syncing its directory"))?;
+        let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
+        let reader = schema::connect_reader(&path).map_err(sqlite)?;
+
+        let (commands, queue) = mpsc::channel(writer::QUEUE);
+        let shared = Arc::new(Shared {
+            path,
+            reader: Arc::new(Mutex::new(Some(reader))),
+            counters: Counters::default(),
+            ended: OnceLock::new(),
+        });
+        let store = Store::new(connection, contract, Arc::clone(&shared), lock);
+        let journal = Self { commands, contract, warnings: warnings.into(), shared };
+        Ok((journal, Writer::new(queue, store)))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// What was found when it opened and deserves a loud word.
+    #[must_use]
+    pub fn warnings(&self) -> &[OpenWarning] {
+        &self.warnings
+    }
+
+    /// How much the writer did so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let Counters { commits, commands, durable } = &self.shared.counters;
+        Statistics {
+            commits: commits.load(Ordering::Relaxed),
+            commands: commands.load(Ordering::Relaxed),
+            durable: durable.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The last block whose requests are all stored.
+    pub async fn cursor(&self) -> Result<Option<BlockRef>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::cursor(connection, contract)).await
+    }
+
+    /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.
+    pub async fn unfinished(
+        &self,
+        after: Option<Position>,
+        limit: u32,
+        holds: Holds,
+    ) -> Result<Vec<Unfinished>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::unfinished(connection, contract, after, limit, holds))
+            .await
+    }
+
+    /// Held requests, oldest first, without their events and answers.
+    pub async fn held(
+        &self,
+        after: Option<Position>,
+        limit: u32,
+    ) -> Result<Vec<HeldRequest>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::held(connection, contract, after, limit)).await
+    }
+
+    /// All that is stored of one request, settled or not.
+    pub async fn request(&self, key: RequestKey) -> Result<Option<RequestRecord>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::request(connection, contract, key)).await
+    }
+
+    /// Signed transactions of the wallet, whatever their contract, whose nonce no stored
+    /// transaction is known to have used; ordered by nonce, then by age.
+    pub async fn open_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
+        self.read(reader::open_transactions).await
+    }
+
+    /// The highest nonce the wallet ever signed here; pruning keeps it.
+    pub async fn highest_nonce(&self) -> Result<Option<u64>, JournalError> {
+        self.read(reader::highest_nonce).await
+    }
+
+    /// Every transaction signed for a request, oldest first.
+    pub async fn transactions_of(
+        &self,
+        key: RequestKey,
+    ) -> Result<Vec<JournaledTransaction>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::transactions_of(connection, contract, key)).await
+    }
+
+    /// How many requests stand where. Reads an index over all rows: for a status page, not a loop.
+    pub async fn counts(&self) -> Result<Counts, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::counts(connection, contract)).await
+    }
+
+    /// Whether the wallet has no history here: no cursor, request or transaction of any contract.
+    pub async fn is_empty(&self) -> Result<bool, JournalError> {
+        self.read(reader::is_empty).await
+    }
+
+    /// Waits until everything this caller asked for before is on disk.
+    pub async fn flush(&self) -> Result<(), LedgerError> {
+        self.durable(Work::Flush).await.map(|_| ())
+    }
+
+    /// Removes, of every contract in the file, requests settled before `settled_before_ms` (Unix
+    /// ms) whose outcome's block is at most `final_block`, and transactions signed before that
+    /// whose nonce is used for good and whose request is settled and as old (or gone). The highest
+    /// nonce stays. Goes in chunks, other commits in between; dropping the future stops between
+    /// chunks.
+    pub async fn prune(
+        &self,
+        settled_before_ms: u64,
+        final_block: u64,
+    ) -> Result<Pruned, LedgerError> {
+        let mut total = Pruned::default();
+        loop {
+            match self.durable(Work::Prune { settled_before_ms, final_block }).await? {
+                Done::Pruned(chunk) => {
+                    total.requests += chunk.requests;
+                    total.transactions += chunk.transactions;
+                    if !chunk.is_full_chunk() {
+                        return Ok(total);
+                    }
+                }
+                Done::Nothing | Done::New(_) => return Ok(total),
+            }
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let reader = Arc::clone(&self.shared.reader).lock_owned().await;
+        let answer = blocking(move || reader.as_ref().map(query)).await.flatten();
+        answer
+            .ok_or_else(|| self.shared.closed())?
+            .map_err(|cause| JournalError::failed(&self.shared.path, "a read", cause))
+    }
+
+    /// Queues work without waiting for its commit.
+    async fn queue(&self, work: Work, reply: Option<writer::Reply>) -> Result<(), LedgerError> {
+        let command = Command { work, at_ms: clock::unix_millis(), reply };
+        self.commands.send(command).await.map_err(|_| self.shared.closed().into())
+    }
+
+    /// Queues work and waits until it is on disk.
+    async fn durable(&self, work: Work) -> Result<Done, LedgerError> {
+        let (reply, done) = oneshot::channel();
+        self.queue(work, Some(reply)).await?;
+        done.await.unwrap_or_else(|_| Err(self.shared.closed().into()))
+    }
+}
+
+impl RequestLedger for Journal {
+    /// The cursor, if the batch names one, is stored as named, in the same `SQLite` transaction as
+    /// the requests: going back (a reorg, a backfill) is the caller's to decide.
+    async fn arrive(&self, batch: Batch) -> Result<Vec<usize>, LedgerError> {
+        match self.durable(Work::Arrive(batch)).await? {
+            Done::New(new) => Ok(new),
+            Done::Nothing | Done::Pruned(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn note(&self, key: RequestKey, step: Step) -> Result<(), LedgerError> {
+        self.queue(Work::Note(key, step), None).await
+    }
+}
+
+impl TransactionLedger for Journal {
+    /// A hash stored before stays as it is.
+    async fn signed(&self, transactions: Vec<SignedTransaction>) -> Result<(), LedgerError> {
+        self.durable(Work::Signed(transactions)).await.map(|_| ())
+    }
+
+    /// Said again with another block (a reorg), the last word counts.
+    async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
+        self.queue(Work::Mined(hash, block), None).await
+    }
+}
+
+/// Runs `work` on a blocking thread; a panic in it goes on here. `None`: the runtime is shutting
+/// down and did not start it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Some(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => None,
+        },
+    }
+}
+
+/// An empty database file of mode 0600, unless there is one.
+fn create_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes new names in `dir`, and its own, as durable as what will be written under them.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    let dir = dir.canonicalize()?;
+    File::open(&dir)?.sync_all()?;
+    match dir.parent() {
+        // A parent we may not read (a service's state directory) existed before us.
+        Some(parent) => File::open(parent).map_or(Ok(()), |parent| parent.sync_all()),
+        None => Ok(()),
+    }
+}
+
+/// `SQLite`'s own check of structure and cell order.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|cause| OpenError::sqlite(path, cause))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(OpenError::Corrupt { path: path.to_owned(), detail: verdict })
+}
+
+/// Writes the identity into a new file, and answers the one the file has.
+fn claim(connection: &Connection, identity: Identity) -> rusqlite::Result<Identity> {
+    let stored = connection
+        .query_row("SELECT chain_id, genesis, wallet FROM identity", [], |row| {
+            Ok(Identity {
+                chain_id: row.get::<_, Number>(0)?.0,
+                genesis: row.get::<_, Fixed<B256>>(1)?.0,
+                wallet: row.get::<_, Fixed<Address>>(2)?.0,
+            })
+        })
+        .optional()?;
+    if let Some(stored) = stored {
+        return Ok(stored);
+    }
+    connection.execute(
+        "INSERT INTO identity (chain_id, genesis, wallet) VALUES (?1, ?2, ?3)",
+        params![Number(identity.chain_id), Fixed(identity.genesis), Fixed(identity.wallet)],
+    )?;
+    Ok(identity)
+}
+
+/// Journals of the same chain id and wallet on another genesis.
+fn resets(dir: &Path, identity: Identity) -> io::Result<Vec<OpenWarning>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
+        if is_journal && stem.is_some_and(|stem| identity.is_reset_of(stem)) {
+            found.push(OpenWarning::ChainReset { older: path });
+        }
+    }
+    Ok(found)
+}

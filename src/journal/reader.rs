@@ -1,0 +1,251 @@
+//! Rows back into the domain's words. Plain functions over a connection: who calls them decides on
+//! which thread.
+
+use rusqlite::{
+    Connection, OptionalExtension, Row, params,
+    types::{FromSqlError, Type},
+};
+
+use super::{
+    Counts, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
+    record::{
+        Fixed, Number, OutcomeColumns, Progress, StageName, block_from_columns, bytes,
+        held_from_columns, key_from_columns, kind_from_name, topics_from_blob,
+    },
+    statements::{self as sql, PROGRESS_COLUMNS},
+};
+use crate::{
+    domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
+    gateway::lane::SignedTransaction,
+};
+
+/// A value of the right type that says nothing this program knows.
+fn unreadable(column: usize, what: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(
+        column,
+        Type::Text,
+        Box::new(FromSqlError::Other(what.into())),
+    )
+}
+
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, Number>(column).map(|number| number.0)
+}
+
+fn maybe_number(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    row.get::<_, Option<Number>>(column).map(|number| number.map(|number| number.0))
+}
+
+fn hash(row: &Row<'_>, column: usize) -> rusqlite::Result<B256> {
+    row.get::<_, Fixed<B256>>(column).map(|hash| hash.0)
+}
+
+fn maybe_hash(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<B256>> {
+    row.get::<_, Option<Fixed<B256>>>(column).map(|hash| hash.map(|hash| hash.0))
+}
+
+/// The first columns of a row selected with `progress_columns`.
+pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
+    let stage: String = row.get(0)?;
+    let reason: Option<String> = row.get(1)?;
+    let outcome = OutcomeColumns {
+        name: row.get(12)?,
+        refusal: row.get(13)?,
+        detail: row.get(14)?,
+        transaction: maybe_hash(row, 15)?,
+        block: block_from_columns(row.get(16)?, row.get(17)?),
+    };
+    Ok(Progress {
+        stage: StageName::from_name(&stage)
+            .ok_or_else(|| unreadable(0, format!("stage {stage:?}")))?,
+        held: held_from_columns(reason.as_deref(), row.get(2)?, maybe_number(row, 3)?),
+        attempts: row.get(4)?,
+        last_error: row.get(5)?,
+        transaction: maybe_hash(row, 6)?,
+        arrived_at_ms: number(row, 7)?,
+        asked_at_ms: maybe_number(row, 8)?,
+        answered_at_ms: maybe_number(row, 9)?,
+        submitted_at_ms: maybe_number(row, 10)?,
+        settled_at_ms: maybe_number(row, 11)?,
+        outcome: outcome.read().map_err(|what| unreadable(12, what))?,
+    })
+}
+
+/// Position, key and kind, which follow the progress.
+fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
+    let id: Fixed<U256> = row.get(PROGRESS_COLUMNS + 1)?;
+    let kind: String = row.get(PROGRESS_COLUMNS + 3)?;
+    let kind = kind_from_name(&kind)
+        .ok_or_else(|| unreadable(PROGRESS_COLUMNS + 3, format!("kind {kind:?}")))?;
+    let key = RequestKey { id: id.0, content: hash(row, PROGRESS_COLUMNS + 2)? };
+    Ok((Position(row.get(PROGRESS_COLUMNS)?), key, kind))
+}
+
+fn read_record(row: &Row<'_>) -> rusqlite::Result<RequestRecord> {
+    const EVENT: usize = PROGRESS_COLUMNS + 4;
+    const ANSWER: usize = EVENT + 6;
+    let (position, key, kind) = read_name(row)?;
+    let topics: Vec<u8> = row.get(EVENT + 4)?;
+    let event = Event {
+        block: BlockRef { number: number(row, EVENT)?, hash: hash(row, EVENT + 1)? },
+        transaction: hash(row, EVENT + 2)?,
+        log_index: number(row, EVENT + 3)?,
+        topics: topics_from_blob(&topics)
+            .ok_or_else(|| unreadable(EVENT + 4, format!("{} bytes of topics", topics.len())))?,
+        data: bytes(row.get(EVENT + 5)?),
+    };
+    let answer = match row.get::<_, Option<Vec<u8>>>(ANSWER)? {
+        None => None,
+        Some(payload) => Some(Answer {
+            payload: bytes(payload),
+            signature: bytes(row.get(ANSWER + 1)?),
+            extra_data: bytes(row.get(ANSWER + 2)?),
+        }),
+    };
+    Ok(RequestRecord { position, key, kind, event, answer, progress: read_progress(row)? })
+}
+
+pub(super) fn cursor(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Option<BlockRef>> {
+    connection
+        .prepare_cached(sql::SELECT_CURSOR)?
+        .query_row([Fixed(contract)], |row| {
+            Ok(BlockRef { number: number(row, 0)?, hash: hash(row, 1)? })
+        })
+        .optional()
+}
+
+pub(super) fn unfinished(
+    connection: &Connection,
+    contract: Address,
+    after: Option<Position>,
+    limit: u32,
+    holds: Holds,
+) -> rusqlite::Result<Vec<Unfinished>> {
+    let statement = match holds {
+        Holds::Included => sql::UNFINISHED,
+        Holds::Excluded => sql::UNFINISHED_NOT_HELD,
+        Holds::Only => sql::UNFINISHED_HELD,
+    };
+    connection
+        .prepare_cached(statement)?
+        .query_map(params![Fixed(contract), after_seq(after), limit], |row| {
+            let RequestRecord { position, key, kind, event, answer, progress } = read_record(row)?;
+            Ok(Unfinished {
+                position,
+                key,
+                kind,
+                event,
+                stage: progress.stage.with_answer(answer),
+                held: progress.held.map(|held| held.hold),
+                attempts: progress.attempts,
+                arrived_at_ms: progress.arrived_at_ms,
+            })
+        })?
+        .collect()
+}
+
+fn after_seq(after: Option<Position>) -> i64 {
+    after.map_or(i64::MIN, |position| position.0)
+}
+
+pub(super) fn held(
+    connection: &Connection,
+    contract: Address,
+    after: Option<Position>,
+    limit: u32,
+) -> rusqlite::Result<Vec<HeldRequest>> {
+    let rows: Vec<_> = connection
+        .prepare_cached(sql::HELD)?
+        .query_map(params![Fixed(contract), after_seq(after), limit], |row| {
+            Ok((read_name(row)?, read_progress(row)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    // A reason of a newer version reads as "not held" everywhere.
+    Ok(rows
+        .into_iter()
+        .filter_map(|((position, key, kind), progress)| {
+            Some(HeldRequest { position, key, kind, held: progress.held.clone()?, progress })
+        })
+        .collect())
+}
+
+pub(super) fn request(
+    connection: &Connection,
+    contract: Address,
+    key: RequestKey,
+) -> rusqlite::Result<Option<RequestRecord>> {
+    connection
+        .prepare_cached(sql::REQUEST)?
+        .query_row(params![Fixed(contract), Fixed(key.id), Fixed(key.content)], read_record)
+        .optional()
+}
+
+fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransaction> {
+    Ok(SignedTransaction {
+        nonce: number(row, 0)?,
+        hash: hash(row, 1)?,
+        raw: bytes(row.get(2)?),
+        request: key_from_columns(row.get(3)?, row.get(4)?),
+    })
+}
+
+pub(super) fn open_transactions(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<SignedTransaction>> {
+    connection.prepare_cached(sql::OPEN_TRANSACTIONS)?.query_map([], read_transaction)?.collect()
+}
+
+pub(super) fn transactions_of(
+    connection: &Connection,
+    contract: Address,
+    key: RequestKey,
+) -> rusqlite::Result<Vec<JournaledTransaction>> {
+    connection
+        .prepare_cached(sql::TRANSACTIONS_OF)?
+        .query_map(params![Fixed(contract), Fixed(key.id), Fixed(key.content)], |row| {
+            Ok(JournaledTransaction {
+                transaction: read_transaction(row)?,
+                mined: block_from_columns(row.get(5)?, row.get(6)?),
+                signed_at_ms: number(row, 7)?,
+            })
+        })?
+        .collect()
+}
+
+pub(super) fn highest_nonce(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    connection.prepare_cached(sql::HIGHEST_NONCE)?.query_row([], |row| maybe_number(row, 0))
+}
+
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(sql::IS_EMPTY, [], |row| row.get(0))
+}
+
+pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Result<Counts> {
+    let mut counts = Counts::default();
+    let mut unfinished = connection.prepare_cached(sql::COUNT_UNFINISHED)?;
+    let mut rows = unfinished.query([Fixed(contract)])?;
+    while let Some(row) = rows.next()? {
+        let (stage, reason): (String, Option<String>) = (row.get(0)?, row.get(1)?);
+        let (some, oldest) = (number(row, 2)?, number(row, 3)?);
+        let stage = StageName::from_name(&stage)
+            .ok_or_else(|| unreadable(0, format!("stage {stage:?}")))?;
+        *counts.unfinished.entry(stage).or_default() += some;
+        if let Some(reason) = reason.as_deref().and_then(HoldReason::from_name) {
+            *counts.held.entry(reason.as_str()).or_default() += some;
+        }
+        counts.oldest_unfinished_ms =
+            Some(counts.oldest_unfinished_ms.map_or(oldest, |other| other.min(oldest)));
+    }
+    let mut settled = connection.prepare_cached(sql::COUNT_SETTLED)?;
+    let mut rows = settled.query([Fixed(contract)])?;
+    while let Some(row) = rows.next()? {
+        counts.settled.insert(row.get(0)?, number(row, 1)?);
+    }
+    counts.skipped_logs = connection
+        .prepare_cached(sql::COUNT_SKIPPED)?
+        .query_row([Fixed(contract)], |row| number(row, 0))?;
+    Ok(counts)
+}

@@ -1,0 +1,255 @@
+//! The tables, their versions, and how a connection is set up.
+//!
+//! `PRAGMA user_version` counts the migrations a file has seen. Migrations only go forward, each
+//! file of a newer version is refused. A new name in a name column (a kind, an outcome) that an
+//! older program could not read needs a new version too, even if no table changes.
+//!
+//! Layout: `requests` holds what changes and what scans read; the immutable event and the answer's
+//! bytes have tables of their own under the same `seq`, so that a step rewrites a few hundred bytes
+//! and no scan drags blobs along. `seq` grows in the order of arrival.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+/// "KMSJ": tells our files from other databases (`file`, `PRAGMA application_id`).
+pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
+
+/// One entry per schema version, oldest first. Released entries never change.
+pub(super) const MIGRATIONS: &[&str] = &[V1];
+
+const V1: &str = "
+CREATE TABLE identity (
+    chain_id INTEGER NOT NULL,
+    genesis BLOB NOT NULL,
+    wallet BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE cursors (
+    contract BLOB PRIMARY KEY,
+    number INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    moved_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE requests (
+    seq INTEGER PRIMARY KEY,
+    contract BLOB NOT NULL,
+    id BLOB NOT NULL,
+    content BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT,
+    hold_reason TEXT,
+    hold_detail TEXT,
+    held_since INTEGER,
+    submitted_transaction BLOB,
+    arrived_at INTEGER NOT NULL,
+    asked_at INTEGER,
+    answered_at INTEGER,
+    submitted_at INTEGER,
+    settled_at INTEGER,
+    outcome TEXT,
+    refusal TEXT,
+    outcome_detail TEXT,
+    outcome_transaction BLOB,
+    outcome_block_number INTEGER,
+    outcome_block_hash BLOB
+) STRICT;
+CREATE UNIQUE INDEX requests_by_key ON requests (contract, id, content);
+CREATE INDEX requests_unfinished ON requests (contract, seq) WHERE outcome IS NULL;
+CREATE INDEX requests_held ON requests (contract, seq) WHERE hold_reason IS NOT NULL;
+CREATE INDEX requests_settled ON requests (settled_at, contract, outcome) WHERE outcome IS NOT NULL;
+
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    block_number INTEGER NOT NULL,
+    block_hash BLOB NOT NULL,
+    transaction_hash BLOB NOT NULL,
+    log_index INTEGER NOT NULL,
+    topics BLOB NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE answers (
+    seq INTEGER PRIMARY KEY,
+    payload BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    extra_data BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE transactions (
+    seq INTEGER PRIMARY KEY,
+    nonce INTEGER NOT NULL,
+    hash BLOB NOT NULL UNIQUE,
+    contract BLOB NOT NULL,
+    request_id BLOB,
+    request_content BLOB,
+    signed_at INTEGER NOT NULL,
+    mined_at INTEGER,
+    mined_block_number INTEGER,
+    mined_block_hash BLOB,
+    raw BLOB NOT NULL
+) STRICT;
+CREATE INDEX transactions_by_nonce ON transactions (nonce, mined_block_number);
+CREATE INDEX transactions_open ON transactions (nonce) WHERE mined_block_number IS NULL;
+CREATE INDEX transactions_by_request ON transactions (request_id, request_content)
+    WHERE request_id IS NOT NULL;
+CREATE INDEX transactions_by_age ON transactions (signed_at);
+
+CREATE TABLE skipped_logs (
+    seq INTEGER PRIMARY KEY,
+    contract BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    skipped_at INTEGER NOT NULL,
+    block_number INTEGER NOT NULL,
+    block_hash BLOB NOT NULL,
+    transaction_hash BLOB NOT NULL,
+    log_index INTEGER NOT NULL,
+    topics BLOB NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (contract, block_hash, log_index)
+) STRICT;
+";
+
+/// How long a write waits for an operator's `sqlite3` that holds the file locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What `PRAGMA user_version` and `application_id` say about a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Ours (or empty), and at most as new as we are.
+    Known,
+    /// Written by a newer program: its version.
+    Newer(i64),
+    /// A database, but not one of ours.
+    NotOurs,
+}
+
+/// The one writing connection.
+pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    // FULL: every commit is on the platter (fsync of the WAL) before it counts.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -1536)?; // KiB
+    connection.pragma_update(None, "wal_autocheckpoint", 1000)?; // pages: about 4 MiB
+    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?; // after a burst
+    connection.pragma_update(None, "cell_size_check", true)?;
+    Ok(connection)
+}
+
+/// The reading connection. Opened read-write with `query_only`, so that whichever connection
+/// closes last can fold the WAL back into the file.
+pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "cache_size", -512)?; // KiB
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // NO_MUTEX: a connection is owned by one thread at a time. No CREATE: the caller creates the
+    // file with its mode.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+/// Reads the version without changing the file.
+pub(super) fn version(connection: &Connection, known: &[&str]) -> rusqlite::Result<Version> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    if application == i64::from(APPLICATION_ID) {
+        let newer = usize::try_from(version).map_or(true, |version| version > known.len());
+        return Ok(if newer { Version::Newer(version) } else { Version::Known });
+    }
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let empty = application == 0 && version == 0 && tables == 0;
+    Ok(if empty { Version::Known } else { Version::NotOurs })
+}
+
+/// Switches to WAL and brings the tables to the last of `migrations`, all or nothing.
+pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        // The promise of one fsync per commit and of readers beside the writer rests on it.
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(format!("the filesystem cannot hold a write-ahead log (mode is {mode})")),
+        ));
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let seen: usize = transaction.pragma_query_value(None, "user_version", |row| {
+        row.get::<_, i64>(0).map(|version| usize::try_from(version).unwrap_or(usize::MAX))
+    })?;
+    for migration in migrations.iter().skip(seen) {
+        transaction.execute_batch(migration)?;
+    }
+    if seen < migrations.len() {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(
+            None,
+            "user_version",
+            i64::try_from(migrations.len()).unwrap_or(i64::MAX),
+        )?;
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_older_version_moves_forward_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.sqlite3");
+        std::fs::File::create(&path).unwrap();
+        let add = "ALTER TABLE requests ADD COLUMN note TEXT;";
+        migrate(&mut connect_writer(&path).unwrap(), &[V1]).unwrap();
+        for _ in 0..2 {
+            let mut connection = connect_writer(&path).unwrap();
+            assert_eq!(version(&connection, &[V1, add]).unwrap(), Version::Known);
+            migrate(&mut connection, &[V1, add]).unwrap();
+            connection.prepare("SELECT note FROM requests").unwrap();
+        }
+        let connection = connect_writer(&path).unwrap();
+        assert_eq!(version(&connection, &[V1]).unwrap(), Version::Newer(2));
+    }
+
+    #[test]
+    fn a_failing_migration_leaves_the_old_version_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.sqlite3");
+        std::fs::File::create(&path).unwrap();
+        let broken = "CREATE TABLE half (a); CREATE TABLE half (a);";
+        let mut connection = connect_writer(&path).unwrap();
+        migrate(&mut connection, &[V1]).unwrap();
+        migrate(&mut connection, &[V1, broken]).unwrap_err();
+        assert_eq!(version(&connection, &[V1]).unwrap(), Version::Known);
+        connection.prepare("SELECT a FROM half").unwrap_err();
+    }
+
+    #[test]
+    fn every_scan_uses_its_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.sqlite3");
+        std::fs::File::create(&path).unwrap();
+        let mut connection = connect_writer(&path).unwrap();
+        migrate(&mut connection, MIGRATIONS).unwrap();
+        for (sql, index) in super::super::statements::SCANS {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let lines: Vec<String> =
+                plan.raw_query().mapped(|row| row.get(3)).collect::<rusqlite::Result<_>>().unwrap();
+            let text = lines.join("; ");
+            assert!(text.contains(index), "{sql}\n{text}");
+            assert!(!text.contains("USE TEMP B-TREE"), "{sql}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The SQL, in one place, so that a test can ask the planner which index each scan uses.
+
+/// `?1` contract, `?2` id, `?3` content, `?4` kind, `?5` now.
+pub(super) const INSERT_REQUEST: &str = "
+INSERT INTO requests (contract, id, content, kind, stage, arrived_at)
+VALUES (?1, ?2, ?3, ?4, 'arrived', ?5) ON CONFLICT DO NOTHING";
+
+pub(super) const INSERT_EVENT: &str = "
+INSERT INTO events
+    (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+pub(super) const INSERT_SKIPPED: &str = "
+INSERT INTO skipped_logs
+    (contract, reason, skipped_at, block_number, block_hash, transaction_hash, log_index, topics,
+     data)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+
+pub(super) const SET_CURSOR: &str = "
+INSERT INTO cursors (contract, number, hash, moved_at) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (contract) DO UPDATE
+SET number = excluded.number, hash = excluded.hash, moved_at = excluded.moved_at";
+
+pub(super) const SELECT_CURSOR: &str = "SELECT number, hash FROM cursors WHERE contract = ?1";
+
+/// The columns of a `Progress`, in the order `read_progress` takes them.
+macro_rules! progress_columns {
+    () => {
+        "r.stage, r.hold_reason, r.hold_detail, r.held_since, r.attempts, r.last_error,
+         r.submitted_transaction, r.arrived_at, r.asked_at, r.answered_at, r.submitted_at,
+         r.settled_at, r.outcome, r.refusal, r.outcome_detail, r.outcome_transaction,
+         r.outcome_block_number, r.outcome_block_hash"
+    };
+}
+
+/// How many columns `progress_columns` names.
+pub(super) const PROGRESS_COLUMNS: usize = 18;
+
+pub(super) const SELECT_PROGRESS: &str = concat!(
+    "SELECT ",
+    progress_columns!(),
+    ", r.seq FROM requests r WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
+);
+
+/// Leaves the columns of a settled request alone, and with them its indexes.
+pub(super) const ADVANCE: &str = "
+UPDATE requests SET stage = ?2, hold_reason = ?3, hold_detail = ?4, held_since = ?5,
+    attempts = ?6, last_error = ?7, submitted_transaction = ?8, asked_at = ?9, answered_at = ?10,
+    submitted_at = ?11
+WHERE seq = ?1";
+
+pub(super) const SETTLE: &str = "
+UPDATE requests SET hold_reason = NULL, hold_detail = NULL, held_since = NULL, settled_at = ?2,
+    outcome = ?3, refusal = ?4, outcome_detail = ?5, outcome_transaction = ?6,
+    outcome_block_number = ?7, outcome_block_hash = ?8
+WHERE seq = ?1";
+
+pub(super) const PUT_ANSWER: &str =
+    "REPLACE INTO answers (seq, payload, signature, extra_data) VALUES (?1, ?2, ?3, ?4)";
+
+pub(super) const INSERT_TRANSACTION: &str = "
+INSERT INTO transactions (nonce, hash, contract, request_id, request_content, signed_at, raw)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (hash) DO NOTHING";
+
+pub(super) const MINE_TRANSACTION: &str = "
+UPDATE transactions SET mined_at = ?2, mined_block_number = ?3, mined_block_hash = ?4
+WHERE hash = ?1";
+
+macro_rules! unfinished {
+    ($filter:literal) => {
+        concat!(
+            "SELECT ",
+            progress_columns!(),
+            ", r.seq, r.id, r.content, r.kind, e.block_number, e.block_hash, e.transaction_hash,
+             e.log_index, e.topics, e.data, a.payload, a.signature, a.extra_data
+             FROM requests r JOIN events e ON e.seq = r.seq LEFT JOIN answers a ON a.seq = r.seq
+             WHERE ",
+            $filter
+        )
+    };
+}
+
+/// Pages: `?1` contract, `?2` the last position seen, `?3` how many.
+pub(super) const UNFINISHED: &str =
+    unfinished!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
+pub(super) const UNFINISHED_NOT_HELD: &str = unfinished!(
+    "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL AND r.seq > ?2
+     ORDER BY r.seq LIMIT ?3"
+);
+pub(super) const UNFINISHED_HELD: &str = unfinished!(
+    "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NOT NULL AND r.seq > ?2
+     ORDER BY r.seq LIMIT ?3"
+);
+pub(super) const REQUEST: &str = unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content = ?3");
+
+/// Without event and answer: what an operator asks for.
+pub(super) const HELD: &str = concat!(
+    "SELECT ",
+    progress_columns!(),
+    ", r.seq, r.id, r.content, r.kind FROM requests r
+     WHERE r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
+);
+
+/// A mined transaction closes its nonce for all that share it.
+pub(super) const OPEN_TRANSACTIONS: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
+WHERE t.mined_block_number IS NULL AND NOT EXISTS (
+    SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
+ORDER BY t.nonce, t.seq";
+
+pub(super) const TRANSACTIONS_OF: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_number,
+    t.mined_block_hash, t.signed_at
+FROM transactions t
+WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
+
+pub(super) const HIGHEST_NONCE: &str = "SELECT max(nonce) FROM transactions";
+
+pub(super) const COUNT_UNFINISHED: &str = "
+SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
+WHERE contract = ?1 AND outcome IS NULL GROUP BY stage, hold_reason";
+
+pub(super) const COUNT_SETTLED: &str = "
+SELECT outcome, count(*) FROM requests INDEXED BY requests_settled
+WHERE outcome IS NOT NULL AND contract = ?1 GROUP BY outcome";
+
+pub(super) const COUNT_SKIPPED: &str = "SELECT count(*) FROM skipped_logs WHERE contract = ?1";
+
+pub(super) const IS_EMPTY: &str = "
+SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)
+    AND NOT EXISTS (SELECT 1 FROM transactions)";
+
+/// `?1` settled before, `?2` final block, `?3` how many.
+pub(super) const OLD_REQUESTS: &str = "
+SELECT seq FROM requests
+WHERE outcome IS NOT NULL AND settled_at < ?1
+    AND (outcome_block_number IS NULL OR outcome_block_number <= ?2)
+ORDER BY settled_at LIMIT ?3";
+
+pub(super) const DELETE_REQUEST: [&str; 3] = [
+    "DELETE FROM answers WHERE seq = ?1",
+    "DELETE FROM events WHERE seq = ?1",
+    "DELETE FROM requests WHERE seq = ?1",
+];
+
+/// The highest nonce that is mined for good: every nonce below it is as well.
+pub(super) const HIGHEST_FINAL_NONCE: &str = "
+SELECT nonce FROM transactions WHERE mined_block_number <= ?1 ORDER BY nonce DESC LIMIT 1";
+
+/// `?1` signed and settled before, `?2` final block, `?3` highest nonce, `?4` highest final nonce,
+/// `?5` how many. A row that was never mined below `?4` lost its nonce to another for good.
+pub(super) const OLD_TRANSACTIONS: &str = "
+SELECT t.seq FROM transactions t
+WHERE t.signed_at < ?1 AND t.nonce < ?3
+    AND (t.mined_block_number <= ?2 OR (t.mined_block_number IS NULL AND t.nonce < ?4))
+    AND NOT EXISTS (
+        SELECT 1 FROM requests r
+        WHERE r.contract = t.contract AND r.id = t.request_id AND r.content = t.request_content
+            AND (r.outcome IS NULL OR r.settled_at >= ?1))
+ORDER BY t.signed_at LIMIT ?5";
+
+pub(super) const DELETE_TRANSACTION: &str = "DELETE FROM transactions WHERE seq = ?1";
+
+/// Each scan with the index it must use; none may sort.
+#[cfg(test)]
+pub(super) const SCANS: &[(&str, &str)] = &[
+    (UNFINISHED, "requests_unfinished"),
+    (UNFINISHED_NOT_HELD, "requests_unfinished"),
+    (UNFINISHED_HELD, "requests_held"),
+    (HELD, "requests_held"),
+    (REQUEST, "requests_by_key"),
+    (SELECT_PROGRESS, "requests_by_key"),
+    (OPEN_TRANSACTIONS, "transactions_open"),
+    (TRANSACTIONS_OF, "transactions_by_request"),
+    (HIGHEST_NONCE, "transactions_by_nonce"),
+    (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
+    (OLD_REQUESTS, "requests_settled"),
+    (OLD_TRANSACTIONS, "transactions_by_age"),
+];

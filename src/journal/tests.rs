@@ -1,0 +1,686 @@
+//! The journal from outside: what is stored, what comes back, what an operator is told.
+
+mod crash;
+mod model;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    domain::{Bytes, HoldReason, Outcome, Refusal, U256},
+    flow::Arrival,
+};
+
+const CONTRACT: Address = Address::repeat_byte(0xdc);
+
+fn identity() -> Identity {
+    Identity {
+        chain_id: 31337,
+        genesis: B256::repeat_byte(0x9e),
+        wallet: Address::repeat_byte(0xaa),
+    }
+}
+
+fn block(number: u64) -> BlockRef {
+    BlockRef { number, hash: hash(number) }
+}
+
+fn hash(number: u64) -> B256 {
+    B256::from(U256::from(number) << 8)
+}
+
+fn key(id: u64) -> RequestKey {
+    RequestKey { id: U256::from(id), content: B256::repeat_byte(0xc0) }
+}
+
+fn event(number: u64, data: usize) -> Event {
+    Event {
+        block: block(number),
+        transaction: hash(number + 1_000_000),
+        log_index: 3,
+        topics: vec![B256::repeat_byte(1), hash(number)],
+        data: Bytes::from(vec![0x5a; data]),
+    }
+}
+
+fn arrival(id: u64) -> Arrival {
+    let kind = if id.is_multiple_of(2) { Kind::PublicDecryption } else { Kind::UserDecryption };
+    Arrival { key: key(id), kind, event: event(id, 100) }
+}
+
+fn batch(ids: impl IntoIterator<Item = u64>, cursor: Option<u64>) -> Batch {
+    Batch {
+        arrivals: ids.into_iter().map(arrival).collect(),
+        skipped: Vec::new(),
+        cursor: cursor.map(block),
+    }
+}
+
+fn answer(text: &str) -> Answer {
+    Answer {
+        payload: Bytes::from(text.as_bytes().to_vec()),
+        signature: Bytes::from(vec![7; 65]),
+        extra_data: Bytes::from_static(&[0]),
+    }
+}
+
+fn signed(nonce: u64, variant: u64, request: Option<RequestKey>) -> SignedTransaction {
+    let raw = Bytes::from(vec![2; 200]);
+    SignedTransaction { nonce, hash: hash(nonce * 100 + variant), raw, request }
+}
+
+fn hold(reason: HoldReason) -> Step {
+    Step::Held(Hold::new(reason, "do something"))
+}
+
+/// A journal with its writer running.
+struct Running {
+    journal: Journal,
+    stop: CancellationToken,
+    writer: JoinSet<Result<(), JournalError>>,
+}
+
+impl Running {
+    fn open(dir: &Path) -> Self {
+        Self::start(Journal::open(dir, identity(), CONTRACT).unwrap())
+    }
+
+    fn start((journal, writer): (Journal, Writer)) -> Self {
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(writer.run(stop.clone()));
+        Self { journal, stop, writer: tasks }
+    }
+
+    async fn close(mut self) -> Result<(), JournalError> {
+        self.stop.cancel();
+        self.writer.join_next().await.unwrap().unwrap()
+    }
+}
+
+impl std::ops::Deref for Running {
+    type Target = Journal;
+    fn deref(&self) -> &Journal {
+        &self.journal
+    }
+}
+
+async fn keys(journal: &Journal, holds: Holds) -> Vec<u64> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = journal.unfinished(after, 3, holds).await.unwrap();
+        assert!(page.len() <= 3);
+        let Some(last) = page.last() else { return found };
+        after = Some(last.position);
+        found.extend(page.iter().map(|request| request.key.id.to::<u64>()));
+    }
+}
+
+#[tokio::test]
+async fn requests_and_cursor_come_back_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    assert!(journal.is_empty().await.unwrap());
+    assert_eq!(journal.cursor().await.unwrap(), None);
+    assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap(), [0, 1, 2]);
+    assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap(), [1]);
+    assert!(!journal.is_empty().await.unwrap());
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.cursor().await.unwrap(), Some(block(10)));
+    assert_eq!(keys(&journal, Holds::Included).await, [5, 3, 9, 4]);
+    let page = journal.unfinished(None, 1, Holds::Included).await.unwrap();
+    assert_eq!((&page[0].event, page[0].kind), (&event(5, 100), Kind::UserDecryption));
+    assert_eq!((&page[0].stage, &page[0].held, page[0].attempts), (&Stage::Arrived, &None, 0));
+    assert!(page[0].arrived_at_ms > 0);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_same_id_with_other_content_is_another_request() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let mut reorged = arrival(5);
+    reorged.key.content = B256::repeat_byte(0xc1);
+    let both = Batch { arrivals: vec![arrival(5), reorged], ..Batch::default() };
+    assert_eq!(journal.arrive(both).await.unwrap(), [0, 1]);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn steps_are_stored_and_survive() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch(1..=5, Some(1))).await.unwrap();
+    let tx = hash(77);
+    let steps = [
+        (1, Step::Asked),
+        (2, Step::Asked),
+        (2, Step::Answered(answer("two"))),
+        (3, Step::Answered(answer("three"))),
+        (3, Step::Submitted { transaction: tx }),
+        (4, Step::Failed { why: "no bucket".into() }),
+        (4, hold(HoldReason::AccessDenied)),
+        (5, Step::Settled(Outcome::Refused(Refusal::Malformed("no materials".into())))),
+        (5, Step::Asked),
+        (99, Step::Asked),
+    ];
+    for (id, step) in steps {
+        journal.note(key(id), step).await.unwrap();
+    }
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    let all = journal.unfinished(None, 10, Holds::Included).await.unwrap();
+    let stages: Vec<_> = all.iter().map(|request| request.stage.clone()).collect();
+    let expected = [
+        Stage::Asked,
+        Stage::Answered(answer("two")),
+        Stage::Submitted(answer("three")),
+        Stage::Arrived,
+    ];
+    assert_eq!(stages, expected);
+    assert_eq!(all[3].held, Some(Hold::new(HoldReason::AccessDenied, "do something")));
+    assert_eq!(all[3].attempts, 1);
+    let third = journal.request(key(3)).await.unwrap().unwrap().progress;
+    assert_eq!(third.transaction, Some(tx));
+    assert!(third.submitted_at_ms >= third.answered_at_ms && third.answered_at_ms.is_some());
+    let fifth = journal.request(key(5)).await.unwrap().unwrap();
+    let refused = Outcome::Refused(Refusal::Malformed("no materials".into()));
+    assert_eq!(fifth.progress.outcome, Some(refused));
+    assert!(fifth.progress.asked_at_ms.is_none(), "a settled request never changes");
+    assert_eq!(journal.request(key(99)).await.unwrap(), None);
+
+    assert_eq!(keys(&journal, Holds::Excluded).await, [1, 2, 3]);
+    assert_eq!(keys(&journal, Holds::Only).await, [4]);
+    let held = journal.held(None, 10).await.unwrap();
+    assert_eq!(held.len(), 1);
+    assert_eq!(held[0].held.hold.reason, HoldReason::AccessDenied);
+    assert_eq!(held[0].progress.last_error.as_deref(), Some("no bucket"));
+
+    let counts = journal.counts().await.unwrap();
+    let stages = [StageName::Arrived, StageName::Asked, StageName::Answered, StageName::Submitted];
+    assert_eq!(counts.unfinished, BTreeMap::from(stages.map(|stage| (stage, 1))));
+    assert_eq!(counts.held, BTreeMap::from([("access_denied", 1)]));
+    assert_eq!(counts.settled, BTreeMap::from([("refused".to_owned(), 1)]));
+    assert!(counts.oldest_unfinished_ms.is_some());
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn skipped_logs_are_stored_once() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    for _ in 0..2 {
+        let skipped = vec![(event(8, 40), "data too short".to_owned())];
+        let batch = Batch { skipped, cursor: Some(block(8)), ..Batch::default() };
+        assert!(journal.arrive(batch).await.unwrap().is_empty());
+    }
+    assert_eq!(journal.counts().await.unwrap().skipped_logs, 1);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn transactions_are_followed_by_nonce() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.highest_nonce().await.unwrap(), None);
+    let first = signed(4, 0, Some(key(1)));
+    let bumped = signed(4, 1, Some(key(1)));
+    let filler = signed(6, 0, None);
+    journal.signed(vec![filler.clone(), first.clone()]).await.unwrap();
+    journal.signed(vec![bumped.clone(), first.clone()]).await.unwrap();
+    let open = journal.open_transactions().await.unwrap();
+    assert_eq!(open, [first.clone(), bumped.clone(), filler.clone()]);
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(6));
+
+    journal.mined(bumped.hash, block(50)).await.unwrap();
+    journal.mined(hash(123_456), block(50)).await.unwrap();
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.open_transactions().await.unwrap(), [filler], "a mined nonce is closed");
+    let of = journal.transactions_of(key(1)).await.unwrap();
+    assert_eq!(of.iter().map(|one| one.mined).collect::<Vec<_>>(), [None, Some(block(50))]);
+    assert_eq!([&of[0].transaction, &of[1].transaction], [&first, &bumped]);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_contract_shares_the_lane_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch([1], Some(7))).await.unwrap();
+    journal.signed(vec![signed(0, 0, Some(key(1)))]).await.unwrap();
+    journal.close().await.unwrap();
+
+    let other = Address::repeat_byte(0xdd);
+    let journal = Running::start(Journal::open(dir.path(), identity(), other).unwrap());
+    assert_eq!(journal.cursor().await.unwrap(), None);
+    assert!(journal.unfinished(None, 10, Holds::Included).await.unwrap().is_empty());
+    assert_eq!(journal.arrive(batch([1], None)).await.unwrap(), [0]);
+    assert_eq!(journal.open_transactions().await.unwrap().len(), 1);
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(0));
+    assert!(!journal.is_empty().await.unwrap());
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn pruning_takes_what_is_old_settled_and_final() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let accepted =
+        |number| Step::Settled(Outcome::Accepted { transaction: hash(1), block: block(number) });
+    journal.arrive(batch(1..=1500, Some(1))).await.unwrap();
+    for id in 1..=1200 {
+        journal.note(key(id), Step::Answered(answer("bytes"))).await.unwrap();
+        journal.note(key(id), accepted(if id > 1100 { 900 } else { 50 })).await.unwrap();
+    }
+    let transactions = vec![
+        signed(0, 0, Some(key(1))),    // mined, final, settled: goes
+        signed(0, 1, Some(key(1))),    // lost its nonce to the above: goes
+        signed(1, 0, Some(key(1300))), // its request is open: stays
+        signed(2, 0, None),            // a filler, mined and final: goes
+        signed(3, 0, None),            // lost its nonce to a stranger below a final nonce: goes
+        signed(4, 0, Some(key(2))),    // mined, final: goes
+        signed(5, 0, Some(key(3))),    // mined, not final: stays
+        signed(6, 0, Some(key(4))),    // open: stays
+        signed(7, 0, Some(key(5))),    // the highest nonce: stays though mined and final
+    ];
+    journal.signed(transactions).await.unwrap();
+    for (nonce, number) in [(0, 50), (1, 50), (2, 51), (4, 52), (5, 900)] {
+        journal.mined(signed(nonce, 0, None).hash, block(number)).await.unwrap();
+    }
+    assert_eq!(journal.prune(0, u64::MAX).await.unwrap(), Pruned::default(), "nothing is old yet");
+
+    let commits = journal.statistics().commits;
+    let pruned = journal.prune(u64::MAX, 100).await.unwrap();
+    assert_eq!(pruned, Pruned { requests: 1100, transactions: 5 });
+    assert!(journal.statistics().commits >= commits + 3, "in chunks");
+    assert_eq!(journal.prune(u64::MAX, 100).await.unwrap(), Pruned::default());
+    let nonces =
+        |open: Vec<SignedTransaction>| -> Vec<u64> { open.iter().map(|one| one.nonce).collect() };
+    assert_eq!(nonces(journal.open_transactions().await.unwrap()), [6, 7]);
+    let counts = journal.counts().await.unwrap();
+    assert_eq!(counts.unfinished, BTreeMap::from([(StageName::Arrived, 300)]));
+    assert_eq!(counts.settled, BTreeMap::from([("accepted".to_owned(), 100)]));
+
+    journal.mined(signed(6, 0, None).hash, block(901)).await.unwrap();
+    journal.mined(signed(7, 0, None).hash, block(902)).await.unwrap();
+    let pruned = journal.prune(u64::MAX, 1000).await.unwrap();
+    assert_eq!(pruned, Pruned { requests: 100, transactions: 2 });
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(7));
+    assert!(journal.transactions_of(key(1300)).await.unwrap().len() == 1);
+    journal.close().await.unwrap();
+
+    let connection =
+        Connection::open(dir.path().join(identity().file_stem() + ".sqlite3")).unwrap();
+    for (table, rows) in [("requests", 300), ("events", 300), ("answers", 0), ("transactions", 2)] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let count: i64 = connection.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, rows, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn many_callers_share_few_commits() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let mut callers = JoinSet::new();
+    for caller in 0..64 {
+        let journal = journal.journal.clone();
+        callers.spawn(async move {
+            for turn in 0..10 {
+                let id = caller * 100 + turn;
+                assert_eq!(journal.arrive(batch([id], None)).await.unwrap(), [0]);
+                journal.note(key(id), Step::Asked).await.unwrap();
+                journal.signed(vec![signed(id, 0, Some(key(id)))]).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = callers.join_next().await {
+        done.unwrap();
+    }
+    let Statistics { commits, commands, durable } = journal.statistics();
+    assert_eq!((commands, durable), (64 * 30, 64 * 20));
+    assert!(commits * 4 <= durable, "{commits} commits for {durable} durable commands");
+    assert_eq!(journal.counts().await.unwrap().unfinished[&StageName::Asked], 640);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn steps_alone_share_commits_and_arrive_without_a_durable_command() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch(0..500, None)).await.unwrap();
+    for id in 0..500 {
+        journal.note(key(id), Step::Asked).await.unwrap();
+    }
+    while journal.counts().await.unwrap().unfinished.get(&StageName::Asked) != Some(&500) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let commits = journal.statistics().commits;
+    assert!(commits <= 100, "{commits} commits for 500 steps");
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_who_holds_the_journal() {
+    let dir = TempDir::new().unwrap();
+    let first = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let error = Journal::open(dir.path(), identity(), CONTRACT).unwrap_err();
+    let OpenError::Locked { path, pid } = &error else { panic!("{error}") };
+    assert_eq!(path, first.0.path());
+    assert_eq!(*pid, Some(std::process::id()));
+    assert!(error.to_string().contains(&format!("pid {}", std::process::id())));
+    drop(first);
+    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    drop(writer);
+    // A handle that outlives its writer keeps nobody out, and says what happened.
+    let error = journal.arrive(batch([1], None)).await.unwrap_err();
+    assert!(error.to_string().contains("is closed"), "{error}");
+    assert!(matches!(journal.cursor().await, Err(JournalError::Closed { .. })));
+    let running = Running::open(dir.path());
+    running.close().await.unwrap();
+    Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_queued_when_the_stop_comes_is_stored() {
+    let dir = TempDir::new().unwrap();
+    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let caller = {
+        let journal = journal.clone();
+        async move { journal.arrive(batch([1, 2], Some(3))).await }
+    };
+    // The caller is polled first: its command is in the queue when the writer sees the stop.
+    let (arrived, ended) = tokio::join!(biased; caller, writer.run(stop));
+    assert_eq!(arrived.unwrap(), [0, 1]);
+    ended.unwrap();
+    journal.note(key(1), Step::Asked).await.unwrap_err();
+    let journal = Running::open(dir.path());
+    assert_eq!(keys(&journal, Holds::Included).await, [1, 2]);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
+    let dir = TempDir::new().unwrap();
+    let mut next = 0;
+    for _ in 0..20 {
+        let mut running = Running::open(dir.path());
+        let mut calls = JoinSet::new();
+        for id in next..next + 8 {
+            let journal = running.journal.clone();
+            calls.spawn(async move { (id, journal.arrive(batch([id], None)).await.is_ok()) });
+        }
+        next += 8;
+        let mut stored = Vec::new();
+        while let Some(call) = calls.join_next().await {
+            let (id, ok) = call.unwrap();
+            stored.extend(ok.then_some(id));
+            running.writer.abort_all();
+        }
+        running.writer.join_next().await;
+        drop(running);
+        // The commit under way when the task was dropped may hold the lock a little longer.
+        let reopened = loop {
+            match Journal::open(dir.path(), identity(), CONTRACT) {
+                Ok(open) => break Running::start(open),
+                Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        for id in stored {
+            assert!(reopened.request(key(id)).await.unwrap().is_some(), "{id}");
+        }
+        reopened.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_whole_commit_and_ends_the_writer() {
+    let dir = TempDir::new().unwrap();
+    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    writer.connection().pragma_update(None, "max_page_count", 60).unwrap();
+    let mut running = Running::start((journal, writer));
+    running.arrive(batch([1], Some(1))).await.unwrap();
+    running.note(key(1), Step::Asked).await.unwrap();
+    let large = Arrival { event: event(2, 500_000), ..arrival(2) };
+    let large =
+        Batch { arrivals: vec![arrival(3), large], skipped: vec![], cursor: Some(block(2)) };
+    let error = running.arrive(large).await.unwrap_err().to_string();
+    assert!(error.contains(".sqlite3") && error.contains("free space"), "{error}");
+    let ended = running.writer.join_next().await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(ended, JournalError::Sqlite { .. }), "{ended}");
+    for late in [
+        running.arrive(batch([4], None)).await.unwrap_err(),
+        running.note(key(1), Step::Asked).await.unwrap_err(),
+    ] {
+        assert!(late.to_string().contains("free space"), "{late}");
+    }
+    let journal = Running::open(dir.path());
+    assert_eq!(keys(&journal, Holds::Included).await, [1]);
+    assert_eq!(journal.cursor().await.unwrap(), Some(block(1)));
+    journal.close().await.unwrap();
+}
+
+#[test]
+fn files_are_private_and_readable_by_name() {
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().join("a/state");
+    let (journal, _writer) = Journal::open(&state, identity(), CONTRACT).unwrap();
+    let name = "31337-9e9e9e9e9e9e9e9e-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    assert_eq!(journal.path(), state.join(format!("{name}.sqlite3")));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    assert_eq!(mode(&dir.path().join("a")), 0o700);
+    for ending in ["sqlite3", "sqlite3-wal", "sqlite3-shm", "lock"] {
+        assert_eq!(mode(&state.join(format!("{name}.{ending}"))), 0o600, "{ending}");
+    }
+}
+
+/// A cut log shows what was written, not what was synced: that rests on this setting.
+#[test]
+fn commits_are_synced() {
+    let dir = TempDir::new().unwrap();
+    let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let pragma = |name| -> String {
+        let value = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
+        format!("{:?}", writer.connection().pragma_query_value(None, name, value).unwrap())
+    };
+    assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
+    assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+}
+
+#[tokio::test]
+async fn an_operator_reads_while_we_write() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch([1], None)).await.unwrap();
+    let operator = Connection::open(journal.path()).unwrap();
+    let count = || -> i64 {
+        let sql = "SELECT count(*) FROM requests WHERE stage = 'arrived'";
+        operator.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    operator.execute_batch("BEGIN").unwrap();
+    assert_eq!(count(), 1);
+    journal.arrive(batch([2], None)).await.unwrap();
+    assert_eq!(count(), 1, "a snapshot");
+    operator.execute_batch("COMMIT").unwrap();
+    assert_eq!(count(), 2);
+    journal.close().await.unwrap();
+}
+
+#[test]
+fn a_reset_chain_is_said_and_its_journal_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let (old, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    assert!(old.warnings().is_empty());
+    let reset = Identity { genesis: B256::repeat_byte(0x11), ..identity() };
+    let (new, _writer) = Journal::open(dir.path(), reset, CONTRACT).unwrap();
+    let older = old.path().to_owned();
+    assert_eq!(new.warnings(), [OpenWarning::ChainReset { older: older.clone() }]);
+    assert!(new.warnings()[0].to_string().contains(older.to_str().unwrap()));
+    for unrelated in [
+        Identity { wallet: Address::repeat_byte(1), ..identity() },
+        Identity { chain_id: 1, ..identity() },
+        Identity { chain_id: 3133, ..identity() },
+    ] {
+        let (journal, _writer) = Journal::open(dir.path(), unrelated, CONTRACT).unwrap();
+        assert!(journal.warnings().is_empty(), "{unrelated:?}");
+    }
+    drop(writer);
+}
+
+#[test]
+fn files_that_are_not_this_journal_are_refused_with_advice() {
+    let path =
+        |dir: &TempDir, identity: Identity| dir.path().join(identity.file_stem() + ".sqlite3");
+    let open = |dir: &TempDir| Journal::open(dir.path(), identity(), CONTRACT).unwrap_err();
+
+    let dir = TempDir::new().unwrap();
+    drop(Journal::open(dir.path(), identity(), CONTRACT).unwrap());
+    Connection::open(path(&dir, identity()))
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    Connection::open(path(&dir, identity())).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::NotOurs { .. }), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    let other = Identity { wallet: Address::repeat_byte(1), ..identity() };
+    drop(Journal::open(dir.path(), other, CONTRACT).unwrap());
+    fs::rename(path(&dir, other), path(&dir, identity())).unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::NotOurs { .. }), "{error}");
+    assert!(error.to_string().contains(&other.wallet.to_string()), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    fs::write(path(&dir, identity()), vec![0x42; 9000]).unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains(path(&dir, identity()).to_str().unwrap()), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("state"), "a file").unwrap();
+    let error = Journal::open(&dir.path().join("state"), identity(), CONTRACT).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_found_when_opening() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch(0..400, Some(1))).await.unwrap();
+    let path = journal.path().to_owned();
+    journal.close().await.unwrap();
+    let whole = fs::read(&path).unwrap();
+    let pages = whole.len() / 4096;
+    let mut found = 0;
+    for page in 1..pages {
+        let mut damaged = whole.clone();
+        damaged[page * 4096..(page + 1) * 4096].fill(0xee);
+        fs::write(&path, damaged).unwrap();
+        match Journal::open(dir.path(), identity(), CONTRACT) {
+            Err(OpenError::Corrupt { path: named, .. }) if named == path => found += 1,
+            Err(error) => panic!("page {page}: {error}"),
+            Ok(_) => {}
+        }
+    }
+    assert_eq!(found, pages - 1, "every page but the first, which holds the header");
+}
+
+/// Not a test of anything: prints what this machine does.
+/// `cargo test --release --lib journal::tests::throughput -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn throughput() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let journal = Running::open(dir.path());
+    let total = 100_000;
+    let start = Instant::now();
+    for first in (0..total).step_by(2000) {
+        let arrivals = (first..first + 2000)
+            .map(|id| Arrival { event: event(id, 1000), ..arrival(id) })
+            .collect();
+        let batch = Batch { arrivals, skipped: vec![], cursor: Some(block(first)) };
+        assert_eq!(journal.arrive(batch).await.unwrap().len(), 2000);
+    }
+    let rate = |count: u32, start: Instant| f64::from(count) / start.elapsed().as_secs_f64();
+    println!("requests stored per second, batches of 2000: {:.0}", rate(100_000, start));
+
+    let start = Instant::now();
+    for nonce in 0..500 {
+        journal.signed(vec![signed(nonce, 0, None)]).await.unwrap();
+    }
+    println!("durable commits per second, one caller: {:.0}", rate(500, start));
+
+    let (start, before) = (Instant::now(), journal.statistics());
+    let mut callers = JoinSet::new();
+    for caller in 0..256_u64 {
+        let journal = journal.journal.clone();
+        callers.spawn(async move {
+            for turn in 0..40 {
+                let nonce = 1000 + caller * 40 + turn;
+                journal.signed(vec![signed(nonce, 0, Some(key(nonce)))]).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = callers.join_next().await {
+        done.unwrap();
+    }
+    println!("durable calls per second, 256 callers: {:.0}", rate(256 * 40, start));
+    println!("commits for them: {}", journal.statistics().commits - before.commits);
+
+    let start = Instant::now();
+    for id in 0..20_000 {
+        journal.note(key(id), Step::Asked).await.unwrap();
+        journal.note(key(id), Step::Answered(answer(&"x".repeat(2000)))).await.unwrap();
+        journal.note(key(id), Step::Submitted { transaction: hash(id) }).await.unwrap();
+        journal.note(key(id), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    }
+    journal.flush().await.unwrap();
+    println!("steps per second: {:.0}", rate(80_000, start));
+
+    let start = Instant::now();
+    let mut after = None;
+    let mut pages = 0;
+    while let Some(last) = journal
+        .unfinished(after, 1000, Holds::Included)
+        .await
+        .unwrap()
+        .last()
+        .map(|last| last.position)
+    {
+        after = Some(last);
+        pages += 1;
+    }
+    println!("unfinished read per second: {:.0} ({pages} pages)", rate(80_000, start));
+    let start = Instant::now();
+    journal.counts().await.unwrap();
+    println!("counts over 100,000 requests: {:?}", start.elapsed());
+    let start = Instant::now();
+    println!(
+        "pruned {:?} in {:?}",
+        journal.prune(u64::MAX, u64::MAX).await.unwrap(),
+        start.elapsed()
+    );
+    println!("file: {} MiB", fs::metadata(journal.path()).unwrap().len() / 1024 / 1024);
+    journal.close().await.unwrap();
+}

@@ -1,0 +1,158 @@
+//! Power cuts: the write-ahead log is cut at every frame, and the journal must come back with
+//! everything it had promised by then.
+
+use super::*;
+use crate::journal::reader;
+
+const WAL_HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
+
+/// What a durable call had promised when it returned.
+#[derive(Debug)]
+enum Promise {
+    /// All requests of this batch, and the cursor at or after it.
+    Arrived(u64),
+    Signed(SignedTransaction),
+}
+
+/// Requests of a batch.
+fn ids(number: u64) -> [u64; 2] {
+    [number * 2, number * 2 + 1]
+}
+
+/// A run, from a file folded once (so that the cuts fall on a file with content): one caller
+/// stores batches in order and notes their steps, two sign. Returns the promises with the log's
+/// size at the time each was kept, and the file names.
+async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promise)>) {
+    let journal = Running::open(dir);
+    for number in 0..before {
+        journal.arrive(batch(ids(number), Some(number))).await.unwrap();
+    }
+    journal.close().await.unwrap();
+
+    let (journal, writer) = Journal::open(dir, identity(), CONTRACT).unwrap();
+    writer.connection().pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    let running = Running::start((journal, writer));
+    let path = running.path().to_owned();
+    let wal = path.with_extension("sqlite3-wal");
+    let size = move || fs::metadata(&wal).unwrap().len();
+    let mut callers = JoinSet::new();
+    let (journal, at) = (running.journal.clone(), size.clone());
+    callers.spawn(async move {
+        let mut kept = Vec::new();
+        for number in before..before + batches {
+            journal.arrive(batch(ids(number), Some(number))).await.unwrap();
+            kept.push((at(), Promise::Arrived(number)));
+            let [first, second] = ids(number).map(key);
+            journal.note(first, Step::Answered(answer("an answer"))).await.unwrap();
+            journal.note(first, Step::Submitted { transaction: hash(number) }).await.unwrap();
+            journal.note(second, Step::Settled(Outcome::Expired)).await.unwrap();
+        }
+        kept
+    });
+    for caller in 0..2 {
+        let (journal, at) = (running.journal.clone(), size.clone());
+        callers.spawn(async move {
+            let mut kept = Vec::new();
+            for turn in 0..batches / 2 {
+                let one = signed(turn, caller, Some(key(turn)));
+                journal.signed(vec![one.clone()]).await.unwrap();
+                kept.push((at(), Promise::Signed(one)));
+            }
+            kept
+        });
+    }
+    let mut kept = Vec::new();
+    while let Some(promises) = callers.join_next().await {
+        kept.extend(promises.unwrap());
+    }
+    running.flush().await.unwrap();
+
+    // The files as a power cut would leave them: copied before the close folds the log.
+    let copy = dir.join("cut");
+    fs::create_dir(&copy).unwrap();
+    for file in [path.clone(), path.with_extension("sqlite3-wal")] {
+        fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+    }
+    running.close().await.unwrap();
+    (copy.join(path.file_name().unwrap()), kept)
+}
+
+/// Opens what a cut left, as a restart would, and compares it with the promises kept by the time
+/// the log was `whole` bytes long.
+fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], before: u64) {
+    let dir = fast_dir();
+    let path = dir.path().join(identity().file_stem() + ".sqlite3");
+    fs::write(&path, file).unwrap();
+    fs::write(path.with_extension("sqlite3-wal"), log).unwrap();
+    let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let connection = writer.connection();
+    let cursor = reader::cursor(connection, CONTRACT).unwrap().unwrap();
+    assert_eq!(cursor.hash, hash(cursor.number));
+    assert!(cursor.number + 1 >= before);
+
+    // The cursor counts exactly what is stored, and steps never outran their request.
+    let mut stored = 0;
+    let last = ids(cursor.number)[1];
+    for id in 0..=last + 8 {
+        let Some(record) = reader::request(connection, CONTRACT, key(id)).unwrap() else {
+            assert!(id > last, "request {id} below the cursor {cursor:?} is lost");
+            continue;
+        };
+        stored += 1;
+        assert!(id <= last, "request {id} above the cursor {cursor:?}");
+        assert_eq!(record.event, event(id, 100));
+        let progress = &record.progress;
+        let has_answer = record.answer == Some(answer("an answer"));
+        let needs_answer = [StageName::Answered, StageName::Submitted].contains(&progress.stage);
+        assert_eq!(has_answer, needs_answer, "{record:?}");
+        assert_eq!(progress.outcome.is_some(), progress.settled_at_ms.is_some());
+    }
+    assert_eq!(stored, last + 1);
+
+    for (size, promise) in promised.iter().filter(|(size, _)| *size <= whole as u64) {
+        match promise {
+            Promise::Arrived(number) => {
+                assert!(*number <= cursor.number, "batch {number} of size {size} is lost");
+            }
+            Promise::Signed(one) => {
+                let found =
+                    reader::transactions_of(connection, CONTRACT, one.request.unwrap()).unwrap();
+                assert!(found.iter().any(|found| found.transaction == *one), "{one:?} is lost");
+            }
+        }
+    }
+}
+
+/// Memory if there is some: hundreds of openings wait for no disk.
+fn fast_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
+#[tokio::test]
+async fn every_frame_of_the_log_is_a_safe_place_to_lose_power() {
+    let dir = TempDir::new().unwrap();
+    let (before, batches) = (30, 50);
+    let (path, promised) = run(dir.path(), before, batches).await;
+    let file = fs::read(&path).unwrap();
+    let log = fs::read(path.with_extension("sqlite3-wal")).unwrap();
+    let page = u32::from_be_bytes(log[8..12].try_into().unwrap()) as usize;
+    let frame = FRAME_HEADER + page;
+    let frames = (log.len() - WAL_HEADER) / frame;
+    assert_eq!(log.len(), WAL_HEADER + frames * frame, "the log was never reset");
+    assert_eq!(promised.len() as u64, batches * 2);
+    assert!(frames as u64 > batches);
+
+    verify(&file, &[], 0, &promised, before);
+    for count in 0..=frames {
+        let end = WAL_HEADER + count * frame;
+        verify(&file, &log[..end], end, &promised, before);
+        // Every seventh: the next frame half written, or its page never written through.
+        if count < frames && count.is_multiple_of(7) {
+            verify(&file, &log[..end + frame / 2], end, &promised, before);
+            let mut hollow = log[..end + frame].to_vec();
+            hollow[end + FRAME_HEADER..].fill(0);
+            verify(&file, &hollow, end, &promised, before);
+        }
+    }
+}

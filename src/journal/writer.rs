@@ -1,0 +1,518 @@
+//! The one writer of a journal: collects commands, commits them in groups.
+//!
+//! While one commit is under way further commands gather in the queue; the next commit takes them
+//! all, so that the number of fsyncs follows the disk and not the load. A durable command is
+//! answered after its commit's fsync and never waits for company; steps alone wait up to
+//! [`STEP_DELAY`] for more.
+//!
+//! No thread belongs to an idle journal: the task waits on its queue, and each commit runs in
+//! `spawn_blocking` with the connection moved in and out. Dropping the task in between is safe: a
+//! commit under way ends on its own, with its answers given, and then closes connection and lock.
+//!
+//! One commit is one `SQLite` transaction over its whole batch: all of it holds or none. There is no
+//! savepoint per command because no command can fail alone: unknown keys, repeated hashes and
+//! steps that contradict the stage are defined as changing nothing. What is left are failures of
+//! the disk or the file, and after one of those nothing that follows could be trusted: every
+//! waiting caller gets the error, and the writer ends with it.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    JournalError, Pruned, Shared, blocking,
+    lock::Lock,
+    reader::read_progress,
+    record::{Change, Fixed, Number, OutcomeColumns, Progress, advance, step_name, topics_to_blob},
+    statements as sql,
+};
+use crate::{
+    domain::{Address, B256, BlockRef, Event, LedgerError, RequestKey},
+    flow::{Arrival, Batch, Step},
+    gateway::lane::SignedTransaction,
+};
+
+/// Commands waiting in the queue; a full queue makes callers wait.
+pub(super) const QUEUE: usize = 1024;
+
+/// How long a step waits for company when no durable command is waiting.
+const STEP_DELAY: Duration = Duration::from_millis(20);
+
+/// A commit takes further commands until they weigh this much (bytes, roughly as stored).
+const FULL_BATCH: usize = 8 * 1024 * 1024;
+
+/// Rows one prune command removes at most, so that commits behind it wait milliseconds.
+const PRUNE_CHUNK: u32 = 500;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    Arrive(Batch),
+    Signed(Vec<SignedTransaction>),
+    Note(RequestKey, Step),
+    Mined(B256, BlockRef),
+    /// One chunk of what is old.
+    Prune {
+        settled_before_ms: u64,
+        final_block: u64,
+    },
+    /// Nothing: a barrier.
+    Flush,
+}
+
+/// What a durable command answers.
+#[derive(Debug)]
+pub(super) enum Done {
+    Nothing,
+    /// Indexes of the arrivals that were new.
+    New(Vec<usize>),
+    Pruned(Pruned),
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Done, LedgerError>>;
+
+/// Work, when it was asked for, and who waits for its fsync.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub work: Work,
+    pub at_ms: u64,
+    pub reply: Option<Reply>,
+}
+
+impl Command {
+    fn weight(&self) -> usize {
+        let event = |event: &Event| 256 + event.data.len();
+        let bytes = match &self.work {
+            Work::Arrive(batch) => {
+                batch.arrivals.iter().map(|arrival| 512 + event(&arrival.event)).sum::<usize>()
+                    + batch.skipped.iter().map(|(skipped, _)| event(skipped)).sum::<usize>()
+            }
+            Work::Signed(transactions) => transactions.iter().map(|one| 512 + one.raw.len()).sum(),
+            Work::Note(_, Step::Answered(answer)) => answer.payload.len() + answer.extra_data.len(),
+            Work::Prune { .. } => FULL_BATCH / 8,
+            Work::Note(..) | Work::Mined(..) | Work::Flush => 0,
+        };
+        bytes + 512
+    }
+}
+
+/// The commands of one commit.
+#[derive(Debug, Default)]
+struct Group {
+    commands: Vec<Command>,
+    weight: usize,
+    durable: bool,
+}
+
+impl Group {
+    fn push(&mut self, command: Command) {
+        self.weight += command.weight();
+        self.durable |= command.reply.is_some();
+        self.commands.push(command);
+    }
+
+    fn is_full(&self) -> bool {
+        self.weight >= FULL_BATCH
+    }
+}
+
+/// The task that owns the writing connection and the lock. Nothing is stored before
+/// [`run`](Self::run) is polled; dropping it closes the journal.
+#[derive(Debug)]
+pub struct Writer {
+    queue: mpsc::Receiver<Command>,
+    store: Store,
+}
+
+impl Writer {
+    pub(super) fn new(queue: mpsc::Receiver<Command>, store: Store) -> Self {
+        Self { queue, store }
+    }
+
+    /// For tests that set the store up to fail or look into it without running.
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        &self.store.connection
+    }
+
+    /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
+    /// still queued, commits it and closes the file. Commands sent after that get an error.
+    ///
+    /// An error means that the disk or the file failed: what callers were told is stored is stored,
+    /// everything later is not. Dropping the future keeps that promise too.
+    pub async fn run(self, until: CancellationToken) -> Result<(), JournalError> {
+        let Self { mut queue, mut store } = self;
+        let shared = Arc::clone(&store.shared);
+        let ended = loop {
+            let Some(group) = collect(&mut queue, &until).await else { break Ok(()) };
+            let committed = blocking(move || {
+                let result = store.commit(group.commands);
+                (store, result)
+            });
+            let Some((returned, result)) = committed.await else {
+                return Err(JournalError::Closed { path: shared.path.clone() });
+            };
+            store = returned;
+            if let Err(error) = result {
+                break Err(error);
+            }
+        };
+        if let Err(error) = &ended {
+            // First the reason, then the end of the queue: whoever finds it closed finds why.
+            let _ = shared.ended.set(error.to_string());
+        }
+        queue.close();
+        while let Some(command) = queue.recv().await {
+            if let Some(reply) = command.reply {
+                let _ = reply.send(Err(shared.closed().into()));
+            }
+        }
+        blocking(move || store.close()).await;
+        ended
+    }
+}
+
+/// The commands of the next commit, in order; `None` when there will be no more.
+async fn collect(queue: &mut mpsc::Receiver<Command>, until: &CancellationToken) -> Option<Group> {
+    let mut group = Group::default();
+    let first = tokio::select! {
+        biased;
+        () = until.cancelled(), if !queue.is_closed() => {
+            queue.close();
+            queue.recv().await
+        }
+        first = queue.recv() => first,
+    };
+    group.push(first?);
+    let patience = Instant::now() + STEP_DELAY;
+    loop {
+        while !group.is_full() {
+            match queue.try_recv() {
+                Ok(command) => group.push(command),
+                Err(_) => break,
+            }
+        }
+        if group.is_full() || group.durable || queue.is_closed() {
+            return Some(group);
+        }
+        tokio::select! {
+            biased;
+            () = until.cancelled() => queue.close(),
+            () = sleep_until(patience) => return Some(group),
+            command = queue.recv() => match command {
+                Some(command) => group.push(command),
+                None => return Some(group),
+            },
+        }
+    }
+}
+
+/// The writing connection. Fields drop in this order: the lock goes last.
+pub(super) struct Store {
+    connection: Connection,
+    contract: Address,
+    shared: Arc<Shared>,
+    _lock: Lock,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    pub(super) fn new(
+        connection: Connection,
+        contract: Address,
+        shared: Arc<Shared>,
+        lock: Lock,
+    ) -> Self {
+        Self { connection, contract, shared, _lock: lock }
+    }
+
+    /// Commits all commands or none, then answers whoever waits.
+    fn commit(&mut self, commands: Vec<Command>) -> Result<(), JournalError> {
+        let counters = &self.shared.counters;
+        let durable = commands.iter().filter(|command| command.reply.is_some()).count();
+        counters.commands.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        counters.durable.fetch_add(durable as u64, Ordering::Relaxed);
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        match apply(&mut self.connection, self.contract, &commands) {
+            Ok(done) => {
+                for (command, done) in commands.into_iter().zip(done) {
+                    if let Some(reply) = command.reply {
+                        let _ = reply.send(Ok(done)); // a caller that gave up is not missed
+                    }
+                }
+                Ok(())
+            }
+            Err(cause) => {
+                let error = JournalError::failed(&self.shared.path, "a commit", cause);
+                for reply in commands.into_iter().filter_map(|command| command.reply) {
+                    let _ = reply.send(Err(LedgerError(error.to_string())));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Closes the reader, the writer (which folds the WAL back) and then the lock. Blocking.
+    fn close(self) {
+        self.shared.reader.blocking_lock().take();
+    }
+}
+
+impl Drop for Store {
+    /// Where the task was dropped: the reader goes with it unless it is reading just now; then it
+    /// goes with the last handle.
+    fn drop(&mut self) {
+        if let Ok(mut reader) = self.shared.reader.try_lock() {
+            reader.take();
+        }
+    }
+}
+
+fn apply(
+    connection: &mut Connection,
+    contract: Address,
+    commands: &[Command],
+) -> rusqlite::Result<Vec<Done>> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let tables = Tables { transaction: &transaction, contract };
+    let done = commands
+        .iter()
+        .map(|Command { work, at_ms, .. }| tables.carry_out(work, *at_ms))
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    transaction.commit()?;
+    Ok(done)
+}
+
+/// The tables inside one transaction.
+struct Tables<'t> {
+    transaction: &'t Transaction<'t>,
+    contract: Address,
+}
+
+impl Tables<'_> {
+    fn carry_out(&self, work: &Work, now_ms: u64) -> rusqlite::Result<Done> {
+        match work {
+            Work::Arrive(batch) => self.arrive(batch, now_ms).map(Done::New),
+            Work::Signed(transactions) => {
+                for transaction in transactions {
+                    self.sign(transaction, now_ms)?;
+                }
+                Ok(Done::Nothing)
+            }
+            Work::Note(key, step) => self.note(*key, step, now_ms).map(|()| Done::Nothing),
+            Work::Mined(hash, block) => self.mine(*hash, *block, now_ms).map(|()| Done::Nothing),
+            Work::Prune { settled_before_ms, final_block } => {
+                self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
+            }
+            Work::Flush => Ok(Done::Nothing),
+        }
+    }
+
+    fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Vec<usize>> {
+        let mut new = Vec::new();
+        for (index, arrival) in batch.arrivals.iter().enumerate() {
+            if self.insert_request(arrival, now_ms)? {
+                new.push(index);
+            }
+        }
+        for (event, reason) in &batch.skipped {
+            self.transaction.prepare_cached(sql::INSERT_SKIPPED)?.execute(params![
+                Fixed(self.contract),
+                reason,
+                Number(now_ms),
+                Number(event.block.number),
+                Fixed(event.block.hash),
+                Fixed(event.transaction),
+                Number(event.log_index),
+                topics_to_blob(&event.topics),
+                event.data.as_ref(),
+            ])?;
+        }
+        if let Some(cursor) = batch.cursor {
+            self.transaction.prepare_cached(sql::SET_CURSOR)?.execute(params![
+                Fixed(self.contract),
+                Number(cursor.number),
+                Fixed(cursor.hash),
+                Number(now_ms),
+            ])?;
+        }
+        Ok(new)
+    }
+
+    /// Whether it was new.
+    fn insert_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
+        let Arrival { key, kind, event } = arrival;
+        let inserted = self.transaction.prepare_cached(sql::INSERT_REQUEST)?.execute(params![
+            Fixed(self.contract),
+            Fixed(key.id),
+            Fixed(key.content),
+            kind.as_str(),
+            Number(now_ms),
+        ])?;
+        if inserted == 0 {
+            return Ok(false);
+        }
+        self.transaction.prepare_cached(sql::INSERT_EVENT)?.execute(params![
+            self.transaction.last_insert_rowid(),
+            Number(event.block.number),
+            Fixed(event.block.hash),
+            Fixed(event.transaction),
+            Number(event.log_index),
+            topics_to_blob(&event.topics),
+            event.data.as_ref(),
+        ])?;
+        Ok(true)
+    }
+
+    fn note(&self, key: RequestKey, step: &Step, now_ms: u64) -> rusqlite::Result<()> {
+        let stored = self
+            .transaction
+            .prepare_cached(sql::SELECT_PROGRESS)?
+            .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
+                Ok((row.get::<_, i64>(sql::PROGRESS_COLUMNS)?, read_progress(row)?))
+            })
+            .optional()?;
+        let Some((seq, before)) = stored else {
+            tracing::warn!(request = %key, step = step_name(step), "step of a request the journal does not know");
+            return Ok(());
+        };
+        match advance(&before, step, now_ms) {
+            Change::Nothing(why) => {
+                tracing::debug!(request = %key, step = step_name(step), why, "step changes nothing");
+                Ok(())
+            }
+            Change::Advance(after, answer) => {
+                if let Some(answer) = answer {
+                    self.transaction.prepare_cached(sql::PUT_ANSWER)?.execute(params![
+                        seq,
+                        answer.payload.as_ref(),
+                        answer.signature.as_ref(),
+                        answer.extra_data.as_ref(),
+                    ])?;
+                }
+                self.advance(seq, &after)
+            }
+            Change::Settle(after) => self.settle(seq, &after),
+        }
+    }
+
+    fn advance(&self, seq: i64, after: &Progress) -> rusqlite::Result<()> {
+        let held = after.held.as_ref();
+        self.transaction.prepare_cached(sql::ADVANCE)?.execute(params![
+            seq,
+            after.stage.as_str(),
+            held.map(|held| held.hold.reason.as_str()),
+            held.map(|held| held.hold.detail.as_str()),
+            held.map(|held| Number(held.since_ms)),
+            after.attempts,
+            after.last_error,
+            after.transaction.map(Fixed),
+            after.asked_at_ms.map(Number),
+            after.answered_at_ms.map(Number),
+            after.submitted_at_ms.map(Number),
+        ])?;
+        Ok(())
+    }
+
+    fn settle(&self, seq: i64, after: &Progress) -> rusqlite::Result<()> {
+        let outcome = after.outcome.as_ref().map(OutcomeColumns::from).unwrap_or_default();
+        self.transaction.prepare_cached(sql::SETTLE)?.execute(params![
+            seq,
+            after.settled_at_ms.map(Number),
+            outcome.name,
+            outcome.refusal,
+            outcome.detail,
+            outcome.transaction.map(Fixed),
+            outcome.block.map(|block| Number(block.number)),
+            outcome.block.map(|block| Fixed(block.hash)),
+        ])?;
+        Ok(())
+    }
+
+    fn sign(&self, signed: &SignedTransaction, now_ms: u64) -> rusqlite::Result<()> {
+        self.transaction.prepare_cached(sql::INSERT_TRANSACTION)?.execute(params![
+            Number(signed.nonce),
+            Fixed(signed.hash),
+            Fixed(self.contract),
+            signed.request.map(|key| Fixed(key.id)),
+            signed.request.map(|key| Fixed(key.content)),
+            Number(now_ms),
+            signed.raw.as_ref(),
+        ])?;
+        Ok(())
+    }
+
+    fn mine(&self, hash: B256, block: BlockRef, now_ms: u64) -> rusqlite::Result<()> {
+        let known = self.transaction.prepare_cached(sql::MINE_TRANSACTION)?.execute(params![
+            Fixed(hash),
+            Number(now_ms),
+            Number(block.number),
+            Fixed(block.hash),
+        ])?;
+        if known == 0 {
+            tracing::warn!(transaction = %hash, "mined transaction the journal does not know");
+        }
+        Ok(())
+    }
+
+    fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Pruned> {
+        let (before, last) = (Number(settled_before_ms), Number(final_block));
+        let old: Vec<i64> = self
+            .transaction
+            .prepare_cached(sql::OLD_REQUESTS)?
+            .query_map(params![before, last, PRUNE_CHUNK], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for statement in sql::DELETE_REQUEST {
+            let mut statement = self.transaction.prepare_cached(statement)?;
+            for seq in &old {
+                statement.execute([seq])?;
+            }
+        }
+        let highest: Option<Number> =
+            self.transaction.query_row(sql::HIGHEST_NONCE, [], |row| row.get(0))?;
+        let highest_final: Option<Number> = self
+            .transaction
+            .query_row(sql::HIGHEST_FINAL_NONCE, [last], |row| row.get(0))
+            .optional()?;
+        let displaced: Vec<i64> = self
+            .transaction
+            .prepare_cached(sql::OLD_TRANSACTIONS)?
+            .query_map(
+                params![
+                    before,
+                    last,
+                    highest.unwrap_or(Number(0)),
+                    highest_final.unwrap_or(Number(0)),
+                    PRUNE_CHUNK
+                ],
+                |row| row.get(0),
+            )?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut statement = self.transaction.prepare_cached(sql::DELETE_TRANSACTION)?;
+        for seq in &displaced {
+            statement.execute([seq])?;
+        }
+        Ok(Pruned { requests: old.len() as u64, transactions: displaced.len() as u64 })
+    }
+}
+
+impl Pruned {
+    /// Whether a further chunk may find more.
+    pub(super) fn is_full_chunk(self) -> bool {
+        self.requests >= u64::from(PRUNE_CHUNK) || self.transactions >= u64::from(PRUNE_CHUNK)
+    }
+}
