@@ -262,16 +262,15 @@ impl<B: Buckets> Ciphertexts<B> {
         let mut failures = Vec::new();
         for coprocessor in &material.coprocessors {
             match places.get(coprocessor) {
-                Some(Ok(bucket)) => {
-                    if !buckets.iter().any(|known| known.is(bucket)) {
-                        buckets.push(Arc::clone(bucket));
-                    }
+                Some(Ok(bucket)) if !buckets.iter().any(|known| known.is(bucket)) => {
+                    buckets.push(Arc::clone(bucket));
                 }
                 Some(Err(trouble)) => failures.push(BucketFailure {
                     bucket: format!("coprocessor {coprocessor}"),
                     trouble: trouble.clone(),
                 }),
-                None => {}
+                // Another coprocessor has the same bucket.
+                Some(Ok(_)) | None => {}
             }
         }
         if buckets.is_empty() {

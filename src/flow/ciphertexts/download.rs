@@ -43,7 +43,7 @@ impl Default for Patience {
             headers: Duration::from_secs(5),
             stall: Duration::from_secs(5),
             body: Duration::from_secs(20),
-            longest_body: Duration::from_secs(120),
+            longest_body: Duration::from_mins(2),
             hedge: Duration::from_millis(300),
         }
     }

@@ -26,9 +26,9 @@ use super::bucket::{Bucket, UnusableUrl};
 /// How long credentials are looked for before a call goes out unsigned.
 const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(2);
 /// Credentials are renewed this long before they end.
-const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_secs(60);
+const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
 /// Credentials without an end, and the lack of any, are looked at again after this.
-const LOOKED_AT_AGAIN: Duration = Duration::from_secs(300);
+const LOOKED_AT_AGAIN: Duration = Duration::from_mins(5);
 
 /// The checked `[s3_config]`.
 pub struct FallbackStore {
@@ -245,7 +245,7 @@ mod tests {
             None,
             "test",
         );
-        let time = UNIX_EPOCH + Duration::from_secs(1_369_353_600);
+        let time = UNIX_EPOCH + Duration::from_hours(380_376);
         let url: Url = "https://examplebucket.s3.amazonaws.com/?lifecycle".parse().unwrap();
         let headers = signature(&url, "us-east-1", credentials, time).unwrap();
         assert_eq!(
@@ -285,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_are_looked_up_once_and_renewed_before_they_end() {
-        let (store, count) = counting(Some(Duration::from_secs(3600)));
+        let (store, count) = counting(Some(Duration::from_hours(1)));
         let url = store.bucket.object(B256::ZERO);
         let signer = store.bucket.signer.as_ref().unwrap();
         for _ in 0..5 {
