@@ -1,1 +1,489 @@
-//! (skeleton)
+//! Room 2: handles -> where -> fetch -> verified bytes, or a typed refusal.
+//!
+//! ```text
+//! materials ─> sizes by FHE type ─> memory, all at once ─> per handle: buckets, healthy first
+//!                                        ^                     │ first ─ silent 300 ms ─> next too
+//!                                        │                     │       └ failed ────────> next
+//!                                        └── turned out larger ┘ first with the digest wins
+//! ```
+//!
+//! Invariants:
+//! - Bytes leave this room only if their keccak256 is the digest on chain, and only all of a
+//!   request's ciphertexts together.
+//! - Memory for the bytes is reserved before they are fetched. What a bucket announces or sends
+//!   beyond the reservation is not read.
+//! - A bucket is believed in nothing: neither its size, nor its speed, nor a redirect.
+//!
+//! Deliberately absent: retries over time. A request that cannot be served now is answered with a
+//! [`Remedy`]; whoever walks it decides when to come back.
+
+mod bucket;
+mod download;
+mod fallback;
+mod memory;
+#[cfg(test)]
+mod scripted;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::domain::{Address, B256, Ciphertext, Hold, HoldReason, Material, Remedy};
+
+pub use bucket::UnusableUrl;
+pub use download::Trouble;
+pub use fallback::FallbackStore;
+pub use memory::{LARGEST_CIPHERTEXT, Reservation, SMALLEST_MEMORY_MIB};
+
+use bucket::{Bucket, Health};
+use download::{Patience, Progress, Wanted, download};
+use memory::Memory;
+
+/// Ciphertexts of one request fetched at the same time.
+const HANDLES_AT_ONCE: usize = 16;
+/// Buckets tried at the same time for one ciphertext.
+const BUCKETS_AT_ONCE: usize = 3;
+/// Coprocessors looked up at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
+/// One question to the GatewayConfig contract.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a request is taken anew because its ciphertexts turned out larger.
+const ROUNDS: usize = 4;
+/// Connecting, TLS included.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The port through which this room learns where a coprocessor keeps its ciphertexts. The
+/// GatewayConfig adapter implements it, and caches; an empty answer is not cached.
+pub trait Buckets: Send + Sync + 'static {
+    /// The base URL of the coprocessor's bucket. `None`: it has none, or nobody knows it.
+    fn bucket(
+        &self,
+        coprocessor: Address,
+    ) -> impl Future<Output = Result<Option<String>, BucketLookupError>> + Send;
+
+    /// Whether the contract knows the coprocessor. Asked only with `verify_coprocessors`.
+    fn registered(
+        &self,
+        coprocessor: Address,
+    ) -> impl Future<Output = Result<bool, BucketLookupError>> + Send;
+}
+
+/// The contract could not be asked. One sentence without URLs or keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BucketLookupError(pub String);
+
+/// What the room is built from.
+pub struct CiphertextsOptions<B> {
+    pub buckets: Arc<B>,
+    /// Asked when no coprocessor of a request has a usable bucket.
+    pub fallback: Option<FallbackStore>,
+    /// All ciphertexts of the instance together; at least [`SMALLEST_MEMORY_MIB`] to serve every
+    /// legal request.
+    pub memory_mib: u32,
+    /// Skip the buckets of coprocessors that the contract does not know.
+    pub verify_coprocessors: bool,
+    /// From [`http_client`].
+    pub http: reqwest::Client,
+}
+
+impl<B> fmt::Debug for CiphertextsOptions<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CiphertextsOptions")
+            .field("fallback", &self.fallback)
+            .field("memory_mib", &self.memory_mib)
+            .field("verify_coprocessors", &self.verify_coprocessors)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The HTTP client this room needs, one per instance: no redirects, no proxy from the environment,
+/// no decompression, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection
+/// share its window.
+pub fn http_client(mut tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .user_agent(concat!("kms-connector/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_DEADLINE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Duration::from_secs(15))
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(HANDLES_AT_ONCE)
+        .build()
+}
+
+/// All ciphertexts of a request, verified, and the memory they hold.
+#[derive(Debug)]
+pub struct Fetched {
+    /// In the order of the materials.
+    pub ciphertexts: Vec<Ciphertext>,
+    /// Drop it together with the bytes, as soon as the Core has them. Declared last: fields are
+    /// dropped in order, so the memory is free before it is given away again.
+    pub reservation: Reservation,
+}
+
+/// Room 2 of one instance.
+pub struct Ciphertexts<B> {
+    buckets: Arc<B>,
+    fallback: Option<Arc<Bucket>>,
+    verify_coprocessors: bool,
+    http: reqwest::Client,
+    memory: Memory,
+    health: Health,
+    patience: Patience,
+}
+
+impl<B> fmt::Debug for Ciphertexts<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ciphertexts").field("memory", &self.memory).finish_non_exhaustive()
+    }
+}
+
+/// Where one coprocessor's ciphertexts are.
+type Place = Result<Arc<Bucket>, Trouble>;
+
+/// Why one ciphertext was not brought.
+struct Missed {
+    failures: Vec<BucketFailure>,
+    /// Sizes above the share, as announced.
+    larger: Vec<u64>,
+}
+
+impl<B: Buckets> Ciphertexts<B> {
+    #[must_use]
+    pub fn new(options: CiphertextsOptions<B>) -> Self {
+        Self {
+            buckets: options.buckets,
+            fallback: options.fallback.map(|store| store.bucket),
+            verify_coprocessors: options.verify_coprocessors,
+            http: options.http,
+            memory: Memory::new(options.memory_mib),
+            health: Health::default(),
+            patience: Patience::default(),
+        }
+    }
+
+    /// Memory held by all requests at this moment, in KiB.
+    #[must_use]
+    pub fn reserved_kib(&self) -> usize {
+        self.memory.reserved_kib()
+    }
+
+    /// Fetches and verifies all ciphertexts of one request. Waits while other requests hold the
+    /// memory. Dropping the future drops all calls and gives the memory back.
+    pub async fn fetch(&self, materials: &[Material]) -> Result<Fetched, FetchError> {
+        let mut shares = Vec::with_capacity(materials.len());
+        for material in materials {
+            let fhe_type = material.fhe_type();
+            shares.push(
+                memory::expected_bytes(fhe_type)
+                    .ok_or(FetchError::UnsupportedType { handle: material.handle, fhe_type })?,
+            );
+        }
+        let places = self.places(materials).await;
+        let mut rounds_left = ROUNDS;
+        loop {
+            rounds_left -= 1;
+            let reservation =
+                self.memory.reserve(&shares).await.ok_or_else(|| self.too_large(&shares))?;
+            match self.fetch_all(materials, &shares, &places, &reservation).await {
+                Ok(ciphertexts) => return Ok(Fetched { ciphertexts, reservation }),
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Err(Interrupted::Larger { sizes, error }) => {
+                    // Given back before more is asked for: what is held cannot be waited for.
+                    drop(reservation);
+                    let grown = memory::grow(&shares, &sizes, |bodies| self.memory.fits(bodies));
+                    match grown {
+                        Some(grown) if rounds_left > 0 => shares = grown,
+                        Some(_) | None => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    fn too_large(&self, shares: &[u64]) -> FetchError {
+        let bytes = shares.iter().sum::<u64>();
+        FetchError::TooLarge {
+            mib: bytes.div_ceil(1024 * 1024),
+            budget_mib: self.memory.total_mib(),
+        }
+    }
+
+    /// Where each coprocessor of the request keeps its ciphertexts.
+    async fn places(&self, materials: &[Material]) -> HashMap<Address, Place> {
+        let mut coprocessors: Vec<Address> =
+            materials.iter().flat_map(|material| material.coprocessors.iter().copied()).collect();
+        coprocessors.sort_unstable();
+        coprocessors.dedup();
+        stream::iter(coprocessors)
+            .map(|coprocessor| async move { (coprocessor, self.place(coprocessor).await) })
+            .buffer_unordered(LOOKUPS_AT_ONCE)
+            .collect()
+            .await
+    }
+
+    async fn place(&self, coprocessor: Address) -> Place {
+        let answer = timeout(LOOKUP_DEADLINE, async {
+            if self.verify_coprocessors && !self.buckets.registered(coprocessor).await? {
+                return Ok(Err(Trouble::Unregistered));
+            }
+            Ok(Ok(self.buckets.bucket(coprocessor).await?))
+        });
+        match answer.await {
+            Err(_) => Err(Trouble::Lookup("no answer in time".to_owned())),
+            Ok(Err(BucketLookupError(why))) => Err(Trouble::Lookup(why)),
+            Ok(Ok(Err(trouble))) => Err(trouble),
+            Ok(Ok(Ok(url))) => match url.as_deref().map(str::trim) {
+                None | Some("") => Err(Trouble::NoUrl),
+                Some(url) => Ok(Arc::new(Bucket::new(url)?)),
+            },
+        }
+    }
+
+    /// The buckets to try for one ciphertext, and what is wrong with the coprocessors that have
+    /// none.
+    fn candidates(
+        &self,
+        material: &Material,
+        places: &HashMap<Address, Place>,
+    ) -> (Vec<Arc<Bucket>>, Vec<BucketFailure>) {
+        let mut buckets: Vec<Arc<Bucket>> = Vec::new();
+        let mut failures = Vec::new();
+        for coprocessor in &material.coprocessors {
+            match places.get(coprocessor) {
+                Some(Ok(bucket)) if !buckets.iter().any(|known| known.is(bucket)) => {
+                    buckets.push(Arc::clone(bucket));
+                }
+                Some(Err(trouble)) => failures.push(BucketFailure {
+                    bucket: format!("coprocessor {coprocessor}"),
+                    trouble: trouble.clone(),
+                }),
+                // Another coprocessor has the same bucket.
+                Some(Ok(_)) | None => {}
+            }
+        }
+        if buckets.is_empty() {
+            // A coprocessor that must not be trusted does not open another door by being the only
+            // one named.
+            let none_trusted = !failures.is_empty()
+                && failures.iter().all(|failure| failure.trouble == Trouble::Unregistered);
+            if !none_trusted {
+                buckets.extend(self.fallback.clone());
+            }
+        }
+        (self.health.healthy_first(buckets, Instant::now()), failures)
+    }
+
+    /// One round: every ciphertext within its share.
+    async fn fetch_all(
+        &self,
+        materials: &[Material],
+        shares: &[u64],
+        places: &HashMap<Address, Place>,
+        reservation: &Reservation,
+    ) -> Result<Vec<Ciphertext>, Interrupted> {
+        let mut fetching = stream::iter(0..materials.len())
+            .map(|index| async move {
+                (index, self.fetch_one(&materials[index], shares[index], places, reservation).await)
+            })
+            .buffer_unordered(HANDLES_AT_ONCE);
+        let mut brought: Vec<Option<Ciphertext>> = materials.iter().map(|_| None).collect();
+        let mut sizes = Vec::new();
+        let mut first_larger = None;
+        while let Some((index, result)) = fetching.next().await {
+            match result {
+                Ok(ciphertext) => brought[index] = Some(ciphertext),
+                Err(Missed { failures, larger }) => {
+                    let handle = materials[index].handle;
+                    let error = FetchError::NotBrought { handle, failures };
+                    if larger.is_empty() {
+                        return Err(Interrupted::Failed(error));
+                    }
+                    // The others go on: whether more of them are larger decides the next round.
+                    sizes.push((index, larger));
+                    first_larger.get_or_insert(error);
+                }
+            }
+        }
+        match first_larger {
+            Some(error) => Err(Interrupted::Larger { sizes, error }),
+            // Every index was filled, or the loop above returned or remembered an error.
+            None => Ok(brought.into_iter().flatten().collect()),
+        }
+    }
+
+    /// One ciphertext from the first bucket that brings the right bytes.
+    async fn fetch_one(
+        &self,
+        material: &Material,
+        share: u64,
+        places: &HashMap<Address, Place>,
+        reservation: &Reservation,
+    ) -> Result<Ciphertext, Missed> {
+        let (buckets, mut failures) = self.candidates(material, places);
+        let room = Semaphore::new(reservation.copies());
+        let held = reservation.hold();
+        let wanted = Wanted { digest: material.digest, share, room: &room, held: &held };
+        let progress: Vec<Progress> = buckets.iter().map(|_| Progress::new()).collect();
+        let call = |index: usize| {
+            let (bucket, wanted) = (&buckets[index], &wanted);
+            let progress = &progress[index];
+            let turns = self.health.turns(bucket);
+            progress.restart();
+            async move {
+                let result =
+                    download(&self.http, bucket, &turns, wanted, &self.patience, progress).await;
+                (index, result)
+            }
+        };
+        let mut calls = FuturesUnordered::new();
+        let mut overtaken = vec![false; buckets.len()];
+        let mut larger = Vec::new();
+        let mut next = 0;
+        loop {
+            if calls.is_empty() {
+                if next == buckets.len() {
+                    return Err(Missed { failures, larger });
+                }
+                calls.push(call(next));
+                next += 1;
+            }
+            let may_hedge = next < buckets.len() && calls.len() < BUCKETS_AT_ONCE;
+            tokio::select! {
+                biased;
+                Some((index, result)) = calls.next() => match result {
+                    Ok((format, body)) => {
+                        if !overtaken[index] {
+                            self.health.well(&buckets[index]);
+                        }
+                        return Ok(Ciphertext { handle: material.handle, format, body });
+                    }
+                    Err(trouble) => {
+                        self.note(&buckets[index], material, &trouble);
+                        if let Trouble::Outgrown { bytes } = trouble {
+                            larger.push(bytes);
+                        }
+                        let bucket = buckets[index].shown.clone();
+                        failures.push(BucketFailure { bucket, trouble });
+                        if next < buckets.len() {
+                            calls.push(call(next));
+                            next += 1;
+                        }
+                    }
+                },
+                () = sleep(self.patience.hedge), if may_hedge => {
+                    // The newest call decides: older ones were found slow before it was started.
+                    if progress[next - 1].is_slow(&self.patience) {
+                        self.health.ailing(&buckets[next - 1], Instant::now());
+                        overtaken[next - 1] = true;
+                        calls.push(call(next));
+                        next += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Remembers a failure. One bucket in trouble is one line in the log, not one per ciphertext.
+    fn note(&self, bucket: &Bucket, material: &Material, trouble: &Trouble) {
+        let news = trouble.is_the_buckets() && self.health.ailing(bucket, Instant::now());
+        if news {
+            tracing::warn!(bucket = %bucket.shown, %trouble, "bucket in trouble");
+        } else {
+            tracing::debug!(bucket = %bucket.shown, handle = %material.handle, %trouble, "not brought");
+        }
+    }
+}
+
+/// Why a round of fetching ended early.
+enum Interrupted {
+    Failed(FetchError),
+    /// Some ciphertexts need more memory than their share. `error`: if they cannot have it.
+    Larger {
+        sizes: Vec<(usize, Vec<u64>)>,
+        error: FetchError,
+    },
+}
+
+/// One bucket, or a coprocessor without one, and why it did not help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketFailure {
+    /// Scheme, host and port; or the coprocessor's address.
+    pub bucket: String,
+    pub trouble: Trouble,
+}
+
+impl fmt::Display for BucketFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.bucket, self.trouble)
+    }
+}
+
+/// Why a request's ciphertexts are not in hand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    #[error("handle {handle} is of FHE type {fhe_type}, which this connector does not know")]
+    UnsupportedType { handle: B256, fhe_type: u8 },
+    #[error(
+        "the ciphertexts take {mib} MiB, which ciphertext_memory_mib = {budget_mib} does not allow"
+    )]
+    TooLarge { mib: u64, budget_mib: u32 },
+    /// No bucket brought it. Empty: there is no bucket at all.
+    #[error("no bucket has handle {handle}: {}", listed(failures))]
+    NotBrought { handle: B256, failures: Vec<BucketFailure> },
+}
+
+fn listed(failures: &[BucketFailure]) -> String {
+    if failures.is_empty() {
+        return "none is known, and no [s3_config] is set".to_owned();
+    }
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl FetchError {
+    /// Retry, unless every bucket that was asked says what only an operator can mend.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::UnsupportedType { .. } => self.hold(HoldReason::UnsupportedType),
+            Self::TooLarge { .. } => self.hold(HoldReason::CiphertextTooLarge),
+            Self::NotBrought { failures, .. } => {
+                let asked: Vec<&Trouble> = failures
+                    .iter()
+                    .map(|failure| &failure.trouble)
+                    .filter(|trouble| !matches!(trouble, Trouble::NoUrl | Trouble::Unregistered))
+                    .collect();
+                let all = |is: fn(&Trouble) -> bool| {
+                    !asked.is_empty() && asked.iter().all(|trouble| is(trouble))
+                };
+                if all(|trouble| matches!(trouble, Trouble::AccessDenied(_))) {
+                    self.hold(HoldReason::AccessDenied)
+                } else if all(|trouble| {
+                    matches!(trouble, Trouble::TooLarge { .. } | Trouble::Outgrown { .. })
+                }) {
+                    self.hold(HoldReason::CiphertextTooLarge)
+                } else {
+                    Remedy::Retry
+                }
+            }
+        }
+    }
+
+    fn hold(&self, reason: HoldReason) -> Remedy {
+        Remedy::Hold(Hold::new(reason, self.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod ciphertexts;
 mod contracts;
+mod ministack;
 mod servers;
 mod wallet;

@@ -1,89 +1,14 @@
-//! The AWS KMS wallet against a real emulator: `ministack`, found through
-//! `KMS_CONNECTOR_TEST_MINISTACK`, `.tools/venv/bin` or the `PATH`.
+//! The AWS KMS wallet against a real emulator.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use alloy::primitives::keccak256;
 use kms_connector::domain::Remedy;
 use kms_connector::gateway::wallet::{Wallet, WalletError};
-use serde_json::{Value, json};
+use serde_json::json;
 use url::Url;
 
-struct Ministack {
-    child: Child,
-    endpoint: String,
-    http: reqwest::Client,
-}
-
-impl Drop for Ministack {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Ministack {
-    async fn start() -> Self {
-        // The client is built once for the test process; plain HTTP only.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(5))
-            .build()
-            .expect("an HTTP client");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(program())
-            .env("BIND_HOST", "127.0.0.1")
-            .env("GATEWAY_PORT", port.to_string())
-            .env("SERVICES", "kms")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("ministack starts (pip install ministack==1.5.33 cryptography)");
-        let stack = Self { child, endpoint: format!("http://127.0.0.1:{port}"), http };
-        let patience = Instant::now() + Duration::from_secs(60);
-        while stack.try_call("ListKeys", &json!({})).await.is_none() {
-            assert!(Instant::now() < patience, "ministack does not answer");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        stack
-    }
-
-    async fn try_call(&self, action: &str, body: &Value) -> Option<Value> {
-        let response = self
-            .http
-            .post(&self.endpoint)
-            .header("X-Amz-Target", format!("TrentService.{action}"))
-            .header("Content-Type", "application/x-amz-json-1.1")
-            .body(body.to_string())
-            .send()
-            .await
-            .ok()?;
-        let status = response.status();
-        let text = response.text().await.ok()?;
-        status.is_success().then(|| serde_json::from_str(&text).unwrap_or(Value::Null))
-    }
-
-    async fn call(&self, action: &str, body: Value) -> Value {
-        self.try_call(action, &body).await.unwrap_or_else(|| panic!("{action} failed"))
-    }
-
-    async fn create_key(&self, spec: &str, usage: &str) -> Value {
-        self.call("CreateKey", json!({ "KeySpec": spec, "KeyUsage": usage })).await["KeyMetadata"]
-            .clone()
-    }
-}
-
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("KMS_CONNECTOR_TEST_MINISTACK") {
-        return path.into();
-    }
-    let local = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/ministack");
-    if local.exists() { local } else { "ministack".into() }
-}
+use crate::ministack::Ministack;
 
 /// Credentials come from the environment alone, and a test may not change its own: the checks run
 /// in a second process of this test binary.
@@ -108,9 +33,41 @@ async fn signs_with_a_key_in_aws_kms() {
         ("TEST_RSA_KEY", rsa["KeyId"].as_str().unwrap().to_owned()),
         ("TEST_DISABLED_KEY", disabled["KeyId"].as_str().unwrap().to_owned()),
     ];
+    run_apart("wallet::inside", environment.to_vec()).await;
+}
+
+#[tokio::test]
+async fn without_credentials_the_wallet_says_so() {
+    let environment = vec![
+        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ("AWS_CONFIG_FILE", "/nonexistent/config".to_owned()),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials".to_owned()),
+    ];
+    run_apart("wallet::inside_without_credentials", environment).await;
+}
+
+#[tokio::test]
+#[ignore = "run by without_credentials_the_wallet_says_so"]
+async fn inside_without_credentials() {
+    let endpoint: Url = "http://127.0.0.1:9".parse().unwrap();
+    let error = Wallet::aws_kms("alias/x", None, Some(&endpoint)).await.unwrap_err();
+    assert_eq!(error, WalletError::NoCredentials);
+    assert!(matches!(error.remedy(), Remedy::Hold(_)));
+    let error = Wallet::aws_kms("alias/x", None, None).await.unwrap_err();
+    assert_eq!(error, WalletError::NoRegion);
+}
+
+/// Runs one ignored test of this binary with nothing of AWS in its environment but `environment`.
+async fn run_apart(test: &'static str, environment: Vec<(&'static str, String)>) {
     let output = tokio::task::spawn_blocking(move || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "wallet::inside", "--ignored", "--nocapture"])
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("AWS_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(["--exact", test, "--ignored", "--nocapture"])
             .envs(environment)
             .output()
             .unwrap()

@@ -1,0 +1,220 @@
+//! Where a ciphertext lies: one bucket, the object's URL in it, and which buckets were in trouble
+//! lately.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::domain::B256;
+
+use super::fallback::Signer;
+
+/// How long a bucket that failed or was slow is tried last.
+const TROUBLE_REMEMBERED: Duration = Duration::from_secs(30);
+/// Calls at the same time to one host.
+const CALLS_PER_HOST: usize = 64;
+/// Above this many hosts the idle ones are forgotten.
+const HOSTS_REMEMBERED: usize = 256;
+
+/// One place that may hold ciphertexts.
+pub(super) struct Bucket {
+    base: Url,
+    /// Scheme, host, port and path: no user information, no query. Known to [`Health`] only.
+    id: String,
+    /// Scheme, host and port: what logs and errors may show.
+    pub(super) shown: String,
+    /// `None`: plain GET, as the protocol has it for the coprocessors' buckets.
+    pub(super) signer: Option<Arc<Signer>>,
+}
+
+/// Why a bucket URL cannot be used. Says nothing of the URL itself, which may hold a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableUrl {
+    #[error("the bucket URL cannot be parsed")]
+    Malformed,
+    #[error("the bucket URL is neither http nor https")]
+    Scheme,
+    #[error("the bucket URL names no host")]
+    NoHost,
+    #[error("the bucket's name is empty")]
+    NoBucket,
+}
+
+impl Bucket {
+    pub(super) fn new(base: &str) -> Result<Self, UnusableUrl> {
+        let base = Url::parse(base.trim()).map_err(|_| UnusableUrl::Malformed)?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(UnusableUrl::Scheme);
+        }
+        let host = base.host_str().filter(|host| !host.is_empty()).ok_or(UnusableUrl::NoHost)?;
+        let mut shown = format!("{}://{host}", base.scheme());
+        if let Some(port) = base.port() {
+            let _ = write!(shown, ":{port}");
+        }
+        let id = format!("{shown}{}", base.path().trim_end_matches('/'));
+        Ok(Self { base, id, shown, signer: None })
+    }
+
+    pub(super) fn signed(mut self, signer: Signer) -> Self {
+        self.signer = Some(Arc::new(signer));
+        self
+    }
+
+    /// `{base without trailing slashes}/{digest}`; a query of the base stays behind the path.
+    pub(super) fn object(&self, digest: B256) -> Url {
+        let mut url = self.base.clone();
+        let path = format!("{}/{digest:x}", self.base.path().trim_end_matches('/'));
+        url.set_path(&path);
+        url.set_fragment(None);
+        url
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.base == other.base
+    }
+}
+
+/// Short memory of what buckets did lately, and the bound on calls to each host.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    ailing_until: Mutex<HashMap<String, Instant>>,
+    hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// A poisoned map is still a map: its entries are single values.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Health {
+    /// The healthy first; otherwise the order stays.
+    pub(super) fn healthy_first(
+        &self,
+        mut buckets: Vec<Arc<Bucket>>,
+        now: Instant,
+    ) -> Vec<Arc<Bucket>> {
+        let ailing = locked(&self.ailing_until);
+        buckets.sort_by_key(|bucket| ailing.get(&bucket.id).is_some_and(|until| *until > now));
+        buckets
+    }
+
+    /// Remembers trouble. True when it is news.
+    pub(super) fn ailing(&self, bucket: &Bucket, now: Instant) -> bool {
+        let mut ailing = locked(&self.ailing_until);
+        ailing.retain(|_, until| *until > now);
+        ailing.insert(bucket.id.clone(), now + TROUBLE_REMEMBERED).is_none()
+    }
+
+    pub(super) fn well(&self, bucket: &Bucket) {
+        locked(&self.ailing_until).remove(&bucket.id);
+    }
+
+    /// The turns at this bucket's host.
+    pub(super) fn turns(&self, bucket: &Bucket) -> Arc<Semaphore> {
+        let mut hosts = locked(&self.hosts);
+        if hosts.len() > HOSTS_REMEMBERED {
+            hosts.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        let turns = hosts
+            .entry(bucket.shown.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(CALLS_PER_HOST)));
+        Arc::clone(turns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "47173285a8d7341e5e972fc677286384f802f8ef42a5ec5f03bbfa254cb01fad";
+
+    fn object(base: &str) -> String {
+        Bucket::new(base).unwrap().object(HEX.parse().unwrap()).to_string()
+    }
+
+    #[test]
+    fn object_urls_are_joined_by_parts() {
+        for (base, expected) in [
+            ("http://minio:9000/ct128", format!("http://minio:9000/ct128/{HEX}")),
+            ("http://minio:9000/ct128///", format!("http://minio:9000/ct128/{HEX}")),
+            (
+                " https://b.s3.eu-west-1.amazonaws.com\n",
+                format!("https://b.s3.eu-west-1.amazonaws.com/{HEX}"),
+            ),
+            ("https://h/a%2Fb/c/", format!("https://h/a%2Fb/c/{HEX}")),
+            ("https://h/c?sig=a%2Bb&x=1", format!("https://h/c/{HEX}?sig=a%2Bb&x=1")),
+            ("https://h/c/#top", format!("https://h/c/{HEX}")),
+            ("http://[::1]:9000/c", format!("http://[::1]:9000/c/{HEX}")),
+        ] {
+            assert_eq!(object(base), expected);
+        }
+        // Leading zeros stay.
+        let bucket = Bucket::new("http://h/c").unwrap();
+        assert!(bucket.object(B256::with_last_byte(7)).path().ends_with(&format!("/{:064x}", 7)));
+    }
+
+    #[test]
+    fn unusable_urls_say_why_and_not_what() {
+        for (base, reason) in [
+            ("", UnusableUrl::Malformed),
+            ("ct128", UnusableUrl::Malformed),
+            ("s3://secret/ct128", UnusableUrl::Scheme),
+            ("file:///etc/passwd", UnusableUrl::Scheme),
+            ("http://", UnusableUrl::Malformed),
+        ] {
+            assert_eq!(Bucket::new(base).err(), Some(reason), "{base}");
+            assert!(!reason.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn only_scheme_and_host_are_shown() {
+        let bucket = Bucket::new("https://user:pass@host:8443/path?token=1").unwrap();
+        assert_eq!(bucket.shown, "https://host:8443");
+        assert_eq!(bucket.id, "https://host:8443/path");
+    }
+
+    #[test]
+    fn trouble_is_remembered_for_a_while() {
+        let health = Health::default();
+        let buckets: Vec<_> = ["http://a/1", "http://a/2", "http://b/1"]
+            .into_iter()
+            .map(|base| Arc::new(Bucket::new(base).unwrap()))
+            .collect();
+        let order = |now| {
+            let sorted = health.healthy_first(buckets.clone(), now);
+            sorted.iter().map(|bucket| bucket.id.clone()).collect::<Vec<_>>()
+        };
+        let now = Instant::now();
+        let later = now + TROUBLE_REMEMBERED;
+        assert_eq!(order(now), ["http://a/1", "http://a/2", "http://b/1"]);
+        assert!(health.ailing(&buckets[0], now), "news");
+        assert!(!health.ailing(&buckets[0], now), "no news");
+        assert_eq!(order(now), ["http://a/2", "http://b/1", "http://a/1"]);
+        assert_eq!(order(later), ["http://a/1", "http://a/2", "http://b/1"]);
+        assert!(health.ailing(&buckets[0], later), "news again");
+        health.well(&buckets[0]);
+        assert_eq!(order(later), ["http://a/1", "http://a/2", "http://b/1"]);
+    }
+
+    #[test]
+    fn buckets_of_one_host_share_its_turns() {
+        let health = Health::default();
+        let [one, two, other] =
+            ["http://a/1", "http://a/2", "http://a:81/1"].map(|base| Bucket::new(base).unwrap());
+        let turns = health.turns(&one);
+        assert_eq!(turns.available_permits(), 64);
+        assert!(Arc::ptr_eq(&turns, &health.turns(&two)));
+        assert!(!Arc::ptr_eq(&turns, &health.turns(&other)));
+        for index in 0..1000 {
+            health.turns(&Bucket::new(&format!("http://h{index}/")).unwrap());
+        }
+        assert!(locked(&health.hosts).len() <= HOSTS_REMEMBERED + 1);
+        assert!(Arc::ptr_eq(&turns, &health.turns(&one)), "turns in use are kept");
+    }
+}

@@ -1,0 +1,343 @@
+//! One GET from one bucket: bounded in size, in time and in patience with a slow line. What comes
+//! out has the digest that was asked for, or it is a [`Trouble`].
+
+use std::error::Error as StdError;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use alloy::primitives::keccak256;
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::domain::{B256, Bytes, CiphertextFormat};
+
+use super::bucket::{Bucket, UnusableUrl};
+use super::memory::{Held, LARGEST_CIPHERTEXT};
+
+/// Tells how the coprocessor serialised the object (protocol: ciphertext-storage 3).
+const FORMAT_HEADER: &str = "x-amz-meta-ct-format";
+
+/// Above this many bytes hashing (some 400 MB/s) would keep other tasks of its thread waiting.
+const HASHED_IN_PLACE: usize = 256 * 1024;
+
+/// How long a call may take, step by step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From the start of the call, connecting included, to the response's headers.
+    pub headers: Duration,
+    /// Between two pieces of the body.
+    pub stall: Duration,
+    /// The body, unless it arrives fast enough to be whole at `longest_body`.
+    pub body: Duration,
+    /// The body, whatever its speed.
+    pub longest_body: Duration,
+    /// Without headers for this long, the next bucket is started beside this one.
+    pub hedge: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            headers: Duration::from_secs(5),
+            stall: Duration::from_secs(5),
+            body: Duration::from_secs(20),
+            longest_body: Duration::from_mins(2),
+            hedge: Duration::from_millis(300),
+        }
+    }
+}
+
+/// Why a bucket did not bring a ciphertext. Shows no URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    #[error("no bucket URL is registered")]
+    NoUrl,
+    #[error("not a registered coprocessor")]
+    Unregistered,
+    #[error("the bucket URL could not be looked up: {0}")]
+    Lookup(String),
+    #[error(transparent)]
+    UnusableUrl(#[from] UnusableUrl),
+    #[error("{0}")]
+    Unsignable(&'static str),
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("no answer in time")]
+    Silent,
+    /// S3 also answers this for an object that does not exist, where listing is not allowed.
+    #[error("access denied ({0})")]
+    AccessDenied(u16),
+    #[error("not there (404)")]
+    Missing,
+    #[error("redirects ({0}), which is not followed")]
+    Redirects(u16),
+    #[error("status {0}")]
+    Status(u16),
+    #[error("{bytes} bytes or more, above the protocol's limit of {LARGEST_CIPHERTEXT}")]
+    TooLarge { bytes: u64 },
+    /// Larger than its share of the memory reserved. `bytes`: what it announces, or a guess.
+    #[error("{bytes} bytes, more than there is memory for")]
+    Outgrown { bytes: u64 },
+    #[error("stalled after {received} bytes")]
+    Stalled { received: u64 },
+    #[error("too slow: {received} bytes in {seconds} s")]
+    TooSlow { received: u64, seconds: u64 },
+    #[error("cut after {received} bytes: {why}")]
+    Cut { received: u64, why: String },
+    #[error("wrong bytes: {received} of them, with another digest")]
+    WrongBytes { received: u64 },
+}
+
+impl Trouble {
+    /// Whether it speaks against the bucket, and not merely against this object's being there.
+    pub(super) fn is_the_buckets(&self) -> bool {
+        !matches!(
+            self,
+            Self::Missing
+                | Self::Outgrown { .. }
+                | Self::NoUrl
+                | Self::Unregistered
+                | Self::Lookup(_)
+        )
+    }
+}
+
+/// How far a call has come, for whoever decides whether to wait for it.
+#[derive(Debug)]
+pub(super) struct Progress(Mutex<Phase>);
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// No headers yet.
+    Waiting {
+        since: Instant,
+    },
+    Body {
+        since: Instant,
+        received: u64,
+        expected: u64,
+    },
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Phase::Waiting { since: Instant::now() }))
+    }
+
+    /// The call starts now.
+    pub(super) fn restart(&self) {
+        self.set(Phase::Waiting { since: Instant::now() });
+    }
+
+    fn set(&self, phase: Phase) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Whether another bucket should be started beside this one.
+    pub(super) fn is_slow(&self, patience: &Patience) -> bool {
+        let phase = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match phase {
+            Phase::Waiting { since } => since.elapsed() >= patience.hedge,
+            Phase::Body { since, received, expected } => {
+                let elapsed = since.elapsed();
+                elapsed >= patience.hedge.saturating_mul(3)
+                    && !keeps_up(received, expected, elapsed, patience.body)
+            }
+        }
+    }
+}
+
+/// Whether, at the pace so far, `expected` bytes are whole within `limit`.
+fn keeps_up(received: u64, expected: u64, elapsed: Duration, limit: Duration) -> bool {
+    u128::from(received) * limit.as_millis() >= u128::from(expected) * elapsed.as_millis()
+}
+
+/// What to fetch and how much room there is for it.
+pub(super) struct Wanted<'a> {
+    pub digest: B256,
+    /// Bytes of memory reserved for one body.
+    pub share: u64,
+    /// As many permits as there is room for bodies.
+    pub room: &'a Semaphore,
+    /// The memory reserved.
+    pub held: &'a Held,
+}
+
+/// Fetches and verifies. Dropping the future closes the connection and frees the bytes.
+pub(super) async fn download(
+    http: &reqwest::Client,
+    bucket: &Bucket,
+    turns: &Semaphore,
+    wanted: &Wanted<'_>,
+    patience: &Patience,
+    progress: &Progress,
+) -> Result<(CiphertextFormat, Bytes), Trouble> {
+    let url = bucket.object(wanted.digest);
+    let signature = match &bucket.signer {
+        Some(signer) => signer.headers(&url).await.map_err(Trouble::Unsignable)?,
+        None => HeaderMap::new(),
+    };
+    // Neither semaphore is ever closed. No deadline: every holder has one.
+    let _turn = turns.acquire().await;
+    let call = http.get(url).headers(signature).send();
+    let response = match timeout(patience.headers, call).await {
+        Err(_) => return Err(Trouble::Silent),
+        Ok(Err(error)) if error.is_connect() => return Err(Trouble::Connect(cause(error))),
+        Ok(Err(error)) => return Err(Trouble::Cut { received: 0, why: cause(error) }),
+        Ok(Ok(response)) => response,
+    };
+    accept(response.status())?;
+    let format = format(response.headers());
+    let announced = response.content_length();
+    match announced {
+        Some(bytes) if bytes > LARGEST_CIPHERTEXT => return Err(Trouble::TooLarge { bytes }),
+        Some(bytes) if bytes > wanted.share => return Err(Trouble::Outgrown { bytes }),
+        Some(_) | None => {}
+    }
+    let expected = announced.unwrap_or(wanted.share);
+    progress.set(Phase::Body { since: Instant::now(), received: 0, expected });
+    let _room = wanted.room.acquire().await;
+    let body = read(response, expected, wanted, patience, progress).await?;
+    let received = body.len() as u64;
+    if digest(&body, wanted.held).await? != wanted.digest {
+        return Err(Trouble::WrongBytes { received });
+    }
+    Ok((format, body))
+}
+
+async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
+    if body.len() <= HASHED_IN_PLACE {
+        return Ok(keccak256(body));
+    }
+    // Nobody can stop it once it runs, so it keeps the memory of its bytes reserved.
+    let (hashed, held) = (body.clone(), Held::clone(held));
+    let hashing = tokio::task::spawn_blocking(move || {
+        let digest = keccak256(&hashed);
+        drop(hashed);
+        drop(held);
+        digest
+    });
+    hashing.await.map_err(|_| Trouble::Cut {
+        received: body.len() as u64,
+        why: "hashing was interrupted".to_owned(),
+    })
+}
+
+/// The body in one buffer.
+async fn read(
+    mut response: reqwest::Response,
+    expected: u64,
+    wanted: &Wanted<'_>,
+    patience: &Patience,
+    progress: &Progress,
+) -> Result<Bytes, Trouble> {
+    // The announced length is within the share, so this allocates what is reserved at most.
+    let mut body = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+    let mut received = 0_u64;
+    let since = Instant::now();
+    loop {
+        let piece = match timeout(patience.stall, response.chunk()).await {
+            Err(_) => return Err(Trouble::Stalled { received }),
+            Ok(Err(error)) => return Err(Trouble::Cut { received, why: cause(error) }),
+            Ok(Ok(None)) => break,
+            Ok(Ok(Some(piece))) => piece,
+        };
+        received += piece.len() as u64;
+        if received > LARGEST_CIPHERTEXT {
+            return Err(Trouble::TooLarge { bytes: received });
+        }
+        if received > wanted.share {
+            // Nobody announced a size: ask for twice as much.
+            let bytes = wanted.share.saturating_mul(2).clamp(received, LARGEST_CIPHERTEXT);
+            return Err(Trouble::Outgrown { bytes });
+        }
+        body.extend_from_slice(&piece);
+        progress.set(Phase::Body { since, received, expected });
+        let elapsed = since.elapsed();
+        if elapsed > patience.longest_body
+            || elapsed > patience.body
+                && !keeps_up(received, expected, elapsed, patience.longest_body)
+        {
+            return Err(Trouble::TooSlow { received, seconds: elapsed.as_secs() });
+        }
+    }
+    Ok(Bytes::from(body))
+}
+
+fn accept(status: StatusCode) -> Result<(), Trouble> {
+    match status.as_u16() {
+        200 => Ok(()),
+        code @ (401 | 403) => Err(Trouble::AccessDenied(code)),
+        404 => Err(Trouble::Missing),
+        code @ 300..=399 => Err(Trouble::Redirects(code)),
+        code => Err(Trouble::Status(code)),
+    }
+}
+
+/// `compressed_on_*` is compressed; everything else, and silence, is expanded.
+fn format(headers: &HeaderMap) -> CiphertextFormat {
+    let value = headers.get(FORMAT_HEADER).map_or(&b""[..], |value| value.as_bytes());
+    let value = value.trim_ascii().to_ascii_lowercase();
+    if value.starts_with(b"compressed_on_") {
+        CiphertextFormat::BigCompressed
+    } else {
+        CiphertextFormat::BigExpanded
+    }
+}
+
+/// The innermost cause: it names the failure, while the outer layers name the URL.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut innermost: &(dyn StdError + 'static) = &error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    #[test]
+    fn the_format_header_is_read_as_the_protocol_says() {
+        assert_eq!(format(&HeaderMap::new()), CiphertextFormat::BigExpanded);
+        for (value, expected) in [
+            ("compressed_on_cpu", CiphertextFormat::BigCompressed),
+            ("compressed_on_gpu", CiphertextFormat::BigCompressed),
+            ("uncompressed_on_cpu", CiphertextFormat::BigExpanded),
+            ("uncompressed_on_gpu", CiphertextFormat::BigExpanded),
+            ("ct64_compressed", CiphertextFormat::BigExpanded),
+            ("", CiphertextFormat::BigExpanded),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("X-Amz-Meta-Ct-Format", HeaderValue::from_static(value));
+            assert_eq!(format(&headers), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn only_200_is_a_ciphertext() {
+        let trouble = |code| accept(StatusCode::from_u16(code).unwrap()).err();
+        assert_eq!(trouble(200), None);
+        assert_eq!(trouble(403), Some(Trouble::AccessDenied(403)));
+        assert_eq!(trouble(404), Some(Trouble::Missing));
+        assert_eq!(trouble(301), Some(Trouble::Redirects(301)));
+        for code in [204, 206, 400, 429, 500, 503] {
+            assert_eq!(trouble(code), Some(Trouble::Status(code)));
+        }
+    }
+
+    #[test]
+    fn a_pace_is_judged_by_where_it_leads() {
+        let seconds = Duration::from_secs;
+        assert!(keeps_up(50, 100, seconds(10), seconds(20)));
+        assert!(!keeps_up(49, 100, seconds(10), seconds(20)));
+        assert!(keeps_up(0, 0, seconds(10), seconds(20)));
+        assert!(keeps_up(LARGEST_CIPHERTEXT / 4, LARGEST_CIPHERTEXT, seconds(30), seconds(120)));
+        assert!(!keeps_up(1, LARGEST_CIPHERTEXT, seconds(1), seconds(120)));
+    }
+}

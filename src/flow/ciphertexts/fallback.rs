@@ -1,0 +1,314 @@
+//! `[s3_config]`: the store that is asked when no coprocessor's bucket is known.
+//!
+//! It may be the operator's own and private, so calls to it are signed (AWS Signature Version 4)
+//! when credentials are found within two seconds, and plain otherwise. It goes through the same
+//! HTTP path, deadlines and checks as every other bucket.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_config::Region;
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::v4;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::bucket::{Bucket, UnusableUrl};
+
+/// How long credentials are looked for before a call goes out unsigned.
+const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(2);
+/// Credentials are renewed this long before they end.
+const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
+/// Credentials without an end, and the lack of any, are looked at again after this.
+const LOOKED_AT_AGAIN: Duration = Duration::from_mins(5);
+
+/// The checked `[s3_config]`.
+pub struct FallbackStore {
+    pub(super) bucket: Arc<Bucket>,
+}
+
+impl std::fmt::Debug for FallbackStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FallbackStore").field("at", &self.bucket.shown).finish_non_exhaustive()
+    }
+}
+
+impl FallbackStore {
+    /// Path-style `{endpoint}/{bucket}`; without an endpoint the region's own on AWS. Credentials
+    /// come from the usual AWS chain.
+    pub fn new(region: &str, bucket: &str, endpoint: Option<&str>) -> Result<Self, UnusableUrl> {
+        Self::with_credentials(region, bucket, endpoint, None)
+    }
+
+    /// The same with given credentials.
+    pub fn with_credentials(
+        region: &str,
+        bucket: &str,
+        endpoint: Option<&str>,
+        credentials: Option<SharedCredentialsProvider>,
+    ) -> Result<Self, UnusableUrl> {
+        let name = bucket.trim().trim_matches('/');
+        if name.is_empty() {
+            return Err(UnusableUrl::NoBucket);
+        }
+        let endpoint = endpoint
+            .map_or_else(|| format!("https://s3.{region}.amazonaws.com"), ToOwned::to_owned);
+        let mut base = Url::parse(endpoint.trim()).map_err(|_| UnusableUrl::Malformed)?;
+        let path = format!("{}/{name}", base.path().trim_end_matches('/'));
+        if base.cannot_be_a_base() {
+            return Err(UnusableUrl::Scheme);
+        }
+        base.set_path(&path);
+        let signer = Signer {
+            region: region.to_owned(),
+            state: Mutex::new(State { provider: credentials, found: None, said: false }),
+        };
+        Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
+    }
+}
+
+/// Signs GETs to the fallback store.
+pub(super) struct Signer {
+    region: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Built at first use: the chain reads files.
+    provider: Option<SharedCredentialsProvider>,
+    found: Option<Found>,
+    /// Whether the log already tells how calls go out.
+    said: bool,
+}
+
+#[derive(Clone)]
+struct Found {
+    credentials: Option<Credentials>,
+    good_until: Instant,
+}
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(crate::clock::unix_millis())
+}
+
+impl Signer {
+    /// The headers that sign a GET of `url`; none without credentials. `Err`: credentials and URL
+    /// cannot be signed with, which no retry mends, so the caller's call fails.
+    pub(super) async fn headers(&self, url: &Url) -> Result<HeaderMap, &'static str> {
+        match self.credentials().await {
+            Some(credentials) => {
+                signature(url, &self.region, credentials, now()).ok_or("the call cannot be signed")
+            }
+            None => Ok(HeaderMap::new()),
+        }
+    }
+
+    async fn credentials(&self) -> Option<Credentials> {
+        // Callers queue here while one of them looks: at most for the deadline below.
+        let mut state = self.state.lock().await;
+        if let Some(found) = state.found.as_ref().filter(|found| found.good_until > Instant::now())
+        {
+            return found.credentials.clone();
+        }
+        let credentials = timeout(CREDENTIALS_DEADLINE, self.look(&mut state.provider)).await;
+        let credentials = credentials.unwrap_or(None);
+        if !state.said {
+            state.said = true;
+            if credentials.is_some() {
+                tracing::info!(signed = true, "fallback store ready");
+            } else {
+                tracing::warn!(signed = false, "no AWS credentials found for the fallback store");
+            }
+        }
+        let lifetime =
+            credentials.as_ref().and_then(Credentials::expiry).map_or(LOOKED_AT_AGAIN, |end| {
+                let left = end.duration_since(now()).unwrap_or_default();
+                left.saturating_sub(RENEWED_BEFORE_EXPIRY)
+            });
+        state.found =
+            Some(Found { credentials: credentials.clone(), good_until: Instant::now() + lifetime });
+        credentials
+    }
+
+    async fn look(&self, provider: &mut Option<SharedCredentialsProvider>) -> Option<Credentials> {
+        if provider.is_none() {
+            let region = Region::new(self.region.clone());
+            let chain = DefaultCredentialsChain::builder().region(region).build().await;
+            *provider = Some(SharedCredentialsProvider::new(chain));
+        }
+        // An error may quote what a provider said; that there are none is all we need.
+        provider.as_ref()?.provide_credentials().await.ok()
+    }
+}
+
+/// AWS Signature Version 4 for a GET without a body, in S3's dialect: the path is signed as it is
+/// sent, and the payload's hash is a header.
+fn signature(
+    url: &Url,
+    region: &str,
+    credentials: Credentials,
+    time: SystemTime,
+) -> Option<HeaderMap> {
+    let mut settings = SigningSettings::default();
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    let identity = credentials.into();
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("s3")
+        .time(time)
+        .settings(settings)
+        .build()
+        .ok()?
+        .into();
+    let request =
+        SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::empty())
+            .ok()?;
+    let (instructions, _) = sign(request, &params).ok()?.into_parts();
+    let mut headers = HeaderMap::new();
+    for (name, value) in instructions.headers() {
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).ok()?, value);
+    }
+    Some(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::B256;
+    use aws_credential_types::provider::future;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn the_store_is_addressed_path_style() {
+        let at = |endpoint| {
+            let store = FallbackStore::new("eu-west-1", "my-bucket", endpoint).unwrap();
+            store.bucket.object(B256::ZERO).to_string()
+        };
+        let zeros = "0".repeat(64);
+        assert_eq!(at(None), format!("https://s3.eu-west-1.amazonaws.com/my-bucket/{zeros}"));
+        assert_eq!(
+            at(Some("http://127.0.0.1:9876/")),
+            format!("http://127.0.0.1:9876/my-bucket/{zeros}")
+        );
+        assert_eq!(at(Some("http://h/p")), format!("http://h/p/my-bucket/{zeros}"));
+        for (bucket, endpoint, reason) in [
+            ("", None, UnusableUrl::NoBucket),
+            ("/", None, UnusableUrl::NoBucket),
+            ("b", Some("ftp://h"), UnusableUrl::Scheme),
+            ("b", Some("mailto:x"), UnusableUrl::Scheme),
+            ("b", Some("::"), UnusableUrl::Malformed),
+        ] {
+            assert_eq!(FallbackStore::new("r", bucket, endpoint).err(), Some(reason));
+        }
+    }
+
+    #[test]
+    fn the_signature_covers_host_date_and_token() {
+        let credentials =
+            Credentials::new("AKID", "hush", Some("whisper".to_owned()), None, "test");
+        let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let url: Url = "http://127.0.0.1:9000/b/key".parse().unwrap();
+        let headers = signature(&url, "eu-west-1", credentials, time).unwrap();
+        let authorization = headers["authorization"].to_str().unwrap();
+        assert!(
+            authorization
+                .starts_with("AWS4-HMAC-SHA256 Credential=AKID/20231114/eu-west-1/s3/aws4_request"),
+            "{authorization}"
+        );
+        for signed in ["host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"] {
+            assert!(authorization.contains(signed), "{authorization}");
+        }
+        let printed = format!("{headers:?}");
+        assert!(!printed.contains("whisper") && !printed.contains("AKID"), "{printed}");
+    }
+
+    /// The worked example "GET Bucket Lifecycle" of the AWS S3 documentation.
+    #[test]
+    fn the_signature_is_the_documented_one() {
+        let credentials = Credentials::new(
+            "AKIAIOSFODNN7EXAMPLE",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            None,
+            None,
+            "test",
+        );
+        let time = UNIX_EPOCH + Duration::from_hours(380_376);
+        let url: Url = "https://examplebucket.s3.amazonaws.com/?lifecycle".parse().unwrap();
+        let headers = signature(&url, "us-east-1", credentials, time).unwrap();
+        assert_eq!(
+            headers["authorization"].to_str().unwrap(),
+            "AWS4-HMAC-SHA256 \
+             Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, \
+             SignedHeaders=host;x-amz-content-sha256;x-amz-date, \
+             Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"
+        );
+    }
+
+    #[derive(Debug)]
+    struct Counting(Arc<AtomicUsize>, Option<Duration>);
+
+    impl ProvideCredentials for Counting {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            let count = self.0.fetch_add(1, Ordering::SeqCst);
+            let Some(life) = self.1 else {
+                return future::ProvideCredentials::new(std::future::pending());
+            };
+            let end = now() + life;
+            let id = format!("AKID{count}");
+            future::ProvideCredentials::ready(Ok(Credentials::new(id, "s", None, Some(end), "t")))
+        }
+    }
+
+    fn counting(life: Option<Duration>) -> (FallbackStore, Arc<AtomicUsize>) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let provider = SharedCredentialsProvider::new(Counting(Arc::clone(&count), life));
+        let store =
+            FallbackStore::with_credentials("r", "b", Some("http://h"), Some(provider)).unwrap();
+        (store, count)
+    }
+
+    #[tokio::test]
+    async fn credentials_are_looked_up_once_and_renewed_before_they_end() {
+        let (store, count) = counting(Some(Duration::from_hours(1)));
+        let url = store.bucket.object(B256::ZERO);
+        let signer = store.bucket.signer.as_ref().unwrap();
+        for _ in 0..5 {
+            assert!(signer.headers(&url).await.unwrap().contains_key("authorization"));
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+
+        // These are about to end.
+        let (store, count) = counting(Some(RENEWED_BEFORE_EXPIRY));
+        let signer = store.bucket.signer.as_ref().unwrap();
+        signer.headers(&url).await.unwrap();
+        signer.headers(&url).await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_silent_provider_means_unsigned_and_is_not_asked_each_time() {
+        let (store, count) = counting(None);
+        let url = store.bucket.object(B256::ZERO);
+        let signer = store.bucket.signer.as_ref().unwrap();
+        for _ in 0..3 {
+            assert!(signer.headers(&url).await.unwrap().is_empty());
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+}

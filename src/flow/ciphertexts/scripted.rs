@@ -1,0 +1,236 @@
+//! An HTTP server for tests that misbehaves on demand. Hand-written, because no decent server can
+//! be brought to lie about a length.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// What the server does with one request.
+#[derive(Clone, Debug)]
+pub(super) enum Act {
+    Serve {
+        body: Vec<u8>,
+        format: Option<&'static str>,
+    },
+    /// Serves after a while.
+    Late {
+        body: Vec<u8>,
+        after: Duration,
+    },
+    Status(u16),
+    Redirect(String),
+    /// Never answers.
+    BlackHole,
+    /// Not HTTP at all.
+    Garbage,
+    /// Announces `announced` bytes, sends `body`, then does `then`.
+    Announce {
+        announced: u64,
+        body: Vec<u8>,
+        then: Then,
+    },
+    /// Sends the body in pieces with pauses.
+    Drip {
+        body: Vec<u8>,
+        piece: usize,
+        pause: Duration,
+    },
+    Chunked {
+        body: Vec<u8>,
+    },
+    /// Chunks without end, up to `total` bytes.
+    Flood {
+        total: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Then {
+    Close,
+    Silence,
+}
+
+pub(super) struct Server {
+    pub address: SocketAddr,
+    pub counters: Arc<Counters>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub requests: AtomicUsize,
+    /// Calls being answered, and the most of them at once.
+    pub live: AtomicUsize,
+    pub peak: AtomicUsize,
+    /// Request heads as received.
+    pub heads: Mutex<Vec<String>>,
+}
+
+struct Live(Arc<Counters>);
+
+impl Live {
+    fn new(counters: &Arc<Counters>) -> Self {
+        let live = counters.live.fetch_add(1, Ordering::SeqCst) + 1;
+        counters.peak.fetch_max(live, Ordering::SeqCst);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Server {
+    /// Answers each request by its last path segment.
+    pub(super) async fn start<F>(script: F) -> Self
+    where
+        F: Fn(&str) -> Act + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = Arc::new(Counters::default());
+        let script: Arc<dyn Fn(&str) -> Act + Send + Sync> = Arc::new(script);
+        let mut tasks = JoinSet::new();
+        let for_accept = Arc::clone(&counters);
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, Arc::clone(&script), Arc::clone(&for_accept)));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, counters, _tasks: tasks }
+    }
+
+    pub(super) async fn always(act: Act) -> Self {
+        Self::start(move |_| act.clone()).await
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/ct128", self.address)
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.counters.requests.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.counters.live.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    script: Arc<dyn Fn(&str) -> Act + Send + Sync>,
+    counters: Arc<Counters>,
+) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            match stream.read_line(&mut head).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        counters.requests.fetch_add(1, Ordering::SeqCst);
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let path = path.split('?').next().unwrap_or_default();
+        let act = script(path.rsplit('/').next().unwrap_or_default());
+        counters.heads.lock().unwrap().push(head);
+        let live = Live::new(&counters);
+        let again = act_on(&mut stream, act).await;
+        drop(live);
+        if !matches!(again, Ok(true)) {
+            return;
+        }
+    }
+}
+
+/// Waits until the client gives up.
+async fn silence(stream: &mut BufReader<TcpStream>) -> std::io::Result<bool> {
+    let mut sink = [0_u8; 64];
+    while stream.read(&mut sink).await? > 0 {}
+    Ok(false)
+}
+
+/// Whether the connection can take another request.
+async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<bool> {
+    match act {
+        Act::Serve { body, format } => {
+            let format =
+                format.map_or_else(String::new, |it| format!("X-Amz-Meta-Ct-Format: {it}\r\n"));
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{format}\r\n", body.len());
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&body).await?;
+            Ok(true)
+        }
+        Act::Late { body, after } => {
+            sleep(after).await;
+            Box::pin(act_on(stream, Act::Serve { body, format: None })).await
+        }
+        Act::Status(code) => {
+            let head = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\n\r\nno");
+            stream.write_all(head.as_bytes()).await?;
+            Ok(true)
+        }
+        Act::Redirect(to) => {
+            let head = format!("HTTP/1.1 307 X\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
+            Ok(true)
+        }
+        Act::BlackHole => silence(stream).await,
+        Act::Garbage => {
+            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await?;
+            Ok(false)
+        }
+        Act::Announce { announced, body, then } => {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {announced}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&body).await?;
+            match then {
+                Then::Close => Ok(false),
+                Then::Silence => silence(stream).await,
+            }
+        }
+        Act::Drip { body, piece, pause } => {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).await?;
+            for piece in body.chunks(piece) {
+                stream.write_all(piece).await?;
+                stream.flush().await?;
+                sleep(pause).await;
+            }
+            Ok(true)
+        }
+        Act::Chunked { body } => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+            for piece in body.chunks(10_000) {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+                stream.write_all(piece).await?;
+                stream.write_all(b"\r\n").await?;
+            }
+            stream.write_all(b"0\r\n\r\n").await?;
+            Ok(true)
+        }
+        Act::Flood { total } => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+            let piece = vec![7_u8; 1 << 20];
+            for _ in 0..total >> 20 {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+                stream.write_all(&piece).await?;
+                stream.write_all(b"\r\n").await?;
+            }
+            stream.write_all(b"0\r\n\r\n").await?;
+            Ok(true)
+        }
+    }
+}

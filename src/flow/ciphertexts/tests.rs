@@ -1,0 +1,589 @@
+//! The room against servers that misbehave in every way we know of.
+
+use std::sync::Mutex;
+
+use alloy::primitives::{U256, keccak256};
+
+use super::scripted::{Act, Server, Then};
+use super::*;
+use crate::domain::CiphertextFormat;
+
+const MIB: u64 = 1024 * 1024;
+
+/// GatewayConfig as a table.
+#[derive(Default)]
+struct Registry {
+    urls: HashMap<Address, Result<Option<String>, BucketLookupError>>,
+    unregistered: Vec<Address>,
+    asked: Mutex<Vec<Address>>,
+}
+
+impl Buckets for Registry {
+    async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
+        self.asked.lock().unwrap().push(coprocessor);
+        self.urls.get(&coprocessor).cloned().unwrap_or(Ok(None))
+    }
+
+    async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
+        Ok(!self.unregistered.contains(&coprocessor))
+    }
+}
+
+fn coprocessor(index: usize) -> Address {
+    Address::with_last_byte(u8::try_from(index).unwrap() + 1)
+}
+
+fn registry(urls: &[String]) -> Registry {
+    let urls = urls
+        .iter()
+        .enumerate()
+        .map(|(index, url)| (coprocessor(index), Ok(Some(url.clone()))))
+        .collect();
+    Registry { urls, ..Registry::default() }
+}
+
+/// Plain HTTP only: no roots.
+fn plain_http() -> reqwest::Client {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    http_client(tls).unwrap()
+}
+
+/// Shorter than the real patience, and long enough for a machine that does other things too.
+fn short() -> Patience {
+    Patience {
+        headers: Duration::from_secs(3),
+        stall: Duration::from_secs(2),
+        body: Duration::from_secs(3),
+        longest_body: Duration::from_secs(30),
+        hedge: Duration::from_millis(50),
+    }
+}
+
+fn room_with(registry: Registry, memory_mib: u32) -> Ciphertexts<Registry> {
+    let mut room = Ciphertexts::new(CiphertextsOptions {
+        buckets: Arc::new(registry),
+        fallback: None,
+        memory_mib,
+        verify_coprocessors: false,
+        http: plain_http(),
+    });
+    room.patience = short();
+    room
+}
+
+fn room(servers: &[&Server]) -> Ciphertexts<Registry> {
+    let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
+    room_with(registry(&urls), SMALLEST_MEMORY_MIB)
+}
+
+fn material(fhe_type: u8, body: &[u8], coprocessors: usize) -> Material {
+    let mut handle = keccak256(body);
+    handle.0[30] = fhe_type;
+    Material {
+        handle,
+        key_id: U256::from(1),
+        digest: keccak256(body),
+        coprocessors: (0..coprocessors).map(coprocessor).collect(),
+    }
+}
+
+fn body(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|index| seed.wrapping_add((index % 251).to_le_bytes()[0])).collect()
+}
+
+fn serve(body: &[u8]) -> Act {
+    Act::Serve { body: body.to_vec(), format: None }
+}
+
+/// A bucket with these objects, each under its digest.
+async fn bucket_of(bodies: Vec<Vec<u8>>) -> Server {
+    let objects: HashMap<String, Vec<u8>> =
+        bodies.into_iter().map(|body| (format!("{:x}", keccak256(&body)), body)).collect();
+    Server::start(move |key| objects.get(key).map_or(Act::Status(404), |body| serve(body))).await
+}
+
+fn troubles(error: &FetchError) -> Vec<Trouble> {
+    match error {
+        FetchError::NotBrought { failures, .. } => {
+            failures.iter().map(|failure| failure.trouble.clone()).collect()
+        }
+        FetchError::UnsupportedType { .. } | FetchError::TooLarge { .. } => Vec::new(),
+    }
+}
+
+fn reason(error: &FetchError) -> Option<HoldReason> {
+    match error.remedy() {
+        Remedy::Hold(hold) => Some(hold.reason),
+        Remedy::Retry | Remedy::Refuse(_) => None,
+    }
+}
+
+#[tokio::test]
+async fn brings_all_in_order_with_their_formats_and_holds_their_memory() {
+    let bodies: Vec<_> = (0..40_u8).map(|seed| body(seed, 1000 * usize::from(seed))).collect();
+    let objects: HashMap<String, (usize, Vec<u8>)> = bodies
+        .iter()
+        .enumerate()
+        .map(|(index, body)| (format!("{:x}", keccak256(body)), (index, body.clone())))
+        .collect();
+    let server = Server::start(move |key| {
+        let (index, body) = objects[key].clone();
+        let format = [None, Some("compressed_on_cpu"), Some("uncompressed_on_gpu")][index % 3];
+        Act::Serve { body, format }
+    })
+    .await;
+    let room = room(&[&server]);
+    let materials: Vec<_> = bodies.iter().map(|body| material(5, body, 1)).collect();
+    let fetched = room.fetch(&materials).await.unwrap();
+    assert_eq!(fetched.ciphertexts.len(), 40);
+    for (index, ciphertext) in fetched.ciphertexts.iter().enumerate() {
+        assert_eq!(ciphertext.handle, materials[index].handle);
+        assert_eq!(ciphertext.body, bodies[index]);
+        let compressed = ciphertext.format == CiphertextFormat::BigCompressed;
+        assert_eq!(compressed, index % 3 == 1);
+    }
+    assert!(fetched.reservation.kib() as u64 * 1024 >= 40 * 2 * 16 * 65_552);
+    assert_eq!(room.reserved_kib(), fetched.reservation.kib());
+    drop(fetched);
+    assert_eq!(room.reserved_kib(), 0);
+    let head = server.counters.heads.lock().unwrap()[0].clone();
+    assert!(head.starts_with("GET /ct128/"), "{head}");
+    assert!(!head.to_lowercase().contains("authorization"));
+    assert!(!head.to_lowercase().contains("accept-encoding"));
+    assert_eq!(*room.buckets.asked.lock().unwrap(), [coprocessor(0)], "asked once per request");
+}
+
+#[tokio::test]
+async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
+    let bodies: Vec<_> = (0..10_u8).map(|seed| body(seed, 66_000)).collect();
+    let dead = Server::always(Act::BlackHole).await;
+    let corrupt = Server::always(serve(&body(99, 66_000))).await;
+    let good = bucket_of(bodies.clone()).await;
+    let room = room(&[&dead, &corrupt, &good]);
+    let materials: Vec<_> = bodies.iter().map(|body| material(0, body, 3)).collect();
+    let fetched = room.fetch(&materials).await.unwrap();
+    assert_eq!(fetched.ciphertexts.len(), 10);
+    assert!(dead.requests() > 0 && corrupt.requests() > 0);
+
+    // What was learnt is used: the next request asks the good one first, and only it.
+    let before = (dead.requests(), corrupt.requests());
+    room.fetch(&materials).await.unwrap();
+    assert_eq!((dead.requests(), corrupt.requests()), before);
+}
+
+#[tokio::test]
+async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
+    type Check = fn(&Trouble) -> bool;
+    let wanted = body(1, 66_000);
+    let good = bucket_of(vec![wanted.clone()]).await;
+    let announce = |announced: u64, sent: usize, then: Then| Act::Announce {
+        announced,
+        body: wanted[..sent].to_vec(),
+        then,
+    };
+    let cases: Vec<(&str, Act, Check)> = vec![
+        ("black hole", Act::BlackHole, |it| *it == Trouble::Silent),
+        ("garbage", Act::Garbage, |it| matches!(it, Trouble::Cut { received: 0, .. })),
+        ("stall", announce(66_000, 500, Then::Silence), |it| {
+            *it == Trouble::Stalled { received: 500 }
+        }),
+        ("cut", announce(66_000, 500, Then::Close), |it| {
+            matches!(it, Trouble::Cut { received: 500, .. })
+        }),
+        ("announces less", announce(65_999, 66_000, Then::Close), |it| {
+            *it == Trouble::WrongBytes { received: 65_999 }
+        }),
+        ("announces more", announce(66_001, 66_000, Then::Close), |it| {
+            matches!(it, Trouble::Cut { received: 66_000, .. })
+        }),
+        ("announces 100 MiB", announce(100 * MIB, 0, Then::Silence), |it| {
+            *it == Trouble::TooLarge { bytes: 100 * MIB }
+        }),
+        ("wrong bytes", serve(&body(2, 66_000)), |it| {
+            *it == Trouble::WrongBytes { received: 66_000 }
+        }),
+        ("empty", serve(&[]), |it| *it == Trouble::WrongBytes { received: 0 }),
+        ("redirect", Act::Redirect(format!("{}/x", good.url())), |it| {
+            *it == Trouble::Redirects(307)
+        }),
+        ("401", Act::Status(401), |it| *it == Trouble::AccessDenied(401)),
+        ("403", Act::Status(403), |it| *it == Trouble::AccessDenied(403)),
+        ("404", Act::Status(404), |it| *it == Trouble::Missing),
+        ("500", Act::Status(500), |it| *it == Trouble::Status(500)),
+        ("206", Act::Status(206), |it| *it == Trouble::Status(206)),
+        (
+            "drip",
+            Act::Drip { body: wanted.clone(), piece: 10, pause: Duration::from_millis(100) },
+            |it| matches!(it, Trouble::TooSlow { .. }),
+        ),
+    ];
+    // At the same time: some of them take their time.
+    let mut running = tokio::task::JoinSet::new();
+    for (name, act, check) in cases {
+        let (wanted, good_url) = (wanted.clone(), good.url());
+        running.spawn(async move {
+            let bad = Server::always(act).await;
+            let alone = room(&[&bad]);
+            let error = alone.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
+            let [trouble] = &troubles(&error)[..] else { panic!("{name}: {error}") };
+            assert!(check(trouble), "{name}: {trouble}");
+            assert!(error.to_string().contains(&bad.address.to_string()), "{name}: {error}");
+            assert_eq!(alone.reserved_kib(), 0, "{name}");
+
+            let both = room_with(registry(&[bad.url(), good_url]), SMALLEST_MEMORY_MIB);
+            let fetched = both.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+            assert_eq!(fetched.ciphertexts[0].body, wanted, "{name}");
+        });
+    }
+    while let Some(joined) = running.join_next().await {
+        joined.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nobody_listening_is_a_connect_failure() {
+    let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let room = room_with(registry(&[format!("http://{address}/b")]), SMALLEST_MEMORY_MIB);
+    let error = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    assert!(matches!(&troubles(&error)[..], [Trouble::Connect(why)] if why.contains("refused")));
+    assert_eq!(error.remedy(), Remedy::Retry);
+}
+
+#[tokio::test]
+async fn a_flood_is_stopped_at_the_protocols_limit() {
+    let flood = Server::always(Act::Flood { total: 100 * MIB }).await;
+    // Enough memory, so that it is not the budget that stops it.
+    let mut room = room_with(registry(&[flood.url()]), 200);
+    room.patience = Patience::default();
+    let error = room.fetch(&[material(11, b"x", 1)]).await.unwrap_err();
+    assert!(
+        matches!(troubles(&error)[..], [Trouble::TooLarge { bytes }] if bytes > LARGEST_CIPHERTEXT),
+        "{error}"
+    );
+    assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
+    assert_eq!(room.reserved_kib(), 0);
+}
+
+#[tokio::test]
+async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
+    let denied = Server::always(Act::Status(403)).await;
+    let missing = Server::always(Act::Status(404)).await;
+    let huge = Server::always(Act::Announce {
+        announced: LARGEST_CIPHERTEXT + 1,
+        body: Vec::new(),
+        then: Then::Silence,
+    })
+    .await;
+    let cases: [(&[&Server], Option<HoldReason>); 6] = [
+        (&[&denied], Some(HoldReason::AccessDenied)),
+        (&[&denied, &denied], Some(HoldReason::AccessDenied)),
+        (&[&denied, &missing], None),
+        (&[&missing], None),
+        (&[&huge], Some(HoldReason::CiphertextTooLarge)),
+        (&[&huge, &missing], None),
+    ];
+    for (servers, expected) in cases {
+        let error = room(servers).fetch(&[material(0, b"x", servers.len())]).await.unwrap_err();
+        assert_eq!(reason(&error), expected, "{error}");
+    }
+
+    let nothing = room(&[]);
+    let error = nothing.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
+    assert_eq!(error.remedy(), Remedy::Retry);
+    assert_eq!(troubles(&error), [Trouble::NoUrl, Trouble::NoUrl]);
+    let error = nothing.fetch(&[material(0, b"x", 0)]).await.unwrap_err();
+    assert_eq!(error.remedy(), Remedy::Retry);
+    let error = nothing.fetch(&[material(200, b"x", 2)]).await.unwrap_err();
+    assert_eq!(reason(&error), Some(HoldReason::UnsupportedType));
+    // 2048 bits five times: no contract lets that through.
+    let error = nothing.fetch(&vec![material(11, b"x", 1); 5]).await.unwrap_err();
+    assert!(matches!(error, FetchError::TooLarge { budget_mib: SMALLEST_MEMORY_MIB, .. }));
+    assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
+}
+
+#[tokio::test]
+async fn never_a_part_of_a_request() {
+    let bodies: Vec<_> = (0..20_u8).map(|seed| body(seed, 5000)).collect();
+    let server = bucket_of(bodies[..19].to_vec()).await;
+    let room = room(&[&server]);
+    let materials: Vec<_> = bodies.iter().map(|body| material(2, body, 1)).collect();
+    let error = room.fetch(&materials).await.unwrap_err();
+    assert_eq!(troubles(&error), [Trouble::Missing]);
+    assert!(error.to_string().contains(&materials[19].handle.to_string()));
+    assert_eq!(room.reserved_kib(), 0);
+}
+
+#[tokio::test]
+async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
+    let wanted = body(1, 1000);
+    let bucket = bucket_of(vec![wanted.clone()]).await;
+    let empty = bucket_of(Vec::new()).await;
+    let store = bucket_of(vec![wanted.clone()]).await;
+    let fallback = || {
+        let credentials = aws_credential_types::Credentials::new("AKID", "s", None, None, "test");
+        let provider = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
+        let endpoint = format!("http://{}", store.address);
+        FallbackStore::with_credentials("eu-west-1", "mine", Some(&endpoint), Some(provider))
+            .unwrap()
+            .bucket
+    };
+
+    let mut known = room(&[&bucket]);
+    known.fallback = Some(fallback());
+    known.fetch(&[material(0, &wanted, 1)]).await.unwrap();
+    assert_eq!(store.requests(), 0);
+
+    let mut elsewhere = room(&[&empty]);
+    elsewhere.fallback = Some(fallback());
+    let error = elsewhere.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
+    assert_eq!(troubles(&error), [Trouble::Missing]);
+    assert_eq!(store.requests(), 0);
+
+    for answer in [Ok(None), Ok(Some("  ".to_owned())), Err(BucketLookupError("down".to_owned()))] {
+        let registry =
+            Registry { urls: HashMap::from([(coprocessor(0), answer)]), ..Registry::default() };
+        let mut unknown = room_with(registry, SMALLEST_MEMORY_MIB);
+        unknown.fallback = Some(fallback());
+        let before = store.requests();
+        unknown.fetch(&[material(0, &wanted, 1)]).await.unwrap();
+        assert_eq!(store.requests(), before + 1);
+    }
+    let head = store.counters.heads.lock().unwrap()[0].to_lowercase();
+    assert!(head.starts_with(&format!("get /mine/{:x}", keccak256(&wanted))), "{head}");
+    assert!(head.contains("authorization: aws4-hmac-sha256 credential=akid/"), "{head}");
+    assert!(head.contains(&format!("host: {}", store.address)), "{head}");
+}
+
+#[tokio::test]
+async fn strangers_are_skipped_where_coprocessors_are_verified() {
+    let wanted = body(1, 1000);
+    let one = bucket_of(vec![wanted.clone()]).await;
+    let two = bucket_of(vec![wanted.clone()]).await;
+    let verified = |unregistered: Vec<Address>| {
+        let mut registry = registry(&[one.url(), two.url()]);
+        registry.unregistered = unregistered;
+        let mut room = room_with(registry, SMALLEST_MEMORY_MIB);
+        room.verify_coprocessors = true;
+        room
+    };
+    verified(vec![coprocessor(0)]).fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    assert_eq!((one.requests(), two.requests()), (0, 1));
+
+    let mut nobody = verified(vec![coprocessor(0), coprocessor(1)]);
+    let endpoint = format!("http://{}", one.address);
+    nobody.fallback = Some(FallbackStore::new("r", "b", Some(&endpoint)).unwrap().bucket);
+    let error = nobody.fetch(&[material(0, &wanted, 2)]).await.unwrap_err();
+    assert_eq!(troubles(&error), [Trouble::Unregistered, Trouble::Unregistered]);
+    assert_eq!(error.remedy(), Remedy::Retry);
+    assert_eq!((one.requests(), two.requests()), (0, 1), "nobody was asked");
+
+    let mut lax = verified(vec![coprocessor(0)]);
+    lax.verify_coprocessors = false;
+    lax.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    assert_eq!((one.requests(), two.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn unusable_urls_are_failed_buckets_and_secrets_stay_inside() {
+    let server = Server::always(Act::Status(403)).await;
+    let urls = [
+        "s3://canary/ct128".to_owned(),
+        format!("http://canary:canary@{}/canary?canary=canary", server.address),
+    ];
+    let room = room_with(registry(&urls), SMALLEST_MEMORY_MIB);
+    let error = room.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
+    assert_eq!(
+        troubles(&error),
+        [Trouble::UnusableUrl(UnusableUrl::Scheme), Trouble::AccessDenied(403)]
+    );
+    for text in [format!("{error}"), format!("{error:?}")] {
+        assert!(!text.contains("canary"), "{text}");
+        assert!(text.contains(&server.address.to_string()), "{text}");
+    }
+    let head = server.counters.heads.lock().unwrap()[0].clone();
+    assert!(head.starts_with("GET /canary/") && head.contains("?canary=canary"), "{head}");
+    assert!(head.to_lowercase().contains("authorization: basic"), "{head}");
+}
+
+#[tokio::test]
+async fn a_body_larger_than_its_type_gets_the_memory_it_needs() {
+    // A Bool takes one block of 64 KiB; these take five and twenty.
+    let announced = body(1, 330_000);
+    let chunked = body(2, 1_300_000);
+    let objects = HashMap::from([
+        (format!("{:x}", keccak256(&announced)), serve(&announced)),
+        (format!("{:x}", keccak256(&chunked)), Act::Chunked { body: chunked[..500_000].to_vec() }),
+    ]);
+    let server = Server::start(move |key| objects[key].clone()).await;
+    let room = room_with(registry(&[server.url()]), 4);
+    let fetched = room.fetch(&[material(0, &announced, 1)]).await.unwrap();
+    assert!(fetched.reservation.kib() * 1024 >= 2 * announced.len());
+    assert_eq!(room.reserved_kib(), fetched.reservation.kib(), "what was held before is free");
+    drop(fetched);
+    // Cut at half a MiB: it has wrong bytes only after it was given room for all of them.
+    let error = room.fetch(&[material(0, &chunked, 1)]).await.unwrap_err();
+    assert_eq!(troubles(&error), [Trouble::WrongBytes { received: 500_000 }]);
+    assert_eq!(room.reserved_kib(), 0);
+}
+
+#[tokio::test]
+async fn a_boast_beyond_all_memory_does_not_starve_the_request() {
+    let wanted = body(1, 66_000);
+    let boast = Act::Announce { announced: 60 * MIB, body: Vec::new(), then: Then::Silence };
+    let boaster = Server::always(boast).await;
+    let good = bucket_of(vec![wanted.clone()]).await;
+    let room = room_with(registry(&[boaster.url(), good.url()]), 4);
+    room.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    let error = room.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
+    assert_eq!(troubles(&error), [Trouble::Outgrown { bytes: 60 * MIB }]);
+    assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_share_the_memory_without_deadlock() {
+    const REQUESTS: usize = 60;
+    let bodies: Vec<_> = (0..8_u8).map(|seed| body(seed, 65_000)).collect();
+    // Larger than its type: every request gives back what it has and asks for more.
+    let large = body(100, 200_000);
+    let mut all = bodies.clone();
+    all.push(large.clone());
+    let server = bucket_of(all).await;
+    let room = Arc::new(room_with(registry(&[server.url()]), 2));
+    let (bytes, most) = (Arc::new(Mutex::new(0_usize)), Arc::new(Mutex::new(0_usize)));
+    let mut requests = tokio::task::JoinSet::new();
+    for index in 0..REQUESTS {
+        let mut materials: Vec<_> =
+            bodies.iter().take(1 + index % 6).map(|body| material(0, body, 1)).collect();
+        if index % 3 == 0 {
+            materials.push(material(0, &large, 1));
+        }
+        let (room, bytes, most) = (Arc::clone(&room), Arc::clone(&bytes), Arc::clone(&most));
+        requests.spawn(async move {
+            let fetched = room.fetch(&materials).await.unwrap();
+            let held: usize = fetched.ciphertexts.iter().map(|it| it.body.len()).sum();
+            assert!(fetched.reservation.kib() * 1024 >= held);
+            {
+                let mut bytes = bytes.lock().unwrap();
+                *bytes += held;
+                let mut most = most.lock().unwrap();
+                *most = (*most).max(*bytes);
+            }
+            assert!(room.reserved_kib() <= 2048);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            *bytes.lock().unwrap() -= held;
+        });
+    }
+    let all = async {
+        while let Some(joined) = requests.join_next().await {
+            joined.unwrap();
+        }
+    };
+    timeout(Duration::from_mins(2), all).await.expect("no deadlock");
+    assert!(*most.lock().unwrap() <= 2 * 1024 * 1024);
+    assert_eq!(room.reserved_kib(), 0);
+}
+
+#[tokio::test]
+async fn the_largest_legal_request_fits_the_smallest_memory() {
+    // 2048 bits as 1024 Bools, each of the full uncompressed size.
+    let wanted = body(1, 65_600);
+    let server = Server::always(serve(&wanted)).await;
+    let room = room(&[&server]);
+    let fetched = room.fetch(&vec![material(0, &wanted, 1); 1024]).await.unwrap();
+    assert_eq!(fetched.ciphertexts.len(), 1024);
+    drop(fetched);
+
+    let wanted = body(2, 512 * 65_552 + 300);
+    let server = Server::always(serve(&wanted)).await;
+    let mut room = self::room(&[&server]);
+    room.patience = Patience::default();
+    let fetched = room.fetch(&[material(11, &wanted, 1)]).await.unwrap();
+    assert_eq!(fetched.ciphertexts[0].body.len(), wanted.len());
+}
+
+#[tokio::test]
+async fn a_slow_but_steady_line_is_not_cut() {
+    let wanted = body(1, 60_000);
+    // Longer than the body's deadline, well within the cap.
+    let drip = Act::Drip { body: wanted.clone(), piece: 1500, pause: Duration::from_millis(100) };
+    let server = Server::always(drip).await;
+    let fetched = room(&[&server]).fetch(&[material(0, &wanted, 1)]).await.unwrap();
+    assert_eq!(fetched.ciphertexts[0].body, wanted);
+}
+
+#[tokio::test]
+async fn a_crawling_body_is_overtaken_by_the_next_bucket() {
+    let wanted = body(1, 60_000);
+    let crawl = Act::Drip { body: wanted.clone(), piece: 1, pause: Duration::from_millis(50) };
+    let crawling = Server::always(crawl).await;
+    let good = bucket_of(vec![wanted.clone()]).await;
+    let mut room = room(&[&crawling, &good]);
+    // So long that only overtaking can help.
+    room.patience.body = Duration::from_mins(10);
+    room.patience.longest_body = Duration::from_hours(1);
+    let fetching = room.fetch(&[material(0, &wanted, 2)]).await;
+    assert_eq!(fetching.unwrap().ciphertexts[0].body, wanted);
+    assert_eq!(good.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_slow_first_may_still_win() {
+    let wanted = body(1, 60_000);
+    let slow =
+        Server::always(Act::Late { body: wanted.clone(), after: Duration::from_millis(300) }).await;
+    let dead = Server::always(Act::BlackHole).await;
+    let room = room(&[&slow, &dead]);
+    let fetched = room.fetch(&[material(0, &wanted, 2)]).await.unwrap();
+    assert_eq!(fetched.ciphertexts[0].body, wanted);
+    assert_eq!((slow.requests(), dead.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn calls_are_bounded_per_request_and_per_host() {
+    let wanted = body(1, 1000);
+    let late = Act::Late { body: wanted.clone(), after: Duration::from_millis(20) };
+    let server = Server::always(late.clone()).await;
+    let room = self::room(&[&server]);
+    room.fetch(&vec![material(0, &wanted, 1); 60]).await.unwrap();
+    let peak = |server: &Server| server.counters.peak.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((2..=16).contains(&peak(&server)), "{}", peak(&server));
+
+    let server = Server::always(late).await;
+    let room = self::room(&[&server]);
+    let materials = vec![material(0, &wanted, 1); 16];
+    let requests = (0..10).map(|_| room.fetch(&materials));
+    for result in futures_util::future::join_all(requests).await {
+        result.unwrap();
+    }
+    assert!((17..=64).contains(&peak(&server)), "{}", peak(&server));
+}
+
+#[tokio::test]
+async fn dropping_the_future_frees_the_memory_and_the_connections() {
+    let server = Server::always(Act::BlackHole).await;
+    let mut room = room(&[&server]);
+    room.patience.headers = Duration::from_mins(10);
+    let materials: Vec<_> = (0..10_u8).map(|seed| material(0, &[seed], 1)).collect();
+    let fetching = room.fetch(&materials);
+    let patience = Duration::from_mins(1);
+    timeout(patience, async {
+        tokio::select! {
+            result = fetching => panic!("{result:?}"),
+            () = async { while server.live() < 10 { sleep(Duration::from_millis(5)).await; } } => {}
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(room.reserved_kib(), 0);
+    let closed = async {
+        while server.live() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(patience, closed).await.expect("the connections are closed");
+}

@@ -1,0 +1,113 @@
+//! Room 2 against a real S3 emulator.
+
+use std::sync::Arc;
+
+use alloy::primitives::{Address, U256, keccak256};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use kms_connector::domain::{Ciphertext, CiphertextFormat, Material, Remedy};
+use kms_connector::flow::ciphertexts::{
+    BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
+    SMALLEST_MEMORY_MIB, http_client,
+};
+
+use crate::ministack::Ministack;
+
+struct OneUrl(Option<String>);
+
+impl Buckets for OneUrl {
+    async fn bucket(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
+        Ok(self.0.clone())
+    }
+
+    async fn registered(&self, _: Address) -> Result<bool, BucketLookupError> {
+        Ok(true)
+    }
+}
+
+fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<OneUrl> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Ciphertexts::new(CiphertextsOptions {
+        buckets: Arc::new(OneUrl(url)),
+        fallback,
+        memory_mib: SMALLEST_MEMORY_MIB,
+        verify_coprocessors: false,
+        http: http_client(tls).unwrap(),
+    })
+}
+
+fn material(fhe_type: u8, body: &[u8]) -> Material {
+    let mut handle = keccak256(body);
+    handle.0[30] = fhe_type;
+    Material {
+        handle,
+        key_id: U256::from(1),
+        digest: keccak256(body),
+        coprocessors: vec![Address::with_last_byte(1)],
+    }
+}
+
+async fn put(stack: &Ministack, path: &str, body: Vec<u8>, format: Option<&str>) {
+    let mut call = stack.http.put(format!("{}/{path}", stack.endpoint)).body(body);
+    if let Some(format) = format {
+        call = call.header("x-amz-meta-Ct-Format", format);
+    }
+    let status = call.send().await.unwrap().status();
+    assert!(status.is_success(), "PUT {path}: {status}");
+}
+
+#[tokio::test]
+async fn brings_ciphertexts_from_s3() {
+    let stack = Ministack::start().await;
+    put(&stack, "ct128", Vec::new(), None).await;
+    let mut materials = Vec::new();
+    let mut bodies = Vec::new();
+    // Bool, Uint64 and Uint256 at their uncompressed sizes.
+    for (index, (fhe_type, length)) in
+        [(0, 65_600), (5, 1_049_000), (8, 4_195_500)].into_iter().enumerate()
+    {
+        let body: Vec<u8> =
+            (0..length).map(|at: usize| ((at + index) % 251).to_le_bytes()[0]).collect();
+        let format = ["compressed_on_cpu", "uncompressed_on_cpu"].get(index).copied();
+        put(&stack, &format!("ct128/{:x}", keccak256(&body)), body.clone(), format).await;
+        materials.push(material(fhe_type, &body));
+        bodies.push(body);
+    }
+    let check = |ciphertexts: &[Ciphertext]| {
+        for (ciphertext, body) in ciphertexts.iter().zip(&bodies) {
+            assert_eq!(ciphertext.body, *body);
+        }
+        let formats: Vec<_> = ciphertexts.iter().map(|ciphertext| ciphertext.format).collect();
+        assert_eq!(
+            formats,
+            [
+                CiphertextFormat::BigCompressed,
+                CiphertextFormat::BigExpanded,
+                CiphertextFormat::BigExpanded
+            ]
+        );
+    };
+
+    let bucket = room(Some(format!("{}/ct128/", stack.endpoint)), None);
+    check(&bucket.fetch(&materials).await.unwrap().ciphertexts);
+    let missing = bucket.fetch(&[material(0, b"nobody put this")]).await.unwrap_err();
+    assert_eq!(missing.remedy(), Remedy::Retry, "{missing}");
+    assert!(missing.to_string().contains("404"), "{missing}");
+
+    let credentials = Credentials::new("test", "test", None, None, "test");
+    let store = FallbackStore::with_credentials(
+        "us-east-1",
+        "ct128",
+        Some(&stack.endpoint),
+        Some(SharedCredentialsProvider::new(credentials)),
+    )
+    .unwrap();
+    let fallback = room(None, Some(store));
+    check(&fallback.fetch(&materials).await.unwrap().ciphertexts);
+    assert_eq!(fallback.reserved_kib(), 0);
+}
