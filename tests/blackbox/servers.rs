@@ -14,6 +14,7 @@ use crate::world::{
     deployment::{Deployment, Store, Thresholds},
     http_client,
     ministack::{COMPRESSED, Ministack},
+    process::Process,
     proxy::{Proxy, Weather},
     random,
     request::{Ask, Kind},
@@ -175,6 +176,31 @@ async fn the_proxy_breaks_connections_on_demand() {
     proxy.cut().await;
     until("after a cut", 5 * SECOND, Duration::from_millis(20), async || {
         Ok(chain.chain_id().await.ok())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_ends_with_the_process_that_started_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    // A server with a child of its own, which has to go too.
+    command.args(["-c", "echo up; sleep 1000 & echo $!; wait"]);
+    let mut server = Process::spawn("server", dir.path(), command).unwrap();
+    let child = until("the child", 10 * SECOND, Duration::from_millis(10), async || {
+        Ok(server.output().lines().nth(1).and_then(|line| line.parse::<u32>().ok()))
+    })
+    .await
+    .unwrap();
+    server.check().unwrap();
+    server.abandon();
+    let status = server.wait(10 * SECOND).await.unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    until("end of the child", 10 * SECOND, Duration::from_millis(10), async || {
+        // A killed orphan stays a zombie until its new parent looks after it.
+        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
     })
     .await
     .unwrap();
