@@ -12,6 +12,7 @@ use crate::world::{
     anvil::{Anvil, AnvilOptions},
     contracts::Variant,
     deployment::{Deployment, Store, Thresholds},
+    faulty_bucket::{Fault, FaultyBucket},
     http_client,
     ministack::{COMPRESSED, Ministack},
     process::Process,
@@ -179,6 +180,32 @@ async fn the_proxy_breaks_connections_on_demand() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_faulty_bucket_fails_as_told() {
+    let client = http_client(Duration::from_millis(500)).unwrap();
+    let get = async |fault: Fault| {
+        let bucket = FaultyBucket::start(fault).await.unwrap();
+        let response = client.get(format!("{}/00", bucket.url())).send().await;
+        let seen = match response {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                (Some(status), response.bytes().await.map(|body| body.len()).ok())
+            }
+            Err(_) => (None, None),
+        };
+        (seen, bucket.requests())
+    };
+    assert_eq!(get(Fault::Status(403)).await, ((Some(403), Some(0)), 1));
+    assert_eq!(get(Fault::Body { announced: 5, sent: 5 }).await, ((Some(200), Some(5)), 1));
+    assert_eq!(get(Fault::Body { announced: 9, sent: 5 }).await, ((Some(200), None), 1));
+    assert_eq!(get(Fault::Unannounced { sent: 70_000 }).await, ((Some(200), Some(70_000)), 1));
+    assert_eq!(get(Fault::Stall).await, ((Some(200), None), 1));
+    assert_eq!(get(Fault::Hang).await, ((None, None), 1));
+    let target = FaultyBucket::start(Fault::Status(200)).await.unwrap();
+    get(Fault::Redirect(target.url())).await;
+    assert_eq!(target.requests(), 1, "a client that follows redirects comes here");
 }
 
 #[tokio::test]
