@@ -101,7 +101,8 @@ impl Net {
     /// Whether consensus is reached, asked the way of the variant.
     async fn done(&self, id: U256) -> bool {
         if self.deployment.variant.has_tagged_ids() {
-            return self.view(Decryption::isDecryptionDoneCall { decryptionId: id }).await.unwrap();
+            let call = Decryption::isDecryptionDoneCall { decryptionId: id };
+            return self.view(call).await.expect("the view is there");
         }
         match self.view(Decryption::checkDecryptionDoneCall { decryptionId: id }).await {
             Ok(_) => true,
@@ -257,14 +258,14 @@ async fn refusals_come_in_the_order_of_the_protocol() {
         let net = Net::up(variant, 1).await.unwrap();
         let asks = vec![Ask::public(&[fhe::UINT64]), Ask::user(&[fhe::UINT64])];
         for request in net.deployment.request(asks).await.unwrap() {
-            refusals_of_one(&net, &request).await;
+            refusals_of_one(&net, &request).await.unwrap();
         }
     }
 }
 
 /// Every error of table 4.4 that the variant has, each where the earlier checks pass and, where
 /// two would apply, the earlier one.
-async fn refusals_of_one(net: &Net, request: &Issued) {
+async fn refusals_of_one(net: &Net, request: &Issued) -> Result<()> {
     let variant = net.deployment.variant;
     let (party, other) = (&net.parties[0], &net.parties[1]);
     let text = payload("the answer");
@@ -273,7 +274,7 @@ async fn refusals_of_one(net: &Net, request: &Issued) {
 
     // The sender comes first, whatever else is wrong.
     let stranger = random_address();
-    net.anvil.fund(stranger).await.unwrap();
+    net.anvil.fund(stranger).await?;
     let unknown = Issued { id: request.id + U256::from(1000), ..request.clone() };
     for (request, signature) in [(request, good.clone()), (&unknown, Bytes::new())] {
         let call = net.deployment.respond(stranger, request, &text, &signature);
@@ -282,13 +283,13 @@ async fn refusals_of_one(net: &Net, request: &Issued) {
     }
 
     // Only v0.7 can pause answers, and it says so before it looks at them.
-    net.deployment.pause(true).await.unwrap();
+    net.deployment.pause(true).await?;
     if variant == Variant::G7 {
         net.refusal::<Decryption::EnforcedPause>(with(Bytes::new())).await;
     } else {
         net.refusal::<Decryption::ECDSAInvalidSignatureLength>(with(Bytes::new())).await;
     }
-    net.deployment.pause(false).await.unwrap();
+    net.deployment.pause(false).await?;
 
     // v0.7 does not know what was asked: the wrong handles give a wrong signer.
     let of_unknown = net.deployment.respond(party.wallet, &unknown, &text, &good);
@@ -330,15 +331,16 @@ async fn refusals_of_one(net: &Net, request: &Issued) {
         assert_eq!(refused.signer, other.core.address(), "{variant:?}");
         assert_eq!(refused.txSender, party.wallet, "{variant:?}");
     } else {
-        net.send(foreign).await.unwrap();
+        net.send(foreign).await?;
     }
-    net.send(with(good)).await.unwrap();
+    net.send(with(good)).await?;
 
     // A wallet that left is a stranger again.
-    net.deployment.unregister(party.wallet).await.unwrap();
+    net.deployment.unregister(party.wallet).await?;
     let call = net.answer(party, request, &text);
     net.refusal::<Decryption::NotKmsTxSender>(call).await;
-    net.deployment.register(party.node()).await.unwrap();
+    net.deployment.register(party.node()).await?;
+    Ok(())
 }
 
 #[tokio::test]

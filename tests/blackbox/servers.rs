@@ -12,8 +12,10 @@ use crate::world::{
     anvil::{Anvil, AnvilOptions},
     contracts::Variant,
     deployment::{Deployment, Store, Thresholds},
+    faulty_bucket::{Fault, FaultyBucket},
     http_client,
     ministack::{COMPRESSED, Ministack},
+    process::Process,
     proxy::{Proxy, Weather},
     random,
     request::{Ask, Kind},
@@ -175,6 +177,57 @@ async fn the_proxy_breaks_connections_on_demand() {
     proxy.cut().await;
     until("after a cut", 5 * SECOND, Duration::from_millis(20), async || {
         Ok(chain.chain_id().await.ok())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_faulty_bucket_fails_as_told() {
+    let client = http_client(Duration::from_millis(500)).unwrap();
+    let get = async |fault: Fault| {
+        let bucket = FaultyBucket::start(fault).await.unwrap();
+        let response = client.get(format!("{}/00", bucket.url())).send().await;
+        let seen = match response {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                (Some(status), response.bytes().await.map(|body| body.len()).ok())
+            }
+            Err(_) => (None, None),
+        };
+        (seen, bucket.requests())
+    };
+    assert_eq!(get(Fault::Status(403)).await, ((Some(403), Some(0)), 1));
+    assert_eq!(get(Fault::Body { announced: 5, sent: 5 }).await, ((Some(200), Some(5)), 1));
+    assert_eq!(get(Fault::Body { announced: 9, sent: 5 }).await, ((Some(200), None), 1));
+    assert_eq!(get(Fault::Unannounced { sent: 70_000 }).await, ((Some(200), Some(70_000)), 1));
+    assert_eq!(get(Fault::Stall).await, ((Some(200), None), 1));
+    assert_eq!(get(Fault::Hang).await, ((None, None), 1));
+    let target = FaultyBucket::start(Fault::Status(200)).await.unwrap();
+    get(Fault::Redirect(target.url())).await;
+    assert_eq!(target.requests(), 1, "a client that follows redirects comes here");
+}
+
+#[tokio::test]
+async fn a_server_ends_with_the_process_that_started_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    // A server with a child of its own, which has to go too.
+    command.args(["-c", "echo up; sleep 1000 & echo $!; wait"]);
+    let mut server = Process::spawn("server", dir.path(), command).unwrap();
+    let child = until("the child", 10 * SECOND, Duration::from_millis(10), async || {
+        Ok(server.output().lines().nth(1).and_then(|line| line.parse::<u32>().ok()))
+    })
+    .await
+    .unwrap();
+    server.check().unwrap();
+    server.abandon();
+    let status = server.wait(10 * SECOND).await.unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    until("end of the child", 10 * SECOND, Duration::from_millis(10), async || {
+        // A killed orphan stays a zombie until its new parent looks after it.
+        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
     })
     .await
     .unwrap();

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::{Result, free_port, process::Process, rpc::Chain, tool};
 
 /// The first of the well-known development accounts, unlocked and rich.
-const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+pub const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
 const READY: Duration = Duration::from_secs(20);
 
 /// How the node runs.
@@ -98,6 +98,11 @@ impl Anvil {
     /// Kills the node. What happened since its last [`Self::stop`] never happened.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// An error if the server has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check)
     }
 
     pub fn chain(&self) -> &Chain {

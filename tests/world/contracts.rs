@@ -311,7 +311,7 @@ pub fn response_call(
 
 /// topic0 of every event a connector may meet, as the protocol's tables give them: what the
 /// declarations above are checked against.
-pub const TOPICS: [(&str, B256, B256); 16] = [
+pub const TOPICS: [(&str, B256, B256); 15] = [
     (
         "G7 public request",
         G7::PublicDecryptionRequest::SIGNATURE_HASH,
@@ -386,10 +386,5 @@ pub const TOPICS: [(&str, B256, B256); 16] = [
         "G9 user threshold",
         Decryption::UserDecryptionResponseThresholdReached::SIGNATURE_HASH,
         b256!("e89752be0ecdb68b2a6eb5ef1a891039e0e92ae3c8a62274c5881e48eea1ed25"),
-    ),
-    (
-        "test-only record",
-        Decryption::ResponseRecorded::SIGNATURE_HASH,
-        Decryption::ResponseRecorded::SIGNATURE_HASH,
     ),
 ];

@@ -304,7 +304,7 @@ impl Deployment {
     pub async fn answers(&self) -> Result<Vec<Answer>> {
         let topic = Decryption::ResponseRecorded::SIGNATURE_HASH;
         let logs = self.chain.logs(self.decryption, self.since_block, topic).await?;
-        logs.into_iter().map(answer).collect()
+        logs.iter().map(answer).collect()
     }
 
     /// The accepted answers to one request.
@@ -358,7 +358,7 @@ impl Deployment {
     }
 }
 
-fn answer(log: Log) -> Result<Answer> {
+fn answer(log: &Log) -> Result<Answer> {
     let event =
         Decryption::ResponseRecorded::decode_raw_log(log.topics.iter().copied(), &log.data)?;
     Ok(Answer {

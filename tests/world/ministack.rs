@@ -78,6 +78,11 @@ impl Ministack {
         self.start_again().await
     }
 
+    /// An error if the server has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check)
+    }
+
     /// The endpoint of both services.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

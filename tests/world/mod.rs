@@ -3,6 +3,7 @@
 //! ```text
 //! Anvil (Gateway chain) ── Deployment (our contracts, one variant of the protocol)
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
+//! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, refuse, stall)
 //! ```
 //!
@@ -14,6 +15,7 @@ pub mod process;
 pub mod rpc;
 pub mod anvil;
 pub mod ministack;
+pub mod faulty_bucket;
 pub mod proxy;
 pub mod contracts;
 pub mod deployment;

@@ -43,7 +43,7 @@ impl Process {
             .spawn()
             .map_err(failed)?;
         let reaper = Command::new("sh")
-            .args(["-c", "read _; kill -9 -- -$1", "reaper", &child.id().to_string()])
+            .args(["-c", "read _; kill -s KILL -- -$1", "reaper", &child.id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -76,6 +76,11 @@ impl Process {
         )
     }
 
+    /// Closes our end of the reaper's pipe, as the kernel does when this process dies.
+    pub fn abandon(&mut self) {
+        self.reaper.stdin = None;
+    }
+
     /// How the process ended, if it did.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
@@ -87,6 +92,16 @@ impl Process {
         Ok(self.ended)
     }
 
+    /// An error with the last output if the process has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.exited()? {
+            None => Ok(()),
+            Some(status) => {
+                Err(Error::other(format!("{} ended ({status}):\n{}", self.name, self.tail())))
+            }
+        }
+    }
+
     /// Waits until `probe` says yes. An early end of the process is an error with its last output.
     pub async fn ready(
         &mut self,
@@ -95,13 +110,7 @@ impl Process {
     ) -> Result<()> {
         let start = tokio::time::Instant::now();
         loop {
-            if let Some(status) = self.exited()? {
-                return Err(Error::other(format!(
-                    "{} ended ({status}) before it was ready:\n{}",
-                    self.name,
-                    self.tail()
-                )));
-            }
+            self.check()?;
             if probe().await {
                 return Ok(());
             }

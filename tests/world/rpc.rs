@@ -35,7 +35,8 @@ pub struct Log {
     pub block_number: U64,
     pub block_hash: B256,
     pub transaction_hash: B256,
-    pub log_index: U64,
+    #[serde(rename = "logIndex")]
+    pub index: U64,
 }
 
 /// The parts of a receipt that tests look at.
