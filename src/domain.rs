@@ -347,3 +347,28 @@ pub enum Remedy {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("journal: {0}")]
 pub struct LedgerError(pub String);
+
+impl Material {
+    /// The FHE type's number: handle byte 30 (protocol: ciphertext-storage 6).
+    #[must_use]
+    pub fn fhe_type(&self) -> u8 {
+        self.handle[30]
+    }
+}
+
+/// How a ciphertext's bytes are serialized (protocol: ciphertext-storage 3). Only the "big" forms
+/// exist in the buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CiphertextFormat {
+    BigCompressed,
+    BigExpanded,
+}
+
+/// The verified bytes of one ciphertext, on their way from a bucket to the Core. Cloning shares
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ciphertext {
+    pub handle: B256,
+    pub format: CiphertextFormat,
+    pub body: Bytes,
+}
