@@ -1,1 +1,559 @@
-//! (skeleton)
+//! Room 3: asks the KMS Core once, polls it to an answer, and believes only a signature it checked.
+//!
+//! ```text
+//!            ask (ciphertexts)                 poll, poll, …
+//! request ──────────────────────> the Core ──────────────────> answer, signature checked
+//!              AlreadyExists: fine     │ NotFound
+//!              Aborted: a poll tells   └────────> forgotten: ask again
+//! ```
+//!
+//! The Core keeps its requests in memory and knows them by id alone. So asking twice is harmless, a
+//! restart of the Core forgets everything, and only the caller can ask again, because only it can
+//! fetch the ciphertexts again: their bytes are gone as soon as they are encoded.
+//!
+//! A poll is a long poll: the Core holds it up to 60 s. Held calls must not keep new asks waiting
+//! for one of a connection's streams (servers allow about 200), so asks have a connection of their
+//! own and polls spread over several, opened as they are needed.
+//!
+//! Every call has a deadline, and dropping any future here is safe: the Core, asked again, says
+//! that it knows the request. This room logs nothing; who decides on an error logs it.
+
+pub mod codec;
+pub mod proto;
+pub mod signature;
+pub mod status;
+pub mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use url::Url;
+
+use crate::backoff::Backoff;
+use crate::domain::{
+    Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
+};
+use crate::tls::TlsRoots;
+use proto::grpc::health::v1 as health_v1;
+use proto::kms::v1;
+use proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
+use status::{Call, Meaning};
+use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
+
+/// The largest message sent or taken. Cores take 100 MiB by default, and more if told so; the
+/// largest legal request holds about 64 MiB of ciphertext.
+pub const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
+
+/// The Core's name for itself, asked for in the health check.
+const SERVICE: &str = "kms_service.v1.CoreServiceEndpoint";
+
+/// The first pause between two polls; doubled up to the caller's ceiling.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Polls one connection carries before the next one is opened.
+const POLLS_PER_CONNECTION: usize = 100;
+const POLL_CONNECTIONS: usize = 16;
+
+/// What differs between deployments, and how long to wait. The defaults are meant to be used.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub extra_data: ExtraDataMeaning,
+    /// To connect, TLS handshake included.
+    pub connect: Duration,
+    /// For the Core to take a request: the time to send up to 64 MiB.
+    pub ask: Duration,
+    /// For one poll. Longer than the 60 s for which the Core holds it.
+    pub poll: Duration,
+    /// For the poll that tells what an `Aborted` meant. A Core that does not know the id says so
+    /// at once; one that holds the poll knows it.
+    pub probe: Duration,
+    /// For the health check.
+    pub health: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            extra_data: ExtraDataMeaning::default(),
+            connect: Duration::from_secs(5),
+            ask: Duration::from_mins(1),
+            poll: Duration::from_secs(65),
+            probe: Duration::from_secs(2),
+            health: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why `kms_core_endpoint` cannot be used. Names no part of the URL: it may hold a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("kms_core_endpoint must begin with http:// or https://")]
+    Scheme,
+    #[error("kms_core_endpoint names no host")]
+    Host,
+    #[error("kms_core_endpoint cannot be used: {0}")]
+    Unusable(#[source] tonic::transport::Error),
+}
+
+/// Why a call brought no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoreError {
+    /// Nobody answered, or not to the end. Whether an ask was taken is unknown; to ask or poll
+    /// again is safe.
+    #[error("no answer from the KMS Core: {cause}")]
+    Unreachable { cause: String },
+    /// The Core's rate limit.
+    #[error("the KMS Core is busy: {message}")]
+    Busy { message: String },
+    /// Time or an operator must act.
+    #[error("{0}")]
+    Held(Hold),
+    /// No Core can be asked this.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The caller's mistake.
+    #[error(transparent)]
+    Ciphertexts(#[from] CiphertextMismatch),
+}
+
+impl CoreError {
+    /// What to do with the request.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::Ciphertexts(_) => Remedy::Retry,
+            Self::Held(hold) => Remedy::Hold(hold.clone()),
+            Self::Request(error) => error.remedy(),
+        }
+    }
+}
+
+/// The Core has the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Accepted,
+    /// It had it before: asked by an earlier attempt or an earlier life of this process.
+    AlreadyKnown,
+}
+
+/// What one poll brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// Checked: [`signature`].
+    Answer(Answer),
+    Pending,
+    /// The Core does not know the request: ask again.
+    Forgotten,
+}
+
+/// How polling ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Checked: [`signature`].
+    Answer(Answer),
+    /// The Core does not know the request: ask again.
+    Forgotten,
+    /// No answer within the deadline. The Core still has the request.
+    Silent,
+}
+
+/// What the Core says about itself. The threshold Core reports `NotServing` until it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Serving,
+    NotServing,
+    /// Reachable, but it has no health service or does not say.
+    Unknown,
+}
+
+/// The client of one KMS Core on behalf of one Decryption contract. Cheap to clone; clones share
+/// the connections.
+#[derive(Clone, Debug)]
+pub struct KmsCore {
+    asks: Channel,
+    polls: Arc<[Connection]>,
+    domain: Arc<SigningDomain>,
+    options: Options,
+}
+
+/// One connection for polls, and how many it carries.
+#[derive(Debug)]
+struct Connection {
+    channel: Channel,
+    polls: AtomicUsize,
+}
+
+/// One poll's place on a connection, given back on drop.
+struct Place<'a>(&'a Connection);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.polls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl KmsCore {
+    /// Prepares the client; connects at the first call, and again whenever the connection is lost.
+    /// Only scheme, host and port of `endpoint` are used. Must be called within a tokio runtime.
+    pub fn new(
+        endpoint: &Url,
+        roots: &TlsRoots,
+        domain: SigningDomain,
+        options: Options,
+    ) -> Result<Self, EndpointError> {
+        let endpoint = prepare(endpoint, roots, &options)?;
+        let connection =
+            || Connection { channel: endpoint.connect_lazy(), polls: AtomicUsize::new(0) };
+        Ok(Self {
+            asks: endpoint.connect_lazy(),
+            polls: std::iter::repeat_with(connection).take(POLL_CONNECTIONS).collect(),
+            domain: Arc::new(domain),
+            options,
+        })
+    }
+
+    /// Hands the request and all its ciphertexts, in the order of its materials, to the Core.
+    pub async fn ask(
+        &self,
+        request: &Request,
+        ciphertexts: Vec<Ciphertext>,
+    ) -> Result<Asked, CoreError> {
+        wire::check(request)?;
+        let materials = request.materials();
+        let key_id = wire::key_id(materials)?;
+        let ciphertexts = wire::typed_ciphertexts(materials, ciphertexts)?;
+        let (id, domain, extra_data) = (request.key.id, &self.domain, self.options.extra_data);
+        let mut client = client(self.asks.clone());
+        let outcome = match &request.operation {
+            Operation::PublicDecryption(public) => {
+                let message =
+                    wire::public_request(id, key_id, public, ciphertexts, domain, extra_data);
+                within_limit(&message)?;
+                call(self.options.ask, client.public_decrypt(message)).await
+            }
+            Operation::UserDecryption(user) => {
+                let message = wire::user_request(id, key_id, user, ciphertexts, domain, extra_data);
+                within_limit(&message)?;
+                call(self.options.ask, client.user_decrypt(message)).await
+            }
+            Operation::Unsupported { event, .. } => {
+                return Err(RequestError::UnsupportedEvent { event }.into());
+            }
+        };
+        let status = match outcome {
+            Ok(v1::Empty {}) => return Ok(Asked::Accepted),
+            Err(NoReply::TooLate) => return Err(too_late(self.options.ask)),
+            Err(NoReply::Status(status)) => status,
+        };
+        match status::meaning(Call::Ask, &status) {
+            Meaning::AlreadyKnown => Ok(Asked::AlreadyKnown),
+            Meaning::Unclear => self.clear_up(request, &status).await,
+            Meaning::Busy => Err(busy(&status)),
+            Meaning::Hold(reason, what) => Err(CoreError::Held(hold(reason, what, &status))),
+            Meaning::Unreachable | Meaning::Pending | Meaning::Forgotten => {
+                Err(unreachable(&status))
+            }
+        }
+    }
+
+    /// After an `Aborted`: known to the Core, or refused?
+    async fn clear_up(&self, request: &Request, aborted: &Status) -> Result<Asked, CoreError> {
+        let known = match self.result(request, self.options.probe).await? {
+            Ok(_) | Err(NoReply::TooLate) => true,
+            Err(NoReply::Status(status)) => match status::meaning(Call::Poll, &status) {
+                Meaning::Forgotten => false,
+                Meaning::Unreachable => return Err(unreachable(&status)),
+                // Busy tells nothing, so the poll to come has to.
+                Meaning::AlreadyKnown
+                | Meaning::Unclear
+                | Meaning::Pending
+                | Meaning::Busy
+                | Meaning::Hold(..) => true,
+            },
+        };
+        if known {
+            return Ok(Asked::AlreadyKnown);
+        }
+        Err(CoreError::Held(hold(
+            HoldReason::CoreRefused,
+            "the KMS Core refuses the request, or has no room for it",
+            aborted,
+        )))
+    }
+
+    /// Asks once for the answer. The Core may hold the call for a minute; our own deadline passing
+    /// counts as pending. `expected_signer` is the signer registered for this node, where the
+    /// contract says who that is; without it the signature must only recover.
+    pub async fn poll(
+        &self,
+        request: &Request,
+        expected_signer: Option<Address>,
+    ) -> Result<Poll, CoreError> {
+        self.poll_within(self.options.poll, request, expected_signer).await
+    }
+
+    /// Polls until there is an answer, the Core turns out not to know the request, or `deadline`
+    /// has passed. Pauses grow from 20 ms to `retry_ceiling`; a poll that the Core held for longer
+    /// than the pause makes it start over, since such a Core needs no pauses.
+    ///
+    /// A busy Core is polled on. An unreachable one ends this at once: the caller decides how long
+    /// that may last.
+    pub async fn answer(
+        &self,
+        request: &Request,
+        expected_signer: Option<Address>,
+        deadline: Duration,
+        retry_ceiling: Duration,
+    ) -> Result<Ending, CoreError> {
+        let end = Instant::now() + deadline;
+        let mut backoff = Backoff::new(FIRST_PAUSE, retry_ceiling.max(FIRST_PAUSE));
+        loop {
+            let begin = Instant::now();
+            let Some(left) = end.checked_duration_since(begin).filter(|left| !left.is_zero())
+            else {
+                return Ok(Ending::Silent);
+            };
+            let limit = self.options.poll.min(left);
+            match self.poll_within(limit, request, expected_signer).await {
+                Ok(Poll::Answer(answer)) => return Ok(Ending::Answer(answer)),
+                Ok(Poll::Forgotten) => return Ok(Ending::Forgotten),
+                Ok(Poll::Pending) | Err(CoreError::Busy { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            if begin.elapsed() > retry_ceiling.max(FIRST_PAUSE) {
+                backoff.reset();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            sleep(backoff.next_delay().min(left)).await;
+        }
+    }
+
+    /// Asks the Core how it is.
+    pub async fn health(&self) -> Result<Health, CoreError> {
+        use health_v1::health_check_response::ServingStatus;
+        let mut client = health_v1::health_client::HealthClient::new(self.asks.clone());
+        let question = health_v1::HealthCheckRequest { service: SERVICE.to_owned() };
+        match call(self.options.health, client.check(question)).await {
+            Ok(response) => Ok(match response.status() {
+                ServingStatus::Serving => Health::Serving,
+                ServingStatus::NotServing => Health::NotServing,
+                ServingStatus::Unknown | ServingStatus::ServiceUnknown => Health::Unknown,
+            }),
+            Err(NoReply::TooLate) => Err(too_late(self.options.health)),
+            Err(NoReply::Status(status)) => {
+                let says_nothing = matches!(status.code(), Code::Unimplemented | Code::NotFound);
+                if says_nothing && !is_ours(&status) {
+                    Ok(Health::Unknown)
+                } else {
+                    Err(unreachable(&status))
+                }
+            }
+        }
+    }
+
+    async fn poll_within(
+        &self,
+        limit: Duration,
+        request: &Request,
+        expected_signer: Option<Address>,
+    ) -> Result<Poll, CoreError> {
+        let status = match self.result(request, limit).await? {
+            Ok(result) => {
+                return self
+                    .check(request, result, expected_signer)
+                    .map(Poll::Answer)
+                    .map_err(CoreError::Held);
+            }
+            Err(NoReply::TooLate) => return Ok(Poll::Pending),
+            Err(NoReply::Status(status)) => status,
+        };
+        match status::meaning(Call::Poll, &status) {
+            Meaning::Pending => Ok(Poll::Pending),
+            Meaning::Forgotten => Ok(Poll::Forgotten),
+            Meaning::Busy => Err(busy(&status)),
+            Meaning::Hold(reason, what) => Err(CoreError::Held(hold(reason, what, &status))),
+            Meaning::Unreachable | Meaning::AlreadyKnown | Meaning::Unclear => {
+                Err(unreachable(&status))
+            }
+        }
+    }
+
+    /// The call behind a poll, for either kind.
+    async fn result<'a>(
+        &self,
+        request: &'a Request,
+        limit: Duration,
+    ) -> Result<Result<Reply<'a>, NoReply>, RequestError> {
+        let place = self.place();
+        let mut client = client(place.0.channel.clone());
+        let id = wire::request_id(request.key.id);
+        Ok(match &request.operation {
+            Operation::PublicDecryption(public) => {
+                call(limit, client.get_public_decryption_result(id))
+                    .await
+                    .map(|response| Reply::Public(public, response))
+            }
+            Operation::UserDecryption(user) => call(limit, client.get_user_decryption_result(id))
+                .await
+                .map(|response| Reply::User(user, response)),
+            Operation::Unsupported { event, .. } => {
+                return Err(RequestError::UnsupportedEvent { event });
+            }
+        })
+    }
+
+    fn check(
+        &self,
+        request: &Request,
+        reply: Reply<'_>,
+        expected_signer: Option<Address>,
+    ) -> Result<Answer, Hold> {
+        let extra_data = self.options.extra_data;
+        match reply {
+            Reply::Public(operation, response) => signature::public_answer_of(
+                &self.domain,
+                request,
+                operation,
+                extra_data,
+                response,
+                expected_signer,
+            ),
+            Reply::User(operation, response) => signature::user_answer(
+                &self.domain,
+                request,
+                operation,
+                extra_data,
+                response,
+                expected_signer,
+            ),
+        }
+    }
+
+    /// A place on the first connection with room, or on the emptiest.
+    fn place(&self) -> Place<'_> {
+        let load = |connection: &&Connection| connection.polls.load(Ordering::Relaxed);
+        let connection = self
+            .polls
+            .iter()
+            .find(|connection| load(connection) < POLLS_PER_CONNECTION)
+            .or_else(|| self.polls.iter().min_by_key(load))
+            .expect("there is at least one connection");
+        connection.polls.fetch_add(1, Ordering::Relaxed);
+        Place(connection)
+    }
+}
+
+enum Reply<'a> {
+    Public(&'a crate::domain::PublicDecryption, v1::PublicDecryptionResponse),
+    User(&'a crate::domain::UserDecryption, v1::UserDecryptionResponse),
+}
+
+/// Why a call has no message to show.
+enum NoReply {
+    TooLate,
+    Status(Box<Status>),
+}
+
+/// One call with its deadline. Dropping it resets the stream, so the Core stops as well.
+async fn call<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, NoReply> {
+    match timeout(limit, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(NoReply::Status(Box::new(status))),
+        Err(_) => Err(NoReply::TooLate),
+    }
+}
+
+fn client(channel: Channel) -> CoreServiceEndpointClient<Channel> {
+    CoreServiceEndpointClient::new(channel)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT)
+}
+
+/// Checked before sending: past the limit, tonic breaks the stream instead of saying why.
+fn within_limit(message: &impl Message) -> Result<(), CoreError> {
+    let size = message.encoded_len();
+    if size <= MESSAGE_LIMIT {
+        return Ok(());
+    }
+    Err(CoreError::Held(Hold::new(
+        HoldReason::MessageTooLarge,
+        format!("the request to the KMS Core has {size} bytes, at most {MESSAGE_LIMIT} are sent"),
+    )))
+}
+
+fn prepare(url: &Url, roots: &TlsRoots, options: &Options) -> Result<Endpoint, EndpointError> {
+    let secure = match url.scheme() {
+        "https" => true,
+        "http" => false,
+        _ => return Err(EndpointError::Scheme),
+    };
+    let host = url.host_str().ok_or(EndpointError::Host)?;
+    let port = url.port_or_known_default().ok_or(EndpointError::Host)?;
+    let endpoint = Endpoint::from_shared(format!("{}://{host}:{port}", url.scheme()))
+        .map_err(EndpointError::Unusable)?
+        .connect_timeout(options.connect)
+        .tcp_nodelay(true)
+        .http2_adaptive_window(true)
+        // A peer that vanished is noticed within 40 s instead of at the next answer that never
+        // comes; also while idle, because proxies drop quiet connections without a word.
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    if !secure {
+        return Ok(endpoint);
+    }
+    endpoint.tls_config(roots.grpc_config()).map_err(EndpointError::Unusable)
+}
+
+fn is_ours(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+fn too_late(limit: Duration) -> CoreError {
+    CoreError::Unreachable { cause: format!("no reply within {} s", limit.as_secs_f32()) }
+}
+
+fn busy(status: &Status) -> CoreError {
+    CoreError::Busy { message: clip(status.message()) }
+}
+
+fn unreachable(status: &Status) -> CoreError {
+    let mut cause = clip(status.message());
+    if !is_ours(status) {
+        cause = format!("{}: {cause}", status.code());
+    }
+    // The interesting part ("connection refused") is the last of the chain.
+    let mut error = std::error::Error::source(status);
+    while let Some(source) = error {
+        let text = clip(&source.to_string());
+        if !cause.ends_with(&text) {
+            cause = format!("{cause}: {text}");
+        }
+        error = source.source();
+    }
+    CoreError::Unreachable { cause }
+}
+
+fn hold(reason: HoldReason, what: &str, status: &Status) -> Hold {
+    let message = clip(status.message());
+    Hold::new(reason, format!("{what} (it says {:?}: {message})", status.code()))
+}
+
+/// A foreign text, fit for one line of a log.
+fn clip(text: &str) -> String {
+    const MOST: usize = 300;
+    let mut line: String =
+        text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MOST).is_some() {
+        line.push('…');
+    }
+    line
+}

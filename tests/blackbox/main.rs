@@ -6,6 +6,7 @@ mod world;
 
 mod ciphertexts;
 mod contracts;
+mod kms_core;
 mod ministack;
 mod servers;
 mod wallet;

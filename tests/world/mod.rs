@@ -15,6 +15,7 @@ pub mod process;
 pub mod rpc;
 pub mod anvil;
 pub mod ministack;
+pub mod core_stub;
 pub mod faulty_bucket;
 pub mod proxy;
 pub mod contracts;

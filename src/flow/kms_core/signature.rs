@@ -1,0 +1,311 @@
+//! From a Core's reply to an answer whose signature we believe. Pure.
+//!
+//! The contract rebuilds the EIP-712 digest from the bytes we send, recovers the signer and
+//! compares it with the registered one. The same is done here before gas is spent. Where a reply
+//! leaves open which bytes were signed (two result encodings, old Cores that do not echo
+//! `extraData`), each candidate is tried, the likeliest first, and the signature decides
+//! (protocol: gateway-abi 10).
+
+use std::fmt::Display;
+
+use alloy::primitives::{Keccak256, Signature, keccak256};
+use bytes::Bytes;
+
+use super::proto::kms::v1;
+use super::wire::{self, ExtraDataMeaning, PublicReply, ReplyError, ResultEncoding};
+use crate::domain::{
+    Address, Answer, B256, Hold, HoldReason, PublicDecryption, Request, SigningDomain, U256,
+    UserDecryption,
+};
+
+const DOMAIN_TYPE: &str =
+    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
+
+/// The type strings of one structure, without and with `extraData`.
+struct Types {
+    without_extra_data: &'static str,
+    with_extra_data: &'static str,
+}
+
+const PUBLIC: Types = Types {
+    without_extra_data: "PublicDecryptVerification(bytes32[] ctHandles,bytes decryptedResult)",
+    with_extra_data: "PublicDecryptVerification(bytes32[] ctHandles,bytes decryptedResult,bytes extraData)",
+};
+
+const USER: Types = Types {
+    without_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare)",
+    with_extra_data: "UserDecryptResponseVerification(bytes publicKey,bytes32[] ctHandles,bytes userDecryptedShare,bytes extraData)",
+};
+
+/// The domain separator.
+#[must_use]
+pub fn domain_separator(domain: &SigningDomain) -> B256 {
+    let mut hasher = Keccak256::new();
+    hasher.update(keccak256(DOMAIN_TYPE));
+    hasher.update(keccak256(&domain.name));
+    hasher.update(keccak256(&domain.version));
+    hasher.update(U256::from(domain.chain_id).to_be_bytes::<32>());
+    hasher.update(domain.verifying_contract.into_word());
+    hasher.finalize()
+}
+
+/// The digest a Core signs for a public decryption. `extra_data` is `None` where the contract's
+/// structure has no such member (G7).
+#[must_use]
+pub fn public_digest(
+    domain: &SigningDomain,
+    handles: &[B256],
+    decrypted_result: &[u8],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let members = [hash_of_handles(handles), keccak256(decrypted_result)];
+    digest(domain, &PUBLIC, &members, extra_data)
+}
+
+/// The digest a Core signs for a user decryption. `extra_data` as in [`public_digest`].
+#[must_use]
+pub fn user_digest(
+    domain: &SigningDomain,
+    public_key: &[u8],
+    handles: &[B256],
+    user_decrypted_share: &[u8],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let members =
+        [keccak256(public_key), hash_of_handles(handles), keccak256(user_decrypted_share)];
+    digest(domain, &USER, &members, extra_data)
+}
+
+fn hash_of_handles(handles: &[B256]) -> B256 {
+    let mut hasher = Keccak256::new();
+    for handle in handles {
+        hasher.update(handle);
+    }
+    hasher.finalize()
+}
+
+fn digest(
+    domain: &SigningDomain,
+    types: &Types,
+    members: &[B256],
+    extra_data: Option<&[u8]>,
+) -> B256 {
+    let mut structure = Keccak256::new();
+    structure.update(keccak256(match extra_data {
+        None => types.without_extra_data,
+        Some(_) => types.with_extra_data,
+    }));
+    for member in members {
+        structure.update(member);
+    }
+    if let Some(extra_data) = extra_data {
+        structure.update(keccak256(extra_data));
+    }
+    let mut message = Keccak256::new();
+    message.update([0x19, 0x01]);
+    message.update(domain_separator(domain));
+    message.update(structure.finalize());
+    message.finalize()
+}
+
+/// Why a signature is none, whatever it signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    #[error("the signature is empty")]
+    Empty,
+    #[error("the signature has {0} bytes instead of 65")]
+    Length(usize),
+    #[error("the signature's last byte is {0} instead of 27 or 28")]
+    RecoveryId(u8),
+    #[error("the signature's s is in the upper half, which the contract refuses")]
+    HighS,
+    #[error("the signature recovers to no address")]
+    Unrecoverable,
+}
+
+/// Reads a signature as strictly as the contract does: 65 bytes, v 27 or 28, low s.
+pub fn parse_signature(bytes: &[u8]) -> Result<Signature, SignatureError> {
+    if bytes.is_empty() {
+        return Err(SignatureError::Empty);
+    }
+    let bytes: &[u8; 65] = bytes.try_into().map_err(|_| SignatureError::Length(bytes.len()))?;
+    let parity = match bytes[64] {
+        27 => false,
+        28 => true,
+        other => return Err(SignatureError::RecoveryId(other)),
+    };
+    let signature = Signature::from_bytes_and_parity(&bytes[..64], parity);
+    if signature.normalize_s().is_some() {
+        return Err(SignatureError::HighS);
+    }
+    Ok(signature)
+}
+
+/// The signer of `digest`.
+pub fn recover(signature: &Signature, digest: B256) -> Result<Address, SignatureError> {
+    signature.recover_address_from_prehash(&digest).map_err(|_| SignatureError::Unrecoverable)
+}
+
+/// The answer in a public decryption's reply. `expected` is the signer registered for this node;
+/// `None` asks only that the signature recovers.
+pub fn public_answer(
+    domain: &SigningDomain,
+    request: &Request,
+    operation: &PublicDecryption,
+    meaning: ExtraDataMeaning,
+    reply: &PublicReply,
+    expected: Option<Address>,
+) -> Result<Answer, Hold> {
+    let sent = meaning.sent(&operation.extra_data.0);
+    let mut payloads = Vec::with_capacity(2);
+    let mut refused = None;
+    for encoding in ResultEncoding::by_likelihood(request.key.id) {
+        match wire::decrypted_result(encoding, &reply.plaintexts) {
+            Ok(result) => payloads.push(Bytes::from(result)),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    if let Some(error) = refused
+        && payloads.is_empty()
+    {
+        return Err(invalid(error));
+    }
+    let handles = handles(request);
+    Check {
+        request,
+        extra_data: candidates_of_extra_data(reply.extra_data.as_ref(), sent),
+        payloads,
+        signature: &reply.signature,
+        expected,
+    }
+    .decide(|payload, extra_data| public_digest(domain, &handles, payload, extra_data))
+}
+
+/// The answer in a user decryption's reply. `expected` as in [`public_answer`].
+pub fn user_answer(
+    domain: &SigningDomain,
+    request: &Request,
+    operation: &UserDecryption,
+    meaning: ExtraDataMeaning,
+    response: v1::UserDecryptionResponse,
+    expected: Option<Address>,
+) -> Result<Answer, Hold> {
+    let sent = meaning.sent(&operation.extra_data.0);
+    let payload = wire::user_payload(request, response.payload).map_err(invalid)?;
+    // Nothing says whether this Core echoes: an empty field is also an absent one.
+    let echoed = Some(&response.extra_data);
+    let handles = handles(request);
+    Check {
+        request,
+        extra_data: candidates_of_extra_data(echoed, sent),
+        payloads: vec![Bytes::from(wire::user_decrypted_share(&payload))],
+        signature: &response.external_signature,
+        expected,
+    }
+    .decide(|share, extra_data| {
+        user_digest(domain, &operation.public_key, &handles, share, extra_data)
+    })
+}
+
+/// Reads a public decryption's response of either shape and returns its checked answer.
+pub fn public_answer_of(
+    domain: &SigningDomain,
+    request: &Request,
+    operation: &PublicDecryption,
+    meaning: ExtraDataMeaning,
+    response: v1::PublicDecryptionResponse,
+    expected: Option<Address>,
+) -> Result<Answer, Hold> {
+    let reply =
+        wire::public_reply(request, response).map_err(|error: ReplyError| invalid(error))?;
+    public_answer(domain, request, operation, meaning, &reply, expected)
+}
+
+/// The hold of an answer that makes no sense.
+pub fn invalid(why: impl Display) -> Hold {
+    Hold::new(HoldReason::InvalidAnswer, format!("the KMS Core's answer is unusable: {why}"))
+}
+
+fn handles(request: &Request) -> Vec<B256> {
+    request.materials().iter().map(|material| material.handle).collect()
+}
+
+/// What the Core says it signed, then what we asked it to sign.
+fn candidates_of_extra_data(echoed: Option<&Bytes>, sent: Bytes) -> Vec<Bytes> {
+    match echoed {
+        Some(echoed) if *echoed != sent => vec![echoed.clone(), sent],
+        Some(_) | None => vec![sent],
+    }
+}
+
+/// The candidates of one reply, in the order of likelihood, and what decides between them.
+struct Check<'a> {
+    request: &'a Request,
+    payloads: Vec<Bytes>,
+    extra_data: Vec<Bytes>,
+    signature: &'a [u8],
+    expected: Option<Address>,
+}
+
+impl Check<'_> {
+    fn decide(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<Answer, Hold> {
+        let signature = parse_signature(self.signature).map_err(invalid)?;
+        let with_extra_data = self.request.generation.has_extra_data();
+        let mut first_signer = None;
+        for (payload, extra_data) in self.candidates() {
+            let digest = digest(payload, with_extra_data.then_some(extra_data.as_ref()));
+            let signer = recover(&signature, digest).map_err(invalid)?;
+            if self.expected.is_none_or(|expected| expected == signer) {
+                let extra_data = if with_extra_data { extra_data.clone() } else { Bytes::new() };
+                return Ok(Answer {
+                    payload: payload.clone().into(),
+                    signature: Bytes::copy_from_slice(self.signature).into(),
+                    extra_data: extra_data.into(),
+                });
+            }
+            first_signer.get_or_insert(signer);
+        }
+        // Without an expected signer the first candidate is taken, and there always is one.
+        let (Some(expected), Some(signer)) = (self.expected, first_signer) else {
+            return Err(invalid("no candidate"));
+        };
+        // The commonest cause that is no wrong key: a Core of another generation.
+        let other_generation = self.candidates().any(|(payload, extra_data)| {
+            let digest = digest(payload, (!with_extra_data).then_some(extra_data.as_ref()));
+            recover(&signature, digest) == Ok(expected)
+        });
+        Err(mismatch(expected, signer, with_extra_data, other_generation))
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.extra_data
+            .iter()
+            .flat_map(|extra_data| self.payloads.iter().map(move |payload| (payload, extra_data)))
+    }
+}
+
+fn mismatch(
+    expected: Address,
+    signer: Address,
+    with_extra_data: bool,
+    other_generation: bool,
+) -> Hold {
+    let detail = match (other_generation, with_extra_data) {
+        (false, _) => format!(
+            "the KMS Core's answer recovers to {signer}, but this node's registered signer is \
+             {expected}: the Core has another signing key, or serves another chain or contract"
+        ),
+        (true, true) => format!(
+            "the KMS Core signed as {expected} without extraData, which this contract requires \
+             (so its answer recovers to {signer}): the Core is too old for this gateway"
+        ),
+        (true, false) => format!(
+            "the KMS Core signed as {expected} with extraData, which this contract does not know \
+             (so its answer recovers to {signer}): the Core is too new for this gateway"
+        ),
+    };
+    Hold::new(HoldReason::SignerMismatch, detail)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+use alloy::primitives::{address, b256};
+use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::{Eip712Domain, SolStruct as _};
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+use crate::domain::{BlockRef, Generation, Material, Operation, RequestKey};
+
+mod g7 {
+    alloy::sol! {
+        struct PublicDecryptVerification { bytes32[] ctHandles; bytes decryptedResult; }
+        struct UserDecryptResponseVerification {
+            bytes publicKey; bytes32[] ctHandles; bytes userDecryptedShare;
+        }
+    }
+}
+
+mod g8 {
+    alloy::sol! {
+        struct PublicDecryptVerification {
+            bytes32[] ctHandles; bytes decryptedResult; bytes extraData;
+        }
+        struct UserDecryptResponseVerification {
+            bytes publicKey; bytes32[] ctHandles; bytes userDecryptedShare; bytes extraData;
+        }
+    }
+}
+
+fn domain() -> SigningDomain {
+    SigningDomain {
+        name: "Decryption".into(),
+        version: "1".into(),
+        chain_id: 54321,
+        verifying_contract: address!("0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"),
+    }
+}
+
+fn alloys(domain: &SigningDomain) -> Eip712Domain {
+    Eip712Domain::new(
+        Some(domain.name.clone().into()),
+        Some(domain.version.clone().into()),
+        Some(U256::from(domain.chain_id)),
+        Some(domain.verifying_contract),
+        None,
+    )
+}
+
+#[test]
+fn the_type_strings_hash_to_the_protocols_constants() {
+    for (text, hash) in [
+        (DOMAIN_TYPE, b256!("0x8b73c3c69bb8fe3d512ecc4cf759cc79239f7b179b0ffacaa9a75d522b39400f")),
+        (
+            PUBLIC.without_extra_data,
+            b256!("0x0fadf98b8136b99fb0131ba0fcbca3082d7d632509fad62cf0d18ebdf9670cc1"),
+        ),
+        (
+            PUBLIC.with_extra_data,
+            b256!("0x89bac15e5ba205584832145601e359431e80fb9fb331ba5a22058132d525c794"),
+        ),
+        (
+            USER.without_extra_data,
+            b256!("0x66b7de8ddbdfcd47d72af09b73afd147c55ee65b08d2da318d957728ceb27b65"),
+        ),
+        (
+            USER.with_extra_data,
+            b256!("0x2c4b1a55fe4090104eb889f0e48d4cf11c7cc4b95cf47117b9f0008cbcc10f5f"),
+        ),
+    ] {
+        assert_eq!(keccak256(text), hash, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn digests_agree_with_alloys(
+        handles in proptest::collection::vec(any::<[u8; 32]>(), 0..5),
+        payload in proptest::collection::vec(any::<u8>(), 0..200),
+        public_key in proptest::collection::vec(any::<u8>(), 0..40),
+        extra_data in proptest::collection::vec(any::<u8>(), 0..70),
+        chain_id in any::<u64>(),
+    ) {
+        let handles: Vec<B256> = handles.into_iter().map(B256::from).collect();
+        let domain = SigningDomain { chain_id, ..domain() };
+        let alloys = alloys(&domain);
+        prop_assert_eq!(domain_separator(&domain), alloys.separator());
+
+        let old = g7::PublicDecryptVerification {
+            ctHandles: handles.clone(),
+            decryptedResult: payload.clone().into(),
+        };
+        prop_assert_eq!(
+            public_digest(&domain, &handles, &payload, None),
+            old.eip712_signing_hash(&alloys)
+        );
+        let new = g8::PublicDecryptVerification {
+            ctHandles: handles.clone(),
+            decryptedResult: payload.clone().into(),
+            extraData: extra_data.clone().into(),
+        };
+        prop_assert_eq!(
+            public_digest(&domain, &handles, &payload, Some(&extra_data)),
+            new.eip712_signing_hash(&alloys)
+        );
+        let old = g7::UserDecryptResponseVerification {
+            publicKey: public_key.clone().into(),
+            ctHandles: handles.clone(),
+            userDecryptedShare: payload.clone().into(),
+        };
+        prop_assert_eq!(
+            user_digest(&domain, &public_key, &handles, &payload, None),
+            old.eip712_signing_hash(&alloys)
+        );
+        let new = g8::UserDecryptResponseVerification {
+            publicKey: public_key.clone().into(),
+            ctHandles: handles.clone(),
+            userDecryptedShare: payload.clone().into(),
+            extraData: extra_data.clone().into(),
+        };
+        prop_assert_eq!(
+            user_digest(&domain, &public_key, &handles, &payload, Some(&extra_data)),
+            new.eip712_signing_hash(&alloys)
+        );
+    }
+}
+
+const HANDLE: B256 = B256::repeat_byte(2);
+
+fn request(generation: Generation, extra_data: &[u8]) -> (Request, PublicDecryption) {
+    let operation = PublicDecryption {
+        materials: vec![Material {
+            handle: HANDLE,
+            key_id: U256::from(1),
+            digest: B256::ZERO,
+            coprocessors: vec![],
+        }],
+        extra_data: crate::domain::Bytes::copy_from_slice(extra_data),
+    };
+    let id = match generation {
+        Generation::G7 | Generation::G8 => U256::from(5),
+        Generation::G9 | Generation::G14 | Generation::Head => {
+            (U256::from(1) << 248) + U256::from(5)
+        }
+    };
+    let request = Request {
+        key: RequestKey { id, content: B256::ZERO },
+        generation,
+        block: BlockRef { number: 1, hash: B256::ZERO },
+        transaction: B256::ZERO,
+        operation: Operation::PublicDecryption(operation.clone()),
+    };
+    (request, operation)
+}
+
+fn signer() -> PrivateKeySigner {
+    PrivateKeySigner::from_slice(&[7; 32]).unwrap()
+}
+
+fn reply(
+    encoding: ResultEncoding,
+    signed_extra_data: Option<&[u8]>,
+    echoed: Option<&[u8]>,
+) -> PublicReply {
+    let plaintexts = vec![v1::TypedPlaintext { bytes: Bytes::from_static(&[42]), fhe_type: 2 }];
+    let result = wire::decrypted_result(encoding, &plaintexts).unwrap();
+    let digest = public_digest(&domain(), &[HANDLE], &result, signed_extra_data);
+    let signature = signer().sign_hash_sync(&digest).unwrap().as_bytes().to_vec();
+    PublicReply {
+        plaintexts,
+        signature: signature.into(),
+        extra_data: echoed.map(Bytes::copy_from_slice),
+    }
+}
+
+fn answer(
+    (request, operation): &(Request, PublicDecryption),
+    reply: &PublicReply,
+    expected: Option<Address>,
+) -> Result<Answer, Hold> {
+    let meaning = ExtraDataMeaning::Context;
+    public_answer(&domain(), request, operation, meaning, reply, expected)
+}
+
+#[test]
+fn every_generation_has_its_form() {
+    use ResultEncoding::{Legacy, Words};
+    let expected = Some(signer().address());
+    let g7 = answer(&request(Generation::G7, &[]), &reply(Legacy, None, None), expected).unwrap();
+    assert_eq!(g7.payload.len(), 64);
+    assert!(g7.extra_data.is_empty());
+
+    let g8 = reply(Legacy, Some(&[9, 9]), Some(&[9, 9]));
+    let g8 = answer(&request(Generation::G8, &[9, 9]), &g8, expected).unwrap();
+    assert_eq!(g8.extra_data, vec![9, 9]);
+
+    let g9 = reply(Words, Some(&[]), Some(&[]));
+    let g9 = answer(&request(Generation::G9, &[0]), &g9, expected).unwrap();
+    assert_eq!(g9.payload.len(), 32);
+    assert!(g9.extra_data.is_empty(), "one zero byte was sent as nothing");
+}
+
+#[test]
+fn the_other_encoding_is_tried_before_anything_is_called_wrong() {
+    let expected = Some(signer().address());
+    for (generation, encoding) in
+        [(Generation::G8, ResultEncoding::Words), (Generation::G9, ResultEncoding::Legacy)]
+    {
+        let reply = reply(encoding, Some(&[]), Some(&[]));
+        let found = answer(&request(generation, &[]), &reply, expected).unwrap();
+        let result = wire::decrypted_result(encoding, &reply.plaintexts).unwrap();
+        assert_eq!(found.payload, result);
+        // Without an expected signer nothing tells them apart, and the likelier one is taken.
+        let likelier = answer(&request(generation, &[]), &reply, None).unwrap();
+        assert_ne!(likelier.payload, found.payload);
+    }
+}
+
+#[test]
+fn what_the_core_signed_is_sent_back_even_if_it_was_not_asked_for() {
+    let expected = Some(signer().address());
+    let request = request(Generation::G9, &[3, 3]);
+    // Echoes another extraData, and signed it.
+    let other = reply(ResultEncoding::Words, Some(&[4]), Some(&[4]));
+    assert_eq!(answer(&request, &other, expected).unwrap().extra_data, vec![4]);
+    // Echoes nothing, but signed what we sent.
+    let silent = reply(ResultEncoding::Words, Some(&[3, 3]), Some(&[]));
+    assert_eq!(answer(&request, &silent, expected).unwrap().extra_data, vec![3, 3]);
+}
+
+#[test]
+fn a_wrong_signer_is_held_with_both_addresses() {
+    let stranger = Address::repeat_byte(0xAB);
+    let reply = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
+    let hold = answer(&request(Generation::G9, &[]), &reply, Some(stranger)).unwrap_err();
+    assert_eq!(hold.reason, HoldReason::SignerMismatch);
+    assert!(hold.detail.contains(&stranger.to_string()), "{hold}");
+    assert!(hold.detail.contains(&signer().address().to_string()), "{hold}");
+}
+
+#[test]
+fn a_core_of_another_generation_is_called_that() {
+    let expected = Some(signer().address());
+    let old = reply(ResultEncoding::Words, None, None);
+    let hold = answer(&request(Generation::G9, &[]), &old, expected).unwrap_err();
+    assert_eq!(hold.reason, HoldReason::SignerMismatch);
+    assert!(hold.detail.contains("too old"), "{hold}");
+
+    let new = reply(ResultEncoding::Legacy, Some(&[]), Some(&[]));
+    let hold = answer(&request(Generation::G7, &[]), &new, expected).unwrap_err();
+    assert!(hold.detail.contains("too new"), "{hold}");
+}
+
+#[test]
+fn a_signature_is_read_as_strictly_as_by_the_contract() {
+    let valid = reply(ResultEncoding::Words, Some(&[]), Some(&[])).signature;
+    assert!(parse_signature(&valid).is_ok());
+    assert_eq!(parse_signature(&[]), Err(SignatureError::Empty));
+    assert_eq!(parse_signature(&valid[..64]), Err(SignatureError::Length(64)));
+    let with_v = |v: u8| [&valid[..64], &[v]].concat();
+    assert_eq!(parse_signature(&with_v(0)), Err(SignatureError::RecoveryId(0)));
+    assert_eq!(parse_signature(&with_v(29)), Err(SignatureError::RecoveryId(29)));
+
+    let order = alloy::primitives::uint!(
+        0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256
+    );
+    let s = U256::from_be_slice(&valid[32..64]);
+    let flipped = if valid[64] == 27 { 28 } else { 27 };
+    let high = [&valid[..32], &(order - s).to_be_bytes::<32>(), &[flipped]].concat();
+    assert_eq!(parse_signature(&high), Err(SignatureError::HighS));
+
+    let zero = parse_signature(&[&[0; 64][..], &[27]].concat()).unwrap();
+    assert_eq!(recover(&zero, B256::ZERO), Err(SignatureError::Unrecoverable));
+
+    for broken in [&[][..], &valid[..64], &high, &[0xFF; 65]] {
+        let reply = PublicReply {
+            signature: Bytes::copy_from_slice(broken),
+            ..reply(ResultEncoding::Words, Some(&[]), Some(&[]))
+        };
+        let hold = answer(&request(Generation::G9, &[]), &reply, None).unwrap_err();
+        assert_eq!(hold.reason, HoldReason::InvalidAnswer);
+    }
+}
+
+#[test]
+fn a_value_no_encoding_takes_is_an_invalid_answer() {
+    let mut reply = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
+    reply.plaintexts[0].fhe_type = 83;
+    let hold = answer(&request(Generation::G9, &[]), &reply, None).unwrap_err();
+    assert_eq!(hold.reason, HoldReason::InvalidAnswer);
+}
+
+#[test]
+fn a_response_of_the_first_shape_becomes_an_answer() {
+    let (request, operation) = request(Generation::G7, &[]);
+    let reply = reply(ResultEncoding::Legacy, None, None);
+    let payload = v1::EarlyPublicDecryptionResponsePayload {
+        plaintexts: reply.plaintexts,
+        external_signature: Some(reply.signature.clone()),
+        ..Default::default()
+    };
+    let response = v1::PublicDecryptionResponse {
+        payload_or_external_signature: payload.encode_to_vec().into(),
+        ..Default::default()
+    };
+    let expected = Some(signer().address());
+    let meaning = ExtraDataMeaning::Opaque;
+    let answer =
+        public_answer_of(&domain(), &request, &operation, meaning, response, expected).unwrap();
+    assert_eq!(answer.signature, reply.signature);
+}

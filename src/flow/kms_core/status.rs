@@ -1,0 +1,172 @@
+//! What a gRPC status means: the one table (protocol: kms-core-grpc 6). Pure.
+//!
+//! A status that carries a source was made on our side of the wire (connection lost, stream reset,
+//! nothing listening) whatever its code says; the codes speak only for a Core that was reached.
+
+use std::error::Error as _;
+
+use tonic::{Code, Status};
+
+use crate::domain::HoldReason;
+
+/// Which call a status answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `PublicDecrypt`, `UserDecrypt`.
+    Ask,
+    /// `GetPublicDecryptionResult`, `GetUserDecryptionResult`.
+    Poll,
+}
+
+/// What it means for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Ask: the Core has this id already. As good as accepted.
+    AlreadyKnown,
+    /// Ask: refused, or already known: Cores up to v0.11.0 say `Aborted` for both, later ones for a
+    /// full result store. Only a poll can tell.
+    Unclear,
+    /// Poll: still running.
+    Pending,
+    /// Poll: the Core does not know the id: restarted, evicted, or never accepted.
+    Forgotten,
+    /// The Core asks for less. The same again later.
+    Busy,
+    /// No answer from a Core. The same again later.
+    Unreachable,
+    /// Time or an operator must act; the sentence says what to look at.
+    Hold(HoldReason, &'static str),
+}
+
+/// The table.
+#[must_use]
+pub fn meaning(call: Call, status: &Status) -> Meaning {
+    if let Some(source) = status.source() {
+        return if source.is::<prost::DecodeError>() {
+            Meaning::Hold(HoldReason::InvalidAnswer, "the reply is not the expected message")
+        } else {
+            Meaning::Unreachable
+        };
+    }
+    let too_large = Meaning::Hold(
+        HoldReason::MessageTooLarge,
+        "a message exceeds a size limit; see grpc_max_message_size of the Core",
+    );
+    let no_such_service = Meaning::Hold(
+        HoldReason::CoreRefused,
+        "kms_core_endpoint answers, but is no KMS Core this connector knows",
+    );
+    let not_allowed =
+        Meaning::Hold(HoldReason::CoreRefused, "something in front of the KMS Core denies access");
+    let no_signing_key = Meaning::Hold(
+        HoldReason::CoreFailed,
+        "the KMS Core is not ready for requests; does it have its signing key?",
+    );
+    match (call, status.code()) {
+        (Call::Ask, Code::AlreadyExists) => Meaning::AlreadyKnown,
+        (Call::Ask, Code::Aborted) => Meaning::Unclear,
+        (Call::Ask, Code::NotFound) => Meaning::Hold(
+            HoldReason::UnknownKey,
+            "the KMS Core does not know the key, or the context, of this request",
+        ),
+        (Call::Poll, Code::NotFound) => Meaning::Forgotten,
+        // "Unavailable" is the Core's word for it; a proxy without a Core behind it says the same,
+        // and to poll on is right in both cases. The others are the server's own limit on a call's
+        // time, of either tonic version.
+        (Call::Poll, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
+            Meaning::Pending
+        }
+        (_, Code::InvalidArgument) => {
+            Meaning::Hold(HoldReason::CoreRefused, "the KMS Core refuses the request")
+        }
+        (Call::Ask, Code::Internal) => Meaning::Hold(
+            HoldReason::CoreFailed,
+            "the KMS Core failed on the request (up to v0.12 also: unknown context or epoch)",
+        ),
+        (Call::Poll, Code::Internal | Code::Aborted | Code::AlreadyExists) => {
+            Meaning::Hold(HoldReason::CoreFailed, "the KMS Core failed on the request")
+        }
+        (_, Code::ResourceExhausted) if speaks_of_size(status.message()) => too_large,
+        (_, Code::ResourceExhausted) => Meaning::Busy,
+        (_, Code::OutOfRange) => too_large,
+        (_, Code::FailedPrecondition) => no_signing_key,
+        (_, Code::Unimplemented) => no_such_service,
+        (_, Code::PermissionDenied | Code::Unauthenticated) => not_allowed,
+        (_, Code::DataLoss) => {
+            Meaning::Hold(HoldReason::CoreFailed, "the KMS Core reports lost data")
+        }
+        (Call::Ask, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+        | (_, Code::Unknown | Code::Ok) => Meaning::Unreachable,
+    }
+}
+
+/// Whether "exhausted" means a message's size and not the server's patience. The texts of tonic,
+/// grpc-go and grpc-core, whose servers and proxies say it with this code.
+fn speaks_of_size(message: &str) -> bool {
+    const TEXTS: [&str; 3] = ["message length too large", "larger than max", "message too large"];
+    let message = message.to_ascii_lowercase();
+    TEXTS.iter().any(|text| message.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_each_code_means() {
+        use HoldReason::{CoreFailed, CoreRefused, InvalidAnswer, MessageTooLarge, UnknownKey};
+        let hold = |meaning| match meaning {
+            Meaning::Hold(reason, _) => Some(reason),
+            _ => None,
+        };
+        let ask = |code| meaning(Call::Ask, &Status::new(code, ""));
+        let poll = |code| meaning(Call::Poll, &Status::new(code, ""));
+
+        assert_eq!(ask(Code::AlreadyExists), Meaning::AlreadyKnown);
+        assert_eq!(ask(Code::Aborted), Meaning::Unclear);
+        assert_eq!(hold(ask(Code::NotFound)), Some(UnknownKey));
+        assert_eq!(hold(ask(Code::Internal)), Some(CoreFailed));
+        assert_eq!(ask(Code::Unavailable), Meaning::Unreachable);
+        assert_eq!(ask(Code::DeadlineExceeded), Meaning::Unreachable);
+        assert_eq!(ask(Code::Cancelled), Meaning::Unreachable);
+
+        assert_eq!(poll(Code::NotFound), Meaning::Forgotten);
+        assert_eq!(poll(Code::Unavailable), Meaning::Pending);
+        assert_eq!(poll(Code::DeadlineExceeded), Meaning::Pending);
+        assert_eq!(poll(Code::Cancelled), Meaning::Pending);
+        assert_eq!(hold(poll(Code::Internal)), Some(CoreFailed));
+        assert_eq!(hold(poll(Code::Aborted)), Some(CoreFailed));
+
+        for of in [ask, poll] as [fn(Code) -> Meaning; 2] {
+            assert_eq!(hold(of(Code::InvalidArgument)), Some(CoreRefused));
+            assert_eq!(of(Code::ResourceExhausted), Meaning::Busy);
+            assert_eq!(hold(of(Code::OutOfRange)), Some(MessageTooLarge));
+            assert_eq!(hold(of(Code::FailedPrecondition)), Some(CoreFailed));
+            assert_eq!(hold(of(Code::Unimplemented)), Some(CoreRefused));
+            assert_eq!(hold(of(Code::PermissionDenied)), Some(CoreRefused));
+            assert_eq!(hold(of(Code::Unauthenticated)), Some(CoreRefused));
+            assert_eq!(hold(of(Code::DataLoss)), Some(CoreFailed));
+            assert_eq!(of(Code::Unknown), Meaning::Unreachable);
+        }
+
+        let sized = Status::resource_exhausted("grpc: received message larger than max (9 vs. 4)");
+        assert_eq!(hold(meaning(Call::Ask, &sized)), Some(MessageTooLarge));
+
+        let mut undecodable = Status::internal("");
+        let cut = <String as prost::Message>::decode(&[0x0A, 0x05][..]).unwrap_err();
+        undecodable.set_source(Arc::new(cut));
+        assert_eq!(hold(meaning(Call::Poll, &undecodable)), Some(InvalidAnswer));
+    }
+
+    #[test]
+    fn a_status_of_our_own_side_speaks_for_no_core() {
+        for code in [Code::Internal, Code::NotFound, Code::AlreadyExists, Code::ResourceExhausted] {
+            let mut status = Status::new(code, "h2 protocol error");
+            status.set_source(Arc::new(std::io::Error::other("reset")));
+            assert_eq!(meaning(Call::Ask, &status), Meaning::Unreachable);
+            assert_eq!(meaning(Call::Poll, &status), Meaning::Unreachable);
+        }
+    }
+}
