@@ -1,1 +1,162 @@
-//! (skeleton)
+//! `load(source)`: a configuration that cannot be wrong, or every problem at once.
+//!
+//! Values come from defaults, then a TOML file, then the environment, later ones winning. [`raw`]
+//! mirrors what was given with its place, [`checked`] judges it, [`problems`] tells the operator,
+//! [`secret`] holds what must never print. The environment comes in as an argument: this module
+//! reads the process's own in [`Environment::of_process`] and nowhere else.
+//!
+//! The `config` crate is deliberately absent: it merges layers before anyone knows a value's line,
+//! stops at the first error, and prints the values it cannot convert.
+
+mod raw;
+mod checked;
+mod problems;
+mod secret;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use checked::{Config, Domain, PrivateAuthorities, S3, StartingBlock, Wallet};
+pub use problems::{Place, Problem, Problems, Warning};
+pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
+
+/// No configuration is larger.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The TOML file; without one, the environment alone counts.
+    pub file: Option<PathBuf>,
+    pub environment: Environment,
+    /// systemd's `$CREDENTIALS_DIRECTORY`.
+    pub credentials_directory: Option<PathBuf>,
+    pub mode: Mode,
+}
+
+impl Source {
+    /// The file's name without its extension.
+    fn stem(&self) -> Option<String> {
+        self.file.as_deref().and_then(stem)
+    }
+}
+
+/// Whether this is the one instance of its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One instance: the seed's defaults stand in for missing keys.
+    Start,
+    /// One of many: required keys must be given, and variables that all instances share must not
+    /// make two of them one.
+    Supervise,
+}
+
+/// A configuration that may run, and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<Warning>,
+}
+
+/// Environment variables by name. `Debug` prints names only.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    /// The process's own.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self(std::env::vars_os().map(|(name, value)| (lossy(name), value)).collect())
+    }
+
+    /// The value, unless it is empty.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&OsString> {
+        self.0.get(name).filter(|value| !value.is_empty())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &OsString)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+fn lossy(name: OsString) -> String {
+    name.into_string().unwrap_or_else(|name| name.to_string_lossy().into_owned())
+}
+
+impl<N: Into<String>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Loads a configuration. All problems come back together, unless the file is not TOML: then its
+/// syntax errors do, since nothing can be said about the rest.
+pub fn load(source: &Source) -> Result<Loaded, Problems> {
+    let text = match &source.file {
+        Some(path) => Some((path.as_path(), read(path)?)),
+        None => None,
+    };
+    assemble(text.as_ref().map(|(path, text)| (*path, text.as_str())), source)
+}
+
+fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, Problem> {
+    let problem = |place, found: String| Problem {
+        place,
+        key: None,
+        found,
+        allowed: "a readable TOML file".to_owned(),
+        advice: String::new(),
+    };
+    let bytes = checked::read_small_file(path, FILE_LIMIT)
+        .map_err(|found| problem(Place::file(path), found))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(zeroize::Zeroizing::new(text.to_owned())),
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
+            Err(problem(place, "a byte that is not UTF-8".to_owned()))
+        }
+    }
+}
+
+/// [`load`] with the file's text at hand.
+fn assemble(text: Option<(&Path, &str)>, source: &Source) -> Result<Loaded, Problems> {
+    let mut raw = raw::Raw::default();
+    let is_toml = text.is_none_or(|(path, text)| raw.add_file(path, text));
+    if !is_toml && let Some(problems) = Problems::collect(std::mem::take(&mut raw.problems)) {
+        return Err(problems);
+    }
+    raw.add_environment(&source.environment, source.stem().as_deref(), source.mode);
+    let (config, warnings) = checked::check(raw, source)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// The instance's name: the file's stem among many; for the only one `-n`, else the stem, else
+/// `service_name`.
+#[must_use]
+pub fn instance_name(
+    mode: Mode,
+    given: Option<&str>,
+    file: Option<&Path>,
+    config: &Config,
+) -> String {
+    let given = given.filter(|_| mode == Mode::Start).map(str::to_owned);
+    given.or_else(|| file.and_then(stem)).unwrap_or_else(|| config.service_name.clone())
+}
+
+fn stem(file: &Path) -> Option<String> {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! What is wrong with a configuration, told so that one reading is enough to mend it: all
+//! problems together, each with its place, its key, what was found, what is allowed, what to do.
+//!
+//! `found` is written by `raw` and `checked`, which decide what of a value may be shown.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Where a value, or the lack of it, comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// No particular place: missing in file and environment.
+    Configuration,
+    /// A file; lines and columns count from 1.
+    File { path: PathBuf, line: Option<usize>, column: Option<usize> },
+    /// An environment variable.
+    Variable(String),
+}
+
+impl Place {
+    pub(super) fn file(path: &Path) -> Self {
+        Self::File { path: path.to_owned(), line: None, column: None }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration => f.write_str("configuration"),
+            Self::File { path, line, column } => {
+                write!(f, "{}", path.display())?;
+                if let Some(line) = line {
+                    write!(f, ":{line}")?;
+                }
+                if let Some(column) = column {
+                    write!(f, ":{column}")?;
+                }
+                Ok(())
+            }
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+        }
+    }
+}
+
+/// One thing that must be mended before anything starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub place: Place,
+    /// The key as written in a file, with its table: `s3_config.region`.
+    pub key: Option<String>,
+    /// What stands there. Never a secret: for those only the shape.
+    pub found: String,
+    pub allowed: String,
+    /// What to do; empty where `allowed` says it all.
+    pub advice: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        write!(f, "found {}; allowed: {}", self.found, self.allowed)?;
+        if !self.advice.is_empty() {
+            write!(f, ". {}", self.advice)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every problem of one configuration; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// In the order of files, lines and variables. `None` if there is none.
+    pub(super) fn collect(mut problems: Vec<Problem>) -> Option<Self> {
+        problems.sort_by(|a, b| (&a.place, &a.key).cmp(&(&b.place, &b.key)));
+        problems.dedup();
+        (!problems.is_empty()).then_some(Self(problems))
+    }
+
+    #[must_use]
+    pub fn as_slice(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [one] => write!(f, "1 problem in the configuration:\n  {one}"),
+            many => {
+                write!(f, "{} problems in the configuration:", many.len())?;
+                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Something odd that does not keep the instance from running.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    pub place: Place,
+    pub key: Option<String>,
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}

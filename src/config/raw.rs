@@ -1,0 +1,527 @@
+//! What was given, before it is judged: TOML text and environment variables become one value per
+//! known key, each with its place. TOML is understood here and nowhere else.
+//!
+//! Later layers win: file, then `KMS_CONNECTOR_<KEY>`, then
+//! `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>`, the form for one instance of many.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problems::{Place, Problem, Warning};
+use super::secret::SecretString;
+use super::{Environment, Mode};
+
+/// What the name of every environment variable of ours begins with.
+pub(super) const PREFIX: &str = "KMS_CONNECTOR_";
+
+/// Variables with our prefix that are no configuration keys.
+const OTHER_VARIABLES: [&str; 3] = ["CONFIG_DIR", "STATE_DIR", "COMMIT"];
+
+macro_rules! keys {
+    ($($variant:ident = $name:literal,)+) => {
+        /// A configuration key.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) enum Key { $($variant,)+ }
+
+        impl Key {
+            pub(super) const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// As written in a file, with its table.
+            pub(super) fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+keys! {
+    Enabled = "enabled",
+    ServiceName = "service_name",
+    GatewayUrl = "gateway_url",
+    KmsCoreEndpoint = "kms_core_endpoint",
+    ChainId = "chain_id",
+    DecryptionAddress = "decryption_address",
+    GatewayConfigAddress = "gateway_config_address",
+    PrivateKey = "private_key",
+    PrivateKeyFile = "private_key_file",
+    AwsKeyId = "aws_kms_config.key_id",
+    AwsRegion = "aws_kms_config.region",
+    AwsEndpoint = "aws_kms_config.endpoint",
+    S3Region = "s3_config.region",
+    S3Bucket = "s3_config.bucket",
+    S3Endpoint = "s3_config.endpoint",
+    CaFile = "ca_file",
+    ChannelSize = "channel_size",
+    PublicDecryptionTimeoutSecs = "public_decryption_timeout_secs",
+    UserDecryptionTimeoutSecs = "user_decryption_timeout_secs",
+    RetryIntervalSecs = "retry_interval_secs",
+    DecryptionDomainName = "decryption_domain_name",
+    DecryptionDomainVersion = "decryption_domain_version",
+    GatewayConfigDomainName = "gateway_config_domain_name",
+    GatewayConfigDomainVersion = "gateway_config_domain_version",
+    VerifyCoprocessors = "verify_coprocessors",
+    GasLimit = "gas_limit",
+    MaxFeePerGasGwei = "max_fee_per_gas_gwei",
+    StartingBlock = "starting_block",
+    RequestExpirySecs = "request_expiry_secs",
+    HeldRetrySecs = "held_retry_secs",
+    JournalRetentionDays = "journal_retention_days",
+    CiphertextMemoryMib = "ciphertext_memory_mib",
+    MaxRequestsInFlight = "max_requests_in_flight",
+    MaxTransactionsInFlight = "max_transactions_in_flight",
+}
+
+/// The tables a file may have.
+const TABLES: [&str; 2] = ["aws_kms_config", "s3_config"];
+
+impl Key {
+    /// The part after `KMS_CONNECTOR_`: upper case, `__` between table and key.
+    pub(super) fn variable(self) -> String {
+        self.name().replace('.', "__").to_uppercase()
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.name() == name)
+    }
+
+    fn from_variable(rest: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.variable() == rest)
+    }
+
+    /// Keys that make two instances one when they come from a variable all instances share.
+    fn is_one_instance_only(self) -> bool {
+        matches!(
+            self,
+            Self::PrivateKey
+                | Self::PrivateKeyFile
+                | Self::AwsKeyId
+                | Self::KmsCoreEndpoint
+                | Self::ServiceName
+        )
+    }
+}
+
+/// A value as found. Its text may be a secret, in whatever key it stands.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Text(SecretString),
+    /// Decimal text; TOML's other radixes are already translated. Too large ones stay too large.
+    Integer(SecretString),
+    /// As written.
+    Float(SecretString),
+    Boolean(bool),
+    /// A TOML type no key takes, by name.
+    Other(&'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layer {
+    File,
+    Variable,
+    InstanceVariable,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub value: Value,
+    pub place: Place,
+    pub layer: Layer,
+}
+
+/// All that was given, by key, and what was noticed on the way.
+#[derive(Debug, Default)]
+pub(super) struct Raw {
+    given: BTreeMap<Key, Given>,
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<Warning>,
+}
+
+impl Raw {
+    pub fn get(&self, key: Key) -> Option<&Given> {
+        self.given.get(&key)
+    }
+
+    /// Reads a file's text. Syntax errors are all noted; a table with one is not read further,
+    /// since what is missing from it says nothing. Answers whether the text was TOML.
+    pub fn add_file(&mut self, path: &Path, text: &str) -> bool {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            Reader { raw: self, path, text }.table(root.get_ref(), None);
+            return true;
+        }
+        for error in errors {
+            let (line, column) = position(text, error.span().map_or(text.len(), |span| span.start));
+            self.problems.push(Problem {
+                place: Place::File {
+                    path: path.to_owned(),
+                    line: Some(line),
+                    column: Some(column),
+                },
+                key: None,
+                // The parser's message names what it expected, never the text it read.
+                found: format!("a syntax error ({})", error.message()),
+                allowed: "TOML".to_owned(),
+                advice: "Texts stand in quotes, numbers do not, tables begin with [name]"
+                    .to_owned(),
+            });
+        }
+        false
+    }
+
+    /// Reads the variables: the plain ones, and those of the instance whose file has this stem.
+    pub fn add_environment(&mut self, environment: &Environment, stem: Option<&str>, mode: Mode) {
+        let own = stem.map(instance_prefix);
+        for (name, value) in environment.iter() {
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            if OTHER_VARIABLES.contains(&rest) {
+                continue;
+            }
+            let (rest, layer) = if rest.starts_with(INSTANCE) {
+                match own.as_deref().and_then(|own| rest.strip_prefix(own)) {
+                    Some(rest) => (rest, Layer::InstanceVariable),
+                    None => continue, // another instance's
+                }
+            } else {
+                (rest, Layer::Variable)
+            };
+            let Some(key) = Key::from_variable(rest) else {
+                self.unknown_variable(name, rest);
+                continue;
+            };
+            if mode == Mode::Supervise && layer == Layer::Variable && key.is_one_instance_only() {
+                self.shared_variable(name, key, own.as_deref());
+                continue;
+            }
+            self.variable(name, value, key, layer);
+        }
+    }
+
+    fn variable(&mut self, name: &str, value: &OsString, key: Key, layer: Layer) {
+        let place = Place::Variable(name.to_owned());
+        let Some(text) = value.to_str() else {
+            self.problems.push(Problem {
+                place,
+                key: Some(key.name().to_owned()),
+                found: "bytes that are not UTF-8".to_owned(),
+                allowed: "text".to_owned(),
+                advice: "Set the variable again".to_owned(),
+            });
+            return;
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            self.warnings.push(Warning {
+                place,
+                key: Some(key.name().to_owned()),
+                message: "is empty and counts as not set".to_owned(),
+            });
+            return;
+        }
+        let value = Value::Text(SecretString::new(text.to_owned()));
+        let stronger = self.given.get(&key).is_none_or(|given| given.layer < layer);
+        if stronger {
+            self.given.insert(key, Given { value, place, layer });
+        }
+    }
+
+    fn shared_variable(&mut self, name: &str, key: Key, own: Option<&str>) {
+        self.problems.push(Problem {
+            place: Place::Variable(name.to_owned()),
+            key: Some(key.name().to_owned()),
+            found: "a variable that would change every instance".to_owned(),
+            allowed: "this key only in a file or in a variable of one instance".to_owned(),
+            advice: format!(
+                "Rename the variable to {PREFIX}{}{}",
+                own.unwrap_or("INSTANCE_<STEM>__"),
+                key.variable()
+            ),
+        });
+    }
+
+    fn unknown_variable(&mut self, name: &str, rest: &str) {
+        let variables = Key::ALL.iter().map(|key| key.variable());
+        let nearest = nearest(rest, variables)
+            .map(|variable| format!("; did you mean {PREFIX}{variable}?"))
+            .unwrap_or_default();
+        self.warnings.push(Warning {
+            place: Place::Variable(name.to_owned()),
+            key: None,
+            message: format!(
+                "is no key of this program and has no effect{nearest} (Kubernetes sets such names \
+                 for a service called kms-connector)"
+            ),
+        });
+    }
+}
+
+const INSTANCE: &str = "INSTANCE_";
+
+/// `INSTANCE_<STEM>__`: the stem in upper case, everything but letters and digits as `_`.
+fn instance_prefix(stem: &str) -> String {
+    let stem: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect();
+    format!("{INSTANCE}{stem}__")
+}
+
+/// One walk over the tables of one file.
+struct Reader<'a> {
+    raw: &'a mut Raw,
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, table: &DeTable<'_>, scope: Option<&str>) {
+        for (name, value) in table {
+            self.entry(name, value, scope);
+        }
+    }
+
+    fn entry(
+        &mut self,
+        name: &Spanned<Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+        scope: Option<&str>,
+    ) {
+        let place = self.place(&name.span());
+        let word = name.get_ref().as_ref();
+        let full = match scope {
+            Some(scope) => format!("{scope}.{word}"),
+            None => word.to_owned(),
+        };
+        // A member of the table it stands in.
+        if let Some(key) = Key::from_name(&full) {
+            self.give(key, value.get_ref(), place);
+            return;
+        }
+        // A table, or a top-level key below a table's header.
+        let is_table = TABLES.contains(&word);
+        let is_top_level = is_table || Key::from_name(word).is_some();
+        if is_top_level && let Some(scope) = scope {
+            self.raw.warnings.push(Warning {
+                place: place.clone(),
+                key: Some(word.to_owned()),
+                message: format!(
+                    "stands below [{scope}], where TOML makes it a part of that table; it is taken \
+                     as the top-level key. Move it above the first [table]"
+                ),
+            });
+        }
+        if is_table {
+            match value.get_ref().as_table() {
+                Some(table) => self.table(table, Some(word)),
+                None => self.raw.problems.push(Problem {
+                    place,
+                    key: Some(word.to_owned()),
+                    found: type_name(value.get_ref()).to_owned(),
+                    allowed: "a table".to_owned(),
+                    advice: format!("Write [{word}] and its keys below"),
+                }),
+            }
+        } else if let Some(key) = Key::from_name(word).filter(|_| is_top_level) {
+            self.give(key, value.get_ref(), place);
+        } else {
+            self.unknown(place, &full, scope);
+        }
+    }
+
+    fn give(&mut self, key: Key, value: &DeValue<'_>, place: Place) {
+        if let Some(earlier) = self.raw.given.get(&key) {
+            let lines = (line_of(&earlier.place), line_of(&place));
+            let (first, second) = (lines.0.min(lines.1), lines.0.max(lines.1));
+            self.raw.problems.push(Problem {
+                place,
+                key: Some(key.name().to_owned()),
+                found: format!("the key twice, in lines {first} and {second}"),
+                allowed: "every key once".to_owned(),
+                advice:
+                    "A key below [aws_kms_config] or [s3_config] that is no part of that table \
+                         counts as top-level; keep one of the two"
+                        .to_owned(),
+            });
+            return;
+        }
+        let value = translate(value);
+        self.raw.given.insert(key, Given { value, place, layer: Layer::File });
+    }
+
+    fn unknown(&mut self, place: Place, full: &str, scope: Option<&str>) {
+        let names = Key::ALL.iter().map(|key| key.name().to_owned());
+        let tables = TABLES.iter().map(|table| (*table).to_owned());
+        let advice = match nearest(full, names.chain(tables)) {
+            Some(name) => format!("Did you mean {name}?"),
+            None => "config-base.toml lists every key; remove this one".to_owned(),
+        };
+        let shown = show_name(full);
+        self.raw.problems.push(Problem {
+            place,
+            key: Some(shown),
+            found: "an unknown key".to_owned(),
+            allowed: match scope {
+                Some(scope) => format!("the keys of [{scope}]"),
+                None => "the keys of config-base.toml".to_owned(),
+            },
+            advice,
+        });
+    }
+
+    fn place(&self, span: &Range<usize>) -> Place {
+        let (line, _) = position(self.text, span.start);
+        Place::File { path: self.path.to_owned(), line: Some(line), column: None }
+    }
+}
+
+fn line_of(place: &Place) -> usize {
+    match place {
+        Place::File { line, .. } => line.unwrap_or_default(),
+        Place::Configuration | Place::Variable(_) => 0,
+    }
+}
+
+fn translate(value: &DeValue<'_>) -> Value {
+    let text = |text: &str| SecretString::new(text.to_owned());
+    match value {
+        DeValue::String(string) => Value::Text(text(string)),
+        DeValue::Integer(integer) => {
+            // In other radixes and with a sign: i128 holds all that is anywhere near a range.
+            let digits = integer.as_str().trim_start_matches('+');
+            match i128::from_str_radix(digits, integer.radix()) {
+                Ok(number) => Value::Integer(SecretString::new(number.to_string())),
+                Err(_) => Value::Integer(text(digits)),
+            }
+        }
+        DeValue::Float(float) => Value::Float(text(float.as_str())),
+        DeValue::Boolean(boolean) => Value::Boolean(*boolean),
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+            Value::Other(type_name(value))
+        }
+    }
+}
+
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a decimal number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Line and column of a byte offset, both from 1; columns count characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let before = &text[..offset];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// A key's name, unless it is of a length that only a mistake, or a secret, has.
+fn show_name(name: &str) -> String {
+    if name.chars().count() <= 60 && name.chars().all(|c| !c.is_control()) {
+        name.to_owned()
+    } else {
+        format!("(a name of {} characters)", name.chars().count())
+    }
+}
+
+/// The candidate most like `name`, if it is like it at all. Case and dashes do not count, nor
+/// does the table: `region` is like `s3_config.region`.
+fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
+    let plain = |text: &str| text.to_lowercase().replace("__", "_").replace(['-', '.'], "_");
+    let last = |text: &str| plain(text.rsplit('.').next().unwrap_or(text));
+    if name.len() > 200 {
+        return None; // no key is near, and the distance is quadratic
+    }
+    candidates
+        .map(|candidate| {
+            let whole = strsim::damerau_levenshtein(&plain(name), &plain(&candidate));
+            let part = strsim::damerau_levenshtein(&last(name), &last(&candidate)) + 1;
+            (whole.min(part), candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1 + last(candidate).len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// What of a value may be shown. Secrets find their way into the wrong key, so nothing is shown
+/// that is as long as a key or looks like a URL.
+pub(super) fn show(value: &Value) -> String {
+    match value {
+        Value::Text(text) => show_text(text.expose()),
+        Value::Integer(number) if number.expose().len() <= 40 => number.expose().to_owned(),
+        Value::Integer(number) => format!("an integer of {} digits", number.expose().len()),
+        Value::Float(number) if number.expose().len() <= 40 => number.expose().to_owned(),
+        Value::Float(_) => "a long decimal number".to_owned(),
+        Value::Boolean(boolean) => boolean.to_string(),
+        Value::Other(name) => (*name).to_owned(),
+    }
+}
+
+fn show_text(text: &str) -> String {
+    let length = text.chars().count();
+    let looks_secret = text.contains("://") || text.contains('@');
+    if text.is_empty() {
+        "an empty text".to_owned()
+    } else if length <= 42 && !looks_secret {
+        format!("{text:?}")
+    } else {
+        format!("a text of {length} characters")
+    }
+}
+
+/// What a value in a key that holds secrets looks like, without a character of it.
+pub(super) fn show_shape(value: &Value) -> &'static str {
+    match value {
+        Value::Text(_) => "a text",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a decimal number",
+        Value::Boolean(_) => "true or false",
+        Value::Other(name) => name,
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_from_one() {
+        assert_eq!(position("", 0), (1, 1));
+        assert_eq!(position("a\nbc", 3), (2, 2));
+        assert_eq!(position("é\né", 4), (2, 1)); // inside a character
+        assert_eq!(position("a\n", 99), (2, 1));
+    }
+
+    #[test]
+    fn near_names_are_found() {
+        let find = |name| nearest(name, Key::ALL.iter().map(|key| key.name().to_owned()));
+        assert_eq!(find("gateway-url").as_deref(), Some("gateway_url"));
+        assert_eq!(find("kms_core_endpoints").as_deref(), Some("kms_core_endpoint"));
+        assert_eq!(find("chainid").as_deref(), Some("chain_id"));
+        assert_eq!(find("bucket").as_deref(), Some("s3_config.bucket"));
+        assert_eq!(find("s3_config_bucket").as_deref(), Some("s3_config.bucket"));
+        assert_eq!(find("colour"), None);
+    }
+}
