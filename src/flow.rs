@@ -31,8 +31,8 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use self::{
     ciphertexts::{Buckets, Ciphertexts},
-    kms_core::{KmsCore, Polled},
-    submission::{Progress, Submission},
+    kms_core::{Ending, KmsCore},
+    submission::{Progress, Report, Submission},
 };
 use crate::{
     backoff::Backoff,
@@ -347,7 +347,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
     async fn ask(&self, request: &Request) -> Result<Door, Setback> {
         self.check_support(request)?;
-        kms_core::check(request).map_err(|error| Setback::new(error.remedy(), &error))?;
+        kms_core::wire::check(request).map_err(|error| Setback::new(error.remedy(), &error))?;
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
@@ -393,14 +393,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             .await
             .map_err(|error| Setback::new(error.remedy(), &error))?;
         match polled {
-            Polled::Answer(answer) => {
+            Ending::Answer(answer) => {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
-            Polled::Forgotten => {
+            Ending::Forgotten => {
                 info!("the KMS Core does not know the request any more: asking again");
                 Ok(Door::To(Stage::Arrived, Step::Forgotten))
             }
-            Polled::Silent => {
+            Ending::Silent => {
                 let hold = Hold::new(
                     HoldReason::CoreSilent,
                     format!("the KMS Core gave no answer within {} s; it is polled again", patience.as_secs()),
@@ -417,26 +417,36 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         answer: &Answer,
         recovered: bool,
     ) -> Result<Door, Setback> {
-        let report = async |progress: Progress| {
-            let step = match progress {
-                Progress::Submitted { transaction } => {
-                    debug!(%transaction, "transaction broadcast");
-                    Step::Submitted { transaction }
-                }
-                Progress::Waiting(hold) => {
-                    warn!(reason = hold.reason.as_str(), detail = hold.detail, "request waits");
-                    Step::Held(hold)
-                }
-            };
-            // A journal that fails ends the instance by its own way.
-            if let Err(error) = self.ledger.note(request.key, step).await {
-                debug!(%error, "could not note a step");
-            }
-        };
+        let noting = Noting { ledger: &self.ledger, key: request.key };
         self.submission
-            .submit(request, answer, recovered, report)
+            .submit(request, answer, recovered, &noting)
             .await
             .map(Door::Out)
             .map_err(|error| Setback::new(error.remedy(), &error))
+    }
+}
+
+/// Notes in the ledger what room 4 reports while it waits.
+struct Noting<'a, L> {
+    ledger: &'a L,
+    key: RequestKey,
+}
+
+impl<L: RequestLedger> Report for Noting<'_, L> {
+    async fn report(&self, progress: Progress) {
+        let step = match progress {
+            Progress::Submitted { transaction } => {
+                debug!(%transaction, "transaction broadcast");
+                Step::Submitted { transaction }
+            }
+            Progress::Waiting(hold) => {
+                warn!(reason = hold.reason.as_str(), detail = hold.detail, "request waits");
+                Step::Held(hold)
+            }
+        };
+        // A journal that fails ends the instance by its own way.
+        if let Err(error) = self.ledger.note(self.key, step).await {
+            debug!(%error, "could not note a step");
+        }
     }
 }

@@ -38,7 +38,9 @@ use crate::{
     flow::{
         Flow, FlowOptions,
         arrivals::{Arrivals, Start},
-        ciphertexts::{Buckets, BucketLookupError, Ciphertexts, CiphertextsOptions, FallbackStore},
+        ciphertexts::{
+            self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
+        },
         kms_core::{self, KmsCore},
         submission::Submission,
     },
@@ -195,7 +197,7 @@ impl Instance {
         self.tasks.spawn("lane", lane_task.run(self.below.clone()));
 
         let flow = Flow {
-            ciphertexts: ciphertexts(config, &roots, registry.clone())?,
+            ciphertexts: open_ciphertexts(config, &roots, registry.clone())?,
             core: core.clone(),
             submission: Submission::new(lane, decryption.clone(), config.gas_limit),
             gateway_config: registry,
@@ -384,7 +386,11 @@ fn waiting() -> Backoff {
 }
 
 /// Asks again until there is an answer, saying once per cause what is waited for.
-async fn wait<T, E: Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+async fn wait<T, E, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    E: Display,
+    F: Future<Output = Result<T, E>>,
+{
     let mut pause = waiting();
     let mut last = String::new();
     loop {
@@ -535,13 +541,29 @@ async fn newest_unfinished(journal: &Journal) -> Option<crate::journal::Position
     }
 }
 
-fn ciphertexts<P: Provider>(
+fn open_ciphertexts<P: Provider>(
     config: &Config,
     roots: &TlsRoots,
     registry: GatewayConfigAdapter<P>,
 ) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
-    let _ = (config, roots, registry);
-    Err(BuildError::Failed(String::new()))
+    let http = ciphertexts::http_client(roots.client_config())
+        .map_err(|error| BuildError::Failed(error.without_url().to_string()))?;
+    let fallback = match &config.s3 {
+        Some(s3) => {
+            let region = s3.region.as_deref().unwrap_or("us-east-1");
+            let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
+            let store = FallbackStore::new(region, &s3.bucket, endpoint);
+            Some(store.map_err(|error| BuildError::Refused(format!("s3_config: {error}")))?)
+        }
+        None => None,
+    };
+    Ok(Ciphertexts::new(CiphertextsOptions {
+        buckets: Arc::new(registry),
+        fallback,
+        memory_mib: u32::try_from(config.ciphertext_memory >> 20).unwrap_or(u32::MAX),
+        verify_coprocessors: config.verify_coprocessors,
+        http,
+    }))
 }
 
 /// Slow chores: pruning, and looking at the contract again after an upgrade.
@@ -578,10 +600,10 @@ async fn housekeeping<P: Provider>(
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
     async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
-        self.bucket_url(coprocessor).await.map_err(BucketLookupError::new)
+        self.bucket_url(coprocessor).await.map_err(|error| BucketLookupError(error.to_string()))
     }
 
     async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
-        self.is_registered(coprocessor).await.map_err(BucketLookupError::new)
+        self.is_registered(coprocessor).await.map_err(|error| BucketLookupError(error.to_string()))
     }
 }

@@ -225,16 +225,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         to: u64,
         head: Head,
     ) -> Result<BlockRef, ReadError> {
-        let headers: Vec<Head> = stream::iter(from..=to)
-            .map(|number| {
-                let this = &*self;
-                async move {
-                    if number == head.block.number { Ok(head) } else { this.header(number).await }
-                }
-            })
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+        // Futures first, streams after: borrowed closures in a stream cannot be sent.
+        let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
+        let headers: Vec<Head> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
         let mut parent = cursor.hash;
         for header in &headers {
             if header.parent != parent {
@@ -243,14 +236,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             parent = header.block.hash;
         }
         let (address, topics) = (self.adapter.address(), self.adapter.topics());
-        let with_logs = headers
+        let reads: Vec<_> = headers
             .iter()
-            .filter(|head| !self.bloom_trusted || gap::may_contain(&head.bloom, address, topics));
-        let events: Vec<Vec<Event>> = stream::iter(with_logs)
+            .filter(|head| !self.bloom_trusted || gap::may_contain(&head.bloom, address, topics))
             .map(|head| self.adapter.requests(LogRange::Block(head.block.hash)))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+            .collect();
+        let events: Vec<Vec<Event>> =
+            stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
         // `from <= to`, so there is a last header.
         let last = headers.last().map_or(cursor, |head| head.block);
         self.store(events.into_iter().flatten().collect(), Some(last)).await?;
@@ -279,6 +271,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             Err(error) => warn!(%error, "the chain was reorganised and cannot be read yet"),
         }
+    }
+
+    async fn header_near(&self, number: u64, head: Head) -> Result<Head, ReadError> {
+        if number == head.block.number { Ok(head) } else { self.header(number).await }
     }
 
     async fn header(&self, number: u64) -> Result<Head, ReadError> {

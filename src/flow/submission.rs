@@ -38,6 +38,11 @@ pub enum Progress {
     Waiting(Hold),
 }
 
+/// Who hears of the progress.
+pub trait Report: Sync {
+    fn report(&self, progress: Progress) -> impl Future<Output = ()> + Send;
+}
+
 /// Why there is no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmissionError {
@@ -84,7 +89,7 @@ impl<P: Provider> Submission<P> {
         request: &Request,
         answer: &Answer,
         recovered: bool,
-        mut report: impl AsyncFnMut(Progress),
+        report: &impl Report,
     ) -> Result<Outcome, SubmissionError> {
         let Some(data) = self.adapter.response(request, answer) else {
             return Err(SubmissionError::Held(Hold::new(
@@ -100,7 +105,7 @@ impl<P: Provider> Submission<P> {
         }
         let call = Call { from: Some(self.lane.sender()), to: self.adapter.address(), data };
         if recovered && let Some(submission) = self.attach(request).await? {
-            let landing = self.follow(submission, &mut report).await?;
+            let landing = self.follow(submission, report).await?;
             if let Some(outcome) = self.read_landing(request, &call, landing).await? {
                 return Ok(outcome);
             }
@@ -121,7 +126,7 @@ impl<P: Provider> Submission<P> {
                 gas_limit,
             };
             let submission = self.lane.submit(payload).await.map_err(into_error)?;
-            let landing = match self.follow(submission, &mut report).await {
+            let landing = match self.follow(submission, report).await {
                 Ok(landing) => landing,
                 Err(SubmissionError::Reverted { .. }) => {
                     // Refused in advance: the estimate says why.
@@ -155,16 +160,16 @@ impl<P: Provider> Submission<P> {
     async fn follow(
         &self,
         mut submission: crate::gateway::lane::Submission,
-        report: &mut impl AsyncFnMut(Progress),
+        report: &impl Report,
     ) -> Result<Landing, SubmissionError> {
         loop {
             tokio::select! {
                 biased;
                 Some(notice) = submission.notices.recv() => match notice {
                     Notice::Broadcast { transaction } => {
-                        report(Progress::Submitted { transaction }).await;
+                        report.report(Progress::Submitted { transaction }).await;
                     }
-                    Notice::Waiting(hold) => report(Progress::Waiting(hold)).await,
+                    Notice::Waiting(hold) => report.report(Progress::Waiting(hold)).await,
                 },
                 landing = &mut submission.landing => {
                     return landing.map_err(|_| SubmissionError::Stopped)?.map_err(into_error);
