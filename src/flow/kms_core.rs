@@ -12,8 +12,8 @@
 //! fetch the ciphertexts again: their bytes are gone as soon as they are encoded.
 //!
 //! A poll is a long poll: the Core holds it up to 60 s. Held calls must not keep new asks waiting
-//! for one of a connection's streams (servers allow about 200), so asks have a connection of their
-//! own and polls spread over several, opened as they are needed.
+//! for one of a connection's streams (a proxy in front of the Core allows 100 or 128), so asks have
+//! a connection of their own and polls spread over several, opened as they are needed.
 //!
 //! Every call has a deadline, and dropping any future here is safe: the Core, asked again, says
 //! that it knows the request. This room logs nothing; who decides on an error logs it.

@@ -136,7 +136,7 @@ impl Default for Behaviour {
     fn default() -> Self {
         Self {
             latency: Duration::from_millis(50),
-            hold: Duration::from_secs(60),
+            hold: Duration::from_mins(1),
             never_finish: false,
             busy: 0,
             ask_status: None,
@@ -302,7 +302,9 @@ impl CoreStub {
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
         let health = health_v1::health_server::HealthServer::new(service);
-        let mut server = Server::builder().http2_adaptive_window(Some(true));
+        // As few streams as a common proxy in front of a Core allows.
+        let mut server =
+            Server::builder().http2_adaptive_window(Some(true)).max_concurrent_streams(128);
         if let Some((certificate, key)) = &self.shared.options.tls {
             let identity = Identity::from_pem(certificate, key);
             server = server
@@ -366,7 +368,7 @@ struct Question {
 }
 
 impl Shared {
-    fn ask(&self, question: Question) -> Result<Response<v1::Empty>, Status> {
+    fn ask(&self, question: &Question) -> Result<Response<v1::Empty>, Status> {
         let digests = question.ciphertexts.iter().map(|one| keccak256(&one.ciphertext)).collect();
         let text = |id: &Option<v1::RequestId>| id.as_ref().map(|id| id.request_id.clone());
         let mut ask = Ask {
@@ -382,7 +384,7 @@ impl Shared {
             client: question.client.clone(),
             code: Code::Ok,
         };
-        let outcome = self.register(&question, &mut ask);
+        let outcome = self.register(question, &mut ask);
         if let Err(status) = &outcome {
             ask.code = status.code();
         }
@@ -571,7 +573,7 @@ impl Shared {
             Some(Fault::ShortSignature) => bytes.truncate(64),
             Some(Fault::HighS) => {
                 bytes[32..64].copy_from_slice(&(ORDER - signature.s()).to_be_bytes::<32>());
-                bytes[64] ^= 27 ^ 28;
+                bytes[64] = if bytes[64] == 27 { 28 } else { 27 };
             }
             _ => {}
         }
@@ -851,7 +853,7 @@ impl CoreServiceEndpoint for Service {
         request: Request<v1::PublicDecryptionRequest>,
     ) -> Result<Response<v1::Empty>, Status> {
         let request = request.into_inner();
-        self.0.ask(Question {
+        self.0.ask(&Question {
             id: request.request_id,
             key_id: request.key_id,
             domain: request.domain,
@@ -877,7 +879,7 @@ impl CoreServiceEndpoint for Service {
         request: Request<v1::UserDecryptionRequest>,
     ) -> Result<Response<v1::Empty>, Status> {
         let request = request.into_inner();
-        self.0.ask(Question {
+        self.0.ask(&Question {
             id: request.request_id,
             key_id: request.key_id,
             domain: request.domain,

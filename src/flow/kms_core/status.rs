@@ -119,7 +119,12 @@ mod tests {
         use HoldReason::{CoreFailed, CoreRefused, InvalidAnswer, MessageTooLarge, UnknownKey};
         let hold = |meaning| match meaning {
             Meaning::Hold(reason, _) => Some(reason),
-            _ => None,
+            Meaning::AlreadyKnown
+            | Meaning::Unclear
+            | Meaning::Pending
+            | Meaning::Forgotten
+            | Meaning::Busy
+            | Meaning::Unreachable => None,
         };
         let ask = |code| meaning(Call::Ask, &Status::new(code, ""));
         let poll = |code| meaning(Call::Poll, &Status::new(code, ""));
