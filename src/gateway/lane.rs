@@ -481,7 +481,8 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
 
     fn refresh_tip(&mut self, now: Instant) {
         let fresh = self.tip_at.is_some_and(|at| now.duration_since(at) < TIP_LIFETIME);
-        if fresh || self.asking_tip || self.waiting.is_empty() {
+        let needed = !self.waiting.is_empty() || self.nonces.has_holes();
+        if fresh || self.asking_tip || !needed {
             return;
         }
         self.asking_tip = true;
