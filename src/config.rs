@@ -108,13 +108,15 @@ pub fn load(source: &Source) -> Result<Loaded, Problems> {
     assemble(text.as_ref().map(|(path, text)| (*path, text.as_str())), source)
 }
 
-fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, Problem> {
-    let problem = |place, found: String| Problem {
-        place,
-        key: None,
-        found,
-        allowed: "a readable TOML file".to_owned(),
-        advice: String::new(),
+fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, Problems> {
+    let problem = |place, found: String| {
+        Problems::from(Problem {
+            place,
+            key: None,
+            found,
+            allowed: "a readable TOML file".to_owned(),
+            advice: String::new(),
+        })
     };
     let bytes = checked::read_small_file(path, FILE_LIMIT)
         .map_err(|found| problem(Place::file(path), found))?;
@@ -122,7 +124,7 @@ fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, Problem> {
         Ok(text) => Ok(zeroize::Zeroizing::new(text.to_owned())),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
-            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            let line = before.split(|byte| *byte == b'\n').count();
             let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
             Err(problem(place, "a byte that is not UTF-8".to_owned()))
         }

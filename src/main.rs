@@ -1,1 +1,28 @@
-fn main() {}
+//! Parse, log, runtime, run, exit code. Decides nothing.
+
+use std::process::ExitCode;
+
+use kms_connector::cli::{Cli, Exit};
+use kms_connector::config::Environment;
+use kms_connector::observe::logging;
+
+fn main() -> ExitCode {
+    let cli = match Cli::from_process() {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    let environment = Environment::of_process();
+    if let Err(error) = logging::init(&cli.log_settings(&environment)) {
+        eprintln!("kms-connector: cannot log: {error}");
+        return Exit::Failure.into();
+    }
+    // The one TLS provider. An error would mean that it is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(cli.run(environment)).into(),
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            Exit::Failure.into()
+        }
+    }
+}

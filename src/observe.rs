@@ -1,1 +1,3 @@
-//! (skeleton)
+//! What the operator sees of a running connector.
+
+pub mod logging;

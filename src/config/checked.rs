@@ -428,7 +428,7 @@ impl Check<'_> {
                         .to_owned(),
                     advice: format!(
                         "Set {PREFIX}{} or {PREFIX}{}, or the key in a file",
-                        Key::PrivateKey.variable(),
+                        Key::PrivateKeyText.variable(),
                         Key::AwsKeyId.variable()
                     ),
                 });
@@ -448,7 +448,7 @@ impl Check<'_> {
     }
 
     fn private_key(&mut self) -> Found<PrivateKey> {
-        let inline = self.raw.get(Key::PrivateKey).map(|given| given.layer);
+        let inline = self.raw.get(Key::PrivateKeyText).map(|given| given.layer);
         let file = self.raw.get(Key::PrivateKeyFile).map(|given| given.layer);
         match (inline, file) {
             (Some(inline), Some(file)) if inline == file => Err(self.bad(
@@ -464,24 +464,24 @@ impl Check<'_> {
     }
 
     fn inline_key(&mut self) -> Found<PrivateKey> {
-        let Some(given) = self.raw.get(Key::PrivateKey).cloned() else { return Ok(None) };
+        let Some(given) = self.raw.get(Key::PrivateKeyText).cloned() else { return Ok(None) };
         let Value::Text(text) = &given.value else {
             let found = show_shape(&given.value).to_owned();
             return Err(self.bad(
-                Key::PrivateKey,
+                Key::PrivateKeyText,
                 found,
                 "64 hex digits in quotes, with or without 0x",
                 "",
             ));
         };
-        let key = self.judge_key(text.expose(), &given.place, Key::PrivateKey.name())?;
+        let key = self.judge_key(text.expose(), &given.place, Key::PrivateKeyText.name())?;
         if let (Layer::File, Place::File { path, .. }) = (given.layer, &given.place)
             && !key.is_publicly_known()
             && fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
         {
             self.raw.warnings.push(Warning {
                 place: given.place.clone(),
-                key: Some(Key::PrivateKey.name().to_owned()),
+                key: Some(Key::PrivateKeyText.name().to_owned()),
                 message:
                     "stands in a file that every user of this machine can read; chmod 600 it, \
                           or use private_key_file"
@@ -628,7 +628,8 @@ impl Check<'_> {
         match integer(&given.value).and_then(|number| u64::try_from(number).ok()) {
             Some(number) if range.contains(&number) => Ok(Some(number)),
             _ => {
-                let allowed = format!("an integer from {} to {} {unit}", range.start(), range.end());
+                let allowed =
+                    format!("an integer from {} to {} {unit}", range.start(), range.end());
                 Err(self.bad(key, show(&given.value), allowed.trim_end(), ""))
             }
         }
@@ -712,9 +713,10 @@ impl Check<'_> {
         let digits = strip_0x(text);
         let mut bytes = [0; 20];
         if alloy::hex::decode_to_slice(digits, &mut bytes).is_err() || digits.len() != 40 {
-            let found = match digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                true => format!("{} hex digits", digits.len()),
-                false => show(&given.value),
+            let found = if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                format!("{} hex digits", digits.len())
+            } else {
+                show(&given.value)
             };
             return Err(self.bad(key, found, allowed, ""));
         }
@@ -755,9 +757,10 @@ impl Check<'_> {
         if !schemes.contains(&scheme.as_str()) {
             // Only schemes are repeated that cannot be a secret.
             let known = ["http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "ipc", "unix", "s3"];
-            let found = match known.contains(&scheme.as_str()) {
-                true => format!("a URL with {scheme}://"),
-                false => "a URL with an unknown scheme".to_owned(),
+            let found = if known.contains(&scheme.as_str()) {
+                format!("a URL with {scheme}://")
+            } else {
+                "a URL with an unknown scheme".to_owned()
             };
             return Err(self.bad(key, found, &allowed, &format!("Begin with {}://", schemes[0])));
         }

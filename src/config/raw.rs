@@ -49,7 +49,7 @@ keys! {
     ChainId = "chain_id",
     DecryptionAddress = "decryption_address",
     GatewayConfigAddress = "gateway_config_address",
-    PrivateKey = "private_key",
+    PrivateKeyText = "private_key",
     PrivateKeyFile = "private_key_file",
     AwsKeyId = "aws_kms_config.key_id",
     AwsRegion = "aws_kms_config.region",
@@ -99,7 +99,7 @@ impl Key {
     fn is_one_instance_only(self) -> bool {
         matches!(
             self,
-            Self::PrivateKey
+            Self::PrivateKeyText
                 | Self::PrivateKeyFile
                 | Self::AwsKeyId
                 | Self::KmsCoreEndpoint
@@ -464,10 +464,12 @@ fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<Strin
 pub(super) fn show(value: &Value) -> String {
     match value {
         Value::Text(text) => show_text(text.expose()),
-        Value::Integer(number) if number.expose().len() <= 40 => number.expose().to_owned(),
-        Value::Integer(number) => format!("an integer of {} digits", number.expose().len()),
-        Value::Float(number) if number.expose().len() <= 40 => number.expose().to_owned(),
-        Value::Float(_) => "a long decimal number".to_owned(),
+        Value::Integer(number) | Value::Float(number) if number.expose().len() <= 40 => {
+            number.expose().to_owned()
+        }
+        Value::Integer(number) | Value::Float(number) => {
+            format!("a number of {} characters", number.expose().len())
+        }
         Value::Boolean(boolean) => boolean.to_string(),
         Value::Other(name) => (*name).to_owned(),
     }

@@ -224,7 +224,7 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::ChainId => "7".to_owned(),
         Key::DecryptionAddress => ADDRESS.to_owned(),
         Key::GatewayConfigAddress => "0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359".to_owned(),
-        Key::PrivateKey => KEY.to_owned(),
+        Key::PrivateKeyText => KEY.to_owned(),
         Key::PrivateKeyFile => {
             let path = directory.join("key");
             fs::write(&path, "ab".repeat(32)).unwrap();
@@ -266,12 +266,16 @@ const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\
 
 /// What a key needs beside it: a wallet, and for parts of a table the rest of it.
 fn beside(key: Key) -> Environment {
-    match key {
-        Key::PrivateKey | Key::PrivateKeyFile | Key::AwsKeyId => env([]),
-        Key::AwsRegion | Key::AwsEndpoint => env([("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "id")]),
-        Key::S3Region | Key::S3Endpoint => env([WALLET, ("KMS_CONNECTOR_S3_CONFIG__BUCKET", "b")]),
-        Key::S3Bucket => env([WALLET, ("KMS_CONNECTOR_S3_CONFIG__REGION", "r")]),
-        _ => env([WALLET]),
+    if matches!(key, Key::PrivateKeyText | Key::PrivateKeyFile | Key::AwsKeyId) {
+        env([])
+    } else if matches!(key, Key::AwsRegion | Key::AwsEndpoint) {
+        env([("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "id")])
+    } else if matches!(key, Key::S3Region | Key::S3Endpoint) {
+        env([WALLET, ("KMS_CONNECTOR_S3_CONFIG__BUCKET", "b")])
+    } else if key == Key::S3Bucket {
+        env([WALLET, ("KMS_CONNECTOR_S3_CONFIG__REGION", "r")])
+    } else {
+        env([WALLET])
     }
 }
 
@@ -769,10 +773,11 @@ const CANARY: &str = "cAnArY7351";
 fn all_output(text: &str, environment: &Environment) -> String {
     let mut output = format!("{environment:?}");
     for mode in [Mode::Start, Mode::Supervise] {
-        match load_text(text, environment.clone(), mode) {
-            Ok(loaded) => output += &format!("{loaded:?}{:#?}", loaded.warnings),
-            Err(problems) => output += &format!("{problems}{problems:?}"),
-        }
+        let seen = match load_text(text, environment.clone(), mode) {
+            Ok(loaded) => format!("{loaded:?}{:#?}", loaded.warnings),
+            Err(problems) => format!("{problems}{problems:?}"),
+        };
+        output.push_str(&seen);
     }
     output
 }
@@ -794,8 +799,13 @@ fn no_output_has_a_secret() {
         url("ftp"),
         long_key.clone(),
     ];
-    let secret =
-        [Key::PrivateKey, Key::GatewayUrl, Key::KmsCoreEndpoint, Key::AwsEndpoint, Key::S3Endpoint];
+    let secret = [
+        Key::PrivateKeyText,
+        Key::GatewayUrl,
+        Key::KmsCoreEndpoint,
+        Key::AwsEndpoint,
+        Key::S3Endpoint,
+    ];
     for key in secret {
         for value in &values {
             let variable = format!("KMS_CONNECTOR_{}", key.variable());

@@ -5,8 +5,10 @@
 mod world;
 
 mod ciphertexts;
+mod cli;
 mod contracts;
 mod kms_core;
 mod ministack;
 mod servers;
+mod walk;
 mod wallet;

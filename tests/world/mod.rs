@@ -22,6 +22,7 @@ pub mod contracts;
 pub mod deployment;
 pub mod request;
 pub mod signing;
+pub mod scene;
 
 use std::{
     io,

@@ -62,22 +62,21 @@ impl Ciphertext {
     }
 }
 
-/// The value a ciphertext with this keccak256 stands for: the low bits of its digest, as many as
-/// the type has. `None` for types without a plain integer of at most 256 bits.
+/// The value the Core stub decrypts a ciphertext with this keccak256 to: as many low-order bytes,
+/// little-endian, as the type has. `None` for types without a plain integer of at most 256 bits.
 pub fn plaintext(digest: B256, fhe_type: u8) -> Option<U256> {
-    let bits = match fhe_type {
-        fhe::BOOL => 1,
-        fhe::UINT8 => 8,
-        fhe::UINT16 => 16,
-        fhe::UINT32 => 32,
-        fhe::UINT64 => 64,
-        fhe::UINT128 => 128,
-        fhe::UINT160 => 160,
-        fhe::UINT256 => 256,
+    let length = match fhe_type {
+        fhe::BOOL | fhe::UINT8 => 1,
+        fhe::UINT16 => 2,
+        fhe::UINT32 => 4,
+        fhe::UINT64 => 8,
+        fhe::UINT128 => 16,
+        fhe::UINT160 => 20,
+        fhe::UINT256 => 32,
         _ => return None,
     };
-    let value = U256::from_be_bytes(digest.0);
-    Some(if bits == 256 { value } else { value & ((U256::from(1) << bits) - U256::from(1)) })
+    let value = U256::from_le_slice(&digest[..length]);
+    Some(if fhe_type == fhe::BOOL { value & U256::from(1) } else { value })
 }
 
 /// A request to be made.

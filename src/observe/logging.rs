@@ -1,0 +1,226 @@
+//! Logs: to stderr, as text or as one JSON object per line.
+//!
+//! `RUST_LOG` chooses among our own targets. Targets of other crates are capped at WARN whatever
+//! it says, because they print URLs, and URLs hold API keys; `--log-dependencies` lifts the cap
+//! and says so. Records of crates that use `log` instead of `tracing` go nowhere, for the same
+//! reason. A panic becomes an error event, so that it is found where the other errors are.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::SetGlobalDefaultError;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// What to log, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub format: Format,
+    /// Lift the cap on other crates' targets.
+    pub dependencies: bool,
+    /// `RUST_LOG`; `info` if absent or unreadable.
+    pub filter: Option<String>,
+    /// Colours, in text only.
+    pub colours: bool,
+}
+
+/// Whether colours are wanted: stderr is a terminal, and `NO_COLOR` has no value
+/// (<https://no-color.org>).
+#[must_use]
+pub fn wants_colours(no_color_is_set: bool) -> bool {
+    std::io::stderr().is_terminal() && !no_color_is_set
+}
+
+/// Sets the process's log and panic hook, once.
+pub fn init(settings: &Settings) -> Result<(), SetGlobalDefaultError> {
+    let (filter, unreadable) = filter(settings.filter.as_deref());
+    tracing::subscriber::set_global_default(subscriber(settings, filter, std::io::stderr))?;
+    log_panics();
+    if let Some(error) = unreadable {
+        tracing::warn!(error, "RUST_LOG cannot be read, logging at info");
+    }
+    if settings.dependencies {
+        tracing::warn!(
+            "logs of dependencies are not capped: they may show URLs with their API keys"
+        );
+    }
+    Ok(())
+}
+
+/// The filter of `RUST_LOG`, and what is wrong with it.
+fn filter(text: Option<&str>) -> (EnvFilter, Option<String>) {
+    let info = || EnvFilter::default().add_directive(LevelFilter::INFO.into());
+    match text.map(str::trim).filter(|text| !text.is_empty()) {
+        None => (info(), None),
+        Some(text) => match EnvFilter::builder().parse(text) {
+            Ok(filter) => (filter, None),
+            Err(error) => (info(), Some(error.to_string())),
+        },
+    }
+}
+
+fn subscriber<W>(settings: &Settings, filter: EnvFilter, writer: W) -> impl Subscriber + use<W>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    // A failed write must not become a panic, which would want to be written too.
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
+        Format::Text => Box::new(layer.with_ansi(settings.colours)),
+        Format::Json => {
+            Box::new(layer.with_ansi(false).json().flatten_event(true).with_current_span(false))
+        }
+    };
+    let dependencies = settings.dependencies;
+    let cap = filter_fn(move |metadata| dependencies || may_pass(metadata));
+    Registry::default().with(layer.with_filter(filter.and(cap)))
+}
+
+/// Whether the cap lets an event or span through: ours at any level, others' from WARN on.
+fn may_pass(metadata: &Metadata<'_>) -> bool {
+    is_ours(metadata.target()) || *metadata.level() <= Level::WARN
+}
+
+fn is_ours(target: &str) -> bool {
+    target
+        .strip_prefix("kms_connector")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Makes panics error events. With no one listening at that level, they go the way they went.
+fn log_panics() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if tracing::enabled!(Level::ERROR) {
+            log_panic(info);
+        } else {
+            earlier(info);
+        }
+    }));
+}
+
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let payload = info.payload_as_str().unwrap_or("(not a text)");
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or_default();
+    let backtrace = Backtrace::capture(); // RUST_BACKTRACE decides
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!(payload, place, thread, %backtrace, "panic");
+    } else {
+        tracing::error!(payload, place, thread, "panic");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written of a set of events from us and from others.
+    fn written(settings: &Settings) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let (filter, _) = filter(settings.filter.as_deref());
+        let subscriber = subscriber(settings, filter, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let _ours =
+                tracing::info_span!(target: "kms_connector::flow", "ours", id = 7).entered();
+            let _others = tracing::info_span!(target: "hyper", "others", url = "CANARY").entered();
+            tracing::trace!(target: "kms_connector::flow", "our trace");
+            tracing::info!(target: "kms_connector", answer = 42, "our info");
+            tracing::info!(target: "hyper::client", "their info CANARY");
+            tracing::debug!(target: "kms_connectors", "their debug CANARY");
+            tracing::warn!(target: "hyper", "their warning");
+        });
+        let bytes = memory.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn other_crates_are_capped_whatever_rust_log_says() {
+        for filter in ["trace", "hyper=trace,kms_connector=trace,warn", "[{url}]=trace,trace"] {
+            let settings = Settings { filter: Some(filter.to_owned()), ..Settings::default() };
+            let text = written(&settings);
+            assert!(!text.contains("CANARY"), "{filter}: {text}");
+            for words in ["our trace", "our info", "their warning", "id=7"] {
+                assert!(text.contains(words), "{filter}: {words}: {text}");
+            }
+            let lifted = written(&Settings { dependencies: true, ..settings });
+            assert!(lifted.contains("their info CANARY"), "{filter}: {lifted}");
+        }
+    }
+
+    #[test]
+    fn info_is_the_default_also_for_an_unreadable_filter() {
+        for text in [None, Some(" "), Some("a=b=c")] {
+            let settings = Settings { filter: text.map(str::to_owned), ..Settings::default() };
+            let text = written(&settings);
+            assert!(text.contains("our info") && !text.contains("our trace"), "{text}");
+        }
+        assert!(filter(Some("a=b=c")).1.is_some());
+    }
+
+    #[test]
+    fn json_is_one_object_per_line() {
+        let text = written(&Settings { format: Format::Json, ..Settings::default() });
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines[0]["message"], "our info");
+        assert_eq!(lines[0]["answer"], 42);
+        assert_eq!(lines[0]["level"], "INFO");
+        assert_eq!(lines[0]["spans"][0]["id"], 7);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_event_with_its_place() {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let subscriber = subscriber(&Settings::default(), filter(None).0, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            log_panics();
+            std::panic::catch_unwind(|| panic!("boom {}", 7)).unwrap_err();
+            drop(std::panic::take_hook());
+        });
+        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        for words in ["ERROR", "boom 7", "logging.rs", "a_panic_is_an_error_event"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[test]
+    fn text_has_colours_only_if_asked() {
+        assert!(!written(&Settings::default()).contains('\u{1b}'));
+        assert!(written(&Settings { colours: true, ..Settings::default() }).contains('\u{1b}'));
+    }
+}
