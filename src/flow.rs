@@ -40,9 +40,7 @@ use crate::{
         Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Operation, Outcome,
         Remedy, Request, RequestKey, stage::Stage,
     },
-    gateway::{
-        decryption::Support, gateway_config::GatewayConfigAdapter, provider::Provider,
-    },
+    gateway::{decryption::Support, gateway_config::GatewayConfigAdapter, provider::Provider},
 };
 
 /// One batch read from the chain: requests, logs that could not be decoded, and how far it reaches.
@@ -91,8 +89,7 @@ pub enum Step {
 pub trait RequestLedger: Clone + Send + Sync + 'static {
     /// Door (a): stores the batch and its cursor durably (fsync) before it returns. Answers which
     /// arrivals were new, by index; known keys are left as they stand.
-    fn arrive(&self, batch: Batch)
-    -> impl Future<Output = Result<Vec<usize>, LedgerError>> + Send;
+    fn arrive(&self, batch: Batch) -> impl Future<Output = Result<Vec<usize>, LedgerError>> + Send;
 
     /// Records a step on the next commit. Waits only while the journal's queue is full.
     fn note(
@@ -307,14 +304,22 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     if worked >= self.options.request_expiry {
                         return self.settle(&request, Outcome::Expired).await;
                     }
-                    warn!(stage = stage.as_str(), reason = hold.reason.as_str(), detail = hold.detail,
-                        "request held");
+                    warn!(
+                        stage = stage.as_str(),
+                        reason = hold.reason.as_str(),
+                        detail = hold.detail,
+                        "request held"
+                    );
                     self.ledger.note(request.key, Step::Held(hold)).await?;
                     return Ok(Ended::Held);
                 }
                 Remedy::Retry => {
                     if setback.why != last_why {
-                        warn!(stage = stage.as_str(), why = setback.why, "attempt failed, trying again");
+                        warn!(
+                            stage = stage.as_str(),
+                            why = setback.why,
+                            "attempt failed, trying again"
+                        );
                         let why = setback.why.clone();
                         self.ledger.note(request.key, Step::Failed { why }).await?;
                         last_why = setback.why;
@@ -403,7 +408,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Ending::Silent => {
                 let hold = Hold::new(
                     HoldReason::CoreSilent,
-                    format!("the KMS Core gave no answer within {} s; it is polled again", patience.as_secs()),
+                    format!(
+                        "the KMS Core gave no answer within {} s; it is polled again",
+                        patience.as_secs()
+                    ),
                 );
                 Err(Setback::new(Remedy::Hold(hold.clone()), hold))
             }

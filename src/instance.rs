@@ -13,12 +13,7 @@
 pub mod exit;
 mod recovery;
 
-use std::{
-    fmt::Display,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -48,10 +43,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
         lane::{LaneOptions, lane},
-        provider::{
-            Addresses, ArbitrumProvider, At, Provider, RpcError,
-            connection::Endpoint,
-        },
+        provider::{Addresses, ArbitrumProvider, At, Provider, RpcError, connection::Endpoint},
         wallet::{Wallet, WalletError},
     },
     journal::{Holds, Identity, Journal, OpenError, Writer},
@@ -158,7 +150,8 @@ struct Instance {
 impl Instance {
     /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
     async fn build(&mut self, config: &Config) -> Result<(), BuildError> {
-        let authorities = config.private_authorities.as_ref().map(|authorities| authorities.path.as_path());
+        let authorities =
+            config.private_authorities.as_ref().map(|authorities| authorities.path.as_path());
         let roots = TlsRoots::load(authorities).map_err(refuse)?;
         let provider = self.connect_gateway(config, &roots)?;
         let genesis = self.reach_gateway(&provider).await?;
@@ -222,7 +215,8 @@ impl Instance {
             upgraded.clone(),
             cursor,
         );
-        if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block)
+        if let (Some(cursor), config::StartingBlock::Number(number)) =
+            (cursor, config.starting_block)
         {
             info!(
                 starting_block = number,
@@ -272,8 +266,11 @@ impl Instance {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| BuildError::Failed(error.without_url().to_string()))?;
-        let endpoint =
-            Endpoint::new(config.gateway_url.expose().clone(), Arc::new(roots.client_config()), http);
+        let endpoint = Endpoint::new(
+            config.gateway_url.expose().clone(),
+            Arc::new(roots.client_config()),
+            http,
+        );
         let addresses = Addresses {
             decryption: config.decryption_address,
             gateway_config: config.gateway_config_address,
@@ -293,7 +290,9 @@ impl Instance {
         loop {
             match provider.header(At::Number(0)).await {
                 Ok(Some(genesis)) => return Ok(genesis.block.hash),
-                Ok(None) => warn!(host = provider.host(), "the gateway node knows no genesis block yet"),
+                Ok(None) => {
+                    warn!(host = provider.host(), "the gateway node knows no genesis block yet")
+                }
                 Err(error @ RpcError::WrongChain { .. }) => {
                     return Err(BuildError::Refused(format!(
                         "{error}; correct chain_id or gateway_url"
@@ -410,9 +409,7 @@ where
 
 async fn open_wallet(wallet: &config::Wallet) -> Result<Wallet, BuildError> {
     match wallet {
-        config::Wallet::PrivateKey(key) => {
-            Wallet::from_private_key(key.expose()).map_err(refuse)
-        }
+        config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()).map_err(refuse),
         config::Wallet::AwsKms { key_id, region, endpoint } => {
             let mut pause = waiting();
             loop {
@@ -510,7 +507,12 @@ async fn reach_registry<P: Provider>(
 }
 
 /// What an operator should hear about the wallet before the first answer.
-async fn check_wallet<P: Provider>(provider: &P, wallet: Address, journal: &Journal, config: &Config) {
+async fn check_wallet<P: Provider>(
+    provider: &P,
+    wallet: Address,
+    journal: &Journal,
+    config: &Config,
+) {
     match provider.balance(wallet).await {
         Ok(balance) if balance.is_zero() => {
             warn!(%wallet, "the wallet has no funds: answers will wait until it has");

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         return Exit::Failure.into();
     }
     // The one TLS provider. An error would mean that it is installed already.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    kms_connector::tls::install_provider();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(cli.run(environment)).into(),
         Err(error) => {

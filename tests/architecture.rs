@@ -12,26 +12,86 @@ use std::{
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "src/domain",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli", "tls", "backoff", "clock"],
+        &[
+            "supervisor",
+            "instance",
+            "flow",
+            "gateway",
+            "journal",
+            "config",
+            "observe",
+            "cli",
+            "tls",
+            "backoff",
+            "clock",
+        ],
     ),
-    ("src/clock.rs", &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"]),
-    ("src/backoff.rs", &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"]),
+    (
+        "src/clock.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    (
+        "src/backoff.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
     ("src/gateway", &["supervisor", "instance", "flow", "journal", "config", "observe", "cli"]),
     (
         "src/flow/arrivals",
-        &["supervisor", "instance", "journal", "config", "observe", "cli", "flow::ciphertexts", "flow::kms_core", "flow::submission"],
+        &[
+            "supervisor",
+            "instance",
+            "journal",
+            "config",
+            "observe",
+            "cli",
+            "flow::ciphertexts",
+            "flow::kms_core",
+            "flow::submission",
+        ],
     ),
     (
         "src/flow/ciphertexts",
-        &["supervisor", "instance", "journal", "config", "observe", "cli", "gateway", "flow::arrivals", "flow::kms_core", "flow::submission"],
+        &[
+            "supervisor",
+            "instance",
+            "journal",
+            "config",
+            "observe",
+            "cli",
+            "gateway",
+            "flow::arrivals",
+            "flow::kms_core",
+            "flow::submission",
+        ],
     ),
     (
         "src/flow/kms_core",
-        &["supervisor", "instance", "journal", "config", "observe", "cli", "gateway", "flow::arrivals", "flow::ciphertexts", "flow::submission"],
+        &[
+            "supervisor",
+            "instance",
+            "journal",
+            "config",
+            "observe",
+            "cli",
+            "gateway",
+            "flow::arrivals",
+            "flow::ciphertexts",
+            "flow::submission",
+        ],
     ),
     (
         "src/flow/submission",
-        &["supervisor", "instance", "journal", "config", "observe", "cli", "flow::arrivals", "flow::ciphertexts", "flow::kms_core"],
+        &[
+            "supervisor",
+            "instance",
+            "journal",
+            "config",
+            "observe",
+            "cli",
+            "flow::arrivals",
+            "flow::ciphertexts",
+            "flow::kms_core",
+        ],
     ),
     ("src/flow.rs", &["supervisor", "instance", "journal", "config", "observe", "cli"]),
     ("src/journal", &["supervisor", "instance", "config", "observe", "cli", "tls"]),
@@ -84,9 +144,7 @@ fn flatten<'a>(prefix: &str, mut rest: &'a str, paths: &mut Vec<String>) -> &'a 
             }
         }
     }
-    let end = rest
-        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
     let name = &rest[..end];
     let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}::{name}") };
     paths.push(path.clone());
@@ -130,6 +188,9 @@ fn the_table_can_fail() {
     let text = "use crate::{domain::B256, flow::{kms_core::KmsCore, Batch}};\nfn f() { crate::journal::open() }";
     let found = imports(text);
     for path in ["domain::B256", "flow::kms_core", "flow::Batch", "journal::open"] {
-        assert!(found.iter().any(|import| import == path || import.starts_with(path)), "{path} in {found:?}");
+        assert!(
+            found.iter().any(|import| import == path || import.starts_with(path)),
+            "{path} in {found:?}"
+        );
     }
 }

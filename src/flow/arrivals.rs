@@ -241,8 +241,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             .filter(|head| !self.bloom_trusted || gap::may_contain(&head.bloom, address, topics))
             .map(|head| self.adapter.requests(LogRange::Block(head.block.hash)))
             .collect();
-        let events: Vec<Vec<Event>> =
-            stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+        let events: Vec<Vec<Event>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
         // `from <= to`, so there is a last header.
         let last = headers.last().map_or(cursor, |head| head.block);
         self.store(events.into_iter().flatten().collect(), Some(last)).await?;
@@ -305,11 +304,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                     if !first && request.generation == Generation::Head {
                         continue;
                     }
-                    batch.arrivals.push(Arrival {
-                        key: request.key,
-                        kind: request.kind(),
-                        event,
-                    });
+                    batch.arrivals.push(Arrival { key: request.key, kind: request.kind(), event });
                     requests.push(request);
                 }
                 Err(error) => {

@@ -33,7 +33,9 @@ pub struct Submission<P> {
 /// What the room reports while it waits for the receipt.
 #[derive(Clone, Debug)]
 pub enum Progress {
-    Submitted { transaction: B256 },
+    Submitted {
+        transaction: B256,
+    },
     /// It goes on by itself once this is mended.
     Waiting(Hold),
 }
@@ -100,7 +102,10 @@ impl<P: Provider> Submission<P> {
         if data.len() > MAX_CALLDATA {
             return Err(SubmissionError::Held(Hold::new(
                 HoldReason::MessageTooLarge,
-                format!("the answer needs {} bytes of calldata, a block takes {MAX_CALLDATA}", data.len()),
+                format!(
+                    "the answer needs {} bytes of calldata, a block takes {MAX_CALLDATA}",
+                    data.len()
+                ),
             )));
         }
         let call = Call { from: Some(self.lane.sender()), to: self.adapter.address(), data };
@@ -119,12 +124,8 @@ impl<P: Provider> Submission<P> {
                     None => return Err(error.into()),
                 },
             };
-            let payload = Payload {
-                request: request.key,
-                to: call.to,
-                data: call.data.clone(),
-                gas_limit,
-            };
+            let payload =
+                Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };
             let submission = self.lane.submit(payload).await.map_err(into_error)?;
             let landing = match self.follow(submission, report).await {
                 Ok(landing) => landing,
@@ -223,7 +224,9 @@ impl<P: Provider> Submission<P> {
         match error.verdict() {
             Verdict::AlreadyAnswered => Ok(Outcome::AlreadyAnswered),
             Verdict::Retry => Err(SubmissionError::Paused),
-            Verdict::Hold(reason) => Err(SubmissionError::Held(Hold::new(reason, error.to_string()))),
+            Verdict::Hold(reason) => {
+                Err(SubmissionError::Held(Hold::new(reason, error.to_string())))
+            }
             Verdict::NotRequested => self.second_opinion(request, call).await,
         }
     }
@@ -261,7 +264,8 @@ fn into_error(error: SubmitError) -> SubmissionError {
         SubmitError::WouldRevert { data } => SubmissionError::Reverted {
             transaction: B256::ZERO,
             block: 0,
-            reason: ContractError::decode(&data).map_or_else(String::new, |error| error.to_string()),
+            reason: ContractError::decode(&data)
+                .map_or_else(String::new, |error| error.to_string()),
         },
     }
 }

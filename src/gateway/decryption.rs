@@ -14,7 +14,9 @@ use crate::{
 pub enum Support {
     Served,
     /// From G12 on the gateway checks no access; the connector would have to, on the host chain.
-    FromG12 { version: String },
+    FromG12 {
+        version: String,
+    },
 }
 
 /// The adapter.

@@ -83,7 +83,8 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         if let Some(url) = cache.buckets.get(&coprocessor).and_then(Cached::fresh) {
             return Ok(Some(url.clone()));
         }
-        let found = cache.ask(&self.provider, self.address(), &abi::coprocessor(coprocessor)).await?;
+        let found =
+            cache.ask(&self.provider, self.address(), &abi::coprocessor(coprocessor)).await?;
         let url = found.map(|found| found.url).filter(|url| !url.is_empty());
         if let Some(url) = &url {
             cache.buckets.insert(coprocessor, Cached::now(url.clone()));

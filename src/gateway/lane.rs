@@ -41,7 +41,9 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    domain::{Address, B256, BlockRef, Bytes, Hold, HoldReason, LedgerError, Remedy, RequestKey, U256},
+    domain::{
+        Address, B256, BlockRef, Bytes, Hold, HoldReason, LedgerError, Remedy, RequestKey, U256,
+    },
 };
 
 /// A signed transaction, as kept in the journal until its receipt's block is final.
@@ -347,8 +349,7 @@ struct Owner<P, L> {
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     fn new(task: LaneTask<P, L>, mined: u64) -> Self {
         let now = Instant::now();
-        let nonces =
-            Nonces::new(mined, task.recovered.iter().map(|t| t.nonce), task.highest, now);
+        let nonces = Nonces::new(mined, task.recovered.iter().map(|t| t.nonce), task.highest, now);
         if !task.recovered.is_empty() {
             info!(
                 open = task.recovered.len(),
@@ -510,7 +511,8 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             return;
         }
         let overdue = self.nonces.overdue(now).filter(|hole| {
-            self.waiting.is_empty() && self.open.last_key_value().is_some_and(|(last, _)| last > hole)
+            self.waiting.is_empty()
+                && self.open.last_key_value().is_some_and(|(last, _)| last > hole)
         });
         if self.waiting.is_empty() && overdue.is_none() {
             return;
@@ -790,9 +792,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 slot.next_broadcast = now + REBROADCAST_AFTER;
                 self.check_again = true;
             }
-            quirks::Refusal::NonceTooHigh
-            | quirks::Refusal::Busy
-            | quirks::Refusal::Unknown => {
+            quirks::Refusal::NonceTooHigh | quirks::Refusal::Busy | quirks::Refusal::Unknown => {
                 slot.next_broadcast = now + slot.pause.next_delay();
             }
             quirks::Refusal::InsufficientFunds => {

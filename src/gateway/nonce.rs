@@ -34,8 +34,10 @@ impl Nonces {
         let taken: std::collections::BTreeSet<u64> = taken.into_iter().collect();
         let recorded = highest.max(taken.last().copied()).map_or(0, |nonce| nonce + 1);
         let next = mined.max(recorded);
-        let holes =
-            (mined..next).filter(|nonce| !taken.contains(nonce)).map(|nonce| (nonce, now)).collect();
+        let holes = (mined..next)
+            .filter(|nonce| !taken.contains(nonce))
+            .map(|nonce| (nonce, now))
+            .collect();
         Self { next, holes }
     }
 

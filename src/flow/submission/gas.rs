@@ -81,7 +81,12 @@ impl GasBook {
     fn entry(&self, request: &Request, call: &Call) -> Entry {
         // The size class is the calldata's magnitude in steps of a quarter of a power of two.
         let words = (call.data.len() / 32).max(1);
-        let class = (request.generation, request.kind(), words.ilog2(), words >> words.ilog2().saturating_sub(2));
+        let class = (
+            request.generation,
+            request.kind(),
+            words.ilog2(),
+            words >> words.ilog2().saturating_sub(2),
+        );
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         learned.entry(class).or_default().clone()
     }

@@ -57,8 +57,7 @@ impl FakeChain {
             hide_receipts: false,
             sends: 0,
         };
-        let chain =
-            Self { node: Arc::new(Mutex::new(node)), heads: watch::channel(None).0 };
+        let chain = Self { node: Arc::new(Mutex::new(node)), heads: watch::channel(None).0 };
         chain.mine();
         chain
     }
@@ -200,8 +199,12 @@ impl FakeLedger {
 
     fn open(&self) -> Vec<SignedTransaction> {
         let mined = self.mined.lock().unwrap_or_else(PoisonError::into_inner);
-        let used: HashSet<u64> =
-            self.rows().iter().filter(|row| mined.contains(&row.hash)).map(|row| row.nonce).collect();
+        let used: HashSet<u64> = self
+            .rows()
+            .iter()
+            .filter(|row| mined.contains(&row.hash))
+            .map(|row| row.nonce)
+            .collect();
         self.rows().into_iter().filter(|row| !used.contains(&row.nonce)).collect()
     }
 }
@@ -273,7 +276,12 @@ fn key(id: u64) -> RequestKey {
 }
 
 fn payload(id: u64) -> Payload {
-    Payload { request: key(id), to: Address::ZERO, data: Bytes::from(vec![1; 40]), gas_limit: 100_000 }
+    Payload {
+        request: key(id),
+        to: Address::ZERO,
+        data: Bytes::from(vec![1; 40]),
+        gas_limit: 100_000,
+    }
 }
 
 fn landing(submission: &mut Submission) -> Landing {

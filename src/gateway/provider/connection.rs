@@ -66,12 +66,8 @@ impl Endpoint {
     pub fn new(url: Url, tls: Arc<rustls::ClientConfig>, http: reqwest::Client) -> Self {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let host = format!("{}{port}", url.host_str().unwrap_or("?")).into();
-        let mut secrets: Vec<String> = url
-            .path_segments()
-            .into_iter()
-            .flatten()
-            .map(str::to_owned)
-            .collect();
+        let mut secrets: Vec<String> =
+            url.path_segments().into_iter().flatten().map(str::to_owned).collect();
         secrets.extend(url.query().map(str::to_owned));
         secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
         secrets.push(url.username().to_owned());
@@ -227,8 +223,9 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Stream, OpenError> {
     let port = url.port_or_known_default().unwrap_or(80);
     let tcp = TcpStream::connect((host, port)).await?;
     tcp.set_nodelay(true)?;
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
     let connector = (url.scheme() == "wss").then(|| Connector::Rustls(endpoint.tls.clone()));
     let (stream, _) =
         tokio_tungstenite::client_async_tls_with_config(request, tcp, Some(config), connector)
@@ -399,7 +396,11 @@ impl Connection {
             });
         }
         let head = self.latest(client).await?;
-        info!(host = self.endpoint.host(), head = head.number.to::<u64>(), "gateway node connected");
+        info!(
+            host = self.endpoint.host(),
+            head = head.number.to::<u64>(),
+            "gateway node connected"
+        );
         self.link.send_replace(Link::Up(client.clone()));
         self.publish(head);
         pause.reset();
@@ -407,9 +408,8 @@ impl Connection {
     }
 
     async fn latest(&self, client: &RpcClient) -> Result<RawHead, RpcError> {
-        let asking = async {
-            client.request::<_, RawHead>("eth_getBlockByNumber", ("latest", false)).await
-        };
+        let asking =
+            async { client.request::<_, RawHead>("eth_getBlockByNumber", ("latest", false)).await };
         self.within_deadline("eth_getBlockByNumber", asking).await
     }
 
