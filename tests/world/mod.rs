@@ -5,6 +5,7 @@
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, refuse, stall)
+//! journal (what the connector wrote down, read with plain SQL)
 //! ```
 //!
 //! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
@@ -22,6 +23,7 @@ pub mod contracts;
 pub mod deployment;
 pub mod request;
 pub mod signing;
+pub mod journal;
 pub mod scene;
 
 use std::{
