@@ -124,7 +124,8 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     let connector = start_connector(&program, run)?;
     let mut scene = Scene { connector, servers };
     let state = run.state();
-    let ready = async || Ok(journal::file(&state).map(drop));
+    // A file that is just being made is no journal yet.
+    let ready = async || Ok(journal::entries(&state).ok().map(drop));
     let ready = until("the connector's journal", STARTING, POLL, ready);
     tokio::select! {
         ready = ready => ready?,
@@ -174,7 +175,9 @@ impl Scene {
     /// Answers only when something has ended that should run.
     async fn watch(&mut self) -> Result<()> {
         loop {
-            self.connector.check()?;
+            if let Some(status) = self.connector.exited()? {
+                return Err(Error::other(format!("kms-connector ended by itself: {status}")));
+            }
             self.servers.check()?;
             sleep(POLL).await;
         }
@@ -199,7 +202,9 @@ fn connector_program(options: &Options) -> Result<PathBuf> {
         return Ok(program);
     }
     let program = program.display();
-    Err(Error::other(format!("there is no {program}: cargo build --bin kms-connector")))
+    Err(Error::other(format!(
+        "{program} does not exist; build it: cargo build --bin kms-connector"
+    )))
 }
 
 fn start_connector(program: &Path, run: &Run) -> Result<Process> {
@@ -308,14 +313,9 @@ impl Verdict {
                 }
                 Some(_) => None,
             };
-        } else if let Some(entry) = entry {
-            let why = match (&entry.outcome, &entry.held, &entry.last_error) {
-                (Some(outcome), _, _) => format!("; the journal says {outcome}"),
-                (None, Some((reason, detail)), _) => format!("; held, {reason}: {detail}"),
-                (None, None, Some(error)) => format!("; {}: {error}", entry.stage),
-                (None, None, None) => format!("; {}", entry.stage),
-            };
-            problem = problem.map(|problem| problem + &why);
+        } else {
+            let why = entry.map_or_else(|| "not in the journal".into(), standing);
+            problem = problem.map(|problem| format!("{problem}; {why}"));
         }
         let (entry, answer) = (entry.cloned(), answer.cloned());
         Ok(Self { id: request.id, kind: request.kind, entry, answer, problem })
@@ -327,6 +327,16 @@ impl Verdict {
             (None, Kind::Public) => "value matches".into(),
             (None, Kind::User) => "share matches".into(),
         }
+    }
+}
+
+/// Where the journal has a request, and why it is not further.
+fn standing(entry: &Entry) -> String {
+    match (&entry.outcome, &entry.held, &entry.last_error) {
+        (Some(outcome), _, _) => format!("the journal says {outcome}"),
+        (None, Some((reason, detail)), _) => format!("{}, held, {reason}: {detail}", entry.stage),
+        (None, None, Some(error)) => format!("{}, last error: {error}", entry.stage),
+        (None, None, None) => format!("{} so far", entry.stage),
     }
 }
 
@@ -403,10 +413,10 @@ fn totals(verdicts: &[Verdict], failed_transactions: usize) -> String {
     )
 }
 
-/// Ids are a tag byte, zeros and a counter: `0x01..0007`.
+/// The id as the connector's log writes it, without its middle: a tag, zeros and a counter.
 fn short(id: U256) -> String {
-    let hex = format!("{id:064x}");
-    format!("0x{}..{}", &hex[..2], &hex[60..])
+    let hex = format!("{id:#x}");
+    if hex.len() <= 12 { hex } else { format!("{}..{}", &hex[..4], &hex[hex.len() - 4..]) }
 }
 
 fn time_of_day(unix_millis: i64) -> String {
