@@ -8,7 +8,6 @@ mod ciphertexts;
 mod cli;
 mod contracts;
 mod kms_core;
-mod ministack;
 mod servers;
 mod walk;
 mod wallet;
