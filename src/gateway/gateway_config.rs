@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{Address, U256};
 
 /// How long an answer of the registry is believed.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_mins(1);
 /// After a failed look-up nobody asks again for so long.
 const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
 

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// How long a test waits for what should happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the scene is made of.
 #[derive(Clone, Debug)]
