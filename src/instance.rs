@@ -578,13 +578,13 @@ async fn housekeeping<P: Provider>(
     core: KmsCore,
     retention: Duration,
 ) -> Result<(), String> {
-    match core.health().await {
-        Ok(health) => info!(?health, "KMS Core reached"),
-        Err(error) => warn!(%error, "waiting for the KMS Core"),
-    }
     let mut chores = interval(HOUSEKEEPING_EVERY);
+    let reaching = reach_core(&core);
+    tokio::pin!(reaching);
+    let mut reached = false;
     loop {
         tokio::select! {
+            () = &mut reaching, if !reached => reached = true,
             _ = chores.tick() => {
                 let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
                 let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
@@ -598,6 +598,12 @@ async fn housekeeping<P: Provider>(
             }
         }
     }
+}
+
+/// Says until then that the Core is waited for. Nothing else waits: each request asks by itself.
+async fn reach_core(core: &KmsCore) {
+    let health = wait(&format!("the KMS Core at {}", core.host()), || core.health()).await;
+    info!(host = core.host(), ?health, "KMS Core reached");
 }
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
