@@ -178,6 +178,7 @@ impl Instance {
         let recovered = wait("the journal", || journal.open_transactions()).await;
         let highest = wait("the journal", || journal.highest_nonce()).await;
         let cursor = wait("the journal", || journal.cursor()).await;
+        let begun_after = wait("the journal", || journal.begun_after()).await;
         let newest = newest_unfinished(&journal).await;
 
         let lane_options = LaneOptions {
@@ -214,6 +215,7 @@ impl Instance {
             walk.clone(),
             upgraded.clone(),
             cursor,
+            begun_after,
         );
         if let (Some(cursor), config::StartingBlock::Number(number)) =
             (cursor, config.starting_block)
