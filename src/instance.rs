@@ -178,6 +178,7 @@ impl Instance {
         let recovered = wait("the journal", || journal.open_transactions()).await;
         let highest = wait("the journal", || journal.highest_nonce()).await;
         let cursor = wait("the journal", || journal.cursor()).await;
+        let begun_after = wait("the journal", || journal.begun_after()).await;
         let newest = newest_unfinished(&journal).await;
 
         let lane_options = LaneOptions {
@@ -214,6 +215,7 @@ impl Instance {
             walk.clone(),
             upgraded.clone(),
             cursor,
+            begun_after,
         );
         if let (Some(cursor), config::StartingBlock::Number(number)) =
             (cursor, config.starting_block)
@@ -578,13 +580,13 @@ async fn housekeeping<P: Provider>(
     core: KmsCore,
     retention: Duration,
 ) -> Result<(), String> {
-    match core.health().await {
-        Ok(health) => info!(?health, "KMS Core reached"),
-        Err(error) => warn!(%error, "waiting for the KMS Core"),
-    }
     let mut chores = interval(HOUSEKEEPING_EVERY);
+    let reaching = reach_core(&core);
+    tokio::pin!(reaching);
+    let mut reached = false;
     loop {
         tokio::select! {
+            () = &mut reaching, if !reached => reached = true,
             _ = chores.tick() => {
                 let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
                 let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
@@ -598,6 +600,12 @@ async fn housekeeping<P: Provider>(
             }
         }
     }
+}
+
+/// Says until then that the Core is waited for. Nothing else waits: each request asks by itself.
+async fn reach_core(core: &KmsCore) {
+    let health = wait(&format!("the KMS Core at {}", core.host()), || core.health()).await;
+    info!(host = core.host(), ?health, "KMS Core reached");
 }
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {

@@ -57,6 +57,8 @@ pub struct Arrivals<P, L> {
     upgraded: Arc<Notify>,
     progress: watch::Sender<Option<BlockRef>>,
     cursor: Option<BlockRef>,
+    /// Nothing up to this block is ever read.
+    begun_after: u64,
     page: PageSize,
     bloom_trusted: bool,
     connection: u64,
@@ -79,13 +81,14 @@ enum ReadError {
 }
 
 impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
-    /// `cursor` is the journal's; `walk` takes what is new, in order.
+    /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
     pub fn new(
         adapter: DecryptionAdapter<P>,
         ledger: L,
         walk: mpsc::Sender<Intake>,
         upgraded: Arc<Notify>,
         cursor: Option<BlockRef>,
+        begun_after: Option<u64>,
     ) -> Self {
         Self {
             adapter,
@@ -94,6 +97,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             upgraded,
             progress: watch::channel(cursor).0,
             cursor,
+            begun_after: begun_after.unwrap_or(0),
             page: PageSize::new(),
             bloom_trusted: true,
             connection: 0,
@@ -191,6 +195,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
         self.store(Vec::new(), Some(block)).await?;
+        self.begun_after = number;
         Ok(Some(block))
     }
 
@@ -251,6 +256,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// Known blocks again: what a lagging node did not show the first time.
     async fn reread(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
         let (from, to) = gap::reread(cursor.number);
+        let from = from.max(self.begun_after + 1);
+        if from > to {
+            return Ok(());
+        }
         let events = self.adapter.requests(LogRange::Numbers { from, to }).await?;
         let late = self.store(events, None).await?;
         if late > 0 {
@@ -262,7 +271,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
 
     /// After a reorganisation: back by as many blocks as are always read again.
     async fn rewind(&mut self, number: u64) {
-        let back_to = number.saturating_sub(gap::NEAR);
+        let back_to = number.saturating_sub(gap::NEAR).max(self.begun_after);
         match self.header(back_to).await {
             Ok(header) => {
                 warn!(at = number, back_to, "the chain was reorganised: reading again");

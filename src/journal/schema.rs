@@ -27,6 +27,7 @@ CREATE TABLE identity (
 
 CREATE TABLE cursors (
     contract BLOB PRIMARY KEY,
+    begun_after INTEGER NOT NULL,
     number INTEGER NOT NULL,
     hash BLOB NOT NULL,
     moved_at INTEGER NOT NULL

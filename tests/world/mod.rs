@@ -25,6 +25,8 @@ pub mod request;
 pub mod signing;
 pub mod journal;
 pub mod scene;
+pub mod audit;
+pub mod wal;
 
 use std::{
     io,
