@@ -4,6 +4,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod buckets;
 mod ciphertexts;
 mod cli;
 mod contracts;
