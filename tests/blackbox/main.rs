@@ -8,6 +8,7 @@ mod buckets;
 mod ciphertexts;
 mod cli;
 mod contracts;
+mod edges;
 mod kms_core;
 mod ministack;
 mod servers;
