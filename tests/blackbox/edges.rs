@@ -279,9 +279,11 @@ async fn the_example_of_the_documentation_runs() -> Result<()> {
     assert!(words.contains("gateway_config_address"), "{words}");
 
     let (decryption, registry) = (scene.deployment.decryption, scene.deployment.gateway_config);
-    let filled = EXAMPLE
-        .replacen("\"0x...\"", &format!("\"{decryption}\""), 1)
-        .replacen("\"0x...\"", &format!("\"{registry}\""), 1);
+    let filled = EXAMPLE.replacen("\"0x...\"", &format!("\"{decryption}\""), 1).replacen(
+        "\"0x...\"",
+        &format!("\"{registry}\""),
+        1,
+    );
     write_config(&scene, &filled)?;
     let valid = ended(check()).await?;
     let stderr = String::from_utf8_lossy(&valid.stderr).into_owned();

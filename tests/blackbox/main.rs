@@ -11,6 +11,7 @@ mod contracts;
 mod edges;
 mod kms_core;
 mod ministack;
+mod secrets;
 mod servers;
 mod walk;
 mod wallet;

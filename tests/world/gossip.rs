@@ -40,6 +40,8 @@ pub enum Tale {
     Redirect,
     /// Every JSON-RPC call, over HTTP or WebSocket, fails with an error that repeats the question.
     RpcErrors,
+    /// AWS's way of saying no, with this code and the question as its message.
+    Aws(&'static str),
     /// The question comes back as the answer: no JSON, no ciphertext, no gRPC.
     Echo,
 }
@@ -80,11 +82,7 @@ impl Gossip {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    tale: watch::Receiver<Tale>,
-    heads: Arc<Mutex<Vec<String>>>,
-) {
+async fn serve(listener: TcpListener, tale: watch::Receiver<Tale>, heads: Arc<Mutex<Vec<String>>>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -155,6 +153,11 @@ async fn converse(
                 let target = head.split(' ').nth(1).unwrap_or_default();
                 let status = format!("307 Temporary Redirect\r\nlocation: {target}again");
                 respond(&mut stream, &status, head.as_bytes()).await?;
+            }
+            (Tale::Aws(code), _) => {
+                body(&mut stream, &head).await?;
+                let answer = json!({ "__type": code, "message": one_line(&head) }).to_string();
+                respond(&mut stream, "400 Bad Request", answer.as_bytes()).await?;
             }
             (Tale::Echo, _) => {
                 body(&mut stream, &head).await?;
