@@ -4,13 +4,15 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod buckets;
 mod ciphertexts;
 mod cli;
 mod contracts;
 mod crash;
+mod edges;
 mod kms_core;
-mod ministack;
 mod outages;
+mod secrets;
 mod servers;
 mod walk;
 mod wallet;

@@ -35,6 +35,8 @@ pub struct SceneOptions {
     pub buckets: usize,
     pub registered: bool,
     pub funded: bool,
+    /// Certificate chain and key of the Core in PEM: it then serves TLS.
+    pub core_tls: Option<(String, String)>,
 }
 
 impl Default for SceneOptions {
@@ -59,6 +61,7 @@ impl SceneOptions {
             buckets: 1,
             registered: true,
             funded: true,
+            core_tls: None,
         }
     }
 }
@@ -99,6 +102,7 @@ impl Scene {
             Deployment::deploy(chain, options.variant, &nodes, &stores, Thresholds::ONE).await?;
         let core = CoreStub::start(CoreOptions {
             signer,
+            tls: options.core_tls,
             ..CoreOptions::new(options.core, deployment.chain_id, deployment.decryption)
         })
         .await;
@@ -156,8 +160,10 @@ impl Scene {
         self.connector = None;
         command
             .env("KMS_CONNECTOR_STATE_DIR", self.state_dir())
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env_remove("RUST_LOG");
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
+            command.env_remove("RUST_LOG");
+        }
         self.connector = Some(Process::spawn("connector", self.dir.path(), command)?);
         Ok(())
     }

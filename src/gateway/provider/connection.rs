@@ -72,6 +72,10 @@ impl Endpoint {
         secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
         secrets.push(url.username().to_owned());
         secrets.extend(url.password().map(str::to_owned));
+        // User and password again, as they stand in the request's header.
+        let header = alloy::transports::Authorization::extract_from_url(&url);
+        let header = header.map(|header| header.to_string());
+        secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
         secrets.retain(|secret| secret.len() >= 6);
         Self { url, host, secrets: secrets.into(), tls, http }
     }
