@@ -32,7 +32,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use self::{
     ciphertexts::{Buckets, Ciphertexts},
     kms_core::{Ending, KmsCore},
-    submission::{Progress, Report, Submission},
+    submission::{Progress, Report, Submission, SubmissionError},
 };
 use crate::{
     backoff::Backoff,
@@ -267,7 +267,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// One request, from where it stands to its end.
     async fn walk(&self, intake: Intake, stop: CancellationToken) -> Result<Ended, LedgerError> {
-        let Intake { request, mut stage, recovered } = intake;
+        let Intake { request, mut stage, mut recovered } = intake;
         let mut pause = Backoff::new(Duration::from_millis(200), self.options.retry_interval);
         let mut last_why = String::new();
         let mut worked = Duration::ZERO;
@@ -324,6 +324,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         self.ledger.note(request.key, Step::Failed { why }).await?;
                         last_why = setback.why;
                     }
+                    recovered = true;
                     let waiting = sleep(pause.next_delay());
                     if stop.run_until_cancelled(waiting).await.is_none() {
                         return Ok(Ended::Stopped);
@@ -426,11 +427,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         recovered: bool,
     ) -> Result<Door, Setback> {
         let noting = Noting { ledger: &self.ledger, key: request.key };
-        self.submission
-            .submit(request, answer, recovered, &noting)
-            .await
-            .map(Door::Out)
-            .map_err(|error| Setback::new(error.remedy(), &error))
+        let error = match self.submission.submit(request, answer, recovered, &noting).await {
+            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Err(error) => error,
+        };
+        if !matches!(error, SubmissionError::Stopped) {
+            // Whatever was sent for it is mined and brought nothing, or was never taken.
+            noting.note(Step::Returned { why: error.to_string() }).await;
+        }
+        Err(Setback::new(error.remedy(), &error))
     }
 }
 
@@ -452,6 +457,12 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Held(hold)
             }
         };
+        self.note(step).await;
+    }
+}
+
+impl<L: RequestLedger> Noting<'_, L> {
+    async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
         if let Err(error) = self.ledger.note(self.key, step).await {
             debug!(%error, "could not note a step");
