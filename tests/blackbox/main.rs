@@ -4,9 +4,11 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod bad_input;
 mod ciphertexts;
 mod cli;
 mod contracts;
+mod errors;
 mod kms_core;
 mod ministack;
 mod servers;

@@ -23,6 +23,7 @@ pub mod deployment;
 pub mod request;
 pub mod signing;
 pub mod scene;
+pub mod rows;
 
 use std::{
     io,
