@@ -133,7 +133,10 @@ impl Endpoint {
             TransportErrorKind::MissingBatchResponse(_) => {
                 "a batch was answered in part".to_owned()
             }
-            _ => self.scrub(&kind.to_string()),
+            TransportErrorKind::PubsubUnavailable
+            | TransportErrorKind::HttpError(_)
+            | TransportErrorKind::HttpErrorWithRetryAfter { .. }
+            | _ => self.scrub(&kind.to_string()),
         }
     }
 
