@@ -393,11 +393,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
-        let polled = self
-            .core
-            .answer(request, signer, patience, self.options.retry_interval)
-            .await
-            .map_err(|error| Setback::new(error.remedy(), &error))?;
+        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(error) => {
+                let remedy = error.remedy();
+                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
+                    && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                {
+                    let why = "this node was registered anew; its Core's answer is checked again";
+                    return Err(Setback::new(Remedy::Retry, why));
+                }
+                return Err(Setback::new(remedy, &error));
+            }
+        };
         match polled {
             Ending::Answer(answer) => {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
