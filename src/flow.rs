@@ -352,7 +352,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
     async fn ask(&self, request: &Request) -> Result<Door, Setback> {
-        self.check_support(request)?;
+        self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::new(error.remedy(), &error))?;
         let fetched = self
             .ciphertexts
@@ -366,8 +366,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         Ok(Door::To(Stage::Asked, Step::Asked))
     }
 
-    fn check_support(&self, request: &Request) -> Result<(), Setback> {
-        let unsupported = match (&request.operation, &*self.support.borrow()) {
+    async fn check_support(&self, request: &Request) -> Result<(), Setback> {
+        let mut support = self.support.clone();
+        let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
+        let Ok(support) = known else {
+            return Err(Setback::new(Remedy::Retry, "the instance is stopping"));
+        };
+        let unsupported = match (&request.operation, &*support) {
             (Operation::Unsupported { event, .. }, _) => format!(
                 "{event} is an event of {}, which this version cannot serve; upgrade the connector",
                 request.generation
@@ -376,7 +381,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 "the contract is \"{version}\", from G12 on, where access is checked on the host \
                  chain; this version cannot do that; upgrade the connector"
             ),
-            (_, Support::Served) => return Ok(()),
+            // Waited for above.
+            (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
         };
         let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
         Err(Setback::new(Remedy::Hold(hold.clone()), hold))

@@ -16,7 +16,7 @@ mod recovery;
 use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinSet},
     time::{interval, sleep, timeout},
 };
@@ -207,12 +207,11 @@ impl Instance {
         let (walk, intake) = mpsc::channel(config.channel_size);
         self.tasks.spawn("walk", Arc::new(flow).run(intake, self.edges.stop.clone()));
 
-        let upgraded = Arc::new(Notify::new());
         let arrivals = Arrivals::new(
             decryption.clone(),
             journal.clone(),
             walk.clone(),
-            upgraded.clone(),
+            support_sender.clone(),
             cursor,
         );
         if let (Some(cursor), config::StartingBlock::Number(number)) =
@@ -242,7 +241,6 @@ impl Instance {
             journal,
             provider,
             decryption,
-            upgraded,
             support_sender,
             core,
             config.journal_retention,
@@ -474,6 +472,7 @@ async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Suppor
             version,
             "this contract is from G12 on and cannot be served: its requests are held"
         ),
+        Support::Upgraded { .. } => {}
     }
     support
 }
@@ -568,12 +567,17 @@ fn open_ciphertexts<P: Provider>(
     }))
 }
 
+/// Waits for an upgrade that nobody has looked at.
+async fn upgrade(support: &mut watch::Receiver<Support>) -> Option<Support> {
+    let seen = support.wait_for(|support| matches!(support, Support::Upgraded { .. })).await;
+    seen.ok().map(|seen| seen.clone())
+}
+
 /// Slow chores: pruning, and looking at the contract again after an upgrade.
 async fn housekeeping<P: Provider>(
     journal: Journal,
     provider: P,
     decryption: DecryptionAdapter<P>,
-    upgraded: Arc<Notify>,
     support: watch::Sender<Support>,
     core: KmsCore,
     retention: Duration,
@@ -582,6 +586,7 @@ async fn housekeeping<P: Provider>(
         Ok(health) => info!(?health, "KMS Core reached"),
         Err(error) => warn!(%error, "waiting for the KMS Core"),
     }
+    let mut upgrades = support.subscribe();
     let mut chores = interval(HOUSEKEEPING_EVERY);
     loop {
         tokio::select! {
@@ -593,8 +598,16 @@ async fn housekeeping<P: Provider>(
                 let pruned = pruned.map_err(|error| error.to_string())?;
                 debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
             }
-            () = upgraded.notified() => {
-                support.send_replace(watch_support(&decryption).await);
+            Some(seen) = upgrade(&mut upgrades) => {
+                let found = watch_support(&decryption).await;
+                // Unless there was another upgrade meanwhile.
+                support.send_if_modified(|support| {
+                    let current = *support == seen;
+                    if current {
+                        *support = found;
+                    }
+                    current
+                });
             }
         }
     }
