@@ -236,8 +236,7 @@ async fn raised_by_switch(scene: &Scene) -> Result<Vec<Issued>> {
     let mut requests = Vec::new();
     for (number, (data, reason, words)) in raised.into_iter().enumerate() {
         scene.deployment.fail_with(Some(data)).await?;
-        let request =
-            if number % 2 == 0 { public(scene).await? } else { user(scene).await? };
+        let request = if number % 2 == 0 { public(scene).await? } else { user(scene).await? };
         let row = scene.held_saying(request.id, reason, words).await?;
         assert_eq!(row.stage, "answered", "the Core's answer is kept");
         requests.push(request);
@@ -276,7 +275,8 @@ async fn every_error_of_g10() -> Result<()> {
 async fn an_error_in_a_mined_transaction_is_named() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
     scene.start_with(program(), &scene.config("gas_limit = 3000000"))?;
-    let done = Decryption::KmsNodeAlreadySigned { decryptionId: U256::ONE, signer: random_address() };
+    let done =
+        Decryption::KmsNodeAlreadySigned { decryptionId: U256::ONE, signer: random_address() };
     let named = Decryption::ECDSAInvalidSignatureLength { length: U256::from(64) };
     let raised: [(Bytes, &str, &str); 4] = [
         (named.abi_encode().into(), "invalid_answer", "64 bytes"),
@@ -333,10 +333,8 @@ async fn an_answer_that_runs_out_of_learned_gas_is_sent_again() -> Result<()> {
         others.push((wallet, signer));
     }
     let threshold = U256::from(OTHERS + 1);
-    let call = GatewayConfig::setThresholdsCall {
-        publicDecryption: threshold,
-        userDecryption: threshold,
-    };
+    let call =
+        GatewayConfig::setThresholdsCall { publicDecryption: threshold, userDecryption: threshold };
     deployment.chain.send(Call::new(deployment.gateway_config, &call)).await?;
     scene.start(program())?;
     let first = public(&scene).await?;
