@@ -32,7 +32,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use self::{
     ciphertexts::{Buckets, Ciphertexts},
     kms_core::{Ending, KmsCore},
-    submission::{Progress, Report, Submission},
+    submission::{Progress, Report, Submission, SubmissionError},
 };
 use crate::{
     backoff::Backoff,
@@ -267,7 +267,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// One request, from where it stands to its end.
     async fn walk(&self, intake: Intake, stop: CancellationToken) -> Result<Ended, LedgerError> {
-        let Intake { request, mut stage, recovered } = intake;
+        let Intake { request, mut stage, mut recovered } = intake;
         let mut pause = Backoff::new(Duration::from_millis(200), self.options.retry_interval);
         let mut last_why = String::new();
         let mut worked = Duration::ZERO;
@@ -324,6 +324,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         self.ledger.note(request.key, Step::Failed { why }).await?;
                         last_why = setback.why;
                     }
+                    recovered = true;
                     let waiting = sleep(pause.next_delay());
                     if stop.run_until_cancelled(waiting).await.is_none() {
                         return Ok(Ended::Stopped);
@@ -351,7 +352,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
     async fn ask(&self, request: &Request) -> Result<Door, Setback> {
-        self.check_support(request)?;
+        self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::new(error.remedy(), &error))?;
         let fetched = self
             .ciphertexts
@@ -365,8 +366,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         Ok(Door::To(Stage::Asked, Step::Asked))
     }
 
-    fn check_support(&self, request: &Request) -> Result<(), Setback> {
-        let unsupported = match (&request.operation, &*self.support.borrow()) {
+    async fn check_support(&self, request: &Request) -> Result<(), Setback> {
+        let mut support = self.support.clone();
+        let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
+        let Ok(support) = known else {
+            return Err(Setback::new(Remedy::Retry, "the instance is stopping"));
+        };
+        let unsupported = match (&request.operation, &*support) {
             (Operation::Unsupported { event, .. }, _) => format!(
                 "{event} is an event of {}, which this version cannot serve; upgrade the connector",
                 request.generation
@@ -375,7 +381,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 "the contract is \"{version}\", from G12 on, where access is checked on the host \
                  chain; this version cannot do that; upgrade the connector"
             ),
-            (_, Support::Served) => return Ok(()),
+            // Waited for above.
+            (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
         };
         let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
         Err(Setback::new(Remedy::Hold(hold.clone()), hold))
@@ -392,11 +399,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
-        let polled = self
-            .core
-            .answer(request, signer, patience, self.options.retry_interval)
-            .await
-            .map_err(|error| Setback::new(error.remedy(), &error))?;
+        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(error) => {
+                let remedy = error.remedy();
+                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
+                    && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                {
+                    let why = "this node was registered anew; its Core's answer is checked again";
+                    return Err(Setback::new(Remedy::Retry, why));
+                }
+                return Err(Setback::new(remedy, &error));
+            }
+        };
         match polled {
             Ending::Answer(answer) => {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
@@ -426,11 +442,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         recovered: bool,
     ) -> Result<Door, Setback> {
         let noting = Noting { ledger: &self.ledger, key: request.key };
-        self.submission
-            .submit(request, answer, recovered, &noting)
-            .await
-            .map(Door::Out)
-            .map_err(|error| Setback::new(error.remedy(), &error))
+        let error = match self.submission.submit(request, answer, recovered, &noting).await {
+            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Err(error) => error,
+        };
+        if !matches!(error, SubmissionError::Stopped) {
+            // Whatever was sent for it is mined and brought nothing, or was never taken.
+            noting.note(Step::Returned { why: error.to_string() }).await;
+        }
+        Err(Setback::new(error.remedy(), &error))
     }
 }
 
@@ -452,6 +472,12 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Held(hold)
             }
         };
+        self.note(step).await;
+    }
+}
+
+impl<L: RequestLedger> Noting<'_, L> {
+    async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
         if let Err(error) = self.ledger.note(self.key, step).await {
             debug!(%error, "could not note a step");

@@ -16,7 +16,7 @@ mod recovery;
 use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinSet},
     time::{interval, sleep, timeout},
 };
@@ -208,12 +208,11 @@ impl Instance {
         let (walk, intake) = mpsc::channel(config.channel_size);
         self.tasks.spawn("walk", Arc::new(flow).run(intake, self.edges.stop.clone()));
 
-        let upgraded = Arc::new(Notify::new());
         let arrivals = Arrivals::new(
             decryption.clone(),
             journal.clone(),
             walk.clone(),
-            upgraded.clone(),
+            support_sender.clone(),
             cursor,
             begun_after,
         );
@@ -244,7 +243,6 @@ impl Instance {
             journal,
             provider,
             decryption,
-            upgraded,
             support_sender,
             core,
             config.journal_retention,
@@ -476,6 +474,7 @@ async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Suppor
             version,
             "this contract is from G12 on and cannot be served: its requests are held"
         ),
+        Support::Upgraded { .. } => {}
     }
     support
 }
@@ -570,16 +569,22 @@ fn open_ciphertexts<P: Provider>(
     }))
 }
 
+/// Waits for an upgrade that nobody has looked at.
+async fn upgrade(support: &mut watch::Receiver<Support>) -> Option<Support> {
+    let seen = support.wait_for(|support| matches!(support, Support::Upgraded { .. })).await;
+    seen.ok().map(|seen| seen.clone())
+}
+
 /// Slow chores: pruning, and looking at the contract again after an upgrade.
 async fn housekeeping<P: Provider>(
     journal: Journal,
     provider: P,
     decryption: DecryptionAdapter<P>,
-    upgraded: Arc<Notify>,
     support: watch::Sender<Support>,
     core: KmsCore,
     retention: Duration,
 ) -> Result<(), String> {
+    let mut upgrades = support.subscribe();
     let mut chores = interval(HOUSEKEEPING_EVERY);
     let reaching = reach_core(&core);
     tokio::pin!(reaching);
@@ -595,8 +600,16 @@ async fn housekeeping<P: Provider>(
                 let pruned = pruned.map_err(|error| error.to_string())?;
                 debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
             }
-            () = upgraded.notified() => {
-                support.send_replace(watch_support(&decryption).await);
+            Some(seen) = upgrade(&mut upgrades) => {
+                let found = watch_support(&decryption).await;
+                // Unless there was another upgrade meanwhile.
+                support.send_if_modified(|support| {
+                    let current = *support == seen;
+                    if current {
+                        *support = found;
+                    }
+                    current
+                });
             }
         }
     }

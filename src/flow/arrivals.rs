@@ -12,11 +12,11 @@
 
 pub mod gap;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ use crate::{
     backoff::Backoff,
     domain::{B256, BlockRef, Event, Generation, LedgerError, Request, stage::Stage},
     gateway::{
-        decryption::DecryptionAdapter,
+        decryption::{DecryptionAdapter, Support},
         provider::{At, Head, LogRange, Provider, RpcError, quirks},
     },
 };
@@ -53,8 +53,8 @@ pub struct Arrivals<P, L> {
     adapter: DecryptionAdapter<P>,
     ledger: L,
     walk: mpsc::Sender<Intake>,
-    /// Rung when the contract announces an upgrade.
-    upgraded: Arc<Notify>,
+    /// Told of an upgrade before any request that came after it is walked.
+    support: watch::Sender<Support>,
     progress: watch::Sender<Option<BlockRef>>,
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
@@ -86,7 +86,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         adapter: DecryptionAdapter<P>,
         ledger: L,
         walk: mpsc::Sender<Intake>,
-        upgraded: Arc<Notify>,
+        support: watch::Sender<Support>,
         cursor: Option<BlockRef>,
         begun_after: Option<u64>,
     ) -> Self {
@@ -94,7 +94,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             adapter,
             ledger,
             walk,
-            upgraded,
+            support,
             progress: watch::channel(cursor).0,
             cursor,
             begun_after: begun_after.unwrap_or(0),
@@ -302,7 +302,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         for event in events {
             if self.adapter.is_upgrade(&event) {
                 info!(block = event.block.number, "the Decryption contract was upgraded");
-                self.upgraded.notify_one();
+                let block = event.block.number;
+                self.support.send_replace(Support::Upgraded { block });
                 continue;
             }
             match self.adapter.decode(&event) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use self::gas::GasBook;
+use self::gas::{GasBook, GasError};
 use crate::{
     domain::{Answer, B256, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
@@ -85,7 +85,7 @@ impl<P: Provider> Submission<P> {
         Self { lane, adapter, gas: GasBook::new(gas_limit) }
     }
 
-    /// Brings the answer on chain. `recovered`: an earlier run may have sent it already.
+    /// Brings the answer on chain. `recovered`: an earlier attempt may have sent it already.
     pub async fn submit(
         &self,
         request: &Request,
@@ -117,12 +117,15 @@ impl<P: Provider> Submission<P> {
         }
         let mut reverts = 0;
         loop {
-            let gas_limit = match self.gas.limit(request, &call, self.adapter.provider()).await {
+            let provider = self.adapter.provider();
+            let failed = recovered || reverts > 0;
+            let gas_limit = match self.gas.limit(request, &call, provider, failed).await {
                 Ok(gas_limit) => gas_limit,
-                Err(error) => match error.revert_data() {
+                Err(GasError::Estimate(error)) => match error.revert_data() {
                     Some(data) => return self.judge(request, &call, &data).await,
                     None => return Err(error.into()),
                 },
+                Err(error @ GasError::TooLow { .. }) => return Err(rejected(&error.to_string())),
             };
             let payload =
                 Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };

@@ -128,6 +128,12 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         Ok(signer)
     }
 
+    /// Asks again who this node's signer is: an answer of the Core contradicts what is remembered.
+    pub async fn core_signer_anew(&self) -> Result<Option<Address>, RegistryError> {
+        self.cache.lock().await.signer = None;
+        self.core_signer().await
+    }
+
     /// The current KMS context: only contracts from G12 on answer.
     pub async fn current_context(&self) -> Result<Option<U256>, RpcError> {
         if !self.deployed {

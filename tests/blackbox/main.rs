@@ -4,12 +4,14 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod bad_input;
 mod buckets;
 mod ciphertexts;
 mod cli;
 mod contracts;
 mod crash;
 mod edges;
+mod errors;
 mod kms_core;
 mod outages;
 mod secrets;

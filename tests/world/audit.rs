@@ -5,10 +5,11 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::U256;
 
 use super::{
     Error, Result,
+    journal::{self, Entry},
     request::Issued,
     scene::{PATIENCE, Scene},
     until,
@@ -26,16 +27,6 @@ pub enum Journal {
 /// A count or number out of the journal; it holds no negative ones.
 pub fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| u64::try_from(number).expect("never negative"))
-}
-
-/// A request as the journal has it.
-#[derive(Clone, Debug)]
-struct Row {
-    id: U256,
-    stage: String,
-    outcome: Option<String>,
-    block: u64,
-    transaction: B256,
 }
 
 impl Scene {
@@ -62,34 +53,22 @@ impl Scene {
         if broken.is_empty() { Ok(()) } else { Err(Error::other(broken.join("\n"))) }
     }
 
-    fn rows(&self) -> Result<Vec<Row>> {
-        self.query(
-            "SELECT r.id, r.stage, r.outcome, e.block_number, e.transaction_hash
-             FROM requests r JOIN events e ON e.seq = r.seq ORDER BY r.seq",
-            |row| {
-                Ok(Row {
-                    id: U256::from_be_slice(&row.get::<_, Vec<u8>>(0)?),
-                    stage: row.get(1)?,
-                    outcome: row.get(2)?,
-                    block: number(row, 3)?,
-                    transaction: B256::from_slice(&row.get::<_, Vec<u8>>(4)?),
-                })
-            },
-        )
+    fn stored(&self) -> Result<Vec<Entry>> {
+        journal::entries(&self.state_dir())
     }
 
     /// The ids of the requests that stand in one of these stages and are not settled.
     pub fn unsettled_in(&self, stages: &[&str]) -> Result<Vec<U256>> {
-        let rows = self.rows()?.into_iter();
+        let rows = self.stored()?.into_iter();
         let open = rows.filter(|r| r.outcome.is_none() && stages.contains(&r.stage.as_str()));
         Ok(open.map(|row| row.id).collect())
     }
 
     /// The last step of the last request reaches the disk a moment after its receipt.
-    async fn settled_rows(&self, count: usize) -> Result<Vec<Row>> {
+    async fn settled_rows(&self, count: usize) -> Result<Vec<Entry>> {
         let mut last = Vec::new();
         let waited = until("settled requests", PATIENCE, Duration::from_millis(100), async || {
-            last = self.rows()?;
+            last = self.stored()?;
             let settled = last.iter().filter(|row| row.outcome.is_some()).count();
             Ok((settled >= count && settled == last.len()).then_some(()))
         });
@@ -102,8 +81,8 @@ impl Scene {
         Ok(last)
     }
 
-    fn compare(&self, requests: &[Issued], rows: &[Row]) -> Result<()> {
-        let mut stored: BTreeMap<U256, &Row> = BTreeMap::new();
+    fn compare(&self, requests: &[Issued], rows: &[Entry]) -> Result<()> {
+        let mut stored: BTreeMap<U256, &Entry> = BTreeMap::new();
         for row in rows {
             if stored.insert(row.id, row).is_some() {
                 return Err(Error::other(format!("{:#x} is stored twice", row.id)));
@@ -117,7 +96,7 @@ impl Scene {
             let row = stored
                 .remove(&request.id)
                 .ok_or_else(|| Error::other(format!("{:#x} is not stored", request.id)))?;
-            if (row.block, row.transaction) != (request.block, request.transaction) {
+            if (row.block, row.event_transaction) != (request.block, request.transaction) {
                 return Err(Error::other(format!("{row:?} is not the event of {request:?}")));
             }
         }

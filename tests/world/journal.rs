@@ -15,7 +15,11 @@ use super::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub id: U256,
+    /// The block and transaction of its event.
+    pub block: u64,
+    pub event_transaction: B256,
     pub stage: String,
+    pub attempts: u32,
     /// Why it is held, if it is: reason and detail.
     pub held: Option<(String, String)>,
     pub last_error: Option<String>,
@@ -25,14 +29,16 @@ pub struct Entry {
     pub submitted_at: Option<i64>,
     pub settled_at: Option<i64>,
     pub outcome: Option<String>,
+    pub refusal: Option<String>,
     /// The transaction that brought an accepted answer.
     pub transaction: Option<B256>,
 }
 
 const ENTRIES: &str = "
-SELECT id, stage, hold_reason, hold_detail, last_error, arrived_at, asked_at, answered_at,
-    submitted_at, settled_at, outcome, outcome_transaction
-FROM requests ORDER BY seq";
+SELECT id, block_number, transaction_hash, stage, attempts, hold_reason, hold_detail, last_error,
+    arrived_at, asked_at, answered_at, submitted_at, settled_at, outcome, refusal,
+    outcome_transaction
+FROM requests JOIN events USING (seq) ORDER BY seq";
 
 /// The journal's file in a state directory, once there is one.
 pub fn file(state_dir: &Path) -> Option<PathBuf> {
@@ -55,7 +61,10 @@ pub fn entries(state_dir: &Path) -> Result<Vec<Entry>> {
         let detail: Option<String> = row.get("hold_detail")?;
         Ok(Entry {
             id: id.into(),
+            block: row.get::<_, i64>("block_number")?.unsigned_abs(),
+            event_transaction: bytes("transaction_hash")?.ok_or(FromSqlError::InvalidType)?,
             stage: row.get("stage")?,
+            attempts: row.get("attempts")?,
             held: reason.map(|reason| (reason, detail.unwrap_or_default())),
             last_error: row.get("last_error")?,
             arrived_at: row.get("arrived_at")?,
@@ -64,6 +73,7 @@ pub fn entries(state_dir: &Path) -> Result<Vec<Entry>> {
             submitted_at: row.get("submitted_at")?,
             settled_at: row.get("settled_at")?,
             outcome: row.get("outcome")?,
+            refusal: row.get("refusal")?,
             transaction: bytes("outcome_transaction")?,
         })
     })

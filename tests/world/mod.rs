@@ -31,6 +31,7 @@ pub mod journal;
 pub mod scene;
 pub mod audit;
 pub mod wal;
+pub mod rows;
 
 use std::{
     io,

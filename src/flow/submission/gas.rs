@@ -4,6 +4,9 @@
 //! steady state nothing is estimated. The answer that reaches the contract's threshold costs more
 //! than the others: it may run out of gas once, after which the class is estimated again and never
 //! goes below what was learned before.
+//!
+//! The operator's figure is sent without asking, as long as that works. Once it did not, an
+//! estimate comes first: what would fail again shows there for free, not as one more transaction.
 
 use std::{
     collections::HashMap,
@@ -31,7 +34,25 @@ struct Known {
     limit: Option<u64>,
     /// Not less than this.
     floor: u64,
+    /// The last transaction failed: no other before an estimate says yes.
+    doubtful: bool,
 }
+
+/// Why there is no gas limit.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GasError {
+    /// The estimate failed, by a revert or without an answer.
+    #[error(transparent)]
+    Estimate(#[from] RpcError),
+    #[error(
+        "the answer needs about {needed} gas, and gas_limit = {fixed} does not allow it; raise it, \
+         or leave it out and it is learned"
+    )]
+    TooLow { fixed: u64, needed: u64 },
+}
+
+/// Estimates are searched for, and may end this part (a 64th) above what is needed.
+const ESTIMATE_ERROR: u64 = 64;
 
 #[derive(Debug)]
 pub(super) struct GasBook {
@@ -44,18 +65,27 @@ impl GasBook {
         Self { fixed, learned: Mutex::default() }
     }
 
-    /// The gas limit for this call. Fails as the estimate fails, reverts included.
+    /// The gas limit for this call. `failed`: this request may have failed before, so its gas is
+    /// estimated even if the limit is known. Fails as the estimate fails, reverts included.
     pub(super) async fn limit<P: Provider>(
         &self,
         request: &Request,
         call: &Call,
         provider: &P,
-    ) -> Result<u64, RpcError> {
-        if let Some(fixed) = self.fixed {
-            return Ok(fixed);
-        }
+        failed: bool,
+    ) -> Result<u64, GasError> {
         let entry = self.entry(request, call);
         let mut known = entry.lock().await;
+        if let Some(fixed) = self.fixed {
+            if failed || known.doubtful {
+                let needed = provider.estimate_gas(call).await?;
+                if needed - needed / ESTIMATE_ERROR > fixed {
+                    return Err(GasError::TooLow { fixed, needed });
+                }
+                known.doubtful = false;
+            }
+            return Ok(fixed);
+        }
         if let Some(limit) = known.limit {
             return Ok(limit);
         }
@@ -70,8 +100,9 @@ impl GasBook {
     pub(super) fn forget(&self, request: &Request, call: &Call, exhausted: bool) {
         let entry = self.entry(request, call);
         // Locked means that somebody is estimating anew already.
-        if let Ok(mut known) = entry.try_lock()
-            && let Some(limit) = known.limit.take()
+        let Ok(mut known) = entry.try_lock() else { return };
+        known.doubtful = true;
+        if let Some(limit) = known.limit.take()
             && exhausted
         {
             known.floor = limit + limit * STEP_PERCENT / 100;

@@ -134,7 +134,8 @@ pub(super) struct Owner<P, L> {
     /// The wallet refuses to sign before this.
     sign_after: Instant,
     sign_pause: Backoff,
-    fee_hold: bool,
+    /// How many of the waiting payloads were told that the chain is too dear.
+    fee_told: usize,
 }
 
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
@@ -171,7 +172,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             tip: Tip::default(),
             sign_after: now,
             sign_pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
-            fee_hold: false,
+            fee_told: 0,
         };
         for transaction in task.recovered {
             owner.hold_open(transaction, now);
@@ -308,7 +309,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             self.announce_fee_hold();
             return;
         };
-        self.fee_hold = false;
+        self.fee_told = 0;
         let chain_id = self.options.chain_id;
         let mut drafts = Vec::new();
         if overdue.is_some() {
@@ -334,10 +335,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     }
 
     fn announce_fee_hold(&mut self) {
-        if self.fee_hold {
+        let told = std::mem::replace(&mut self.fee_told, self.waiting.len());
+        if told >= self.waiting.len() {
             return;
         }
-        self.fee_hold = true;
         let base = self.base_fee();
         let hold = Hold::new(
             HoldReason::FeeCap,
@@ -347,7 +348,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             ),
         );
         warn!(base_fee = base, "base fee is above max_fee_per_gas_gwei: answers wait");
-        for payload in &self.waiting {
+        for payload in self.waiting.iter().skip(told) {
             if let Some((_, waiter)) = self.waiters.get(&payload.request) {
                 let _ = waiter.notify.try_send(Notice::Waiting(hold.clone()));
             }
