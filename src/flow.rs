@@ -34,7 +34,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use self::{
     ciphertexts::{Buckets, Ciphertexts},
     kms_core::{Ending, KmsCore},
-    submission::{Progress, Report, Submission},
+    submission::{Progress, Report, Submission, SubmissionError},
 };
 use crate::{
     backoff::Backoff,
@@ -169,9 +169,8 @@ pub struct Flow<P, B, L> {
     pub core: KmsCore,
     pub submission: Submission<P>,
     pub gateway_config: GatewayConfigAdapter<P>,
-    /// Whether the deployed contract is one we can serve. `None` while that is being found out:
-    /// nothing is asked then.
-    pub support: watch::Receiver<Option<Support>>,
+    /// Whether the deployed contract is one we can serve.
+    pub support: watch::Receiver<Support>,
     pub ledger: L,
     pub options: FlowOptions,
 }
@@ -533,21 +532,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     async fn check_support(&self, request: &Request) -> Result<(), Setback> {
         let mut support = self.support.clone();
-        let known = support.wait_for(Option::is_some).await;
-        let unsupported = match (&request.operation, known.as_deref()) {
+        let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
+        let Ok(support) = known else {
+            return Err(Setback::new(Remedy::Retry, "the instance is stopping"));
+        };
+        let unsupported = match (&request.operation, &*support) {
             (Operation::Unsupported { event, .. }, _) => format!(
                 "{event} is an event of {}, which this version cannot serve; upgrade the connector",
                 request.generation
             ),
-            (_, Ok(Some(Support::FromG12 { version }))) => format!(
+            (_, Support::FromG12 { version }) => format!(
                 "the contract is \"{version}\", from G12 on, where access is checked on the host \
                  chain; this version cannot do that; upgrade the connector"
             ),
-            (_, Ok(Some(Support::Served))) => return Ok(()),
-            (_, Ok(None) | Err(_)) => {
-                let why = "it is not known what the contract is";
-                return Err(Setback::new(Remedy::Retry, why));
-            }
+            // Waited for above.
+            (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
         };
         let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
         Err(Setback::own(Remedy::Hold(hold.clone()), hold))
@@ -564,11 +563,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
-        let polled = self
-            .core
-            .answer(request, signer, patience, self.options.retry_interval)
-            .await
-            .map_err(|error| Setback::new(error.remedy(), &error))?;
+        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(error) => {
+                let remedy = error.remedy();
+                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
+                    && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                {
+                    let why = "this node was registered anew; its Core's answer is checked again";
+                    return Err(Setback::new(Remedy::Retry, why));
+                }
+                return Err(Setback::new(remedy, &error));
+            }
+        };
         match polled {
             Ending::Answer(answer) => {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
@@ -598,9 +606,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         maybe_sent: bool,
     ) -> Result<Door, Setback> {
         let noting = Noting { ledger: &self.ledger, key: request.key };
-        self.submission.submit(request, answer, maybe_sent, &noting).await.map(Door::Out).map_err(
-            |error| Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) },
-        )
+        let error = match self.submission.submit(request, answer, maybe_sent, &noting).await {
+            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Err(error) => error,
+        };
+        if !matches!(error, SubmissionError::Stopped) {
+            // Whatever was sent for it is mined and brought nothing, or was never taken.
+            noting.note(Step::Returned { why: error.to_string() }).await;
+        }
+        Err(Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) })
     }
 }
 
@@ -647,6 +661,12 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Held(hold)
             }
         };
+        self.note(step).await;
+    }
+}
+
+impl<L: RequestLedger> Noting<'_, L> {
+    async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
         if let Err(error) = self.ledger.note(self.key, step).await {
             debug!(%error, "could not note a step");

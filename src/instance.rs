@@ -167,13 +167,12 @@ impl Instance {
 
         let decryption = DecryptionAdapter::new(provider.clone());
         let domain = check_decryption(&decryption, config).await?;
-        let (support_sender, support) = watch::channel(None);
+        let (support_sender, support) = watch::channel(watch_support(&decryption).await);
         let following = follow_support(decryption.clone(), support_sender.clone());
         let stop = self.below.clone();
         self.tasks.spawn("contract support", async move {
-            stop.run_until_cancelled(following)
-                .await
-                .map_or(Ok::<(), String>(()), |never| match never {})
+            stop.run_until_cancelled(following).await;
+            Ok::<(), String>(())
         });
         let registry = reach_registry(&provider, wallet.address(), config).await;
         check_wallet(&provider, wallet.address(), &journal, config).await;
@@ -192,6 +191,7 @@ impl Instance {
         recovered.sort_by_key(|transaction| transaction.nonce);
         let highest = wait("the journal", || journal.highest_nonce()).await;
         let cursor = wait("the journal", || journal.cursor()).await;
+        let begun_after = wait("the journal", || journal.begun_after()).await;
         let newest = wait("the journal", || journal.newest()).await;
 
         let lane_options = LaneOptions {
@@ -223,7 +223,8 @@ impl Instance {
         let intakes = Intakes { fresh, again };
         self.tasks.spawn("walk", Arc::new(flow).run(intakes, self.edges.stop.clone()));
 
-        let arrivals = Arrivals::new(decryption, journal.clone(), walk, support_sender, cursor);
+        let arrivals =
+            Arrivals::new(decryption, journal.clone(), walk, support_sender, cursor, begun_after);
         if let (Some(cursor), config::StartingBlock::Number(number)) =
             (cursor, config.starting_block)
         {
@@ -471,34 +472,48 @@ async fn check_decryption<P: Provider>(
     }
 }
 
-/// Finds out what the deployed contract is, at the start, whenever it announces an upgrade, and now
-/// and then in between.
+async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Support {
+    let (support, version) = wait("the gateway node", || decryption.support()).await;
+    match &support {
+        Support::Served => info!(version, "Decryption contract found"),
+        Support::FromG12 { version } => warn!(
+            version,
+            "this contract is from G12 on and cannot be served: its requests are held"
+        ),
+        Support::Upgraded { .. } => {}
+    }
+    support
+}
+
+/// Looks at the contract again after an upgrade, once more soon after it (the node may have
+/// lagged), and now and then. A task of its own: requests wait for it.
 async fn follow_support<P: Provider>(
     decryption: DecryptionAdapter<P>,
-    support: watch::Sender<Option<Support>>,
-) -> std::convert::Infallible {
+    support: watch::Sender<Support>,
+) {
     let mut changes = support.subscribe();
+    let mut patience = HOUSEKEEPING_EVERY;
     loop {
-        let asked_again = changes.borrow_and_update().is_none();
-        let (found, version) = wait("the gateway node", || decryption.support()).await;
-        // Another upgrade meanwhile: the answer may be that of the contract before it.
-        if changes.has_changed().unwrap_or(false) {
-            continue;
-        }
-        let known = support.send_replace(Some(found.clone()));
-        changes.mark_unchanged();
-        if known.as_ref() != Some(&found) {
-            match found {
-                Support::Served => info!(version, "Decryption contract found"),
-                Support::FromG12 { version } => warn!(
-                    version,
-                    "this contract is from G12 on and cannot be served: its requests are held"
-                ),
+        let upgrade = changes.wait_for(|support| matches!(support, Support::Upgraded { .. }));
+        let upgraded = timeout(patience, upgrade).await.is_ok();
+        patience = if upgraded { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
+        let seen = support.borrow().clone();
+        let found = if upgraded {
+            watch_support(&decryption).await
+        } else {
+            wait("the gateway node", || decryption.support()).await.0
+        };
+        // Unless there was another upgrade meanwhile.
+        support.send_if_modified(|support| {
+            let current = *support == seen && found != seen;
+            if current {
+                if !upgraded {
+                    warn!(?found, "the Decryption contract has changed");
+                }
+                *support = found;
             }
-        }
-        let until = if asked_again { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
-        // Passed: look again all the same.
-        let _ = timeout(until, changes.wait_for(Option::is_none)).await;
+            current
+        });
     }
 }
 
@@ -583,28 +598,37 @@ fn open_ciphertexts<P: Provider>(
     }))
 }
 
-/// Slow chores: a look at the Core, and pruning.
+/// Slow chores: pruning. And saying until then that the Core is waited for.
 async fn housekeeping<P: Provider>(
     journal: Journal,
     provider: P,
     core: KmsCore,
     retention: Duration,
 ) -> Result<(), String> {
-    match core.health().await {
-        Ok(health) => info!(?health, "KMS Core reached"),
-        Err(error) => warn!(%error, "waiting for the KMS Core"),
-    }
     let mut chores = interval(HOUSEKEEPING_EVERY);
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let reaching = reach_core(&core);
+    tokio::pin!(reaching);
+    let mut reached = false;
     loop {
-        chores.tick().await;
-        let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
-        let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let before = clock::unix_millis().saturating_sub(millis);
-        let pruned = journal.prune(before, last.block.number).await;
-        let pruned = pruned.map_err(|error| error.to_string())?;
-        debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
+        tokio::select! {
+            () = &mut reaching, if !reached => reached = true,
+            _ = chores.tick() => {
+                let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
+                let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+                let before = clock::unix_millis().saturating_sub(millis);
+                let pruned = journal.prune(before, last.block.number).await;
+                let pruned = pruned.map_err(|error| error.to_string())?;
+                debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
+            }
+        }
     }
+}
+
+/// Says until then that the Core is waited for. Nothing else waits: each request asks by itself.
+async fn reach_core(core: &KmsCore) {
+    let health = wait(&format!("the KMS Core at {}", core.host()), || core.health()).await;
+    info!(host = core.host(), ?health, "KMS Core reached");
 }
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {

@@ -461,6 +461,12 @@ impl Journal {
         self.read(move |connection| reader::cursor(connection, contract)).await
     }
 
+    /// The number of the first cursor ever stored: reading began with the block after it.
+    pub async fn begun_after(&self) -> Result<Option<u64>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::begun_after(connection, contract)).await
+    }
+
     /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.
     pub async fn unfinished(
         &self,

@@ -59,20 +59,20 @@ pub struct Arrivals<P, L> {
     adapter: DecryptionAdapter<P>,
     ledger: L,
     walk: mpsc::Sender<Intake>,
-    /// Emptied when the contract announces an upgrade, before what it emitted afterwards goes on.
-    support: watch::Sender<Option<Support>>,
+    /// Told of an upgrade before any request that came after it is walked.
+    support: watch::Sender<Support>,
     /// Upgrades seen, by transaction and log index.
     upgrades: HashSet<(B256, u64)>,
     progress: watch::Sender<Option<BlockRef>>,
     cursor: Option<BlockRef>,
+    /// Nothing up to this block is ever read.
+    begun_after: u64,
     page: PageSize,
     bloom_trusted: bool,
     connection: u64,
     reread_at: Instant,
     /// Blocks from here on were read only once.
     read_once: u64,
-    /// Where reading began, if it began in this run.
-    floor: u64,
     /// Hashes of blocks read near the head.
     recent: BTreeMap<u64, B256>,
 }
@@ -93,13 +93,14 @@ enum ReadError {
 }
 
 impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
-    /// `cursor` is the journal's; `walk` takes what is new, in order.
+    /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
     pub fn new(
         adapter: DecryptionAdapter<P>,
         ledger: L,
         walk: mpsc::Sender<Intake>,
-        support: watch::Sender<Option<Support>>,
+        support: watch::Sender<Support>,
         cursor: Option<BlockRef>,
+        begun_after: Option<u64>,
     ) -> Self {
         Self {
             adapter,
@@ -109,12 +110,12 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             upgrades: HashSet::new(),
             progress: watch::channel(cursor).0,
             cursor,
+            begun_after: begun_after.unwrap_or(0),
             page: PageSize::new(),
             bloom_trusted: true,
             connection: 0,
             reread_at: Instant::now(),
             read_once: cursor.map_or(0, |cursor| gap::last_blocks(cursor.number)),
-            floor: 0,
             recent: BTreeMap::new(),
         }
     }
@@ -217,9 +218,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
         // What is before the first block is nobody's business.
-        self.floor = number + 1;
         self.read_once = number + 1;
         self.store(Vec::new(), Some(block)).await?;
+        self.begun_after = number;
         Ok(Some(block))
     }
 
@@ -310,7 +311,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
 
     /// Known blocks again: what a lagging node did not show the first time.
     async fn reread(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
-        let Some((first, last)) = gap::reread(cursor.number, self.read_once, self.floor) else {
+        let Some((first, last)) = gap::reread(cursor.number, self.read_once, self.begun_after + 1)
+        else {
             return Ok(());
         };
         let mut next = first;
@@ -336,10 +338,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     async fn rewind(&mut self, number: u64) -> Result<(), ReadError> {
         let mut depth = gap::NEAR;
         loop {
-            let back_to = number.saturating_sub(depth).max(self.floor.saturating_sub(1));
+            let back_to = number.saturating_sub(depth).max(self.begun_after);
             let block = self.header(back_to).await?.block;
             let forked = self.recent.get(&back_to).is_some_and(|known| *known != block.hash);
-            if forked && back_to > self.floor {
+            if forked && back_to > self.begun_after {
                 depth = depth.saturating_mul(2);
                 continue;
             }
@@ -373,7 +375,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             if self.adapter.is_upgrade(&event) {
                 if self.upgrades.insert((event.transaction, event.log_index)) {
                     info!(block = event.block.number, "the Decryption contract was upgraded");
-                    self.support.send_replace(None);
+                    let block = event.block.number;
+                    self.support.send_replace(Support::Upgraded { block });
                 }
                 continue;
             }

@@ -148,10 +148,10 @@ impl<P: Provider> Submission<P> {
             let gas_limit =
                 match self.gas.limit(request, &call, self.adapter.provider(), wary).await {
                     Ok(gas_limit) => gas_limit,
-                    Err(GasError::TooLow { limit, needed }) => {
-                        return Err(gas_limit_too_low(limit, needed));
+                    Err(error @ GasError::TooLow { .. }) => {
+                        return Err(rejected(&error.to_string()));
                     }
-                    Err(GasError::Rpc(error)) => match error.revert_data() {
+                    Err(GasError::Estimate(error)) => match error.revert_data() {
                         Some(data) => return self.judge(request, &call, &data).await,
                         None => return Err(error.into()),
                     },
@@ -217,9 +217,7 @@ impl<P: Provider> Submission<P> {
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
         if gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32 {
             warn!(request = %request.key, gas_limit, "out of gas");
-            if !self.gas.exhausted(request, call, gas_limit).await {
-                return Err(gas_limit_too_low(gas_limit, gas_used));
-            }
+            self.gas.exhausted(request, call, gas_limit).await;
             return Ok(None);
         }
         let again = self.adapter.provider().call(call, At::Number(block.number)).await;
@@ -304,13 +302,6 @@ impl<P: Provider> Submission<P> {
 
 fn rejected(why: &str) -> SubmissionError {
     SubmissionError::Held(Hold::new(HoldReason::ContractRejected, why))
-}
-
-fn gas_limit_too_low(limit: u64, needed: u64) -> SubmissionError {
-    SubmissionError::Held(Hold::new(
-        HoldReason::ContractRejected,
-        format!("gas_limit = {limit} is too low, at least {needed} is needed; raise or remove it"),
-    ))
 }
 
 fn into_error(error: SubmitError) -> SubmissionError {

@@ -118,6 +118,16 @@ pub(super) fn cursor(
         .optional()
 }
 
+pub(super) fn begun_after(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(sql::SELECT_BEGUN_AFTER)?
+        .query_row([Fixed(contract)], |row| number(row, 0))
+        .optional()
+}
+
 pub(super) fn unfinished(
     connection: &Connection,
     contract: Address,

@@ -30,6 +30,7 @@ CREATE TABLE identity (
 
 CREATE TABLE cursors (
     contract BLOB PRIMARY KEY,
+    begun_after INTEGER NOT NULL,
     number INTEGER NOT NULL,
     hash BLOB NOT NULL,
     moved_at INTEGER NOT NULL
@@ -254,5 +255,17 @@ mod tests {
             assert!(text.contains(index), "{sql}\n{text}");
             assert!(!text.contains("USE TEMP B-TREE"), "{sql}\n{text}");
         }
+    }
+
+    #[test]
+    fn the_readmes_query_fits_the_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("readme.sqlite3");
+        std::fs::File::create(&path).unwrap();
+        let mut connection = connect_writer(&path).unwrap();
+        migrate(&mut connection, MIGRATIONS).unwrap();
+        let readme = include_str!("../../README.md");
+        let after = readme.split("sqlite3 -readonly state/*.sqlite3 \"").nth(1).unwrap();
+        connection.prepare(after.split('"').next().unwrap()).unwrap();
     }
 }

@@ -32,11 +32,14 @@ INSERT INTO skipped_logs
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
 
 pub(super) const SET_CURSOR: &str = "
-INSERT INTO cursors (contract, number, hash, moved_at) VALUES (?1, ?2, ?3, ?4)
+INSERT INTO cursors (contract, begun_after, number, hash, moved_at) VALUES (?1, ?2, ?2, ?3, ?4)
 ON CONFLICT (contract) DO UPDATE
 SET number = excluded.number, hash = excluded.hash, moved_at = excluded.moved_at";
 
 pub(super) const SELECT_CURSOR: &str = "SELECT number, hash FROM cursors WHERE contract = ?1";
+
+/// The first cursor's number: no later cursor changes it.
+pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
 /// The columns of a `Progress`, in the order `read_progress` takes them.
 macro_rules! progress_columns {

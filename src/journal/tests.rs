@@ -129,8 +129,13 @@ async fn requests_and_cursor_come_back_after_a_restart() {
     let journal = Running::open(dir.path());
     assert!(journal.is_empty().await.unwrap());
     assert_eq!(journal.cursor().await.unwrap(), None);
+    assert_eq!(journal.begun_after().await.unwrap(), None);
     assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap().new, [0, 1, 2]);
+    assert_eq!(journal.begun_after().await.unwrap(), Some(10));
     assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap().new, [1]);
+    assert_eq!(journal.arrive(batch([], Some(12))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.arrive(batch([], Some(10))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.begun_after().await.unwrap(), Some(10), "later cursors do not move it");
     assert!(!journal.is_empty().await.unwrap());
     journal.close().await.unwrap();
 

@@ -1,9 +1,10 @@
 //! Logs: to stderr, as text or as one JSON object per line.
 //!
-//! `RUST_LOG` chooses among our own targets. Targets of other crates are capped at WARN whatever
-//! it says, because they print URLs, and URLs hold API keys; `--log-dependencies` lifts the cap
-//! and says so. Records of crates that use `log` instead of `tracing` go nowhere, for the same
-//! reason. A panic becomes an error event, so that it is found where the other errors are.
+//! `RUST_LOG` chooses among our own targets. Other crates are silent whatever it says, because they
+//! print URLs, and URLs hold API keys: the AWS client does so even in a warning. What fails in them
+//! our own code tells, without the URL; `--log-dependencies` lets them speak and says so. Records of
+//! crates that use `log` instead of `tracing` go nowhere, for the same reason. A panic becomes an
+//! error event, so that it is found where the other errors are.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
@@ -11,7 +12,7 @@ use std::panic::PanicHookInfo;
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
-use tracing::{Level, Metadata, Subscriber};
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,7 +30,7 @@ pub enum Format {
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub format: Format,
-    /// Lift the cap on other crates' targets.
+    /// Let other crates speak.
     pub dependencies: bool,
     /// `RUST_LOG`; `info` if absent or unreadable.
     pub filter: Option<String>,
@@ -53,9 +54,7 @@ pub fn init(settings: &Settings) -> Result<(), SetGlobalDefaultError> {
         tracing::warn!(error, "RUST_LOG cannot be read, logging at info");
     }
     if settings.dependencies {
-        tracing::warn!(
-            "logs of dependencies are not capped: they may show URLs with their API keys"
-        );
+        tracing::warn!("dependencies log too: what they log may show URLs with their API keys");
     }
     Ok(())
 }
@@ -85,13 +84,8 @@ where
         }
     };
     let dependencies = settings.dependencies;
-    let cap = filter_fn(move |metadata| dependencies || may_pass(metadata));
-    Registry::default().with(layer.with_filter(filter.and(cap)))
-}
-
-/// Whether the cap lets an event or span through: ours at any level, others' from WARN on.
-fn may_pass(metadata: &Metadata<'_>) -> bool {
-    is_ours(metadata.target()) || *metadata.level() <= Level::WARN
+    let ours = filter_fn(move |metadata| dependencies || is_ours(metadata.target()));
+    Registry::default().with(layer.with_filter(filter.and(ours)))
 }
 
 fn is_ours(target: &str) -> bool {
@@ -160,19 +154,19 @@ mod tests {
             tracing::info!(target: "kms_connector", answer = 42, "our info");
             tracing::info!(target: "hyper::client", "their info CANARY");
             tracing::debug!(target: "kms_connectors", "their debug CANARY");
-            tracing::warn!(target: "hyper", "their warning");
+            tracing::error!(target: "hyper", url = "CANARY", "their error");
         });
         let bytes = memory.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
-    fn other_crates_are_capped_whatever_rust_log_says() {
+    fn other_crates_are_silent_whatever_rust_log_says() {
         for filter in ["trace", "hyper=trace,kms_connector=trace,warn", "[{url}]=trace,trace"] {
             let settings = Settings { filter: Some(filter.to_owned()), ..Settings::default() };
             let text = written(&settings);
             assert!(!text.contains("CANARY"), "{filter}: {text}");
-            for words in ["our trace", "our info", "their warning", "id=7"] {
+            for words in ["our trace", "our info", "id=7"] {
                 assert!(text.contains(words), "{filter}: {words}: {text}");
             }
             let lifted = written(&Settings { dependencies: true, ..settings });
@@ -195,7 +189,7 @@ mod tests {
         let text = written(&Settings { format: Format::Json, ..Settings::default() });
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines.len(), 1, "{text}");
         assert_eq!(lines[0]["message"], "our info");
         assert_eq!(lines[0]["answer"], 42);
         assert_eq!(lines[0]["level"], "INFO");

@@ -5,6 +5,9 @@
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, refuse, stall)
+//! journal (what the connector wrote down, read with plain SQL)
+//! TlsFront (TLS of a private authority in front of any of them)
+//! Gossip (repeats what it was told, credentials and all)
 //! ```
 //!
 //! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
@@ -18,11 +21,17 @@ pub mod ministack;
 pub mod core_stub;
 pub mod faulty_bucket;
 pub mod proxy;
+pub mod tls;
+pub mod gossip;
 pub mod contracts;
 pub mod deployment;
 pub mod request;
 pub mod signing;
+pub mod journal;
 pub mod scene;
+pub mod audit;
+pub mod wal;
+pub mod rows;
 
 use std::{
     io,

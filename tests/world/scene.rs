@@ -16,6 +16,7 @@ use super::{
     contracts::Variant,
     core_stub::{CoreOptions, CoreStub, CoreVersion},
     deployment::{Deployment, Node, Store, Thresholds},
+    journal,
     ministack::Ministack,
     process::Process,
     random_key,
@@ -23,7 +24,7 @@ use super::{
 };
 
 /// How long a test waits for what should happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the scene is made of.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct SceneOptions {
     pub buckets: usize,
     pub registered: bool,
     pub funded: bool,
+    /// Certificate chain and key of the Core in PEM: it then serves TLS.
+    pub core_tls: Option<(String, String)>,
 }
 
 impl Default for SceneOptions {
@@ -58,6 +61,7 @@ impl SceneOptions {
             buckets: 1,
             registered: true,
             funded: true,
+            core_tls: None,
         }
     }
 }
@@ -98,6 +102,7 @@ impl Scene {
             Deployment::deploy(chain, options.variant, &nodes, &stores, Thresholds::ONE).await?;
         let core = CoreStub::start(CoreOptions {
             signer,
+            tls: options.core_tls,
             ..CoreOptions::new(options.core, deployment.chain_id, deployment.decryption)
         })
         .await;
@@ -155,8 +160,10 @@ impl Scene {
         self.connector = None;
         command
             .env("KMS_CONNECTOR_STATE_DIR", self.state_dir())
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env_remove("RUST_LOG");
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
+            command.env_remove("RUST_LOG");
+        }
         self.connector = Some(Process::spawn("connector", self.dir.path(), command)?);
         Ok(())
     }
@@ -215,11 +222,7 @@ impl Scene {
 
     /// The journal's file, once there is one.
     pub fn journal(&self) -> Option<PathBuf> {
-        let entries = std::fs::read_dir(self.state_dir()).ok()?;
-        entries
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "sqlite3"))
+        journal::file(&self.state_dir())
     }
 
     /// Reads the journal as an operator would, while the connector runs.
@@ -228,15 +231,7 @@ impl Scene {
         sql: &str,
         read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        let path = self.journal().ok_or_else(|| Error::other("no journal yet"))?;
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let query = || {
-            let connection = rusqlite::Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(Duration::from_secs(5))?;
-            let mut statement = connection.prepare(sql)?;
-            statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>()
-        };
-        query().map_err(|error| Error::other(format!("{sql}: {error}")))
+        journal::query(&self.state_dir(), sql, read)
     }
 }
 

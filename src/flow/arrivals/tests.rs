@@ -10,7 +10,7 @@ use super::{
 struct Reading {
     ledger: FakeLedger,
     walk: mpsc::Receiver<Intake>,
-    support: watch::Receiver<Option<Support>>,
+    support: watch::Receiver<Support>,
     stop: CancellationToken,
     running: JoinSet<Result<(), LedgerError>>,
 }
@@ -23,9 +23,9 @@ impl Reading {
     fn with(chain: FakeChain, start: Start, cursor: Option<BlockRef>, channel: usize) -> Self {
         let ledger = FakeLedger::default();
         let (sender, walk) = mpsc::channel(channel);
-        let (support_sender, support) = watch::channel(Some(Support::Served));
+        let (support_sender, support) = watch::channel(Support::Served);
         let adapter = DecryptionAdapter::new(chain);
-        let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor);
+        let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, stop.clone()));
@@ -261,11 +261,11 @@ async fn an_upgrade_is_said_before_what_comes_after_it() {
     let chain = FakeChain::new(1);
     let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
     pass(100).await;
-    assert!(reading.support.borrow().is_some());
+    assert_eq!(*reading.support.borrow(), Support::Served);
     chain.mine(vec![upgrade_event(1), request_event(2)]);
     let intake = reading.walk.recv().await.unwrap();
     assert_eq!(intake.request.key.id.to::<u64>(), 2);
-    assert!(reading.support.borrow_and_update().is_none());
+    assert_eq!(*reading.support.borrow_and_update(), Support::Upgraded { block: 2 });
     // Read again, it is the same upgrade.
     pass(70_000).await;
     assert!(!reading.support.has_changed().unwrap());

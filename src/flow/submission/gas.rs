@@ -4,6 +4,9 @@
 //! steady state nothing is estimated. The answer that reaches the contract's threshold costs more
 //! than the others: it may run out of gas once, after which the class is estimated again and never
 //! goes below what was learned before.
+//!
+//! The operator's figure is sent without asking, as long as that works. Once it did not, an
+//! estimate comes first: what would fail again shows there for free, not as one more transaction.
 
 use std::{
     collections::HashMap,
@@ -51,12 +54,18 @@ fn plus_percent(gas: u64, percent: u64) -> u64 {
 /// Why there is no gas limit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GasError {
+    /// The estimate failed, by a revert or without an answer.
     #[error(transparent)]
-    Rpc(#[from] RpcError),
-    /// The operator's figure does not do.
-    #[error("{limit} is too low, {needed} is needed")]
-    TooLow { limit: u64, needed: u64 },
+    Estimate(#[from] RpcError),
+    #[error(
+        "the answer needs about {needed} gas, and gas_limit = {fixed} does not allow it; raise it, \
+         or leave it out and it is learned"
+    )]
+    TooLow { fixed: u64, needed: u64 },
 }
+
+/// Estimates are searched for, and may end this part (a 64th) above what is needed.
+const ESTIMATE_ERROR: u64 = 64;
 
 #[derive(Debug)]
 pub(super) struct GasBook {
@@ -78,14 +87,14 @@ impl GasBook {
         provider: &P,
         wary: bool,
     ) -> Result<u64, GasError> {
-        if let Some(limit) = self.fixed {
+        if let Some(fixed) = self.fixed {
             if wary {
                 let needed = provider.estimate_gas(call).await?;
-                if needed > limit {
-                    return Err(GasError::TooLow { limit, needed });
+                if needed - needed / ESTIMATE_ERROR > fixed {
+                    return Err(GasError::TooLow { fixed, needed });
                 }
             }
-            return Ok(limit);
+            return Ok(fixed);
         }
         let entry = self.entry(request, call);
         if wary {
@@ -100,18 +109,16 @@ impl GasBook {
         }
     }
 
-    /// `limit` was used up: the class is estimated again and never gets so little again. Answers
-    /// whether it may get more.
-    pub(super) async fn exhausted(&self, request: &Request, call: &Call, limit: u64) -> bool {
+    /// `limit` was used up: the class is estimated again and never gets so little again.
+    pub(super) async fn exhausted(&self, request: &Request, call: &Call, limit: u64) {
         if self.fixed.is_some() {
-            return false;
+            return;
         }
         let entry = self.entry(request, call);
         let mut known = entry.lock().await;
         known.floor = known.floor.max(plus_percent(limit, STEP_PERCENT));
         // Others with the old limit may come late: by then more is known.
         known.limit = known.limit.filter(|known| *known > limit);
-        true
     }
 
     fn entry(&self, request: &Request, call: &Call) -> Entry {

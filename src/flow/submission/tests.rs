@@ -195,9 +195,9 @@ async fn out_of_gas_raises_the_limit_once() {
 async fn a_fixed_gas_limit_that_does_not_do_is_said_after_one_transaction() {
     let scene = Scene::new(Some(80_000));
     let error = scene.submit(1, false).await.expect_err("held");
-    assert!(error.to_string().contains("gas_limit = 80000 is too low"), "{error}");
+    assert!(error.to_string().contains("gas_limit = 80000 does not allow it"), "{error}");
     let again = scene.submit(1, true).await.expect_err("held");
-    assert!(again.to_string().contains("gas_limit = 80000 is too low"), "{again}");
+    assert!(again.to_string().contains("gas_limit = 80000 does not allow it"), "{again}");
     assert_eq!(scene.sent(), 1);
 }
 

@@ -72,6 +72,10 @@ impl Endpoint {
         secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
         secrets.push(url.username().to_owned());
         secrets.extend(url.password().map(str::to_owned));
+        // User and password again, as they stand in the request's header.
+        let header = alloy::transports::Authorization::extract_from_url(&url);
+        let header = header.map(|header| header.to_string());
+        secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
         secrets.retain(|secret| secret.len() >= 6);
         Self { url, host, secrets: secrets.into(), tls, http }
     }
@@ -130,7 +134,13 @@ impl Endpoint {
                 };
                 self.scrub(&text)
             }
-            other => self.scrub(&other.to_string()),
+            TransportErrorKind::MissingBatchResponse(_) => {
+                "a batch was answered in part".to_owned()
+            }
+            TransportErrorKind::PubsubUnavailable
+            | TransportErrorKind::HttpError(_)
+            | TransportErrorKind::HttpErrorWithRetryAfter { .. }
+            | _ => self.scrub(&kind.to_string()),
         }
     }
 
@@ -291,8 +301,8 @@ impl Connection {
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut last_problem = String::new();
         while !stop.is_cancelled() {
-            let Some(ended) = stop.run_until_cancelled(self.connect_and_follow(&mut pause)).await
-            else {
+            let following = Box::pin(self.connect_and_follow(&mut pause));
+            let Some(ended) = stop.run_until_cancelled(following).await else {
                 break;
             };
             self.link.send_replace(match &ended {
