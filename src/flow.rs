@@ -408,9 +408,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::To(Stage::Answered(answer), _))
                     if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
                 {
-                    // The Core says the same again: what the contract said stands.
-                    let hold = rejected.take().map_or_else(same_again, |(_, hold)| hold);
-                    Setback::own(Remedy::Hold(hold.clone()), hold)
+                    Setback::own(Remedy::Retry, "the KMS Core gives the same answer again")
                 }
                 Ok(Door::To(next, step)) => {
                     debug!(from = stage.as_str(), to = next.as_str(), "door passed");
@@ -431,6 +429,19 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
                 Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
                 Err(setback) => setback,
+            };
+            let setback = match (&rejected, &stage, &setback.remedy) {
+                // The Core has no better answer now: what the contract said of the one in hand
+                // stands, and the next retry begins with that one.
+                (
+                    Some((_, hold)),
+                    Stage::Arrived | Stage::Asked,
+                    Remedy::Hold(_) | Remedy::Retry,
+                ) => {
+                    debug!(why = setback.why, "the KMS Core has no other answer");
+                    Setback::own(Remedy::Hold(hold.clone()), hold)
+                }
+                _ => setback,
             };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
@@ -637,10 +648,6 @@ fn blames_answer(reason: HoldReason) -> bool {
             | HoldReason::InvalidAnswer
             | HoldReason::ContractRejected
     )
-}
-
-fn same_again() -> Hold {
-    Hold::new(HoldReason::ContractRejected, "the KMS Core gives the same answer again")
 }
 
 /// Notes in the ledger what room 4 reports while it waits.
