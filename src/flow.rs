@@ -207,6 +207,18 @@ impl Setback {
     fn own(remedy: Remedy, why: impl ToString) -> Self {
         Self { own: true, ..Self::new(remedy, why) }
     }
+
+    /// The Core was asked for a better answer than the one the contract held for this reason. If it
+    /// has none now, what the contract said stands, and the next retry begins with that answer.
+    fn without_better_answer(self, stage: &Stage, rejection: &Hold) -> Self {
+        match (stage, &self.remedy) {
+            (Stage::Arrived | Stage::Asked, Remedy::Hold(_) | Remedy::Retry) => {
+                debug!(why = self.why, "the KMS Core has no other answer");
+                Self::own(Remedy::Hold(rejection.clone()), rejection)
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Panics of one request's walk before it is held.
@@ -392,17 +404,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut maybe_sent = recovered;
         loop {
             let begun = Instant::now();
-            // Before the answer is in hand a stop leaves the request to the next start; after that
-            // it is finished, unless the whole task is aborted.
-            let door = match &stage {
-                Stage::Arrived => stop.run_until_cancelled(self.ask(&request)).await,
-                Stage::Asked => stop.run_until_cancelled(self.poll(&request)).await,
-                Stage::Answered(answer) | Stage::Submitted(answer) => {
-                    let sending = self.submit(&request, answer, maybe_sent).await;
-                    maybe_sent = true;
-                    Some(sending)
-                }
-            };
+            let door = self.attempt(&request, &stage, maybe_sent, &stop).await;
+            maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
             let Some(door) = door else { return Ok(Ended::Stopped) };
             let setback = match door {
                 Ok(Door::To(Stage::Answered(answer), _))
@@ -410,10 +413,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 {
                     Setback::own(Remedy::Retry, "the KMS Core gives the same answer again")
                 }
-                Ok(Door::To(next, step)) => {
+                Ok(Door::To(next, passed)) => {
                     debug!(from = stage.as_str(), to = next.as_str(), "door passed");
-                    let lost = matches!(step, Step::Forgotten);
-                    self.ledger.note(key, step).await?;
+                    let lost = matches!(passed, Step::Forgotten);
+                    self.ledger.note(key, passed).await?;
                     stage = next;
                     stuck_since = None;
                     if lost {
@@ -430,18 +433,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
                 Err(setback) => setback,
             };
-            let setback = match (&rejected, &stage, &setback.remedy) {
-                // The Core has no better answer now: what the contract said of the one in hand
-                // stands, and the next retry begins with that one.
-                (
-                    Some((_, hold)),
-                    Stage::Arrived | Stage::Asked,
-                    Remedy::Hold(_) | Remedy::Retry,
-                ) => {
-                    debug!(why = setback.why, "the KMS Core has no other answer");
-                    Setback::own(Remedy::Hold(hold.clone()), hold)
-                }
-                _ => setback,
+            let setback = match &rejected {
+                Some((_, hold)) => setback.without_better_answer(&stage, hold),
+                None => setback,
             };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
@@ -462,18 +456,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         stage = Stage::Asked;
                         continue;
                     }
+                    worked = worked.saturating_add(begun.elapsed());
+                    self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
                     // Only time in which everyone answered counts towards the expiry.
-                    let working = begun.elapsed();
-                    self.ledger.note(key, Step::Worked(working)).await?;
-                    worked = worked.saturating_add(working);
                     if worked >= self.options.request_expiry {
                         return self.settle(&request, Outcome::Expired).await;
                     }
                     return self.hold(key, &stage, hold).await;
                 }
                 Remedy::Retry => {
-                    let stuck_since = *stuck_since.get_or_insert(begun);
-                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && places.full() {
+                    let stuck_for = stuck_since.get_or_insert(begun).elapsed();
+                    if setback.own && stuck_for >= GIVE_WAY_AFTER && places.full() {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
                         return self.hold(key, &stage, hold).await;
                     }
@@ -492,6 +485,24 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         return Ok(Ended::Stopped);
                     }
                 }
+            }
+        }
+    }
+
+    /// One stage, tried once. `None`: stopped. Before the answer is in hand a stop leaves the
+    /// request to the next start; after that it is finished, unless the whole task is aborted.
+    async fn attempt(
+        &self,
+        request: &Request,
+        stage: &Stage,
+        maybe_sent: bool,
+        stop: &CancellationToken,
+    ) -> Option<Result<Door, Setback>> {
+        match stage {
+            Stage::Arrived => stop.run_until_cancelled(self.ask(request)).await,
+            Stage::Asked => stop.run_until_cancelled(self.poll(request)).await,
+            Stage::Answered(answer) | Stage::Submitted(answer) => {
+                Some(self.submit(request, answer, maybe_sent).await)
             }
         }
     }
