@@ -50,7 +50,9 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
         let exit = Box::pin(instance::run(config.clone(), edges)).instrument(span).await;
         match exit {
             Exit::Stopped => info!(instance = name, "stopped"),
-            Exit::Refused { .. } | Exit::Failed { task: instance::STARTING, .. } => {
+            Exit::Refused { .. } => error!(instance = name, %exit, "instance ended"),
+            // At the first start somebody is looking; later it is an instance to be kept alive.
+            Exit::Failed { task: instance::STARTING, .. } if generation == 1 => {
                 error!(instance = name, %exit, "instance ended");
             }
             Exit::Failed { .. } | Exit::Panicked { .. } => {
@@ -62,6 +64,8 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
                 if lifecycle.stop.run_until_cancelled(sleep(delay)).await.is_some() {
                     continue;
                 }
+                // Told to stop while nothing ran: that is a stop like any other.
+                return Ok(Exit::Stopped);
             }
         }
         return Ok(exit);

@@ -16,7 +16,10 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+
+/// Time that counts towards the expiry of a request, in milliseconds.
+const V2: &str = "ALTER TABLE requests ADD COLUMN worked INTEGER NOT NULL DEFAULT 0;";
 
 const V1: &str = "
 CREATE TABLE identity (

@@ -34,8 +34,21 @@ struct Known {
     limit: Option<u64>,
     /// Not less than this.
     floor: u64,
-    /// The last transaction failed: no other before an estimate says yes.
-    doubtful: bool,
+}
+
+impl Known {
+    /// Takes an estimate in. What was learned never shrinks: an answer that reaches the threshold
+    /// costs more than the one that was estimated.
+    fn learn(&mut self, estimate: u64) -> u64 {
+        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.floor);
+        let limit = self.limit.map_or(limit, |known| known.max(limit));
+        self.limit = Some(limit);
+        limit
+    }
+}
+
+fn plus_percent(gas: u64, percent: u64) -> u64 {
+    gas.saturating_add(gas / 100 * percent).saturating_add(gas % 100 * percent / 100)
 }
 
 /// Why there is no gas limit.
@@ -65,48 +78,47 @@ impl GasBook {
         Self { fixed, learned: Mutex::default() }
     }
 
-    /// The gas limit for this call. `failed`: this request may have failed before, so its gas is
-    /// estimated even if the limit is known. Fails as the estimate fails, reverts included.
+    /// The gas limit for this call. Fails as the estimate fails, reverts included. `wary`: asks for
+    /// an estimate in any case, because the contract may not take the call.
     pub(super) async fn limit<P: Provider>(
         &self,
         request: &Request,
         call: &Call,
         provider: &P,
-        failed: bool,
+        wary: bool,
     ) -> Result<u64, GasError> {
-        let entry = self.entry(request, call);
-        let mut known = entry.lock().await;
         if let Some(fixed) = self.fixed {
-            if failed || known.doubtful {
+            if wary {
                 let needed = provider.estimate_gas(call).await?;
                 if needed - needed / ESTIMATE_ERROR > fixed {
                     return Err(GasError::TooLow { fixed, needed });
                 }
-                known.doubtful = false;
             }
             return Ok(fixed);
         }
-        if let Some(limit) = known.limit {
-            return Ok(limit);
+        let entry = self.entry(request, call);
+        if wary {
+            // Without the lock: many of these come at once after a restart.
+            let estimate = provider.estimate_gas(call).await?;
+            return Ok(entry.lock().await.learn(estimate));
         }
-        let estimate = provider.estimate_gas(call).await?;
-        let limit = (estimate + estimate * MARGIN_PERCENT / 100).max(known.floor);
-        known.limit = Some(limit);
-        Ok(limit)
+        let mut known = entry.lock().await;
+        match known.limit {
+            Some(limit) => Ok(limit),
+            None => Ok(known.learn(provider.estimate_gas(call).await?)),
+        }
     }
 
-    /// The last limit may not fit any more: estimate again. `exhausted`: it was too low, so never
-    /// that low again.
-    pub(super) fn forget(&self, request: &Request, call: &Call, exhausted: bool) {
-        let entry = self.entry(request, call);
-        // Locked means that somebody is estimating anew already.
-        let Ok(mut known) = entry.try_lock() else { return };
-        known.doubtful = true;
-        if let Some(limit) = known.limit.take()
-            && exhausted
-        {
-            known.floor = limit + limit * STEP_PERCENT / 100;
+    /// `limit` was used up: the class is estimated again and never gets so little again.
+    pub(super) async fn exhausted(&self, request: &Request, call: &Call, limit: u64) {
+        if self.fixed.is_some() {
+            return;
         }
+        let entry = self.entry(request, call);
+        let mut known = entry.lock().await;
+        known.floor = known.floor.max(plus_percent(limit, STEP_PERCENT));
+        // Others with the old limit may come late: by then more is known.
+        known.limit = known.limit.filter(|known| *known > limit);
     }
 
     fn entry(&self, request: &Request, call: &Call) -> Entry {
