@@ -92,7 +92,7 @@ async fn a_dead_and_a_corrupt_bucket_cost_no_more_than_one_deadline() -> Result<
     // From now on the dead one is asked last: only when the good one is slow too.
     let requests = naming(&scene, &[0, 3]).request(Ask::mixed(10, 10)).await?;
     scene.answered(&requests).await?;
-    let handles: usize = requests.iter().map(|request| request.handles.len()).sum();
+    let handles: u64 = requests.iter().map(|request| request.handles.len() as u64).sum();
     let more = hanging.requests() - tried;
     assert!(more < handles / 2, "{more} of {handles} handles still went to the dead bucket");
     assert_eq!(scene.stop().await?, Some(0));

@@ -41,7 +41,7 @@ impl Scene {
     pub async fn audit(&mut self, requests: &[Issued], journal: Journal) -> Result<()> {
         self.answered(requests).await?;
         let rows = self.settled_rows(requests.len()).await?;
-        self.compare(requests, &rows)?;
+        Self::compare(requests, &rows)?;
         self.cursor_passed(requests)?;
         self.nonces_are_whole(journal).await?;
         self.alive()?;
@@ -82,7 +82,7 @@ impl Scene {
         Ok(last)
     }
 
-    fn compare(&self, requests: &[Issued], rows: &[Entry]) -> Result<()> {
+    fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
         let mut stored: BTreeMap<U256, &Entry> = BTreeMap::new();
         for row in rows {
             if stored.insert(row.id, row).is_some() {

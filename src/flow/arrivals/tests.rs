@@ -277,7 +277,7 @@ async fn a_start_in_the_future_is_waited_for_calmly() {
     let chain = FakeChain::new(5);
     let mut reading = Reading::of(chain.clone(), Start::Block(8), None);
     // Only a loop without a pause keeps a paused clock from getting here.
-    tokio::time::timeout(Duration::from_secs(300), pass(120_000)).await.unwrap();
+    tokio::time::timeout(Duration::from_mins(5), pass(120_000)).await.unwrap();
     chain.mine(vec![request_event(6)]);
     chain.mine(vec![request_event(7)]);
     chain.mine(vec![request_event(8)]);

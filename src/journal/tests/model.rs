@@ -49,7 +49,8 @@ impl Model {
                 }
             }
             (Step::Forgotten, None) => row.stage = Stage::Arrived,
-            (Step::Forgotten, Some(_)) | (Step::Submitted { .. }, None) => {}
+            // Work is seen in `standing` alone.
+            (Step::Forgotten, Some(_)) | (Step::Submitted { .. }, None) | (Step::Worked(_), _) => {}
             (Step::Answered(answer), _) => {
                 row.held = None;
                 row.stage = Stage::Answered(answer);
@@ -70,8 +71,6 @@ impl Model {
                 row.last_error = Some(why);
             }
             (Step::Held(hold), _) => row.held = Some(hold),
-            // Seen in `standing` alone.
-            (Step::Worked(_), _) => {}
             (Step::Settled(outcome), _) => {
                 row.held = None;
                 row.outcome = Some(outcome);
