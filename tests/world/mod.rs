@@ -23,6 +23,8 @@ pub mod deployment;
 pub mod request;
 pub mod signing;
 pub mod scene;
+pub mod audit;
+pub mod wal;
 
 use std::{
     io,
