@@ -54,7 +54,8 @@ fn write_config(scene: &Scene, text: &str) -> Result<()> {
 fn config_without(scene: &Scene, keys: &[&str], more: &str) -> String {
     let kept = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} =")));
     let config = scene.config("");
-    let kept: String = config.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+    let kept: Vec<&str> = config.lines().filter(kept).collect();
+    let kept = kept.join("\n") + "\n";
     kept + more
 }
 

@@ -64,8 +64,8 @@ impl Secrets {
         let bytes: Vec<String> = key[..6].iter().map(ToString::to_string).collect();
         let mut needles = vec![
             ("a planted text".to_owned(), CANARY.as_bytes().to_vec()),
-            ("the private key".to_owned(), hex[..12].as_bytes().to_vec()),
-            ("the private key's end".to_owned(), hex[52..].as_bytes().to_vec()),
+            ("the private key".to_owned(), hex.as_bytes()[..12].to_vec()),
+            ("the private key's end".to_owned(), hex.as_bytes()[52..].to_vec()),
             ("the private key in decimal".to_owned(), bytes.join(", ").into_bytes()),
             ("the private key's bytes".to_owned(), key[..8].to_vec()),
         ];
