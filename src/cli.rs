@@ -156,7 +156,7 @@ impl Cli {
     pub async fn run(self, environment: Environment) -> Exit {
         match self.command {
             Command::Start { config, name, state_dir } => {
-                start(config.as_deref(), name.as_deref(), state_dir, environment).await
+                Box::pin(start(config.as_deref(), name.as_deref(), state_dir, environment)).await
             }
             Command::List { full_path, long, json } => {
                 let form = match (json, long) {

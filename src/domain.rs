@@ -328,6 +328,8 @@ hold_reasons! {
     MessageTooLarge = "message_too_large",
     /// The contract rejects the answer for a reason of its own.
     ContractRejected = "contract_rejected",
+    /// Its trouble passes by itself and has not; others needed its place.
+    NoProgress = "no_progress",
     /// The walk of this request panicked three times.
     Panicked = "panicked",
 }

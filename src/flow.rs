@@ -14,6 +14,8 @@ pub mod arrivals;
 pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
+#[cfg(test)]
+mod fake_chain;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,7 +24,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::{Id, JoinSet},
     time::{Instant, sleep},
 };
@@ -32,7 +34,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use self::{
     ciphertexts::{Buckets, Ciphertexts},
     kms_core::{Ending, KmsCore},
-    submission::{Progress, Report, Submission},
+    submission::{Progress, Report, Submission, SubmissionError},
 };
 use crate::{
     backoff::Backoff,
@@ -81,15 +83,37 @@ pub enum Step {
     Failed { why: String },
     /// Set aside. The stage stays.
     Held(Hold),
+    /// Time in which chain, buckets and Core all answered, and no answer came of it: it counts
+    /// towards the expiry.
+    Worked(Duration),
     /// Ended.
     Settled(Outcome),
 }
 
+/// What became of a batch, by index of its arrivals. The others were known and stand as they did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    pub new: Vec<usize>,
+    /// Settled, and now in another block: the chain was reorganised, and what settled them may be
+    /// gone with it. They are open again.
+    pub reopened: Vec<usize>,
+}
+
+/// Where a request stands by the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub stage: Stage,
+    pub held: Option<HoldReason>,
+    /// The sum of [`Step::Worked`].
+    pub worked: Duration,
+}
+
 /// The port through which the flow records. The journal implements it.
 pub trait RequestLedger: Clone + Send + Sync + 'static {
-    /// Door (a): stores the batch and its cursor durably (fsync) before it returns. Answers which
-    /// arrivals were new, by index; known keys are left as they stand.
-    fn arrive(&self, batch: Batch) -> impl Future<Output = Result<Vec<usize>, LedgerError>> + Send;
+    /// Door (a): stores the batch and its cursor durably (fsync) before it returns. A known request
+    /// takes over the block it is in now; one that is settled is opened again only by a batch with
+    /// a cursor, which is joined block by block and not the word of any one node.
+    fn arrive(&self, batch: Batch) -> impl Future<Output = Result<Taken, LedgerError>> + Send;
 
     /// Records a step on the next commit. Waits only while the journal's queue is full.
     fn note(
@@ -97,15 +121,31 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
         key: RequestKey,
         step: Step,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Where the request stands after everything noted so far. `None`: settled, or not known.
+    fn standing(
+        &self,
+        key: RequestKey,
+    ) -> impl Future<Output = Result<Option<Standing>, LedgerError>> + Send;
 }
 
 /// A request on its way into the walk.
 #[derive(Clone, Debug)]
 pub struct Intake {
     pub request: Request,
-    pub stage: Stage,
-    /// Out of the journal: an earlier run, or an earlier walk, may have got further than `stage`.
+    /// It was walked before, by an earlier run or by this one: where it stands is asked of the
+    /// ledger when its walk begins. What was read earlier may be outdated by then.
     pub recovered: bool,
+}
+
+/// Where requests come from.
+#[derive(Debug)]
+pub struct Intakes {
+    /// From the chain.
+    pub fresh: mpsc::Receiver<Intake>,
+    /// Out of the journal. Never more than half of the walks, so that thousands that were left, or
+    /// cannot be answered, do not delay what is new.
+    pub again: mpsc::Receiver<Intake>,
 }
 
 /// Limits and patience of the walk.
@@ -154,73 +194,125 @@ enum Door {
 struct Setback {
     remedy: Remedy,
     why: String,
+    /// Other requests need not have the same trouble.
+    own: bool,
 }
 
 impl Setback {
+    /// Trouble that every request has: the chain or the Core does not answer.
     fn new(remedy: Remedy, why: impl ToString) -> Self {
-        Self { remedy, why: why.to_string() }
+        Self { remedy, why: why.to_string(), own: false }
+    }
+
+    fn own(remedy: Remedy, why: impl ToString) -> Self {
+        Self { own: true, ..Self::new(remedy, why) }
     }
 }
 
 /// Panics of one request's walk before it is held.
 const MAX_PANICS: u32 = 3;
+/// The pause after a panic.
+const PANIC_PAUSE: Duration = Duration::from_millis(100);
+/// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
+/// one.
+const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
+
+/// A place among the walks under way.
+#[derive(Debug)]
+struct Place {
+    _one: OwnedSemaphorePermit,
+    /// In the half that is open to requests out of the journal.
+    _again: Option<OwnedSemaphorePermit>,
+}
+
+/// How many walks there may be.
+#[derive(Clone, Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    again: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(max: usize) -> Self {
+        let again = Semaphore::new(max.div_ceil(2));
+        Self { all: Arc::new(Semaphore::new(max)), again: Arc::new(again) }
+    }
+
+    fn full(&self) -> bool {
+        self.all.available_permits() == 0
+    }
+
+    /// The next request, once there is a place for it: what is not taken out of its channel makes
+    /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
+    async fn next(&self, intakes: &mut Intakes) -> Option<(Place, Intake)> {
+        let one = self.all.clone().acquire_owned().await.ok()?;
+        let Intakes { fresh, again } = intakes;
+        let recovered = async {
+            let permit = self.again.clone().acquire_owned().await.ok()?;
+            Some((permit, again.recv().await?))
+        };
+        // In no fixed order: neither side can starve the other.
+        tokio::select! {
+            Some(intake) = fresh.recv() => Some((Place { _one: one, _again: None }, intake)),
+            Some((permit, intake)) = recovered => {
+                Some((Place { _one: one, _again: Some(permit) }, intake))
+            }
+            else => None,
+        }
+    }
+}
+
+/// The walks under way.
+#[derive(Default)]
+struct Walks {
+    tasks: JoinSet<Result<Ended, LedgerError>>,
+    /// What each of them walks, and its place.
+    walking: HashMap<Id, (Intake, Place)>,
+    in_hand: HashSet<RequestKey>,
+    panics: HashMap<RequestKey, u32>,
+}
 
 impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Takes requests in and walks each in a task of its own, until `stop`; then no request is
     /// taken in, none is asked, and what is answered is finished. Fails only when the journal does.
     pub async fn run(
         self: Arc<Self>,
-        mut intake: mpsc::Receiver<Intake>,
+        mut intakes: Intakes,
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
-        let permits = Arc::new(Semaphore::new(self.options.max_in_flight));
-        let mut walks: JoinSet<Result<Ended, LedgerError>> = JoinSet::new();
-        let mut walking: HashMap<Id, Intake> = HashMap::new();
-        let mut in_hand: HashSet<RequestKey> = HashSet::new();
-        let mut panics: HashMap<RequestKey, u32> = HashMap::new();
+        let places = Places::new(self.options.max_in_flight);
+        let mut walks = Walks::default();
         loop {
-            let next = async {
-                // The permit first: what is not taken out of the channel makes the room before wait.
-                let permit = permits.clone().acquire_owned().await.ok()?;
-                Some((permit, intake.recv().await?))
-            };
             tokio::select! {
                 biased;
-                Some(ended) = walks.join_next_with_id() => {
+                Some(ended) = walks.tasks.join_next_with_id() => {
                     let (id, result) = match ended {
                         Ok((id, result)) => (id, Ok(result?)),
                         Err(error) => (error.id(), Err(error)),
                     };
-                    let Some(walked) = walking.remove(&id) else { continue };
+                    let Some((mut walked, place)) = walks.walking.remove(&id) else { continue };
                     let key = walked.request.key;
-                    in_hand.remove(&key);
-                    match result {
-                        Ok(_) => { panics.remove(&key); }
-                        Err(error) if error.is_panic() => {
-                            let count = panics.entry(key).or_default();
-                            *count += 1;
-                            let again = self.after_panic(key, *count).await?;
-                            if again {
-                                in_hand.insert(key);
-                                self.start(&mut walks, &mut walking, walked, None, &stop);
-                            } else {
-                                panics.remove(&key);
-                            }
-                        }
-                        Err(_) => {}
-                    }
-                }
-                next = next, if !stop.is_cancelled() => {
-                    let Some((permit, intake)) = next else { break };
-                    // The held retry may find what is walking already.
-                    if in_hand.insert(intake.request.key) {
-                        self.start(&mut walks, &mut walking, intake, Some(permit), &stop);
+                    walks.in_hand.remove(&key);
+                    let panicked = result.is_err_and(|error| error.is_panic());
+                    if panicked && self.after_panic(key, &mut walks.panics).await? {
+                        // It may have got further than it began.
+                        walked.recovered = true;
+                        self.start(&mut walks, walked, place, PANIC_PAUSE, &places, &stop);
+                    } else {
+                        walks.panics.remove(&key);
                     }
                 }
                 () = stop.cancelled() => break,
+                next = places.next(&mut intakes) => {
+                    let Some((place, intake)) = next else { break };
+                    // The held retry may find what is walking already.
+                    if !walks.in_hand.contains(&intake.request.key) {
+                        self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
+                    }
+                }
             }
         }
-        while let Some(ended) = walks.join_next().await {
+        while let Some(ended) = walks.tasks.join_next().await {
             if let Ok(result) = ended {
                 result?;
             }
@@ -230,31 +322,39 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     fn start(
         self: &Arc<Self>,
-        walks: &mut JoinSet<Result<Ended, LedgerError>>,
-        walking: &mut HashMap<Id, Intake>,
+        walks: &mut Walks,
         intake: Intake,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+        place: Place,
+        pause: Duration,
+        places: &Places,
         stop: &CancellationToken,
     ) {
         let key = intake.request.key;
         let span = info_span!("request", id = %key, kind = %intake.request.kind());
-        let (flow, stop) = (self.clone(), stop.clone());
-        let kept = intake.clone();
+        let (flow, kept) = (self.clone(), intake.clone());
+        let (places, stop) = (places.clone(), stop.clone());
         let walk = async move {
-            let ended = flow.walk(intake, stop).await;
-            drop(permit);
-            ended
+            sleep(pause).await;
+            flow.walk(intake, &places, stop).await
         };
-        let handle = walks.spawn(walk.instrument(span));
-        walking.insert(handle.id(), kept);
+        let handle = walks.tasks.spawn(walk.instrument(span));
+        walks.in_hand.insert(key);
+        walks.walking.insert(handle.id(), (kept, place));
     }
 
-    /// A panic is that request's failed attempt; the third one holds it.
-    async fn after_panic(&self, key: RequestKey, count: u32) -> Result<bool, LedgerError> {
+    /// A panic is that request's failed attempt; the third one holds it. Answers whether to try
+    /// again.
+    async fn after_panic(
+        &self,
+        key: RequestKey,
+        panics: &mut HashMap<RequestKey, u32>,
+    ) -> Result<bool, LedgerError> {
+        let count = panics.entry(key).or_default();
+        *count += 1;
+        let count = *count;
         error!(request = %key, count, "the walk of a request panicked");
         if count < MAX_PANICS {
             self.ledger.note(key, Step::Failed { why: "its walk panicked".to_owned() }).await?;
-            sleep(Duration::from_millis(100)).await;
             return Ok(true);
         }
         let hold = Hold::new(
@@ -266,11 +366,30 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     }
 
     /// One request, from where it stands to its end.
-    async fn walk(&self, intake: Intake, stop: CancellationToken) -> Result<Ended, LedgerError> {
-        let Intake { request, mut stage, recovered } = intake;
+    async fn walk(
+        &self,
+        intake: Intake,
+        places: &Places,
+        stop: CancellationToken,
+    ) -> Result<Ended, LedgerError> {
+        let Intake { request, recovered } = intake;
+        let key = request.key;
+        let (mut stage, mut worked) = (Stage::Arrived, Duration::ZERO);
+        if recovered {
+            // Settled meanwhile: nothing is left to do.
+            let Some(standing) = self.ledger.standing(key).await? else {
+                return Ok(Ended::Settled);
+            };
+            worked = standing.worked;
+            stage = resume(standing);
+        }
         let mut pause = Backoff::new(Duration::from_millis(200), self.options.retry_interval);
         let mut last_why = String::new();
-        let mut worked = Duration::ZERO;
+        let mut stuck_since: Option<Instant> = None;
+        // An answer the contract did not take, and what it said.
+        let mut rejected: Option<(Answer, Hold)> = None;
+        // Whether a transaction of this request may exist already.
+        let mut maybe_sent = recovered;
         loop {
             let begun = Instant::now();
             // Before the answer is in hand a stop leaves the request to the next start; after that
@@ -279,16 +398,35 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Stage::Arrived => stop.run_until_cancelled(self.ask(&request)).await,
                 Stage::Asked => stop.run_until_cancelled(self.poll(&request)).await,
                 Stage::Answered(answer) | Stage::Submitted(answer) => {
-                    Some(self.submit(&request, answer, recovered).await)
+                    let sending = self.submit(&request, answer, maybe_sent).await;
+                    maybe_sent = true;
+                    Some(sending)
                 }
             };
             let Some(door) = door else { return Ok(Ended::Stopped) };
             let setback = match door {
+                Ok(Door::To(Stage::Answered(answer), _))
+                    if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
+                {
+                    // The Core says the same again: what the contract said stands.
+                    let hold = rejected.take().map_or_else(same_again, |(_, hold)| hold);
+                    Setback::own(Remedy::Hold(hold.clone()), hold)
+                }
                 Ok(Door::To(next, step)) => {
                     debug!(from = stage.as_str(), to = next.as_str(), "door passed");
-                    self.ledger.note(request.key, step).await?;
+                    let lost = matches!(step, Step::Forgotten);
+                    self.ledger.note(key, step).await?;
                     stage = next;
-                    pause.reset();
+                    stuck_since = None;
+                    if lost {
+                        // Two Cores behind one address forget what the other was asked: not in a
+                        // hot loop.
+                        if stop.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
+                            return Ok(Ended::Stopped);
+                        }
+                    } else if matches!(stage, Stage::Answered(_)) {
+                        pause.reset();
+                    }
                     continue;
                 }
                 Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
@@ -299,21 +437,35 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     return self.settle(&request, Outcome::Refused(refusal)).await;
                 }
                 Remedy::Hold(hold) => {
+                    if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
+                        && recovered
+                        && rejected.is_none()
+                        && blames_answer(hold.reason)
+                    {
+                        // Held before for this answer: has the Core a better one by now?
+                        debug!(
+                            reason = hold.reason.as_str(),
+                            "the KMS Core is asked for its answer again"
+                        );
+                        rejected = Some((answer.clone(), hold));
+                        stage = Stage::Asked;
+                        continue;
+                    }
                     // Only time in which everyone answered counts towards the expiry.
-                    worked += begun.elapsed();
+                    let working = begun.elapsed();
+                    self.ledger.note(key, Step::Worked(working)).await?;
+                    worked = worked.saturating_add(working);
                     if worked >= self.options.request_expiry {
                         return self.settle(&request, Outcome::Expired).await;
                     }
-                    warn!(
-                        stage = stage.as_str(),
-                        reason = hold.reason.as_str(),
-                        detail = hold.detail,
-                        "request held"
-                    );
-                    self.ledger.note(request.key, Step::Held(hold)).await?;
-                    return Ok(Ended::Held);
+                    return self.hold(key, &stage, hold).await;
                 }
                 Remedy::Retry => {
+                    let stuck_since = *stuck_since.get_or_insert(begun);
+                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && places.full() {
+                        let hold = Hold::new(HoldReason::NoProgress, setback.why);
+                        return self.hold(key, &stage, hold).await;
+                    }
                     if setback.why != last_why {
                         warn!(
                             stage = stage.as_str(),
@@ -321,7 +473,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                             "attempt failed, trying again"
                         );
                         let why = setback.why.clone();
-                        self.ledger.note(request.key, Step::Failed { why }).await?;
+                        self.ledger.note(key, Step::Failed { why }).await?;
                         last_why = setback.why;
                     }
                     let waiting = sleep(pause.next_delay());
@@ -331,6 +483,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
             }
         }
+    }
+
+    async fn hold(&self, key: RequestKey, stage: &Stage, hold: Hold) -> Result<Ended, LedgerError> {
+        warn!(
+            stage = stage.as_str(),
+            reason = hold.reason.as_str(),
+            detail = hold.detail,
+            "request held"
+        );
+        self.ledger.note(key, Step::Held(hold)).await?;
+        Ok(Ended::Held)
     }
 
     async fn settle(&self, request: &Request, outcome: Outcome) -> Result<Ended, LedgerError> {
@@ -351,13 +514,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
     async fn ask(&self, request: &Request) -> Result<Door, Setback> {
-        self.check_support(request)?;
-        kms_core::wire::check(request).map_err(|error| Setback::new(error.remedy(), &error))?;
+        self.check_support(request).await?;
+        kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
             .await
-            .map_err(|error| Setback::new(error.remedy(), &error))?;
+            .map_err(|error| Setback::own(error.remedy(), &error))?;
+        // The contract may have been upgraded meanwhile.
+        self.check_support(request).await?;
         self.core
             .ask(request, fetched.ciphertexts)
             .await
@@ -365,8 +530,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         Ok(Door::To(Stage::Asked, Step::Asked))
     }
 
-    fn check_support(&self, request: &Request) -> Result<(), Setback> {
-        let unsupported = match (&request.operation, &*self.support.borrow()) {
+    async fn check_support(&self, request: &Request) -> Result<(), Setback> {
+        let mut support = self.support.clone();
+        let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
+        let Ok(support) = known else {
+            return Err(Setback::new(Remedy::Retry, "the instance is stopping"));
+        };
+        let unsupported = match (&request.operation, &*support) {
             (Operation::Unsupported { event, .. }, _) => format!(
                 "{event} is an event of {}, which this version cannot serve; upgrade the connector",
                 request.generation
@@ -375,10 +545,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 "the contract is \"{version}\", from G12 on, where access is checked on the host \
                  chain; this version cannot do that; upgrade the connector"
             ),
-            (_, Support::Served) => return Ok(()),
+            // Waited for above.
+            (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
         };
         let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
-        Err(Setback::new(Remedy::Hold(hold.clone()), hold))
+        Err(Setback::own(Remedy::Hold(hold.clone()), hold))
     }
 
     /// Room 3: poll to an answer.
@@ -392,11 +563,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
-        let polled = self
-            .core
-            .answer(request, signer, patience, self.options.retry_interval)
-            .await
-            .map_err(|error| Setback::new(error.remedy(), &error))?;
+        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(error) => {
+                let remedy = error.remedy();
+                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
+                    && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                {
+                    let why = "this node was registered anew; its Core's answer is checked again";
+                    return Err(Setback::new(Remedy::Retry, why));
+                }
+                return Err(Setback::new(remedy, &error));
+            }
+        };
         match polled {
             Ending::Answer(answer) => {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
@@ -413,7 +593,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         patience.as_secs()
                     ),
                 );
-                Err(Setback::new(Remedy::Hold(hold.clone()), hold))
+                Err(Setback::own(Remedy::Hold(hold.clone()), hold))
             }
         }
     }
@@ -423,15 +603,44 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         request: &Request,
         answer: &Answer,
-        recovered: bool,
+        maybe_sent: bool,
     ) -> Result<Door, Setback> {
         let noting = Noting { ledger: &self.ledger, key: request.key };
-        self.submission
-            .submit(request, answer, recovered, &noting)
-            .await
-            .map(Door::Out)
-            .map_err(|error| Setback::new(error.remedy(), &error))
+        let error = match self.submission.submit(request, answer, maybe_sent, &noting).await {
+            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Err(error) => error,
+        };
+        if !matches!(error, SubmissionError::Stopped) {
+            // Whatever was sent for it is mined and brought nothing, or was never taken.
+            noting.note(Step::Returned { why: error.to_string() }).await;
+        }
+        Err(Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) })
     }
+}
+
+/// Where a walk goes on.
+fn resume(standing: Standing) -> Stage {
+    match (standing.stage, standing.held) {
+        // Polling a failed request says only that it failed; asked again, a Core from v0.14 on does
+        // it again, and an older one says that it knows it.
+        (Stage::Asked, Some(HoldReason::CoreFailed)) => Stage::Arrived,
+        (stage, _) => stage,
+    }
+}
+
+/// Whether another answer of the Core might be taken where this one was not.
+fn blames_answer(reason: HoldReason) -> bool {
+    matches!(
+        reason,
+        HoldReason::SignerNotRegistered
+            | HoldReason::WalletCoreMismatch
+            | HoldReason::InvalidAnswer
+            | HoldReason::ContractRejected
+    )
+}
+
+fn same_again() -> Hold {
+    Hold::new(HoldReason::ContractRejected, "the KMS Core gives the same answer again")
 }
 
 /// Notes in the ledger what room 4 reports while it waits.
@@ -452,9 +661,18 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Held(hold)
             }
         };
+        self.note(step).await;
+    }
+}
+
+impl<L: RequestLedger> Noting<'_, L> {
+    async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
         if let Err(error) = self.ledger.note(self.key, step).await {
             debug!(%error, "could not note a step");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,9 @@ mod recovery;
 use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinSet},
-    time::{interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -31,7 +31,7 @@ use crate::{
     config::{self, Config},
     domain::{Address, B256, SigningDomain},
     flow::{
-        Flow, FlowOptions,
+        Flow, FlowOptions, Intakes,
         arrivals::{Arrivals, Start},
         ciphertexts::{
             self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
@@ -46,7 +46,7 @@ use crate::{
         provider::{Addresses, ArbitrumProvider, At, Provider, RpcError, connection::Endpoint},
         wallet::{Wallet, WalletError},
     },
-    journal::{Holds, Identity, Journal, OpenError, Writer},
+    journal::{Identity, Journal, OpenError, Writer},
     tls::TlsRoots,
 };
 
@@ -54,7 +54,11 @@ use crate::{
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// The task name of an instance that failed before it ran.
 pub const STARTING: &str = "start";
+/// Unfinished requests read from the journal ahead of their walk.
+const RECOVERED_AHEAD: usize = 64;
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(600);
+/// After an upgrade the contract is looked at once more: the node may have lagged.
+const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
 
 /// What an instance gets from outside.
 #[derive(Clone, Debug)]
@@ -163,8 +167,13 @@ impl Instance {
 
         let decryption = DecryptionAdapter::new(provider.clone());
         let domain = check_decryption(&decryption, config).await?;
-        let support = watch_support(&decryption).await;
-        let (support_sender, support) = watch::channel(support);
+        let (support_sender, support) = watch::channel(watch_support(&decryption).await);
+        let following = follow_support(decryption.clone(), support_sender.clone());
+        let stop = self.below.clone();
+        self.tasks.spawn("contract support", async move {
+            stop.run_until_cancelled(following).await;
+            Ok::<(), String>(())
+        });
         let registry = reach_registry(&provider, wallet.address(), config).await;
         check_wallet(&provider, wallet.address(), &journal, config).await;
         let core = KmsCore::new(
@@ -175,10 +184,15 @@ impl Instance {
         )
         .map_err(refuse)?;
 
-        let recovered = wait("the journal", || journal.open_transactions()).await;
+        let mut recovered = wait("the journal", || journal.open_transactions()).await;
+        // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
+        // the outcome is what it was.
+        recovered.extend(wait("the journal", || journal.unsettled_transactions()).await);
+        recovered.sort_by_key(|transaction| transaction.nonce);
         let highest = wait("the journal", || journal.highest_nonce()).await;
         let cursor = wait("the journal", || journal.cursor()).await;
-        let newest = newest_unfinished(&journal).await;
+        let begun_after = wait("the journal", || journal.begun_after()).await;
+        let newest = wait("the journal", || journal.newest()).await;
 
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
@@ -204,17 +218,13 @@ impl Instance {
                 request_expiry: config.request_expiry,
             },
         };
-        let (walk, intake) = mpsc::channel(config.channel_size);
-        self.tasks.spawn("walk", Arc::new(flow).run(intake, self.edges.stop.clone()));
+        let (walk, fresh) = mpsc::channel(config.channel_size);
+        let (walk_again, again) = mpsc::channel(RECOVERED_AHEAD);
+        let intakes = Intakes { fresh, again };
+        self.tasks.spawn("walk", Arc::new(flow).run(intakes, self.edges.stop.clone()));
 
-        let upgraded = Arc::new(Notify::new());
-        let arrivals = Arrivals::new(
-            decryption.clone(),
-            journal.clone(),
-            walk.clone(),
-            upgraded.clone(),
-            cursor,
-        );
+        let arrivals =
+            Arrivals::new(decryption, journal.clone(), walk, support_sender, cursor, begun_after);
         if let (Some(cursor), config::StartingBlock::Number(number)) =
             (cursor, config.starting_block)
         {
@@ -230,23 +240,19 @@ impl Instance {
         };
         self.tasks.spawn("arrivals", arrivals.run(start, self.edges.stop.clone()));
 
-        let recovery =
-            Recovery { journal: journal.clone(), walk, held_retry: config.held_retry, newest };
+        let recovery = Recovery {
+            journal: journal.clone(),
+            walk: walk_again,
+            held_retry: config.held_retry,
+            newest,
+        };
         let stop = self.edges.stop.clone();
         self.tasks.spawn("recovery", async move {
             stop.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
         });
 
         let stop = self.below.clone();
-        let keeping = housekeeping(
-            journal,
-            provider,
-            decryption,
-            upgraded,
-            support_sender,
-            core,
-            config.journal_retention,
-        );
+        let keeping = housekeeping(journal, provider, core, config.journal_retention);
         self.tasks.spawn("housekeeping", async move {
             stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
         });
@@ -474,8 +480,41 @@ async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Suppor
             version,
             "this contract is from G12 on and cannot be served: its requests are held"
         ),
+        Support::Upgraded { .. } => {}
     }
     support
+}
+
+/// Looks at the contract again after an upgrade, once more soon after it (the node may have
+/// lagged), and now and then. A task of its own: requests wait for it.
+async fn follow_support<P: Provider>(
+    decryption: DecryptionAdapter<P>,
+    support: watch::Sender<Support>,
+) {
+    let mut changes = support.subscribe();
+    let mut patience = HOUSEKEEPING_EVERY;
+    loop {
+        let upgrade = changes.wait_for(|support| matches!(support, Support::Upgraded { .. }));
+        let upgraded = timeout(patience, upgrade).await.is_ok();
+        patience = if upgraded { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
+        let seen = support.borrow().clone();
+        let found = if upgraded {
+            watch_support(&decryption).await
+        } else {
+            wait("the gateway node", || decryption.support()).await.0
+        };
+        // Unless there was another upgrade meanwhile.
+        support.send_if_modified(|support| {
+            let current = *support == seen && found != seen;
+            if current {
+                if !upgraded {
+                    warn!(?found, "the Decryption contract has changed");
+                }
+                *support = found;
+            }
+            current
+        });
+    }
 }
 
 async fn reach_registry<P: Provider>(
@@ -534,15 +573,6 @@ async fn check_wallet<P: Provider>(
     }
 }
 
-async fn newest_unfinished(journal: &Journal) -> Option<crate::journal::Position> {
-    let mut newest = None;
-    loop {
-        let page = wait("the journal", || journal.unfinished(newest, 1000, Holds::Included)).await;
-        let Some(last) = page.last() else { return newest };
-        newest = Some(last.position);
-    }
-}
-
 fn open_ciphertexts<P: Provider>(
     config: &Config,
     roots: &TlsRoots,
@@ -568,23 +598,21 @@ fn open_ciphertexts<P: Provider>(
     }))
 }
 
-/// Slow chores: pruning, and looking at the contract again after an upgrade.
+/// Slow chores: pruning. And saying until then that the Core is waited for.
 async fn housekeeping<P: Provider>(
     journal: Journal,
     provider: P,
-    decryption: DecryptionAdapter<P>,
-    upgraded: Arc<Notify>,
-    support: watch::Sender<Support>,
     core: KmsCore,
     retention: Duration,
 ) -> Result<(), String> {
-    match core.health().await {
-        Ok(health) => info!(?health, "KMS Core reached"),
-        Err(error) => warn!(%error, "waiting for the KMS Core"),
-    }
     let mut chores = interval(HOUSEKEEPING_EVERY);
+    chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let reaching = reach_core(&core);
+    tokio::pin!(reaching);
+    let mut reached = false;
     loop {
         tokio::select! {
+            () = &mut reaching, if !reached => reached = true,
             _ = chores.tick() => {
                 let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
                 let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
@@ -593,11 +621,14 @@ async fn housekeeping<P: Provider>(
                 let pruned = pruned.map_err(|error| error.to_string())?;
                 debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
             }
-            () = upgraded.notified() => {
-                support.send_replace(watch_support(&decryption).await);
-            }
         }
     }
+}
+
+/// Says until then that the Core is waited for. Nothing else waits: each request asks by itself.
+async fn reach_core(core: &KmsCore) {
+    let health = wait(&format!("the KMS Core at {}", core.host()), || core.health()).await;
+    info!(host = core.host(), ?health, "KMS Core reached");
 }
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {

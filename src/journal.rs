@@ -42,6 +42,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
@@ -62,7 +63,7 @@ use crate::{
     domain::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, stage::Stage,
     },
-    flow::{Batch, RequestLedger, Step},
+    flow::{Batch, RequestLedger, Standing, Step, Taken},
     gateway::lane::{SignedTransaction, TransactionLedger},
 };
 
@@ -460,6 +461,12 @@ impl Journal {
         self.read(move |connection| reader::cursor(connection, contract)).await
     }
 
+    /// The number of the first cursor ever stored: reading began with the block after it.
+    pub async fn begun_after(&self) -> Result<Option<u64>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::begun_after(connection, contract)).await
+    }
+
     /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.
     pub async fn unfinished(
         &self,
@@ -492,6 +499,18 @@ impl Journal {
     /// transaction is known to have used; ordered by nonce, then by age.
     pub async fn open_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
         self.read(reader::open_transactions).await
+    }
+
+    /// The last transactions, where they are mined, of requests that have no outcome yet.
+    pub async fn unsettled_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::unsettled_transactions(connection, contract)).await
+    }
+
+    /// The place of the request that arrived last.
+    pub async fn newest(&self) -> Result<Option<Position>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::newest(connection, contract)).await
     }
 
     /// The highest nonce the wallet ever signed here; pruning keeps it.
@@ -544,7 +563,7 @@ impl Journal {
                         return Ok(total);
                     }
                 }
-                Done::Nothing | Done::New(_) => return Ok(total),
+                Done::Nothing | Done::Taken(_) => return Ok(total),
             }
         }
     }
@@ -577,15 +596,26 @@ impl Journal {
 impl RequestLedger for Journal {
     /// The cursor, if the batch names one, is stored as named, in the same `SQLite` transaction as
     /// the requests: going back (a reorg, a backfill) is the caller's to decide.
-    async fn arrive(&self, batch: Batch) -> Result<Vec<usize>, LedgerError> {
+    async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         match self.durable(Work::Arrive(batch)).await? {
-            Done::New(new) => Ok(new),
-            Done::Nothing | Done::Pruned(_) => Ok(Vec::new()),
+            Done::Taken(taken) => Ok(taken),
+            Done::Nothing | Done::Pruned(_) => Ok(Taken::default()),
         }
     }
 
     async fn note(&self, key: RequestKey, step: Step) -> Result<(), LedgerError> {
         self.queue(Work::Note(key, step), None).await
+    }
+
+    async fn standing(&self, key: RequestKey) -> Result<Option<Standing>, LedgerError> {
+        // A read sees what is on disk: first everything noted so far has to be.
+        self.flush().await?;
+        let record = self.request(key).await?;
+        Ok(record.filter(|record| record.progress.outcome.is_none()).map(|record| Standing {
+            stage: record.progress.stage.with_answer(record.answer),
+            held: record.progress.held.map(|held| held.hold.reason),
+            worked: Duration::from_millis(record.progress.worked_ms),
+        }))
     }
 }
 

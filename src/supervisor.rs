@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// An instance that ran this long was healthy: the next pause is the first one again.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 
 /// One instance under a supervisor of its own, until a signal or an end that no rebuild mends.
 ///
@@ -38,7 +38,7 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
         decryption = %config.decryption_address,
         "starting"
     );
-    let mut pause = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut pause = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
     for generation in 1u64.. {
         let begun = Instant::now();
         let edges = Edges {
@@ -47,10 +47,12 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
             abort: lifecycle.abort.clone(),
         };
         let span = info_span!("instance", name, generation);
-        let exit = instance::run(config.clone(), edges).instrument(span).await;
+        let exit = Box::pin(instance::run(config.clone(), edges)).instrument(span).await;
         match exit {
             Exit::Stopped => info!(instance = name, "stopped"),
-            Exit::Refused { .. } | Exit::Failed { task: instance::STARTING, .. } => {
+            Exit::Refused { .. } => error!(instance = name, %exit, "instance ended"),
+            // At the first start somebody is looking; later it is an instance to be kept alive.
+            Exit::Failed { task: instance::STARTING, .. } if generation == 1 => {
                 error!(instance = name, %exit, "instance ended");
             }
             Exit::Failed { .. } | Exit::Panicked { .. } => {
@@ -62,6 +64,8 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
                 if lifecycle.stop.run_until_cancelled(sleep(delay)).await.is_some() {
                     continue;
                 }
+                // Told to stop while nothing ran: that is a stop like any other.
+                return Ok(Exit::Stopped);
             }
         }
         return Ok(exit);

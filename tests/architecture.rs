@@ -1,4 +1,5 @@
-//! The import rule of `src/lib.rs`, held against the code: imports point down only.
+//! Rules about the code as text: the import rule of `src/lib.rs` (imports point down only), and
+//! that the README quotes the log messages and reasons that the code really has.
 //!
 //! supervisor -> instance -> flow -> rooms -> adapters -> provider; `domain` at the bottom. Rooms
 //! never import each other, the journal or the config.
@@ -193,4 +194,52 @@ fn the_table_can_fail() {
             "{path} in {found:?}"
         );
     }
+}
+
+/// The rows of the README's table with this header, as cells.
+fn readme_table(header: &str) -> Vec<Vec<String>> {
+    let readme = include_str!("../README.md");
+    let rows = readme.lines().skip_while(|line| !line.starts_with(header)).skip(2);
+    let rows: Vec<Vec<String>> = rows
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect();
+    assert!(!rows.is_empty(), "the README has no table {header}");
+    rows
+}
+
+/// What stands between backticks.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_readme_quotes_real_log_messages() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let text: String =
+        files.iter().map(|file| fs::read_to_string(file).expect("readable")).collect();
+    // A literal may go on in the next line.
+    let text = text.replace("\\\n", "");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for row in readme_table("| what the log says |") {
+        for message in quoted(&row[0]) {
+            for part in message.split('…') {
+                // Values stand in the code by name.
+                let known = text.contains(part.trim());
+                assert!(known, "no log message has {part:?} of the README's {message:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_explains_every_reason_to_hold() {
+    let rows = readme_table("| held, `reason` |");
+    let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
+    explained.sort_unstable();
+    let reasons = kms_connector::domain::HoldReason::ALL;
+    let mut reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(explained, reasons);
 }

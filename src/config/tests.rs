@@ -894,3 +894,56 @@ proptest! {
         }
     }
 }
+
+// ---- the README
+
+/// Key and default of each row of the README's table; a default of `None` is none or not a value.
+fn readme_keys() -> Vec<(String, Option<String>)> {
+    let quoted = |cell: &str| -> Vec<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let readme = include_str!("../../README.md");
+    let rows = readme.lines().skip_while(|line| !line.starts_with("| key | default |")).skip(2);
+    let mut keys = Vec::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let (mut names, defaults) = (quoted(cells[1]), quoted(cells[2]));
+        if let Some(table) = names[0].strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+            names = names[1..].iter().map(|name| format!("{table}.{name}")).collect();
+        }
+        for (n, name) in names.into_iter().enumerate() {
+            let word = cells[2].to_owned();
+            let plain = word.parse::<i64>().is_ok() || word.parse::<bool>().is_ok();
+            // One default for all keys of the row, or one for each.
+            let default = defaults.get(n).or(defaults.first()).map(|text| format!("\"{text}\""));
+            keys.push((name, default.or(plain.then_some(word))));
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_readme_tells_every_key_and_its_default() {
+    let mut told: Vec<String> = readme_keys().into_iter().map(|(name, _)| name).collect();
+    told.sort();
+    let mut known: Vec<String> = Key::ALL.iter().map(|key| key.name().to_owned()).collect();
+    known.sort();
+    assert_eq!(told, known);
+
+    let with_default =
+        readme_keys().into_iter().filter_map(|(name, default)| Some((name, default?)));
+    let with_default: Vec<_> = with_default.collect();
+    let lines: Vec<String> =
+        with_default.iter().map(|(name, default)| format!("{name} = {default}\n")).collect();
+    let defaults = load(&source(env([WALLET]))).unwrap().config;
+    assert_eq!(good(&lines.concat()).config, defaults);
+    // Where the README names no default, config-base.toml has the key commented out.
+    let base = include_str!("../../config/environments/config-base.toml");
+    for key in Key::ALL {
+        let last = key.name().rsplit('.').next().unwrap();
+        let commented = base.lines().any(|line| line.starts_with(&format!("#{last} = ")));
+        // enabled is true by default and false in this example.
+        let told = with_default.iter().any(|(name, _)| name == key.name());
+        assert_eq!(told, !commented, "{key}");
+    }
+}

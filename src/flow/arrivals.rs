@@ -8,16 +8,20 @@
 //!
 //! Invariants: the cursor moves only in the journal transaction that stores what it passed; no
 //! answer moves it unless the node proved that it knows the block (its header, or its logs by
-//! hash); a full channel to the walk waits, never drops.
+//! hash); near the head every block is read twice, seconds apart, because a node may show its logs
+//! late; a full channel to the walk waits, never drops.
 
 pub mod gap;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
-    sync::{Notify, mpsc, watch},
-    time::{Instant, sleep},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -26,9 +30,9 @@ use self::gap::{PageSize, Plan};
 use super::{Arrival, Batch, Intake, RequestLedger};
 use crate::{
     backoff::Backoff,
-    domain::{B256, BlockRef, Event, Generation, LedgerError, Request, stage::Stage},
+    domain::{B256, BlockRef, Event, Generation, LedgerError, Request},
     gateway::{
-        decryption::DecryptionAdapter,
+        decryption::{DecryptionAdapter, Support},
         provider::{At, Head, LogRange, Provider, RpcError, quirks},
     },
 };
@@ -37,6 +41,8 @@ use crate::{
 const REREAD_EVERY: Duration = Duration::from_secs(30);
 /// Calls for headers or logs under way at the same time.
 const AT_ONCE: usize = 8;
+/// Block hashes remembered, to find where a reorganised chain forked.
+const REMEMBERED: usize = 1024;
 
 /// Where reading begins when the journal has no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +59,22 @@ pub struct Arrivals<P, L> {
     adapter: DecryptionAdapter<P>,
     ledger: L,
     walk: mpsc::Sender<Intake>,
-    /// Rung when the contract announces an upgrade.
-    upgraded: Arc<Notify>,
+    /// Told of an upgrade before any request that came after it is walked.
+    support: watch::Sender<Support>,
+    /// Upgrades seen, by transaction and log index.
+    upgrades: HashSet<(B256, u64)>,
     progress: watch::Sender<Option<BlockRef>>,
     cursor: Option<BlockRef>,
+    /// Nothing up to this block is ever read.
+    begun_after: u64,
     page: PageSize,
     bloom_trusted: bool,
     connection: u64,
     reread_at: Instant,
+    /// Blocks from here on were read only once.
+    read_once: u64,
+    /// Hashes of blocks read near the head.
+    recent: BTreeMap<u64, B256>,
 }
 
 /// Why reading could not go on.
@@ -79,25 +93,30 @@ enum ReadError {
 }
 
 impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
-    /// `cursor` is the journal's; `walk` takes what is new, in order.
+    /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
     pub fn new(
         adapter: DecryptionAdapter<P>,
         ledger: L,
         walk: mpsc::Sender<Intake>,
-        upgraded: Arc<Notify>,
+        support: watch::Sender<Support>,
         cursor: Option<BlockRef>,
+        begun_after: Option<u64>,
     ) -> Self {
         Self {
             adapter,
             ledger,
             walk,
-            upgraded,
+            support,
+            upgrades: HashSet::new(),
             progress: watch::channel(cursor).0,
             cursor,
+            begun_after: begun_after.unwrap_or(0),
             page: PageSize::new(),
             bloom_trusted: true,
             connection: 0,
             reread_at: Instant::now(),
+            read_once: cursor.map_or(0, |cursor| gap::last_blocks(cursor.number)),
+            recent: BTreeMap::new(),
         }
     }
 
@@ -121,20 +140,28 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let mut last_problem = String::new();
         loop {
             // A timer beside the wake-up: the re-read is due even when the chain stands still.
+            // Overdue (nothing was read yet) it is due now and then, not at once and for ever.
+            let due = (self.reread_at + REREAD_EVERY).max(Instant::now() + Duration::from_secs(1));
             tokio::select! {
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
-                () = tokio::time::sleep_until(self.reread_at + REREAD_EVERY) => {}
+                () = sleep_until(due) => {}
             }
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
-                match self.catch_up(head, start).await {
+                let read = match self.catch_up(head, start).await {
+                    Err(ReadError::Reorganised { number }) => {
+                        // Two nodes behind one URL may disagree for long: the pause stands.
+                        self.rewind(number).await.and(Err(ReadError::Reorganised { number }))
+                    }
+                    read => read,
+                };
+                match read {
                     Ok(()) => {
                         pause.reset();
                         last_problem.clear();
                         break;
                     }
                     Err(error @ (ReadError::Ledger(_) | ReadError::Stopping)) => return Err(error),
-                    Err(ReadError::Reorganised { number }) => self.rewind(number).await,
                     Err(error) => {
                         let problem = error.to_string();
                         if problem == last_problem {
@@ -168,7 +195,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         loop {
             cursor = match gap::plan(cursor.number, head.block.number) {
                 Plan::Idle => return Ok(()),
-                Plan::Far { from, to } => self.read_far(from, to).await?,
+                Plan::Far { from, to } => self.read_far(cursor, from, to).await?,
                 Plan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
             };
         }
@@ -190,30 +217,60 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
+        // What is before the first block is nobody's business.
+        self.read_once = number + 1;
         self.store(Vec::new(), Some(block)).await?;
+        self.begun_after = number;
         Ok(Some(block))
     }
 
     /// By ranges of numbers, far from the head.
-    async fn read_far(&mut self, from: u64, to: u64) -> Result<BlockRef, ReadError> {
+    async fn read_far(
+        &mut self,
+        cursor: BlockRef,
+        from: u64,
+        to: u64,
+    ) -> Result<BlockRef, ReadError> {
         let (from, to) = self.page.page(from, to);
-        // The last block's header from the same endpoint proves that it knows the range.
-        let last = self.header(to).await?.block;
+        // The last block's header from the same endpoint proves that it knows the range; the
+        // first one's, that the range follows what was read.
+        let (first, last) = tokio::try_join!(self.header(from), self.header(to))?;
+        if first.parent != cursor.hash {
+            return Err(ReadError::Reorganised { number: from });
+        }
+        let last = last.block;
+        match self.logs(from, to).await? {
+            Some(events) => {
+                debug!(from, to, events = events.len(), "read a range of blocks");
+                self.store(events, Some(last)).await?;
+                self.read_once = gap::last_blocks(last.number);
+                Ok(last)
+            }
+            // Nothing was read: the cursor stays.
+            None => Ok(cursor),
+        }
+    }
+
+    /// A range of blocks; `None`: the node wants smaller ranges, and there are. The page shrinks
+    /// with every failure, because too much may also show as no answer in time.
+    async fn logs(&mut self, from: u64, to: u64) -> Result<Option<Vec<Event>>, ReadError> {
         match self.adapter.requests(LogRange::Numbers { from, to }).await {
             Ok(events) => {
                 self.page.grow();
-                debug!(from, to, events = events.len(), "read a range of blocks");
-                self.store(events, Some(last)).await?;
-                Ok(last)
+                Ok(Some(events))
             }
-            Err(RpcError::Refused { code, message, .. })
-                if quirks::is_range_too_large(code, &message) && self.page.shrink() =>
-            {
-                debug!(from, to, message, "the node wants smaller ranges");
-                // Nothing was read: the cursor stays.
-                self.cursor.ok_or(ReadError::UnknownBlock(from))
+            Err(error) => {
+                let smaller = self.page.shrink();
+                match error {
+                    RpcError::Refused { code, message, .. }
+                        if smaller && quirks::is_range_too_large(code, &message) =>
+                    {
+                        debug!(from, to, message, "the node wants smaller ranges");
+                        Ok(None)
+                    }
+                    error => Err(error.into()),
+                }
             }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -245,30 +302,54 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         // `from <= to`, so there is a last header.
         let last = headers.last().map_or(cursor, |head| head.block);
         self.store(events.into_iter().flatten().collect(), Some(last)).await?;
+        self.recent.extend(headers.iter().map(|head| (head.block.number, head.block.hash)));
+        while self.recent.len() > REMEMBERED {
+            self.recent.pop_first();
+        }
         Ok(last)
     }
 
     /// Known blocks again: what a lagging node did not show the first time.
     async fn reread(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
-        let (from, to) = gap::reread(cursor.number);
-        let events = self.adapter.requests(LogRange::Numbers { from, to }).await?;
-        let late = self.store(events, None).await?;
-        if late > 0 {
-            warn!(late, from, to, "requests were missing at the first reading and are stored now");
-            self.bloom_trusted = false;
+        let Some((first, last)) = gap::reread(cursor.number, self.read_once, self.begun_after + 1)
+        else {
+            return Ok(());
+        };
+        let mut next = first;
+        while next <= last {
+            let (from, to) = self.page.page(next, last);
+            let Some(events) = self.logs(from, to).await? else { continue };
+            let late = self.store(events, None).await?;
+            if late > 0 {
+                warn!(
+                    late,
+                    from, to, "requests were missing at the first reading and are stored now"
+                );
+                self.bloom_trusted = false;
+            }
+            next = to + 1;
         }
+        self.read_once = gap::last_blocks(cursor.number);
         Ok(())
     }
 
-    /// After a reorganisation: back by as many blocks as are always read again.
-    async fn rewind(&mut self, number: u64) {
-        let back_to = number.saturating_sub(gap::NEAR);
-        match self.header(back_to).await {
-            Ok(header) => {
-                warn!(at = number, back_to, "the chain was reorganised: reading again");
-                self.cursor = Some(header.block);
+    /// After a reorganisation: back by as many blocks as are always read again, and on until the
+    /// chain is the known one, as far as it is remembered.
+    async fn rewind(&mut self, number: u64) -> Result<(), ReadError> {
+        let mut depth = gap::NEAR;
+        loop {
+            let back_to = number.saturating_sub(depth).max(self.begun_after);
+            let block = self.header(back_to).await?.block;
+            let forked = self.recent.get(&back_to).is_some_and(|known| *known != block.hash);
+            if forked && back_to > self.begun_after {
+                depth = depth.saturating_mul(2);
+                continue;
             }
-            Err(error) => warn!(%error, "the chain was reorganised and cannot be read yet"),
+            warn!(at = number, back_to, "the chain was reorganised: reading again");
+            self.recent.split_off(&back_to);
+            self.read_once = self.read_once.min(back_to + 1);
+            self.cursor = Some(block);
+            return Ok(());
         }
     }
 
@@ -292,8 +373,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let mut seen: HashSet<(B256, crate::domain::U256)> = HashSet::new();
         for event in events {
             if self.adapter.is_upgrade(&event) {
-                info!(block = event.block.number, "the Decryption contract was upgraded");
-                self.upgraded.notify_one();
+                if self.upgrades.insert((event.transaction, event.log_index)) {
+                    info!(block = event.block.number, "the Decryption contract was upgraded");
+                    let block = event.block.number;
+                    self.support.send_replace(Support::Upgraded { block });
+                }
                 continue;
             }
             match self.adapter.decode(&event) {
@@ -322,21 +406,30 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         if batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.cursor.is_none() {
             return Ok(0);
         }
-        let new: HashSet<usize> = self.ledger.arrive(batch).await?.into_iter().collect();
+        let taken = self.ledger.arrive(batch).await?;
         if cursor.is_some() {
             self.cursor = cursor;
             self.progress.send_replace(cursor);
         }
-        for (index, request) in requests.into_iter().enumerate() {
-            if !new.contains(&index) {
-                continue;
+        let mut requests: Vec<Option<Request>> = requests.into_iter().map(Some).collect();
+        let late = taken.new.len();
+        let new = taken.new.into_iter().map(|index| (index, false));
+        for (index, recovered) in new.chain(taken.reopened.into_iter().map(|index| (index, true))) {
+            let Some(request) = requests.get_mut(index).and_then(Option::take) else { continue };
+            if recovered {
+                warn!(request = %request.key, block = request.block.number,
+                    "request is in another block now: looking at it again");
+            } else {
+                info!(request = %request.key, kind = %request.kind(), block = request.block.number,
+                    "request arrived");
             }
-            info!(request = %request.key, kind = %request.kind(), block = request.block.number,
-                "request arrived");
-            let intake = Intake { request, stage: Stage::Arrived, recovered: false };
+            let intake = Intake { request, recovered };
             // The journal has it: a stop here only means that the next start walks it.
             self.walk.send(intake).await.map_err(|_| ReadError::Stopping)?;
         }
-        Ok(new.len())
+        Ok(late)
     }
 }
+
+#[cfg(test)]
+mod tests;

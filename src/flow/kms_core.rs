@@ -178,6 +178,7 @@ pub struct KmsCore {
     asks: Channel,
     polls: Arc<[Connection]>,
     domain: Arc<SigningDomain>,
+    host: Arc<str>,
     options: Options,
 }
 
@@ -206,6 +207,11 @@ impl KmsCore {
         domain: SigningDomain,
         options: Options,
     ) -> Result<Self, EndpointError> {
+        let host = format!(
+            "{}{}",
+            endpoint.host_str().unwrap_or("?"),
+            endpoint.port().map(|port| format!(":{port}")).unwrap_or_default()
+        );
         let endpoint = prepare(endpoint, roots, &options)?;
         let connection =
             || Connection { channel: endpoint.connect_lazy(), polls: AtomicUsize::new(0) };
@@ -213,8 +219,15 @@ impl KmsCore {
             asks: endpoint.connect_lazy(),
             polls: std::iter::repeat_with(connection).take(POLL_CONNECTIONS).collect(),
             domain: Arc::new(domain),
+            host: host.into(),
             options,
         })
+    }
+
+    /// Host and port of the endpoint, for messages.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// Hands the request and all its ciphertexts, in the order of its materials, to the Core.
@@ -534,7 +547,8 @@ fn unreachable(status: &Status) -> CoreError {
     let mut error = std::error::Error::source(status);
     while let Some(source) = error {
         let text = clip(&source.to_string());
-        if !cause.ends_with(&text) {
+        // Each layer repeats what the one below it said.
+        if !cause.contains(&text) {
             cause = format!("{cause}: {text}");
         }
         error = source.source();

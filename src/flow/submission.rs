@@ -2,13 +2,16 @@
 
 mod gas;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tracing::{debug, warn};
 
-use self::gas::GasBook;
+use self::gas::{GasBook, GasError};
 use crate::{
-    domain::{Answer, B256, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
         decryption::DecryptionAdapter,
@@ -19,8 +22,10 @@ use crate::{
 
 /// Arbitrum's sequencer takes no transaction with more data.
 const MAX_CALLDATA: usize = 95_000;
-/// Mined and reverted so often, a request is held.
+/// Transactions that revert without a reason, before a request is held.
 const MAX_REVERTS: u32 = 3;
+/// A block that another one has replaced, under so many others, does not come back.
+const ORPHANED_AFTER: u64 = 64;
 
 /// The room.
 #[derive(Debug)]
@@ -28,6 +33,23 @@ pub struct Submission<P> {
     lane: Lane,
     adapter: DecryptionAdapter<P>,
     gas: GasBook,
+    /// The last answer was not taken: until one is, each is tried out before gas is spent on it.
+    trouble: AtomicBool,
+}
+
+/// What became of a payload.
+enum Sent {
+    Landed(Landing),
+    /// The node executed it in advance and did not take it.
+    WouldRevert(Bytes),
+}
+
+/// Whether the answering node has the request in its chain.
+enum Whereabouts {
+    There,
+    /// The node lags, or the chain is being reorganised.
+    Unknown,
+    Gone,
 }
 
 /// What the room reports while it waits for the receipt.
@@ -58,8 +80,6 @@ pub enum SubmissionError {
     NotRequestedYet,
     #[error("the contract does not know this request")]
     NotRequested,
-    #[error("transaction {transaction} reverted in block {block}: {reason}")]
-    Reverted { transaction: B256, block: u64, reason: String },
     #[error("the lane was stopped")]
     Stopped,
 }
@@ -70,11 +90,16 @@ impl SubmissionError {
         match self {
             Self::Held(hold) => Remedy::Hold(hold.clone()),
             Self::NotRequested => Remedy::Refuse(Refusal::NotRequested),
-            Self::Rpc(_)
-            | Self::Paused
-            | Self::NotRequestedYet
-            | Self::Reverted { .. }
-            | Self::Stopped => Remedy::Retry,
+            Self::Rpc(_) | Self::Paused | Self::NotRequestedYet | Self::Stopped => Remedy::Retry,
+        }
+    }
+
+    /// Whether other requests need not have the same trouble.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        match self {
+            Self::Held(_) | Self::NotRequested | Self::NotRequestedYet => true,
+            Self::Rpc(_) | Self::Paused | Self::Stopped => false,
         }
     }
 }
@@ -82,15 +107,16 @@ impl SubmissionError {
 impl<P: Provider> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction; `None` learns from estimates.
     pub fn new(lane: Lane, adapter: DecryptionAdapter<P>, gas_limit: Option<u64>) -> Self {
-        Self { lane, adapter, gas: GasBook::new(gas_limit) }
+        Self { lane, adapter, gas: GasBook::new(gas_limit), trouble: AtomicBool::new(false) }
     }
 
-    /// Brings the answer on chain. `recovered`: an earlier run may have sent it already.
+    /// Brings the answer on chain. `maybe_sent`: a transaction with it may exist already, so it is
+    /// looked for, and no gas is spent before the node says that the contract would take the answer.
     pub async fn submit(
         &self,
         request: &Request,
         answer: &Answer,
-        recovered: bool,
+        maybe_sent: bool,
         report: &impl Report,
     ) -> Result<Outcome, SubmissionError> {
         let Some(data) = self.adapter.response(request, answer) else {
@@ -109,52 +135,45 @@ impl<P: Provider> Submission<P> {
             )));
         }
         let call = Call { from: Some(self.lane.sender()), to: self.adapter.address(), data };
-        if recovered && let Some(submission) = self.attach(request).await? {
-            let landing = self.follow(submission, report).await?;
-            if let Some(outcome) = self.read_landing(request, &call, landing).await? {
-                return Ok(outcome);
-            }
+        if maybe_sent
+            && let Some(submission) = self.lane.attach(request.key).await.map_err(into_error)?
+            && let Sent::Landed(landing) = self.follow(submission, report).await?
+            && let Some(outcome) = self.read_landing(request, &call, landing).await?
+        {
+            return Ok(outcome);
         }
-        let mut reverts = 0;
-        loop {
-            let gas_limit = match self.gas.limit(request, &call, self.adapter.provider()).await {
-                Ok(gas_limit) => gas_limit,
-                Err(error) => match error.revert_data() {
-                    Some(data) => return self.judge(request, &call, &data).await,
-                    None => return Err(error.into()),
-                },
-            };
+        let mut refused = None;
+        for attempt in 0..MAX_REVERTS {
+            let wary = maybe_sent || attempt > 0 || self.trouble.load(Ordering::Relaxed);
+            let gas_limit =
+                match self.gas.limit(request, &call, self.adapter.provider(), wary).await {
+                    Ok(gas_limit) => gas_limit,
+                    Err(error @ GasError::TooLow { .. }) => {
+                        return Err(rejected(&error.to_string()));
+                    }
+                    Err(GasError::Estimate(error)) => match error.revert_data() {
+                        Some(data) => return self.judge(request, &call, &data).await,
+                        None => return Err(error.into()),
+                    },
+                };
             let payload =
                 Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };
             let submission = self.lane.submit(payload).await.map_err(into_error)?;
-            let landing = match self.follow(submission, report).await {
-                Ok(landing) => landing,
-                Err(SubmissionError::Reverted { .. }) => {
-                    // Refused in advance: the estimate says why.
-                    self.gas.forget(request, &call, false);
-                    reverts += 1;
-                    if reverts >= MAX_REVERTS {
-                        return Err(rejected("the node says it would revert"));
+            match self.follow(submission, report).await? {
+                Sent::Landed(landing) => {
+                    if let Some(outcome) = self.read_landing(request, &call, landing).await? {
+                        return Ok(outcome);
                     }
-                    continue;
+                    refused = None;
                 }
-                Err(error) => return Err(error),
-            };
-            if let Some(outcome) = self.read_landing(request, &call, landing).await? {
-                return Ok(outcome);
-            }
-            reverts += 1;
-            if reverts >= MAX_REVERTS {
-                return Err(rejected("its transactions revert without a reason"));
+                // The next round asks the node why.
+                Sent::WouldRevert(data) => refused = Some(data),
             }
         }
-    }
-
-    async fn attach(
-        &self,
-        request: &Request,
-    ) -> Result<Option<crate::gateway::lane::Submission>, SubmissionError> {
-        self.lane.attach(request.key).await.map_err(into_error)
+        match refused {
+            Some(data) => self.judge(request, &call, &data).await,
+            None => Err(rejected("its transactions revert without a reason")),
+        }
     }
 
     /// Waits for the receipt, passing on what the lane reports meanwhile.
@@ -162,7 +181,7 @@ impl<P: Provider> Submission<P> {
         &self,
         mut submission: crate::gateway::lane::Submission,
         report: &impl Report,
-    ) -> Result<Landing, SubmissionError> {
+    ) -> Result<Sent, SubmissionError> {
         loop {
             tokio::select! {
                 biased;
@@ -173,7 +192,11 @@ impl<P: Provider> Submission<P> {
                     Notice::Waiting(hold) => report.report(Progress::Waiting(hold)).await,
                 },
                 landing = &mut submission.landing => {
-                    return landing.map_err(|_| SubmissionError::Stopped)?.map_err(into_error);
+                    return match landing.map_err(|_| SubmissionError::Stopped)? {
+                        Ok(landing) => Ok(Sent::Landed(landing)),
+                        Err(SubmitError::WouldRevert { data }) => Ok(Sent::WouldRevert(data)),
+                        Err(error) => Err(into_error(error)),
+                    };
                 }
             }
         }
@@ -186,22 +209,21 @@ impl<P: Provider> Submission<P> {
         call: &Call,
         landing: Landing,
     ) -> Result<Option<Outcome>, SubmissionError> {
-        if landing.success {
-            let Landing { transaction, block, .. } = landing;
+        let Landing { transaction, block, success, gas_used, gas_limit } = landing;
+        self.trouble.store(!success, Ordering::Relaxed);
+        if success {
             return Ok(Some(Outcome::Accepted { transaction, block }));
         }
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
-        if landing.gas_limit > 0 && landing.gas_used >= landing.gas_limit - landing.gas_limit / 32 {
-            self.gas.forget(request, call, true);
-            warn!(request = %request.key, gas_limit = landing.gas_limit, "out of gas, estimating again");
+        if gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32 {
+            warn!(request = %request.key, gas_limit, "out of gas");
+            self.gas.exhausted(request, call, gas_limit).await;
             return Ok(None);
         }
-        self.gas.forget(request, call, false);
-        let again = self.adapter.provider().call(call, At::Number(landing.block.number)).await;
+        let again = self.adapter.provider().call(call, At::Number(block.number)).await;
         match again {
             Ok(_) => {
-                debug!(request = %request.key, transaction = %landing.transaction,
-                    "reverted, and would not revert now");
+                debug!(request = %request.key, %transaction, "reverted, and would not revert now");
                 Ok(None)
             }
             Err(error) => match error.revert_data() {
@@ -222,7 +244,11 @@ impl<P: Provider> Submission<P> {
             return Err(rejected("the contract reverts without a reason"));
         };
         match error.verdict() {
-            Verdict::AlreadyAnswered => Ok(Outcome::AlreadyAnswered),
+            Verdict::AlreadyAnswered => {
+                // Others are not in trouble because this one had been answered.
+                self.trouble.store(false, Ordering::Relaxed);
+                Ok(Outcome::AlreadyAnswered)
+            }
             Verdict::Retry => Err(SubmissionError::Paused),
             Verdict::Hold(reason) => {
                 Err(SubmissionError::Held(Hold::new(reason, error.to_string())))
@@ -231,15 +257,17 @@ impl<P: Provider> Submission<P> {
         }
     }
 
-    /// A lagging node does not know young requests: believed only when it knows the block [10].
+    /// A lagging node does not know young requests: believed only when it has the block [10].
     async fn second_opinion(
         &self,
         request: &Request,
         call: &Call,
     ) -> Result<Outcome, SubmissionError> {
         let provider = self.adapter.provider();
-        if provider.header(At::Hash(request.block.hash)).await?.is_none() {
-            return Err(SubmissionError::NotRequestedYet);
+        match self.whereabouts(request).await? {
+            Whereabouts::There => {}
+            Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
+            Whereabouts::Gone => return Ok(Outcome::Orphaned),
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
         let Err(error) = provider.call(call, At::Latest).await else {
@@ -251,6 +279,25 @@ impl<P: Provider> Submission<P> {
             None => Err(error.into()),
         }
     }
+
+    /// By number, not by hash: nodes also know by hash what has left the chain.
+    async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
+        let (provider, was) = (self.adapter.provider(), request.block);
+        let Some(now) = provider.header(At::Number(was.number)).await? else {
+            return Ok(Whereabouts::Unknown);
+        };
+        if now.block.hash == was.hash {
+            return Ok(Whereabouts::There);
+        }
+        // Reorganised since the walk began: the transaction may have got into another block.
+        let receipts = provider.receipts(&[request.transaction]).await?;
+        if receipts.into_iter().flatten().any(|receipt| receipt.success) {
+            return Ok(Whereabouts::There);
+        }
+        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
+        let gone = head >= was.number.saturating_add(ORPHANED_AFTER);
+        Ok(if gone { Whereabouts::Gone } else { Whereabouts::Unknown })
+    }
 }
 
 fn rejected(why: &str) -> SubmissionError {
@@ -261,11 +308,9 @@ fn into_error(error: SubmitError) -> SubmissionError {
     match error {
         SubmitError::Held(hold) => SubmissionError::Held(hold),
         SubmitError::Stopped => SubmissionError::Stopped,
-        SubmitError::WouldRevert { data } => SubmissionError::Reverted {
-            transaction: B256::ZERO,
-            block: 0,
-            reason: ContractError::decode(&data)
-                .map_or_else(String::new, |error| error.to_string()),
-        },
+        SubmitError::WouldRevert { .. } => rejected("the node says it would revert"),
     }
 }
+
+#[cfg(test)]
+mod tests;

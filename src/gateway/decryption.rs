@@ -17,6 +17,10 @@ pub enum Support {
     FromG12 {
         version: String,
     },
+    /// Upgraded in this block, and not looked at since: until then no request is asked.
+    Upgraded {
+        block: u64,
+    },
 }
 
 /// The adapter.

@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{Address, U256};
 
 /// How long an answer of the registry is believed.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_mins(1);
 /// After a failed look-up nobody asks again for so long.
 const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
 
@@ -126,6 +126,12 @@ impl<P: Provider> GatewayConfigAdapter<P> {
             cache.signer = Some(Cached::now(signer));
         }
         Ok(signer)
+    }
+
+    /// Asks again who this node's signer is: an answer of the Core contradicts what is remembered.
+    pub async fn core_signer_anew(&self) -> Result<Option<Address>, RegistryError> {
+        self.cache.lock().await.signer = None;
+        self.core_signer().await
     }
 
     /// The current KMS context: only contracts from G12 on answer.

@@ -1,7 +1,8 @@
 //! Unfinished requests out of the journal, oldest first, into the same walk.
 //!
 //! At the start all of them, held ones too: a restart is how an operator says "try again". Later
-//! only the held ones, slowly.
+//! only the held ones, slowly. What is read here only names them: the walk asks the journal where
+//! its request stands when its turn comes, which may be much later.
 
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl Recovery {
                 }
                 match abi::decode(&row.event) {
                     Ok(request) => {
-                        let intake = Intake { request, stage: row.stage, recovered: true };
+                        let intake = Intake { request, recovered: true };
                         if self.walk.send(intake).await.is_err() {
                             // The walk takes no more: the instance is stopping.
                             std::future::pending::<()>().await;

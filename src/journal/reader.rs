@@ -61,6 +61,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
         held: held_from_columns(reason.as_deref(), row.get(2)?, maybe_number(row, 3)?),
         attempts: row.get(4)?,
         last_error: row.get(5)?,
+        worked_ms: number(row, 18)?,
         transaction: maybe_hash(row, 6)?,
         arrived_at_ms: number(row, 7)?,
         asked_at_ms: maybe_number(row, 8)?,
@@ -114,6 +115,16 @@ pub(super) fn cursor(
         .query_row([Fixed(contract)], |row| {
             Ok(BlockRef { number: number(row, 0)?, hash: hash(row, 1)? })
         })
+        .optional()
+}
+
+pub(super) fn begun_after(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(sql::SELECT_BEGUN_AFTER)?
+        .query_row([Fixed(contract)], |row| number(row, 0))
         .optional()
 }
 
@@ -196,6 +207,25 @@ pub(super) fn open_transactions(
     connection: &Connection,
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
     connection.prepare_cached(sql::OPEN_TRANSACTIONS)?.query_map([], read_transaction)?.collect()
+}
+
+pub(super) fn unsettled_transactions(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Vec<SignedTransaction>> {
+    connection
+        .prepare_cached(sql::UNSETTLED_TRANSACTIONS)?
+        .query_map([Fixed(contract)], read_transaction)?
+        .collect()
+}
+
+pub(super) fn newest(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Option<Position>> {
+    connection
+        .prepare_cached(sql::NEWEST)?
+        .query_row([Fixed(contract)], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Position)))
 }
 
 pub(super) fn transactions_of(

@@ -6,7 +6,7 @@
 //! signed 64 bits; above `i64::MAX` (which no chain reaches) they saturate.
 //!
 //! Invariants:
-//! - a settled request never changes again;
+//! - no step changes a settled request; only its event in another block can open it again;
 //! - an answer in hand is never given up: only a newer answer replaces it;
 //! - *held* is a flag beside the stage and never moves it.
 
@@ -78,6 +78,8 @@ pub struct Progress {
     /// Failed attempts so far.
     pub attempts: u32,
     pub last_error: Option<String>,
+    /// Time that counts towards the expiry, in milliseconds.
+    pub worked_ms: u64,
     /// The transaction last broadcast with the answer.
     pub transaction: Option<B256>,
     pub arrived_at_ms: u64,
@@ -102,7 +104,8 @@ pub(super) enum Change<'s> {
 /// The effect of `step` at `now_ms` on a request that stands at `before`.
 ///
 /// ```text
-///            Asked      Forgotten  Answered   Submitted   Returned   Failed/Held  Settled
+///                                                                    Failed, Held
+///            Asked      Forgotten  Answered   Submitted   Returned   or Worked    Settled
 /// arrived    asked      arrived    answered   (nothing)   arrived    arrived      settled
 /// asked      asked      arrived    answered   (nothing)   asked      asked        settled
 /// answered   answered   answered   answered   submitted   answered   answered     settled
@@ -174,6 +177,11 @@ pub(super) fn advance<'s>(before: &Progress, step: &'s Step, now_ms: u64) -> Cha
             after.held = Some(Held { hold, since_ms });
             Change::Advance(after, None)
         }
+        Step::Worked(time) => {
+            let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            after.worked_ms = after.worked_ms.saturating_add(time_ms);
+            Change::Advance(after, None)
+        }
         Step::Settled(outcome) => {
             after.held = None;
             after.settled_at_ms = Some(now_ms);
@@ -193,7 +201,17 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Returned { .. } => "returned",
         Step::Failed { .. } => "failed",
         Step::Held(_) => "held",
+        Step::Worked(_) => "worked",
         Step::Settled(_) => "settled",
+    }
+}
+
+/// Whether what settled a request is a fact of the chain, which a reorganisation can undo.
+pub(super) fn settled_by_chain(outcome: Option<&str>, refusal: Option<&str>) -> bool {
+    match outcome {
+        Some("accepted" | "already_answered" | "orphaned") => true,
+        Some("refused") => refusal == Some("not_requested"),
+        _ => false,
     }
 }
 
@@ -395,6 +413,7 @@ mod tests {
             held: Some(Held { hold: Hold::new(HoldReason::NoFunds, "empty"), since_ms: 5 }),
             attempts: 3,
             last_error: None,
+            worked_ms: 0,
             transaction: None,
             arrived_at_ms: 1,
             asked_at_ms: None,

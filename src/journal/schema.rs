@@ -16,7 +16,10 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+
+/// Time that counts towards the expiry of a request, in milliseconds.
+const V2: &str = "ALTER TABLE requests ADD COLUMN worked INTEGER NOT NULL DEFAULT 0;";
 
 const V1: &str = "
 CREATE TABLE identity (
@@ -27,6 +30,7 @@ CREATE TABLE identity (
 
 CREATE TABLE cursors (
     contract BLOB PRIMARY KEY,
+    begun_after INTEGER NOT NULL,
     number INTEGER NOT NULL,
     hash BLOB NOT NULL,
     moved_at INTEGER NOT NULL
@@ -251,5 +255,17 @@ mod tests {
             assert!(text.contains(index), "{sql}\n{text}");
             assert!(!text.contains("USE TEMP B-TREE"), "{sql}\n{text}");
         }
+    }
+
+    #[test]
+    fn the_readmes_query_fits_the_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("readme.sqlite3");
+        std::fs::File::create(&path).unwrap();
+        let mut connection = connect_writer(&path).unwrap();
+        migrate(&mut connection, MIGRATIONS).unwrap();
+        let readme = include_str!("../../README.md");
+        let after = readme.split("sqlite3 -readonly state/*.sqlite3 \"").nth(1).unwrap();
+        connection.prepare(after.split('"').next().unwrap()).unwrap();
     }
 }

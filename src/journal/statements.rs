@@ -10,6 +10,21 @@ INSERT INTO events
     (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
+/// `?1` contract, `?2` id, `?3` content: its outcome and block.
+pub(super) const SELECT_BLOCK: &str = "
+SELECT r.seq, r.outcome, r.refusal, e.block_hash FROM requests r JOIN events e ON e.seq = r.seq
+WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3";
+
+/// The event of a reorganised chain: its topics and data are the key, so they stay.
+pub(super) const MOVE_EVENT: &str = "
+UPDATE events SET block_number = ?2, block_hash = ?3, transaction_hash = ?4, log_index = ?5
+WHERE seq = ?1";
+
+pub(super) const REOPEN: &str = "
+UPDATE requests SET settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
+    outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL
+WHERE seq = ?1";
+
 pub(super) const INSERT_SKIPPED: &str = "
 INSERT INTO skipped_logs
     (contract, reason, skipped_at, block_number, block_hash, transaction_hash, log_index, topics,
@@ -17,11 +32,14 @@ INSERT INTO skipped_logs
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
 
 pub(super) const SET_CURSOR: &str = "
-INSERT INTO cursors (contract, number, hash, moved_at) VALUES (?1, ?2, ?3, ?4)
+INSERT INTO cursors (contract, begun_after, number, hash, moved_at) VALUES (?1, ?2, ?2, ?3, ?4)
 ON CONFLICT (contract) DO UPDATE
 SET number = excluded.number, hash = excluded.hash, moved_at = excluded.moved_at";
 
 pub(super) const SELECT_CURSOR: &str = "SELECT number, hash FROM cursors WHERE contract = ?1";
+
+/// The first cursor's number: no later cursor changes it.
+pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
 /// The columns of a `Progress`, in the order `read_progress` takes them.
 macro_rules! progress_columns {
@@ -29,12 +47,12 @@ macro_rules! progress_columns {
         "r.stage, r.hold_reason, r.hold_detail, r.held_since, r.attempts, r.last_error,
          r.submitted_transaction, r.arrived_at, r.asked_at, r.answered_at, r.submitted_at,
          r.settled_at, r.outcome, r.refusal, r.outcome_detail, r.outcome_transaction,
-         r.outcome_block_number, r.outcome_block_hash"
+         r.outcome_block_number, r.outcome_block_hash, r.worked"
     };
 }
 
 /// How many columns `progress_columns` names.
-pub(super) const PROGRESS_COLUMNS: usize = 18;
+pub(super) const PROGRESS_COLUMNS: usize = 19;
 
 pub(super) const SELECT_PROGRESS: &str = concat!(
     "SELECT ",
@@ -46,7 +64,7 @@ pub(super) const SELECT_PROGRESS: &str = concat!(
 pub(super) const ADVANCE: &str = "
 UPDATE requests SET stage = ?2, hold_reason = ?3, hold_detail = ?4, held_since = ?5,
     attempts = ?6, last_error = ?7, submitted_transaction = ?8, asked_at = ?9, answered_at = ?10,
-    submitted_at = ?11
+    submitted_at = ?11, worked = ?12
 WHERE seq = ?1";
 
 pub(super) const SETTLE: &str = "
@@ -107,6 +125,19 @@ SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions
 WHERE t.mined_block_number IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
 ORDER BY t.nonce, t.seq";
+
+/// Mined for a request of contract `?1` that has no outcome.
+pub(super) const UNSETTLED_TRANSACTIONS: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content
+FROM requests r JOIN transactions t ON t.request_id = r.id AND t.request_content = r.content
+WHERE r.contract = ?1 AND r.outcome IS NULL AND t.contract = ?1
+    AND t.mined_block_number IS NOT NULL
+    AND NOT EXISTS (
+        SELECT 1 FROM transactions later
+        WHERE later.request_id = r.id AND later.request_content = r.content
+            AND later.contract = ?1 AND later.seq > t.seq)";
+
+pub(super) const NEWEST: &str = "SELECT max(seq) FROM requests WHERE contract = ?1";
 
 pub(super) const TRANSACTIONS_OF: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_number,

@@ -129,8 +129,13 @@ async fn requests_and_cursor_come_back_after_a_restart() {
     let journal = Running::open(dir.path());
     assert!(journal.is_empty().await.unwrap());
     assert_eq!(journal.cursor().await.unwrap(), None);
-    assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap(), [0, 1, 2]);
-    assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap(), [1]);
+    assert_eq!(journal.begun_after().await.unwrap(), None);
+    assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap().new, [0, 1, 2]);
+    assert_eq!(journal.begun_after().await.unwrap(), Some(10));
+    assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap().new, [1]);
+    assert_eq!(journal.arrive(batch([], Some(12))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.arrive(batch([], Some(10))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.begun_after().await.unwrap(), Some(10), "later cursors do not move it");
     assert!(!journal.is_empty().await.unwrap());
     journal.close().await.unwrap();
 
@@ -151,7 +156,7 @@ async fn the_same_id_with_other_content_is_another_request() {
     let mut reorged = arrival(5);
     reorged.key.content = B256::repeat_byte(0xc1);
     let both = Batch { arrivals: vec![arrival(5), reorged], ..Batch::default() };
-    assert_eq!(journal.arrive(both).await.unwrap(), [0, 1]);
+    assert_eq!(journal.arrive(both).await.unwrap().new, [0, 1]);
     journal.close().await.unwrap();
 }
 
@@ -222,7 +227,7 @@ async fn skipped_logs_are_stored_once() {
     for _ in 0..2 {
         let skipped = vec![(event(8, 40), "data too short".to_owned())];
         let batch = Batch { skipped, cursor: Some(block(8)), ..Batch::default() };
-        assert!(journal.arrive(batch).await.unwrap().is_empty());
+        assert!(journal.arrive(batch).await.unwrap().new.is_empty());
     }
     assert_eq!(journal.counts().await.unwrap().skipped_logs, 1);
     journal.close().await.unwrap();
@@ -266,7 +271,7 @@ async fn another_contract_shares_the_lane_and_nothing_else() {
     let journal = Running::start(Journal::open(dir.path(), identity(), other).unwrap());
     assert_eq!(journal.cursor().await.unwrap(), None);
     assert!(journal.unfinished(None, 10, Holds::Included).await.unwrap().is_empty());
-    assert_eq!(journal.arrive(batch([1], None)).await.unwrap(), [0]);
+    assert_eq!(journal.arrive(batch([1], None)).await.unwrap().new, [0]);
     assert_eq!(journal.open_transactions().await.unwrap().len(), 1);
     assert_eq!(journal.highest_nonce().await.unwrap(), Some(0));
     assert!(!journal.is_empty().await.unwrap());
@@ -340,7 +345,7 @@ async fn many_callers_share_few_commits() {
         callers.spawn(async move {
             for turn in 0..10 {
                 let id = caller * 100 + turn;
-                assert_eq!(journal.arrive(batch([id], None)).await.unwrap(), [0]);
+                assert_eq!(journal.arrive(batch([id], None)).await.unwrap().new, [0]);
                 journal.note(key(id), Step::Asked).await.unwrap();
                 journal.signed(vec![signed(id, 0, Some(key(id)))]).await.unwrap();
             }
@@ -405,7 +410,7 @@ async fn what_is_queued_when_the_stop_comes_is_stored() {
     };
     // The caller is polled first: its command is in the queue when the writer sees the stop.
     let (arrived, ended) = tokio::join!(biased; caller, writer.run(stop));
-    assert_eq!(arrived.unwrap(), [0, 1]);
+    assert_eq!(arrived.unwrap().new, [0, 1]);
     ended.unwrap();
     journal.note(key(1), Step::Asked).await.unwrap_err();
     let journal = Running::open(dir.path());
@@ -620,7 +625,7 @@ async fn throughput() {
             .map(|id| Arrival { event: event(id, 1000), ..arrival(id) })
             .collect();
         let batch = Batch { arrivals, skipped: vec![], cursor: Some(block(first)) };
-        assert_eq!(journal.arrive(batch).await.unwrap().len(), 2000);
+        assert_eq!(journal.arrive(batch).await.unwrap().new.len(), 2000);
     }
     let rate = |count: u32, start: Instant| f64::from(count) / start.elapsed().as_secs_f64();
     println!("requests stored per second, batches of 2000: {:.0}", rate(100_000, start));
@@ -683,4 +688,78 @@ async fn throughput() {
     );
     println!("file: {} MiB", fs::metadata(journal.path()).unwrap().len() / 1024 / 1024);
     journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn standing_sees_what_was_noted_just_before() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1], Some(1))).await.unwrap();
+    assert_eq!(journal.standing(key(2)).await.unwrap(), None, "not known");
+    journal.note(key(1), Step::Answered(answer("a"))).await.unwrap();
+    journal.note(key(1), Step::Worked(Duration::from_millis(70))).await.unwrap();
+    journal.note(key(1), hold(HoldReason::CoreFailed)).await.unwrap();
+    journal.note(key(1), Step::Worked(Duration::from_millis(30))).await.unwrap();
+    let standing = journal.standing(key(1)).await.unwrap().unwrap();
+    assert_eq!(
+        standing,
+        Standing {
+            stage: Stage::Answered(answer("a")),
+            held: Some(HoldReason::CoreFailed),
+            worked: Duration::from_millis(100),
+        }
+    );
+    journal.note(key(1), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    assert_eq!(journal.standing(key(1)).await.unwrap(), None, "settled");
+}
+
+#[tokio::test]
+async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1, 2, 3], Some(5))).await.unwrap();
+    journal.note(key(1), Step::Answered(answer("a"))).await.unwrap();
+    let settled = Outcome::Accepted { transaction: hash(9), block: block(6) };
+    journal.note(key(2), Step::Settled(settled.clone())).await.unwrap();
+    journal.note(key(3), Step::Settled(Outcome::Expired)).await.unwrap();
+    let moved = |cursor: Option<u64>| {
+        let mut moved = batch([1, 2, 3], cursor);
+        for arrival in &mut moved.arrivals {
+            arrival.event.block = BlockRef { number: 7, hash: B256::repeat_byte(0x77) };
+            arrival.event.log_index = 9;
+        }
+        moved
+    };
+    // The word of one node only: an unsettled request moves, a settled one stays.
+    assert_eq!(journal.arrive(moved(None)).await.unwrap(), Taken::default());
+    assert_eq!(journal.request(key(2)).await.unwrap().unwrap().progress.outcome, Some(settled));
+    let first = journal.request(key(1)).await.unwrap().unwrap();
+    assert_eq!((first.event.block.number, first.event.log_index), (7, 9));
+    assert_eq!(first.answer, Some(answer("a")), "the answer stays");
+    // Read block by block: what the chain had settled is open again, what we gave up is not.
+    let taken = journal.arrive(moved(Some(7))).await.unwrap();
+    assert_eq!(taken, Taken { new: vec![], reopened: vec![1] });
+    assert!(journal.standing(key(2)).await.unwrap().is_some());
+    assert_eq!(journal.standing(key(3)).await.unwrap(), None);
+    assert_eq!(journal.arrive(moved(Some(7))).await.unwrap(), Taken::default(), "only once");
+}
+
+#[tokio::test]
+async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1, 2], Some(1))).await.unwrap();
+    let (first, second, other) =
+        (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(1))), signed(2, 0, Some(key(2))));
+    journal.signed(vec![first.clone(), second.clone(), other.clone()]).await.unwrap();
+    for transaction in [&first, &second, &other] {
+        journal.mined(transaction.hash, block(3)).await.unwrap();
+    }
+    journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.unsettled_transactions().await.unwrap(), [second]);
+    assert_eq!(journal.open_transactions().await.unwrap(), []);
 }

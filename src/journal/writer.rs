@@ -32,12 +32,15 @@ use super::{
     JournalError, Pruned, Shared, blocking,
     lock::Lock,
     reader::read_progress,
-    record::{Change, Fixed, Number, OutcomeColumns, Progress, advance, step_name, topics_to_blob},
+    record::{
+        Change, Fixed, Number, OutcomeColumns, Progress, advance, settled_by_chain, step_name,
+        topics_to_blob,
+    },
     statements as sql,
 };
 use crate::{
     domain::{Address, B256, BlockRef, Event, LedgerError, RequestKey},
-    flow::{Arrival, Batch, Step},
+    flow::{Arrival, Batch, Step, Taken},
     gateway::lane::SignedTransaction,
 };
 
@@ -73,8 +76,7 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
-    /// Indexes of the arrivals that were new.
-    New(Vec<usize>),
+    Taken(Taken),
     Pruned(Pruned),
 }
 
@@ -306,7 +308,7 @@ struct Tables<'t> {
 impl Tables<'_> {
     fn carry_out(&self, work: &Work, now_ms: u64) -> rusqlite::Result<Done> {
         match work {
-            Work::Arrive(batch) => self.arrive(batch, now_ms).map(Done::New),
+            Work::Arrive(batch) => self.arrive(batch, now_ms).map(Done::Taken),
             Work::Signed(transactions) => {
                 for transaction in transactions {
                     self.sign(transaction, now_ms)?;
@@ -322,11 +324,13 @@ impl Tables<'_> {
         }
     }
 
-    fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Vec<usize>> {
-        let mut new = Vec::new();
+    fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Taken> {
+        let mut taken = Taken::default();
         for (index, arrival) in batch.arrivals.iter().enumerate() {
             if self.insert_request(arrival, now_ms)? {
-                new.push(index);
+                taken.new.push(index);
+            } else if self.move_request(arrival, batch.cursor.is_some())? {
+                taken.reopened.push(index);
             }
         }
         for (event, reason) in &batch.skipped {
@@ -350,7 +354,40 @@ impl Tables<'_> {
                 Number(now_ms),
             ])?;
         }
-        Ok(new)
+        Ok(taken)
+    }
+
+    /// A known request takes over the block it is in now. Whether it was settled and is open again.
+    fn move_request(&self, arrival: &Arrival, may_reopen: bool) -> rusqlite::Result<bool> {
+        let Arrival { key, event, .. } = arrival;
+        let known = self
+            .transaction
+            .prepare_cached(sql::SELECT_BLOCK)?
+            .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, Option<String>>(1)?,
+                    row.get::<_, Option<String>>(2)?,
+                    row.get::<_, Fixed<B256>>(3)?.0,
+                ))
+            })
+            .optional()?;
+        let Some((seq, outcome, refusal, block)) = known else { return Ok(false) };
+        let reopens = settled_by_chain(outcome.as_deref(), refusal.as_deref());
+        if block == event.block.hash || (reopens && !may_reopen) {
+            return Ok(false);
+        }
+        self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![
+            seq,
+            Number(event.block.number),
+            Fixed(event.block.hash),
+            Fixed(event.transaction),
+            Number(event.log_index),
+        ])?;
+        if reopens {
+            self.transaction.prepare_cached(sql::REOPEN)?.execute([seq])?;
+        }
+        Ok(reopens)
     }
 
     /// Whether it was new.
@@ -424,6 +461,7 @@ impl Tables<'_> {
             after.asked_at_ms.map(Number),
             after.answered_at_ms.map(Number),
             after.submitted_at_ms.map(Number),
+            Number(after.worked_ms),
         ])?;
         Ok(())
     }

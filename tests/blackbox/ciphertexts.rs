@@ -11,7 +11,7 @@ use kms_connector::flow::ciphertexts::{
     SMALLEST_MEMORY_MIB, http_client,
 };
 
-use crate::ministack::Ministack;
+use crate::world::ministack::Ministack;
 
 struct OneUrl(Option<String>);
 
@@ -52,19 +52,11 @@ fn material(fhe_type: u8, body: &[u8]) -> Material {
     }
 }
 
-async fn put(stack: &Ministack, path: &str, body: Vec<u8>, format: Option<&str>) {
-    let mut call = stack.http.put(format!("{}/{path}", stack.endpoint)).body(body);
-    if let Some(format) = format {
-        call = call.header("x-amz-meta-Ct-Format", format);
-    }
-    let status = call.send().await.unwrap().status();
-    assert!(status.is_success(), "PUT {path}: {status}");
-}
-
 #[tokio::test]
 async fn brings_ciphertexts_from_s3() {
-    let stack = Ministack::start().await;
-    put(&stack, "ct128", Vec::new(), None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Ministack::start(dir.path(), None).await.unwrap();
+    let bucket = stack.bucket("ct128").await.unwrap();
     let mut materials = Vec::new();
     let mut bodies = Vec::new();
     // Bool, Uint64 and Uint256 at their uncompressed sizes.
@@ -74,7 +66,7 @@ async fn brings_ciphertexts_from_s3() {
         let body: Vec<u8> =
             (0..length).map(|at: usize| ((at + index) % 251).to_le_bytes()[0]).collect();
         let format = ["compressed_on_cpu", "uncompressed_on_cpu"].get(index).copied();
-        put(&stack, &format!("ct128/{:x}", keccak256(&body)), body.clone(), format).await;
+        bucket.put_ciphertext(&body, format).await.unwrap();
         materials.push(material(fhe_type, &body));
         bodies.push(body);
     }
@@ -93,9 +85,9 @@ async fn brings_ciphertexts_from_s3() {
         );
     };
 
-    let bucket = room(Some(format!("{}/ct128/", stack.endpoint)), None);
-    check(&bucket.fetch(&materials).await.unwrap().ciphertexts);
-    let missing = bucket.fetch(&[material(0, b"nobody put this")]).await.unwrap_err();
+    let registered = room(Some(format!("{}/", bucket.url())), None);
+    check(&registered.fetch(&materials).await.unwrap().ciphertexts);
+    let missing = registered.fetch(&[material(0, b"nobody put this")]).await.unwrap_err();
     assert_eq!(missing.remedy(), Remedy::Retry, "{missing}");
     assert!(missing.to_string().contains("404"), "{missing}");
 
@@ -103,7 +95,7 @@ async fn brings_ciphertexts_from_s3() {
     let store = FallbackStore::with_credentials(
         "us-east-1",
         "ct128",
-        Some(&stack.endpoint),
+        Some(&stack.url()),
         Some(SharedCredentialsProvider::new(credentials)),
     )
     .unwrap();

@@ -4,13 +4,16 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod bad_input;
 mod buckets;
 mod ciphertexts;
 mod cli;
 mod contracts;
+mod crash;
 mod edges;
+mod errors;
 mod kms_core;
-mod ministack;
+mod outages;
 mod secrets;
 mod servers;
 mod walk;

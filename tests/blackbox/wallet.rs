@@ -8,30 +8,28 @@ use kms_connector::gateway::wallet::{Wallet, WalletError};
 use serde_json::json;
 use url::Url;
 
-use crate::ministack::Ministack;
+use crate::world::ministack::Ministack;
 
 /// Credentials come from the environment alone, and a test may not change its own: the checks run
 /// in a second process of this test binary.
 #[tokio::test]
 async fn signs_with_a_key_in_aws_kms() {
-    let stack = Ministack::start().await;
-    let key = stack.create_key("ECC_SECG_P256K1", "SIGN_VERIFY").await;
-    let id = key["KeyId"].as_str().unwrap();
-    stack.call("CreateAlias", json!({ "AliasName": "alias/connector", "TargetKeyId": id })).await;
-    let rsa = stack.create_key("RSA_2048", "SIGN_VERIFY").await;
-    let disabled = stack.create_key("ECC_SECG_P256K1", "SIGN_VERIFY").await;
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Ministack::start(dir.path(), None).await.unwrap();
+    let key = stack.create_key("alias/connector").await.unwrap();
+    let rsa = json!({ "KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY" });
+    let rsa = stack.kms("CreateKey", &rsa).await.unwrap();
+    let disabled = stack.create_key("alias/to-be-disabled").await.unwrap();
 
-    let endpoint = stack.endpoint.clone();
-    let arn = key["Arn"].as_str().unwrap().to_owned();
     let environment = [
         ("AWS_ACCESS_KEY_ID", "test".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
         ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-        ("TEST_ENDPOINT", endpoint),
-        ("TEST_KEY_ID", id.to_owned()),
-        ("TEST_KEY_ARN", arn),
-        ("TEST_RSA_KEY", rsa["KeyId"].as_str().unwrap().to_owned()),
-        ("TEST_DISABLED_KEY", disabled["KeyId"].as_str().unwrap().to_owned()),
+        ("TEST_ENDPOINT", stack.url()),
+        ("TEST_KEY_ID", key.id),
+        ("TEST_KEY_ARN", key.arn),
+        ("TEST_RSA_KEY", rsa["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned()),
+        ("TEST_DISABLED_KEY", disabled.id),
     ];
     run_apart("wallet::inside", environment.to_vec()).await;
 }

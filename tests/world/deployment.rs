@@ -225,6 +225,22 @@ impl Deployment {
         self.emit(asks).await
     }
 
+    /// As [`Self::request`], a `portion` of them at a time with a `pause` after each.
+    pub async fn request_slowly(
+        &self,
+        asks: Vec<Ask>,
+        portion: usize,
+        pause: Duration,
+    ) -> Result<Vec<Issued>> {
+        self.upload(&asks).await?;
+        let mut issued = Vec::with_capacity(asks.len());
+        for portion in asks.chunks(portion) {
+            issued.extend(self.emit(portion.to_vec()).await?);
+            tokio::time::sleep(pause).await;
+        }
+        Ok(issued)
+    }
+
     /// Stores the ciphertexts of `asks` in every bucket.
     pub async fn upload(&self, asks: &[Ask]) -> Result<()> {
         let uploads = asks.iter().flat_map(|ask| {

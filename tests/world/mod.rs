@@ -5,6 +5,7 @@
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, refuse, stall)
+//! journal (what the connector wrote down, read with plain SQL)
 //! TlsFront (TLS of a private authority in front of any of them)
 //! Gossip (repeats what it was told, credentials and all)
 //! ```
@@ -26,7 +27,11 @@ pub mod contracts;
 pub mod deployment;
 pub mod request;
 pub mod signing;
+pub mod journal;
 pub mod scene;
+pub mod audit;
+pub mod wal;
+pub mod rows;
 
 use std::{
     io,

@@ -1,6 +1,9 @@
 //! A TCP relay between a connector and one of its servers, to break the connection on demand.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::copy_bidirectional,
@@ -22,11 +25,18 @@ pub enum Weather {
     Silent,
 }
 
+/// The weather, and since when older connections hang.
+#[derive(Clone, Copy, Debug)]
+struct Sky {
+    weather: Weather,
+    frozen: Option<Instant>,
+}
+
 /// The relay. Dropping it closes its port and all connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    weather: watch::Sender<Weather>,
+    sky: watch::Sender<Sky>,
     _accepting: JoinSet<()>,
 }
 
@@ -36,10 +46,10 @@ impl Proxy {
         let failed = |e| Error::Io("proxy".into(), e);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let (weather, seen) = watch::channel(Weather::Clear);
+        let (sky, seen) = watch::channel(Sky { weather: Weather::Clear, frozen: None });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, upstream, seen));
-        Ok(Self { address, weather, _accepting: accepting })
+        Ok(Self { address, sky, _accepting: accepting })
     }
 
     pub fn port(&self) -> u16 {
@@ -48,7 +58,13 @@ impl Proxy {
 
     /// Changes the weather for open and coming connections.
     pub fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+        self.sky.send_modify(|sky| sky.weather = weather);
+    }
+
+    /// Connections that are open now stay open and carry nothing any more, as behind a router that
+    /// lost its table. New ones go through.
+    pub fn freeze(&self) {
+        self.sky.send_modify(|sky| sky.frozen = Some(Instant::now()));
     }
 
     /// Closes the connections that are open now; new ones go through at once.
@@ -60,13 +76,13 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: u16, weather: watch::Receiver<Weather>) {
+async fn accept(listener: TcpListener, upstream: u16, sky: watch::Receiver<Sky>) {
     let mut relays = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
-                    relays.spawn(relay(client, upstream, weather.clone()));
+                    relays.spawn(relay(client, upstream, sky.clone()));
                 }
             }
             Some(_) = relays.join_next() => {}
@@ -75,29 +91,36 @@ async fn accept(listener: TcpListener, upstream: u16, weather: watch::Receiver<W
 }
 
 /// One connection from its first byte to its last.
-async fn relay(mut client: TcpStream, upstream: u16, mut weather: watch::Receiver<Weather>) {
+async fn relay(mut client: TcpStream, upstream: u16, mut sky: watch::Receiver<Sky>) {
+    let born = Instant::now();
     // The server may be down or restarting: the client then sees its connection closed.
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
     loop {
-        let now = *weather.borrow_and_update();
-        match now {
+        let now = *sky.borrow_and_update();
+        let frozen = now.frozen.is_some_and(|since| born <= since);
+        match now.weather {
             Weather::Cut => return,
-            Weather::Silent => {
-                if weather.changed().await.is_err() {
-                    return;
-                }
-            }
-            Weather::Clear => {
+            Weather::Clear if !frozen => {
                 tokio::select! {
                     // Bytes the relay had read and not yet written are lost when the weather
                     // turns: a connection that was silent is therefore closed afterwards.
                     _ended = copy_bidirectional(&mut client, &mut server) => return,
-                    _changed = weather.changed() => {
-                        if *weather.borrow() == Weather::Silent {
-                            let _dropped = weather.changed().await;
+                    _changed = sky.changed() => {
+                        let now = *sky.borrow();
+                        let frozen = now.frozen.is_some_and(|since| born <= since);
+                        if frozen {
+                            continue;
+                        }
+                        if now.weather == Weather::Silent {
+                            let _dropped = sky.changed().await;
                         }
                         return;
                     }
+                }
+            }
+            Weather::Clear | Weather::Silent => {
+                if sky.changed().await.is_err() {
+                    return;
                 }
             }
         }

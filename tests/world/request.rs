@@ -7,7 +7,11 @@
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
-use super::{contracts::SnsCiphertextMaterial, ministack::UNCOMPRESSED};
+use super::{
+    contracts::SnsCiphertextMaterial,
+    core_stub::{plaintext_of_digest, user_decrypted_share},
+    ministack::UNCOMPRESSED,
+};
 
 /// FHE type numbers (gateway-abi 12).
 pub mod fhe {
@@ -37,6 +41,15 @@ pub const HOST_CHAIN: u64 = 12_345;
 pub enum Kind {
     Public,
     User,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::User => "user",
+        }
+    }
 }
 
 /// A ciphertext as a coprocessor would have made it.
@@ -196,7 +209,8 @@ impl Issued {
     /// has checked already that the registered signer signed them for these handles.
     ///
     /// `decryptedResult`: one word per value; Cores up to 0.11 append the offset of an empty
-    /// array. `userDecryptedShare`: names all handles in order (its plaintext is only the user's).
+    /// array. `userDecryptedShare`: the bytes of the Core stub for this user's key, these handles
+    /// and their values.
     pub fn check(&self, payload: &[u8]) -> Result<(), String> {
         match self.kind {
             Kind::Public => {
@@ -212,15 +226,16 @@ impl Issued {
                 Err(format!("decryptedResult is {}", alloy::primitives::hex::encode(payload)))
             }
             Kind::User => {
-                let mut rest = payload;
-                for handle in &self.handles {
-                    let at = rest
-                        .windows(32)
-                        .position(|window| window == handle.as_slice())
-                        .ok_or_else(|| format!("the share does not name handle {handle}"))?;
-                    rest = &rest[at + 32..];
+                let types = self.handles.iter().map(|handle| handle[30]);
+                let values: Vec<(u8, Vec<u8>)> = types
+                    .zip(&self.digests)
+                    .map(|(fhe_type, digest)| (fhe_type, plaintext_of_digest(fhe_type, *digest)))
+                    .collect();
+                let expected = user_decrypted_share(&self.public_key, &self.handles, &values);
+                if payload == expected {
+                    return Ok(());
                 }
-                Ok(())
+                Err(format!("userDecryptedShare is {}", alloy::primitives::hex::encode(payload)))
             }
         }
     }

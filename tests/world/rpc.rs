@@ -1,6 +1,10 @@
 //! JSON-RPC over HTTP, and transactions from accounts whose keys the node holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
@@ -187,6 +191,28 @@ impl Chain {
     pub async fn mine(&self, count: u64) -> Result<()> {
         let _null: Value = self.rpc("anvil_mine", json!([U64::from(count)])).await?;
         Ok(())
+    }
+
+    /// A block every so many seconds by itself; `0`: only [`Self::mine`] makes blocks.
+    pub async fn set_block_time(&self, seconds: u64) -> Result<()> {
+        let _null: Value = self.rpc("evm_setIntervalMining", json!([seconds])).await?;
+        Ok(())
+    }
+
+    /// Hashes of the transactions of `account` that wait to be mined, by nonce.
+    pub async fn unmined(&self, account: Address) -> Result<BTreeMap<u64, B256>> {
+        #[derive(Deserialize)]
+        struct Content {
+            pending: HashMap<Address, HashMap<String, Unmined>>,
+        }
+        #[derive(Deserialize)]
+        struct Unmined {
+            hash: B256,
+            nonce: U64,
+        }
+        let mut content: Content = self.rpc("txpool_content", json!([])).await?;
+        let mine = content.pending.remove(&account).unwrap_or_default();
+        Ok(mine.into_values().map(|one| (one.nonce.to(), one.hash)).collect())
     }
 
     /// Replaces the last `depth` blocks by others that carry no transactions.

@@ -16,6 +16,7 @@ use super::{
     contracts::Variant,
     core_stub::{CoreOptions, CoreStub, CoreVersion},
     deployment::{Deployment, Node, Store, Thresholds},
+    journal,
     ministack::Ministack,
     process::Process,
     random_key,
@@ -23,7 +24,7 @@ use super::{
 };
 
 /// How long a test waits for what should happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the scene is made of.
 #[derive(Clone, Debug)]
@@ -221,11 +222,7 @@ impl Scene {
 
     /// The journal's file, once there is one.
     pub fn journal(&self) -> Option<PathBuf> {
-        let entries = std::fs::read_dir(self.state_dir()).ok()?;
-        entries
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "sqlite3"))
+        journal::file(&self.state_dir())
     }
 
     /// Reads the journal as an operator would, while the connector runs.
@@ -234,15 +231,7 @@ impl Scene {
         sql: &str,
         read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        let path = self.journal().ok_or_else(|| Error::other("no journal yet"))?;
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let query = || {
-            let connection = rusqlite::Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(Duration::from_secs(5))?;
-            let mut statement = connection.prepare(sql)?;
-            statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>()
-        };
-        query().map_err(|error| Error::other(format!("{sql}: {error}")))
+        journal::query(&self.state_dir(), sql, read)
     }
 }
 

@@ -31,10 +31,18 @@ pub fn plan(cursor: u64, head: u64) -> Plan {
     }
 }
 
-/// The part of known blocks that is read again.
+/// Which known blocks are read again: the last [`NEAR`] ones, and all from `since` on, which were
+/// read only once; none below `floor`.
 #[must_use]
-pub fn reread(cursor: u64) -> (u64, u64) {
-    (cursor.saturating_sub(NEAR - 1), cursor)
+pub fn reread(cursor: u64, since: u64, floor: u64) -> Option<(u64, u64)> {
+    let from = last_blocks(cursor).min(since).max(floor);
+    (from <= cursor).then_some((from, cursor))
+}
+
+/// The first of the last [`NEAR`] blocks up to `number`.
+#[must_use]
+pub fn last_blocks(number: u64) -> u64 {
+    number.saturating_sub(NEAR - 1)
 }
 
 /// How many blocks one `eth_getLogs` asks for: halved on "too many results", grown back slowly.
@@ -95,6 +103,20 @@ mod tests {
         assert_eq!(plan(10, 42), Plan::Near { from: 11, to: 42 });
         assert_eq!(plan(10, 43), Plan::Far { from: 11, to: 11 });
         assert_eq!(plan(0, 1000), Plan::Far { from: 1, to: 968 });
+    }
+
+    #[test]
+    fn nothing_is_read_only_once_near_the_head() {
+        assert_eq!(reread(100, 69, 0), Some((69, 100)));
+        assert_eq!(
+            reread(220, 69, 0),
+            Some((69, 220)),
+            "more blocks than NEAR since the last time"
+        );
+        assert_eq!(reread(220, 300, 0), Some((189, 220)));
+        assert_eq!(reread(100, 69, 90), Some((90, 100)), "not before the first block");
+        assert_eq!(reread(99, 100, 100), None);
+        assert_eq!(reread(3, 0, 0), Some((0, 3)));
     }
 
     proptest! {

@@ -5,13 +5,20 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use alloy::primitives::{Bloom, keccak256};
-use tokio::sync::watch;
+use alloy::{
+    consensus::{Transaction, TxEnvelope},
+    eips::Decodable2718,
+    primitives::{Bloom, keccak256},
+};
+use tokio::{sync::watch, task::JoinSet};
 
-use super::*;
+use super::{
+    draft::{Draft, Fees},
+    *,
+};
 use crate::{
-    domain::Event,
-    gateway::provider::{Addresses, At, Call, LogRange},
+    domain::{Event, HoldReason, U256},
+    gateway::provider::{Addresses, At, Call, Head, LogRange, Receipt, RpcError},
 };
 
 /// What the node does with the next raw transactions.
@@ -27,7 +34,6 @@ enum Mood {
 
 #[derive(Debug)]
 struct Node {
-    sender: Address,
     mood: Mood,
     nonce: u64,
     number: u64,
@@ -45,9 +51,8 @@ struct FakeChain {
 }
 
 impl FakeChain {
-    fn new(sender: Address) -> Self {
+    fn new() -> Self {
         let node = Node {
-            sender,
             mood: Mood::Take,
             nonce: 0,
             number: 100,
@@ -237,7 +242,7 @@ fn wallet() -> Arc<Wallet> {
 
 impl Scene {
     fn new() -> Self {
-        Self::over(FakeChain::new(wallet().address()), FakeLedger::default())
+        Self::over(FakeChain::new(), FakeLedger::default())
     }
 
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
@@ -378,22 +383,12 @@ async fn late_receipts_do_not_cause_a_second_transaction() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hole_is_filled_by_the_next_payload_or_a_no_op() {
-    let chain = FakeChain::new(wallet().address());
+    let chain = FakeChain::new();
     let ledger = FakeLedger::default();
     // A crash between two commits: nonce 1 is recorded, nonce 0 is not.
-    let draft = |nonce: u64| Draft {
-        transaction: TxEip1559 {
-            chain_id: 1,
-            nonce,
-            gas_limit: 100_000,
-            max_fee_per_gas: 10_000_000_000,
-            to: TxKind::Call(Address::ZERO),
-            ..TxEip1559::default()
-        },
-        request: Some(key(nonce)),
-        bump: false,
-    };
-    let recorded = sign(&wallet(), &draft(1)).await.expect("signs");
+    let fees = Fees { max: 10_000_000_000, tip: 0 };
+    let draft = Draft::of_payload(1, 1, fees, &payload(1));
+    let recorded = draft.sign(&wallet()).await.expect("signs");
     ledger.signed(vec![recorded]).await.expect("records");
     let scene = Scene::over(chain, ledger);
     let mut recovered = scene.lane.attach(key(1)).await.expect("runs").expect("known");
@@ -448,7 +443,7 @@ async fn a_proven_rejection_frees_the_nonce() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_broadcast_that_is_not_recorded() {
-    let chain = FakeChain::new(wallet().address());
+    let chain = FakeChain::new();
     let ledger = FakeLedger { broken: true, ..FakeLedger::default() };
     let mut scene = Scene::over(chain, ledger);
     let _lost = scene.submit(1).await;

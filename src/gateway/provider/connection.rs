@@ -134,7 +134,13 @@ impl Endpoint {
                 };
                 self.scrub(&text)
             }
-            other => self.scrub(&other.to_string()),
+            TransportErrorKind::MissingBatchResponse(_) => {
+                "a batch was answered in part".to_owned()
+            }
+            TransportErrorKind::PubsubUnavailable
+            | TransportErrorKind::HttpError(_)
+            | TransportErrorKind::HttpErrorWithRetryAfter { .. }
+            | _ => self.scrub(&kind.to_string()),
         }
     }
 
@@ -295,8 +301,8 @@ impl Connection {
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut last_problem = String::new();
         while !stop.is_cancelled() {
-            let Some(ended) = stop.run_until_cancelled(self.connect_and_follow(&mut pause)).await
-            else {
+            let following = Box::pin(self.connect_and_follow(&mut pause));
+            let Some(ended) = stop.run_until_cancelled(following).await else {
                 break;
             };
             self.link.send_replace(match &ended {

@@ -70,6 +70,8 @@ impl Model {
                 row.last_error = Some(why);
             }
             (Step::Held(hold), _) => row.held = Some(hold),
+            // Seen in `standing` alone.
+            (Step::Worked(_), _) => {}
             (Step::Settled(outcome), _) => {
                 row.held = None;
                 row.outcome = Some(outcome);
@@ -110,6 +112,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => "[a-z]{1,9}".prop_map(|why| Step::Returned { why }),
         2 => "[a-z]{1,9}".prop_map(|why| Step::Failed { why }),
         3 => (reason, "[a-z]{1,9}").prop_map(|(reason, text)| Step::Held(Hold::new(reason, text))),
+        1 => (0..9u64).prop_map(|ms| Step::Worked(std::time::Duration::from_millis(ms))),
         1 => outcome.prop_map(Step::Settled),
     ]
 }
@@ -158,7 +161,7 @@ async fn play(calls: Vec<Call>) {
                 let cursor = cursor.map(block);
                 model.cursor = cursor.or(model.cursor);
                 let batch = Batch { arrivals, skipped: Vec::new(), cursor };
-                assert_eq!(journal.arrive(batch).await.unwrap(), new);
+                assert_eq!(journal.arrive(batch).await.unwrap().new, new);
             }
             Call::Note(id, content, step) => {
                 let key = request_key(id, content);

@@ -1,0 +1,301 @@
+//! Reading the chain from a node that forks, lags, hides and refuses, on a paused clock.
+
+use tokio::task::JoinSet;
+
+use super::{
+    super::fake_chain::{FakeChain, FakeLedger, request_event, upgrade_event},
+    *,
+};
+
+struct Reading {
+    ledger: FakeLedger,
+    walk: mpsc::Receiver<Intake>,
+    support: watch::Receiver<Support>,
+    stop: CancellationToken,
+    running: JoinSet<Result<(), LedgerError>>,
+}
+
+impl Reading {
+    fn of(chain: FakeChain, start: Start, cursor: Option<BlockRef>) -> Self {
+        Self::with(chain, start, cursor, 1000)
+    }
+
+    fn with(chain: FakeChain, start: Start, cursor: Option<BlockRef>, channel: usize) -> Self {
+        let ledger = FakeLedger::default();
+        let (sender, walk) = mpsc::channel(channel);
+        let (support_sender, support) = watch::channel(Support::Served);
+        let adapter = DecryptionAdapter::new(chain);
+        let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None);
+        let stop = CancellationToken::new();
+        let mut running = JoinSet::new();
+        running.spawn(arrivals.run(start, stop.clone()));
+        Self { ledger, walk, support, stop, running }
+    }
+
+    /// What went to the walk so far.
+    fn walked(&mut self) -> Vec<u64> {
+        let mut ids = Vec::new();
+        while let Ok(intake) = self.walk.try_recv() {
+            ids.push(intake.request.key.id.to());
+        }
+        ids
+    }
+
+    fn cursor(&self) -> Option<BlockRef> {
+        self.ledger.book().cursor
+    }
+}
+
+async fn pass(time: u64) {
+    sleep(Duration::from_millis(time)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn far_and_near_are_read_to_the_head_once_each() {
+    let chain = FakeChain::new(10);
+    for id in 0..3000 {
+        chain.mine(if id % 7 == 0 { vec![request_event(id)] } else { Vec::new() });
+    }
+    let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
+    pass(1000).await;
+    let expected: Vec<u64> = (0..3000).filter(|id| id % 7 == 0).collect();
+    assert_eq!(reading.walked(), expected);
+    assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
+    chain.mine(vec![request_event(5000), request_event(5001)]);
+    pass(100).await;
+    assert_eq!(reading.walked(), [5000, 5001]);
+    reading.stop.cancel();
+    assert!(reading.running.join_next().await.unwrap().unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_at_a_block_reads_nothing_before_it() {
+    let chain = FakeChain::new(5);
+    chain.mine(vec![request_event(1)]);
+    chain.mine(vec![request_event(2)]);
+    let mut at_block = Reading::of(chain.clone(), Start::Block(7), None);
+    let mut latest = Reading::of(chain.clone(), Start::Latest, None);
+    pass(70_000).await;
+    assert_eq!(at_block.walked(), [2], "re-reads included");
+    assert_eq!(latest.walked(), [2]);
+}
+
+/// T16: the head is known to one node, the logs are asked of another.
+#[tokio::test(start_paused = true)]
+async fn a_lagging_node_does_not_move_the_cursor() {
+    let chain = FakeChain::new(40);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    chain.node().lags_from = Some(41);
+    chain.mine(vec![request_event(1)]);
+    chain.mine(Vec::new());
+    pass(3000).await;
+    assert_eq!(reading.cursor().unwrap().number, 40);
+    chain.node().lags_from = None;
+    pass(6000).await;
+    assert_eq!(reading.walked(), [1]);
+    assert_eq!(reading.cursor().unwrap().number, 42);
+}
+
+/// A node shows the logs of a known block late. Blocks come faster than the re-reads: every block
+/// near the head is read twice all the same.
+#[tokio::test(start_paused = true)]
+async fn logs_that_show_late_are_found_by_the_second_reading() {
+    let chain = FakeChain::new(40);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    for id in 0..120 {
+        if id % 10 == 0 {
+            let number = chain.height() + 1;
+            chain.node().hidden.insert(number, 1);
+            chain.mine(vec![request_event(id)]);
+        } else {
+            chain.mine(Vec::new());
+        }
+        pass(250).await;
+    }
+    pass(31_000).await;
+    assert_eq!(reading.walked(), (0..120).step_by(10).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_bloom_costs_a_delay_and_no_request() {
+    let chain = FakeChain::new(40);
+    chain.node().empty_blooms = true;
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    for id in 0..100 {
+        chain.mine(vec![request_event(id)]);
+        pass(250).await;
+    }
+    pass(31_000).await;
+    assert_eq!(reading.walked().len(), 100);
+    chain.mine(vec![request_event(500)]);
+    pass(100).await;
+    assert_eq!(reading.walked(), [500], "such blooms are not looked at any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reorganised_chain_is_read_again_and_repeats_nothing() {
+    let chain = FakeChain::new(100);
+    let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
+    chain.mine(vec![request_event(1)]);
+    chain.mine(vec![request_event(2)]);
+    pass(500).await;
+    assert_eq!(reading.walked(), [1, 2]);
+    chain.reorganise(2, vec![vec![], vec![request_event(1), request_event(3)]]);
+    pass(2000).await;
+    assert_eq!(reading.walked(), [3], "1 is known, 2 has left the chain");
+    assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
+    let block = chain.block(102);
+    let book = reading.ledger.book();
+    let moved: Vec<u64> =
+        book.requests.iter().filter(|(_, at)| **at == block).map(|(key, _)| key.id.to()).collect();
+    assert!(moved.contains(&1), "1 was stored with its new block");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deep_reorganisation_is_followed_to_its_fork() {
+    let chain = FakeChain::new(100);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    for _ in 0..150 {
+        chain.mine(Vec::new());
+        pass(100).await;
+    }
+    let again = (0..150).map(|n| if n == 10 { vec![request_event(7)] } else { vec![] }).collect();
+    chain.reorganise(140, again);
+    pass(10_000).await;
+    assert_eq!(reading.walked(), [7]);
+}
+
+/// The cursor's block left the chain while the connector was down.
+#[tokio::test(start_paused = true)]
+async fn a_reorganisation_while_down_is_noticed_far_from_the_head() {
+    let chain = FakeChain::new(200);
+    let cursor = chain.block(200);
+    chain.reorganise(
+        10,
+        (0..500).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect(),
+    );
+    chain.node().hidden.insert(196, 1);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, Some(cursor));
+    pass(5000).await;
+    assert_eq!(reading.walked(), [7]);
+}
+
+/// Two nodes behind one URL that never agree: no hot loop.
+#[tokio::test(start_paused = true)]
+async fn a_chain_that_never_joins_is_read_at_a_pause() {
+    let chain = FakeChain::new(100);
+    let stray = BlockRef { number: 100, hash: B256::repeat_byte(9) };
+    chain.mine(Vec::new());
+    let _reading = Reading::of(chain.clone(), Start::Latest, Some(stray));
+    pass(100).await;
+    chain.node().lags_from = Some(60);
+    let before = chain.calls("header");
+    pass(60_000).await;
+    let asked = chain.calls("header") - before;
+    assert!(asked < 1000, "{asked} headers in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranges_shrink_to_what_the_node_takes() {
+    for said in [true, false] {
+        let chain = FakeChain::new(1);
+        for id in 0..400 {
+            chain.mine(if id % 50 == 0 { vec![request_event(id)] } else { Vec::new() });
+        }
+        chain.node().longest_range = Some((20, said));
+        let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
+        pass(60_000).await;
+        assert_eq!(reading.walked(), (0..400).step_by(50).collect::<Vec<_>>(), "said: {said}");
+        assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeated_and_reordered_logs_are_one_request_each() {
+    let chain = FakeChain::new(1);
+    for id in 0..100 {
+        chain.mine(vec![request_event(id)]);
+    }
+    chain.node().shuffles = true;
+    let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
+    pass(2000).await;
+    let mut walked = reading.walked();
+    walked.sort_unstable();
+    assert_eq!(walked, (0..100).collect::<Vec<_>>());
+}
+
+/// T01: nothing is dropped because the walk is slow.
+#[tokio::test(start_paused = true)]
+async fn a_full_channel_waits() {
+    let chain = FakeChain::new(1);
+    for id in 0..50 {
+        chain.mine(vec![request_event(id)]);
+    }
+    let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
+    for id in 0..50 {
+        pass(10_000).await;
+        assert_eq!(reading.walk.recv().await.unwrap().request.key.id.to::<u64>(), id);
+    }
+}
+
+/// T15: one log that cannot be read stops nothing.
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_log_is_stored_and_skipped() {
+    let chain = FakeChain::new(1);
+    let mut poisoned = request_event(1);
+    poisoned.topics.push(B256::ZERO);
+    chain.mine(vec![poisoned, request_event(2)]);
+    let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
+    pass(1000).await;
+    assert_eq!(reading.walked(), [2]);
+    assert_eq!(reading.ledger.book().skipped, 1);
+}
+
+/// Nothing is asked on behalf of a contract that has just become another one.
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_is_said_before_what_comes_after_it() {
+    let chain = FakeChain::new(1);
+    let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
+    pass(100).await;
+    assert_eq!(*reading.support.borrow(), Support::Served);
+    chain.mine(vec![upgrade_event(1), request_event(2)]);
+    let intake = reading.walk.recv().await.unwrap();
+    assert_eq!(intake.request.key.id.to::<u64>(), 2);
+    assert_eq!(*reading.support.borrow_and_update(), Support::Upgraded { block: 2 });
+    // Read again, it is the same upgrade.
+    pass(70_000).await;
+    assert!(!reading.support.has_changed().unwrap());
+}
+
+/// `starting_block` in the future: waiting for it costs nothing.
+#[tokio::test(start_paused = true)]
+async fn a_start_in_the_future_is_waited_for_calmly() {
+    let chain = FakeChain::new(5);
+    let mut reading = Reading::of(chain.clone(), Start::Block(8), None);
+    // Only a loop without a pause keeps a paused clock from getting here.
+    tokio::time::timeout(Duration::from_secs(300), pass(120_000)).await.unwrap();
+    chain.mine(vec![request_event(6)]);
+    chain.mine(vec![request_event(7)]);
+    chain.mine(vec![request_event(8)]);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [8]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_reads_the_last_blocks_again_at_once() {
+    let chain = FakeChain::new(40);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    chain.node().hidden.insert(41, 1);
+    chain.mine(vec![request_event(1)]);
+    pass(100).await;
+    assert_eq!(reading.walked(), [] as [u64; 0]);
+    chain.node().connection = 2;
+    chain.mine(Vec::new());
+    pass(100).await;
+    assert_eq!(reading.walked(), [1]);
+}

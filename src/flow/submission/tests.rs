@@ -1,0 +1,248 @@
+//! Answers on their way through a real lane onto a chain in memory, on a paused clock.
+
+use std::sync::Arc;
+
+use alloy::sol_types::SolError;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::fake_chain::{CONTRACT, FakeChain, FakeLedger, request_event},
+    *,
+};
+use crate::{
+    domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
+    gateway::{
+        lane::{LaneOptions, lane},
+        wallet::Wallet,
+    },
+};
+
+alloy::sol! {
+    error KmsNodeAlreadySigned(uint256 decryptionId, address signer);
+    error NotKmsSigner(address signerAddress);
+    error DecryptionNotRequested(uint256 decryptionId);
+}
+
+struct Scene {
+    chain: FakeChain,
+    room: Arc<Submission<FakeChain>>,
+    _running: JoinSet<Result<(), crate::domain::LedgerError>>,
+    _mining: JoinSet<()>,
+}
+
+struct Silent;
+
+impl Report for Silent {
+    async fn report(&self, _: Progress) {}
+}
+
+impl Scene {
+    fn new(gas_limit: Option<u64>) -> Self {
+        let chain = FakeChain::new(100);
+        let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
+        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: None };
+        let (lane, task) =
+            lane(chain.clone(), wallet, FakeLedger::default(), options, Vec::new(), None);
+        let mut running = JoinSet::new();
+        running.spawn(task.run(CancellationToken::new()));
+        let mut mining = JoinSet::new();
+        let miner = chain.clone();
+        mining.spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                miner.mine_empty(1);
+            }
+        });
+        let adapter = DecryptionAdapter::new(chain.clone());
+        let room = Arc::new(Submission::new(lane, adapter, gas_limit));
+        Self { chain, room, _running: running, _mining: mining }
+    }
+
+    async fn submit(&self, id: u64, maybe_sent: bool) -> Result<Outcome, SubmissionError> {
+        let request = request(id, self.chain.block(100));
+        let answer = answer();
+        let submitting = self.room.submit(&request, &answer, maybe_sent, &Silent);
+        tokio::time::timeout(Duration::from_secs(120), submitting).await.expect("ends")
+    }
+
+    fn says(&self, error: impl SolError) {
+        self.chain.node().verdict = Some(error.abi_encode().into());
+    }
+
+    fn sent(&self) -> usize {
+        self.chain.node().sent.len()
+    }
+}
+
+fn request(id: u64, block: BlockRef) -> Request {
+    let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
+    Request {
+        key: RequestKey { id: U256::from(id), content: B256::ZERO },
+        generation: Generation::G9,
+        block,
+        transaction: request_event(id).transaction,
+        operation: Operation::PublicDecryption(operation),
+    }
+}
+
+fn answer() -> Answer {
+    Answer {
+        payload: Bytes::from(vec![1; 32]),
+        signature: Bytes::from(vec![2; 65]),
+        extra_data: Bytes::new(),
+    }
+}
+
+fn already() -> KmsNodeAlreadySigned {
+    KmsNodeAlreadySigned { decryptionId: U256::from(1), signer: CONTRACT }
+}
+
+fn reason(result: Result<Outcome, SubmissionError>) -> HoldReason {
+    match result.expect_err("held").remedy() {
+        Remedy::Hold(hold) => hold.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_estimate_serves_the_answers_after_it() {
+    let scene = Scene::new(None);
+    for id in 0..5 {
+        let outcome = scene.submit(id, false).await.unwrap();
+        assert!(matches!(outcome, Outcome::Accepted { .. }));
+    }
+    assert_eq!(scene.chain.calls("estimate"), 1);
+}
+
+/// Whatever was learned before, and whether the operator fixed the gas or not: what was answered by
+/// an earlier run costs nothing.
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_sent_is_tried_out_before_gas_is_spent() {
+    for gas_limit in [None, Some(500_000)] {
+        let scene = Scene::new(gas_limit);
+        scene.submit(1, false).await.unwrap();
+        scene.says(already());
+        assert_eq!(scene.submit(1, true).await.unwrap(), Outcome::AlreadyAnswered);
+        assert_eq!(scene.sent(), 1, "no second transaction");
+    }
+}
+
+/// The Core's signer is not registered: the first answer pays for knowing, the others do not, and
+/// neither do the retries.
+#[tokio::test(start_paused = true)]
+async fn a_contract_that_takes_no_answers_costs_gas_once() {
+    for gas_limit in [None, Some(500_000)] {
+        let scene = Scene::new(gas_limit);
+        scene.submit(1, false).await.unwrap();
+        scene.says(NotKmsSigner { signerAddress: CONTRACT });
+        assert_eq!(reason(scene.submit(2, false).await), HoldReason::SignerNotRegistered);
+        assert_eq!(scene.sent(), 2);
+        for id in 2..6 {
+            let held = scene.submit(id, id == 2).await;
+            assert_eq!(reason(held), HoldReason::SignerNotRegistered);
+        }
+        assert_eq!(scene.sent(), 2);
+        scene.chain.node().verdict = None;
+        assert!(matches!(scene.submit(2, true).await, Ok(Outcome::Accepted { .. })));
+        let estimates = scene.chain.calls("estimate");
+        scene.submit(7, false).await.unwrap();
+        assert_eq!(scene.chain.calls("estimate"), estimates, "trusted again");
+    }
+}
+
+/// A sequencer that executes in advance: what it says counts like a receipt.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_in_advance_is_judged_by_what_it_says() {
+    for gas_limit in [None, Some(500_000)] {
+        let scene = Scene::new(gas_limit);
+        scene.submit(1, false).await.unwrap();
+        scene.chain.node().reverts_in_advance = Some(already().abi_encode().into());
+        scene.says(already());
+        assert_eq!(scene.submit(2, false).await.unwrap(), Outcome::AlreadyAnswered);
+        // Even if the node that is asked lags behind the one that refuses.
+        scene.chain.node().verdict = None;
+        assert_eq!(scene.submit(3, false).await.unwrap(), Outcome::AlreadyAnswered);
+    }
+}
+
+/// T37. Many run out of gas at once: one step up, not one for each of them.
+#[tokio::test(start_paused = true)]
+async fn out_of_gas_raises_the_limit_once() {
+    let scene = Scene::new(None);
+    scene.submit(0, false).await.unwrap();
+    scene.chain.node().gas_used = 150_000;
+    let mut submitting = JoinSet::new();
+    for id in 1..40 {
+        let (room, block) = (scene.room.clone(), scene.chain.block(100));
+        submitting.spawn(async move {
+            room.submit(&request(id, block), &answer(), false, &Silent).await
+        });
+    }
+    for outcome in submitting.join_all().await {
+        assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
+    }
+    let call = Call { from: None, to: CONTRACT, data: Bytes::new() };
+    let request = request(1, scene.chain.block(100));
+    let data = scene.room.adapter.response(&request, &answer()).unwrap();
+    let limit =
+        scene.room.gas.limit(&request, &Call { data, ..call }, &scene.chain, false).await.unwrap();
+    // 130,000 was learned, half more was given.
+    assert_eq!(limit, 195_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_gas_limit_that_does_not_do_is_said_after_one_transaction() {
+    let scene = Scene::new(Some(80_000));
+    let error = scene.submit(1, false).await.expect_err("held");
+    assert!(error.to_string().contains("gas_limit = 80000 does not allow it"), "{error}");
+    let again = scene.submit(1, true).await.expect_err("held");
+    assert!(again.to_string().contains("gas_limit = 80000 does not allow it"), "{again}");
+    assert_eq!(scene.sent(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hostile_estimate_is_no_overflow() {
+    let scene = Scene::new(None);
+    scene.chain.node().estimate = u64::MAX;
+    assert!(matches!(scene.submit(1, false).await, Ok(Outcome::Accepted { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_requested_is_believed_of_a_node_that_has_the_block() {
+    let scene = Scene::new(None);
+    scene.says(DecryptionNotRequested { decryptionId: U256::from(1) });
+    scene.chain.node().lags_from = Some(90);
+    assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry, "it lags");
+    scene.chain.node().lags_from = None;
+    let refused = scene.submit(1, true).await.unwrap_err().remedy();
+    assert_eq!(refused, Remedy::Refuse(Refusal::NotRequested));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_left_the_chain_is_orphaned_once_its_block_is_buried() {
+    let scene = Scene::new(None);
+    scene.says(DecryptionNotRequested { decryptionId: U256::from(1) });
+    let stray = BlockRef { number: 100, hash: B256::repeat_byte(9) };
+    let stray = request(1, stray);
+    let answer = answer();
+    let submit = || scene.room.submit(&stray, &answer, true, &Silent);
+    assert_eq!(submit().await.unwrap_err().remedy(), Remedy::Retry, "it may come back");
+    scene.chain.mine_empty(70);
+    assert_eq!(submit().await.unwrap(), Outcome::Orphaned);
+    assert_eq!(scene.sent(), 0);
+}
+
+/// The event came again in another block; the walk still has the old one.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
+    let scene = Scene::new(None);
+    scene.says(DecryptionNotRequested { decryptionId: U256::from(1) });
+    scene.chain.mine(vec![request_event(1)]);
+    scene.chain.mine_empty(100);
+    let moved = request(1, BlockRef { number: 100, hash: B256::repeat_byte(9) });
+    let said = scene.room.submit(&moved, &answer(), true, &Silent).await;
+    // The node has it in its chain, so its word counts.
+    assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
+    assert_eq!(moved.kind(), Kind::PublicDecryption);
+}

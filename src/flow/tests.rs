@@ -1,0 +1,67 @@
+//! The walk's own decisions. Whole walks are tested from outside, on real rooms.
+
+use super::{fake_chain::request_event, *};
+use crate::gateway::abi;
+
+fn intake(id: u64, recovered: bool) -> Intake {
+    Intake { request: abi::decode(&request_event(id)).unwrap(), recovered }
+}
+
+fn answer() -> Answer {
+    Answer {
+        payload: alloy::primitives::Bytes::from_static(&[1]),
+        signature: alloy::primitives::Bytes::new(),
+        extra_data: alloy::primitives::Bytes::new(),
+    }
+}
+
+#[test]
+fn a_request_the_core_failed_on_is_asked_again() {
+    let standing = |stage, held| Standing { stage, held, worked: Duration::ZERO };
+    assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreFailed))), Stage::Arrived);
+    assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreSilent))), Stage::Asked);
+    assert_eq!(resume(standing(Stage::Asked, None)), Stage::Asked);
+    let answered = Stage::Answered(answer());
+    assert_eq!(resume(standing(answered.clone(), Some(HoldReason::CoreFailed))), answered);
+}
+
+/// Thousands out of the journal take half of the places; what is new has the other half.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_does_not_delay_what_is_new() {
+    let places = Places::new(4);
+    let (fresh, fresh_intake) = mpsc::channel(10);
+    let (again, again_intake) = mpsc::channel(10);
+    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
+    for id in 0..10 {
+        again.send(intake(id, true)).await.unwrap();
+    }
+    let first = places.next(&mut intakes).await.unwrap();
+    let second = places.next(&mut intakes).await.unwrap();
+    assert!(first.1.recovered && second.1.recovered);
+    let third = tokio::time::timeout(Duration::from_secs(1), places.next(&mut intakes)).await;
+    assert!(third.is_err(), "no third one");
+    fresh.send(intake(100, false)).await.unwrap();
+    let fresh_one = places.next(&mut intakes).await.unwrap();
+    assert!(!fresh_one.1.recovered);
+    drop(first);
+    assert!(places.next(&mut intakes).await.unwrap().1.recovered, "its place was given on");
+}
+
+/// One place is enough for both sides, and waiting takes nothing out of a channel.
+#[tokio::test(start_paused = true)]
+async fn a_single_place_serves_both_sides() {
+    let places = Places::new(1);
+    let (fresh, fresh_intake) = mpsc::channel(10);
+    let (again, again_intake) = mpsc::channel(10);
+    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
+    for round in 0..20 {
+        let waiting = tokio::time::timeout(Duration::from_millis(10), places.next(&mut intakes));
+        assert!(waiting.await.is_err());
+        let (side, recovered) = if round % 2 == 0 { (&fresh, false) } else { (&again, true) };
+        side.send(intake(round, recovered)).await.unwrap();
+        let (_place, taken) = places.next(&mut intakes).await.unwrap();
+        assert_eq!(taken.request.key.id.to::<u64>(), round);
+    }
+    drop((fresh, again));
+    assert!(places.next(&mut intakes).await.is_none());
+}

@@ -1,0 +1,140 @@
+//! A transaction before and after its signature: what goes into the bytes, and out of them again.
+
+use alloy::{
+    consensus::{SignableTransaction, Transaction, TxEip1559, TxEnvelope},
+    eips::{Decodable2718, Encodable2718},
+    primitives::TxKind,
+};
+
+use super::{Payload, SignedTransaction};
+use crate::{
+    domain::{Address, RequestKey},
+    gateway::wallet::{Wallet, WalletError},
+};
+
+/// Gas of a no-op: a plain transfer plus Arbitrum's share for the parent chain.
+const NOOP_GAS: u64 = 500_000;
+
+/// Fees of a transaction, wei per gas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fees {
+    pub(super) max: u128,
+    pub(super) tip: u128,
+}
+
+impl Fees {
+    /// Room for the base fee to double; `None` while the chain is dearer than `cap`.
+    pub(super) fn over(base: u128, tip: u128, cap: Option<u128>) -> Option<Self> {
+        let cap = cap.unwrap_or(u128::MAX);
+        if base > cap {
+            return None;
+        }
+        let max = base.saturating_mul(2).saturating_add(tip).min(cap);
+        Some(Self { max, tip: tip.min(max) })
+    }
+}
+
+/// A transaction with its nonce, without its signature.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    transaction: TxEip1559,
+    pub(super) request: Option<RequestKey>,
+    /// Other bytes for a nonce that is already open.
+    pub(super) bump: bool,
+}
+
+impl Draft {
+    pub(super) fn of_payload(chain_id: u64, nonce: u64, fees: Fees, payload: &Payload) -> Self {
+        let transaction = TxEip1559 {
+            chain_id,
+            nonce,
+            gas_limit: payload.gas_limit,
+            max_fee_per_gas: fees.max,
+            max_priority_fee_per_gas: fees.tip,
+            to: TxKind::Call(payload.to),
+            input: payload.data.clone(),
+            ..TxEip1559::default()
+        };
+        Self { transaction, request: Some(payload.request), bump: false }
+    }
+
+    /// Nothing, sent to ourselves, so that the nonces behind it can be executed.
+    pub(super) fn noop(chain_id: u64, nonce: u64, fees: Fees, sender: Address) -> Self {
+        let transaction = TxEip1559 {
+            chain_id,
+            nonce,
+            gas_limit: NOOP_GAS,
+            max_fee_per_gas: fees.max,
+            max_priority_fee_per_gas: fees.tip,
+            to: TxKind::Call(sender),
+            ..TxEip1559::default()
+        };
+        Self { transaction, request: None, bump: false }
+    }
+
+    /// The same payload under the same nonce for higher fees; `None` if they are not higher. Pools
+    /// take a replacement from 10 % more on, so it is at least an eighth.
+    pub(super) fn bump_of(
+        current: &SignedTransaction,
+        fees: Fees,
+        cap: Option<u128>,
+    ) -> Option<Self> {
+        let old = decode(current)?;
+        if fees.max <= old.max_fee_per_gas() {
+            return None;
+        }
+        let least = old.max_fee_per_gas().saturating_add(old.max_fee_per_gas() / 8);
+        let transaction = TxEip1559 {
+            chain_id: old.chain_id()?,
+            nonce: current.nonce,
+            gas_limit: old.gas_limit(),
+            max_fee_per_gas: fees.max.max(least).min(cap.unwrap_or(u128::MAX)),
+            max_priority_fee_per_gas: fees.tip,
+            to: old.kind(),
+            value: old.value(),
+            input: old.input().clone(),
+            ..TxEip1559::default()
+        };
+        Some(Self { transaction, request: current.request, bump: true })
+    }
+
+    pub(super) fn nonce(&self) -> u64 {
+        self.transaction.nonce
+    }
+
+    pub(super) async fn sign(&self, wallet: &Wallet) -> Result<SignedTransaction, WalletError> {
+        let signature = wallet.sign_hash(self.transaction.signature_hash()).await?;
+        let signed = self.transaction.clone().into_signed(signature);
+        let hash = *signed.hash();
+        let raw = TxEnvelope::from(signed).encoded_2718();
+        Ok(SignedTransaction {
+            nonce: self.transaction.nonce,
+            hash,
+            raw: raw.into(),
+            request: self.request,
+        })
+    }
+}
+
+/// What an earlier run sent, out of its signed bytes.
+pub(super) fn recover_payload(
+    request: RequestKey,
+    transaction: &SignedTransaction,
+) -> Option<Payload> {
+    let decoded = decode(transaction)?;
+    Some(Payload {
+        request,
+        to: decoded.to()?,
+        data: decoded.input().clone(),
+        gas_limit: decoded.gas_limit(),
+    })
+}
+
+/// 0 if the bytes cannot be decoded, which ours can.
+pub(super) fn gas_limit_of(transaction: &SignedTransaction) -> u64 {
+    decode(transaction).map_or(0, |decoded| decoded.gas_limit())
+}
+
+fn decode(transaction: &SignedTransaction) -> Option<TxEnvelope> {
+    TxEnvelope::decode_2718(&mut transaction.raw.as_ref()).ok()
+}

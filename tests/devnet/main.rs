@@ -1,0 +1,169 @@
+//! A whole local network to try a connector on.
+//!
+//! ```text
+//! devnet quickstart              chain, S3, Core stub and a connector; ten requests; a verdict
+//! devnet up     --dir D          the same without connector and requests, until Ctrl-C
+//! devnet emit   --dir D --public N --user N     requests on chain, noted in D/requests.jsonl
+//! devnet status --dir D [--json] [--wait S]     which of them are answered, and rightly
+//! ```
+//!
+//! `D/devnet.json` tells where everything is. `status` exits 0 only if every request has exactly
+//! one answer of the registered signer and the answer is what the ciphertexts decrypt to.
+//! `scripts/quickstart` builds what is needed and runs `devnet quickstart`.
+
+#[expect(dead_code, reason = "the devnet and the tests each use a part of the world")]
+#[path = "../world/mod.rs"]
+mod world;
+
+mod network;
+mod quickstart;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use alloy::primitives::{B256, U256};
+use clap::{Parser, Subcommand};
+use futures_util::StreamExt as _;
+use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+
+use network::{Network, Servers};
+use world::{Error, Result, request::Kind};
+
+#[derive(Parser)]
+#[command(name = "devnet", about = "A local Gateway chain with contracts, S3 and a KMS Core stub")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings everything up, has a connector answer requests, and checks the answers on chain.
+    Quickstart(quickstart::Options),
+    /// Brings a fresh network up and keeps it until SIGINT or SIGTERM.
+    Up {
+        #[arg(long)]
+        dir: PathBuf,
+        /// Milliseconds between blocks.
+        #[arg(long, default_value_t = 250)]
+        block_time: u64,
+    },
+    /// Puts requests on chain.
+    Emit {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long, default_value_t = 0)]
+        public: usize,
+        #[arg(long, default_value_t = 0)]
+        user: usize,
+    },
+    /// Tells which requests are answered.
+    Status {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        json: bool,
+        /// Seconds to wait for missing answers.
+        #[arg(long, default_value_t = 0)]
+        wait: u64,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("devnet: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    // Caught from here on: whatever runs below is dropped, and with it every child.
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Error::Io("signals".into(), e))?;
+    match command {
+        Command::Quickstart(options) => quickstart::run(&options, &mut signals).await,
+        Command::Up { dir, block_time } => {
+            tokio::select! {
+                ended = up(&dir, Duration::from_millis(block_time)) => ended,
+                _signal = signals.next() => Ok(ExitCode::SUCCESS),
+            }
+        }
+        Command::Emit { dir, public, user } => emit(&dir, public, user).await,
+        Command::Status { dir, json, wait } => status(&dir, json, Duration::from_secs(wait)).await,
+    }
+}
+
+async fn up(dir: &Path, block_time: Duration) -> Result<ExitCode> {
+    let mut servers = Servers::start(dir, block_time).await?;
+    println!("{}", serde_json::to_string_pretty(&servers.network)?);
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        servers.check()?;
+    }
+}
+
+async fn emit(dir: &Path, public: usize, user: usize) -> Result<ExitCode> {
+    let (_, deployment) = Network::attach(dir)?;
+    for request in network::emit(dir, &deployment, public, user).await? {
+        println!("{:#x}", request.id);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One request and what became of it.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: U256,
+    kind: Kind,
+    request_block: u64,
+    /// What is wrong with the answer, if anything is.
+    problem: Option<String>,
+    answer_block: Option<u64>,
+    transaction: Option<B256>,
+}
+
+async fn status(dir: &Path, json: bool, wait: Duration) -> Result<ExitCode> {
+    let (network, deployment) = Network::attach(dir)?;
+    let requests = network::emitted(dir)?;
+    if !wait.is_zero() {
+        let ids = requests.iter().map(|request| request.id);
+        // Who is missing stands in the table.
+        let _incomplete = deployment.wait_answered(ids, wait).await;
+    }
+    let answers = deployment.answers().await?;
+    let rows: Vec<Row> = requests
+        .iter()
+        .map(|request| {
+            let (answer, problem) = network.judge(request, &answers);
+            Row {
+                id: request.id,
+                kind: request.kind,
+                request_block: request.block,
+                problem,
+                answer_block: answer.map(|a| a.block),
+                transaction: answer.map(|a| a.transaction),
+            }
+        })
+        .collect();
+    let good = rows.iter().filter(|row| row.problem.is_none()).count();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        for row in &rows {
+            let transaction = row.transaction.map_or_else(String::new, |hash| hash.to_string());
+            let result = row.problem.as_deref().unwrap_or("ok");
+            println!("{:#x} {:6} {result} {transaction}", row.id, row.kind.as_str());
+        }
+        println!("{good} of {} answered rightly", rows.len());
+    }
+    Ok(if good == rows.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,246 @@
+//! The network: its servers while they run, and its description for who comes later.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use alloy::{
+    primitives::{Address, B256},
+    signers::local::PrivateKeySigner,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::world::{
+    Error, Result,
+    anvil::{self, Anvil, AnvilOptions},
+    contracts::Variant,
+    core_stub::{CoreOptions, CoreStub, CoreVersion},
+    deployment::{Answer, Deployment, Node, Store, Thresholds},
+    ministack::{Bucket, Ministack},
+    random_key,
+    request::{Ask, Issued},
+    rpc::Chain,
+};
+
+const NETWORK: &str = "devnet.json";
+const REQUESTS: &str = "requests.jsonl";
+const BUCKET: &str = "ct128";
+
+/// `devnet.json`: all that a connector and the other subcommands need. Holds the keys of a network
+/// that lives on this machine only.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Network {
+    pub http_url: String,
+    pub ws_url: String,
+    pub chain_id: u64,
+    pub variant: Variant,
+    pub decryption: Address,
+    pub gateway_config: Address,
+    pub since_block: u64,
+    pub s3_endpoint: String,
+    pub s3_bucket: String,
+    pub coprocessor: Address,
+    pub bucket_url: String,
+    pub core_endpoint: String,
+    /// The connector's wallet: funded and registered.
+    pub wallet_address: Address,
+    pub wallet_private_key: B256,
+    /// The signer a Core must have to be this node's; the stub has it.
+    pub signer_address: Address,
+    pub signer_private_key: B256,
+    pub anvil_pid: Option<u32>,
+    pub ministack_pid: Option<u32>,
+}
+
+/// The running network. Dropping it ends every server.
+#[derive(Debug)]
+pub struct Servers {
+    pub network: Network,
+    pub deployment: Deployment,
+    // Serves as long as it lives.
+    _core: CoreStub,
+    anvil: Anvil,
+    ministack: Ministack,
+}
+
+impl Servers {
+    /// A fresh network with its data in `dir`.
+    pub async fn start(dir: &Path, block_time: Duration) -> Result<Self> {
+        forget_the_last(dir)?;
+        let options = AnvilOptions { block_time: Some(block_time), ..AnvilOptions::default() };
+        let (anvil, ministack) =
+            tokio::try_join!(Anvil::start(dir, options), Ministack::start(dir, None))?;
+        let stores = [Store::new(ministack.bucket(BUCKET).await?)];
+
+        let (wallet, signer): (PrivateKeySigner, PrivateKeySigner) = (random_key(), random_key());
+        anvil.fund(wallet.address()).await?;
+        let nodes = [Node { wallet: wallet.address(), signer: signer.address() }];
+        let chain = anvil.chain();
+        let deployment =
+            Deployment::deploy(chain, Variant::G10, &nodes, &stores, Thresholds::ONE).await?;
+        let core = CoreStub::start(CoreOptions {
+            signer: signer.clone(),
+            ..CoreOptions::new(CoreVersion::V0_13, deployment.chain_id, deployment.decryption)
+        })
+        .await;
+
+        let network = Network {
+            http_url: anvil.http_url(),
+            ws_url: anvil.ws_url(),
+            chain_id: anvil.chain_id(),
+            variant: deployment.variant,
+            decryption: deployment.decryption,
+            gateway_config: deployment.gateway_config,
+            since_block: deployment.since_block,
+            s3_endpoint: ministack.url(),
+            s3_bucket: BUCKET.into(),
+            coprocessor: stores[0].tx_sender,
+            bucket_url: stores[0].bucket.url().into(),
+            core_endpoint: core.endpoint(),
+            wallet_address: wallet.address(),
+            wallet_private_key: wallet.to_bytes(),
+            signer_address: signer.address(),
+            signer_private_key: signer.to_bytes(),
+            anvil_pid: anvil.pid(),
+            ministack_pid: ministack.pid(),
+        };
+        network.write(dir)?;
+        Ok(Self { network, deployment, _core: core, anvil, ministack })
+    }
+
+    /// An error with the last output of a server that has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        self.anvil.check()?;
+        self.ministack.check()
+    }
+}
+
+impl Network {
+    /// The network in `dir` as [`Servers::start`] described it.
+    pub fn attach(dir: &Path) -> Result<(Self, Deployment)> {
+        let text = fs::read(dir.join(NETWORK))
+            .map_err(|e| Error::Io(format!("no running devnet in {}", dir.display()), e))?;
+        let network: Self = serde_json::from_slice(&text)?;
+        let bucket = Bucket::new(&network.bucket_url)?;
+        let deployment = Deployment {
+            chain: Chain::new(&network.http_url, anvil::ADMIN)?,
+            chain_id: network.chain_id,
+            variant: network.variant,
+            decryption: network.decryption,
+            gateway_config: network.gateway_config,
+            since_block: network.since_block,
+            stores: vec![Store { tx_sender: network.coprocessor, bucket }],
+        };
+        Ok((network, deployment))
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        // Whoever sees the file may use the network: it appears whole or not at all.
+        let draft = dir.join("devnet.json.draft");
+        write_private(&draft, &serde_json::to_string_pretty(self)?)?;
+        fs::rename(&draft, dir.join(NETWORK)).map_err(|e| io(NETWORK, e))
+    }
+
+    /// The configuration of a connector that serves this network.
+    pub fn connector_config(&self) -> String {
+        format!(
+            "# A connector of a network that lives on this machine only.\n\
+             # config/environments/config-base.toml documents every key.\n\
+             gateway_url = \"{}\"\n\
+             chain_id = {}\n\
+             decryption_address = \"{}\"\n\
+             gateway_config_address = \"{}\"\n\
+             starting_block = {}\n\
+             kms_core_endpoint = \"{}\"\n\
+             private_key = \"{}\"\n",
+            self.ws_url,
+            self.chain_id,
+            self.decryption,
+            self.gateway_config,
+            self.since_block,
+            self.core_endpoint,
+            self.wallet_private_key,
+        )
+    }
+
+    /// This node's answer to `request` among `answers`, and what is wrong with it. Right is: there
+    /// is exactly one, and it is what the ciphertexts decrypt to.
+    pub fn judge<'a>(
+        &self,
+        request: &Issued,
+        answers: &'a [Answer],
+    ) -> (Option<&'a Answer>, Option<String>) {
+        let mine = answers.iter().filter(|a| a.id == request.id && a.signer == self.signer_address);
+        match mine.collect::<Vec<_>>().as_slice() {
+            [] => (None, Some("no answer".into())),
+            [answer] => (Some(answer), request.check(&answer.payload).err()),
+            [first, others @ ..] => (Some(first), Some(format!("{} answers", others.len() + 1))),
+        }
+    }
+}
+
+/// Puts requests on chain, public and user decryptions in turn, and notes them in `dir`.
+pub async fn emit(
+    dir: &Path,
+    deployment: &Deployment,
+    public: usize,
+    user: usize,
+) -> Result<Vec<Issued>> {
+    let requests = deployment.request(Ask::mixed(public, user)).await?;
+    let mut lines = String::new();
+    for request in &requests {
+        lines.push_str(&serde_json::to_string(request)?);
+        lines.push('\n');
+    }
+    File::options()
+        .append(true)
+        .create(true)
+        .open(dir.join(REQUESTS))
+        .and_then(|mut out| out.write_all(lines.as_bytes()))
+        .map_err(|e| io(REQUESTS, e))?;
+    Ok(requests)
+}
+
+/// Every request that [`emit`] noted in `dir`.
+pub fn emitted(dir: &Path) -> Result<Vec<Issued>> {
+    let text = match fs::read_to_string(dir.join(REQUESTS)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(|e| io(REQUESTS, e))?,
+    };
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// Writes a file that only its owner can read: it holds keys.
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut out| out.write_all(text.as_bytes()))
+        .map_err(|e| io(&path.display().to_string(), e))
+}
+
+/// Removes what an earlier network left in the folder: every network is a fresh one.
+fn forget_the_last(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| io("creating the folder", e))?;
+    for name in [NETWORK, REQUESTS, "anvil-state.json", "anvil.log", "ministack.log"] {
+        match fs::remove_file(dir.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(name, e)),
+            _ => {}
+        }
+    }
+    match fs::remove_dir_all(dir.join("ministack")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("ministack", e)),
+        _ => Ok(()),
+    }
+}
+
+fn io(what: &str, error: std::io::Error) -> Error {
+    Error::Io(what.into(), error)
+}

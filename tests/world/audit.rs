@@ -1,0 +1,143 @@
+//! The oracle of tests that break things: what chain and journal must agree on in the end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use alloy::primitives::U256;
+
+use super::{
+    Error, Result,
+    journal::{self, Entry},
+    request::Issued,
+    scene::{PATIENCE, Scene},
+    until,
+};
+
+/// Whether the journal was left as the connector wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// As written: it knows every transaction of the wallet.
+    Whole,
+    /// What it had promised was taken away: the wallet may have sent what it does not know.
+    Cut,
+}
+
+/// A count or number out of the journal; it holds no negative ones.
+pub fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|number| u64::try_from(number).expect("never negative"))
+}
+
+impl Scene {
+    /// An error if the connector has ended by itself, or is not running.
+    pub fn alive(&mut self) -> Result<()> {
+        self.connector.as_mut().ok_or_else(|| Error::other("no connector"))?.check()
+    }
+
+    /// Waits until `requests` are answered, then holds chain against journal: each is accepted once
+    /// with the right contents, stored once and settled, the cursor has passed it, and no nonce of
+    /// the wallet is open or was left out. The journal knows no other requests.
+    pub async fn audit(&mut self, requests: &[Issued], journal: Journal) -> Result<()> {
+        self.answered(requests).await?;
+        let rows = self.settled_rows(requests.len()).await?;
+        self.compare(requests, &rows)?;
+        self.cursor_passed(requests)?;
+        self.nonces_are_whole(journal).await?;
+        self.alive()?;
+        // An instance that is built again inside the process shows nowhere else.
+        let log = self.log();
+        let ended = log.lines().filter(|line| line.contains("instance ended"));
+        let panicked = log.lines().filter(|line| line.contains("panicked"));
+        let broken: Vec<&str> = ended.chain(panicked).collect();
+        if broken.is_empty() { Ok(()) } else { Err(Error::other(broken.join("\n"))) }
+    }
+
+    fn stored(&self) -> Result<Vec<Entry>> {
+        journal::entries(&self.state_dir())
+    }
+
+    /// The ids of the requests that stand in one of these stages and are not settled.
+    pub fn unsettled_in(&self, stages: &[&str]) -> Result<Vec<U256>> {
+        let rows = self.stored()?.into_iter();
+        let open = rows.filter(|r| r.outcome.is_none() && stages.contains(&r.stage.as_str()));
+        Ok(open.map(|row| row.id).collect())
+    }
+
+    /// The last step of the last request reaches the disk a moment after its receipt.
+    async fn settled_rows(&self, count: usize) -> Result<Vec<Entry>> {
+        let mut last = Vec::new();
+        let waited = until("settled requests", PATIENCE, Duration::from_millis(100), async || {
+            // A connector that was just started may not have made its tables yet.
+            last = self.stored().unwrap_or_default();
+            let settled = last.iter().filter(|row| row.outcome.is_some()).count();
+            Ok((settled >= count && settled == last.len()).then_some(()))
+        });
+        let waited = waited.await;
+        waited.map_err(|error| {
+            let open = last.iter().filter(|row| row.outcome.is_none());
+            let open: Vec<_> = open.map(|row| format!("{:#x} {}", row.id, row.stage)).collect();
+            Error::other(format!("{error}: {} of {count} stored, open {open:?}", last.len()))
+        })?;
+        Ok(last)
+    }
+
+    fn compare(&self, requests: &[Issued], rows: &[Entry]) -> Result<()> {
+        let mut stored: BTreeMap<U256, &Entry> = BTreeMap::new();
+        for row in rows {
+            if stored.insert(row.id, row).is_some() {
+                return Err(Error::other(format!("{:#x} is stored twice", row.id)));
+            }
+            let outcome = row.outcome.as_deref().unwrap_or_default();
+            if !["accepted", "already_answered"].contains(&outcome) {
+                return Err(Error::other(format!("{:#x} ended as {outcome:?}", row.id)));
+            }
+        }
+        for request in requests {
+            let row = stored
+                .remove(&request.id)
+                .ok_or_else(|| Error::other(format!("{:#x} is not stored", request.id)))?;
+            if (row.block, row.event_transaction) != (request.block, request.transaction) {
+                return Err(Error::other(format!("{row:?} is not the event of {request:?}")));
+            }
+        }
+        match stored.first_key_value() {
+            None => Ok(()),
+            Some((id, _)) => Err(Error::other(format!("{id:#x} is stored and was not asked for"))),
+        }
+    }
+
+    /// The journal's cursor, once it has one.
+    pub fn cursor(&self) -> Result<Option<u64>> {
+        Ok(self.query("SELECT number FROM cursors", |row| number(row, 0))?.pop())
+    }
+
+    fn cursor_passed(&self, requests: &[Issued]) -> Result<()> {
+        let last = requests.iter().map(|request| request.block).max();
+        let cursor = self.cursor()?;
+        if cursor < last {
+            return Err(Error::other(format!("cursor {cursor:?}, last request in {last:?}")));
+        }
+        Ok(())
+    }
+
+    /// Every nonce the journal took is mined; unless it was cut, it knows every mined one.
+    async fn nonces_are_whole(&self, journal: Journal) -> Result<()> {
+        let sql = "SELECT nonce, mined_block_number IS NOT NULL FROM transactions";
+        let wallet = self.wallet.address();
+        until("mined nonces", PATIENCE, Duration::from_millis(100), async || {
+            let count = self.deployment.chain.nonce(wallet).await?;
+            let known: Vec<(u64, bool)> =
+                self.query(sql, |row| Ok((number(row, 0)?, row.get(1)?)))?;
+            let taken: BTreeSet<u64> = known.iter().map(|(nonce, _)| *nonce).collect();
+            let mined: BTreeSet<u64> =
+                known.iter().filter(|(_, mined)| *mined).map(|(nonce, _)| *nonce).collect();
+            let whole = match journal {
+                Journal::Whole => taken == mined && mined.iter().copied().eq(0..count),
+                Journal::Cut => taken.last().is_none_or(|last| *last < count),
+            };
+            Ok(whole.then_some(()))
+        })
+        .await
+    }
+}
