@@ -15,6 +15,7 @@ use crate::{
         free_port,
         gossip::{Gossip, Tale},
         ministack::COMPRESSED,
+        process::Process,
         request::{Ask, fhe},
         scene::{Scene, SceneOptions},
     },
@@ -255,7 +256,7 @@ async fn memory_is_bounded_by_the_budget() -> Result<()> {
 
 /// The most memory the connector has had so far.
 fn peak_bytes(scene: &Scene) -> Result<usize> {
-    let pid = scene.connector.as_ref().map(crate::world::process::Process::pid);
+    let pid = scene.connector.as_ref().map(Process::pid);
     let pid = pid.ok_or_else(|| Error::other("no connector"))?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .map_err(|e| Error::Io("the process's status".into(), e))?;
