@@ -200,11 +200,11 @@ struct Setback {
 
 impl Setback {
     /// Trouble that every request has: the chain or the Core does not answer.
-    fn new(remedy: Remedy, why: impl ToString) -> Self {
+    fn new(remedy: Remedy, why: &impl ToString) -> Self {
         Self { remedy, why: why.to_string(), own: false }
     }
 
-    fn own(remedy: Remedy, why: impl ToString) -> Self {
+    fn own(remedy: Remedy, why: &impl ToString) -> Self {
         Self { own: true, ..Self::new(remedy, why) }
     }
 
@@ -218,6 +218,35 @@ impl Setback {
             }
             _ => self,
         }
+    }
+}
+
+/// How long a walk waits between attempts, and what it said last.
+struct Patience {
+    pause: Backoff,
+    last_why: String,
+    /// Since when it got nowhere.
+    stuck_since: Option<Instant>,
+}
+
+impl Patience {
+    fn new(ceiling: Duration) -> Self {
+        let pause = Backoff::new(Duration::from_millis(200), ceiling);
+        Self { pause, last_why: String::new(), stuck_since: None }
+    }
+
+    /// The cause, unless it was the last one too.
+    fn news(&mut self, why: String) -> Option<String> {
+        if why == self.last_why {
+            return None;
+        }
+        self.last_why.clone_from(&why);
+        Some(why)
+    }
+
+    /// `None`: told to stop.
+    async fn pause(&mut self, stop: &CancellationToken) -> Option<()> {
+        stop.run_until_cancelled(sleep(self.pause.next_delay())).await
     }
 }
 
@@ -395,9 +424,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             worked = standing.worked;
             stage = resume(standing);
         }
-        let mut pause = Backoff::new(Duration::from_millis(200), self.options.retry_interval);
-        let mut last_why = String::new();
-        let mut stuck_since: Option<Instant> = None;
+        let mut patience = Patience::new(self.options.retry_interval);
         // An answer the contract did not take, and what it said.
         let mut rejected: Option<(Answer, Hold)> = None;
         // Whether a transaction of this request may exist already.
@@ -411,22 +438,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::To(Stage::Answered(answer), _))
                     if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
                 {
-                    Setback::own(Remedy::Retry, "the KMS Core gives the same answer again")
+                    Setback::own(Remedy::Retry, &"the KMS Core gives the same answer again")
                 }
-                Ok(Door::To(next, passed)) => {
-                    debug!(from = stage.as_str(), to = next.as_str(), "door passed");
-                    let lost = matches!(passed, Step::Forgotten);
-                    self.ledger.note(key, passed).await?;
-                    stage = next;
-                    stuck_since = None;
-                    if lost {
-                        // Two Cores behind one address forget what the other was asked: not in a
-                        // hot loop.
-                        if stop.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
-                            return Ok(Ended::Stopped);
-                        }
-                    } else if matches!(stage, Stage::Answered(_)) {
-                        pause.reset();
+                Ok(Door::To(entered, noted)) => {
+                    debug!(from = stage.as_str(), to = entered.as_str(), "door passed");
+                    let lost = matches!(noted, Step::Forgotten);
+                    self.ledger.note(key, noted).await?;
+                    stage = entered;
+                    patience.stuck_since = None;
+                    // Two Cores behind one address forget what the other was asked: not in a hot
+                    // loop.
+                    if lost && patience.pause(&stop).await.is_none() {
+                        return Ok(Ended::Stopped);
+                    }
+                    if matches!(stage, Stage::Answered(_)) {
+                        patience.pause.reset();
                     }
                     continue;
                 }
@@ -456,32 +482,28 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         stage = Stage::Asked;
                         continue;
                     }
-                    worked = worked.saturating_add(begun.elapsed());
-                    self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
-                    // Only time in which everyone answered counts towards the expiry.
+                    // Only time in which everyone answered counts towards the expiry: that in which
+                    // the Core was asked for its answer, not that spent waiting for memory or gas.
+                    if stage == Stage::Asked {
+                        worked = worked.saturating_add(begun.elapsed());
+                        self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
+                    }
                     if worked >= self.options.request_expiry {
                         return self.settle(&request, Outcome::Expired).await;
                     }
                     return self.hold(key, &stage, hold).await;
                 }
                 Remedy::Retry => {
-                    let stuck_for = stuck_since.get_or_insert(begun).elapsed();
-                    if setback.own && stuck_for >= GIVE_WAY_AFTER && places.full() {
+                    let stuck_since = *patience.stuck_since.get_or_insert(begun);
+                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && places.full() {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
                         return self.hold(key, &stage, hold).await;
                     }
-                    if setback.why != last_why {
-                        warn!(
-                            stage = stage.as_str(),
-                            why = setback.why,
-                            "attempt failed, trying again"
-                        );
-                        let why = setback.why.clone();
+                    if let Some(why) = patience.news(setback.why) {
+                        warn!(stage = stage.as_str(), why, "attempt failed, trying again");
                         self.ledger.note(key, Step::Failed { why }).await?;
-                        last_why = setback.why;
                     }
-                    let waiting = sleep(pause.next_delay());
-                    if stop.run_until_cancelled(waiting).await.is_none() {
+                    if patience.pause(&stop).await.is_none() {
                         return Ok(Ended::Stopped);
                     }
                 }
@@ -556,7 +578,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut support = self.support.clone();
         let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
         let Ok(support) = known else {
-            return Err(Setback::new(Remedy::Retry, "the instance is stopping"));
+            return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
         };
         let unsupported = match (&request.operation, &*support) {
             (Operation::Unsupported { event, .. }, _) => format!(
@@ -571,7 +593,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
         };
         let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
-        Err(Setback::own(Remedy::Hold(hold.clone()), hold))
+        Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
     }
 
     /// Room 3: poll to an answer.
@@ -580,7 +602,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             .gateway_config
             .core_signer()
             .await
-            .map_err(|error| Setback::new(Remedy::Retry, error))?;
+            .map_err(|error| Setback::new(Remedy::Retry, &error))?;
         let patience = match request.kind() {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
@@ -594,7 +616,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
                 {
                     let why = "this node was registered anew; its Core's answer is checked again";
-                    return Err(Setback::new(Remedy::Retry, why));
+                    return Err(Setback::new(Remedy::Retry, &why));
                 }
                 return Err(Setback::new(remedy, &error));
             }
@@ -615,7 +637,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         patience.as_secs()
                     ),
                 );
-                Err(Setback::own(Remedy::Hold(hold.clone()), hold))
+                Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
             }
         }
     }

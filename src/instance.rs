@@ -46,7 +46,7 @@ use crate::{
         provider::{Addresses, ArbitrumProvider, At, Provider, RpcError, connection::Endpoint},
         wallet::{Wallet, WalletError},
     },
-    journal::{Identity, Journal, OpenError, Writer},
+    journal::{Identity, Journal, Writer},
     tls::TlsRoots,
 };
 
@@ -56,7 +56,7 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 pub const STARTING: &str = "start";
 /// Unfinished requests read from the journal ahead of their walk.
 const RECOVERED_AHEAD: usize = 64;
-const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(600);
+const HOUSEKEEPING_EVERY: Duration = Duration::from_mins(10);
 /// After an upgrade the contract is looked at once more: the node may have lagged.
 const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
 
@@ -105,10 +105,10 @@ impl Tasks {
         let position = self.names.iter().position(|(known, _)| *known == id);
         let task = position.map_or("a task", |position| self.names.swap_remove(position).1);
         let exit = match ended {
-            Ok((_, Ok(()))) => Exit::Stopped,
             Ok((_, Err(error))) => Exit::Failed { task, error },
             Err(error) if error.is_panic() => Exit::Panicked { task },
-            Err(_) => Exit::Stopped,
+            // It ended, or was dropped.
+            Ok((_, Ok(()))) | Err(_) => Exit::Stopped,
         };
         Some((task, exit))
     }
@@ -284,7 +284,7 @@ impl Instance {
         let (provider, connection) = ArbitrumProvider::new(addresses, config.chain_id, endpoint);
         let stop = self.below.clone();
         self.tasks.spawn("gateway connection", async move {
-            connection.run(stop).await;
+            Box::pin(connection.run(stop)).await;
             Ok::<(), String>(())
         });
         Ok(provider)
@@ -297,7 +297,7 @@ impl Instance {
             match provider.header(At::Number(0)).await {
                 Ok(Some(genesis)) => return Ok(genesis.block.hash),
                 Ok(None) => {
-                    warn!(host = provider.host(), "the gateway node knows no genesis block yet")
+                    warn!(host = provider.host(), "the gateway node knows no genesis block yet");
                 }
                 Err(error @ RpcError::WrongChain { .. }) => {
                     return Err(BuildError::Refused(format!(
@@ -324,14 +324,7 @@ impl Instance {
             Ok(opened) => opened,
             Err(error) => return Err(BuildError::Failed(format!("opening the journal: {error}"))),
         };
-        let (journal, writer) = opened.map_err(|error| match error {
-            OpenError::Locked { .. } | OpenError::Newer { .. } | OpenError::NotOurs { .. } => {
-                BuildError::Failed(error.to_string())
-            }
-            OpenError::Corrupt { .. } | OpenError::Io { .. } | OpenError::Sqlite { .. } => {
-                BuildError::Failed(error.to_string())
-            }
-        })?;
+        let (journal, writer) = opened.map_err(|error| BuildError::Failed(error.to_string()))?;
         for warning in journal.warnings() {
             warn!("{warning}");
         }
@@ -358,7 +351,9 @@ impl Instance {
                 Exit::Stopped => {
                     return Exit::Failed { task, error: "it ended without being told".into() };
                 }
-                exit => return exit,
+                exit @ (Exit::Refused { .. } | Exit::Failed { .. } | Exit::Panicked { .. }) => {
+                    return exit;
+                }
             }
         }
     }

@@ -689,6 +689,15 @@ impl Check<'_> {
         if text.expose().trim().is_empty() || text.expose().contains('\0') {
             return Err(self.bad(key, "no path".to_owned(), "a path", ""));
         }
+        // A path is repeated when its file cannot be read. A key in its place must not be.
+        let digits = strip_0x(text.expose().trim());
+        let is_key = digits.len() >= 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_key || text.expose().contains("://") {
+            let found = show_shape(&given.value).to_owned();
+            let advice =
+                "This looks like a key or a URL; write ./ before it if it is a file's name";
+            return Err(self.bad(key, found, "a path", advice));
+        }
         let path = Path::new(text.expose());
         Ok(Some(match &given.place {
             Place::File { path: file, .. } => {

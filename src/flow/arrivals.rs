@@ -148,7 +148,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
-                let read = match self.catch_up(head, start).await {
+                let read = match self.catch_up(&head, start).await {
                     Err(ReadError::Reorganised { number }) => {
                         // Two nodes behind one URL may disagree for long: the pause stands.
                         self.rewind(number).await.and(Err(ReadError::Reorganised { number }))
@@ -178,7 +178,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     }
 
     /// Reads everything between the cursor and `head`.
-    async fn catch_up(&mut self, head: Head, start: Start) -> Result<(), ReadError> {
+    async fn catch_up(&mut self, head: &Head, start: Start) -> Result<(), ReadError> {
         let mut cursor = match self.cursor {
             Some(cursor) => cursor,
             None => match self.first_cursor(head, start).await? {
@@ -203,7 +203,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
 
     async fn first_cursor(
         &mut self,
-        head: Head,
+        head: &Head,
         start: Start,
     ) -> Result<Option<BlockRef>, ReadError> {
         // The cursor is the last block that needs no reading.
@@ -279,7 +279,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         cursor: BlockRef,
         from: u64,
         to: u64,
-        head: Head,
+        head: &Head,
     ) -> Result<BlockRef, ReadError> {
         // Futures first, streams after: borrowed closures in a stream cannot be sent.
         let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
@@ -352,8 +352,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
     }
 
-    async fn header_near(&self, number: u64, head: Head) -> Result<Head, ReadError> {
-        if number == head.block.number { Ok(head) } else { self.header(number).await }
+    async fn header_near(&self, number: u64, head: &Head) -> Result<Head, ReadError> {
+        if number == head.block.number { Ok(*head) } else { self.header(number).await }
     }
 
     async fn header(&self, number: u64) -> Result<Head, ReadError> {

@@ -29,7 +29,7 @@ fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<One
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .unwrap()
+        .expect("aws-lc-rs has the default versions")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     Ciphertexts::new(CiphertextsOptions {
@@ -37,7 +37,7 @@ fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<One
         fallback,
         memory_mib: SMALLEST_MEMORY_MIB,
         verify_coprocessors: false,
-        http: http_client(tls).unwrap(),
+        http: http_client(tls).expect("a client"),
     })
 }
 

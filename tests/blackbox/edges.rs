@@ -52,10 +52,10 @@ fn write_config(scene: &Scene, text: &str) -> Result<()> {
 
 /// The scene's configuration without the lines of these keys, then `more`.
 fn config_without(scene: &Scene, keys: &[&str], more: &str) -> String {
-    let kept = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} =")));
+    let given = |line: &str| keys.iter().any(|key| line.starts_with(&format!("{key} =")));
     let config = scene.config("");
-    let kept: String = config.lines().filter(kept).map(|line| format!("{line}\n")).collect();
-    kept + more
+    let kept: Vec<&str> = config.lines().filter(|line| !given(line)).collect();
+    kept.join("\n") + "\n" + more
 }
 
 /// Makes `wallet` the funded and registered wallet of the scene's KMS node.

@@ -64,8 +64,8 @@ impl Secrets {
         let bytes: Vec<String> = key[..6].iter().map(ToString::to_string).collect();
         let mut needles = vec![
             ("a planted text".to_owned(), CANARY.as_bytes().to_vec()),
-            ("the private key".to_owned(), hex[..12].as_bytes().to_vec()),
-            ("the private key's end".to_owned(), hex[52..].as_bytes().to_vec()),
+            ("the private key".to_owned(), hex.as_bytes()[..12].to_vec()),
+            ("the private key's end".to_owned(), hex.as_bytes()[52..].to_vec()),
             ("the private key in decimal".to_owned(), bytes.join(", ").into_bytes()),
             ("the private key's bytes".to_owned(), key[..8].to_vec()),
         ];
@@ -145,17 +145,13 @@ impl Aviary {
         let mut command = Command::new(program());
         command.env_clear().args(["start", "--log-format", self.format, "-c"]);
         command.arg(self.scene.config_file());
-        self.environment(&mut command);
-        self.scene.spawn(command)
-    }
-
-    fn environment(&self, command: &mut Command) {
         command
             .env("RUST_LOG", "trace")
             .env("RUST_BACKTRACE", "1")
             .env("AWS_ACCESS_KEY_ID", format!("AKIA{CANARY}"))
             .env("AWS_SECRET_ACCESS_KEY", format!("{CANARY}awssecret"))
             .env("AWS_SESSION_TOKEN", format!("{CANARY}awstoken"));
+        self.scene.spawn(command)
     }
 
     fn ws(&self) -> String {
@@ -460,8 +456,9 @@ fn configurations(key: &str) -> Vec<(&'static str, String)> {
     );
     let with = |line: &str| format!("{line}\n{good}");
     let without = |name: &str| -> String {
-        let kept = good.lines().filter(|line| !line.starts_with(&format!("{name} =")));
-        kept.map(|line| format!("{line}\n")).collect()
+        let start = format!("{name} =");
+        let kept: Vec<&str> = good.lines().filter(|line| !line.starts_with(&start)).collect();
+        kept.join("\n")
     };
     let instead = |name: &str, value: &str| format!("{name} = {value}\n{}", without(name));
     vec![
@@ -476,7 +473,9 @@ fn configurations(key: &str) -> Vec<(&'static str, String)> {
         ("key-as-address", instead("decryption_address", &format!("\"{key}\""))),
         ("key-as-chain", instead("chain_id", &format!("\"0x{key}\""))),
         ("key-as-gas", with(&format!("gas_limit = \"{key}\""))),
-        ("key-as-file", without("private_key") + "x=1\nprivate_key_file = \"/nowhere\"\n"),
+        ("key-as-file", format!("private_key_file = \"0x{key}\"\n{}", without("private_key"))),
+        ("key-as-authority", with(&format!("ca_file = \"{key}\""))),
+        ("url-as-authority", with(&format!("ca_file = \"{gateway}\""))),
         ("key-as-unknown", with(&format!("privat_key = \"{key}\""))),
         ("key-as-name", with(&format!("\"{key}\" = 1"))),
         ("url-scheme", instead("gateway_url", &format!("\"ftp{}\"", &gateway[3..]))),

@@ -1,5 +1,7 @@
 //! The AWS KMS wallet against a real emulator.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
 use std::process::Command;
 
 use alloy::primitives::keccak256;

@@ -99,9 +99,10 @@ fn already() -> KmsNodeAlreadySigned {
 }
 
 fn reason(result: Result<Outcome, SubmissionError>) -> HoldReason {
-    let remedy = result.expect_err("held").remedy();
-    let Remedy::Hold(hold) = remedy else { panic!("{remedy:?}") };
-    hold.reason
+    match result.expect_err("held").remedy() {
+        Remedy::Hold(hold) => hold.reason,
+        other @ (Remedy::Retry | Remedy::Refuse(_)) => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]
