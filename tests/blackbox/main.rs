@@ -16,5 +16,6 @@ mod kms_core;
 mod outages;
 mod secrets;
 mod servers;
+mod review;
 mod walk;
 mod wallet;

@@ -41,7 +41,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// The tip is asked for at most this often.
 const TIP_LIFETIME: Duration = Duration::from_mins(1);
 /// A mined nonce without a receipt of ours is somebody else's only after this.
-const DISPLACED_AFTER: Duration = Duration::from_secs(3);
+/// Sent twice costs gas; behind one URL the node with the receipts may lag for a while.
+const DISPLACED_AFTER: Duration = Duration::from_secs(15);
 
 /// One taken nonce with recorded bytes.
 #[derive(Debug)]
@@ -74,6 +75,12 @@ impl Slot {
     fn current(&self) -> &SignedTransaction {
         // A slot is made with one version and never loses it.
         &self.versions[self.versions.len() - 1]
+    }
+
+    /// The newest bytes with this request's answer: after a rejection a nonce may have carried
+    /// another request's before.
+    fn version_of(&self, request: RequestKey) -> Option<&SignedTransaction> {
+        self.versions.iter().rev().find(|version| version.request == Some(request))
     }
 }
 
@@ -241,13 +248,13 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             return None;
         }
         if let Some(slot) = self.by_request.get(&key).and_then(|nonce| self.open.get(nonce)) {
-            let transaction = slot.current().hash;
+            let transaction = slot.version_of(key).unwrap_or(slot.current()).hash;
             // A fresh channel has room.
             let _ = waiter.notify.try_send(Notice::Broadcast { transaction });
             let payload = payload
                 .cloned()
                 .or_else(|| self.waiters.remove(&key).and_then(|(payload, _)| payload))
-                .or_else(|| recover_payload(key, slot.current()));
+                .or_else(|| slot.version_of(key).and_then(|own| recover_payload(key, own)));
             self.waiters.insert(key, (payload, waiter));
             return None;
         }

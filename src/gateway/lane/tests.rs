@@ -363,7 +363,7 @@ async fn a_foreign_transaction_displaces_and_the_answer_gets_a_new_nonce() {
     scene.blocks(1).await;
     scene.chain.foreign_transaction();
     scene.chain.set(Mood::Take);
-    scene.blocks(60).await;
+    scene.blocks(120).await;
     landing(&mut submission);
     let rows = scene.ledger.rows();
     assert_eq!(rows.iter().map(|row| row.nonce).collect::<Vec<_>>(), [0, 1]);
@@ -374,7 +374,7 @@ async fn late_receipts_do_not_cause_a_second_transaction() {
     let scene = Scene::new();
     let mut submission = scene.submit(1).await;
     scene.chain.node().hide_receipts = true;
-    scene.blocks(8).await;
+    scene.blocks(40).await;
     scene.chain.node().hide_receipts = false;
     scene.blocks(2).await;
     landing(&mut submission);
@@ -451,4 +451,28 @@ async fn nothing_is_broadcast_that_is_not_recorded() {
     assert!(ended.is_err(), "the lane ends with the journal's error");
     assert_eq!(scene.chain.node().sends, 0);
     scene.stop.cancel();
+}
+
+/// A rejected payload's nonce went to another one before the process died: both rows are open, and
+/// each request keeps its own bytes.
+#[tokio::test(start_paused = true)]
+async fn two_requests_recovered_under_one_nonce_are_not_mixed_up() {
+    let fees = Fees { max: 10_000_000_000, tip: 0 };
+    let (first, second) = (Payload { data: Bytes::from(vec![7; 40]), ..payload(1) }, payload(2));
+    let ledger = FakeLedger::default();
+    for payload in [&first, &second] {
+        let signed = Draft::of_payload(1, 0, fees, payload).sign(&wallet()).await.expect("signs");
+        ledger.signed(vec![signed]).await.expect("records");
+    }
+    let scene = Scene::over(FakeChain::new(), ledger);
+    let mut one = scene.lane.attach(key(1)).await.expect("runs").expect("known");
+    let mut two = scene.lane.attach(key(2)).await.expect("runs").expect("known");
+    scene.blocks(20).await;
+    landing(&mut two);
+    landing(&mut one);
+    let rows = scene.ledger.rows();
+    let last = rows.last().expect("a third row");
+    assert_eq!((rows.len(), last.nonce, last.request), (3, 1, Some(key(1))));
+    let sent = TxEnvelope::decode_2718(&mut last.raw.as_ref()).expect("ours");
+    assert_eq!(sent.input(), &first.data, "not the bytes of the other request");
 }
