@@ -270,6 +270,7 @@ impl Instance {
             .tcp_nodelay(true)
             .connect_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .build()
             .map_err(|error| BuildError::Failed(error.without_url().to_string()))?;
         let endpoint = Endpoint::new(

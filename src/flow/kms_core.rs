@@ -25,7 +25,7 @@ pub mod status;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
@@ -180,6 +180,8 @@ pub struct KmsCore {
     domain: Arc<SigningDomain>,
     host: Arc<str>,
     options: Options,
+    /// The last ask found nobody.
+    lost: Arc<AtomicBool>,
 }
 
 /// One connection for polls, and how many it carries.
@@ -218,6 +220,7 @@ impl KmsCore {
         Ok(Self {
             asks: endpoint.connect_lazy(),
             polls: std::iter::repeat_with(connection).take(POLL_CONNECTIONS).collect(),
+            lost: Arc::default(),
             domain: Arc::new(domain),
             host: host.into(),
             options,
@@ -230,8 +233,30 @@ impl KmsCore {
         &self.host
     }
 
+    /// Answers at once unless the last ask found nobody; then asks whether the Core is back. So a
+    /// Core that is down costs a question an attempt, not all ciphertexts of the request again.
+    pub async fn reachable(&self) -> Result<(), CoreError> {
+        if self.lost.load(Ordering::Relaxed) {
+            self.health().await?;
+            self.lost.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Hands the request and all its ciphertexts, in the order of its materials, to the Core.
     pub async fn ask(
+        &self,
+        request: &Request,
+        ciphertexts: Vec<Ciphertext>,
+    ) -> Result<Asked, CoreError> {
+        let asked = self.ask_once(request, ciphertexts).await;
+        if let Err(CoreError::Unreachable { .. }) = &asked {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    async fn ask_once(
         &self,
         request: &Request,
         ciphertexts: Vec<Ciphertext>,

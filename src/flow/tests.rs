@@ -1,6 +1,6 @@
 //! The walk's own decisions. Whole walks are tested from outside, on real rooms.
 
-use super::{fake_chain::request_event, *};
+use super::{dispatch::Places, fake_chain::request_event, walk::resume, *};
 use crate::gateway::abi;
 
 fn intake(id: u64, recovered: bool) -> Intake {

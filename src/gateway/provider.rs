@@ -175,7 +175,7 @@ impl ArbitrumProvider {
         chain_id: u64,
         endpoint: connection::Endpoint,
     ) -> (Self, connection::Connection) {
-        let (client_sender, client) = watch::channel(connection::Link::Down);
+        let (client_sender, client) = watch::channel(connection::Link::Down(None));
         let (head_sender, heads) = watch::channel(None);
         let connection =
             connection::Connection::new(endpoint.clone(), chain_id, client_sender, head_sender);
@@ -207,20 +207,32 @@ impl ArbitrumProvider {
         };
         match timeout(CALL_DEADLINE, asking).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.unavailable(format!("{method} timed out after {CALL_DEADLINE:?}"))),
+            Err(_) => Err(self.timed_out(method)),
         }
     }
 
     async fn client(&self) -> Result<RpcClient, RpcError> {
         let mut link = self.inner.client.clone();
         let link = link
-            .wait_for(|link| !matches!(link, connection::Link::Down))
+            .wait_for(|link| !matches!(link, connection::Link::Down(_)))
             .await
             .map_err(|_| self.unavailable("the connection was shut down"))?;
         match &*link {
             connection::Link::Up(client) => Ok(client.clone()),
             connection::Link::WrongChain(error) => Err(error.clone()),
-            connection::Link::Down => Err(self.unavailable("not connected")),
+            connection::Link::Down(_) => Err(self.unavailable("not connected")),
+        }
+    }
+
+    /// Says why there is no connection, where that is why there is no answer.
+    fn timed_out(&self, method: &str) -> RpcError {
+        match &*self.inner.client.borrow() {
+            connection::Link::Down(Some(why)) => why.clone(),
+            connection::Link::Down(None)
+            | connection::Link::Up(_)
+            | connection::Link::WrongChain(_) => {
+                self.unavailable(format!("{method} timed out after {CALL_DEADLINE:?}"))
+            }
         }
     }
 
@@ -372,7 +384,7 @@ impl Provider for ArbitrumProvider {
         }
         match timeout(CALL_DEADLINE, asking).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.unavailable("receipts timed out")),
+            Err(_) => Err(self.timed_out("eth_getTransactionReceipt")),
         }
     }
 }

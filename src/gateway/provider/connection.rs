@@ -270,7 +270,8 @@ impl RawHead {
 /// What the calls go through.
 #[derive(Clone, Debug)]
 pub enum Link {
-    Down,
+    /// With the last problem.
+    Down(Option<RpcError>),
     Up(RpcClient),
     /// The endpoint answers, and serves another chain: an [`RpcError::WrongChain`].
     WrongChain(RpcError),
@@ -309,7 +310,7 @@ impl Connection {
                 RpcError::WrongChain { .. } => Link::WrongChain(ended.clone()),
                 RpcError::Unavailable { .. }
                 | RpcError::Refused { .. }
-                | RpcError::Unreadable { .. } => Link::Down,
+                | RpcError::Unreadable { .. } => Link::Down(Some(ended.clone())),
             });
             let problem = ended.to_string();
             if problem == last_problem {
@@ -322,7 +323,7 @@ impl Connection {
                 break;
             }
         }
-        self.link.send_replace(Link::Down);
+        self.link.send_replace(Link::Down(None));
     }
 
     async fn connect_and_follow(&mut self, pause: &mut Backoff) -> RpcError {

@@ -1,0 +1,175 @@
+//! From the channels into walks: one task per request, a place for each, panics counted.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{Id, JoinSet},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info_span};
+
+use super::{Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, walk::Ended};
+use crate::{
+    domain::{Hold, HoldReason, LedgerError, RequestKey},
+    gateway::provider::Provider,
+};
+
+/// Panics of one request's walk before it is held.
+const MAX_PANICS: u32 = 3;
+/// The pause after a panic.
+const PANIC_PAUSE: Duration = Duration::from_millis(100);
+
+/// A place among the walks under way.
+#[derive(Debug)]
+pub(super) struct Place {
+    _one: OwnedSemaphorePermit,
+    /// In the half that is open to requests out of the journal.
+    _again: Option<OwnedSemaphorePermit>,
+}
+
+/// How many walks there may be.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    again: Arc<Semaphore>,
+}
+
+impl Places {
+    pub(super) fn new(max: usize) -> Self {
+        let again = Semaphore::new(max.div_ceil(2));
+        Self { all: Arc::new(Semaphore::new(max)), again: Arc::new(again) }
+    }
+
+    pub(super) fn full(&self) -> bool {
+        self.all.available_permits() == 0
+    }
+
+    /// The next request, once there is a place for it: what is not taken out of its channel makes
+    /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
+    pub(super) async fn next(&self, intakes: &mut Intakes) -> Option<(Place, Intake)> {
+        let one = self.all.clone().acquire_owned().await.ok()?;
+        let Intakes { fresh, again } = intakes;
+        let recovered = async {
+            let permit = self.again.clone().acquire_owned().await.ok()?;
+            Some((permit, again.recv().await?))
+        };
+        // In no fixed order: neither side can starve the other.
+        tokio::select! {
+            Some(intake) = fresh.recv() => Some((Place { _one: one, _again: None }, intake)),
+            Some((permit, intake)) = recovered => {
+                Some((Place { _one: one, _again: Some(permit) }, intake))
+            }
+            else => None,
+        }
+    }
+}
+
+/// The walks under way.
+#[derive(Default)]
+struct Walks {
+    tasks: JoinSet<Result<Ended, LedgerError>>,
+    /// What each of them walks, and its place.
+    walking: HashMap<Id, (Intake, Place)>,
+    in_hand: HashSet<RequestKey>,
+    panics: HashMap<RequestKey, u32>,
+}
+
+impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+    /// Takes requests in and walks each in a task of its own, until `stop`; then no request is
+    /// taken in, none is asked, and what is answered is finished. Fails only when the journal does.
+    pub async fn run(
+        self: Arc<Self>,
+        mut intakes: Intakes,
+        stop: CancellationToken,
+    ) -> Result<(), LedgerError> {
+        let places = Places::new(self.options.max_in_flight);
+        let mut walks = Walks::default();
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = walks.tasks.join_next_with_id() => {
+                    let (id, result) = match ended {
+                        Ok((id, result)) => (id, Ok(result?)),
+                        Err(error) => (error.id(), Err(error)),
+                    };
+                    let Some((mut walked, place)) = walks.walking.remove(&id) else { continue };
+                    let key = walked.request.key;
+                    walks.in_hand.remove(&key);
+                    let panicked = result.is_err_and(|error| error.is_panic());
+                    if panicked && self.after_panic(key, &mut walks.panics).await? {
+                        // It may have got further than it began.
+                        walked.recovered = true;
+                        self.start(&mut walks, walked, place, PANIC_PAUSE, &places, &stop);
+                    } else {
+                        walks.panics.remove(&key);
+                    }
+                }
+                () = stop.cancelled() => break,
+                next = places.next(&mut intakes) => {
+                    let Some((place, intake)) = next else { break };
+                    // The held retry may find what is walking already.
+                    if !walks.in_hand.contains(&intake.request.key) {
+                        self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
+                    }
+                }
+            }
+        }
+        while let Some(ended) = walks.tasks.join_next().await {
+            if let Ok(result) = ended {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        walks: &mut Walks,
+        intake: Intake,
+        place: Place,
+        pause: Duration,
+        places: &Places,
+        stop: &CancellationToken,
+    ) {
+        let key = intake.request.key;
+        let span = info_span!("request", id = %key, kind = %intake.request.kind());
+        let (flow, kept) = (self.clone(), intake.clone());
+        let (places, stop) = (places.clone(), stop.clone());
+        let walk = async move {
+            sleep(pause).await;
+            flow.walk(intake, &places, stop).await
+        };
+        let handle = walks.tasks.spawn(walk.instrument(span));
+        walks.in_hand.insert(key);
+        walks.walking.insert(handle.id(), (kept, place));
+    }
+
+    /// A panic is that request's failed attempt; the third one holds it. Answers whether to try
+    /// again.
+    async fn after_panic(
+        &self,
+        key: RequestKey,
+        panics: &mut HashMap<RequestKey, u32>,
+    ) -> Result<bool, LedgerError> {
+        let count = panics.entry(key).or_default();
+        *count += 1;
+        let count = *count;
+        error!(request = %key, count, "the walk of a request panicked");
+        if count < MAX_PANICS {
+            self.ledger.note(key, Step::Failed { why: "its walk panicked".to_owned() }).await?;
+            return Ok(true);
+        }
+        let hold = Hold::new(
+            HoldReason::Panicked,
+            format!("its walk panicked {count} times; please report the log of this request"),
+        );
+        self.ledger.note(key, Step::Held(hold)).await?;
+        Ok(false)
+    }
+}

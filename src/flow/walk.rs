@@ -1,0 +1,410 @@
+//! The walk of one request: one `match` on its stage, each arm a room.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    Flow, Intake, RequestLedger, Standing, Step,
+    ciphertexts::Buckets,
+    dispatch::Places,
+    kms_core::{self, Ending},
+    submission::{Progress, Report, SubmissionError},
+};
+use crate::{
+    backoff::Backoff,
+    domain::{
+        Answer, Hold, HoldReason, Kind, LedgerError, Operation, Outcome, Remedy, Request,
+        RequestKey, stage::Stage,
+    },
+    gateway::{decryption::Support, provider::Provider},
+};
+
+/// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
+/// one.
+const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
+
+/// How a walk ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Settled,
+    Held,
+    /// Left in the journal for the next start.
+    Stopped,
+}
+
+/// Where a stage leads.
+enum Door {
+    To(Stage, Step),
+    Out(Outcome),
+}
+
+/// Why a stage leads nowhere now.
+struct Setback {
+    remedy: Remedy,
+    why: String,
+    /// Other requests need not have the same trouble.
+    own: bool,
+}
+
+impl Setback {
+    /// Trouble that every request has: the chain or the Core does not answer.
+    fn new(remedy: Remedy, why: &impl ToString) -> Self {
+        Self { remedy, why: why.to_string(), own: false }
+    }
+
+    fn own(remedy: Remedy, why: &impl ToString) -> Self {
+        Self { own: true, ..Self::new(remedy, why) }
+    }
+}
+
+/// How long a walk waits between attempts, and what it said last.
+struct Patience {
+    pause: Backoff,
+    last_why: String,
+    /// Since when it got nowhere.
+    stuck_since: Option<Instant>,
+}
+
+impl Patience {
+    fn new(ceiling: Duration) -> Self {
+        let pause = Backoff::new(Duration::from_millis(200), ceiling);
+        Self { pause, last_why: String::new(), stuck_since: None }
+    }
+
+    /// The cause, unless it was the last one too.
+    fn news(&mut self, why: String) -> Option<String> {
+        if why == self.last_why {
+            return None;
+        }
+        self.last_why.clone_from(&why);
+        Some(why)
+    }
+
+    /// `None`: told to stop.
+    async fn pause(&mut self, stop: &CancellationToken) -> Option<()> {
+        stop.run_until_cancelled(sleep(self.pause.next_delay())).await
+    }
+}
+
+impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+    /// One request, from where it stands to its end.
+    pub(super) async fn walk(
+        &self,
+        intake: Intake,
+        places: &Places,
+        stop: CancellationToken,
+    ) -> Result<Ended, LedgerError> {
+        let Intake { request, recovered } = intake;
+        let key = request.key;
+        let (mut stage, mut worked) = (Stage::Arrived, Duration::ZERO);
+        if recovered {
+            // Settled meanwhile: nothing is left to do.
+            let Some(standing) = self.ledger.standing(key).await? else {
+                return Ok(Ended::Settled);
+            };
+            worked = standing.worked;
+            stage = resume(standing);
+        }
+        let mut patience = Patience::new(self.options.retry_interval);
+        // An answer the contract did not take, and what it said.
+        let mut rejected: Option<(Answer, Hold)> = None;
+        // Whether a transaction of this request may exist already.
+        let mut maybe_sent = recovered;
+        loop {
+            let begun = Instant::now();
+            let Some(door) = self.enter(&request, &stage, maybe_sent, &stop).await else {
+                return Ok(Ended::Stopped);
+            };
+            maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
+            let setback = match door {
+                Ok(Door::To(Stage::Answered(answer), _))
+                    if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
+                {
+                    Setback::own(Remedy::Retry, &"the KMS Core gives the same answer again")
+                }
+                Ok(Door::To(entered, noted)) => {
+                    debug!(from = stage.as_str(), to = entered.as_str(), "door passed");
+                    let lost = matches!(noted, Step::Forgotten);
+                    self.ledger.note(key, noted).await?;
+                    stage = entered;
+                    patience.stuck_since = None;
+                    // Two Cores behind one address forget what the other was asked: not in a hot
+                    // loop.
+                    if lost && patience.pause(&stop).await.is_none() {
+                        return Ok(Ended::Stopped);
+                    }
+                    if matches!(stage, Stage::Answered(_)) {
+                        patience.pause.reset();
+                    }
+                    continue;
+                }
+                Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
+                Err(setback) => setback,
+            };
+            let setback = match (&rejected, &stage, &setback.remedy) {
+                // The Core has no better answer now: what the contract said of the one in hand
+                // stands, and the next retry begins with that one.
+                (
+                    Some((_, hold)),
+                    Stage::Arrived | Stage::Asked,
+                    Remedy::Hold(_) | Remedy::Retry,
+                ) => {
+                    debug!(why = setback.why, "the KMS Core has no other answer");
+                    Setback::own(Remedy::Hold(hold.clone()), hold)
+                }
+                _ => setback,
+            };
+            match setback.remedy {
+                Remedy::Refuse(refusal) => {
+                    return self.settle(&request, Outcome::Refused(refusal)).await;
+                }
+                Remedy::Hold(hold) => {
+                    if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
+                        && recovered
+                        && rejected.is_none()
+                        && blames_answer(hold.reason)
+                    {
+                        // Held before for this answer: has the Core a better one by now?
+                        debug!(
+                            reason = hold.reason.as_str(),
+                            "the KMS Core is asked for its answer again"
+                        );
+                        rejected = Some((answer.clone(), hold));
+                        stage = Stage::Asked;
+                        continue;
+                    }
+                    // Only time in which everyone answered counts towards the expiry: that in which
+                    // the Core was asked for its answer, not that spent waiting for memory or gas.
+                    if stage == Stage::Asked {
+                        worked = worked.saturating_add(begun.elapsed());
+                        self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
+                    }
+                    if worked >= self.options.request_expiry {
+                        return self.settle(&request, Outcome::Expired).await;
+                    }
+                    return self.hold(key, &stage, hold).await;
+                }
+                Remedy::Retry => {
+                    let stuck_since = *patience.stuck_since.get_or_insert(begun);
+                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && places.full() {
+                        let hold = Hold::new(HoldReason::NoProgress, setback.why);
+                        return self.hold(key, &stage, hold).await;
+                    }
+                    if let Some(why) = patience.news(setback.why) {
+                        warn!(stage = stage.as_str(), why, "attempt failed, trying again");
+                        self.ledger.note(key, Step::Failed { why }).await?;
+                    }
+                    if patience.pause(&stop).await.is_none() {
+                        return Ok(Ended::Stopped);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
+    /// start (`None`); after that it is finished, unless the whole task is aborted.
+    async fn enter(
+        &self,
+        request: &Request,
+        stage: &Stage,
+        maybe_sent: bool,
+        stop: &CancellationToken,
+    ) -> Option<Result<Door, Setback>> {
+        match stage {
+            Stage::Arrived => stop.run_until_cancelled(self.ask(request)).await,
+            Stage::Asked => stop.run_until_cancelled(self.poll(request)).await,
+            Stage::Answered(answer) | Stage::Submitted(answer) => {
+                Some(self.submit(request, answer, maybe_sent).await)
+            }
+        }
+    }
+
+    async fn hold(&self, key: RequestKey, stage: &Stage, hold: Hold) -> Result<Ended, LedgerError> {
+        warn!(
+            stage = stage.as_str(),
+            reason = hold.reason.as_str(),
+            detail = hold.detail,
+            "request held"
+        );
+        self.ledger.note(key, Step::Held(hold)).await?;
+        Ok(Ended::Held)
+    }
+
+    async fn settle(&self, request: &Request, outcome: Outcome) -> Result<Ended, LedgerError> {
+        match &outcome {
+            Outcome::Accepted { transaction, block } => {
+                info!(outcome = outcome.as_str(), %transaction, block = block.number, "request settled");
+            }
+            Outcome::Refused(refusal) => {
+                warn!(outcome = outcome.as_str(), why = %refusal, "request settled");
+            }
+            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned => {
+                info!(outcome = outcome.as_str(), "request settled");
+            }
+        }
+        self.ledger.note(request.key, Step::Settled(outcome)).await?;
+        Ok(Ended::Settled)
+    }
+
+    /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
+    async fn ask(&self, request: &Request) -> Result<Door, Setback> {
+        self.check_support(request).await?;
+        kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
+        self.core.reachable().await.map_err(|error| Setback::new(error.remedy(), &error))?;
+        let fetched = self
+            .ciphertexts
+            .fetch(request.materials())
+            .await
+            .map_err(|error| Setback::own(error.remedy(), &error))?;
+        // The contract may have been upgraded meanwhile.
+        self.check_support(request).await?;
+        self.core
+            .ask(request, fetched.ciphertexts)
+            .await
+            .map_err(|error| Setback::new(error.remedy(), &error))?;
+        Ok(Door::To(Stage::Asked, Step::Asked))
+    }
+
+    async fn check_support(&self, request: &Request) -> Result<(), Setback> {
+        let mut support = self.support.clone();
+        let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
+        let Ok(support) = known else {
+            return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
+        };
+        let unsupported = match (&request.operation, &*support) {
+            (Operation::Unsupported { event, .. }, _) => format!(
+                "{event} is an event of {}, which this version cannot serve; upgrade the connector",
+                request.generation
+            ),
+            (_, Support::FromG12 { version }) => format!(
+                "the contract is \"{version}\", from G12 on, where access is checked on the host \
+                 chain; this version cannot do that; upgrade the connector"
+            ),
+            // Waited for above.
+            (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
+        };
+        let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
+        Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
+    }
+
+    /// Room 3: poll to an answer.
+    async fn poll(&self, request: &Request) -> Result<Door, Setback> {
+        let signer = self
+            .gateway_config
+            .core_signer()
+            .await
+            .map_err(|error| Setback::new(Remedy::Retry, &error))?;
+        let patience = match request.kind() {
+            Kind::PublicDecryption => self.options.public_decryption_timeout,
+            Kind::UserDecryption => self.options.user_decryption_timeout,
+        };
+        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(error) => {
+                let remedy = error.remedy();
+                if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
+                    && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                {
+                    let why = "this node was registered anew; its Core's answer is checked again";
+                    return Err(Setback::new(Remedy::Retry, &why));
+                }
+                return Err(Setback::new(remedy, &error));
+            }
+        };
+        match polled {
+            Ending::Answer(answer) => {
+                Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
+            }
+            Ending::Forgotten => {
+                info!("the KMS Core does not know the request any more: asking again");
+                Ok(Door::To(Stage::Arrived, Step::Forgotten))
+            }
+            Ending::Silent => {
+                let hold = Hold::new(
+                    HoldReason::CoreSilent,
+                    format!(
+                        "the KMS Core gave no answer within {} s; it is polled again",
+                        patience.as_secs()
+                    ),
+                );
+                Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
+            }
+        }
+    }
+
+    /// Room 4.
+    async fn submit(
+        &self,
+        request: &Request,
+        answer: &Answer,
+        maybe_sent: bool,
+    ) -> Result<Door, Setback> {
+        let noting = Noting { ledger: &self.ledger, key: request.key };
+        let error = match self.submission.submit(request, answer, maybe_sent, &noting).await {
+            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Err(error) => error,
+        };
+        if !matches!(error, SubmissionError::Stopped) {
+            // Whatever was sent for it is mined and brought nothing, or was never taken.
+            noting.note(Step::Returned { why: error.to_string() }).await;
+        }
+        Err(Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) })
+    }
+}
+
+/// Where a walk goes on.
+pub(super) fn resume(standing: Standing) -> Stage {
+    match (standing.stage, standing.held) {
+        // Polling a failed request says only that it failed; asked again, a Core from v0.14 on does
+        // it again, and an older one says that it knows it.
+        (Stage::Asked, Some(HoldReason::CoreFailed)) => Stage::Arrived,
+        (stage, _) => stage,
+    }
+}
+
+/// Whether another answer of the Core might be taken where this one was not.
+fn blames_answer(reason: HoldReason) -> bool {
+    matches!(
+        reason,
+        HoldReason::SignerNotRegistered
+            | HoldReason::WalletCoreMismatch
+            | HoldReason::InvalidAnswer
+            | HoldReason::ContractRejected
+    )
+}
+
+/// Notes in the ledger what room 4 reports while it waits.
+struct Noting<'a, L> {
+    ledger: &'a L,
+    key: RequestKey,
+}
+
+impl<L: RequestLedger> Report for Noting<'_, L> {
+    async fn report(&self, progress: Progress) {
+        let step = match progress {
+            Progress::Submitted { transaction } => {
+                debug!(%transaction, "transaction broadcast");
+                Step::Submitted { transaction }
+            }
+            Progress::Waiting(hold) => {
+                warn!(reason = hold.reason.as_str(), detail = hold.detail, "request waits");
+                Step::Held(hold)
+            }
+        };
+        self.note(step).await;
+    }
+}
+
+impl<L: RequestLedger> Noting<'_, L> {
+    async fn note(&self, step: Step) {
+        // A journal that fails ends the instance by its own way.
+        if let Err(error) = self.ledger.note(self.key, step).await {
+            debug!(%error, "could not note a step");
+        }
+    }
+}
