@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,30 +36,61 @@ pub(super) struct Place {
     _again: Option<OwnedSemaphorePermit>,
 }
 
+/// So many places, and whether they are all taken.
+#[derive(Clone, Debug)]
+struct Hall {
+    permits: Arc<Semaphore>,
+    /// The dispatcher waits for a place. Not the same as having no permit left: it holds one
+    /// itself while it waits for a request.
+    full: Arc<AtomicBool>,
+}
+
+impl Hall {
+    fn new(places: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(places)), full: Arc::default() }
+    }
+
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            self.full.store(false, Ordering::Relaxed);
+            return Some(permit);
+        }
+        self.full.store(true, Ordering::Relaxed);
+        let permit = self.permits.clone().acquire_owned().await.ok();
+        self.full.store(false, Ordering::Relaxed);
+        permit
+    }
+
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+}
+
 /// How many walks there may be.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
-    all: Arc<Semaphore>,
-    again: Arc<Semaphore>,
+    all: Hall,
+    again: Hall,
 }
 
 impl Places {
     pub(super) fn new(max: usize) -> Self {
-        let again = Semaphore::new(max.div_ceil(2));
-        Self { all: Arc::new(Semaphore::new(max)), again: Arc::new(again) }
+        Self { all: Hall::new(max), again: Hall::new(max.div_ceil(2)) }
     }
 
-    pub(super) fn full(&self) -> bool {
-        self.all.available_permits() == 0
+    /// Whether another request may be waiting for the place of one that came from the chain, or,
+    /// `recovered`, out of the journal.
+    pub(super) fn full(&self, recovered: bool) -> bool {
+        self.all.is_full() || (recovered && self.again.is_full())
     }
 
     /// The next request, once there is a place for it: what is not taken out of its channel makes
     /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
     pub(super) async fn next(&self, intakes: &mut Intakes) -> Option<(Place, Intake)> {
-        let one = self.all.clone().acquire_owned().await.ok()?;
+        let one = self.all.place().await?;
         let Intakes { fresh, again } = intakes;
         let recovered = async {
-            let permit = self.again.clone().acquire_owned().await.ok()?;
+            let permit = self.again.place().await?;
             Some((permit, again.recv().await?))
         };
         // In no fixed order: neither side can starve the other.

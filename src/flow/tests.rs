@@ -40,11 +40,14 @@ async fn what_was_left_does_not_delay_what_is_new() {
     assert!(first.1.recovered && second.1.recovered);
     let third = tokio::time::timeout(Duration::from_secs(1), places.next(&mut intakes)).await;
     assert!(third.is_err(), "no third one");
+    assert!(places.full(true), "those out of the journal wait for each other");
+    assert!(!places.full(false));
     fresh.send(intake(100, false)).await.unwrap();
     let fresh_one = places.next(&mut intakes).await.unwrap();
     assert!(!fresh_one.1.recovered);
     drop(first);
     assert!(places.next(&mut intakes).await.unwrap().1.recovered, "its place was given on");
+    assert!(!places.full(false), "nobody waits for a place");
 }
 
 /// One place is enough for both sides, and waiting takes nothing out of a channel.

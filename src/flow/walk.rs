@@ -168,10 +168,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         && blames_answer(hold.reason)
                     {
                         // Held before for this answer: has the Core a better one by now?
-                        debug!(
-                            reason = hold.reason.as_str(),
-                            "the KMS Core is asked for its answer again"
-                        );
+                        debug!(%hold, "the KMS Core is asked for its answer again");
                         rejected = Some((answer.clone(), hold));
                         stage = Stage::Asked;
                         continue;
@@ -189,7 +186,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
                 Remedy::Retry => {
                     let stuck_since = *patience.stuck_since.get_or_insert(begun);
-                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && places.full() {
+                    if setback.own
+                        && stuck_since.elapsed() >= GIVE_WAY_AFTER
+                        && places.full(recovered)
+                    {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
                         return self.hold(key, &stage, hold).await;
                     }
