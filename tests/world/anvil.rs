@@ -14,6 +14,8 @@ use super::{Result, free_port, process::Process, rpc::Chain, tool};
 /// The first of the well-known development accounts, unlocked and rich.
 pub const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
 const READY: Duration = Duration::from_secs(20);
+/// A block that was begun is done by then.
+const SETTLE: Duration = Duration::from_millis(150);
 
 /// How the node runs.
 #[derive(Clone, Debug)]
@@ -85,6 +87,12 @@ impl Anvil {
     /// Stops the node; it writes its state first. Transactions that were not mined are lost.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
+            if self.options.block_time.is_some() {
+                // A node that is told to end while it makes a block may write the block's effects
+                // and not the block: a chain that never was.
+                let _already_gone = self.chain.set_block_time(0).await;
+                tokio::time::sleep(SETTLE).await;
+            }
             process.stop(Signal::INT, READY).await?;
         }
         Ok(())
