@@ -9,7 +9,7 @@ use std::{
 use alloy::primitives::{Address, U256, address};
 use rustix::process::Signal;
 
-use super::{Result, free_port, process::Process, rpc::Chain, tool};
+use super::{Result, on_free_port, process::Process, rpc::Chain, tool};
 
 /// The first of the well-known development accounts, unlocked and rich.
 pub const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
@@ -54,11 +54,14 @@ impl Anvil {
     /// Starts a node whose state, if it is ever stopped, stands in `dir`. A state found there is
     /// taken up: the same chain goes on.
     pub async fn start(dir: &Path, options: AnvilOptions) -> Result<Self> {
-        let port = options.port.map_or_else(free_port, Ok)?;
-        let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
-        let mut anvil = Self { options, dir: dir.into(), port, chain, process: None };
-        anvil.start_again().await?;
-        Ok(anvil)
+        on_free_port(options.port, async |port| {
+            let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
+            let (options, dir) = (options.clone(), dir.into());
+            let mut anvil = Self { options, dir, port, chain, process: None };
+            anvil.start_again().await?;
+            Ok(anvil)
+        })
+        .await
     }
 
     /// Starts a stopped or killed node on its old port with the state of its last [`Self::stop`].
