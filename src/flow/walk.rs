@@ -58,6 +58,18 @@ impl Setback {
     fn own(remedy: Remedy, why: &impl ToString) -> Self {
         Self { own: true, ..Self::new(remedy, why) }
     }
+
+    /// The Core was asked for a better answer than the one the contract held for this reason. If it
+    /// has none now, what the contract said stands, and the next retry begins with that answer.
+    fn without_better_answer(self, stage: &Stage, rejection: &Hold) -> Self {
+        match (stage, &self.remedy) {
+            (Stage::Arrived | Stage::Asked, Remedy::Hold(_) | Remedy::Retry) => {
+                debug!(why = self.why, "the KMS Core has no other answer");
+                Self::own(Remedy::Hold(rejection.clone()), rejection)
+            }
+            _ => self,
+        }
+    }
 }
 
 /// How long a walk waits between attempts, and what it said last.
@@ -144,18 +156,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
                 Err(setback) => setback,
             };
-            let setback = match (&rejected, &stage, &setback.remedy) {
-                // The Core has no better answer now: what the contract said of the one in hand
-                // stands, and the next retry begins with that one.
-                (
-                    Some((_, hold)),
-                    Stage::Arrived | Stage::Asked,
-                    Remedy::Hold(_) | Remedy::Retry,
-                ) => {
-                    debug!(why = setback.why, "the KMS Core has no other answer");
-                    Setback::own(Remedy::Hold(hold.clone()), hold)
-                }
-                _ => setback,
+            let setback = match &rejected {
+                Some((_, hold)) => setback.without_better_answer(&stage, hold),
+                None => setback,
             };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
