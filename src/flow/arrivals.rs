@@ -261,18 +261,14 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             Err(error) => {
                 let smaller = self.page.shrink();
-                match error {
-                    RpcError::Refused { code, message, .. }
-                        if smaller && quirks::is_range_too_large(code, &message) =>
-                    {
-                        debug!(from, to, message, "the node wants smaller ranges");
-                        Ok(None)
-                    }
-                    error @ (RpcError::Refused { .. }
-                    | RpcError::Unavailable { .. }
-                    | RpcError::WrongChain { .. }
-                    | RpcError::Unreadable { .. }) => Err(error.into()),
+                if let RpcError::Refused { code, message, .. } = &error
+                    && smaller
+                    && quirks::is_range_too_large(*code, message)
+                {
+                    debug!(from, to, message, "the node wants smaller ranges");
+                    return Ok(None);
                 }
+                Err(error.into())
             }
         }
     }

@@ -182,10 +182,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         stage = Stage::Asked;
                         continue;
                     }
-                    // Only time in which everyone answered counts towards the expiry.
-                    let working = begun.elapsed();
-                    self.ledger.note(key, Step::Worked(working)).await?;
-                    if worked.saturating_add(working) >= self.options.request_expiry {
+                    // Only time in which everyone answered counts towards the expiry: that in which
+                    // the Core was asked for its answer, not that spent waiting for memory or gas.
+                    if stage == Stage::Asked {
+                        worked = worked.saturating_add(begun.elapsed());
+                        self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
+                    }
+                    if worked >= self.options.request_expiry {
                         return self.settle(&request, Outcome::Expired).await;
                     }
                     return self.hold(key, &stage, hold).await;
