@@ -11,14 +11,16 @@
 //! is a value ([`Exit`]), and a restart is a rebuild.
 
 pub mod exit;
+mod housekeeping;
 mod recovery;
+mod world;
 
 use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinSet},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -26,10 +28,8 @@ use tracing::{debug, info, warn};
 pub use self::exit::Exit;
 use self::recovery::Recovery;
 use crate::{
-    backoff::Backoff,
-    clock,
     config::{self, Config},
-    domain::{Address, B256, SigningDomain},
+    domain::{Address, B256},
     flow::{
         Flow, FlowOptions, Intakes,
         arrivals::{Arrivals, Start},
@@ -40,11 +40,10 @@ use crate::{
         submission::Submission,
     },
     gateway::{
-        decryption::{DecryptionAdapter, Support},
+        decryption::DecryptionAdapter,
         gateway_config::GatewayConfigAdapter,
         lane::{LaneOptions, lane},
         provider::{Addresses, ArbitrumProvider, At, Provider, RpcError, connection::Endpoint},
-        wallet::{Wallet, WalletError},
     },
     journal::{Identity, Journal, Writer},
     tls::TlsRoots,
@@ -56,10 +55,6 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 pub const STARTING: &str = "start";
 /// Unfinished requests read from the journal ahead of their walk.
 const RECOVERED_AHEAD: usize = 64;
-const HOUSEKEEPING_EVERY: Duration = Duration::from_mins(10);
-/// After an upgrade the contract is looked at once more: the node may have lagged.
-const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
-
 /// What an instance gets from outside.
 #[derive(Clone, Debug)]
 pub struct Edges {
@@ -159,23 +154,23 @@ impl Instance {
         let roots = TlsRoots::load(authorities).map_err(refuse)?;
         let provider = self.connect_gateway(config, &roots)?;
         let genesis = self.reach_gateway(&provider).await?;
-        let wallet = Arc::new(open_wallet(&config.wallet).await?);
+        let wallet = Arc::new(world::open_wallet(&config.wallet).await?);
         info!(wallet = %wallet.address(), "wallet ready");
         let (journal, writer) = self.open_journal(config, genesis, wallet.address()).await?;
         let stop = self.journal_stop.clone();
         self.journal_tasks.spawn("journal", writer.run(stop));
 
         let decryption = DecryptionAdapter::new(provider.clone());
-        let domain = check_decryption(&decryption, config).await?;
-        let (support_sender, support) = watch::channel(watch_support(&decryption).await);
-        let following = follow_support(decryption.clone(), support_sender.clone());
+        let domain = world::check_decryption(&decryption, config).await?;
+        let (support_sender, support) = watch::channel(world::watch_support(&decryption).await);
+        let following = housekeeping::follow_support(decryption.clone(), support_sender.clone());
         let stop = self.below.clone();
         self.tasks.spawn("contract support", async move {
             stop.run_until_cancelled(following).await;
             Ok::<(), String>(())
         });
-        let registry = reach_registry(&provider, wallet.address(), config).await;
-        check_wallet(&provider, wallet.address(), &journal, config).await;
+        let registry = world::reach_registry(&provider, wallet.address(), config).await;
+        world::check_wallet(&provider, wallet.address(), &journal, config).await;
         let core = KmsCore::new(
             config.kms_core_endpoint.expose(),
             &roots,
@@ -184,15 +179,15 @@ impl Instance {
         )
         .map_err(refuse)?;
 
-        let mut recovered = wait("the journal", || journal.open_transactions()).await;
+        let mut recovered = world::wait("the journal", || journal.open_transactions()).await;
         // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
         // the outcome is what it was.
-        recovered.extend(wait("the journal", || journal.unsettled_transactions()).await);
+        recovered.extend(world::wait("the journal", || journal.unsettled_transactions()).await);
         recovered.sort_by_key(|transaction| transaction.nonce);
-        let highest = wait("the journal", || journal.highest_nonce()).await;
-        let cursor = wait("the journal", || journal.cursor()).await;
-        let begun_after = wait("the journal", || journal.begun_after()).await;
-        let newest = wait("the journal", || journal.newest()).await;
+        let highest = world::wait("the journal", || journal.highest_nonce()).await;
+        let cursor = world::wait("the journal", || journal.cursor()).await;
+        let begun_after = world::wait("the journal", || journal.begun_after()).await;
+        let newest = world::wait("the journal", || journal.newest()).await;
 
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
@@ -252,7 +247,7 @@ impl Instance {
         });
 
         let stop = self.below.clone();
-        let keeping = housekeeping(journal, provider, core, config.journal_retention);
+        let keeping = housekeeping::housekeeping(journal, provider, core, config.journal_retention);
         self.tasks.spawn("housekeeping", async move {
             stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
         });
@@ -293,7 +288,7 @@ impl Instance {
 
     /// Waits for the node, refuses another chain, and answers the genesis block's hash.
     async fn reach_gateway(&self, provider: &ArbitrumProvider) -> Result<B256, BuildError> {
-        let mut pause = waiting();
+        let mut pause = world::waiting();
         loop {
             match provider.header(At::Number(0)).await {
                 Ok(Some(genesis)) => return Ok(genesis.block.hash),
@@ -382,193 +377,6 @@ fn refuse(error: impl Display) -> BuildError {
     BuildError::Refused(error.to_string())
 }
 
-fn waiting() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(10))
-}
-
-/// Asks again until there is an answer, saying once per cause what is waited for.
-async fn wait<T, E, F>(what: &str, mut ask: impl FnMut() -> F) -> T
-where
-    E: Display,
-    F: Future<Output = Result<T, E>>,
-{
-    let mut pause = waiting();
-    let mut last = String::new();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                let why = error.to_string();
-                if why != last {
-                    warn!(why, "waiting for {what}");
-                    last = why;
-                }
-            }
-        }
-        sleep(pause.next_delay()).await;
-    }
-}
-
-async fn open_wallet(wallet: &config::Wallet) -> Result<Wallet, BuildError> {
-    match wallet {
-        config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()).map_err(refuse),
-        config::Wallet::AwsKms { key_id, region, endpoint } => {
-            let mut pause = waiting();
-            loop {
-                let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-                match Wallet::aws_kms(key_id, region.as_deref(), endpoint.as_ref()).await {
-                    Ok(wallet) => return Ok(wallet),
-                    // Another key or configuration is needed: waiting cannot help.
-                    Err(
-                        error @ (WalletError::UnsuitableKey { .. }
-                        | WalletError::NoRegion
-                        | WalletError::InvalidPrivateKey),
-                    ) => return Err(refuse(error)),
-                    Err(error) => warn!(%error, "waiting for AWS KMS"),
-                }
-                sleep(pause.next_delay()).await;
-            }
-        }
-    }
-}
-
-/// Waits for the contract; refuses a signing domain that the configuration contradicts.
-async fn check_decryption<P: Provider>(
-    decryption: &DecryptionAdapter<P>,
-    config: &Config,
-) -> Result<SigningDomain, BuildError> {
-    let address = decryption.address();
-    let mut pause = waiting();
-    let mut said = false;
-    while !wait("the gateway node", || decryption.is_deployed()).await {
-        if !said {
-            said = true;
-            warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
-        }
-        sleep(pause.next_delay()).await;
-    }
-    let configured = SigningDomain {
-        name: config.decryption_domain.name.clone(),
-        version: config.decryption_domain.version.clone(),
-        chain_id: config.chain_id,
-        verifying_contract: address,
-    };
-    match wait("the gateway node", || decryption.signing_domain()).await {
-        Some(deployed) if deployed != configured => Err(BuildError::Refused(format!(
-            "the contract at {address} signs under {deployed:?}, the configuration says \
-             {configured:?}; correct decryption_domain_name, decryption_domain_version, chain_id \
-             or decryption_address"
-        ))),
-        Some(_) => Ok(configured),
-        None => {
-            warn!(%address, "the contract at decryption_address does not tell its EIP-712 domain: \
-                is it the Decryption contract?");
-            Ok(configured)
-        }
-    }
-}
-
-async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Support {
-    let (support, version) = wait("the gateway node", || decryption.support()).await;
-    match &support {
-        Support::Served => info!(version, "Decryption contract found"),
-        Support::FromG12 { version } => warn!(
-            version,
-            "this contract is from G12 on and cannot be served: its requests are held"
-        ),
-        Support::Upgraded { .. } => {}
-    }
-    support
-}
-
-/// Looks at the contract again after an upgrade, once more soon after it (the node may have
-/// lagged), and now and then. A task of its own: requests wait for it.
-async fn follow_support<P: Provider>(
-    decryption: DecryptionAdapter<P>,
-    support: watch::Sender<Support>,
-) {
-    let mut changes = support.subscribe();
-    let mut patience = HOUSEKEEPING_EVERY;
-    loop {
-        let upgrade = changes.wait_for(|support| matches!(support, Support::Upgraded { .. }));
-        let upgraded = timeout(patience, upgrade).await.is_ok();
-        patience = if upgraded { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
-        let seen = support.borrow().clone();
-        let found = if upgraded {
-            watch_support(&decryption).await
-        } else {
-            wait("the gateway node", || decryption.support()).await.0
-        };
-        // Unless there was another upgrade meanwhile.
-        support.send_if_modified(|support| {
-            let current = *support == seen && found != seen;
-            if current {
-                if !upgraded {
-                    warn!(?found, "the Decryption contract has changed");
-                }
-                *support = found;
-            }
-            current
-        });
-    }
-}
-
-async fn reach_registry<P: Provider>(
-    provider: &P,
-    wallet: Address,
-    config: &Config,
-) -> GatewayConfigAdapter<P> {
-    let registry =
-        wait("the gateway node", || GatewayConfigAdapter::connect(provider.clone(), wallet)).await;
-    let address = config.gateway_config_address;
-    if !registry.is_deployed() {
-        if config.s3.is_some() {
-            warn!(%address, "no code at gateway_config_address: ciphertexts come from [s3_config] alone");
-        } else {
-            warn!(%address, "no code at gateway_config_address and no [s3_config]: \
-                no ciphertext can be found until one of them is set");
-        }
-        return registry;
-    }
-    match registry.core_signer().await {
-        Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
-        Ok(None) => warn!(
-            %wallet,
-            "the wallet is not registered as a KMS transaction sender: answers will be held until it is"
-        ),
-        Err(error) => warn!(%error, "could not ask who this node is"),
-    }
-    registry
-}
-
-/// What an operator should hear about the wallet before the first answer.
-async fn check_wallet<P: Provider>(
-    provider: &P,
-    wallet: Address,
-    journal: &Journal,
-    config: &Config,
-) {
-    match provider.balance(wallet).await {
-        Ok(balance) if balance.is_zero() => {
-            warn!(%wallet, "the wallet has no funds: answers will wait until it has");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "could not ask for the wallet's balance"),
-    }
-    let fresh = journal.is_empty().await.unwrap_or(false);
-    if fresh
-        && config.starting_block == config::StartingBlock::Latest
-        && let Ok(used @ 1..) = provider.transaction_count(wallet).await
-    {
-        warn!(
-            %wallet,
-            transactions = used,
-            "the journal is empty and the wallet was used before: requests emitted before now are \
-             not read; set starting_block to read them"
-        );
-    }
-}
-
 fn open_ciphertexts<P: Provider>(
     config: &Config,
     roots: &TlsRoots,
@@ -592,39 +400,6 @@ fn open_ciphertexts<P: Provider>(
         verify_coprocessors: config.verify_coprocessors,
         http,
     }))
-}
-
-/// Slow chores: pruning. And saying until then that the Core is waited for.
-async fn housekeeping<P: Provider>(
-    journal: Journal,
-    provider: P,
-    core: KmsCore,
-    retention: Duration,
-) -> Result<(), String> {
-    let mut chores = interval(HOUSEKEEPING_EVERY);
-    chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let reaching = reach_core(&core);
-    tokio::pin!(reaching);
-    let mut reached = false;
-    loop {
-        tokio::select! {
-            () = &mut reaching, if !reached => reached = true,
-            _ = chores.tick() => {
-                let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
-                let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-                let before = clock::unix_millis().saturating_sub(millis);
-                let pruned = journal.prune(before, last.block.number).await;
-                let pruned = pruned.map_err(|error| error.to_string())?;
-                debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
-            }
-        }
-    }
-}
-
-/// Says until then that the Core is waited for. Nothing else waits: each request asks by itself.
-async fn reach_core(core: &KmsCore) {
-    let health = wait(&format!("the KMS Core at {}", core.host()), || core.health()).await;
-    info!(host = core.host(), ?health, "KMS Core reached");
 }
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {

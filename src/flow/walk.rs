@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -57,6 +60,18 @@ impl Setback {
 
     fn own(remedy: Remedy, why: &impl ToString) -> Self {
         Self { own: true, ..Self::new(remedy, why) }
+    }
+
+    /// The Core was asked for a better answer than the one the contract held for this reason. If it
+    /// has none now, what the contract said stands, and the next retry begins with that answer.
+    fn without_better_answer(self, stage: &Stage, rejection: &Hold) -> Self {
+        match (stage, &self.remedy) {
+            (Stage::Arrived | Stage::Asked, Remedy::Hold(_) | Remedy::Retry) => {
+                debug!(why = self.why, "the KMS Core has no other answer");
+                Self::own(Remedy::Hold(rejection.clone()), rejection)
+            }
+            _ => self,
+        }
     }
 }
 
@@ -144,18 +159,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
                 Err(setback) => setback,
             };
-            let setback = match (&rejected, &stage, &setback.remedy) {
-                // The Core has no better answer now: what the contract said of the one in hand
-                // stands, and the next retry begins with that one.
-                (
-                    Some((_, hold)),
-                    Stage::Arrived | Stage::Asked,
-                    Remedy::Hold(_) | Remedy::Retry,
-                ) => {
-                    debug!(why = setback.why, "the KMS Core has no other answer");
-                    Setback::own(Remedy::Hold(hold.clone()), hold)
-                }
-                _ => setback,
+            let setback = match &rejected {
+                Some((_, hold)) => setback.without_better_answer(&stage, hold),
+                None => setback,
             };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
@@ -206,7 +212,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
-    /// start (`None`); after that it is finished, unless the whole task is aborted.
+    /// start (`None`); after that it is finished, unless it waits for somebody to mend something, or
+    /// the whole task is aborted.
     async fn enter(
         &self,
         request: &Request,
@@ -218,7 +225,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Stage::Arrived => stop.run_until_cancelled(self.ask(request)).await,
             Stage::Asked => stop.run_until_cancelled(self.poll(request)).await,
             Stage::Answered(answer) | Stage::Submitted(answer) => {
-                Some(self.submit(request, answer, maybe_sent).await)
+                let noting = Noting::new(&self.ledger, request.key);
+                tokio::select! {
+                    biased;
+                    sent = self.submit(request, answer, maybe_sent, &noting) => Some(sent),
+                    // The lane goes on with what was recorded, at the latest at the next start.
+                    () = noting.waits_at(stop) => None,
+                }
             }
         }
     }
@@ -343,9 +356,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         answer: &Answer,
         maybe_sent: bool,
+        noting: &Noting<'_, L>,
     ) -> Result<Door, Setback> {
-        let noting = Noting { ledger: &self.ledger, key: request.key };
-        let error = match self.submission.submit(request, answer, maybe_sent, &noting).await {
+        let error = match self.submission.submit(request, answer, maybe_sent, noting).await {
             Ok(outcome) => return Ok(Door::Out(outcome)),
             Err(error) => error,
         };
@@ -382,6 +395,8 @@ fn blames_answer(reason: HoldReason) -> bool {
 struct Noting<'a, L> {
     ledger: &'a L,
     key: RequestKey,
+    /// It goes on by itself once somebody mended something.
+    waits: watch::Sender<bool>,
 }
 
 impl<L: RequestLedger> Report for Noting<'_, L> {
@@ -396,11 +411,23 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Held(hold)
             }
         };
+        self.waits.send_replace(matches!(step, Step::Held(_)));
         self.note(step).await;
     }
 }
 
-impl<L: RequestLedger> Noting<'_, L> {
+impl<'a, L: RequestLedger> Noting<'a, L> {
+    fn new(ledger: &'a L, key: RequestKey) -> Self {
+        Self { ledger, key, waits: watch::channel(false).0 }
+    }
+
+    /// Until it waits for somebody after `stop`.
+    async fn waits_at(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        // The sender is ours, so there is no error.
+        let _ = self.waits.subscribe().wait_for(|waits| *waits).await;
+    }
+
     async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
         if let Err(error) = self.ledger.note(self.key, step).await {

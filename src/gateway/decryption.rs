@@ -105,24 +105,32 @@ impl<P: Provider> DecryptionAdapter<P> {
 
     /// The domain the Core signs under, as the contract says it; `None` if it does not say.
     pub async fn signing_domain(&self) -> Result<Option<SigningDomain>, RpcError> {
-        self.optional(abi::signing_domain()).await
+        self.optional(self.address(), abi::signing_domain()).await
     }
 
-    /// Which contracts are deployed, by the contract's own version text. An unknown text is served:
-    /// its events decide.
+    /// Which contracts are deployed: by the contract's own version text; where that says nothing we
+    /// know, by the registry, which has KMS contexts from G12 on.
     pub async fn support(&self) -> Result<(Support, Option<String>), RpcError> {
-        let version: Option<String> = self.optional(abi::decryption_version()).await?;
-        let support = match version.as_deref().map(abi::deployment_from_version) {
-            Some(Deployment::FromG12) => {
-                Support::FromG12 { version: version.clone().unwrap_or_default() }
+        let version: Option<String> =
+            self.optional(self.address(), abi::decryption_version()).await?;
+        let from_g12 = match version.as_deref().map(abi::deployment_from_version) {
+            Some(Deployment::FromG12) => true,
+            Some(Deployment::UpToG10) => false,
+            Some(Deployment::Unknown(_)) | None => {
+                let registry = self.provider.addresses().gateway_config;
+                self.optional(registry, abi::current_kms_context_id()).await?.is_some()
             }
-            Some(Deployment::UpToG10 | Deployment::Unknown(_)) | None => Support::Served,
+        };
+        let support = if from_g12 {
+            Support::FromG12 { version: version.clone().unwrap_or_default() }
+        } else {
+            Support::Served
         };
         Ok((support, version))
     }
 
-    async fn optional<T>(&self, of: View<T>) -> Result<Option<T>, RpcError> {
-        match view(&self.provider, self.address(), &of).await {
+    async fn optional<T>(&self, at: Address, of: View<T>) -> Result<Option<T>, RpcError> {
+        match view(&self.provider, at, &of).await {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_answer() => Ok(None),
             Err(ViewError::Rpc(error)) => Err(error),

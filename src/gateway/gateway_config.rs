@@ -9,10 +9,10 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     abi,
-    decryption::{ViewError, view},
+    decryption::view,
     provider::{Provider, RpcError},
 };
-use crate::domain::{Address, U256};
+use crate::domain::Address;
 
 /// How long an answer of the registry is believed.
 const LIFETIME: Duration = Duration::from_mins(1);
@@ -132,19 +132,6 @@ impl<P: Provider> GatewayConfigAdapter<P> {
     pub async fn core_signer_anew(&self) -> Result<Option<Address>, RegistryError> {
         self.cache.lock().await.signer = None;
         self.core_signer().await
-    }
-
-    /// The current KMS context: only contracts from G12 on answer.
-    pub async fn current_context(&self) -> Result<Option<U256>, RpcError> {
-        if !self.deployed {
-            return Ok(None);
-        }
-        match view(&self.provider, self.address(), &abi::current_kms_context_id()).await {
-            Ok(id) => Ok(Some(id)),
-            Err(error) if error.is_answer() => Ok(None),
-            Err(ViewError::Rpc(error)) => Err(error),
-            Err(ViewError::Undecodable(_)) => Ok(None),
-        }
     }
 }
 

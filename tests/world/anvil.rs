@@ -9,11 +9,13 @@ use std::{
 use alloy::primitives::{Address, U256, address};
 use rustix::process::Signal;
 
-use super::{Result, free_port, process::Process, rpc::Chain, tool};
+use super::{Result, on_free_port, process::Process, rpc::Chain, tool};
 
 /// The first of the well-known development accounts, unlocked and rich.
 pub const ADMIN: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
 const READY: Duration = Duration::from_secs(20);
+/// A block that was begun is done by then.
+const SETTLE: Duration = Duration::from_millis(150);
 
 /// How the node runs.
 #[derive(Clone, Debug)]
@@ -52,11 +54,14 @@ impl Anvil {
     /// Starts a node whose state, if it is ever stopped, stands in `dir`. A state found there is
     /// taken up: the same chain goes on.
     pub async fn start(dir: &Path, options: AnvilOptions) -> Result<Self> {
-        let port = options.port.map_or_else(free_port, Ok)?;
-        let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
-        let mut anvil = Self { options, dir: dir.into(), port, chain, process: None };
-        anvil.start_again().await?;
-        Ok(anvil)
+        on_free_port(options.port, async |port| {
+            let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
+            let (options, dir) = (options.clone(), dir.into());
+            let mut anvil = Self { options, dir, port, chain, process: None };
+            anvil.start_again().await?;
+            Ok(anvil)
+        })
+        .await
     }
 
     /// Starts a stopped or killed node on its old port with the state of its last [`Self::stop`].
@@ -85,6 +90,12 @@ impl Anvil {
     /// Stops the node; it writes its state first. Transactions that were not mined are lost.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
+            if self.options.block_time.is_some() {
+                // A node that is told to end while it makes a block may write the block's effects
+                // and not the block: a chain that never was.
+                let _already_gone = self.chain.set_block_time(0).await;
+                tokio::time::sleep(SETTLE).await;
+            }
             process.stop(Signal::INT, READY).await?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{Error, Result, free_port, http_client, process::Process, tool};
+use super::{Error, Result, http_client, on_free_port, process::Process, tool};
 
 const READY: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,11 +33,13 @@ pub struct Ministack {
 impl Ministack {
     /// Starts the server with its data in `dir`. A `port` of `None` takes a free one.
     pub async fn start(dir: &Path, port: Option<u16>) -> Result<Self> {
-        let port = port.map_or_else(free_port, Ok)?;
-        let client = http_client(CALL_TIMEOUT)?;
-        let mut ministack = Self { dir: dir.into(), port, client, process: None };
-        ministack.start_again().await?;
-        Ok(ministack)
+        on_free_port(port, async |port| {
+            let client = http_client(CALL_TIMEOUT)?;
+            let mut ministack = Self { dir: dir.into(), port, client, process: None };
+            ministack.start_again().await?;
+            Ok(ministack)
+        })
+        .await
     }
 
     /// Starts a stopped server on its old port with its old data.

@@ -87,6 +87,19 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr().map_err(|e| Error::Io("local_addr".into(), e))?.port())
 }
 
+/// Starts a server on `port`, or on a free one: if somebody else was faster, on another.
+async fn on_free_port<T>(port: Option<u16>, start: impl AsyncFn(u16) -> Result<T>) -> Result<T> {
+    if let Some(port) = port {
+        return start(port).await;
+    }
+    for _ in 0..2 {
+        if let Ok(started) = start(free_port()?).await {
+            return Ok(started);
+        }
+    }
+    start(free_port()?).await
+}
+
 /// The program `name` that `scripts/setup` installed; `<NAME>_BIN` in the environment wins.
 pub fn tool(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os(format!("{}_BIN", name.to_uppercase())).map_or_else(

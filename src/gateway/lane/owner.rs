@@ -249,8 +249,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         }
         if let Some(slot) = self.by_request.get(&key).and_then(|nonce| self.open.get(nonce)) {
             let transaction = slot.version_of(key).unwrap_or(slot.current()).hash;
-            // A fresh channel has room.
-            let _ = waiter.notify.try_send(Notice::Broadcast { transaction });
+            if slot.announced {
+                // A fresh channel has room.
+                let _ = waiter.notify.try_send(Notice::Broadcast { transaction });
+            }
             let payload = payload
                 .cloned()
                 .or_else(|| self.waiters.remove(&key).and_then(|(payload, _)| payload))
@@ -341,20 +343,24 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         self.sign_and_record(drafts);
     }
 
-    fn announce_fee_hold(&mut self) {
-        let told = std::mem::replace(&mut self.fee_told, self.waiting.len());
-        if told >= self.waiting.len() {
-            return;
-        }
+    fn fee_hold(&self) -> Hold {
         let base = self.base_fee();
-        let hold = Hold::new(
+        Hold::new(
             HoldReason::FeeCap,
             format!(
                 "the chain's base fee is {base} wei per gas, above max_fee_per_gas_gwei; \
                  raise it or wait"
             ),
-        );
-        warn!(base_fee = base, "base fee is above max_fee_per_gas_gwei: answers wait");
+        )
+    }
+
+    fn announce_fee_hold(&mut self) {
+        let told = std::mem::replace(&mut self.fee_told, self.waiting.len());
+        if told >= self.waiting.len() {
+            return;
+        }
+        let hold = self.fee_hold();
+        warn!(base_fee = self.base_fee(), "base fee is above max_fee_per_gas_gwei: answers wait");
         for payload in self.waiting.iter().skip(told) {
             if let Some((_, waiter)) = self.waiters.get(&payload.request) {
                 let _ = waiter.notify.try_send(Notice::Waiting(hold.clone()));
@@ -601,11 +607,11 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
 
     /// The same payload under the same nonce with a higher fee.
     fn bump_fee(&mut self, nonce: u64) {
+        let Some(slot) = self.open.get(&nonce) else { return };
         let Some(fees) = self.fees() else {
-            self.announce_fee_hold();
+            self.notify(slot.current().request, Notice::Waiting(self.fee_hold()));
             return;
         };
-        let Some(slot) = self.open.get(&nonce) else { return };
         let cap = self.options.max_fee_per_gas;
         if let Some(draft) = Draft::bump_of(slot.current(), fees, cap) {
             self.sign_and_record(vec![draft]);
