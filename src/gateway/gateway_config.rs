@@ -154,7 +154,10 @@ impl Cache {
             }
             Err(error) => {
                 let what = error.to_string();
-                self.failed = Some((Instant::now(), what.clone()));
+                // An outage concerns every question, the contract's own answer only this one.
+                if !error.is_answer() {
+                    self.failed = Some((Instant::now(), what.clone()));
+                }
                 Err(RegistryError(what))
             }
         }

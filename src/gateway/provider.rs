@@ -364,7 +364,12 @@ impl Provider for ArbitrumProvider {
                 let receipt = match waiter.await {
                     Ok(receipt) => receipt,
                     // "Indexing in progress" and its like: no receipt yet.
-                    Err(AlloyError::ErrorResp(_)) => None,
+                    Err(AlloyError::ErrorResp(packet))
+                        if quirks::refusal(packet.code, &packet.message)
+                            != quirks::Refusal::Busy =>
+                    {
+                        None
+                    }
                     Err(error) => return Err(self.inner.endpoint.explain(error)),
                 };
                 receipts.push(receipt.and_then(|receipt| {

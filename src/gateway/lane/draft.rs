@@ -98,6 +98,19 @@ impl Draft {
         Some(Self { transaction, request: current.request, bump: true })
     }
 
+    /// A no-op in place of bytes that a node may or may not have: whichever is mined, the nonce is
+    /// used, and nothing else of the request under it.
+    pub(super) fn noop_instead_of(
+        current: &SignedTransaction,
+        chain_id: u64,
+        fees: Fees,
+        sender: Address,
+    ) -> Self {
+        let old = decode(current).map_or(0, |old| old.max_fee_per_gas());
+        let fees = Fees { max: fees.max.max(old.saturating_add(old / 8)), ..fees };
+        Self { bump: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
+    }
+
     pub(super) fn nonce(&self) -> u64 {
         self.transaction.nonce
     }

@@ -40,18 +40,25 @@ const REBROADCAST_AFTER: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(100);
 /// The tip is asked for at most this often.
 const TIP_LIFETIME: Duration = Duration::from_mins(1);
+/// Refused for a reason we do not know so often in a row, the caller is told.
+const SAID_AFTER: u32 = 5;
 /// A mined nonce without a receipt of ours is somebody else's only after this.
 /// Sent twice costs gas; behind one URL the node with the receipts may lag for a while.
 const DISPLACED_AFTER: Duration = Duration::from_secs(15);
 
 /// One taken nonce with recorded bytes.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Slot {
     /// Recorded bytes for this nonce, oldest first. The last one is broadcast.
     versions: Vec<SignedTransaction>,
     next_broadcast: Instant,
     pause: Backoff,
     sending: bool,
+    /// Other bytes for it are being signed.
+    bumping: bool,
+    /// Some node may have one of the versions: then no rejection frees the nonce.
+    maybe_taken: bool,
     announced: bool,
     /// Since when the chain counts this nonce as mined without showing our receipt.
     mined_unseen: Option<Instant>,
@@ -66,6 +73,8 @@ impl Slot {
             next_broadcast: now,
             pause: Backoff::new(Duration::from_millis(250), Duration::from_secs(15)),
             sending: false,
+            bumping: false,
+            maybe_taken: false,
             announced: false,
             mined_unseen: None,
             refusal: None,
@@ -183,6 +192,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         };
         for transaction in task.recovered {
             owner.hold_open(transaction, now);
+        }
+        for slot in owner.open.values_mut() {
+            // What the earlier run did with it is not known.
+            slot.maybe_taken = true;
         }
         owner
     }
@@ -485,6 +498,9 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         let now = Instant::now();
         for (draft, error) in prepared.failed.into_iter().rev() {
             if draft.bump {
+                if let Some(slot) = self.open.get_mut(&draft.nonce()) {
+                    slot.bumping = false;
+                }
                 continue;
             }
             self.nonces.give_back(draft.nonce(), now);
@@ -521,6 +537,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 slot.versions.push(transaction);
                 slot.next_broadcast = now;
                 slot.announced = false;
+                slot.bumping = false;
             }
             None => {
                 self.open.insert(transaction.nonce, Slot::new(transaction, now));
@@ -541,6 +558,8 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             Err(RpcError::Refused { code, message, .. }) => quirks::refusal(*code, message),
             Err(_) => quirks::Refusal::Unknown,
         };
+        slot.maybe_taken |=
+            matches!(refusal, quirks::Refusal::AlreadyKnown | quirks::Refusal::Unknown);
         if let Err(error) = result
             && refusal != quirks::Refusal::AlreadyKnown
             && slot.refusal != Some(refusal)
@@ -556,13 +575,27 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                     let request = slot.current().request;
                     self.notify(request, Notice::Broadcast { transaction: hash });
                 }
+                self.wake_behind(nonce, now);
             }
             quirks::Refusal::NonceTooLow => {
                 slot.next_broadcast = now + REBROADCAST_AFTER;
                 self.check_again = true;
             }
-            quirks::Refusal::NonceTooHigh | quirks::Refusal::Busy | quirks::Refusal::Unknown => {
+            quirks::Refusal::NonceTooHigh | quirks::Refusal::Busy => {
                 slot.next_broadcast = now + slot.pause.next_delay();
+            }
+            quirks::Refusal::Unknown => {
+                slot.next_broadcast = now + slot.pause.next_delay();
+                if let Err(error @ RpcError::Refused { .. }) = result
+                    && slot.pause.attempts() == SAID_AFTER
+                {
+                    let request = slot.current().request;
+                    let hold = Hold::new(
+                        HoldReason::ContractRejected,
+                        format!("the node does not take the transaction: {error}"),
+                    );
+                    self.notify(request, Notice::Waiting(hold));
+                }
             }
             quirks::Refusal::InsufficientFunds => {
                 slot.next_broadcast = now + slot.pause.next_delay().max(Duration::from_secs(1));
@@ -590,10 +623,23 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
 
     /// The node proved that it will not take these bytes: the nonce is free again.
     fn reject(&mut self, nonce: u64, refusal: quirks::Refusal, error: &RpcError) {
+        let now = Instant::now();
+        if self.open.get(&nonce).is_some_and(|slot| slot.maybe_taken) {
+            self.replace_by_noop(nonce, now);
+            return;
+        }
         let Some(slot) = self.open.remove(&nonce) else { return };
-        self.nonces.give_back(nonce, Instant::now());
-        let Some(key) = slot.current().request else { return };
-        self.by_request.remove(&key);
+        self.nonces.give_back(nonce, now);
+        let current = slot.current().request;
+        for other in slot.versions.iter().filter_map(|version| version.request) {
+            if self.by_request.get(&other) == Some(&nonce) {
+                self.by_request.remove(&other);
+                if Some(other) != current {
+                    self.requeue(other);
+                }
+            }
+        }
+        let Some(key) = current else { return };
         let error = if refusal == quirks::Refusal::Reverted {
             SubmitError::WouldRevert { data: error.revert_data().unwrap_or_default() }
         } else {
@@ -605,16 +651,46 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         self.fail(key, error);
     }
 
+    /// An earlier send of these bytes may have reached somebody: a no-op is sent in their place, and
+    /// what it displaces gets a new nonce once either is mined.
+    fn replace_by_noop(&mut self, nonce: u64, now: Instant) {
+        let fees = self.fees();
+        let (chain_id, sender) = (self.options.chain_id, self.wallet.address());
+        let Some(slot) = self.open.get_mut(&nonce) else { return };
+        slot.next_broadcast = now + slot.pause.next_delay();
+        if slot.current().request.is_none() || slot.bumping {
+            return;
+        }
+        let Some(fees) = fees else { return };
+        slot.bumping = true;
+        warn!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
+        let draft = Draft::noop_instead_of(slot.current(), chain_id, fees, sender);
+        self.sign_and_record(vec![draft]);
+    }
+
+    /// What was refused because this nonce was missing is sent again at once.
+    fn wake_behind(&mut self, nonce: u64, now: Instant) {
+        for (_, slot) in self.open.range_mut(nonce + 1..) {
+            if slot.refusal == Some(quirks::Refusal::NonceTooHigh) {
+                slot.refusal = None;
+                slot.pause.reset();
+                slot.next_broadcast = now;
+            }
+        }
+    }
+
     /// The same payload under the same nonce with a higher fee.
     fn bump_fee(&mut self, nonce: u64) {
-        let Some(slot) = self.open.get(&nonce) else { return };
-        let Some(fees) = self.fees() else {
-            self.notify(slot.current().request, Notice::Waiting(self.fee_hold()));
-            return;
-        };
+        let fees = self.fees();
         let cap = self.options.max_fee_per_gas;
-        if let Some(draft) = Draft::bump_of(slot.current(), fees, cap) {
+        let Some(slot) = self.open.get_mut(&nonce).filter(|slot| !slot.bumping) else { return };
+        let draft = fees.and_then(|fees| Draft::bump_of(slot.current(), fees, cap));
+        if let Some(draft) = draft {
+            slot.bumping = true;
             self.sign_and_record(vec![draft]);
+        } else {
+            let request = slot.current().request;
+            self.notify(request, Notice::Waiting(self.fee_hold()));
         }
     }
 
@@ -649,6 +725,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     async fn land(&mut self, nonce: u64, receipt: Receipt) -> Result<(), LedgerError> {
         let Some(slot) = self.open.remove(&nonce) else { return Ok(()) };
         self.ledger.mined(receipt.hash, receipt.block).await?;
+        self.wake_behind(nonce, Instant::now());
         for version in slot.versions {
             let Some(key) = version.request else { continue };
             if self.by_request.get(&key) == Some(&nonce) {

@@ -442,6 +442,45 @@ async fn a_proven_rejection_frees_the_nonce() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_may_have_been_taken_is_displaced_by_a_no_op_before_it_gets_another_nonce() {
+    let scene = Scene::new();
+    scene.chain.set(Mood::Lose);
+    let mut submission = scene.submit(1).await;
+    scene.blocks(1).await;
+    // The same node now says that it would revert: that proves nothing about the send before.
+    scene.chain.set(Mood::Refuse("execution reverted"));
+    scene.blocks(4).await;
+    assert!(submission.landing.try_recv().is_err(), "not given up");
+    scene.chain.set(Mood::Take);
+    scene.blocks(80).await;
+    landing(&mut submission);
+    let rows = scene.ledger.rows();
+    let of_request = rows.iter().filter(|row| row.request.is_some()).map(|row| row.nonce);
+    assert_eq!(of_request.collect::<Vec<_>>(), [0, 1]);
+    assert!(rows.iter().any(|row| row.nonce == 0 && row.request.is_none()));
+    assert_eq!(scene.chain.node().nonce, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_behind_a_missing_nonce_goes_as_soon_as_it_is_there() {
+    let scene = Scene::new();
+    scene.chain.set(Mood::Refuse("nonce too high"));
+    let mut submissions = vec![scene.submit(1).await, scene.submit(2).await];
+    scene.blocks(80).await;
+    scene.chain.set(Mood::Take);
+    // Its own pause may have grown to 15 s; what is behind it must not wait as long again.
+    let mut blocks = 0;
+    while submissions[0].landing.is_empty() && blocks < 120 {
+        scene.blocks(1).await;
+        blocks += 1;
+    }
+    scene.blocks(3).await;
+    for submission in &mut submissions {
+        landing(submission);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_broadcast_that_is_not_recorded() {
     let chain = FakeChain::new();
     let ledger = FakeLedger { broken: true, ..FakeLedger::default() };
