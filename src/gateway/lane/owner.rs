@@ -726,10 +726,16 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         let Some(slot) = self.open.remove(&nonce) else { return Ok(()) };
         self.ledger.mined(receipt.hash, receipt.block).await?;
         self.wake_behind(nonce, Instant::now());
+        let mined = slot.versions.iter().find(|version| version.hash == receipt.hash);
+        let landed = mined.and_then(|version| version.request);
         for version in slot.versions {
             let Some(key) = version.request else { continue };
             if self.by_request.get(&key) == Some(&nonce) {
                 self.by_request.remove(&key);
+            }
+            if version.hash != receipt.hash && landed == Some(key) {
+                // A cheaper version of what was mined.
+                continue;
             }
             if version.hash == receipt.hash {
                 let landing = Landing {
