@@ -89,50 +89,7 @@ fn defaults_are_the_seeds() {
 }
 
 /// The seed's "Configuration Structure", to the letter.
-const SEED_EXAMPLE: &str = r#"# Service name for tracing (optional, default: "kms-connector")
-service_name = "my-connector"
-
-# 1. Private key as a hex string (with or without 0x prefix)
-private_key = "0x0000000000000000000000000000000000000000000000000000000000000001"
-
-# 2. AWS KMS configuration (for using AWS KMS for signing)
-[aws_kms_config]
-# AWS KMS key ID (required for AWS KMS wallet)
-key_id = "alias/my-kms-key"
-# AWS region (optional, will use default AWS config if not specified)
-region = "us-east-1"
-# AWS endpoint URL (optional, for testing or non-standard endpoints)
-endpoint = "http://localhost:4566"
-
-# KMS Core endpoint (required)
-kms_core_endpoint = "http://localhost:50052"
-
-# Gateway WebSocket RPC URL endpoint (required)
-gateway_url = "ws://localhost:8757"
-
-# Chain ID (required)
-chain_id = 1337
-
-# Decryption contract address (required)
-decryption_address = "0x..."
-
-# GatewayConfig contract address (required)
-gateway_config_address = "0x..."
-
-# Size of the event processing channel (optional)
-channel_size = 1000
-
-# S3 configuration for ciphertext storage (optional)
-[s3_config]
-# AWS S3 region for ciphertext storage
-region = "us-east-1"
-
-# AWS S3 bucket name for ciphertext storage
-bucket = "my-ciphertext-bucket"
-
-# AWS S3 endpoint URL for ciphertext storage
-endpoint = "http://localhost:9876"
-"#;
+const SEED_EXAMPLE: &str = include_str!("../../tests/world/documented-example.toml");
 
 #[test]
 fn the_seeds_example_loads_once_filled_in() {
