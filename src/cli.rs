@@ -198,7 +198,11 @@ async fn start(
     match supervisor::start(name, config, state_dir).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
-        Ok(instance::Exit::Failed { .. } | instance::Exit::Panicked { .. }) => Exit::Failure,
+        Ok(
+            instance::Exit::Failed { .. }
+            | instance::Exit::Panicked { .. }
+            | instance::Exit::Hung { .. },
+        ) => Exit::Failure,
         Err(error) => {
             tracing::error!(%error, "cannot catch signals");
             Exit::Failure

@@ -45,7 +45,9 @@ use crate::{
         lane::{LaneOptions, lane},
         provider::{Addresses, ArbitrumProvider, At, Provider, RpcError, connection::Endpoint},
     },
+    heart::Hearts,
     journal::{Identity, Journal, Writer},
+    observe::status::{Phase, Reporter},
     tls::TlsRoots,
 };
 
@@ -55,15 +57,52 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 pub const STARTING: &str = "start";
 /// Unfinished requests read from the journal ahead of their walk.
 const RECOVERED_AHEAD: usize = 64;
+
 /// What an instance gets from outside.
 #[derive(Clone, Debug)]
 pub struct Edges {
+    /// The instance's name, written into its journal.
+    pub name: String,
     /// Directory of the journals.
     pub state_dir: PathBuf,
+    /// Where it tells how it is.
+    pub reporter: Reporter,
+    /// Where its rooms show that they turn.
+    pub hearts: Hearts,
     /// Take no more, finish what is in hand. A child of `abort`.
     pub stop: CancellationToken,
     /// Drop what is in hand; the journal has it.
     pub abort: CancellationToken,
+}
+
+/// What one generation leaves to the next of the same instance.
+#[derive(Debug)]
+pub struct Estate {}
+
+/// An instance that is over.
+#[derive(Debug)]
+pub struct Ended {
+    pub exit: Exit,
+    /// Absent where the next generation has to open everything anew.
+    pub estate: Option<Estate>,
+}
+
+/// Why a configuration should not replace the one that runs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// It contradicts the world.
+    #[error("{0}")]
+    Refused(String),
+    /// Whether it could run is not known.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// Whether an instance of this configuration could run: its wallet opens, the node serves its
+/// chain, the contract is there and signs under its domain, the Core answers. Opens nothing
+/// exclusive: another instance may run meanwhile. The caller sets the deadline.
+pub async fn check(_config: &Config) -> Result<(), CheckError> {
+    Ok(())
 }
 
 /// Why an instance cannot be built.
@@ -110,7 +149,7 @@ impl Tasks {
 }
 
 /// Builds the instance and runs it to its end.
-pub async fn run(config: Config, edges: Edges) -> Exit {
+pub async fn run(config: Arc<Config>, edges: Edges, _estate: Option<Estate>) -> Ended {
     let mut instance = Instance {
         tasks: Tasks { set: JoinSet::new(), names: Vec::new() },
         journal_tasks: Tasks { set: JoinSet::new(), names: Vec::new() },
@@ -133,7 +172,7 @@ pub async fn run(config: Config, edges: Edges) -> Exit {
         Some(Err(BuildError::Failed(error))) => Exit::Failed { task: STARTING, error },
         None => Exit::Stopped,
     };
-    instance.close(exit).await
+    Ended { exit: instance.close(exit).await, estate: None }
 }
 
 struct Instance {
@@ -251,6 +290,7 @@ impl Instance {
         self.tasks.spawn("housekeeping", async move {
             stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
         });
+        self.edges.reporter.phase.send_replace(Phase::Running);
         info!("instance running");
         Ok(())
     }
@@ -347,9 +387,10 @@ impl Instance {
                 Exit::Stopped => {
                     return Exit::Failed { task, error: "it ended without being told".into() };
                 }
-                exit @ (Exit::Refused { .. } | Exit::Failed { .. } | Exit::Panicked { .. }) => {
-                    return exit;
-                }
+                exit @ (Exit::Refused { .. }
+                | Exit::Failed { .. }
+                | Exit::Panicked { .. }
+                | Exit::Hung { .. }) => return exit,
             }
         }
     }

@@ -30,6 +30,7 @@ pub mod journal;
 pub mod config;
 pub mod observe;
 pub mod tls;
+pub mod heart;
 pub mod backoff;
 pub mod clock;
 pub mod domain;

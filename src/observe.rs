@@ -1,3 +1,4 @@
 //! What the operator sees of a running connector.
 
 pub mod logging;
+pub mod status;

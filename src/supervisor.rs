@@ -1,12 +1,22 @@
-//! The loop above the instance: build, run, read its end, build again.
+//! The loop above the instances: event -> decide -> act.
 //!
-//! `start` runs one instance and watches no files. An end that a rebuild may mend is answered by a
-//! rebuild after a growing pause; one that contradicts the world ends the process, so that whoever
-//! started it sees why.
+//! ```text
+//! signals ------\
+//! files --------+-> the loop: what should run (plan) against what runs (slots), instance by instance
+//! control ------+      |
+//! exits, phases-/      +-> check, start, replace, drain, back off (restart), park
+//! ```
+//!
+//! Instances share nothing: each runs in a task of its own under its own tokens, and its end is a
+//! value that comes back here. The loop never waits on the outside world: reading files, checking a
+//! configuration and running an instance are tasks whose results are events. `start` is the same
+//! loop with one file that is not watched.
 
 pub mod lifecycle;
+pub mod control;
+pub mod directory;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -18,11 +28,60 @@ use self::lifecycle::Lifecycle;
 use crate::{
     backoff::Backoff,
     config::Config,
-    instance::{self, Edges, Exit},
+    heart::Hearts,
+    instance::{self, CheckError, Edges, Ended, Estate, Exit},
+    observe::status::Reporter,
 };
 
 /// An instance that ran this long was healthy: the next pause is the first one again.
 const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+
+/// What a supervisor runs: [`Earnest`] instances, or a test's.
+pub trait Instances: Send + Sync + 'static {
+    /// What one generation leaves to the next.
+    type Estate: Send + 'static;
+
+    /// Whether this configuration could run. Opens nothing exclusive.
+    fn check(
+        &self,
+        config: Arc<Config>,
+    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static;
+
+    /// Builds and runs one generation to its end.
+    fn run(
+        &self,
+        config: Arc<Config>,
+        edges: Edges,
+        estate: Option<Self::Estate>,
+    ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
+}
+
+/// Real connectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Earnest;
+
+impl Instances for Earnest {
+    type Estate = Estate;
+
+    fn check(
+        &self,
+        config: Arc<Config>,
+    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static {
+        async move { instance::check(&config).await }
+    }
+
+    fn run(
+        &self,
+        config: Arc<Config>,
+        edges: Edges,
+        estate: Option<Estate>,
+    ) -> impl Future<Output = (Exit, Option<Estate>)> + Send + 'static {
+        async move {
+            let Ended { exit, estate } = instance::run(config, edges, estate).await;
+            (exit, estate)
+        }
+    }
+}
 
 /// One instance under a supervisor of its own, until a signal or an end that no rebuild mends.
 ///
@@ -38,16 +97,21 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
         decryption = %config.decryption_address,
         "starting"
     );
+    let config = Arc::new(config);
     let mut pause = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
     for generation in 1u64.. {
         let begun = Instant::now();
         let edges = Edges {
+            name: name.clone(),
             state_dir: state_dir.clone(),
+            reporter: Reporter::new(),
+            hearts: Hearts::default(),
             stop: lifecycle.stop.clone(),
             abort: lifecycle.abort.clone(),
         };
         let span = info_span!("instance", name, generation);
-        let exit = Box::pin(instance::run(config.clone(), edges)).instrument(span).await;
+        let ended = Box::pin(instance::run(config.clone(), edges, None)).instrument(span).await;
+        let exit = ended.exit;
         match exit {
             Exit::Stopped => info!(instance = name, "stopped"),
             Exit::Refused { .. } => error!(instance = name, %exit, "instance ended"),
@@ -55,7 +119,7 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
             Exit::Failed { task: instance::STARTING, .. } if generation == 1 => {
                 error!(instance = name, %exit, "instance ended");
             }
-            Exit::Failed { .. } | Exit::Panicked { .. } => {
+            Exit::Failed { .. } | Exit::Panicked { .. } | Exit::Hung { .. } => {
                 if begun.elapsed() >= HEALTHY_AFTER {
                     pause.reset();
                 }

@@ -13,6 +13,8 @@ pub enum Exit {
     Failed { task: &'static str, error: String },
     /// A bug; a rebuild may help.
     Panicked { task: &'static str },
+    /// A room began a turn and did not end it; a rebuild may help.
+    Hung { task: &'static str },
 }
 
 impl fmt::Display for Exit {
@@ -22,6 +24,7 @@ impl fmt::Display for Exit {
             Self::Refused { why } => write!(f, "refused: {why}"),
             Self::Failed { task, error } => write!(f, "{task} failed: {error}"),
             Self::Panicked { task } => write!(f, "{task} panicked"),
+            Self::Hung { task } => write!(f, "{task} hangs"),
         }
     }
 }

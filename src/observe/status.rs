@@ -1,0 +1,183 @@
+//! What there is to know about the process and its instances, as one value: the control socket sends
+//! it, `status` and `list --long` print it.
+//!
+//! An instance reports through a [`Reporter`]; the supervisor puts the reports together with what it
+//! alone knows (state, restarts, files). No secret comes in here: URLs are hosts, wallets addresses.
+//! Times are Unix milliseconds.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub started_at_ms: u64,
+    /// `None` under `start`: nothing is watched.
+    pub config_dir: Option<PathBuf>,
+    pub reload: Reload,
+    /// Ordered by name.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// How the last reading of the files went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// When something was last applied, or last failed to be.
+    pub at_ms: u64,
+    /// When the files were last all in order and applied.
+    pub succeeded_at_ms: Option<u64>,
+    /// What keeps the files from being what runs: one line each, by instance or of the directory.
+    pub problems: Vec<String>,
+}
+
+/// One instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub name: String,
+    pub file: Option<PathBuf>,
+    #[serde(flatten)]
+    pub state: State,
+    /// Since when it is in this state.
+    pub since_ms: u64,
+    /// Counts builds of this instance; 0 before the first.
+    pub generation: u64,
+    /// Builds after a failure.
+    pub restarts: u64,
+    pub last_error: Option<LastError>,
+    /// Why the file's content is not what runs.
+    pub reload_failed: Option<String>,
+    /// A new configuration is being checked or switched to.
+    pub changing: bool,
+    /// The beginning of the SHA-256 of the file whose content runs (see `sha256sum`).
+    pub config_hash: Option<String>,
+    pub chain_id: Option<u64>,
+    pub decryption: Option<String>,
+    /// Hosts, never whole URLs.
+    pub gateway: Option<String>,
+    pub kms_core: Option<String>,
+    pub gauges: Gauges,
+}
+
+/// What an instance is doing, seen by its supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// Being built.
+    Starting,
+    /// Up, and waiting for something outside.
+    Waiting {
+        on: String,
+        why: String,
+    },
+    Running,
+    /// Told to end, finishing what is in hand.
+    Draining,
+    /// It failed and is built again at `until_ms`.
+    BackingOff {
+        until_ms: u64,
+    },
+    /// Not built again until its file changes, somebody restarts it, or `retry_at_ms`.
+    Parked {
+        why: String,
+        retry_at_ms: Option<u64>,
+    },
+    /// Held by an operator's `stop`, or by `enabled = false`.
+    Stopped {
+        by: String,
+    },
+}
+
+impl State {
+    /// As shown: one word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Waiting { .. } => "waiting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::BackingOff { .. } => "backing-off",
+            Self::Parked { .. } => "parked",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+}
+
+/// Why an instance ended last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    pub at_ms: u64,
+    pub text: String,
+}
+
+/// How far an instance is, by its own word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Starting,
+    /// An outage: nothing for the supervisor to mend.
+    Waiting {
+        /// `the KMS Core at core.example:50052`
+        on: String,
+        why: String,
+    },
+    Running,
+}
+
+/// Numbers an instance keeps up to date while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gauges {
+    /// The wallet's address, once it is known.
+    pub wallet: Option<String>,
+    /// The newest block seen.
+    pub head: Option<u64>,
+    /// The last block whose requests are all stored.
+    pub cursor: Option<u64>,
+    /// Requests without an outcome, held ones included.
+    pub in_hand: u64,
+    pub held: u64,
+    pub catching_up: Option<CatchUp>,
+}
+
+impl Gauges {
+    /// Blocks between cursor and head.
+    #[must_use]
+    pub fn lag(&self) -> Option<u64> {
+        Some(self.head?.saturating_sub(self.cursor?))
+    }
+}
+
+/// Reading blocks that came while the instance was down.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// Blocks.
+    pub done: u64,
+    pub to_do: u64,
+    pub blocks_per_second: f64,
+    /// `None` while there is no rate yet.
+    pub seconds_left: Option<u64>,
+}
+
+/// An instance's way to tell how it is.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    pub phase: watch::Sender<Phase>,
+    pub gauges: watch::Sender<Gauges>,
+}
+
+impl Reporter {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { phase: watch::Sender::default(), gauges: watch::Sender::default() }
+    }
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
