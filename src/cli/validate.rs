@@ -1,0 +1,108 @@
+//! `validate`: one configuration as `start` reads it, or all as `supervise` does.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use super::{Exit, complain, describe, places, print};
+use crate::{
+    config::{self, Environment, Loaded, Mode, Problems, Source},
+    supervisor::directory::{Look, Wanted},
+};
+
+/// One file: what it says, or everything that is wrong with it.
+pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> Exit {
+    let loaded = places::find(file, config_dir)
+        .and_then(|file| Ok((file.clone(), places::load(Some(file), environment)?)));
+    let (file, loaded) = match loaded {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            complain(&problems);
+            return Exit::BadConfiguration;
+        }
+    };
+    for warning in &loaded.warnings {
+        complain(format_args!("warning: {warning}"));
+    }
+    let config = &loaded.config;
+    let name = config::instance_name(Mode::Start, None, Some(&file), config);
+    let mut lines = vec![
+        format!("{}: ok", file.display()),
+        format!("name      {name}"),
+        format!("chain id  {}", config.chain_id),
+        format!("gateway   {}", config.gateway_url),
+        format!("core      {}", config.kms_core_endpoint),
+        format!("wallet    {}", describe(&config.wallet)),
+    ];
+    if !config.enabled {
+        lines.push("enabled   false (a supervisor does not run it)".to_owned());
+    }
+    print(&(lines.join("\n") + "\n"))
+}
+
+/// A verdict per file on stdout, what is wrong on stderr.
+pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
+    let look = match look_once(config_dir, environment) {
+        Ok(look) => look,
+        Err(problems) => {
+            complain(problems);
+            return Exit::BadConfiguration;
+        }
+    };
+    let mut is_bad = false;
+    if look.files.is_empty() {
+        complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
+    }
+    let conflicts = BTreeMap::<String, String>::new();
+    let mut verdicts = String::new();
+    for (name, file) in &look.files {
+        let conflict = conflicts.get(name);
+        is_bad |= file.is_err() || conflict.is_some();
+        verdicts += &format!("{name}: {}\n", verdict(file, conflict));
+        match file {
+            Ok(wanted) => {
+                for warning in &wanted.warnings {
+                    complain(format_args!("warning: {warning}"));
+                }
+            }
+            Err(problems) => complain(problems),
+        }
+    }
+    match print(&verdicts) {
+        Exit::Success if is_bad => Exit::BadConfiguration,
+        exit => exit,
+    }
+}
+
+fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String {
+    match (file, conflict) {
+        (Err(problems), _) => match problems.as_slice().len() {
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems"),
+        },
+        (Ok(_), Some(conflict)) => format!("conflict: {conflict}"),
+        (Ok(wanted), None) if !wanted.config.enabled => "ok (disabled)".to_owned(),
+        (Ok(_), None) => "ok".to_owned(),
+    }
+}
+
+fn look_once(directory: &Path, environment: &Environment) -> Result<Look, Problems> {
+    let mut look = Look::default();
+    for file in places::config_names(directory)? {
+        let path = directory.join(&file);
+        let source = Source {
+            file: Some(path.clone()),
+            environment: environment.clone(),
+            credentials_directory: environment.get("CREDENTIALS_DIRECTORY").map(Into::into),
+            mode: Mode::Supervise,
+        };
+        let name = file.strip_suffix(".toml").unwrap_or(&file).to_owned();
+        let wanted = config::load(&source).map(|Loaded { config, warnings }| Wanted {
+            name: name.clone(),
+            file: Some(path),
+            config: Arc::new(config),
+            hash: None,
+            warnings,
+        });
+        look.files.insert(name, wanted);
+    }
+    Ok(look)
+}
