@@ -319,11 +319,11 @@ fn describe(wallet: &Wallet) -> String {
     }
 }
 
-/// A result to stdout. A reader that has seen enough (`list | head -1`) is no failure.
-fn print(text: &str) -> Exit {
+/// A result to stdout, and then `ending`. A reader that has seen enough (`list | head -1`) is no failure.
+fn print(text: &str, ending: Exit) -> Exit {
     match show(text) {
-        Ok(()) => Exit::Success,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+        Ok(()) => ending,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ending,
         Err(error) => {
             complain(format_args!("cannot write to stdout: {error}"));
             Exit::Failure

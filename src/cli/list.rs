@@ -46,7 +46,9 @@ pub(super) async fn list(
         if full_path { full(name).display().to_string() } else { name.to_owned() }
     };
     match form {
-        Form::Plain => print(&names.iter().map(|name| shown(name) + "\n").collect::<String>()),
+        Form::Plain => {
+            print(&names.iter().map(|name| shown(name) + "\n").collect::<String>(), Exit::Success)
+        }
         Form::Long => {
             let running = Running::ask(candidates).await;
             let header = [
@@ -58,7 +60,7 @@ pub(super) async fn list(
                 let path = full(name);
                 rows.push(long_row(shown(name), &path, environment, running.of(&path)));
             }
-            print(&table(&rows))
+            print(&table(&rows), Exit::Success)
         }
         Form::Json => {
             let running = Running::ask(candidates).await;
@@ -69,7 +71,7 @@ pub(super) async fn list(
                     json_entry(name, &path, environment, running.of(&path))
                 })
                 .collect();
-            print(&format!("{:#}\n", serde_json::Value::from(entries)))
+            print(&format!("{:#}\n", serde_json::Value::from(entries)), Exit::Success)
         }
     }
 }

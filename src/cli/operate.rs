@@ -13,10 +13,7 @@ pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
     match control::ask(candidates, &request, DEADLINE).await {
         Ok(Answer::Done { lines, failed }) => {
             let text: String = lines.iter().map(|line| printable(line) + "\n").collect();
-            match print(&text) {
-                Exit::Success if failed => Exit::Failure,
-                exit => exit,
-            }
+            print(&text, if failed { Exit::Failure } else { Exit::Success })
         }
         Ok(Answer::Refused { why } | Answer::Silent { why }) => {
             complain(printable(&why));

@@ -25,7 +25,7 @@ pub(super) fn overview(status: &Status, style: Style) -> String {
     for instance in &status.instances {
         let lines = notes(instance, style.now_ms);
         if !lines.is_empty() {
-            text += &format!("\n{}\n{}", heading(instance, style), pairs(&lines));
+            text.extend(["\n", &heading(instance, style), "\n", &pairs(&lines)]);
         }
     }
     text

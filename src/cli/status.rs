@@ -45,10 +45,7 @@ pub(super) async fn status(wish: Wish, candidates: &Candidates) -> Exit {
     if wish.watch {
         return watch(&wish, candidates, view.text).await;
     }
-    match print(&view.text) {
-        Exit::Success if !view.is_well => Exit::Failure,
-        exit => exit,
-    }
+    print(&view.text, if view.is_well { Exit::Success } else { Exit::Failure })
 }
 
 /// Ends when stdout is closed; Ctrl-C ends it as it ends any program.

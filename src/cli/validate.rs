@@ -35,7 +35,7 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> E
     if !config.enabled {
         lines.push("enabled   false (a supervisor does not run it)".to_owned());
     }
-    print(&(lines.join("\n") + "\n"))
+    print(&(lines.join("\n") + "\n"), Exit::Success)
 }
 
 /// A verdict per file on stdout, what is wrong on stderr.
@@ -56,7 +56,8 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     for (name, file) in &look.files {
         let conflict = conflicts.get(name);
         is_bad |= file.is_err() || conflict.is_some();
-        verdicts += &format!("{name}: {}\n", verdict(file, conflict));
+        let verdict = verdict(file, conflict);
+        verdicts.extend([name, ": ", &verdict, "\n"]);
         match file {
             Ok(wanted) => {
                 for warning in &wanted.warnings {
@@ -66,10 +67,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
             Err(problems) => complain(problems),
         }
     }
-    match print(&verdicts) {
-        Exit::Success if is_bad => Exit::BadConfiguration,
-        exit => exit,
-    }
+    print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
 }
 
 fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String {

@@ -320,10 +320,14 @@ impl Supervisor {
                         lines: vec![format!("{name}: running; reload failed: bad file")],
                         failed: true,
                     },
-                    _ => Answer::Done {
+                    Request::Reload { name: None }
+                    | Request::Restart { .. }
+                    | Request::Stop { .. } => Answer::Done {
                         lines: vec!["a: running".to_owned(), "b: running".to_owned()],
                         failed: false,
                     },
+                    #[cfg(debug_assertions)]
+                    Request::Fault { .. } => continue,
                 };
                 if request != Request::Status {
                     seen.lock().unwrap().push(request);
