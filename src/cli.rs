@@ -180,22 +180,17 @@ async fn start(
     environment: Environment,
 ) -> Exit {
     let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&environment));
-    let (file, loaded) = match find_and_load(file, environment) {
-        Ok(loaded) => loaded,
+    let found = file.map(|file| find(file, &config_dir(&environment))).transpose();
+    let file = match found {
+        Ok(file) => file,
         Err(problems) => {
             log_problems(&problems);
             return Exit::BadConfiguration;
         }
     };
-    let Loaded { config, warnings } = loaded;
-    for warning in &warnings {
-        log_warning(warning);
-    }
-    if !config.enabled {
-        tracing::warn!("enabled = false keeps only a supervisor from running this configuration");
-    }
-    let name = config::instance_name(Mode::Start, name, file.as_deref(), &config);
-    match supervisor::start(name, config, state_dir).await {
+    let files = supervisor::directory::Files::One { file, name: name.map(str::to_owned) };
+    let options = supervisor::Options { files, state_dir, socket: None, environment };
+    match supervisor::run(options).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
         Ok(
@@ -203,8 +198,12 @@ async fn start(
             | instance::Exit::Panicked { .. }
             | instance::Exit::Hung { .. },
         ) => Exit::Failure,
+        Err(supervisor::RunError::Configuration(problems)) => {
+            log_problems(&problems);
+            Exit::BadConfiguration
+        }
         Err(error) => {
-            tracing::error!(%error, "cannot catch signals");
+            tracing::error!(%error, "cannot start");
             Exit::Failure
         }
     }

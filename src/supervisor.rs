@@ -41,9 +41,9 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use self::{
     control::{Answer, Asked, Listener, Request},
-    directory::{Files, Look, Wanted},
+    directory::{Files, Look, Settled, Wanted},
     lifecycle::{DRAIN_LIMIT, Signal, Signals},
-    plan::{Configs, WalletClaim},
+    plan::{Configs, Desired, WalletClaim},
     service_manager::ServiceManager,
     slot::{Act, Aftermath, Ending, Run, Slot, Target},
     watcher::Watcher,
@@ -140,7 +140,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let Options { files, state_dir, socket, environment } = options;
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
-    let first = look(&files, &environment).await?;
+    let (first, settled) = look(&files, &environment).await?;
     let candidates = control::candidates(socket.as_deref(), &environment, &state_dir);
     let listener = match (Listener::bind(&candidates).await, &files) {
         (Ok(listener), _) => Some(listener),
@@ -156,7 +156,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let (looks_sender, looks) = mpsc::channel(1);
     let (commands, asked) = mpsc::channel(ASKED);
     let mut beside = JoinSet::new();
-    let watcher = Watcher::new(files.clone(), environment);
+    let watcher = Watcher::new(files.clone(), environment, settled);
     beside.spawn(watcher.run(nudged, looks_sender, stop.clone()).in_current_span());
     if let Some(listener) = listener {
         info!(path = %listener.path().display(), "control socket open");
@@ -180,26 +180,26 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
 }
 
 /// The first reading. Fails where the process cannot do anything.
-async fn look(files: &Files, environment: &Environment) -> Result<Look, Problems> {
+async fn look(files: &Files, environment: &Environment) -> Result<(Look, Settled), Problems> {
     if let Files::Directory(_) = files {
         config::check_environment(environment)?;
     }
-    let (read, of) = (files.clone(), environment.clone());
-    let reading = tokio::task::spawn_blocking(move || directory::look_once(&read, &of)).await;
-    let mut look = match reading {
-        Ok(look) => look,
+    let (of, with) = (files.clone(), environment.clone());
+    let reading = tokio::task::spawn_blocking(move || directory::look_first(&of, &with)).await;
+    let (mut look, settled) = match reading {
+        Ok(first) => first,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
     match files {
         Files::Directory(path) => match look.problem {
-            Some(problem) => Err(Problem::of_directory(path, problem).into()),
-            None => Ok(look),
+            Some(problem) => Err(config::unusable_directory(path, problem)),
+            None => Ok((look, settled)),
         },
         Files::One { .. } => {
             let bad = look.files.iter().find(|(_, file)| file.is_err());
             match bad.map(|(name, _)| name.clone()).and_then(|name| look.files.remove(&name)) {
                 Some(Err(problems)) => Err(problems),
-                Some(Ok(_)) | None => Ok(look),
+                Some(Ok(_)) | None => Ok((look, settled)),
             }
         }
     }
@@ -477,18 +477,22 @@ impl<I: Instances> Supervisor<I> {
         configs.collect()
     }
 
-    /// What the files want; where one is wrong, what runs in its place is still wanted.
-    fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Configs {
-        let configs = files.iter().filter_map(|(name, file)| {
-            let config = match file {
-                Ok(wanted) => {
-                    (wanted.config.enabled || self.directory.is_none()).then(|| &wanted.config)
+    /// What the files want; where one is wrong, what runs in its place.
+    fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
+        let mut desired = Desired::default();
+        for (name, file) in files {
+            match file {
+                Ok(wanted) if wanted.config.enabled || self.directory.is_none() => {
+                    desired.files.insert(name.clone(), wanted.config.clone());
                 }
-                Err(_) => self.slots.get(name)?.current().map(|target| &target.config),
-            };
-            Some((name.clone(), config?.clone()))
-        });
-        configs.collect()
+                Ok(_disabled) => {}
+                Err(_) => {
+                    let current = self.slots.get(name).and_then(Slot::current);
+                    desired.kept.extend(current.map(|target| (name.clone(), target.config.clone())));
+                }
+            }
+        }
+        desired
     }
 
     fn rename(&mut self, old: &str, new: String) {
@@ -561,7 +565,7 @@ impl<I: Instances> Supervisor<I> {
     }
 
     #[cfg(debug_assertions)]
-    fn sicken(&self, instance: Option<&str>, room: &str, kind: crate::heart::Fault) -> Answer {
+    fn sicken(&self, instance: Option<&str>, room: &str, kind: control::FaultKind) -> Answer {
         let Some(name) = instance else {
             // On purpose: nothing else shows that a loop that does not turn is noticed.
             std::thread::sleep(Duration::from_mins(1));
@@ -569,7 +573,11 @@ impl<I: Instances> Supervisor<I> {
         };
         match self.slots.get(name).and_then(Slot::run) {
             Some(run) => {
-                run.hearts.sicken(room, kind);
+                let fault = match kind {
+                    control::FaultKind::Panic => crate::heart::Fault::Panic,
+                    control::FaultKind::Hang => crate::heart::Fault::Hang,
+                };
+                run.hearts.sicken(room, fault);
                 Answer::Done { lines: vec![format!("{name}: {room} is sick")], failed: false }
             }
             None => Answer::Refused { why: format!("{name} does not run") },
@@ -789,8 +797,8 @@ impl<I: Instances> Supervisor<I> {
     /// Brings everybody who looks up to date.
     fn show(&mut self) {
         for slot in self.slots.values_mut() {
-            if let Some(state) = slot.show() {
-                debug!(instance = slot.name, state = state.word(), "instance state");
+            if slot.show() {
+                debug!(instance = slot.name, state = slot.shown().word(), "instance state");
             }
         }
         let is_changing = self.slots.values().any(Slot::is_changing);

@@ -63,32 +63,39 @@ impl fmt::Display for WalletClaim {
     }
 }
 
-/// What may become of the desired set.
+/// What should run.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// By a file that is in order.
+    pub files: Configs,
+    /// In place of a file that is not: what ran before it was broken. Gives way to all others.
+    pub kept: Configs,
+}
+
+/// What may become of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Desired instances that collide with another, and how. The others are granted.
+    /// Files that collide with another, and how. The others are granted.
     pub refused: BTreeMap<String, String>,
     /// Names of one wallet, old to new: the same instance under a new name.
     pub renamed: BTreeMap<String, String>,
-    /// Refused ones that may not even go on as they are: what they run is granted to another.
+    /// Refused or broken ones that may not even go on as they are: what they have is granted to
+    /// another.
     pub displaced: Vec<String>,
 }
 
-/// Decides who of `desired` may run, where `current` runs already (or would, after a pause).
+/// Decides who may run, where `current` runs already (or would, after a pause).
 #[must_use]
-pub fn plan(current: &Configs, desired: &Configs) -> Plan {
+pub fn plan(current: &Configs, desired: &Desired) -> Plan {
     let mut claims = Claims::default();
     let mut plan = Plan::default();
-    let wallet_is_unchanged = |name: &String, config: &Arc<Config>| {
-        current.get(name).is_some_and(|current| WalletClaim::of(current) == WalletClaim::of(config))
-    };
     let rank = |name: &String, config: &Arc<Config>| match current.get(name) {
         Some(current) if current == config => 0,
-        Some(_) if wallet_is_unchanged(name, config) => 1,
+        Some(current) if WalletClaim::of(current) == WalletClaim::of(config) => 1,
         Some(_) => 2,
         None => 3,
     };
-    let mut order: Vec<_> = desired.iter().collect();
+    let mut order: Vec<_> = desired.files.iter().collect();
     order.sort_by_key(|(name, config)| (rank(name, config), name.as_str()));
     for (name, config) in order {
         let Err(collision) = claims.take(name, config) else { continue };
@@ -100,17 +107,23 @@ pub fn plan(current: &Configs, desired: &Configs) -> Plan {
             plan.displaced.push(name.clone());
         }
     }
-    let leaving: BTreeMap<_, _> = current
-        .iter()
-        .filter(|(name, _)| !desired.contains_key(*name))
-        .map(|(name, config)| (WalletClaim::of(config), name))
-        .collect();
-    for (name, config) in desired {
-        let is_new = !current.contains_key(name) && !plan.refused.contains_key(name);
-        if is_new && let Some(old) = leaving.get(&WalletClaim::of(config)) {
-            plan.renamed.insert((*old).clone(), name.clone());
+    let mut leaving: BTreeMap<WalletClaim, &String> = BTreeMap::new();
+    for (name, config) in current {
+        let stays = match desired.kept.get(name) {
+            Some(kept) => claims.take(name, kept).is_ok(),
+            None => desired.files.contains_key(name),
+        };
+        if !stays {
+            leaving.insert(WalletClaim::of(config), name);
         }
     }
+    for (name, config) in &desired.files {
+        let is_new = !current.contains_key(name) && !plan.refused.contains_key(name);
+        if is_new && let Some(old) = leaving.remove(&WalletClaim::of(config)) {
+            plan.renamed.insert(old.clone(), name.clone());
+        }
+    }
+    plan.displaced.extend(leaving.into_values().filter(|name| desired.kept.contains_key(*name)).cloned());
     plan
 }
 
@@ -148,5 +161,104 @@ impl<'a> Claims<'a> {
         };
         self.cores.insert(endpoint, (config.chain_id, config.decryption_address, name));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Mode, Source, load};
+
+    /// `wallet` and `core` are numbers; `version` makes it another configuration.
+    fn config(wallet: u32, core: u32, version: u32) -> Arc<Config> {
+        on_chain(1, wallet, core, version)
+    }
+
+    fn on_chain(chain: u32, wallet: u32, core: u32, version: u32) -> Arc<Config> {
+        let variables = [
+            ("KMS_CONNECTOR_CHAIN_ID", chain.to_string()),
+            ("KMS_CONNECTOR_PRIVATE_KEY", format!("{wallet:064x}")),
+            ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", format!("http://core-{core}:50051")),
+            ("KMS_CONNECTOR_RETRY_INTERVAL_SECS", version.to_string()),
+        ];
+        let environment: Environment = variables.into_iter().collect();
+        let source =
+            Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+        Arc::new(load(&source).unwrap().config)
+    }
+
+    fn configs<const N: usize>(of: [(&str, Arc<Config>); N]) -> Configs {
+        of.into_iter().map(|(name, config)| (name.to_owned(), config)).collect()
+    }
+
+    fn files<const N: usize>(of: [(&str, Arc<Config>); N]) -> Desired {
+        Desired { files: configs(of), kept: Configs::new() }
+    }
+
+    #[test]
+    fn who_has_a_wallet_keeps_it_and_first_come_first_served() {
+        let current = configs([("b", config(1, 1, 1))]);
+        let desired = files([("a", config(1, 1, 1)), ("b", config(1, 1, 2)), ("c", config(1, 1, 1))]);
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert!(plan.refused["a"].contains("instance b"), "{plan:?}");
+        assert!(plan.renamed.is_empty() && plan.displaced.is_empty());
+        let fresh = super::plan(&Configs::new(), &desired);
+        assert_eq!(fresh.refused.keys().collect::<Vec<_>>(), ["b", "c"]);
+    }
+
+    #[test]
+    fn a_wallet_is_one_per_chain() {
+        let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 2, 1))]);
+        assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn a_core_serves_one_deployment() {
+        let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 1, 1))]);
+        let refused = plan(&Configs::new(), &desired).refused;
+        assert!(refused["b"].contains("core-1:50051 serves instance a"), "{refused:?}");
+        // Two nodes of one deployment on one Core are odd, and harmless.
+        let desired = files([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
+        assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn who_is_not_desired_any_more_blocks_nobody() {
+        let current = configs([("a", config(1, 1, 1)), ("x", config(2, 2, 1))]);
+        let desired = files([("b", config(1, 1, 2)), ("x", config(3, 2, 1))]);
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
+        assert!(plan.refused.is_empty());
+    }
+
+    #[test]
+    fn wallets_are_swapped() {
+        let current = configs([("a", config(1, 1, 1)), ("b", config(2, 2, 1))]);
+        let desired = files([("a", config(2, 1, 1)), ("b", config(1, 2, 1))]);
+        assert_eq!(plan(&current, &desired), Plan::default());
+    }
+
+    #[test]
+    fn what_a_broken_file_ran_gives_way_to_a_file_in_order() {
+        let current = configs([("a", config(1, 1, 1))]);
+        let kept = configs([("a", config(1, 1, 1))]);
+        let desired = Desired { files: configs([("c", config(2, 2, 1))]), kept: kept.clone() };
+        assert_eq!(plan(&current, &desired), Plan::default());
+        let desired = Desired { files: configs([("b", config(1, 1, 1))]), kept };
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
+        assert!(plan.displaced.is_empty());
+    }
+
+    #[test]
+    fn a_refused_change_loses_what_another_was_granted() {
+        let current =
+            configs([("a", config(9, 9, 1)), ("b", config(1, 1, 1)), ("c", config(2, 2, 1))]);
+        let desired =
+            files([("a", config(1, 1, 1)), ("b", config(2, 1, 1)), ("c", config(2, 2, 1))]);
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(plan.displaced, ["b"]);
     }
 }

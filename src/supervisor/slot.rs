@@ -580,15 +580,15 @@ impl<E> Slot<E> {
         }
     }
 
-    /// Brings what is shown up to date. Answers the state if it is another one.
-    pub fn show(&mut self) -> Option<&State> {
+    /// Brings what is shown up to date. Answers whether it is another state.
+    pub fn show(&mut self) -> bool {
         let state = self.state();
-        if self.shown.0.word() != state.word() {
-            self.shown = (state, clock::unix_millis());
-            return Some(&self.shown.0);
+        let is_other = self.shown.0.word() != state.word();
+        if is_other {
+            self.shown.1 = clock::unix_millis();
         }
         self.shown.0 = state;
-        None
+        is_other
     }
 
     /// The state as of the last [`Self::show`].

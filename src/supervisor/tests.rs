@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inputs, Instances, SignalSource, Supervisor,
     control::{Answer, Asked, Request},
-    directory::Files,
+    directory::{Files, Settled},
     lifecycle::Signal,
     plan::WalletClaim,
     service_manager::ServiceManager,
@@ -209,7 +209,7 @@ impl Rig {
         let mut tasks = JoinSet::new();
         let environment = Environment::default();
         let watcher =
-            Watcher::woken_by(Files::Directory(dir.clone()), environment.clone(), wake.clone());
+            Watcher::woken_by(Files::Directory(dir.clone()), environment.clone(), Settled::default(), wake.clone());
         tasks.spawn(watcher.run(nudged, sender, stop.clone()));
         let manager = ServiceManager::of(&environment);
         let mut supervisor =
@@ -231,7 +231,7 @@ impl Rig {
     async fn status(&self) -> Status {
         match self.ask(Request::Status).await {
             Answer::Status { status } => *status,
-            other @ (Answer::Done { .. } | Answer::Refused { .. }) => panic!("{other:?}"),
+            other @ (Answer::Done { .. } | Answer::Refused { .. } | Answer::Silent { .. }) => panic!("{other:?}"),
         }
     }
 
@@ -541,7 +541,6 @@ impl Model {
 
     fn remove(&mut self, file: usize) {
         self.papers.remove(&file);
-        self.seen.remove(&file);
         self.touched.insert(file);
         self.kept.remove(&file);
     }
@@ -554,6 +553,8 @@ impl Model {
         self.papers.insert(to, paper);
         self.seen.insert(to, seen);
         self.touched.insert(to);
+        // Its wallet is another one now, and its own may turn up under another name.
+        self.kept.remove(&to);
     }
 
     /// Holds what runs against what the files say.
