@@ -15,6 +15,7 @@
 pub mod lifecycle;
 pub mod control;
 pub mod directory;
+pub mod watcher;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
