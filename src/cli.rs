@@ -123,7 +123,7 @@ fn version() -> &'static str {
 
 fn instance_name(name: &str) -> Result<String, String> {
     let name = name.trim();
-    if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
+    if !config::is_instance_name(name) {
         return Err("a name has 1 to 128 printable characters".to_owned());
     }
     Ok(name.to_owned())
@@ -424,7 +424,7 @@ fn config_dir(environment: &Environment) -> PathBuf {
 }
 
 fn source(file: Option<PathBuf>, environment: Environment) -> Source {
-    let credentials_directory = environment.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let credentials_directory = environment.credentials_directory();
     Source { file, environment, credentials_directory, mode: Mode::Start }
 }
 
