@@ -13,6 +13,7 @@
 //! loop with one file that is not watched.
 
 pub mod lifecycle;
+pub mod service_manager;
 pub mod control;
 pub mod directory;
 
