@@ -20,18 +20,20 @@ pub mod directory;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
+    sync::watch,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, interval, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span};
 
-use self::lifecycle::Lifecycle;
+use self::{lifecycle::Lifecycle, service_manager::ServiceManager};
 use crate::{
     backoff::Backoff,
-    config::Config,
+    config::{Config, Environment},
     heart::Hearts,
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
-    observe::status::Reporter,
+    observe::status::{Phase, Reporter},
 };
 
 /// An instance that ran this long was healthy: the next pause is the first one again.
@@ -99,13 +101,16 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
         "starting"
     );
     let config = Arc::new(config);
+    let reporter = Reporter::new();
+    let manager = ServiceManager::of(&Environment::of_process());
+    signals.spawn(tell(manager, reporter.phase.subscribe(), lifecycle.stop.clone()));
     let mut pause = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
     for generation in 1u64.. {
         let begun = Instant::now();
         let edges = Edges {
             name: name.clone(),
             state_dir: state_dir.clone(),
-            reporter: Reporter::new(),
+            reporter: reporter.clone(),
             hearts: Hearts::default(),
             stop: lifecycle.stop.clone(),
             abort: lifecycle.abort.clone(),
@@ -136,4 +141,37 @@ pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Resu
         return Ok(exit);
     }
     Ok(Exit::Stopped)
+}
+
+/// Tells the service manager how the one instance is, until it stops.
+async fn tell(
+    mut manager: ServiceManager,
+    mut phase: watch::Receiver<Phase>,
+    stop: CancellationToken,
+) {
+    let mut feeding = interval(manager.watchdog_interval().unwrap_or(Duration::from_mins(1)));
+    let mut ready = false;
+    loop {
+        let status = match &*phase.borrow_and_update() {
+            Phase::Starting => "starting".to_owned(),
+            Phase::Waiting { on, .. } => format!("waiting for {on}"),
+            Phase::Running => "running".to_owned(),
+        };
+        if ready || status == "starting" {
+            manager.status(&status);
+        } else {
+            ready = true;
+            manager.ready(&status);
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Ok(()) = phase.changed() => {}
+            _ = feeding.tick() => manager.feed(),
+        }
+    }
+    manager.stopping("stopping: finishing what is in hand");
+    loop {
+        feeding.tick().await;
+        manager.feed();
+    }
 }
