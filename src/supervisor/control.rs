@@ -2,10 +2,10 @@
 //!
 //! Who may connect may operate: the socket is 0660, and nothing secret goes through it. [`listener`]
 //! is the supervisor's end, [`client`] the commands'; both look for the socket in the same
-//! [`Sockets`].
+//! [`Candidates`].
 
-pub mod listener;
-pub mod client;
+mod listener;
+mod client;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,10 @@ use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use self::{
+    client::{AskError, Connection, NotFound, ask, find},
+    listener::{ListenError, Listener},
+};
 use crate::{config::Environment, observe::status::Status};
 
 const FILE_NAME: &str = "control.sock";
@@ -90,23 +94,23 @@ pub struct Asked {
     pub reply: oneshot::Sender<Answer>,
 }
 
-/// Where the control socket is.
+/// Where the control socket is: `given` alone; else in the first of `$RUNTIME_DIRECTORY`,
+/// `/run/kms-connector` and the state directory.
+#[must_use]
+pub fn candidates(given: Option<&Path>, environment: &Environment, state_dir: &Path) -> Candidates {
+    Candidates::among(given, environment, Path::new(SYSTEM_DIRECTORY), state_dir)
+}
+
+/// Places where the control socket may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sockets {
+pub struct Candidates {
     /// In the order in which they are tried; never empty.
     paths: Vec<PathBuf>,
     /// The first is where somebody wants it: a supervisor listens there or not at all.
     named: bool,
 }
 
-impl Sockets {
-    /// `given` alone; else the first of `$RUNTIME_DIRECTORY`, `/run/kms-connector` and the state
-    /// directory.
-    #[must_use]
-    pub fn new(given: Option<&Path>, environment: &Environment, state_dir: &Path) -> Self {
-        Self::among(given, environment, Path::new(SYSTEM_DIRECTORY), state_dir)
-    }
-
+impl Candidates {
     fn among(
         given: Option<&Path>,
         environment: &Environment,
@@ -123,13 +127,6 @@ impl Sockets {
         let named = runtime.is_some();
         let directories = runtime.into_iter().chain([system.to_owned(), state_dir.to_owned()]);
         Self { paths: directories.map(|directory| directory.join(FILE_NAME)).collect(), named }
-    }
-
-    /// Whether `--socket` or `$RUNTIME_DIRECTORY` says where: not to listen there is a failure then,
-    /// while a default place may be another supervisor's already.
-    #[must_use]
-    pub fn named(&self) -> bool {
-        self.named
     }
 
     /// Where a supervisor listens: the named place, else the first that is there to be written to,

@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Answer, LONGEST_PATH, Request, Sockets};
+use super::{Answer, Candidates, LONGEST_PATH, Request};
 
 /// How long one place may take to let us connect.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -77,9 +77,9 @@ pub struct Connection {
 }
 
 /// The first place where somebody answers.
-pub async fn find(sockets: &Sockets) -> Result<Connection, NotFound> {
+pub async fn find(candidates: &Candidates) -> Result<Connection, NotFound> {
     let mut tried = Vec::new();
-    for path in &sockets.paths {
+    for path in &candidates.paths {
         match timeout(CONNECT_DEADLINE, connect(path)).await {
             Ok(Ok(stream)) => return Ok(Connection { path: path.clone(), stream }),
             Ok(Err(error)) => tried.push((path.clone(), error)),
@@ -91,11 +91,11 @@ pub async fn find(sockets: &Sockets) -> Result<Connection, NotFound> {
 
 /// Finds a supervisor and asks it.
 pub async fn ask(
-    sockets: &Sockets,
+    candidates: &Candidates,
     request: &Request,
     deadline: Duration,
 ) -> Result<Answer, AskError> {
-    find(sockets).await?.ask(request, deadline).await
+    find(candidates).await?.ask(request, deadline).await
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {

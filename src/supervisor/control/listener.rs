@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Answer, Asked, LONGEST_PATH, Request, Sockets};
+use super::{Answer, Asked, Candidates, LONGEST_PATH, Request};
 
 /// Connections served at the same time; more wait until one of them is done.
 const MOST_CONNECTIONS: usize = 16;
@@ -44,13 +44,13 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Why nobody can ask this supervisor anything.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("the control socket {} is in use by {}; stop that one, or choose another place with --socket", path.display(), describe(*pid))]
+    #[error("{} is in use by {}: stop that one, or choose another place with --socket", path.display(), describe(*pid))]
     InUse { path: PathBuf, pid: Option<i32> },
-    #[error("the control socket {} would replace something that is no socket; remove it, or choose another place with --socket", path.display())]
+    #[error("{} is there and no socket: remove it, or choose another place with --socket", path.display())]
     NotASocket { path: PathBuf },
-    #[error("the control socket's path {} has {} bytes, at most {LONGEST_PATH} are possible; choose a shorter one with --socket", path.display(), path.as_os_str().len())]
+    #[error("{} has {} bytes, a socket's path at most {LONGEST_PATH}: choose a shorter one with --socket", path.display(), path.as_os_str().len())]
     TooLong { path: PathBuf },
-    #[error("cannot listen on the control socket {}: {doing}: {cause}", path.display())]
+    #[error("{}: {doing}: {cause}", path.display())]
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
 }
 
@@ -88,8 +88,8 @@ fn identity(file: &Metadata) -> (u64, u64) {
 
 impl Listener {
     /// Binds at the first place that will do. A socket that nobody answers on is replaced.
-    pub async fn bind(sockets: &Sockets) -> Result<Self, ListenError> {
-        let path = sockets.to_listen_at();
+    pub async fn bind(candidates: &Candidates) -> Result<Self, ListenError> {
+        let path = candidates.to_listen_at();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if path.as_os_str().len() > LONGEST_PATH {
             return Err(ListenError::TooLong { path });
@@ -99,7 +99,7 @@ impl Listener {
             move |cause| ListenError::Io { path, doing, cause }
         };
         let directory = path.parent().unwrap_or(Path::new("/"));
-        if !sockets.named {
+        if !candidates.named {
             // The state directory, which nobody may have needed yet.
             let making = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             making.map_err(failed("making its directory"))?;
@@ -115,7 +115,6 @@ impl Listener {
         fs::set_permissions(&path, Permissions::from_mode(0o660))
             .map_err(failed("setting its mode"))?;
         let socket = socket.listen(BACKLOG).map_err(failed("listening"))?;
-        info!(path = %path.display(), "control socket open");
         Ok(Self { file, socket })
     }
 

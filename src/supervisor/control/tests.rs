@@ -1,4 +1,4 @@
-//! Both ends, over real sockets.
+//! Both ends, over real candidates.
 
 use std::{
     fs,
@@ -22,22 +22,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answer, Asked, Request, Sockets,
-    client::{self, AskError},
-    listener::{ListenError, Listener},
+    Answer, AskError, Asked, Candidates, ListenError, Listener, Request, candidates, client,
 };
 use crate::config::Environment;
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn at(path: &Path) -> Sockets {
-    Sockets::new(Some(path), &Environment::default(), Path::new("/nowhere"))
+fn at(path: &Path) -> Candidates {
+    candidates(Some(path), &Environment::default(), Path::new("/nowhere"))
 }
 
 /// A supervisor that answers a restart with the name, and never a stop.
 struct World {
     directory: TempDir,
-    sockets: Sockets,
+    candidates: Candidates,
     asked: Arc<AtomicUsize>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -46,8 +44,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let sockets = at(&directory.path().join("control.sock"));
-        let listener = Listener::bind(&sockets).await.unwrap();
+        let candidates = at(&directory.path().join("control.sock"));
+        let listener = Listener::bind(&candidates).await.unwrap();
         let (commands, mut received) = mpsc::channel::<Asked>(1);
         let (stop, asked) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let mut tasks = JoinSet::new();
@@ -66,7 +64,7 @@ impl World {
                 }
             }
         });
-        Self { directory, sockets, asked, stop, tasks }
+        Self { directory, candidates, asked, stop, tasks }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -78,7 +76,7 @@ impl World {
     }
 
     async fn restart(&self, name: &str) -> Result<Answer, AskError> {
-        client::ask(&self.sockets, &Request::Restart { name: name.to_owned() }, SOON).await
+        client::ask(&self.candidates, &Request::Restart { name: name.to_owned() }, SOON).await
     }
 
     /// What is answered to these bytes, which may be more than the other end wants to read.
@@ -133,7 +131,7 @@ async fn a_stale_socket_is_replaced() {
 #[tokio::test]
 async fn a_second_supervisor_is_told_of_the_first() {
     let world = World::new().await;
-    let error = Listener::bind(&world.sockets).await.unwrap_err();
+    let error = Listener::bind(&world.candidates).await.unwrap_err();
     let ours = i32::try_from(std::process::id()).unwrap();
     assert!(matches!(&error, ListenError::InUse { pid: Some(pid), .. } if *pid == ours), "{error}");
     assert_eq!(world.restart("still there").await.unwrap(), done("still there"));
@@ -146,8 +144,8 @@ async fn of_many_that_bind_at_once_one_does() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let mut binding = JoinSet::new();
     for _ in 0..8 {
-        let sockets = at(&path);
-        binding.spawn(async move { Listener::bind(&sockets).await });
+        let candidates = at(&path);
+        binding.spawn(async move { Listener::bind(&candidates).await });
     }
     let bound = binding.join_all().await;
     let (bound, refused): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
@@ -255,11 +253,11 @@ async fn a_hundred_clients_each_get_their_own_answer() {
     let world = World::new().await;
     let mut clients = JoinSet::new();
     for n in 0..100 {
-        let sockets = world.sockets.clone();
+        let candidates = world.candidates.clone();
         clients.spawn(async move {
             let name = format!("client {n}");
             let answer =
-                client::ask(&sockets, &Request::Restart { name: name.clone() }, SOON).await;
+                client::ask(&candidates, &Request::Restart { name: name.clone() }, SOON).await;
             assert_eq!(answer.unwrap(), done(&name));
         });
     }
@@ -280,7 +278,7 @@ async fn at_most_16_are_served_at_a_time() {
         sleep(Duration::from_millis(5)).await;
     }
     let request = Request::Restart { name: "17th".to_owned() };
-    let error = client::ask(&world.sockets, &request, Duration::from_millis(300)).await;
+    let error = client::ask(&world.candidates, &request, Duration::from_millis(300)).await;
     assert!(matches!(error, Err(AskError::TimedOut { .. })), "{error:?}");
     assert_eq!(world.asked.load(Ordering::SeqCst), 16);
 }
@@ -289,7 +287,7 @@ async fn at_most_16_are_served_at_a_time() {
 async fn a_loop_that_does_not_answer_is_told_as_such() {
     let world = World::new().await;
     let request = Request::Stop { name: "x".to_owned() };
-    let answer = client::ask(&world.sockets, &request, Duration::from_mins(2)).await.unwrap();
+    let answer = client::ask(&world.candidates, &request, Duration::from_mins(2)).await.unwrap();
     let Answer::Silent { why } = answer else { panic!("{answer:?}") };
     assert!(why.contains("60s"), "{why}");
 }
@@ -313,13 +311,13 @@ async fn whoever_waits_hears_of_the_end() {
 #[tokio::test]
 async fn a_loop_that_is_gone_is_told() {
     let directory = tempfile::tempdir().unwrap();
-    let sockets = at(&directory.path().join("control.sock"));
-    let listener = Listener::bind(&sockets).await.unwrap();
+    let candidates = at(&directory.path().join("control.sock"));
+    let listener = Listener::bind(&candidates).await.unwrap();
     let (commands, received) = mpsc::channel(1);
     drop(received);
     let mut tasks = JoinSet::new();
     tasks.spawn(listener.serve(commands, CancellationToken::new()));
-    let answer = client::ask(&sockets, &Request::Status, SOON).await.unwrap();
+    let answer = client::ask(&candidates, &Request::Status, SOON).await.unwrap();
     assert!(matches!(answer, Answer::Silent { .. }), "{answer:?}");
 }
 
@@ -350,7 +348,7 @@ fn the_places_are_tried_in_order() {
         ["runtime", "system", "state"].map(|name| directory.path().join(name));
     let environment = |value: &str| [("RUNTIME_DIRECTORY", value)].into_iter().collect();
     let among = |given: Option<&Path>, environment: &Environment| {
-        Sockets::among(given, environment, &system, &state)
+        Candidates::among(given, environment, &system, &state)
     };
     let none = Environment::default();
     let listed = format!("{}:/run/other", runtime.display());
@@ -358,15 +356,15 @@ fn the_places_are_tried_in_order() {
     let socket = |directory: &Path| directory.join("control.sock");
 
     let given = among(Some(Path::new("/x.sock")), &listed);
-    assert_eq!((given.paths.clone(), given.named()), (vec!["/x.sock".into()], true));
+    assert_eq!((given.paths.clone(), given.named), (vec!["/x.sock".into()], true));
     let of_systemd = among(None, &listed);
     assert_eq!(of_systemd.paths, [socket(&runtime), socket(&system), socket(&state)]);
-    assert_eq!((of_systemd.to_listen_at(), of_systemd.named()), (&*socket(&runtime), true));
+    assert_eq!((of_systemd.to_listen_at(), of_systemd.named), (&*socket(&runtime), true));
 
     // The system's directory is not there.
     let default = among(None, &none);
     assert_eq!(default.paths, [socket(&system), socket(&state)]);
-    assert_eq!((default.to_listen_at(), default.named()), (&*socket(&state), false));
+    assert_eq!((default.to_listen_at(), default.named), (&*socket(&state), false));
     fs::create_dir(&system).unwrap();
     assert_eq!(default.to_listen_at(), socket(&system));
     assert_eq!(among(None, &environment("")), default);
@@ -376,13 +374,13 @@ fn the_places_are_tried_in_order() {
 async fn the_state_directory_is_made_and_the_first_that_answers_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let [system, state] = ["system", "state"].map(|name| directory.path().join(name));
-    let sockets = Sockets::among(None, &Environment::default(), &system, &state);
-    let listener = Listener::bind(&sockets).await.unwrap();
+    let candidates = Candidates::among(None, &Environment::default(), &system, &state);
+    let listener = Listener::bind(&candidates).await.unwrap();
     assert_eq!(listener.path(), state.join("control.sock"));
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
     fs::create_dir(&system).unwrap();
     drop(std::os::unix::net::UnixListener::bind(system.join("control.sock")).unwrap());
-    let found = client::find(&sockets).await.unwrap();
+    let found = client::find(&candidates).await.unwrap();
     assert_eq!(found.path(), state.join("control.sock"));
 }
 
