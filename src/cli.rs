@@ -23,7 +23,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Environment, Wallet},
+    config::{self, Environment, Wallet},
     observe::logging,
     supervisor::control::{self, Candidates, Request},
 };
@@ -102,7 +102,17 @@ enum Command {
         #[arg(short, long, value_parser = instance_name)]
         name: Option<String>,
         #[command(flatten)]
-        state: StateArgs,
+        supervisor: SupervisorArgs,
+    },
+    /// Run every configuration of the configuration directory, in the foreground.
+    ///
+    /// Files are watched: a new one is an instance more, a changed one replaces its instance, a
+    /// removed one ends it. What fails is started again; a bad file leaves what ran before.
+    Supervise {
+        #[command(flatten)]
+        configs: ConfigArgs,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
     },
     /// List the configurations in the configuration directory.
     List {
@@ -204,11 +214,11 @@ impl StateArgs {
     }
 }
 
-/// How a running supervisor is found.
+/// What a supervisor has outside its files, and how it is found.
 #[derive(Debug, Args)]
 struct SupervisorArgs {
-    /// The control socket [default: control.sock in the first of `$RUNTIME_DIRECTORY`,
-    /// /run/kms-connector and the state directory where somebody answers].
+    /// The control socket [default: control.sock in the first that will do of
+    /// `$RUNTIME_DIRECTORY`, /run/kms-connector and the state directory].
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     #[command(flatten)]
@@ -216,6 +226,11 @@ struct SupervisorArgs {
 }
 
 impl SupervisorArgs {
+    fn at(self, environment: Environment) -> run::Places {
+        let state_dir = self.state.state_dir(&environment);
+        run::Places { state_dir, socket: self.socket, environment }
+    }
+
     fn candidates(self, environment: &Environment) -> Candidates {
         let state_dir = self.state.state_dir(environment);
         control::candidates(self.socket.as_deref(), environment, &state_dir)
@@ -233,7 +248,7 @@ fn version() -> &'static str {
 
 fn instance_name(name: &str) -> Result<String, String> {
     let name = name.trim();
-    if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
+    if !config::is_instance_name(name) {
         return Err("a name has 1 to 128 printable characters".to_owned());
     }
     Ok(name.to_owned())
@@ -265,13 +280,14 @@ impl Cli {
     /// Does what was asked for.
     pub async fn run(self, environment: Environment) -> Exit {
         match self.command {
-            Command::Start { config, name, state } => {
+            Command::Start { config, name, supervisor } => {
                 let config_dir = places::config_dir(&environment);
-                let state_dir = state.state_dir(&environment);
-                let name = name.as_deref();
-                let starting =
-                    run::start(config.as_deref(), &config_dir, name, state_dir, environment);
-                Box::pin(starting).await
+                let start = run::Start { config, config_dir, name };
+                Box::pin(run::start(start, supervisor.at(environment))).await
+            }
+            Command::Supervise { configs, supervisor } => {
+                let config_dir = configs.config_dir(&environment);
+                Box::pin(run::supervise(config_dir, supervisor.at(environment))).await
             }
             Command::List { full_path, long, json, configs, supervisor } => {
                 let form = match (json, long) {

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{self, Environment, Loaded, Mode, Place, Problem, Problems, Source};
+use crate::{
+    config::{self, Environment, Loaded, Mode, Place, Problem, Problems, Source},
+    supervisor::directory::is_configuration,
+};
 
 /// systemd may give several state directories, parted by colons; the first is ours.
 pub(super) fn state_dir(environment: &Environment) -> PathBuf {
@@ -19,24 +22,13 @@ pub(super) fn state_dir(environment: &Environment) -> PathBuf {
 
 /// The names of all `*.toml` in the directory, sorted; hidden files do not count.
 pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
-    let problem = |error: io::Error| {
-        Problems::from(Problem {
-            place: Place::File { path: directory.to_owned(), line: None, column: None },
-            key: None,
-            found: error.to_string(),
-            allowed: "a readable directory of configurations".to_owned(),
-            advice: "Name the right one with --config-dir or KMS_CONNECTOR_CONFIG_DIR".to_owned(),
-        })
-    };
+    let problem = |error: io::Error| config::unusable_directory(directory, error.to_string());
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(problem)? {
         let entry = entry.map_err(problem)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // Editors leave `x.toml~` and `.x.toml.swp`; the suffix and the dot rule them out.
-        let is_toml = name.strip_suffix(".toml").is_some_and(|stem| !stem.is_empty());
-        let counts = is_toml && !name.starts_with('.');
-        if counts && !entry.path().is_dir() {
-            names.push(name);
+        let name = entry.file_name();
+        if is_configuration(&name) && !entry.path().is_dir() {
+            names.push(name.to_string_lossy().into_owned());
         }
     }
     names.sort();
@@ -51,7 +43,7 @@ pub(super) fn config_dir(environment: &Environment) -> PathBuf {
 
 /// Without a file, the environment alone counts.
 pub(super) fn load(file: Option<PathBuf>, environment: Environment) -> Result<Loaded, Problems> {
-    let credentials_directory = environment.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let credentials_directory = environment.credentials_directory();
     config::load(&Source { file, environment, credentials_directory, mode: Mode::Start })
 }
 

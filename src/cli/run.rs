@@ -1,38 +1,53 @@
-//! `start`: one connector, in the foreground.
+//! `start` and `supervise`: the same supervisor, over one configuration or a directory of them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Exit, complain, places};
 use crate::{
-    config::{self, Environment, Loaded, Mode, Problem, Problems, Warning},
-    instance, supervisor,
+    config::{Environment, Problem, Problems},
+    instance,
+    supervisor::{self, Options, RunError, directory::Files},
 };
 
-pub(super) async fn start(
-    file: Option<&Path>,
-    config_dir: &Path,
-    name: Option<&str>,
-    state_dir: PathBuf,
-    environment: Environment,
-) -> Exit {
-    let found = file.map(|file| places::find(file, config_dir)).transpose();
-    let loaded = found.and_then(|file| Ok((file.clone(), places::load(file, environment)?)));
-    let (file, loaded) = match loaded {
-        Ok(loaded) => loaded,
+/// What a supervisor has outside its files.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) state_dir: PathBuf,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) environment: Environment,
+}
+
+/// The one configuration of `start`.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) config: Option<PathBuf>,
+    pub(super) config_dir: PathBuf,
+    pub(super) name: Option<String>,
+}
+
+pub(super) async fn start(start: Start, places: Places) -> Exit {
+    let Start { config, config_dir, name } = start;
+    match config.map(|file| places::find(&file, &config_dir)).transpose() {
+        Ok(file) => run(Files::One { file: file.map(absolute), name }, places).await,
         Err(problems) => {
             log_problems(&problems);
-            return Exit::BadConfiguration;
+            Exit::BadConfiguration
         }
-    };
-    let Loaded { config, warnings } = loaded;
-    for warning in &warnings {
-        log_warning(warning);
     }
-    if !config.enabled {
-        tracing::warn!("enabled = false keeps only a supervisor from running this configuration");
-    }
-    let name = config::instance_name(Mode::Start, name, file.as_deref(), &config);
-    match supervisor::start(name, config, state_dir).await {
+}
+
+pub(super) async fn supervise(config_dir: PathBuf, places: Places) -> Exit {
+    run(Files::Directory(absolute(config_dir)), places).await
+}
+
+/// Who asks for the status may stand elsewhere.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+async fn run(files: Files, places: Places) -> Exit {
+    let Places { state_dir, socket, environment } = places;
+    match supervisor::run(Options { files, state_dir, socket, environment }).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
         Ok(
@@ -40,16 +55,19 @@ pub(super) async fn start(
             | instance::Exit::Panicked { .. }
             | instance::Exit::Hung { .. },
         ) => Exit::Failure,
-        Err(error) => {
-            tracing::error!(%error, "cannot catch signals");
+        Err(RunError::Configuration(problems)) => {
+            log_problems(&problems);
+            Exit::BadConfiguration
+        }
+        Err(error @ (RunError::Signals(_) | RunError::Control(_))) => {
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!(%error, "cannot start");
+            } else {
+                complain(format_args!("cannot start: {error}"));
+            }
             Exit::Failure
         }
     }
-}
-
-fn log_warning(warning: &Warning) {
-    let Warning { place, key, message } = warning;
-    tracing::warn!(%place, key, warning = message, "configuration warning");
 }
 
 /// One event per problem; where no one listens to errors, plain text, since a process that ends

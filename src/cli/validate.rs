@@ -1,11 +1,14 @@
 //! `validate`: one configuration as `start` reads it, or all as `supervise` does.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
 use super::{Exit, complain, describe, places, print};
 use crate::{
-    config::{self, Environment, Loaded, Mode, Problems, Source},
-    supervisor::directory::{Look, Wanted},
+    config::{self, Environment, Mode, Problems},
+    supervisor::{
+        directory::{self, Files, Look, Wanted},
+        plan::{Configs, Desired, plan},
+    },
 };
 
 /// One file: what it says, or everything that is wrong with it.
@@ -40,18 +43,24 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> E
 
 /// A verdict per file on stdout, what is wrong on stderr.
 pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
-    let look = match look_once(config_dir, environment) {
-        Ok(look) => look,
-        Err(problems) => {
-            complain(problems);
-            return Exit::BadConfiguration;
-        }
-    };
     let mut is_bad = false;
+    if let Err(problems) = config::check_environment(environment) {
+        is_bad = true;
+        complain(problems);
+    }
+    let files = Files::Directory(config_dir.to_owned());
+    let (look, settled) = directory::look_first(&files, environment);
+    if let Some(problem) = look.problem {
+        complain(config::unusable_directory(config_dir, problem));
+        return Exit::BadConfiguration;
+    }
+    for warning in settled.odd_variables(environment) {
+        complain(format_args!("warning: {warning}"));
+    }
     if look.files.is_empty() {
         complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
-    let conflicts = BTreeMap::<String, String>::new();
+    let conflicts = conflicts(&look);
     let mut verdicts = String::new();
     for (name, file) in &look.files {
         let conflict = conflicts.get(name);
@@ -82,25 +91,10 @@ fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String
     }
 }
 
-fn look_once(directory: &Path, environment: &Environment) -> Result<Look, Problems> {
-    let mut look = Look::default();
-    for file in places::config_names(directory)? {
-        let path = directory.join(&file);
-        let source = Source {
-            file: Some(path.clone()),
-            environment: environment.clone(),
-            credentials_directory: environment.get("CREDENTIALS_DIRECTORY").map(Into::into),
-            mode: Mode::Supervise,
-        };
-        let name = file.strip_suffix(".toml").unwrap_or(&file).to_owned();
-        let wanted = config::load(&source).map(|Loaded { config, warnings }| Wanted {
-            name: name.clone(),
-            file: Some(path),
-            config: Arc::new(config),
-            hash: None,
-            warnings,
-        });
-        look.files.insert(name, wanted);
-    }
-    Ok(look)
+/// Files that a supervisor which starts now would refuse for the sake of another.
+fn conflicts(look: &Look) -> BTreeMap<String, String> {
+    let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
+    let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
+    let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
+    plan(&Configs::new(), &Desired { files, kept: Configs::new() }).refused
 }
