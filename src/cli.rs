@@ -13,9 +13,10 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{
-    self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Wallet, Warning,
+    self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Wallet,
 };
 use crate::observe::logging;
+use crate::supervisor::{Options, directory::Files};
 use crate::{instance, supervisor};
 
 /// How the process ends.
@@ -92,6 +93,15 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         state_dir: Option<PathBuf>,
     },
+    /// Run every configuration of the directory, watch the files, restart what fails.
+    Supervise {
+        #[arg(long, value_name = "DIR")]
+        config_dir: Option<PathBuf>,
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// List the configurations in the configuration directory.
     List {
         /// Full paths instead of file names.
@@ -158,6 +168,12 @@ impl Cli {
             Command::Start { config, name, state_dir } => {
                 Box::pin(start(config.as_deref(), name.as_deref(), state_dir, environment)).await
             }
+            Command::Supervise { config_dir: directory, state_dir, socket } => {
+                let directory = directory.unwrap_or_else(|| config_dir(&environment));
+                let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&environment));
+                let files = Files::Directory(directory);
+                Box::pin(supervise(Options { files, state_dir, socket, environment })).await
+            }
             Command::List { full_path, long, json } => {
                 let form = match (json, long) {
                     (true, _) => Form::Json,
@@ -188,8 +204,11 @@ async fn start(
             return Exit::BadConfiguration;
         }
     };
-    let files = supervisor::directory::Files::One { file, name: name.map(str::to_owned) };
-    let options = supervisor::Options { files, state_dir, socket: None, environment };
+    let files = Files::One { file, name: name.map(str::to_owned) };
+    supervise(Options { files, state_dir, socket: None, environment }).await
+}
+
+async fn supervise(options: Options) -> Exit {
     match supervisor::run(options).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
@@ -217,11 +236,6 @@ fn default_state_dir(environment: &Environment) -> PathBuf {
     let of_systemd = environment.get("STATE_DIRECTORY").map(|list| list.to_string_lossy());
     let first = of_systemd.as_deref().and_then(|list| list.split(':').next());
     PathBuf::from(first.filter(|first| !first.is_empty()).unwrap_or("./state"))
-}
-
-fn log_warning(warning: &Warning) {
-    let Warning { place, key, message } = warning;
-    tracing::warn!(%place, key, warning = message, "configuration warning");
 }
 
 /// One event per problem; where no one listens to errors, plain text, since a process that ends

@@ -144,6 +144,18 @@ fn unreadable(place: Place, found: String) -> Problems {
     })
 }
 
+/// The configuration directory cannot be read.
+#[must_use]
+pub fn unusable_directory(path: &Path, found: String) -> Problems {
+    Problems::from(Problem {
+        place: Place::file(path),
+        key: None,
+        found,
+        allowed: "a readable directory of configurations".to_owned(),
+        advice: "Set KMS_CONNECTOR_CONFIG_DIR or --config-dir to the right one".to_owned(),
+    })
+}
+
 /// What is wrong with the environment of a process that runs many instances, whatever its files
 /// say: above all, variables all instances share that would make two of them one.
 pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
