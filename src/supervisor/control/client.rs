@@ -34,20 +34,25 @@ impl NotFound {
     }
 }
 
+/// What the commonest reasons mean here.
+const WORDS: [(io::ErrorKind, &str); 3] = [
+    (io::ErrorKind::NotFound, "there is no such socket"),
+    (io::ErrorKind::ConnectionRefused, "nobody listens (left behind by a process that was killed)"),
+    (
+        io::ErrorKind::PermissionDenied,
+        "permission denied: join group kms-connector, or become its user",
+    ),
+];
+
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no supervisor answers; tried:")?;
         for (path, error) in &self.tried {
             write!(f, "\n  {}: ", path.display())?;
-            match error.kind() {
-                io::ErrorKind::NotFound => f.write_str("there is no such socket")?,
-                io::ErrorKind::ConnectionRefused => {
-                    f.write_str("nobody listens (left behind by a process that was killed)")?;
-                }
-                io::ErrorKind::PermissionDenied => {
-                    f.write_str("permission denied: join group kms-connector, or become its user")?;
-                }
-                _ => write!(f, "{error}")?,
+            let known = WORDS.iter().find(|(kind, _)| *kind == error.kind());
+            match known {
+                Some((_, words)) => f.write_str(words)?,
+                None => write!(f, "{error}")?,
             }
         }
         f.write_str("\nIs one running? If its socket is elsewhere, name it with --socket")

@@ -199,15 +199,13 @@ async fn make_way(path: &Path) -> Result<(), ListenError> {
             let peer = stream.peer_cred().ok();
             Err(in_use(peer.and_then(|peer| peer.pid())))
         }
-        Ok(Err(error)) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed("removing a stale one"))
-            }
-            io::ErrorKind::NotFound => Ok(()),
-            // Its backlog is full.
-            io::ErrorKind::WouldBlock => Err(in_use(None)),
-            _ => Err(failed("asking who listens there")(error)),
-        },
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed("removing a stale one"))
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Its backlog is full.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use(None)),
+        Ok(Err(error)) => Err(failed("asking who listens there")(error)),
         Err(_) => Err(in_use(None)),
     }
 }

@@ -60,7 +60,11 @@ impl World {
                         // Whoever went does not hear it.
                         let _ = reply.send(Answer::Done { lines: vec![name], failed: false });
                     }
-                    _ => unanswered.push(reply),
+                    Request::Status | Request::Reload { .. } | Request::Stop { .. } => {
+                        unanswered.push(reply);
+                    }
+                    #[cfg(debug_assertions)]
+                    Request::Fault { .. } => unanswered.push(reply),
                 }
             }
         });
