@@ -97,12 +97,7 @@ impl<I: Instances> Supervisor<I> {
     }
 
     #[cfg(debug_assertions)]
-    fn sicken(
-        &self,
-        instance: Option<&str>,
-        room: &str,
-        kind: super::control::FaultKind,
-    ) -> Answer {
+    fn sicken(&self, instance: Option<&str>, room: &str, kind: crate::heart::Fault) -> Answer {
         let Some(name) = instance else {
             // On purpose: nothing else shows that a loop that does not turn is noticed.
             std::thread::sleep(std::time::Duration::from_mins(1));
@@ -110,7 +105,7 @@ impl<I: Instances> Supervisor<I> {
         };
         match self.slots.get(name).and_then(Slot::run) {
             Some(run) => {
-                let _ = (&run.hearts, kind);
+                run.hearts.sicken(room, kind);
                 Answer::Done { lines: vec![format!("{name}: {room} is sick")], failed: false }
             }
             None => Answer::Refused { why: format!("{name} does not run") },
