@@ -20,19 +20,21 @@ pub mod control;
 pub mod plan;
 pub mod restart;
 mod slot;
+mod reload;
+mod operator;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
@@ -40,20 +42,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use self::{
-    control::{Answer, Asked, Listener, Request},
-    directory::{Files, Look, Settled, Wanted},
+    control::{Asked, Listener},
+    directory::{Files, Look, Settled},
     lifecycle::{DRAIN_LIMIT, Signal, Signals},
-    plan::{Configs, Desired, WalletClaim},
+    operator::Pending,
+    plan::WalletClaim,
     service_manager::ServiceManager,
     slot::{Act, Aftermath, Ending, Run, Slot, Target},
     watcher::Watcher,
 };
 use crate::{
     clock,
-    config::{self, Config, Environment, Problem, Problems},
+    config::{self, Config, Environment, Problems},
     heart::Hearts,
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
-    observe::status::{Phase, Reload, Reporter, State, Status},
+    observe::status::{Phase, Reload, Reporter},
 };
 
 /// How long a changed configuration is tried before it counts as unreachable.
@@ -152,12 +155,12 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     };
 
     let stop = CancellationToken::new();
-    let (nudges, nudged) = mpsc::channel(1);
+    let (nudges, towards_watcher) = mpsc::channel(1);
     let (looks_sender, looks) = mpsc::channel(1);
     let (commands, asked) = mpsc::channel(ASKED);
     let mut beside = JoinSet::new();
     let watcher = Watcher::new(files.clone(), environment, settled);
-    beside.spawn(watcher.run(nudged, looks_sender, stop.clone()).in_current_span());
+    beside.spawn(watcher.run(towards_watcher, looks_sender, stop.clone()).in_current_span());
     if let Some(listener) = listener {
         info!(path = %listener.path().display(), "control socket open");
         beside.spawn(listener.serve(commands, stop.clone()).in_current_span());
@@ -226,23 +229,6 @@ impl SignalSource for Signals {
     }
 }
 
-/// What an asker waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
-    /// The next reading of the files is applied.
-    Reread,
-    /// No change is under way.
-    Settled,
-}
-
-#[derive(Debug)]
-struct Pending {
-    reply: oneshot::Sender<Answer>,
-    /// One instance, or all.
-    name: Option<String>,
-    until: Until,
-}
-
 type Ran<E> = (u64, Exit, Option<E>);
 type Checked = (String, Arc<Config>, Result<(), CheckError>);
 
@@ -302,15 +288,12 @@ impl<I: Instances> Supervisor<I> {
 
     fn say_hello(&self, look: &Look) {
         let version = env!("CARGO_PKG_VERSION");
-        match &self.directory {
-            Some(directory) => info!(
-                version,
-                config_dir = %directory.display(),
-                state_dir = %self.state_dir.display(),
-                files = look.files.len(),
-                "supervising"
-            ),
-            None => info!(version, state_dir = %self.state_dir.display(), "starting"),
+        let (state_dir, files) = (self.state_dir.display(), look.files.len());
+        if let Some(directory) = &self.directory {
+            let config_dir = directory.display();
+            info!(version, %config_dir, %state_dir, files, "supervising");
+        } else {
+            info!(version, %state_dir, "starting");
         }
         if look.files.is_empty() {
             warn!("there is no configuration: nothing runs until a *.toml file appears");
@@ -375,215 +358,6 @@ impl<I: Instances> Supervisor<I> {
         let _ = nudges.try_send(());
     }
 
-    /// The files were read: makes slots want what they say.
-    fn apply(&mut self, look: Look) {
-        let Look { files, problem, asked } = look;
-        if let Some(problem) = problem {
-            if self.directory_problem.as_ref() != Some(&problem) {
-                let directory = self.directory.as_deref().unwrap_or(Path::new("."));
-                error!(directory = %directory.display(), problem,
-                    "reload failed: what runs goes on as it is");
-                self.reload.at_ms = clock::unix_millis();
-            }
-            self.directory_problem = Some(problem);
-            self.reread(asked);
-            return;
-        }
-        if self.directory_problem.take().is_some() {
-            info!("the configuration directory is readable again");
-            self.reload.at_ms = clock::unix_millis();
-        }
-        let planned = plan::plan(&self.current(), &self.desired(&files));
-        for (old, new) in planned.renamed {
-            self.rename(&old, new);
-        }
-        let mut collisions = planned.refused;
-        let mut names: BTreeSet<String> = self.slots.keys().cloned().collect();
-        for (name, file) in files {
-            names.remove(&name);
-            let collision = collisions.remove(&name);
-            self.apply_file(&name, file, collision);
-        }
-        for name in planned.displaced {
-            if let Some(slot) = self.slots.get_mut(&name) {
-                slot.displace();
-            }
-        }
-        for name in names {
-            if let Some(slot) = self.slots.get_mut(&name) {
-                if slot.current().is_some() || slot.complaint().is_some() {
-                    info!(instance = name, "its file is gone: the instance ends");
-                    self.reload.at_ms = clock::unix_millis();
-                }
-                slot.unwant(None);
-            }
-        }
-        self.reread(asked);
-    }
-
-    fn apply_file(
-        &mut self,
-        name: &str,
-        file: Result<Wanted, Problems>,
-        collision: Option<String>,
-    ) {
-        let path = match &file {
-            Ok(wanted) => wanted.file.clone(),
-            Err(_) => self.directory.as_ref().map(|dir| dir.join(format!("{name}.toml"))),
-        };
-        let slot =
-            self.slots.entry(name.to_owned()).or_insert_with(|| Slot::new(name.to_owned()));
-        let news = match (file, collision) {
-            (Err(problems), _) => {
-                let news = slot.keep(path, problems.to_string());
-                if news {
-                    log_problems(name, &problems);
-                }
-                news
-            }
-            (Ok(wanted), _) if !wanted.config.enabled && self.directory.is_some() => {
-                let news = slot.current().is_some();
-                if news {
-                    info!(instance = name, "enabled = false: the instance ends");
-                }
-                slot.unwant(wanted.file);
-                news
-            }
-            (Ok(_), Some(collision)) => {
-                let news = slot.keep(path, collision.clone());
-                if news {
-                    error!(instance = name, why = collision, "configuration refused");
-                }
-                news
-            }
-            (Ok(wanted), None) => {
-                let warnings = wanted.warnings.clone();
-                let news = slot.want(Arc::new(wanted));
-                if news {
-                    log_warnings(name, &warnings);
-                }
-                news
-            }
-        };
-        if news {
-            self.reload.at_ms = clock::unix_millis();
-        }
-    }
-
-    fn current(&self) -> Configs {
-        let configs = self.slots.iter().filter_map(|(name, slot)| {
-            slot.current().map(|target| (name.clone(), target.config.clone()))
-        });
-        configs.collect()
-    }
-
-    /// What the files want; where one is wrong, what runs in its place.
-    fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
-        let mut desired = Desired::default();
-        for (name, file) in files {
-            match file {
-                Ok(wanted) if wanted.config.enabled || self.directory.is_none() => {
-                    desired.files.insert(name.clone(), wanted.config.clone());
-                }
-                Ok(_disabled) => {}
-                Err(_) => {
-                    let current = self.slots.get(name).and_then(Slot::current);
-                    desired.kept.extend(current.map(|target| (name.clone(), target.config.clone())));
-                }
-            }
-        }
-        desired
-    }
-
-    fn rename(&mut self, old: &str, new: String) {
-        if let Some(mut slot) = self.slots.remove(old) {
-            info!(instance = old, to = new, "its file was renamed: so is the instance");
-            slot.rename(new.clone());
-            self.slots.insert(new, slot);
-        }
-    }
-
-    /// The reading that askers waited for is applied.
-    fn reread(&mut self, asked: bool) {
-        if asked {
-            for pending in &mut self.pending {
-                pending.until = Until::Settled;
-            }
-        }
-    }
-
-    fn asked(&mut self, asked: Asked, nudges: &mpsc::Sender<()>) {
-        let Asked { request, reply } = asked;
-        // Who asked may be gone by now.
-        let refuse = |reply: oneshot::Sender<Answer>, why: String| {
-            let _ = reply.send(Answer::Refused { why });
-        };
-        let name = match &request {
-            Request::Status => {
-                let _ = reply.send(Answer::Status { status: Box::new(self.status()) });
-                return;
-            }
-            #[cfg(debug_assertions)]
-            Request::Fault { instance, room, kind } => {
-                let answer = self.sicken(instance.as_deref(), room, *kind);
-                let _ = reply.send(answer);
-                return;
-            }
-            Request::Reload { name } => name.clone(),
-            Request::Restart { name } | Request::Stop { name } => Some(name.clone()),
-        };
-        if self.stopping.is_some() {
-            return refuse(reply, "the supervisor is stopping".to_owned());
-        }
-        if let Some(name) = &name {
-            let known: Vec<_> = self.slots.keys().cloned().collect();
-            let Some(slot) = self.slots.get_mut(name) else {
-                let known = known.join(", ");
-                return refuse(reply, format!("there is no instance {name}; there are: {known}"));
-            };
-            let done = match &request {
-                Request::Restart { .. } => slot.restart(),
-                Request::Stop { .. } => slot.hold(),
-                _ => {
-                    slot.try_again();
-                    true
-                }
-            };
-            if !done {
-                let why = slot.complaint().unwrap_or("it is not enabled").to_owned();
-                return refuse(reply, format!("{name} has no configuration to run: {why}"));
-            }
-        }
-        info!(?request, "asked by an operator");
-        let until = if let Request::Reload { .. } = request {
-            self.nudge(nudges);
-            Until::Reread
-        } else {
-            Until::Settled
-        };
-        self.pending.push(Pending { reply, name, until });
-    }
-
-    #[cfg(debug_assertions)]
-    fn sicken(&self, instance: Option<&str>, room: &str, kind: control::FaultKind) -> Answer {
-        let Some(name) = instance else {
-            // On purpose: nothing else shows that a loop that does not turn is noticed.
-            std::thread::sleep(Duration::from_mins(1));
-            return Answer::Done { lines: vec!["the loop turns again".to_owned()], failed: false };
-        };
-        match self.slots.get(name).and_then(Slot::run) {
-            Some(run) => {
-                let fault = match kind {
-                    control::FaultKind::Panic => crate::heart::Fault::Panic,
-                    control::FaultKind::Hang => crate::heart::Fault::Hang,
-                };
-                run.hearts.sicken(room, fault);
-                Answer::Done { lines: vec![format!("{name}: {room} is sick")], failed: false }
-            }
-            None => Answer::Refused { why: format!("{name} does not run") },
-        }
-    }
-
     fn ended(&mut self, ended: Result<(Id, Ran<I::Estate>), JoinError>) {
         let (id, exit, estate) = match ended {
             Ok((task, ran)) => {
@@ -595,13 +369,17 @@ impl<I: Instances> Supervisor<I> {
                 let exit = if error.is_panic() {
                     Exit::Panicked { task: "instance" }
                 } else {
-                    Exit::Failed { task: "instance", error: "it did not end and was dropped".into() }
+                    Exit::Failed {
+                        task: "instance",
+                        error: "it did not end and was dropped".into(),
+                    }
                 };
                 (id, exit, None)
             }
         };
         let is_only = self.directory.is_none();
-        let Some(slot) = self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
+        let Some(slot) =
+            self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
         else {
             return;
         };
@@ -646,17 +424,18 @@ impl<I: Instances> Supervisor<I> {
                 error!(instance = name, why, "reload failed");
                 self.reload.at_ms = clock::unix_millis();
             }
-            None if result_is_good => info!(instance = name, "configuration changed: replacing the instance"),
+            None if result_is_good => {
+                info!(instance = name, "configuration changed: replacing the instance");
+            }
             None => {}
         }
     }
 
-    fn phase_changed(
-        &mut self,
-        changed: Result<Option<(u64, watch::Receiver<Phase>)>, JoinError>,
-    ) {
+    fn phase_changed(&mut self, changed: Result<Option<(u64, watch::Receiver<Phase>)>, JoinError>) {
         let Ok(Some((id, phase))) = changed else { return };
-        if let Some(slot) = self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id)) {
+        if let Some(slot) =
+            self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
+        {
             slot.phase_changed(Instant::now());
             self.follow(id, phase);
         }
@@ -719,7 +498,10 @@ impl<I: Instances> Supervisor<I> {
                 slot.ending(how, now);
             }
             Act::Abort => {
-                warn!(instance = name, "the drain limit has passed: what is in hand stays in the journal");
+                warn!(
+                    instance = name,
+                    "the drain limit has passed: what is in hand stays in the journal"
+                );
                 if let Some(run) = self.slots.get(name).and_then(Slot::run) {
                     run.abort.cancel();
                 }
@@ -785,132 +567,10 @@ impl<I: Instances> Supervisor<I> {
             started: now,
             running_since: None,
             longest_health: Duration::ZERO,
-            has_run: false,
+            has_been_up: false,
             replaced: None,
         });
         self.follow(id, phase);
         true
-    }
-
-    // ---- what is told
-
-    /// Brings everybody who looks up to date.
-    fn show(&mut self) {
-        for slot in self.slots.values_mut() {
-            if slot.show() {
-                debug!(instance = slot.name, state = slot.shown().word(), "instance state");
-            }
-        }
-        let is_changing = self.slots.values().any(Slot::is_changing);
-        if !is_changing {
-            self.note_reload();
-        }
-        let line = self.line();
-        if self.stopping.is_none() {
-            if self.ready_due && !is_changing {
-                self.ready_due = false;
-                self.has_been_ready = true;
-                self.manager.ready(&line);
-            }
-            self.manager.status(&line);
-        }
-        self.reply();
-    }
-
-    fn note_reload(&mut self) {
-        self.reload.problems = self.problems();
-        if self.reload.problems.is_empty() && self.reload.succeeded_at_ms.is_none_or(|at| at < self.reload.at_ms) {
-            self.reload.succeeded_at_ms = Some(clock::unix_millis());
-        }
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let complaints = self.slots.values().filter_map(|slot| {
-            slot.complaint().map(|complaint| format!("{}: {complaint}", slot.name))
-        });
-        self.directory_problem.iter().cloned().chain(complaints).collect()
-    }
-
-    /// Answers those whose wait is over.
-    fn reply(&mut self) {
-        let mut waiting = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
-            let mut concerned = self
-                .slots
-                .values()
-                .filter(|slot| pending.name.as_ref().is_none_or(|name| *name == slot.name));
-            let settled = !concerned.clone().any(|slot| slot.is_changing() || slot.is_draining());
-            if pending.until == Until::Reread || !settled {
-                if !pending.reply.is_closed() {
-                    waiting.push(pending);
-                }
-                continue;
-            }
-            let mut lines: Vec<String> = concerned.clone().map(Slot::line).collect();
-            let mut failed = concerned.any(Slot::is_amiss);
-            if let Some(problem) = &self.directory_problem {
-                lines.push(problem.clone());
-                failed = true;
-            }
-            // Who asked may be gone by now.
-            let _ = pending.reply.send(Answer::Done { lines, failed });
-        }
-        self.pending = waiting;
-    }
-
-    /// `4 running, 1 parked: config-3 (why)`.
-    fn line(&self) -> String {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for slot in self.slots.values() {
-            *counts.entry(slot.shown().word()).or_default() += 1;
-        }
-        let order = ["running", "waiting", "starting", "draining", "backing-off", "parked", "stopped"];
-        let mut parts: Vec<String> = order
-            .iter()
-            .filter_map(|word| counts.get(word).map(|count| format!("{count} {word}")))
-            .collect();
-        if parts.is_empty() {
-            parts.push("no instance".to_owned());
-        }
-        let amiss: Vec<&str> = self
-            .slots
-            .values()
-            .filter(|slot| matches!(slot.shown(), State::Parked { .. } | State::BackingOff { .. }))
-            .map(|slot| slot.name.as_str())
-            .collect();
-        let mut line = parts.join(", ");
-        if !amiss.is_empty() {
-            line = format!("{line}: {}", amiss.join(", "));
-        }
-        let problems = self.problems().len();
-        if problems > 0 {
-            line = format!("{line}; {problems} reload problems");
-        }
-        line
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started_at_ms: self.started_at_ms,
-            config_dir: self.directory.clone(),
-            reload: Reload { problems: self.problems(), ..self.reload.clone() },
-            instances: self.slots.values().map(Slot::status).collect(),
-        }
-    }
-}
-
-fn log_problems(instance: &str, problems: &Problems) {
-    for problem in problems.as_slice() {
-        let Problem { place, key, found, allowed, advice } = problem;
-        error!(instance, %place, key, found, allowed, advice, "configuration problem");
-    }
-}
-
-fn log_warnings(instance: &str, warnings: &[config::Warning]) {
-    for warning in warnings {
-        let config::Warning { place, key, message } = warning;
-        warn!(instance, %place, key, warning = message, "configuration warning");
     }
 }

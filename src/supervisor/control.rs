@@ -50,18 +50,8 @@ pub enum Request {
     Fault {
         instance: Option<String>,
         room: String,
-        kind: FaultKind,
+        kind: crate::heart::Fault,
     },
-}
-
-/// What happens to a room at its next turn.
-#[cfg(debug_assertions)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FaultKind {
-    Panic,
-    /// It never ends its turn.
-    Hang,
 }
 
 /// What the supervisor says.

@@ -123,7 +123,8 @@ pub fn plan(current: &Configs, desired: &Desired) -> Plan {
             plan.renamed.insert(old.clone(), name.clone());
         }
     }
-    plan.displaced.extend(leaving.into_values().filter(|name| desired.kept.contains_key(*name)).cloned());
+    plan.displaced
+        .extend(leaving.into_values().filter(|name| desired.kept.contains_key(*name)).cloned());
     plan
 }
 
@@ -198,7 +199,8 @@ mod tests {
     #[test]
     fn who_has_a_wallet_keeps_it_and_first_come_first_served() {
         let current = configs([("b", config(1, 1, 1))]);
-        let desired = files([("a", config(1, 1, 1)), ("b", config(1, 1, 2)), ("c", config(1, 1, 1))]);
+        let desired =
+            files([("a", config(1, 1, 1)), ("b", config(1, 1, 2)), ("c", config(1, 1, 1))]);
         let plan = plan(&current, &desired);
         assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["a", "c"]);
         assert!(plan.refused["a"].contains("instance b"), "{plan:?}");

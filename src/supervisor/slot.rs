@@ -52,6 +52,10 @@ pub(super) struct Run {
     pub task: AbortHandle,
     pub phase: watch::Receiver<Phase>,
     pub gauges: watch::Receiver<Gauges>,
+    #[cfg_attr(
+        not(debug_assertions),
+        expect(dead_code, reason = "tests make rooms ill through it")
+    )]
     pub hearts: Hearts,
     pub started: Instant,
     /// Since when it runs and waits for nothing.
@@ -59,7 +63,7 @@ pub(super) struct Run {
     /// Its longest time in health.
     pub longest_health: Duration,
     /// It has run, if only for a moment.
-    pub has_run: bool,
+    pub has_been_up: bool,
     /// What it replaced, until it has run.
     pub replaced: Option<Target>,
 }
@@ -284,10 +288,9 @@ impl<E> Slot<E> {
             Change::Rejected { config, .. } if *config == wanted.config => {
                 self.fallback.as_ref().or(Some(wanted))
             }
-            Change::None
-            | Change::Checking(_)
-            | Change::Approved(_)
-            | Change::Rejected { .. } => Some(wanted),
+            Change::None | Change::Checking(_) | Change::Approved(_) | Change::Rejected { .. } => {
+                Some(wanted)
+            }
         }
     }
 
@@ -394,18 +397,12 @@ impl<E> Slot<E> {
                 (Act::End(how), wake)
             }
             // It never got as far as running: there is nothing to protect.
-            Change::None
-            | Change::Checking(_)
-            | Change::Approved(_)
-            | Change::Rejected { .. }
-                if !run.has_run =>
+            Change::None | Change::Checking(_) | Change::Approved(_) | Change::Rejected { .. }
+                if !run.has_been_up =>
             {
                 (Act::End(how), wake)
             }
-            Change::None
-            | Change::Checking(_)
-            | Change::Approved(_)
-            | Change::Rejected { .. } => {
+            Change::None | Change::Checking(_) | Change::Approved(_) | Change::Rejected { .. } => {
                 self.change = Change::Checking(target.config.clone());
                 (Act::Check(target), wake)
             }
@@ -452,7 +449,7 @@ impl<E> Slot<E> {
     pub fn phase_changed(&mut self, now: Instant) {
         let Some(run) = self.run_mut() else { return };
         if run.phase() == Phase::Running {
-            run.has_run = true;
+            run.has_been_up = true;
             run.replaced = None;
             run.running_since.get_or_insert(now);
         } else if let Some(since) = run.running_since.take() {
@@ -473,12 +470,9 @@ impl<E> Slot<E> {
         }
         self.change = Change::None;
         let Life::Up(run) = &self.life else { return None };
-        let error = match result {
-            Err(error) => error,
-            Ok(()) => {
-                self.change = Change::Approved(config.clone());
-                return None;
-            }
+        let Err(error) = result else {
+            self.change = Change::Approved(config.clone());
+            return None;
         };
         let again_at = match &error {
             // What runs gets nothing done either.
@@ -609,22 +603,25 @@ impl<E> Slot<E> {
 
     /// How it is, in one line.
     pub fn line(&self) -> String {
-        let mut line = format!("{}: {}", self.name, self.shown.0.word());
-        match &self.shown.0 {
-            State::Waiting { on, why } => line += &format!(" for {on} ({why})"),
-            State::Parked { why, .. } => line += &format!(" ({why})"),
-            State::Stopped { by } => line += &format!(" by {by}"),
-            State::Starting | State::Running | State::Draining | State::BackingOff { .. } => {}
-        }
-        if self.run().is_some() {
-            line += &format!(", generation {}", self.generation);
-        }
-        match self.complaint() {
-            // Told already.
-            Some(_) if matches!(self.shown.0, State::Parked { .. }) => line,
-            Some(why) => format!("{line}; reload failed: {why}"),
-            None => line,
-        }
+        let state = &self.shown.0;
+        let detail = match state {
+            State::Waiting { on, why } => format!(" for {on} ({why})"),
+            State::Parked { why, .. } => format!(" ({why})"),
+            State::Stopped { by } => format!(" by {by}"),
+            State::Starting | State::Running | State::Draining | State::BackingOff { .. } => {
+                String::new()
+            }
+        };
+        let generation =
+            self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
+        let complaint = match self.complaint() {
+            // A parked one's reason is told already.
+            Some(why) if !matches!(state, State::Parked { .. }) => {
+                format!("; reload failed: {why}")
+            }
+            Some(_) | None => String::new(),
+        };
+        format!("{}: {}{detail}{generation}{complaint}", self.name, state.word())
     }
 
     /// Why the files do not say what runs.
@@ -652,9 +649,7 @@ impl<E> Slot<E> {
             decryption: config.map(|config| config.decryption_address.to_string()),
             gateway: config.map(|config| config.gateway_url.to_string()),
             kms_core: config.map(|config| config.kms_core_endpoint.to_string()),
-            gauges: self
-                .run()
-                .map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
+            gauges: self.run().map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
         }
     }
 }

@@ -201,16 +201,21 @@ impl Rig {
     }
 
     fn over(home: tempfile::TempDir, dir: PathBuf) -> Self {
-        let (stage, wake, stop) = (Stage::default(), Arc::new(Notify::new()), CancellationToken::new());
+        let (stage, wake, stop) =
+            (Stage::default(), Arc::new(Notify::new()), CancellationToken::new());
         let (signals, script) = mpsc::channel(8);
         let (commands, asked) = mpsc::channel(8);
-        let (nudges, nudged) = mpsc::channel(1);
+        let (nudges, towards_watcher) = mpsc::channel(1);
         let (sender, looks) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let environment = Environment::default();
-        let watcher =
-            Watcher::woken_by(Files::Directory(dir.clone()), environment.clone(), Settled::default(), wake.clone());
-        tasks.spawn(watcher.run(nudged, sender, stop.clone()));
+        let watcher = Watcher::woken_by(
+            Files::Directory(dir.clone()),
+            environment.clone(),
+            Settled::default(),
+            wake.clone(),
+        );
+        tasks.spawn(watcher.run(towards_watcher, sender, stop.clone()));
         let manager = ServiceManager::of(&environment);
         let mut supervisor =
             Supervisor::new(stage.clone(), PathBuf::from("state"), Some(dir.clone()), manager);
@@ -231,7 +236,9 @@ impl Rig {
     async fn status(&self) -> Status {
         match self.ask(Request::Status).await {
             Answer::Status { status } => *status,
-            other @ (Answer::Done { .. } | Answer::Refused { .. } | Answer::Silent { .. }) => panic!("{other:?}"),
+            other @ (Answer::Done { .. } | Answer::Refused { .. } | Answer::Silent { .. }) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -462,18 +469,39 @@ async fn a_second_signal_ends_at_once() {
 #[derive(Clone, Debug)]
 enum Op {
     /// Writes the file in place.
-    Write { file: usize, version: u64 },
+    Write {
+        file: usize,
+        version: u64,
+    },
     /// Writes beside it and renames over it.
-    Replace { file: usize, version: u64 },
+    Replace {
+        file: usize,
+        version: u64,
+    },
     /// Removes it, and creates it a moment later.
-    Recreate { file: usize, version: u64 },
+    Recreate {
+        file: usize,
+        version: u64,
+    },
     /// Half of it, a moment, the rest.
-    WriteSlowly { file: usize, version: u64 },
-    Break { file: usize },
+    WriteSlowly {
+        file: usize,
+        version: u64,
+    },
+    Break {
+        file: usize,
+    },
     /// The same bytes again.
-    Touch { file: usize },
-    Remove { file: usize },
-    Rename { from: usize, to: usize },
+    Touch {
+        file: usize,
+    },
+    Remove {
+        file: usize,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+    },
     /// The whole directory is gone for a while.
     Vanish,
     /// Nothing for so long that everything has come to rest.
@@ -509,6 +537,8 @@ struct Paper {
 /// The files as they are, and what may run for them.
 #[derive(Debug, Default)]
 struct Model {
+    /// Handed out so far; never twice.
+    wallets: usize,
     papers: BTreeMap<usize, Paper>,
     /// What each file may have been seen saying, at the last rest and since.
     seen: BTreeMap<usize, BTreeSet<u64>>,
@@ -528,8 +558,8 @@ impl Model {
     fn write(&mut self, file: usize, version: Option<u64>) -> String {
         let known = self.papers.get(&file).map(|paper| paper.wallet);
         let wallet = known.unwrap_or_else(|| {
-            let taken: BTreeSet<_> = self.papers.values().map(|paper| paper.wallet).collect();
-            (0..).find(|wallet| !taken.contains(wallet)).expect("numbers do not end")
+            self.wallets += 1;
+            self.wallets
         });
         let paper = Paper { wallet, version };
         if self.papers.insert(file, paper.clone()) != Some(paper) {
@@ -690,7 +720,9 @@ impl Desk {
                 self.change(wakes, |dir| fs::write(dir.join(Self::file(file)), text).unwrap());
             }
             Op::Touch { file } => {
-                let Some(version) = model.papers.get(&file).map(|paper| paper.version) else { return };
+                let Some(version) = model.papers.get(&file).map(|paper| paper.version) else {
+                    return;
+                };
                 let text = model.write(file, version);
                 self.change(wakes, |dir| fs::write(dir.join(Self::file(file)), text).unwrap());
             }
@@ -723,8 +755,7 @@ impl Desk {
 
 async fn whatever_is_done(config_map: bool, ops: Vec<(Op, u64, bool)>) {
     let rig = Rig::new();
-    let mut desk =
-        Desk { dir: rig.dir.clone(), wake: rig.wake.clone(), config_map, swaps: 0 };
+    let mut desk = Desk { dir: rig.dir.clone(), wake: rig.wake.clone(), config_map, swaps: 0 };
     let mut model = Model::default();
     for (op, pause, wakes) in ops {
         let rests = matches!(op, Op::Rest);
