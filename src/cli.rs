@@ -4,19 +4,29 @@
 //! environment comes in as a value. Nothing here ends the process: every command answers an
 //! [`Exit`], and `main` returns it.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::LazyLock;
+mod places;
+mod run;
+mod list;
+mod validate;
+mod status;
+mod report;
+mod operate;
+mod text;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::LazyLock,
+};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{
-    self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Wallet, Warning,
+use crate::{
+    config::{self, Environment, Wallet},
+    observe::logging,
+    supervisor::control::{self, Candidates, Request},
 };
-use crate::observe::logging;
-use crate::{instance, supervisor};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +60,14 @@ impl From<Exit> for ExitCode {
 const AFTER_HELP: &str = "\
 Environment:
   KMS_CONNECTOR_CONFIG_DIR  directory of configurations [default: ./config/environments]
+  KMS_CONNECTOR_STATE_DIR   where journals are kept [default: $STATE_DIRECTORY, else ./state]
   KMS_CONNECTOR_<KEY>       every key of a configuration (see config-base.toml)
+  RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
+                            set by systemd: control socket, journals, private keys
   RUST_LOG                  what to log [default: info]
+  NO_COLOR                  no colours on a terminal
 
-Exit codes: 0 success, 1 failure, 2 usage, 78 bad configuration";
+Exit codes: 0 success, 1 failure (status: something is not well), 2 usage, 78 bad configuration";
 
 /// Connects a KMS Core with the Gateway contracts of the Zama Protocol.
 #[derive(Debug, Parser)]
@@ -87,29 +101,140 @@ enum Command {
         /// The instance's name [default: the file's name without .toml, else `service_name`].
         #[arg(short, long, value_parser = instance_name)]
         name: Option<String>,
-        /// Where the journal is kept
-        /// [default: `$KMS_CONNECTOR_STATE_DIR`, else `$STATE_DIRECTORY`, else ./state].
-        #[arg(long, value_name = "DIR")]
-        state_dir: Option<PathBuf>,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
+    },
+    /// Run every configuration of the configuration directory, in the foreground.
+    ///
+    /// Files are watched: a new one is an instance more, a changed one replaces its instance, a
+    /// removed one ends it. What fails is started again; a bad file leaves what ran before.
+    Supervise {
+        #[command(flatten)]
+        configs: ConfigArgs,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
     },
     /// List the configurations in the configuration directory.
     List {
         /// Full paths instead of file names.
         #[arg(short, long)]
         full_path: bool,
-        /// What each configuration says, as a table.
+        /// What each configuration says and how its instance is, as a table.
         #[arg(long)]
         long: bool,
-        /// What each configuration says, as JSON.
+        /// The same as JSON.
         #[arg(long, conflicts_with = "long")]
         json: bool,
+        #[command(flatten)]
+        configs: ConfigArgs,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
     },
-    /// Check a configuration and tell everything that is wrong with it.
+    /// Check configurations and tell everything that is wrong with them.
     Validate {
-        /// The configuration; a relative path is also looked for in the configuration directory.
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
+        /// One configuration, as `start` reads it; a relative path is also looked for in the
+        /// configuration directory.
+        #[arg(short, long, value_name = "FILE", required_unless_present = "all")]
+        config: Option<PathBuf>,
+        /// All in the configuration directory, together, as `supervise` reads them.
+        #[arg(long, conflicts_with = "config")]
+        all: bool,
+        #[command(flatten)]
+        configs: ConfigArgs,
     },
+    /// Tell how the running supervisor and its instances are.
+    ///
+    /// Ends with 1 if an instance that should be up is parked or backing off, if files could not be
+    /// applied, or if no supervisor answers. With a name, only that instance counts.
+    Status {
+        /// Everything about this instance [default: all of them at a glance].
+        #[arg(value_parser = instance_name)]
+        name: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Again every second, until Ctrl-C.
+        #[arg(short, long)]
+        watch: bool,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
+    },
+    /// Have the files read again, now.
+    Reload {
+        /// Try this instance's file again even if it failed and has not changed.
+        #[arg(value_parser = instance_name)]
+        name: Option<String>,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
+    },
+    /// End an instance and start it again, also one that is parked, backing off or stopped.
+    Restart {
+        #[arg(value_parser = instance_name)]
+        name: String,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
+    },
+    /// Drain an instance and keep it down until it is restarted, its file changes, or the supervisor
+    /// restarts.
+    Stop {
+        #[arg(value_parser = instance_name)]
+        name: String,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
+    },
+}
+
+/// Where configurations are.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration directory
+    /// [default: `$KMS_CONNECTOR_CONFIG_DIR`, else ./config/environments].
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn config_dir(self, environment: &Environment) -> PathBuf {
+        self.config_dir.unwrap_or_else(|| places::config_dir(environment))
+    }
+}
+
+/// Where journals are.
+#[derive(Debug, Args)]
+struct StateArgs {
+    /// Where journals are kept
+    /// [default: `$KMS_CONNECTOR_STATE_DIR`, else `$STATE_DIRECTORY`, else ./state].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    fn state_dir(self, environment: &Environment) -> PathBuf {
+        self.state_dir.unwrap_or_else(|| places::state_dir(environment))
+    }
+}
+
+/// What a supervisor has outside its files, and how it is found.
+#[derive(Debug, Args)]
+struct SupervisorArgs {
+    /// The control socket [default: control.sock in the first that will do of
+    /// `$RUNTIME_DIRECTORY`, /run/kms-connector and the state directory].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+impl SupervisorArgs {
+    fn at(self, environment: Environment) -> run::Places {
+        let state_dir = self.state.state_dir(&environment);
+        run::Places { state_dir, socket: self.socket, environment }
+    }
+
+    fn candidates(self, environment: &Environment) -> Candidates {
+        let state_dir = self.state.state_dir(environment);
+        control::candidates(self.socket.as_deref(), environment, &state_dir)
+    }
 }
 
 /// Version and commit.
@@ -123,7 +248,7 @@ fn version() -> &'static str {
 
 fn instance_name(name: &str) -> Result<String, String> {
     let name = name.trim();
-    if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
+    if !config::is_instance_name(name) {
         return Err("a name has 1 to 128 printable characters".to_owned());
     }
     Ok(name.to_owned())
@@ -155,119 +280,54 @@ impl Cli {
     /// Does what was asked for.
     pub async fn run(self, environment: Environment) -> Exit {
         match self.command {
-            Command::Start { config, name, state_dir } => {
-                Box::pin(start(config.as_deref(), name.as_deref(), state_dir, environment)).await
+            Command::Start { config, name, supervisor } => {
+                let config_dir = places::config_dir(&environment);
+                let start = run::Start { config, config_dir, name };
+                Box::pin(run::start(start, supervisor.at(environment))).await
             }
-            Command::List { full_path, long, json } => {
+            Command::Supervise { configs, supervisor } => {
+                let config_dir = configs.config_dir(&environment);
+                Box::pin(run::supervise(config_dir, supervisor.at(environment))).await
+            }
+            Command::List { full_path, long, json, configs, supervisor } => {
                 let form = match (json, long) {
-                    (true, _) => Form::Json,
-                    (false, true) => Form::Long,
-                    (false, false) => Form::Plain,
+                    (true, _) => list::Form::Json,
+                    (false, true) => list::Form::Long,
+                    (false, false) => list::Form::Plain,
                 };
-                list(&environment, full_path, form)
+                let config_dir = configs.config_dir(&environment);
+                let candidates = supervisor.candidates(&environment);
+                list::list(&config_dir, &environment, &candidates, full_path, form).await
             }
-            Command::Validate { config } => validate(&config, environment),
+            Command::Validate { config, all: _, configs } => {
+                let config_dir = configs.config_dir(&environment);
+                match config {
+                    Some(file) => validate::one(&file, &config_dir, environment),
+                    None => validate::all(&config_dir, &environment),
+                }
+            }
+            Command::Status { name, json, watch, supervisor } => {
+                let colours = io::stdout().is_terminal() && environment.get("NO_COLOR").is_none();
+                let wish = status::Wish { name, json, watch, colours };
+                status::status(wish, &supervisor.candidates(&environment)).await
+            }
+            Command::Reload { name, supervisor } => {
+                let request = Request::Reload { name };
+                operate::operate(request, &supervisor.candidates(&environment)).await
+            }
+            Command::Restart { name, supervisor } => {
+                let request = Request::Restart { name };
+                operate::operate(request, &supervisor.candidates(&environment)).await
+            }
+            Command::Stop { name, supervisor } => {
+                let request = Request::Stop { name };
+                operate::operate(request, &supervisor.candidates(&environment)).await
+            }
         }
     }
 }
 
-// ---- start
-
-async fn start(
-    file: Option<&Path>,
-    name: Option<&str>,
-    state_dir: Option<PathBuf>,
-    environment: Environment,
-) -> Exit {
-    let state_dir = state_dir.unwrap_or_else(|| default_state_dir(&environment));
-    let (file, loaded) = match find_and_load(file, environment) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            log_problems(&problems);
-            return Exit::BadConfiguration;
-        }
-    };
-    let Loaded { config, warnings } = loaded;
-    for warning in &warnings {
-        log_warning(warning);
-    }
-    if !config.enabled {
-        tracing::warn!("enabled = false keeps only a supervisor from running this configuration");
-    }
-    let name = config::instance_name(Mode::Start, name, file.as_deref(), &config);
-    match supervisor::start(name, config, state_dir).await {
-        Ok(instance::Exit::Stopped) => Exit::Success,
-        Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
-        Ok(
-            instance::Exit::Failed { .. }
-            | instance::Exit::Panicked { .. }
-            | instance::Exit::Hung { .. },
-        ) => Exit::Failure,
-        Err(error) => {
-            tracing::error!(%error, "cannot catch signals");
-            Exit::Failure
-        }
-    }
-}
-
-/// systemd may give several state directories, parted by colons; the first is ours.
-fn default_state_dir(environment: &Environment) -> PathBuf {
-    if let Some(directory) = environment.get("KMS_CONNECTOR_STATE_DIR") {
-        return directory.into();
-    }
-    let of_systemd = environment.get("STATE_DIRECTORY").map(|list| list.to_string_lossy());
-    let first = of_systemd.as_deref().and_then(|list| list.split(':').next());
-    PathBuf::from(first.filter(|first| !first.is_empty()).unwrap_or("./state"))
-}
-
-fn log_warning(warning: &Warning) {
-    let Warning { place, key, message } = warning;
-    tracing::warn!(%place, key, warning = message, "configuration warning");
-}
-
-/// One event per problem; where no one listens to errors, plain text, since a process that ends
-/// without a word is no answer.
-fn log_problems(problems: &Problems) {
-    if !tracing::enabled!(tracing::Level::ERROR) {
-        complain(problems);
-        return;
-    }
-    for problem in problems.as_slice() {
-        let Problem { place, key, found, allowed, advice } = problem;
-        tracing::error!(%place, key, found, allowed, advice, "configuration problem");
-    }
-}
-
-// ---- validate
-
-fn validate(file: &Path, environment: Environment) -> Exit {
-    let (file, loaded) = match find_and_load(Some(file), environment) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            complain(&problems);
-            return Exit::BadConfiguration;
-        }
-    };
-    for warning in &loaded.warnings {
-        complain(format_args!("warning: {warning}"));
-    }
-    let config = &loaded.config;
-    let name = config::instance_name(Mode::Start, None, file.as_deref(), config);
-    let file = file.unwrap_or_default();
-    let mut lines = vec![
-        format!("{}: ok", file.display()),
-        format!("name      {name}"),
-        format!("chain id  {}", config.chain_id),
-        format!("gateway   {}", config.gateway_url),
-        format!("core      {}", config.kms_core_endpoint),
-        format!("wallet    {}", describe(&config.wallet)),
-    ];
-    if !config.enabled {
-        lines.push("enabled   false (a supervisor does not run it)".to_owned());
-    }
-    print(&(lines.join("\n") + "\n"))
-}
-
+/// Who signs; never with what.
 fn describe(wallet: &Wallet) -> String {
     match wallet {
         Wallet::PrivateKey(key) => format!("private key, address {}", key.address()),
@@ -275,203 +335,22 @@ fn describe(wallet: &Wallet) -> String {
     }
 }
 
-// ---- list
-
-#[derive(Clone, Copy)]
-enum Form {
-    Plain,
-    Long,
-    Json,
-}
-
-fn list(environment: &Environment, full_path: bool, form: Form) -> Exit {
-    let directory = config_dir(environment);
-    let names = match config_names(&directory) {
-        Ok(names) => names,
-        Err(problems) => {
-            complain(problems);
-            return Exit::BadConfiguration;
-        }
-    };
-    let full = |name: &str| {
-        let path = directory.join(name);
-        std::path::absolute(&path).unwrap_or(path)
-    };
-    let shown = |name: &str| {
-        if full_path { full(name).display().to_string() } else { name.to_owned() }
-    };
-    match form {
-        Form::Plain => print(&names.iter().map(|name| shown(name) + "\n").collect::<String>()),
-        Form::Long => {
-            let header = ["FILE", "NAME", "STATUS", "CHAIN", "GATEWAY", "WALLET"];
-            let mut rows = vec![header.map(str::to_owned)];
-            for name in &names {
-                rows.push(long_row(shown(name), &directory.join(name), environment));
-            }
-            print(&table(&rows))
-        }
-        Form::Json => {
-            let entries: Vec<_> =
-                names.iter().map(|name| json_entry(name, &full(name), environment)).collect();
-            print(&format!("{:#}\n", serde_json::Value::from(entries)))
-        }
-    }
-}
-
-/// The names of all `*.toml` in the directory, sorted; hidden files do not count.
-fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
-    let problem = |error: io::Error| {
-        Problems::from(Problem {
-            place: Place::File { path: directory.to_owned(), line: None, column: None },
-            key: None,
-            found: error.to_string(),
-            allowed: "a readable directory of configurations".to_owned(),
-            advice: "Set KMS_CONNECTOR_CONFIG_DIR to the right one".to_owned(),
-        })
-    };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(problem)? {
-        let entry = entry.map_err(problem)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // Editors leave `x.toml~` and `.x.toml.swp`; the suffix and the dot rule them out.
-        let is_toml = name.strip_suffix(".toml").is_some_and(|stem| !stem.is_empty());
-        let counts = is_toml && !name.starts_with('.');
-        if counts && !entry.path().is_dir() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn load_listed(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
-    config::load(&source(Some(path.to_owned()), environment.clone()))
-}
-
-fn status(loaded: &Result<Loaded, Problems>) -> String {
-    match loaded {
-        Ok(loaded) if loaded.config.enabled => "ok".to_owned(),
-        Ok(_) => "disabled".to_owned(),
-        Err(problems) if problems.as_slice().len() == 1 => "1 problem".to_owned(),
-        Err(problems) => format!("{} problems", problems.as_slice().len()),
-    }
-}
-
-fn long_row(shown: String, path: &Path, environment: &Environment) -> [String; 6] {
-    let loaded = load_listed(path, environment);
-    let of = |tell: fn(&Config) -> String| {
-        loaded.as_ref().map_or_else(|_| "-".to_owned(), |loaded| tell(&loaded.config))
-    };
-    let name = loaded.as_ref().map_or_else(
-        |_| "-".to_owned(),
-        |loaded| config::instance_name(Mode::Start, None, Some(path), &loaded.config),
-    );
-    [
-        shown,
-        name,
-        status(&loaded),
-        of(|config| config.chain_id.to_string()),
-        of(|config| config.gateway_url.to_string()),
-        of(|config| describe(&config.wallet)),
-    ]
-}
-
-fn json_entry(file: &str, path: &Path, environment: &Environment) -> serde_json::Value {
-    let loaded = load_listed(path, environment);
-    let status = match &loaded {
-        Ok(loaded) if loaded.config.enabled => "ok",
-        Ok(_) => "disabled",
-        Err(_) => "bad",
-    };
-    let mut entry =
-        serde_json::json!({ "file": file, "path": path.display().to_string(), "status": status });
-    match loaded {
-        Ok(Loaded { config, warnings }) => {
-            entry["name"] = config::instance_name(Mode::Start, None, Some(path), &config).into();
-            entry["chain_id"] = config.chain_id.into();
-            entry["gateway"] = config.gateway_url.to_string().into();
-            entry["kms_core"] = config.kms_core_endpoint.to_string().into();
-            entry["decryption_address"] = config.decryption_address.to_string().into();
-            entry["wallet"] = describe(&config.wallet).into();
-            entry["warnings"] = warnings.iter().map(ToString::to_string).collect();
-        }
-        Err(problems) => {
-            entry["problems"] = problems.as_slice().iter().map(ToString::to_string).collect();
-        }
-    }
-    entry
-}
-
-/// Columns as wide as their widest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<_> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-// ---- what commands share
-
-/// `KMS_CONNECTOR_CONFIG_DIR`, else `./config/environments`.
-fn config_dir(environment: &Environment) -> PathBuf {
-    let given = environment.get("KMS_CONNECTOR_CONFIG_DIR");
-    given.map_or_else(|| PathBuf::from("./config/environments"), PathBuf::from)
-}
-
-fn source(file: Option<PathBuf>, environment: Environment) -> Source {
-    let credentials_directory = environment.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    Source { file, environment, credentials_directory, mode: Mode::Start }
-}
-
-fn find_and_load(
-    file: Option<&Path>,
-    environment: Environment,
-) -> Result<(Option<PathBuf>, Loaded), Problems> {
-    let file = match file {
-        Some(file) => Some(find(file, &config_dir(&environment))?),
-        None => None,
-    };
-    let loaded = config::load(&source(file.clone(), environment))?;
-    Ok((file, loaded))
-}
-
-/// A relative file as given, then in the configuration directory.
-fn find(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
-    let candidates = [file.to_owned(), directory.join(file)];
-    // What cannot be looked at counts as found: loading it tells why.
-    let found = candidates.iter().find(|path| path.try_exists().unwrap_or(true));
-    found.cloned().ok_or_else(|| {
-        Problems::from(Problem {
-            place: Place::File { path: file.to_owned(), line: None, column: None },
-            key: None,
-            found: if file.is_absolute() {
-                "no such file".to_owned()
-            } else {
-                format!("no such file, here or in {}", directory.display())
-            },
-            allowed: "a configuration file".to_owned(),
-            advice: "`kms-connector list` names those in the configuration directory".to_owned(),
-        })
-    })
-}
-
-/// A result to stdout. A reader that has seen enough (`list | head -1`) is no failure.
-fn print(text: &str) -> Exit {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Exit::Success,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+/// A result to stdout, and then `ending`. A reader that has seen enough (`list | head -1`) is no failure.
+fn print(text: &str, ending: Exit) -> Exit {
+    match show(text) {
+        Ok(()) => ending,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ending,
         Err(error) => {
             complain(format_args!("cannot write to stdout: {error}"));
             Exit::Failure
         }
     }
+}
+
+fn show(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 /// A line to stderr; if that is closed there is no one to tell.
@@ -487,29 +366,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_state_directory_is_found() {
-        let of = |variables: &[(&str, &str)]| {
-            default_state_dir(&variables.iter().copied().collect::<Environment>())
-        };
-        let own = ("KMS_CONNECTOR_STATE_DIR", "/own");
-        let systemd = ("STATE_DIRECTORY", "/var/lib/a:/var/lib/b");
-        assert_eq!(of(&[own, systemd]), Path::new("/own"));
-        assert_eq!(of(&[("KMS_CONNECTOR_STATE_DIR", ""), systemd]), Path::new("/var/lib/a"));
-        assert_eq!(of(&[]), Path::new("./state"));
-    }
-
-    #[test]
-    fn a_relative_file_is_looked_for_here_first() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("Cargo.toml"), "").unwrap();
-        fs::write(directory.path().join("only-there.toml"), "").unwrap();
-        let find = |file: &str| find(Path::new(file), directory.path());
-        assert_eq!(find("Cargo.toml").unwrap(), Path::new("Cargo.toml"));
-        assert_eq!(find("only-there.toml").unwrap(), directory.path().join("only-there.toml"));
-        assert!(find("nowhere.toml").is_err());
-        assert!(find("/nowhere.toml").is_err());
     }
 }

@@ -18,6 +18,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 pub use checked::{Config, Domain, PrivateAuthorities, S3, StartingBlock, Wallet};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
@@ -77,6 +79,12 @@ impl Environment {
         self.0.get(name).filter(|value| !value.is_empty())
     }
 
+    /// systemd's `$CREDENTIALS_DIRECTORY`.
+    #[must_use]
+    pub fn credentials_directory(&self) -> Option<PathBuf> {
+        self.get("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+    }
+
     fn iter(&self) -> impl Iterator<Item = (&str, &OsString)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
@@ -101,34 +109,86 @@ impl fmt::Debug for Environment {
 /// Loads a configuration. All problems come back together, unless the file is not TOML: then its
 /// syntax errors do, since nothing can be said about the rest.
 pub fn load(source: &Source) -> Result<Loaded, Problems> {
-    let text = match &source.file {
-        Some(path) => Some((path.as_path(), read(path)?)),
-        None => None,
-    };
-    assemble(text.as_ref().map(|(path, text)| (*path, text.as_str())), source)
+    match &source.file {
+        Some(path) => load_bytes(source, &read(path)?),
+        None => assemble(None, source),
+    }
 }
 
-fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, Problems> {
-    let problem = |place, found: String| {
-        Problems::from(Problem {
-            place,
-            key: None,
-            found,
-            allowed: "a readable TOML file".to_owned(),
-            advice: String::new(),
-        })
-    };
-    let bytes = checked::read_small_file(path, FILE_LIMIT)
-        .map_err(|found| problem(Place::file(path), found))?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(zeroize::Zeroizing::new(text.to_owned())),
+/// [`load`] with the content of `source.file` at hand. Files that its keys name are read now.
+pub fn load_bytes(source: &Source, bytes: &[u8]) -> Result<Loaded, Problems> {
+    let Some(path) = source.file.as_deref() else { return assemble(None, source) };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => assemble(Some((path, text)), source),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let line = before.split(|byte| *byte == b'\n').count();
             let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
-            Err(problem(place, "a byte that is not UTF-8".to_owned()))
+            Err(unreadable(place, "a byte that is not UTF-8".to_owned()))
         }
     }
+}
+
+/// The content of a configuration file, which may hold a key.
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problems> {
+    checked::read_small_file(path, FILE_LIMIT).map_err(|found| unreadable(Place::file(path), found))
+}
+
+fn unreadable(place: Place, found: String) -> Problems {
+    Problems::from(Problem {
+        place,
+        key: None,
+        found,
+        allowed: "a readable TOML file".to_owned(),
+        advice: String::new(),
+    })
+}
+
+/// The configuration directory cannot be read.
+#[must_use]
+pub fn unusable_directory(path: &Path, found: String) -> Problems {
+    Problems::from(Problem {
+        place: Place::file(path),
+        key: None,
+        found,
+        allowed: "a readable directory of configurations".to_owned(),
+        advice: "Set KMS_CONNECTOR_CONFIG_DIR or --config-dir to the right one".to_owned(),
+    })
+}
+
+/// What is wrong with the environment of a process that runs many instances, whatever its files
+/// say: above all, variables all instances share that would make two of them one.
+pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
+    let mut raw = raw::Raw::default();
+    raw.add_environment(environment, None, Mode::Supervise);
+    Problems::collect(raw.problems).map_or(Ok(()), Err)
+}
+
+/// Variables of instances that no file makes: most likely a file's name and a variable's do not
+/// agree. `stems` are the names of all files without their extension.
+#[must_use]
+pub fn variables_of_no_instance<'a>(
+    environment: &Environment,
+    stems: impl Iterator<Item = &'a str>,
+) -> Vec<Warning> {
+    raw::variables_of_no_instance(environment, stems)
+}
+
+/// A stem as it stands in the names of its instance's variables: `KMS_CONNECTOR_INSTANCE_<this>__`.
+/// Two stems may have the same form.
+#[must_use]
+pub fn variable_form(stem: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    stem.chars().map(plain).collect()
+}
+
+/// Whether an instance may be called so: what names it must fit a line, and an argument.
+#[must_use]
+pub fn is_instance_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.trim() == name
+        && name.chars().count() <= 128
+        && !name.chars().any(char::is_control)
 }
 
 /// [`load`] with the file's text at hand.

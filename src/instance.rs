@@ -3,33 +3,39 @@
 //!
 //! ```text
 //! build: gateway node -> wallet -> journal (lock) -> contracts -> Core     each waits and says so
-//! run:   connection   journal writer   lane   walk   arrivals   recovery   housekeeping
+//! run:   connection   journal writer   lane   walk   arrivals   recovery   housekeeping   report
 //! stop:  arrivals, recovery, walk (what is answered is finished) -> lane -> journal -> connection
 //! ```
 //!
-//! Nothing is shared with another instance. A task that ends by itself ends the instance: its end
-//! is a value ([`Exit`]), and a restart is a rebuild.
+//! Nothing is shared with another instance. A task that ends by itself, or hangs, ends the instance:
+//! its end is a value ([`Exit`]), and a restart is a rebuild. What outlives it is its journal, open
+//! and locked ([`Estate`]), so that the next generation of the same instance begins at once and nobody
+//! comes in between.
 
 pub mod exit;
-mod housekeeping;
-mod recovery;
+mod check;
 mod world;
+mod recovery;
+mod earlier_wallet;
+mod housekeeping;
+mod report;
+mod catch_up;
 
 use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    task::{Id, JoinSet},
-    time::{sleep, timeout},
+    task::{Id, JoinError, JoinHandle, JoinSet, spawn_blocking},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-pub use self::exit::Exit;
-use self::recovery::Recovery;
+pub use self::{check::check, exit::Exit};
+use self::{recovery::Recovery, report::Report, world::Waits};
 use crate::{
     config::{self, Config},
-    domain::{Address, B256},
+    domain::{Address, B256, BlockRef},
     flow::{
         Flow, FlowOptions, Intakes,
         arrivals::{Arrivals, Start},
@@ -40,19 +46,31 @@ use crate::{
         submission::Submission,
     },
     gateway::{
-        decryption::DecryptionAdapter,
+        decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        lane::{LaneOptions, lane},
-        provider::{Addresses, ArbitrumProvider, At, Provider, RpcError, connection::Endpoint},
+        lane::{LaneOptions, SignedTransaction, lane},
+        provider::{
+            Addresses, ArbitrumProvider, Provider,
+            connection::{Connection, Endpoint},
+        },
+        wallet::Wallet,
     },
-    heart::Hearts,
-    journal::{Identity, Journal, Writer},
-    observe::status::{Phase, Reporter},
+    heart::{self, Hearts},
+    journal::{
+        Identity, Journal, JournalError, Kept, OpenError, Opened, Position, Predecessor, open_as,
+    },
+    observe::status::Reporter,
     tls::TlsRoots,
 };
 
 /// How long the journal may take to flush at the end.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long tasks may take to be dropped: only one that blocks its thread takes longer.
+const DROP_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a room may be at work without a sign of life.
+const HANGS_AFTER: Duration = Duration::from_mins(2);
+/// How long to wait for a journal that an earlier generation of this process is still closing.
+const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The task name of an instance that failed before it ran.
 pub const STARTING: &str = "start";
 /// Unfinished requests read from the journal ahead of their walk.
@@ -75,9 +93,22 @@ pub struct Edges {
     pub abort: CancellationToken,
 }
 
-/// What one generation leaves to the next of the same instance.
+/// What one generation leaves to the next of the same instance: its journal, open and locked. The next
+/// one uses it if its configuration is of the same chain and wallet.
+///
+/// Dropping it closes the journal and gives the lock back; that may block for a moment.
 #[derive(Debug)]
-pub struct Estate {}
+pub struct Estate {
+    kept: Kept,
+}
+
+impl Estate {
+    /// Closes the journal and gives the lock back, without blocking the caller's thread.
+    pub async fn close(self) {
+        // Dropped in any case: the error only says that the runtime is ending.
+        let _ = spawn_blocking(move || drop(self)).await;
+    }
+}
 
 /// An instance that is over.
 #[derive(Debug)]
@@ -96,13 +127,6 @@ pub enum CheckError {
     /// Whether it could run is not known.
     #[error("{0}")]
     Unreachable(String),
-}
-
-/// Whether an instance of this configuration could run: its wallet opens, the node serves its
-/// chain, the contract is there and signs under its domain, the Core answers. Opens nothing
-/// exclusive: another instance may run meanwhile. The caller sets the deadline.
-pub async fn check(_config: &Config) -> Result<(), CheckError> {
-    Ok(())
 }
 
 /// Why an instance cannot be built.
@@ -138,78 +162,144 @@ impl Tasks {
         };
         let position = self.names.iter().position(|(known, _)| *known == id);
         let task = position.map_or("a task", |position| self.names.swap_remove(position).1);
-        let exit = match ended {
-            Ok((_, Err(error))) => Exit::Failed { task, error },
-            Err(error) if error.is_panic() => Exit::Panicked { task },
-            // It ended, or was dropped.
-            Ok((_, Ok(()))) | Err(_) => Exit::Stopped,
-        };
-        Some((task, exit))
+        Some((task, exit_of(task, ended.map(|(_, result)| result))))
     }
 }
 
-/// Builds the instance and runs it to its end.
-pub async fn run(config: Arc<Config>, edges: Edges, _estate: Option<Estate>) -> Ended {
+/// What the end of a task means.
+fn exit_of<T, E: Display>(task: &'static str, ended: Result<Result<T, E>, JoinError>) -> Exit {
+    match ended {
+        Ok(Err(error)) => Exit::Failed { task, error: error.to_string() },
+        Err(error) if error.is_panic() => Exit::Panicked { task },
+        // It ended, or was dropped.
+        Ok(Ok(_)) | Err(_) => Exit::Stopped,
+    }
+}
+
+/// Builds the instance and runs it to its end. `estate` is what the generation before left.
+pub async fn run(config: Arc<Config>, edges: Edges, estate: Option<Estate>) -> Ended {
     let mut instance = Instance {
         tasks: Tasks { set: JoinSet::new(), names: Vec::new() },
-        journal_tasks: Tasks { set: JoinSet::new(), names: Vec::new() },
+        journal: JoinSet::new(),
+        opening: None,
+        estate,
         edges,
         below: CancellationToken::new(),
         journal_stop: CancellationToken::new(),
     };
     let built = {
         let (stop, abort) = (instance.edges.stop.clone(), instance.edges.abort.clone());
-        let building = instance.build(&config);
+        let hearts = instance.edges.hearts.clone();
+        let building = Box::pin(instance.build(&config));
         tokio::select! {
-            built = building => Some(built),
-            () = stop.cancelled() => None,
-            () = abort.cancelled() => None,
+            built = building => built.map(|()| None),
+            () = stop.cancelled() => Ok(Some(Exit::Stopped)),
+            () = abort.cancelled() => Ok(Some(Exit::Stopped)),
+            task = hearts.stopped(HANGS_AFTER) => Ok(Some(Exit::Hung { task })),
         }
     };
     let exit = match built {
-        Some(Ok(())) => instance.watch().await,
-        Some(Err(BuildError::Refused(why))) => Exit::Refused { why },
-        Some(Err(BuildError::Failed(error))) => Exit::Failed { task: STARTING, error },
-        None => Exit::Stopped,
+        Ok(None) => instance.watch().await,
+        Ok(Some(exit)) => exit,
+        Err(BuildError::Refused(why)) => Exit::Refused { why },
+        Err(BuildError::Failed(error)) => Exit::Failed { task: STARTING, error },
     };
-    Ended { exit: instance.close(exit).await, estate: None }
+    instance.close(exit).await
 }
 
 struct Instance {
     tasks: Tasks,
-    /// The journal writer: it ends last, even after an abort.
-    journal_tasks: Tasks,
+    /// The journal's writer: it ends last, even after an abort.
+    journal: JoinSet<Result<Kept, JournalError>>,
+    /// The journal on its way to be opened.
+    opening: Option<JoinHandle<Result<Opened, OpenError>>>,
+    /// Until the journal is opened.
+    estate: Option<Estate>,
     edges: Edges,
     /// Stops what the walk stands on, once the walk is done.
     below: CancellationToken,
     journal_stop: CancellationToken,
 }
 
+/// What the rooms are made of.
+struct Ground {
+    roots: TlsRoots,
+    provider: ArbitrumProvider,
+    wallet: Arc<Wallet>,
+    journal: Journal,
+    decryption: DecryptionAdapter<ArbitrumProvider>,
+    registry: GatewayConfigAdapter<ArbitrumProvider>,
+    support: watch::Sender<Support>,
+    core: KmsCore,
+    left: LeftOver,
+}
+
+/// Where an earlier run left the journal.
+struct LeftOver {
+    transactions: Vec<SignedTransaction>,
+    highest_nonce: Option<u64>,
+    cursor: Option<BlockRef>,
+    begun_after: Option<u64>,
+    newest: Option<Position>,
+}
+
+impl LeftOver {
+    async fn read(journal: &Journal) -> Result<Self, JournalError> {
+        let mut transactions = journal.open_transactions().await?;
+        // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
+        // the outcome is what it was.
+        transactions.extend(journal.unsettled_transactions().await?);
+        transactions.sort_by_key(|transaction| transaction.nonce);
+        Ok(Self {
+            transactions,
+            highest_nonce: journal.highest_nonce().await?,
+            cursor: journal.cursor().await?,
+            begun_after: journal.begun_after().await?,
+            newest: journal.newest().await?,
+        })
+    }
+}
+
 impl Instance {
     /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
     async fn build(&mut self, config: &Config) -> Result<(), BuildError> {
-        let authorities =
-            config.private_authorities.as_ref().map(|authorities| authorities.path.as_path());
-        let roots = TlsRoots::load(authorities).map_err(refuse)?;
-        let provider = self.connect_gateway(config, &roots)?;
-        let genesis = self.reach_gateway(&provider).await?;
-        let wallet = Arc::new(world::open_wallet(&config.wallet).await?);
+        let roots = load_roots(config)?;
+        let (provider, connection) = gateway(config, &roots)?;
+        let (heart, stop) =
+            (self.edges.hearts.heart(heart::GATEWAY_CONNECTION), self.below.clone());
+        self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
+            Box::pin(connection.run(heart, stop)).await;
+            Ok::<(), String>(())
+        });
+        let gateway = world::gateway_name(&provider);
+        let waits = Waits::building(&self.edges.reporter);
+        if let Err(error) = provider.first_attempt().await {
+            waits.on(&gateway, &error.to_string());
+        }
+        let genesis = waits.until_ready(&gateway, || world::ask_genesis(&provider)).await?;
+        waits.over();
+        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(&config.wallet));
+        let wallet = Arc::new(opening.await?);
         info!(wallet = %wallet.address(), "wallet ready");
-        let (journal, writer) = self.open_journal(config, genesis, wallet.address()).await?;
-        let stop = self.journal_stop.clone();
-        self.journal_tasks.spawn("journal", writer.run(stop));
+        self.edges.reporter.gauges.send_modify(|gauges| {
+            gauges.wallet = Some(wallet.address().to_string());
+        });
+        let journal = self.open_journal(config, genesis, wallet.address(), &provider).await?;
 
         let decryption = DecryptionAdapter::new(provider.clone());
-        let domain = world::check_decryption(&decryption, config).await?;
-        let (support_sender, support) = watch::channel(world::watch_support(&decryption).await);
-        let following = housekeeping::follow_support(decryption.clone(), support_sender.clone());
+        let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
+        let (support, _) =
+            watch::channel(world::watch_support(&waits, &gateway, &decryption).await);
+        let following =
+            housekeeping::follow_support(gateway.clone(), decryption.clone(), support.clone());
         let stop = self.below.clone();
         self.tasks.spawn("contract support", async move {
             stop.run_until_cancelled(following).await;
             Ok::<(), String>(())
         });
-        let registry = world::reach_registry(&provider, wallet.address(), config).await;
-        world::check_wallet(&provider, wallet.address(), &journal, config).await;
+        let address = wallet.address();
+        let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
+        world::check_wallet(&provider, address, &journal, config).await;
         let core = KmsCore::new(
             config.kms_core_endpoint.expose(),
             &roots,
@@ -217,32 +307,42 @@ impl Instance {
             kms_core::Options::default(),
         )
         .map_err(refuse)?;
+        let left = LeftOver::read(&journal).await.map_err(fail)?;
+        let ground =
+            Ground { roots, provider, wallet, journal, decryption, registry, support, core, left };
+        self.open_rooms(config, ground)?;
+        info!("instance running");
+        Ok(())
+    }
 
-        let mut recovered = world::wait("the journal", || journal.open_transactions()).await;
-        // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
-        // the outcome is what it was.
-        recovered.extend(world::wait("the journal", || journal.unsettled_transactions()).await);
-        recovered.sort_by_key(|transaction| transaction.nonce);
-        let highest = world::wait("the journal", || journal.highest_nonce()).await;
-        let cursor = world::wait("the journal", || journal.cursor()).await;
-        let begun_after = world::wait("the journal", || journal.begun_after()).await;
-        let newest = world::wait("the journal", || journal.newest()).await;
-
+    /// Each room in a task of its own.
+    fn open_rooms(&mut self, config: &Config, ground: Ground) -> Result<(), BuildError> {
+        let Ground { roots, provider, wallet, journal, decryption, registry, support, core, left } =
+            ground;
+        let hearts = self.edges.hearts.clone();
+        let ciphertexts = open_ciphertexts(config, &roots, registry.clone())?;
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
             max_fee_per_gas: config.max_fee_per_gas,
         };
-        let (lane, lane_task) =
-            lane(provider.clone(), wallet, journal.clone(), lane_options, recovered, highest);
-        self.tasks.spawn("lane", lane_task.run(self.below.clone()));
+        let (lane, lane_task) = lane(
+            provider.clone(),
+            wallet,
+            journal.clone(),
+            lane_options,
+            left.transactions,
+            left.highest_nonce,
+        );
+        let heart = hearts.heart(heart::LANE);
+        self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
         let flow = Flow {
-            ciphertexts: open_ciphertexts(config, &roots, registry.clone())?,
+            ciphertexts,
             core: core.clone(),
             submission: Submission::new(lane, decryption.clone(), config.gas_limit),
             gateway_config: registry,
-            support,
+            support: support.subscribe(),
             ledger: journal.clone(),
             options: FlowOptions {
                 max_in_flight: config.max_requests_in_flight,
@@ -255,132 +355,139 @@ impl Instance {
         let (walk, fresh) = mpsc::channel(config.channel_size);
         let (walk_again, again) = mpsc::channel(RECOVERED_AHEAD);
         let intakes = Intakes { fresh, again };
-        self.tasks.spawn("walk", Arc::new(flow).run(intakes, self.edges.stop.clone()));
+        let (heart, stop) = (hearts.heart(heart::WALK), self.edges.stop.clone());
+        self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
 
-        let arrivals =
-            Arrivals::new(decryption, journal.clone(), walk, support_sender, cursor, begun_after);
-        if let (Some(cursor), config::StartingBlock::Number(number)) =
-            (cursor, config.starting_block)
-        {
-            info!(
-                starting_block = number,
-                cursor = cursor.number,
-                "starting_block is ignored: the journal has a cursor"
-            );
-        }
-        let start = match config.starting_block {
-            config::StartingBlock::Latest => Start::Latest,
-            config::StartingBlock::Number(number) => Start::Block(number),
-        };
-        self.tasks.spawn("arrivals", arrivals.run(start, self.edges.stop.clone()));
+        let LeftOver { cursor, begun_after, newest, .. } = left;
+        let ledger = journal.clone();
+        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after);
+        let progress = arrivals.progress();
+        let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
+        self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
 
         let recovery = Recovery {
             journal: journal.clone(),
             walk: walk_again,
             held_retry: config.held_retry,
             newest,
+            heart: hearts.heart(heart::RECOVERY),
         };
         let stop = self.edges.stop.clone();
-        self.tasks.spawn("recovery", async move {
+        self.tasks.spawn(heart::RECOVERY, async move {
             stop.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
         });
 
+        let (heart, retention) = (hearts.heart(heart::HOUSEKEEPING), config.journal_retention);
+        let keeping =
+            housekeeping::housekeeping(journal.clone(), provider.clone(), retention, heart);
         let stop = self.below.clone();
-        let keeping = housekeeping::housekeeping(journal, provider, core, config.journal_retention);
-        self.tasks.spawn("housekeeping", async move {
+        self.tasks.spawn(heart::HOUSEKEEPING, async move {
             stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
         });
-        self.edges.reporter.phase.send_replace(Phase::Running);
-        info!("instance running");
+
+        let reporter = self.edges.reporter.clone();
+        let report = Report { reporter, provider, core, journal, progress };
+        let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
+        self.tasks.spawn(heart::REPORT, async move {
+            stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))
+        });
         Ok(())
     }
 
-    fn connect_gateway(
-        &mut self,
-        config: &Config,
-        roots: &TlsRoots,
-    ) -> Result<ArbitrumProvider, BuildError> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(roots.client_config())
-            .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(|error| BuildError::Failed(error.without_url().to_string()))?;
-        let endpoint = Endpoint::new(
-            config.gateway_url.expose().clone(),
-            Arc::new(roots.client_config()),
-            http,
-        );
-        let addresses = Addresses {
-            decryption: config.decryption_address,
-            gateway_config: config.gateway_config_address,
-        };
-        let (provider, connection) = ArbitrumProvider::new(addresses, config.chain_id, endpoint);
-        let stop = self.below.clone();
-        self.tasks.spawn("gateway connection", async move {
-            Box::pin(connection.run(stop)).await;
-            Ok::<(), String>(())
-        });
-        Ok(provider)
-    }
-
-    /// Waits for the node, refuses another chain, and answers the genesis block's hash.
-    async fn reach_gateway(&self, provider: &ArbitrumProvider) -> Result<B256, BuildError> {
-        let mut pause = world::waiting();
-        loop {
-            match provider.header(At::Number(0)).await {
-                Ok(Some(genesis)) => return Ok(genesis.block.hash),
-                Ok(None) => {
-                    warn!(host = provider.host(), "the gateway node knows no genesis block yet");
-                }
-                Err(error @ RpcError::WrongChain { .. }) => {
-                    return Err(BuildError::Refused(format!(
-                        "{error}; correct chain_id or gateway_url"
-                    )));
-                }
-                Err(error) => info!(%error, "waiting for the gateway node"),
-            }
-            sleep(pause.next_delay()).await;
-        }
-    }
-
+    /// Opens the journal, or goes on with the one left by the generation before, and starts its
+    /// writer; follows what an earlier wallet of this instance has signed.
     async fn open_journal(
-        &self,
+        &mut self,
         config: &Config,
         genesis: B256,
         wallet: Address,
-    ) -> Result<(Journal, Writer), BuildError> {
+        provider: &ArbitrumProvider,
+    ) -> Result<Journal, BuildError> {
         let identity = Identity { chain_id: config.chain_id, genesis, wallet };
-        let (dir, contract) = (self.edges.state_dir.clone(), config.decryption_address);
-        let opening =
-            tokio::task::spawn_blocking(move || Journal::open(&dir, identity, contract)).await;
-        let opened = match opening {
-            Ok(opened) => opened,
-            Err(error) => return Err(BuildError::Failed(format!("opening the journal: {error}"))),
+        let mut kept = None;
+        if let Some(estate) = self.estate.take() {
+            if estate.kept.identity() == identity {
+                kept = Some(estate.kept);
+            } else {
+                // Of another wallet: this one may inherit from it.
+                estate.close().await;
+            }
+        }
+        let begun = Instant::now();
+        let opened = loop {
+            let (dir, contract) = (self.edges.state_dir.clone(), config.decryption_address);
+            let (name, kept) = (self.edges.name.clone(), kept.take());
+            let opening = spawn_blocking(move || open_as(&dir, identity, contract, &name, kept));
+            let opened = self.opening.insert(opening).await;
+            self.opening = None;
+            match opened {
+                Ok(Ok(opened)) => break opened,
+                Ok(Err(OpenError::Locked { pid: Some(pid), .. }))
+                    if pid == std::process::id() && begun.elapsed() < OWN_LOCK_PATIENCE =>
+                {
+                    sleep(Duration::from_millis(100)).await;
+                }
+                Ok(Err(error)) => return Err(fail(error)),
+                Err(error) => return Err(fail(format!("opening the journal: {error}"))),
+            }
         };
-        let (journal, writer) = opened.map_err(|error| BuildError::Failed(error.to_string()))?;
+        let Opened { journal, writer, predecessor, left } = opened;
+        let heart = self.edges.hearts.heart(heart::JOURNAL);
+        {
+            use tracing::Instrument;
+            let writing = writer.run(heart, self.journal_stop.clone());
+            self.journal.spawn(writing.in_current_span());
+        }
         for warning in journal.warnings() {
             warn!("{warning}");
         }
         info!(path = %journal.path().display(), "journal open");
-        Ok((journal, writer))
+        if let Some(Predecessor { wallet, cursor, requests }) = predecessor {
+            info!(
+                earlier_wallet = %wallet,
+                cursor = cursor.number,
+                requests,
+                "the wallet was changed: taking over what the earlier one left"
+            );
+        }
+        for left in left {
+            match left {
+                Ok(left) => {
+                    let following =
+                        earlier_wallet::follow(left, provider.clone(), self.below.clone());
+                    self.tasks.spawn("earlier wallet", async move {
+                        following.await;
+                        Ok::<(), String>(())
+                    });
+                }
+                Err(error) => warn!(
+                    %error,
+                    "the transactions of an earlier wallet are not followed any more"
+                ),
+            }
+        }
+        Ok(journal)
     }
 
-    /// Runs until a task ends by itself or the instance is told to end.
+    /// Runs until a task ends by itself or hangs, or the instance is told to end.
     async fn watch(&mut self) -> Exit {
         let (stop, abort) = (self.edges.stop.clone(), self.edges.abort.clone());
+        let hearts = self.edges.hearts.clone();
+        let hanging = hearts.stopped(HANGS_AFTER);
+        tokio::pin!(hanging);
         loop {
             let (task, exit) = tokio::select! {
                 () = abort.cancelled() => return Exit::Stopped,
+                task = &mut hanging => return Exit::Hung { task },
                 Some(ended) = self.tasks.ended() => ended,
-                Some(ended) = self.journal_tasks.ended() => ended,
+                Some(ended) = self.journal.join_next() => {
+                    (heart::JOURNAL, exit_of(heart::JOURNAL, ended))
+                }
             };
             match exit {
                 Exit::Stopped if stop.is_cancelled() => {
                     debug!(task, "task ended");
-                    if task == "walk" {
+                    if task == heart::WALK {
                         return Exit::Stopped;
                     }
                 }
@@ -396,7 +503,7 @@ impl Instance {
     }
 
     /// Ends what is left, from the top down; the journal last.
-    async fn close(mut self, exit: Exit) -> Exit {
+    async fn close(mut self, exit: Exit) -> Ended {
         self.below.cancel();
         if exit == Exit::Stopped && !self.edges.abort.is_cancelled() {
             let ending = async { while self.tasks.ended().await.is_some() {} };
@@ -404,18 +511,93 @@ impl Instance {
                 warn!("some tasks did not end in time and are dropped");
             }
         }
-        self.tasks.set.shutdown().await;
-        self.journal_stop.cancel();
-        let flushing = async { while self.journal_tasks.ended().await.is_some() {} };
-        if timeout(FLUSH_DEADLINE, flushing).await.is_err() {
-            warn!("the journal did not close in time; what it had promised is on disk");
+        if timeout(DROP_DEADLINE, self.tasks.set.shutdown()).await.is_err() {
+            warn!("a task blocks its thread and is left behind");
         }
-        exit
+        let kept = self.close_journal(&exit).await;
+        Ended { exit, estate: kept.map(|kept| Estate { kept }).or(self.estate) }
     }
+
+    /// The journal for the next generation, with all that was noted.
+    async fn close_journal(&mut self, exit: &Exit) -> Option<Kept> {
+        self.journal_stop.cancel();
+        let hangs = *exit == Exit::Hung { task: heart::JOURNAL };
+        let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
+        if let Some(opening) = self.opening.take() {
+            // Closed at its end if it takes longer.
+            let opened = timeout(limit, opening).await.ok()?.ok()?.ok()?;
+            return spawn_blocking(move || opened.writer.keep()).await.ok();
+        }
+        let Ok(flushed) = timeout(limit, self.journal.join_next()).await else {
+            warn!("the journal did not close in time; what it had promised is on disk");
+            return None;
+        };
+        match flushed?.ok()? {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                error!(%error, "the journal failed while it was closed");
+                None
+            }
+        }
+    }
+}
+
+/// Where reading begins if the journal does not say.
+fn start(config: &Config, cursor: Option<BlockRef>) -> Start {
+    if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
+        info!(
+            starting_block = number,
+            cursor = cursor.number,
+            "starting_block is ignored: the journal has a cursor"
+        );
+    }
+    match config.starting_block {
+        config::StartingBlock::Latest => Start::Latest,
+        config::StartingBlock::Number(number) => Start::Block(number),
+    }
+}
+
+fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
+    let authorities = config.private_authorities.as_ref();
+    TlsRoots::load(authorities.map(|authorities| authorities.path.as_path())).map_err(refuse)
+}
+
+/// The gateway node's provider, and the task that connects it.
+fn gateway(
+    config: &Config,
+    roots: &TlsRoots,
+) -> Result<(ArbitrumProvider, Connection), BuildError> {
+    let http = reqwest::Client::builder()
+        .tls_backend_preconfigured(roots.client_config())
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .map_err(|error| fail(error.without_url()))?;
+    let url = config.gateway_url.expose().clone();
+    let endpoint = Endpoint::new(url, Arc::new(roots.client_config()), http);
+    let addresses = Addresses {
+        decryption: config.decryption_address,
+        gateway_config: config.gateway_config_address,
+    };
+    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoint))
+}
+
+fn fail(error: impl Display) -> BuildError {
+    BuildError::Failed(error.to_string())
 }
 
 fn refuse(error: impl Display) -> BuildError {
     BuildError::Refused(error.to_string())
+}
+
+fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, BuildError> {
+    let Some(s3) = &config.s3 else { return Ok(None) };
+    let region = s3.region.as_deref().unwrap_or("us-east-1");
+    let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
+    let store = FallbackStore::new(region, &s3.bucket, endpoint);
+    store.map(Some).map_err(|error| BuildError::Refused(format!("s3_config: {error}")))
 }
 
 fn open_ciphertexts<P: Provider>(
@@ -424,16 +606,8 @@ fn open_ciphertexts<P: Provider>(
     registry: GatewayConfigAdapter<P>,
 ) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
     let http = ciphertexts::http_client(roots.client_config())
-        .map_err(|error| BuildError::Failed(error.without_url().to_string()))?;
-    let fallback = match &config.s3 {
-        Some(s3) => {
-            let region = s3.region.as_deref().unwrap_or("us-east-1");
-            let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
-            let store = FallbackStore::new(region, &s3.bucket, endpoint);
-            Some(store.map_err(|error| BuildError::Refused(format!("s3_config: {error}")))?)
-        }
-        None => None,
-    };
+        .map_err(|error| fail(error.without_url()))?;
+    let fallback = fallback_store(config)?;
     Ok(Ciphertexts::new(CiphertextsOptions {
         buckets: Arc::new(registry),
         fallback,

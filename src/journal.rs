@@ -16,8 +16,9 @@
 //! - reads see what is on disk: what a restart would see. A note shows up after its commit
 //!   ([`Journal::flush`] waits for it).
 //!
-//! [`Journal`] is a cheap handle; [`Writer`] is the one task that writes. No handle's call does
-//! anything before the writer runs. Dropping any future of these is safe: a durable command whose
+//! [`Journal`] is a cheap handle; [`Writer`] is the one task that writes; [`Kept`] is what it leaves
+//! when it ends: the file, open and locked, for the next writer. No handle's call does anything before
+//! the writer runs. Dropping any future of these is safe: a durable command whose
 //! future was dropped may or may not be stored, and repeating it changes nothing.
 //!
 //! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
@@ -27,6 +28,7 @@ mod reader;
 mod record;
 mod schema;
 mod statements;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -52,11 +54,12 @@ use self::{
     lock::{Lock, LockError},
     record::{Fixed, Number},
     schema::Version,
-    writer::{Command, Done, Store, Work},
+    writer::{Command, Done, Parts, Work},
 };
 pub use self::{
     record::{Held, Progress, StageName},
-    writer::Writer,
+    succession::{Left, Opened, Predecessor, open_as},
+    writer::{Kept, Writer},
 };
 use crate::{
     clock,
@@ -85,6 +88,13 @@ impl Identity {
     #[must_use]
     pub fn file_stem(&self) -> String {
         format!("{}-{:x}-{:x}", self.chain_id, B64(&self.genesis), self.wallet)
+    }
+
+    /// Whether `stem` may be that of another wallet on the same chain.
+    fn shares_chain_with(&self, stem: &str) -> bool {
+        let own = self.file_stem();
+        let chain = own.rsplit_once('-').map_or("", |(chain, _)| chain);
+        stem.rsplit_once('-').is_some_and(|(other, _)| other == chain)
     }
 
     /// Whether `stem` is that of the same chain id and wallet on another genesis.
@@ -305,6 +315,14 @@ pub struct Counts {
     pub oldest_unfinished_ms: Option<u64>,
 }
 
+/// Requests without an outcome, of one contract.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InHand {
+    /// Held ones included.
+    pub requests: u64,
+    pub held: u64,
+}
+
 /// What a prune removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -320,6 +338,8 @@ pub struct Statistics {
     pub commands: u64,
     /// Commands that someone waited for.
     pub durable: u64,
+    /// Commits in which requests may have come or moved.
+    pub moves: u64,
 }
 
 #[derive(Debug, Default)]
@@ -327,11 +347,13 @@ struct Counters {
     commits: AtomicU64,
     commands: AtomicU64,
     durable: AtomicU64,
+    moves: AtomicU64,
 }
 
 /// What handles and writer share.
 struct Shared {
     path: PathBuf,
+    identity: Identity,
     /// Taken by the writer when it closes.
     reader: Arc<Mutex<Option<Connection>>>,
     counters: Counters,
@@ -420,16 +442,8 @@ impl Journal {
         let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
         let reader = schema::connect_reader(&path).map_err(sqlite)?;
 
-        let (commands, queue) = mpsc::channel(writer::QUEUE);
-        let shared = Arc::new(Shared {
-            path,
-            reader: Arc::new(Mutex::new(Some(reader))),
-            counters: Counters::default(),
-            ended: OnceLock::new(),
-        });
-        let store = Store::new(connection, contract, Arc::clone(&shared), lock);
-        let journal = Self { commands, contract, warnings: warnings.into(), shared };
-        Ok((journal, Writer::new(queue, store)))
+        let parts = Parts { path, identity, connection, reader, lock };
+        Ok(parts.assemble(contract, warnings))
     }
 
     /// The file.
@@ -447,11 +461,12 @@ impl Journal {
     /// How much the writer did so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let Counters { commits, commands, durable } = &self.shared.counters;
+        let Counters { commits, commands, durable, moves } = &self.shared.counters;
         Statistics {
             commits: commits.load(Ordering::Relaxed),
             commands: commands.load(Ordering::Relaxed),
             durable: durable.load(Ordering::Relaxed),
+            moves: moves.load(Ordering::Relaxed),
         }
     }
 
@@ -531,6 +546,12 @@ impl Journal {
     pub async fn counts(&self) -> Result<Counts, JournalError> {
         let contract = self.contract;
         self.read(move |connection| reader::counts(connection, contract)).await
+    }
+
+    /// Requests without an outcome, and how many of them are held. Reads the indexes of just those.
+    pub async fn in_hand(&self) -> Result<InHand, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::in_hand(connection, contract)).await
     }
 
     /// Whether the wallet has no history here: no cursor, request or transaction of any contract.
@@ -675,16 +696,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 
 /// Writes the identity into a new file, and answers the one the file has.
 fn claim(connection: &Connection, identity: Identity) -> rusqlite::Result<Identity> {
-    let stored = connection
-        .query_row("SELECT chain_id, genesis, wallet FROM identity", [], |row| {
-            Ok(Identity {
-                chain_id: row.get::<_, Number>(0)?.0,
-                genesis: row.get::<_, Fixed<B256>>(1)?.0,
-                wallet: row.get::<_, Fixed<Address>>(2)?.0,
-            })
-        })
-        .optional()?;
-    if let Some(stored) = stored {
+    if let Some(stored) = read_identity(connection)? {
         return Ok(stored);
     }
     connection.execute(
@@ -692,6 +704,18 @@ fn claim(connection: &Connection, identity: Identity) -> rusqlite::Result<Identi
         params![Number(identity.chain_id), Fixed(identity.genesis), Fixed(identity.wallet)],
     )?;
     Ok(identity)
+}
+
+fn read_identity(connection: &Connection) -> rusqlite::Result<Option<Identity>> {
+    connection
+        .query_row("SELECT chain_id, genesis, wallet FROM identity", [], |row| {
+            Ok(Identity {
+                chain_id: row.get::<_, Number>(0)?.0,
+                genesis: row.get::<_, Fixed<B256>>(1)?.0,
+                wallet: row.get::<_, Fixed<Address>>(2)?.0,
+            })
+        })
+        .optional()
 }
 
 /// Journals of the same chain id and wallet on another genesis.

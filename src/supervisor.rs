@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! signals ------\
-//! files --------+-> the loop: what should run (plan) against what runs (slots), instance by instance
+//! files --------+-> the loop: what should run (plan) against what does, slot by slot
 //! control ------+      |
 //! exits, phases-/      +-> check, start, replace, drain, back off (restart), park
 //! ```
@@ -10,33 +10,85 @@
 //! Instances share nothing: each runs in a task of its own under its own tokens, and its end is a
 //! value that comes back here. The loop never waits on the outside world: reading files, checking a
 //! configuration and running an instance are tasks whose results are events. `start` is the same
-//! loop with one file that is not watched.
+//! loop with one file that is not watched, and whose first failure ends it.
 
 pub mod lifecycle;
-pub mod control;
+pub mod service_manager;
 pub mod directory;
+pub mod watcher;
+pub mod control;
+pub mod plan;
+pub mod restart;
+mod slot;
+mod reload;
+mod operator;
+#[cfg(test)]
+mod tests;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
+    sync::{mpsc, watch},
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{Instrument, error, info, info_span};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
-use self::lifecycle::Lifecycle;
+use self::{
+    control::{Asked, Listener},
+    directory::{Files, Look, Settled},
+    lifecycle::{DRAIN_LIMIT, Signal, Signals},
+    operator::Pending,
+    plan::WalletClaim,
+    service_manager::ServiceManager,
+    slot::{Act, Aftermath, Ending, Run, Slot, Target},
+    watcher::Watcher,
+};
 use crate::{
-    backoff::Backoff,
-    config::Config,
+    clock,
+    config::{self, Config, Environment, Problems},
     heart::Hearts,
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
-    observe::status::Reporter,
+    observe::status::{Phase, Reload, Reporter},
 };
 
-/// An instance that ran this long was healthy: the next pause is the first one again.
-const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+/// How long a changed configuration is tried before it counts as unreachable.
+const CHECK_LIMIT: Duration = Duration::from_secs(20);
+/// Control requests that wait for the loop.
+const ASKED: usize = 32;
+/// The loop turns at least this often.
+const TURN: Duration = Duration::from_secs(10);
 
-/// What a supervisor runs: [`Earnest`] instances, or a test's.
+/// What to supervise.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub files: Files,
+    /// Directory of the journals.
+    pub state_dir: PathBuf,
+    /// The control socket, unless it is where it usually is.
+    pub socket: Option<PathBuf>,
+    pub environment: Environment,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Configuration(#[from] Problems),
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot open the control socket: {0}")]
+    Control(#[from] control::ListenError),
+}
+
+/// What a supervisor runs: [`Connectors`], or a test's.
 pub trait Instances: Send + Sync + 'static {
     /// What one generation leaves to the next.
     type Estate: Send + 'static;
@@ -56,13 +108,14 @@ pub trait Instances: Send + Sync + 'static {
     ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
 }
 
-/// Real connectors.
+/// The real instances.
 #[derive(Clone, Copy, Debug)]
-pub struct Earnest;
+pub struct Connectors;
 
-impl Instances for Earnest {
+impl Instances for Connectors {
     type Estate = Estate;
 
+    #[expect(clippy::manual_async_fn, reason = "an async fn would borrow self for its whole run")]
     fn check(
         &self,
         config: Arc<Config>,
@@ -70,6 +123,7 @@ impl Instances for Earnest {
         async move { instance::check(&config).await }
     }
 
+    #[expect(clippy::manual_async_fn, reason = "an async fn would borrow self for its whole run")]
     fn run(
         &self,
         config: Arc<Config>,
@@ -83,56 +137,440 @@ impl Instances for Earnest {
     }
 }
 
-/// One instance under a supervisor of its own, until a signal or an end that no rebuild mends.
-///
-/// Errors: the process cannot catch signals.
-pub async fn start(name: String, config: Config, state_dir: PathBuf) -> io::Result<Exit> {
-    let lifecycle = Lifecycle::new();
-    let mut signals = JoinSet::new();
-    signals.spawn(lifecycle.clone().listen()?);
-    info!(
-        instance = name,
-        version = env!("CARGO_PKG_VERSION"),
-        chain_id = config.chain_id,
-        decryption = %config.decryption_address,
-        "starting"
-    );
-    let config = Arc::new(config);
-    let mut pause = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
-    for generation in 1u64.. {
-        let begun = Instant::now();
-        let edges = Edges {
-            name: name.clone(),
-            state_dir: state_dir.clone(),
-            reporter: Reporter::new(),
-            hearts: Hearts::default(),
-            stop: lifecycle.stop.clone(),
-            abort: lifecycle.abort.clone(),
-        };
-        let span = info_span!("instance", name, generation);
-        let ended = Box::pin(instance::run(config.clone(), edges, None)).instrument(span).await;
-        let exit = ended.exit;
-        match exit {
-            Exit::Stopped => info!(instance = name, "stopped"),
-            Exit::Refused { .. } => error!(instance = name, %exit, "instance ended"),
-            // At the first start somebody is looking; later it is an instance to be kept alive.
-            Exit::Failed { task: instance::STARTING, .. } if generation == 1 => {
-                error!(instance = name, %exit, "instance ended");
-            }
-            Exit::Failed { .. } | Exit::Panicked { .. } | Exit::Hung { .. } => {
-                if begun.elapsed() >= HEALTHY_AFTER {
-                    pause.reset();
-                }
-                let delay = pause.next_delay();
-                error!(instance = name, %exit, restart_in = ?delay, "instance ended, building it again");
-                if lifecycle.stop.run_until_cancelled(sleep(delay)).await.is_some() {
-                    continue;
-                }
-                // Told to stop while nothing ran: that is a stop like any other.
-                return Ok(Exit::Stopped);
+/// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
+/// failure of the first start, when somebody is looking.
+pub async fn run(options: Options) -> Result<Exit, RunError> {
+    let Options { files, state_dir, socket, environment } = options;
+    let signals = Signals::catch().map_err(RunError::Signals)?;
+    let manager = ServiceManager::of(&environment);
+    let (first, settled) = look(&files, &environment).await?;
+    let candidates = control::candidates(socket.as_deref(), &environment, &state_dir);
+    let listener = match (Listener::bind(&candidates).await, &files) {
+        (Ok(listener), _) => Some(listener),
+        (Err(error), Files::Directory(_)) => return Err(error.into()),
+        (Err(error), Files::One { .. }) => {
+            warn!(%error, "no control socket: status and the other commands cannot ask this process");
+            None
+        }
+    };
+
+    let stop = CancellationToken::new();
+    let (nudges, towards_watcher) = mpsc::channel(1);
+    let (looks_sender, looks) = mpsc::channel(1);
+    let (commands, asked) = mpsc::channel(ASKED);
+    let mut beside = JoinSet::new();
+    let watcher = Watcher::new(files.clone(), environment, settled);
+    beside.spawn(watcher.run(towards_watcher, looks_sender, stop.clone()).in_current_span());
+    if let Some(listener) = listener {
+        info!(path = %listener.path().display(), "control socket open");
+        beside.spawn(listener.serve(commands, stop.clone()).in_current_span());
+    }
+    let directory = match files {
+        Files::Directory(directory) => Some(directory),
+        Files::One { .. } => None,
+    };
+    let mut supervisor = Supervisor::new(Connectors, state_dir, directory, manager);
+    supervisor.say_hello(&first);
+    supervisor.apply(first);
+    let inputs = Inputs { signals, looks, asked, nudges };
+    let exit = supervisor.run(inputs).await;
+    stop.cancel();
+    let ending = async { while beside.join_next().await.is_some() {} };
+    if timeout(Duration::from_secs(5), ending).await.is_err() {
+        debug!("a task beside the loop did not end in time and is dropped");
+    }
+    Ok(exit)
+}
+
+/// The first reading. Fails where the process cannot do anything.
+async fn look(files: &Files, environment: &Environment) -> Result<(Look, Settled), Problems> {
+    if let Files::Directory(_) = files {
+        config::check_environment(environment)?;
+    }
+    let (of, with) = (files.clone(), environment.clone());
+    let reading = tokio::task::spawn_blocking(move || directory::look_first(&of, &with)).await;
+    let (mut look, settled) = match reading {
+        Ok(first) => first,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    match files {
+        Files::Directory(path) => match look.problem {
+            Some(problem) => Err(config::unusable_directory(path, problem)),
+            None => Ok((look, settled)),
+        },
+        Files::One { .. } => {
+            let bad = look.files.iter().find(|(_, file)| file.is_err());
+            match bad.map(|(name, _)| name.clone()).and_then(|name| look.files.remove(&name)) {
+                Some(Err(problems)) => Err(problems),
+                Some(Ok(_)) | None => Ok((look, settled)),
             }
         }
-        return Ok(exit);
     }
-    Ok(Exit::Stopped)
+}
+
+/// What makes the loop turn.
+pub(crate) struct Inputs<S> {
+    pub signals: S,
+    pub looks: mpsc::Receiver<Look>,
+    pub asked: mpsc::Receiver<Asked>,
+    /// Towards the watcher: look now.
+    pub nudges: mpsc::Sender<()>,
+}
+
+/// Where signals come from: the process, or a test.
+pub(crate) trait SignalSource: Send {
+    /// The next signal. Dropping the future loses none.
+    fn next(&mut self) -> impl Future<Output = Signal> + Send;
+}
+
+impl SignalSource for Signals {
+    async fn next(&mut self) -> Signal {
+        Signals::next(self).await
+    }
+}
+
+type Ran<E> = (u64, Exit, Option<E>);
+type Checked = (String, Arc<Config>, Result<(), CheckError>);
+
+struct Supervisor<I: Instances> {
+    instances: I,
+    state_dir: PathBuf,
+    /// `None` under `start`.
+    directory: Option<PathBuf>,
+    manager: ServiceManager,
+    started_at_ms: u64,
+    slots: BTreeMap<String, Slot<I::Estate>>,
+    runs: JoinSet<Ran<I::Estate>>,
+    run_of_task: HashMap<Id, u64>,
+    last_run: u64,
+    checks: JoinSet<Checked>,
+    phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
+    directory_problem: Option<String>,
+    reload: Reload,
+    pending: Vec<Pending>,
+    /// READY is due once nothing is changing.
+    ready_due: bool,
+    has_been_ready: bool,
+    /// Told to end; past that time everything is dropped.
+    stopping: Option<Instant>,
+    /// How `start` ends, if by its instance.
+    outcome: Option<Exit>,
+}
+
+impl<I: Instances> Supervisor<I> {
+    fn new(
+        instances: I,
+        state_dir: PathBuf,
+        directory: Option<PathBuf>,
+        manager: ServiceManager,
+    ) -> Self {
+        Self {
+            instances,
+            state_dir,
+            directory,
+            manager,
+            started_at_ms: clock::unix_millis(),
+            slots: BTreeMap::new(),
+            runs: JoinSet::new(),
+            run_of_task: HashMap::new(),
+            last_run: 0,
+            checks: JoinSet::new(),
+            phases: JoinSet::new(),
+            directory_problem: None,
+            reload: Reload::default(),
+            pending: Vec::new(),
+            ready_due: true,
+            has_been_ready: false,
+            stopping: None,
+            outcome: None,
+        }
+    }
+
+    fn say_hello(&self, look: &Look) {
+        let version = env!("CARGO_PKG_VERSION");
+        let (state_dir, files) = (self.state_dir.display(), look.files.len());
+        if let Some(directory) = &self.directory {
+            let config_dir = directory.display();
+            info!(version, %config_dir, %state_dir, files, "supervising");
+        } else {
+            info!(version, %state_dir, "starting");
+        }
+        if look.files.is_empty() {
+            warn!("there is no configuration: nothing runs until a *.toml file appears");
+        }
+    }
+
+    /// Turns until told to end, and everything has.
+    async fn run(&mut self, mut inputs: Inputs<impl SignalSource>) -> Exit {
+        let feed_every = self.manager.watchdog_interval().unwrap_or(TURN).min(TURN);
+        let mut feeding = interval(feed_every);
+        feeding.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wake = self.drive();
+            self.show();
+            if self.stopping.is_some() && self.runs.is_empty() {
+                info!("stopped");
+                return self.outcome.take().unwrap_or(Exit::Stopped);
+            }
+            tokio::select! {
+                signal = inputs.signals.next() => self.signalled(signal, &inputs.nudges),
+                Some(look) = inputs.looks.recv(), if self.stopping.is_none() => self.apply(look),
+                Some(asked) = inputs.asked.recv() => self.asked(asked, &inputs.nudges),
+                Some(ended) = self.runs.join_next_with_id() => self.ended(ended),
+                Some(checked) = self.checks.join_next() => self.checked(checked),
+                Some(changed) = self.phases.join_next() => self.phase_changed(changed),
+                () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TURN)) => {}
+                // Fed from within the loop: one that does not turn starves.
+                _ = feeding.tick() => self.manager.feed(),
+            }
+        }
+    }
+
+    // ---- events
+
+    fn signalled(&mut self, signal: Signal, nudges: &mpsc::Sender<()>) {
+        match (signal, self.stopping) {
+            (Signal::Reload, None) => {
+                info!("SIGHUP: reading the configuration again");
+                self.nudge(nudges);
+            }
+            (Signal::Reload, Some(_)) => {}
+            (Signal::Terminate(signal), None) => {
+                info!(signal, limit = ?DRAIN_LIMIT, "stopping: finishing what is in hand");
+                self.stopping = Some(Instant::now());
+                self.manager.stopping("finishing what is in hand");
+            }
+            (Signal::Terminate(signal), Some(_)) => {
+                warn!(signal, "aborting: what is in hand stays in the journal");
+                for run in self.slots.values().filter_map(Slot::run) {
+                    run.abort.cancel();
+                }
+            }
+        }
+    }
+
+    fn nudge(&mut self, nudges: &mpsc::Sender<()>) {
+        if self.has_been_ready && !self.ready_due {
+            self.manager.reloading();
+            self.ready_due = true;
+        }
+        // A full channel holds a nudge that is as good.
+        let _ = nudges.try_send(());
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Ran<I::Estate>), JoinError>) {
+        let (id, exit, estate) = match ended {
+            Ok((task, ran)) => {
+                self.run_of_task.remove(&task);
+                ran
+            }
+            Err(error) => {
+                let Some(id) = self.run_of_task.remove(&error.id()) else { return };
+                let exit = if error.is_panic() {
+                    Exit::Panicked { task: "instance" }
+                } else {
+                    Exit::Failed {
+                        task: "instance",
+                        error: "it did not end and was dropped".into(),
+                    }
+                };
+                (id, exit, None)
+            }
+        };
+        let is_only = self.directory.is_none();
+        let Some(slot) =
+            self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
+        else {
+            return;
+        };
+        let name = slot.name.clone();
+        let aftermath = slot.ended(&exit, estate, Instant::now(), fastrand::f64());
+        match aftermath {
+            Aftermath::AsTold if exit == Exit::Stopped => info!(instance = name, "instance ended"),
+            Aftermath::AsTold => warn!(instance = name, %exit, "instance ended, and not in order"),
+            Aftermath::RolledBack => {
+                error!(instance = name, %exit, "reload failed: the configuration from before runs again");
+            }
+            // At the first start somebody is looking; later it is an instance to be kept alive.
+            Aftermath::Again(_) | Aftermath::Parked
+                if is_only
+                    && (matches!(exit, Exit::Refused { .. })
+                        || (slot.generation == 1
+                            && matches!(exit, Exit::Failed { task: instance::STARTING, .. }))) =>
+            {
+                error!(instance = name, %exit, "instance ended");
+                self.outcome = Some(exit);
+                self.stopping = Some(Instant::now());
+            }
+            Aftermath::Again(pause) => {
+                error!(instance = name, %exit, restart_in = ?pause, "instance ended, building it again");
+            }
+            Aftermath::Parked => error!(
+                instance = name,
+                %exit,
+                retry_in = ?restart::PARKED_RETRY,
+                "instance parked: it is tried again slowly, or when its file changes, or by restart"
+            ),
+        }
+    }
+
+    fn checked(&mut self, checked: Result<Checked, JoinError>) {
+        // Nothing in a check is meant to panic; if one does, it is as good as unreachable.
+        let Ok((name, config, result)) = checked else { return };
+        let Some(slot) = self.slots.get_mut(&name) else { return };
+        let result_is_good = result.is_ok();
+        match slot.checked(&config, result, Instant::now()) {
+            Some(why) => {
+                error!(instance = name, why, "reload failed");
+                self.reload.at_ms = clock::unix_millis();
+            }
+            None if result_is_good => {
+                info!(instance = name, "configuration changed: replacing the instance");
+            }
+            None => {}
+        }
+    }
+
+    fn phase_changed(&mut self, changed: Result<Option<(u64, watch::Receiver<Phase>)>, JoinError>) {
+        let Ok(Some((id, phase))) = changed else { return };
+        if let Some(slot) =
+            self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
+        {
+            slot.phase_changed(Instant::now());
+            self.follow(id, phase);
+        }
+    }
+
+    fn follow(&mut self, id: u64, mut phase: watch::Receiver<Phase>) {
+        self.phases.spawn(async move { phase.changed().await.ok().map(|()| (id, phase)) });
+    }
+
+    // ---- acts
+
+    /// Does for every slot what it needs, until none needs anything more now. Answers when to come
+    /// back at the latest.
+    fn drive(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        loop {
+            let mut progress = false;
+            let mut wake: Option<Instant> = None;
+            let names: Vec<String> = self.slots.keys().cloned().collect();
+            for name in names {
+                let Some(slot) = self.slots.get_mut(&name) else { continue };
+                let (act, again) = slot.next(now, self.stopping.is_some());
+                wake = [wake, again].into_iter().flatten().min();
+                progress |= self.act(&name, act, now);
+            }
+            if !progress {
+                return wake;
+            }
+        }
+    }
+
+    /// Answers whether something was done.
+    fn act(&mut self, name: &str, act: Act, now: Instant) -> bool {
+        match act {
+            Act::Nothing => return false,
+            Act::Start(target) => return self.start(name, target, now),
+            Act::Check(target) => {
+                info!(instance = name, "configuration changed: checking it");
+                let config = target.config.clone();
+                let checking = self.instances.check(config.clone());
+                let name = name.to_owned();
+                self.checks.spawn(
+                    async move {
+                        let result = timeout(CHECK_LIMIT, checking).await.unwrap_or_else(|_| {
+                            Err(CheckError::Unreachable(format!("no answer in {CHECK_LIMIT:?}")))
+                        });
+                        (name, config, result)
+                    }
+                    .in_current_span(),
+                );
+            }
+            Act::End(how) => {
+                let Some(slot) = self.slots.get_mut(name) else { return false };
+                if let Some(run) = slot.run() {
+                    match how {
+                        Ending::Drain => run.stop.cancel(),
+                        Ending::HandOver => run.abort.cancel(),
+                    }
+                }
+                slot.ending(how, now);
+            }
+            Act::Abort => {
+                warn!(
+                    instance = name,
+                    "the drain limit has passed: what is in hand stays in the journal"
+                );
+                if let Some(run) = self.slots.get(name).and_then(Slot::run) {
+                    run.abort.cancel();
+                }
+            }
+            Act::Kill => {
+                error!(instance = name, "the instance does not end: its task is dropped");
+                if let Some(run) = self.slots.get(name).and_then(Slot::run) {
+                    run.task.abort();
+                }
+            }
+            Act::Remove => {
+                self.slots.remove(name);
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, name: &str, target: Target, now: Instant) -> bool {
+        let claim = WalletClaim::of(&target.config);
+        let is_taken = |(other, slot): (&String, &Slot<I::Estate>)| {
+            other != name
+                && slot.run().is_some_and(|run| WalletClaim::of(&run.target.config) == claim)
+        };
+        if self.slots.iter().any(is_taken) {
+            // It is ending; its end drives all slots again.
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(name) else { return false };
+        slot.generation += 1;
+        self.last_run += 1;
+        let (id, generation) = (self.last_run, slot.generation);
+        let abort = CancellationToken::new();
+        let stop = abort.child_token();
+        let reporter = Reporter::new();
+        let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
+        let hearts = Hearts::default();
+        let edges = Edges {
+            name: name.to_owned(),
+            state_dir: self.state_dir.clone(),
+            reporter,
+            hearts: hearts.clone(),
+            stop: stop.clone(),
+            abort: abort.clone(),
+        };
+        let config = target.config.clone();
+        let estate = slot.inherit(&config);
+        let span = info_span!("instance", name, generation);
+        let running = self.instances.run(config, edges, estate).instrument(span);
+        let task = self.runs.spawn(async move {
+            let (exit, estate) = running.await;
+            (id, exit, estate)
+        });
+        self.run_of_task.insert(task.id(), id);
+        slot.started(Run {
+            id,
+            target,
+            stop,
+            abort,
+            task,
+            phase: phase.clone(),
+            gauges,
+            hearts,
+            started: now,
+            running_since: None,
+            longest_health: Duration::ZERO,
+            has_been_up: false,
+            replaced: None,
+        });
+        self.follow(id, phase);
+        true
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problems::{Place, Problem, Warning};
 use super::secret::SecretString;
-use super::{Environment, Mode};
+use super::{Environment, Mode, variable_form};
 
 /// What the name of every environment variable of ours begins with.
 pub(super) const PREFIX: &str = "KMS_CONNECTOR_";
@@ -196,7 +196,9 @@ impl Raw {
                 self.unknown_variable(name, rest);
                 continue;
             };
-            if mode == Mode::Supervise && layer == Layer::Variable && key.is_one_instance_only() {
+            // An empty one counts as not set, here as elsewhere.
+            let is_shared = layer == Layer::Variable && key.is_one_instance_only();
+            if mode == Mode::Supervise && is_shared && !is_blank(value) {
                 self.shared_variable(name, key, own.as_deref());
                 continue;
             }
@@ -238,11 +240,15 @@ impl Raw {
             key: Some(key.name().to_owned()),
             found: "a variable that would change every instance".to_owned(),
             allowed: "this key only in a file or in a variable of one instance".to_owned(),
-            advice: format!(
-                "Rename the variable to {PREFIX}{}{}",
-                own.unwrap_or("INSTANCE_<STEM>__"),
-                key.variable()
-            ),
+            advice: match own {
+                Some(own) => format!("Rename the variable to {PREFIX}{own}{}", key.variable()),
+                None => format!(
+                    "Rename the variable to {PREFIX}{INSTANCE}<STEM>__{}; <STEM> is the name of \
+                     the instance's file without .toml, in upper case, with _ for all but letters \
+                     and digits",
+                    key.variable()
+                ),
+            },
         });
     }
 
@@ -264,13 +270,36 @@ impl Raw {
 
 const INSTANCE: &str = "INSTANCE_";
 
-/// `INSTANCE_<STEM>__`: the stem in upper case, everything but letters and digits as `_`.
+/// `INSTANCE_<STEM>__`
 fn instance_prefix(stem: &str) -> String {
-    let stem: String = stem
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
-        .collect();
-    format!("{INSTANCE}{stem}__")
+    format!("{INSTANCE}{}__", variable_form(stem))
+}
+
+/// Bytes that are not UTF-8 are not blank.
+fn is_blank(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|text| text.trim().is_empty())
+}
+
+pub(super) fn variables_of_no_instance<'a>(
+    environment: &Environment,
+    stems: impl Iterator<Item = &'a str>,
+) -> Vec<Warning> {
+    let own: Vec<String> = stems.map(instance_prefix).collect();
+    let of_an_instance = environment.iter().filter_map(|(name, _)| {
+        let rest = name.strip_prefix(PREFIX)?;
+        rest.starts_with(INSTANCE).then_some((name, rest))
+    });
+    of_an_instance
+        .filter(|(_, rest)| !own.iter().any(|own| rest.starts_with(own)))
+        .map(|(name, _)| Warning {
+            place: Place::Variable(name.to_owned()),
+            key: None,
+            message: "names an instance that no file makes and has no effect; after INSTANCE_ \
+                      comes the file's name without .toml, in upper case, with _ for all but \
+                      letters and digits, then __"
+                .to_owned(),
+        })
+        .collect()
 }
 
 /// One walk over the tables of one file.

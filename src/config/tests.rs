@@ -904,3 +904,77 @@ fn the_readme_tells_every_key_and_its_default() {
         assert_eq!(told, !commented, "{key}");
     }
 }
+
+// ---- many files
+
+#[test]
+fn variables_of_all_instances_are_refused_before_any_file_is_read() {
+    let refused = env([
+        WALLET,
+        ("KMS_CONNECTOR_PRIVATE_KEY_FILE", "/key"),
+        ("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "x"),
+        ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", "http://x"),
+        ("KMS_CONNECTOR_SERVICE_NAME", "x"),
+    ]);
+    let problems = check_environment(&refused).unwrap_err();
+    assert_eq!(problems.as_slice().len(), 5, "{problems}");
+    let text = problems.to_string();
+    assert!(text.contains("KMS_CONNECTOR_INSTANCE_<STEM>__KMS_CORE_ENDPOINT"), "{text}");
+    assert!(!text.contains(KEY));
+
+    let allowed = env([
+        ("KMS_CONNECTOR_SERVICE_NAME", " "),
+        ("KMS_CONNECTOR_GATEWAY_URL", "ws://shared"),
+        ("KMS_CONNECTOR_AWS_KMS_CONFIG__REGION", "us-east-1"),
+        ("KMS_CONNECTOR_INSTANCE_ONE__PRIVATE_KEY", KEY),
+        ("KMS_CONNECTOR_PORT", "tcp://10.0.0.1:80"),
+    ]);
+    assert_eq!(check_environment(&allowed), Ok(()));
+}
+
+#[test]
+fn bytes_at_hand_say_what_the_file_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("one.toml");
+    let of_path = |environment| Source { file: Some(path.clone()), ..source(environment) };
+    for content in [&b"channel_size = 7"[..], b"channel_size = 0", b"=", b"\n\xff", b""] {
+        fs::write(&path, content).unwrap();
+        let source = of_path(env([WALLET]));
+        let (one, other) = (load(&source), load_bytes(&source, content));
+        assert_eq!(
+            one.map(|loaded| (loaded.config, loaded.warnings)),
+            other.map(|loaded| (loaded.config, loaded.warnings))
+        );
+    }
+}
+
+#[test]
+fn names_have_a_form_in_variables() {
+    assert_eq!(variable_form("my-net.1"), "MY_NET_1");
+    assert_eq!(variable_form("ä"), "_");
+    let odd = env([
+        ("KMS_CONNECTOR_INSTANCE_A_1__CHAIN_ID", "1"),
+        ("KMS_CONNECTOR_INSTANCE_A_1_CHAIN_ID", "1"),
+        ("KMS_CONNECTOR_INSTANCE_B__CHAIN_ID", "1"),
+        ("KMS_CONNECTOR_CHAIN_ID", "1"),
+    ]);
+    let found = variables_of_no_instance(&odd, ["a-1", "c"].into_iter());
+    let names: Vec<String> = found.iter().map(|warning| warning.place.to_string()).collect();
+    assert_eq!(
+        names,
+        [
+            "environment variable KMS_CONNECTOR_INSTANCE_A_1_CHAIN_ID",
+            "environment variable KMS_CONNECTOR_INSTANCE_B__CHAIN_ID",
+        ]
+    );
+}
+
+#[test]
+fn names_fit_a_line() {
+    for good in ["a", "a b", "ä.1", &"x".repeat(128)] {
+        assert!(is_instance_name(good), "{good}");
+    }
+    for bad in ["", " ", "a ", "\ta", "a\u{7}b", &"x".repeat(129)] {
+        assert!(!is_instance_name(bad), "{bad:?}");
+    }
+}

@@ -35,6 +35,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         provider::{At, Head, LogRange, Provider, RpcError, quirks},
     },
+    heart::Heart,
 };
 
 /// How often the last blocks are read again.
@@ -75,6 +76,7 @@ pub struct Arrivals<P, L> {
     read_once: u64,
     /// Hashes of blocks read near the head.
     recent: BTreeMap<u64, B256>,
+    heart: Heart,
 }
 
 /// Why reading could not go on.
@@ -117,6 +119,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             reread_at: Instant::now(),
             read_once: cursor.map_or(0, |cursor| gap::last_blocks(cursor.number)),
             recent: BTreeMap::new(),
+            heart: Heart::default(),
         }
     }
 
@@ -126,7 +129,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     }
 
     /// Reads until `stop`. Fails only when the journal does.
-    pub async fn run(mut self, start: Start, stop: CancellationToken) -> Result<(), LedgerError> {
+    pub async fn run(
+        mut self,
+        start: Start,
+        heart: Heart,
+        stop: CancellationToken,
+    ) -> Result<(), LedgerError> {
+        self.heart = heart;
         match stop.run_until_cancelled(self.read_on(start)).await {
             Some(Err(ReadError::Ledger(error))) => Err(error),
             Some(Err(_)) | None => Ok(()),
@@ -142,12 +151,14 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             // A timer beside the wake-up: the re-read is due even when the chain stands still.
             // Overdue (nothing was read yet) it is due now and then, not at once and for ever.
             let due = (self.reread_at + REREAD_EVERY).max(Instant::now() + Duration::from_secs(1));
+            self.heart.rest();
             tokio::select! {
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
                 () = sleep_until(due) => {}
             }
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
+                self.heart.beat().await;
                 let read = match self.catch_up(&head, start).await {
                     Err(ReadError::Reorganised { number }) => {
                         // Two nodes behind one URL may disagree for long: the pause stands.
@@ -193,6 +204,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             self.reread_at = Instant::now();
         }
         loop {
+            self.heart.beat().await;
             cursor = match gap::plan(cursor.number, head.block.number) {
                 Plan::Idle => return Ok(()),
                 Plan::Far { from, to } => self.read_far(cursor, from, to).await?,
@@ -291,6 +303,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             parent = header.block.hash;
         }
+        self.heart.beat().await;
         let (address, topics) = (self.adapter.address(), self.adapter.topics());
         let reads: Vec<_> = headers
             .iter()
@@ -316,6 +329,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         };
         let mut next = first;
         while next <= last {
+            self.heart.beat().await;
             let (from, to) = self.page.page(next, last);
             let Some(events) = self.logs(from, to).await? else { continue };
             let late = self.store(events, None).await?;
@@ -337,6 +351,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     async fn rewind(&mut self, number: u64) -> Result<(), ReadError> {
         let mut depth = gap::NEAR;
         loop {
+            self.heart.beat().await;
             let back_to = number.saturating_sub(depth).max(self.begun_after);
             let block = self.header(back_to).await?.block;
             let forked = self.recent.get(&back_to).is_some_and(|known| *known != block.hash);
@@ -405,7 +420,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         if batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.cursor.is_none() {
             return Ok(0);
         }
-        let taken = self.ledger.arrive(batch).await?;
+        let taken = self.heart.rest_while(self.ledger.arrive(batch)).await?;
         if cursor.is_some() {
             self.cursor = cursor;
             self.progress.send_replace(cursor);
@@ -424,7 +439,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             let intake = Intake { request, recovered };
             // The journal has it: a stop here only means that the next start walks it.
-            self.walk.send(intake).await.map_err(|_| ReadError::Stopping)?;
+            let sent = self.heart.rest_while(self.walk.send(intake)).await;
+            sent.map_err(|_| ReadError::Stopping)?;
         }
         Ok(late)
     }

@@ -18,9 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info_span};
 
 use super::{Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, walk::Ended};
+#[cfg(debug_assertions)]
+use crate::heart::{Hearts, REQUEST_WALK};
 use crate::{
     domain::{Hold, HoldReason, LedgerError, RequestKey},
     gateway::provider::Provider,
+    heart::Heart,
 };
 
 /// Panics of one request's walk before it is held.
@@ -112,6 +115,9 @@ struct Walks {
     walking: HashMap<Id, (Intake, Place)>,
     in_hand: HashSet<RequestKey>,
     panics: HashMap<RequestKey, u32>,
+    /// So that a test can make the next walk fail.
+    #[cfg(debug_assertions)]
+    hearts: Hearts,
 }
 
 impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
@@ -120,14 +126,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     pub async fn run(
         self: Arc<Self>,
         mut intakes: Intakes,
+        heart: Heart,
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         let places = Places::new(self.options.max_in_flight);
-        let mut walks = Walks::default();
+        let mut walks = Walks {
+            #[cfg(debug_assertions)]
+            hearts: heart.siblings(),
+            ..Walks::default()
+        };
         loop {
+            heart.rest();
             tokio::select! {
                 biased;
                 Some(ended) = walks.tasks.join_next_with_id() => {
+                    heart.beat().await;
                     let (id, result) = match ended {
                         Ok((id, result)) => (id, Ok(result?)),
                         Err(error) => (error.id(), Err(error)),
@@ -145,8 +158,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                 }
                 () = stop.cancelled() => break,
+                () = heart.called() => heart.beat().await,
                 next = places.next(&mut intakes) => {
                     let Some((place, intake)) = next else { break };
+                    heart.beat().await;
                     // The held retry may find what is walking already.
                     if !walks.in_hand.contains(&intake.request.key) {
                         self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
@@ -154,6 +169,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
             }
         }
+        heart.rest();
         while let Some(ended) = walks.tasks.join_next().await {
             if let Ok(result) = ended {
                 result?;
@@ -175,8 +191,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let span = info_span!("request", id = %key, kind = %intake.request.kind());
         let (flow, kept) = (self.clone(), intake.clone());
         let (places, stop) = (places.clone(), stop.clone());
+        #[cfg(debug_assertions)]
+        let hearts = walks.hearts.clone();
         let walk = async move {
             sleep(pause).await;
+            #[cfg(debug_assertions)]
+            hearts.fall_ill(REQUEST_WALK).await;
             flow.walk(intake, &places, stop).await
         };
         let handle = walks.tasks.spawn(walk.instrument(span));

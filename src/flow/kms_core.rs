@@ -238,7 +238,6 @@ impl KmsCore {
     pub async fn reachable(&self) -> Result<(), CoreError> {
         if self.lost.load(Ordering::Relaxed) {
             self.health().await?;
-            self.lost.store(false, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -371,8 +370,14 @@ impl KmsCore {
         }
     }
 
-    /// Asks the Core how it is.
+    /// Asks the Core how it is. One that answers is not lost.
     pub async fn health(&self) -> Result<Health, CoreError> {
+        let health = self.ask_health().await?;
+        self.lost.store(false, Ordering::Relaxed);
+        Ok(health)
+    }
+
+    async fn ask_health(&self) -> Result<Health, CoreError> {
         use health_v1::health_check_response::ServingStatus;
         let mut client = health_v1::health_client::HealthClient::new(self.asks.clone());
         let question = health_v1::HealthCheckRequest { service: SERVICE.to_owned() };

@@ -31,6 +31,7 @@ use super::{provider::Provider, wallet::Wallet};
 use crate::{
     backoff::Backoff,
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
+    heart::Heart,
 };
 
 /// A signed transaction, as kept in the journal until its receipt's block is final.
@@ -203,17 +204,18 @@ pub fn lane<P: Provider, L: TransactionLedger>(
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
     /// Runs until `stop`. Fails only when the journal does.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), LedgerError> {
-        let Some(mined) = stop.run_until_cancelled(self.first_count()).await else {
+    pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
+        let Some(mined) = stop.run_until_cancelled(self.first_count(&heart)).await else {
             return Ok(());
         };
         let owner = Owner::new(self, mined);
-        owner.run(stop).await
+        owner.run(heart, stop).await
     }
 
-    async fn first_count(&self) -> u64 {
+    async fn first_count(&self, heart: &Heart) -> u64 {
         let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
         loop {
+            heart.beat().await;
             match self.provider.transaction_count(self.wallet.address()).await {
                 Ok(count) => return count,
                 Err(error) => {

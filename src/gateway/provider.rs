@@ -188,6 +188,26 @@ impl ArbitrumProvider {
         self.inner.endpoint.host()
     }
 
+    /// Why the node is not connected just now; `None` while it is. Asks nobody.
+    #[must_use]
+    pub fn trouble(&self) -> Option<RpcError> {
+        match &*self.inner.client.borrow() {
+            connection::Link::Up(_) => None,
+            connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => {
+                Some(why.clone())
+            }
+            connection::Link::Down(None) => Some(self.unavailable("not connected yet")),
+        }
+    }
+
+    /// Waits for the end of the first attempt to connect.
+    pub async fn first_attempt(&self) -> Result<(), RpcError> {
+        let mut link = self.inner.client.clone();
+        // The connection's task may have ended.
+        let _ = link.wait_for(|link| !matches!(link, connection::Link::Down(None))).await;
+        self.trouble().map_or(Ok(()), Err)
+    }
+
     fn unavailable(&self, what: impl Into<String>) -> RpcError {
         RpcError::Unavailable { host: self.host().to_owned(), what: what.into() }
     }

@@ -1,4 +1,4 @@
-//! Slow chores beside the walk: pruning, following upgrades, saying that the Core is waited for.
+//! Slow chores beside the walk: pruning, following upgrades.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::world::{wait, watch_support};
+use super::world::{Waits, watch_support};
 use crate::{
     clock,
-    flow::kms_core::KmsCore,
     gateway::{
         decryption::{DecryptionAdapter, Support},
         provider::{At, Provider},
     },
+    heart::Heart,
     journal::Journal,
 };
 
@@ -26,9 +26,11 @@ const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
 /// Looks at the contract again after an upgrade, once more soon after it (the node may have
 /// lagged), and now and then. A task of its own: requests wait for it.
 pub(super) async fn follow_support<P: Provider>(
+    gateway: String,
     decryption: DecryptionAdapter<P>,
     support: watch::Sender<Support>,
 ) {
+    let waits = Waits::beside();
     let mut changes = support.subscribe();
     let mut patience = HOUSEKEEPING_EVERY;
     loop {
@@ -37,9 +39,9 @@ pub(super) async fn follow_support<P: Provider>(
         patience = if upgraded { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
         let seen = support.borrow().clone();
         let found = if upgraded {
-            watch_support(&decryption).await
+            watch_support(&waits, &gateway, &decryption).await
         } else {
-            wait("the gateway node", || decryption.support()).await.0
+            waits.wait(&gateway, || decryption.support()).await.0
         };
         // Unless there was another upgrade meanwhile.
         support.send_if_modified(|support| {
@@ -55,35 +57,27 @@ pub(super) async fn follow_support<P: Provider>(
     }
 }
 
-/// Slow chores: pruning. And saying until then that the Core is waited for.
+/// Slow chores: pruning.
 pub(super) async fn housekeeping<P: Provider>(
     journal: Journal,
     provider: P,
-    core: KmsCore,
     retention: Duration,
+    heart: Heart,
 ) -> Result<(), String> {
     let mut chores = interval(HOUSEKEEPING_EVERY);
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let reaching = reach_core(&core);
-    tokio::pin!(reaching);
-    let mut reached = false;
     loop {
+        heart.rest();
         tokio::select! {
-            () = &mut reaching, if !reached => reached = true,
-            _ = chores.tick() => {
-                let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
-                let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-                let before = clock::unix_millis().saturating_sub(millis);
-                let pruned = journal.prune(before, last.block.number).await;
-                let pruned = pruned.map_err(|error| error.to_string())?;
-                debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
-            }
+            _ = chores.tick() => {}
+            () = heart.called() => {}
         }
+        heart.beat().await;
+        let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
+        let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        let before = clock::unix_millis().saturating_sub(millis);
+        let pruned = heart.rest_while(journal.prune(before, last.block.number)).await;
+        let pruned = pruned.map_err(|error| error.to_string())?;
+        debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
     }
-}
-
-/// Says until then that the Core is waited for. Nothing else waits: each request asks by itself.
-async fn reach_core(core: &KmsCore) {
-    let health = wait(&format!("the KMS Core at {}", core.host()), || core.health()).await;
-    info!(host = core.host(), ?health, "KMS Core reached");
 }

@@ -15,6 +15,7 @@ use tracing::{debug, error, info};
 use crate::{
     flow::Intake,
     gateway::abi,
+    heart::Heart,
     journal::{Holds, Journal, JournalError, Position},
 };
 
@@ -29,6 +30,7 @@ pub(super) struct Recovery {
     pub held_retry: Duration,
     /// The newest request of an earlier run; younger ones come from the chain.
     pub newest: Option<Position>,
+    pub heart: Heart,
 }
 
 impl Recovery {
@@ -42,7 +44,11 @@ impl Recovery {
         let mut retry = interval_at(Instant::now() + self.held_retry, self.held_retry);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            retry.tick().await;
+            self.heart.rest();
+            tokio::select! {
+                _ = retry.tick() => {}
+                () = self.heart.called() => {}
+            }
             let taken = self.feed(Holds::Only, None).await?;
             debug!(requests = taken, "held requests are tried again");
         }
@@ -52,6 +58,7 @@ impl Recovery {
         let mut after = None;
         let mut taken = 0;
         loop {
+            self.heart.beat().await;
             let page = self.journal.unfinished(after, PAGE, holds).await?;
             let Some(last) = page.last() else { return Ok(taken) };
             after = Some(last.position);
@@ -62,8 +69,9 @@ impl Recovery {
                 match abi::decode(&row.event) {
                     Ok(request) => {
                         let intake = Intake { request, recovered: true };
-                        if self.walk.send(intake).await.is_err() {
+                        if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
                             // The walk takes no more: the instance is stopping.
+                            self.heart.rest();
                             std::future::pending::<()>().await;
                         }
                         taken += 1;

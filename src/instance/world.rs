@@ -1,98 +1,173 @@
 //! The world as it must be before an instance runs: each dependency is asked in turn. An outage is
-//! waited for and named; a contradiction refuses; what an operator should know is said once.
+//! waited for and named; a contradiction refuses; what an operator should know is said once. The
+//! questions (`ask_…`) are asked once each, so that a check of a configuration asks the same ones.
 
 use std::{fmt::Display, time::Duration};
 
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{BuildError, refuse};
+use super::BuildError;
 use crate::{
     backoff::Backoff,
     config::{self, Config},
-    domain::{Address, SigningDomain},
+    domain::{Address, B256, SigningDomain},
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        provider::Provider,
+        provider::{ArbitrumProvider, At, Provider, RpcError},
         wallet::{Wallet, WalletError},
     },
     journal::Journal,
+    observe::status::{Phase, Reporter},
 };
 
-pub(super) fn waiting() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(10))
+/// Why something outside is of no use.
+#[derive(Clone, Debug)]
+pub(super) enum Unready {
+    /// An outage.
+    Yet(String),
+    /// A contradiction.
+    Ever(String),
 }
 
-/// Asks again until there is an answer, saying once per cause what is waited for.
-pub(super) async fn wait<T, E, F>(what: &str, mut ask: impl FnMut() -> F) -> T
-where
-    E: Display,
-    F: Future<Output = Result<T, E>>,
-{
-    let mut pause = waiting();
-    let mut last = String::new();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                let why = error.to_string();
-                if why != last {
-                    warn!(why, "waiting for {what}");
+/// Waits for what is outside, saying so in the log, once per cause, and to whoever looks at the
+/// instance.
+#[derive(Clone, Debug)]
+pub(super) struct Waits(Option<Reporter>);
+
+impl Waits {
+    /// While the instance is built, its phase says what is waited for.
+    pub(super) fn building(reporter: &Reporter) -> Self {
+        Self(Some(reporter.clone()))
+    }
+
+    /// While it runs, what is waited for here keeps nothing else waiting.
+    pub(super) fn beside() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn on(&self, on: &str, why: &str) {
+        if let Some(reporter) = &self.0 {
+            let (on, why) = (on.to_owned(), why.to_owned());
+            reporter.phase.send_replace(Phase::Waiting { on, why });
+        }
+    }
+
+    pub(super) fn over(&self) {
+        if let Some(reporter) = &self.0 {
+            reporter.phase.send_replace(Phase::Starting);
+        }
+    }
+
+    /// Asks again until there is an answer.
+    pub(super) async fn wait<T, E, F>(&self, on: &str, mut ask: impl FnMut() -> F) -> T
+    where
+        E: Display,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut last = None;
+        loop {
+            match ask().await {
+                Ok(answer) => {
+                    if last.is_some() {
+                        self.over();
+                    }
+                    return answer;
+                }
+                Err(error) => {
+                    let why = Some(error.to_string());
+                    if let Some(why) = why.as_deref().filter(|_| why != last) {
+                        warn!(why, "waiting for {on}");
+                        self.on(on, why);
+                    }
                     last = why;
                 }
             }
+            sleep(pause.next_delay()).await;
         }
-        sleep(pause.next_delay()).await;
     }
-}
 
-pub(super) async fn open_wallet(wallet: &config::Wallet) -> Result<Wallet, BuildError> {
-    match wallet {
-        config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()).map_err(refuse),
-        config::Wallet::AwsKms { key_id, region, endpoint } => {
-            let mut pause = waiting();
-            loop {
-                let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-                match Wallet::aws_kms(key_id, region.as_deref(), endpoint.as_ref()).await {
-                    Ok(wallet) => return Ok(wallet),
-                    // Another key or configuration is needed: waiting cannot help.
-                    Err(
-                        error @ (WalletError::UnsuitableKey { .. }
-                        | WalletError::NoRegion
-                        | WalletError::InvalidPrivateKey),
-                    ) => return Err(refuse(error)),
-                    Err(error) => warn!(%error, "waiting for AWS KMS"),
+    /// Asks again until it is ready or never will be.
+    pub(super) async fn until_ready<T, F>(
+        &self,
+        on: &str,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, BuildError>
+    where
+        F: Future<Output = Result<T, Unready>>,
+    {
+        self.wait(on, || {
+            let asking = ask();
+            async {
+                match asking.await {
+                    Ok(answer) => Ok(Ok(answer)),
+                    Err(Unready::Ever(why)) => Ok(Err(BuildError::Refused(why))),
+                    Err(Unready::Yet(why)) => Err(why),
                 }
-                sleep(pause.next_delay()).await;
             }
+        })
+        .await
+    }
+}
+
+/// The gateway node, as messages name it.
+pub(super) fn gateway_name(provider: &ArbitrumProvider) -> String {
+    format!("the gateway node at {}", provider.host())
+}
+
+impl From<RpcError> for Unready {
+    fn from(error: RpcError) -> Self {
+        match error {
+            RpcError::WrongChain { .. } => {
+                Self::Ever(format!("{error}; correct chain_id or gateway_url"))
+            }
+            RpcError::Unavailable { .. }
+            | RpcError::Refused { .. }
+            | RpcError::Unreadable { .. } => Self::Yet(error.to_string()),
         }
     }
 }
 
-/// Waits for the contract; refuses a signing domain that the configuration contradicts.
-pub(super) async fn check_decryption<P: Provider>(
+/// The hash of the chain's first block.
+pub(super) async fn ask_genesis<P: Provider>(provider: &P) -> Result<B256, Unready> {
+    match provider.header(At::Number(0)).await? {
+        Some(genesis) => Ok(genesis.block.hash),
+        None => Err(Unready::Yet("it knows no genesis block yet".to_owned())),
+    }
+}
+
+pub(super) async fn ask_wallet(wallet: &config::Wallet) -> Result<Wallet, Unready> {
+    let opened = match wallet {
+        config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
+        config::Wallet::AwsKms { key_id, region, endpoint } => {
+            let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
+            Box::pin(Wallet::aws_kms(key_id, region.as_deref(), endpoint.as_ref())).await
+        }
+    };
+    opened.map_err(|error| {
+        let text = error.to_string();
+        // Another key or configuration is needed: waiting cannot help.
+        let ever = matches!(
+            error,
+            WalletError::UnsuitableKey { .. }
+                | WalletError::NoRegion
+                | WalletError::InvalidPrivateKey
+        );
+        if ever { Unready::Ever(text) } else { Unready::Yet(text) }
+    })
+}
+
+/// The domain the configuration names, unless the contract contradicts it.
+pub(super) async fn ask_domain<P: Provider>(
     decryption: &DecryptionAdapter<P>,
     config: &Config,
-) -> Result<SigningDomain, BuildError> {
-    let address = decryption.address();
-    let mut pause = waiting();
-    let mut said = false;
-    while !wait("the gateway node", || decryption.is_deployed()).await {
-        if !said {
-            said = true;
-            warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
-        }
-        sleep(pause.next_delay()).await;
-    }
-    let configured = SigningDomain {
-        name: config.decryption_domain.name.clone(),
-        version: config.decryption_domain.version.clone(),
-        chain_id: config.chain_id,
-        verifying_contract: address,
-    };
-    match wait("the gateway node", || decryption.signing_domain()).await {
-        Some(deployed) if deployed != configured => Err(BuildError::Refused(format!(
+) -> Result<SigningDomain, Unready> {
+    let configured = configured_domain(config);
+    let address = configured.verifying_contract;
+    match decryption.signing_domain().await? {
+        Some(deployed) if deployed != configured => Err(Unready::Ever(format!(
             "the contract at {address} signs under {deployed:?}, the configuration says \
              {configured:?}; correct decryption_domain_name, decryption_domain_version, chain_id \
              or decryption_address"
@@ -106,9 +181,46 @@ pub(super) async fn check_decryption<P: Provider>(
     }
 }
 
+pub(super) fn configured_domain(config: &Config) -> SigningDomain {
+    SigningDomain {
+        name: config.decryption_domain.name.clone(),
+        version: config.decryption_domain.version.clone(),
+        chain_id: config.chain_id,
+        verifying_contract: config.decryption_address,
+    }
+}
+
+/// Waits for the contract; refuses a signing domain that the configuration contradicts.
+pub(super) async fn check_decryption<P: Provider>(
+    waits: &Waits,
+    gateway: &str,
+    decryption: &DecryptionAdapter<P>,
+    config: &Config,
+) -> Result<SigningDomain, BuildError> {
+    let address = decryption.address();
+    let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut said = false;
+    while !waits.wait(gateway, || decryption.is_deployed()).await {
+        if !said {
+            said = true;
+            warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
+        }
+        waits.on(&format!("the Decryption contract at {address}"), "there is no code there");
+        sleep(pause.next_delay()).await;
+    }
+    if said {
+        waits.over();
+    }
+    waits.until_ready(gateway, || ask_domain(decryption, config)).await
+}
+
 /// Which contract is deployed.
-pub(super) async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>) -> Support {
-    let (support, version) = wait("the gateway node", || decryption.support()).await;
+pub(super) async fn watch_support<P: Provider>(
+    waits: &Waits,
+    gateway: &str,
+    decryption: &DecryptionAdapter<P>,
+) -> Support {
+    let (support, version) = waits.wait(gateway, || decryption.support()).await;
     match &support {
         Support::Served => info!(version, "Decryption contract found"),
         Support::FromG12 { version } => warn!(
@@ -122,12 +234,14 @@ pub(super) async fn watch_support<P: Provider>(decryption: &DecryptionAdapter<P>
 
 /// The registry of buckets and nodes, and what it says of this node.
 pub(super) async fn reach_registry<P: Provider>(
+    waits: &Waits,
+    gateway: &str,
     provider: &P,
     wallet: Address,
     config: &Config,
 ) -> GatewayConfigAdapter<P> {
     let registry =
-        wait("the gateway node", || GatewayConfigAdapter::connect(provider.clone(), wallet)).await;
+        waits.wait(gateway, || GatewayConfigAdapter::connect(provider.clone(), wallet)).await;
     let address = config.gateway_config_address;
     if !registry.is_deployed() {
         if config.s3.is_some() {

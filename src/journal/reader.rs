@@ -7,7 +7,7 @@ use rusqlite::{
 };
 
 use super::{
-    Counts, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
+    Counts, HeldRequest, Holds, InHand, JournaledTransaction, Position, RequestRecord, Unfinished,
     record::{
         Fixed, Number, OutcomeColumns, Progress, StageName, block_from_columns, bytes,
         held_from_columns, key_from_columns, kind_from_name, topics_from_blob,
@@ -251,6 +251,13 @@ pub(super) fn highest_nonce(connection: &Connection) -> rusqlite::Result<Option<
 
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row(sql::IS_EMPTY, [], |row| row.get(0))
+}
+
+pub(super) fn in_hand(connection: &Connection, contract: Address) -> rusqlite::Result<InHand> {
+    let count = |statement| -> rusqlite::Result<u64> {
+        connection.prepare_cached(statement)?.query_row([Fixed(contract)], |row| number(row, 0))
+    };
+    Ok(InHand { requests: count(sql::COUNT_IN_HAND)?, held: count(sql::COUNT_HELD)? })
 }
 
 pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Result<Counts> {

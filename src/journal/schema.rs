@@ -16,7 +16,15 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+
+/// Which instance keeps the journal: at most one row.
+const V3: &str = "
+CREATE TABLE keeper (
+    name TEXT NOT NULL,
+    kept_at INTEGER NOT NULL
+) STRICT;
+";
 
 /// Time that counts towards the expiry of a request, in milliseconds.
 const V2: &str = "ALTER TABLE requests ADD COLUMN worked INTEGER NOT NULL DEFAULT 0;";
@@ -175,6 +183,12 @@ pub(super) fn version(connection: &Connection, known: &[&str]) -> rusqlite::Resu
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let empty = application == 0 && version == 0 && tables == 0;
     Ok(if empty { Version::Known } else { Version::NotOurs })
+}
+
+/// Whether this is one of our files, and of a version that knows its keeper.
+pub(super) fn has_keepers(connection: &Connection) -> rusqlite::Result<bool> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    Ok(pragma("application_id")? == i64::from(APPLICATION_ID) && pragma("user_version")? >= 3)
 }
 
 /// Switches to WAL and brings the tables to the last of `migrations`, all or nothing.

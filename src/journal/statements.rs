@@ -151,11 +151,62 @@ pub(super) const COUNT_UNFINISHED: &str = "
 SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
 WHERE contract = ?1 AND outcome IS NULL GROUP BY stage, hold_reason";
 
+/// Out of their index alone, like the next.
+pub(super) const COUNT_IN_HAND: &str =
+    "SELECT count(*) FROM requests WHERE contract = ?1 AND outcome IS NULL";
+
+/// A settled request is never held.
+pub(super) const COUNT_HELD: &str =
+    "SELECT count(*) FROM requests WHERE contract = ?1 AND hold_reason IS NOT NULL";
+
 pub(super) const COUNT_SETTLED: &str = "
 SELECT outcome, count(*) FROM requests INDEXED BY requests_settled
 WHERE outcome IS NOT NULL AND contract = ?1 GROUP BY outcome";
 
 pub(super) const COUNT_SKIPPED: &str = "SELECT count(*) FROM skipped_logs WHERE contract = ?1";
+
+/// The instance that last kept this journal, and since when (Unix ms).
+pub(super) const SELECT_KEEPER: &str = "SELECT name, kept_at FROM keeper";
+pub(super) const DELETE_KEEPER: &str = "DELETE FROM keeper";
+pub(super) const INSERT_KEEPER: &str = "INSERT INTO keeper (name, kept_at) VALUES (?1, ?2)";
+
+pub(super) const HAS_OPEN_TRANSACTIONS: &str = "
+SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
+WHERE t.mined_block_number IS NULL AND NOT EXISTS (
+    SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
+
+/// What a new wallet takes over from the one before, attached as `old`: `?1` contract.
+///
+/// Where a transaction of the old wallet was under way the answer stands, and is sent by the new one.
+pub(super) const INHERIT_REQUESTS: &str = "
+INSERT INTO main.requests (contract, id, content, kind, stage, attempts, last_error, hold_reason,
+    hold_detail, held_since, arrived_at, asked_at, answered_at, worked)
+SELECT contract, id, content, kind, CASE stage WHEN 'submitted' THEN 'answered' ELSE stage END,
+    attempts, last_error, hold_reason, hold_detail, held_since, arrived_at, asked_at, answered_at,
+    worked
+FROM old.requests WHERE contract = ?1 AND outcome IS NULL ORDER BY seq ON CONFLICT DO NOTHING";
+
+pub(super) const INHERIT_EVENTS: &str = "
+INSERT INTO main.events
+    (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
+SELECT n.seq, e.block_number, e.block_hash, e.transaction_hash, e.log_index, e.topics, e.data
+FROM old.requests o
+JOIN old.events e ON e.seq = o.seq
+JOIN main.requests n ON n.contract = o.contract AND n.id = o.id AND n.content = o.content
+WHERE o.contract = ?1 AND o.outcome IS NULL ON CONFLICT DO NOTHING";
+
+pub(super) const INHERIT_ANSWERS: &str = "
+INSERT INTO main.answers (seq, payload, signature, extra_data)
+SELECT n.seq, a.payload, a.signature, a.extra_data
+FROM old.requests o
+JOIN old.answers a ON a.seq = o.seq
+JOIN main.requests n ON n.contract = o.contract AND n.id = o.id AND n.content = o.content
+WHERE o.contract = ?1 AND o.outcome IS NULL ON CONFLICT DO NOTHING";
+
+/// Last, `?2` now: with it the succession is complete.
+pub(super) const INHERIT_CURSOR: &str = "
+INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at)
+SELECT contract, begun_after, number, hash, ?2 FROM old.cursors WHERE contract = ?1";
 
 pub(super) const IS_EMPTY: &str = "
 SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)
@@ -202,9 +253,12 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (REQUEST, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),
+    (HAS_OPEN_TRANSACTIONS, "transactions_open"),
     (TRANSACTIONS_OF, "transactions_by_request"),
     (HIGHEST_NONCE, "transactions_by_nonce"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
+    (COUNT_IN_HAND, "COVERING INDEX requests_unfinished"),
+    (COUNT_HELD, "COVERING INDEX requests_held"),
     (OLD_REQUESTS, "requests_settled"),
     (OLD_TRANSACTIONS, "transactions_by_age"),
 ];

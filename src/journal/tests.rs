@@ -2,6 +2,7 @@
 
 mod crash;
 mod model;
+mod succession;
 
 use std::{
     fs,
@@ -17,6 +18,7 @@ use super::*;
 use crate::{
     domain::{Bytes, HoldReason, Outcome, Refusal, U256},
     flow::Arrival,
+    heart::Heart,
 };
 
 const CONTRACT: Address = Address::repeat_byte(0xdc);
@@ -85,7 +87,7 @@ fn hold(reason: HoldReason) -> Step {
 struct Running {
     journal: Journal,
     stop: CancellationToken,
-    writer: JoinSet<Result<(), JournalError>>,
+    writer: JoinSet<Result<Kept, JournalError>>,
 }
 
 impl Running {
@@ -95,11 +97,15 @@ impl Running {
 
     fn start((journal, writer): (Journal, Writer)) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        tasks.spawn(writer.run(stop.clone()));
+        tasks.spawn(writer.run(Heart::default(), stop.clone()));
         Self { journal, stop, writer: tasks }
     }
 
-    async fn close(mut self) -> Result<(), JournalError> {
+    async fn close(self) -> Result<(), JournalError> {
+        self.keep().await.map(drop)
+    }
+
+    async fn keep(mut self) -> Result<Kept, JournalError> {
         self.stop.cancel();
         self.writer.join_next().await.unwrap().unwrap()
     }
@@ -354,7 +360,7 @@ async fn many_callers_share_few_commits() {
     while let Some(done) = callers.join_next().await {
         done.unwrap();
     }
-    let Statistics { commits, commands, durable } = journal.statistics();
+    let Statistics { commits, commands, durable, .. } = journal.statistics();
     assert_eq!((commands, durable), (64 * 30, 64 * 20));
     assert!(commits * 4 <= durable, "{commits} commits for {durable} durable commands");
     assert_eq!(journal.counts().await.unwrap().unfinished[&StageName::Asked], 640);
@@ -409,7 +415,7 @@ async fn what_is_queued_when_the_stop_comes_is_stored() {
         async move { journal.arrive(batch([1, 2], Some(3))).await }
     };
     // The caller is polled first: its command is in the queue when the writer sees the stop.
-    let (arrived, ended) = tokio::join!(biased; caller, writer.run(stop));
+    let (arrived, ended) = tokio::join!(biased; caller, writer.run(Heart::default(), stop));
     assert_eq!(arrived.unwrap().new, [0, 1]);
     ended.unwrap();
     journal.note(key(1), Step::Asked).await.unwrap_err();

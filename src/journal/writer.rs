@@ -9,6 +9,9 @@
 //! `spawn_blocking` with the connection moved in and out. Dropping the task in between is safe: a
 //! commit under way ends on its own, with its answers given, and then closes connection and lock.
 //!
+//! Told to end, the writer gives the open, locked file back ([`Kept`]): whoever goes on with it needs
+//! no second opening, and nobody can come in between. Handles made before see a closed journal.
+//!
 //! One commit is one `SQLite` transaction over its whole batch: all of it holds or none. There is no
 //! savepoint per command because no command can fail alone: unknown keys, repeated hashes and
 //! steps that contradict the stage are defined as changing nothing. What is left are failures of
@@ -17,31 +20,33 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    JournalError, Pruned, Shared, blocking,
+    Counters, Identity, Journal, JournalError, OpenError, OpenWarning, Pruned, Shared, blocking,
     lock::Lock,
     reader::read_progress,
     record::{
         Change, Fixed, Number, OutcomeColumns, Progress, advance, settled_by_chain, step_name,
         topics_to_blob,
     },
-    statements as sql,
+    schema, statements as sql,
 };
 use crate::{
     domain::{Address, B256, BlockRef, Event, LedgerError, RequestKey},
     flow::{Arrival, Batch, Step, Taken},
     gateway::lane::SignedTransaction,
+    heart::Heart,
 };
 
 /// Commands waiting in the queue; a full queue makes callers wait.
@@ -70,6 +75,17 @@ pub(super) enum Work {
     },
     /// Nothing: a barrier.
     Flush,
+}
+
+impl Work {
+    /// Whether it may change how many requests stand where.
+    fn moves_requests(&self) -> bool {
+        match self {
+            Self::Arrive(batch) => !batch.arrivals.is_empty(),
+            Self::Note(..) => true,
+            Self::Signed(_) | Self::Mined(..) | Self::Prune { .. } | Self::Flush => false,
+        }
+    }
 }
 
 /// What a durable command answers.
@@ -136,26 +152,36 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(queue: mpsc::Receiver<Command>, store: Store) -> Self {
-        Self { queue, store }
-    }
-
-    /// For tests that set the store up to fail or look into it without running.
-    #[cfg(test)]
+    /// The writing connection, before the writer runs.
     pub(super) fn connection(&self) -> &Connection {
         &self.store.connection
     }
 
+    pub(super) fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.store.connection
+    }
+
+    /// The open file of a writer that never ran. Blocking.
+    #[must_use]
+    pub fn keep(self) -> Kept {
+        let Self { mut queue, store } = self;
+        queue.close();
+        store.keep()
+    }
+
     /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
-    /// still queued, commits it and closes the file. Commands sent after that get an error.
+    /// still queued, commits it and gives the file back, open and locked. Commands sent after that
+    /// get an error.
     ///
     /// An error means that the disk or the file failed: what callers were told is stored is stored,
-    /// everything later is not. Dropping the future keeps that promise too.
-    pub async fn run(self, until: CancellationToken) -> Result<(), JournalError> {
+    /// everything later is not. Dropping the future keeps that promise too, and closes the file.
+    pub async fn run(self, heart: Heart, until: CancellationToken) -> Result<Kept, JournalError> {
         let Self { mut queue, mut store } = self;
         let shared = Arc::clone(&store.shared);
         let ended = loop {
+            heart.rest();
             let Some(group) = collect(&mut queue, &until).await else { break Ok(()) };
+            heart.beat().await;
             let committed = blocking(move || {
                 let result = store.commit(group.commands);
                 (store, result)
@@ -178,8 +204,9 @@ impl Writer {
                 let _ = reply.send(Err(shared.closed().into()));
             }
         }
-        blocking(move || store.close()).await;
-        ended
+        let kept = blocking(move || store.keep()).await;
+        ended?;
+        kept.ok_or(JournalError::Closed { path: shared.path.clone() })
     }
 }
 
@@ -218,12 +245,25 @@ async fn collect(queue: &mut mpsc::Receiver<Command>, until: &CancellationToken)
     }
 }
 
-/// The writing connection. Fields drop in this order: the lock goes last.
+/// The reading connection's end. Where the writer was dropped, the reader goes with it, unless it is
+/// reading just now: then it goes with the last handle.
+struct ReaderEnd(Arc<Shared>);
+
+impl Drop for ReaderEnd {
+    fn drop(&mut self) {
+        if let Ok(mut reader) = self.0.reader.try_lock() {
+            reader.take();
+        }
+    }
+}
+
+/// The writing connection. Fields drop in this order: the reader first, the lock last.
 pub(super) struct Store {
+    reader: ReaderEnd,
     connection: Connection,
     contract: Address,
     shared: Arc<Shared>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl fmt::Debug for Store {
@@ -232,16 +272,79 @@ impl fmt::Debug for Store {
     }
 }
 
-impl Store {
-    pub(super) fn new(
-        connection: Connection,
-        contract: Address,
-        shared: Arc<Shared>,
-        lock: Lock,
-    ) -> Self {
-        Self { connection, contract, shared, _lock: lock }
+/// An open, locked journal that nobody writes. Dropping it closes the file (which folds the WAL
+/// back: blocking) and then gives the lock back.
+pub struct Kept {
+    // Dropped in this order.
+    reader: Option<Connection>,
+    connection: Connection,
+    shared: Arc<Shared>,
+    lock: Lock,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// Whose it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
     }
 
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// New handles and a new writer for this contract. Blocking, a little.
+    pub fn reopen(self, contract: Address) -> Result<(Journal, Writer), OpenError> {
+        let Self { reader, connection, shared, lock } = self;
+        let path = shared.path.clone();
+        let reader = match reader {
+            Some(reader) => reader,
+            None => schema::connect_reader(&path).map_err(|e| OpenError::sqlite(&path, e))?,
+        };
+        let parts = Parts { path, identity: shared.identity, connection, reader, lock };
+        Ok(parts.assemble(contract, Vec::new()))
+    }
+}
+
+/// What an open journal is made of.
+pub(super) struct Parts {
+    pub path: PathBuf,
+    pub identity: Identity,
+    pub connection: Connection,
+    pub reader: Connection,
+    pub lock: Lock,
+}
+
+impl Parts {
+    pub(super) fn assemble(
+        self,
+        contract: Address,
+        warnings: Vec<OpenWarning>,
+    ) -> (Journal, Writer) {
+        let Self { path, identity, connection, reader, lock } = self;
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            path,
+            identity,
+            reader: Arc::new(Mutex::new(Some(reader))),
+            counters: Counters::default(),
+            ended: OnceLock::new(),
+        });
+        let reader = ReaderEnd(Arc::clone(&shared));
+        let store = Store { reader, connection, contract, shared: Arc::clone(&shared), lock };
+        (Journal { commands, contract, warnings: warnings.into(), shared }, Writer { queue, store })
+    }
+}
+
+impl Store {
     /// Commits all commands or none, then answers whoever waits.
     fn commit(&mut self, commands: Vec<Command>) -> Result<(), JournalError> {
         let counters = &self.shared.counters;
@@ -249,8 +352,10 @@ impl Store {
         counters.commands.fetch_add(commands.len() as u64, Ordering::Relaxed);
         counters.durable.fetch_add(durable as u64, Ordering::Relaxed);
         counters.commits.fetch_add(1, Ordering::Relaxed);
+        let moves = commands.iter().any(|command| command.work.moves_requests());
         match apply(&mut self.connection, self.contract, &commands) {
             Ok(done) => {
+                counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
                 for (command, done) in commands.into_iter().zip(done) {
                     if let Some(reply) = command.reply {
                         let _ = reply.send(Ok(done)); // a caller that gave up is not missed
@@ -268,19 +373,12 @@ impl Store {
         }
     }
 
-    /// Closes the reader, the writer (which folds the WAL back) and then the lock. Blocking.
-    fn close(self) {
-        self.shared.reader.blocking_lock().take();
-    }
-}
-
-impl Drop for Store {
-    /// Where the task was dropped: the reader goes with it unless it is reading just now; then it
-    /// goes with the last handle.
-    fn drop(&mut self) {
-        if let Ok(mut reader) = self.shared.reader.try_lock() {
-            reader.take();
-        }
+    /// Takes the reader away from all handles. Blocking: it may be reading.
+    fn keep(self) -> Kept {
+        let Self { reader, connection, shared, lock, contract: _ } = self;
+        let open = shared.reader.blocking_lock().take();
+        drop(reader);
+        Kept { reader: open, connection, shared, lock }
     }
 }
 

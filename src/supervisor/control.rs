@@ -1,11 +1,29 @@
 //! The control socket: one request and one answer per connection, each a line of JSON.
 //!
-//! Who may connect may operate: the socket is 0660, and nothing secret goes through it.
+//! Who may connect may operate: the socket is 0660, and nothing secret goes through it. [`listener`]
+//! is the supervisor's end, [`client`] the commands'; both look for the socket in the same
+//! [`Candidates`].
 
+mod listener;
+mod client;
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::observe::status::Status;
+pub use self::{
+    client::{AskError, Connection, NotFound, ask, find},
+    listener::{ListenError, Listener},
+};
+use crate::{config::Environment, observe::status::Status};
+
+const FILE_NAME: &str = "control.sock";
+/// Where an installed service listens.
+const SYSTEM_DIRECTORY: &str = "/run/kms-connector";
+/// `sun_path` without its final zero.
+const LONGEST_PATH: usize = 107;
 
 /// What an operator asks of a running supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +44,14 @@ pub enum Request {
     Stop {
         name: String,
     },
+    /// Makes a room of an instance ill; without an instance, blocks the supervisor's own loop for a
+    /// minute. For tests: a release does not know it.
+    #[cfg(debug_assertions)]
+    Fault {
+        instance: Option<String>,
+        room: String,
+        kind: crate::heart::Fault,
+    },
 }
 
 /// What the supervisor says.
@@ -44,6 +70,11 @@ pub enum Answer {
     Refused {
         why: String,
     },
+    /// The supervisor's loop did not answer in time: what was asked may have been done, or may
+    /// still be.
+    Silent {
+        why: String,
+    },
 }
 
 /// A request on its way into the supervisor's loop.
@@ -52,3 +83,53 @@ pub struct Asked {
     pub request: Request,
     pub reply: oneshot::Sender<Answer>,
 }
+
+/// Where the control socket is: `given` alone; else in the first of `$RUNTIME_DIRECTORY`,
+/// `/run/kms-connector` and the state directory.
+#[must_use]
+pub fn candidates(given: Option<&Path>, environment: &Environment, state_dir: &Path) -> Candidates {
+    Candidates::among(given, environment, Path::new(SYSTEM_DIRECTORY), state_dir)
+}
+
+/// Places where the control socket may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidates {
+    /// In the order in which they are tried; never empty.
+    paths: Vec<PathBuf>,
+    /// The first is where somebody wants it: a supervisor listens there or not at all.
+    named: bool,
+}
+
+impl Candidates {
+    fn among(
+        given: Option<&Path>,
+        environment: &Environment,
+        system: &Path,
+        state_dir: &Path,
+    ) -> Self {
+        if let Some(given) = given {
+            return Self { paths: vec![given.to_owned()], named: true };
+        }
+        let runtime = environment.get("RUNTIME_DIRECTORY").map(|list| list.to_string_lossy());
+        // systemd may give several, parted by colons; the first is ours.
+        let runtime = runtime.as_deref().and_then(|list| list.split(':').next());
+        let runtime = runtime.filter(|first| !first.is_empty()).map(PathBuf::from);
+        let named = runtime.is_some();
+        let directories = runtime.into_iter().chain([system.to_owned(), state_dir.to_owned()]);
+        Self { paths: directories.map(|directory| directory.join(FILE_NAME)).collect(), named }
+    }
+
+    /// Where a supervisor listens: the named place, else the first that is there to be written to,
+    /// else the last.
+    fn to_listen_at(&self) -> &Path {
+        let (last, before) = self.paths.split_last().expect("there is always one");
+        let usable = |path: &&PathBuf| {
+            let parent = path.parent().unwrap_or(Path::new("."));
+            self.named || access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+        };
+        before.iter().find(usable).unwrap_or(last)
+    }
+}
+
+#[cfg(test)]
+mod tests;

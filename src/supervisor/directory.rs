@@ -1,8 +1,34 @@
 //! What the files say: which instances should run, and which files are wrong.
+//!
+//! ```text
+//! read, 500 ms, read  ->  settle  ->  look
+//! ```
+//!
+//! Files are written while they are read, and half a file may be valid TOML. So [`read`] only says
+//! what stands there now; [`settle`], a pure function, believes what two readings in a row agree
+//! on; and [`Settled::look`] makes of it what should run. Contents are compared, never times: a
+//! file that is touched, or written again as it was, has not changed.
+//!
+//! What must hold: nothing is believed of one reading alone, except at start-up; a file counts as
+//! removed only if two directory listings that succeeded lack it; a directory that cannot be listed
+//! changes nothing.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ffi::{OsStr, OsString},
+    fmt, fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use crate::config::{Config, Problems, Warning};
+use alloy::hex;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::config::{
+    self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Warning,
+};
 
 /// Where configurations come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,3 +59,309 @@ pub struct Look {
     /// Somebody asked for it (SIGHUP, `reload`).
     pub asked: bool,
 }
+
+// ---- reading
+
+/// What stands in a file.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Perhaps with a key in it.
+    Bytes(Arc<Zeroizing<Vec<u8>>>),
+    /// It is there, and cannot be read.
+    Unreadable(Problems),
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Unreadable(problems) => write!(f, "Unreadable({problems})"),
+        }
+    }
+}
+
+/// All files at one moment by their names, or why they could not be listed.
+pub type Listing = Result<BTreeMap<OsString, Content>, String>;
+
+/// Reads all files once. Blocks.
+pub fn read(files: &Files) -> Listing {
+    match files {
+        Files::Directory(directory) => {
+            list(directory).map_err(|error| format!("{}: {error}", directory.display()))
+        }
+        Files::One { file: None, .. } => Ok(BTreeMap::new()),
+        Files::One { file: Some(file), .. } => {
+            let content = match config::read(file) {
+                Ok(bytes) => Content::Bytes(Arc::new(bytes)),
+                Err(problems) => Content::Unreadable(problems),
+            };
+            Ok(BTreeMap::from([(file.as_os_str().to_owned(), content)]))
+        }
+    }
+}
+
+fn list(directory: &Path) -> io::Result<BTreeMap<OsString, Content>> {
+    let mut contents = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let path = directory.join(&name);
+        if is_configuration(&name)
+            && !path.is_dir()
+            && let Some(content) = content(&path)
+        {
+            contents.insert(name, content);
+        }
+    }
+    Ok(contents)
+}
+
+/// Whether a file of this name is a configuration: `*.toml`, but not a hidden one. That leaves out
+/// what editors (`x.toml~`, `.x.toml.swp`, `.#x.toml`, `#x.toml#`) and Kubernetes (`..data`) put
+/// beside it.
+#[must_use]
+pub fn is_configuration(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.strip_suffix(b".toml").is_some_and(|stem| !stem.is_empty()) && !name.starts_with(b".")
+}
+
+/// `None` if the file went away since it was listed. A link that leads nowhere is there: what it
+/// leads to may be on a file system that is gone for a while, and ends no instance.
+fn content(path: &Path) -> Option<Content> {
+    let problems = match config::read(path) {
+        Ok(bytes) => return Some(Content::Bytes(Arc::new(bytes))),
+        Err(problems) => problems,
+    };
+    let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match (fs::metadata(path), fs::symlink_metadata(path)) {
+        (_, Err(error)) if is_gone(&error) => None,
+        (Err(error), Ok(_)) if is_gone(&error) => Some(Content::Unreadable(
+            Problem {
+                place: at(path),
+                key: None,
+                found: "a link that leads nowhere".to_owned(),
+                allowed: "a readable TOML file".to_owned(),
+                advice: "Mend the link, or remove it to stop its instance".to_owned(),
+            }
+            .into(),
+        )),
+        _ => Some(Content::Unreadable(problems)),
+    }
+}
+
+fn at(path: &Path) -> Place {
+    Place::File { path: path.to_owned(), line: None, column: None }
+}
+
+// ---- settling
+
+/// What is believed of all files: the content that two readings agreed on, by the file's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled(BTreeMap<OsString, Content>);
+
+/// What two readings in a row make of what was believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    pub settled: Settled,
+    /// They did not agree on everything: a third is needed.
+    pub again: bool,
+    /// A listing failed, so nothing was settled.
+    pub problem: Option<String>,
+}
+
+/// Believes what both readings say, and keeps what was believed where they differ.
+#[must_use]
+pub fn settle(before: &Settled, first: &Listing, second: &Listing) -> Settlement {
+    let (first, second) = match (first, second) {
+        (Ok(first), Ok(second)) => (first, second),
+        (first, second) => {
+            let problem = second.as_ref().err().or(first.as_ref().err()).cloned();
+            let again = first.is_ok() != second.is_ok();
+            return Settlement { settled: before.clone(), again, problem };
+        }
+    };
+    let mut settled = BTreeMap::new();
+    let mut again = false;
+    let names = [first, second, &before.0].into_iter().flat_map(BTreeMap::keys);
+    for name in names {
+        let (one, other) = (first.get(name), second.get(name));
+        let agreed = one == other;
+        again |= !agreed;
+        // Absent from both is agreed on too.
+        let believed = if agreed { other } else { before.0.get(name) };
+        if let Some(content) = believed {
+            settled.insert(name.clone(), content.clone());
+        }
+    }
+    Settlement { settled: Settled(settled), again, problem: None }
+}
+
+// ---- looking
+
+/// Reads all files once and believes it: at start-up, where nothing runs that it could break, and
+/// for a command that only shows. What was believed is where a watcher goes on from. Blocks.
+#[must_use]
+pub fn look_first(files: &Files, environment: &Environment) -> (Look, Settled) {
+    match read(files) {
+        Ok(contents) => {
+            let settled = Settled(contents);
+            (settled.look(files, environment), settled)
+        }
+        Err(problem) => (Look { problem: Some(problem), ..Look::default() }, Settled::default()),
+    }
+}
+
+/// [`look_first`] where nothing follows.
+#[must_use]
+pub fn look_once(files: &Files, environment: &Environment) -> Look {
+    look_first(files, environment).0
+}
+
+impl Settled {
+    /// What these contents say. Reads the key and authority files that they name, so it blocks.
+    #[must_use]
+    pub fn look(&self, files: &Files, environment: &Environment) -> Look {
+        let looked = match files {
+            Files::Directory(directory) => self.many(directory, environment),
+            Files::One { file, name } => {
+                BTreeMap::from([self.one(file.as_deref(), name.as_deref(), environment)])
+            }
+        };
+        Look { files: looked, problem: None, asked: false }
+    }
+
+    /// Variables of instances that none of these files makes.
+    #[must_use]
+    pub fn odd_variables(&self, environment: &Environment) -> Vec<Warning> {
+        let stems = self.0.keys().filter_map(|name| stem(name).ok());
+        config::variables_of_no_instance(environment, stems)
+    }
+
+    fn many(
+        &self,
+        directory: &Path,
+        environment: &Environment,
+    ) -> BTreeMap<String, Result<Wanted, Problems>> {
+        let mut looked = BTreeMap::new();
+        let mut forms: BTreeMap<String, &OsStr> = BTreeMap::new();
+        for (file, content) in &self.0 {
+            let path = directory.join(file);
+            let stem = match stem(file) {
+                Ok(stem) => stem,
+                Err(shown) => {
+                    looked.insert(shown, Err(bad_name(directory, file)));
+                    continue;
+                }
+            };
+            let wanted = match forms.entry(config::variable_form(stem)) {
+                Entry::Occupied(first) => Err(doubled(&path, first.get(), first.key())),
+                Entry::Vacant(free) => {
+                    free.insert(file);
+                    let source = source(Some(path), environment, Mode::Supervise);
+                    load(&source, content, |_| stem.to_owned())
+                }
+            };
+            looked.insert(stem.to_owned(), wanted);
+        }
+        looked
+    }
+
+    fn one(
+        &self,
+        file: Option<&Path>,
+        name: Option<&str>,
+        environment: &Environment,
+    ) -> (String, Result<Wanted, Problems>) {
+        let source = source(file.map(Path::to_owned), environment, Mode::Start);
+        let named = |config: &Config| config::instance_name(Mode::Start, name, file, config);
+        let wanted = match file.map(|file| (file, self.0.get(file.as_os_str()))) {
+            None => load(&source, &Content::Bytes(Arc::default()), named),
+            Some((_, Some(content))) => load(&source, content, named),
+            // Without what it says it must not run on the defaults.
+            Some((file, None)) => Err(moving(file)),
+        };
+        let given = || name.map(str::to_owned);
+        let stem = || Some(file?.file_stem()?.to_string_lossy().into_owned());
+        let name = match &wanted {
+            Ok(wanted) => wanted.name.clone(),
+            Err(_) => given().or_else(stem).unwrap_or_else(|| "kms-connector".to_owned()),
+        };
+        (name, wanted)
+    }
+}
+
+/// The instance's name; what can be shown of a file's name that makes none.
+fn stem(file: &OsStr) -> Result<&str, String> {
+    let stem = Path::new(file).file_stem().unwrap_or(file);
+    match stem.to_str() {
+        Some(stem) if config::is_instance_name(stem) => Ok(stem),
+        _ => Err(stem.to_string_lossy().escape_debug().to_string()),
+    }
+}
+
+fn bad_name(directory: &Path, file: &OsStr) -> Problems {
+    Problem {
+        place: at(directory),
+        key: None,
+        found: format!("a file called {:?}", file.to_string_lossy()),
+        allowed: "before .toml 1 to 128 printable UTF-8 characters, with no space at either end"
+            .to_owned(),
+        advice: "Rename the file: its name is its instance's".to_owned(),
+    }
+    .into()
+}
+
+fn moving(path: &Path) -> Problems {
+    Problem {
+        place: at(path),
+        key: None,
+        found: "a file that changes while it is read".to_owned(),
+        allowed: "a readable TOML file".to_owned(),
+        advice: "Write it elsewhere and rename it into place".to_owned(),
+    }
+    .into()
+}
+
+fn doubled(path: &Path, first: &OsStr, form: &str) -> Problems {
+    Problem {
+        place: at(path),
+        key: None,
+        found: format!(
+            "a name whose variables would be those of {} (KMS_CONNECTOR_INSTANCE_{form}__...)",
+            first.to_string_lossy()
+        ),
+        allowed: "names that differ in more than case and punctuation".to_owned(),
+        advice: "Rename one of the two files".to_owned(),
+    }
+    .into()
+}
+
+fn source(file: Option<PathBuf>, environment: &Environment, mode: Mode) -> Source {
+    Source {
+        file,
+        credentials_directory: environment.credentials_directory(),
+        environment: environment.clone(),
+        mode,
+    }
+}
+
+fn load(
+    source: &Source,
+    content: &Content,
+    name: impl FnOnce(&Config) -> String,
+) -> Result<Wanted, Problems> {
+    let bytes = match content {
+        Content::Bytes(bytes) => bytes,
+        Content::Unreadable(problems) => return Err(problems.clone()),
+    };
+    let Loaded { config, warnings } = config::load_bytes(source, bytes)?;
+    Ok(Wanted {
+        name: name(&config),
+        hash: source.file.is_some().then(|| hex::encode(Sha256::digest(bytes.as_slice()))),
+        file: source.file.clone(),
+        config: Arc::new(config),
+        warnings,
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests;

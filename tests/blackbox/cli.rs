@@ -2,11 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Output, Stdio},
+    sync::{Arc, Mutex},
+};
 
+use kms_connector::{
+    config::Environment,
+    observe::status::{Gauges, InstanceStatus, Reload, State, Status},
+    supervisor::control::{self, Answer, Listener, Request},
+};
 use tempfile::TempDir;
+use tokio::{runtime::Runtime, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 
 const CONFIG: &str = r#"
 gateway_url = "wss://user:CANARY@gateway.example/CANARY?key=CANARY"
@@ -82,6 +93,11 @@ fn usage_errors_end_with_2() {
         &["start", "--name", " "],
         &["list", "--log-format", "xml"],
         &["list", "--long", "--json"],
+        &["validate", "--all", "-c", "x.toml"],
+        &["restart"],
+        &["stop"],
+        &["status", "a", "b"],
+        &["reload", "\n"],
     ] {
         let ended = world.run(arguments);
         assert_eq!(ended.code, Some(2), "{arguments:?} {ended:?}");
@@ -168,7 +184,7 @@ fn a_closed_pipe_is_no_failure() {
     for name in &names {
         fs::File::create(world.configs().join(name)).unwrap();
     }
-    let mut child = world.command(&["list"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = world.command(&["list"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -265,4 +281,311 @@ fn the_shipped_examples_are_valid() {
     let base = directory.join("config-base.toml");
     let ended = world.run(&["validate", "-c", base.to_str().unwrap()]);
     assert_eq!(ended.code, Some(78), "without a wallet: {ended:?}");
+}
+
+// ---- with a supervisor that says what a test wants it to
+
+/// The real socket in front of one fixed status.
+struct Supervisor {
+    /// What was asked, but for the status.
+    asked: Arc<Mutex<Vec<Request>>>,
+    _runtime: Runtime,
+}
+
+impl Supervisor {
+    fn new(socket: &Path, status: Status) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let candidates =
+            control::candidates(Some(socket), &Environment::default(), Path::new("/nowhere"));
+        let listener = runtime.block_on(Listener::bind(&candidates)).unwrap();
+        let (commands, mut received) = mpsc::channel::<control::Asked>(1);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        runtime.handle().spawn(listener.serve(commands, CancellationToken::new()));
+        runtime.handle().spawn(async move {
+            while let Some(control::Asked { request, reply }) = received.recv().await {
+                let answer = match &request {
+                    Request::Status => Answer::Status { status: Box::new(status.clone()) },
+                    Request::Restart { name } if name == "unknown" => {
+                        Answer::Refused { why: "there is no instance unknown".to_owned() }
+                    }
+                    Request::Stop { name } if name == "stuck" => {
+                        Answer::Silent { why: "it may still do it".to_owned() }
+                    }
+                    Request::Reload { name: Some(name) } => Answer::Done {
+                        lines: vec![format!("{name}: running; reload failed: bad file")],
+                        failed: true,
+                    },
+                    Request::Reload { name: None }
+                    | Request::Restart { .. }
+                    | Request::Stop { .. } => Answer::Done {
+                        lines: vec!["a: running".to_owned(), "b: running".to_owned()],
+                        failed: false,
+                    },
+                    #[cfg(debug_assertions)]
+                    Request::Fault { .. } => continue,
+                };
+                if request != Request::Status {
+                    seen.lock().unwrap().push(request);
+                }
+                let _ = reply.send(answer);
+            }
+        });
+        Self { asked, _runtime: runtime }
+    }
+}
+
+fn instance(file: &Path, state: State) -> InstanceStatus {
+    InstanceStatus {
+        name: file.file_stem().unwrap().to_str().unwrap().to_owned(),
+        file: Some(file.to_owned()),
+        state,
+        since_ms: 1_789_401_912_000,
+        generation: 2,
+        restarts: 1,
+        last_error: None,
+        reload_failed: None,
+        changing: false,
+        config_hash: None,
+        chain_id: Some(4242),
+        decryption: None,
+        gateway: Some("gateway.example".to_owned()),
+        kms_core: Some("core.example:50052".to_owned()),
+        gauges: Gauges { wallet: Some(ADDRESS.to_owned()), ..Gauges::default() },
+    }
+}
+
+fn status_of(instances: Vec<InstanceStatus>) -> Status {
+    Status {
+        version: "0.1.0".to_owned(),
+        pid: 4711,
+        started_at_ms: 1_789_401_912_000,
+        config_dir: Some("/etc/kms-connector".into()),
+        reload: Reload::default(),
+        instances,
+    }
+}
+
+fn parked() -> State {
+    State::Parked { why: "it contradicts the world".to_owned(), retry_at_ms: None }
+}
+
+#[test]
+fn status_tells_and_its_exit_code_says_whether_all_is_well() {
+    let world = World::new(&[]);
+    let socket = world.directory.path().join("s.sock");
+    let ask = |arguments: &[&str]| {
+        let socket = ["--socket", socket.to_str().unwrap()];
+        world.run(&[&["status"], arguments, &socket].concat())
+    };
+    let both = status_of(vec![
+        instance(Path::new("/x/a.toml"), State::Running),
+        instance(Path::new("/x/b.toml"), parked()),
+    ]);
+    let _supervisor = Supervisor::new(&socket, both.clone());
+
+    let all = ask(&[]);
+    assert_eq!(all.code, Some(1), "{all:?}");
+    for words in ["pid 4711", "/etc/kms-connector", "running", "parked", "contradicts", ADDRESS] {
+        assert!(all.stdout.contains(words), "{words}: {all:?}");
+    }
+    assert!(all.stderr.is_empty() && !all.stdout.contains('\u{1b}'), "{all:?}");
+
+    let json = ask(&["--json"]);
+    assert_eq!(json.code, Some(1));
+    assert_eq!(serde_json::from_str::<Status>(&json.stdout).unwrap(), both);
+    let json = ask(&["a", "--json"]);
+    assert_eq!(json.code, Some(0));
+    assert_eq!(serde_json::from_str::<InstanceStatus>(&json.stdout).unwrap(), both.instances[0]);
+
+    let one = ask(&["a"]);
+    assert_eq!(one.code, Some(0), "{one:?}");
+    assert!(one.stdout.contains("core.example:50052") && !one.stdout.contains("parked"), "{one:?}");
+    assert_eq!(ask(&["b"]).code, Some(1));
+
+    let unknown = ask(&["c"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(1), ""), "{unknown:?}");
+    assert!(unknown.stderr.contains("there are: a, b"), "{unknown:?}");
+}
+
+#[test]
+fn without_a_supervisor_every_place_is_named() {
+    let world = World::new(&[]);
+    for command in [&["status"][..], &["status", "--watch"], &["reload"], &["stop", "a"]] {
+        let output = world
+            .command(&[command, &["--state-dir", "of-a-test"]].concat())
+            .env("RUNTIME_DIRECTORY", "/nonexistent/runtime")
+            .output()
+            .unwrap();
+        let ended = Ended::from(output);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+        for place in [
+            "/nonexistent/runtime/control.sock: ",
+            "/run/kms-connector/control.sock: ",
+            "of-a-test/control.sock: ",
+            "--socket",
+        ] {
+            assert!(ended.stderr.contains(place), "{place}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_supervisor_is_found_in_the_state_directory() {
+    let world = World::new(&[]);
+    let state = world.directory.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let well = status_of(vec![instance(Path::new("/x/a.toml"), State::Running)]);
+    let _supervisor = Supervisor::new(&state.join("control.sock"), well);
+    for arguments in [&["status"][..], &["status", "--state-dir", state.to_str().unwrap()]] {
+        let ended = world.run(arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+#[test]
+fn watching_goes_on_through_a_restart_and_ends_with_its_reader() {
+    let world = World::new(&[]);
+    let socket = world.directory.path().join("s.sock");
+    let status = |name: &str| {
+        status_of(vec![instance(Path::new(&format!("/x/{name}.toml")), State::Running)])
+    };
+    let first = Supervisor::new(&socket, status("before"));
+    let mut child = world
+        .command(&["status", "--watch", "--socket", socket.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut until = |words: &str| {
+        let found = lines.find(|line| line.as_ref().unwrap().contains(words));
+        assert!(found.is_some(), "no line says {words}");
+    };
+    until("before");
+    drop(first);
+    until("no supervisor answers");
+    let _second = Supervisor::new(&socket, status("after"));
+    until("after");
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn operators_ask_and_hear() {
+    let world = World::new(&[]);
+    let socket = world.directory.path().join("s.sock");
+    let supervisor = Supervisor::new(&socket, status_of(vec![]));
+    let name = |name: &str| name.to_owned();
+    for (arguments, request, code, words) in [
+        (&["reload"][..], Request::Reload { name: None }, 0, "a: running\nb: running\n"),
+        (
+            &["reload", "x"],
+            Request::Reload { name: Some(name("x")) },
+            1,
+            "x: running; reload failed",
+        ),
+        (&["restart", "a"], Request::Restart { name: name("a") }, 0, "a: running"),
+        (
+            &["restart", "unknown"],
+            Request::Restart { name: name("unknown") },
+            1,
+            "no instance unknown",
+        ),
+        (&["stop", "a"], Request::Stop { name: name("a") }, 0, "a: running"),
+        (&["stop", "stuck"], Request::Stop { name: name("stuck") }, 1, "it may still do it"),
+    ] {
+        let ended = world.run(&[arguments, &["--socket", socket.to_str().unwrap()]].concat());
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert!((ended.stdout + &ended.stderr).contains(words), "{arguments:?}: {words}");
+        assert_eq!(supervisor.asked.lock().unwrap().pop(), Some(request));
+    }
+}
+
+#[test]
+fn list_tells_the_states_of_its_own_files_only() {
+    let world = World::new(&[("a.toml", CONFIG), ("b.toml", CONFIG)]);
+    let socket = world.directory.path().join("s.sock");
+    let socket_argument = ["--socket", socket.to_str().unwrap()];
+    let list = |arguments: &[&str]| world.run(&[&["list"], arguments, &socket_argument].concat());
+    // Nobody answers: no state, and no complaint.
+    let alone = list(&["--long"]);
+    assert_eq!((alone.code, alone.stderr.as_str()), (Some(0), ""), "{alone:?}");
+
+    let elsewhere = world.directory.path().join("b.toml");
+    let _supervisor = Supervisor::new(
+        &socket,
+        status_of(vec![
+            instance(&world.configs().join("a.toml"), State::Running),
+            instance(&elsewhere, parked()),
+        ]),
+    );
+    let long = list(&["--long"]);
+    let rows: Vec<&str> = long.stdout.lines().collect();
+    assert!(rows[0].ends_with("RESTARTS") && rows[0].contains("STATE"), "{long:?}");
+    assert!(rows[1].contains("running") && rows[1].ends_with('1'), "{long:?}");
+    assert!(!rows[2].contains("parked") && rows[2].ends_with('-'), "{long:?}");
+    let json = list(&["--json"]);
+    let entries: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(entries[0]["state"], "running");
+    assert_eq!(entries[0]["since_ms"], 1_789_401_912_000_u64);
+    assert_eq!(entries[0]["restarts"], 1);
+    assert!(entries[1].get("state").is_none(), "{json:?}");
+}
+
+#[test]
+fn the_configuration_directory_can_be_given() {
+    let world = World::new(&[("a.toml", CONFIG)]);
+    let other = world.directory.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("o.toml"), CONFIG).unwrap();
+    for directory in [other.to_str().unwrap(), "other"] {
+        assert_eq!(world.run(&["list", "--config-dir", directory]).stdout, "o.toml\n");
+        let ended = world.run(&["validate", "--config-dir", directory, "-c", "o.toml"]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+/// As a supervisor wants it: nothing left to defaults.
+fn whole(key_end: &str, core: &str) -> String {
+    CONFIG.replace("d01a3f362318", &format!("d01a3f36{key_end}")).replace("127.0.0.1:1", core)
+}
+
+#[test]
+fn validate_all_judges_every_file() {
+    let good = whole("2318", "core-1.example:1");
+    let other = format!("enabled = false\n{}", whole("2319", "core-2.example:1"));
+    let world = World::new(&[("a.toml", &good), ("b.toml", &other), (".c.toml", "x = 1")]);
+    let well = world.run(&["validate", "--all"]);
+    assert_eq!(well.code, Some(0), "{well:?}");
+    assert_eq!(well.stdout, "a: ok\nb: ok (disabled)\n");
+
+    // `start` would take defaults for it.
+    fs::write(world.configs().join("empty.toml"), "").unwrap();
+    fs::write(world.configs().join("syntax.toml"), "chain_id = \"CANARY").unwrap();
+    let bad = world.run(&["validate", "--all"]);
+    assert_eq!(bad.code, Some(78), "{bad:?}");
+    let lines: Vec<&str> = bad.stdout.lines().collect();
+    assert_eq!(lines[..2], ["a: ok", "b: ok (disabled)"]);
+    assert!(lines[2].starts_with("empty: ") && lines[2].ends_with(" problems"), "{bad:?}");
+    assert_eq!(lines[3], "syntax: 1 problem");
+    for words in ["empty.toml", "decryption_address", "syntax.toml:1:"] {
+        assert!((bad.stdout.clone() + &bad.stderr).contains(words), "{words}: {bad:?}");
+    }
+    let all = bad.stdout + &bad.stderr;
+    assert!(!all.contains("CANARY") && !all.contains(KEY_PART), "{all}");
+}
+
+#[test]
+fn validate_all_of_nothing_warns_and_of_no_directory_fails() {
+    let world = World::new(&[]);
+    let empty = world.run(&["validate", "--all"]);
+    assert_eq!((empty.code, empty.stdout.as_str()), (Some(0), ""), "{empty:?}");
+    assert!(empty.stderr.contains("warning") && empty.stderr.contains("configs"), "{empty:?}");
+    let missing = world.run(&["validate", "--all", "--config-dir", "none"]);
+    assert_eq!((missing.code, missing.stdout.as_str()), (Some(78), ""), "{missing:?}");
+    assert!(missing.stderr.contains("none") && missing.stderr.contains("--config-dir"));
 }

@@ -16,6 +16,7 @@ mod kms_core;
 mod outages;
 mod secrets;
 mod servers;
+mod systemd;
 mod review;
 mod walk;
 mod wallet;

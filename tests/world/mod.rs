@@ -8,6 +8,7 @@
 //! journal (what the connector wrote down, read with plain SQL)
 //! TlsFront (TLS of a private authority in front of any of them)
 //! Gossip (repeats what it was told, credentials and all)
+//! NotifySocket (the service manager, systemd)
 //! ```
 //!
 //! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
@@ -32,6 +33,7 @@ pub mod scene;
 pub mod audit;
 pub mod wal;
 pub mod rows;
+pub mod notify_socket;
 
 use std::{
     io,

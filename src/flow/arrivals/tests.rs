@@ -28,7 +28,7 @@ impl Reading {
         let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
-        running.spawn(arrivals.run(start, stop.clone()));
+        running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
         Self { ledger, walk, support, stop, running }
     }
 

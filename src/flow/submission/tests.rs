@@ -16,6 +16,7 @@ use crate::{
         lane::{LaneOptions, lane},
         wallet::Wallet,
     },
+    heart::Heart,
 };
 
 alloy::sol! {
@@ -45,7 +46,7 @@ impl Scene {
         let (lane, task) =
             lane(chain.clone(), wallet, FakeLedger::default(), options, Vec::new(), None);
         let mut running = JoinSet::new();
-        running.spawn(task.run(CancellationToken::new()));
+        running.spawn(task.run(Heart::default(), CancellationToken::new()));
         let mut mining = JoinSet::new();
         let miner = chain.clone();
         mining.spawn(async move {

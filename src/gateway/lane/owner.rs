@@ -29,6 +29,7 @@ use crate::{
         provider::{Head, Provider, Receipt, RpcError, quirks},
         wallet::{Wallet, WalletError},
     },
+    heart::Heart,
 };
 
 /// Signatures asked for at the same time (matters with AWS KMS).
@@ -200,22 +201,31 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         owner
     }
 
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), LedgerError> {
+    pub(super) async fn run(
+        mut self,
+        heart: Heart,
+        stop: CancellationToken,
+    ) -> Result<(), LedgerError> {
         let mut heads = self.provider.heads();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let room = self.waiting.len() < self.options.max_in_flight;
             let busy = !self.open.is_empty() || !self.waiting.is_empty() || self.nonces.has_holes();
+            heart.rest();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(done) = self.beside.join_next() => match done {
-                    Ok(done) => self.take_in(done).await?,
+                    Ok(done) => {
+                        heart.beat().await;
+                        self.take_in(done).await?;
+                    }
                     // Nothing in here is meant to panic: it is this task's panic then.
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => {}
                 },
                 Some(job) = self.jobs.recv(), if room => {
+                    heart.beat().await;
                     self.accept(job);
                     while self.waiting.len() < self.options.max_in_flight {
                         let Ok(job) = self.jobs.try_recv() else { break };
@@ -228,6 +238,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 }
                 _ = tick.tick(), if busy => {}
             }
+            heart.beat().await;
             self.act();
         }
     }

@@ -252,7 +252,7 @@ impl Scene {
             lane(chain.clone(), wallet(), ledger.clone(), options, ledger.open(), highest);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
-        running.spawn(task.run(stop.clone()));
+        running.spawn(task.run(Heart::default(), stop.clone()));
         Self { chain, ledger, lane, stop, running }
     }
 

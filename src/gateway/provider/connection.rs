@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::{Head, RpcError};
-use crate::{backoff::Backoff, domain::BlockRef};
+use crate::{backoff::Backoff, domain::BlockRef, heart::Heart};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Over http, how often the head is asked for: the Gateway's block time.
@@ -285,6 +285,7 @@ pub struct Connection {
     link: watch::Sender<Link>,
     heads: watch::Sender<Option<Head>>,
     connections: u64,
+    heart: Heart,
 }
 
 impl Connection {
@@ -294,11 +295,12 @@ impl Connection {
         link: watch::Sender<Link>,
         heads: watch::Sender<Option<Head>>,
     ) -> Self {
-        Self { endpoint, chain_id, link, heads, connections: 0 }
+        Self { endpoint, chain_id, link, heads, connections: 0, heart: Heart::default() }
     }
 
     /// Connects, follows the head, and connects again, until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(mut self, heart: Heart, stop: CancellationToken) {
+        self.heart = heart;
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut last_problem = String::new();
         while !stop.is_cancelled() {
@@ -327,6 +329,7 @@ impl Connection {
     }
 
     async fn connect_and_follow(&mut self, pause: &mut Backoff) -> RpcError {
+        self.heart.beat().await;
         let client = match self.endpoint.connect().await {
             Ok(client) => client,
             Err(error) => return error,
@@ -357,6 +360,7 @@ impl Connection {
         let mut heads = client.get_subscription::<RawHead>(id).await;
         self.announce(&client, pause).await?;
         loop {
+            self.heart.beat().await;
             match timeout(SILENCE, heads.recv()).await {
                 Ok(Ok(head)) => self.publish(head),
                 // Slow reading lost some heads: the next one shows the gap, which is then filled.
@@ -388,6 +392,7 @@ impl Connection {
     ) -> Result<std::convert::Infallible, RpcError> {
         self.announce(&client, pause).await?;
         loop {
+            self.heart.beat().await;
             let started = Instant::now();
             let head = self.latest(&client).await?;
             self.publish(head);

@@ -1,0 +1,191 @@
+//! `list`: the configurations of a directory, and how those do that a supervisor runs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Exit, complain, describe, places, print,
+    status::{self, StatusError},
+    text::{ago, table},
+};
+use crate::{
+    clock,
+    config::{self, Config, Environment, Loaded, Mode, Problems},
+    observe::status::InstanceStatus,
+    supervisor::control::{AskError, Candidates},
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    Plain,
+    Long,
+    Json,
+}
+
+pub(super) async fn list(
+    directory: &Path,
+    environment: &Environment,
+    candidates: &Candidates,
+    full_path: bool,
+    form: Form,
+) -> Exit {
+    let names = match places::config_names(directory) {
+        Ok(names) => names,
+        Err(problems) => {
+            complain(problems);
+            return Exit::BadConfiguration;
+        }
+    };
+    let full = |name: &str| {
+        let path = directory.join(name);
+        std::path::absolute(&path).unwrap_or(path)
+    };
+    let shown = |name: &str| {
+        if full_path { full(name).display().to_string() } else { name.to_owned() }
+    };
+    match form {
+        Form::Plain => {
+            print(&names.iter().map(|name| shown(name) + "\n").collect::<String>(), Exit::Success)
+        }
+        Form::Long => {
+            let running = Running::ask(candidates).await;
+            let header = [
+                "FILE", "NAME", "STATUS", "CHAIN", "GATEWAY", "WALLET", "STATE", "SINCE",
+                "RESTARTS",
+            ];
+            let mut rows = vec![header.map(str::to_owned)];
+            for name in &names {
+                let path = full(name);
+                rows.push(long_row(shown(name), &path, environment, running.of(&path)));
+            }
+            print(&table(&rows), Exit::Success)
+        }
+        Form::Json => {
+            let running = Running::ask(candidates).await;
+            let entries: Vec<_> = names
+                .iter()
+                .map(|name| {
+                    let path = full(name);
+                    json_entry(name, &path, environment, running.of(&path))
+                })
+                .collect();
+            print(&format!("{:#}\n", serde_json::Value::from(entries)), Exit::Success)
+        }
+    }
+}
+
+/// The instances of the supervisor that answers, if one does.
+struct Running(Vec<(PathBuf, InstanceStatus)>);
+
+impl Running {
+    async fn ask(candidates: &Candidates) -> Self {
+        let instances = match status::ask(candidates).await {
+            Ok(status) => status.instances,
+            // Nobody runs: nothing to say. What keeps us from asking is worth a word.
+            Err(StatusError::Ask(AskError::NotFound(miss))) if !miss.is_forbidden() => Vec::new(),
+            Err(error) => {
+                complain(format_args!("the states are not known: {error}"));
+                Vec::new()
+            }
+        };
+        let with_file = |instance: InstanceStatus| {
+            let file = instance.file.as_deref().map(canonical)?;
+            Some((file, instance))
+        };
+        Self(instances.into_iter().filter_map(with_file).collect())
+    }
+
+    /// The instance of this very file; a name alone may be another directory's.
+    fn of(&self, file: &Path) -> Option<&InstanceStatus> {
+        let file = canonical(file);
+        self.0.iter().find(|(known, _)| *known == file).map(|(_, instance)| instance)
+    }
+}
+
+/// One path for one file of one directory, whatever links lead to the directory. Links in the
+/// directory itself stay: two of them are two configurations.
+fn canonical(file: &Path) -> PathBuf {
+    let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
+        return file.to_owned();
+    };
+    fs::canonicalize(directory).map_or_else(|_| file.to_owned(), |directory| directory.join(name))
+}
+
+fn verdict(loaded: &Result<Loaded, Problems>) -> String {
+    match loaded {
+        Ok(loaded) if loaded.config.enabled => "ok".to_owned(),
+        Ok(_) => "disabled".to_owned(),
+        Err(problems) if problems.as_slice().len() == 1 => "1 problem".to_owned(),
+        Err(problems) => format!("{} problems", problems.as_slice().len()),
+    }
+}
+
+fn long_row(
+    shown: String,
+    path: &Path,
+    environment: &Environment,
+    running: Option<&InstanceStatus>,
+) -> [String; 9] {
+    let loaded = places::load(Some(path.to_owned()), environment.clone());
+    let of = |tell: fn(&Config) -> String| {
+        loaded.as_ref().map_or_else(|_| "-".to_owned(), |loaded| tell(&loaded.config))
+    };
+    let name = loaded.as_ref().map_or_else(
+        |_| "-".to_owned(),
+        |loaded| config::instance_name(Mode::Start, None, Some(path), &loaded.config),
+    );
+    let now = clock::unix_millis();
+    let state =
+        |tell: &dyn Fn(&InstanceStatus) -> String| running.map_or_else(|| "-".to_owned(), tell);
+    [
+        shown,
+        name,
+        verdict(&loaded),
+        of(|config| config.chain_id.to_string()),
+        of(|config| config.gateway_url.to_string()),
+        of(|config| describe(&config.wallet)),
+        state(&|running| running.state.word().to_owned()),
+        state(&|running| ago(now, running.since_ms)),
+        state(&|running| running.restarts.to_string()),
+    ]
+}
+
+fn json_entry(
+    file: &str,
+    path: &Path,
+    environment: &Environment,
+    running: Option<&InstanceStatus>,
+) -> serde_json::Value {
+    let loaded = places::load(Some(path.to_owned()), environment.clone());
+    let status = match &loaded {
+        Ok(loaded) if loaded.config.enabled => "ok",
+        Ok(_) => "disabled",
+        Err(_) => "bad",
+    };
+    let mut entry =
+        serde_json::json!({ "file": file, "path": path.display().to_string(), "status": status });
+    match loaded {
+        Ok(Loaded { config, warnings }) => {
+            entry["name"] = config::instance_name(Mode::Start, None, Some(path), &config).into();
+            entry["chain_id"] = config.chain_id.into();
+            entry["gateway"] = config.gateway_url.to_string().into();
+            entry["kms_core"] = config.kms_core_endpoint.to_string().into();
+            entry["decryption_address"] = config.decryption_address.to_string().into();
+            entry["wallet"] = describe(&config.wallet).into();
+            entry["warnings"] = warnings.iter().map(ToString::to_string).collect();
+        }
+        Err(problems) => {
+            entry["problems"] = problems.as_slice().iter().map(ToString::to_string).collect();
+        }
+    }
+    if let Some(running) = running {
+        entry["state"] = running.state.word().into();
+        entry["since_ms"] = running.since_ms.into();
+        entry["generation"] = running.generation.into();
+        entry["restarts"] = running.restarts.into();
+        entry["reload_failed"] = running.reload_failed.clone().into();
+    }
+    entry
+}

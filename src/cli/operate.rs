@@ -1,0 +1,31 @@
+//! `reload`, `restart`, `stop`: what an operator may ask of a running supervisor.
+
+use std::time::Duration;
+
+use super::{Exit, complain, print, text::printable};
+use crate::supervisor::control::{self, Answer, Candidates, Request};
+
+/// A little more than a supervisor gives itself.
+const DEADLINE: Duration = Duration::from_secs(70);
+
+/// Asks, and prints a line for each instance concerned.
+pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
+    match control::ask(candidates, &request, DEADLINE).await {
+        Ok(Answer::Done { lines, failed }) => {
+            let text: String = lines.iter().map(|line| printable(line) + "\n").collect();
+            print(&text, if failed { Exit::Failure } else { Exit::Success })
+        }
+        Ok(Answer::Refused { why } | Answer::Silent { why }) => {
+            complain(printable(&why));
+            Exit::Failure
+        }
+        Ok(Answer::Status { .. }) => {
+            complain("the supervisor answered another question");
+            Exit::Failure
+        }
+        Err(error) => {
+            complain(error);
+            Exit::Failure
+        }
+    }
+}

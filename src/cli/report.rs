@@ -1,0 +1,267 @@
+//! A supervisor's status as an operator reads it at night. Pure: a status and the time in, text out.
+//!
+//! First the process and its files, then one line per instance, then a block for each that does not
+//! simply run: what it waits for or why it stands, until when, and what to do.
+
+use super::text::{Colour, ago, due, painted, pairs, printable, span, utc, when};
+use crate::observe::status::{CatchUp, InstanceStatus, Reload, State, Status};
+
+/// How a report is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    pub(super) now_ms: u64,
+    pub(super) colours: bool,
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+/// Everything at a glance.
+pub(super) fn overview(status: &Status, style: Style) -> String {
+    let mut text = process(status, style.now_ms) + "\n";
+    if status.instances.is_empty() {
+        return text + "no instances\n";
+    }
+    text += &table(&status.instances, style);
+    for instance in &status.instances {
+        let lines = notes(instance, style.now_ms);
+        if !lines.is_empty() {
+            text.extend(["\n", &heading(instance, style), "\n", &pairs(&lines)]);
+        }
+    }
+    text
+}
+
+/// All that is known of one instance.
+pub(super) fn detail(instance: &InstanceStatus, style: Style) -> String {
+    let mut lines = facts(instance, style.now_ms);
+    lines.extend(notes(instance, style.now_ms));
+    let told = lines.iter().any(|(key, _)| *key == LAST_ERROR);
+    if !told && let Some(error) = last_error(instance, style.now_ms) {
+        lines.push(error);
+    }
+    format!("{}\n{}", heading(instance, style), pairs(&lines))
+}
+
+/// Whether nobody has to look: an outage outside ends by itself, and what is stopped is so on
+/// purpose.
+pub(super) fn is_well(status: &Status) -> bool {
+    status.reload.problems.is_empty() && status.instances.iter().all(instance_is_well)
+}
+
+/// [`is_well`] of one.
+pub(super) fn instance_is_well(instance: &InstanceStatus) -> bool {
+    !is_down(&instance.state) && instance.reload_failed.is_none()
+}
+
+/// It should be up, and is not.
+fn is_down(state: &State) -> bool {
+    match state {
+        State::BackingOff { .. } | State::Parked { .. } => true,
+        State::Starting
+        | State::Waiting { .. }
+        | State::Running
+        | State::Draining
+        | State::Stopped { .. } => false,
+    }
+}
+
+fn process(status: &Status, now_ms: u64) -> String {
+    let Status { version, pid, started_at_ms, config_dir, reload, instances: _ } = status;
+    let files = config_dir.as_ref().map_or_else(
+        || "one configuration, read again only on request".to_owned(),
+        |directory| directory.display().to_string(),
+    );
+    let up =
+        format!("{} (since {})", span(now_ms.saturating_sub(*started_at_ms)), utc(*started_at_ms));
+    let mut lines =
+        vec![("up", up), ("files", files), ("last reload", last_reload(reload, now_ms))];
+    lines.extend(reload.problems.iter().map(|problem| ("problem", problem.clone())));
+    format!("kms-connector {}, pid {pid}\n{}", printable(version), pairs(&lines))
+}
+
+fn last_reload(reload: &Reload, now_ms: u64) -> String {
+    let Reload { at_ms, succeeded_at_ms, problems } = reload;
+    if *at_ms == 0 && problems.is_empty() {
+        return "none yet".to_owned();
+    }
+    let count = match problems.len() {
+        0 => return format!("{}, all in order", when(now_ms, *at_ms)),
+        1 => "1 problem".to_owned(),
+        many => format!("{many} problems"),
+    };
+    let before = succeeded_at_ms.map_or_else(
+        || "never all in order".to_owned(),
+        |at| format!("all in order {}", when(now_ms, at)),
+    );
+    format!("{}, {count}; {before}", when(now_ms, *at_ms))
+}
+
+fn table(instances: &[InstanceStatus], style: Style) -> String {
+    let header = ["NAME", "STATE", "SINCE", "GEN", "RESTARTS", "LAG", "IN-HAND", "HELD", "WALLET"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(instances.iter().map(|instance| row(instance, style.now_ms)));
+    painted(&rows, |row, column| {
+        let instance = instances.get(row.checked_sub(1)?)?;
+        (style.colours && column == 1).then(|| colour(&instance.state))
+    })
+}
+
+fn row(instance: &InstanceStatus, now_ms: u64) -> [String; 9] {
+    let gauges = &instance.gauges;
+    let if_up = |number: Option<u64>| {
+        number.filter(|_| is_up(&instance.state)).map_or_else(|| "-".to_owned(), |n| n.to_string())
+    };
+    [
+        instance.name.clone(),
+        instance.state.word().to_owned(),
+        ago(now_ms, instance.since_ms),
+        instance.generation.to_string(),
+        instance.restarts.to_string(),
+        if_up(gauges.lag()),
+        if_up(Some(gauges.in_hand)),
+        if_up(Some(gauges.held)),
+        gauges.wallet.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+/// Its numbers are of now.
+fn is_up(state: &State) -> bool {
+    match state {
+        State::Waiting { .. } | State::Running | State::Draining => true,
+        State::Starting
+        | State::BackingOff { .. }
+        | State::Parked { .. }
+        | State::Stopped { .. } => false,
+    }
+}
+
+fn colour(state: &State) -> Colour {
+    match state {
+        State::Running => Colour::Green,
+        State::Starting | State::Waiting { .. } | State::Draining => Colour::Yellow,
+        State::BackingOff { .. } | State::Parked { .. } => Colour::Red,
+        State::Stopped { .. } => Colour::Dim,
+    }
+}
+
+fn heading(instance: &InstanceStatus, style: Style) -> String {
+    let word = instance.state.word();
+    let word = if style.colours { colour(&instance.state).paint(word) } else { word.to_owned() };
+    format!("{}: {word}", instance.name)
+}
+
+/// What is odd about an instance; empty if it simply runs.
+fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
+    let InstanceStatus { name, state, .. } = instance;
+    let mut lines = Lines::new();
+    let mut to_do = Vec::new();
+    match state {
+        State::Running => {}
+        State::Starting => lines.push(("since", when(now_ms, instance.since_ms))),
+        State::Draining => {
+            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push(("finishing", format!("{} requests in hand", instance.gauges.in_hand)));
+        }
+        State::Waiting { on, why } => {
+            lines.push(("for", on.clone()));
+            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push(("why", why.clone()));
+            to_do.push("nothing if that is known: it goes on by itself".to_owned());
+        }
+        State::BackingOff { until_ms } => {
+            lines.push(("next try", due(now_ms, *until_ms)));
+            to_do.push(format!("`kms-connector restart {name}` tries at once"));
+        }
+        State::Parked { why, retry_at_ms } => {
+            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push(("why", why.clone()));
+            let next = retry_at_ms.map_or_else(
+                || "when its file changes".to_owned(),
+                |at| format!("{}, or when its file changes", due(now_ms, at)),
+            );
+            lines.push(("next try", next));
+            to_do.push(match retry_at_ms {
+                Some(_) => {
+                    format!("mend what it says; `kms-connector restart {name}` tries at once")
+                }
+                None => "mend what it says, then nothing: the file is watched".to_owned(),
+            });
+        }
+        State::Stopped { by } => {
+            lines.push(("by", by.clone()));
+            lines.push(("since", when(now_ms, instance.since_ms)));
+            to_do.push(format!(
+                "if it should run: `kms-connector restart {name}`, or change its file"
+            ));
+        }
+    }
+    if !is_up(state)
+        && let Some(error) = last_error(instance, now_ms)
+    {
+        lines.push(error);
+    }
+    let told =
+        matches!(state, State::Parked { why, .. } if Some(why) == instance.reload_failed.as_ref());
+    if let Some(why) = instance.reload_failed.as_ref().filter(|_| !told) {
+        lines.push(("reload failed", why.clone()));
+        if is_up(state) {
+            to_do.push("mend the file: until then it runs as it was".to_owned());
+        }
+    }
+    if instance.changing {
+        lines.push(("changing", "its new configuration is being checked or started".to_owned()));
+    }
+    if let Some(catching_up) = &instance.gauges.catching_up {
+        lines.push(("catching up", progress(catching_up)));
+    }
+    if is_up(state) && instance.gauges.held > 0 {
+        let held = instance.gauges.held;
+        lines.push(("held", format!("{held}, see `request held` in the log for the reasons")));
+    }
+    if !to_do.is_empty() {
+        lines.push(("what to do", to_do.join("\n")));
+    }
+    lines
+}
+
+const LAST_ERROR: &str = "last error";
+
+fn last_error(instance: &InstanceStatus, now_ms: u64) -> Option<(&'static str, String)> {
+    let error = instance.last_error.as_ref()?;
+    Some((LAST_ERROR, format!("{}\n{}", error.text, when(now_ms, error.at_ms))))
+}
+
+fn progress(catching_up: &CatchUp) -> String {
+    let CatchUp { done, to_do, blocks_per_second, seconds_left } = catching_up;
+    let left = seconds_left.map_or_else(
+        || "time left not known yet".to_owned(),
+        |seconds| format!("about {} left", span(seconds.saturating_mul(1_000))),
+    );
+    format!("{done} blocks done, {to_do} to do, {blocks_per_second:.1} per second, {left}")
+}
+
+fn facts(instance: &InstanceStatus, now_ms: u64) -> Lines {
+    let gauges = &instance.gauges;
+    let text = |value: Option<&String>| value.cloned().unwrap_or_else(|| "-".to_owned());
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let file = instance.file.as_ref().map(|file| file.display().to_string());
+    vec![
+        ("state since", when(now_ms, instance.since_ms)),
+        ("file", file.unwrap_or_else(|| "none: the environment alone".to_owned())),
+        ("config hash", text(instance.config_hash.as_ref())),
+        ("generation", instance.generation.to_string()),
+        ("restarts", instance.restarts.to_string()),
+        ("chain id", number(instance.chain_id)),
+        ("decryption", text(instance.decryption.as_ref())),
+        ("gateway", text(instance.gateway.as_ref())),
+        ("kms core", text(instance.kms_core.as_ref())),
+        ("wallet", text(gauges.wallet.as_ref())),
+        ("head block", number(gauges.head)),
+        ("read up to", number(gauges.cursor)),
+        ("blocks behind", number(gauges.lag())),
+        ("in hand", gauges.in_hand.to_string()),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! `start` and `supervise`: the same supervisor, over one configuration or a directory of them.
+
+use std::path::PathBuf;
+
+use super::{Exit, complain, places};
+use crate::{
+    config::{Environment, Problem, Problems},
+    instance,
+    supervisor::{self, Options, RunError, directory::Files},
+};
+
+/// What a supervisor has outside its files.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) state_dir: PathBuf,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) environment: Environment,
+}
+
+/// The one configuration of `start`.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) config: Option<PathBuf>,
+    pub(super) config_dir: PathBuf,
+    pub(super) name: Option<String>,
+}
+
+pub(super) async fn start(start: Start, places: Places) -> Exit {
+    let Start { config, config_dir, name } = start;
+    match config.map(|file| places::find(&file, &config_dir)).transpose() {
+        Ok(file) => run(Files::One { file: file.map(absolute), name }, places).await,
+        Err(problems) => {
+            log_problems(&problems);
+            Exit::BadConfiguration
+        }
+    }
+}
+
+pub(super) async fn supervise(config_dir: PathBuf, places: Places) -> Exit {
+    run(Files::Directory(absolute(config_dir)), places).await
+}
+
+/// Who asks for the status may stand elsewhere.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+async fn run(files: Files, places: Places) -> Exit {
+    let Places { state_dir, socket, environment } = places;
+    match supervisor::run(Options { files, state_dir, socket, environment }).await {
+        Ok(instance::Exit::Stopped) => Exit::Success,
+        Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
+        Ok(
+            instance::Exit::Failed { .. }
+            | instance::Exit::Panicked { .. }
+            | instance::Exit::Hung { .. },
+        ) => Exit::Failure,
+        Err(RunError::Configuration(problems)) => {
+            log_problems(&problems);
+            Exit::BadConfiguration
+        }
+        Err(error @ (RunError::Signals(_) | RunError::Control(_))) => {
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!(%error, "cannot start");
+            } else {
+                complain(format_args!("cannot start: {error}"));
+            }
+            Exit::Failure
+        }
+    }
+}
+
+/// One event per problem; where no one listens to errors, plain text, since a process that ends
+/// without a word is no answer.
+fn log_problems(problems: &Problems) {
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        complain(problems);
+        return;
+    }
+    for problem in problems.as_slice() {
+        let Problem { place, key, found, allowed, advice } = problem;
+        tracing::error!(%place, key, found, allowed, advice, "configuration problem");
+    }
+}

@@ -1,0 +1,134 @@
+//! `status`: asks the supervisor how it is, once or every second.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use super::{
+    Exit, complain, print,
+    report::{self, Style},
+    show,
+    text::printable,
+};
+use crate::{
+    clock,
+    observe::status::{InstanceStatus, Status},
+    supervisor::control::{self, Answer, AskError, Candidates, Request},
+};
+
+/// A loop that turns answers at once.
+const DEADLINE: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What to show.
+#[derive(Debug)]
+pub(super) struct Wish {
+    /// One instance instead of all.
+    pub(super) name: Option<String>,
+    pub(super) json: bool,
+    pub(super) watch: bool,
+    pub(super) colours: bool,
+}
+
+/// Shows it, once or until nobody looks any more.
+pub(super) async fn status(wish: Wish, candidates: &Candidates) -> Exit {
+    let view = match look(&wish, candidates).await {
+        Ok(view) => view,
+        Err(why) => {
+            complain(why);
+            return Exit::Failure;
+        }
+    };
+    if wish.watch {
+        return watch(&wish, candidates, view.text).await;
+    }
+    print(&view.text, if view.is_well { Exit::Success } else { Exit::Failure })
+}
+
+/// Ends when stdout is closed; Ctrl-C ends it as it ends any program.
+async fn watch(wish: &Wish, candidates: &Candidates, first: String) -> Exit {
+    let clears = io::stdout().is_terminal() && !wish.json;
+    let mut text = first;
+    loop {
+        let shown = match (clears, wish.json) {
+            (true, _) => show(&format!("\u{1b}[H\u{1b}[2J{text}")),
+            (false, true) => show(&text),
+            (false, false) => show(&format!("{text}\n")),
+        };
+        match shown {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Success,
+            Err(error) => {
+                complain(format_args!("cannot write to stdout: {error}"));
+                return Exit::Failure;
+            }
+        }
+        sleep(EVERY).await;
+        text = match look(wish, candidates).await {
+            Ok(view) => view.text,
+            // What goes may come back: one watches for that, too.
+            Err(why) if wish.json => {
+                complain(why);
+                String::new()
+            }
+            Err(why) => format!("{why}\n"),
+        };
+    }
+}
+
+/// What there is to print.
+struct View {
+    text: String,
+    is_well: bool,
+}
+
+async fn look(wish: &Wish, candidates: &Candidates) -> Result<View, String> {
+    let status = ask(candidates).await.map_err(|error| printable(&error.to_string()))?;
+    let Wish { name, json, watch, colours } = wish;
+    let style = Style { now_ms: clock::unix_millis(), colours: *colours };
+    let Some(name) = name else {
+        let text = if *json { to_json(&status, *watch) } else { report::overview(&status, style) };
+        return Ok(View { text, is_well: report::is_well(&status) });
+    };
+    let Some(instance) = status.instances.iter().find(|instance| instance.name == *name) else {
+        return Err(unknown(name, &status.instances));
+    };
+    let text = if *json { to_json(instance, *watch) } else { report::detail(instance, style) };
+    Ok(View { text, is_well: report::instance_is_well(instance) })
+}
+
+/// One value; on one line if more follow.
+fn to_json(value: &impl serde::Serialize, one_line: bool) -> String {
+    let text =
+        if one_line { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
+    text.expect("maps with text keys only") + "\n"
+}
+
+fn unknown(name: &str, instances: &[InstanceStatus]) -> String {
+    let known: Vec<&str> = instances.iter().map(|instance| instance.name.as_str()).collect();
+    match known.as_slice() {
+        [] => format!("there is no instance {name}, nor any other"),
+        known => format!("there is no instance {name}; there are: {}", known.join(", ")),
+    }
+}
+
+/// The status of the first supervisor that answers.
+pub(super) async fn ask(candidates: &Candidates) -> Result<Status, StatusError> {
+    match control::ask(candidates, &Request::Status, DEADLINE).await? {
+        Answer::Status { status } => Ok(*status),
+        Answer::Refused { why } | Answer::Silent { why } => Err(StatusError::Refused(why)),
+        Answer::Done { .. } => Err(StatusError::Refused("it answered another question".to_owned())),
+    }
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StatusError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("the supervisor does not tell its status: {0}")]
+    Refused(String),
+}

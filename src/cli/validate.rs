@@ -1,0 +1,100 @@
+//! `validate`: one configuration as `start` reads it, or all as `supervise` does.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{Exit, complain, describe, places, print};
+use crate::{
+    config::{self, Environment, Mode, Problems},
+    supervisor::{
+        directory::{self, Files, Look, Wanted},
+        plan::{Configs, Desired, plan},
+    },
+};
+
+/// One file: what it says, or everything that is wrong with it.
+pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> Exit {
+    let loaded = places::find(file, config_dir)
+        .and_then(|file| Ok((file.clone(), places::load(Some(file), environment)?)));
+    let (file, loaded) = match loaded {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            complain(&problems);
+            return Exit::BadConfiguration;
+        }
+    };
+    for warning in &loaded.warnings {
+        complain(format_args!("warning: {warning}"));
+    }
+    let config = &loaded.config;
+    let name = config::instance_name(Mode::Start, None, Some(&file), config);
+    let mut lines = vec![
+        format!("{}: ok", file.display()),
+        format!("name      {name}"),
+        format!("chain id  {}", config.chain_id),
+        format!("gateway   {}", config.gateway_url),
+        format!("core      {}", config.kms_core_endpoint),
+        format!("wallet    {}", describe(&config.wallet)),
+    ];
+    if !config.enabled {
+        lines.push("enabled   false (a supervisor does not run it)".to_owned());
+    }
+    print(&(lines.join("\n") + "\n"), Exit::Success)
+}
+
+/// A verdict per file on stdout, what is wrong on stderr.
+pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
+    let mut is_bad = false;
+    if let Err(problems) = config::check_environment(environment) {
+        is_bad = true;
+        complain(problems);
+    }
+    let files = Files::Directory(config_dir.to_owned());
+    let (look, settled) = directory::look_first(&files, environment);
+    if let Some(problem) = look.problem {
+        complain(config::unusable_directory(config_dir, problem));
+        return Exit::BadConfiguration;
+    }
+    for warning in settled.odd_variables(environment) {
+        complain(format_args!("warning: {warning}"));
+    }
+    if look.files.is_empty() {
+        complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
+    }
+    let conflicts = conflicts(&look);
+    let mut verdicts = String::new();
+    for (name, file) in &look.files {
+        let conflict = conflicts.get(name);
+        is_bad |= file.is_err() || conflict.is_some();
+        let verdict = verdict(file, conflict);
+        verdicts.extend([name, ": ", &verdict, "\n"]);
+        match file {
+            Ok(wanted) => {
+                for warning in &wanted.warnings {
+                    complain(format_args!("warning: {warning}"));
+                }
+            }
+            Err(problems) => complain(problems),
+        }
+    }
+    print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
+}
+
+fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String {
+    match (file, conflict) {
+        (Err(problems), _) => match problems.as_slice().len() {
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems"),
+        },
+        (Ok(_), Some(conflict)) => format!("conflict: {conflict}"),
+        (Ok(wanted), None) if !wanted.config.enabled => "ok (disabled)".to_owned(),
+        (Ok(_), None) => "ok".to_owned(),
+    }
+}
+
+/// Files that a supervisor which starts now would refuse for the sake of another.
+fn conflicts(look: &Look) -> BTreeMap<String, String> {
+    let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
+    let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
+    let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
+    plan(&Configs::new(), &Desired { files, kept: Configs::new() }).refused
+}

@@ -1,0 +1,94 @@
+//! Whether an instance of a configuration could run, found without becoming one: no journal, no lock,
+//! each question asked once. Another instance of the same wallet may run meanwhile.
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BuildError, CheckError, fallback_store, gateway, load_roots, report,
+    world::{self, Unready},
+};
+use crate::{
+    config::Config,
+    flow::kms_core::{self, KmsCore},
+    gateway::{
+        decryption::DecryptionAdapter,
+        provider::{ArbitrumProvider, RpcError},
+    },
+    heart::Heart,
+};
+
+impl From<BuildError> for CheckError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Refused(why) => Self::Refused(why),
+            BuildError::Failed(why) => Self::Unreachable(why),
+        }
+    }
+}
+
+impl CheckError {
+    fn of(dependency: &str, unready: Unready) -> Self {
+        match unready {
+            Unready::Ever(why) => Self::Refused(why),
+            Unready::Yet(why) => Self::Unreachable(format!("{dependency}: {why}")),
+        }
+    }
+}
+
+/// Whether an instance of this configuration could run: its wallet opens, the node serves its chain,
+/// the contract signs under its domain, the Core answers. A contract that is not there yet, an empty
+/// or unregistered wallet: the instance waits for those by itself.
+///
+/// Opens nothing exclusive: another instance may run meanwhile. The caller sets the deadline, and may
+/// drop the future: nothing goes on.
+pub async fn check(config: &Config) -> Result<(), CheckError> {
+    let roots = load_roots(config)?;
+    fallback_store(config)?;
+    let (provider, connection) = gateway(config, &roots)?;
+    let core = KmsCore::new(
+        config.kms_core_endpoint.expose(),
+        &roots,
+        world::configured_domain(config),
+        kms_core::Options::default(),
+    )
+    .map_err(|error| CheckError::Refused(error.to_string()))?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection.run(Heart::default(), stop));
+    let wallet = async {
+        let opened = world::ask_wallet(&config.wallet).await;
+        opened.map(drop).map_err(|unready| CheckError::of("AWS KMS", unready))
+    };
+    let answers = async {
+        let asked = report::ask_core(&core).await;
+        let name = report::core_name(&core);
+        asked.map_err(|why| CheckError::of(&name, Unready::Yet(why)))
+    };
+    let (wallet, gateway, core) = tokio::join!(wallet, ask_gateway(&provider, config), answers);
+    tasks.shutdown().await;
+    let mut unreachable = None;
+    for found in [wallet, gateway, core] {
+        match found {
+            Ok(()) => {}
+            Err(refused @ CheckError::Refused(_)) => return Err(refused),
+            Err(error @ CheckError::Unreachable(_)) => unreachable = unreachable.or(Some(error)),
+        }
+    }
+    unreachable.map_or(Ok(()), Err)
+}
+
+async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(), CheckError> {
+    let asking = async {
+        provider.first_attempt().await?;
+        world::ask_genesis(provider).await?;
+        let decryption = DecryptionAdapter::new(provider.clone());
+        let deployed =
+            decryption.is_deployed().await.map_err(|error: RpcError| Unready::from(error))?;
+        if deployed {
+            world::ask_domain(&decryption, config).await?;
+        }
+        Ok(())
+    };
+    asking.await.map_err(|unready| CheckError::of(&world::gateway_name(provider), unready))
+}

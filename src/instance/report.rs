@@ -1,0 +1,167 @@
+//! Tells the supervisor how the instance is while it runs: what it waits for, where it stands, how far
+//! it is with what it missed. Says in the log what changes: each once.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tracing::{info, warn};
+
+use super::catch_up::{Seen, Tracker};
+use crate::{
+    backoff::Backoff,
+    domain::BlockRef,
+    flow::kms_core::{Health, KmsCore},
+    gateway::provider::{ArbitrumProvider, Provider},
+    heart::Heart,
+    journal::{InHand, Journal, JournalError},
+    observe::status::{Phase, Reporter},
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the journal is asked, if it was written.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// How often the log says how far a catch-up is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// How often a Core that answered is asked how it is.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// Commits that no journal has counted.
+const NEVER: u64 = u64::MAX;
+
+/// The task.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub reporter: Reporter,
+    pub provider: ArbitrumProvider,
+    pub core: KmsCore,
+    pub journal: Journal,
+    /// The cursor, as it moves.
+    pub progress: watch::Receiver<Option<BlockRef>>,
+}
+
+/// What was found of the Core. `None`: it was not asked yet.
+type Found = Option<Result<(), String>>;
+
+impl Report {
+    pub(super) async fn run(self, heart: Heart) -> Result<(), JournalError> {
+        let (sender, found) = watch::channel(None);
+        tokio::select! {
+            () = follow_core(&self.core, &sender) => Ok(()),
+            told = self.tell(found, heart) => told,
+        }
+    }
+
+    async fn tell(&self, found: watch::Receiver<Found>, heart: Heart) -> Result<(), JournalError> {
+        let mut tick = interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tracker = Tracker::default();
+        let mut said = Instant::now();
+        let mut counted = (Instant::now(), NEVER, InHand::default());
+        loop {
+            heart.rest();
+            tick.tick().await;
+            heart.beat().await;
+            if let Some(phase) = self.phase(&found.borrow()) {
+                self.reporter.phase.send_if_modified(|current| replace(current, phase));
+            }
+            let moves = self.journal.statistics().moves;
+            if counted.1 == NEVER || (counted.1 != moves && counted.0.elapsed() >= COUNT_EVERY) {
+                counted = (Instant::now(), moves, self.journal.in_hand().await?);
+            }
+            let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
+            let seen = match (cursor, head) {
+                (Some(cursor), Some(head)) => tracker.look(cursor, head, Instant::now()),
+                (None, _) | (_, None) => Seen::Near,
+            };
+            say(&seen, &mut said);
+            self.reporter.gauges.send_if_modified(|gauges| {
+                let mut new = gauges.clone();
+                (new.head, new.cursor) = (head, cursor);
+                (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
+                new.catching_up = match seen {
+                    Seen::Behind(catch_up) => Some(catch_up),
+                    Seen::Near | Seen::Caught { .. } => None,
+                };
+                replace(gauges, new)
+            });
+        }
+    }
+
+    fn head(&self) -> Option<u64> {
+        self.provider.heads().borrow().map(|head| head.block.number)
+    }
+
+    /// `None`: not known yet.
+    fn phase(&self, found: &Found) -> Option<Phase> {
+        if let Some(error) = self.provider.trouble() {
+            let on = format!("the gateway node at {}", self.provider.host());
+            return Some(Phase::Waiting { on, why: error.to_string() });
+        }
+        Some(match found.as_ref()? {
+            Ok(()) => Phase::Running,
+            Err(why) => Phase::Waiting { on: core_name(&self.core), why: why.clone() },
+        })
+    }
+}
+
+fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
+    let changed = *current != new;
+    *current = new;
+    changed
+}
+
+pub(super) fn core_name(core: &KmsCore) -> String {
+    format!("the KMS Core at {}", core.host())
+}
+
+/// What keeps a Core from being of use, if anything.
+pub(super) async fn ask_core(core: &KmsCore) -> Result<(), String> {
+    match core.health().await {
+        Ok(Health::Serving | Health::Unknown) => Ok(()),
+        Ok(Health::NotServing) => Err("it says that it is not serving".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Asks the Core now and then how it is. Nothing waits for this: each request asks by itself.
+async fn follow_core(core: &KmsCore, found: &watch::Sender<Found>) {
+    let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+    loop {
+        let now = ask_core(core).await;
+        let before = found.send_replace(Some(now.clone()));
+        match &now {
+            Ok(()) if before != Some(Ok(())) => info!(host = core.host(), "KMS Core reached"),
+            Err(why) if before.as_ref() != Some(&now) => {
+                warn!(why, "waiting for {}", core_name(core));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        if now.is_ok() {
+            pause.reset();
+            sleep(PROBE_EVERY).await;
+        } else {
+            sleep(pause.next_delay()).await;
+        }
+    }
+}
+
+fn say(seen: &Seen, said: &mut Instant) {
+    match seen {
+        Seen::Near => {}
+        Seen::Behind(behind) => {
+            if said.elapsed() >= SAY_EVERY {
+                *said = Instant::now();
+                info!(
+                    done = behind.done,
+                    to_do = behind.to_do,
+                    blocks_per_second = behind.blocks_per_second.round(),
+                    seconds_left = behind.seconds_left,
+                    "catching up"
+                );
+            }
+        }
+        Seen::Caught { blocks, took } => info!(blocks, ?took, "caught up"),
+    }
+}

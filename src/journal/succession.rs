@@ -1,0 +1,212 @@
+//! An instance whose wallet was changed: its new journal begins where the old one stands.
+//!
+//! Each journal remembers which instance keeps it. One that has no cursor for its contract yet looks
+//! beside itself for the journal that the same instance kept last, for the same chain and contract and
+//! with another wallet, and takes over the cursor and every request without an outcome, answers
+//! included. That is one transaction of the new journal: until it is on disk, the next start does it
+//! again. The old journal is only read, so that going back to the old wallet loses nothing either.
+//!
+//! What the old wallet has signed stays in its journal: [`Opened::left`] is for whoever follows it.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+
+use super::{
+    Identity, Journal, Kept, OpenError, Writer, is_corrupt, read_identity, reader,
+    record::{Fixed, Number},
+    schema, statements as sql,
+};
+use crate::{
+    clock,
+    domain::{Address, BlockRef},
+};
+
+/// How long a look into a journal waits for its writer.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An instance's journal, open, with what an earlier wallet left to it.
+#[derive(Debug)]
+pub struct Opened {
+    pub journal: Journal,
+    pub writer: Writer,
+    /// Whose requests were taken over just now.
+    pub predecessor: Option<Predecessor>,
+    /// Journals of this instance's earlier wallets with transactions that are not known to be mined.
+    pub left: Vec<Result<Left, OpenError>>,
+}
+
+/// What was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    pub wallet: Address,
+    pub cursor: BlockRef,
+    pub requests: usize,
+}
+
+/// The journal of an earlier wallet, open.
+#[derive(Debug)]
+pub struct Left {
+    pub wallet: Address,
+    pub journal: Journal,
+    pub writer: Writer,
+}
+
+/// Opens the journal of `identity` as the instance called `keeper`, and lets it take over from that
+/// instance's earlier wallet if it is new. `kept` is the same journal as an earlier writer left it.
+/// Blocking, as [`Journal::open`].
+pub fn open_as(
+    dir: &Path,
+    identity: Identity,
+    contract: Address,
+    keeper: &str,
+    kept: Option<Kept>,
+) -> Result<Opened, OpenError> {
+    let (journal, writer) = match kept {
+        Some(kept) => kept.reopen(contract)?,
+        None => Journal::open(dir, identity, contract)?,
+    };
+    let path = journal.path().to_owned();
+    let sqlite = |cause| OpenError::sqlite(&path, cause);
+    let siblings = siblings(dir, identity, keeper, contract).map_err(|cause| OpenError::Io {
+        path: path.clone(),
+        doing: "looking for the journals beside it",
+        cause,
+    })?;
+    let fresh = reader::cursor(writer.connection(), contract).map_err(sqlite)?.is_none();
+    let mut opened = Opened { journal, writer, predecessor: None, left: Vec::new() };
+    for sibling in siblings {
+        let inherits = fresh && opened.predecessor.is_none() && sibling.has_cursor;
+        if !inherits && !sibling.has_open_transactions {
+            continue;
+        }
+        let (journal, writer) = match Journal::open(dir, sibling.identity, contract) {
+            Ok(open) => open,
+            // Somebody serves that wallet.
+            Err(OpenError::Locked { .. }) => continue,
+            Err(error) if inherits => return Err(error),
+            Err(error) => {
+                opened.left.push(Err(error));
+                continue;
+            }
+        };
+        let wallet = sibling.identity.wallet;
+        if inherits {
+            let inherited = inherit(opened.writer.connection_mut(), journal.path(), contract);
+            let (cursor, requests) = inherited.map_err(|cause| {
+                let at = if is_corrupt(&cause) { journal.path() } else { &path };
+                OpenError::sqlite(at, cause)
+            })?;
+            opened.predecessor = Some(Predecessor { wallet, cursor, requests });
+        }
+        if sibling.has_open_transactions {
+            opened.left.push(Ok(Left { wallet, journal, writer }));
+        }
+    }
+    keep_as(opened.writer.connection_mut(), keeper).map_err(sqlite)?;
+    Ok(opened)
+}
+
+/// What a look into another journal shows.
+struct Sibling {
+    identity: Identity,
+    kept_at_ms: u64,
+    has_cursor: bool,
+    has_open_transactions: bool,
+}
+
+/// The journals of the same chain that `keeper` kept last, with other wallets, newest first.
+fn siblings(
+    dir: &Path,
+    identity: Identity,
+    keeper: &str,
+    contract: Address,
+) -> io::Result<Vec<Sibling>> {
+    let own = identity.file_stem();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
+        if !is_journal || stem == own || !identity.shares_chain_with(stem) {
+            continue;
+        }
+        match look_into(&path, keeper, contract) {
+            Ok(Some(sibling))
+                if Identity { wallet: identity.wallet, ..sibling.identity } == identity =>
+            {
+                found.push(sibling);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(
+                path = %path.display(),
+                %error,
+                "a journal beside this instance's own cannot be read"
+            ),
+        }
+    }
+    found.sort_by_key(|sibling| std::cmp::Reverse(sibling.kept_at_ms));
+    Ok(found)
+}
+
+/// Reads without the lock: another instance may be writing it. `None`: not kept by `keeper`.
+fn look_into(path: &Path, keeper: &str, contract: Address) -> rusqlite::Result<Option<Sibling>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(LOOK_TIMEOUT)?;
+    if !schema::has_keepers(&connection)? {
+        return Ok(None);
+    }
+    let kept = connection
+        .query_row(sql::SELECT_KEEPER, [], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((name, Number(kept_at_ms))) = kept else { return Ok(None) };
+    let Some(identity) = read_identity(&connection)? else { return Ok(None) };
+    if name != keeper {
+        return Ok(None);
+    }
+    Ok(Some(Sibling {
+        identity,
+        kept_at_ms,
+        has_cursor: reader::cursor(&connection, contract)?.is_some(),
+        has_open_transactions: connection
+            .query_row(sql::HAS_OPEN_TRANSACTIONS, [], |row| row.get(0))?,
+    }))
+}
+
+/// Takes over cursor and unfinished requests from the journal at `old`: all of it or nothing.
+fn inherit(
+    connection: &mut Connection,
+    old: &Path,
+    contract: Address,
+) -> rusqlite::Result<(BlockRef, usize)> {
+    let old = old.to_str().ok_or_else(|| rusqlite::Error::InvalidPath(old.to_owned()))?;
+    connection.execute("ATTACH DATABASE ?1 AS old", [old])?;
+    let inherited = copy(connection, contract);
+    let detached = connection.execute_batch("DETACH DATABASE old");
+    let inherited = inherited?;
+    detached?;
+    Ok(inherited)
+}
+
+fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(BlockRef, usize)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let of = params![Fixed(contract)];
+    let requests = transaction.execute(sql::INHERIT_REQUESTS, of)?;
+    transaction.execute(sql::INHERIT_EVENTS, of)?;
+    transaction.execute(sql::INHERIT_ANSWERS, of)?;
+    let now = Number(clock::unix_millis());
+    transaction.execute(sql::INHERIT_CURSOR, params![Fixed(contract), now])?;
+    let cursor = reader::cursor(&transaction, contract)?;
+    let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    transaction.commit()?;
+    Ok((cursor, requests))
+}
+
+/// Remembers who keeps this journal.
+fn keep_as(connection: &mut Connection, keeper: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute(sql::DELETE_KEEPER, [])?;
+    transaction.execute(sql::INSERT_KEEPER, params![keeper, Number(clock::unix_millis())])?;
+    transaction.commit()
+}

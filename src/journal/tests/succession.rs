@@ -1,0 +1,224 @@
+//! From one generation of an instance to the next, and from one wallet to the next.
+
+use super::*;
+
+const NAME: &str = "main";
+
+fn wallet(byte: u8) -> Identity {
+    Identity { wallet: Address::repeat_byte(byte), ..identity() }
+}
+
+fn open_for(dir: &Path, identity: Identity, name: &str) -> Opened {
+    open_as(dir, identity, CONTRACT, name, None).unwrap()
+}
+
+/// Opens, and has the writer run.
+fn run_for(dir: &Path, identity: Identity, name: &str) -> (Running, Option<Predecessor>) {
+    let Opened { journal, writer, predecessor, left } = open_for(dir, identity, name);
+    assert_eq!(left.len(), 0);
+    (Running::start((journal, writer)), predecessor)
+}
+
+#[tokio::test]
+async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
+    let dir = TempDir::new().unwrap();
+    let old = Running::open(dir.path());
+    old.arrive(batch([1, 2], Some(7))).await.unwrap();
+    old.note(key(1), Step::Asked).await.unwrap();
+    let handle = old.journal.clone();
+    let kept = old.keep().await.unwrap();
+    assert_eq!(kept.identity(), identity());
+    let locked = Journal::open(dir.path(), identity(), CONTRACT).unwrap_err();
+    assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
+
+    // What is still held of the old generation can neither write nor read.
+    let late = handle.arrive(batch([3], Some(8))).await.unwrap_err();
+    assert!(late.to_string().contains("closed"), "{late}");
+    handle.note(key(2), Step::Asked).await.unwrap_err();
+    handle.cursor().await.unwrap_err();
+
+    let new = Running::start(kept.reopen(CONTRACT).unwrap());
+    handle.note(key(2), Step::Asked).await.unwrap_err();
+    assert_eq!(new.cursor().await.unwrap(), Some(block(7)));
+    let stages: Vec<_> = new.unfinished(None, 9, Holds::Included).await.unwrap();
+    let stages: Vec<_> = stages.into_iter().map(|request| request.stage).collect();
+    assert_eq!(stages, [Stage::Asked, Stage::Arrived]);
+    new.arrive(batch([3], Some(8))).await.unwrap();
+
+    // Another contract in the same file; then it is closed, and anybody may open it.
+    let other = Address::repeat_byte(0xdd);
+    let new = Running::start(new.keep().await.unwrap().reopen(other).unwrap());
+    assert_eq!(new.cursor().await.unwrap(), None);
+    new.close().await.unwrap();
+    let again = Running::open(dir.path());
+    assert_eq!(keys(&again, Holds::Included).await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_writer_that_never_ran_leaves_its_journal_too() {
+    let dir = TempDir::new().unwrap();
+    let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let kept = tokio::task::spawn_blocking(move || writer.keep()).await.unwrap();
+    let journal = Running::start(kept.reopen(CONTRACT).unwrap());
+    journal.arrive(batch([1], Some(7))).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_in_hand_are_counted_as_they_move() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let moves = journal.statistics().moves;
+    journal.arrive(batch([], Some(7))).await.unwrap();
+    assert_eq!(journal.statistics().moves, moves, "a cursor alone moves no request");
+    journal.arrive(batch(1..=5, Some(8))).await.unwrap();
+    assert!(journal.statistics().moves > moves);
+    journal.note(key(1), hold(HoldReason::NoFunds)).await.unwrap();
+    journal.note(key(2), hold(HoldReason::NoFunds)).await.unwrap();
+    journal.note(key(2), Step::Settled(Outcome::Expired)).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.in_hand().await.unwrap(), InHand { requests: 4, held: 1 });
+}
+
+/// Requests in every stage, one settled.
+async fn fill(journal: &Journal) {
+    journal.arrive(batch([], Some(3))).await.unwrap();
+    journal.arrive(batch([9, 1, 2, 3, 4, 5], Some(20))).await.unwrap();
+    let steps = [
+        (1, Step::Asked),
+        (2, Step::Answered(answer("two"))),
+        (3, Step::Answered(answer("three"))),
+        (3, Step::Submitted { transaction: hash(300) }),
+        (4, Step::Failed { why: "no bucket".into() }),
+        (4, Step::Worked(Duration::from_millis(1500))),
+        (4, hold(HoldReason::AccessDenied)),
+        (5, Step::Settled(Outcome::AlreadyAnswered)),
+    ];
+    for (id, step) in steps {
+        journal.note(key(id), step).await.unwrap();
+    }
+    journal.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
+    let dir = TempDir::new().unwrap();
+    let (old, none) = run_for(dir.path(), wallet(1), NAME);
+    assert_eq!(none, None);
+    fill(&old).await;
+    old.close().await.unwrap();
+
+    let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
+    let expected = Predecessor { wallet: Address::repeat_byte(1), cursor: block(20), requests: 5 };
+    assert_eq!(predecessor, Some(expected));
+    assert_eq!(new.cursor().await.unwrap(), Some(block(20)));
+    assert_eq!(new.begun_after().await.unwrap(), Some(3));
+    let requests = new.unfinished(None, 9, Holds::Included).await.unwrap();
+    let found: Vec<_> = requests
+        .iter()
+        .map(|request| (request.key.id.to::<u64>(), request.stage.clone()))
+        .collect();
+    let stages = [
+        (9, Stage::Arrived),
+        (1, Stage::Asked),
+        (2, Stage::Answered(answer("two"))),
+        (3, Stage::Answered(answer("three"))),
+        (4, Stage::Arrived),
+    ];
+    assert_eq!(found, stages, "in the order of their arrival; what was sent is to be sent anew");
+    assert!(requests.iter().all(|request| request.event == event(request.key.id.to(), 100)));
+    let held = new.request(key(4)).await.unwrap().unwrap().progress;
+    assert_eq!(held.held.unwrap().hold.reason, HoldReason::AccessDenied);
+    assert_eq!((held.attempts, held.worked_ms), (1, 1500));
+    assert_eq!(new.request(key(3)).await.unwrap().unwrap().progress.transaction, None);
+    assert_eq!(new.request(key(5)).await.unwrap(), None);
+    new.arrive(batch([6], Some(30))).await.unwrap();
+    new.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
+    new.close().await.unwrap();
+
+    // Only once, and back again without a loss.
+    let (new, none) = run_for(dir.path(), wallet(2), NAME);
+    assert_eq!(none, None);
+    assert_eq!(keys(&new, Holds::Included).await, [9, 2, 3, 4, 6]);
+    new.close().await.unwrap();
+    let (old, none) = run_for(dir.path(), wallet(1), NAME);
+    assert_eq!(none, None);
+    assert_eq!(old.cursor().await.unwrap(), Some(block(20)));
+    assert_eq!(keys(&old, Holds::Included).await, [9, 1, 2, 3, 4]);
+    old.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn until_the_new_journal_has_a_cursor_the_next_start_takes_over() {
+    let dir = TempDir::new().unwrap();
+    let (old, _) = run_for(dir.path(), wallet(1), NAME);
+    fill(&old).await;
+    old.close().await.unwrap();
+    // Killed in the middle: the new file is there, and what was copied was not committed.
+    let (_journal, writer) = Journal::open(dir.path(), wallet(2), CONTRACT).unwrap();
+    writer.connection().execute_batch("BEGIN IMMEDIATE; DELETE FROM requests;").unwrap();
+    drop(writer);
+    let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
+    assert_eq!(predecessor.unwrap().requests, 5);
+    new.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_what_this_instance_kept_last_is_taken_over() {
+    let dir = TempDir::new().unwrap();
+    let fill_as = async |identity: Identity, name, contract, cursor| {
+        let opened = open_as(dir.path(), identity, contract, name, None).unwrap();
+        let journal = Running::start((opened.journal, opened.writer));
+        journal.arrive(batch([cursor], Some(cursor))).await.unwrap();
+        journal.close().await.unwrap();
+        // So that "last" is not a matter of the same millisecond.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    };
+    let reset = Identity { genesis: B256::repeat_byte(0x9f), ..wallet(3) };
+    let other_chain = Identity { chain_id: 31338, ..wallet(4) };
+    fill_as(wallet(1), NAME, CONTRACT, 11).await;
+    fill_as(wallet(2), NAME, CONTRACT, 12).await;
+    fill_as(wallet(5), "another", CONTRACT, 15).await;
+    fill_as(reset, NAME, CONTRACT, 13).await;
+    fill_as(other_chain, NAME, CONTRACT, 14).await;
+    fill_as(wallet(6), NAME, Address::repeat_byte(0xdd), 16).await;
+    // Locked: somebody serves it.
+    fill_as(wallet(7), NAME, CONTRACT, 17).await;
+    let _serving = open_for(dir.path(), wallet(7), NAME);
+
+    let (new, predecessor) = run_for(dir.path(), wallet(8), NAME);
+    let predecessor = predecessor.unwrap();
+    assert_eq!((predecessor.wallet, predecessor.cursor.number), (Address::repeat_byte(2), 12));
+    assert_eq!(keys(&new, Holds::Included).await, [11, 12], "from the one before, it from its own");
+    new.close().await.unwrap();
+    let (fresh, none) = run_for(dir.path(), wallet(9), "unheard of");
+    assert_eq!(none, None);
+    assert!(fresh.is_empty().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() {
+    let dir = TempDir::new().unwrap();
+    let (old, _) = run_for(dir.path(), wallet(1), NAME);
+    fill(&old).await;
+    old.signed(vec![signed(0, 0, Some(key(3))), signed(1, 0, Some(key(2)))]).await.unwrap();
+    old.mined(signed(0, 0, None).hash, block(21)).await.unwrap();
+    old.close().await.unwrap();
+
+    for first in [true, false] {
+        let mut opened = open_for(dir.path(), wallet(2), NAME);
+        assert_eq!(opened.predecessor.is_some(), first);
+        let Left { wallet: whose, journal, writer } = opened.left.remove(0).unwrap();
+        assert!(opened.left.is_empty());
+        assert_eq!(whose, Address::repeat_byte(1));
+        let locked = Journal::open(dir.path(), wallet(1), CONTRACT).unwrap_err();
+        assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
+        let left = Running::start((journal, writer));
+        assert_eq!(left.open_transactions().await.unwrap(), [signed(1, 0, Some(key(2)))]);
+        if !first {
+            left.mined(signed(1, 0, None).hash, block(22)).await.unwrap();
+        }
+        left.close().await.unwrap();
+    }
+    let (_new, none) = run_for(dir.path(), wallet(2), NAME);
+    assert_eq!(none, None);
+}

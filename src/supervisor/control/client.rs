@@ -1,0 +1,153 @@
+//! A command's end of the control socket.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+
+use super::{Answer, Candidates, LONGEST_PATH, Request};
+
+/// How long one place may take to let us connect.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// No answer is longer: the status of thousands of instances.
+const LONGEST_ANSWER: u64 = 64 << 20;
+
+/// No supervisor answers at any of the places where one may.
+#[derive(Debug)]
+pub struct NotFound {
+    /// Each place, and why it is not there.
+    pub tried: Vec<(PathBuf, io::Error)>,
+}
+
+impl NotFound {
+    /// Whether a socket is there that we may not use.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.tried.iter().any(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// What the commonest reasons mean here.
+const WORDS: [(io::ErrorKind, &str); 3] = [
+    (io::ErrorKind::NotFound, "there is no such socket"),
+    (io::ErrorKind::ConnectionRefused, "nobody listens (left behind by a process that was killed)"),
+    (
+        io::ErrorKind::PermissionDenied,
+        "permission denied: join group kms-connector, or become its user",
+    ),
+];
+
+impl fmt::Display for NotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no supervisor answers; tried:")?;
+        for (path, error) in &self.tried {
+            write!(f, "\n  {}: ", path.display())?;
+            let known = WORDS.iter().find(|(kind, _)| *kind == error.kind());
+            match known {
+                Some((_, words)) => f.write_str(words)?,
+                None => write!(f, "{error}")?,
+            }
+        }
+        f.write_str("\nIs one running? If its socket is elsewhere, name it with --socket")
+    }
+}
+
+impl std::error::Error for NotFound {}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error("the supervisor at {} does not answer within {deadline:?}; see its log", path.display())]
+    TimedOut { path: PathBuf, deadline: Duration },
+    #[error("the supervisor at {} ended the connection without an answer: {cause}", path.display())]
+    Lost { path: PathBuf, cause: io::Error },
+    #[error("the answer of the supervisor at {} cannot be read ({cause}): is this command of the same version?", path.display())]
+    Unreadable { path: PathBuf, cause: serde_json::Error },
+}
+
+/// A connection to a running supervisor.
+#[derive(Debug)]
+pub struct Connection {
+    path: PathBuf,
+    stream: UnixStream,
+}
+
+/// The first place where somebody answers.
+pub async fn find(candidates: &Candidates) -> Result<Connection, NotFound> {
+    let mut tried = Vec::new();
+    for path in &candidates.paths {
+        match timeout(CONNECT_DEADLINE, connect(path)).await {
+            Ok(Ok(stream)) => return Ok(Connection { path: path.clone(), stream }),
+            Ok(Err(error)) => tried.push((path.clone(), error)),
+            Err(_) => tried.push((path.clone(), io::ErrorKind::TimedOut.into())),
+        }
+    }
+    Err(NotFound { tried })
+}
+
+/// Finds a supervisor and asks it.
+pub async fn ask(
+    candidates: &Candidates,
+    request: &Request,
+    deadline: Duration,
+) -> Result<Answer, AskError> {
+    find(candidates).await?.ask(request, deadline).await
+}
+
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    if path.as_os_str().len() > LONGEST_PATH {
+        let error = format!("a socket's path has at most {LONGEST_PATH} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+    }
+    loop {
+        match UnixStream::connect(path).await {
+            // Others wait there, too: the caller's deadline ends this.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+impl Connection {
+    /// Where the supervisor listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn ask(self, request: &Request, deadline: Duration) -> Result<Answer, AskError> {
+        let path = self.path.clone();
+        match timeout(deadline, self.exchange(request)).await {
+            Ok(Ok(line)) => {
+                serde_json::from_slice(&line).map_err(|cause| AskError::Unreadable { path, cause })
+            }
+            Ok(Err(cause)) => Err(AskError::Lost { path, cause }),
+            Err(_) => Err(AskError::TimedOut { path, deadline }),
+        }
+    }
+
+    async fn exchange(mut self, request: &Request) -> io::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.write_all(&line).await?;
+        let mut answer = Vec::new();
+        let mut reading = BufReader::new(self.stream.take(LONGEST_ANSWER));
+        reading.read_until(b'\n', &mut answer).await?;
+        if answer.last() != Some(&b'\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(answer)
+    }
+}

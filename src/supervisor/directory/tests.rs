@@ -1,0 +1,264 @@
+//! Real temporary directories, and the settling as a pure function.
+
+use std::{fs, os::unix::fs::symlink};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A configuration that may run under a supervisor.
+pub fn text(channel_size: u32) -> String {
+    format!(
+        "gateway_url = 'ws://gateway'\nkms_core_endpoint = 'http://core'\nchain_id = 1\n\
+         decryption_address = '0x5fbdb2315678afecb367f032d93f642f64180aa3'\n\
+         gateway_config_address = '0x0000000000000000000000000000000000000001'\n\
+         private_key = '4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318'\n\
+         channel_size = {channel_size}\n"
+    )
+}
+
+fn write(directory: &Path, name: &str, content: impl AsRef<[u8]>) {
+    fs::write(directory.join(name), content).unwrap();
+}
+
+fn look(directory: &Path) -> Look {
+    look_with(directory, [])
+}
+
+fn look_with<const N: usize>(directory: &Path, variables: [(&str, &str); N]) -> Look {
+    look_once(&Files::Directory(directory.to_owned()), &variables.into_iter().collect())
+}
+
+/// Names, and whether they are in order.
+fn summary(look: &Look) -> Vec<(&str, bool)> {
+    look.files.iter().map(|(name, wanted)| (name.as_str(), wanted.is_ok())).collect()
+}
+
+fn problem(look: &Look, name: &str) -> String {
+    look.files[name].as_ref().unwrap_err().to_string()
+}
+
+#[test]
+fn files_that_are_no_configurations_do_not_count() {
+    for name in ["a.toml", "a.b.toml", "ä.toml", "#a.toml", "a~.toml"] {
+        assert!(is_configuration(OsStr::new(name)), "{name}");
+    }
+    let others = [".toml", ".a.toml", ".#a.toml", "a.toml~", "#a.toml#", ".a.toml.swp", "..data"];
+    for name in others.into_iter().chain(["a.tom", "toml", "a.TOML", "a.toml.bak", ""]) {
+        assert!(!is_configuration(OsStr::new(name)), "{name}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("sub.toml")).unwrap();
+    write(directory.path(), "a.toml", text(1));
+    write(directory.path(), "a.toml~", text(1));
+    assert_eq!(summary(&look(directory.path())), [("a", true)]);
+}
+
+#[test]
+fn a_file_is_an_instance_with_what_it_says() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "one.toml", text(7));
+    write(directory.path(), "off.toml", format!("enabled = false\n{}", text(1)));
+    write(directory.path(), "bad.toml", "chain_id = ");
+    write(directory.path(), "empty.toml", "");
+    let look = look(directory.path());
+    assert_eq!(summary(&look), [("bad", false), ("empty", false), ("off", true), ("one", true)]);
+    let one = look.files["one"].as_ref().unwrap();
+    assert_eq!(one.name, "one");
+    assert_eq!(one.config.channel_size, 7);
+    assert_eq!(one.file.as_deref(), Some(directory.path().join("one.toml").as_path()));
+    assert!(!look.files["off"].as_ref().unwrap().config.enabled);
+    // The required keys have no defaults here.
+    assert!(problem(&look, "empty").contains("gateway_url: found nothing"));
+    assert_eq!((look.problem, look.asked), (None, false));
+}
+
+#[test]
+fn the_hash_is_what_sha256sum_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("abc.toml");
+    fs::write(&file, "# abc").unwrap();
+    let files = Files::One { file: Some(file), name: None };
+    let environment = [("KMS_CONNECTOR_PRIVATE_KEY", "1".repeat(64))].into_iter().collect();
+    let look = look_once(&files, &environment);
+    assert_eq!(
+        look.files["abc"].as_ref().unwrap().hash.as_deref(),
+        Some("ed88ccf8ca7ecff67c780a0dd5a06c8342cd8de02ba5d99d63a48c8ffc83f0ae")
+    );
+}
+
+#[test]
+fn each_instance_has_variables_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a.toml", "b-1.toml"] {
+        write(directory.path(), name, text(1));
+    }
+    let variables = [
+        ("KMS_CONNECTOR_INSTANCE_B_1__CHANNEL_SIZE", "9"),
+        ("KMS_CONNECTOR_INSTANCE_C__CHANNEL_SIZE", "9"),
+    ];
+    let sizes = |look: &Look| -> Vec<usize> {
+        look.files.values().map(|wanted| wanted.as_ref().unwrap().config.channel_size).collect()
+    };
+    assert_eq!(sizes(&look_with(directory.path(), variables)), [1, 9]);
+
+    let environment = variables.into_iter().collect();
+    let files = Files::Directory(directory.path().to_owned());
+    let (_, settled) = look_first(&files, &environment);
+    let odd = settled.odd_variables(&environment);
+    assert_eq!(odd.len(), 1, "{odd:?}");
+    assert_eq!(odd[0].place, Place::Variable("KMS_CONNECTOR_INSTANCE_C__CHANNEL_SIZE".to_owned()));
+}
+
+#[test]
+fn two_names_with_the_same_variables_are_a_problem_of_the_later() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a-1.toml", "a.1.toml", "A_1.toml", "b.toml"] {
+        write(directory.path(), name, text(1));
+    }
+    let look = look(directory.path());
+    assert_eq!(summary(&look), [("A_1", true), ("a-1", false), ("a.1", false), ("b", true)]);
+    assert!(problem(&look, "a-1").contains("those of A_1.toml"), "{}", problem(&look, "a-1"));
+}
+
+#[test]
+fn a_name_that_fits_no_line_is_a_problem() {
+    let directory = tempfile::tempdir().unwrap();
+    let long = "x".repeat(129);
+    for name in ["a\nb", " a", &long] {
+        write(directory.path(), &format!("{name}.toml"), text(1));
+    }
+    let not_text = OsStr::from_bytes(b"\xff.toml");
+    fs::write(directory.path().join(not_text), text(1)).unwrap();
+    let look = look(directory.path());
+    assert_eq!(
+        summary(&look),
+        [(" a", false), ("a\\nb", false), (long.as_str(), false), ("\u{fffd}", false)]
+    );
+    assert!(!problem(&look, "a\\nb").contains("a\nb"));
+}
+
+#[test]
+fn what_cannot_be_read_is_a_problem_of_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "large.toml", vec![b'#'; (1 << 20) + 1]);
+    write(directory.path(), "bytes.toml", b"\n\xff");
+    write(directory.path(), "good.toml", text(1));
+    symlink("nowhere/x", directory.path().join("link.toml")).unwrap();
+    symlink("good.toml", directory.path().join("other.toml")).unwrap();
+    let look = look(directory.path());
+    assert_eq!(
+        summary(&look),
+        [("bytes", false), ("good", true), ("large", false), ("link", false), ("other", true)]
+    );
+    assert!(problem(&look, "bytes").contains("bytes.toml:2"), "{}", problem(&look, "bytes"));
+    assert!(problem(&look, "link").contains("a link that leads nowhere"));
+    assert!(problem(&look, "large").contains("1048577 bytes"));
+}
+
+#[test]
+fn a_missing_directory_is_a_problem_and_no_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing");
+    let seen = look(&missing);
+    assert!(seen.files.is_empty());
+    assert!(seen.problem.unwrap().starts_with(&missing.display().to_string()));
+    write(directory.path(), "file", "");
+    assert!(look(&directory.path().join("file")).problem.is_some());
+    assert_eq!(look(directory.path()).problem, None);
+}
+
+#[test]
+fn one_file_is_one_instance_under_starts_rules() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("one.toml");
+    let key = ("KMS_CONNECTOR_PRIVATE_KEY", "1".repeat(64));
+    let environment: Environment =
+        [key, ("KMS_CONNECTOR_SERVICE_NAME", "service".to_owned())].into_iter().collect();
+    let look = |file: Option<&Path>, name: Option<&str>| {
+        let files = Files::One { file: file.map(Path::to_owned), name: name.map(str::to_owned) };
+        look_once(&files, &environment)
+    };
+    fs::write(&file, "channel_size = 7").unwrap();
+    let of_file = look(Some(&file), None);
+    assert_eq!(of_file.files["one"].as_ref().unwrap().config.channel_size, 7);
+    let named = look(Some(&file), Some("mine"));
+    assert_eq!(summary(&named), [("mine", true)]);
+    let of_environment = look(None, None);
+    let alone = of_environment.files["service"].as_ref().unwrap();
+    assert_eq!((alone.file.as_ref(), alone.hash.as_ref()), (None, None));
+
+    fs::write(&file, "channel_size = 0").unwrap();
+    assert_eq!(summary(&look(Some(&file), None)), [("one", false)]);
+    fs::remove_file(&file).unwrap();
+    // Its only file going away is no removal.
+    assert_eq!(summary(&look(Some(&file), Some("mine"))), [("mine", false)]);
+    // What was never settled does not run on the defaults.
+    let files = Files::One { file: Some(file.clone()), name: None };
+    let nothing = Settled::default().look(&files, &environment);
+    assert!(problem(&nothing, "one").contains("changes while it is read"));
+}
+
+#[test]
+fn no_key_is_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "a.toml", text(1));
+    let files = Files::Directory(directory.path().to_owned());
+    let (look, settled) = look_first(&files, &Environment::default());
+    let printed = format!("{look:?}{settled:?}{:?}", read(&files));
+    assert!(printed.contains("a.toml") && !printed.contains("4c0883a6"), "{printed}");
+}
+
+// ---- settling
+
+/// Few names and few contents, so that readings often agree.
+fn any_listing() -> impl Strategy<Value = Listing> {
+    let file = ("[abc]", "[xyz]?").prop_map(|(name, content)| {
+        let content = if content == "z" {
+            Content::Unreadable(bad_name(Path::new("d"), OsStr::new("z")))
+        } else {
+            Content::Bytes(Arc::new(Zeroizing::new(content.into_bytes())))
+        };
+        (OsString::from(name), content)
+    });
+    prop_oneof![
+        4 => prop::collection::vec(file, 0..4).prop_map(|files| Ok(files.into_iter().collect())),
+        1 => Just(Err("gone".to_owned())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_believed_that_two_readings_do_not_say(
+        readings in prop::collection::vec(any_listing(), 2..12),
+    ) {
+        let mut settled = Settled::default();
+        for pair in readings.windows(2) {
+            let after = settle(&settled, &pair[0], &pair[1]);
+            let (Ok(first), Ok(second)) = (&pair[0], &pair[1]) else {
+                prop_assert_eq!(&after.settled, &settled);
+                prop_assert!(after.problem.is_some());
+                prop_assert_eq!(after.again, pair[0].is_ok() || pair[1].is_ok());
+                continue;
+            };
+            prop_assert_eq!(&after.problem, &None);
+            prop_assert_eq!(after.again, first != second);
+            for name in ["a", "b", "c"].map(OsStr::new) {
+                let (before, now) = (settled.0.get(name), after.settled.0.get(name));
+                let (one, other) = (first.get(name), second.get(name));
+                prop_assert_eq!(now, if one == other { one } else { before });
+            }
+            prop_assert!(after.settled.0.len() <= 3);
+            settled = after.settled;
+        }
+        // Whatever came before: two equal readings settle everything.
+        let last = any_two_equal(&readings);
+        let after = settle(&settled, &last, &last);
+        prop_assert!(!after.again);
+        prop_assert_eq!(Ok(after.settled.0), last);
+    }
+}
+
+fn any_two_equal(readings: &[Listing]) -> Listing {
+    readings.iter().find(|reading| reading.is_ok()).cloned().unwrap_or(Ok(BTreeMap::new()))
+}

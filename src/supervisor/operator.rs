@@ -1,0 +1,225 @@
+//! What operators and the service manager ask, and what they are told.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info};
+
+use super::{
+    Instances, Supervisor,
+    control::{Answer, Asked, Request},
+    slot::Slot,
+};
+use crate::{
+    clock,
+    observe::status::{Reload, State, Status},
+};
+
+/// What an asker waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The next reading of the files is applied.
+    Reread,
+    /// No change is under way.
+    Settled,
+}
+
+#[derive(Debug)]
+pub(super) struct Pending {
+    reply: oneshot::Sender<Answer>,
+    /// One instance, or all.
+    name: Option<String>,
+    until: Until,
+}
+
+impl<I: Instances> Supervisor<I> {
+    /// The reading that askers waited for is applied.
+    pub(super) fn reread(&mut self, asked: bool) {
+        if asked {
+            for pending in &mut self.pending {
+                pending.until = Until::Settled;
+            }
+        }
+    }
+
+    pub(super) fn asked(&mut self, asked: Asked, nudges: &mpsc::Sender<()>) {
+        let Asked { request, reply } = asked;
+        // Who asked may be gone by now.
+        let refuse = |reply: oneshot::Sender<Answer>, why: String| {
+            let _ = reply.send(Answer::Refused { why });
+        };
+        let name = match &request {
+            Request::Status => {
+                let _ = reply.send(Answer::Status { status: Box::new(self.status()) });
+                return;
+            }
+            #[cfg(debug_assertions)]
+            Request::Fault { instance, room, kind } => {
+                let answer = self.sicken(instance.as_deref(), room, *kind);
+                let _ = reply.send(answer);
+                return;
+            }
+            Request::Reload { name } => name.clone(),
+            Request::Restart { name } | Request::Stop { name } => Some(name.clone()),
+        };
+        if self.stopping.is_some() {
+            return refuse(reply, "the supervisor is stopping".to_owned());
+        }
+        if let Some(name) = &name {
+            let known: Vec<_> = self.slots.keys().cloned().collect();
+            let Some(slot) = self.slots.get_mut(name) else {
+                let known = known.join(", ");
+                return refuse(reply, format!("there is no instance {name}; there are: {known}"));
+            };
+            let done = match &request {
+                Request::Restart { .. } => slot.restart(),
+                Request::Stop { .. } => slot.hold(),
+                Request::Reload { .. } | Request::Status => {
+                    slot.try_again();
+                    true
+                }
+                #[cfg(debug_assertions)]
+                Request::Fault { .. } => true,
+            };
+            if !done {
+                let why = slot.complaint().unwrap_or("it is not enabled").to_owned();
+                return refuse(reply, format!("{name} has no configuration to run: {why}"));
+            }
+        }
+        info!(?request, "asked by an operator");
+        let until = if let Request::Reload { .. } = request {
+            self.nudge(nudges);
+            Until::Reread
+        } else {
+            Until::Settled
+        };
+        self.pending.push(Pending { reply, name, until });
+    }
+
+    #[cfg(debug_assertions)]
+    fn sicken(&self, instance: Option<&str>, room: &str, kind: crate::heart::Fault) -> Answer {
+        let Some(name) = instance else {
+            // On purpose: nothing else shows that a loop that does not turn is noticed.
+            std::thread::sleep(std::time::Duration::from_mins(1));
+            return Answer::Done { lines: vec!["the loop turns again".to_owned()], failed: false };
+        };
+        match self.slots.get(name).and_then(Slot::run) {
+            Some(run) => {
+                run.hearts.sicken(room, kind);
+                Answer::Done { lines: vec![format!("{name}: {room} is sick")], failed: false }
+            }
+            None => Answer::Refused { why: format!("{name} does not run") },
+        }
+    }
+
+    // ---- what is told
+
+    /// Brings everybody who looks up to date.
+    pub(super) fn show(&mut self) {
+        for slot in self.slots.values_mut() {
+            if slot.show() {
+                debug!(instance = slot.name, state = slot.shown().word(), "instance state");
+            }
+        }
+        let is_changing = self.slots.values().any(Slot::is_changing);
+        if !is_changing {
+            self.note_reload();
+        }
+        let line = self.line();
+        if self.stopping.is_none() {
+            if self.ready_due && !is_changing {
+                self.ready_due = false;
+                self.has_been_ready = true;
+                self.manager.ready(&line);
+            }
+            self.manager.status(&line);
+        }
+        self.reply();
+    }
+
+    fn note_reload(&mut self) {
+        self.reload.problems = self.problems();
+        if self.reload.problems.is_empty()
+            && self.reload.succeeded_at_ms.is_none_or(|at| at < self.reload.at_ms)
+        {
+            self.reload.succeeded_at_ms = Some(clock::unix_millis());
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let complaints = self.slots.values().filter_map(|slot| {
+            slot.complaint().map(|complaint| format!("{}: {complaint}", slot.name))
+        });
+        self.directory_problem.iter().cloned().chain(complaints).collect()
+    }
+
+    /// Answers those whose wait is over.
+    fn reply(&mut self) {
+        let mut waiting = Vec::new();
+        for pending in std::mem::take(&mut self.pending) {
+            let mut concerned = self
+                .slots
+                .values()
+                .filter(|slot| pending.name.as_ref().is_none_or(|name| *name == slot.name));
+            let settled = !concerned.clone().any(|slot| slot.is_changing() || slot.is_draining());
+            if pending.until == Until::Reread || !settled {
+                if !pending.reply.is_closed() {
+                    waiting.push(pending);
+                }
+                continue;
+            }
+            let mut lines: Vec<String> = concerned.clone().map(Slot::line).collect();
+            let mut failed = concerned.any(Slot::is_amiss);
+            if let Some(problem) = &self.directory_problem {
+                lines.push(problem.clone());
+                failed = true;
+            }
+            // Who asked may be gone by now.
+            let _ = pending.reply.send(Answer::Done { lines, failed });
+        }
+        self.pending = waiting;
+    }
+
+    /// `4 running, 1 parked: config-3 (why)`.
+    fn line(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for slot in self.slots.values() {
+            *counts.entry(slot.shown().word()).or_default() += 1;
+        }
+        let order =
+            ["running", "waiting", "starting", "draining", "backing-off", "parked", "stopped"];
+        let mut parts: Vec<String> = order
+            .iter()
+            .filter_map(|word| counts.get(word).map(|count| format!("{count} {word}")))
+            .collect();
+        if parts.is_empty() {
+            parts.push("no instance".to_owned());
+        }
+        let amiss: Vec<&str> = self
+            .slots
+            .values()
+            .filter(|slot| matches!(slot.shown(), State::Parked { .. } | State::BackingOff { .. }))
+            .map(|slot| slot.name.as_str())
+            .collect();
+        let mut line = parts.join(", ");
+        if !amiss.is_empty() {
+            line = format!("{line}: {}", amiss.join(", "));
+        }
+        let problems = self.problems().len();
+        if problems > 0 {
+            line = format!("{line}; {problems} reload problems");
+        }
+        line
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at_ms: self.started_at_ms,
+            config_dir: self.directory.clone(),
+            reload: Reload { problems: self.problems(), ..self.reload.clone() },
+            instances: self.slots.values().map(Slot::status).collect(),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Running x desired -> who may have what. Pure.
+//!
+//! Two things cannot be shared: a wallet on a chain (its nonces have one owner), and a KMS Core
+//! between deployments (it knows requests by their id alone, and ids repeat). Claims come from the
+//! desired set: who is no longer desired blocks nobody, and its wallet wanted under a new name is a
+//! rename. Who has a claim already keeps it; among newcomers the first name wins.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    sync::Arc,
+};
+
+use crate::{
+    config::{Config, Wallet},
+    domain::Address,
+};
+
+/// Configurations by instance name.
+pub type Configs = BTreeMap<String, Arc<Config>>;
+
+/// A wallet on a chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WalletClaim {
+    chain_id: u64,
+    signer: Signer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Signer {
+    Address(Address),
+    /// A key in AWS KMS by its id, region and endpoint: its address is not known offline. Two names
+    /// of one key get as far as its journal, whose lock is the last word.
+    AwsKey {
+        key_id: String,
+        region: Option<String>,
+        endpoint: Option<String>,
+    },
+}
+
+impl WalletClaim {
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let signer = match &config.wallet {
+            Wallet::PrivateKey(key) => Signer::Address(key.address()),
+            Wallet::AwsKms { key_id, region, endpoint } => Signer::AwsKey {
+                key_id: key_id.clone(),
+                region: region.clone(),
+                endpoint: endpoint.as_ref().map(|url| url.expose().to_string()),
+            },
+        };
+        Self { chain_id: config.chain_id, signer }
+    }
+}
+
+impl fmt::Display for WalletClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.signer {
+            Signer::Address(address) => write!(f, "wallet {address}")?,
+            Signer::AwsKey { key_id, .. } => write!(f, "AWS KMS key {key_id}")?,
+        }
+        write!(f, " on chain {}", self.chain_id)
+    }
+}
+
+/// What should run.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// By a file that is in order.
+    pub files: Configs,
+    /// In place of a file that is not: what ran before it was broken. Gives way to all others.
+    pub kept: Configs,
+}
+
+/// What may become of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Files that collide with another, and how. The others are granted.
+    pub refused: BTreeMap<String, String>,
+    /// Names of one wallet, old to new: the same instance under a new name.
+    pub renamed: BTreeMap<String, String>,
+    /// Refused or broken ones that may not even go on as they are: what they have is granted to
+    /// another.
+    pub displaced: Vec<String>,
+}
+
+/// Decides who may run, where `current` runs already (or would, after a pause).
+#[must_use]
+pub fn plan(current: &Configs, desired: &Desired) -> Plan {
+    let mut claims = Claims::default();
+    let mut plan = Plan::default();
+    let rank = |name: &String, config: &Arc<Config>| match current.get(name) {
+        Some(current) if current == config => 0,
+        Some(current) if WalletClaim::of(current) == WalletClaim::of(config) => 1,
+        Some(_) => 2,
+        None => 3,
+    };
+    let mut order: Vec<_> = desired.files.iter().collect();
+    order.sort_by_key(|(name, config)| (rank(name, config), name.as_str()));
+    for (name, config) in order {
+        let Err(collision) = claims.take(name, config) else { continue };
+        plan.refused.insert(name.clone(), collision);
+        // It goes on as it is, if nobody was granted what it has.
+        if let Some(current) = current.get(name)
+            && claims.take(name, current).is_err()
+        {
+            plan.displaced.push(name.clone());
+        }
+    }
+    let mut leaving: BTreeMap<WalletClaim, &String> = BTreeMap::new();
+    for (name, config) in current {
+        let stays = match desired.kept.get(name) {
+            Some(kept) => claims.take(name, kept).is_ok(),
+            None => desired.files.contains_key(name),
+        };
+        if !stays {
+            leaving.insert(WalletClaim::of(config), name);
+        }
+    }
+    for (name, config) in &desired.files {
+        let is_new = !current.contains_key(name) && !plan.refused.contains_key(name);
+        if is_new && let Some(old) = leaving.remove(&WalletClaim::of(config)) {
+            plan.renamed.insert(old.clone(), name.clone());
+        }
+    }
+    plan.displaced
+        .extend(leaving.into_values().filter(|name| desired.kept.contains_key(*name)).cloned());
+    plan
+}
+
+/// What is taken, and by whom.
+#[derive(Default)]
+struct Claims<'a> {
+    wallets: BTreeMap<WalletClaim, &'a str>,
+    cores: BTreeMap<String, (u64, Address, &'a str)>,
+}
+
+impl<'a> Claims<'a> {
+    /// All or nothing.
+    fn take(&mut self, name: &'a str, config: &Config) -> Result<(), String> {
+        let endpoint = config.kms_core_endpoint.expose().to_string();
+        if let Some((chain_id, decryption, other)) = self.cores.get(&endpoint)
+            && (*chain_id, *decryption) != (config.chain_id, config.decryption_address)
+        {
+            return Err(format!(
+                "its KMS Core at {} serves instance {other} for chain {chain_id}, Decryption \
+                 {decryption}: a Core knows requests by their id alone and serves one deployment; \
+                 give one of them another kms_core_endpoint",
+                config.kms_core_endpoint,
+            ));
+        }
+        match self.wallets.entry(WalletClaim::of(config)) {
+            Entry::Occupied(taken) => {
+                return Err(format!(
+                    "its {} is that of instance {}: a wallet has one owner; give one of them \
+                     another wallet, or remove its file",
+                    taken.key(),
+                    taken.get(),
+                ));
+            }
+            Entry::Vacant(free) => free.insert(name),
+        };
+        self.cores.insert(endpoint, (config.chain_id, config.decryption_address, name));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Mode, Source, load};
+
+    /// `wallet` and `core` are numbers; `version` makes it another configuration.
+    fn config(wallet: u32, core: u32, version: u32) -> Arc<Config> {
+        on_chain(1, wallet, core, version)
+    }
+
+    fn on_chain(chain: u32, wallet: u32, core: u32, version: u32) -> Arc<Config> {
+        let variables = [
+            ("KMS_CONNECTOR_CHAIN_ID", chain.to_string()),
+            ("KMS_CONNECTOR_PRIVATE_KEY", format!("{wallet:064x}")),
+            ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", format!("http://core-{core}:50051")),
+            ("KMS_CONNECTOR_RETRY_INTERVAL_SECS", version.to_string()),
+        ];
+        let environment: Environment = variables.into_iter().collect();
+        let source =
+            Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+        Arc::new(load(&source).unwrap().config)
+    }
+
+    fn configs<const N: usize>(of: [(&str, Arc<Config>); N]) -> Configs {
+        of.into_iter().map(|(name, config)| (name.to_owned(), config)).collect()
+    }
+
+    fn files<const N: usize>(of: [(&str, Arc<Config>); N]) -> Desired {
+        Desired { files: configs(of), kept: Configs::new() }
+    }
+
+    #[test]
+    fn who_has_a_wallet_keeps_it_and_first_come_first_served() {
+        let current = configs([("b", config(1, 1, 1))]);
+        let desired =
+            files([("a", config(1, 1, 1)), ("b", config(1, 1, 2)), ("c", config(1, 1, 1))]);
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert!(plan.refused["a"].contains("instance b"), "{plan:?}");
+        assert!(plan.renamed.is_empty() && plan.displaced.is_empty());
+        let fresh = super::plan(&Configs::new(), &desired);
+        assert_eq!(fresh.refused.keys().collect::<Vec<_>>(), ["b", "c"]);
+    }
+
+    #[test]
+    fn a_wallet_is_one_per_chain() {
+        let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 2, 1))]);
+        assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn a_core_serves_one_deployment() {
+        let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 1, 1))]);
+        let refused = plan(&Configs::new(), &desired).refused;
+        assert!(refused["b"].contains("core-1:50051 serves instance a"), "{refused:?}");
+        // Two nodes of one deployment on one Core are odd, and harmless.
+        let desired = files([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
+        assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn who_is_not_desired_any_more_blocks_nobody() {
+        let current = configs([("a", config(1, 1, 1)), ("x", config(2, 2, 1))]);
+        let desired = files([("b", config(1, 1, 2)), ("x", config(3, 2, 1))]);
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
+        assert!(plan.refused.is_empty());
+    }
+
+    #[test]
+    fn wallets_are_swapped() {
+        let current = configs([("a", config(1, 1, 1)), ("b", config(2, 2, 1))]);
+        let desired = files([("a", config(2, 1, 1)), ("b", config(1, 2, 1))]);
+        assert_eq!(plan(&current, &desired), Plan::default());
+    }
+
+    #[test]
+    fn what_a_broken_file_ran_gives_way_to_a_file_in_order() {
+        let current = configs([("a", config(1, 1, 1))]);
+        let kept = configs([("a", config(1, 1, 1))]);
+        let desired = Desired { files: configs([("c", config(2, 2, 1))]), kept: kept.clone() };
+        assert_eq!(plan(&current, &desired), Plan::default());
+        let desired = Desired { files: configs([("b", config(1, 1, 1))]), kept };
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
+        assert!(plan.displaced.is_empty());
+    }
+
+    #[test]
+    fn a_refused_change_loses_what_another_was_granted() {
+        let current =
+            configs([("a", config(9, 9, 1)), ("b", config(1, 1, 1)), ("c", config(2, 2, 1))]);
+        let desired =
+            files([("a", config(1, 1, 1)), ("b", config(2, 1, 1)), ("c", config(2, 2, 1))]);
+        let plan = plan(&current, &desired);
+        assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(plan.displaced, ["b"]);
+    }
+}

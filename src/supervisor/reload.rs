@@ -1,0 +1,171 @@
+//! What the files say, into slots: the plan decides who may have what, each slot is told what is
+//! wanted of it, and what cannot be applied is said once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    Instances, Supervisor,
+    directory::{Look, Wanted},
+    plan::{self, Configs, Desired},
+    slot::Slot,
+};
+use crate::{
+    clock,
+    config::{self, Problem, Problems},
+};
+
+impl<I: Instances> Supervisor<I> {
+    /// The files were read: makes slots want what they say.
+    pub(super) fn apply(&mut self, look: Look) {
+        let Look { files, problem, asked } = look;
+        if let Some(problem) = problem {
+            if self.directory_problem.as_ref() != Some(&problem) {
+                let directory = self.directory.as_deref().unwrap_or(Path::new("."));
+                error!(directory = %directory.display(), problem,
+                    "reload failed: what runs goes on as it is");
+                self.reload.at_ms = clock::unix_millis();
+            }
+            self.directory_problem = Some(problem);
+            self.reread(asked);
+            return;
+        }
+        if self.directory_problem.take().is_some() {
+            info!("the configuration directory is readable again");
+            self.reload.at_ms = clock::unix_millis();
+        }
+        let planned = plan::plan(&self.current(), &self.desired(&files));
+        for (old, new) in planned.renamed {
+            self.rename(&old, new);
+        }
+        let mut collisions = planned.refused;
+        let mut names: BTreeSet<String> = self.slots.keys().cloned().collect();
+        for (name, file) in files {
+            names.remove(&name);
+            let collision = collisions.remove(&name);
+            self.apply_file(&name, file, collision);
+        }
+        for name in planned.displaced {
+            if let Some(slot) = self.slots.get_mut(&name) {
+                slot.displace();
+            }
+        }
+        for name in names {
+            if let Some(slot) = self.slots.get_mut(&name) {
+                if slot.current().is_some() || slot.complaint().is_some() {
+                    info!(instance = name, "its file is gone: the instance ends");
+                    self.reload.at_ms = clock::unix_millis();
+                }
+                slot.unwant(None);
+            }
+        }
+        self.reread(asked);
+    }
+
+    fn apply_file(
+        &mut self,
+        name: &str,
+        file: Result<Wanted, Problems>,
+        collision: Option<String>,
+    ) {
+        let path = match &file {
+            Ok(wanted) => wanted.file.clone(),
+            Err(_) => self.directory.as_ref().map(|dir| dir.join(format!("{name}.toml"))),
+        };
+        let slot = self.slots.entry(name.to_owned()).or_insert_with(|| Slot::new(name.to_owned()));
+        let news = match (file, collision) {
+            (Err(problems), _) => {
+                let news = slot.keep(path, problems.to_string());
+                if news {
+                    log_problems(name, &problems);
+                }
+                news
+            }
+            (Ok(wanted), _) if !wanted.config.enabled && self.directory.is_some() => {
+                let news = slot.current().is_some();
+                if news {
+                    info!(instance = name, "enabled = false: the instance ends");
+                }
+                slot.unwant(wanted.file);
+                news
+            }
+            (Ok(_), Some(collision)) => {
+                let news = slot.keep(path, collision.clone());
+                if news {
+                    error!(instance = name, why = collision, "configuration refused");
+                }
+                news
+            }
+            (Ok(wanted), None) => {
+                let (warnings, enabled) = (wanted.warnings.clone(), wanted.config.enabled);
+                let news = slot.want(Arc::new(wanted));
+                if news {
+                    log_warnings(name, &warnings);
+                    if !enabled {
+                        warn!(
+                            "enabled = false keeps only a supervisor from running this configuration"
+                        );
+                    }
+                }
+                news
+            }
+        };
+        if news {
+            self.reload.at_ms = clock::unix_millis();
+        }
+    }
+
+    fn current(&self) -> Configs {
+        let configs = self.slots.iter().filter_map(|(name, slot)| {
+            slot.current().map(|target| (name.clone(), target.config.clone()))
+        });
+        configs.collect()
+    }
+
+    /// What the files want; where one is wrong, what runs in its place.
+    fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
+        let mut desired = Desired::default();
+        for (name, file) in files {
+            match file {
+                Ok(wanted) if wanted.config.enabled || self.directory.is_none() => {
+                    desired.files.insert(name.clone(), wanted.config.clone());
+                }
+                Ok(_disabled) => {}
+                Err(_) => {
+                    let current = self.slots.get(name).and_then(Slot::current);
+                    desired
+                        .kept
+                        .extend(current.map(|target| (name.clone(), target.config.clone())));
+                }
+            }
+        }
+        desired
+    }
+
+    fn rename(&mut self, old: &str, new: String) {
+        if let Some(mut slot) = self.slots.remove(old) {
+            info!(instance = old, to = new, "its file was renamed: so is the instance");
+            slot.rename(new.clone());
+            self.slots.insert(new, slot);
+        }
+    }
+}
+
+fn log_problems(instance: &str, problems: &Problems) {
+    for problem in problems.as_slice() {
+        let Problem { place, key, found, allowed, advice } = problem;
+        error!(instance, %place, key, found, allowed, advice, "configuration problem");
+    }
+}
+
+fn log_warnings(instance: &str, warnings: &[config::Warning]) {
+    for warning in warnings {
+        let config::Warning { place, key, message } = warning;
+        warn!(instance, %place, key, warning = message, "configuration warning");
+    }
+}

@@ -1,0 +1,105 @@
+//! From a history of exits to what comes next: a pause, or parking. Pure.
+//!
+//! ```text
+//! exit -> 1 s -> exit -> 2 s -> exit -> 4 s -> exit -> 8 s -> exit: parked, tried every 5 min
+//!                  60 s of real health anywhere: back to the beginning
+//! ```
+
+use std::time::Duration;
+
+/// The first pause; each further one is twice as long.
+pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// An instance that ran this long, waiting for nothing, was healthy: what was before is forgotten.
+pub const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+/// Exits without health in between after which an instance is parked.
+pub const PARK_AFTER: u32 = 5;
+/// A parked instance is tried again after this: nobody watches at night.
+pub const PARKED_RETRY: Duration = Duration::from_mins(5);
+
+/// What comes after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Build it again after this pause.
+    Again(Duration),
+    /// Give up for now, and say so loudly.
+    Park,
+}
+
+/// The exits of one instance since it was last healthy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    exits: u32,
+}
+
+impl History {
+    /// The instance failed after running in health for `healthy_for`. `jitter`, in 0 to 1, keeps
+    /// instances that failed together from coming back together.
+    pub fn failed(&mut self, healthy_for: Duration, jitter: f64) -> Verdict {
+        if healthy_for >= HEALTHY_AFTER {
+            self.forget();
+        }
+        self.exits = self.exits.saturating_add(1);
+        if self.exits >= PARK_AFTER {
+            return Verdict::Park;
+        }
+        let pause = FIRST_PAUSE * 2u32.saturating_pow(self.exits - 1);
+        Verdict::Again(pause.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 2.0).min(LONGEST_PAUSE))
+    }
+
+    /// Somebody or something changed: a new file, an operator's restart.
+    pub fn forget(&mut self) {
+        self.exits = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_the_fifth_exit_parks() {
+        let mut history = History::default();
+        let verdicts: Vec<_> = (0..6).map(|_| history.failed(Duration::ZERO, 0.0)).collect();
+        let again = |secs| Verdict::Again(Duration::from_secs(secs));
+        assert_eq!(
+            verdicts,
+            [again(1), again(2), again(4), again(8), Verdict::Park, Verdict::Park]
+        );
+        history.forget();
+        assert_eq!(history.failed(Duration::ZERO, 0.0), again(1));
+    }
+
+    #[test]
+    fn only_a_whole_minute_of_health_is_health() {
+        let mut history = History::default();
+        for _ in 0..4 {
+            history.failed(Duration::from_secs(59), 0.0);
+        }
+        assert_eq!(history.clone().failed(Duration::from_secs(59), 0.0), Verdict::Park);
+        let again = Verdict::Again(FIRST_PAUSE);
+        assert_eq!(history.failed(HEALTHY_AFTER, 0.0), again);
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_stay_within_their_bounds(
+            exits in prop::collection::vec((0u64..120, 0.0f64..=1.0), 1..40),
+        ) {
+            let mut history = History::default();
+            let mut in_a_row = 0;
+            for (healthy, jitter) in exits {
+                in_a_row = if healthy >= 60 { 1 } else { in_a_row + 1 };
+                match history.failed(Duration::from_secs(healthy), jitter) {
+                    Verdict::Again(pause) => {
+                        prop_assert!(in_a_row < PARK_AFTER);
+                        prop_assert!((FIRST_PAUSE..=LONGEST_PAUSE).contains(&pause));
+                    }
+                    Verdict::Park => prop_assert!(in_a_row >= PARK_AFTER),
+                }
+            }
+        }
+    }
+}

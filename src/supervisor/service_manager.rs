@@ -1,0 +1,405 @@
+//! What the service manager (systemd) hears of the process: datagrams on `$NOTIFY_SOCKET`, see
+//! `sd_notify(3)`. Without that variable nothing is said.
+//!
+//! ```text
+//! READY -> RELOADING -> READY -> ... -> STOPPING     STATUS beside them and in between, one line
+//! WATCHDOG=1 from begin to end
+//! ```
+//!
+//! Only the supervisor's loop talks here, as it turns: a loop that is blocked feeds no watchdog, and
+//! the service manager ends the process. For the same reason nothing here waits. What the service
+//! manager does not take (its queue is full, it is being restarted) is owed, and sent in order
+//! before the next word: a lost READY would end the process too.
+//!
+//! The `sd-notify` crate is deliberately absent: it knows no abstract sockets, its sends may block,
+//! and it reads the environment behind everybody's back.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    process,
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use tracing::{info, warn};
+
+use crate::config::Environment;
+
+/// Bytes of a status. systemd drops datagrams above 4096.
+const STATUS_LIMIT: usize = 1000;
+/// Words owed to a service manager that does not listen. Older ones are void by then.
+const OWED_LIMIT: usize = 8;
+
+/// Who started us and wants to know how we are, if anybody does.
+#[derive(Debug)]
+pub struct ServiceManager {
+    line: Option<Line>,
+    watchdog: Option<Duration>,
+    /// The last status wanted, and whether it was taken or is owed with another word.
+    status: String,
+    status_told: bool,
+    owed: VecDeque<String>,
+    failing: bool,
+}
+
+/// The socket we send from and the one we send to. Not connected: the other may come anew.
+#[derive(Debug)]
+struct Line {
+    socket: UnixDatagram,
+    address: SocketAddr,
+}
+
+impl Line {
+    fn to(name: &OsStr) -> io::Result<Self> {
+        let address = match name.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            [b'/', ..] => SocketAddr::from_pathname(name)?,
+            _ => {
+                let why = "neither an absolute path nor an abstract name (@...)";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, address })
+    }
+
+    fn send(&self, message: &str) -> io::Result<()> {
+        self.socket.send_to_addr(message.as_bytes(), &self.address).map(drop)
+    }
+}
+
+impl ServiceManager {
+    /// The one that `$NOTIFY_SOCKET` names.
+    #[must_use]
+    pub fn of(environment: &Environment) -> Self {
+        let line = environment.get("NOTIFY_SOCKET").and_then(|name| match Line::to(name) {
+            Ok(line) => Some(line),
+            Err(error) => {
+                warn!(%error, socket = %name.to_string_lossy(), "cannot talk to the service manager");
+                None
+            }
+        });
+        let watchdog = line.as_ref().and_then(|_| watchdog_interval(environment));
+        Self {
+            line,
+            watchdog,
+            status: String::new(),
+            status_told: true,
+            owed: VecDeque::new(),
+            failing: false,
+        }
+    }
+
+    /// The start, or a reload, is over.
+    pub fn ready(&mut self, status: &str) {
+        self.change("READY=1".to_owned(), Some(status));
+    }
+
+    /// A reload begins; [`Self::ready`] ends it.
+    pub fn reloading(&mut self) {
+        // Type=notify-reload (systemd 253) takes the word only with the time it was said at.
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.change(format!("RELOADING=1\nMONOTONIC_USEC={micros}"), None);
+    }
+
+    /// The process is going to end. The last word.
+    pub fn stopping(&mut self, status: &str) {
+        self.change("STOPPING=1".to_owned(), Some(status));
+    }
+
+    /// How things are, for `systemctl status`: one line, sent when it differs from the last.
+    pub fn status(&mut self, status: &str) {
+        let status = one_line(status);
+        if self.line.is_some() && status != self.status {
+            self.status = status;
+            self.status_told = false;
+            self.settle();
+        }
+    }
+
+    /// Tells that the loop turns, to a watchdog if there is one, and pays what is owed. To be
+    /// called at least every [`Self::watchdog_interval`].
+    pub fn feed(&mut self) {
+        if self.settle() && self.watchdog.is_some() {
+            self.send("WATCHDOG=1");
+        }
+    }
+
+    /// How often [`Self::feed`] is due: half of what the watchdog endures.
+    #[must_use]
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// Says a word that must arrive.
+    fn change(&mut self, mut word: String, status: Option<&str>) {
+        if self.line.is_none() {
+            return;
+        }
+        if let Some(status) = status {
+            self.status = one_line(status);
+            self.status_told = true;
+            word = format!("{word}\nSTATUS={}", self.status);
+        }
+        if self.owed.len() == OWED_LIMIT {
+            self.owed.pop_front();
+        }
+        self.owed.push_back(word);
+        self.settle();
+    }
+
+    /// Sends what is owed, in order. Whether nothing is any more.
+    fn settle(&mut self) -> bool {
+        while let Some(word) = self.owed.pop_front() {
+            if !self.send(&word) {
+                self.owed.push_front(word);
+                return false;
+            }
+        }
+        if !self.status_told {
+            self.status_told = self.send(&format!("STATUS={}", self.status));
+        }
+        self.status_told
+    }
+
+    fn send(&mut self, message: &str) -> bool {
+        let Some(line) = &self.line else { return true };
+        match line.send(message) {
+            Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    info!("the service manager listens again");
+                }
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    warn!(%error, "the service manager does not take what it is told; trying on");
+                }
+                false
+            }
+        }
+    }
+}
+
+/// Half of `$WATCHDOG_USEC`, unless that was meant for another process.
+fn watchdog_interval(environment: &Environment) -> Option<Duration> {
+    let number = |name| environment.get(name)?.to_str()?.parse::<u64>().ok();
+    let ours = environment.get("WATCHDOG_PID").is_none()
+        || number("WATCHDOG_PID") == Some(process::id().into());
+    let micros = number("WATCHDOG_USEC").filter(|micros| ours && *micros > 0)?;
+    // Timers of no length are refused by those who keep them.
+    Some(Duration::from_micros(micros / 2).max(Duration::from_millis(1)))
+}
+
+/// A line break would begin another word of the protocol.
+fn one_line(text: &str) -> String {
+    let mut line: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() > STATUS_LIMIT {
+        line.truncate(line.floor_char_boundary(STATUS_LIMIT));
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A service manager's socket.
+    struct Ear {
+        socket: UnixDatagram,
+        name: String,
+        _dir: TempDir,
+    }
+
+    impl Ear {
+        fn new(name: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let name = if name.starts_with('@') {
+                name.to_owned()
+            } else {
+                dir.path().join(name).display().to_string()
+            };
+            Self { socket: bind(&name), name, _dir: dir }
+        }
+
+        fn manager(&self) -> ServiceManager {
+            ServiceManager::of(&environment(&[("NOTIFY_SOCKET", &self.name)]))
+        }
+
+        /// Everything that has come, a datagram each.
+        fn heard(&self) -> Vec<String> {
+            let mut heard = Vec::new();
+            let mut buffer = [0; 4096];
+            while let Ok(length) = self.socket.recv(&mut buffer) {
+                heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            }
+            heard
+        }
+    }
+
+    fn bind(name: &str) -> UnixDatagram {
+        let socket = match name.strip_prefix('@') {
+            Some(name) => {
+                UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap()
+            }
+            None => UnixDatagram::bind(Path::new(name)).unwrap(),
+        };
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        variables.iter().copied().collect()
+    }
+
+    fn monotonic_micros() -> i64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+    }
+
+    #[test]
+    fn a_life_is_told_on_both_kinds_of_socket() {
+        let abstract_name = format!("@kms-connector-unit-test-{}", process::id());
+        for name in ["notify.sock", &abstract_name] {
+            let ear = Ear::new(name);
+            let mut manager = ear.manager();
+            manager.status("0 of 2 are up");
+            manager.ready("2 running");
+            assert_eq!(ear.heard(), ["STATUS=0 of 2 are up", "READY=1\nSTATUS=2 running"]);
+
+            let before = monotonic_micros();
+            manager.reloading();
+            let heard = ear.heard();
+            let micros = heard[0].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+            let micros: i64 = micros.parse().unwrap();
+            assert!((before..=monotonic_micros()).contains(&micros), "{heard:?}");
+
+            manager.ready("3 running");
+            manager.stopping("stopping (SIGTERM)");
+            let expected = ["READY=1\nSTATUS=3 running", "STOPPING=1\nSTATUS=stopping (SIGTERM)"];
+            assert_eq!(ear.heard(), expected);
+        }
+    }
+
+    #[test]
+    fn a_status_is_told_once_and_is_one_short_line() {
+        let ear = Ear::new("notify.sock");
+        let mut manager = ear.manager();
+        manager.ready("2 running");
+        manager.status("2 running");
+        manager.status("1 running,\n1 parked: config-3\nREADY=0");
+        manager.status("1 running, 1 parked: config-3 READY=0");
+        manager.status("2 running");
+        let expected = [
+            "READY=1\nSTATUS=2 running",
+            "STATUS=1 running, 1 parked: config-3 READY=0",
+            "STATUS=2 running",
+        ];
+        assert_eq!(ear.heard(), expected);
+
+        manager.status(&"ö".repeat(3000));
+        let heard = ear.heard();
+        assert!(heard[0].len() < 4096 && heard[0].ends_with("ö…"), "{heard:?}");
+    }
+
+    #[test]
+    fn without_a_service_manager_nothing_happens() {
+        for name in ["", "relative.sock", "vsock:2:1234"] {
+            let variables = [("NOTIFY_SOCKET", name), ("WATCHDOG_USEC", "1000000")];
+            let mut manager = ServiceManager::of(&environment(&variables));
+            assert!(manager.line.is_none(), "{name}");
+            assert_eq!(manager.watchdog_interval(), None, "{name}");
+            manager.ready("up");
+            manager.feed();
+            assert!(manager.owed.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_if_it_is_ours() {
+        let ear = Ear::new("notify.sock");
+        let me = process::id().to_string();
+        let other = (process::id() + 1).to_string();
+        let of = |variables: &[(&str, &str)]| {
+            let mut all = vec![("NOTIFY_SOCKET", ear.name.as_str())];
+            all.extend_from_slice(variables);
+            ServiceManager::of(&environment(&all))
+        };
+        let usec = ("WATCHDOG_USEC", "30000000");
+        for ours in [&[usec][..], &[usec, ("WATCHDOG_PID", &me)]] {
+            let mut manager = of(ours);
+            assert_eq!(manager.watchdog_interval(), Some(Duration::from_secs(15)));
+            manager.feed();
+            assert_eq!(ear.heard(), ["WATCHDOG=1"]);
+        }
+        for not in [
+            &[][..],
+            &[usec, ("WATCHDOG_PID", &other)],
+            &[usec, ("WATCHDOG_PID", "x")],
+            &[("WATCHDOG_USEC", "0")],
+            &[("WATCHDOG_USEC", "soon")],
+        ] {
+            let mut manager = of(not);
+            assert_eq!(manager.watchdog_interval(), None, "{not:?}");
+            manager.feed();
+            assert!(ear.heard().is_empty(), "{not:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_taken_is_told_later_in_order() {
+        let mut ear = Ear::new("notify.sock");
+        let mut manager = ServiceManager::of(&environment(&[
+            ("NOTIFY_SOCKET", &ear.name),
+            ("WATCHDOG_USEC", "1000000"),
+        ]));
+        std::fs::remove_file(&ear.name).unwrap();
+        manager.reloading();
+        manager.feed();
+        manager.ready("1 running");
+        manager.status("2 running");
+        assert!(manager.failing);
+        ear.socket = bind(&ear.name);
+        manager.feed();
+        let heard = ear.heard();
+        assert!(heard[0].starts_with("RELOADING=1\n"), "{heard:?}");
+        assert_eq!(heard[1..], ["READY=1\nSTATUS=1 running", "STATUS=2 running", "WATCHDOG=1"]);
+        assert!(!manager.failing);
+    }
+
+    #[test]
+    fn a_full_queue_blocks_nobody_and_is_bounded() {
+        let ear = Ear::new("notify.sock");
+        let mut manager = ear.manager();
+        let mut said = 0;
+        while manager.owed.len() < OWED_LIMIT {
+            said += 1;
+            assert!(said < 100_000, "this socket takes everything");
+            manager.ready(&said.to_string());
+        }
+        manager.stopping("bye");
+        assert_eq!(manager.owed.len(), OWED_LIMIT);
+        assert!(!ear.heard().is_empty());
+        while !manager.settle() {
+            assert!(!ear.heard().is_empty());
+        }
+        assert_eq!(ear.heard().last().unwrap(), "STOPPING=1\nSTATUS=bye");
+    }
+}

@@ -1,0 +1,490 @@
+//! Real temporary directories. Where wake-ups are injected the clock is tokio's paused one: only
+//! the order of what happens counts, and a minute costs nothing. The last section is real inotify
+//! in real time.
+
+use std::os::unix::fs::symlink;
+
+use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind, RenameMode};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::supervisor::directory::{Wanted, look_first, tests::text};
+
+/// A watcher at work over a directory.
+struct Scene {
+    root: TempDir,
+    wake: Arc<Notify>,
+    nudge: mpsc::Sender<()>,
+    looks: mpsc::Receiver<Look>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Scene {
+    /// With these files to begin with. The look every watcher begins with is taken already.
+    async fn new<const N: usize>(files: [(&str, u32); N], inotify: bool) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("conf")).unwrap();
+        for (name, size) in files {
+            fs::write(root.path().join("conf").join(name), text(size)).unwrap();
+        }
+        let watched = Files::Directory(root.path().join("conf"));
+        let mut scene = Self::over(root, watched, inotify);
+        scene.look().await;
+        scene
+    }
+
+    fn over(root: TempDir, files: Files, inotify: bool) -> Self {
+        let environment = Environment::default();
+        let (_, settled) = look_first(&files, &environment);
+        let mut watcher = Watcher::new(files, environment, settled);
+        if !inotify {
+            watcher.eye = None;
+        }
+        let wake = watcher.wake.clone();
+        let (nudge, nudges) = mpsc::channel(4);
+        let (sender, looks) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watcher.run(nudges, sender, stop.clone()));
+        Self { root, wake, nudge, looks, stop, tasks }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join("conf").join(name)
+    }
+
+    /// What an editor or a script does, and the event of it.
+    fn change(&self, change: impl FnOnce(&Self)) {
+        change(self);
+        self.wake.notify_one();
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        self.change(|scene| fs::write(scene.path(name), text).unwrap());
+    }
+
+    async fn look(&mut self) -> Look {
+        timeout(Duration::from_secs(25), self.looks.recv()).await.unwrap().unwrap()
+    }
+
+    /// What the next look says of names and channel sizes; 0 is a problem.
+    async fn sizes(&mut self) -> Vec<(String, usize)> {
+        let look = self.look().await;
+        assert_eq!(look.problem, None);
+        sizes(&look)
+    }
+
+    /// Takes looks until one says so; inotify's events may come in several bursts.
+    async fn until(&mut self, expected: &[(&str, usize)]) {
+        let expected = owned(expected);
+        loop {
+            let look = self.look().await;
+            if look.problem.is_none() && sizes(&look) == expected {
+                return;
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        self.tasks.join_next().await.unwrap().unwrap();
+    }
+}
+
+fn sizes(look: &Look) -> Vec<(String, usize)> {
+    let size = |wanted: &Wanted| wanted.config.channel_size;
+    look.files.iter().map(|(name, file)| (name.clone(), file.as_ref().map_or(0, size))).collect()
+}
+
+fn owned(sizes: &[(&str, usize)]) -> Vec<(String, usize)> {
+    sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect()
+}
+
+/// A `ConfigMap`'s directory: files are links through `..data`, which a rename swaps.
+fn swap_config_map(directory: &Path, version: &str, files: &[(&str, u32)]) {
+    let data = directory.join(version);
+    fs::create_dir(&data).unwrap();
+    for (name, size) in files {
+        fs::write(data.join(name), text(*size)).unwrap();
+    }
+    let old = fs::read_link(directory.join("..data")).ok();
+    symlink(version, directory.join("..data_tmp")).unwrap();
+    fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    for (name, _) in files {
+        if !directory.join(name).is_symlink() {
+            symlink(Path::new("..data").join(name), directory.join(name)).unwrap();
+        }
+    }
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_symlink() && !path.exists() {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    if let Some(old) = old {
+        fs::remove_dir_all(directory.join(old)).unwrap();
+    }
+}
+
+// ---- what happens to files
+
+#[tokio::test(start_paused = true)]
+async fn files_come_change_and_go() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    scene.write("b.toml", text(1));
+    assert_eq!(scene.sizes().await, owned(&[("a", 1), ("b", 1)]));
+    scene.write("a.toml", text(2));
+    assert_eq!(scene.sizes().await, owned(&[("a", 2), ("b", 1)]));
+    scene.write("a.toml", "chain_id = ");
+    assert_eq!(scene.sizes().await, owned(&[("a", 0), ("b", 1)]));
+    scene.write("a.toml", text(2));
+    assert_eq!(scene.sizes().await, owned(&[("a", 2), ("b", 1)]));
+    scene.change(|scene| fs::remove_file(scene.path("a.toml")).unwrap());
+    assert_eq!(scene.sizes().await, owned(&[("b", 1)]));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_touched_or_rewritten_file_says_what_it_said() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    scene.write("a.toml", text(1));
+    let look = scene.look().await;
+    let before = look.files["a"].as_ref().unwrap();
+    scene.change(|scene| {
+        fs::File::options().append(true).open(scene.path("a.toml")).unwrap().sync_all().unwrap();
+    });
+    let look = scene.look().await;
+    let after = look.files["a"].as_ref().unwrap();
+    assert_eq!((&before.config, &before.hash), (&after.config, &after.hash));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn renames_are_one_step() {
+    let mut scene = Scene::new([("a.toml", 1), ("b.toml", 1)], false).await;
+    scene.change(|scene| {
+        fs::write(scene.path(".a.toml.tmp"), text(2)).unwrap();
+        fs::rename(scene.path(".a.toml.tmp"), scene.path("a.toml")).unwrap();
+        fs::rename(scene.path("b.toml"), scene.path("c.toml")).unwrap();
+    });
+    assert_eq!(scene.sizes().await, owned(&[("a", 2), ("c", 1)]));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_in_between_two_readings_is_one_step() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    scene.nudge.send(()).await.unwrap();
+    // After the first reading and before the second, whenever those are.
+    for names in [("a.toml", "b.toml"), ("b.toml", "a.toml"), ("a.toml", "b.toml")] {
+        sleep(Duration::from_millis(2100)).await;
+        scene.change(|scene| fs::rename(scene.path(names.0), scene.path(names.1)).unwrap());
+    }
+    let mut last = Vec::new();
+    while let Ok(Some(look)) = timeout(Duration::from_secs(20), scene.looks.recv()).await {
+        last = sizes(&look);
+        assert_eq!(last.len(), 1, "{last:?}");
+    }
+    assert_eq!(last, owned(&[("b", 1)]));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_deleted_and_created_again_was_never_gone() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    for size in 2..12 {
+        scene.change(|scene| fs::remove_file(scene.path("a.toml")).unwrap());
+        // Nudges skip the debounce, so readings fall in between.
+        scene.nudge.send(()).await.unwrap();
+        sleep(Duration::from_millis(450)).await;
+        scene.write("a.toml", text(size));
+        sleep(Duration::from_millis(1700)).await;
+        while let Ok(look) = scene.looks.try_recv() {
+            assert_eq!(look.files.len(), 1, "{look:?}");
+        }
+    }
+    assert_eq!(scene.sizes().await, owned(&[("a", 11)]));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_map_is_swapped() {
+    let mut scene = Scene::new([], false).await;
+    let directory = scene.path("");
+    swap_config_map(&directory, "..2026_1", &[("a.toml", 1), ("b.toml", 1)]);
+    scene.wake.notify_one();
+    assert_eq!(scene.sizes().await, owned(&[("a", 1), ("b", 1)]));
+    swap_config_map(&directory, "..2026_2", &[("a.toml", 2), ("c.toml", 2)]);
+    scene.wake.notify_one();
+    assert_eq!(scene.sizes().await, owned(&[("a", 2), ("c", 2)]));
+    scene.end().await;
+}
+
+/// Without its last line, each of these texts is a valid configuration, too.
+#[tokio::test(start_paused = true)]
+async fn a_slowly_written_file_is_never_taken_half_written() {
+    for pause in [50, 250, 300, 480] {
+        let mut scene = Scene::new([("a.toml", 11), ("z.toml", 1)], false).await;
+        for size in [22, 33] {
+            let text = text(size);
+            let mut written = String::new();
+            for line in text.lines() {
+                written += line;
+                written.push('\n');
+                scene.write("a.toml", &written);
+                // The pause that is longest comes before the line that counts.
+                sleep(Duration::from_millis(pause)).await;
+                scene.nudge.try_send(()).ok();
+            }
+        }
+        let mut seen = Vec::new();
+        while let Ok(Some(look)) = timeout(Duration::from_secs(20), scene.looks.recv()).await {
+            seen.push(sizes(&look)[0].1);
+        }
+        let whole = [11, 22, 33];
+        assert!(seen.iter().all(|size| whole.contains(size)), "{pause}: {seen:?}");
+        assert_eq!(seen.last(), Some(&33), "{pause}: {seen:?}");
+        scene.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_never_rests_holds_up_no_other() {
+    let mut scene = Scene::new([("a.toml", 1), ("z.toml", 1)], false).await;
+    scene.write("a.toml", text(2));
+    let path = scene.path("z.toml");
+    scene.tasks.spawn(async move {
+        for size in 2..80 {
+            fs::write(&path, text(size)).unwrap();
+            sleep(Duration::from_millis(300)).await;
+        }
+    });
+    assert_eq!(scene.sizes().await, owned(&[("a", 2), ("z", 1)]));
+    // Nothing wakes any more, and yet it is looked at again.
+    while scene.sizes().await != owned(&[("a", 2), ("z", 79)]) {}
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_vanishes_changes_nothing() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    let (here, away) = (scene.path(""), scene.root.path().join("away"));
+    scene.change(|_| fs::rename(&here, &away).unwrap());
+    let look = scene.look().await;
+    assert!(look.files.is_empty());
+    assert!(look.problem.unwrap().contains("conf"));
+    scene.nudge.send(()).await.unwrap();
+    let look = scene.look().await;
+    assert!(look.problem.is_some() && look.asked);
+    scene.change(|_| fs::rename(&away, &here).unwrap());
+    assert_eq!(scene.sizes().await, owned(&[("a", 1)]));
+    scene.end().await;
+}
+
+// ---- when
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_ends_in_one_or_two_looks() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    for size in 1..=1000 {
+        scene.write("a.toml", text(size));
+        if size % 2 == 0 {
+            sleep(Duration::from_millis(8)).await;
+        }
+    }
+    let mut seen = Vec::new();
+    while let Ok(Some(look)) = timeout(Duration::from_secs(20), scene.looks.recv()).await {
+        seen.push(sizes(&look)[0].1);
+    }
+    assert!((1..=2).contains(&seen.len()), "{seen:?}");
+    assert_eq!(seen.last(), Some(&1000));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_storm_does_not_keep_it_from_looking() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    scene.write("a.toml", text(2));
+    let wake = scene.wake.clone();
+    scene.tasks.spawn(async move {
+        loop {
+            wake.notify_one();
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert_eq!(scene.sizes().await, owned(&[("a", 2)]));
+    scene.tasks.abort_all();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_nudge_is_answered_and_looks_keep_their_pace() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    let mut last = Instant::now();
+    for _ in 0..3 {
+        scene.nudge.send(()).await.unwrap();
+        assert!(scene.look().await.asked);
+        assert!(last.elapsed() >= PACE);
+        last = Instant::now();
+    }
+    // One that comes during a reading gets a look of its own.
+    scene.nudge.send(()).await.unwrap();
+    sleep(PACE + BETWEEN_READINGS / 2).await;
+    scene.nudge.send(()).await.unwrap();
+    assert!(scene.look().await.asked);
+    assert!(scene.look().await.asked);
+    scene.write("a.toml", text(2));
+    assert!(!scene.look().await.asked);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rescan_sees_what_no_event_told_of() {
+    let mut scene = Scene::new([], false).await;
+    let key = scene.root.path().join("key");
+    let of_key = |digit: &str| fs::write(&key, digit.repeat(64)).unwrap();
+    of_key("1");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let inline = text(1).lines().find(|line| line.contains("private_key")).unwrap().to_owned();
+    fs::write(scene.path("a.toml"), text(1).replace(&inline, "private_key_file = '../key'"))
+        .unwrap();
+    let next = async |scene: &mut Scene| scene.looks.recv().await.unwrap().files["a"].clone();
+    let first = next(&mut scene).await.unwrap();
+    of_key("2");
+    let second = next(&mut scene).await.unwrap();
+    assert_ne!(first.config.wallet, second.config.wallet);
+    assert_eq!(first.hash, second.hash);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_file_is_read_when_asked_only() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("one.toml");
+    fs::write(&file, text(1)).unwrap();
+    let mut scene = Scene::over(root, Files::One { file: Some(file.clone()), name: None }, true);
+    fs::write(&file, text(2)).unwrap();
+    assert!(timeout(RESCAN * 10, scene.looks.recv()).await.is_err());
+    scene.nudge.send(()).await.unwrap();
+    assert_eq!(scene.sizes().await, owned(&[("one", 2)]));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_when_nobody_listens() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    scene.looks.close();
+    scene.wake.notify_one();
+    scene.tasks.join_next().await.unwrap().unwrap();
+}
+
+// ---- events
+
+#[test]
+fn events_that_change_nothing_wake_nobody() {
+    let directory = Path::new("/conf");
+    let sign = |kind: EventKind, name: &str| {
+        let path = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
+        Sign::of(directory, Some(&Event::new(kind).add_path(path)))
+    };
+    let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    let meta = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+    let to = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+    let create = EventKind::Create(CreateKind::Any);
+    let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    for (kind, name) in [
+        (data, "a.toml"),
+        (meta, "a.toml"),
+        (closed, "a.toml"),
+        (create, "a.toml"),
+        (to, "a.toml"),
+        (to, "..data"),
+        (to, "current"),
+        (EventKind::Remove(RemoveKind::File), "a.toml"),
+        (meta, ""),
+    ] {
+        assert_eq!(sign(kind, name), Sign::Change, "{kind:?} {name}");
+    }
+    for (kind, name) in [
+        (EventKind::Access(AccessKind::Open(AccessMode::Any)), "a.toml"),
+        (EventKind::Access(AccessKind::Close(AccessMode::Read)), "a.toml"),
+        (data, "state.sqlite-wal"),
+        (data, ".a.toml.swp"),
+        (create, ".a.toml.swp"),
+        (to, "a.toml~"),
+    ] {
+        assert_eq!(sign(kind, name), Sign::Nothing, "{kind:?} {name}");
+    }
+    assert_eq!(sign(EventKind::Remove(RemoveKind::Folder), ""), Sign::Loss);
+    assert_eq!(sign(EventKind::Modify(ModifyKind::Name(RenameMode::From)), ""), Sign::Loss);
+    assert_eq!(Sign::of(directory, None), Sign::Loss);
+    let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+    assert_eq!(Sign::of(directory, Some(&overflow)), Sign::Change);
+}
+
+#[test]
+fn a_watch_is_opened_anew_where_another_directory_stands() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("conf");
+    let eye = Eye::new(&directory, Arc::new(Notify::new()));
+    let id = || eye.state.lock().unwrap().watch.as_ref().map(|watch| watch.id);
+    assert_eq!((eye.open(), id()), (Sight::Missing, None));
+    fs::create_dir(&directory).unwrap();
+    assert_eq!(eye.open(), Sight::Open);
+    let first = id();
+    assert_eq!((eye.open(), id()), (Sight::Open, first));
+    fs::rename(&directory, root.path().join("away")).unwrap();
+    fs::create_dir(&directory).unwrap();
+    assert_eq!(eye.open(), Sight::Open);
+    assert_ne!(id(), first);
+    fs::remove_dir(&directory).unwrap();
+    assert_eq!((eye.open(), id()), (Sight::Missing, None));
+}
+
+// ---- real inotify, real time; every wait ends before a rescan could help
+
+#[tokio::test]
+async fn inotify_tells_of_an_edit() {
+    let mut scene = Scene::new([("a.toml", 1)], true).await;
+    fs::write(scene.path("a.toml"), text(2)).unwrap();
+    scene.until(&[("a", 2)]).await;
+    // Reading is not an event: nothing more comes.
+    assert!(timeout(Duration::from_secs(5), scene.looks.recv()).await.is_err());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn inotify_tells_of_a_rename_over_a_file() {
+    let mut scene = Scene::new([("a.toml", 1)], true).await;
+    fs::write(scene.path(".new"), text(2)).unwrap();
+    fs::rename(scene.path(".new"), scene.path("a.toml")).unwrap();
+    scene.until(&[("a", 2)]).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn inotify_tells_of_a_config_map_swap() {
+    let mut scene = Scene::new([], true).await;
+    swap_config_map(&scene.path(""), "..2026_1", &[("a.toml", 1), ("b.toml", 1)]);
+    scene.until(&[("a", 1), ("b", 1)]).await;
+    swap_config_map(&scene.path(""), "..2026_2", &[("a.toml", 2), ("b.toml", 1)]);
+    scene.until(&[("a", 2), ("b", 1)]).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn inotify_survives_its_directory() {
+    let mut scene = Scene::new([("a.toml", 1)], true).await;
+    for size in [2, 3] {
+        fs::remove_dir_all(scene.path("")).unwrap();
+        while scene.look().await.problem.is_none() {}
+        fs::create_dir(scene.path("")).unwrap();
+        fs::write(scene.path("a.toml"), text(size)).unwrap();
+        scene.until(&[("a", size as usize)]).await;
+        // The new directory is watched like the first.
+        fs::write(scene.path("a.toml"), text(size + 10)).unwrap();
+        scene.until(&[("a", size as usize + 10)]).await;
+    }
+    scene.end().await;
+}
