@@ -232,6 +232,18 @@ impl SignalSource for Signals {
 type Ran<E> = (u64, Exit, Option<E>);
 type Checked = (String, Arc<Config>, Result<(), CheckError>);
 
+/// What the service manager knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readiness {
+    /// READY is due once nothing is changing: the start.
+    Due,
+    Told,
+    /// It was told of a reload; the files are not read yet.
+    Rereading,
+    /// READY is due once nothing is changing: the reload's end.
+    DueAgain,
+}
+
 struct Supervisor<I: Instances> {
     instances: I,
     state_dir: PathBuf,
@@ -248,9 +260,7 @@ struct Supervisor<I: Instances> {
     directory_problem: Option<String>,
     reload: Reload,
     pending: Vec<Pending>,
-    /// READY is due once nothing is changing.
-    ready_due: bool,
-    has_been_ready: bool,
+    readiness: Readiness,
     /// Told to end; past that time everything is dropped.
     stopping: Option<Instant>,
     /// How `start` ends, if by its instance.
@@ -279,8 +289,7 @@ impl<I: Instances> Supervisor<I> {
             directory_problem: None,
             reload: Reload::default(),
             pending: Vec::new(),
-            ready_due: true,
-            has_been_ready: false,
+            readiness: Readiness::Due,
             stopping: None,
             outcome: None,
         }
@@ -350,9 +359,9 @@ impl<I: Instances> Supervisor<I> {
     }
 
     fn nudge(&mut self, nudges: &mpsc::Sender<()>) {
-        if self.has_been_ready && !self.ready_due {
+        if let Readiness::Told | Readiness::DueAgain = self.readiness {
             self.manager.reloading();
-            self.ready_due = true;
+            self.readiness = Readiness::Rereading;
         }
         // A full channel holds a nudge that is as good.
         let _ = nudges.try_send(());

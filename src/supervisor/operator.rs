@@ -6,13 +6,13 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info};
 
 use super::{
-    Instances, Supervisor,
+    Instances, Readiness, Supervisor,
     control::{Answer, Asked, Request},
     slot::Slot,
 };
 use crate::{
     clock,
-    observe::status::{Reload, State, Status},
+    observe::status::{Reload, Status},
 };
 
 /// What an asker waits for.
@@ -36,6 +36,9 @@ impl<I: Instances> Supervisor<I> {
     /// The reading that askers waited for is applied.
     pub(super) fn reread(&mut self, asked: bool) {
         if asked {
+            if self.readiness == Readiness::Rereading {
+                self.readiness = Readiness::DueAgain;
+            }
             for pending in &mut self.pending {
                 pending.until = Until::Settled;
             }
@@ -100,7 +103,7 @@ impl<I: Instances> Supervisor<I> {
     fn sicken(&self, instance: Option<&str>, room: &str, kind: crate::heart::Fault) -> Answer {
         let Some(name) = instance else {
             // On purpose: nothing else shows that a loop that does not turn is noticed.
-            std::thread::sleep(std::time::Duration::from_mins(1));
+            std::thread::sleep(std::time::Duration::from_secs(10));
             return Answer::Done { lines: vec!["the loop turns again".to_owned()], failed: false };
         };
         match self.slots.get(name).and_then(Slot::run) {
@@ -127,9 +130,8 @@ impl<I: Instances> Supervisor<I> {
         }
         let line = self.line();
         if self.stopping.is_none() {
-            if self.ready_due && !is_changing {
-                self.ready_due = false;
-                self.has_been_ready = true;
+            if matches!(self.readiness, Readiness::Due | Readiness::DueAgain) && !is_changing {
+                self.readiness = Readiness::Told;
                 self.manager.ready(&line);
             }
             self.manager.status(&line);
@@ -180,7 +182,7 @@ impl<I: Instances> Supervisor<I> {
         self.pending = waiting;
     }
 
-    /// `4 running, 1 parked: config-3 (why)`.
+    /// `4 running, 1 parked: config-3 parked (why)`.
     fn line(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for slot in self.slots.values() {
@@ -195,21 +197,9 @@ impl<I: Instances> Supervisor<I> {
         if parts.is_empty() {
             parts.push("no instance".to_owned());
         }
-        let amiss: Vec<&str> = self
-            .slots
-            .values()
-            .filter(|slot| matches!(slot.shown(), State::Parked { .. } | State::BackingOff { .. }))
-            .map(|slot| slot.name.as_str())
-            .collect();
-        let mut line = parts.join(", ");
-        if !amiss.is_empty() {
-            line = format!("{line}: {}", amiss.join(", "));
-        }
-        let problems = self.problems().len();
-        if problems > 0 {
-            line = format!("{line}; {problems} reload problems");
-        }
-        line
+        let others: Vec<String> = self.slots.values().filter_map(Slot::in_short).collect();
+        let counts = parts.join(", ");
+        if others.is_empty() { counts } else { format!("{counts}: {}", others.join("; ")) }
     }
 
     fn status(&self) -> Status {

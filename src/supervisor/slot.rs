@@ -603,6 +603,26 @@ impl<E> Slot<E> {
 
     /// How it is, in one line.
     pub fn line(&self) -> String {
+        let generation =
+            self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
+        let complaint = match (self.complaint(), &self.shown.0) {
+            // A parked one's reason is told already.
+            (None, _) | (_, State::Parked { .. }) => String::new(),
+            (Some(why), _) => format!("; reload failed: {why}"),
+        };
+        format!("{}: {}{generation}{complaint}", self.name, self.described())
+    }
+
+    /// How it is, in a few words, if there is anything to say: it runs as its file says otherwise.
+    pub fn in_short(&self) -> Option<String> {
+        match (&self.shown.0, self.complaint()) {
+            (State::Running, None) => None,
+            (State::Running, Some(_)) => Some(format!("{} reload failed", self.name)),
+            (_, _) => Some(format!("{} {}", self.name, self.described())),
+        }
+    }
+
+    fn described(&self) -> String {
         let state = &self.shown.0;
         let detail = match state {
             State::Waiting { on, why } => format!(" for {on} ({why})"),
@@ -612,16 +632,7 @@ impl<E> Slot<E> {
                 String::new()
             }
         };
-        let generation =
-            self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
-        let complaint = match self.complaint() {
-            // A parked one's reason is told already.
-            Some(why) if !matches!(state, State::Parked { .. }) => {
-                format!("; reload failed: {why}")
-            }
-            Some(_) | None => String::new(),
-        };
-        format!("{}: {}{detail}{generation}{complaint}", self.name, state.word())
+        format!("{}{detail}", state.word())
     }
 
     /// Why the files do not say what runs.

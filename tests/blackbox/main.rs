@@ -17,6 +17,7 @@ mod outages;
 mod secrets;
 mod servers;
 mod systemd;
+mod systemd_supervise;
 mod review;
 mod walk;
 mod wallet;

@@ -101,7 +101,9 @@ fn done(name: &str) -> Answer {
 fn refusal(answer: Answer) -> String {
     match answer {
         Answer::Refused { why } => why,
-        answer => panic!("not refused: {answer:?}"),
+        answer @ (Answer::Status { .. } | Answer::Done { .. } | Answer::Silent { .. }) => {
+            panic!("not refused: {answer:?}")
+        }
     }
 }
 
