@@ -34,7 +34,8 @@ pub(super) fn overview(status: &Status, style: Style) -> String {
 /// All that is known of one instance.
 pub(super) fn detail(instance: &InstanceStatus, style: Style) -> String {
     let mut lines = facts(instance, style.now_ms);
-    lines.extend(notes(instance, style.now_ms));
+    // Its state's time stands among the facts.
+    lines.extend(notes(instance, style.now_ms).into_iter().filter(|(key, _)| *key != SINCE));
     let told = lines.iter().any(|(key, _)| *key == LAST_ERROR);
     if !told && let Some(error) = last_error(instance, style.now_ms) {
         lines.push(error);
@@ -66,7 +67,7 @@ fn is_down(state: &State) -> bool {
 }
 
 fn process(status: &Status, now_ms: u64) -> String {
-    let Status { version, pid, started_at_ms, config_dir, reload, instances: _ } = status;
+    let Status { version, pid, started_at_ms, config_dir, reload, instances } = status;
     let files = config_dir.as_ref().map_or_else(
         || "one configuration, read again only on request".to_owned(),
         |directory| directory.display().to_string(),
@@ -75,7 +76,11 @@ fn process(status: &Status, now_ms: u64) -> String {
         format!("{} (since {})", span(now_ms.saturating_sub(*started_at_ms)), utc(*started_at_ms));
     let mut lines =
         vec![("up", up), ("files", files), ("last reload", last_reload(reload, now_ms))];
-    lines.extend(reload.problems.iter().map(|problem| ("problem", problem.clone())));
+    let told_below = |problem: &&String| {
+        instances.iter().filter_map(complaint).any(|why| problem.ends_with(why))
+    };
+    let elsewhere = reload.problems.iter().filter(|problem| !told_below(problem));
+    lines.extend(elsewhere.map(|problem| ("problem", problem.clone())));
     format!("kms-connector {}, pid {pid}\n{}", printable(version), pairs(&lines))
 }
 
@@ -157,14 +162,14 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let mut to_do = Vec::new();
     match state {
         State::Running => {}
-        State::Starting => lines.push(("since", when(now_ms, instance.since_ms))),
+        State::Starting => lines.push((SINCE, when(now_ms, instance.since_ms))),
         State::Draining => {
-            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("finishing", format!("{} requests in hand", instance.gauges.in_hand)));
         }
         State::Waiting { on, why } => {
             lines.push(("for", on.clone()));
-            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("why", why.clone()));
             to_do.push("nothing if that is known: it goes on by itself".to_owned());
         }
@@ -173,7 +178,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
             to_do.push(format!("`kms-connector restart {name}` tries at once"));
         }
         State::Parked { why, retry_at_ms } => {
-            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("why", why.clone()));
             let next = retry_at_ms.map_or_else(
                 || "when its file changes".to_owned(),
@@ -189,7 +194,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         }
         State::Stopped { by } => {
             lines.push(("by", by.clone()));
-            lines.push(("since", when(now_ms, instance.since_ms)));
+            lines.push((SINCE, when(now_ms, instance.since_ms)));
             to_do.push(format!(
                 "if it should run: `kms-connector restart {name}`, or change its file"
             ));
@@ -200,15 +205,14 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     {
         lines.push(error);
     }
-    let told =
-        matches!(state, State::Parked { why, .. } if Some(why) == instance.reload_failed.as_ref());
-    if let Some(why) = instance.reload_failed.as_ref().filter(|_| !told) {
+    let told = parked_for(state);
+    if let Some(why) = instance.reload_failed.as_ref().filter(|why| told != Some(why)) {
         lines.push(("reload failed", why.clone()));
         if is_up(state) {
             to_do.push("mend the file: until then it runs as it was".to_owned());
         }
     }
-    if instance.changing {
+    if instance.changing && *state != State::Starting {
         lines.push(("changing", "its new configuration is being checked or started".to_owned()));
     }
     if let Some(catching_up) = &instance.gauges.catching_up {
@@ -224,6 +228,24 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     lines
 }
 
+/// Why its file is not what runs, as its block tells it.
+fn complaint(instance: &InstanceStatus) -> Option<&String> {
+    instance.reload_failed.as_ref().or(parked_for(&instance.state))
+}
+
+fn parked_for(state: &State) -> Option<&String> {
+    match state {
+        State::Parked { why, .. } => Some(why),
+        State::Starting
+        | State::Waiting { .. }
+        | State::Running
+        | State::Draining
+        | State::BackingOff { .. }
+        | State::Stopped { .. } => None,
+    }
+}
+
+const SINCE: &str = "since";
 const LAST_ERROR: &str = "last error";
 
 fn last_error(instance: &InstanceStatus, now_ms: u64) -> Option<(&'static str, String)> {

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -15,6 +15,7 @@ use kms_connector::{
     observe::status::{Gauges, InstanceStatus, Reload, State, Status},
     supervisor::control::{self, Answer, Listener, Request},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -169,11 +170,13 @@ fn list_can_tell_more() {
 fn a_missing_config_directory_is_said_with_78() {
     let world = World::new(&[]);
     fs::remove_dir(world.configs()).unwrap();
-    let ended = world.run(&["list"]);
-    assert_eq!(ended.code, Some(78));
-    assert!(ended.stdout.is_empty());
-    assert!(ended.stderr.contains(&world.configs().display().to_string()), "{ended:?}");
-    assert!(ended.stderr.contains("KMS_CONNECTOR_CONFIG_DIR"), "{ended:?}");
+    for arguments in [&["list"][..], &["validate", "--all"], &["supervise"]] {
+        let ended = world.run(arguments);
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        assert!(ended.stdout.is_empty());
+        assert!(ended.stderr.contains(&world.configs().display().to_string()), "{ended:?}");
+        assert!(ended.stderr.contains("KMS_CONNECTOR_CONFIG_DIR"), "{ended:?}");
+    }
 }
 
 #[test]
@@ -549,6 +552,45 @@ fn the_configuration_directory_can_be_given() {
     }
 }
 
+/// Ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_supervisor_answers_until_it_is_told_to_end() {
+    let world = World::new(&[]);
+    let state = world.directory.path().join("state");
+    let supervisor = world.command(&["supervise"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut supervisor = Running(supervisor);
+    let begun = std::time::Instant::now();
+    let status = loop {
+        let ended = world.run(&["status", "--json"]);
+        if ended.code == Some(0) {
+            break serde_json::from_str::<Status>(&ended.stdout).unwrap();
+        }
+        assert!(begun.elapsed().as_secs() < 60, "{ended:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!(status.pid, supervisor.0.id());
+    assert_eq!(status.config_dir.as_ref(), Some(&world.configs()));
+    assert!(status.instances.is_empty(), "{status:?}");
+    let second = world.run(&["supervise"]);
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(second.stderr.contains(&format!("process {}", supervisor.0.id())), "{second:?}");
+    assert!(state.join("control.sock").exists());
+
+    let pid = Pid::from_raw(i32::try_from(supervisor.0.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(supervisor.0.wait().unwrap().code(), Some(0));
+    assert!(!state.join("control.sock").exists());
+}
+
 /// As a supervisor wants it: nothing left to defaults.
 fn whole(key_end: &str, core: &str) -> String {
     CONFIG.replace("d01a3f362318", &format!("d01a3f36{key_end}")).replace("127.0.0.1:1", core)
@@ -562,6 +604,26 @@ fn validate_all_judges_every_file() {
     let well = world.run(&["validate", "--all"]);
     assert_eq!(well.code, Some(0), "{well:?}");
     assert_eq!(well.stdout, "a: ok\nb: ok (disabled)\n");
+
+    // One wallet cannot have two owners; a disabled one has none.
+    fs::write(world.configs().join("c.toml"), whole("2318", "core-3.example:1")).unwrap();
+    fs::write(world.configs().join("d.toml"), whole("2319", "core-4.example:1")).unwrap();
+    let conflict = world.run(&["validate", "--all"]);
+    assert_eq!(conflict.code, Some(78), "{conflict:?}");
+    let lines: Vec<&str> = conflict.stdout.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[3]), (4, "a: ok", "d: ok"), "{conflict:?}");
+    for words in ["c: conflict", "wallet", ADDRESS, "of instance a"] {
+        assert!(lines[2].contains(words), "{words}: {conflict:?}");
+    }
+    fs::remove_file(world.configs().join("c.toml")).unwrap();
+    fs::remove_file(world.configs().join("d.toml")).unwrap();
+
+    // What all instances would share makes them one.
+    let shared =
+        world.command(&["validate", "--all"]).env("KMS_CONNECTOR_SERVICE_NAME", "x").output();
+    let shared = Ended::from(shared.unwrap());
+    assert_eq!(shared.code, Some(78), "{shared:?}");
+    assert!(shared.stderr.contains("KMS_CONNECTOR_SERVICE_NAME"), "{shared:?}");
 
     // `start` would take defaults for it.
     fs::write(world.configs().join("empty.toml"), "").unwrap();

@@ -112,18 +112,19 @@ fn a_bad_night() {
         parked(),
     ]);
     status.reload.at_ms = NOW - 2 * MINUTE;
+    let of_parked = parked().reload_failed.expect("it has one");
     status.reload.problems = vec![
+        "/etc/kms-connector: permission denied".to_owned(),
         "config-1: config-1.toml:3: gas_limit: found 6000".to_owned(),
-        "config-4: 2 problems".to_owned(),
+        format!("config-4: {of_parked}"),
     ];
     assert!(!is_well(&status));
     let expected = "\
 kms-connector 0.1.0, pid 4711
   up           3d 4h (since 2026-09-11 12:05:12 UTC)
   files        /etc/kms-connector
-  last reload  2m ago (2026-09-14 16:03:12 UTC), 2 problems; all in order 2h ago (2026-09-14 14:05:12 UTC)
-  problem      config-1: config-1.toml:3: gas_limit: found 6000
-  problem      config-4: 2 problems
+  last reload  2m ago (2026-09-14 16:03:12 UTC), 3 problems; all in order 2h ago (2026-09-14 14:05:12 UTC)
+  problem      /etc/kms-connector: permission denied
 
 NAME      STATE        SINCE      GEN  RESTARTS  LAG  IN-HAND  HELD  WALLET
 config-1  running      3d 4h ago  1    0         1    2        0     0x2c7536E3605D9C16a7a3D7b1898e529396a65c23
