@@ -510,7 +510,10 @@ impl Instance {
         match timeout(DROP_DEADLINE / 10, self.journal.join_next()).await {
             Ok(Some(ended)) => match exit_of(heart::JOURNAL, ended) {
                 Exit::Stopped => exit,
-                cause => cause,
+                cause @ (Exit::Refused { .. }
+                | Exit::Failed { .. }
+                | Exit::Panicked { .. }
+                | Exit::Hung { .. }) => cause,
             },
             Ok(None) | Err(_) => exit,
         }

@@ -106,6 +106,9 @@ pub trait Instances: Send + Sync + 'static {
         edges: Edges,
         estate: Option<Self::Estate>,
     ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
+
+    /// Gives up what a generation left: there is no next one, or none that can use it.
+    fn close(estate: Self::Estate) -> impl Future<Output = ()> + Send + 'static;
 }
 
 /// The real instances.
@@ -134,6 +137,10 @@ impl Instances for Connectors {
             let Ended { exit, estate } = instance::run(config, edges, estate).await;
             (exit, estate)
         }
+    }
+
+    fn close(estate: Estate) -> impl Future<Output = ()> + Send + 'static {
+        estate.close()
     }
 }
 
@@ -256,6 +263,8 @@ struct Supervisor<I: Instances> {
     run_of_task: HashMap<Id, u64>,
     last_run: u64,
     checks: JoinSet<Checked>,
+    /// By the name of the slot.
+    closing: JoinSet<String>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
     directory_problem: Option<String>,
     reload: Reload,
@@ -285,6 +294,7 @@ impl<I: Instances> Supervisor<I> {
             run_of_task: HashMap::new(),
             last_run: 0,
             checks: JoinSet::new(),
+            closing: JoinSet::new(),
             phases: JoinSet::new(),
             directory_problem: None,
             reload: Reload::default(),
@@ -317,7 +327,7 @@ impl<I: Instances> Supervisor<I> {
         loop {
             let wake = self.drive();
             self.show();
-            if self.stopping.is_some() && self.runs.is_empty() {
+            if self.stopping.is_some() && self.runs.is_empty() && self.closing.is_empty() {
                 info!("stopped");
                 return self.outcome.take().unwrap_or(Exit::Stopped);
             }
@@ -328,6 +338,7 @@ impl<I: Instances> Supervisor<I> {
                 Some(ended) = self.runs.join_next_with_id() => self.ended(ended),
                 Some(checked) = self.checks.join_next() => self.checked(checked),
                 Some(changed) = self.phases.join_next() => self.phase_changed(changed),
+                Some(closed) = self.closing.join_next() => self.closed(closed),
                 () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TURN)) => {}
                 // Fed from within the loop: one that does not turn starves.
                 _ = feeding.tick() => self.manager.feed(),
@@ -450,6 +461,15 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
+    /// A close that panicked has dropped the estate all the same; its slot's name is lost, so that
+    /// all may go on.
+    fn closed(&mut self, closed: Result<String, JoinError>) {
+        match closed {
+            Ok(name) => self.slots.get_mut(&name).into_iter().for_each(|slot| slot.closing = false),
+            Err(_) => self.slots.values_mut().for_each(|slot| slot.closing = false),
+        }
+    }
+
     fn follow(&mut self, id: u64, mut phase: watch::Receiver<Phase>) {
         self.phases.spawn(async move { phase.changed().await.ok().map(|()| (id, phase)) });
     }
@@ -460,7 +480,7 @@ impl<I: Instances> Supervisor<I> {
     /// back at the latest.
     fn drive(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        loop {
+        let wake = loop {
             let mut progress = false;
             let mut wake: Option<Instant> = None;
             let names: Vec<String> = self.slots.keys().cloned().collect();
@@ -471,8 +491,32 @@ impl<I: Instances> Supervisor<I> {
                 progress |= self.act(&name, act, now);
             }
             if !progress {
-                return wake;
+                break wake;
             }
+        };
+        // Nobody takes over at once: an operator may want the journal, or another process.
+        let idle: Vec<String> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.run().is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in idle {
+            self.close(&name);
+        }
+        wake
+    }
+
+    /// Closes what the last generation of this instance left.
+    fn close(&mut self, name: &str) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        if let Some(estate) = slot.take_estate() {
+            slot.closing = true;
+            let (name, closing) = (name.to_owned(), I::close(estate));
+            self.closing.spawn(async move {
+                closing.await;
+                name
+            });
         }
     }
 
@@ -522,6 +566,7 @@ impl<I: Instances> Supervisor<I> {
                 }
             }
             Act::Remove => {
+                self.close(name);
                 self.slots.remove(name);
             }
         }
@@ -539,6 +584,10 @@ impl<I: Instances> Supervisor<I> {
             return false;
         }
         let Some(slot) = self.slots.get_mut(name) else { return false };
+        if slot.closing || slot.has_foreign_estate(&target.config) {
+            // The end of the closing drives all slots again.
+            return false;
+        }
         slot.generation += 1;
         self.last_run += 1;
         let (id, generation) = (self.last_run, slot.generation);
@@ -556,7 +605,7 @@ impl<I: Instances> Supervisor<I> {
             abort: abort.clone(),
         };
         let config = target.config.clone();
-        let estate = slot.inherit(&config);
+        let estate = slot.take_estate();
         let span = info_span!("instance", name, generation);
         let running = self.instances.run(config, edges, estate).instrument(span);
         let task = self.runs.spawn(async move {

@@ -85,9 +85,10 @@ pub fn open_as(
         }
         let (journal, writer) = match Journal::open(dir, sibling.identity, contract) {
             Ok(open) => open,
-            // Somebody serves that wallet.
-            Err(OpenError::Locked { .. }) => continue,
+            // Also while somebody serves that wallet: to begin without its requests would lose them.
             Err(error) if inherits => return Err(error),
+            // Whoever serves that wallet sees to its transactions.
+            Err(OpenError::Locked { .. }) => continue,
             Err(error) => {
                 opened.left.push(Err(error));
                 continue;

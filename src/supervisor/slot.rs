@@ -164,6 +164,8 @@ pub(super) struct Slot<E> {
     life: Life,
     /// What the last generation left, and of which wallet.
     estate: Option<(WalletClaim, E)>,
+    /// What it left is being closed: nothing starts meanwhile.
+    pub closing: bool,
     history: History,
     pub generation: u64,
     restarts: u64,
@@ -187,6 +189,7 @@ impl<E> Slot<E> {
             restart_asked: false,
             life: Life::Down,
             estate: None,
+            closing: false,
             history: History::default(),
             generation: 0,
             restarts: 0,
@@ -263,7 +266,6 @@ impl<E> Slot<E> {
     pub fn restart(&mut self) -> bool {
         self.stopped = None;
         self.history.forget();
-        self.try_again();
         match self.life {
             Life::Up(_) => self.restart_asked = true,
             Life::BackingOff { .. } | Life::Parked { .. } => self.life = Life::Down,
@@ -415,10 +417,14 @@ impl<E> Slot<E> {
 
     // ---- what happened
 
-    /// What the last generation left, if one of this configuration can use it.
-    pub fn inherit(&mut self, config: &Config) -> Option<E> {
-        let (claim, estate) = self.estate.take()?;
-        (claim == WalletClaim::of(config)).then_some(estate)
+    /// Whether what the last generation left is of no use to this configuration: then it has to be
+    /// closed before.
+    pub fn has_foreign_estate(&self, config: &Config) -> bool {
+        self.estate.as_ref().is_some_and(|(claim, _)| *claim != WalletClaim::of(config))
+    }
+
+    pub fn take_estate(&mut self) -> Option<E> {
+        self.estate.take().map(|(_, estate)| estate)
     }
 
     pub fn started(&mut self, mut run: Run) {
