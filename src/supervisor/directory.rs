@@ -7,7 +7,9 @@
 //! Files are written while they are read, and half a file may be valid TOML. So [`read`] only says
 //! what stands there now; [`settle`], a pure function, believes what two readings in a row agree
 //! on; and [`Settled::look`] makes of it what should run. Contents are compared, never times: a
-//! file that is touched, or written again as it was, has not changed.
+//! file that is touched, or written again as it was, has not changed. What nobody can see from outside
+//! is whether a writer that rests for longer than two readings is done: who writes slowly should write
+//! elsewhere and rename into place.
 //!
 //! What must hold: nothing is believed of one reading alone, except at start-up; a file counts as
 //! removed only if two directory listings that succeeded lack it; a directory that cannot be listed

@@ -93,7 +93,8 @@ impl Watcher {
         Self { files, environment, settled, wake, eye: None, desk, warned: BTreeSet::new() }
     }
 
-    /// Sends looks until told to stop, or nobody takes them. Every nudge is followed by a look that
+    /// Sends looks until told to stop, or nobody takes them: of a directory the first one at once,
+    /// since a first reading alone is not to be believed for long. Every nudge is followed by a look that
     /// began after it and says that it was asked for; nudges that wait together get one.
     pub async fn run(
         mut self,
