@@ -162,7 +162,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     };
 
     let stop = CancellationToken::new();
-    let (nudges, towards_watcher) = mpsc::channel(1);
+    let (nudges, towards_watcher) = watch::channel(0);
     let (looks_sender, looks) = mpsc::channel(1);
     let (commands, asked) = mpsc::channel(ASKED);
     let mut beside = JoinSet::new();
@@ -220,8 +220,8 @@ pub(crate) struct Inputs<S> {
     pub signals: S,
     pub looks: mpsc::Receiver<Look>,
     pub asked: mpsc::Receiver<Asked>,
-    /// Towards the watcher: look now.
-    pub nudges: mpsc::Sender<()>,
+    /// Towards the watcher: look now. Counts how often it was said.
+    pub nudges: watch::Sender<u64>,
 }
 
 /// Where signals come from: the process, or a test.
@@ -245,8 +245,8 @@ enum Readiness {
     /// READY is due once nothing is changing: the start.
     Due,
     Told,
-    /// It was told of a reload; the files are not read yet.
-    Rereading,
+    /// It was told of a reload; the reading of this number is not there yet.
+    Rereading(u64),
     /// READY is due once nothing is changing: the reload's end.
     DueAgain,
 }
@@ -348,11 +348,11 @@ impl<I: Instances> Supervisor<I> {
 
     // ---- events
 
-    fn signalled(&mut self, signal: Signal, nudges: &mpsc::Sender<()>) {
+    fn signalled(&mut self, signal: Signal, nudges: &watch::Sender<u64>) {
         match (signal, self.stopping) {
             (Signal::Reload, None) => {
                 info!("SIGHUP: reading the configuration again");
-                self.nudge(nudges);
+                let _number = self.nudge(nudges);
             }
             (Signal::Reload, Some(_)) => {}
             (Signal::Terminate(signal), None) => {
@@ -369,13 +369,17 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    fn nudge(&mut self, nudges: &mpsc::Sender<()>) {
-        if let Readiness::Told | Readiness::DueAgain = self.readiness {
-            self.manager.reloading();
-            self.readiness = Readiness::Rereading;
+    /// Has the files read now. Answers the number of the reading.
+    fn nudge(&mut self, nudges: &watch::Sender<u64>) -> u64 {
+        nudges.send_modify(|count| *count += 1);
+        let number = *nudges.borrow();
+        if self.readiness != Readiness::Due {
+            if !matches!(self.readiness, Readiness::Rereading(_)) {
+                self.manager.reloading();
+            }
+            self.readiness = Readiness::Rereading(number);
         }
-        // A full channel holds a nudge that is as good.
-        let _ = nudges.try_send(());
+        number
     }
 
     fn ended(&mut self, ended: Result<(Id, Ran<I::Estate>), JoinError>) {

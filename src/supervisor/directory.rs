@@ -58,8 +58,8 @@ pub struct Look {
     pub files: BTreeMap<String, Result<Wanted, Problems>>,
     /// The directory is missing or unreadable: `files` says nothing then, and nothing changes.
     pub problem: Option<String>,
-    /// Somebody asked for it (SIGHUP, `reload`).
-    pub asked: bool,
+    /// How many readings had been asked for (SIGHUP, `reload`) when this one began.
+    pub asked: u64,
 }
 
 // ---- reading
@@ -228,7 +228,7 @@ impl Settled {
                 BTreeMap::from([self.one(file.as_deref(), name.as_deref(), environment)])
             }
         };
-        Look { files: looked, problem: None, asked: false }
+        Look { files: looked, problem: None, asked: 0 }
     }
 
     /// Variables of instances that none of these files makes.

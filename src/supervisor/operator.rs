@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, info};
 
 use super::{
@@ -18,8 +18,8 @@ use crate::{
 /// What an asker waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
-    /// The next reading of the files is applied.
-    Reread,
+    /// The reading of this number is applied.
+    Reread(u64),
     /// No change is under way.
     Settled,
 }
@@ -33,19 +33,19 @@ pub(super) struct Pending {
 }
 
 impl<I: Instances> Supervisor<I> {
-    /// The reading that askers waited for is applied.
-    pub(super) fn reread(&mut self, asked: bool) {
-        if asked {
-            if self.readiness == Readiness::Rereading {
-                self.readiness = Readiness::DueAgain;
-            }
-            for pending in &mut self.pending {
+    /// A reading that began when this many had been asked for is applied.
+    pub(super) fn reread(&mut self, asked: u64) {
+        if matches!(self.readiness, Readiness::Rereading(number) if number <= asked) {
+            self.readiness = Readiness::DueAgain;
+        }
+        for pending in &mut self.pending {
+            if matches!(pending.until, Until::Reread(number) if number <= asked) {
                 pending.until = Until::Settled;
             }
         }
     }
 
-    pub(super) fn asked(&mut self, asked: Asked, nudges: &mpsc::Sender<()>) {
+    pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<u64>) {
         let Asked { request, reply } = asked;
         // Who asked may be gone by now.
         let refuse = |reply: oneshot::Sender<Answer>, why: String| {
@@ -91,8 +91,7 @@ impl<I: Instances> Supervisor<I> {
         }
         info!(?request, "asked by an operator");
         let until = if let Request::Reload { .. } = request {
-            self.nudge(nudges);
-            Until::Reread
+            Until::Reread(self.nudge(nudges))
         } else {
             Until::Settled
         };
@@ -164,7 +163,7 @@ impl<I: Instances> Supervisor<I> {
                 .values()
                 .filter(|slot| pending.name.as_ref().is_none_or(|name| *name == slot.name));
             let settled = !concerned.clone().any(|slot| slot.is_changing() || slot.is_draining());
-            if pending.until == Until::Reread || !settled {
+            if pending.until != Until::Settled || !settled {
                 if !pending.reply.is_closed() {
                     waiting.push(pending);
                 }

@@ -15,7 +15,7 @@ use std::{
 
 use proptest::prelude::*;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::sleep,
 };
@@ -232,7 +232,7 @@ impl Rig {
             (Stage::default(), Arc::new(Notify::new()), CancellationToken::new());
         let (signals, script) = mpsc::channel(8);
         let (commands, asked) = mpsc::channel(8);
-        let (nudges, towards_watcher) = mpsc::channel(1);
+        let (nudges, towards_watcher) = watch::channel(0);
         let (sender, looks) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let environment = Environment::default();
