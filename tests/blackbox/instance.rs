@@ -48,6 +48,10 @@ struct Generation {
 
 impl Generation {
     fn start(config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
+        Self::start_as("one", config, state_dir, estate)
+    }
+
+    fn start_as(name: &str, config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
         let abort = CancellationToken::new();
         let (reporter, hearts, stop) = (Reporter::new(), Hearts::default(), abort.child_token());
         let edges = Edges {
