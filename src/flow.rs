@@ -16,7 +16,7 @@ pub mod submission;
 mod dispatch;
 mod walk;
 #[cfg(test)]
-mod fake_chain;
+pub(crate) mod fake_chain;
 
 use std::time::Duration;
 

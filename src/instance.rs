@@ -497,8 +497,25 @@ impl Instance {
                 exit @ (Exit::Refused { .. }
                 | Exit::Failed { .. }
                 | Exit::Panicked { .. }
-                | Exit::Hung { .. }) => return exit,
+                | Exit::Hung { .. }) => return self.cause(exit).await,
             }
+        }
+    }
+
+    /// A room whose journal is gone may be heard of before the journal is: the journal is the cause.
+    async fn cause(&mut self, exit: Exit) -> Exit {
+        if !matches!(exit, Exit::Failed { .. }) {
+            return exit;
+        }
+        match timeout(DROP_DEADLINE / 10, self.journal.join_next()).await {
+            Ok(Some(ended)) => match exit_of(heart::JOURNAL, ended) {
+                Exit::Stopped => exit,
+                cause @ (Exit::Refused { .. }
+                | Exit::Failed { .. }
+                | Exit::Panicked { .. }
+                | Exit::Hung { .. }) => cause,
+            },
+            Ok(None) | Err(_) => exit,
         }
     }
 

@@ -548,7 +548,8 @@ impl Journal {
         self.read(move |connection| reader::counts(connection, contract)).await
     }
 
-    /// Requests without an outcome, and how many of them are held. Reads the indexes of just those.
+    /// Requests without an outcome, and how many of them are held. Reads just those, however many are
+    /// settled.
     pub async fn in_hand(&self) -> Result<InHand, JournalError> {
         let contract = self.contract;
         self.read(move |connection| reader::in_hand(connection, contract)).await

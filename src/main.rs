@@ -1,6 +1,7 @@
 //! Parse, log, runtime, run, exit code. Decides nothing.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use kms_connector::cli::{Cli, Exit};
 use kms_connector::config::Environment;
@@ -19,7 +20,12 @@ fn main() -> ExitCode {
     // The one TLS provider. An error would mean that it is installed already.
     kms_connector::tls::install_provider();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli.run(environment)).into(),
+        Ok(runtime) => {
+            let exit = runtime.block_on(cli.run(environment));
+            // A file read on a disk that hangs must not keep a process that is done.
+            runtime.shutdown_timeout(Duration::from_secs(5));
+            exit.into()
+        }
         Err(error) => {
             tracing::error!(%error, "cannot start the runtime");
             Exit::Failure.into()

@@ -106,6 +106,9 @@ pub trait Instances: Send + Sync + 'static {
         edges: Edges,
         estate: Option<Self::Estate>,
     ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
+
+    /// Gives up what a generation left: there is no next one, or none that can use it.
+    fn close(estate: Self::Estate) -> impl Future<Output = ()> + Send + 'static;
 }
 
 /// The real instances.
@@ -135,6 +138,10 @@ impl Instances for Connectors {
             (exit, estate)
         }
     }
+
+    fn close(estate: Estate) -> impl Future<Output = ()> + Send + 'static {
+        estate.close()
+    }
 }
 
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
@@ -155,7 +162,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     };
 
     let stop = CancellationToken::new();
-    let (nudges, towards_watcher) = mpsc::channel(1);
+    let (nudges, towards_watcher) = watch::channel(0);
     let (looks_sender, looks) = mpsc::channel(1);
     let (commands, asked) = mpsc::channel(ASKED);
     let mut beside = JoinSet::new();
@@ -213,8 +220,8 @@ pub(crate) struct Inputs<S> {
     pub signals: S,
     pub looks: mpsc::Receiver<Look>,
     pub asked: mpsc::Receiver<Asked>,
-    /// Towards the watcher: look now.
-    pub nudges: mpsc::Sender<()>,
+    /// Towards the watcher: look now. Counts how often it was said.
+    pub nudges: watch::Sender<u64>,
 }
 
 /// Where signals come from: the process, or a test.
@@ -232,6 +239,18 @@ impl SignalSource for Signals {
 type Ran<E> = (u64, Exit, Option<E>);
 type Checked = (String, Arc<Config>, Result<(), CheckError>);
 
+/// What the service manager knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readiness {
+    /// READY is due once nothing is changing: the start.
+    Due,
+    Told,
+    /// It was told of a reload; the reading of this number is not there yet.
+    Rereading(u64),
+    /// READY is due once nothing is changing: the reload's end.
+    DueAgain,
+}
+
 struct Supervisor<I: Instances> {
     instances: I,
     state_dir: PathBuf,
@@ -244,13 +263,13 @@ struct Supervisor<I: Instances> {
     run_of_task: HashMap<Id, u64>,
     last_run: u64,
     checks: JoinSet<Checked>,
+    /// By the name of the slot.
+    closing: JoinSet<String>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
     directory_problem: Option<String>,
     reload: Reload,
     pending: Vec<Pending>,
-    /// READY is due once nothing is changing.
-    ready_due: bool,
-    has_been_ready: bool,
+    readiness: Readiness,
     /// Told to end; past that time everything is dropped.
     stopping: Option<Instant>,
     /// How `start` ends, if by its instance.
@@ -275,12 +294,12 @@ impl<I: Instances> Supervisor<I> {
             run_of_task: HashMap::new(),
             last_run: 0,
             checks: JoinSet::new(),
+            closing: JoinSet::new(),
             phases: JoinSet::new(),
             directory_problem: None,
             reload: Reload::default(),
             pending: Vec::new(),
-            ready_due: true,
-            has_been_ready: false,
+            readiness: Readiness::Due,
             stopping: None,
             outcome: None,
         }
@@ -308,7 +327,7 @@ impl<I: Instances> Supervisor<I> {
         loop {
             let wake = self.drive();
             self.show();
-            if self.stopping.is_some() && self.runs.is_empty() {
+            if self.stopping.is_some() && self.runs.is_empty() && self.closing.is_empty() {
                 info!("stopped");
                 return self.outcome.take().unwrap_or(Exit::Stopped);
             }
@@ -319,6 +338,7 @@ impl<I: Instances> Supervisor<I> {
                 Some(ended) = self.runs.join_next_with_id() => self.ended(ended),
                 Some(checked) = self.checks.join_next() => self.checked(checked),
                 Some(changed) = self.phases.join_next() => self.phase_changed(changed),
+                Some(closed) = self.closing.join_next() => self.closed(closed),
                 () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TURN)) => {}
                 // Fed from within the loop: one that does not turn starves.
                 _ = feeding.tick() => self.manager.feed(),
@@ -328,11 +348,11 @@ impl<I: Instances> Supervisor<I> {
 
     // ---- events
 
-    fn signalled(&mut self, signal: Signal, nudges: &mpsc::Sender<()>) {
+    fn signalled(&mut self, signal: Signal, nudges: &watch::Sender<u64>) {
         match (signal, self.stopping) {
             (Signal::Reload, None) => {
                 info!("SIGHUP: reading the configuration again");
-                self.nudge(nudges);
+                let _number = self.nudge(nudges);
             }
             (Signal::Reload, Some(_)) => {}
             (Signal::Terminate(signal), None) => {
@@ -349,13 +369,17 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    fn nudge(&mut self, nudges: &mpsc::Sender<()>) {
-        if self.has_been_ready && !self.ready_due {
-            self.manager.reloading();
-            self.ready_due = true;
+    /// Has the files read now. Answers the number of the reading.
+    fn nudge(&mut self, nudges: &watch::Sender<u64>) -> u64 {
+        nudges.send_modify(|count| *count += 1);
+        let number = *nudges.borrow();
+        if self.readiness != Readiness::Due {
+            if !matches!(self.readiness, Readiness::Rereading(_)) {
+                self.manager.reloading();
+            }
+            self.readiness = Readiness::Rereading(number);
         }
-        // A full channel holds a nudge that is as good.
-        let _ = nudges.try_send(());
+        number
     }
 
     fn ended(&mut self, ended: Result<(Id, Ran<I::Estate>), JoinError>) {
@@ -441,6 +465,15 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
+    /// A close that panicked has dropped the estate all the same; its slot's name is lost, so that
+    /// all may go on.
+    fn closed(&mut self, closed: Result<String, JoinError>) {
+        match closed {
+            Ok(name) => self.slots.get_mut(&name).into_iter().for_each(|slot| slot.closing = false),
+            Err(_) => self.slots.values_mut().for_each(|slot| slot.closing = false),
+        }
+    }
+
     fn follow(&mut self, id: u64, mut phase: watch::Receiver<Phase>) {
         self.phases.spawn(async move { phase.changed().await.ok().map(|()| (id, phase)) });
     }
@@ -451,7 +484,7 @@ impl<I: Instances> Supervisor<I> {
     /// back at the latest.
     fn drive(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        loop {
+        let wake = loop {
             let mut progress = false;
             let mut wake: Option<Instant> = None;
             let names: Vec<String> = self.slots.keys().cloned().collect();
@@ -462,8 +495,32 @@ impl<I: Instances> Supervisor<I> {
                 progress |= self.act(&name, act, now);
             }
             if !progress {
-                return wake;
+                break wake;
             }
+        };
+        // Nobody takes over at once: an operator may want the journal, or another process.
+        let idle: Vec<String> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.run().is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in idle {
+            self.close(&name);
+        }
+        wake
+    }
+
+    /// Closes what the last generation of this instance left.
+    fn close(&mut self, name: &str) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        if let Some(estate) = slot.take_estate() {
+            slot.closing = true;
+            let (name, closing) = (name.to_owned(), I::close(estate));
+            self.closing.spawn(async move {
+                closing.await;
+                name
+            });
         }
     }
 
@@ -513,6 +570,7 @@ impl<I: Instances> Supervisor<I> {
                 }
             }
             Act::Remove => {
+                self.close(name);
                 self.slots.remove(name);
             }
         }
@@ -530,6 +588,10 @@ impl<I: Instances> Supervisor<I> {
             return false;
         }
         let Some(slot) = self.slots.get_mut(name) else { return false };
+        if slot.closing || slot.has_foreign_estate(&target.config) {
+            // The end of the closing drives all slots again.
+            return false;
+        }
         slot.generation += 1;
         self.last_run += 1;
         let (id, generation) = (self.last_run, slot.generation);
@@ -547,7 +609,7 @@ impl<I: Instances> Supervisor<I> {
             abort: abort.clone(),
         };
         let config = target.config.clone();
-        let estate = slot.inherit(&config);
+        let estate = slot.take_estate();
         let span = info_span!("instance", name, generation);
         let running = self.instances.run(config, edges, estate).instrument(span);
         let task = self.runs.spawn(async move {

@@ -6,7 +6,7 @@
 //!         -> now and then: the last blocks again
 //! ```
 //!
-//! Invariants: the cursor moves only in the journal transaction that stores what it passed; no
+//! Invariants: the stored cursor moves only in the journal transaction that stores what it passed; no
 //! answer moves it unless the node proved that it knows the block (its header, or its logs by
 //! hash); near the head every block is read twice, seconds apart, because a node may show its logs
 //! late; a full channel to the walk waits, never drops.
@@ -40,6 +40,8 @@ use crate::{
 
 /// How often the last blocks are read again.
 const REREAD_EVERY: Duration = Duration::from_secs(30);
+/// A cursor that passed nothing is stored within this time.
+const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
 /// Calls for headers or logs under way at the same time.
 const AT_ONCE: usize = 8;
 /// Block hashes remembered, to find where a reorganised chain forked.
@@ -76,6 +78,8 @@ pub struct Arrivals<P, L> {
     read_once: u64,
     /// Hashes of blocks read near the head.
     recent: BTreeMap<u64, B256>,
+    /// When a cursor alone is worth a commit.
+    store_at: Instant,
     heart: Heart,
 }
 
@@ -119,6 +123,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             reread_at: Instant::now(),
             read_once: cursor.map_or(0, |cursor| gap::last_blocks(cursor.number)),
             recent: BTreeMap::new(),
+            store_at: Instant::now(),
             heart: Heart::default(),
         }
     }
@@ -376,7 +381,15 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         head.filter(|head| head.block.number == number).ok_or(ReadError::UnknownBlock(number))
     }
 
+    fn go_to(&mut self, cursor: Option<BlockRef>) {
+        self.cursor = cursor;
+        self.progress.send_replace(cursor);
+    }
+
     /// Door (a), then on to the walk. Answers how many requests were new.
+    ///
+    /// Blocks without anything are not worth a commit each: their cursor is stored with the next
+    /// request, or now and then. A restart reads them again.
     async fn store(
         &mut self,
         events: Vec<Event>,
@@ -420,10 +433,17 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         if batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.cursor.is_none() {
             return Ok(0);
         }
+        let empty = batch.arrivals.is_empty() && batch.skipped.is_empty();
+        if empty && Instant::now() < self.store_at {
+            self.go_to(cursor);
+            return Ok(0);
+        }
         let taken = self.heart.rest_while(self.ledger.arrive(batch)).await?;
         if cursor.is_some() {
-            self.cursor = cursor;
-            self.progress.send_replace(cursor);
+            self.go_to(cursor);
+            // Not all instances of a process at the same block.
+            self.store_at =
+                Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         let mut requests: Vec<Option<Request>> = requests.into_iter().map(Some).collect();
         let late = taken.new.len();

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-pub(super) const CONTRACT: Address = Address::repeat_byte(0xdc);
+pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -33,7 +33,7 @@ struct Block {
 
 /// What the node is told to do, and what it was asked.
 #[derive(Debug, Default)]
-pub(super) struct Node {
+pub(crate) struct Node {
     chain: Vec<Block>,
     forks: u64,
     /// Blocks whose logs are not shown so many times, by any question.
@@ -53,7 +53,7 @@ pub(super) struct Node {
     /// What a response really uses.
     pub gas_used: u64,
     pub connection: u64,
-    nonce: u64,
+    pub nonce: u64,
     pool: BTreeMap<u64, (B256, u64)>,
     receipts: HashMap<B256, Receipt>,
     /// Refuses raw transactions as if it had executed them, with this data.
@@ -62,13 +62,13 @@ pub(super) struct Node {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct FakeChain {
+pub(crate) struct FakeChain {
     node: Arc<Mutex<Node>>,
     heads: watch::Sender<Option<Head>>,
 }
 
 /// A request event: of a shape whose data is not looked at.
-pub(super) fn request_event(id: u64) -> Event {
+pub(crate) fn request_event(id: u64) -> Event {
     Event {
         block: BlockRef { number: 0, hash: B256::ZERO },
         transaction: keccak256(id.to_be_bytes()),
@@ -78,7 +78,7 @@ pub(super) fn request_event(id: u64) -> Event {
     }
 }
 
-pub(super) fn upgrade_event(id: u64) -> Event {
+pub(crate) fn upgrade_event(id: u64) -> Event {
     Event { topics: vec![abi::UPGRADED_TOPIC, B256::ZERO], ..request_event(id) }
 }
 
@@ -297,14 +297,14 @@ impl Provider for FakeChain {
 
 /// What the ledger was told.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(crate) struct Book {
     pub requests: HashMap<RequestKey, BlockRef>,
     pub cursor: Option<BlockRef>,
     pub skipped: usize,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct FakeLedger(Arc<Mutex<Book>>);
+pub(crate) struct FakeLedger(Arc<Mutex<Book>>);
 
 impl FakeLedger {
     pub fn book(&self) -> MutexGuard<'_, Book> {

@@ -169,3 +169,109 @@ async fn broadcast<'t, P: Provider>(
         .collect();
     stream::iter(sends).buffered(AT_ONCE).collect::<()>().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use alloy::{
+        consensus::{SignableTransaction, TxEip1559, TxEnvelope},
+        eips::Encodable2718,
+    };
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{
+        domain::B256,
+        flow::fake_chain::FakeChain,
+        gateway::wallet::Wallet,
+        journal::{Identity, Opened, open_as},
+    };
+
+    async fn sign(wallet: &Wallet, nonce: u64, fee: u128) -> SignedTransaction {
+        let transaction =
+            TxEip1559 { nonce, gas_limit: 100_000, max_fee_per_gas: fee, ..TxEip1559::default() };
+        let signature = wallet.sign_hash(transaction.signature_hash()).await.unwrap();
+        let signed = transaction.into_signed(signature);
+        let hash = *signed.hash();
+        let raw = TxEnvelope::from(signed).encoded_2718().into();
+        SignedTransaction { nonce, hash, raw, request: None }
+    }
+
+    fn open(dir: &Path, wallet: Address) -> Opened {
+        let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
+        open_as(dir, identity, Address::ZERO, "one", None).unwrap()
+    }
+
+    fn left(dir: &Path, wallet: Address) -> Left {
+        let Opened { journal, writer, .. } = open(dir, wallet);
+        Left { wallet, journal, writer }
+    }
+
+    /// Follows until the journal is let go; answers what is still open in it.
+    async fn followed(dir: &Path, wallet: Address, chain: &FakeChain) -> Vec<u64> {
+        let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
+        running.spawn(follow(left(dir, wallet), chain.clone(), stop.clone()));
+        let journal = loop {
+            sleep(Duration::from_secs(1)).await;
+            chain.mine(Vec::new());
+            let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
+            if let Ok(opened) = open_as(dir, identity, Address::ZERO, "one", None) {
+                break opened;
+            }
+        };
+        stop.cancel();
+        running.join_next().await.unwrap().unwrap();
+        let open = journal.journal.open_transactions().await.unwrap();
+        open.into_iter().map(|transaction| transaction.nonce).collect()
+    }
+
+    async fn store(dir: &Path, wallet: Address, transactions: Vec<SignedTransaction>) {
+        let Opened { journal, writer, .. } = open(dir, wallet);
+        let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
+        running.spawn(writer.run(Heart::default(), stop.clone()));
+        journal.signed(transactions).await.unwrap();
+        stop.cancel();
+        running.join_next().await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_bytes_are_sent_until_each_nonce_is_used_and_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
+        let chain = FakeChain::new(3);
+        let (cheap, dear) = (sign(&wallet, 0, 1).await, sign(&wallet, 0, 2).await);
+        let next = sign(&wallet, 1, 1).await;
+        store(dir.path(), wallet.address(), vec![cheap, dear.clone(), next]).await;
+        assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [0_u64; 0]);
+        let receipt = chain.receipts(&[dear.hash]).await.unwrap();
+        assert!(receipt[0].as_ref().is_some_and(|receipt| receipt.success));
+        assert_eq!(chain.node().nonce, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_nonce_that_another_has_used_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
+        let chain = FakeChain::new(3);
+        let (lost, next) = (sign(&wallet, 0, 1).await, sign(&wallet, 1, 1).await);
+        store(dir.path(), wallet.address(), vec![lost, next]).await;
+        chain.node().nonce = 1;
+        let begun = Instant::now();
+        followed(dir.path(), wallet.address(), &chain).await;
+        assert!(begun.elapsed() >= DISPLACED_AFTER, "the node may lag");
+        assert_eq!(chain.node().nonce, 2, "the one behind it is mined");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_is_given_up_and_stays_for_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
+        let chain = FakeChain::new(3);
+        // Nonce 0 was never signed.
+        store(dir.path(), wallet.address(), vec![sign(&wallet, 1, 1).await]).await;
+        let begun = Instant::now();
+        assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [1]);
+        assert!(begun.elapsed() >= GIVE_UP_AFTER);
+    }
+}

@@ -151,11 +151,11 @@ pub(super) const COUNT_UNFINISHED: &str = "
 SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
 WHERE contract = ?1 AND outcome IS NULL GROUP BY stage, hold_reason";
 
-/// Out of their index alone, like the next.
+/// Looks at unfinished requests only, however many are settled.
 pub(super) const COUNT_IN_HAND: &str =
     "SELECT count(*) FROM requests WHERE contract = ?1 AND outcome IS NULL";
 
-/// A settled request is never held.
+/// At held ones only; a settled request is never held.
 pub(super) const COUNT_HELD: &str =
     "SELECT count(*) FROM requests WHERE contract = ?1 AND hold_reason IS NOT NULL";
 
@@ -175,35 +175,42 @@ SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
 WHERE t.mined_block_number IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
 
-/// What a new wallet takes over from the one before, attached as `old`: `?1` contract.
+/// What a new wallet takes over from the one before, attached as `old`: `?1` contract, `?2` a block.
 ///
 /// Where a transaction of the old wallet was under way the answer stands, and is sent by the new one.
+/// What is settled comes along where it is young: the last blocks are read again, and would show it as
+/// new.
 pub(super) const INHERIT_REQUESTS: &str = "
 INSERT INTO main.requests (contract, id, content, kind, stage, attempts, last_error, hold_reason,
-    hold_detail, held_since, arrived_at, asked_at, answered_at, worked)
+    hold_detail, held_since, arrived_at, asked_at, answered_at, worked, settled_at, outcome,
+    refusal, outcome_detail, outcome_transaction, outcome_block_number, outcome_block_hash)
 SELECT contract, id, content, kind, CASE stage WHEN 'submitted' THEN 'answered' ELSE stage END,
     attempts, last_error, hold_reason, hold_detail, held_since, arrived_at, asked_at, answered_at,
-    worked
-FROM old.requests WHERE contract = ?1 AND outcome IS NULL ORDER BY seq ON CONFLICT DO NOTHING";
+    worked, settled_at, outcome, refusal, outcome_detail, outcome_transaction,
+    outcome_block_number, outcome_block_hash
+FROM old.requests WHERE contract = ?1 AND (outcome IS NULL
+    OR seq IN (SELECT seq FROM old.events WHERE block_number > ?2))
+ORDER BY seq ON CONFLICT DO NOTHING";
 
 pub(super) const INHERIT_EVENTS: &str = "
 INSERT INTO main.events
     (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
 SELECT n.seq, e.block_number, e.block_hash, e.transaction_hash, e.log_index, e.topics, e.data
-FROM old.requests o
-JOIN old.events e ON e.seq = o.seq
-JOIN main.requests n ON n.contract = o.contract AND n.id = o.id AND n.content = o.content
-WHERE o.contract = ?1 AND o.outcome IS NULL ON CONFLICT DO NOTHING";
+FROM main.requests n
+CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
+CROSS JOIN old.events e ON e.seq = o.seq
+WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
+/// Also of settled ones: a reorganisation may open them again.
 pub(super) const INHERIT_ANSWERS: &str = "
 INSERT INTO main.answers (seq, payload, signature, extra_data)
 SELECT n.seq, a.payload, a.signature, a.extra_data
-FROM old.requests o
-JOIN old.answers a ON a.seq = o.seq
-JOIN main.requests n ON n.contract = o.contract AND n.id = o.id AND n.content = o.content
-WHERE o.contract = ?1 AND o.outcome IS NULL ON CONFLICT DO NOTHING";
+FROM main.requests n
+CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.content = n.content
+CROSS JOIN old.answers a ON a.seq = o.seq
+WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
-/// Last, `?2` now: with it the succession is complete.
+/// `?1` contract, `?2` now.
 pub(super) const INHERIT_CURSOR: &str = "
 INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at)
 SELECT contract, begun_after, number, hash, ?2 FROM old.cursors WHERE contract = ?1";
@@ -257,8 +264,8 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (TRANSACTIONS_OF, "transactions_by_request"),
     (HIGHEST_NONCE, "transactions_by_nonce"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
-    (COUNT_IN_HAND, "COVERING INDEX requests_unfinished"),
-    (COUNT_HELD, "COVERING INDEX requests_held"),
+    (COUNT_IN_HAND, "requests_unfinished"),
+    (COUNT_HELD, "requests_held"),
     (OLD_REQUESTS, "requests_settled"),
     (OLD_TRANSACTIONS, "transactions_by_age"),
 ];

@@ -3,7 +3,7 @@
 //! Each journal remembers which instance keeps it. One that has no cursor for its contract yet looks
 //! beside itself for the journal that the same instance kept last, for the same chain and contract and
 //! with another wallet, and takes over the cursor and every request without an outcome, answers
-//! included. That is one transaction of the new journal: until it is on disk, the next start does it
+//! included (and what was settled in the last blocks, which are read again). That is one transaction of the new journal: until it is on disk, the next start does it
 //! again. The old journal is only read, so that going back to the old wallet loses nothing either.
 //!
 //! What the old wallet has signed stays in its journal: [`Opened::left`] is for whoever follows it.
@@ -22,6 +22,8 @@ use crate::{
     domain::{Address, BlockRef},
 };
 
+/// Settled requests of so many last blocks come along: twice those that are always read again.
+const YOUNG: u64 = 64;
 /// How long a look into a journal waits for its writer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -41,7 +43,8 @@ pub struct Opened {
 pub struct Predecessor {
     pub wallet: Address,
     pub cursor: BlockRef,
-    pub requests: usize,
+    /// Without an outcome.
+    pub requests: u64,
 }
 
 /// The journal of an earlier wallet, open.
@@ -82,9 +85,10 @@ pub fn open_as(
         }
         let (journal, writer) = match Journal::open(dir, sibling.identity, contract) {
             Ok(open) => open,
-            // Somebody serves that wallet.
-            Err(OpenError::Locked { .. }) => continue,
+            // Also while somebody serves that wallet: to begin without its requests would lose them.
             Err(error) if inherits => return Err(error),
+            // Whoever serves that wallet sees to its transactions.
+            Err(OpenError::Locked { .. }) => continue,
             Err(error) => {
                 opened.left.push(Err(error));
                 continue;
@@ -179,7 +183,7 @@ fn inherit(
     connection: &mut Connection,
     old: &Path,
     contract: Address,
-) -> rusqlite::Result<(BlockRef, usize)> {
+) -> rusqlite::Result<(BlockRef, u64)> {
     let old = old.to_str().ok_or_else(|| rusqlite::Error::InvalidPath(old.to_owned()))?;
     connection.execute("ATTACH DATABASE ?1 AS old", [old])?;
     let inherited = copy(connection, contract);
@@ -189,16 +193,18 @@ fn inherit(
     Ok(inherited)
 }
 
-fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(BlockRef, usize)> {
+fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(BlockRef, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let of = params![Fixed(contract)];
-    let requests = transaction.execute(sql::INHERIT_REQUESTS, of)?;
-    transaction.execute(sql::INHERIT_EVENTS, of)?;
-    transaction.execute(sql::INHERIT_ANSWERS, of)?;
     let now = Number(clock::unix_millis());
     transaction.execute(sql::INHERIT_CURSOR, params![Fixed(contract), now])?;
     let cursor = reader::cursor(&transaction, contract)?;
     let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    let young = Number(cursor.number.saturating_sub(YOUNG));
+    transaction.execute(sql::INHERIT_REQUESTS, params![Fixed(contract), young])?;
+    transaction.execute(sql::INHERIT_EVENTS, of)?;
+    transaction.execute(sql::INHERIT_ANSWERS, of)?;
+    let requests = reader::in_hand(&transaction, contract)?.requests;
     transaction.commit()?;
     Ok((cursor, requests))
 }

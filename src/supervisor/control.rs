@@ -44,8 +44,8 @@ pub enum Request {
     Stop {
         name: String,
     },
-    /// Makes a room of an instance ill; without an instance, blocks the supervisor's own loop for a
-    /// minute. For tests: a release does not know it.
+    /// Makes a room of an instance ill; without an instance, blocks the supervisor's own loop for ten
+    /// seconds. For tests: a release does not know it.
     #[cfg(debug_assertions)]
     Fault {
         instance: Option<String>,

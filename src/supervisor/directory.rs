@@ -7,7 +7,9 @@
 //! Files are written while they are read, and half a file may be valid TOML. So [`read`] only says
 //! what stands there now; [`settle`], a pure function, believes what two readings in a row agree
 //! on; and [`Settled::look`] makes of it what should run. Contents are compared, never times: a
-//! file that is touched, or written again as it was, has not changed.
+//! file that is touched, or written again as it was, has not changed. What nobody can see from outside
+//! is whether a writer that rests for longer than two readings is done: who writes slowly should write
+//! elsewhere and rename into place.
 //!
 //! What must hold: nothing is believed of one reading alone, except at start-up; a file counts as
 //! removed only if two directory listings that succeeded lack it; a directory that cannot be listed
@@ -56,8 +58,8 @@ pub struct Look {
     pub files: BTreeMap<String, Result<Wanted, Problems>>,
     /// The directory is missing or unreadable: `files` says nothing then, and nothing changes.
     pub problem: Option<String>,
-    /// Somebody asked for it (SIGHUP, `reload`).
-    pub asked: bool,
+    /// How many readings had been asked for (SIGHUP, `reload`) when this one began.
+    pub asked: u64,
 }
 
 // ---- reading
@@ -226,7 +228,7 @@ impl Settled {
                 BTreeMap::from([self.one(file.as_deref(), name.as_deref(), environment)])
             }
         };
-        Look { files: looked, problem: None, asked: false }
+        Look { files: looked, problem: None, asked: 0 }
     }
 
     /// Variables of instances that none of these files makes.

@@ -2,24 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, info};
 
 use super::{
-    Instances, Supervisor,
+    Instances, Readiness, Supervisor,
     control::{Answer, Asked, Request},
     slot::Slot,
 };
 use crate::{
     clock,
-    observe::status::{Reload, State, Status},
+    observe::status::{Reload, Status},
 };
 
 /// What an asker waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
-    /// The next reading of the files is applied.
-    Reread,
+    /// The reading of this number is applied.
+    Reread(u64),
     /// No change is under way.
     Settled,
 }
@@ -33,16 +33,19 @@ pub(super) struct Pending {
 }
 
 impl<I: Instances> Supervisor<I> {
-    /// The reading that askers waited for is applied.
-    pub(super) fn reread(&mut self, asked: bool) {
-        if asked {
-            for pending in &mut self.pending {
+    /// A reading that began when this many had been asked for is applied.
+    pub(super) fn reread(&mut self, asked: u64) {
+        if matches!(self.readiness, Readiness::Rereading(number) if number <= asked) {
+            self.readiness = Readiness::DueAgain;
+        }
+        for pending in &mut self.pending {
+            if matches!(pending.until, Until::Reread(number) if number <= asked) {
                 pending.until = Until::Settled;
             }
         }
     }
 
-    pub(super) fn asked(&mut self, asked: Asked, nudges: &mpsc::Sender<()>) {
+    pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<u64>) {
         let Asked { request, reply } = asked;
         // Who asked may be gone by now.
         let refuse = |reply: oneshot::Sender<Answer>, why: String| {
@@ -88,8 +91,7 @@ impl<I: Instances> Supervisor<I> {
         }
         info!(?request, "asked by an operator");
         let until = if let Request::Reload { .. } = request {
-            self.nudge(nudges);
-            Until::Reread
+            Until::Reread(self.nudge(nudges))
         } else {
             Until::Settled
         };
@@ -100,7 +102,7 @@ impl<I: Instances> Supervisor<I> {
     fn sicken(&self, instance: Option<&str>, room: &str, kind: crate::heart::Fault) -> Answer {
         let Some(name) = instance else {
             // On purpose: nothing else shows that a loop that does not turn is noticed.
-            std::thread::sleep(std::time::Duration::from_mins(1));
+            std::thread::sleep(std::time::Duration::from_secs(10));
             return Answer::Done { lines: vec!["the loop turns again".to_owned()], failed: false };
         };
         match self.slots.get(name).and_then(Slot::run) {
@@ -127,9 +129,8 @@ impl<I: Instances> Supervisor<I> {
         }
         let line = self.line();
         if self.stopping.is_none() {
-            if self.ready_due && !is_changing {
-                self.ready_due = false;
-                self.has_been_ready = true;
+            if matches!(self.readiness, Readiness::Due | Readiness::DueAgain) && !is_changing {
+                self.readiness = Readiness::Told;
                 self.manager.ready(&line);
             }
             self.manager.status(&line);
@@ -162,7 +163,7 @@ impl<I: Instances> Supervisor<I> {
                 .values()
                 .filter(|slot| pending.name.as_ref().is_none_or(|name| *name == slot.name));
             let settled = !concerned.clone().any(|slot| slot.is_changing() || slot.is_draining());
-            if pending.until == Until::Reread || !settled {
+            if pending.until != Until::Settled || !settled {
                 if !pending.reply.is_closed() {
                     waiting.push(pending);
                 }
@@ -180,7 +181,7 @@ impl<I: Instances> Supervisor<I> {
         self.pending = waiting;
     }
 
-    /// `4 running, 1 parked: config-3 (why)`.
+    /// `4 running, 1 parked: config-3 parked (why)`.
     fn line(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for slot in self.slots.values() {
@@ -195,21 +196,9 @@ impl<I: Instances> Supervisor<I> {
         if parts.is_empty() {
             parts.push("no instance".to_owned());
         }
-        let amiss: Vec<&str> = self
-            .slots
-            .values()
-            .filter(|slot| matches!(slot.shown(), State::Parked { .. } | State::BackingOff { .. }))
-            .map(|slot| slot.name.as_str())
-            .collect();
-        let mut line = parts.join(", ");
-        if !amiss.is_empty() {
-            line = format!("{line}: {}", amiss.join(", "));
-        }
-        let problems = self.problems().len();
-        if problems > 0 {
-            line = format!("{line}; {problems} reload problems");
-        }
-        line
+        let others: Vec<String> = self.slots.values().filter_map(Slot::in_short).collect();
+        let counts = parts.join(", ");
+        if others.is_empty() { counts } else { format!("{counts}: {}", others.join("; ")) }
     }
 
     fn status(&self) -> Status {

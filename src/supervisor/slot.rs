@@ -164,6 +164,8 @@ pub(super) struct Slot<E> {
     life: Life,
     /// What the last generation left, and of which wallet.
     estate: Option<(WalletClaim, E)>,
+    /// What it left is being closed: nothing starts meanwhile.
+    pub closing: bool,
     history: History,
     pub generation: u64,
     restarts: u64,
@@ -187,6 +189,7 @@ impl<E> Slot<E> {
             restart_asked: false,
             life: Life::Down,
             estate: None,
+            closing: false,
             history: History::default(),
             generation: 0,
             restarts: 0,
@@ -263,7 +266,6 @@ impl<E> Slot<E> {
     pub fn restart(&mut self) -> bool {
         self.stopped = None;
         self.history.forget();
-        self.try_again();
         match self.life {
             Life::Up(_) => self.restart_asked = true,
             Life::BackingOff { .. } | Life::Parked { .. } => self.life = Life::Down,
@@ -415,10 +417,14 @@ impl<E> Slot<E> {
 
     // ---- what happened
 
-    /// What the last generation left, if one of this configuration can use it.
-    pub fn inherit(&mut self, config: &Config) -> Option<E> {
-        let (claim, estate) = self.estate.take()?;
-        (claim == WalletClaim::of(config)).then_some(estate)
+    /// Whether what the last generation left is of no use to this configuration: then it has to be
+    /// closed before.
+    pub fn has_foreign_estate(&self, config: &Config) -> bool {
+        self.estate.as_ref().is_some_and(|(claim, _)| *claim != WalletClaim::of(config))
+    }
+
+    pub fn take_estate(&mut self) -> Option<E> {
+        self.estate.take().map(|(_, estate)| estate)
     }
 
     pub fn started(&mut self, mut run: Run) {
@@ -603,6 +609,26 @@ impl<E> Slot<E> {
 
     /// How it is, in one line.
     pub fn line(&self) -> String {
+        let generation =
+            self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
+        let complaint = match (self.complaint(), &self.shown.0) {
+            // A parked one's reason is told already.
+            (None, _) | (_, State::Parked { .. }) => String::new(),
+            (Some(why), _) => format!("; reload failed: {why}"),
+        };
+        format!("{}: {}{generation}{complaint}", self.name, self.described())
+    }
+
+    /// How it is, in a few words, if there is anything to say: it runs as its file says otherwise.
+    pub fn in_short(&self) -> Option<String> {
+        match (&self.shown.0, self.complaint()) {
+            (State::Running, None) => None,
+            (State::Running, Some(_)) => Some(format!("{} reload failed", self.name)),
+            (_, _) => Some(format!("{} {}", self.name, self.described())),
+        }
+    }
+
+    fn described(&self) -> String {
         let state = &self.shown.0;
         let detail = match state {
             State::Waiting { on, why } => format!(" for {on} ({why})"),
@@ -612,16 +638,7 @@ impl<E> Slot<E> {
                 String::new()
             }
         };
-        let generation =
-            self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
-        let complaint = match self.complaint() {
-            // A parked one's reason is told already.
-            Some(why) if !matches!(state, State::Parked { .. }) => {
-                format!("; reload failed: {why}")
-            }
-            Some(_) | None => String::new(),
-        };
-        format!("{}: {}{detail}{generation}{complaint}", self.name, state.word())
+        format!("{}{detail}", state.word())
     }
 
     /// Why the files do not say what runs.

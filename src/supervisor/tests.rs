@@ -15,7 +15,7 @@ use std::{
 
 use proptest::prelude::*;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::sleep,
 };
@@ -55,12 +55,23 @@ struct Stage(Arc<Mutex<Board>>);
 struct Board {
     starts: u64,
     playing: Vec<(WalletClaim, Playing)>,
+    /// Estates that nobody has taken over or closed.
+    left: usize,
     wrongs: Vec<String>,
 }
 
 /// What an instance leaves: the journal it had open.
 #[derive(Debug)]
-struct Left(WalletClaim);
+struct Left {
+    claim: WalletClaim,
+    stage: Stage,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.stage.0.lock().unwrap().left -= 1;
+    }
+}
 
 /// Ends a part when the instance's future is dropped, too.
 struct Part {
@@ -94,8 +105,13 @@ impl Stage {
             let wrong = format!("{name} started while {} had its wallet", other.name);
             board.wrongs.push(wrong);
         }
-        if left.is_some_and(|left| left.0 != claim) {
-            board.wrongs.push(format!("{name} was given another wallet's journal"));
+        if let Some(left) = left {
+            if left.claim != claim {
+                board.wrongs.push(format!("{name} was given another wallet's journal"));
+            }
+            drop(board);
+            drop(left);
+            board = self.0.lock().unwrap();
         }
         let playing = Playing { name: name.to_owned(), number, version: version(config) };
         board.playing.push((claim, playing));
@@ -110,6 +126,7 @@ impl Stage {
     fn check(&self) {
         let board = self.0.lock().unwrap();
         assert!(board.wrongs.is_empty(), "{:?}", board.wrongs);
+        assert_eq!(board.left, 0, "journals are open and nobody's");
     }
 }
 
@@ -157,12 +174,22 @@ impl Instances for Stage {
             let fails_in = if version(&config) == FAILS_LATER { 10 } else { 1_000_000 };
             tokio::select! {
                 () = edges.abort.cancelled() => {}
-                () = edges.stop.cancelled() => sleep(Duration::from_millis(700)).await,
+                () = edges.stop.cancelled() => {
+                    let draining = sleep(Duration::from_millis(700));
+                    edges.abort.run_until_cancelled(draining).await;
+                }
                 () = sleep(Duration::from_secs(fails_in)) => return (failed(), None),
             }
             drop(part);
-            (Exit::Stopped, Some(Left(claim)))
+            let left = Left { claim, stage: stage.clone() };
+            stage.0.lock().unwrap().left += 1;
+            (Exit::Stopped, Some(left))
         }
+    }
+
+    async fn close(left: Left) {
+        sleep(Duration::from_millis(200)).await;
+        drop(left);
     }
 }
 
@@ -205,7 +232,7 @@ impl Rig {
             (Stage::default(), Arc::new(Notify::new()), CancellationToken::new());
         let (signals, script) = mpsc::channel(8);
         let (commands, asked) = mpsc::channel(8);
-        let (nudges, towards_watcher) = mpsc::channel(1);
+        let (nudges, towards_watcher) = watch::channel(0);
         let (sender, looks) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let environment = Environment::default();

@@ -28,7 +28,7 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind},
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -93,28 +93,27 @@ impl Watcher {
         Self { files, environment, settled, wake, eye: None, desk, warned: BTreeSet::new() }
     }
 
-    /// Sends looks until told to stop, or nobody takes them. Every nudge is followed by a look that
-    /// began after it and says that it was asked for; nudges that wait together get one.
+    /// Sends looks until told to stop, or nobody takes them: of a directory the first one at once,
+    /// since a first reading alone is not to be believed for long. Every nudge, each a higher number, is
+    /// followed by a look that began after it and tells its number; those that wait together get one.
     pub async fn run(
         mut self,
-        nudges: mpsc::Receiver<()>,
+        nudges: watch::Receiver<u64>,
         looks: mpsc::Sender<Look>,
         stop: CancellationToken,
     ) {
         stop.run_until_cancelled(self.keep_looking(nudges, looks)).await;
     }
 
-    async fn keep_looking(&mut self, mut nudges: mpsc::Receiver<()>, looks: mpsc::Sender<Look>) {
+    async fn keep_looking(&mut self, mut nudges: watch::Receiver<u64>, looks: mpsc::Sender<Look>) {
         let is_watched = matches!(self.files, Files::Directory(_));
         // What happened since the first look had no one to tell of it.
         let mut rescan_at = is_watched.then(Instant::now);
         let mut next_look_at = Instant::now();
         loop {
-            let mut asked = self.turn(&mut nudges, rescan_at).await;
+            self.turn(&mut nudges, rescan_at).await;
             sleep_until(next_look_at).await;
-            while nudges.try_recv().is_ok() {
-                asked = true;
-            }
+            let asked = *nudges.borrow_and_update();
             let (mut look, again) = self.look().await;
             look.asked = asked;
             if looks.send(look).await.is_err() {
@@ -130,12 +129,12 @@ impl Watcher {
 
     // ---- when
 
-    /// Until it is time to look. Answers whether somebody asked.
-    async fn turn(&self, nudges: &mut mpsc::Receiver<()>, rescan_at: Option<Instant>) -> bool {
+    /// Until it is time to look.
+    async fn turn(&self, nudges: &mut watch::Receiver<u64>, rescan_at: Option<Instant>) {
         tokio::select! {
             biased;
-            Some(()) = nudges.recv() => return true,
-            () = until(rescan_at) => return false,
+            Ok(()) = nudges.changed() => return,
+            () = until(rescan_at) => return,
             () = self.wake.notified() => {}
             () = self.directory_is_back() => {}
         }
@@ -144,8 +143,8 @@ impl Watcher {
             let quiet = limit.min(Instant::now() + QUIET);
             tokio::select! {
                 biased;
-                Some(()) = nudges.recv() => return true,
-                () = sleep_until(quiet) => return false,
+                Ok(()) = nudges.changed() => return,
+                () = sleep_until(quiet) => return,
                 () = self.wake.notified() => {}
             }
         }

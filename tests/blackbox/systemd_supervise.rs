@@ -239,10 +239,11 @@ async fn sighup_is_a_reload_of_start_too() -> Result<()> {
     Ok(())
 }
 
-/// Blocks the supervisor's loop for this long: a request that debug builds know.
-fn block_the_loop(service: &Service, millis: u64) -> Result<()> {
+/// Blocks the supervisor's loop for ten seconds: a request that debug builds know.
+fn block_the_loop(service: &Service) -> Result<()> {
     let mut control = UnixStream::connect(service.socket()).map_err(io)?;
-    writeln!(control, "{{\"request\":\"block\",\"millis\":{millis}}}").map_err(io)?;
+    let request = r#"{"request":"fault","instance":null,"room":"supervisor","kind":"hang"}"#;
+    writeln!(control, "{request}").map_err(io)?;
     control.set_read_timeout(Some(PATIENCE)).map_err(io)?;
     let mut answer = String::new();
     BufReader::new(control).read_line(&mut answer).map_err(io)?;
@@ -255,9 +256,7 @@ async fn a_blocked_loop_feeds_no_watchdog() -> Result<()> {
     let service = Service::start(&["one"], Some(watchdog)).await?;
     let (ready, _) = service.manager.hear_line(0, "READY=1").await?;
     service.manager.hear_line(ready + 1, "WATCHDOG=1").await?;
-    let blocked = 3 * watchdog;
-    let millis = u64::try_from(blocked.as_millis()).expect("a few seconds");
-    tokio::task::block_in_place(|| block_the_loop(&service, millis))?;
+    tokio::task::block_in_place(|| block_the_loop(&service))?;
     let heard = service.manager.heard();
     service.manager.hear_line(heard.len(), "WATCHDOG=1").await?;
     // systemd would have ended the process in the longest silence.

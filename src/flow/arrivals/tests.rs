@@ -9,6 +9,7 @@ use super::{
 
 struct Reading {
     ledger: FakeLedger,
+    progress: watch::Receiver<Option<BlockRef>>,
     walk: mpsc::Receiver<Intake>,
     support: watch::Receiver<Support>,
     stop: CancellationToken,
@@ -26,10 +27,10 @@ impl Reading {
         let (support_sender, support) = watch::channel(Support::Served);
         let adapter = DecryptionAdapter::new(chain);
         let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None);
-        let stop = CancellationToken::new();
+        let (stop, progress) = (CancellationToken::new(), arrivals.progress());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
-        Self { ledger, walk, support, stop, running }
+        Self { ledger, progress, walk, support, stop, running }
     }
 
     /// What went to the walk so far.
@@ -42,7 +43,7 @@ impl Reading {
     }
 
     fn cursor(&self) -> Option<BlockRef> {
-        self.ledger.book().cursor
+        *self.progress.borrow()
     }
 }
 
@@ -298,4 +299,26 @@ async fn a_new_connection_reads_the_last_blocks_again_at_once() {
     chain.mine(Vec::new());
     pass(100).await;
     assert_eq!(reading.walked(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocks_without_requests_are_not_stored_each() {
+    let chain = FakeChain::new(100);
+    let reading = Reading::of(chain.clone(), Start::Latest, None);
+    let stored = || reading.ledger.book().cursor.unwrap().number;
+    pass(1000).await;
+    let first = stored();
+    chain.mine_empty(5);
+    pass(1000).await;
+    assert_eq!((reading.cursor().unwrap().number, stored()), (105, first));
+    chain.mine(vec![request_event(1)]);
+    pass(1000).await;
+    assert_eq!(stored(), 106, "a request is stored with the cursor that passed it");
+    chain.mine_empty(1);
+    pass(1000).await;
+    assert_eq!(stored(), 106);
+    pass(30_000).await;
+    chain.mine_empty(1);
+    pass(1000).await;
+    assert_eq!(stored(), 108);
 }

@@ -82,7 +82,14 @@ async fn requests_in_hand_are_counted_as_they_move() {
 /// Requests in every stage, one settled.
 async fn fill(journal: &Journal) {
     journal.arrive(batch([], Some(3))).await.unwrap();
-    journal.arrive(batch([9, 1, 2, 3, 4, 5], Some(20))).await.unwrap();
+    // A request's id is its block's number here.
+    let mut settled_young = arrival(8);
+    settled_young.event = event(150, 100);
+    let more = Batch { arrivals: vec![settled_young], ..Batch::default() };
+    journal.arrive(more).await.unwrap();
+    journal.note(key(8), Step::Answered(answer("eight"))).await.unwrap();
+    journal.note(key(8), Step::Settled(Outcome::Expired)).await.unwrap();
+    journal.arrive(batch([9, 1, 2, 3, 4, 5], Some(200))).await.unwrap();
     let steps = [
         (1, Step::Asked),
         (2, Step::Answered(answer("two"))),
@@ -108,9 +115,9 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     old.close().await.unwrap();
 
     let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
-    let expected = Predecessor { wallet: Address::repeat_byte(1), cursor: block(20), requests: 5 };
+    let expected = Predecessor { wallet: Address::repeat_byte(1), cursor: block(200), requests: 5 };
     assert_eq!(predecessor, Some(expected));
-    assert_eq!(new.cursor().await.unwrap(), Some(block(20)));
+    assert_eq!(new.cursor().await.unwrap(), Some(block(200)));
     assert_eq!(new.begun_after().await.unwrap(), Some(3));
     let requests = new.unfinished(None, 9, Holds::Included).await.unwrap();
     let found: Vec<_> = requests
@@ -130,8 +137,13 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     assert_eq!(held.held.unwrap().hold.reason, HoldReason::AccessDenied);
     assert_eq!((held.attempts, held.worked_ms), (1, 1500));
     assert_eq!(new.request(key(3)).await.unwrap().unwrap().progress.transaction, None);
-    assert_eq!(new.request(key(5)).await.unwrap(), None);
-    new.arrive(batch([6], Some(30))).await.unwrap();
+    assert_eq!(new.request(key(5)).await.unwrap(), None, "settled long ago");
+    let young = new.request(key(8)).await.unwrap().unwrap();
+    assert_eq!(
+        (young.progress.outcome, young.answer),
+        (Some(Outcome::Expired), Some(answer("eight")))
+    );
+    new.arrive(batch([6], Some(230))).await.unwrap();
     new.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
     new.close().await.unwrap();
 
@@ -142,7 +154,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     new.close().await.unwrap();
     let (old, none) = run_for(dir.path(), wallet(1), NAME);
     assert_eq!(none, None);
-    assert_eq!(old.cursor().await.unwrap(), Some(block(20)));
+    assert_eq!(old.cursor().await.unwrap(), Some(block(200)));
     assert_eq!(keys(&old, Holds::Included).await, [9, 1, 2, 3, 4]);
     old.close().await.unwrap();
 }

@@ -70,7 +70,7 @@ fn a_file_is_an_instance_with_what_it_says() {
     assert!(!look.files["off"].as_ref().unwrap().config.enabled);
     // The required keys have no defaults here.
     assert!(problem(&look, "empty").contains("gateway_url: found nothing"));
-    assert_eq!((look.problem, look.asked), (None, false));
+    assert_eq!((look.problem, look.asked), (None, 0));
 }
 
 #[test]

@@ -1,0 +1,275 @@
+//! One instance as its supervisor has it: what it leaves to the next generation, how it says how it is,
+//! how it ends when a room fails, and how a configuration is checked beside it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use kms_connector::{
+    config::{self, Config, Environment, Mode, Source},
+    heart::{self, Fault, Hearts},
+    instance::{self, CheckError, Edges, Ended, Estate, Exit},
+    observe::status::{Phase, Reporter},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{
+    Error, Result,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
+};
+
+const POLL: Duration = Duration::from_millis(20);
+
+async fn scene() -> Result<Scene> {
+    Scene::new(SceneOptions::default()).await
+}
+
+fn parse(scene: &Scene, text: &str) -> Result<Arc<Config>> {
+    std::fs::write(scene.config_file(), text).map_err(|e| Error::Io("the config".into(), e))?;
+    let source = Source {
+        file: Some(scene.config_file()),
+        environment: Environment::default(),
+        credentials_directory: None,
+        mode: Mode::Start,
+    };
+    let loaded = config::load(&source).map_err(|problems| Error::other(problems.to_string()))?;
+    Ok(Arc::new(loaded.config))
+}
+
+/// One generation in a task of its own.
+struct Generation {
+    reporter: Reporter,
+    hearts: Hearts,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    running: JoinSet<Ended>,
+}
+
+impl Generation {
+    fn start(config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
+        Self::start_as("one", config, state_dir, estate)
+    }
+
+    fn start_as(name: &str, config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
+        let abort = CancellationToken::new();
+        let (reporter, hearts, stop) = (Reporter::new(), Hearts::default(), abort.child_token());
+        let edges = Edges {
+            name: "one".into(),
+            state_dir: state_dir.into(),
+            reporter: reporter.clone(),
+            hearts: hearts.clone(),
+            stop: stop.clone(),
+            abort: abort.clone(),
+        };
+        let mut running = JoinSet::new();
+        running.spawn(Box::pin(instance::run(config, edges, estate)));
+        Self { reporter, hearts, stop, abort, running }
+    }
+
+    async fn ended(&mut self) -> Result<Ended> {
+        let ended = tokio::time::timeout(PATIENCE, self.running.join_next()).await;
+        let ended = ended.map_err(|_| Error::other("the instance does not end"))?;
+        Ok(ended.expect("one task").expect("an end is a value"))
+    }
+
+    async fn phase(&self, what: &str, wanted: impl Fn(&Phase) -> bool) -> Result<Phase> {
+        let waited = until(what, PATIENCE, POLL, async || {
+            let phase = self.reporter.phase.borrow().clone();
+            Ok(wanted(&phase).then_some(phase))
+        });
+        let seen = waited.await;
+        seen.map_err(|e| Error::other(format!("{e}: {:?}", self.reporter.phase.borrow())))
+    }
+
+    async fn runs(&self) -> Result<()> {
+        self.phase("running", |phase| *phase == Phase::Running).await.map(drop)
+    }
+
+    async fn waits_for(&self, dependency: &str) -> Result<String> {
+        let waiting = self.phase(dependency, |phase| match phase {
+            Phase::Waiting { on, .. } => on.contains(dependency),
+            Phase::Starting | Phase::Running => false,
+        });
+        match waiting.await? {
+            Phase::Waiting { on, why } => Ok(format!("{on}: {why}")),
+            Phase::Starting | Phase::Running => unreachable!("filtered"),
+        }
+    }
+}
+
+/// Waits until the journal has an outcome for each, and no other requests.
+async fn settled(scene: &Scene, requests: &[Issued]) -> Result<()> {
+    scene.answered(requests).await?;
+    until("outcomes", PATIENCE, POLL, async || {
+        let outcomes =
+            scene.query("SELECT outcome FROM requests", |row| row.get::<_, Option<String>>(0))?;
+        let all = outcomes.len() == requests.len() && outcomes.iter().all(Option::is_some);
+        Ok(all.then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generations_hand_the_journal_on_under_load() -> Result<()> {
+    let scene = scene().await?;
+    scene.core.change(|core| core.latency = Duration::from_millis(300));
+    let config = parse(&scene, &scene.config(""))?;
+    let deployment = scene.deployment.clone();
+    let emitting = deployment.request_slowly(Ask::mixed(40, 40), 4, Duration::from_millis(100));
+    let changing = async {
+        let mut estate = None;
+        for (abort, pause) in [(true, 900), (false, 700), (true, 300), (true, 30), (false, 600)] {
+            let mut generation = Generation::start(config.clone(), &scene.state_dir(), estate);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let begun = tokio::time::Instant::now();
+            if abort {
+                generation.abort.cancel()
+            } else {
+                generation.stop.cancel()
+            }
+            let ended = generation.ended().await?;
+            println!("{}: {:?}", if abort { "abort" } else { "stop" }, begun.elapsed());
+            assert_eq!(ended.exit, Exit::Stopped);
+            estate = ended.estate;
+            assert!(estate.is_some(), "the journal is handed on");
+        }
+        // A configuration that is refused hands it back.
+        let wrong = scene.config("decryption_domain_name = \"Wrong\"");
+        let wrong = parse(&scene, &wrong)?;
+        let mut refused = Generation::start(wrong, &scene.state_dir(), estate);
+        let ended = refused.ended().await?;
+        assert!(matches!(ended.exit, Exit::Refused { .. }), "{:?}", ended.exit);
+        let estate = ended.estate;
+        assert!(estate.is_some());
+        Ok(Generation::start(config.clone(), &scene.state_dir(), estate))
+    };
+    let (requests, mut last) = tokio::try_join!(emitting, changing)?;
+    settled(&scene, &requests).await?;
+    let gauges = last.reporter.gauges.borrow().clone();
+    assert_eq!(gauges.wallet, Some(scene.wallet.address().to_string()));
+    until("nothing in hand", PATIENCE, POLL, async || {
+        let gauges = last.reporter.gauges.borrow().clone();
+        Ok((gauges.in_hand == 0 && gauges.lag() < Some(3)).then_some(()))
+    })
+    .await?;
+    assert_eq!(scene.deployment.failed_transactions().await?.len(), 0, "no gas was wasted");
+
+    // What nobody takes over is closed: the next one opens it anew.
+    last.abort.cancel();
+    drop(last.ended().await?.estate);
+    let mut again = Generation::start(config, &scene.state_dir(), None);
+    again.runs().await?;
+    again.abort.cancel();
+    again.ended().await?.estate.expect("an estate").close().await;
+    Ok(())
+}
+
+/// Each room panics once, and hangs once: the instance ends with its name, and the next generation
+/// goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_fails_ends_the_instance_by_its_name() -> Result<()> {
+    let scene = scene().await?;
+    let config = parse(&scene, &scene.config(""))?;
+    let mut requests = Vec::new();
+    let mut estate: Option<Estate> = None;
+    for fault in [Fault::Panic, Fault::Hang] {
+        for task in heart::ROOMS {
+            let mut generation =
+                Generation::start(config.clone(), &scene.state_dir(), estate.take());
+            generation.runs().await?;
+            generation.hearts.shorten(Duration::from_millis(1500));
+            generation.hearts.sicken(task, fault);
+            requests.extend(scene.deployment.request(Ask::mixed(1, 1)).await?);
+            let ended = generation.ended().await?;
+            let expected = match fault {
+                Fault::Panic => Exit::Panicked { task },
+                Fault::Hang => Exit::Hung { task },
+            };
+            assert_eq!(ended.exit, expected);
+            assert_eq!(ended.estate.is_some(), task != heart::JOURNAL, "{task} {fault:?}");
+            estate = ended.estate;
+        }
+    }
+    let generation = Generation::start(config, &scene.state_dir(), estate);
+    generation.hearts.sicken(heart::REQUEST_WALK, Fault::Panic);
+    requests.extend(scene.deployment.request(Ask::mixed(1, 1)).await?);
+    settled(&scene, &requests).await?;
+    let attempts = scene.query("SELECT sum(attempts) FROM requests", |row| row.get::<_, u32>(0))?;
+    assert_eq!(attempts, [1], "the panic of a walk is that request's failed attempt");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_says_what_it_waits_for_and_that_it_runs_again() -> Result<()> {
+    let mut scene = scene().await?;
+    let config = parse(&scene, &scene.config(""))?;
+    let (gateway, core) = (scene.anvil.port().to_string(), scene.core.endpoint());
+    let core = core.replace("http://", "");
+    scene.anvil.stop().await?;
+    let generation = Generation::start(config, &scene.state_dir(), None);
+    let said = generation.waits_for("the gateway node").await?;
+    assert!(said.contains(&gateway), "{said}");
+    scene.anvil.start_again().await?;
+    generation.runs().await?;
+
+    scene.core.stop().await;
+    let said = generation.waits_for("the KMS Core").await?;
+    assert!(said.contains(&core), "{said}");
+    scene.core.restart().await;
+    generation.runs().await?;
+    scene.core.change(|core| core.serving = false);
+    let said = generation.waits_for("the KMS Core").await?;
+    assert!(said.contains("not serving"), "{said}");
+    scene.core.change(|core| core.serving = true);
+    generation.runs().await?;
+
+    scene.anvil.stop().await?;
+    generation.waits_for("the gateway node").await?;
+    scene.anvil.start_again().await?;
+    generation.runs().await?;
+    let requests = scene.deployment.request(Ask::mixed(2, 2)).await?;
+    settled(&scene, &requests).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_says_what_would_keep_it_from_running() -> Result<()> {
+    let mut scene = scene().await?;
+    let text = scene.config("");
+    let config = parse(&scene, &text)?;
+    // Beside a running instance of the same wallet.
+    let generation = Generation::start(config.clone(), &scene.state_dir(), None);
+    generation.runs().await?;
+    assert_eq!(instance::check(&config).await, Ok(()));
+
+    let refused = async |text: &str, words: &str| -> Result<()> {
+        match instance::check(&*parse(&scene, text)?).await {
+            Err(CheckError::Refused(why)) if why.contains(words) => Ok(()),
+            other => Err(Error::other(format!("{other:?} instead of a refusal with {words:?}"))),
+        }
+    };
+    let id = |id: u64| format!("chain_id = {id}\n");
+    refused(&text.replace(&id(scene.deployment.chain_id), &id(999_999)), "chain id").await?;
+    refused(&format!("decryption_domain_name = \"Wrong\"\n{text}"), "signs under").await?;
+
+    // No contract, no funds, not registered: it would wait by itself.
+    let elsewhere = format!("{}", crate::world::random_address());
+    let elsewhere = text.replace(&scene.deployment.decryption.to_string(), &elsewhere);
+    let key = crate::world::random_key().to_bytes().to_string();
+    let elsewhere = elsewhere.replace(&scene.wallet.to_bytes().to_string(), &key);
+    assert_eq!(instance::check(&*parse(&scene, &elsewhere)?).await, Ok(()));
+
+    let unreachable = async |scene: &Scene, words: &str| -> Result<()> {
+        match instance::check(&*parse(scene, &text)?).await {
+            Err(CheckError::Unreachable(why)) if why.contains(words) => Ok(()),
+            other => Err(Error::other(format!("{other:?} instead of unreachable {words:?}"))),
+        }
+    };
+    scene.core.stop().await;
+    let core = format!("the KMS Core at {}", scene.core.endpoint().replace("http://", ""));
+    unreachable(&scene, &core).await?;
+    scene.core.restart().await;
+    scene.anvil.stop().await?;
+    let node = format!("the gateway node at 127.0.0.1:{}", scene.anvil.port());
+    unreachable(&scene, &node).await
+}
