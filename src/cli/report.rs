@@ -4,7 +4,7 @@
 //! simply run: what it waits for or why it stands, until when, and what to do.
 
 use super::text::{Colour, ago, due, painted, pairs, printable, span, utc, when};
-use crate::observe::status::{CatchUp, InstanceStatus, Reload, State, Status};
+use crate::observe::status::{CatchUp, InstanceStatus, Reload, State, Status, StoppedBy};
 
 /// How a report is made.
 #[derive(Clone, Copy, Debug)]
@@ -193,11 +193,14 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
             });
         }
         State::Stopped { by } => {
-            lines.push(("by", by.clone()));
+            lines.push(("by", by.as_str().to_owned()));
             lines.push((SINCE, when(now_ms, instance.since_ms)));
-            to_do.push(format!(
-                "if it should run: `kms-connector restart {name}`, or change its file"
-            ));
+            to_do.push(match by {
+                StoppedBy::Operator => {
+                    format!("if it should run: `kms-connector restart {name}`, or change its file")
+                }
+                StoppedBy::File => "if it should run: remove that line of its file".to_owned(),
+            });
         }
     }
     if !is_up(state)

@@ -85,10 +85,30 @@ pub enum State {
         why: String,
         retry_at_ms: Option<u64>,
     },
-    /// Held by an operator's `stop`, or by `enabled = false`.
+    /// On purpose.
     Stopped {
-        by: String,
+        by: StoppedBy,
     },
+}
+
+/// Who stopped an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppedBy {
+    /// The command `stop`.
+    Operator,
+    /// `enabled = false`.
+    File,
+}
+
+impl StoppedBy {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::File => "enabled = false",
+        }
+    }
 }
 
 impl State {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio::sync::{oneshot, watch};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{
     Instances, Readiness, Supervisor,
@@ -89,7 +89,6 @@ impl<I: Instances> Supervisor<I> {
                 return refuse(reply, format!("{name} has no configuration to run: {why}"));
             }
         }
-        info!(?request, "asked by an operator");
         let until = if let Request::Reload { .. } = request {
             Until::Reread(self.nudge(nudges))
         } else {

@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     heart::Hearts,
     instance::{CheckError, Exit},
-    observe::status::{Gauges, InstanceStatus, LastError, Phase, State},
+    observe::status::{Gauges, InstanceStatus, LastError, Phase, State, StoppedBy},
 };
 
 /// How long an aborted instance may take to close its journal before its task is dropped.
@@ -569,8 +569,8 @@ impl<E> Slot<E> {
             Life::Parked { why, until_ms, .. } => {
                 State::Parked { why: why.clone(), retry_at_ms: Some(*until_ms) }
             }
-            Life::Down if self.stopped.is_some() => State::Stopped { by: "operator".to_owned() },
-            Life::Down if self.disabled => State::Stopped { by: "enabled = false".to_owned() },
+            Life::Down if self.stopped.is_some() => State::Stopped { by: StoppedBy::Operator },
+            Life::Down if self.disabled => State::Stopped { by: StoppedBy::File },
             Life::Down => match &self.complaints.file {
                 Some(why) if self.wanted.is_none() => {
                     State::Parked { why: why.clone(), retry_at_ms: None }
@@ -633,7 +633,7 @@ impl<E> Slot<E> {
         let detail = match state {
             State::Waiting { on, why } => format!(" for {on} ({why})"),
             State::Parked { why, .. } => format!(" ({why})"),
-            State::Stopped { by } => format!(" by {by}"),
+            State::Stopped { by } => format!(" by {}", by.as_str()),
             State::Starting | State::Running | State::Draining | State::BackingOff { .. } => {
                 String::new()
             }

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     config::{Config, Environment},
     instance::{CheckError, Edges, Exit},
-    observe::status::{InstanceStatus, Phase, State, Status},
+    observe::status::{InstanceStatus, Phase, State, Status, StoppedBy},
 };
 
 // ---- instances that pretend
@@ -411,7 +411,7 @@ async fn an_operator_stops_and_restarts() {
     // Rewritten unchanged it stays down; a restart, or a change, brings it up.
     rig.write("a.toml", &content(1, 1));
     quiet().await;
-    assert_eq!(rig.instance("a").await.state, State::Stopped { by: "operator".into() });
+    assert_eq!(rig.instance("a").await.state, State::Stopped { by: StoppedBy::Operator });
     let answer = rig.ask(Request::Restart { name: "a".into() }).await;
     let lines = vec!["a: running, generation 2".to_owned()];
     assert_eq!(answer, Answer::Done { lines, failed: false });

@@ -166,7 +166,7 @@ fn what_else_an_instance_may_be() {
         let text = text(instance);
         text.split_once("23\n\n").expect("a block below the table").1.to_owned()
     };
-    let stopped = instance("config-1", State::Stopped { by: "operator".to_owned() });
+    let stopped = instance("config-1", State::Stopped { by: StoppedBy::Operator });
     let expected = "\
 config-1: stopped
   by          operator
@@ -251,7 +251,7 @@ fn who_needs_looking_at() {
         (instance("a", State::Running), true),
         (instance("a", State::Starting), true),
         (instance("a", State::Draining), true),
-        (instance("a", State::Stopped { by: "enabled = false".to_owned() }), true),
+        (instance("a", State::Stopped { by: StoppedBy::File }), true),
         (waiting(), true),
         (backing_off(), false),
         (parked(), false),
