@@ -48,10 +48,6 @@ struct Generation {
 
 impl Generation {
     fn start(config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
-        Self::start_as("one", config, state_dir, estate)
-    }
-
-    fn start_as(name: &str, config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
         let abort = CancellationToken::new();
         let (reporter, hearts, stop) = (Reporter::new(), Hearts::default(), abort.child_token());
         let edges = Edges {
@@ -74,12 +70,11 @@ impl Generation {
     }
 
     async fn phase(&self, what: &str, wanted: impl Fn(&Phase) -> bool) -> Result<Phase> {
-        let waited = until(what, PATIENCE, POLL, async || {
+        let seen = until(what, PATIENCE, POLL, async || {
             let phase = self.reporter.phase.borrow().clone();
             Ok(wanted(&phase).then_some(phase))
         });
-        let seen = waited.await;
-        seen.map_err(|e| Error::other(format!("{e}: {:?}", self.reporter.phase.borrow())))
+        seen.await.map_err(|e| Error::other(format!("{e}: {:?}", self.reporter.phase.borrow())))
     }
 
     async fn runs(&self) -> Result<()> {
@@ -124,9 +119,9 @@ async fn generations_hand_the_journal_on_under_load() -> Result<()> {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let begun = tokio::time::Instant::now();
             if abort {
-                generation.abort.cancel()
+                generation.abort.cancel();
             } else {
-                generation.stop.cancel()
+                generation.stop.cancel();
             }
             let ended = generation.ended().await?;
             println!("{}: {:?}", if abort { "abort" } else { "stop" }, begun.elapsed());

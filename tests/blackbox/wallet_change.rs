@@ -75,11 +75,11 @@ async fn until_stored(
     sql: &str,
     wanted: usize,
 ) -> Result<()> {
-    let waited = until_true(what, async || {
+    let stored = until_true(what, async || {
         let rows = query::<Anything>(scene, wallet, sql).unwrap_or_default();
         Ok(rows.len() == wanted)
     });
-    waited.await.map_err(|error| Error::other(format!("{error}\n{}", scene.log())))
+    stored.await.map_err(|error| Error::other(format!("{error}\n{}", scene.log())))
 }
 
 /// Whatever a column holds.

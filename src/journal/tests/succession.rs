@@ -193,10 +193,12 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
     fill_as(reset, NAME, CONTRACT, 13).await;
     fill_as(other_chain, NAME, CONTRACT, 14).await;
     fill_as(wallet(6), NAME, Address::repeat_byte(0xdd), 16).await;
-    // Locked: somebody serves it.
-    fill_as(wallet(7), NAME, CONTRACT, 17).await;
-    let _serving = open_for(dir.path(), wallet(7), NAME);
 
+    // While somebody serves the predecessor nothing is taken over, and nothing begun without it.
+    let serving = open_for(dir.path(), wallet(2), NAME);
+    let refused = open_as(dir.path(), wallet(8), CONTRACT, NAME, None).unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    drop(serving);
     let (new, predecessor) = run_for(dir.path(), wallet(8), NAME);
     let predecessor = predecessor.unwrap();
     assert_eq!((predecessor.wallet, predecessor.cursor.number), (Address::repeat_byte(2), 12));
