@@ -10,12 +10,14 @@ use serde_json::json;
 use crate::world::{
     Result,
     anvil::{Anvil, AnvilOptions},
+    config_dir::ConfigDir,
     contracts::Variant,
     deployment::{Deployment, Store, Thresholds},
     faulty_bucket::{Fault, FaultyBucket},
     http_client,
     ministack::{COMPRESSED, Ministack},
     process::Process,
+    procfs::{Usage, connections},
     proxy::{Proxy, Weather},
     random,
     request::{Ask, Kind},
@@ -241,4 +243,44 @@ async fn a_dropped_server_is_gone() {
     chain.chain_id().await.unwrap();
     drop(anvil);
     assert!(chain.chain_id().await.is_err());
+}
+
+#[tokio::test]
+async fn the_kernel_tells_one_connection_from_another() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let open = || connections(std::process::id(), port).unwrap();
+    assert_eq!(open().len(), 0);
+    let first = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let one = open();
+    assert_eq!((one.len(), open()), (1, one.clone()), "the same is the same");
+    let second = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let two = open();
+    assert_eq!(two.difference(&one).count(), 1);
+    drop(first);
+    assert_eq!(open(), two.difference(&one).copied().collect());
+    drop(second);
+    assert!(open().is_empty());
+
+    let usage = Usage::of(std::process::id()).unwrap();
+    assert!(usage.rss_kib > 0 && usage.threads > 0, "{usage:?}");
+    assert!(usage.files > usage.sockets && usage.sockets > 0, "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_published_directory_is_swapped_in_one_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = ConfigDir::new(dir.path().join("config")).unwrap();
+    let read = |name: &str| std::fs::read_to_string(configs.file(name)).ok();
+    configs.publish(&[("a", "1"), ("b", "1")]).unwrap();
+    assert_eq!((read("a").as_deref(), read("b").as_deref()), (Some("1"), Some("1")));
+    let link = configs.file("a").read_link().unwrap();
+    configs.publish(&[("a", "2"), ("c", "2")]).unwrap();
+    assert_eq!(configs.file("a").read_link().unwrap(), link, "only what it leads to is another");
+    assert_eq!(
+        (read("a").as_deref(), read("b"), read("c").as_deref()),
+        (Some("2"), None, Some("2"))
+    );
+    let shown = std::fs::read_dir(configs.path()).unwrap().flatten();
+    assert_eq!(shown.count(), 4, "two files, the data and the link to it");
 }

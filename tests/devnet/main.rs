@@ -1,22 +1,27 @@
 //! A whole local network to try a connector on.
 //!
 //! ```text
-//! devnet quickstart              chain, S3, Core stub and a connector; ten requests; a verdict
-//! devnet up     --dir D          the same without connector and requests, until Ctrl-C
+//! devnet quickstart              a chain, S3, two KMS nodes and one kms-connector that serves both;
+//!                                ten requests, a configuration changed meanwhile; a verdict
+//! devnet up     --dir D [--nodes N]             the same without connector and requests, until Ctrl-C
 //! devnet emit   --dir D --public N --user N     requests on chain, noted in D/requests.jsonl
 //! devnet status --dir D [--json] [--wait S]     which of them are answered, and rightly
+//! devnet idle   [--instances N]  what instances with nothing to do cost
 //! ```
 //!
 //! `D/devnet.json` tells where everything is. `status` exits 0 only if every request has exactly
-//! one answer of the registered signer and the answer is what the ciphertexts decrypt to.
-//! `scripts/quickstart` builds what is needed and runs `devnet quickstart`.
+//! one answer of each node's registered signer and the answer is what the ciphertexts decrypt to.
+//! `scripts/quickstart` and `scripts/measure-idle` build what is needed.
 
 #[expect(dead_code, reason = "the devnet and the tests each use a part of the world")]
 #[path = "../world/mod.rs"]
 mod world;
 
+mod folders;
+mod idle;
 mod network;
 mod quickstart;
+mod verdict;
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +37,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 
 use network::{Network, Servers};
-use world::{Error, Result, request::Kind};
+use world::{
+    Error, Result,
+    request::{Ask, Kind},
+};
 
 #[derive(Parser)]
 #[command(name = "devnet", about = "A local Gateway chain with contracts, S3 and a KMS Core stub")]
@@ -45,6 +53,8 @@ struct Cli {
 enum Command {
     /// Brings everything up, has a connector answer requests, and checks the answers on chain.
     Quickstart(quickstart::Options),
+    /// Runs instances that have nothing to do, and tells what they cost.
+    Idle(idle::Options),
     /// Brings a fresh network up and keeps it until SIGINT or SIGTERM.
     Up {
         #[arg(long)]
@@ -52,6 +62,9 @@ enum Command {
         /// Milliseconds between blocks.
         #[arg(long, default_value_t = 250)]
         block_time: u64,
+        /// KMS nodes; all of them must answer.
+        #[arg(long, default_value_t = 1)]
+        nodes: u16,
     },
     /// Puts requests on chain.
     Emit {
@@ -91,9 +104,15 @@ async fn run(command: Command) -> Result<ExitCode> {
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| Error::Io("signals".into(), e))?;
     match command {
         Command::Quickstart(options) => quickstart::run(&options, &mut signals).await,
-        Command::Up { dir, block_time } => {
+        Command::Idle(options) => {
             tokio::select! {
-                ended = up(&dir, Duration::from_millis(block_time)) => ended,
+                measured = idle::run(&options) => measured,
+                _signal = signals.next() => Ok(ExitCode::FAILURE),
+            }
+        }
+        Command::Up { dir, block_time, nodes } => {
+            tokio::select! {
+                ended = up(&dir, Duration::from_millis(block_time), nodes) => ended,
                 _signal = signals.next() => Ok(ExitCode::SUCCESS),
             }
         }
@@ -102,8 +121,8 @@ async fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-async fn up(dir: &Path, block_time: Duration) -> Result<ExitCode> {
-    let mut servers = Servers::start(dir, block_time).await?;
+async fn up(dir: &Path, block_time: Duration, nodes: u16) -> Result<ExitCode> {
+    let mut servers = Servers::start(dir, block_time, nodes).await?;
     println!("{}", serde_json::to_string_pretty(&servers.network)?);
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -113,17 +132,18 @@ async fn up(dir: &Path, block_time: Duration) -> Result<ExitCode> {
 
 async fn emit(dir: &Path, public: usize, user: usize) -> Result<ExitCode> {
     let (_, deployment) = Network::attach(dir)?;
-    for request in network::emit(dir, &deployment, public, user).await? {
+    for request in network::emit(dir, &deployment, Ask::mixed(public, user)).await? {
         println!("{:#x}", request.id);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// One request and what became of it.
+/// One request and what became of it at one node.
 #[derive(Debug, Serialize)]
 struct Row {
     id: U256,
     kind: Kind,
+    node: String,
     request_block: u64,
     /// What is wrong with the answer, if anything is.
     problem: Option<String>,
@@ -135,18 +155,21 @@ async fn status(dir: &Path, json: bool, wait: Duration) -> Result<ExitCode> {
     let (network, deployment) = Network::attach(dir)?;
     let requests = network::emitted(dir)?;
     if !wait.is_zero() {
-        let ids = requests.iter().map(|request| request.id);
+        let signers: Vec<_> = network.nodes.iter().map(|node| node.signer_address).collect();
         // Who is missing stands in the table.
-        let _incomplete = deployment.wait_answered(ids, wait).await;
+        let _incomplete = deployment.answered_by(&requests, &signers, wait).await;
     }
     let answers = deployment.answers().await?;
+    let each = |request| network.nodes.iter().map(move |node| (request, node));
     let rows: Vec<Row> = requests
         .iter()
-        .map(|request| {
-            let (answer, problem) = network.judge(request, &answers);
+        .flat_map(each)
+        .map(|(request, node)| {
+            let (answer, problem) = node.judge(request, &answers);
             Row {
                 id: request.id,
                 kind: request.kind,
+                node: node.name.clone(),
                 request_block: request.block,
                 problem,
                 answer_block: answer.map(|a| a.block),
@@ -161,9 +184,10 @@ async fn status(dir: &Path, json: bool, wait: Duration) -> Result<ExitCode> {
         for row in &rows {
             let transaction = row.transaction.map_or_else(String::new, |hash| hash.to_string());
             let result = row.problem.as_deref().unwrap_or("ok");
-            println!("{:#x} {:6} {result} {transaction}", row.id, row.kind.as_str());
+            let (kind, node) = (row.kind.as_str(), &row.node);
+            println!("{:#x} {kind:6} {node} {result} {transaction}", row.id);
         }
-        println!("{good} of {} answered rightly", rows.len());
+        println!("{good} of {} answers are there and right", rows.len());
     }
     Ok(if good == rows.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

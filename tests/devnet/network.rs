@@ -8,29 +8,25 @@ use std::{
     time::Duration,
 };
 
-use alloy::{
-    primitives::{Address, B256},
-    signers::local::PrivateKeySigner,
-};
+use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
 use crate::world::{
     Error, Result,
-    anvil::{self, Anvil, AnvilOptions},
+    anvil::{self, AnvilOptions},
     contracts::Variant,
-    core_stub::{CoreOptions, CoreStub, CoreVersion},
-    deployment::{Answer, Deployment, Node, Store, Thresholds},
-    ministack::{Bucket, Ministack},
-    random_key,
+    deployment::{Answer, Deployment, Store, Thresholds},
+    ministack::Bucket,
+    parties::{Parties, Party},
     request::{Ask, Issued},
     rpc::Chain,
+    scene::SceneOptions,
 };
 
 const NETWORK: &str = "devnet.json";
 const REQUESTS: &str = "requests.jsonl";
-const BUCKET: &str = "ct128";
 
-/// `devnet.json`: all that a connector and the other subcommands need. Holds the keys of a network
+/// `devnet.json`: all that connectors and the other subcommands need. Holds the keys of a network
 /// that lives on this machine only.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Network {
@@ -45,49 +41,50 @@ pub struct Network {
     pub s3_bucket: String,
     pub coprocessor: Address,
     pub bucket_url: String,
+    pub nodes: Vec<Node>,
+    pub anvil_pid: Option<u32>,
+    pub ministack_pid: Option<u32>,
+}
+
+/// One KMS node.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
     pub core_endpoint: String,
-    /// The connector's wallet: funded and registered.
+    /// Its connector's wallet: funded and registered.
     pub wallet_address: Address,
     pub wallet_private_key: B256,
     /// The signer a Core must have to be this node's; the stub has it.
     pub signer_address: Address,
     pub signer_private_key: B256,
-    pub anvil_pid: Option<u32>,
-    pub ministack_pid: Option<u32>,
 }
 
 /// The running network. Dropping it ends every server.
 #[derive(Debug)]
 pub struct Servers {
     pub network: Network,
-    pub deployment: Deployment,
-    // Serves as long as it lives.
-    _core: CoreStub,
-    anvil: Anvil,
-    ministack: Ministack,
+    parties: Parties,
 }
 
 impl Servers {
-    /// A fresh network with its data in `dir`.
-    pub async fn start(dir: &Path, block_time: Duration) -> Result<Self> {
+    /// A fresh network of `nodes` KMS nodes with its data in `dir`. All of them must agree.
+    pub async fn start(dir: &Path, block_time: Duration, nodes: u16) -> Result<Self> {
         forget_the_last(dir)?;
-        let options = AnvilOptions { block_time: Some(block_time), ..AnvilOptions::default() };
-        let (anvil, ministack) =
-            tokio::try_join!(Anvil::start(dir, options), Ministack::start(dir, None))?;
-        let stores = [Store::new(ministack.bucket(BUCKET).await?)];
-
-        let (wallet, signer): (PrivateKeySigner, PrivateKeySigner) = (random_key(), random_key());
-        anvil.fund(wallet.address()).await?;
-        let nodes = [Node { wallet: wallet.address(), signer: signer.address() }];
-        let chain = anvil.chain();
-        let deployment =
-            Deployment::deploy(chain, Variant::G10, &nodes, &stores, Thresholds::ONE).await?;
-        let core = CoreStub::start(CoreOptions {
-            signer: signer.clone(),
-            ..CoreOptions::new(CoreVersion::V0_13, deployment.chain_id, deployment.decryption)
-        })
-        .await;
-
+        let anvil = AnvilOptions { block_time: Some(block_time), ..AnvilOptions::default() };
+        let options = SceneOptions { anvil, ..SceneOptions::of(Variant::G10) };
+        let thresholds = Thresholds { public: nodes.into(), user: nodes.into() };
+        let parties = Parties::start(dir, &options, nodes.into(), thresholds).await?;
+        let Parties { list, deployment, anvil, ministack } = &parties;
+        let node = |(index, party): (usize, &Party)| Node {
+            name: format!("node-{}", index + 1),
+            core_endpoint: party.core.endpoint(),
+            wallet_address: party.address(),
+            wallet_private_key: party.wallet.to_bytes(),
+            signer_address: party.signer.address(),
+            signer_private_key: party.signer.to_bytes(),
+        };
+        let store = &deployment.stores[0];
+        let bucket_url = store.bucket.url();
         let network = Network {
             http_url: anvil.http_url(),
             ws_url: anvil.ws_url(),
@@ -97,25 +94,25 @@ impl Servers {
             gateway_config: deployment.gateway_config,
             since_block: deployment.since_block,
             s3_endpoint: ministack.url(),
-            s3_bucket: BUCKET.into(),
-            coprocessor: stores[0].tx_sender,
-            bucket_url: stores[0].bucket.url().into(),
-            core_endpoint: core.endpoint(),
-            wallet_address: wallet.address(),
-            wallet_private_key: wallet.to_bytes(),
-            signer_address: signer.address(),
-            signer_private_key: signer.to_bytes(),
+            s3_bucket: bucket_url.rsplit('/').next().unwrap_or_default().into(),
+            coprocessor: store.tx_sender,
+            bucket_url: bucket_url.into(),
+            nodes: list.iter().enumerate().map(node).collect(),
             anvil_pid: anvil.pid(),
             ministack_pid: ministack.pid(),
         };
         network.write(dir)?;
-        Ok(Self { network, deployment, _core: core, anvil, ministack })
+        Ok(Self { network, parties })
+    }
+
+    pub fn deployment(&self) -> &Deployment {
+        &self.parties.deployment
     }
 
     /// An error with the last output of a server that has ended by itself.
     pub fn check(&mut self) -> Result<()> {
-        self.anvil.check()?;
-        self.ministack.check()
+        self.parties.anvil.check()?;
+        self.parties.ministack.check()
     }
 }
 
@@ -145,8 +142,8 @@ impl Network {
         fs::rename(&draft, dir.join(NETWORK)).map_err(|e| io(NETWORK, e))
     }
 
-    /// The configuration of a connector that serves this network.
-    pub fn connector_config(&self) -> String {
+    /// The configuration of the connector of one node.
+    pub fn connector_config(&self, node: &Node) -> String {
         format!(
             "# A connector of a network that lives on this machine only.\n\
              # config/environments/config-base.toml documents every key.\n\
@@ -162,11 +159,13 @@ impl Network {
             self.decryption,
             self.gateway_config,
             self.since_block,
-            self.core_endpoint,
-            self.wallet_private_key,
+            node.core_endpoint,
+            node.wallet_private_key,
         )
     }
+}
 
+impl Node {
     /// This node's answer to `request` among `answers`, and what is wrong with it. Right is: there
     /// is exactly one, and it is what the ciphertexts decrypt to.
     pub fn judge<'a>(
@@ -183,14 +182,9 @@ impl Network {
     }
 }
 
-/// Puts requests on chain, public and user decryptions in turn, and notes them in `dir`.
-pub async fn emit(
-    dir: &Path,
-    deployment: &Deployment,
-    public: usize,
-    user: usize,
-) -> Result<Vec<Issued>> {
-    let requests = deployment.request(Ask::mixed(public, user)).await?;
+/// Puts requests on chain and notes them in `dir`.
+pub async fn emit(dir: &Path, deployment: &Deployment, asks: Vec<Ask>) -> Result<Vec<Issued>> {
+    let requests = deployment.request(asks).await?;
     let mut lines = String::new();
     for request in &requests {
         lines.push_str(&serde_json::to_string(request)?);
@@ -215,7 +209,7 @@ pub fn emitted(dir: &Path) -> Result<Vec<Issued>> {
 }
 
 /// Writes a file that only its owner can read: it holds keys.
-pub fn write_private(path: &Path, text: &str) -> Result<()> {
+fn write_private(path: &Path, text: &str) -> Result<()> {
     File::options()
         .write(true)
         .create(true)

@@ -1,45 +1,38 @@
-//! The whole product once, for an operator to watch: servers, a connector as a process of its own,
-//! requests, and a verdict on every answer that rests on the chain and not on the connector's word.
-//!
-//! Every run has a folder of its own, numbered, below `.quickstart`: data, configuration, journal
-//! and logs. It stays until two later runs are over. A lock file in it is held as long as the run
-//! lives, so that runs may overlap and none removes what another needs.
+//! The whole product once, for an operator to watch: servers, one `kms-connector supervise` that
+//! serves two KMS nodes, requests, a configuration that is changed meanwhile, and a verdict on every
+//! answer that rests on the chain and not on the connector's word.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
-use alloy::primitives::U256;
 use clap::Args;
 use futures_util::StreamExt as _;
-use rustix::process::Signal;
+use kms_connector::observe::status::{InstanceStatus, Status};
 use signal_hook_tokio::Signals;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    network::{Servers, emit, write_private},
+    folders::Run,
+    network::{Servers, emit},
+    verdict::{self, Verdict},
     world::{
         Error, Result,
-        deployment::Answer,
         journal::{self, Entry},
-        process::Process,
-        request::{Issued, Kind},
+        request::{Ask, Issued},
+        supervised::{Supervised, find},
         until,
     },
 };
 
 const BLOCK_TIME: Duration = Duration::from_millis(250);
-/// From the connector's start to its journal.
-const STARTING: Duration = Duration::from_secs(30);
-/// The connector gives itself 20 s.
-const STOPPING: Duration = Duration::from_secs(30);
+const NODES: u16 = 2;
+/// From a change of a file to the instance that runs by it.
+const RELOADING: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
-/// Finished runs that are kept for who wants to read their logs.
-const KEPT_RUNS: usize = 2;
 /// Lines of the connector's log that a failure shows.
 const TAIL: usize = 40;
 
@@ -82,7 +75,7 @@ pub async fn run(options: &Options, signals: &mut Signals) -> Result<ExitCode> {
     }
     let mut kept = Ok(());
     if options.keep {
-        tell_what_runs(&scene, &run);
+        tell_what_runs(&scene);
         kept = tokio::select! {
             ended = scene.watch() => ended,
             _signal = signals.next() => Ok(()),
@@ -95,7 +88,7 @@ pub async fn run(options: &Options, signals: &mut Signals) -> Result<ExitCode> {
     match kept.and(stopped) {
         Err(error) => Ok(failed(&run, Some(&error))),
         Ok(()) if good => {
-            println!("Logs, journal and configuration of this run: {}", near(&run.dir));
+            println!("Logs, journals and configurations of this run: {}", near(&run.dir));
             Ok(ExitCode::SUCCESS)
         }
         Ok(()) => Ok(ExitCode::FAILURE),
@@ -107,97 +100,182 @@ fn interrupted(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
 }
 
-/// Brings everything up, has the requests answered and tells how each went.
+/// Brings everything up, has the requests answered by both nodes while one's configuration changes,
+/// and tells how each went.
 async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
-    let program = connector_program(options)?;
+    let program = connector_program(options.connector.as_deref())?;
     let log = Progress::start();
-    log.say("starting", "a Gateway chain (anvil), S3 (ministack) and a KMS Core stub");
-    let servers = Servers::start(&run.dir, BLOCK_TIME).await?;
+    log.say("starting", "a Gateway chain (anvil), S3 (ministack), a KMS Core stub for each node");
+    let servers = Servers::start(&run.dir, BLOCK_TIME, NODES).await?;
+    tell_the_network(&log, &servers);
+
     let network = &servers.network;
-    log.say("Gateway chain", format!("{} (chain id {})", network.ws_url, network.chain_id));
-    log.say("contracts", format!("Decryption {}", network.decryption));
-    log.say("", format!("GatewayConfig {}", network.gateway_config));
-    log.say("S3 bucket", &network.bucket_url);
-    log.say("KMS Core stub", &network.core_endpoint);
-
-    write_private(&run.config(), &network.connector_config())?;
-    let connector = start_connector(&program, run)?;
-    let mut scene = Scene { connector, servers };
-    let state = run.state();
-    // A file that is just being made is no journal yet.
-    let ready = async || Ok(journal::entries(&state).ok().map(drop));
-    let ready = until("the connector's journal", STARTING, POLL, ready);
-    tokio::select! {
-        ready = ready => ready?,
-        failed = scene.watch() => failed?,
+    // From where the operator is: the path of a socket must be short.
+    let mut supervisor = Supervised::new(Path::new(&near(&run.dir)))?;
+    for node in &network.nodes {
+        supervisor.configs.write(&node.name, &network.connector_config(node))?;
     }
-    log.say("kms-connector", format!("running, process {}", scene.connector.pid()));
+    supervisor.start(&program)?;
+    let mut scene = Scene { supervisor, servers, program };
+    let names: Vec<String> = scene.servers.network.nodes.iter().map(|n| n.name.clone()).collect();
+    let before = scene.supervisor.until_running(&names).await?;
+    log.say("kms-connector", format!("one process, {}, runs both nodes", before.pid));
+    scene.show_status();
 
-    let deployment = scene.servers.deployment.clone();
-    let requests = emit(&run.dir, &deployment, options.public, options.user).await?;
-    let of = format!("{} public and {} user decryption requests", options.public, options.user);
-    log.say("emitted", of);
+    let deployment = scene.servers.deployment().clone();
+    let mut asks = Ask::mixed(options.public, options.user);
+    let later = asks.split_off(asks.len() / 2);
+    let all = asks.len() + later.len();
+    let mut requests = emit(&run.dir, &deployment, asks).await?;
+    log.say("emitted", format!("{} of {all} decryption requests", requests.len()));
+
+    let changed = &names[1];
+    let reloading = Instant::now();
+    scene.edit(changed, "retry_interval_secs = 2")?;
+    let file = near(&scene.supervisor.configs.file(changed));
+    log.say("edited", format!("{file}: retry_interval_secs = 2 (it was the default, 5)"));
+    requests.extend(emit(&run.dir, &deployment, later).await?);
+    log.say("emitted", "the others, while it is reloaded");
+    let after = scene.reloaded(changed, &before).await?;
+    let took = reloading.elapsed().as_millis();
+    log.say("reloaded", format!("{changed}, {took} ms after the edit; what became of the others:"));
+    let mut good = true;
+    for name in &names {
+        let (text, right) = compared(find(&before, name), find(&after, name), name == changed);
+        log.say("", format!("{name} {text}"));
+        good &= right;
+    }
+
     let deadline = Duration::from_secs(options.wait);
-    let settled = until("outcomes", deadline, POLL, async || {
-        let entries = journal::entries(&state)?;
-        let settled = |request: &Issued| {
-            entries.iter().any(|entry| entry.id == request.id && entry.outcome.is_some())
-        };
-        Ok(requests.iter().all(settled).then_some(()))
-    });
-    tokio::select! {
-        // Who is late stands in the table.
-        _late = settled => {}
-        failed = scene.watch() => failed?,
-    }
-    log.say("checking", "every answer on chain");
-    let entries = journal::entries(&state)?;
+    // Who is late stands in the table.
+    let _late = until("outcomes", deadline, POLL, async || {
+        scene.check()?;
+        Ok(scene.settled(&requests)?.then_some(()))
+    })
+    .await;
+    scene.check()?;
+    log.say("checking", "every answer of every node on chain");
     let answers = deployment.answers().await?;
     let mut verdicts = Vec::new();
-    for request in &requests {
-        let entry = entries.iter().find(|entry| entry.id == request.id);
-        verdicts.push(Verdict::of(request, entry, &answers, &scene).await?);
+    for (node, entries) in scene.servers.network.nodes.iter().zip(scene.journals()?) {
+        for request in &requests {
+            let entry = entries.iter().find(|entry| entry.id == request.id);
+            verdicts.push(Verdict::of(request, node, entry, &answers, &deployment).await?);
+        }
     }
-    println!("\n{}", table(&verdicts));
+    println!("\n{}", verdict::table(&verdicts));
     let failed = deployment.failed_transactions().await?.len();
-    println!("\n{}", totals(&verdicts, failed));
-    let good = verdicts.iter().all(|verdict| verdict.problem.is_none());
+    println!("\n{}", verdict::totals(&verdicts, failed));
+    scene.show_status();
+    good &= verdicts.iter().all(Verdict::is_good);
     Ok((scene, good))
+}
+
+/// What a reload did to an instance, and whether it is what it should have done.
+fn compared(
+    before: Option<&InstanceStatus>,
+    after: Option<&InstanceStatus>,
+    changed: bool,
+) -> (String, bool) {
+    let (Some(before), Some(after)) = (before, after) else {
+        return ("WRONG: is gone".into(), false);
+    };
+    let (old, new) = (before.generation, after.generation);
+    let same = old == new && before.since_ms == after.since_ms;
+    match (changed, same) {
+        (true, false) => (format!("generation {old} -> {new}"), true),
+        (false, true) => (format!("untouched: generation {new}, running since its start"), true),
+        (true, true) => (format!("WRONG: still generation {new}"), false),
+        (false, false) => (format!("WRONG: touched, generation {old} -> {new}"), false),
+    }
 }
 
 /// What runs, in the order in which it is dropped: the connector before what it talks to.
 struct Scene {
-    connector: Process,
+    supervisor: Supervised,
     servers: Servers,
+    program: PathBuf,
 }
 
 impl Scene {
+    /// An error if something has ended that should run.
+    fn check(&mut self) -> Result<()> {
+        self.supervisor.alive()?;
+        self.servers.check()
+    }
+
     /// Answers only when something has ended that should run.
     async fn watch(&mut self) -> Result<()> {
         loop {
-            if let Some(status) = self.connector.exited()? {
-                return Err(Error::other(format!("kms-connector ended by itself: {status}")));
-            }
-            self.servers.check()?;
+            self.check()?;
             sleep(POLL).await;
         }
     }
 
     async fn stop(&mut self) -> Result<()> {
-        let status = self.connector.stop(Signal::TERM, STOPPING).await?;
-        if status.success() {
-            return Ok(());
+        match self.supervisor.stop().await? {
+            Some(0) => Ok(()),
+            code => Err(Error::other(format!("kms-connector did not end in order: {code:?}"))),
         }
-        Err(Error::other(format!("kms-connector did not end in order: {status}")))
+    }
+
+    /// As an operator does it with an editor.
+    fn edit(&self, name: &str, line: &str) -> Result<()> {
+        let file = self.supervisor.configs.file(name);
+        let text = fs::read_to_string(&file).map_err(|e| Error::Io(near(&file), e))?;
+        self.supervisor.configs.overwrite(name, &format!("{text}{line}\n"))
+    }
+
+    /// Waits for the next generation of an instance.
+    async fn reloaded(&self, name: &str, before: &Status) -> Result<Status> {
+        let old = find(before, name).map_or(0, |one| one.generation);
+        let running = |one: &InstanceStatus| {
+            one.generation > old && one.state.word() == "running" && !one.changing
+        };
+        let what = format!("a new generation of {name}");
+        let wanted = |status: &Status| find(status, name).is_some_and(running);
+        self.supervisor.until_within(RELOADING, &what, wanted).await
+    }
+
+    /// Every node's journal.
+    fn journals(&self) -> Result<Vec<Vec<Entry>>> {
+        let state = self.supervisor.state_dir();
+        let nodes = self.servers.network.nodes.iter();
+        let entries = nodes.map(|node| match journal::of(&state, node.wallet_address) {
+            Some(file) => journal::entries(&file),
+            None => Ok(Vec::new()),
+        });
+        entries.collect()
+    }
+
+    /// Whether every node's journal has an outcome for every request.
+    fn settled(&self, requests: &[Issued]) -> Result<bool> {
+        let all = |entries: &Vec<Entry>| {
+            requests.iter().all(|request| {
+                entries.iter().any(|entry| entry.id == request.id && entry.outcome.is_some())
+            })
+        };
+        Ok(self.journals()?.iter().all(all))
+    }
+
+    /// What `kms-connector status` shows. Only for who watches: nothing here rests on it.
+    fn show_status(&self) {
+        println!();
+        let mut command = self.supervisor.client(&self.program, &["status"]);
+        if let Err(error) = command.status() {
+            eprintln!("kms-connector status: {error}");
+        }
+        println!();
     }
 }
 
-fn connector_program(options: &Options) -> Result<PathBuf> {
+/// The program that was given, or the one built beside this one.
+pub fn connector_program(given: Option<&Path>) -> Result<PathBuf> {
     let beside = || {
         let devnet = std::env::current_exe().ok()?;
         Some(devnet.parent()?.parent()?.join("kms-connector"))
     };
-    let program = options.connector.clone().or_else(beside).unwrap_or_default();
+    let program = given.map(Path::to_owned).or_else(beside).unwrap_or_default();
     if program.is_file() {
         return Ok(program);
     }
@@ -205,224 +283,6 @@ fn connector_program(options: &Options) -> Result<PathBuf> {
     Err(Error::other(format!(
         "{program} does not exist; build it: cargo build --bin kms-connector"
     )))
-}
-
-fn start_connector(program: &Path, run: &Run) -> Result<Process> {
-    let mut command = Command::new(program);
-    command.arg("start").arg("-c").arg(run.config()).args(["-n", "quickstart"]);
-    command.arg("--state-dir").arg(run.state());
-    // The file counts, whatever the operator's shell has set for another connector.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("KMS_CONNECTOR_") {
-            command.env_remove(name);
-        }
-    }
-    Process::spawn("connector", &run.dir, command)
-}
-
-// The folders of the runs.
-
-/// One run's folder, ours as long as this lives.
-struct Run {
-    dir: PathBuf,
-    _lock: File,
-}
-
-impl Run {
-    /// A fresh folder below `base`. Removes those of finished runs but the newest.
-    fn begin(base: &Path) -> Result<Self> {
-        let failed = |e: io::Error| Error::Io(base.display().to_string(), e);
-        fs::create_dir_all(base).map_err(failed)?;
-        // One at a time: between a folder and its lock nobody must take it for a finished run's.
-        let gate = File::create(base.join("lock")).map_err(failed)?;
-        gate.lock().map_err(failed)?;
-        let mut numbers: Vec<u32> = Vec::new();
-        for entry in fs::read_dir(base).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
-        }
-        numbers.sort_unstable();
-        let folder = |number: u32| base.join(number.to_string());
-        let finished = numbers.iter().map(|n| folder(*n)).filter(|dir| is_finished(dir));
-        let finished: Vec<PathBuf> = finished.collect();
-        for old in &finished[..finished.len().saturating_sub(KEPT_RUNS)] {
-            fs::remove_dir_all(old).map_err(failed)?;
-        }
-        let dir = folder(numbers.last().map_or(1, |newest| newest + 1));
-        fs::create_dir(&dir).map_err(failed)?;
-        let lock = File::create(dir.join("lock")).map_err(failed)?;
-        lock.lock().map_err(failed)?;
-        Ok(Self { dir, _lock: lock })
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.join("connector.toml")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.dir.join("state")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.dir.join("connector.log")
-    }
-}
-
-/// Whether nobody holds the folder's lock.
-fn is_finished(dir: &Path) -> bool {
-    match File::open(dir.join("lock")) {
-        Ok(lock) => !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
-        Err(_) => true,
-    }
-}
-
-// The verdict.
-
-/// How one request went.
-struct Verdict {
-    id: U256,
-    kind: Kind,
-    entry: Option<Entry>,
-    answer: Option<Answer>,
-    /// What is wrong, if anything is.
-    problem: Option<String>,
-}
-
-impl Verdict {
-    /// The chain decides; the journal must say the same.
-    async fn of(
-        request: &Issued,
-        entry: Option<&Entry>,
-        answers: &[Answer],
-        scene: &Scene,
-    ) -> Result<Self> {
-        let Servers { network, deployment, .. } = &scene.servers;
-        let (answer, mut problem) = network.judge(request, answers);
-        let accepted = deployment.accepted_by(request.id, network.signer_address).await?;
-        if problem.is_none() && accepted != 1 {
-            problem = Some(format!("the contract counts {accepted} answers"));
-        }
-        if problem.is_none() {
-            problem = match entry {
-                None => Some("not in the journal".into()),
-                Some(entry) if entry.outcome.as_deref() != Some("accepted") => {
-                    Some(format!("the journal says {}", entry.outcome.as_deref().unwrap_or("open")))
-                }
-                Some(entry) if entry.transaction != answer.map(|a| a.transaction) => {
-                    Some("the journal names another transaction".into())
-                }
-                Some(_) => None,
-            };
-        } else {
-            let why = entry.map_or_else(|| "not in the journal".into(), standing);
-            problem = problem.map(|problem| format!("{problem}; {why}"));
-        }
-        let (entry, answer) = (entry.cloned(), answer.cloned());
-        Ok(Self { id: request.id, kind: request.kind, entry, answer, problem })
-    }
-
-    fn result(&self) -> String {
-        match (&self.problem, self.kind) {
-            (Some(problem), _) => format!("WRONG: {problem}"),
-            (None, Kind::Public) => "value matches".into(),
-            (None, Kind::User) => "share matches".into(),
-        }
-    }
-}
-
-/// Where the journal has a request, and why it is not further.
-fn standing(entry: &Entry) -> String {
-    match (&entry.outcome, &entry.held, &entry.last_error) {
-        (Some(outcome), _, _) => format!("the journal says {outcome}"),
-        (None, Some((reason, detail)), _) => format!("{}, held, {reason}: {detail}", entry.stage),
-        (None, None, Some(error)) => format!("{}, last error: {error}", entry.stage),
-        (None, None, None) => format!("{} so far", entry.stage),
-    }
-}
-
-/// Stage times count from the arrival.
-fn table(verdicts: &[Verdict]) -> String {
-    let header = [
-        "id",
-        "kind",
-        "arrived (UTC)",
-        "asked",
-        "answered",
-        "submitted",
-        "settled",
-        "result",
-        "transaction",
-    ];
-    let mut rows = vec![header.map(str::to_owned)];
-    for verdict in verdicts {
-        let entry = verdict.entry.as_ref();
-        let arrived = entry.map(|entry| entry.arrived_at);
-        let after = |at: fn(&Entry) -> Option<i64>| {
-            let passed = entry.and_then(|entry| Some(at(entry)? - arrived?));
-            passed.map_or_else(|| "-".into(), |millis| format!("+{millis} ms"))
-        };
-        let transaction = verdict.answer.as_ref().map(|answer| answer.transaction.to_string());
-        rows.push([
-            short(verdict.id),
-            verdict.kind.as_str().into(),
-            arrived.map_or_else(|| "-".into(), time_of_day),
-            after(|entry| entry.asked_at),
-            after(|entry| entry.answered_at),
-            after(|entry| entry.submitted_at),
-            after(|entry| entry.settled_at),
-            verdict.result(),
-            transaction.unwrap_or_else(|| "-".into()),
-        ]);
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; 9] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    let line = |row: &[String; 9]| {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            // Times end under each other.
-            if (3..=6).contains(&column) {
-                format!("{cell:>width$}")
-            } else {
-                format!("{cell:width$}")
-            }
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn totals(verdicts: &[Verdict], failed_transactions: usize) -> String {
-    let good = verdicts.iter().filter(|verdict| verdict.problem.is_none()).count();
-    let mut millis: Vec<i64> = verdicts
-        .iter()
-        .filter_map(|verdict| {
-            let entry = verdict.entry.as_ref()?;
-            Some(entry.settled_at? - entry.arrived_at)
-        })
-        .collect();
-    millis.sort_unstable();
-    let times = match (millis.get(millis.len() / 2), millis.last()) {
-        (Some(median), Some(slowest)) => {
-            format!(" Arrival to settled: median {median} ms, slowest {slowest} ms.")
-        }
-        _ => String::new(),
-    };
-    let of = verdicts.len();
-    format!(
-        "{good} of {of} requests answered exactly once and verified on chain.{times} \
-         Failed transactions: {failed_transactions}."
-    )
-}
-
-/// The id as the connector's log writes it, without its middle: a tag, zeros and a counter.
-fn short(id: U256) -> String {
-    let hex = format!("{id:#x}");
-    if hex.len() <= 12 { hex } else { format!("{}..{}", &hex[..4], &hex[hex.len() - 4..]) }
-}
-
-fn time_of_day(unix_millis: i64) -> String {
-    let (seconds, millis) = (unix_millis / 1000 % 86_400, unix_millis % 1000);
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{millis:03}", seconds % 60)
 }
 
 // What the operator reads.
@@ -440,29 +300,36 @@ impl Progress {
     }
 }
 
-fn tell_what_runs(scene: &Scene, run: &Run) {
+fn tell_the_network(log: &Progress, servers: &Servers) {
+    let network = &servers.network;
+    log.say("Gateway chain", format!("{} (chain id {})", network.ws_url, network.chain_id));
+    log.say("contracts", format!("Decryption {}", network.decryption));
+    log.say("", format!("GatewayConfig {}", network.gateway_config));
+    log.say("S3 bucket", &network.bucket_url);
+    for node in &network.nodes {
+        let (core, wallet) = (&node.core_endpoint, node.wallet_address);
+        log.say(&node.name, format!("KMS Core stub {core}, wallet {wallet}"));
+    }
+}
+
+fn tell_what_runs(scene: &Scene) {
     let network = &scene.servers.network;
     let devnet = std::env::current_exe().unwrap_or_else(|_| "devnet".into());
-    let (devnet, dir) = (near(&devnet), near(&run.dir));
+    let supervisor = &scene.supervisor;
+    let (devnet, program) = (near(&devnet), near(&scene.program));
+    let (configs, state) = (near(supervisor.configs.path()), near(&supervisor.state_dir()));
+    let (socket, dir) = (near(&supervisor.socket()), near(supervisor.dir()));
     println!(
         "\nEverything keeps running until Ctrl-C.\n\
          \x20 Gateway chain   {} and {}\n\
          \x20 S3 bucket       {}\n\
-         \x20 KMS Core stub   {}\n\
-         \x20 wallet          {}\n\
-         \x20 configuration   {}\n\
-         \x20 journal         {}\n\
-         \x20 log             {}\n\
+         \x20 configurations  {configs}: edit, add or remove one and see what becomes of it\n\
+         \x20 journals        {state}\n\
+         \x20 log             {dir}/supervisor.log\n\
+         What runs:         {program} status --watch --socket {socket}\n\
          More requests:     {devnet} emit --dir {dir} --public 5 --user 5\n\
          Are they answered: {devnet} status --dir {dir} --wait 30",
-        network.ws_url,
-        network.http_url,
-        network.bucket_url,
-        network.core_endpoint,
-        network.wallet_address,
-        near(&run.config()),
-        near(&journal::file(&run.state()).unwrap_or_else(|| run.state())),
-        near(&run.log()),
+        network.ws_url, network.http_url, network.bucket_url,
     );
 }
 
@@ -471,7 +338,7 @@ fn failed(run: &Run, error: Option<&Error>) -> ExitCode {
     if let Some(error) = error {
         eprintln!("\nquickstart: {error}");
     }
-    let log = fs::read(run.log()).unwrap_or_default();
+    let log = fs::read(run.dir.join("supervisor.log")).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
     if !lines.is_empty() {
@@ -481,12 +348,12 @@ fn failed(run: &Run, error: Option<&Error>) -> ExitCode {
         }
     }
     let dir = near(&run.dir);
-    eprintln!("\nFAILED. Logs: {dir}/connector.log, {dir}/anvil.log, {dir}/ministack.log");
+    eprintln!("\nFAILED. Logs: {dir}/supervisor.log, {dir}/anvil.log, {dir}/ministack.log");
     ExitCode::FAILURE
 }
 
 /// The path from where the operator is, if it is below.
-fn near(path: &Path) -> String {
+pub fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).display().to_string()
 }

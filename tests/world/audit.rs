@@ -2,13 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use alloy::primitives::U256;
+use alloy::primitives::{Address, U256};
 
 use super::{
     Error, Result,
+    deployment::Deployment,
     journal::{self, Entry},
     request::Issued,
     scene::{PATIENCE, Scene},
@@ -29,39 +31,23 @@ pub fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| u64::try_from(number).expect("never negative"))
 }
 
-impl Scene {
-    /// An error if the connector has ended by itself, or is not running.
-    pub fn alive(&mut self) -> Result<()> {
-        self.connector.as_mut().ok_or_else(|| Error::other("no connector"))?.check()
-    }
+/// One wallet's journal, to be held against the chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Books<'a> {
+    pub deployment: &'a Deployment,
+    pub wallet: Address,
+    pub file: &'a Path,
+}
 
-    /// Waits until `requests` are answered, then holds chain against journal: each is accepted once
-    /// with the right contents, stored once and settled, the cursor has passed it, and no nonce of
-    /// the wallet is open or was left out. The journal knows no other requests.
-    pub async fn audit(&mut self, requests: &[Issued], journal: Journal) -> Result<()> {
-        self.answered(requests).await?;
+impl Books<'_> {
+    /// Holds chain against journal, once `requests` are answered: each is stored once and settled,
+    /// the cursor has passed it, and no nonce of the wallet is open or was left out. The journal
+    /// knows no other requests.
+    pub async fn audit(&self, requests: &[Issued], journal: Journal) -> Result<()> {
         let rows = self.settled_rows(requests.len()).await?;
-        Self::compare(requests, &rows)?;
+        compare(requests, &rows)?;
         self.cursor_passed(requests)?;
-        self.nonces_are_whole(journal).await?;
-        self.alive()?;
-        // An instance that is built again inside the process shows nowhere else.
-        let log = self.log();
-        let ended = log.lines().filter(|line| line.contains("instance ended"));
-        let panicked = log.lines().filter(|line| line.contains("panicked"));
-        let broken: Vec<&str> = ended.chain(panicked).collect();
-        if broken.is_empty() { Ok(()) } else { Err(Error::other(broken.join("\n"))) }
-    }
-
-    fn stored(&self) -> Result<Vec<Entry>> {
-        journal::entries(&self.state_dir())
-    }
-
-    /// The ids of the requests that stand in one of these stages and are not settled.
-    pub fn unsettled_in(&self, stages: &[&str]) -> Result<Vec<U256>> {
-        let rows = self.stored()?.into_iter();
-        let open = rows.filter(|r| r.outcome.is_none() && stages.contains(&r.stage.as_str()));
-        Ok(open.map(|row| row.id).collect())
+        self.nonces_are_whole(journal).await
     }
 
     /// The last step of the last request reaches the disk a moment after its receipt.
@@ -69,7 +55,7 @@ impl Scene {
         let mut last = Vec::new();
         let waited = until("settled requests", PATIENCE, Duration::from_millis(100), async || {
             // A connector that was just started may not have made its tables yet.
-            last = self.stored().unwrap_or_default();
+            last = journal::entries(self.file).unwrap_or_default();
             let settled = last.iter().filter(|row| row.outcome.is_some()).count();
             Ok((settled >= count && settled == last.len()).then_some(()))
         });
@@ -82,34 +68,9 @@ impl Scene {
         Ok(last)
     }
 
-    fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
-        let mut stored: BTreeMap<U256, &Entry> = BTreeMap::new();
-        for row in rows {
-            if stored.insert(row.id, row).is_some() {
-                return Err(Error::other(format!("{:#x} is stored twice", row.id)));
-            }
-            let outcome = row.outcome.as_deref().unwrap_or_default();
-            if !["accepted", "already_answered"].contains(&outcome) {
-                return Err(Error::other(format!("{:#x} ended as {outcome:?}", row.id)));
-            }
-        }
-        for request in requests {
-            let row = stored
-                .remove(&request.id)
-                .ok_or_else(|| Error::other(format!("{:#x} is not stored", request.id)))?;
-            if (row.block, row.event_transaction) != (request.block, request.transaction) {
-                return Err(Error::other(format!("{row:?} is not the event of {request:?}")));
-            }
-        }
-        match stored.first_key_value() {
-            None => Ok(()),
-            Some((id, _)) => Err(Error::other(format!("{id:#x} is stored and was not asked for"))),
-        }
-    }
-
     /// The journal's cursor, once it has one.
     pub fn cursor(&self) -> Result<Option<u64>> {
-        Ok(self.query("SELECT number FROM cursors", |row| number(row, 0))?.pop())
+        Ok(journal::query(self.file, "SELECT number FROM cursors", |row| number(row, 0))?.pop())
     }
 
     fn cursor_passed(&self, requests: &[Issued]) -> Result<()> {
@@ -124,11 +85,10 @@ impl Scene {
     /// Every nonce the journal took is mined; unless it was cut, it knows every mined one.
     async fn nonces_are_whole(&self, journal: Journal) -> Result<()> {
         let sql = "SELECT nonce, mined_block_number IS NOT NULL FROM transactions";
-        let wallet = self.wallet.address();
         until("mined nonces", PATIENCE, Duration::from_millis(100), async || {
-            let count = self.deployment.chain.nonce(wallet).await?;
+            let count = self.deployment.chain.nonce(self.wallet).await?;
             let known: Vec<(u64, bool)> =
-                self.query(sql, |row| Ok((number(row, 0)?, row.get(1)?)))?;
+                journal::query(self.file, sql, |row| Ok((number(row, 0)?, row.get(1)?)))?;
             let taken: BTreeSet<u64> = known.iter().map(|(nonce, _)| *nonce).collect();
             let mined: BTreeSet<u64> =
                 known.iter().filter(|(_, mined)| *mined).map(|(nonce, _)| *nonce).collect();
@@ -139,5 +99,76 @@ impl Scene {
             Ok(whole.then_some(()))
         })
         .await
+    }
+}
+
+fn compare(requests: &[Issued], rows: &[Entry]) -> Result<()> {
+    let mut stored: BTreeMap<U256, &Entry> = BTreeMap::new();
+    for row in rows {
+        if stored.insert(row.id, row).is_some() {
+            return Err(Error::other(format!("{:#x} is stored twice", row.id)));
+        }
+        let outcome = row.outcome.as_deref().unwrap_or_default();
+        if !["accepted", "already_answered"].contains(&outcome) {
+            return Err(Error::other(format!("{:#x} ended as {outcome:?}", row.id)));
+        }
+    }
+    for request in requests {
+        let row = stored
+            .remove(&request.id)
+            .ok_or_else(|| Error::other(format!("{:#x} is not stored", request.id)))?;
+        if (row.block, row.event_transaction) != (request.block, request.transaction) {
+            return Err(Error::other(format!("{row:?} is not the event of {request:?}")));
+        }
+    }
+    match stored.first_key_value() {
+        None => Ok(()),
+        Some((id, _)) => Err(Error::other(format!("{id:#x} is stored and was not asked for"))),
+    }
+}
+
+/// An error with the lines of `log` that tell of an instance that ended or a task that panicked:
+/// one that is built again inside the process shows nowhere else.
+pub fn unbroken(log: &str) -> Result<()> {
+    let ended = log.lines().filter(|line| line.contains("instance ended"));
+    let panicked = log.lines().filter(|line| line.contains("panicked"));
+    let broken: Vec<&str> = ended.chain(panicked).collect();
+    if broken.is_empty() { Ok(()) } else { Err(Error::other(broken.join("\n"))) }
+}
+
+impl Scene {
+    /// An error if the connector has ended by itself, or is not running.
+    pub fn alive(&mut self) -> Result<()> {
+        self.connector.as_mut().ok_or_else(|| Error::other("no connector"))?.check()
+    }
+
+    /// Waits until `requests` are answered, each once and rightly, and holds chain against journal
+    /// ([`Books::audit`]).
+    pub async fn audit(&mut self, requests: &[Issued], journal: Journal) -> Result<()> {
+        self.answered(requests).await?;
+        let file = self.stored()?;
+        self.books(&file).audit(requests, journal).await?;
+        self.alive()?;
+        unbroken(&self.log())
+    }
+
+    fn books<'a>(&'a self, file: &'a Path) -> Books<'a> {
+        Books { deployment: &self.deployment, wallet: self.wallet.address(), file }
+    }
+
+    fn stored(&self) -> Result<PathBuf> {
+        self.journal().ok_or_else(|| Error::other("no journal yet"))
+    }
+
+    /// The ids of the requests that stand in one of these stages and are not settled.
+    pub fn unsettled_in(&self, stages: &[&str]) -> Result<Vec<U256>> {
+        let rows = journal::entries(&self.stored()?)?.into_iter();
+        let open = rows.filter(|r| r.outcome.is_none() && stages.contains(&r.stage.as_str()));
+        Ok(open.map(|row| row.id).collect())
+    }
+
+    /// The journal's cursor, once it has one.
+    pub fn cursor(&self) -> Result<Option<u64>> {
+        self.books(&self.stored()?).cursor()
     }
 }

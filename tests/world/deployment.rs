@@ -355,6 +355,54 @@ impl Deployment {
         Ok(found)
     }
 
+    /// Waits until each of `requests` has an accepted answer of each of `signers`, and checks that
+    /// there is one of each and that it is what the ciphertexts decrypt to.
+    pub async fn answered_by(
+        &self,
+        requests: &[Issued],
+        signers: &[Address],
+        deadline: Duration,
+    ) -> Result<()> {
+        let mut found: HashMap<(U256, Address), Vec<Answer>> = HashMap::new();
+        let each = |request: &Issued| {
+            let id = request.id;
+            signers.iter().map(move |signer| (id, *signer))
+        };
+        let due: Vec<(U256, Address)> = requests.iter().flat_map(each).collect();
+        let waited = until("answers", deadline, Duration::from_millis(100), async || {
+            found.clear();
+            for answer in self.answers().await? {
+                found.entry((answer.id, answer.signer)).or_default().push(answer);
+            }
+            Ok(due.iter().all(|one| found.contains_key(one)).then_some(()))
+        });
+        if let Err(error) = waited.await {
+            let missing: Vec<_> = due.iter().filter(|one| !found.contains_key(*one)).collect();
+            let of = format!("{} of {} missing", missing.len(), due.len());
+            let first: Vec<_> =
+                missing.iter().take(5).map(|(id, signer)| format!("{id:#x} of {signer}")).collect();
+            return Err(Error::other(format!("{error}; {of}, first {}", first.join(", "))));
+        }
+        for request in requests {
+            for signer in signers {
+                let what =
+                    |what: &str| Error::other(format!("{:#x} of {signer}: {what}", request.id));
+                match found.get(&(request.id, *signer)).map(Vec::as_slice).unwrap_or_default() {
+                    [one] => request.check(&one.payload).map_err(|wrong| what(&wrong))?,
+                    several => return Err(what(&format!("{} answers", several.len()))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the contract has seen enough answers to a request.
+    pub async fn is_done(&self, id: U256) -> Result<bool> {
+        self.chain
+            .call(self.decryption, &Decryption::isDecryptionDoneCall { decryptionId: id })
+            .await
+    }
+
     /// How often an answer of `signer` was accepted for a request.
     pub async fn accepted_by(&self, id: U256, signer: Address) -> Result<u64> {
         let call = Decryption::acceptedByCall { id, signer };

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{Address, B256, U256};
 use rusqlite::{Connection, OpenFlags, Row, types::FromSqlError};
 
 use super::{Error, Result};
@@ -40,18 +40,30 @@ SELECT id, block_number, transaction_hash, stage, attempts, hold_reason, hold_de
     outcome_transaction
 FROM requests JOIN events USING (seq) ORDER BY seq";
 
-/// The journal's file in a state directory, once there is one.
+/// The journal's file in the state directory of one instance, once there is one.
 pub fn file(state_dir: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(state_dir).ok()?;
+    files(state_dir).next()
+}
+
+/// The journal of `wallet` in the state directory of several instances, once there is one.
+pub fn of(state_dir: &Path, wallet: Address) -> Option<PathBuf> {
+    let ending = format!("-{wallet:x}");
+    files(state_dir).find(|path| {
+        path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.ends_with(&ending))
+    })
+}
+
+fn files(state_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(state_dir).into_iter().flatten();
     entries
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "sqlite3"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sqlite3"))
 }
 
-/// Every request, in the order of arrival.
-pub fn entries(state_dir: &Path) -> Result<Vec<Entry>> {
-    query(state_dir, ENTRIES, |row| {
+/// Every request in the journal `file`, in the order of arrival.
+pub fn entries(file: &Path) -> Result<Vec<Entry>> {
+    query(file, ENTRIES, |row| {
         let bytes = |column| -> rusqlite::Result<Option<B256>> {
             let bytes: Option<[u8; 32]> = row.get(column)?;
             Ok(bytes.map(B256::from))
@@ -79,15 +91,14 @@ pub fn entries(state_dir: &Path) -> Result<Vec<Entry>> {
     })
 }
 
-/// Any query on the journal in `state_dir`, read-only.
+/// Any query on the journal `file`, read-only.
 pub fn query<T>(
-    state_dir: &Path,
+    file: &Path,
     sql: &str,
     read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Vec<T>> {
-    let path = file(state_dir).ok_or_else(|| Error::other("no journal yet"))?;
     let query = || {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         let mut statement = connection.prepare(sql)?;
         statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>()

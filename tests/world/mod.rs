@@ -6,6 +6,8 @@
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, refuse, stall)
 //! journal (what the connector wrote down, read with plain SQL)
+//! Parties (chain, contracts, S3 and any number of KMS nodes, each with wallet and Core)
+//! Scene (one party and a connector)   Fleet (several parties and a supervisor)
 //! TlsFront (TLS of a private authority in front of any of them)
 //! Gossip (repeats what it was told, credentials and all)
 //! NotifySocket (the service manager, systemd)
@@ -29,11 +31,16 @@ pub mod deployment;
 pub mod request;
 pub mod signing;
 pub mod journal;
+pub mod parties;
 pub mod scene;
 pub mod audit;
 pub mod wal;
 pub mod rows;
 pub mod notify_socket;
+pub mod procfs;
+pub mod config_dir;
+pub mod supervised;
+pub mod fleet;
 
 use std::{
     io,

@@ -44,7 +44,8 @@ impl Scene {
     /// The rows of a request id: usually one. None while there is no journal.
     pub fn rows(&self, id: U256) -> Vec<Row> {
         // There may be no file yet, or no table in it: no rows.
-        let entries = journal::entries(&self.state_dir()).unwrap_or_default();
+        let entries = self.journal().and_then(|file| journal::entries(&file).ok());
+        let entries = entries.unwrap_or_default();
         entries.into_iter().filter(|entry| entry.id == id).map(Row::from).collect()
     }
 

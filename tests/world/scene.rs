@@ -14,12 +14,12 @@ use super::{
     Error, Result,
     anvil::{Anvil, AnvilOptions},
     contracts::Variant,
-    core_stub::{CoreOptions, CoreStub, CoreVersion},
-    deployment::{Deployment, Node, Store, Thresholds},
+    core_stub::{CoreStub, CoreVersion},
+    deployment::{Deployment, Thresholds},
     journal,
     ministack::Ministack,
+    parties::{Parties, Party, connector_config},
     process::Process,
-    random_key,
     request::Issued,
 };
 
@@ -83,47 +83,16 @@ impl Scene {
     /// Brings everything up but the connector.
     pub async fn new(options: SceneOptions) -> Result<Self> {
         let dir = tempfile::tempdir().map_err(|e| Error::Io("a folder".into(), e))?;
-        let (anvil, ministack) = tokio::try_join!(
-            Anvil::start(dir.path(), options.anvil.clone()),
-            Ministack::start(dir.path(), None)
-        )?;
-        let mut stores = Vec::new();
-        for number in 0..options.buckets {
-            stores.push(Store::new(ministack.bucket(&format!("ct128-{number}")).await?));
-        }
-        let (wallet, signer) = (random_key(), random_key());
-        if options.funded {
-            anvil.fund(wallet.address()).await?;
-        }
-        let node = Node { wallet: wallet.address(), signer: signer.address() };
-        let nodes = if options.registered { vec![node] } else { Vec::new() };
-        let chain = anvil.chain();
-        let deployment =
-            Deployment::deploy(chain, options.variant, &nodes, &stores, Thresholds::ONE).await?;
-        let core = CoreStub::start(CoreOptions {
-            signer,
-            tls: options.core_tls,
-            ..CoreOptions::new(options.core, deployment.chain_id, deployment.decryption)
-        })
-        .await;
+        let parties = Parties::start(dir.path(), &options, 1, Thresholds::ONE).await?;
+        let Parties { mut list, deployment, anvil, ministack } = parties;
+        let Party { wallet, core, .. } = list.remove(0);
         Ok(Self { connector: None, core, deployment, anvil, ministack, wallet, dir })
     }
 
     /// The configuration of the connector: keys it needs here, then `more` top-level lines.
     pub fn config(&self, more: &str) -> String {
-        format!(
-            "gateway_url = \"{}\"\nkms_core_endpoint = \"{}\"\nchain_id = {}\n\
-             decryption_address = \"{}\"\ngateway_config_address = \"{}\"\n\
-             private_key = \"{}\"\nretry_interval_secs = 1\nheld_retry_secs = 2\n\
-             starting_block = {}\n{more}\n",
-            self.anvil.ws_url(),
-            self.core.endpoint(),
-            self.deployment.chain_id,
-            self.deployment.decryption,
-            self.deployment.gateway_config,
-            self.wallet.to_bytes(),
-            self.deployment.since_block,
-        )
+        let (wallet, core) = (&self.wallet, &self.core.endpoint());
+        connector_config(&self.anvil.ws_url(), &self.deployment, wallet, core, more)
     }
 
     pub fn config_file(&self) -> PathBuf {
@@ -231,11 +200,13 @@ impl Scene {
         sql: &str,
         read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        journal::query(&self.state_dir(), sql, read)
+        let file = self.journal().ok_or_else(|| Error::other("no journal yet"))?;
+        journal::query(&file, sql, read)
     }
 }
 
-fn tail(log: &str) -> String {
+/// The last lines of a log.
+pub fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }

@@ -1,0 +1,114 @@
+//! One network: a chain with its contracts, S3, and any number of KMS nodes.
+
+use std::path::Path;
+
+use alloy::{primitives::Address, signers::local::PrivateKeySigner};
+
+use super::{
+    Result,
+    anvil::Anvil,
+    core_stub::{CoreOptions, CoreStub},
+    deployment::{Deployment, Node, Store, Thresholds},
+    ministack::Ministack,
+    random_key,
+    scene::SceneOptions,
+};
+
+/// One KMS node: its wallet, and its Core with the signer it is registered with.
+#[derive(Debug)]
+pub struct Party {
+    pub wallet: PrivateKeySigner,
+    pub signer: PrivateKeySigner,
+    pub core: CoreStub,
+}
+
+impl Party {
+    /// The wallet's address.
+    pub fn address(&self) -> Address {
+        self.wallet.address()
+    }
+}
+
+/// A network and its nodes. Dropping it ends every server.
+#[derive(Debug)]
+pub struct Parties {
+    pub list: Vec<Party>,
+    pub deployment: Deployment,
+    pub anvil: Anvil,
+    pub ministack: Ministack,
+}
+
+impl Parties {
+    /// A fresh network of `count` parties, of which `thresholds` must agree, with its data in `dir`.
+    pub async fn start(
+        dir: &Path,
+        options: &SceneOptions,
+        count: usize,
+        thresholds: Thresholds,
+    ) -> Result<Self> {
+        let (anvil, ministack) = tokio::try_join!(
+            Anvil::start(dir, options.anvil.clone()),
+            Ministack::start(dir, None)
+        )?;
+        let mut stores = Vec::new();
+        for number in 0..options.buckets {
+            stores.push(Store::new(ministack.bucket(&format!("ct128-{number}")).await?));
+        }
+        let keys: Vec<(PrivateKeySigner, PrivateKeySigner)> =
+            (0..count).map(|_| (random_key(), random_key())).collect();
+        let mut nodes = Vec::new();
+        for (wallet, signer) in &keys {
+            if options.funded {
+                anvil.fund(wallet.address()).await?;
+            }
+            if options.registered {
+                nodes.push(Node { wallet: wallet.address(), signer: signer.address() });
+            }
+        }
+        let (chain, variant) = (anvil.chain(), options.variant);
+        let deployment = Deployment::deploy(chain, variant, &nodes, &stores, thresholds).await?;
+        let mut list = Vec::new();
+        for (wallet, signer) in keys {
+            let core = CoreStub::start(CoreOptions {
+                signer: signer.clone(),
+                tls: options.core_tls.clone(),
+                ..CoreOptions::new(options.core, deployment.chain_id, deployment.decryption)
+            })
+            .await;
+            list.push(Party { wallet, signer, core });
+        }
+        Ok(Self { list, deployment, anvil, ministack })
+    }
+
+    /// The configuration of party `index`: keys it needs here, then `more` top-level lines.
+    pub fn config(&self, index: usize, more: &str) -> String {
+        let Party { wallet, core, .. } = &self.list[index];
+        connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), more)
+    }
+
+    /// The signers the Cores of these parties sign with.
+    pub fn signers(&self, indices: &[usize]) -> Vec<Address> {
+        indices.iter().map(|index| self.list[*index].signer.address()).collect()
+    }
+}
+
+/// A configuration that asks often and reads everything: tests do not wait for their own pauses.
+pub fn connector_config(
+    gateway_url: &str,
+    deployment: &Deployment,
+    wallet: &PrivateKeySigner,
+    core_endpoint: &str,
+    more: &str,
+) -> String {
+    format!(
+        "gateway_url = \"{gateway_url}\"\nkms_core_endpoint = \"{core_endpoint}\"\n\
+         chain_id = {}\ndecryption_address = \"{}\"\ngateway_config_address = \"{}\"\n\
+         private_key = \"{}\"\nretry_interval_secs = 1\nheld_retry_secs = 2\n\
+         starting_block = {}\n{more}\n",
+        deployment.chain_id,
+        deployment.decryption,
+        deployment.gateway_config,
+        wallet.to_bytes(),
+        deployment.since_block,
+    )
+}
