@@ -73,6 +73,13 @@ impl Books<'_> {
         Ok(journal::query(self.file, "SELECT number FROM cursors", |row| number(row, 0))?.pop())
     }
 
+    /// The ids of the requests that stand in one of these stages and are not settled.
+    pub fn unsettled_in(&self, stages: &[&str]) -> Result<Vec<U256>> {
+        let rows = journal::entries(self.file)?.into_iter();
+        let open = rows.filter(|r| r.outcome.is_none() && stages.contains(&r.stage.as_str()));
+        Ok(open.map(|row| row.id).collect())
+    }
+
     fn cursor_passed(&self, requests: &[Issued]) -> Result<()> {
         let last = requests.iter().map(|request| request.block).max();
         let cursor = self.cursor()?;
@@ -162,9 +169,7 @@ impl Scene {
 
     /// The ids of the requests that stand in one of these stages and are not settled.
     pub fn unsettled_in(&self, stages: &[&str]) -> Result<Vec<U256>> {
-        let rows = journal::entries(&self.stored()?)?.into_iter();
-        let open = rows.filter(|r| r.outcome.is_none() && stages.contains(&r.stage.as_str()));
-        Ok(open.map(|row| row.id).collect())
+        self.books(&self.stored()?).unsettled_in(stages)
     }
 
     /// The journal's cursor, once it has one.

@@ -69,6 +69,17 @@ impl ConfigDir {
         fs::remove_file(&backup).map_err(|e| failed(&backup, e))
     }
 
+    /// As a tool that keeps every version: the file becomes a link to one of them, in one step.
+    pub fn link(&self, name: &str, text: &str) -> Result<()> {
+        let versions = self.path.with_extension("versions");
+        fs::create_dir_all(&versions).map_err(|e| failed(&versions, e))?;
+        let count = fs::read_dir(&versions).map_err(|e| failed(&versions, e))?.count();
+        let (version, draft) = (versions.join(count.to_string()), self.path.join(".link"));
+        write_private(&version, text.as_bytes())?;
+        symlink(&version, &draft).map_err(|e| failed(&draft, e))?;
+        fs::rename(&draft, self.file(name)).map_err(|e| failed(&self.file(name), e))
+    }
+
     pub fn remove(&self, name: &str) -> Result<()> {
         fs::remove_file(self.file(name)).map_err(|e| failed(&self.file(name), e))
     }

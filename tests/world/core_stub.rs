@@ -231,6 +231,10 @@ impl CoreStub {
         format!("{scheme}://{}", self.address)
     }
 
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     pub fn signer_address(&self) -> Address {
         self.shared.state().signer.address()
     }

@@ -4,7 +4,11 @@
 //! another. A sick instance with a world of its own is a [`super::scene::Scene`] whose connector is
 //! not started and whose configuration is put into the fleet's directory.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use alloy::primitives::{Address, U256};
 use tokio::time::MissedTickBehavior;
@@ -14,7 +18,7 @@ use super::{
     Error, Result,
     audit::{Books, Journal, unbroken},
     deployment::{Deployment, Thresholds},
-    journal,
+    journal::{self, Entry},
     parties::Parties,
     request::{Ask, Issued},
     scene::{PATIENCE, SceneOptions, tail},
@@ -113,14 +117,37 @@ impl Fleet {
     pub async fn audit(&self, parties: &[usize], requests: &[Issued]) -> Result<()> {
         self.answered_by(parties, requests).await?;
         for index in parties {
-            let wallet = self.wallet(*index);
-            let file = journal::of(&self.supervisor.state_dir(), wallet);
-            let file = file.ok_or_else(|| Error::other(format!("{} no journal", name(*index))))?;
-            let books = Books { deployment: self.deployment(), wallet, file: &file };
-            let audited = books.audit(requests, Journal::Whole).await;
+            let file = self.journal(*index)?;
+            let audited = self.books(*index, &file).audit(requests, Journal::Whole).await;
             audited.map_err(|error| Error::other(format!("{}: {error}", name(*index))))?;
         }
         Ok(())
+    }
+
+    /// The journal of a party's wallet.
+    pub fn journal(&self, index: usize) -> Result<PathBuf> {
+        let file = journal::of(&self.supervisor.state_dir(), self.wallet(index));
+        file.ok_or_else(|| Error::other(format!("{} has no journal", name(index))))
+    }
+
+    /// A party's `file`, to be held against the chain.
+    pub fn books<'a>(&'a self, index: usize, file: &'a Path) -> Books<'a> {
+        Books { deployment: self.deployment(), wallet: self.wallet(index), file }
+    }
+
+    /// The requests in a party's journal.
+    pub fn entries(&self, index: usize) -> Result<Vec<Entry>> {
+        journal::entries(&self.journal(index)?)
+    }
+
+    /// The connections to the Core of a party: those of its instance.
+    pub fn core_connections(&self, index: usize) -> Result<BTreeSet<u64>> {
+        self.supervisor.connections(self.parties.list[index].core.port())
+    }
+
+    /// The connections to the chain's node: those of all instances.
+    pub fn chain_connections(&self) -> Result<BTreeSet<u64>> {
+        self.supervisor.connections(self.parties.anvil.port())
     }
 
     /// An error if an instance has ended by itself, or if anything panicked.
