@@ -67,9 +67,10 @@ impl Ward {
         self.scene.deployment.emit(vec![ask[0].clone(); count]).await
     }
 
-    /// Everything that can happen to an instance, one after the other.
-    async fn trouble(&self, supervisor: &Supervised) -> Result<()> {
+    /// Everything that can happen to an instance, one after the other. Answers what began when.
+    async fn trouble(&self, supervisor: &Supervised) -> Result<Vec<Phase>> {
         let mut requests = Vec::new();
+        let mut phases = vec![Phase::now("panics")];
         for room in heart::ROOMS {
             let begun = unix_millis();
             supervisor.sicken(SICK, room, "panic").await?;
@@ -90,12 +91,14 @@ impl Ward {
         self.scene.answered(&requests).await?;
         assert_eq!(supervisor.instance(SICK).await?.generation, before);
 
+        phases.push(Phase::now("a hanging lane"));
         supervisor.sicken(SICK, heart::LANE, "hang").await?;
         requests.extend(self.request(5).await?);
         sleep(1500).await;
         supervisor.operate("restart", SICK).await?;
         supervisor.until_state(SICK, "running").await?;
 
+        phases.push(Phase::now("silence"));
         self.weather(Weather::Silent);
         self.scene.core.change(|core| core.never_finish = true);
         requests.extend(self.request(20).await?);
@@ -104,51 +107,74 @@ impl Ward {
         sleep(500).await;
         self.scene.core.change(|core| core.never_finish = false);
 
+        phases.push(Phase::now("2,000 requests"));
         requests.extend(self.flood(2000).await?);
-        self.scene.answered_within(&requests, Duration::from_mins(2)).await
+        self.scene.answered_within(&requests, Duration::from_mins(2)).await?;
+        phases.push(Phase::now("after that"));
+        Ok(phases)
     }
 }
 
-/// What the healthy ones were like: milliseconds from a request's arrival to its transaction, and to
-/// its outcome, all requests of all of them in order.
+/// What happened to the sick one from then on.
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    what: &'static str,
+    begun: u64,
+}
+
+impl Phase {
+    fn now(what: &'static str) -> Self {
+        Self { what, begun: unix_millis() }
+    }
+}
+
+/// How long the healthy ones took, by phase: milliseconds from a request's arrival to its outcome, all
+/// requests of all of them in order.
 struct Times {
-    sent: Vec<u64>,
-    settled: Vec<u64>,
+    phases: Vec<(&'static str, Vec<u64>)>,
 }
 
 impl Times {
-    fn of(fleet: &Fleet) -> Result<Self> {
-        let (mut sent, mut settled) = (Vec::new(), Vec::new());
+    fn of(fleet: &Fleet, phases: &[Phase]) -> Result<Self> {
+        let mut times: Vec<(&str, Vec<u64>)> =
+            phases.iter().map(|phase| (phase.what, Vec::new())).collect();
         for index in fleet.all() {
             for entry in fleet.entries(index)? {
-                let after = |at: Option<i64>| u64::try_from(at? - entry.arrived_at).ok();
-                sent.extend(after(entry.submitted_at));
-                settled.extend(after(entry.settled_at));
+                let arrived = u64::try_from(entry.arrived_at).unwrap_or_default();
+                let phase = phases.iter().rposition(|phase| phase.begun <= arrived);
+                let took =
+                    entry.settled_at.and_then(|at| u64::try_from(at - entry.arrived_at).ok());
+                if let (Some(phase), Some(took)) = (phase, took) {
+                    times[phase].1.push(took);
+                }
             }
         }
-        sent.sort_unstable();
-        settled.sort_unstable();
-        Ok(Self { sent, settled })
+        for (_, times) in &mut times {
+            times.sort_unstable();
+        }
+        Ok(Self { phases: times })
     }
 
-    fn tell(&self, when: &str) {
-        println!(
-            "{when}: {} requests; sent after {} ms, p99 {} ms; settled after {} ms, p99 {} ms",
-            self.settled.len(),
-            part(&self.sent, 50),
-            part(&self.sent, 99),
-            part(&self.settled, 50),
-            part(&self.settled, 99),
-        );
+    /// The time below which so many percent of all of them are.
+    fn part(&self, percent: usize) -> u64 {
+        let mut all: Vec<u64> = self.phases.iter().flat_map(|(_, times)| times).copied().collect();
+        all.sort_unstable();
+        part(&all, percent)
+    }
+
+    fn tell(&self, place: &str) {
+        println!("{place}: settled after {} ms, p99 {} ms", self.part(50), self.part(99));
+        for (what, times) in &self.phases {
+            let (middle, high) = (part(times, 50), part(times, 99));
+            println!("  {what}: {} answers after {middle} ms, p99 {high} ms", times.len());
+        }
     }
 }
 
 /// The value below which so many percent of them are.
 fn part(sorted: &[u64], percent: usize) -> u64 {
-    sorted
-        .get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1)))
-        .copied()
-        .unwrap_or(0)
+    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or(0)
 }
 
 /// What must not change about a healthy one.
@@ -165,15 +191,15 @@ async fn health(fleet: &Fleet) -> Result<Vec<Health>> {
 }
 
 /// Seven healthy ones under load while `trouble` happens. Answers how fast they were.
-async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<()>>) -> Result<Times> {
+async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<Vec<Phase>>>) -> Result<Times> {
     let warm = fleet.request(Ask::mixed(1, 1)).await?;
     fleet.answered_by(&fleet.all(), &warm).await?;
     let (before, chain) = (health(fleet).await?, fleet.chain_connections()?);
-    let (requests, ()) = fleet.under_load(PAUSE, trouble).await?;
+    let (requests, phases) = fleet.under_load(PAUSE, trouble).await?;
     fleet.audit(&fleet.all(), &[warm, requests].concat()).await?;
     assert_eq!(health(fleet).await?, before);
     assert!(chain.is_subset(&fleet.chain_connections()?), "no connection was opened anew");
-    Times::of(fleet)
+    Times::of(fleet, &phases)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,10 +220,8 @@ async fn a_sick_instance_is_not_felt_by_the_healthy() -> Result<()> {
     fleet.supervisor.until_state(SICK, "running").await?;
     let together = seven(&fleet, ward.trouble(&fleet.supervisor)).await?;
     together.tell("in the same process");
-    for (apart, together) in [(&apart.sent, &together.sent), (&apart.settled, &together.settled)] {
-        let (apart, together) = (part(apart, 99), part(together, 99));
-        // Generous: the machine may have been busier the second time.
-        assert!(together <= 3 * apart + 500, "p99 {together} ms, apart {apart} ms");
-    }
+    // Generous: the machine may have been busier the second time.
+    let (apart, together) = (apart.part(99), together.part(99));
+    assert!(together <= 3 * apart + 1000, "p99 {together} ms, apart {apart} ms");
     Ok(())
 }

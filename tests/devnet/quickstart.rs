@@ -123,28 +123,32 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     scene.show_status();
 
     let deployment = scene.servers.deployment().clone();
+    // A part of them before the change, a part while it is applied, a part after it.
     let mut asks = Ask::mixed(options.public, options.user);
-    let later = asks.split_off(asks.len() / 2);
-    let all = asks.len() + later.len();
+    let all = asks.len();
+    let after = asks.split_off(all - all / 3);
+    let meanwhile = asks.split_off(all - 2 * (all / 3));
     let mut requests = emit(&run.dir, &deployment, asks).await?;
     log.say("emitted", format!("{} of {all} decryption requests", requests.len()));
 
     let changed = &names[1];
-    let reloading = Instant::now();
+    let edited = Instant::now();
     scene.edit(changed, "retry_interval_secs = 2")?;
     let file = near(&scene.supervisor.configs.file(changed));
     log.say("edited", format!("{file}: retry_interval_secs = 2 (it was the default, 5)"));
-    requests.extend(emit(&run.dir, &deployment, later).await?);
-    log.say("emitted", "the others, while it is reloaded");
-    let after = scene.reloaded(changed, &before).await?;
-    let took = reloading.elapsed().as_millis();
-    log.say("reloaded", format!("{changed}, {took} ms after the edit; what became of the others:"));
+    log.say("emitted", format!("{} more, while that is applied", meanwhile.len()));
+    requests.extend(emit(&run.dir, &deployment, meanwhile).await?);
+    let reloaded = scene.reloaded(changed, &before).await?;
+    log.say("reloaded", format!("{changed}, {} ms after the edit", edited.elapsed().as_millis()));
     let mut good = true;
     for name in &names {
-        let (text, right) = compared(find(&before, name), find(&after, name), name == changed);
-        log.say("", format!("{name} {text}"));
+        let (then, now) = (find(&before, name), find(&reloaded, name));
+        let (text, right) = compared(then, now, name == changed);
+        log.say("", format!("{name}: {text}"));
         good &= right;
     }
+    log.say("emitted", format!("{} more, after it", after.len()));
+    requests.extend(emit(&run.dir, &deployment, after).await?);
 
     let deadline = Duration::from_secs(options.wait);
     // Who is late stands in the table.
