@@ -67,6 +67,8 @@ use crate::{
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long tasks may take to be dropped: only one that blocks its thread takes longer.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
+/// How long to look for the cause of a failure among the other tasks.
+const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
 /// How long a room may be at work without a sign of life.
 const HANGS_AFTER: Duration = Duration::from_mins(2);
 /// How long to wait for a journal that an earlier generation of this process is still closing.
@@ -492,7 +494,8 @@ impl Instance {
                     }
                 }
                 Exit::Stopped => {
-                    return Exit::Failed { task, error: "it ended without being told".into() };
+                    let error = "it ended without being told".into();
+                    return self.cause(Exit::Failed { task, error }).await;
                 }
                 exit @ (Exit::Refused { .. }
                 | Exit::Failed { .. }
@@ -502,21 +505,28 @@ impl Instance {
         }
     }
 
-    /// A room whose journal is gone may be heard of before the journal is: the journal is the cause.
+    /// What a room stood on may be heard of later than the room: a panic, or the end of the journal, is
+    /// the cause of what ends with it.
     async fn cause(&mut self, exit: Exit) -> Exit {
         if !matches!(exit, Exit::Failed { .. }) {
             return exit;
         }
-        match timeout(DROP_DEADLINE / 10, self.journal.join_next()).await {
-            Ok(Some(ended)) => match exit_of(heart::JOURNAL, ended) {
-                Exit::Stopped => exit,
-                cause @ (Exit::Refused { .. }
-                | Exit::Failed { .. }
-                | Exit::Panicked { .. }
-                | Exit::Hung { .. }) => cause,
-            },
-            Ok(None) | Err(_) => exit,
-        }
+        let looking = async {
+            loop {
+                let (task, other) = tokio::select! {
+                    Some(ended) = self.tasks.ended() => ended,
+                    Some(ended) = self.journal.join_next() => {
+                        (heart::JOURNAL, exit_of(heart::JOURNAL, ended))
+                    }
+                    else => return None,
+                };
+                let panicked = matches!(other, Exit::Panicked { .. });
+                if panicked || (task == heart::JOURNAL && other != Exit::Stopped) {
+                    return Some(other);
+                }
+            }
+        };
+        timeout(CAUSE_DEADLINE, looking).await.ok().flatten().unwrap_or(exit)
     }
 
     /// Ends what is left, from the top down; the journal last.
