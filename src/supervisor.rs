@@ -307,12 +307,23 @@ impl<I: Instances> Supervisor<I> {
 
     fn say_hello(&self, look: &Look) {
         let version = env!("CARGO_PKG_VERSION");
-        let (state_dir, files) = (self.state_dir.display(), look.files.len());
+        let state_dir = self.state_dir.display();
         if let Some(directory) = &self.directory {
             let config_dir = directory.display();
+            let files = look.files.len();
             info!(version, %config_dir, %state_dir, files, "supervising");
-        } else {
-            info!(version, %state_dir, "starting");
+        }
+        for (instance, wanted) in &look.files {
+            if let (None, Ok(wanted)) = (&self.directory, wanted) {
+                let config = &wanted.config;
+                info!(
+                    instance,
+                    version,
+                    chain_id = config.chain_id,
+                    decryption = %config.decryption_address,
+                    "starting"
+                );
+            }
         }
         if look.files.is_empty() {
             warn!("there is no configuration: nothing runs until a *.toml file appears");
@@ -410,7 +421,9 @@ impl<I: Instances> Supervisor<I> {
         let name = slot.name.clone();
         let aftermath = slot.ended(&exit, estate, Instant::now(), fastrand::f64());
         match aftermath {
-            Aftermath::AsTold if exit == Exit::Stopped => info!(instance = name, "instance ended"),
+            Aftermath::AsTold if exit == Exit::Stopped => {
+                info!(instance = name, "instance stopped");
+            }
             Aftermath::AsTold => warn!(instance = name, %exit, "instance ended, and not in order"),
             Aftermath::RolledBack => {
                 error!(instance = name, %exit, "reload failed: the configuration from before runs again");

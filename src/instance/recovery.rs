@@ -43,13 +43,21 @@ impl Recovery {
         }
         let mut retry = interval_at(Instant::now() + self.held_retry, self.held_retry);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // How many commits there were when none was held.
+        let mut none_at = None;
         loop {
             self.heart.rest();
             tokio::select! {
                 _ = retry.tick() => {}
                 () = self.heart.called() => {}
             }
+            let commits = self.journal.statistics().commits;
+            // An idle instance leaves the disk alone.
+            if none_at == Some(commits) {
+                continue;
+            }
             let taken = self.feed(Holds::Only, None).await?;
+            none_at = (taken == 0).then_some(commits);
             debug!(requests = taken, "held requests are tried again");
         }
     }
