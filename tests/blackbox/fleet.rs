@@ -104,12 +104,15 @@ async fn a_stop_under_load_finishes_what_is_answered_by_any() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_instances_have_no_threads_of_their_own() -> Result<()> {
     let mut fleet = Fleet::new(16).await?;
-    fleet.write(0, "")?;
+    let write = |fleet: &Fleet, index| {
+        fleet.supervisor.configs.write(&name(index), &fleet.parties.patient_config(index))
+    };
+    write(&fleet, 0)?;
     fleet.supervisor.start(program())?;
     fleet.supervisor.until_running(&[name(0)]).await?;
     let alone = fleet.supervisor.usage()?;
     for index in fleet.all() {
-        fleet.write(index, "")?;
+        write(&fleet, index)?;
     }
     let names: Vec<String> = fleet.all().into_iter().map(name).collect();
     fleet.supervisor.until_running(&names).await?;

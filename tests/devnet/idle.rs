@@ -53,7 +53,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     fleet.supervisor.stop().await?;
 
     for index in fleet.all() {
-        fleet.write(index, "")?;
+        fleet.supervisor.configs.write(&name(index), &fleet.parties.patient_config(index))?;
     }
     let started = Instant::now();
     fleet.supervisor.start(&program)?;

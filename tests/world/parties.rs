@@ -86,13 +86,23 @@ impl Parties {
         connector_config(&self.anvil.ws_url(), &self.deployment, wallet, &core.endpoint(), more)
     }
 
+    /// [`Self::config`] with the pauses of an operator who set none.
+    pub fn patient_config(&self, index: usize) -> String {
+        let config = self.config(index, "");
+        let ours = |line: &&str| IMPATIENCE.lines().any(|impatient| *line == impatient);
+        config.lines().filter(|line| !ours(line)).map(|line| format!("{line}\n")).collect()
+    }
+
     /// The signers the Cores of these parties sign with.
     pub fn signers(&self, indices: &[usize]) -> Vec<Address> {
         indices.iter().map(|index| self.list[*index].signer.address()).collect()
     }
 }
 
-/// A configuration that asks often and reads everything: tests do not wait for their own pauses.
+/// Tests do not wait for a connector's pauses.
+const IMPATIENCE: &str = "retry_interval_secs = 1\nheld_retry_secs = 2";
+
+/// A configuration that asks often and reads everything.
 pub fn connector_config(
     gateway_url: &str,
     deployment: &Deployment,
@@ -103,8 +113,7 @@ pub fn connector_config(
     format!(
         "gateway_url = \"{gateway_url}\"\nkms_core_endpoint = \"{core_endpoint}\"\n\
          chain_id = {}\ndecryption_address = \"{}\"\ngateway_config_address = \"{}\"\n\
-         private_key = \"{}\"\nretry_interval_secs = 1\nheld_retry_secs = 2\n\
-         starting_block = {}\n{more}\n",
+         private_key = \"{}\"\nstarting_block = {}\n{IMPATIENCE}\n{more}\n",
         deployment.chain_id,
         deployment.decryption,
         deployment.gateway_config,
