@@ -53,9 +53,9 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() -> Result<()> {
         party.core.change(|core| core.latency = Duration::from_millis(150));
     }
     let deployment = fleet.deployment().clone();
-    let emitting = deployment.request_slowly(Ask::mixed(30, 30), 3, Duration::from_millis(150));
+    let emitting = deployment.request_slowly(Ask::mixed(30, 30), 3, Duration::from_millis(220));
     let killing = async {
-        for pause in [700, 300, 1200, 500] {
+        for pause in [800, 1400, 600, 1600] {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             fleet.supervisor.alive()?;
             fleet.supervisor.kill();

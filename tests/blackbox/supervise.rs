@@ -11,6 +11,7 @@ use crate::{
     world::{
         Error, Result,
         fleet::{Fleet, name},
+        random_address, random_key,
         request::Ask,
         supervised::{Supervised, find, running},
     },
@@ -156,7 +157,7 @@ async fn a_file_that_contradicts_the_world_leaves_running_what_ran() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_wallet_in_two_files_is_refused_by_name() -> Result<()> {
+async fn one_wallet_or_core_for_two_is_refused_by_name() -> Result<()> {
     let fleet = Fleet::running(2, program()).await?;
     let supervisor = &fleet.supervisor;
     let before = supervisor.status().await?;
@@ -166,6 +167,18 @@ async fn one_wallet_in_two_files_is_refused_by_name() -> Result<()> {
         .until("the twin refused", |status| status.reload.problems.iter().any(told))
         .await?;
     assert_eq!(running(&status), [name(0), name(1)]);
+    // A Core knows requests by their number alone: it cannot serve two contracts.
+    let key = fleet.parties.list[1].wallet.to_bytes().to_string();
+    let contract = fleet.deployment().decryption.to_string();
+    let other = fleet.config(1, "").replace(&key, &random_key().to_bytes().to_string());
+    let other = other.replace(&contract, &random_address().to_string());
+    supervisor.configs.write("other-contract", &other)?;
+    let told = |line: &String| line.contains("other-contract") && line.contains(&name(1));
+    let status = supervisor
+        .until("the other contract refused", |status| status.reload.problems.iter().any(told))
+        .await?;
+    assert_eq!(running(&status), [name(0), name(1)]);
+    supervisor.configs.remove("other-contract")?;
     let requests = fleet.request(Ask::mixed(1, 1)).await?;
     fleet.answered_by(&[0, 1], &requests).await?;
     // The holder goes: the claim is free.

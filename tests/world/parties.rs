@@ -90,7 +90,7 @@ impl Parties {
     pub fn patient_config(&self, index: usize) -> String {
         let config = self.config(index, "");
         let ours = |line: &&str| IMPATIENCE.lines().any(|impatient| *line == impatient);
-        config.lines().filter(|line| !ours(line)).map(|line| format!("{line}\n")).collect()
+        config.lines().filter(|line| !ours(line)).flat_map(|line| [line, "\n"]).collect()
     }
 
     /// The signers the Cores of these parties sign with.
