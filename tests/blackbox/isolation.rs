@@ -214,12 +214,13 @@ async fn a_sick_instance_is_not_felt_by_the_healthy() -> Result<()> {
     fleet.supervisor.until_state(SICK, "running").await?;
     let together = seven(&fleet, ward.trouble(&fleet.supervisor)).await?;
     together.tell("in the same process");
-    // Generous: the machine may have been busier the second time. Only the flood needs the processor,
-    // which two processes share evenly and two instances by what they have to do: a debug build needs
-    // so much of it that the healthy wait.
+    // Generous: the machine may have been busier the second time. The flood alone needs the processor.
+    // Two processes share it evenly, instances by how much each has to do: on two processors the
+    // healthy ones' p99 was up to twice the control's in a release build, up to eight times in a debug
+    // build. What must not happen is that they wait until the flood is over.
     for ((what, apart), (_, together)) in apart.phases.iter().zip(&together.phases) {
         let (apart, together) = (part(apart, 99), part(together, 99));
-        let limit = if *what == FLOOD { 6 * apart + 2000 } else { 3 * apart + 1000 };
+        let limit = if *what == FLOOD { 10 * apart + 5000 } else { 3 * apart + 1000 };
         assert!(together <= limit, "{what}: p99 {together} ms, apart {apart} ms");
     }
     Ok(())
