@@ -16,7 +16,7 @@ pub mod submission;
 mod dispatch;
 mod walk;
 #[cfg(test)]
-pub(crate) mod fake_chain;
+mod fake_ledger;
 
 use std::time::Duration;
 

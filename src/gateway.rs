@@ -8,3 +8,5 @@ pub mod nonce;
 pub mod wallet;
 pub mod provider;
 pub mod abi;
+#[cfg(test)]
+pub(crate) mod fake_chain;

@@ -1,7 +1,7 @@
 //! The walk's own decisions. Whole walks are tested from outside, on real rooms.
 
-use super::{dispatch::Places, fake_chain::request_event, walk::resume, *};
-use crate::gateway::abi;
+use super::{dispatch::Places, walk::resume, *};
+use crate::gateway::{abi, fake_chain::request_event};
 
 fn intake(id: u64, recovered: bool) -> Intake {
     Intake { request: abi::decode(&request_event(id)).unwrap(), recovered }

@@ -183,8 +183,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::B256,
-        flow::fake_chain::FakeChain,
-        gateway::wallet::Wallet,
+        gateway::{fake_chain::FakeChain, wallet::Wallet},
         journal::{Identity, Opened, open_as},
     };
 

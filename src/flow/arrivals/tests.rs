@@ -2,10 +2,8 @@
 
 use tokio::task::JoinSet;
 
-use super::{
-    super::fake_chain::{FakeChain, FakeLedger, request_event, upgrade_event},
-    *,
-};
+use super::{super::fake_ledger::FakeLedger, *};
+use crate::gateway::fake_chain::{FakeChain, request_event, upgrade_event};
 
 struct Reading {
     ledger: FakeLedger,

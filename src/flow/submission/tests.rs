@@ -6,13 +6,11 @@ use alloy::sol_types::SolError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    super::fake_chain::{CONTRACT, FakeChain, FakeLedger, request_event},
-    *,
-};
+use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
-    domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
+    domain::{Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
+        fake_chain::{CONTRACT, FakeChain, request_event},
         lane::{LaneOptions, lane},
         wallet::Wallet,
     },

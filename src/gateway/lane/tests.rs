@@ -1,194 +1,24 @@
 //! The lane against a node in memory that can lie, lose and refuse, on a paused clock.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
 };
 
 use alloy::{
     consensus::{Transaction, TxEnvelope},
     eips::Decodable2718,
-    primitives::{Bloom, keccak256},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 
 use super::{
     draft::{Draft, Fees},
     *,
 };
 use crate::{
-    domain::{Event, HoldReason, U256},
-    gateway::provider::{Addresses, At, Call, Head, LogRange, Receipt, RpcError},
+    domain::{HoldReason, U256},
+    gateway::fake_chain::{FakeChain, Mood},
 };
-
-/// What the node does with the next raw transactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    Take,
-    /// Takes it and answers nothing.
-    TakeSilently,
-    /// Neither takes it nor answers.
-    Lose,
-    Refuse(&'static str),
-}
-
-#[derive(Debug)]
-struct Node {
-    mood: Mood,
-    nonce: u64,
-    number: u64,
-    base_fee: u128,
-    pool: BTreeMap<u64, (B256, u128)>,
-    mined: HashMap<B256, Receipt>,
-    hide_receipts: bool,
-    sends: usize,
-}
-
-#[derive(Clone, Debug)]
-struct FakeChain {
-    node: Arc<Mutex<Node>>,
-    heads: watch::Sender<Option<Head>>,
-}
-
-impl FakeChain {
-    fn new() -> Self {
-        let node = Node {
-            mood: Mood::Take,
-            nonce: 0,
-            number: 100,
-            base_fee: 1_000_000_000,
-            pool: BTreeMap::new(),
-            mined: HashMap::new(),
-            hide_receipts: false,
-            sends: 0,
-        };
-        let chain = Self { node: Arc::new(Mutex::new(node)), heads: watch::channel(None).0 };
-        chain.mine();
-        chain
-    }
-
-    fn node(&self) -> MutexGuard<'_, Node> {
-        self.node.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A block: everything in the pool that follows the account's nonce without a gap.
-    fn mine(&self) {
-        let mut node = self.node();
-        node.number += 1;
-        let number = node.number;
-        let block = BlockRef { number, hash: keccak256(number.to_be_bytes()) };
-        loop {
-            let nonce = node.nonce;
-            let Some((hash, max_fee)) = node.pool.get(&nonce).copied() else { break };
-            if max_fee < node.base_fee {
-                break;
-            }
-            node.pool.remove(&nonce);
-            node.nonce += 1;
-            let receipt = Receipt { hash, block, success: true, gas_used: 21_000 };
-            node.mined.insert(hash, receipt);
-        }
-        let head = Head {
-            block,
-            parent: keccak256((number - 1).to_be_bytes()),
-            bloom: Bloom::ZERO,
-            base_fee: Some(node.base_fee),
-            connection: 1,
-        };
-        drop(node);
-        self.heads.send_replace(Some(head));
-    }
-
-    /// Somebody else uses the wallet's next nonce.
-    fn foreign_transaction(&self) {
-        let mut node = self.node();
-        let nonce = node.nonce;
-        node.pool.remove(&nonce);
-        node.nonce += 1;
-    }
-
-    fn set(&self, mood: Mood) {
-        self.node().mood = mood;
-    }
-}
-
-fn lost() -> RpcError {
-    RpcError::Unavailable { host: "node".into(), what: "lost".into() }
-}
-
-impl Provider for FakeChain {
-    fn addresses(&self) -> Addresses {
-        Addresses { decryption: Address::ZERO, gateway_config: Address::ZERO }
-    }
-    fn heads(&self) -> watch::Receiver<Option<Head>> {
-        let mut heads = self.heads.subscribe();
-        heads.mark_changed();
-        heads
-    }
-    async fn chain_id(&self) -> Result<u64, RpcError> {
-        Ok(1)
-    }
-    async fn header(&self, _: At) -> Result<Option<Head>, RpcError> {
-        Ok(*self.heads.borrow())
-    }
-    async fn logs(&self, _: Address, _: &[B256], _: LogRange) -> Result<Vec<Event>, RpcError> {
-        Ok(Vec::new())
-    }
-    async fn call(&self, _: &Call, _: At) -> Result<Bytes, RpcError> {
-        Ok(Bytes::new())
-    }
-    async fn estimate_gas(&self, _: &Call) -> Result<u64, RpcError> {
-        Ok(21_000)
-    }
-    async fn code_size(&self, _: Address) -> Result<usize, RpcError> {
-        Ok(1)
-    }
-    async fn balance(&self, _: Address) -> Result<U256, RpcError> {
-        Ok(U256::MAX)
-    }
-    async fn transaction_count(&self, _: Address) -> Result<u64, RpcError> {
-        Ok(self.node().nonce)
-    }
-    async fn priority_fee(&self) -> Result<u128, RpcError> {
-        Ok(0)
-    }
-    async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        let transaction = TxEnvelope::decode_2718(&mut raw.as_ref()).map_err(|_| lost())?;
-        let hash = *transaction.tx_hash();
-        let mut node = self.node();
-        node.sends += 1;
-        let refused = |message: &str| RpcError::Refused {
-            host: "node".into(),
-            code: -32000,
-            message: message.into(),
-            data: None,
-        };
-        match node.mood {
-            Mood::Lose => return Err(lost()),
-            Mood::Refuse(message) => return Err(refused(message)),
-            Mood::Take | Mood::TakeSilently => {}
-        }
-        let nonce = transaction.nonce();
-        if nonce < node.nonce {
-            return Err(refused("nonce too low"));
-        }
-        if transaction.max_fee_per_gas() < node.base_fee {
-            return Err(refused("max fee per gas less than block base fee"));
-        }
-        if node.pool.get(&nonce).is_some_and(|(known, _)| *known == hash) {
-            return Err(refused("already known"));
-        }
-        node.pool.insert(nonce, (hash, transaction.max_fee_per_gas()));
-        if node.mood == Mood::TakeSilently { Err(lost()) } else { Ok(hash) }
-    }
-    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        let node = self.node();
-        if node.hide_receipts {
-            return Ok(vec![None; hashes.len()]);
-        }
-        Ok(hashes.iter().map(|hash| node.mined.get(hash).cloned()).collect())
-    }
-}
 
 #[derive(Clone, Debug, Default)]
 struct FakeLedger {
@@ -228,6 +58,14 @@ impl TransactionLedger for FakeLedger {
     }
 }
 
+/// A chain at some height, as dear as a real one.
+fn fake_chain() -> FakeChain {
+    let chain = FakeChain::new(100);
+    chain.node().base_fee = 1_000_000_000;
+    chain.mine(Vec::new());
+    chain
+}
+
 struct Scene {
     chain: FakeChain,
     ledger: FakeLedger,
@@ -242,7 +80,7 @@ fn wallet() -> Arc<Wallet> {
 
 impl Scene {
     fn new() -> Self {
-        Self::over(FakeChain::new(), FakeLedger::default())
+        Self::over(fake_chain(), FakeLedger::default())
     }
 
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
@@ -264,7 +102,7 @@ impl Scene {
     async fn blocks(&self, count: usize) {
         for _ in 0..count {
             sleep(Duration::from_millis(250)).await;
-            self.chain.mine();
+            self.chain.mine(Vec::new());
         }
         sleep(Duration::from_millis(50)).await;
     }
@@ -304,20 +142,20 @@ async fn many_at_once_are_mined_once_each_in_a_block() {
     let mined: HashSet<B256> = submissions.iter_mut().map(|s| landing(s).transaction).collect();
     assert_eq!(mined.len(), 50);
     assert_eq!(scene.chain.node().nonce, 50);
-    assert_eq!(scene.chain.node().sends, 50, "nothing was sent twice");
+    assert_eq!(scene.chain.calls("send"), 50, "nothing was sent twice");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_means_the_same_bytes_again() {
     let scene = Scene::new();
-    scene.chain.set(Mood::TakeSilently);
+    scene.chain.node().mood = Mood::TakeSilently;
     let mut silent = scene.submit(1).await;
     scene.blocks(1).await;
-    scene.chain.set(Mood::Lose);
+    scene.chain.node().mood = Mood::Lose;
     let mut lost = scene.submit(2).await;
     scene.blocks(2).await;
     assert!(lost.landing.try_recv().is_err());
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     scene.blocks(20).await;
     landing(&mut silent);
     landing(&mut lost);
@@ -328,11 +166,11 @@ async fn an_unknown_outcome_means_the_same_bytes_again() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_attaches_to_what_was_sent() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Lose);
+    scene.chain.node().mood = Mood::Lose;
     let _gone = scene.submit(1).await;
     scene.blocks(1).await;
     let scene = scene.restart().await;
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     let mut again = scene.lane.attach(key(1)).await.expect("runs").expect("known");
     assert!(scene.lane.attach(key(2)).await.expect("runs").is_none());
     let mut new = scene.submit(2).await;
@@ -358,11 +196,11 @@ async fn what_landed_while_nobody_waited_is_kept_for_who_asks() {
 #[tokio::test(start_paused = true)]
 async fn a_foreign_transaction_displaces_and_the_answer_gets_a_new_nonce() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Lose);
+    scene.chain.node().mood = Mood::Lose;
     let mut submission = scene.submit(1).await;
     scene.blocks(1).await;
     scene.chain.foreign_transaction();
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     scene.blocks(120).await;
     landing(&mut submission);
     let rows = scene.ledger.rows();
@@ -383,7 +221,7 @@ async fn late_receipts_do_not_cause_a_second_transaction() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hole_is_filled_by_the_next_payload_or_a_no_op() {
-    let chain = FakeChain::new();
+    let chain = fake_chain();
     let ledger = FakeLedger::default();
     // A crash between two commits: nonce 1 is recorded, nonce 0 is not.
     let fees = Fees { max: 10_000_000_000, tip: 0 };
@@ -401,11 +239,11 @@ async fn a_hole_is_filled_by_the_next_payload_or_a_no_op() {
 #[tokio::test(start_paused = true)]
 async fn a_rising_base_fee_is_followed_under_the_same_nonce() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Lose);
+    scene.chain.node().mood = Mood::Lose;
     let mut submission = scene.submit(1).await;
     scene.blocks(1).await;
     scene.chain.node().base_fee *= 10;
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     scene.blocks(60).await;
     landing(&mut submission);
     let rows = scene.ledger.rows();
@@ -415,12 +253,12 @@ async fn a_rising_base_fee_is_followed_under_the_same_nonce() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_wallet_is_said_and_mends_itself() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Refuse("insufficient funds for gas * price + value"));
+    scene.chain.node().mood = Mood::Refuse("insufficient funds for gas * price + value");
     let mut submission = scene.submit(1).await;
     scene.blocks(4).await;
     let notice = submission.notices.try_recv().expect("it was said");
     assert!(matches!(notice, Notice::Waiting(hold) if hold.reason == HoldReason::NoFunds));
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     scene.blocks(200).await;
     landing(&mut submission);
     assert_eq!(scene.ledger.rows().len(), 1);
@@ -429,12 +267,12 @@ async fn an_empty_wallet_is_said_and_mends_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_proven_rejection_frees_the_nonce() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Refuse("execution reverted"));
+    scene.chain.node().mood = Mood::Refuse("execution reverted");
     let mut refused = scene.submit(1).await;
     scene.blocks(2).await;
     let error = refused.landing.try_recv().expect("answered").expect_err("refused");
     assert!(matches!(error, SubmitError::WouldRevert { .. }));
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     let mut next = scene.submit(2).await;
     scene.blocks(3).await;
     landing(&mut next);
@@ -444,14 +282,14 @@ async fn a_proven_rejection_frees_the_nonce() {
 #[tokio::test(start_paused = true)]
 async fn what_may_have_been_taken_is_displaced_by_a_no_op_before_it_gets_another_nonce() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Lose);
+    scene.chain.node().mood = Mood::Lose;
     let mut submission = scene.submit(1).await;
     scene.blocks(1).await;
     // The same node now says that it would revert: that proves nothing about the send before.
-    scene.chain.set(Mood::Refuse("execution reverted"));
+    scene.chain.node().mood = Mood::Refuse("execution reverted");
     scene.blocks(4).await;
     assert!(submission.landing.try_recv().is_err(), "not given up");
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     scene.blocks(80).await;
     landing(&mut submission);
     let rows = scene.ledger.rows();
@@ -464,10 +302,10 @@ async fn what_may_have_been_taken_is_displaced_by_a_no_op_before_it_gets_another
 #[tokio::test(start_paused = true)]
 async fn what_waited_behind_a_missing_nonce_goes_as_soon_as_it_is_there() {
     let scene = Scene::new();
-    scene.chain.set(Mood::Refuse("nonce too high"));
+    scene.chain.node().mood = Mood::Refuse("nonce too high");
     let mut submissions = vec![scene.submit(1).await, scene.submit(2).await];
     scene.blocks(80).await;
-    scene.chain.set(Mood::Take);
+    scene.chain.node().mood = Mood::Take;
     // Its own pause may have grown to 15 s; what is behind it must not wait as long again.
     let mut blocks = 0;
     while submissions[0].landing.is_empty() && blocks < 120 {
@@ -482,13 +320,13 @@ async fn what_waited_behind_a_missing_nonce_goes_as_soon_as_it_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_broadcast_that_is_not_recorded() {
-    let chain = FakeChain::new();
+    let chain = fake_chain();
     let ledger = FakeLedger { broken: true, ..FakeLedger::default() };
     let mut scene = Scene::over(chain, ledger);
     let _lost = scene.submit(1).await;
     let ended = scene.running.join_next().await.expect("it ends").expect("no panic");
     assert!(ended.is_err(), "the lane ends with the journal's error");
-    assert_eq!(scene.chain.node().sends, 0);
+    assert_eq!(scene.chain.calls("send"), 0);
     scene.stop.cancel();
 }
 
@@ -503,7 +341,7 @@ async fn two_requests_recovered_under_one_nonce_are_not_mixed_up() {
         let signed = Draft::of_payload(1, 0, fees, payload).sign(&wallet()).await.expect("signs");
         ledger.signed(vec![signed]).await.expect("records");
     }
-    let scene = Scene::over(FakeChain::new(), ledger);
+    let scene = Scene::over(fake_chain(), ledger);
     let mut one = scene.lane.attach(key(1)).await.expect("runs").expect("known");
     let mut two = scene.lane.attach(key(2)).await.expect("runs").expect("known");
     scene.blocks(20).await;

@@ -1,8 +1,9 @@
-//! A chain and a ledger in memory for the tests of the rooms: the chain forks, lags, hides and
-//! refuses as told.
+//! A chain in memory for the tests of the rooms and of the lane: it forks, lags, hides, loses and
+//! refuses as told, call by call. Where a seed decides, and the contract is a real one, it is
+//! `instance::simulation`.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,15 +14,11 @@ use alloy::{
 };
 use tokio::sync::watch;
 
-use super::{Batch, RequestLedger, Standing, Step, Taken};
-use crate::{
-    domain::{Address, B256, BlockRef, Bytes, Event, LedgerError, RequestKey, U256},
-    gateway::{
-        abi,
-        lane::{SignedTransaction, TransactionLedger},
-        provider::{Addresses, At, Call, Head, LogRange, Provider, Receipt, RpcError},
-    },
+use super::{
+    abi,
+    provider::{Addresses, At, Call, Head, LogRange, Provider, Receipt, RpcError},
 };
+use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
 pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
 
@@ -29,6 +26,26 @@ pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
 struct Block {
     head: Head,
     events: Vec<Event>,
+}
+
+/// What the node does with the next raw transactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    #[default]
+    Take,
+    /// Takes it and answers nothing.
+    TakeSilently,
+    /// Neither takes it nor answers.
+    Lose,
+    Refuse(&'static str),
+}
+
+/// A raw transaction that waits for a block.
+#[derive(Clone, Copy, Debug)]
+struct Pooled {
+    hash: B256,
+    gas_limit: u64,
+    max_fee: u128,
 }
 
 /// What the node is told to do, and what it was asked.
@@ -40,6 +57,8 @@ pub(crate) struct Node {
     pub hidden: HashMap<u64, usize>,
     /// Headers from here on are not known.
     pub lags_from: Option<u64>,
+    /// Calls are answered by another node behind the same URL, which has no later blocks.
+    pub calls_know_below: Option<u64>,
     /// Blooms say that there is nothing.
     pub empty_blooms: bool,
     /// Ranges longer than this are refused, or not answered.
@@ -54,7 +73,11 @@ pub(crate) struct Node {
     pub gas_used: u64,
     pub connection: u64,
     pub nonce: u64,
-    pool: BTreeMap<u64, (B256, u64)>,
+    /// Wei per gas, from the next block on. What pays less stays in the pool.
+    pub base_fee: u128,
+    pub mood: Mood,
+    pub hide_receipts: bool,
+    pool: BTreeMap<u64, Pooled>,
     receipts: HashMap<B256, Receipt>,
     /// Refuses raw transactions as if it had executed them, with this data.
     pub reverts_in_advance: Option<Bytes>,
@@ -85,7 +108,13 @@ pub(crate) fn upgrade_event(id: u64) -> Event {
 impl FakeChain {
     /// A chain of empty blocks up to `height`.
     pub fn new(height: u64) -> Self {
-        let node = Node { estimate: 100_000, gas_used: 90_000, connection: 1, ..Node::default() };
+        let node = Node {
+            estimate: 100_000,
+            gas_used: 90_000,
+            connection: 1,
+            base_fee: 1,
+            ..Node::default()
+        };
         let chain = Self { node: Arc::new(Mutex::new(node)), heads: watch::channel(None).0 };
         for _ in 0..=height {
             chain.mine(Vec::new());
@@ -121,19 +150,25 @@ impl FakeChain {
             bloom.accrue(BloomInput::Raw(CONTRACT.as_slice()));
             bloom.accrue(BloomInput::Raw(event.topics[0].as_slice()));
         }
-        while let Some((hash, limit)) = {
+        loop {
             let next = node.nonce;
-            node.pool.remove(&next)
-        } {
+            let Some(Pooled { hash, gas_limit, max_fee }) = node.pool.get(&next).copied() else {
+                break;
+            };
+            if max_fee < node.base_fee {
+                break;
+            }
+            node.pool.remove(&next);
             node.nonce += 1;
-            let out_of_gas = limit < node.gas_used;
+            let out_of_gas = gas_limit < node.gas_used;
             let success = node.verdict.is_none() && !out_of_gas;
-            let gas_used = if out_of_gas { limit } else { node.gas_used };
+            let gas_used = if out_of_gas { gas_limit } else { node.gas_used };
             node.receipts.insert(hash, Receipt { hash, block, success, gas_used });
         }
         let parent = node.chain.last().map_or(B256::ZERO, |parent| parent.head.block.hash);
         let connection = node.connection;
-        let head = Head { block, parent, bloom, base_fee: Some(7), connection };
+        let base_fee = Some(node.base_fee);
+        let head = Head { block, parent, bloom, base_fee, connection };
         node.chain.push(Block { head, events });
         drop(node);
         self.heads.send_replace(Some(head));
@@ -143,6 +178,14 @@ impl FakeChain {
         for _ in 0..count {
             self.mine(Vec::new());
         }
+    }
+
+    /// Somebody else uses the wallet's next nonce.
+    pub fn foreign_transaction(&self) {
+        let mut node = self.node();
+        let nonce = node.nonce;
+        node.pool.remove(&nonce);
+        node.nonce += 1;
     }
 
     /// The last `depth` blocks leave the chain; `again` is what the new ones hold, then one more.
@@ -163,6 +206,10 @@ impl FakeChain {
         *node.calls.entry(what).or_default() += 1;
         node
     }
+}
+
+fn lost() -> RpcError {
+    RpcError::Unavailable { host: "node".into(), what: "lost".into() }
 }
 
 fn refused(message: &str, data: Option<Bytes>) -> RpcError {
@@ -248,8 +295,14 @@ impl Provider for FakeChain {
             }
         }
     }
-    async fn call(&self, _: &Call, _: At) -> Result<Bytes, RpcError> {
-        self.ask("call").verdict().map(|()| Bytes::new())
+    async fn call(&self, _: &Call, at: At) -> Result<Bytes, RpcError> {
+        let node = self.ask("call");
+        let asked = node.header(at).map(|head| head.block.number);
+        let of_block = matches!(at, At::Hash(_) | At::Number(_));
+        if of_block && asked.is_none_or(|asked| node.calls_know_below.is_some_and(|b| asked >= b)) {
+            return Err(refused("header not found", None));
+        }
+        node.verdict().map(|()| Bytes::new())
     }
     async fn estimate_gas(&self, _: &Call) -> Result<u64, RpcError> {
         let node = self.ask("estimate");
@@ -272,17 +325,32 @@ impl Provider for FakeChain {
         if let Some(data) = &node.reverts_in_advance {
             return Err(refused("execution reverted", Some(data.clone())));
         }
+        match node.mood {
+            Mood::Lose => return Err(lost()),
+            Mood::Refuse(message) => return Err(refused(message, None)),
+            Mood::Take | Mood::TakeSilently => {}
+        }
         let transaction = TxEnvelope::decode_2718(&mut raw.as_ref()).unwrap();
-        if transaction.nonce() < node.nonce {
+        let (hash, nonce) = (*transaction.tx_hash(), transaction.nonce());
+        let (gas_limit, max_fee) = (transaction.gas_limit(), transaction.max_fee_per_gas());
+        if nonce < node.nonce {
             return Err(refused("nonce too low", None));
         }
-        let hash = *transaction.tx_hash();
+        if max_fee < node.base_fee {
+            return Err(refused("max fee per gas less than block base fee", None));
+        }
+        if node.pool.get(&nonce).is_some_and(|known| known.hash == hash) {
+            return Err(refused("already known", None));
+        }
         node.sent.push(transaction.input().clone());
-        node.pool.insert(transaction.nonce(), (hash, transaction.gas_limit()));
-        Ok(hash)
+        node.pool.insert(nonce, Pooled { hash, gas_limit, max_fee });
+        if node.mood == Mood::TakeSilently { Err(lost()) } else { Ok(hash) }
     }
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
         let node = self.node();
+        if node.hide_receipts {
+            return Ok(vec![None; hashes.len()]);
+        }
         let receipt = |hash: &B256| {
             let of_event = || {
                 let mut events = node.chain.iter().flat_map(|block| &block.events);
@@ -292,54 +360,5 @@ impl Provider for FakeChain {
             node.receipts.get(hash).cloned().or_else(of_event)
         };
         Ok(hashes.iter().map(receipt).collect())
-    }
-}
-
-/// What the ledger was told.
-#[derive(Debug, Default)]
-pub(crate) struct Book {
-    pub requests: HashMap<RequestKey, BlockRef>,
-    pub cursor: Option<BlockRef>,
-    pub skipped: usize,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct FakeLedger(Arc<Mutex<Book>>);
-
-impl FakeLedger {
-    pub fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl RequestLedger for FakeLedger {
-    async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
-        let mut book = self.book();
-        let mut new = HashSet::new();
-        for (index, arrival) in batch.arrivals.iter().enumerate() {
-            if book.requests.insert(arrival.key, arrival.event.block).is_none() {
-                new.insert(index);
-            }
-        }
-        book.skipped += batch.skipped.len();
-        book.cursor = batch.cursor.or(book.cursor);
-        let mut new: Vec<usize> = new.into_iter().collect();
-        new.sort_unstable();
-        Ok(Taken { new, reopened: Vec::new() })
-    }
-    async fn note(&self, _: RequestKey, _: Step) -> Result<(), LedgerError> {
-        Ok(())
-    }
-    async fn standing(&self, _: RequestKey) -> Result<Option<Standing>, LedgerError> {
-        Ok(None)
-    }
-}
-
-impl TransactionLedger for FakeLedger {
-    async fn signed(&self, _: Vec<SignedTransaction>) -> Result<(), LedgerError> {
-        Ok(())
-    }
-    async fn mined(&self, _: B256, _: BlockRef) -> Result<(), LedgerError> {
-        Ok(())
     }
 }

@@ -1,0 +1,62 @@
+//! A ledger in memory for the tests of the rooms. It forgets nothing and promises nothing: what the
+//! real one does with what it is told, `journal` tests.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Batch, RequestLedger, Standing, Step, Taken};
+use crate::{
+    domain::{B256, BlockRef, LedgerError, RequestKey},
+    gateway::lane::{SignedTransaction, TransactionLedger},
+};
+
+/// What the ledger was told.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    pub requests: HashMap<RequestKey, BlockRef>,
+    pub cursor: Option<BlockRef>,
+    pub skipped: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeLedger(Arc<Mutex<Book>>);
+
+impl FakeLedger {
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RequestLedger for FakeLedger {
+    async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
+        let mut book = self.book();
+        let mut new = HashSet::new();
+        for (index, arrival) in batch.arrivals.iter().enumerate() {
+            if book.requests.insert(arrival.key, arrival.event.block).is_none() {
+                new.insert(index);
+            }
+        }
+        book.skipped += batch.skipped.len();
+        book.cursor = batch.cursor.or(book.cursor);
+        let mut new: Vec<usize> = new.into_iter().collect();
+        new.sort_unstable();
+        Ok(Taken { new, reopened: Vec::new() })
+    }
+    async fn note(&self, _: RequestKey, _: Step) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn standing(&self, _: RequestKey) -> Result<Option<Standing>, LedgerError> {
+        Ok(None)
+    }
+}
+
+impl TransactionLedger for FakeLedger {
+    async fn signed(&self, _: Vec<SignedTransaction>) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn mined(&self, _: B256, _: BlockRef) -> Result<(), LedgerError> {
+        Ok(())
+    }
+}
