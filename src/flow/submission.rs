@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use self::gas::{GasBook, GasError};
 use crate::{
-    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{Answer, B256, BlockRef, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
         decryption::DecryptionAdapter,
@@ -46,7 +46,8 @@ enum Sent {
 
 /// Whether the answering node has the request in its chain.
 enum Whereabouts {
-    There,
+    /// In this block, under so many others.
+    There(BlockRef, u64),
     /// The node lags, or the chain is being reorganised.
     Unknown,
     Gone,
@@ -257,20 +258,30 @@ impl<P: Provider> Submission<P> {
         }
     }
 
-    /// A lagging node does not know young requests: believed only when it has the block [10].
+    /// A lagging node does not know young requests: believed only of the state after the request's
+    /// own block, named by its hash [10]. Behind one URL the node that has the block and the one
+    /// that is asked next need not be the same, and one without the block cannot answer this.
     async fn second_opinion(
         &self,
         request: &Request,
         call: &Call,
     ) -> Result<Outcome, SubmissionError> {
         let provider = self.adapter.provider();
-        match self.whereabouts(request).await? {
-            Whereabouts::There => {}
+        let (block, depth) = match self.whereabouts(request).await? {
+            Whereabouts::There(block, depth) => (block, depth),
             Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
             Whereabouts::Gone => return Ok(Outcome::Orphaned),
-        }
+        };
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let Err(error) = provider.call(call, At::Latest).await else {
+        let mut again = provider.call(call, At::Hash(block.hash)).await;
+        if let Err(RpcError::Refused { .. }) = &again
+            && again.as_ref().is_err_and(|error| error.revert_data().is_none())
+            && depth >= ORPHANED_AFTER
+        {
+            // A node may have thrown the state of old blocks away, but does not lag that far.
+            again = provider.call(call, At::Latest).await;
+        }
+        let Err(error) = again else {
             return Err(SubmissionError::NotRequestedYet);
         };
         match error.revert_data().and_then(|data| ContractError::decode(&data)) {
@@ -286,15 +297,16 @@ impl<P: Provider> Submission<P> {
         let Some(now) = provider.header(At::Number(was.number)).await? else {
             return Ok(Whereabouts::Unknown);
         };
+        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
         if now.block.hash == was.hash {
-            return Ok(Whereabouts::There);
+            return Ok(Whereabouts::There(was, head.saturating_sub(was.number)));
         }
         // Reorganised since the walk began: the transaction may have got into another block.
         let receipts = provider.receipts(&[request.transaction]).await?;
-        if receipts.into_iter().flatten().any(|receipt| receipt.success) {
-            return Ok(Whereabouts::There);
+        if let Some(there) = receipts.into_iter().flatten().find(|receipt| receipt.success) {
+            let depth = head.saturating_sub(there.block.number);
+            return Ok(Whereabouts::There(there.block, depth));
         }
-        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
         let gone = head >= was.number.saturating_add(ORPHANED_AFTER);
         Ok(if gone { Whereabouts::Gone } else { Whereabouts::Unknown })
     }

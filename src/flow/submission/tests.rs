@@ -218,6 +218,22 @@ async fn not_requested_is_believed_of_a_node_that_has_the_block() {
     assert_eq!(refused, Remedy::Refuse(Refusal::NotRequested));
 }
 
+/// T16: behind one URL one node has the block, and the one that is asked twice what the contract
+/// says has not. Found by simulation: seed 25 refused a request that was there.
+#[tokio::test(start_paused = true)]
+async fn not_requested_is_not_believed_of_another_node_than_the_one_with_the_block() {
+    let scene = Scene::new(None);
+    scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
+    scene.chain.node().calls_know_below = Some(90);
+    for _ in 0..3 {
+        assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
+    }
+    // Long ago: no node lags that far, but many have no state of that block any more.
+    scene.chain.mine_empty(200);
+    let refused = scene.submit(1, true).await.unwrap_err().remedy();
+    assert_eq!(refused, Remedy::Refuse(Refusal::NotRequested));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_left_the_chain_is_orphaned_once_its_block_is_buried() {
     let scene = Scene::new(None);
