@@ -42,6 +42,9 @@ use crate::{
 const REREAD_EVERY: Duration = Duration::from_secs(30);
 /// A cursor that passed nothing is stored within this time.
 const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
+/// So many blocks before a cursor out of the journal may have been read only once: what passes
+/// between two re-reads, on a chain with ten blocks a second, and some more.
+const READ_ONCE_AT_MOST: u64 = 512;
 /// Calls for headers or logs under way at the same time.
 const AT_ONCE: usize = 8;
 /// Block hashes remembered, to find where a reorganised chain forked.
@@ -76,6 +79,8 @@ pub struct Arrivals<P, L> {
     reread_at: Instant,
     /// Blocks from here on were read only once.
     read_once: u64,
+    /// The last block was read near the head.
+    was_near: bool,
     /// Hashes of blocks read near the head.
     recent: BTreeMap<u64, B256>,
     /// When a cursor alone is worth a commit.
@@ -121,7 +126,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             bloom_trusted: true,
             connection: 0,
             reread_at: Instant::now(),
-            read_once: cursor.map_or(0, |cursor| gap::last_blocks(cursor.number)),
+            read_once: cursor.map_or(0, |cursor| cursor.number.saturating_sub(READ_ONCE_AT_MOST)),
+            was_near: false,
             recent: BTreeMap::new(),
             store_at: Instant::now(),
             heart: Heart::default(),
@@ -212,7 +218,15 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             self.heart.beat().await;
             cursor = match gap::plan(cursor.number, head.block.number) {
                 Plan::Idle => return Ok(()),
-                Plan::Far { from, to } => self.read_far(cursor, from, to).await?,
+                Plan::Far { from, to } => {
+                    // What was read near the head, once, is deep by now. After a range nobody
+                    // remembers that it is due.
+                    if self.was_near {
+                        self.reread(cursor).await?;
+                        self.was_near = false;
+                    }
+                    self.read_far(cursor, from, to).await?
+                }
                 Plan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
             };
         }
@@ -318,6 +332,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let events: Vec<Vec<Event>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
         // `from <= to`, so there is a last header.
         let last = headers.last().map_or(cursor, |head| head.block);
+        self.was_near = true;
         self.store(events.into_iter().flatten().collect(), Some(last)).await?;
         self.recent.extend(headers.iter().map(|head| (head.block.number, head.block.hash)));
         while self.recent.len() > REMEMBERED {
