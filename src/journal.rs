@@ -656,6 +656,11 @@ impl TransactionLedger for Journal {
 /// Runs `work` on a blocking thread; a panic in it goes on here. `None`: the runtime is shutting
 /// down and did not start it.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    #[cfg(test)]
+    if let Some(turn) = crate::simulated::turn() {
+        turn.await;
+        return Some(work());
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Some(done),
         Err(error) => match error.try_into_panic() {

@@ -33,4 +33,6 @@ pub mod tls;
 pub mod heart;
 pub mod backoff;
 pub mod clock;
+#[cfg(test)]
+mod simulated;
 pub mod domain;

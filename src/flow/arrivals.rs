@@ -164,6 +164,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             let due = (self.reread_at + REREAD_EVERY).max(Instant::now() + Duration::from_secs(1));
             self.heart.rest();
             tokio::select! {
+                biased;
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
                 () = sleep_until(due) => {}
             }

@@ -20,9 +20,12 @@
 mod bucket;
 mod download;
 mod fallback;
+mod http;
 mod memory;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+pub(crate) use http::Answers;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,6 +45,7 @@ pub use memory::{LARGEST_CIPHERTEXT, Reservation, SMALLEST_MEMORY_MIB};
 
 use bucket::{Bucket, Health};
 use download::{Patience, Progress, Wanted, download};
+use http::Http;
 use memory::Memory;
 
 /// Ciphertexts of one request fetched at the same time.
@@ -137,7 +141,7 @@ pub struct Ciphertexts<B> {
     buckets: Arc<B>,
     fallback: Option<Arc<Bucket>>,
     verify_coprocessors: bool,
-    http: reqwest::Client,
+    http: Http,
     memory: Memory,
     health: Health,
     patience: Patience,
@@ -166,7 +170,7 @@ impl<B: Buckets> Ciphertexts<B> {
             buckets: options.buckets,
             fallback: options.fallback.map(|store| store.bucket),
             verify_coprocessors: options.verify_coprocessors,
-            http: options.http,
+            http: Http::new(options.http),
             memory: Memory::new(options.memory_mib),
             health: Health::default(),
             patience: Patience::default(),

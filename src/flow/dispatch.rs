@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -92,20 +93,28 @@ impl Places {
     pub(super) async fn next(&self, intakes: &mut Intakes) -> Option<(Place, Intake)> {
         let one = self.all.place().await?;
         let Intakes { fresh, again } = intakes;
-        let recovered = async {
+        let fresh = pin!(async { Some((None, fresh.recv().await?)) });
+        let recovered = pin!(async {
             let permit = self.again.place().await?;
-            Some((permit, again.recv().await?))
-        };
-        // In no fixed order: neither side can starve the other.
-        tokio::select! {
-            Some(intake) = fresh.recv() => Some((Place { _one: one, _again: None }, intake)),
-            Some((permit, intake)) = recovered => {
-                Some((Place { _one: one, _again: Some(permit) }, intake))
-            }
+            Some((Some(permit), again.recv().await?))
+        });
+        // In no fixed order: neither side can starve the other. The dice are ours, because those
+        // of `select!` cannot be seeded.
+        let (first, second): (Side<'_>, Side<'_>) =
+            if fastrand::bool() { (fresh, recovered) } else { (recovered, fresh) };
+        let next = tokio::select! {
+            biased;
+            Some(next) = first => Some(next),
+            Some(next) = second => Some(next),
             else => None,
-        }
+        };
+        next.map(|(again, intake)| (Place { _one: one, _again: again }, intake))
     }
 }
+
+/// One of the two channels, with the permit that its requests need beside a place.
+type Side<'a> =
+    Pin<&'a mut (dyn Future<Output = Option<(Option<OwnedSemaphorePermit>, Intake)>> + Send)>;
 
 /// The walks under way.
 #[derive(Default)]

@@ -19,6 +19,7 @@
 //! that it knows the request. This room logs nothing; who decides on an error logs it.
 
 pub mod codec;
+pub(crate) mod line;
 pub mod proto;
 pub mod signature;
 pub mod status;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use url::Url;
 
@@ -39,6 +40,7 @@ use crate::domain::{
     Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
 };
 use crate::tls::TlsRoots;
+use line::Line;
 use proto::grpc::health::v1 as health_v1;
 use proto::kms::v1;
 use proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
@@ -175,7 +177,7 @@ pub enum Health {
 /// the connections.
 #[derive(Clone, Debug)]
 pub struct KmsCore {
-    asks: Channel,
+    asks: Line,
     polls: Arc<[Connection]>,
     domain: Arc<SigningDomain>,
     host: Arc<str>,
@@ -187,7 +189,7 @@ pub struct KmsCore {
 /// One connection for polls, and how many it carries.
 #[derive(Debug)]
 struct Connection {
-    channel: Channel,
+    line: Line,
     polls: AtomicUsize,
 }
 
@@ -215,16 +217,20 @@ impl KmsCore {
             endpoint.port().map(|port| format!(":{port}")).unwrap_or_default()
         );
         let endpoint = prepare(endpoint, roots, &options)?;
-        let connection =
-            || Connection { channel: endpoint.connect_lazy(), polls: AtomicUsize::new(0) };
-        Ok(Self {
-            asks: endpoint.connect_lazy(),
+        Ok(Self::over(|| line::to(&endpoint), &host, domain, options))
+    }
+
+    /// The client over lines that connect by themselves.
+    fn over(line: impl Fn() -> Line, host: &str, domain: SigningDomain, options: Options) -> Self {
+        let connection = || Connection { line: line(), polls: AtomicUsize::new(0) };
+        Self {
+            asks: line(),
             polls: std::iter::repeat_with(connection).take(POLL_CONNECTIONS).collect(),
             lost: Arc::default(),
             domain: Arc::new(domain),
             host: host.into(),
             options,
-        })
+        }
     }
 
     /// Host and port of the endpoint, for messages.
@@ -433,7 +439,7 @@ impl KmsCore {
         limit: Duration,
     ) -> Result<Result<Reply<'a>, NoReply>, RequestError> {
         let place = self.place();
-        let mut client = client(place.0.channel.clone());
+        let mut client = client(place.0.line.clone());
         let id = wire::request_id(request.key.id);
         Ok(match &request.operation {
             Operation::PublicDecryption(public) => {
@@ -514,8 +520,8 @@ async fn call<T>(
     }
 }
 
-fn client(channel: Channel) -> CoreServiceEndpointClient<Channel> {
-    CoreServiceEndpointClient::new(channel)
+fn client(line: Line) -> CoreServiceEndpointClient<Line> {
+    CoreServiceEndpointClient::new(line)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT)
 }

@@ -376,6 +376,12 @@ impl Store {
     /// Takes the reader away from all handles. Blocking: it may be reading.
     fn keep(self) -> Kept {
         let Self { reader, connection, shared, lock, contract: _ } = self;
+        // Nobody may block in a simulated world; who reads just now closes the reader.
+        #[cfg(test)]
+        if crate::simulated::is_on() {
+            drop(reader);
+            return Kept { reader: None, connection, shared, lock };
+        }
         let open = shared.reader.blocking_lock().take();
         drop(reader);
         Kept { reader: open, connection, shared, lock }
@@ -387,6 +393,12 @@ fn apply(
     contract: Address,
     commands: &[Command],
 ) -> rusqlite::Result<Vec<Done>> {
+    #[cfg(test)]
+    let fault = crate::simulated::commit();
+    #[cfg(test)]
+    if fault == Some(crate::simulated::DiskFault::NotStored) {
+        return Err(crate::simulated::disk_full());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let tables = Tables { transaction: &transaction, contract };
     let done = commands
@@ -394,6 +406,10 @@ fn apply(
         .map(|Command { work, at_ms, .. }| tables.carry_out(work, *at_ms))
         .collect::<rusqlite::Result<Vec<_>>>()?;
     transaction.commit()?;
+    #[cfg(test)]
+    if fault.is_some() {
+        return Err(crate::simulated::disk_full());
+    }
     Ok(done)
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::domain::{B256, Bytes, CiphertextFormat};
 
 use super::bucket::{Bucket, UnusableUrl};
+use super::http::Http;
 use super::memory::{Held, LARGEST_CIPHERTEXT};
 
 /// Tells how the coprocessor serialised the object (protocol: ciphertext-storage 3).
@@ -167,7 +168,7 @@ pub(super) struct Wanted<'a> {
 
 /// Fetches and verifies. Dropping the future closes the connection and frees the bytes.
 pub(super) async fn download(
-    http: &reqwest::Client,
+    http: &Http,
     bucket: &Bucket,
     turns: &Semaphore,
     wanted: &Wanted<'_>,
@@ -181,7 +182,7 @@ pub(super) async fn download(
     };
     // Neither semaphore is ever closed. No deadline: every holder has one.
     let _turn = turns.acquire().await;
-    let call = http.get(url).headers(signature).send();
+    let call = http.get(url, signature);
     let response = match timeout(patience.headers, call).await {
         Err(_) => return Err(Trouble::Silent),
         Ok(Err(error)) if error.is_connect() => return Err(Trouble::Connect(cause(error))),

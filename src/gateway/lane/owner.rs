@@ -213,7 +213,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             let room = self.waiting.len() < self.options.max_in_flight;
             let busy = !self.open.is_empty() || !self.waiting.is_empty() || self.nonces.has_holes();
             heart.rest();
+            // In this order, so that a run can be repeated. Nothing above `heads` is ready for ever:
+            // what runs beside is bounded, and jobs are taken only while there is room.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 Some(done) = self.beside.join_next() => match done {
                     Ok(done) => {
