@@ -20,6 +20,8 @@ mod earlier_wallet;
 mod housekeeping;
 mod report;
 mod catch_up;
+#[cfg(test)]
+mod simulation;
 
 use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,0 +1,401 @@
+//! A whole connector in a simulated world: one seed, one story, the same at each telling.
+//!
+//! ```text
+//! arrivals  walk  lane  recovery  journal     the product, wired as by `instance`
+//! ───────────────────────────────────────
+//! rpc    core    store    ledger    ground    the seams (below)
+//! ───────────────────────────────────────
+//! chain, catalogue, dice, trace               the world
+//! ```
+//!
+//! Current-thread runtime, paused clock, one pair of dice. A seed draws a plan: which faults happen
+//! how often. As long as the storm lasts the process dies at any await and is started again from its
+//! journal, nodes lie, the chain is reorganised, the Core forgets, the disk fails. Then the world
+//! heals, and an oracle looks: every request on the chain has one outcome, the chain has one answer
+//! to each, no nonce is missing, a fresh request gets through, no task is left.
+//!
+//! The seams are as low as they can be without a socket, a thread or a clock of the machine, so that
+//! as much as possible of the product is played:
+//!
+//! - the node: [`Provider`], the port the rooms have anyway;
+//! - the Core: the function under the generated client (`kms_core::line`): messages, deadlines, the
+//!   table of statuses and the check of signatures are the real ones;
+//! - the buckets: the one GET of the downloads (`ciphertexts::http`);
+//! - the journal: the real one, on a real file; only its blocking work runs in place
+//!   (`crate::simulated`). What it noted and had not committed dies with the process, as it does
+//!   outside. So no model of the journal is needed that would have to be proved right first.
+//!
+//! Not played: `instance::build` and its waiting for the world, the report, pruning, an upgrade of the
+//! contract, an earlier wallet; connections (`provider::connection`), HTTP/2 and sockets. They have
+//! tests of their own.
+
+mod chain;
+mod core;
+mod ledger;
+mod nature;
+mod oracle;
+mod requests;
+mod rpc;
+mod store;
+mod tests;
+mod world;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    chain::{CHAIN_ID, DECRYPTION, domain},
+    ledger::Heard,
+    rpc::SimulatedNode,
+    world::{Life, Plan, State, World},
+};
+use super::{LeftOver, recovery::Recovery};
+use crate::{
+    backoff::Backoff,
+    domain::B256,
+    flow::{
+        Flow, FlowOptions, Intakes,
+        arrivals::{Arrivals, Start},
+        ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
+        kms_core::{self, KmsCore},
+        submission::Submission,
+    },
+    gateway::{
+        decryption::{DecryptionAdapter, Support},
+        gateway_config::GatewayConfigAdapter,
+        lane::{LaneOptions, lane},
+        provider::Provider,
+        wallet::Wallet,
+    },
+    heart::Heart,
+    journal::{Identity, Journal},
+    simulated::{self, DiskFault, Ground},
+};
+
+/// How long a process that is told to stop may take.
+const DRAIN: Duration = Duration::from_secs(20);
+const HELD_RETRY: Duration = Duration::from_mins(1);
+
+/// What outlives a process.
+struct Machine<'a> {
+    state_dir: &'a Path,
+    wallet: Arc<Wallet>,
+    http: reqwest::Client,
+    world: World,
+}
+
+/// The tasks of one life.
+struct Running {
+    tasks: JoinSet<(&'static str, Result<(), String>)>,
+    stop: CancellationToken,
+    below: CancellationToken,
+    journal: Journal,
+}
+
+/// How a life went on.
+enum Ended {
+    /// It died, failed or stopped: the next one begins.
+    Over,
+    /// The storm is over and it lives.
+    Calm(Running),
+}
+
+/// What a seed showed.
+#[derive(Debug)]
+struct Told {
+    violations: Vec<String>,
+    trace: String,
+}
+
+/// Plays one seed from its beginning to its end.
+fn play(seed: u64, plan: &Plan) -> Told {
+    fastrand::seed(seed);
+    let threads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let begun_threads = threads.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .on_thread_start(move || {
+            begun_threads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        })
+        .build()
+        .unwrap();
+    let state_dir = tempfile::TempDir::new().unwrap();
+    let mut told = runtime.block_on(story(seed, plan, state_dir.path()));
+    simulated::set(None);
+    let left = runtime.metrics().num_alive_tasks();
+    if left > 0 {
+        told.violations.push(format!("{left} tasks are left"));
+    }
+    let threads = threads.load(std::sync::atomic::Ordering::Relaxed);
+    if threads > 0 {
+        told.violations.push(format!("{threads} threads were made"));
+    }
+    told
+}
+
+async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
+    let world = World::new(State::new(plan, seed));
+    world.say(format_args!("{plan:?}"));
+    world.state().history();
+    let machine = Machine {
+        state_dir,
+        wallet: Arc::new(Wallet::from_private_key(&[7; 32]).unwrap()),
+        http: ciphertexts::http_client(no_roots()).unwrap(),
+        world: world.clone(),
+    };
+    let mut nature = JoinSet::new();
+    nature.spawn(nature::turns(world.clone()));
+    let running = loop {
+        match machine.one_life().await {
+            Ended::Over => sleep(Duration::from_millis(500)).await,
+            Ended::Calm(running) => break running,
+        }
+    };
+    world.say(format_args!("calm"));
+    world.state().heal();
+    let mut running = running;
+    oracle::look(&world, &mut running).await;
+    running.stop(&world).await;
+    running.tasks.shutdown().await;
+    nature.shutdown().await;
+    simulated::set(None);
+    let violations = world.state().violations.clone();
+    Told { violations, trace: world.trace() }
+}
+
+fn no_roots() -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
+
+fn ground(life: &Life) -> Ground {
+    let turn = {
+        let life = life.clone();
+        move || -> futures_util::future::BoxFuture<'static, ()> {
+            let life = life.clone();
+            Box::pin(async move { life.takes(4).await })
+        }
+    };
+    let world = life.world.clone();
+    let commit = move || {
+        let fault = {
+            let mut state = world.state();
+            let rate = state.plan.faults.disk;
+            if !state.fault(rate) {
+                return None;
+            }
+            if state.dice.bool() { DiskFault::NotStored } else { DiskFault::StoredUnsaid }
+        };
+        world.say(format_args!("disk: {fault:?}"));
+        Some(fault)
+    };
+    Ground { begun: life.world.begun(), turn: Arc::new(turn), commit: Arc::new(commit) }
+}
+
+impl Machine<'_> {
+    /// A process from its start to its end, or to the end of the storm.
+    async fn one_life(&self) -> Ended {
+        let life = Life::new(self.world.clone());
+        simulated::set(Some(ground(&life)));
+        self.world.say(format_args!("the process starts"));
+        self.world.state().connections += 1;
+        let started = tokio::select! {
+            biased;
+            () = life.died.cancelled() => return Ended::Over,
+            started = self.start(&life) => started,
+        };
+        let mut running = match started {
+            Ok(running) => running,
+            Err(why) => {
+                self.world.say(format_args!("it does not start: {why}"));
+                return Ended::Over;
+            }
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = life.died.cancelled() => break,
+                Some(ended) = running.tasks.join_next() => {
+                    match ended {
+                        Ok((task, Err(why))) => {
+                            // The file's name is another one at each run.
+                            let why = if why.contains("disk is full") { "disk full" } else { &why };
+                            self.world.say(format_args!("{task} failed: {why}"));
+                        }
+                        Ok((task, Ok(()))) => {
+                            self.world.violation(format!("{task} ended by itself"));
+                        }
+                        Err(error) => self.world.violation(format!("a task panicked: {error}")),
+                    }
+                    break;
+                }
+                () = sleep(Duration::from_secs(1)) => {
+                    let (calm, stops) = {
+                        let mut state = self.world.state();
+                        let rate = state.plan.faults.stop;
+                        (!state.storm, state.fault(rate))
+                    };
+                    if calm {
+                        return Ended::Calm(running);
+                    }
+                    if stops {
+                        running.stop(&self.world).await;
+                        break;
+                    }
+                }
+            }
+        }
+        running.tasks.shutdown().await;
+        Ended::Over
+    }
+
+    /// As `Instance::build` and `Instance::open_rooms` do it.
+    async fn start(&self, life: &Life) -> Result<Running, String> {
+        let identity =
+            Identity { chain_id: CHAIN_ID, genesis: B256::ZERO, wallet: self.wallet.address() };
+        let opened = Journal::open(self.state_dir, identity, DECRYPTION);
+        let (journal, writer) = opened.map_err(|error| error.to_string())?;
+        let left = LeftOver::read(&journal).await.map_err(|error| error.to_string())?;
+        let node = SimulatedNode { life: life.clone(), wallet: self.wallet.address() };
+        let registry = connect(&node, self.wallet.address()).await;
+        let decryption = DecryptionAdapter::new(node.clone());
+        let (support, _) = watch::channel(Support::Served);
+        let ledger = Heard { life: life.clone(), journal: journal.clone() };
+        let mut tasks = Tasks(JoinSet::new());
+        let (stop, below) = (CancellationToken::new(), CancellationToken::new());
+
+        let writing = writer.run(Heart::default(), CancellationToken::new());
+        tasks.spawn("journal", async move { writing.await.map(drop) });
+        let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: None };
+        let (lane, lane_task) = lane(
+            node.clone(),
+            self.wallet.clone(),
+            ledger.clone(),
+            options,
+            left.transactions,
+            left.highest_nonce,
+        );
+        tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
+        let flow = Flow {
+            ciphertexts: Ciphertexts::new(CiphertextsOptions {
+                buckets: Arc::new(registry.clone()),
+                fallback: None,
+                memory_mib: SMALLEST_MEMORY_MIB,
+                verify_coprocessors: false,
+                http: self.http.clone(),
+            })
+            .answered_by(store::network(life)),
+            core: KmsCore::in_process(&core::line(life), domain(), kms_core::Options::default()),
+            submission: Submission::new(lane, decryption.clone(), None),
+            gateway_config: registry,
+            support: support.subscribe(),
+            ledger: ledger.clone(),
+            options: FlowOptions {
+                max_in_flight: 12,
+                public_decryption_timeout: Duration::from_secs(30),
+                user_decryption_timeout: Duration::from_secs(30),
+                retry_interval: Duration::from_secs(2),
+                request_expiry: Duration::from_hours(240),
+            },
+        };
+        let (walk, fresh) = mpsc::channel(4);
+        let (walk_again, again) = mpsc::channel(super::RECOVERED_AHEAD);
+        let intakes = Intakes { fresh, again };
+        tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
+        let arrivals =
+            Arrivals::new(decryption, ledger, walk, support, left.cursor, left.begun_after);
+        tasks.spawn("arrivals", arrivals.run(Start::Block(1), Heart::default(), stop.clone()));
+        let recovery = Recovery {
+            journal: journal.clone(),
+            walk: walk_again,
+            held_retry: HELD_RETRY,
+            newest: left.newest,
+            heart: Heart::default(),
+        };
+        let stopped = stop.clone();
+        tasks.spawn("recovery", async move {
+            stopped.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
+        });
+        Ok(Running { tasks: tasks.0, stop, below, journal })
+    }
+}
+
+struct Tasks(JoinSet<(&'static str, Result<(), String>)>);
+
+impl Tasks {
+    fn spawn<E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.0.spawn(async move { (name, task.await.map_err(|error| error.to_string())) });
+    }
+}
+
+async fn connect<P: Provider>(node: &P, wallet: crate::domain::Address) -> GatewayConfigAdapter<P> {
+    let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match GatewayConfigAdapter::connect(node.clone(), wallet).await {
+            Ok(registry) => return registry,
+            Err(_) => sleep(pause.next_delay()).await,
+        }
+    }
+}
+
+impl Running {
+    /// A drain, as `Instance::close` does it: the walk first, the journal last.
+    async fn stop(&mut self, world: &World) {
+        world.say(format_args!("the process is told to stop"));
+        self.stop.cancel();
+        let walked = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                match ended {
+                    Ok(("walk", _)) => return,
+                    Ok((_, Ok(()))) => {}
+                    Ok((task, Err(_))) => {
+                        world.say(format_args!("{task} failed while it stopped"));
+                        return;
+                    }
+                    Err(error) => world.violation(format!("a task panicked: {error}")),
+                }
+            }
+        };
+        let drained = timeout(DRAIN, walked).await.is_ok();
+        self.below.cancel();
+        let flushed = timeout(Duration::from_secs(5), self.journal.flush()).await;
+        let flushed = matches!(flushed, Ok(Ok(())));
+        world.say(format_args!("it stopped: drained {drained}, flushed {flushed}"));
+    }
+}
+
+impl World {
+    fn violation(&self, what: String) {
+        self.say(format_args!("VIOLATION: {what}"));
+        self.state().violations.push(what);
+    }
+
+    /// Waits until `is` holds; `false` if it does not in time.
+    async fn until(&self, limit: Duration, mut is: impl AsyncFnMut() -> bool) -> bool {
+        let end = Instant::now() + limit;
+        loop {
+            if is().await {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            sleep(Duration::from_secs(3)).await;
+        }
+    }
+}

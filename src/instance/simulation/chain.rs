@@ -1,0 +1,400 @@
+//! The Gateway chain of a simulated world: blocks, the two contracts, and nodes that know more or
+//! less of it. No faults here: what a node answers wrongly is decided in `rpc`.
+//!
+//! ```text
+//! requests due ─┐
+//!               ├─> block ─> block ─> block      a reorganisation drops the last ones; what they
+//! pools of the ─┘                                held comes back, comes back different, or not
+//! nodes
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use alloy::{
+    consensus::{Transaction as _, TxEnvelope},
+    eips::Decodable2718,
+    primitives::{Bloom, BloomInput, keccak256},
+    sol,
+    sol_types::{SolCall, SolError},
+};
+use fastrand::Rng;
+
+use crate::{
+    domain::{Address, B256, BlockRef, Bytes, Event, Operation, Request, SigningDomain, U256},
+    flow::kms_core::signature,
+    gateway::{
+        abi,
+        provider::{Head, Receipt},
+    },
+};
+
+pub(super) const CHAIN_ID: u64 = 54_321;
+pub(super) const DECRYPTION: Address = Address::repeat_byte(0xdc);
+pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
+
+sol! {
+    function publicDecryptionResponse(
+        uint256 decryptionId, bytes decryptedResult, bytes signature, bytes extraData
+    ) external;
+    function userDecryptionResponse(
+        uint256 decryptionId, bytes userDecryptedShare, bytes signature, bytes extraData
+    ) external;
+
+    error DecryptionNotRequested(uint256 decryptionId);
+    error KmsNodeAlreadySigned(uint256 decryptionId, address signer);
+    error NotKmsSigner(address signerAddress);
+}
+
+pub(super) fn domain() -> SigningDomain {
+    SigningDomain {
+        name: "Decryption".into(),
+        version: "1".into(),
+        chain_id: CHAIN_ID,
+        verifying_contract: DECRYPTION,
+    }
+}
+
+pub(super) fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap()
+}
+
+/// A transaction of the connector's wallet.
+#[derive(Clone, Debug)]
+pub(super) struct Transaction {
+    pub hash: B256,
+    pub nonce: u64,
+    pub max_fee: u128,
+    to: Option<Address>,
+    input: Bytes,
+}
+
+impl Transaction {
+    pub fn read(raw: &Bytes) -> Self {
+        let read = TxEnvelope::decode_2718(&mut raw.as_ref()).expect("the lane signs well");
+        Self {
+            hash: *read.tx_hash(),
+            nonce: read.nonce(),
+            max_fee: read.max_fee_per_gas(),
+            to: read.to(),
+            input: read.input().clone(),
+        }
+    }
+
+    /// Of the same wallet, and not of this connector.
+    pub fn foreign(nonce: u64, salt: u64) -> Self {
+        let hash = keccak256([nonce.to_be_bytes(), salt.to_be_bytes()].concat());
+        Self { hash, nonce, max_fee: u128::MAX, to: None, input: Bytes::new() }
+    }
+
+    /// The request it answers.
+    pub fn answers(&self) -> Option<U256> {
+        response(&self.input).map(|response| response.id)
+    }
+}
+
+struct Response {
+    id: U256,
+    payload: Bytes,
+    signature: Bytes,
+    extra_data: Bytes,
+}
+
+fn response(input: &[u8]) -> Option<Response> {
+    if let Ok(call) = publicDecryptionResponseCall::abi_decode(input) {
+        return Some(Response {
+            id: call.decryptionId,
+            payload: call.decryptedResult,
+            signature: call.signature,
+            extra_data: call.extraData,
+        });
+    }
+    let call = userDecryptionResponseCall::abi_decode(input).ok()?;
+    Some(Response {
+        id: call.decryptionId,
+        payload: call.userDecryptedShare,
+        signature: call.signature,
+        extra_data: call.extraData,
+    })
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Mined {
+    pub transaction: Transaction,
+    pub receipt: Receipt,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub head: Head,
+    pub events: Vec<Event>,
+    pub transactions: Vec<Mined>,
+    /// The wallet's count after it.
+    nonce: u64,
+    /// Its logs are not shown before the chain is so high.
+    pub shown_from: u64,
+}
+
+/// What one node has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    /// So many blocks behind.
+    pub lag: u64,
+    pub pool: BTreeMap<u64, Transaction>,
+}
+
+#[derive(Debug)]
+pub(super) struct Chain {
+    blocks: Vec<Block>,
+    /// Nodes know by hash what has left the chain.
+    gone: BTreeMap<B256, Block>,
+    forks: u64,
+    pub nodes: Vec<Node>,
+    pub base_fee: u128,
+    /// Events for the next blocks, and how many blocks each still waits.
+    due: VecDeque<(u64, Event)>,
+    /// What a reorganisation dropped and the sequencer puts in again.
+    again: BTreeMap<u64, Transaction>,
+    /// By id, with the block.
+    requested: BTreeMap<U256, (u64, Request)>,
+    /// Successful answers by id, with the block.
+    answered: BTreeMap<U256, u64>,
+    signer: Address,
+}
+
+/// What became of what a reorganisation dropped.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    pub events: Vec<Event>,
+    pub transactions: Vec<Transaction>,
+}
+
+impl Chain {
+    pub fn new(nodes: usize, signer: Address) -> Self {
+        let mut chain = Self {
+            blocks: Vec::new(),
+            gone: BTreeMap::new(),
+            forks: 0,
+            nodes: vec![Node::default(); nodes],
+            base_fee: 1_000_000_000,
+            due: VecDeque::new(),
+            again: BTreeMap::new(),
+            requested: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            signer,
+        };
+        chain.mine(0);
+        chain
+    }
+
+    pub fn height(&self) -> u64 {
+        self.blocks.len() as u64 - 1
+    }
+
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Every request of the chain as it is now.
+    pub fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.requested.values().map(|(_, request)| request)
+    }
+
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// A request event for the chain, in so many blocks.
+    pub fn request(&mut self, event: Event, blocks: u64) {
+        self.due.push_back((blocks, event));
+    }
+
+    /// The transaction is in the next block once more.
+    pub fn again(&mut self, transaction: Transaction) {
+        self.again.insert(transaction.nonce, transaction);
+    }
+
+    /// The next block. Its logs are hidden for so many blocks.
+    pub fn mine(&mut self, hidden_for: u64) {
+        let number = self.blocks.len() as u64;
+        let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
+        let block = BlockRef { number, hash };
+        let mut events = Vec::new();
+        for (wait, event) in std::mem::take(&mut self.due) {
+            match wait.checked_sub(1) {
+                Some(left) => self.due.push_back((left, event)),
+                None => {
+                    events.push(Event { block, log_index: events.len() as u64, ..event });
+                }
+            }
+        }
+        let mut bloom = Bloom::ZERO;
+        for event in &events {
+            bloom.accrue(BloomInput::Raw(DECRYPTION.as_slice()));
+            bloom.accrue(BloomInput::Raw(event.topics[0].as_slice()));
+            let request = abi::decode(event).expect("the world emits well");
+            self.requested.insert(request.key.id, (number, request));
+        }
+        let mut nonce = self.blocks.last().map_or(0, |last| last.nonce);
+        let mut transactions = Vec::new();
+        while let Some(transaction) = self.take_from_pools(nonce) {
+            nonce += 1;
+            let success = self.execute(transaction.to, &transaction.input, number).is_ok();
+            if success && let Some(id) = transaction.answers() {
+                self.answered.insert(id, number);
+            }
+            let receipt = Receipt { hash: transaction.hash, block, success, gas_used: 90_000 };
+            transactions.push(Mined { transaction, receipt });
+        }
+        let parent = self.blocks.last().map_or(B256::ZERO, |last| last.head.block.hash);
+        let head = Head { block, parent, bloom, base_fee: Some(self.base_fee), connection: 0 };
+        let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
+        self.blocks.push(Block { head, events, transactions, nonce, shown_from });
+    }
+
+    fn take_from_pools(&mut self, nonce: u64) -> Option<Transaction> {
+        let base_fee = self.base_fee;
+        let mut found = self.again.remove(&nonce);
+        let resequenced = found.is_some();
+        for node in &mut self.nodes {
+            node.pool.retain(|known, _| *known >= nonce);
+            if let Some(offered) = node.pool.get(&nonce).filter(|offer| offer.max_fee >= base_fee)
+                && !resequenced
+                && found.as_ref().is_none_or(|found| found.max_fee < offered.max_fee)
+            {
+                found = Some(offered.clone());
+            }
+        }
+        for node in self.nodes.iter_mut().filter(|_| found.is_some()) {
+            node.pool.remove(&nonce);
+        }
+        found
+    }
+
+    /// The last `depth` blocks leave the chain. The caller decides what comes back.
+    pub fn reorganise(&mut self, depth: u64) -> Dropped {
+        let mut dropped = Dropped::default();
+        self.forks += 1;
+        for block in self.blocks.split_off(self.blocks.len() - index(depth)) {
+            dropped.events.extend(block.events.iter().cloned());
+            let transactions = block.transactions.iter();
+            dropped.transactions.extend(transactions.map(|mined| mined.transaction.clone()));
+            self.gone.insert(block.head.block.hash, block);
+        }
+        let height = self.height();
+        self.requested.retain(|_, (block, _)| *block <= height);
+        self.answered.retain(|_, block| *block <= height);
+        dropped
+    }
+
+    /// What the contract says to a call on top of block `number`.
+    pub fn execute(&self, to: Option<Address>, input: &[u8], number: u64) -> Result<(), Bytes> {
+        let Some(Response { id, payload, signature, extra_data }) = response(input) else {
+            return Ok(());
+        };
+        if to != Some(DECRYPTION) {
+            return Ok(());
+        }
+        let known = self.requested.get(&id).filter(|(block, _)| *block <= number);
+        let Some((_, request)) = known else {
+            return Err(DecryptionNotRequested { decryptionId: id }.abi_encode().into());
+        };
+        let handles: Vec<B256> = request.materials().iter().map(|one| one.handle).collect();
+        let digest = match &request.operation {
+            Operation::UserDecryption(user) => signature::user_digest(
+                &domain(),
+                &user.public_key,
+                &handles,
+                &payload,
+                Some(&extra_data),
+            ),
+            Operation::PublicDecryption(_) | Operation::Unsupported { .. } => {
+                signature::public_digest(&domain(), &handles, &payload, Some(&extra_data))
+            }
+        };
+        let signer = signature::parse_signature(&signature)
+            .and_then(|signature| signature::recover(&signature, digest))
+            .unwrap_or_default();
+        if signer != self.signer {
+            return Err(NotKmsSigner { signerAddress: signer }.abi_encode().into());
+        }
+        if self.answered.get(&id).is_some_and(|block| *block <= number) {
+            return Err(KmsNodeAlreadySigned { decryptionId: id, signer }.abi_encode().into());
+        }
+        Ok(())
+    }
+
+    /// How far this node sees.
+    pub fn sight(&self, node: usize) -> u64 {
+        self.height().saturating_sub(self.nodes[node].lag)
+    }
+
+    pub fn block(&self, number: u64) -> Option<&Block> {
+        self.blocks.get(index(number))
+    }
+
+    /// Also what has left the chain.
+    pub fn block_of(&self, hash: B256, sight: u64) -> Option<&Block> {
+        let known = self.blocks.iter().rev().find(|block| block.head.block.hash == hash);
+        known.filter(|block| block.head.block.number <= sight).or_else(|| self.gone.get(&hash))
+    }
+
+    pub fn nonce(&self, sight: u64) -> u64 {
+        self.blocks[index(sight)].nonce
+    }
+
+    pub fn receipt(&self, hash: B256, sight: u64) -> Option<Receipt> {
+        for block in self.blocks.iter().rev().filter(|block| block.head.block.number <= sight) {
+            let mined = block.transactions.iter().find(|one| one.transaction.hash == hash);
+            if let Some(mined) = mined {
+                return Some(mined.receipt.clone());
+            }
+            if block.events.iter().any(|event| event.transaction == hash) {
+                let block = block.head.block;
+                return Some(Receipt { hash, block, success: true, gas_used: 1 });
+            }
+        }
+        None
+    }
+
+    /// An honest node's answer to a raw transaction.
+    pub fn offer(
+        &mut self,
+        node: usize,
+        transaction: Transaction,
+        mempool: bool,
+        ahead: bool,
+    ) -> Result<B256, (&'static str, Option<Bytes>)> {
+        let sight = self.sight(node);
+        let next = self.nonce(sight);
+        let Transaction { hash, nonce, max_fee, to, .. } = transaction;
+        if nonce < next {
+            return Err(("nonce too low", None));
+        }
+        if max_fee < self.base_fee {
+            return Err(("max fee per gas less than block base fee", None));
+        }
+        if let Some(known) = self.nodes[node].pool.get(&nonce) {
+            if known.hash == hash {
+                return Err(("already known", None));
+            }
+            if max_fee < known.max_fee.saturating_add(known.max_fee / 10) {
+                return Err(("replacement transaction underpriced", None));
+            }
+        }
+        if !mempool && (next..nonce).any(|below| !self.nodes[node].pool.contains_key(&below)) {
+            return Err(("nonce too high", None));
+        }
+        if ahead && let Err(data) = self.execute(to, &transaction.input, sight) {
+            return Err(("execution reverted", Some(data)));
+        }
+        self.nodes[node].pool.insert(nonce, transaction);
+        Ok(hash)
+    }
+
+    /// A foreign transaction with the wallet's next nonce gets into the next block.
+    pub fn foreign(&mut self, dice: &mut Rng) {
+        let nonce = self.nonce(self.height());
+        let node = dice.usize(..self.nodes.len());
+        self.nodes[node].pool.insert(nonce, Transaction::foreign(nonce, dice.u64(..)));
+    }
+}

@@ -1,0 +1,87 @@
+//! The real journal, heard: each call in the trace, and places to die around it.
+
+use super::world::Life;
+use crate::{
+    domain::{B256, BlockRef, LedgerError, RequestKey, U256},
+    flow::{Batch, RequestLedger, Standing, Step, Taken},
+    gateway::lane::{SignedTransaction, TransactionLedger},
+    journal::Journal,
+};
+
+#[derive(Clone)]
+pub(super) struct Heard {
+    pub life: Life,
+    pub journal: Journal,
+}
+
+pub(super) fn short(key: RequestKey) -> String {
+    format!("{}/{}", key.id & U256::from(u64::MAX), &key.content.to_string()[2..8])
+}
+
+impl Heard {
+    async fn call<T>(
+        &self,
+        what: String,
+        call: impl Future<Output = Result<T, LedgerError>> + Send,
+        shown: impl FnOnce(&T) -> String + Send,
+    ) -> Result<T, LedgerError> {
+        self.life.point().await;
+        let answer = call.await;
+        let note = answer.as_ref().map_or_else(ToString::to_string, shown);
+        // The file's name is another one at each run.
+        let note = if answer.is_err() { "failed".to_owned() } else { note };
+        self.life.world.say(format_args!("journal: {what}: {note}"));
+        self.life.point().await;
+        answer
+    }
+}
+
+impl RequestLedger for Heard {
+    async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
+        let keys: Vec<String> = batch.arrivals.iter().map(|one| short(one.key)).collect();
+        let cursor = batch.cursor.map(|cursor| cursor.number);
+        let what = format!("arrive [{}] cursor {cursor:?}", keys.join(" "));
+        self.call(what, self.journal.arrive(batch), |taken| format!("{taken:?}")).await
+    }
+
+    async fn note(&self, key: RequestKey, step: Step) -> Result<(), LedgerError> {
+        let text = match &step {
+            Step::Answered(_) => "Answered".to_owned(),
+            Step::Asked
+            | Step::Forgotten
+            | Step::Submitted { .. }
+            | Step::Returned { .. }
+            | Step::Failed { .. }
+            | Step::Held(_)
+            | Step::Worked(_)
+            | Step::Settled(_) => format!("{step:?}"),
+        };
+        let what = format!("note {} {text}", short(key));
+        self.call(what, self.journal.note(key, step), |()| "queued".to_owned()).await
+    }
+
+    async fn standing(&self, key: RequestKey) -> Result<Option<Standing>, LedgerError> {
+        let what = format!("standing {}", short(key));
+        self.call(what, self.journal.standing(key), |standing| match standing {
+            Some(standing) => format!("{} {:?}", standing.stage.as_str(), standing.held),
+            None => "none".to_owned(),
+        })
+        .await
+    }
+}
+
+impl TransactionLedger for Heard {
+    async fn signed(&self, transactions: Vec<SignedTransaction>) -> Result<(), LedgerError> {
+        let shown = transactions.iter().map(|one| {
+            let request = one.request.map_or_else(|| "nothing".to_owned(), short);
+            format!("nonce {} {} for {request}", one.nonce, one.hash)
+        });
+        let what = format!("signed {}", shown.collect::<Vec<_>>().join(", "));
+        self.call(what, self.journal.signed(transactions), |()| "stored".to_owned()).await
+    }
+
+    async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
+        let what = format!("mined {hash} in {}", block.number);
+        self.call(what, self.journal.mined(hash, block), |()| "queued".to_owned()).await
+    }
+}

@@ -1,0 +1,169 @@
+//! What happens by itself: blocks, requests, and the faults that nobody has to ask for.
+
+use std::fmt::Write as _;
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    requests::number_of,
+    world::{State, World},
+};
+use crate::domain::Event;
+
+/// How deep a reorganisation goes.
+const DEEPEST: u64 = 5;
+/// For so many blocks a node may lag, or hide the logs of a block. Less than what is always read
+/// twice.
+const LATEST: u64 = 25;
+const BASE_FEE: u128 = 1_000_000_000;
+
+/// Block after block, for ever.
+pub(super) async fn turns(world: World) {
+    let begun = Instant::now();
+    let plan = world.state().plan;
+    loop {
+        sleep(plan.block_time).await;
+        let story = {
+            let mut state = world.state();
+            state.storm &= begun.elapsed() < plan.storm;
+            state.block(begun.elapsed().as_secs_f64() / plan.storm.as_secs_f64())
+        };
+        world.say(format_args!("{story}"));
+    }
+}
+
+impl State {
+    /// The chain before the connector's first start: a third of the requests are in it.
+    pub fn history(&mut self) {
+        for number in 1..=self.plan.history {
+            let wanted = self.plan.requests * number / self.plan.history / 3;
+            self.request_until(wanted);
+            self.chain.mine(0);
+        }
+    }
+
+    fn request_until(&mut self, wanted: u64) {
+        while self.numbered < wanted {
+            self.request();
+        }
+    }
+
+    /// A new request for the next block.
+    pub fn request(&mut self) -> Event {
+        self.numbered += 1;
+        let event = self.catalogue.request(self.numbered, &mut self.dice);
+        self.chain.request(event.clone(), 0);
+        event
+    }
+
+    /// The next block and what comes with it.
+    fn block(&mut self, elapsed: f64) -> String {
+        let faults = self.plan.faults;
+        let mut story = String::new();
+        for node in 0..self.plan.nodes {
+            if self.fault(faults.lag) {
+                self.chain.nodes[node].lag = self.dice.u64(1..=LATEST);
+            } else if self.dice.u8(..4) == 0 {
+                self.chain.nodes[node].lag = 0;
+            }
+            if self.fault(faults.forgets) {
+                self.chain.nodes[node].pool.clear();
+                story.push_str("a pool is forgotten; ");
+            }
+        }
+        if self.fault(faults.reconnect) {
+            self.connections += 1;
+        }
+        if self.fault(faults.dear) {
+            self.chain.base_fee = BASE_FEE * self.dice.u128(1..=6);
+        }
+        if self.fault(faults.core_restart) {
+            self.core.restart();
+            story.push_str("the core restarts; ");
+        }
+        if self.fault(faults.foreign) {
+            self.chain.foreign(&mut self.dice);
+            story.push_str("a foreign transaction; ");
+        }
+        if elapsed < 1.0 {
+            let ahead = self.plan.requests / 3;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a part of a small number"
+            )]
+            let during = ((self.plan.requests - ahead) as f64 * elapsed * 1.3) as u64;
+            self.request_until((ahead + during).min(self.plan.requests));
+        } else {
+            self.request_until(self.plan.requests);
+        }
+        if self.fault(faults.reorganisation) {
+            story.push_str(&self.reorganise());
+        }
+        let hidden = if self.fault(faults.hidden) { self.dice.u64(1..=LATEST) } else { 0 };
+        self.chain.mine(hidden);
+        if !self.fault(faults.unannounced) {
+            self.announce();
+        }
+        let height = self.chain.height();
+        let block = self.chain.block(height).expect("just mined");
+        let events: Vec<u64> = block.events.iter().map(number_of).collect();
+        let mined: Vec<_> = block
+            .transactions
+            .iter()
+            .map(|mined| (mined.transaction.nonce, mined.receipt.success))
+            .collect();
+        format!("{story}block {} {}: {events:?} {mined:?}", height, block.head.block.hash)
+    }
+
+    fn reorganise(&mut self) -> String {
+        let depth = self.dice.u64(1..=DEEPEST).min(self.chain.height() - 1);
+        if depth == 0 {
+            return String::new();
+        }
+        let faults = self.plan.faults;
+        let dropped = self.chain.reorganise(depth);
+        let mut story = format!("reorganised by {depth}");
+        for event in dropped.events {
+            let number = number_of(&event);
+            if self.fault(faults.namesake) {
+                let other = self.catalogue.request(number, &mut self.dice);
+                self.chain.request(other, 0);
+                let _ = write!(story, ", {number} is another");
+            } else if self.dice.u8(..4) == 0 {
+                let later = self.dice.u64(1..=4);
+                self.chain.request(event, later);
+                let _ = write!(story, ", {number} comes later");
+            } else {
+                self.chain.request(event, 0);
+            }
+        }
+        for transaction in dropped.transactions {
+            if self.fault(faults.unanswered) {
+                // And with it all behind it.
+                let _ = write!(story, ", nonce {} is forgotten", transaction.nonce);
+                break;
+            }
+            self.chain.again(transaction);
+        }
+        if self.dice.u8(..4) > 0 {
+            for _ in 0..depth {
+                self.chain.mine(0);
+            }
+        }
+        story.push_str("; ");
+        story
+    }
+
+    /// No fault any more, and nothing left of the old ones but what the product made of them.
+    pub fn heal(&mut self) {
+        self.storm = false;
+        for node in &mut self.chain.nodes {
+            node.lag = 0;
+        }
+        self.chain.base_fee = BASE_FEE;
+        // What it holds may belong to what has left the chain: only a restart makes it forget.
+        self.core.restart();
+    }
+}

@@ -1,0 +1,152 @@
+//! What must hold once the world is well.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Running, chain::DECRYPTION, ledger::short, world::World};
+use crate::{
+    domain::{Outcome, RequestKey, U256},
+    gateway::abi,
+    journal::Holds,
+};
+
+/// Time for everything that was held or waits to be tried again.
+const QUIET_WITHIN: Duration = Duration::from_mins(30);
+/// Time for one request in a world without faults.
+const FRESH_WITHIN: Duration = Duration::from_mins(2);
+
+/// Waits until nothing is left to do, and judges.
+pub(super) async fn look(world: &World, running: &mut Running) {
+    let quiet =
+        world.until(QUIET_WITHIN, async || still_open(world, running).await.is_empty()).await;
+    if !quiet {
+        for left in still_open(world, running).await {
+            world.violation(left);
+        }
+        return;
+    }
+    let fresh = world.state().request();
+    let key = abi::decode(&fresh).expect("a request").key;
+    let through = world
+        .until(FRESH_WITHIN, async || {
+            matches!(outcome(running, key).await, Some(Outcome::Accepted { .. }))
+        })
+        .await;
+    if !through {
+        world.violation(format!("the fresh request {} does not get through", short(key)));
+    }
+    judge(world, running).await;
+}
+
+async fn outcome(running: &Running, key: RequestKey) -> Option<Outcome> {
+    let record = running.journal.request(key).await.ok()??;
+    record.progress.outcome
+}
+
+/// What is not yet as it must become.
+async fn still_open(world: &World, running: &Running) -> Vec<String> {
+    let (keys, due) = {
+        let state = world.state();
+        let keys: Vec<RequestKey> = state.chain.requests().map(|request| request.key).collect();
+        (keys, state.chain.is_due() || state.numbered < state.plan.requests)
+    };
+    let mut left = Vec::new();
+    if due {
+        left.push("a request is not on the chain yet".to_owned());
+    }
+    if let Err(error) = running.journal.flush().await {
+        left.push(format!("the journal failed: {error}"));
+    }
+    for key in keys {
+        match running.journal.request(key).await {
+            Ok(Some(record)) if record.progress.outcome.is_some() => {}
+            Ok(Some(record)) => left.push(format!(
+                "request {} has no outcome: {} {:?} {:?}",
+                short(key),
+                record.progress.stage.as_str(),
+                record.progress.held.map(|held| held.hold),
+                record.progress.last_error,
+            )),
+            Ok(None) => left.push(format!("request {} was never seen", short(key))),
+            Err(error) => left.push(error.to_string()),
+        }
+    }
+    // A nonce that somebody else used stays open in the journal, and is followed at each start.
+    let used = {
+        let state = world.state();
+        state.chain.nonce(state.chain.height())
+    };
+    match running.journal.open_transactions().await {
+        Ok(open) => {
+            let open = open.iter().map(|one| one.nonce).filter(|nonce| *nonce >= used);
+            left.extend(open.map(|nonce| format!("nonce {nonce} is signed and not mined")));
+        }
+        Err(error) => left.push(error.to_string()),
+    }
+    left
+}
+
+async fn judge(world: &World, running: &Running) {
+    let requests: Vec<_> = world.state().chain.requests().cloned().collect();
+    // The chain's word: answers by request, successful or not.
+    let mut answers: BTreeMap<U256, (u32, u32)> = BTreeMap::new();
+    let mut waiting = Vec::new();
+    {
+        let state = world.state();
+        for block in state.chain.blocks() {
+            for mined in &block.transactions {
+                let Some(id) = mined.transaction.answers() else { continue };
+                let counts = answers.entry(id).or_default();
+                if mined.receipt.success {
+                    counts.0 += 1;
+                } else {
+                    counts.1 += 1;
+                }
+            }
+        }
+        let next = state.chain.nonce(state.chain.height());
+        for node in &state.chain.nodes {
+            waiting.extend(node.pool.keys().filter(|nonce| **nonce >= next).copied());
+        }
+    }
+    if !waiting.is_empty() {
+        world.violation(format!("a nonce is missing below {waiting:?}"));
+    }
+    for request in &requests {
+        let (taken, refused) = answers.get(&request.key.id).copied().unwrap_or_default();
+        if taken != 1 {
+            world.violation(format!("request {} has {taken} answers", short(request.key)));
+        }
+        if refused > 0 {
+            let what = format!("request {} was sent {refused} times too often", short(request.key));
+            world.say(format_args!("{what}"));
+            if !world.state().plan.may_waste() {
+                world.violation(what);
+            }
+        }
+        match outcome(running, request.key).await {
+            Some(Outcome::Accepted { transaction, .. }) => {
+                let state = world.state();
+                let receipt = state.chain.receipt(transaction, state.chain.height());
+                let there = receipt.is_some_and(|receipt| receipt.success);
+                drop(state);
+                if !there {
+                    world.violation(format!(
+                        "request {} was accepted in a transaction the chain does not have",
+                        short(request.key)
+                    ));
+                }
+            }
+            Some(Outcome::AlreadyAnswered) => {}
+            other @ (None | Some(Outcome::Expired | Outcome::Orphaned | Outcome::Refused(_))) => {
+                world.violation(format!("request {} ended as {other:?}", short(request.key)));
+            }
+        }
+    }
+    if let Ok(left) = running.journal.unfinished(None, 1000, Holds::Included).await {
+        for one in left {
+            let what = (one.stage.as_str(), one.held.map(|hold| hold.to_string()));
+            world.say(format_args!("left the chain, and open: {} {what:?}", short(one.key)));
+        }
+    }
+    debug_assert_eq!(world.state().chain.blocks()[0].events.len(), 0, "{DECRYPTION}");
+}

@@ -1,0 +1,327 @@
+//! The node as one life of the process sees it, behind the product's own port ([`Provider`]): late,
+//! mute, lagging, forgetful, untrue. Several nodes may stand behind its one URL, and each call meets
+//! any of them.
+
+use std::time::Duration;
+
+use alloy::sol_types::SolValue;
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    chain::{DECRYPTION, GATEWAY_CONFIG, Transaction},
+    requests::{BUCKETS, COPROCESSORS},
+    world::{Life, State},
+};
+use crate::{
+    domain::{Address, B256, Bytes, Event, U256},
+    gateway::{
+        abi,
+        provider::{
+            Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Receipt, RpcError,
+        },
+    },
+};
+
+const HOST: &str = "node";
+
+#[derive(Clone)]
+pub(super) struct SimulatedNode {
+    pub life: Life,
+    pub wallet: Address,
+}
+
+/// What becomes of one call.
+enum Fate {
+    /// Done and answered.
+    Answered,
+    /// Done; the answer is lost.
+    Unanswered,
+    /// Never heard of.
+    Lost,
+    Refused(i64, &'static str),
+}
+
+fn unavailable(what: &str) -> RpcError {
+    RpcError::Unavailable { host: HOST.into(), what: what.into() }
+}
+
+fn refused(code: i64, message: &str, data: Option<Bytes>) -> RpcError {
+    RpcError::Refused { host: HOST.into(), code, message: message.into(), data }
+}
+
+const PACKETS: [(i64, &str); 5] = [
+    (-32_603, "internal error"),
+    (429, "too many requests"),
+    (-32_005, "limit exceeded"),
+    (-32_601, "method not found"),
+    (-32_000, "header not found"),
+];
+
+/// What a node says of a raw transaction without its being so, and whether it takes it.
+const UNTRUE: [(&str, bool); 6] = [
+    ("already known", false),
+    ("nonce too low", false),
+    ("nonce too low", true),
+    ("replacement transaction underpriced", false),
+    ("insufficient funds for gas * price + value", false),
+    ("internal error", true),
+];
+
+impl SimulatedNode {
+    fn fate(&self, raw: bool) -> (Fate, Duration) {
+        let mut state = self.life.world.state();
+        let faults = state.plan.faults;
+        let quick = state.millis(20);
+        if raw && state.fault(faults.lost) {
+            return (Fate::Lost, state.millis(3000));
+        }
+        if raw && state.fault(faults.silent) {
+            return (Fate::Unanswered, state.millis(3000));
+        }
+        if raw && state.fault(faults.untrue) {
+            let (text, takes) = UNTRUE[state.dice.usize(..UNTRUE.len())];
+            let fate = if takes { Fate::Unanswered } else { Fate::Refused(-32_000, text) };
+            return (fate, quick);
+        }
+        if state.fault(faults.never) {
+            return (if state.dice.bool() { Fate::Lost } else { Fate::Unanswered }, CALL_DEADLINE);
+        }
+        if state.fault(faults.packet) {
+            let (code, text) = PACKETS[state.dice.usize(..PACKETS.len())];
+            return (Fate::Refused(code, text), quick);
+        }
+        if state.fault(faults.late) {
+            return (Fate::Answered, state.millis(9000));
+        }
+        (Fate::Answered, quick)
+    }
+
+    /// One call, from the question to the answer.
+    async fn ask<T>(
+        &self,
+        what: &str,
+        raw: bool,
+        act: impl FnOnce(&mut State, usize) -> (Result<T, RpcError>, String) + Send,
+    ) -> Result<T, RpcError> {
+        self.life.point().await;
+        let (fate, pause) = self.fate(raw);
+        // On its way there; the rest on its way back.
+        sleep(pause / 3).await;
+        let (answer, asked, note) = {
+            let mut state = self.life.world.state();
+            let nodes = state.plan.nodes;
+            let asked = state.dice.usize(..nodes);
+            let (answer, note) = match fate {
+                Fate::Answered => act(&mut state, asked),
+                Fate::Unanswered => {
+                    let done = act(&mut state, asked).1;
+                    (Err(unavailable("no answer in time")), format!("unanswered: {done}"))
+                }
+                Fate::Lost => (Err(unavailable("cannot connect")), "lost".to_owned()),
+                Fate::Refused(code, text) => (Err(refused(code, text, None)), text.to_owned()),
+            };
+            (answer, asked, note)
+        };
+        self.life.world.say(format_args!("node {asked}: {what}: {note}"));
+        sleep(pause / 3 * 2).await;
+        self.life.point().await;
+        answer
+    }
+}
+
+/// How an answer looks in the trace.
+fn told<T>(
+    answer: Result<T, RpcError>,
+    of: impl FnOnce(&T) -> String,
+) -> (Result<T, RpcError>, String) {
+    let note = match &answer {
+        Ok(value) => of(value),
+        Err(error) => error.to_string(),
+    };
+    (answer, note)
+}
+
+fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<Bytes, RpcError> {
+    if call.to == GATEWAY_CONFIG {
+        let text = |text: &str| text.to_owned();
+        if call.data == abi::kms_node(wallet).calldata() {
+            let node = (wallet, state.core.address(), text("node"), text(""));
+            return Ok(node.abi_encode().into());
+        }
+        for (coprocessor, url) in COPROCESSORS.into_iter().zip(BUCKETS) {
+            if call.data == abi::coprocessor(coprocessor).calldata() {
+                return Ok((coprocessor, coprocessor, text(url)).abi_encode().into());
+            }
+        }
+    }
+    let to = Some(call.to);
+    match state.chain.execute(to, &call.data, number) {
+        Ok(()) => Ok(Bytes::new()),
+        Err(data) => Err(refused(3, "execution reverted", Some(data))),
+    }
+}
+
+impl Provider for SimulatedNode {
+    fn addresses(&self) -> Addresses {
+        Addresses { decryption: DECRYPTION, gateway_config: GATEWAY_CONFIG }
+    }
+
+    fn heads(&self) -> watch::Receiver<Option<Head>> {
+        let mut state = self.life.world.state();
+        let head = state.chain.block(state.chain.height()).map(|block| block.head);
+        let head = head.map(|head| Head { connection: state.connections, ..head });
+        let (sender, mut heads) = watch::channel(head);
+        heads.mark_changed();
+        state.listeners.push(sender);
+        heads
+    }
+
+    async fn chain_id(&self) -> Result<u64, RpcError> {
+        Ok(super::chain::CHAIN_ID)
+    }
+
+    async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
+        let what = match at {
+            At::Latest => "header of the head".to_owned(),
+            At::Finalized => "header of the final block".to_owned(),
+            At::Number(number) => format!("header of {number}"),
+            At::Hash(hash) => format!("header of {hash}"),
+        };
+        self.ask(&what, false, |state, node| {
+            let sight = state.chain.sight(node);
+            let found = match at {
+                At::Latest => state.chain.block(sight),
+                At::Finalized => state.chain.block(sight.saturating_sub(64)),
+                At::Number(number) if number > sight => None,
+                At::Number(number) => state.chain.block(number),
+                At::Hash(hash) => state.chain.block_of(hash, sight),
+            };
+            let connection = state.connections;
+            let head = found.map(|block| Head { connection, ..block.head });
+            told(Ok(head), |head| match head {
+                Some(head) => format!("{} {}", head.block.number, head.block.hash),
+                None => "unknown".to_owned(),
+            })
+        })
+        .await
+    }
+
+    async fn logs(&self, _: Address, _: &[B256], range: LogRange) -> Result<Vec<Event>, RpcError> {
+        let what = match range {
+            LogRange::Block(hash) => format!("logs of {hash}"),
+            LogRange::Numbers { from, to } => format!("logs of {from} to {to}"),
+        };
+        self.ask(&what, false, |state, node| {
+            let sight = state.chain.sight(node);
+            let height = state.chain.height();
+            let shown = |block: &super::chain::Block| {
+                if block.shown_from > height { Vec::new() } else { block.events.clone() }
+            };
+            let logs = match range {
+                LogRange::Block(hash) => match state.chain.block_of(hash, sight) {
+                    Some(block) => Ok(shown(block)),
+                    None => Err(refused(-32_000, "unknown block", None)),
+                },
+                LogRange::Numbers { from, to } => {
+                    let known = (from..=to.min(sight)).filter_map(|n| state.chain.block(n));
+                    let mut events: Vec<Event> = known.flat_map(shown).collect();
+                    let rate = state.plan.faults.shuffled;
+                    if state.fault(rate) {
+                        events.extend(events.clone());
+                        state.dice.shuffle(&mut events);
+                    }
+                    Ok(events)
+                }
+            };
+            told(logs, |logs| {
+                let ids = logs.iter().map(|event| super::requests::number_of(event).to_string());
+                format!("[{}]", ids.collect::<Vec<_>>().join(" "))
+            })
+        })
+        .await
+    }
+
+    async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
+        let (call, wallet) = (call.clone(), self.wallet);
+        self.ask("call", false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let number = match at {
+                At::Number(number) => Some(number),
+                At::Hash(hash) => {
+                    state.chain.block_of(hash, sight).map(|one| one.head.block.number)
+                }
+                At::Latest | At::Finalized => Some(sight),
+            };
+            let Some(number) = number.filter(|number| *number <= sight) else {
+                return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
+            };
+            told(contract(&call, state, wallet, number), |_| "taken".to_owned())
+        })
+        .await
+    }
+
+    async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
+        let (call, wallet) = (call.clone(), self.wallet);
+        self.ask("estimate", false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let gas = contract(&call, state, wallet, sight).map(|_| 100_000);
+            told(gas, u64::to_string)
+        })
+        .await
+    }
+
+    async fn code_size(&self, _: Address) -> Result<usize, RpcError> {
+        self.ask("code", false, |_, _| (Ok(1), "some".to_owned())).await
+    }
+
+    async fn balance(&self, _: Address) -> Result<U256, RpcError> {
+        Ok(U256::MAX)
+    }
+
+    async fn transaction_count(&self, _: Address) -> Result<u64, RpcError> {
+        self.ask("count", false, |state, node| {
+            told(Ok(state.chain.nonce(state.chain.sight(node))), u64::to_string)
+        })
+        .await
+    }
+
+    async fn priority_fee(&self) -> Result<u128, RpcError> {
+        self.ask("tip", false, |_, _| (Ok(0), "0".to_owned())).await
+    }
+
+    async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
+        let transaction = Transaction::read(raw);
+        let answers = match transaction.answers() {
+            Some(id) => format!("{}", id & U256::from(u64::MAX)),
+            None => "nothing".to_owned(),
+        };
+        let (nonce, hash) = (transaction.nonce, transaction.hash);
+        let what = format!("send {hash} nonce {nonce} for {answers}");
+        self.ask(&what, true, move |state, node| {
+            let (mempool, ahead) = (state.plan.mempool, state.plan.executes_ahead);
+            let offered = state.chain.offer(node, transaction, mempool, ahead);
+            let offered = offered.map_err(|(text, data)| {
+                refused(if data.is_some() { 3 } else { -32_000 }, text, data)
+            });
+            told(offered, |_| "taken".to_owned())
+        })
+        .await
+    }
+
+    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
+        let hashes = hashes.to_vec();
+        self.ask("receipts", false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let receipts: Vec<_> =
+                hashes.iter().map(|hash| state.chain.receipt(*hash, sight)).collect();
+            told(Ok(receipts), |receipts| {
+                let shown = receipts.iter().zip(&hashes).map(|(receipt, hash)| match receipt {
+                    Some(one) => format!("{hash} in {} {}", one.block.number, one.success),
+                    None => format!("{hash} no"),
+                });
+                shown.collect::<Vec<_>>().join(", ")
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,58 @@
+//! The coprocessors' buckets of a simulated world, behind the real downloads.
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::{Body, Response};
+use tokio::time::sleep;
+use tonic::codegen::http;
+use url::Url;
+
+use super::world::Life;
+use crate::{domain::B256, flow::ciphertexts::Answers};
+
+fn response(status: u16, body: impl Into<Body>) -> Response {
+    http::Response::builder().status(status).body(body.into()).unwrap().into()
+}
+
+/// An answer that never comes to its end.
+fn cut() -> reqwest::Result<Response> {
+    response(500, "").error_for_status()
+}
+
+/// The network of this life.
+pub(super) fn network(life: &Life) -> Answers {
+    let life = life.clone();
+    Arc::new(move |url: Url| {
+        let life = life.clone();
+        Box::pin(async move {
+            life.takes(20).await;
+            let (answer, note, pause) = answer(&life, &url);
+            life.world.say(format_args!("store: {} {note}", url.host_str().unwrap_or("?")));
+            sleep(pause).await;
+            life.point().await;
+            answer
+        })
+    })
+}
+
+fn answer(life: &Life, url: &Url) -> (reqwest::Result<Response>, &'static str, Duration) {
+    let mut state = life.world.state();
+    let name = url.path().rsplit('/').next().unwrap_or_default();
+    let digest: B256 = name.parse().unwrap();
+    let body = state.catalogue.ciphertexts.get(&digest).cloned();
+    let Some(body) = body else { return (Ok(response(404, "")), "missing", Duration::ZERO) };
+    let quick = state.millis(50);
+    let rate = state.plan.faults.store;
+    if !state.fault(rate) {
+        return (Ok(response(200, body.0)), "there", quick);
+    }
+    match state.dice.u8(..7) {
+        0 => (Ok(response(404, "")), "not yet there", quick),
+        1 => (Ok(response(503, "slow down")), "busy", quick),
+        2 => (Ok(response(403, "")), "denied", quick),
+        3 => (Ok(response(200, body.0.slice(1..))), "other bytes", quick),
+        4 => (cut(), "cut", quick),
+        5 => (Ok(response(200, body.0)), "late", state.millis(8000)),
+        _ => (Ok(response(200, body.0)), "silent", Duration::from_mins(10)),
+    }
+}
