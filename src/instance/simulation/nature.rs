@@ -87,6 +87,10 @@ impl State {
         }
         if elapsed < 1.0 {
             let ahead = self.plan.requests / 3;
+            let elapsed = match u32::try_from(self.plan.bursts) {
+                Ok(bursts @ 1..) => (elapsed * f64::from(bursts)).floor() / f64::from(bursts),
+                Ok(0) | Err(_) => elapsed,
+            };
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,

@@ -23,6 +23,8 @@ use crate::{
 };
 
 const HOST: &str = "node";
+/// A raw transaction is out, and nobody here has heard so.
+const RISKY: u64 = 8;
 
 #[derive(Clone)]
 pub(super) struct SimulatedNode {
@@ -124,7 +126,7 @@ impl SimulatedNode {
         };
         self.life.world.say(format_args!("node {asked}: {what}: {note}"));
         sleep(pause / 3 * 2).await;
-        self.life.point().await;
+        self.life.point_of(if raw { RISKY } else { 1 }).await;
         answer
     }
 }

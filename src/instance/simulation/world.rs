@@ -22,6 +22,8 @@ use crate::gateway::provider::Head;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub requests: u64,
+    /// They come in so many bursts, so that many are on their way at once; zero: one by one.
+    pub bursts: u64,
     /// Blocks that were there before the connector.
     pub history: u64,
     pub block_time: Duration,
@@ -112,6 +114,7 @@ impl Plan {
         };
         Self {
             requests: dice.u64(3..=20),
+            bursts: if dice.bool() { dice.u64(1..=3) } else { 0 },
             history: if dice.bool() { dice.u64(1..=5) } else { dice.u64(20..=150) },
             block_time: Duration::from_millis(*dice.choice(&[250, 1000, 2000]).unwrap()),
             mempool: dice.bool(),
@@ -243,6 +246,11 @@ impl Life {
 
     /// A place where the process may die; the dead never return from it.
     pub async fn point(&self) {
+        self.point_of(1).await;
+    }
+
+    /// A place where a death is worth seeing: it comes so many times as often.
+    pub async fn point_of(&self, weight: u64) {
         let dies = {
             let mut state = self.world.state();
             state.points += 1;
@@ -250,7 +258,7 @@ impl Life {
                 state.violations.push("the world is busy and gets nowhere".to_owned());
             }
             let stuck = state.points >= MOST_POINTS;
-            let rate = state.plan.faults.crash;
+            let rate = state.plan.faults.crash * weight;
             !self.died.is_cancelled() && (stuck || state.fault(rate))
         };
         if dies {
