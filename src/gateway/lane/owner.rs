@@ -795,8 +795,12 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         }
     }
 
-    /// Back to the front of the queue, if somebody still waits for it.
+    /// Back to the front of the queue, if somebody still waits for it. Once, however many versions
+    /// of it were displaced.
     fn requeue(&mut self, key: RequestKey) {
+        if self.waiting.iter().any(|payload| payload.request == key) {
+            return;
+        }
         if let Some((Some(payload), _)) = self.waiters.get(&key) {
             self.waiting.push_front(payload.clone());
         }

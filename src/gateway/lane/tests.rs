@@ -299,6 +299,27 @@ async fn what_may_have_been_taken_is_displaced_by_a_no_op_before_it_gets_another
     assert_eq!(scene.chain.node().nonce, 2);
 }
 
+/// Found by simulation: seed 1962 sent an answer twice.
+#[tokio::test(start_paused = true)]
+async fn a_payload_displaced_in_two_versions_gets_one_new_nonce() {
+    let scene = Scene::new();
+    scene.chain.node().mood = Mood::Lose;
+    let mut submission = scene.submit(1).await;
+    scene.blocks(1).await;
+    scene.chain.node().base_fee *= 10;
+    scene.chain.node().mood = Mood::Refuse("max fee per gas less than block base fee");
+    scene.blocks(20).await;
+    scene.chain.node().mood = Mood::Refuse("execution reverted");
+    scene.blocks(80).await;
+    scene.chain.node().mood = Mood::Take;
+    scene.blocks(160).await;
+    landing(&mut submission);
+    let rows = scene.ledger.rows();
+    let of_request = rows.iter().filter(|row| row.request.is_some()).map(|row| row.nonce);
+    assert_eq!(of_request.collect::<Vec<_>>(), [0, 0, 1]);
+    assert_eq!(scene.chain.node().nonce, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waited_behind_a_missing_nonce_goes_as_soon_as_it_is_there() {
     let scene = Scene::new();
