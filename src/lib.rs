@@ -10,11 +10,13 @@
 //! Start with `flow` (the words of the walk and the port it records through), then `flow::walk` (one
 //! `match` on the stage), then the four rooms in the order of the drawing, then `gateway::lane` (the
 //! one owner of a wallet's nonces). `instance` wires all of it, and waits for the world first.
+//! `supervisor` is a loop of its own: `supervisor::slot` (what one instance is and needs next),
+//! `supervisor::plan` (who may have what), then the loop that turns events into acts.
 //!
 //! What must hold: a request and the cursor that passed it are durable together, before either
 //! counts; signed bytes and their nonce are durable before the first broadcast; everything else may
 //! be lost in a crash and is only repeated; an end is a value, never a process exit; a secret has a
-//! type that does not print.
+//! type that does not print; instances share nothing that can change.
 //!
 //! Modules below stand in reading order, from the outside in. Imports point down only:
 //! supervisor -> instance -> flow -> rooms -> adapters -> provider, `domain` at the bottom. Rooms

@@ -1,10 +1,11 @@
 //! An instance whose wallet was changed: its new journal begins where the old one stands.
 //!
 //! Each journal remembers which instance keeps it. One that has no cursor for its contract yet looks
-//! beside itself for the journal that the same instance kept last, for the same chain and contract and
-//! with another wallet, and takes over the cursor and every request without an outcome, answers
-//! included (and what was settled in the last blocks, which are read again). That is one transaction of the new journal: until it is on disk, the next start does it
-//! again. The old journal is only read, so that going back to the old wallet loses nothing either.
+//! beside itself for the journal that the same instance kept last, for the same chain and contract
+//! and with another wallet, and takes over the cursor and every request without an outcome, answers
+//! included (and what was settled in the last blocks, which are read again). That is one transaction
+//! of the new journal: until it is on disk, the next start does it again. The old journal is only
+//! read, so that going back to the old wallet loses nothing either.
 //!
 //! What the old wallet has signed stays in its journal: [`Opened::left`] is for whoever follows it.
 
