@@ -270,8 +270,8 @@ struct Supervisor<I: Instances> {
     reload: Reload,
     pending: Vec<Pending>,
     readiness: Readiness,
-    /// Told to end; past that time everything is dropped.
-    stopping: Option<Instant>,
+    /// Told to end.
+    stopping: bool,
     /// How `start` ends, if by its instance.
     outcome: Option<Exit>,
 }
@@ -300,7 +300,7 @@ impl<I: Instances> Supervisor<I> {
             reload: Reload::default(),
             pending: Vec::new(),
             readiness: Readiness::Due,
-            stopping: None,
+            stopping: false,
             outcome: None,
         }
     }
@@ -338,13 +338,13 @@ impl<I: Instances> Supervisor<I> {
         loop {
             let wake = self.drive();
             self.show();
-            if self.stopping.is_some() && self.runs.is_empty() && self.closing.is_empty() {
+            if self.stopping && self.runs.is_empty() && self.closing.is_empty() {
                 info!("stopped");
                 return self.outcome.take().unwrap_or(Exit::Stopped);
             }
             tokio::select! {
                 signal = inputs.signals.next() => self.signalled(signal, &inputs.nudges),
-                Some(look) = inputs.looks.recv(), if self.stopping.is_none() => self.apply(look),
+                Some(look) = inputs.looks.recv(), if !self.stopping => self.apply(look),
                 Some(asked) = inputs.asked.recv() => self.asked(asked, &inputs.nudges),
                 Some(ended) = self.runs.join_next_with_id() => self.ended(ended),
                 Some(checked) = self.checks.join_next() => self.checked(checked),
@@ -361,17 +361,17 @@ impl<I: Instances> Supervisor<I> {
 
     fn signalled(&mut self, signal: Signal, nudges: &watch::Sender<u64>) {
         match (signal, self.stopping) {
-            (Signal::Reload, None) => {
+            (Signal::Reload, false) => {
                 info!("SIGHUP: reading the configuration again");
                 let _number = self.nudge(nudges);
             }
-            (Signal::Reload, Some(_)) => {}
-            (Signal::Terminate(signal), None) => {
+            (Signal::Reload, true) => {}
+            (Signal::Terminate(signal), false) => {
                 info!(signal, limit = ?DRAIN_LIMIT, "stopping: finishing what is in hand");
-                self.stopping = Some(Instant::now());
+                self.stopping = true;
                 self.manager.stopping("finishing what is in hand");
             }
-            (Signal::Terminate(signal), Some(_)) => {
+            (Signal::Terminate(signal), true) => {
                 warn!(signal, "aborting: what is in hand stays in the journal");
                 for run in self.slots.values().filter_map(Slot::run) {
                     run.abort.cancel();
@@ -437,7 +437,7 @@ impl<I: Instances> Supervisor<I> {
             {
                 error!(instance = name, %exit, "instance ended");
                 self.outcome = Some(exit);
-                self.stopping = Some(Instant::now());
+                self.stopping = true;
             }
             Aftermath::Again(pause) => {
                 error!(instance = name, %exit, restart_in = ?pause, "instance ended, building it again");
@@ -452,8 +452,17 @@ impl<I: Instances> Supervisor<I> {
     }
 
     fn checked(&mut self, checked: Result<Checked, JoinError>) {
-        // Nothing in a check is meant to panic; if one does, it is as good as unreachable.
-        let Ok((name, config, result)) = checked else { return };
+        let Ok((name, config, result)) = checked else {
+            // Nothing in a check is meant to panic, and whose it was is lost with it: all that are
+            // under way are as good as unreachable, and come again.
+            for slot in self.slots.values_mut() {
+                if let Some(config) = slot.checking() {
+                    let error = CheckError::Unreachable("the check panicked".to_owned());
+                    slot.checked(&config, Err(error), Instant::now());
+                }
+            }
+            return;
+        };
         let Some(slot) = self.slots.get_mut(&name) else { return };
         let result_is_good = result.is_ok();
         match slot.checked(&config, result, Instant::now()) {
@@ -478,12 +487,12 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// A close that panicked has dropped the estate all the same; its slot's name is lost, so that
-    /// all may go on.
+    /// Whose estate it was may be lost, by a panic or a new name: then all may go on. What is still
+    /// being closed is waited for at its lock.
     fn closed(&mut self, closed: Result<String, JoinError>) {
-        match closed {
-            Ok(name) => self.slots.get_mut(&name).into_iter().for_each(|slot| slot.closing = false),
-            Err(_) => self.slots.values_mut().for_each(|slot| slot.closing = false),
+        match closed.ok().and_then(|name| self.slots.get_mut(&name)) {
+            Some(slot) => slot.closing = false,
+            None => self.slots.values_mut().for_each(|slot| slot.closing = false),
         }
     }
 
@@ -503,7 +512,7 @@ impl<I: Instances> Supervisor<I> {
             let names: Vec<String> = self.slots.keys().cloned().collect();
             for name in names {
                 let Some(slot) = self.slots.get_mut(&name) else { continue };
-                let (act, again) = slot.next(now, self.stopping.is_some());
+                let (act, again) = slot.next(now, self.stopping);
                 wake = [wake, again].into_iter().flatten().min();
                 progress |= self.act(&name, act, now);
             }

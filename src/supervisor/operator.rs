@@ -65,7 +65,7 @@ impl<I: Instances> Supervisor<I> {
             Request::Reload { name } => name.clone(),
             Request::Restart { name } | Request::Stop { name } => Some(name.clone()),
         };
-        if self.stopping.is_some() {
+        if self.stopping {
             return refuse(reply, "the supervisor is stopping".to_owned());
         }
         if let Some(name) = &name {
@@ -127,7 +127,7 @@ impl<I: Instances> Supervisor<I> {
             self.note_reload();
         }
         let line = self.line();
-        if self.stopping.is_none() {
+        if !self.stopping {
             if matches!(self.readiness, Readiness::Due | Readiness::DueAgain) && !is_changing {
                 self.readiness = Readiness::Told;
                 self.manager.ready(&line);

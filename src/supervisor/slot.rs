@@ -252,6 +252,10 @@ impl<E> Slot<E> {
     /// The same instance under a new name: what runs hands over to a generation of that name.
     pub fn rename(&mut self, name: String) {
         self.name = name;
+        // A check under way answers to the old name.
+        if let Change::Checking(_) = self.change {
+            self.change = Change::None;
+        }
         self.restart_asked = matches!(self.life, Life::Up(_));
     }
 
@@ -431,6 +435,10 @@ impl<E> Slot<E> {
         let is_wanted =
             self.wanted.as_ref().is_some_and(|wanted| wanted.config == run.target.config);
         run.replaced = self.replaced.take().filter(|_| is_wanted);
+        if is_wanted {
+            // Also where what ran failed by itself while this was being checked.
+            self.change = Change::None;
+        }
         self.life = Life::Up(run);
     }
 
@@ -460,6 +468,14 @@ impl<E> Slot<E> {
             run.running_since.get_or_insert(now);
         } else if let Some(since) = run.running_since.take() {
             run.longest_health = run.longest_health.max(now - since);
+        }
+    }
+
+    /// What is being checked beside the one that runs.
+    pub fn checking(&self) -> Option<Arc<Config>> {
+        match &self.change {
+            Change::Checking(config) => Some(config.clone()),
+            Change::None | Change::Approved(_) | Change::Rejected { .. } => None,
         }
     }
 

@@ -364,6 +364,23 @@ async fn a_change_that_fails_leaves_or_brings_back_what_ran() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_fails_while_its_change_is_checked_is_changed_all_the_same() {
+    // It fails ten seconds after its start; the check takes 300 ms, and begins about 1.5 s after
+    // the write.
+    for write_after in (8000..9500).step_by(100) {
+        let rig = Rig::new();
+        rig.write("a.toml", &content(1, FAILS_LATER));
+        sleep(Duration::from_millis(write_after)).await;
+        rig.write("a.toml", &content(1, 2));
+        quiet().await;
+        let a = rig.instance("a").await;
+        assert_eq!((a.state, a.changing), (State::Running, false), "{write_after}");
+        assert_eq!(rig.stage.playing()["a"].version, 2);
+        rig.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_does_not_run_is_switched_at_once() {
     let rig = Rig::new();
     rig.write("a.toml", &content(1, FAILS_AT_START));
