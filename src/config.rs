@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-pub use checked::{Config, Domain, PrivateAuthorities, S3, StartingBlock, Wallet};
+pub use checked::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
 

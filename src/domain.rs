@@ -324,6 +324,8 @@ hold_reasons! {
     CoreFailed = "core_failed",
     /// The Core took the request and gave no answer within the timeout.
     CoreSilent = "core_silent",
+    /// The Core answers another request of the same id, which has left the chain.
+    StaleAnswer = "stale_answer",
     /// The request or answer exceeds a message size limit.
     MessageTooLarge = "message_too_large",
     /// The contract rejects the answer for a reason of its own.

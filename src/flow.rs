@@ -13,6 +13,7 @@ pub mod arrivals;
 pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
+pub mod depth;
 mod dispatch;
 mod walk;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use self::{ciphertexts::Ciphertexts, kms_core::KmsCore, submission::Submission};
+use self::{ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore, submission::Submission};
 use crate::{
     domain::{
         Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Outcome, Request,
@@ -113,6 +114,15 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
         &self,
         key: RequestKey,
     ) -> impl Future<Output = Result<Option<Standing>, LedgerError>> + Send;
+
+    /// Events with the same id and other content: ids are counters, and a reorganised chain can give
+    /// one to another request.
+    fn namesakes(
+        &self,
+        _key: RequestKey,
+    ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 }
 
 /// A request on its way into the walk.
@@ -157,6 +167,8 @@ pub struct Flow<P, B, L> {
     pub gateway_config: GatewayConfigAdapter<P>,
     /// Whether the deployed contract is one we can serve.
     pub support: watch::Receiver<Support>,
+    /// Up to which block requests may be walked.
+    pub line: watch::Receiver<Line>,
     pub ledger: L,
     pub options: FlowOptions,
 }

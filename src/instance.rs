@@ -44,6 +44,7 @@ use crate::{
         ciphertexts::{
             self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
         },
+        depth::{Depth, Finality},
         kms_core::{self, KmsCore},
         submission::Submission,
     },
@@ -52,8 +53,7 @@ use crate::{
         gateway_config::GatewayConfigAdapter,
         lane::{LaneOptions, SignedTransaction, lane},
         provider::{
-            Addresses, ArbitrumProvider, Provider,
-            connection::{Connection, Endpoint},
+            Addresses, ArbitrumProvider, Provider, connection::Endpoint, endpoints::Connections,
         },
         wallet::Wallet,
     },
@@ -268,11 +268,10 @@ impl Instance {
     /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
     async fn build(&mut self, config: &Config) -> Result<(), BuildError> {
         let roots = load_roots(config)?;
-        let (provider, connection) = gateway(config, &roots)?;
-        let (heart, stop) =
-            (self.edges.hearts.heart(heart::GATEWAY_CONNECTION), self.below.clone());
+        let (provider, connections) = gateway(config, &roots)?;
+        let (hearts, stop) = (self.edges.hearts.clone(), self.below.clone());
         self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
-            Box::pin(connection.run(heart, stop)).await;
+            Box::pin(connections.run(hearts, stop)).await;
             Ok::<(), String>(())
         });
         let gateway = world::gateway_name(&provider);
@@ -341,12 +340,15 @@ impl Instance {
         let heart = hearts.heart(heart::LANE);
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
+        let depth = depth(config);
+        let (ripe, ripe_up_to) = watch::channel(depth.line(0, None));
         let flow = Flow {
             ciphertexts,
             core: core.clone(),
             submission: Submission::new(lane, decryption.clone(), config.gas_limit),
             gateway_config: registry,
             support: support.subscribe(),
+            line: ripe_up_to.clone(),
             ledger: journal.clone(),
             options: FlowOptions {
                 max_in_flight: config.max_requests_in_flight,
@@ -364,7 +366,8 @@ impl Instance {
 
         let LeftOver { cursor, begun_after, newest, .. } = left;
         let ledger = journal.clone();
-        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after);
+        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
+            .only_from(depth, ripe);
         let progress = arrivals.progress();
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
@@ -374,6 +377,7 @@ impl Instance {
             walk: walk_again,
             held_retry: config.held_retry,
             newest,
+            line: ripe_up_to,
             heart: hearts.heart(heart::RECOVERY),
         };
         let stop = self.edges.stop.clone();
@@ -586,16 +590,28 @@ fn start(config: &Config, cursor: Option<BlockRef>) -> Start {
     }
 }
 
+fn depth(config: &Config) -> Depth {
+    Depth {
+        finality: match config.finality {
+            config::Finality::Latest => Finality::Latest,
+            config::Finality::Safe => Finality::Safe,
+            config::Finality::Finalized => Finality::Finalized,
+        },
+        public_decryption: config.public_decryption_confirmations,
+        user_decryption: config.user_decryption_confirmations,
+    }
+}
+
 fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
     let authorities = config.private_authorities.as_ref();
     TlsRoots::load(authorities.map(|authorities| authorities.path.as_path())).map_err(refuse)
 }
 
-/// The gateway node's provider, and the task that connects it.
+/// The provider of all gateway nodes, and the tasks that connect it.
 fn gateway(
     config: &Config,
     roots: &TlsRoots,
-) -> Result<(ArbitrumProvider, Connection), BuildError> {
+) -> Result<(ArbitrumProvider, Connections), BuildError> {
     let http = reqwest::Client::builder()
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
@@ -604,13 +620,15 @@ fn gateway(
         .no_proxy()
         .build()
         .map_err(|error| fail(error.without_url()))?;
-    let url = config.gateway_url.expose().clone();
-    let endpoint = Endpoint::new(url, Arc::new(roots.client_config()), http);
+    let tls = Arc::new(roots.client_config());
+    let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
+    let endpoints =
+        urls.map(|url| Endpoint::new(url.expose().clone(), tls.clone(), http.clone())).collect();
     let addresses = Addresses {
         decryption: config.decryption_address,
         gateway_config: config.gateway_config_address,
     };
-    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoint))
+    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoints))
 }
 
 fn fail(error: impl Display) -> BuildError {

@@ -639,6 +639,11 @@ impl RequestLedger for Journal {
             worked: Duration::from_millis(record.progress.worked_ms),
         }))
     }
+
+    async fn namesakes(&self, key: RequestKey) -> Result<Vec<Event>, LedgerError> {
+        let contract = self.contract;
+        Ok(self.read(move |connection| reader::namesakes(connection, contract, key)).await?)
+    }
 }
 
 impl TransactionLedger for Journal {

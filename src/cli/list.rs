@@ -170,7 +170,7 @@ fn json_entry(
         Ok(Loaded { config, warnings }) => {
             entry["name"] = config::instance_name(Mode::Start, None, Some(path), &config).into();
             entry["chain_id"] = config.chain_id.into();
-            entry["gateway"] = config.gateway_url.to_string().into();
+            entry["gateway"] = config.gateways().into();
             entry["kms_core"] = config.kms_core_endpoint.to_string().into();
             entry["decryption_address"] = config.decryption_address.to_string().into();
             entry["wallet"] = describe(&config.wallet).into();

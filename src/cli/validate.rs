@@ -31,7 +31,7 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> E
         format!("{}: ok", file.display()),
         format!("name      {name}"),
         format!("chain id  {}", config.chain_id),
-        format!("gateway   {}", config.gateway_url),
+        format!("gateway   {}", config.gateways()),
         format!("core      {}", config.kms_core_endpoint),
         format!("wallet    {}", describe(&config.wallet)),
     ];

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::problems::{Place, Problem, Problems, Warning};
 use super::raw::{Given, Key, Layer, PREFIX, Raw, Value, show, show_shape};
-use super::secret::{InvalidPrivateKey, PrivateKey, SecretUrl, strip_0x};
+use super::secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl, strip_0x};
 use super::{Mode, Source};
 
 /// The configuration of one instance. Every value is within its bounds; `==` tells whether a
@@ -32,6 +32,9 @@ pub struct Config {
     pub service_name: String,
     /// The Gateway chain's node; ws, wss, http or https.
     pub gateway_url: SecretUrl,
+    /// More nodes of the same chain, in the order in which they are read from when those before
+    /// them are of no use. Answers are sent to all.
+    pub gateway_fallback_urls: Vec<SecretUrl>,
     /// The KMS Core's gRPC endpoint; http or https.
     pub kms_core_endpoint: SecretUrl,
     pub chain_id: u64,
@@ -61,6 +64,11 @@ pub struct Config {
     pub max_fee_per_gas: Option<u128>,
     /// Where an instance without a cursor begins to read.
     pub starting_block: StartingBlock,
+    /// How final a request's block has to be before the Core is asked.
+    pub finality: Finality,
+    /// Blocks on top of a request's block before the Core is asked.
+    pub public_decryption_confirmations: u64,
+    pub user_decryption_confirmations: u64,
     /// Working time after which an unanswered request ends as expired.
     pub request_expiry: Duration,
     /// How often a held request is tried again.
@@ -71,6 +79,15 @@ pub struct Config {
     pub ciphertext_memory: u64,
     pub max_requests_in_flight: usize,
     pub max_transactions_in_flight: usize,
+}
+
+impl Config {
+    /// The Gateway's nodes, as messages name them.
+    #[must_use]
+    pub fn gateways(&self) -> String {
+        let urls = std::iter::once(&self.gateway_url).chain(&self.gateway_fallback_urls);
+        urls.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What signs the transactions.
@@ -109,6 +126,17 @@ pub struct Domain {
     pub version: String,
 }
 
+/// How final a block has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// In the chain: a promise of the sequencer.
+    Latest,
+    /// As the node's tag `safe` says.
+    Safe,
+    /// As the node's tag `finalized` says.
+    Finalized,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartingBlock {
     /// The head at the time of the first start.
@@ -126,6 +154,11 @@ const MIN_CIPHERTEXT_MEMORY_MIB: u64 = 160;
 /// A sequencer buffers this many transactions of one sender.
 const MAX_TRANSACTIONS_IN_FLIGHT: u32 = 1024;
 const DAY_SECS: u64 = 86_400;
+/// More blocks than an hour has on the Gateway's chain.
+const MAX_CONFIRMATIONS: u64 = 20_000;
+const GATEWAY_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
+/// Each is a connection that is kept open.
+const MAX_FALLBACK_URLS: usize = 8;
 
 const DEFAULT_GATEWAY_URL: &str = "ws://localhost:8545";
 const DEFAULT_KMS_CORE_ENDPOINT: &str = "http://[::1]:50052";
@@ -175,7 +208,8 @@ impl Check<'_> {
         self.required();
         let enabled = self.boolean(Key::Enabled);
         let service_name = self.line(Key::ServiceName, 128);
-        let gateway_url = self.url(Key::GatewayUrl, &["ws", "wss", "http", "https"]);
+        let gateway_url = self.url(Key::GatewayUrl, &GATEWAY_SCHEMES);
+        let gateway_fallback_urls = self.urls(Key::GatewayFallbackUrls, &GATEWAY_SCHEMES);
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
         let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
         let addresses = self.addresses();
@@ -193,6 +227,8 @@ impl Check<'_> {
         let gas_limit = self.gas_limit();
         let max_fee_per_gas = self.max_fee_per_gas();
         let starting_block = self.starting_block();
+        let finality = self.finality();
+        let confirmations = self.confirmations();
         let held_retry = self.number(Key::HeldRetrySecs, 1..=DAY_SECS, "seconds");
         let retention = self.number(Key::JournalRetentionDays, 1..=3650, "days");
         let memory = self.number(
@@ -207,10 +243,15 @@ impl Check<'_> {
         let or_text = |given: Option<String>, default: &str| given.unwrap_or(default.to_owned());
         let (decryption_address, gateway_config_address) = addresses?;
         let (public_decryption_timeout, user_decryption_timeout, request_expiry) = timeouts?;
+        let (public_decryption_confirmations, user_decryption_confirmations) = confirmations?;
+        let gateway_url = gateway_url?.map_or_else(|| default_url(DEFAULT_GATEWAY_URL), Ok)?;
+        let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
+        self.different_urls(&gateway_url, &gateway_fallback_urls)?;
         Ok(Config {
             enabled: enabled?.unwrap_or(true),
             service_name: or_text(service_name?, "kms-connector"),
-            gateway_url: gateway_url?.map_or_else(|| default_url(DEFAULT_GATEWAY_URL), Ok)?,
+            gateway_url,
+            gateway_fallback_urls,
             kms_core_endpoint: kms_core_endpoint?
                 .map_or_else(|| default_url(DEFAULT_KMS_CORE_ENDPOINT), Ok)?,
             chain_id: chain_id?.unwrap_or(DEFAULT_CHAIN_ID),
@@ -235,6 +276,9 @@ impl Check<'_> {
             gas_limit: gas_limit?,
             max_fee_per_gas: max_fee_per_gas?,
             starting_block: starting_block?.unwrap_or(StartingBlock::Latest),
+            finality: finality?.unwrap_or(Finality::Latest),
+            public_decryption_confirmations,
+            user_decryption_confirmations,
             request_expiry,
             held_retry: Duration::from_secs(held_retry?.unwrap_or(300)),
             journal_retention: Duration::from_secs(retention?.unwrap_or(7) * DAY_SECS),
@@ -317,7 +361,7 @@ impl Check<'_> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
         let text = match &given.value {
             Value::Text(text) | Value::Integer(text) | Value::Float(text) => text.expose(),
-            Value::Boolean(_) | Value::Other(_) => "",
+            Value::Boolean(_) | Value::Texts(_) | Value::Other(_) => "",
         };
         match gwei_to_wei(text.trim()) {
             Some(wei) => Ok(Some(wei)),
@@ -344,6 +388,38 @@ impl Check<'_> {
             }
             _ => Err(self.bad(key, show(&given.value), "a block number or \"latest\"", "")),
         }
+    }
+
+    fn finality(&mut self) -> Found<Finality> {
+        let key = Key::Finality;
+        let Some(given) = self.raw.get(key) else { return Ok(None) };
+        let text = match &given.value {
+            Value::Text(text) => text.expose().trim(),
+            Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Texts(_)
+            | Value::Other(_) => "",
+        };
+        match text {
+            "latest" => Ok(Some(Finality::Latest)),
+            "safe" => Ok(Some(Finality::Safe)),
+            "finalized" => Ok(Some(Finality::Finalized)),
+            _ => {
+                let allowed = "\"latest\", \"safe\" or \"finalized\"";
+                Err(self.bad(key, show(&given.value), allowed, ""))
+            }
+        }
+    }
+
+    /// For public and for user decryptions.
+    fn confirmations(&mut self) -> Result<(u64, u64), Noted> {
+        let mut read = |key| self.number(key, 0..=MAX_CONFIRMATIONS, "blocks");
+        let all = read(Key::Confirmations);
+        let public = read(Key::PublicDecryptionConfirmations);
+        let user = read(Key::UserDecryptionConfirmations);
+        let all = all?.unwrap_or(0);
+        Ok((public?.unwrap_or(all), user?.unwrap_or(all)))
     }
 
     fn s3(&mut self) -> Found<S3> {
@@ -617,9 +693,11 @@ impl Check<'_> {
             Value::Boolean(boolean) => Ok(Some(*boolean)),
             Value::Text(text) if text.expose().eq_ignore_ascii_case("true") => Ok(Some(true)),
             Value::Text(text) if text.expose().eq_ignore_ascii_case("false") => Ok(Some(false)),
-            Value::Text(_) | Value::Integer(_) | Value::Float(_) | Value::Other(_) => {
-                Err(self.bad(key, show(&given.value), "true or false", ""))
-            }
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Texts(_)
+            | Value::Other(_) => Err(self.bad(key, show(&given.value), "true or false", "")),
         }
     }
 
@@ -753,11 +831,58 @@ impl Check<'_> {
 
     fn url(&mut self, key: Key, schemes: &[&str]) -> Found<SecretUrl> {
         let Some(given) = self.raw.get(key) else { return Ok(None) };
-        let allowed = format!("a URL with {}", schemes.join(", "));
         let Value::Text(text) = &given.value else {
+            let allowed = format!("a URL with {}", schemes.join(", "));
             return Err(self.bad(key, show_shape(&given.value).to_owned(), &allowed, ""));
         };
-        let text = text.expose().trim();
+        let text = text.clone();
+        self.judge_url(key, schemes, text.expose()).map(Some)
+    }
+
+    /// A list, or in a variable a text with commas. A comma within a URL is written %2C.
+    fn urls(&mut self, key: Key, schemes: &[&str]) -> Found<Vec<SecretUrl>> {
+        let Some(given) = self.raw.get(key) else { return Ok(None) };
+        let texts: Vec<SecretString> = match &given.value {
+            Value::Texts(texts) => texts.clone(),
+            Value::Text(text) => {
+                let parts = text.expose().split(',').map(str::trim);
+                parts.map(|part| SecretString::new(part.to_owned())).collect()
+            }
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => {
+                let found = show_shape(&given.value).to_owned();
+                let allowed = "a list of URLs, in a variable with commas between them";
+                return Err(self.bad(key, found, allowed, ""));
+            }
+        };
+        if texts.len() > MAX_FALLBACK_URLS {
+            let found = format!("{} URLs", texts.len());
+            let allowed = format!("at most {MAX_FALLBACK_URLS} URLs");
+            return Err(self.bad(key, found, &allowed, ""));
+        }
+        // All are judged before the first that is wrong ends it.
+        let judged: Vec<_> =
+            texts.iter().map(|text| self.judge_url(key, schemes, text.expose())).collect();
+        judged.into_iter().collect::<Result<_, _>>().map(Some)
+    }
+
+    /// One URL given twice would count as two nodes.
+    fn different_urls(&mut self, first: &SecretUrl, more: &[SecretUrl]) -> Result<(), Noted> {
+        let repeated =
+            more.iter().enumerate().any(|(index, url)| url == first || more[..index].contains(url));
+        if !repeated {
+            return Ok(());
+        }
+        Err(self.bad(
+            Key::GatewayFallbackUrls,
+            "the same URL twice".to_owned(),
+            "URLs that differ from each other and from gateway_url",
+            "Each one counts as a node of its own",
+        ))
+    }
+
+    fn judge_url(&mut self, key: Key, schemes: &[&str], text: &str) -> Result<SecretUrl, Noted> {
+        let allowed = format!("a URL with {}", schemes.join(", "));
+        let text = text.trim();
         let Some((scheme, _)) = text.split_once("://") else {
             let found = format!("a text of {} characters without ://", text.chars().count());
             return Err(self.bad(key, found, &allowed, &format!("Begin with {}://", schemes[0])));
@@ -777,7 +902,7 @@ impl Check<'_> {
             Ok(url) if url.port() == Some(0) => {
                 Err(self.bad(key, "a URL with port 0".to_owned(), "a port from 1 to 65535", ""))
             }
-            Ok(url) if url.has_host() => Ok(Some(SecretUrl::new(url))),
+            Ok(url) if url.has_host() => Ok(SecretUrl::new(url)),
             Ok(_) => Err(self.bad(key, "a URL without a host".to_owned(), &allowed, "")),
             // The parser's errors are constant texts (`invalid port number`).
             Err(error) => Err(self.bad(key, format!("a broken URL ({error})"), &allowed, "")),
@@ -827,7 +952,7 @@ impl Check<'_> {
 fn integer(value: &Value) -> Option<i128> {
     match value {
         Value::Text(text) | Value::Integer(text) => text.expose().trim().parse().ok(),
-        Value::Float(_) | Value::Boolean(_) | Value::Other(_) => None,
+        Value::Float(_) | Value::Boolean(_) | Value::Texts(_) | Value::Other(_) => None,
     }
 }
 

@@ -45,6 +45,7 @@ keys! {
     Enabled = "enabled",
     ServiceName = "service_name",
     GatewayUrl = "gateway_url",
+    GatewayFallbackUrls = "gateway_fallback_urls",
     KmsCoreEndpoint = "kms_core_endpoint",
     ChainId = "chain_id",
     DecryptionAddress = "decryption_address",
@@ -70,6 +71,10 @@ keys! {
     GasLimit = "gas_limit",
     MaxFeePerGasGwei = "max_fee_per_gas_gwei",
     StartingBlock = "starting_block",
+    Finality = "finality",
+    Confirmations = "confirmations",
+    PublicDecryptionConfirmations = "public_decryption_confirmations",
+    UserDecryptionConfirmations = "user_decryption_confirmations",
     RequestExpirySecs = "request_expiry_secs",
     HeldRetrySecs = "held_retry_secs",
     JournalRetentionDays = "journal_retention_days",
@@ -117,6 +122,8 @@ pub(super) enum Value {
     /// As written.
     Float(SecretString),
     Boolean(bool),
+    /// A list of texts only.
+    Texts(Vec<SecretString>),
     /// A TOML type no key takes, by name.
     Other(&'static str),
 }
@@ -431,9 +438,14 @@ fn translate(value: &DeValue<'_>) -> Value {
         }
         DeValue::Float(float) => Value::Float(text(float.as_str())),
         DeValue::Boolean(boolean) => Value::Boolean(*boolean),
-        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            Value::Other(type_name(value))
+        DeValue::Array(list) => {
+            let texts = list.iter().map(|member| Some(text(member.get_ref().as_str()?)));
+            match texts.collect() {
+                Some(texts) => Value::Texts(texts),
+                None => Value::Other("a list with something else than texts"),
+            }
         }
+        DeValue::Datetime(_) | DeValue::Table(_) => Value::Other(type_name(value)),
     }
 }
 
@@ -500,6 +512,7 @@ pub(super) fn show(value: &Value) -> String {
             format!("a number of {} characters", number.expose().len())
         }
         Value::Boolean(boolean) => boolean.to_string(),
+        Value::Texts(_) => "a list".to_owned(),
         Value::Other(name) => (*name).to_owned(),
     }
 }
@@ -523,6 +536,7 @@ pub(super) fn show_shape(value: &Value) -> &'static str {
         Value::Integer(_) => "an integer",
         Value::Float(_) => "a decimal number",
         Value::Boolean(_) => "true or false",
+        Value::Texts(_) => "a list",
         Value::Other(name) => name,
     }
 }

@@ -86,6 +86,57 @@ fn defaults_are_the_seeds() {
     assert_eq!(config.max_transactions_in_flight, 512);
     assert_eq!(config.held_retry, Duration::from_mins(5));
     assert_eq!((config.max_fee_per_gas, config.private_authorities), (None, None));
+    assert_eq!(config.gateway_fallback_urls, []);
+    assert_eq!(config.finality, Finality::Latest);
+    assert_eq!(
+        (config.public_decryption_confirmations, config.user_decryption_confirmations),
+        (0, 0)
+    );
+}
+
+#[test]
+fn fallback_urls_are_a_list_or_stand_between_commas() {
+    let urls = |config: &Config| -> Vec<String> {
+        config.gateway_fallback_urls.iter().map(|url| url.expose().to_string()).collect()
+    };
+    let expected = ["wss://a.example/key", "http://b.example:1/?k=x%2Cy"];
+    let list =
+        good("gateway_fallback_urls = ['wss://a.example/key', 'http://b.example:1?k=x%2Cy']");
+    assert_eq!(urls(&list.config), expected);
+    let text = "wss://a.example/key , http://b.example:1?k=x%2Cy";
+    let environment = env([WALLET, ("KMS_CONNECTOR_GATEWAY_FALLBACK_URLS", text)]);
+    assert_eq!(urls(&load(&source(environment)).unwrap().config), expected);
+    assert_eq!(list.config.gateways(), "ws://localhost:8545, wss://a.example, http://b.example:1");
+    assert_eq!(urls(&good("gateway_fallback_urls = []").config), [""; 0]);
+    let nine = (0..9).map(|n| format!("'ws://h{n}'")).collect::<Vec<_>>().join(",");
+    for (bad, found) in [
+        ("['tcp://x']", "a URL with tcp://"),
+        ("['ws://a', 'ws://']", "a broken URL"),
+        ("[1]", "a list with something else than texts"),
+        ("7", "an integer"),
+        ("'ws://a,,ws://b'", "without ://"),
+        ("['ws://a', 'ws://a']", "the same URL twice"),
+        ("['ws://localhost:8545']", "the same URL twice"),
+        (&format!("[{nine}]"), "9 URLs"),
+    ] {
+        let problem = problem(&format!("gateway_fallback_urls = {bad}"));
+        assert!(problem.found.contains(found), "{bad}: {}", problem.found);
+    }
+}
+
+#[test]
+fn confirmations_count_for_all_kinds_or_for_one() {
+    let of = |text: &str| {
+        let config = good(text).config;
+        (config.public_decryption_confirmations, config.user_decryption_confirmations)
+    };
+    assert_eq!(of("confirmations = 5"), (5, 5));
+    assert_eq!(of("confirmations = 5\npublic_decryption_confirmations = 9"), (9, 5));
+    assert_eq!(of("user_decryption_confirmations = 2"), (0, 2));
+    assert_eq!(good("finality = 'finalized'").config.finality, Finality::Finalized);
+    for bad in ["finality = 'final'", "finality = 1", "confirmations = -1"] {
+        problem(bad);
+    }
 }
 
 /// The seed's "Configuration Structure", to the letter.
@@ -177,6 +228,7 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::Enabled => "false".to_owned(),
         Key::ServiceName => "sample".to_owned(),
         Key::GatewayUrl => "wss://gateway.example/path".to_owned(),
+        Key::GatewayFallbackUrls => "wss://one.example/path, http://two.example".to_owned(),
         Key::KmsCoreEndpoint => "https://core.example:1".to_owned(),
         Key::ChainId => "7".to_owned(),
         Key::DecryptionAddress => ADDRESS.to_owned(),
@@ -209,6 +261,10 @@ fn sample(key: Key, directory: &Path) -> String {
         Key::GasLimit => "500000".to_owned(),
         Key::MaxFeePerGasGwei => "0.25".to_owned(),
         Key::StartingBlock => "0".to_owned(),
+        Key::Finality => "safe".to_owned(),
+        Key::Confirmations
+        | Key::PublicDecryptionConfirmations
+        | Key::UserDecryptionConfirmations => "3".to_owned(),
         Key::RequestExpirySecs => "7200".to_owned(),
         Key::HeldRetrySecs => "30".to_owned(),
         Key::JournalRetentionDays => "1".to_owned(),
@@ -759,6 +815,7 @@ fn no_output_has_a_secret() {
     let secret = [
         Key::PrivateKeyText,
         Key::GatewayUrl,
+        Key::GatewayFallbackUrls,
         Key::KmsCoreEndpoint,
         Key::AwsEndpoint,
         Key::S3Endpoint,

@@ -3,7 +3,7 @@
 //! ```text
 //! wake-up -> far from the head: ranges    \
 //!         -> near the head: block by block -> journal (door a) -> the walk
-//!         -> now and then: the last blocks again
+//!         -> now and then: the last blocks again                  \\-> unripe until deep enough
 //! ```
 //!
 //! Invariants: the stored cursor moves only in the journal transaction that stores what it passed; no
@@ -12,13 +12,14 @@
 //! late; a full channel to the walk waits, never drops.
 
 pub mod gap;
+mod unripe;
 
 use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
@@ -26,8 +27,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::gap::{PageSize, Plan};
-use super::{Arrival, Batch, Intake, RequestLedger};
+use self::{
+    gap::{PageSize, Plan},
+    unripe::Unripe,
+};
+use super::{
+    Arrival, Batch, Intake, RequestLedger,
+    depth::{Depth, Line},
+};
 use crate::{
     backoff::Backoff,
     domain::{B256, BlockRef, Event, Generation, LedgerError, Request},
@@ -45,6 +52,8 @@ const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
 /// So many blocks before a cursor out of the journal may have been read only once: what passes
 /// between two re-reads, on a chain with ten blocks a second, and some more.
 const READ_ONCE_AT_MOST: u64 = 512;
+/// How often the node is asked for its finality tag, at most.
+const TAG_EVERY: Duration = Duration::from_secs(1);
 /// Calls for headers or logs under way at the same time.
 const AT_ONCE: usize = 8;
 /// Block hashes remembered, to find where a reorganised chain forked.
@@ -70,6 +79,12 @@ pub struct Arrivals<P, L> {
     /// Upgrades seen, by transaction and log index.
     upgrades: HashSet<(B256, u64)>,
     progress: watch::Sender<Option<BlockRef>>,
+    depth: Depth,
+    /// Under the last head.
+    line: watch::Sender<Line>,
+    unripe: Unripe,
+    /// Where the node's tag stood, and when it was asked.
+    tagged: (Option<Instant>, Option<u64>),
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
     begun_after: u64,
@@ -120,6 +135,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             support,
             upgrades: HashSet::new(),
             progress: watch::channel(cursor).0,
+            depth: Depth::NONE,
+            line: watch::channel(Line::OPEN).0,
+            unripe: Unripe::default(),
+            tagged: (None, None),
             cursor,
             begun_after: begun_after.unwrap_or(0),
             page: PageSize::new(),
@@ -132,6 +151,14 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             store_at: Instant::now(),
             heart: Heart::default(),
         }
+    }
+
+    /// What is not so deep in the chain is stored, and not walked yet. Up to where it is, `line`
+    /// tells whoever else walks requests.
+    #[must_use]
+    pub fn only_from(mut self, depth: Depth, line: watch::Sender<Line>) -> Self {
+        (self.depth, self.line) = (depth, line);
+        self
     }
 
     /// The cursor, as it moves.
@@ -161,7 +188,12 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         loop {
             // A timer beside the wake-up: the re-read is due even when the chain stands still.
             // Overdue (nothing was read yet) it is due now and then, not at once and for ever.
-            let due = (self.reread_at + REREAD_EVERY).max(Instant::now() + Duration::from_secs(1));
+            let mut due = self.reread_at + REREAD_EVERY;
+            if self.depth.tag().is_some() {
+                // A tag moves by itself.
+                due = due.min(Instant::now() + TAG_EVERY);
+            }
+            let due = due.max(Instant::now() + Duration::from_secs(1));
             self.heart.rest();
             tokio::select! {
                 biased;
@@ -217,6 +249,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
         loop {
             self.heart.beat().await;
+            self.ripen(head).await?;
+            if self.unripe.is_full() {
+                debug!("reading waits for blocks to be deep enough");
+                return Ok(());
+            }
             cursor = match gap::plan(cursor.number, head.block.number) {
                 Plan::Idle => return Ok(()),
                 Plan::Far { from, to } => {
@@ -264,32 +301,35 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         to: u64,
     ) -> Result<BlockRef, ReadError> {
         let (from, to) = self.page.page(from, to);
-        // The last block's header from the same endpoint proves that it knows the range; the
-        // first one's, that the range follows what was read.
-        let (first, last) = tokio::try_join!(self.header(from), self.header(to))?;
-        if first.parent != cursor.hash {
+        let read = self.adapter.requests_between(from, to).await;
+        // Nothing was read: the cursor stays.
+        let Some(range) = self.sized(from, to, read)? else { return Ok(cursor) };
+        // The last block's header, by the node that told the logs, proves that it knows the range;
+        // the first one's, that the range follows what was read.
+        let first = known(range.first.as_ref(), from)?;
+        let last = known(range.last.as_ref(), to)?.block;
+        let other_fork = |event: &Event| event.block.number == to && event.block.hash != last.hash;
+        if first.parent != cursor.hash || range.events.iter().any(other_fork) {
             return Err(ReadError::Reorganised { number: from });
         }
-        let last = last.block;
-        match self.logs(from, to).await? {
-            Some(events) => {
-                debug!(from, to, events = events.len(), "read a range of blocks");
-                self.store(events, Some(last)).await?;
-                self.read_once = gap::last_blocks(last.number);
-                Ok(last)
-            }
-            // Nothing was read: the cursor stays.
-            None => Ok(cursor),
-        }
+        debug!(from, to, events = range.events.len(), "read a range of blocks");
+        self.store(range.events, Some(last)).await?;
+        self.read_once = gap::last_blocks(last.number);
+        Ok(last)
     }
 
     /// A range of blocks; `None`: the node wants smaller ranges, and there are. The page shrinks
     /// with every failure, because too much may also show as no answer in time.
-    async fn logs(&mut self, from: u64, to: u64) -> Result<Option<Vec<Event>>, ReadError> {
-        match self.adapter.requests(LogRange::Numbers { from, to }).await {
-            Ok(events) => {
+    fn sized<T>(
+        &mut self,
+        from: u64,
+        to: u64,
+        read: Result<T, RpcError>,
+    ) -> Result<Option<T>, ReadError> {
+        match read {
+            Ok(read) => {
                 self.page.grow();
-                Ok(Some(events))
+                Ok(Some(read))
             }
             Err(error) => {
                 let smaller = self.page.shrink();
@@ -305,7 +345,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
     }
 
-    /// Block by block near the head, each joined to the one before by its parent hash.
+    /// Block by block near the head, each joined to the one before by its parent hash. Ends before
+    /// the first one that could not be read: what was read before it is not read again.
     async fn read_near(
         &mut self,
         cursor: BlockRef,
@@ -315,26 +356,48 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     ) -> Result<BlockRef, ReadError> {
         // Futures first, streams after: borrowed closures in a stream cannot be sent.
         let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
-        let headers: Vec<Head> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
-        let mut parent = cursor.hash;
-        for header in &headers {
-            if header.parent != parent {
-                return Err(ReadError::Reorganised { number: header.block.number });
-            }
+        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let (mut headers, mut parent) = (Vec::new(), cursor.hash);
+        while let Some(read) = reads.next().await {
+            let header = match read {
+                Ok(header) if header.parent == parent => header,
+                Ok(header) if headers.is_empty() => {
+                    return Err(ReadError::Reorganised { number: header.block.number });
+                }
+                Err(error) if headers.is_empty() => return Err(error),
+                Ok(_) | Err(_) => break,
+            };
             parent = header.block.hash;
+            headers.push(header);
         }
+        drop(reads);
         self.heart.beat().await;
         let (address, topics) = (self.adapter.address(), self.adapter.topics());
         let reads: Vec<_> = headers
             .iter()
             .filter(|head| !self.bloom_trusted || gap::may_contain(&head.bloom, address, topics))
-            .map(|head| self.adapter.requests(LogRange::Block(head.block.hash)))
+            .map(|head| async {
+                (head.block.number, self.adapter.requests(LogRange::Block(head.block.hash)).await)
+            })
             .collect();
-        let events: Vec<Vec<Event>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
-        // `from <= to`, so there is a last header.
+        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let (mut events, mut unread) = (Vec::new(), None);
+        while let Some((number, read)) = reads.next().await {
+            match read {
+                Ok(more) => events.extend(more),
+                Err(error) if number == from => return Err(error.into()),
+                Err(_) => {
+                    unread = Some(number);
+                    break;
+                }
+            }
+        }
+        drop(reads);
+        headers.retain(|head| unread.is_none_or(|unread| head.block.number < unread));
+        // `from <= to`, and it was read, so there is a last header.
         let last = headers.last().map_or(cursor, |head| head.block);
         self.was_near = true;
-        self.store(events.into_iter().flatten().collect(), Some(last)).await?;
+        self.store(events, Some(last)).await?;
         self.recent.extend(headers.iter().map(|head| (head.block.number, head.block.hash)));
         while self.recent.len() > REMEMBERED {
             self.recent.pop_first();
@@ -352,7 +415,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         while next <= last {
             self.heart.beat().await;
             let (from, to) = self.page.page(next, last);
-            let Some(events) = self.logs(from, to).await? else { continue };
+            let read = self.adapter.requests(LogRange::Numbers { from, to }).await;
+            let Some(events) = self.sized(from, to, read)? else { continue };
             let late = self.store(events, None).await?;
             if late > 0 {
                 warn!(
@@ -393,8 +457,45 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     }
 
     async fn header(&self, number: u64) -> Result<Head, ReadError> {
-        let head = self.adapter.provider().header(At::Number(number)).await?;
-        head.filter(|head| head.block.number == number).ok_or(ReadError::UnknownBlock(number))
+        known(self.adapter.provider().header(At::Number(number)).await?.as_ref(), number)
+    }
+
+    /// Moves the line under this head, and hands on what it covers now.
+    async fn ripen(&mut self, head: &Head) -> Result<(), ReadError> {
+        if self.depth == Depth::NONE {
+            return Ok(());
+        }
+        if let Some(tag) = self.depth.tag()
+            && self.tagged.0.is_none_or(|asked| asked.elapsed() >= TAG_EVERY)
+        {
+            let told = self.adapter.provider().header(tag).await;
+            let first = self.tagged.0.replace(Instant::now()).is_none();
+            match told {
+                Ok(Some(block)) => self.tagged.1 = Some(block.block.number),
+                // What was final stays it.
+                Ok(None) | Err(RpcError::Refused { .. }) if first => {
+                    warn!(?tag, "the node does not tell its finality tag: requests wait for it");
+                }
+                Ok(None) => debug!(?tag, "the node still does not tell its finality tag"),
+                Err(error) => debug!(?tag, %error, "could not ask for the finality tag"),
+            }
+        }
+        let line = self.depth.line(head.block.number, self.tagged.1);
+        self.line.send_if_modified(|current| {
+            let changed = *current != line;
+            *current = line;
+            changed
+        });
+        for intake in self.unripe.take(line) {
+            self.hand_on(intake).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&self, intake: Intake) -> Result<(), ReadError> {
+        // The journal has it: a stop here only means that the next start walks it.
+        let sent = self.heart.rest_while(self.walk.send(intake)).await;
+        sent.map_err(|_| ReadError::Stopping)
     }
 
     fn go_to(&mut self, cursor: Option<BlockRef>) {
@@ -473,13 +574,21 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 info!(request = %request.key, kind = %request.kind(), block = request.block.number,
                     "request arrived");
             }
+            let covered = self.line.borrow().covers(request.kind(), request.block.number);
             let intake = Intake { request, recovered };
-            // The journal has it: a stop here only means that the next start walks it.
-            let sent = self.heart.rest_while(self.walk.send(intake)).await;
-            sent.map_err(|_| ReadError::Stopping)?;
+            if covered {
+                self.hand_on(intake).await?;
+            } else {
+                self.unripe.put(intake);
+            }
         }
         Ok(late)
     }
+}
+
+fn known(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {
+    let head = head.filter(|head| head.block.number == number);
+    head.copied().ok_or(ReadError::UnknownBlock(number))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::{
     domain::{Answer, B256, BlockRef, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
-        decryption::DecryptionAdapter,
+        decryption::{DecryptionAdapter, Whereabouts},
         lane::{Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },
@@ -24,8 +24,6 @@ use crate::{
 const MAX_CALLDATA: usize = 95_000;
 /// Transactions that revert without a reason, before a request is held.
 const MAX_REVERTS: u32 = 3;
-/// A block that another one has replaced, under so many others, does not come back.
-const ORPHANED_AFTER: u64 = 64;
 
 /// The room.
 #[derive(Debug)]
@@ -42,15 +40,6 @@ enum Sent {
     Landed(Landing),
     /// The node executed it in advance and did not take it.
     WouldRevert(Bytes),
-}
-
-/// Whether the answering node has the request in its chain.
-enum Whereabouts {
-    /// In this block, under so many others.
-    There(BlockRef, u64),
-    /// The node lags, or the chain is being reorganised.
-    Unknown,
-    Gone,
 }
 
 /// What the room reports while it waits for the receipt.
@@ -267,16 +256,17 @@ impl<P: Provider> Submission<P> {
         call: &Call,
     ) -> Result<Outcome, SubmissionError> {
         let provider = self.adapter.provider();
-        let (block, depth) = match self.whereabouts(request).await? {
-            Whereabouts::There(block, depth) => (block, depth),
+        let block = match self.whereabouts(request).await? {
+            Whereabouts::In(block) => block,
             Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
             Whereabouts::Gone => return Ok(Outcome::Orphaned),
         };
         tokio::time::sleep(Duration::from_millis(500)).await;
         let mut again = provider.call(call, At::Hash(block.hash)).await;
+        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
         if let Err(RpcError::Refused { .. }) = &again
             && again.as_ref().is_err_and(|error| error.revert_data().is_none())
-            && depth >= ORPHANED_AFTER
+            && head.saturating_sub(block.number) >= ORPHANED_AFTER
         {
             // A node may have thrown the state of old blocks away, but does not lag that far.
             again = provider.call(call, At::Latest).await;
@@ -291,24 +281,9 @@ impl<P: Provider> Submission<P> {
         }
     }
 
-    /// By number, not by hash: nodes also know by hash what has left the chain.
-    async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
-        let (provider, was) = (self.adapter.provider(), request.block);
-        let Some(now) = provider.header(At::Number(was.number)).await? else {
-            return Ok(Whereabouts::Unknown);
-        };
-        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
-        if now.block.hash == was.hash {
-            return Ok(Whereabouts::There(was, head.saturating_sub(was.number)));
-        }
-        // Reorganised since the walk began: the transaction may have got into another block.
-        let receipts = provider.receipts(&[request.transaction]).await?;
-        if let Some(there) = receipts.into_iter().flatten().find(|receipt| receipt.success) {
-            let depth = head.saturating_sub(there.block.number);
-            return Ok(Whereabouts::There(there.block, depth));
-        }
-        let gone = head >= was.number.saturating_add(ORPHANED_AFTER);
-        Ok(if gone { Whereabouts::Gone } else { Whereabouts::Unknown })
+    /// Where a request is now.
+    pub async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
+        self.adapter.whereabouts(request).await
     }
 }
 

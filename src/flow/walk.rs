@@ -12,17 +12,22 @@ use tracing::{debug, info, warn};
 use super::{
     Flow, Intake, RequestLedger, Standing, Step,
     ciphertexts::Buckets,
+    depth::Line,
     dispatch::Places,
-    kms_core::{self, Ending},
+    kms_core::{self, Ending, Poll},
     submission::{Progress, Report, SubmissionError},
 };
 use crate::{
     backoff::Backoff,
     domain::{
-        Answer, Hold, HoldReason, Kind, LedgerError, Operation, Outcome, Remedy, Request,
+        Address, Answer, Hold, HoldReason, Kind, LedgerError, Operation, Outcome, Remedy, Request,
         RequestKey, stage::Stage,
     },
-    gateway::{decryption::Support, provider::Provider},
+    gateway::{
+        abi,
+        decryption::{Support, Whereabouts},
+        provider::Provider,
+    },
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
@@ -188,6 +193,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     if worked >= self.options.request_expiry {
                         return self.settle(&request, Outcome::Expired).await;
                     }
+                    // Nobody waits for an answer that the chain does not ask for any more.
+                    if matches!(stage, Stage::Arrived | Stage::Asked) {
+                        match stop.run_until_cancelled(self.is_gone(&request)).await {
+                            None => return Ok(Ended::Stopped),
+                            Some(true) => return self.settle(&request, Outcome::Orphaned).await,
+                            Some(false) => {}
+                        }
+                    }
                     return self.hold(key, &stage, hold).await;
                 }
                 Remedy::Retry => {
@@ -222,7 +235,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
         match stage {
-            Stage::Arrived => stop.run_until_cancelled(self.ask(request)).await,
+            Stage::Arrived => {
+                let asking = async {
+                    match self.settled_in_chain(request).await? {
+                        Some(gone) => Ok(Door::Out(gone)),
+                        None => self.ask(request).await,
+                    }
+                };
+                stop.run_until_cancelled(asking).await
+            }
             Stage::Asked => stop.run_until_cancelled(self.poll(request)).await,
             Stage::Answered(answer) | Stage::Submitted(answer) => {
                 let noting = Noting::new(&self.ledger, request.key);
@@ -261,6 +282,38 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
         self.ledger.note(request.key, Step::Settled(outcome)).await?;
         Ok(Ended::Settled)
+    }
+
+    /// Waits until the request's block is as deep as the operator wants it, wherever the chain has
+    /// it now. An outcome: it is nowhere any more.
+    async fn settled_in_chain(&self, request: &Request) -> Result<Option<Outcome>, Setback> {
+        let mut line = self.line.clone();
+        if *line.borrow_and_update() == Line::OPEN {
+            // The contract itself tells when the answer is brought.
+            return Ok(None);
+        }
+        let mut block = request.block;
+        loop {
+            let kind = request.kind();
+            if line.wait_for(|line| line.covers(kind, block.number)).await.is_err() {
+                return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
+            }
+            let found = self.submission.whereabouts(request).await;
+            match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
+                Whereabouts::In(now) if now.number <= block.number => return Ok(None),
+                Whereabouts::In(now) => block = now,
+                Whereabouts::Unknown => {
+                    let why = "its block has left the chain, and may come back";
+                    return Err(Setback::own(Remedy::Retry, &why));
+                }
+                Whereabouts::Gone => return Ok(Some(Outcome::Orphaned)),
+            }
+        }
+    }
+
+    /// Whether the request has left the chain for good. Not known counts as no.
+    async fn is_gone(&self, request: &Request) -> bool {
+        matches!(self.submission.whereabouts(request).await, Ok(Whereabouts::Gone))
     }
 
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
@@ -326,6 +379,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     let why = "this node was registered anew; its Core's answer is checked again";
                     return Err(Setback::new(Remedy::Retry, &why));
                 }
+                if let Remedy::Hold(hold) = &remedy
+                    && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
+                    && self.answers_a_namesake(request, signer).await
+                {
+                    let hold = Hold::new(
+                        HoldReason::StaleAnswer,
+                        "the KMS Core still has the answer to another request of this id, which \
+                         has left the chain; it goes on once the Core has forgotten that",
+                    );
+                    return Err(Setback::own(Remedy::Hold(hold.clone()), &hold));
+                }
                 return Err(Setback::new(remedy, &error));
             }
         };
@@ -348,6 +412,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
             }
         }
+    }
+
+    /// Whether the Core's answer is that to a request of the same id and other content: the Core
+    /// knows requests by id alone, its signature covers what was asked.
+    async fn answers_a_namesake(&self, request: &Request, signer: Option<Address>) -> bool {
+        let namesakes = self.ledger.namesakes(request.key).await.unwrap_or_default();
+        for event in namesakes {
+            let Ok(other) = abi::decode(&event) else { continue };
+            if other.kind() == request.kind()
+                && matches!(self.core.poll(&other, signer).await, Ok(Poll::Answer(_)))
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// Room 4.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     abi,
-    provider::{Addresses, At, Call, Head, LogRange, Provider, Receipt, RpcError},
+    provider::{Addresses, At, Call, Head, LogRange, Provider, Range, Receipt, RpcError},
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
@@ -59,6 +59,12 @@ pub(crate) struct Node {
     pub lags_from: Option<u64>,
     /// Calls are answered by another node behind the same URL, which has no later blocks.
     pub calls_know_below: Option<u64>,
+    /// Every other question about a range is answered by a node that knows only the blocks up to
+    /// here.
+    pub other_knows: Option<u64>,
+    pub others_turn: bool,
+    /// What the tags `safe` and `finalized` name.
+    pub tagged: Option<u64>,
     /// Blooms say that there is nothing.
     pub empty_blooms: bool,
     /// Ranges longer than this are refused, or not answered.
@@ -222,7 +228,8 @@ impl Node {
         let known = |head: &Head| self.lags_from.is_none_or(|from| head.block.number < from);
         let mut heads = self.chain.iter().map(|block| block.head).filter(known);
         match at {
-            At::Latest | At::Finalized => heads.next_back(),
+            At::Latest => heads.next_back(),
+            At::Safe | At::Finalized => heads.find(|head| Some(head.block.number) == self.tagged),
             At::Number(number) => heads.find(|head| head.block.number == number),
             At::Hash(hash) => heads.find(|head| head.block.hash == hash),
         }
@@ -282,7 +289,11 @@ impl Provider for FakeChain {
                     _ => {}
                 }
                 // A lagging node: what it does not know is empty, and no error.
-                let last = node.header(At::Latest).map_or(0, |head| head.block.number);
+                let mut last = node.header(At::Latest).map_or(0, |head| head.block.number);
+                node.others_turn = !node.others_turn;
+                if let Some(knows) = node.other_knows.filter(|_| node.others_turn) {
+                    last = last.min(knows);
+                }
                 let mut events = Vec::new();
                 for number in from..=to.min(last) {
                     events.extend(node.logs_of(usize::try_from(number).unwrap()));
@@ -294,6 +305,27 @@ impl Provider for FakeChain {
                 Ok(events)
             }
         }
+    }
+    async fn logs_between(
+        &self,
+        address: Address,
+        topics: &[B256],
+        from: u64,
+        to: u64,
+    ) -> Result<Range, RpcError> {
+        let (first, last) = {
+            let mut node = self.ask("header");
+            let lags = node.lags_from;
+            // The turn is the one that the logs take now.
+            if let Some(knows) = node.other_knows.filter(|_| !node.others_turn) {
+                node.lags_from = Some(knows + 1);
+            }
+            let ends = (node.header(At::Number(from)), node.header(At::Number(to)));
+            node.lags_from = lags;
+            ends
+        };
+        let events = self.logs(address, topics, LogRange::Numbers { from, to }).await?;
+        Ok(Range { first, last, events })
     }
     async fn call(&self, _: &Call, at: At) -> Result<Bytes, RpcError> {
         let node = self.ask("call");

@@ -6,9 +6,14 @@
 //! switched off, because it re-issues calls and re-subscribes without saying so: here a lost
 //! connection is a new [`Head::connection`] number, and whoever needs continuity re-reads.
 //!
+//! Several endpoints are one provider: reads go to one of them ([`choice`]), a call that fails to
+//! another within its deadline, raw transactions to all at once.
+//!
 //! URLs hold API keys: every text that leaves this module names the host and nothing else.
 
+pub mod choice;
 pub mod connection;
+pub mod endpoints;
 pub mod quirks;
 
 use std::{sync::Arc, time::Duration};
@@ -22,13 +27,21 @@ use alloy::{
     },
     transports::RpcError as AlloyError,
 };
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
 /// How long one call may take, connection included.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one endpoint may take of that while another could be asked.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+/// One endpoint has refused a transaction: how long the others may take to say more.
+const SEND_GRACE: Duration = Duration::from_millis(500);
 
 /// Where the two contracts of a deployment live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +66,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     Latest,
+    Safe,
     Finalized,
     Number(u64),
     Hash(B256),
@@ -65,6 +79,15 @@ pub enum LogRange {
     Block(B256),
     /// Both ends included.
     Numbers { from: u64, to: u64 },
+}
+
+/// A range of blocks as one node showed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Headers of the first and the last block; `None`: the node does not know it.
+    pub first: Option<Head>,
+    pub last: Option<Head>,
+    pub events: Vec<Event>,
 }
 
 /// A receipt, as far as the connector needs it.
@@ -131,6 +154,15 @@ pub trait Provider: Clone + Send + Sync + 'static {
         topics: &[B256],
         range: LogRange,
     ) -> impl Future<Output = Result<Vec<Event>, RpcError>> + Send;
+    /// The same of a range, with the headers of its ends, asked in one message: behind one URL may
+    /// be many nodes, and what one of them knows proves nothing of another's logs.
+    fn logs_between(
+        &self,
+        address: Address,
+        topics: &[B256],
+        from: u64,
+        to: u64,
+    ) -> impl Future<Output = Result<Range, RpcError>> + Send;
     fn call(&self, call: &Call, at: At) -> impl Future<Output = Result<Bytes, RpcError>> + Send;
     fn estimate_gas(&self, call: &Call) -> impl Future<Output = Result<u64, RpcError>> + Send;
     fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
@@ -142,6 +174,8 @@ pub trait Provider: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<u64, RpcError>> + Send;
     /// Wei per gas the node suggests as a tip.
     fn priority_fee(&self) -> impl Future<Output = Result<u128, RpcError>> + Send;
+    /// Hands a transaction to every node. One acceptance is enough, and "already known" is one. A
+    /// refusal comes back only if every node has proved that it did not take it.
     fn send_raw_transaction(
         &self,
         raw: &Bytes,
@@ -153,7 +187,7 @@ pub trait Provider: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Option<Receipt>>, RpcError>> + Send;
 }
 
-/// The provider of an Arbitrum (or any Ethereum JSON-RPC) node behind one URL.
+/// The provider of an Arbitrum (or any Ethereum JSON-RPC) chain behind one URL or several.
 #[derive(Clone, Debug)]
 pub struct ArbitrumProvider {
     inner: Arc<Inner>,
@@ -162,103 +196,304 @@ pub struct ArbitrumProvider {
 #[derive(Debug)]
 struct Inner {
     addresses: Addresses,
-    endpoint: connection::Endpoint,
-    client: watch::Receiver<connection::Link>,
-    heads: watch::Receiver<Option<Head>>,
+    hosts: String,
+    shared: endpoints::Shared,
 }
 
 impl ArbitrumProvider {
-    /// A provider and the task that keeps it connected. The owner runs the task.
+    /// A provider and the tasks that keep it connected. The owner runs them. `endpoints` in the
+    /// order in which they are to be read from; at least one.
     #[must_use]
     pub fn new(
         addresses: Addresses,
         chain_id: u64,
-        endpoint: connection::Endpoint,
-    ) -> (Self, connection::Connection) {
-        let (client_sender, client) = watch::channel(connection::Link::Down(None));
-        let (head_sender, heads) = watch::channel(None);
-        let connection =
-            connection::Connection::new(endpoint.clone(), chain_id, client_sender, head_sender);
-        (Self { inner: Arc::new(Inner { addresses, endpoint, client, heads }) }, connection)
+        endpoints: Vec<connection::Endpoint>,
+    ) -> (Self, endpoints::Connections) {
+        let hosts: Vec<&str> = endpoints.iter().map(connection::Endpoint::host).collect();
+        let hosts = hosts.join(", ");
+        let (shared, connections) = endpoints::prepare(endpoints, chain_id);
+        (Self { inner: Arc::new(Inner { addresses, hosts, shared }) }, connections)
     }
 
-    /// The node's host, for logs.
+    /// The hosts of all nodes, for logs.
     #[must_use]
-    pub fn host(&self) -> &str {
-        self.inner.endpoint.host()
+    pub fn hosts(&self) -> &str {
+        &self.inner.hosts
     }
 
-    /// Why the node is not connected just now; `None` while it is. Asks nobody.
+    fn nodes(&self) -> &[endpoints::Node] {
+        &self.inner.shared.nodes
+    }
+
+    /// Why no node is connected just now; `None` while one is. Asks nobody.
     #[must_use]
     pub fn trouble(&self) -> Option<RpcError> {
-        match &*self.inner.client.borrow() {
-            connection::Link::Up(_) => None,
-            connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => {
-                Some(why.clone())
+        let mut troubles = Vec::new();
+        for node in self.nodes() {
+            match &*node.link.borrow() {
+                connection::Link::Up(_) => return None,
+                connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => {
+                    troubles.push(why.clone());
+                }
+                connection::Link::Down(None) => {
+                    let host = node.endpoint.host().to_owned();
+                    let what = "not connected yet".to_owned();
+                    troubles.push(RpcError::Unavailable { host, what });
+                }
             }
-            connection::Link::Down(None) => Some(self.unavailable("not connected yet")),
         }
+        let all_wrong =
+            troubles.iter().all(|trouble| matches!(trouble, RpcError::WrongChain { .. }));
+        if troubles.len() == 1 || all_wrong {
+            return troubles.into_iter().next();
+        }
+        let each: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+        Some(self.unavailable(each.join("; ")))
     }
 
-    /// Waits for the end of the first attempt to connect.
+    /// Waits until a node is connected, or each has been tried once.
     pub async fn first_attempt(&self) -> Result<(), RpcError> {
-        let mut link = self.inner.client.clone();
-        // The connection's task may have ended.
-        let _ = link.wait_for(|link| !matches!(link, connection::Link::Down(None))).await;
+        let tried = self.nodes().iter().map(|node| {
+            let mut link = node.link.clone();
+            async move {
+                // The connection's task may have ended.
+                let _ = link.wait_for(|link| !matches!(link, connection::Link::Down(None))).await;
+            }
+        });
+        let mut tried: FuturesUnordered<_> = tried.collect();
+        while tried.next().await.is_some() {
+            if self.trouble().is_none() {
+                break;
+            }
+        }
         self.trouble().map_or(Ok(()), Err)
     }
 
     fn unavailable(&self, what: impl Into<String>) -> RpcError {
-        RpcError::Unavailable { host: self.host().to_owned(), what: what.into() }
+        RpcError::Unavailable { host: self.hosts().to_owned(), what: what.into() }
     }
 
-    /// One call within [`CALL_DEADLINE`], waiting for the connection if there is none.
+    /// One call within [`CALL_DEADLINE`], waiting for a connection if there is none.
     async fn ask<Params: RpcSend + Clone, Answer: RpcRecv>(
         &self,
         method: &'static str,
         params: Params,
     ) -> Result<Answer, RpcError> {
-        let asking = async {
-            let client = self.client().await?;
-            client
-                .request::<_, Answer>(method, params)
-                .await
-                .map_err(|error| self.inner.endpoint.explain(error))
-        };
-        match timeout(CALL_DEADLINE, asking).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.timed_out(method)),
+        self.ask_by(method, |client, endpoint| {
+            let asking = client.request::<_, Answer>(method, params.clone());
+            async move { asking.await.map_err(|error| endpoint.explain(error)) }
+        })
+        .await
+    }
+
+    /// Asks the endpoint that is read from; where it does not answer, the next one.
+    async fn ask_by<Answer, Asking>(
+        &self,
+        method: &'static str,
+        ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
+    ) -> Result<Answer, RpcError>
+    where
+        Asking: Future<Output = Result<Answer, RpcError>>,
+    {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let mut tried: Vec<usize> = Vec::new();
+        let mut failed = None;
+        loop {
+            let order = match &failed {
+                None => match timeout_at(deadline, self.usable()).await {
+                    Ok(usable) => usable?,
+                    Err(_) => return Err(self.timed_out(method)),
+                },
+                Some(_) => self.inner.shared.usable.borrow().order.clone(),
+            };
+            let left: Vec<usize> =
+                order.iter().copied().filter(|index| !tried.contains(index)).collect();
+            let Some(index) = left.first().copied() else {
+                return Err(failed.unwrap_or_else(|| self.timed_out(method)));
+            };
+            tried.push(index);
+            let node = &self.nodes()[index];
+            let Some(client) = client_of(node) else {
+                failed.get_or_insert_with(|| lost(node));
+                continue;
+            };
+            let until = match left.len() {
+                1 => deadline,
+                _ => deadline.min(Instant::now() + ATTEMPT_DEADLINE),
+            };
+            let asking = ask(client, node.endpoint.clone());
+            let error = match timeout_at(until, asking).await {
+                Ok(Ok(answer)) => {
+                    node.answered();
+                    return Ok(answer);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let host = node.endpoint.host().to_owned();
+                    RpcError::Unavailable { host, what: format!("{method} timed out") }
+                }
+            };
+            match &error {
+                RpcError::Unavailable { .. } => node.left_unanswered(),
+                RpcError::Refused { code, message, .. } => {
+                    node.answered();
+                    // Its answer, and nobody else's would be another one.
+                    if !quirks::is_about_node(*code, message) {
+                        return Err(error);
+                    }
+                }
+                RpcError::WrongChain { .. } | RpcError::Unreadable { .. } => {}
+            }
+            // The first one's word counts, unless it did not answer.
+            match failed {
+                Some(RpcError::Unavailable { .. }) | None => failed = Some(error),
+                Some(_) => {}
+            }
         }
     }
 
-    async fn client(&self) -> Result<RpcClient, RpcError> {
-        let mut link = self.inner.client.clone();
-        let link = link
-            .wait_for(|link| !matches!(link, connection::Link::Down(_)))
+    /// The endpoints calls may be made of, once there is one.
+    async fn usable(&self) -> Result<Arc<[usize]>, RpcError> {
+        let mut usable = self.inner.shared.usable.clone();
+        let usable = usable
+            .wait_for(|usable| !usable.order.is_empty() || usable.wrong_chain.is_some())
             .await
             .map_err(|_| self.unavailable("the connection was shut down"))?;
-        match &*link {
-            connection::Link::Up(client) => Ok(client.clone()),
-            connection::Link::WrongChain(error) => Err(error.clone()),
-            connection::Link::Down(_) => Err(self.unavailable("not connected")),
+        match &usable.wrong_chain {
+            Some(error) => Err(error.clone()),
+            None => Ok(usable.order.clone()),
         }
     }
 
     /// Says why there is no connection, where that is why there is no answer.
     fn timed_out(&self, method: &str) -> RpcError {
-        match &*self.inner.client.borrow() {
-            connection::Link::Down(Some(why)) => why.clone(),
-            connection::Link::Down(None)
-            | connection::Link::Up(_)
-            | connection::Link::WrongChain(_) => {
-                self.unavailable(format!("{method} timed out after {CALL_DEADLINE:?}"))
-            }
-        }
+        self.trouble().unwrap_or_else(|| {
+            self.unavailable(format!("{method} timed out after {CALL_DEADLINE:?}"))
+        })
     }
 
     fn unreadable(&self, what: impl Into<String>) -> RpcError {
-        RpcError::Unreadable { host: self.host().to_owned(), what: what.into() }
+        RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
     }
+
+    async fn send_to_all(&self, raw: &Bytes) -> Result<B256, RpcError> {
+        let hash = alloy::primitives::keccak256(raw);
+        let reading = self.usable().await?.first().copied();
+        let mut sends = FuturesUnordered::new();
+        for (index, node) in self.nodes().iter().enumerate() {
+            let Some(client) = client_of(node) else { continue };
+            let (endpoint, raw) = (node.endpoint.clone(), raw.clone());
+            let sending = async move {
+                let sending = client.request::<_, B256>("eth_sendRawTransaction", (raw,));
+                match timeout(CALL_DEADLINE, sending).await {
+                    Ok(sent) => (index, sent.map_err(|error| endpoint.explain(error))),
+                    Err(_) => (index, Err(no_answer(&endpoint))),
+                }
+            };
+            sends.push(sending.boxed());
+        }
+        let asked = sends.len();
+        let (mut refusals, mut grace) = (Vec::with_capacity(asked), None);
+        loop {
+            let next = match grace {
+                None => sends.next().await,
+                Some(until) => match timeout_at(until, sends.next()).await {
+                    Ok(next) => next,
+                    // Somebody may have taken it: that is all that is known.
+                    Err(_) => break,
+                },
+            };
+            match next {
+                None => break,
+                Some((_, Ok(_))) => refusals.clear(),
+                Some((_, Err(error))) if is_already_known(&error) => refusals.clear(),
+                Some((index, Err(error))) => {
+                    refusals.push((Some(index) == reading, error));
+                    grace = grace.or(Some(Instant::now() + SEND_GRACE));
+                    continue;
+                }
+            }
+            self.leave(sends);
+            return Ok(hash);
+        }
+        if refusals.len() < asked {
+            let what = match refusals.first() {
+                Some((_, error)) => format!("a node did not say what became of it; {error}"),
+                None => "no node is connected".to_owned(),
+            };
+            self.leave(sends);
+            return Err(self.unavailable(what));
+        }
+        let refused = verdict(refusals);
+        Err(refused.unwrap_or_else(|| self.unavailable("no node is connected")))
+    }
+
+    /// Sends that are under way go on without anybody waiting.
+    fn leave(&self, sends: FuturesUnordered<futures_util::future::BoxFuture<'static, Sent>>) {
+        if !sends.is_empty() {
+            let rest = sends.for_each(|_| async {}).boxed();
+            // Full: they are dropped. The transaction is sent again if it is not mined.
+            let _ = self.inner.shared.stragglers.try_send(rest);
+        }
+    }
+}
+
+/// What one endpoint, by index, said to a raw transaction.
+type Sent = (usize, Result<B256, RpcError>);
+
+fn client_of(node: &endpoints::Node) -> Option<RpcClient> {
+    match &*node.link.borrow() {
+        connection::Link::Up(client) => Some(client.clone()),
+        connection::Link::Down(_) | connection::Link::WrongChain(_) => None,
+    }
+}
+
+fn lost(node: &endpoints::Node) -> RpcError {
+    match &*node.link.borrow() {
+        connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => why.clone(),
+        connection::Link::Down(None) | connection::Link::Up(_) => RpcError::Unavailable {
+            host: node.endpoint.host().to_owned(),
+            what: "not connected".to_owned(),
+        },
+    }
+}
+
+fn no_answer(endpoint: &connection::Endpoint) -> RpcError {
+    RpcError::Unavailable {
+        host: endpoint.host().to_owned(),
+        what: format!("eth_sendRawTransaction timed out after {CALL_DEADLINE:?}"),
+    }
+}
+
+fn refusal_of(error: &RpcError) -> quirks::Refusal {
+    match error {
+        RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
+        RpcError::Unavailable { .. }
+        | RpcError::WrongChain { .. }
+        | RpcError::Unreadable { .. } => quirks::Refusal::Unknown,
+    }
+}
+
+fn is_already_known(error: &RpcError) -> bool {
+    refusal_of(error) == quirks::Refusal::AlreadyKnown
+}
+
+/// What the refusals of all endpoints mean together; the flag marks that of the one which is read
+/// from. One that may have taken the transaction outweighs all that have not; then comes what says
+/// that its nonce is used or occupied; then the word of the endpoint that is read from.
+fn verdict(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
+    let weight = |(reading, error): &(bool, RpcError)| match refusal_of(error) {
+        quirks::Refusal::AlreadyKnown | quirks::Refusal::Unknown => 4,
+        quirks::Refusal::NonceTooLow => 3,
+        quirks::Refusal::Underpriced => 2,
+        quirks::Refusal::NonceTooHigh
+        | quirks::Refusal::FeeTooLow
+        | quirks::Refusal::InsufficientFunds
+        | quirks::Refusal::Unacceptable
+        | quirks::Refusal::Reverted
+        | quirks::Refusal::Busy => u8::from(*reading),
+    };
+    refusals.into_iter().rev().max_by_key(weight).map(|(_, error)| error)
 }
 
 impl Provider for ArbitrumProvider {
@@ -267,7 +502,7 @@ impl Provider for ArbitrumProvider {
     }
 
     fn heads(&self) -> watch::Receiver<Option<Head>> {
-        self.inner.heads.clone()
+        self.inner.shared.heads.clone()
     }
 
     async fn chain_id(&self) -> Result<u64, RpcError> {
@@ -279,10 +514,9 @@ impl Provider for ArbitrumProvider {
         let block: Option<connection::RawHead> = match at {
             At::Hash(hash) => self.ask("eth_getBlockByHash", (hash, false)).await?,
             At::Latest => self.ask("eth_getBlockByNumber", ("latest", false)).await?,
+            At::Safe => self.ask("eth_getBlockByNumber", ("safe", false)).await?,
             At::Finalized => self.ask("eth_getBlockByNumber", ("finalized", false)).await?,
-            At::Number(number) => {
-                self.ask("eth_getBlockByNumber", (format!("{number:#x}"), false)).await?
-            }
+            At::Number(number) => self.ask("eth_getBlockByNumber", (hex(number), false)).await?,
         };
         Ok(block.map(|raw| raw.into_head(0)))
     }
@@ -293,41 +527,56 @@ impl Provider for ArbitrumProvider {
         topics: &[B256],
         range: LogRange,
     ) -> Result<Vec<Event>, RpcError> {
-        let filter = Filter::new().address(address).event_signature(topics.to_vec());
         let filter = match range {
-            LogRange::Block(hash) => filter.at_block_hash(hash),
-            LogRange::Numbers { from, to } => filter.from_block(from).to_block(to),
+            LogRange::Block(hash) => filter(address, topics).at_block_hash(hash),
+            LogRange::Numbers { from, to } => filter(address, topics).from_block(from).to_block(to),
         };
         let logs: Vec<Log> = self.ask("eth_getLogs", (filter,)).await?;
-        let mut events = Vec::with_capacity(logs.len());
-        for log in logs {
-            // A node may answer more than was asked; only what was asked counts.
-            if log.address() != address || log.removed {
-                continue;
-            }
-            if !log.topic0().is_some_and(|topic| topics.contains(topic)) {
-                continue;
-            }
-            let (Some(number), Some(hash), Some(transaction), Some(log_index)) =
-                (log.block_number, log.block_hash, log.transaction_hash, log.log_index)
-            else {
-                return Err(self.unreadable("a log without block or transaction"));
-            };
-            events.push(Event {
-                block: BlockRef { number, hash },
-                transaction,
-                log_index,
-                topics: log.topics().to_vec(),
-                data: log.inner.data.data,
-            });
-        }
-        events.sort_by_key(|event| (event.block.number, event.log_index));
-        Ok(events)
+        self.events(logs, address, topics)
+    }
+
+    async fn logs_between(
+        &self,
+        address: Address,
+        topics: &[B256],
+        from: u64,
+        to: u64,
+    ) -> Result<Range, RpcError> {
+        let filter = filter(address, topics).from_block(from).to_block(to);
+        let (logs, first, last) = self
+            .ask_by("eth_getLogs", |client, endpoint| {
+                let filter = filter.clone();
+                async move {
+                    let explain = |error| endpoint.explain(error);
+                    let mut batch = client.new_batch();
+                    let header = "eth_getBlockByNumber";
+                    let first = batch
+                        .add_call::<_, Option<connection::RawHead>>(header, &(hex(from), false))
+                        .map_err(explain)?;
+                    let logs = batch
+                        .add_call::<_, Vec<Log>>("eth_getLogs", &(filter,))
+                        .map_err(explain)?;
+                    let last = batch
+                        .add_call::<_, Option<connection::RawHead>>(header, &(hex(to), false))
+                        .map_err(explain)?;
+                    batch.send().await.map_err(explain)?;
+                    Ok((
+                        logs.await.map_err(explain)?,
+                        first.await.map_err(explain)?,
+                        last.await.map_err(explain)?,
+                    ))
+                }
+            })
+            .await?;
+        let head = |raw: Option<connection::RawHead>| raw.map(|raw| raw.into_head(0));
+        let events = self.events(logs, address, topics)?;
+        Ok(Range { first: head(first), last: head(last), events })
     }
 
     async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
         let block = match at {
             At::Latest => BlockId::latest(),
+            At::Safe => BlockId::safe(),
             At::Finalized => BlockId::finalized(),
             At::Number(number) => BlockId::number(number),
             At::Hash(hash) => BlockId::hash(hash),
@@ -361,57 +610,105 @@ impl Provider for ArbitrumProvider {
     }
 
     async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        self.ask("eth_sendRawTransaction", (raw.clone(),)).await
+        match timeout(CALL_DEADLINE, self.send_to_all(raw)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(self.timed_out("eth_sendRawTransaction")),
+        }
     }
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        let asking = async {
-            let client = self.client().await?;
-            let mut batch = client.new_batch();
-            let mut waiters = Vec::with_capacity(hashes.len());
-            for hash in hashes {
-                let waiter = batch
-                    .add_call::<_, Option<TransactionReceipt>>(
-                        "eth_getTransactionReceipt",
-                        &(*hash,),
-                    )
-                    .map_err(|error| self.inner.endpoint.explain(error))?;
-                waiters.push(waiter);
-            }
-            batch.send().await.map_err(|error| self.inner.endpoint.explain(error))?;
-            let mut receipts = Vec::with_capacity(hashes.len());
-            for (waiter, hash) in waiters.into_iter().zip(hashes) {
-                let receipt = match waiter.await {
-                    Ok(receipt) => receipt,
-                    // "Indexing in progress" and its like: no receipt yet.
-                    Err(AlloyError::ErrorResp(packet))
-                        if quirks::refusal(packet.code, &packet.message)
-                            != quirks::Refusal::Busy =>
-                    {
-                        None
-                    }
-                    Err(error) => return Err(self.inner.endpoint.explain(error)),
-                };
-                receipts.push(receipt.and_then(|receipt| {
-                    let (number, block) = (receipt.block_number?, receipt.block_hash?);
-                    (receipt.transaction_hash == *hash).then(|| Receipt {
-                        hash: *hash,
-                        block: BlockRef { number, hash: block },
-                        success: receipt.status(),
-                        gas_used: receipt.gas_used,
-                    })
-                }));
-            }
-            Ok(receipts)
-        };
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
-        match timeout(CALL_DEADLINE, asking).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.timed_out("eth_getTransactionReceipt")),
-        }
+        self.ask_by("eth_getTransactionReceipt", |client, endpoint| {
+            let hashes = hashes.to_vec();
+            async move { receipts(&client, &endpoint, &hashes).await }
+        })
+        .await
     }
+}
+
+impl ArbitrumProvider {
+    /// What was asked for of what a node answered, in chain order.
+    fn events(
+        &self,
+        logs: Vec<Log>,
+        address: Address,
+        topics: &[B256],
+    ) -> Result<Vec<Event>, RpcError> {
+        let mut events = Vec::with_capacity(logs.len());
+        for log in logs {
+            // A node may answer more than was asked; only what was asked counts.
+            if log.address() != address || log.removed {
+                continue;
+            }
+            if !log.topic0().is_some_and(|topic| topics.contains(topic)) {
+                continue;
+            }
+            let (Some(number), Some(hash), Some(transaction), Some(log_index)) =
+                (log.block_number, log.block_hash, log.transaction_hash, log.log_index)
+            else {
+                return Err(self.unreadable("a log without block or transaction"));
+            };
+            events.push(Event {
+                block: BlockRef { number, hash },
+                transaction,
+                log_index,
+                topics: log.topics().to_vec(),
+                data: log.inner.data.data,
+            });
+        }
+        events.sort_by_key(|event| (event.block.number, event.log_index));
+        Ok(events)
+    }
+}
+
+fn filter(address: Address, topics: &[B256]) -> Filter {
+    Filter::new().address(address).event_signature(topics.to_vec())
+}
+
+fn hex(number: u64) -> String {
+    format!("{number:#x}")
+}
+
+/// All in one message.
+async fn receipts(
+    client: &RpcClient,
+    endpoint: &connection::Endpoint,
+    hashes: &[B256],
+) -> Result<Vec<Option<Receipt>>, RpcError> {
+    let explain = |error| endpoint.explain(error);
+    let mut batch = client.new_batch();
+    let mut waiters = Vec::with_capacity(hashes.len());
+    for hash in hashes {
+        let method = "eth_getTransactionReceipt";
+        let waiter = batch.add_call::<_, Option<TransactionReceipt>>(method, &(*hash,));
+        waiters.push(waiter.map_err(explain)?);
+    }
+    batch.send().await.map_err(explain)?;
+    let mut receipts = Vec::with_capacity(hashes.len());
+    for (waiter, hash) in waiters.into_iter().zip(hashes) {
+        let receipt = match waiter.await {
+            Ok(receipt) => receipt,
+            // "Indexing in progress" and its like: no receipt yet.
+            Err(AlloyError::ErrorResp(packet))
+                if quirks::refusal(packet.code, &packet.message) != quirks::Refusal::Busy =>
+            {
+                None
+            }
+            Err(error) => return Err(explain(error)),
+        };
+        receipts.push(receipt.and_then(|receipt| {
+            let (number, block) = (receipt.block_number?, receipt.block_hash?);
+            (receipt.transaction_hash == *hash).then(|| Receipt {
+                hash: *hash,
+                block: BlockRef { number, hash: block },
+                success: receipt.status(),
+                gas_used: receipt.gas_used,
+            })
+        }));
+    }
+    Ok(receipts)
 }
 
 fn transaction(call: &Call) -> serde_json::Value {

@@ -15,7 +15,7 @@ use crate::{
         decryption::DecryptionAdapter,
         provider::{ArbitrumProvider, RpcError},
     },
-    heart::Heart,
+    heart::Hearts,
 };
 
 impl From<BuildError> for CheckError {
@@ -45,7 +45,7 @@ impl CheckError {
 pub async fn check(config: &Config) -> Result<(), CheckError> {
     let roots = load_roots(config)?;
     fallback_store(config)?;
-    let (provider, connection) = gateway(config, &roots)?;
+    let (provider, connections) = gateway(config, &roots)?;
     let core = KmsCore::new(
         config.kms_core_endpoint.expose(),
         &roots,
@@ -55,7 +55,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     .map_err(|error| CheckError::Refused(error.to_string()))?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(connection.run(Heart::default(), stop));
+    tasks.spawn(connections.run(Hearts::default(), stop));
     let wallet = async {
         let opened = world::ask_wallet(&config.wallet).await;
         opened.map(drop).map_err(|unready| CheckError::of("AWS KMS", unready))

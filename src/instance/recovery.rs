@@ -4,16 +4,17 @@
 //! only the held ones, slowly. What is read here only names them: the walk asks the journal where
 //! its request stands when its turn comes, which may be much later.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tracing::{debug, error, info};
 
 use crate::{
-    flow::Intake,
+    domain::stage::Stage,
+    flow::{Intake, depth::Line},
     gateway::abi,
     heart::Heart,
     journal::{Holds, Journal, JournalError, Position},
@@ -21,6 +22,8 @@ use crate::{
 
 /// Requests read from the journal at a time.
 const PAGE: u32 = 256;
+/// Requests kept here until their block is deep enough.
+const UNRIPE: usize = 10_000;
 
 /// Feeds the walk from the journal until the walk takes no more.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Recovery {
     pub held_retry: Duration,
     /// The newest request of an earlier run; younger ones come from the chain.
     pub newest: Option<Position>,
+    /// Up to which block requests may be walked.
+    pub line: watch::Receiver<Line>,
     pub heart: Heart,
 }
 
@@ -63,26 +68,29 @@ impl Recovery {
     }
 
     async fn feed(&self, holds: Holds, until: Option<Position>) -> Result<usize, JournalError> {
+        let mut unripe = VecDeque::new();
         let mut after = None;
         let mut taken = 0;
-        loop {
+        'pages: loop {
             self.heart.beat().await;
             let page = self.journal.unfinished(after, PAGE, holds).await?;
-            let Some(last) = page.last() else { return Ok(taken) };
+            let Some(last) = page.last() else { break };
             after = Some(last.position);
             for row in page {
                 if until.is_some_and(|until| row.position > until) {
-                    return Ok(taken);
+                    break 'pages;
                 }
                 match abi::decode(&row.event) {
                     Ok(request) => {
-                        let intake = Intake { request, recovered: true };
-                        if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
-                            // The walk takes no more: the instance is stopping.
-                            self.heart.rest();
-                            std::future::pending::<()>().await;
-                        }
                         taken += 1;
+                        let intake = Intake { request, recovered: true };
+                        let (kind, number) = (intake.request.kind(), intake.request.block.number);
+                        let covered = self.line.borrow().covers(kind, number);
+                        if covered || row.stage != Stage::Arrived {
+                            self.hand_on(intake).await;
+                        } else {
+                            unripe.push_back(intake);
+                        }
                     }
                     Err(error) => error!(
                         request = %row.key,
@@ -91,6 +99,36 @@ impl Recovery {
                     ),
                 }
             }
+            while unripe.len() > UNRIPE {
+                self.wait_for_first(&mut unripe).await;
+            }
+        }
+        while !unripe.is_empty() {
+            self.wait_for_first(&mut unripe).await;
+        }
+        Ok(taken)
+    }
+
+    /// What is behind it is younger still.
+    async fn wait_for_first(&self, unripe: &mut VecDeque<Intake>) {
+        let Some(intake) = unripe.pop_front() else { return };
+        let (kind, number) = (intake.request.kind(), intake.request.block.number);
+        let mut line = self.line.clone();
+        let covered = async { line.wait_for(|line| line.covers(kind, number)).await.is_ok() };
+        if self.heart.rest_while(covered).await {
+            self.hand_on(intake).await;
+        } else {
+            // The room that tells has ended: the instance is stopping.
+            self.heart.rest();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn hand_on(&self, intake: Intake) {
+        if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
+            // The walk takes no more: the instance is stopping.
+            self.heart.rest();
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -9,7 +9,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::catch_up::{Seen, Tracker};
+use super::{
+    catch_up::{Seen, Tracker},
+    world,
+};
 use crate::{
     backoff::Backoff,
     domain::BlockRef,
@@ -96,7 +99,7 @@ impl Report {
     /// `None`: not known yet.
     fn phase(&self, found: &Found) -> Option<Phase> {
         if let Some(error) = self.provider.trouble() {
-            let on = format!("the gateway node at {}", self.provider.host());
+            let on = world::gateway_name(&self.provider);
             return Some(Phase::Waiting { on, why: error.to_string() });
         }
         Some(match found.as_ref()? {

@@ -112,9 +112,9 @@ impl Waits {
     }
 }
 
-/// The gateway node, as messages name it.
+/// The gateway node, or all of them, as messages name it.
 pub(super) fn gateway_name(provider: &ArbitrumProvider) -> String {
-    format!("the gateway node at {}", provider.host())
+    format!("the gateway node at {}", provider.hosts())
 }
 
 impl From<RpcError> for Unready {

@@ -194,6 +194,20 @@ pub(super) fn request(
         .optional()
 }
 
+/// Events of other requests with the same id.
+pub(super) fn namesakes(
+    connection: &Connection,
+    contract: Address,
+    key: RequestKey,
+) -> rusqlite::Result<Vec<Event>> {
+    connection
+        .prepare_cached(sql::NAMESAKES)?
+        .query_map(params![Fixed(contract), Fixed(key.id), Fixed(key.content)], |row| {
+            read_record(row).map(|record| record.event)
+        })?
+        .collect()
+}
+
 fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransaction> {
     Ok(SignedTransaction {
         nonce: number(row, 0)?,

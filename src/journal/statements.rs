@@ -110,6 +110,8 @@ pub(super) const UNFINISHED_HELD: &str = unfinished!(
      ORDER BY r.seq LIMIT ?3"
 );
 pub(super) const REQUEST: &str = unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content = ?3");
+pub(super) const NAMESAKES: &str =
+    unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content <> ?3 LIMIT 8");
 
 /// Without event and answer: what an operator asks for.
 pub(super) const HELD: &str = concat!(
@@ -258,6 +260,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (UNFINISHED_HELD, "requests_held"),
     (HELD, "requests_held"),
     (REQUEST, "requests_by_key"),
+    (NAMESAKES, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),
     (HAS_OPEN_TRANSACTIONS, "transactions_open"),

@@ -680,7 +680,7 @@ impl<E> Slot<E> {
                 .map(|hash| hash.chars().take(12).collect()),
             chain_id: config.map(|config| config.chain_id),
             decryption: config.map(|config| config.decryption_address.to_string()),
-            gateway: config.map(|config| config.gateway_url.to_string()),
+            gateway: config.map(|config| config.gateways()),
             kms_core: config.map(|config| config.kms_core_endpoint.to_string()),
             gauges: self.run().map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
         }

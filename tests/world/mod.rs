@@ -4,7 +4,8 @@
 //! Anvil (Gateway chain) ── Deployment (our contracts, one variant of the protocol)
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
-//! Proxy (between a connector and any of them: cut, refuse, stall)
+//! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping)
+//! FaultyRpc (a node that lies, in front of Anvil)
 //! journal (what the connector wrote down, read with plain SQL)
 //! Parties (chain, contracts, S3 and any number of KMS nodes, each with wallet and Core)
 //! Scene (one party and a connector)   Fleet (several parties and a supervisor)
@@ -24,6 +25,7 @@ pub mod ministack;
 pub mod core_stub;
 pub mod faulty_bucket;
 pub mod proxy;
+pub mod faulty_rpc;
 pub mod tls;
 pub mod gossip;
 pub mod contracts;

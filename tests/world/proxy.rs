@@ -6,10 +6,11 @@ use std::{
 };
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 
 use super::{Error, Result};
@@ -23,6 +24,12 @@ pub enum Weather {
     Cut,
     /// Connections stay open and nothing goes through: a network that swallows packets.
     Silent,
+    /// What goes through takes so long, each way.
+    Slow(Duration),
+    /// From the server comes a byte now and then.
+    Dripping(Duration),
+    /// The server's side ends, as if it had said all; what the client sends still goes through.
+    HalfClosed,
 }
 
 /// The weather, and since when older connections hang.
@@ -118,11 +125,80 @@ async fn relay(mut client: TcpStream, upstream: u16, mut sky: watch::Receiver<Sk
                     }
                 }
             }
-            Weather::Clear | Weather::Silent => {
+            Weather::Slow(_) | Weather::Dripping(_) | Weather::HalfClosed if !frozen => {
+                tokio::select! {
+                    _ended = carry_badly(&mut client, &mut server, now.weather) => return,
+                    // What was under way is lost with the connection.
+                    _changed = sky.changed() => return,
+                }
+            }
+            Weather::Clear
+            | Weather::Silent
+            | Weather::Slow(_)
+            | Weather::Dripping(_)
+            | Weather::HalfClosed => {
                 if sky.changed().await.is_err() {
                     return;
                 }
             }
         }
+    }
+}
+
+/// Carries bytes both ways until either side ends.
+async fn carry_badly(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    weather: Weather,
+) -> std::io::Result<()> {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    match weather {
+        Weather::Slow(pause) => {
+            tokio::try_join!(
+                late(&mut from_client, &mut to_server, pause),
+                late(&mut from_server, &mut to_client, pause)
+            )?;
+        }
+        Weather::Dripping(pause) => {
+            let there = async { copy(&mut from_client, &mut to_server).await.map(drop) };
+            tokio::try_join!(there, drip(&mut from_server, &mut to_client, pause))?;
+        }
+        Weather::HalfClosed => {
+            to_client.shutdown().await?;
+            copy(&mut from_client, &mut to_server).await?;
+        }
+        Weather::Clear | Weather::Cut | Weather::Silent => {}
+    }
+    Ok(())
+}
+
+/// Byte by byte.
+async fn drip(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    pause: Duration,
+) -> std::io::Result<()> {
+    loop {
+        let byte = from.read_u8().await?;
+        sleep(pause).await;
+        to.write_u8(byte).await?;
+    }
+}
+
+/// Each piece later by `pause`.
+async fn late(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    pause: Duration,
+) -> std::io::Result<()> {
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        let read = from.read(&mut piece).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        sleep(pause).await;
+        to.write_all(&piece[..read]).await?;
     }
 }

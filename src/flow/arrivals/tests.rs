@@ -2,7 +2,10 @@
 
 use tokio::task::JoinSet;
 
-use super::{super::fake_ledger::FakeLedger, *};
+use super::{
+    super::{depth::Finality, fake_ledger::FakeLedger},
+    *,
+};
 use crate::gateway::fake_chain::{FakeChain, request_event, upgrade_event};
 
 struct Reading {
@@ -20,11 +23,22 @@ impl Reading {
     }
 
     fn with(chain: FakeChain, start: Start, cursor: Option<BlockRef>, channel: usize) -> Self {
+        Self::deep(chain, start, cursor, channel, Depth::NONE)
+    }
+
+    fn deep(
+        chain: FakeChain,
+        start: Start,
+        cursor: Option<BlockRef>,
+        channel: usize,
+        depth: Depth,
+    ) -> Self {
         let ledger = FakeLedger::default();
         let (sender, walk) = mpsc::channel(channel);
         let (support_sender, support) = watch::channel(Support::Served);
         let adapter = DecryptionAdapter::new(chain);
-        let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None);
+        let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None)
+            .only_from(depth, watch::channel(depth.line(0, None)).0);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
@@ -353,4 +367,97 @@ async fn blocks_without_requests_are_not_stored_each() {
     chain.mine_empty(1);
     pass(1000).await;
     assert_eq!(stored(), 108);
+}
+
+/// T16, far from the head: behind one URL are two nodes, one of which lags by more than what is read
+/// again. What it says of a range it does not know is not believed.
+#[tokio::test(start_paused = true)]
+async fn t16_a_far_range_is_not_believed_to_be_empty_by_a_node_that_does_not_know_it() {
+    let chain = FakeChain::new(1);
+    for id in 0..600 {
+        chain.mine(vec![request_event(id)]);
+    }
+    for others_turn in [false, true] {
+        chain.node().other_knows = Some(300);
+        chain.node().others_turn = others_turn;
+        let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
+        pass(60_000).await;
+        let mut walked = reading.walked();
+        walked.sort_unstable();
+        assert_eq!(walked, (0..600).collect::<Vec<_>>(), "{others_turn}");
+    }
+}
+
+fn confirmations(blocks: u64) -> Depth {
+    Depth { public_decryption: blocks, user_decryption: blocks, ..Depth::NONE }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_stored_at_once_and_walked_when_its_block_is_deep_enough() {
+    let chain = FakeChain::new(40);
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, confirmations(3));
+    pass(100).await;
+    chain.mine(vec![request_event(1)]);
+    chain.mine(vec![request_event(2)]);
+    chain.mine_empty(1);
+    pass(100).await;
+    assert_eq!(reading.ledger.book().requests.len(), 2);
+    assert_eq!(reading.walked(), [0_u64; 0]);
+    chain.mine_empty(1);
+    pass(100).await;
+    assert_eq!(reading.walked(), [1]);
+    chain.mine_empty(1);
+    pass(100).await;
+    assert_eq!(reading.walked(), [2]);
+}
+
+/// Far behind the head everything but the last blocks is deep enough.
+#[tokio::test(start_paused = true)]
+async fn a_catch_up_hands_on_what_is_deep_enough_as_it_is_read() {
+    let chain = FakeChain::new(1);
+    for id in 0..500 {
+        chain.mine(vec![request_event(id)]);
+    }
+    let mut reading = Reading::deep(chain.clone(), Start::Block(1), None, 1000, confirmations(10));
+    pass(1000).await;
+    assert_eq!(reading.walked(), (0..490).collect::<Vec<_>>());
+}
+
+/// T17: what the node's tag does not cover is not acted on. The tag moves while the chain stands.
+#[tokio::test(start_paused = true)]
+async fn t17_a_request_waits_for_the_finality_tag() {
+    let chain = FakeChain::new(40);
+    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
+    pass(100).await;
+    chain.mine(vec![request_event(1)]);
+    chain.mine(vec![request_event(2)]);
+    chain.mine_empty(100);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [0_u64; 0], "a node that does not tell holds everything back");
+    chain.node().tagged = Some(41);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [1]);
+    chain.node().tagged = Some(45);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [2]);
+}
+
+/// Behind one URL is a node that knows nothing of half of what it is asked: what was read is kept, so
+/// that reading gets on.
+#[tokio::test(start_paused = true)]
+async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
+    let chain = FakeChain::new(40);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    chain.node().lags_from = Some(45);
+    for id in 0..10 {
+        chain.mine(vec![request_event(id)]);
+    }
+    pass(3000).await;
+    assert_eq!(reading.walked(), [0, 1, 2, 3]);
+    assert_eq!(reading.cursor().unwrap().number, 44);
+    chain.node().lags_from = None;
+    pass(6000).await;
+    assert_eq!(reading.walked(), (4..10).collect::<Vec<_>>());
 }

@@ -5,12 +5,13 @@
 //! ```
 //!
 //! A chain id is checked at every connection: behind one URL another chain may answer tomorrow.
+//! Which of several endpoints is read from is decided elsewhere ([`super::endpoints`]).
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use alloy::{
     primitives::{B256, Bloom, U64, U128},
-    pubsub::{ConnectionHandle, PubSubConnect},
+    pubsub::{ConnectionHandle, PubSubConnect, Subscription},
     rpc::{client::RpcClient, json_rpc::RpcError as AlloyError},
     transports::{
         TransportError, TransportErrorKind, TransportResult,
@@ -20,7 +21,7 @@ use alloy::{
 use serde::Deserialize;
 use tokio::{
     net::TcpStream,
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::{
@@ -28,7 +29,7 @@ use tokio_tungstenite::{
     tungstenite::{client::IntoClientRequest, http::HeaderValue, http::header::AUTHORIZATION},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use url::Url;
 
 use super::{Head, RpcError};
@@ -277,29 +278,49 @@ pub enum Link {
     WrongChain(RpcError),
 }
 
+/// What a connection tells, and whom it wakes.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub link: watch::Sender<Link>,
+    pub heads: watch::Sender<Option<Head>>,
+    /// Woken at each change of either.
+    pub changed: Arc<Notify>,
+    /// Wakes the connection: others know a newer head.
+    pub doubt: Arc<Notify>,
+}
+
+impl Outlet {
+    fn link(&self, link: Link) {
+        self.link.send_replace(link);
+        self.changed.notify_one();
+    }
+}
+
 /// The task that keeps one endpoint connected. Runs until stopped; an outage is not an exit.
 #[derive(Debug)]
-pub struct Connection {
-    endpoint: Endpoint,
+pub(super) struct Connection {
+    endpoint: Arc<Endpoint>,
     chain_id: u64,
-    link: watch::Sender<Link>,
-    heads: watch::Sender<Option<Head>>,
+    /// Others can do what this one cannot.
+    one_of_many: bool,
+    outlet: Outlet,
     connections: u64,
     heart: Heart,
 }
 
 impl Connection {
     pub(super) fn new(
-        endpoint: Endpoint,
+        endpoint: Arc<Endpoint>,
         chain_id: u64,
-        link: watch::Sender<Link>,
-        heads: watch::Sender<Option<Head>>,
+        one_of_many: bool,
+        outlet: Outlet,
     ) -> Self {
-        Self { endpoint, chain_id, link, heads, connections: 0, heart: Heart::default() }
+        let heart = Heart::default();
+        Self { endpoint, chain_id, one_of_many, outlet, connections: 0, heart }
     }
 
     /// Connects, follows the head, and connects again, until `stop`.
-    pub async fn run(mut self, heart: Heart, stop: CancellationToken) {
+    pub(super) async fn run(mut self, heart: Heart, stop: CancellationToken) {
         self.heart = heart;
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut last_problem = String::new();
@@ -308,24 +329,31 @@ impl Connection {
             let Some(ended) = stop.run_until_cancelled(following).await else {
                 break;
             };
-            self.link.send_replace(match &ended {
-                RpcError::WrongChain { .. } => Link::WrongChain(ended.clone()),
-                RpcError::Unavailable { .. }
-                | RpcError::Refused { .. }
-                | RpcError::Unreadable { .. } => Link::Down(Some(ended.clone())),
+            let wrong_chain = matches!(ended, RpcError::WrongChain { .. });
+            self.outlet.link(if wrong_chain {
+                Link::WrongChain(ended.clone())
+            } else {
+                Link::Down(Some(ended.clone()))
             });
             let problem = ended.to_string();
+            let host = self.endpoint.host();
             if problem == last_problem {
-                debug!(host = self.endpoint.host(), problem, "gateway still not reachable");
+                debug!(host, problem, "gateway still not reachable");
             } else {
-                warn!(host = self.endpoint.host(), problem, "waiting for the gateway node");
+                match (self.one_of_many, wrong_chain) {
+                    (false, _) => warn!(host, problem, "waiting for the gateway node"),
+                    (true, false) => warn!(host, problem, "gateway node not reachable"),
+                    (true, true) => {
+                        error!(host, problem, "a gateway node of another chain is left out");
+                    }
+                }
                 last_problem = problem;
             }
             if stop.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
                 break;
             }
         }
-        self.link.send_replace(Link::Down(None));
+        self.outlet.link(Link::Down(None));
     }
 
     async fn connect_and_follow(&mut self, pause: &mut Backoff) -> RpcError {
@@ -361,23 +389,38 @@ impl Connection {
         self.announce(&client, pause).await?;
         loop {
             self.heart.beat().await;
-            match timeout(SILENCE, heads.recv()).await {
-                Ok(Ok(head)) => self.publish(head),
+            let head = tokio::select! {
+                biased;
+                head = heads.recv() => Some(head),
+                () = sleep(SILENCE) => None,
+                () = self.outlet.doubt.notified() => None,
+            };
+            let Some(head) = head else {
+                self.check_silence(&client, &heads).await?;
+                continue;
+            };
+            match head {
+                Ok(head) => self.publish(head),
                 // Slow reading lost some heads: the next one shows the gap, which is then filled.
-                Ok(Err(tokio::sync::broadcast::error::RecvError::Lagged(_))) => {}
-                Ok(Err(tokio::sync::broadcast::error::RecvError::Closed)) => {
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => {
                     return Err(self.unavailable("connection lost"));
                 }
-                Err(_) => self.check_silence(&client).await?,
             }
         }
     }
 
     /// A silent subscription over a living connection is a dead subscription.
-    async fn check_silence(&self, client: &RpcClient) -> Result<(), RpcError> {
-        let known = self.heads.borrow().map(|head| head.block);
+    async fn check_silence(
+        &self,
+        client: &RpcClient,
+        heads: &Subscription<RawHead>,
+    ) -> Result<(), RpcError> {
+        let known = self.outlet.heads.borrow().map(|head| head.block);
         let latest = self.latest(client).await?;
-        if known.is_some_and(|known| latest.number.to::<u64>() > known.number + 1) {
+        let missed = known.is_some_and(|known| latest.number.to::<u64>() > known.number + 1);
+        // It may have spoken meanwhile.
+        if missed && heads.is_empty() {
             self.publish(latest);
             return Err(self.unavailable("the head subscription went silent"));
         }
@@ -417,8 +460,9 @@ impl Connection {
             head = head.number.to::<u64>(),
             "gateway node connected"
         );
-        self.link.send_replace(Link::Up(client.clone()));
+        // The head first: who finds the link up finds the head of this connection.
         self.publish(head);
+        self.outlet.link(Link::Up(client.clone()));
         pause.reset();
         Ok(())
     }
@@ -442,11 +486,14 @@ impl Connection {
 
     fn publish(&self, head: RawHead) {
         let head = head.into_head(self.connections);
-        self.heads.send_if_modified(|current| {
+        let changed = self.outlet.heads.send_if_modified(|current| {
             let changed = *current != Some(head);
             *current = Some(head);
             changed
         });
+        if changed {
+            self.outlet.changed.notify_one();
+        }
     }
 
     fn unavailable(&self, what: impl Into<String>) -> RpcError {

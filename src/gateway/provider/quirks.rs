@@ -88,6 +88,14 @@ pub fn is_revert(code: i64, message: &str) -> bool {
     code == 3 || message.to_lowercase().contains("revert")
 }
 
+/// Whether an error is about the node rather than about the question: another node may answer.
+#[must_use]
+pub fn is_about_node(code: i64, message: &str) -> bool {
+    // Method not found (-32601), internal error (-32603), overload and rate limits.
+    matches!(code, -32601 | -32603) && !is_revert(code, message)
+        || refusal(code, message) == Refusal::Busy
+}
+
 /// Whether an error of `eth_getLogs` asks for a smaller range.
 #[must_use]
 pub fn is_range_too_large(code: i64, message: &str) -> bool {

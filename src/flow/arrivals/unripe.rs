@@ -1,0 +1,51 @@
+//! Requests that are journaled and whose block is not deep enough yet. Pure.
+//!
+//! They take no place among the walks: with a finality of minutes there are thousands. A restart
+//! finds them in the journal.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    domain::Kind,
+    flow::{Intake, depth::Line},
+};
+
+/// More than so many are not read ahead: the reading waits, and loses nothing.
+const MOST: usize = 20_000;
+
+/// By block, then in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Unripe {
+    public: BTreeMap<(u64, u64), Intake>,
+    user: BTreeMap<(u64, u64), Intake>,
+    came: u64,
+}
+
+impl Unripe {
+    pub(super) fn put(&mut self, intake: Intake) {
+        self.came += 1;
+        let place = (intake.request.block.number, self.came);
+        match intake.request.kind() {
+            Kind::PublicDecryption => self.public.insert(place, intake),
+            Kind::UserDecryption => self.user.insert(place, intake),
+        };
+    }
+
+    /// Those that the line covers, the oldest block of each kind first.
+    pub(super) fn take(&mut self, line: Line) -> Vec<Intake> {
+        let mut ripe = Vec::new();
+        for (waiting, line) in
+            [(&mut self.public, line.public_decryption), (&mut self.user, line.user_decryption)]
+        {
+            let Some(line) = line else { continue };
+            while let Some(first) = waiting.first_entry().filter(|first| first.key().0 <= line) {
+                ripe.push(first.remove());
+            }
+        }
+        ripe
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.public.len() + self.user.len() >= MOST
+    }
+}

@@ -1,0 +1,239 @@
+//! Several endpoints as one: each kept connected by a task of its own, one read from, all sent to.
+//!
+//! ```text
+//! connection --link, heads--\                    /--> the order of reading (usable)
+//! connection --link, heads---> look, choose (f) ---> heads of the one that is read from
+//! connection --link, heads--/                    \--> doubt: look at your head again
+//! ```
+//!
+//! Heads come from the endpoint that is read from, so that no room hears of a block which the next
+//! read does not find. Another endpoint with a newer head makes it look at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info};
+
+use super::{
+    Head, RpcError,
+    choice::{Choice, Order, Sight},
+    connection::{Connection, Endpoint, Link, Outlet},
+};
+use crate::heart::{GATEWAY_CONNECTION, Hearts};
+
+/// Between two looks of several endpoints: staleness shows by time alone.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Others have known a newer head for so long: the endpoint that is read from looks again.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
+/// Calls in a row that an endpoint left unanswered.
+const FAILING: u32 = 2;
+/// Sends that go on after another endpoint has taken the transaction.
+const STRAGGLERS: usize = 1024;
+
+/// One endpoint, as those who call through it see it.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub endpoint: Arc<Endpoint>,
+    pub link: watch::Receiver<Link>,
+    heads: watch::Receiver<Option<Head>>,
+    doubt: Arc<Notify>,
+    /// Unanswered calls in a row.
+    unanswered: Arc<AtomicU32>,
+}
+
+impl Node {
+    pub(super) fn answered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn left_unanswered(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn sight(&self, several: bool) -> Sight {
+        let failing = several && self.unanswered.load(Ordering::Relaxed) >= FAILING;
+        if failing {
+            self.answered();
+        }
+        Sight {
+            up: matches!(&*self.link.borrow(), Link::Up(_)),
+            head: self.heads.borrow().map(|head| head.block.number),
+            failing,
+        }
+    }
+}
+
+/// What calls may be made of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Usable {
+    /// In this order. Empty: none now.
+    pub order: Arc<[usize]>,
+    /// Every endpoint serves another chain.
+    pub wrong_chain: Option<RpcError>,
+}
+
+/// The work of a send that nobody waits for any more.
+pub(super) type Straggler = BoxFuture<'static, ()>;
+
+/// What the provider holds of all this.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub nodes: Vec<Node>,
+    pub usable: watch::Receiver<Usable>,
+    pub heads: watch::Receiver<Option<Head>>,
+    pub stragglers: mpsc::Sender<Straggler>,
+}
+
+/// The tasks that keep all endpoints connected. The owner runs them.
+pub struct Connections {
+    each: Vec<Connection>,
+    nodes: Vec<Node>,
+    changed: Arc<Notify>,
+    usable: watch::Sender<Usable>,
+    heads: watch::Sender<Option<Head>>,
+    stragglers: mpsc::Receiver<Straggler>,
+    choice: Choice,
+    /// The endpoint and connection the last head came from.
+    source: Option<(usize, u64)>,
+    /// Counts the changes of the source.
+    sources: u64,
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connections").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+/// Nothing is connected before [`Connections::run`].
+pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Connections) {
+    let changed = Arc::new(Notify::new());
+    let (mut connections, mut nodes) = (Vec::new(), Vec::new());
+    let one_of_many = endpoints.len() > 1;
+    for endpoint in endpoints {
+        let endpoint = Arc::new(endpoint);
+        let (link_sender, link) = watch::channel(Link::Down(None));
+        let (head_sender, heads) = watch::channel(None);
+        let doubt = Arc::new(Notify::new());
+        let outlet = Outlet {
+            link: link_sender,
+            heads: head_sender,
+            changed: changed.clone(),
+            doubt: doubt.clone(),
+        };
+        connections.push(Connection::new(endpoint.clone(), chain_id, one_of_many, outlet));
+        nodes.push(Node { endpoint, link, heads, doubt, unanswered: Arc::default() });
+    }
+    let (usable_sender, usable) = watch::channel(Usable::default());
+    let (head_sender, heads) = watch::channel(None);
+    let (stragglers_sender, stragglers) = mpsc::channel(STRAGGLERS);
+    let shared = Shared { nodes: nodes.clone(), usable, heads, stragglers: stragglers_sender };
+    let connections = Connections {
+        each: connections,
+        choice: Choice::new(nodes.len()),
+        nodes,
+        changed,
+        usable: usable_sender,
+        heads: head_sender,
+        stragglers,
+        source: None,
+        sources: 0,
+    };
+    (shared, connections)
+}
+
+impl Connections {
+    /// Keeps the endpoints connected and chooses between them, until `stop`.
+    pub async fn run(mut self, hearts: Hearts, stop: CancellationToken) {
+        let mut running = JoinSet::new();
+        for connection in self.each.drain(..) {
+            let heart = hearts.heart(GATEWAY_CONNECTION);
+            running.spawn(connection.run(heart, stop.clone()).in_current_span());
+        }
+        let heart = hearts.heart(GATEWAY_CONNECTION);
+        let mut under_way = FuturesUnordered::new();
+        let several = self.nodes.len() > 1;
+        loop {
+            heart.beat().await;
+            self.look();
+            heart.rest();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.changed.notified() => {}
+                () = sleep(LOOK_EVERY), if several => {}
+                Some(()) = under_way.next() => {}
+                Some(straggler) = self.stragglers.recv(), if under_way.len() < STRAGGLERS => {
+                    under_way.push(straggler);
+                }
+                Some(Err(error)) = running.join_next() => {
+                    // Its panic is this task's.
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    fn look(&mut self) {
+        let several = self.nodes.len() > 1;
+        let now = Instant::now();
+        let sights: Vec<Sight> = self.nodes.iter().map(|node| node.sight(several)).collect();
+        let Order { nodes, switched } = self.choice.look(&sights, now);
+        if let Some(why) = switched.filter(|_| several)
+            && let Some(node) = nodes.first()
+        {
+            let host = self.nodes[*node].endpoint.host();
+            info!(host, why = why.as_str(), "reading from this gateway node");
+        }
+        let first = nodes.first().copied();
+        self.tell_usable(nodes);
+        let Some(first) = first else { return };
+        let Some(head) = *self.nodes[first].heads.borrow() else { return };
+        if self.choice.behind(head.block.number, now) >= DOUBT_AFTER {
+            self.nodes[first].doubt.notify_one();
+        }
+        self.choice.acted_on(head.block.number);
+        let source = Some((first, head.connection));
+        if self.source != source {
+            self.source = source;
+            self.sources += 1;
+        }
+        let head = Head { connection: self.sources, ..head };
+        self.heads.send_if_modified(|current| {
+            let changed = *current != Some(head);
+            *current = Some(head);
+            changed
+        });
+    }
+
+    fn tell_usable(&self, nodes: Vec<usize>) {
+        let mut wrong: Vec<RpcError> = Vec::new();
+        for node in &self.nodes {
+            if let Link::WrongChain(error) = &*node.link.borrow() {
+                wrong.push(error.clone());
+            }
+        }
+        let all_wrong = wrong.len() == self.nodes.len();
+        let wrong_chain = wrong.into_iter().next().filter(|_| all_wrong);
+        self.usable.send_if_modified(|usable| {
+            let changed =
+                *usable.order != *nodes || usable.wrong_chain.is_some() != wrong_chain.is_some();
+            *usable = Usable { order: nodes.into(), wrong_chain };
+            changed
+        });
+    }
+}

@@ -1,0 +1,384 @@
+//! The provider over several nodes, and over nodes that lie, seen through the library: which one is
+//! read from, who gets a transaction, what an outage looks like.
+
+use std::{sync::Arc, time::Duration};
+
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use kms_connector::{
+    gateway::provider::{
+        Addresses, ArbitrumProvider, At, LogRange, Provider, RpcError, connection::Endpoint, quirks,
+    },
+    heart::Hearts,
+    tls::TlsRoots,
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{
+    Error, Result,
+    anvil::{Anvil, AnvilOptions},
+    faulty_rpc::{FaultyRpc, Lie, Rule},
+    http_client,
+    proxy::Weather,
+    until,
+};
+
+const POLL: Duration = Duration::from_millis(20);
+const SOON: Duration = Duration::from_secs(30);
+
+/// A chain, nodes in front of it, and a provider of all of them.
+struct Ground {
+    provider: ArbitrumProvider,
+    nodes: Vec<FaultyRpc>,
+    anvil: Anvil,
+    _running: JoinSet<()>,
+    _dir: tempfile::TempDir,
+}
+
+/// One node per scheme.
+async fn ground(schemes: &[&str]) -> Result<Ground> {
+    let dir = tempfile::tempdir().map_err(|e| Error::Io("a folder".into(), e))?;
+    let anvil = Anvil::start(dir.path(), AnvilOptions::default()).await?;
+    let mut nodes = Vec::new();
+    for _ in schemes {
+        nodes.push(FaultyRpc::start(&anvil.http_url()).await?);
+    }
+    let roots = TlsRoots::load(None).map_err(|e| Error::other(e.to_string()))?;
+    let tls = Arc::new(roots.client_config());
+    let mut endpoints = Vec::new();
+    for (scheme, node) in schemes.iter().zip(&nodes) {
+        let url = format!("{scheme}://{}/v1/secret-key", node.host());
+        let url = url.parse().map_err(|_| Error::other("a URL"))?;
+        endpoints.push(Endpoint::new(url, tls.clone(), http_client(Duration::from_mins(1))?));
+    }
+    let addresses = Addresses { decryption: Address::ZERO, gateway_config: Address::ZERO };
+    let (provider, connections) = ArbitrumProvider::new(addresses, anvil.chain_id(), endpoints);
+    let mut running = JoinSet::new();
+    running.spawn(connections.run(Hearts::default(), CancellationToken::new()));
+    Ok(Ground { provider, nodes, anvil, _running: running, _dir: dir })
+}
+
+impl Ground {
+    async fn connected(&self) -> Result<()> {
+        until("a connection to every node", SOON, POLL, async || {
+            // After its head nothing is missing but the message of it.
+            let told = |node: &FaultyRpc| node.calls("eth_getBlockByNumber") > 0;
+            Ok(self.nodes.iter().all(told).then_some(()))
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        until("a head", SOON, POLL, async || {
+            Ok((self.provider.heads().borrow().is_some()).then_some(()))
+        })
+        .await
+    }
+
+    /// The node that a read is asked of.
+    async fn read_from(&self) -> Result<usize> {
+        let before: Vec<usize> =
+            self.nodes.iter().map(|node| node.calls("eth_getBalance")).collect();
+        self.provider.balance(Address::ZERO).await.map_err(|e| Error::other(e.to_string()))?;
+        let after = self.nodes.iter().map(|node| node.calls("eth_getBalance"));
+        let asked = after.zip(&before).position(|(after, before)| after > *before);
+        asked.ok_or_else(|| Error::other("nobody was asked"))
+    }
+
+    async fn reads_from(&self, node: usize) -> Result<()> {
+        until(&format!("reading from {node}"), SOON, POLL, async || {
+            Ok((self.read_from().await? == node).then_some(()))
+        })
+        .await
+    }
+
+    fn head(&self) -> u64 {
+        self.provider.heads().borrow().map_or(0, |head| head.block.number)
+    }
+}
+
+/// No node can decode it, and each says so: what is sent is the scripts' business.
+fn transaction() -> (Bytes, B256) {
+    let raw = Bytes::from_static(b"a transaction");
+    let hash = keccak256(&raw);
+    (raw, hash)
+}
+
+fn taken(hash: B256) -> Lie {
+    Lie::Result(serde_json::json!(hash))
+}
+
+const SEND: &str = "eth_sendRawTransaction";
+
+async fn send(ground: &Ground) -> Result<B256, RpcError> {
+    ground.provider.send_raw_transaction(&transaction().0).await
+}
+
+fn refusal(sent: &Result<B256, RpcError>) -> Option<quirks::Refusal> {
+    match sent {
+        Err(RpcError::Refused { code, message, .. }) => Some(quirks::refusal(*code, message)),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_goes_to_the_next_node_within_a_call_and_hears_heads_from_it() -> Result<()> {
+    for schemes in [["ws", "ws"], ["http", "ws"], ["ws", "http"]] {
+        let ground = ground(&schemes).await?;
+        ground.connected().await?;
+        ground.reads_from(0).await?;
+        let connection = ground.provider.heads().borrow().map(|head| head.connection);
+        ground.nodes[0].proxy.set(Weather::Cut);
+        // No call fails meanwhile.
+        ground.reads_from(1).await?;
+        let before = ground.head();
+        until("heads of the other node", SOON, POLL, async || {
+            Ok((ground.head() > before + 1).then_some(()))
+        })
+        .await?;
+        let now = ground.provider.heads().borrow().map(|head| head.connection);
+        assert_ne!(connection, now, "the last blocks are to be read again");
+        assert!(ground.provider.trouble().is_none());
+    }
+    Ok(())
+}
+
+/// A network that swallows packets: the call is answered by the other node within its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_swallows_calls_costs_a_part_of_the_deadline() -> Result<()> {
+    let ground = ground(&["ws", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    ground.nodes[0].proxy.set(Weather::Silent);
+    for _ in 0..5 {
+        ground.read_from().await?;
+    }
+    assert_eq!(ground.read_from().await?, 1);
+    Ok(())
+}
+
+/// T55: hosts, never URLs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t55_an_outage_names_all_hosts_and_no_key() -> Result<()> {
+    let ground = ground(&["ws", "http"]).await?;
+    ground.connected().await?;
+    for node in &ground.nodes {
+        node.proxy.set(Weather::Cut);
+    }
+    let trouble = until("trouble", SOON, POLL, async || Ok(ground.provider.trouble())).await?;
+    let text = trouble.to_string();
+    for node in &ground.nodes {
+        assert!(text.contains(&node.host()), "{text}");
+    }
+    assert!(!text.contains("secret-key"), "{text}");
+    ground.nodes[1].proxy.set(Weather::Clear);
+    ground.reads_from(1).await?;
+    assert!(ground.provider.trouble().is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_chain_is_left_out_and_all_of_them_are_refused() -> Result<()> {
+    let ground = ground(&["ws", "ws"]).await?;
+    ground.nodes[0].lie(|lies| lies.chain_id = Some(1));
+    ground.nodes[0].proxy.cut().await;
+    ground.reads_from(1).await?;
+    assert_eq!(ground.nodes[0].calls("eth_getBalance"), 0);
+    ground.nodes[1].lie(|lies| lies.chain_id = Some(1));
+    ground.nodes[1].proxy.cut().await;
+    until("a refusal", SOON, POLL, async || {
+        let asked = ground.provider.chain_id().await;
+        Ok(matches!(asked, Err(RpcError::WrongChain { found: 1, .. })).then_some(()))
+    })
+    .await
+}
+
+/// A node whose head stands still while the other's goes on, and the one that goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_still_is_not_read_from_for_long() -> Result<()> {
+    let ground = ground(&["ws", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    let stands_at = ground.head();
+    ground.nodes[0].lie(|lies| lies.stands_at = Some(stands_at));
+    ground.reads_from(1).await?;
+    until("heads", SOON, POLL, async || Ok((ground.head() > stands_at + 4).then_some(()))).await
+}
+
+/// T02, T03: a subscription that has gone silent over a living connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t02_t03_a_silent_subscription_is_replaced() -> Result<()> {
+    let ground = ground(&["ws"]).await?;
+    ground.connected().await?;
+    ground.nodes[0].lie(|lies| lies.silent_subscriptions = true);
+    let subscriptions = ground.nodes[0].calls("eth_subscribe");
+    until("another subscription", SOON, POLL, async || {
+        Ok((ground.nodes[0].calls("eth_subscribe") > subscriptions).then_some(()))
+    })
+    .await?;
+    ground.nodes[0].be_honest();
+    let before = ground.head();
+    until("heads", SOON, POLL, async || Ok((ground.head() > before + 2).then_some(()))).await
+}
+
+/// What a node says about itself is asked of the next one; what it says about the question is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trouble_of_the_node_is_not_an_answer() -> Result<()> {
+    let ground = ground(&["http", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    let lies = [
+        Lie::Status(429),
+        Lie::Status(503),
+        Lie::Malformed,
+        Lie::method_not_found(),
+        Lie::error(-32005, "rate limit exceeded"),
+        Lie::error(-32603, "internal error"),
+        Lie::Result(serde_json::json!("no number")),
+    ];
+    for lie in lies {
+        ground.nodes[0].rule(Rule::times(1, "eth_getCode", lie.clone()));
+        let asked = ground.provider.code_size(Address::ZERO).await;
+        assert_eq!(asked.as_ref().ok(), Some(&0), "{lie:?}: {asked:?}");
+    }
+    ground.nodes[0].be_honest();
+    ground.reads_from(0).await?;
+    let calls = ground.nodes[1].calls("eth_getCode");
+    let reverted = Lie::Error {
+        code: 3,
+        message: "execution reverted".into(),
+        data: Some(serde_json::json!("0x12345678")),
+    };
+    ground.nodes[0].rule(Rule::times(1, "eth_getCode", reverted));
+    let asked = ground.provider.code_size(Address::ZERO).await;
+    let data = asked.err().and_then(|error| error.revert_data());
+    assert_eq!(data, Some(Bytes::from_static(&[0x12, 0x34, 0x56, 0x78])));
+    assert_eq!(ground.nodes[1].calls("eth_getCode"), calls, "nobody else was asked");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_frame_costs_a_connection_and_nothing_else() -> Result<()> {
+    let ground = ground(&["ws", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    ground.nodes[0].rule(Rule::times(1, "eth_getBalance", Lie::Malformed));
+    assert_eq!(ground.provider.balance(Address::ZERO).await.ok(), Some(U256::ZERO));
+    ground.provider.balance(Address::ZERO).await.map_err(|e| Error::other(e.to_string()))?;
+    Ok(())
+}
+
+// Sending.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_goes_to_every_node_and_one_acceptance_is_enough() -> Result<()> {
+    let ground = ground(&["ws", "http", "ws"]).await?;
+    ground.connected().await?;
+    let (_, hash) = transaction();
+    // Whichever takes it, whatever the others say or do not say.
+    for (taker, lie) in
+        [(0, taken(hash)), (1, taken(hash)), (2, taken(hash)), (1, Lie::already_known())]
+    {
+        for (index, node) in ground.nodes.iter().enumerate() {
+            node.be_honest();
+            let other = if index % 2 == 0 { Lie::nonce_too_high() } else { Lie::Silence };
+            let lie = if index == taker { lie.clone() } else { other };
+            node.rule(Rule::always(SEND, lie));
+        }
+        let begun = Instant::now();
+        let sent = send(&ground).await;
+        assert_eq!(sent.as_ref().ok(), Some(&hash), "{taker}: {sent:?}");
+        assert!(begun.elapsed() < Duration::from_secs(9), "nobody was waited for");
+    }
+    until("all nodes to have it four times", SOON, POLL, async || {
+        Ok(ground.nodes.iter().all(|node| node.transactions().len() == 4).then_some(()))
+    })
+    .await
+}
+
+/// A refusal counts only if nobody may have taken it: else the bytes are out, and stay the only
+/// ones of their nonce.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
+    let ground = ground(&["http", "http"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    let reverts = || Lie::error(3, "execution reverted");
+    for (first, second, expected) in [
+        (reverts(), reverts(), Some(quirks::Refusal::Reverted)),
+        (reverts(), Lie::Silence, None),
+        (reverts(), Lie::Status(503), None),
+        (Lie::Status(429), reverts(), None),
+        (reverts(), Lie::error(-32000, "who knows"), Some(quirks::Refusal::Unknown)),
+        (reverts(), Lie::nonce_too_low(), Some(quirks::Refusal::NonceTooLow)),
+        (Lie::underpriced(), reverts(), Some(quirks::Refusal::Underpriced)),
+        // A node that lags misses nonces that the other has: the word of the one read from.
+        (reverts(), Lie::nonce_too_high(), Some(quirks::Refusal::Reverted)),
+        (Lie::insufficient_funds(), reverts(), Some(quirks::Refusal::InsufficientFunds)),
+    ] {
+        for (node, lie) in ground.nodes.iter().zip([&first, &second]) {
+            node.be_honest();
+            node.rule(Rule::always(SEND, lie.clone()));
+        }
+        let sent = send(&ground).await;
+        assert_eq!(refusal(&sent), expected, "{first:?}, {second:?}: {sent:?}");
+        assert!(sent.is_err());
+        if expected.is_none() {
+            assert!(matches!(sent, Err(RpcError::Unavailable { .. })), "{sent:?}");
+        }
+    }
+    Ok(())
+}
+
+// One URL that is two nodes.
+
+/// T16: headers and logs of a range come from the same node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
+    for scheme in ["ws", "http"] {
+        let ground = ground(&[scheme]).await?;
+        ground.connected().await?;
+        ground.anvil.chain().mine(100).await?;
+        ground.nodes[0].lie(|lies| lies.second_node_lags = Some(60));
+        let head = ground.anvil.chain().block_number().await?;
+        let (mut known, mut unknown) = (0, 0);
+        for _ in 0..10 {
+            let range = ground.provider.logs_between(Address::ZERO, &[B256::ZERO], 1, head - 32);
+            let range = range.await.map_err(|e| Error::other(e.to_string()))?;
+            assert!(range.first.is_some());
+            match range.last {
+                Some(last) => {
+                    assert_eq!(last.block.number, head - 32);
+                    known += 1;
+                }
+                None => unknown += 1,
+            }
+        }
+        assert!(known > 0 && unknown > 0, "{known} {unknown}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lies_are_what_they_say() -> Result<()> {
+    let ground = ground(&["ws"]).await?;
+    ground.connected().await?;
+    let (provider, node) = (&ground.provider, &ground.nodes[0]);
+    let failed = |e: RpcError| Error::other(e.to_string());
+    ground.anvil.chain().mine(10).await?;
+    let hash = ground.anvil.chain().block_hash(8).await?.unwrap_or_default();
+    node.lie(|lies| lies.stands_at = Some(5));
+    assert_eq!(provider.header(At::Latest).await.map_err(failed)?.map(|h| h.block.number), Some(5));
+    assert_eq!(provider.header(At::Number(6)).await.map_err(failed)?, None);
+    assert_eq!(provider.header(At::Hash(hash)).await.map_err(failed)?, None);
+    let range = LogRange::Numbers { from: 6, to: 9 };
+    let logs = provider.logs(Address::ZERO, &[B256::ZERO], range).await.map_err(failed)?;
+    assert!(logs.is_empty());
+    node.lie(|lies| lies.finalized = Some(3));
+    let finalized = provider.header(At::Finalized).await.map_err(failed)?;
+    assert_eq!(finalized.map(|head| head.block.number), Some(3));
+    node.rule(Rule::always("eth_sendRawTransaction", Lie::SyncTimeout));
+    match send(&ground).await {
+        Err(RpcError::Refused { code: 4, .. }) => {}
+        other => return Err(Error::other(format!("{other:?}"))),
+    }
+    Ok(())
+}
