@@ -203,6 +203,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
                 self.heart.beat().await;
+                let before = self.cursor;
                 let read = match self.catch_up(&head, start).await {
                     Err(ReadError::Reorganised { number }) => {
                         // Two nodes behind one URL may disagree for long: the pause stands.
@@ -224,6 +225,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                         } else {
                             warn!(problem, "reading the chain failed, trying again");
                             last_problem = problem;
+                        }
+                        if self.cursor.map(|at| at.number) > before.map(|at| at.number) {
+                            // It got on: a node that knows half of it is worth asking.
+                            pause.reset();
                         }
                         sleep(pause.next_delay()).await;
                     }

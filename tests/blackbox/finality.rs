@@ -205,7 +205,9 @@ async fn t16_a_node_that_is_two_and_shows_logs_badly_loses_nothing() -> Result<(
     });
     scene.start_with(program(), &over(&scene, &[&node]))?;
     requests.extend(scene.deployment.request(Ask::mixed(2, 2)).await?);
-    scene.answered_within(&requests, PATIENCE * 2).await?;
+    scene.answered_within(&requests[..4], PATIENCE * 2).await?;
+    // Read near the head or far from it by then, or not at all: not lost in any case.
+    sleep(10_000).await;
     node.be_honest();
     scene.audit(&requests, Journal::Whole).await
 }
