@@ -11,10 +11,10 @@ use tracing::{debug, warn};
 
 use self::gas::{GasBook, GasError};
 use crate::{
-    domain::{Answer, B256, BlockRef, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
-        decryption::{DecryptionAdapter, Whereabouts},
+        decryption::{DecryptionAdapter, ORPHANED_AFTER, Whereabouts},
         lane::{Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },

@@ -24,7 +24,7 @@ pub enum Support {
 }
 
 /// A block that another one has replaced, under so many others, does not come back.
-const ORPHANED_AFTER: u64 = 64;
+pub const ORPHANED_AFTER: u64 = 64;
 
 /// Whether the answering node has a request in its chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -63,6 +63,7 @@ use crate::{
         Flow, FlowOptions, Intakes,
         arrivals::{Arrivals, Start},
         ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
+        depth::Line,
         kms_core::{self, KmsCore},
         submission::Submission,
     },
@@ -287,6 +288,8 @@ impl Machine<'_> {
             left.highest_nonce,
         );
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
+        // No depth is asked for: every block counts at once.
+        let (_, line) = watch::channel(Line::OPEN);
         let flow = Flow {
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(registry.clone()),
@@ -300,6 +303,7 @@ impl Machine<'_> {
             submission: Submission::new(lane, decryption.clone(), None),
             gateway_config: registry,
             support: support.subscribe(),
+            line: line.clone(),
             ledger: ledger.clone(),
             options: FlowOptions {
                 max_in_flight: 12,
@@ -321,6 +325,7 @@ impl Machine<'_> {
             walk: walk_again,
             held_retry: HELD_RETRY,
             newest: left.newest,
+            line,
             heart: Heart::default(),
         };
         let stopped = stop.clone();

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
-    domain::{Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
+    domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
         fake_chain::{CONTRACT, FakeChain, request_event},
         lane::{LaneOptions, lane},

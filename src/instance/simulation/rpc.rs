@@ -17,7 +17,7 @@ use crate::{
     gateway::{
         abi,
         provider::{
-            Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Receipt, RpcError,
+            Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError,
         },
     },
 };
@@ -163,6 +163,30 @@ fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<
     }
 }
 
+/// What a node that sees the chain up to `sight` shows.
+fn logs_of(state: &mut State, sight: u64, range: LogRange) -> Result<Vec<Event>, RpcError> {
+    let height = state.chain.height();
+    let shown = |block: &super::chain::Block| {
+        if block.shown_from > height { Vec::new() } else { block.events.clone() }
+    };
+    match range {
+        LogRange::Block(hash) => match state.chain.block_of(hash, sight) {
+            Some(block) => Ok(shown(block)),
+            None => Err(refused(-32_000, "unknown block", None)),
+        },
+        LogRange::Numbers { from, to } => {
+            let known = (from..=to.min(sight)).filter_map(|n| state.chain.block(n));
+            let mut events: Vec<Event> = known.flat_map(shown).collect();
+            let rate = state.plan.faults.shuffled;
+            if state.fault(rate) {
+                events.extend(events.clone());
+                state.dice.shuffle(&mut events);
+            }
+            Ok(events)
+        }
+    }
+}
+
 impl Provider for SimulatedNode {
     fn addresses(&self) -> Addresses {
         Addresses { decryption: DECRYPTION, gateway_config: GATEWAY_CONFIG }
@@ -185,6 +209,7 @@ impl Provider for SimulatedNode {
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
         let what = match at {
             At::Latest => "header of the head".to_owned(),
+            At::Safe => "header of the safe block".to_owned(),
             At::Finalized => "header of the final block".to_owned(),
             At::Number(number) => format!("header of {number}"),
             At::Hash(hash) => format!("header of {hash}"),
@@ -193,6 +218,7 @@ impl Provider for SimulatedNode {
             let sight = state.chain.sight(node);
             let found = match at {
                 At::Latest => state.chain.block(sight),
+                At::Safe => state.chain.block(sight.saturating_sub(32)),
                 At::Finalized => state.chain.block(sight.saturating_sub(64)),
                 At::Number(number) if number > sight => None,
                 At::Number(number) => state.chain.block(number),
@@ -214,30 +240,34 @@ impl Provider for SimulatedNode {
             LogRange::Numbers { from, to } => format!("logs of {from} to {to}"),
         };
         self.ask(&what, false, |state, node| {
-            let sight = state.chain.sight(node);
-            let height = state.chain.height();
-            let shown = |block: &super::chain::Block| {
-                if block.shown_from > height { Vec::new() } else { block.events.clone() }
-            };
-            let logs = match range {
-                LogRange::Block(hash) => match state.chain.block_of(hash, sight) {
-                    Some(block) => Ok(shown(block)),
-                    None => Err(refused(-32_000, "unknown block", None)),
-                },
-                LogRange::Numbers { from, to } => {
-                    let known = (from..=to.min(sight)).filter_map(|n| state.chain.block(n));
-                    let mut events: Vec<Event> = known.flat_map(shown).collect();
-                    let rate = state.plan.faults.shuffled;
-                    if state.fault(rate) {
-                        events.extend(events.clone());
-                        state.dice.shuffle(&mut events);
-                    }
-                    Ok(events)
-                }
-            };
+            let logs = logs_of(state, state.chain.sight(node), range);
             told(logs, |logs| {
                 let ids = logs.iter().map(|event| super::requests::number_of(event).to_string());
                 format!("[{}]", ids.collect::<Vec<_>>().join(" "))
+            })
+        })
+        .await
+    }
+
+    async fn logs_between(
+        &self,
+        _: Address,
+        _: &[B256],
+        from: u64,
+        to: u64,
+    ) -> Result<Range, RpcError> {
+        self.ask(&format!("blocks {from} to {to}"), false, |state, node| {
+            let sight = state.chain.sight(node);
+            let connection = state.connections;
+            let head = |number: u64| {
+                let block = (number <= sight).then(|| state.chain.block(number)).flatten();
+                block.map(|block| Head { connection, ..block.head })
+            };
+            let (first, last) = (head(from), head(to));
+            let events = logs_of(state, sight, LogRange::Numbers { from, to });
+            told(events.map(|events| Range { first, last, events }), |range| {
+                let last = range.last.map_or(0, |head| head.block.number);
+                format!("{} logs up to {last}", range.events.len())
             })
         })
         .await
@@ -252,7 +282,7 @@ impl Provider for SimulatedNode {
                 At::Hash(hash) => {
                     state.chain.block_of(hash, sight).map(|one| one.head.block.number)
                 }
-                At::Latest | At::Finalized => Some(sight),
+                At::Latest | At::Safe | At::Finalized => Some(sight),
             };
             let Some(number) = number.filter(|number| *number <= sight) else {
                 return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
