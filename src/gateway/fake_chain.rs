@@ -50,6 +50,7 @@ struct Pooled {
 
 /// What the node is told to do, and what it was asked.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a lie of its own")]
 pub(crate) struct Node {
     chain: Vec<Block>,
     forks: u64,

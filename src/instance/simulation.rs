@@ -289,7 +289,7 @@ impl Machine<'_> {
         );
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
         // No depth is asked for: every block counts at once.
-        let (_, line) = watch::channel(Line::OPEN);
+        let (_, depth) = watch::channel(Line::OPEN);
         let flow = Flow {
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(registry.clone()),
@@ -303,7 +303,7 @@ impl Machine<'_> {
             submission: Submission::new(lane, decryption.clone(), None),
             gateway_config: registry,
             support: support.subscribe(),
-            line: line.clone(),
+            line: depth.clone(),
             ledger: ledger.clone(),
             options: FlowOptions {
                 max_in_flight: 12,
@@ -325,7 +325,7 @@ impl Machine<'_> {
             walk: walk_again,
             held_retry: HELD_RETRY,
             newest: left.newest,
-            line,
+            line: depth,
             heart: Heart::default(),
         };
         let stopped = stop.clone();
