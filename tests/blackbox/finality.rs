@@ -190,7 +190,7 @@ async fn a_node_that_accepts_and_forgets_costs_nothing() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
-/// T16, T14, T15: one node that shows its logs twice and in the wrong order, whose blooms are wrong,
+/// T16: one node that shows its logs twice and in the wrong order, whose blooms are wrong,
 /// and that is really two of different height.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t16_a_node_that_is_two_and_shows_logs_badly_loses_nothing() -> Result<()> {
