@@ -326,6 +326,8 @@ hold_reasons! {
     CoreSilent = "core_silent",
     /// The Core answers another request of the same id, which has left the chain.
     StaleAnswer = "stale_answer",
+    /// It was answered, and the answer's block has left the chain.
+    AnswerDropped = "answer_dropped",
     /// The request or answer exceeds a message size limit.
     MessageTooLarge = "message_too_large",
     /// The contract rejects the answer for a reason of its own.

@@ -51,7 +51,7 @@ use crate::{
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        lane::{LaneOptions, SignedTransaction, lane},
+        lane::{self, LaneOptions, Recovered, lane},
         provider::{
             Addresses, ArbitrumProvider, Provider, connection::Endpoint, endpoints::Connections,
         },
@@ -240,8 +240,7 @@ struct Ground {
 
 /// Where an earlier run left the journal.
 struct LeftOver {
-    transactions: Vec<SignedTransaction>,
-    highest_nonce: Option<u64>,
+    transactions: Recovered,
     cursor: Option<BlockRef>,
     begun_after: Option<u64>,
     newest: Option<Position>,
@@ -249,14 +248,15 @@ struct LeftOver {
 
 impl LeftOver {
     async fn read(journal: &Journal) -> Result<Self, JournalError> {
-        let mut transactions = journal.open_transactions().await?;
+        let mut open = journal.open_transactions().await?;
         // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
         // the outcome is what it was.
-        transactions.extend(journal.unsettled_transactions().await?);
-        transactions.sort_by_key(|transaction| transaction.nonce);
+        open.extend(journal.unsettled_transactions().await?);
+        open.sort_by_key(|transaction| transaction.nonce);
+        let mined = journal.recently_mined(lane::FOLLOWED).await?;
+        let highest = journal.highest_nonce().await?;
         Ok(Self {
-            transactions,
-            highest_nonce: journal.highest_nonce().await?,
+            transactions: Recovered { open, mined, highest },
             cursor: journal.cursor().await?,
             begun_after: journal.begun_after().await?,
             newest: journal.newest().await?,
@@ -329,14 +329,8 @@ impl Instance {
             max_in_flight: config.max_transactions_in_flight,
             max_fee_per_gas: config.max_fee_per_gas,
         };
-        let (lane, lane_task) = lane(
-            provider.clone(),
-            wallet,
-            journal.clone(),
-            lane_options,
-            left.transactions,
-            left.highest_nonce,
-        );
+        let (lane, lane_task) =
+            lane(provider.clone(), wallet, journal.clone(), lane_options, left.transactions);
         let heart = hearts.heart(heart::LANE);
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 

@@ -8,8 +8,8 @@
 //!
 //! What a caller may rely on:
 //!
-//! - `arrive`, `signed`, `prune` and `flush` are on disk (fsync) when they return `Ok`;
-//! - `note` and `mined` are on disk within about 20 ms or with the next of the above; losing them
+//! - `arrive`, `signed`, `reopen`, `prune` and `flush` are on disk (fsync) when they return `Ok`;
+//! - `note`, `mined` and `gave_up` are on disk within about 20 ms or with the next of the above; losing them
 //!   costs a repeat, never an outcome;
 //! - commands of one caller take effect in the order it made them, and a crash keeps a prefix of
 //!   that order;
@@ -48,7 +48,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use self::{
     lock::{Lock, LockError},
@@ -67,7 +67,7 @@ use crate::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, stage::Stage,
     },
     flow::{Batch, RequestLedger, Standing, Step, Taken},
-    gateway::lane::{SignedTransaction, TransactionLedger},
+    gateway::lane::{GivenUp, MinedTransaction, SignedTransaction, TransactionLedger},
 };
 
 /// Files up to this size are checked in full when opened (well below a second); larger ones where
@@ -357,6 +357,7 @@ struct Shared {
     /// Taken by the writer when it closes.
     reader: Arc<Mutex<Option<Connection>>>,
     counters: Counters,
+    reopened: Notify,
     /// Why the writer ended, if by an error.
     ended: OnceLock<String>,
 }
@@ -522,6 +523,17 @@ impl Journal {
         self.read(move |connection| reader::unsettled_transactions(connection, contract)).await
     }
 
+    /// What of the last `nonces` nonces is known to be mined, in their order.
+    pub async fn recently_mined(&self, nonces: u64) -> Result<Vec<MinedTransaction>, JournalError> {
+        self.read(move |connection| reader::recently_mined(connection, nonces)).await
+    }
+
+    /// Completes when requests that had an outcome were opened again ([`HoldReason::AnswerDropped`])
+    /// since the last call.
+    pub async fn reopened(&self) {
+        self.shared.reopened.notified().await;
+    }
+
     /// The place of the request that arrived last.
     pub async fn newest(&self) -> Result<Option<Position>, JournalError> {
         let contract = self.contract;
@@ -585,7 +597,7 @@ impl Journal {
                         return Ok(total);
                     }
                 }
-                Done::Nothing | Done::Taken(_) => return Ok(total),
+                Done::Nothing | Done::Taken(_) | Done::Reopened(_) => return Ok(total),
             }
         }
     }
@@ -621,7 +633,7 @@ impl RequestLedger for Journal {
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         match self.durable(Work::Arrive(batch)).await? {
             Done::Taken(taken) => Ok(taken),
-            Done::Nothing | Done::Pruned(_) => Ok(Taken::default()),
+            Done::Nothing | Done::Pruned(_) | Done::Reopened(_) => Ok(Taken::default()),
         }
     }
 
@@ -647,7 +659,7 @@ impl RequestLedger for Journal {
 }
 
 impl TransactionLedger for Journal {
-    /// A hash stored before stays as it is.
+    /// A hash stored before stays as it is, but it is not given up any more.
     async fn signed(&self, transactions: Vec<SignedTransaction>) -> Result<(), LedgerError> {
         self.durable(Work::Signed(transactions)).await.map(|_| ())
     }
@@ -655,6 +667,20 @@ impl TransactionLedger for Journal {
     /// Said again with another block (a reorg), the last word counts.
     async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
         self.queue(Work::Mined(hash, block), None).await
+    }
+
+    async fn gave_up(&self, hashes: Vec<B256>, why: GivenUp) -> Result<(), LedgerError> {
+        self.queue(Work::GiveUp(hashes, why), None).await
+    }
+
+    async fn reopen(&self, hashes: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        match self.durable(Work::Reopen(hashes)).await? {
+            Done::Reopened(open) => {
+                self.shared.reopened.notify_one();
+                Ok(open)
+            }
+            Done::Nothing | Done::Taken(_) | Done::Pruned(_) => Ok(Vec::new()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use super::{Batch, RequestLedger, Standing, Step, Taken};
 use crate::{
     domain::{B256, BlockRef, LedgerError, RequestKey},
-    gateway::lane::{SignedTransaction, TransactionLedger},
+    gateway::lane::{GivenUp, SignedTransaction, TransactionLedger},
 };
 
 /// What the ledger was told.
@@ -58,5 +58,11 @@ impl TransactionLedger for FakeLedger {
     }
     async fn mined(&self, _: B256, _: BlockRef) -> Result<(), LedgerError> {
         Ok(())
+    }
+    async fn gave_up(&self, _: Vec<B256>, _: GivenUp) -> Result<(), LedgerError> {
+        Ok(())
+    }
+    async fn reopen(&self, _: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        Ok(Vec::new())
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use alloy::{
@@ -12,11 +13,17 @@ use alloy::{
     eips::Decodable2718,
     primitives::{Bloom, BloomInput, keccak256},
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
     abi,
-    provider::{Addresses, At, Call, Head, LogRange, Provider, Range, Receipt, RpcError},
+    provider::{
+        Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError,
+        Sent,
+    },
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
@@ -84,6 +91,10 @@ pub(crate) struct Node {
     pub base_fee: u128,
     pub mood: Mood,
     pub hide_receipts: bool,
+    /// So many sends are not answered and get nowhere.
+    pub swallows: usize,
+    /// A sender waits for the receipt, if it likes.
+    pub offers_receipts: bool,
     pool: BTreeMap<u64, Pooled>,
     receipts: HashMap<B256, Receipt>,
     /// Refuses raw transactions as if it had executed them, with this data.
@@ -195,11 +206,15 @@ impl FakeChain {
         node.nonce += 1;
     }
 
-    /// The last `depth` blocks leave the chain; `again` is what the new ones hold, then one more.
+    /// The last `depth` blocks leave the chain, and their transactions with them; `again` is what the
+    /// new ones hold, then one more.
     pub fn reorganise(&self, depth: u64, again: Vec<Vec<Event>>) {
         let mut node = self.node();
         let left = node.chain.len() - usize::try_from(depth).unwrap();
         node.chain.truncate(left);
+        let mined = node.receipts.len();
+        node.receipts.retain(|_, receipt| receipt.block.number < left as u64);
+        node.nonce -= (mined - node.receipts.len()) as u64;
         node.forks += 1;
         drop(node);
         for events in again {
@@ -354,6 +369,16 @@ impl Provider for FakeChain {
         Ok(0)
     }
     async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
+        let swallowed = {
+            let mut node = self.node();
+            let swallowed = node.swallows > 0;
+            node.swallows = node.swallows.saturating_sub(1);
+            swallowed
+        };
+        if swallowed {
+            sleep(CALL_DEADLINE).await;
+            return Err(lost());
+        }
         let mut node = self.ask("send");
         if let Some(data) = &node.reverts_in_advance {
             return Err(refused("execution reverted", Some(data.clone())));
@@ -379,8 +404,19 @@ impl Provider for FakeChain {
         node.pool.insert(nonce, Pooled { hash, gas_limit, max_fee });
         if node.mood == Mood::TakeSilently { Err(lost()) } else { Ok(hash) }
     }
+    async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
+        let hash = self.send_raw_transaction(raw).await?;
+        let until = Instant::now() + Duration::from_secs(2);
+        while self.node().offers_receipts && Instant::now() < until {
+            if let Some(receipt) = self.node().receipts.get(&hash) {
+                return Ok(Sent::Mined(receipt.clone()));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Sent::Accepted)
+    }
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        let node = self.node();
+        let node = self.ask("receipts");
         if node.hide_receipts {
             return Ok(vec![None; hashes.len()]);
         }

@@ -2,20 +2,26 @@
 //!
 //! ```text
 //! waiting --take nonce, sign, record--> open --broadcast, again and again--> mined
-//!    ^           │ not signed               │ provably rejected, displaced
-//!    └───────────┴──────────────────────────┘
+//!    ^           │ not signed               │ provably rejected, displaced     │
+//!    └───────────┴──────────────────────────┘        open again <--------------┘ reorganised
 //! ```
 //!
 //! Invariants:
 //! - Nothing is broadcast before nonce, bytes and hash are durable ([`TransactionLedger::signed`]).
 //! - An unknown outcome means the same bytes again. A nonce gets other bytes only as a fee bump of
-//!   the same payload, or when the node proved the rejection of the old ones.
+//!   the same payload, as a no-op, or when the nodes proved the rejection of the old ones.
 //! - A request has at most one open transaction: asking again for a request that has one attaches
-//!   to it. So a restart needs no path of its own: the walk submits again and finds it here.
-//! - The lock-free owner of all this is one task; everything slow runs beside it in its `JoinSet`.
+//!   to it. So a restart needs no path of its own: the walk submits again and finds it here. Nor has
+//!   a reorganisation: a mined transaction that is dropped is open again, with the same bytes, and the
+//!   request that it had settled walks again and finds it here.
+//! - Decisions are pure ([`book`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
+//!   everything slow runs beside it in its `JoinSet`.
 
+mod book;
 mod draft;
 mod owner;
+mod recent;
+mod slot;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,6 +39,9 @@ use crate::{
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     heart::Heart,
 };
+
+/// So many mined transactions are followed: what a reorganisation drops is sent again.
+pub const FOLLOWED: u64 = 4096;
 
 /// A signed transaction, as kept in the journal until its receipt's block is final.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +69,60 @@ pub trait TransactionLedger: Clone + Send + Sync + 'static {
         hash: B256,
         block: BlockRef,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// These will not be mined, and are not to be followed any more. Rides on the next commit.
+    fn gave_up(
+        &self,
+        hashes: Vec<B256>,
+        why: GivenUp,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// These were mined and have left the chain: they are open again, and the requests they had
+    /// answered have no outcome any more. Durable. Answers what is recorded for their nonces and not
+    /// given up, ordered by nonce, then by age.
+    fn reopen(
+        &self,
+        hashes: Vec<B256>,
+    ) -> impl Future<Output = Result<Vec<SignedTransaction>, LedgerError>> + Send;
+}
+
+/// Why a transaction will not be mined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Every node proved that it did not take it: the nonce is another one's.
+    Rejected,
+    /// The nonce was used by a transaction that is none of ours.
+    Displaced,
+}
+
+impl GivenUp {
+    /// The stable name, as the journal has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Displaced => "displaced",
+        }
+    }
+}
+
+/// A transaction that was mined, without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinedTransaction {
+    pub nonce: u64,
+    pub hash: B256,
+    pub block: BlockRef,
+}
+
+/// What earlier runs left.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Not known to be mined, ordered by nonce, then by age.
+    pub open: Vec<SignedTransaction>,
+    /// The last ones known to be mined: the chain may have gone back since.
+    pub mined: Vec<MinedTransaction>,
+    /// The highest nonce that was ever recorded.
+    pub highest: Option<u64>,
 }
 
 /// What to send.
@@ -183,32 +246,29 @@ pub struct LaneTask<P, L> {
     ledger: L,
     options: LaneOptions,
     jobs: mpsc::Receiver<Task>,
-    recovered: Vec<SignedTransaction>,
-    highest: Option<u64>,
+    recovered: Recovered,
 }
 
-/// A lane and the task that runs it. `recovered` are the journal's transactions that are not known
-/// to be mined; `highest` is the highest nonce it ever recorded.
+/// A lane and the task that runs it.
 pub fn lane<P: Provider, L: TransactionLedger>(
     provider: P,
     wallet: Arc<Wallet>,
     ledger: L,
     options: LaneOptions,
-    recovered: Vec<SignedTransaction>,
-    highest: Option<u64>,
+    recovered: Recovered,
 ) -> (Lane, LaneTask<P, L>) {
     let (sender, jobs) = mpsc::channel(options.max_in_flight);
     let lane = Lane { jobs: sender, sender: wallet.address() };
-    (lane, LaneTask { provider, wallet, ledger, options, jobs, recovered, highest })
+    (lane, LaneTask { provider, wallet, ledger, options, jobs, recovered })
 }
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
     /// Runs until `stop`. Fails only when the journal does.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
-        let Some(mined) = stop.run_until_cancelled(self.first_count(&heart)).await else {
+        let Some(count) = stop.run_until_cancelled(self.first_count(&heart)).await else {
             return Ok(());
         };
-        let owner = Owner::new(self, mined);
+        let owner = Owner::new(self, count);
         owner.run(heart, stop).await
     }
 
@@ -227,5 +287,7 @@ impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use self::quirks::SyncSpelling;
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
 /// How long one call may take, connection included.
@@ -105,6 +106,15 @@ pub struct Call {
     pub from: Option<Address>,
     pub to: Address,
     pub data: Bytes,
+}
+
+/// What became of a transaction that a node took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// A node has it.
+    Accepted,
+    /// It is in a block already.
+    Mined(Receipt),
 }
 
 /// Why a call to the node gave no result.
@@ -180,6 +190,11 @@ pub trait Provider: Clone + Send + Sync + 'static {
         &self,
         raw: &Bytes,
     ) -> impl Future<Output = Result<B256, RpcError>> + Send;
+    /// The same, and waits a moment for the receipt, where a node offers that (EIP-7966).
+    fn send_raw_transaction_sync(
+        &self,
+        raw: &Bytes,
+    ) -> impl Future<Output = Result<Sent, RpcError>> + Send;
     /// Receipts by transaction hash, in the order asked; `None` where the node has none.
     fn receipts(
         &self,
@@ -376,19 +391,22 @@ impl ArbitrumProvider {
         RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
     }
 
-    async fn send_to_all(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        let hash = alloy::primitives::keccak256(raw);
+    async fn send_to_all(&self, raw: &Bytes, wait: bool) -> Result<Sent, RpcError> {
         let reading = self.usable().await?.first().copied();
         let mut sends = FuturesUnordered::new();
         for (index, node) in self.nodes().iter().enumerate() {
             let Some(client) = client_of(node) else { continue };
-            let (endpoint, raw) = (node.endpoint.clone(), raw.clone());
+            let (node, raw) = (node.clone(), raw.clone());
             let sending = async move {
-                let sending = client.request::<_, B256>("eth_sendRawTransaction", (raw,));
-                match timeout(CALL_DEADLINE, sending).await {
-                    Ok(sent) => (index, sent.map_err(|error| endpoint.explain(error))),
-                    Err(_) => (index, Err(no_answer(&endpoint))),
-                }
+                let sending = async {
+                    if wait {
+                        send_and_wait(&client, &node, &raw).await
+                    } else {
+                        send(&client, &node, &raw).await
+                    }
+                };
+                let sent = timeout(CALL_DEADLINE, sending).await;
+                (index, sent.unwrap_or_else(|_| Err(no_answer(&node.endpoint))))
             };
             sends.push(sending.boxed());
         }
@@ -403,18 +421,18 @@ impl ArbitrumProvider {
                     Err(_) => break,
                 },
             };
-            match next {
+            let sent = match next {
                 None => break,
-                Some((_, Ok(_))) => refusals.clear(),
-                Some((_, Err(error))) if is_already_known(&error) => refusals.clear(),
+                Some((_, Ok(sent))) => sent,
+                Some((_, Err(error))) if is_already_known(&error) => Sent::Accepted,
                 Some((index, Err(error))) => {
                     refusals.push((Some(index) == reading, error));
                     grace = grace.or(Some(Instant::now() + SEND_GRACE));
                     continue;
                 }
-            }
+            };
             self.leave(sends);
-            return Ok(hash);
+            return Ok(sent);
         }
         if refusals.len() < asked {
             let what = match refusals.first() {
@@ -429,7 +447,7 @@ impl ArbitrumProvider {
     }
 
     /// Sends that are under way go on without anybody waiting.
-    fn leave(&self, sends: FuturesUnordered<futures_util::future::BoxFuture<'static, Sent>>) {
+    fn leave(&self, sends: FuturesUnordered<futures_util::future::BoxFuture<'static, Said>>) {
         if !sends.is_empty() {
             let rest = sends.for_each(|_| async {}).boxed();
             // Full: they are dropped. The transaction is sent again if it is not mined.
@@ -439,7 +457,47 @@ impl ArbitrumProvider {
 }
 
 /// What one endpoint, by index, said to a raw transaction.
-type Sent = (usize, Result<B256, RpcError>);
+type Said = (usize, Result<Sent, RpcError>);
+
+async fn send(client: &RpcClient, node: &endpoints::Node, raw: &Bytes) -> Result<Sent, RpcError> {
+    let sending = client.request::<_, B256>("eth_sendRawTransaction", (raw,));
+    sending.await.map(|_| Sent::Accepted).map_err(|error| node.endpoint.explain(error))
+}
+
+/// The way the node wants it is found out by trying; a node that has none is sent to as ever.
+async fn send_and_wait(
+    client: &RpcClient,
+    node: &endpoints::Node,
+    raw: &Bytes,
+) -> Result<Sent, RpcError> {
+    const METHOD: &str = "eth_sendRawTransactionSync";
+    loop {
+        let spelling = node.sync_spelling();
+        let timeout = quirks::SYNC_PATIENCE_MS;
+        let sent = match spelling {
+            SyncSpelling::Number => {
+                client.request::<_, TransactionReceipt>(METHOD, (raw, timeout)).await
+            }
+            SyncSpelling::Hex => client.request(METHOD, (raw, hex(timeout))).await,
+            SyncSpelling::NoTimeout => client.request(METHOD, (raw,)).await,
+            SyncSpelling::Unsupported => return send(client, node, raw).await,
+        };
+        let error = match sent {
+            Ok(receipt) => return Ok(read_receipt(&receipt).map_or(Sent::Accepted, Sent::Mined)),
+            Err(error) => node.endpoint.explain(error),
+        };
+        let other = match &error {
+            RpcError::Refused { code, message, .. } => spelling.after(*code, message),
+            RpcError::Unavailable { .. }
+            | RpcError::WrongChain { .. }
+            | RpcError::Unreadable { .. } => None,
+        };
+        match other {
+            Some(other) => node.spell_sync(spelling, other),
+            None => return Err(error),
+        }
+    }
+}
 
 fn client_of(node: &endpoints::Node) -> Option<RpcClient> {
     match &*node.link.borrow() {
@@ -483,7 +541,7 @@ fn is_already_known(error: &RpcError) -> bool {
 /// that its nonce is used or occupied; then the word of the endpoint that is read from.
 fn verdict(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
     let weight = |(reading, error): &(bool, RpcError)| match refusal_of(error) {
-        quirks::Refusal::AlreadyKnown | quirks::Refusal::Unknown => 4,
+        quirks::Refusal::AlreadyKnown | quirks::Refusal::Unready | quirks::Refusal::Unknown => 4,
         quirks::Refusal::NonceTooLow => 3,
         quirks::Refusal::Underpriced => 2,
         quirks::Refusal::NonceTooHigh
@@ -610,9 +668,16 @@ impl Provider for ArbitrumProvider {
     }
 
     async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        match timeout(CALL_DEADLINE, self.send_to_all(raw)).await {
-            Ok(sent) => sent,
+        match timeout(CALL_DEADLINE, self.send_to_all(raw, false)).await {
+            Ok(sent) => sent.map(|_| alloy::primitives::keccak256(raw)),
             Err(_) => Err(self.timed_out("eth_sendRawTransaction")),
+        }
+    }
+
+    async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
+        match timeout(CALL_DEADLINE, self.send_to_all(raw, true)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(self.timed_out("eth_sendRawTransactionSync")),
         }
     }
 
@@ -698,17 +763,20 @@ async fn receipts(
             }
             Err(error) => return Err(explain(error)),
         };
-        receipts.push(receipt.and_then(|receipt| {
-            let (number, block) = (receipt.block_number?, receipt.block_hash?);
-            (receipt.transaction_hash == *hash).then(|| Receipt {
-                hash: *hash,
-                block: BlockRef { number, hash: block },
-                success: receipt.status(),
-                gas_used: receipt.gas_used,
-            })
-        }));
+        receipts
+            .push(receipt.as_ref().and_then(read_receipt).filter(|receipt| receipt.hash == *hash));
     }
     Ok(receipts)
+}
+
+/// `None`: of a block that is not made yet.
+fn read_receipt(receipt: &TransactionReceipt) -> Option<Receipt> {
+    Some(Receipt {
+        hash: receipt.transaction_hash,
+        block: BlockRef { number: receipt.block_number?, hash: receipt.block_hash? },
+        success: receipt.status(),
+        gas_used: receipt.gas_used,
+    })
 }
 
 fn transaction(call: &Call) -> serde_json::Value {

@@ -54,6 +54,8 @@ impl Recovery {
             self.heart.rest();
             tokio::select! {
                 _ = retry.tick() => {}
+                // The chain dropped answers: their requests are held, and not for long.
+                () = self.journal.reopened() => {}
                 () = self.heart.called() => {}
             }
             let commits = self.journal.statistics().commits;

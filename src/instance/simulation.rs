@@ -279,14 +279,8 @@ impl Machine<'_> {
         let writing = writer.run(Heart::default(), CancellationToken::new());
         tasks.spawn("journal", async move { writing.await.map(drop) });
         let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: None };
-        let (lane, lane_task) = lane(
-            node.clone(),
-            self.wallet.clone(),
-            ledger.clone(),
-            options,
-            left.transactions,
-            left.highest_nonce,
-        );
+        let (lane, lane_task) =
+            lane(node.clone(), self.wallet.clone(), ledger.clone(), options, left.transactions);
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
         // No depth is asked for: every block counts at once.
         let (_, depth) = watch::channel(Line::OPEN);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
-    gateway::lane::SignedTransaction,
+    gateway::lane::{MinedTransaction, SignedTransaction},
 };
 
 /// A value of the right type that says nothing this program knows.
@@ -208,7 +208,7 @@ pub(super) fn namesakes(
         .collect()
 }
 
-fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransaction> {
+pub(super) fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransaction> {
     Ok(SignedTransaction {
         nonce: number(row, 0)?,
         hash: hash(row, 1)?,
@@ -230,6 +230,22 @@ pub(super) fn unsettled_transactions(
     connection
         .prepare_cached(sql::UNSETTLED_TRANSACTIONS)?
         .query_map([Fixed(contract)], read_transaction)?
+        .collect()
+}
+
+pub(super) fn recently_mined(
+    connection: &Connection,
+    nonces: u64,
+) -> rusqlite::Result<Vec<MinedTransaction>> {
+    connection
+        .prepare_cached(sql::RECENTLY_MINED)?
+        .query_map([Number(nonces)], |row| {
+            Ok(MinedTransaction {
+                nonce: number(row, 0)?,
+                hash: row.get::<_, Fixed<B256>>(1)?.0,
+                block: BlockRef { number: number(row, 2)?, hash: row.get::<_, Fixed<B256>>(3)?.0 },
+            })
+        })?
         .collect()
 }
 

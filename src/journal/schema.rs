@@ -16,7 +16,15 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+
+/// Why a transaction will not be mined; such a one is not followed.
+const V4: &str = "
+ALTER TABLE transactions ADD COLUMN given_up TEXT;
+DROP INDEX transactions_open;
+CREATE INDEX transactions_open ON transactions (nonce)
+    WHERE mined_block_number IS NULL AND given_up IS NULL;
+";
 
 /// Which instance keeps the journal: at most one row.
 const V3: &str = "

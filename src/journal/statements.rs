@@ -78,11 +78,28 @@ pub(super) const PUT_ANSWER: &str =
 
 pub(super) const INSERT_TRANSACTION: &str = "
 INSERT INTO transactions (nonce, hash, contract, request_id, request_content, signed_at, raw)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (hash) DO NOTHING";
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (hash) DO UPDATE SET given_up = NULL";
 
 pub(super) const MINE_TRANSACTION: &str = "
 UPDATE transactions SET mined_at = ?2, mined_block_number = ?3, mined_block_hash = ?4
 WHERE hash = ?1";
+
+/// `?1` hash, `?2` the name of the reason.
+pub(super) const GIVE_UP_TRANSACTION: &str = "
+UPDATE transactions SET given_up = ?2 WHERE hash = ?1 AND mined_block_number IS NULL";
+
+pub(super) const REOPEN_TRANSACTION: &str = "
+UPDATE transactions SET mined_at = NULL, mined_block_number = NULL, mined_block_hash = NULL
+WHERE hash = ?1";
+
+/// The request that transaction `?1` had answered is open and held, since `?2`, for reason `?3`
+/// (`?4` in words).
+pub(super) const REOPEN_ANSWERED: &str = "
+UPDATE requests SET settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
+    outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL,
+    held_since = ?2, hold_reason = ?3, hold_detail = ?4
+WHERE outcome IN ('accepted', 'already_answered') AND (contract, id, content) = (
+    SELECT contract, request_id, request_content FROM transactions WHERE hash = ?1)";
 
 macro_rules! unfinished {
     ($filter:literal) => {
@@ -124,9 +141,22 @@ pub(super) const HELD: &str = concat!(
 /// A mined transaction closes its nonce for all that share it.
 pub(super) const OPEN_TRANSACTIONS: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
-WHERE t.mined_block_number IS NULL AND NOT EXISTS (
+WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
 ORDER BY t.nonce, t.seq";
+
+/// The last `?1` nonces with a mined transaction.
+pub(super) const RECENTLY_MINED: &str = "
+SELECT nonce, hash, mined_block_number, mined_block_hash FROM transactions
+WHERE mined_block_number IS NOT NULL AND nonce > (SELECT max(nonce) FROM transactions) - ?1
+ORDER BY nonce";
+
+/// What is recorded and not given up for the nonce of `?1`: a few rows.
+pub(super) const RECORDED_WITH: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content
+FROM transactions own CROSS JOIN transactions t ON t.nonce = own.nonce
+WHERE own.hash = ?1 AND t.given_up IS NULL
+ORDER BY t.seq";
 
 /// Mined for a request of contract `?1` that has no outcome.
 pub(super) const UNSETTLED_TRANSACTIONS: &str = "
@@ -147,7 +177,10 @@ SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_nu
 FROM transactions t
 WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
 
-pub(super) const HIGHEST_NONCE: &str = "SELECT max(nonce) FROM transactions";
+/// A nonce that every node refused is free, unless other bytes were recorded for it.
+pub(super) const HIGHEST_NONCE: &str = "
+SELECT (SELECT nonce FROM transactions WHERE given_up IS NULL OR given_up <> 'rejected'
+    ORDER BY nonce DESC LIMIT 1)";
 
 pub(super) const COUNT_UNFINISHED: &str = "
 SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
@@ -174,7 +207,7 @@ pub(super) const INSERT_KEEPER: &str = "INSERT INTO keeper (name, kept_at) VALUE
 
 pub(super) const HAS_OPEN_TRANSACTIONS: &str = "
 SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
-WHERE t.mined_block_number IS NULL AND NOT EXISTS (
+WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
 
 /// What a new wallet takes over from the one before, attached as `old`: `?1` contract, `?2` a block.
@@ -266,6 +299,8 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (HAS_OPEN_TRANSACTIONS, "transactions_open"),
     (TRANSACTIONS_OF, "transactions_by_request"),
     (HIGHEST_NONCE, "transactions_by_nonce"),
+    (RECENTLY_MINED, "transactions_by_nonce"),
+    (REOPEN_ANSWERED, "requests_by_key"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
     (COUNT_IN_HAND, "requests_unfinished"),
     (COUNT_HELD, "requests_held"),

@@ -769,3 +769,63 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
     assert_eq!(journal.unsettled_transactions().await.unwrap(), [second]);
     assert_eq!(journal.open_transactions().await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch([1, 2], Some(1))).await.unwrap();
+    let first = signed(0, 0, Some(key(1)));
+    let bumped = signed(0, 1, Some(key(1)));
+    let other = signed(1, 0, Some(key(2)));
+    journal.signed(vec![first.clone(), bumped.clone(), other.clone()]).await.unwrap();
+    for (transaction, id) in [(&bumped, 1), (&other, 2)] {
+        journal.note(key(id), Step::Answered(answer("yes"))).await.unwrap();
+        journal.mined(transaction.hash, block(3)).await.unwrap();
+        let outcome = Outcome::Accepted { transaction: transaction.hash, block: block(3) };
+        journal.note(key(id), Step::Settled(outcome)).await.unwrap();
+    }
+    journal.flush().await.unwrap();
+    let known = |one: &SignedTransaction| MinedTransaction {
+        nonce: one.nonce,
+        hash: one.hash,
+        block: block(3),
+    };
+    let mined = journal.recently_mined(10).await.unwrap();
+    assert_eq!(mined, [known(&bumped), known(&other)]);
+    assert_eq!(journal.recently_mined(1).await.unwrap(), [known(&other)]);
+
+    let open = journal.reopen(vec![bumped.hash]).await.unwrap();
+    assert_eq!(open, [first.clone(), bumped.clone()], "all bytes of its nonce");
+    tokio::time::timeout(Duration::from_secs(10), journal.reopened()).await.unwrap();
+    journal.close().await.unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.open_transactions().await.unwrap(), [first, bumped.clone()]);
+    let held = journal.held(None, 10).await.unwrap();
+    assert_eq!(held.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1)]);
+    assert_eq!(held[0].held.hold.reason, HoldReason::AnswerDropped);
+    let standing = journal.standing(key(1)).await.unwrap().expect("open");
+    assert_eq!(standing.stage, Stage::Answered(answer("yes")), "nobody is asked again");
+    assert!(journal.standing(key(2)).await.unwrap().is_none(), "the other one stands");
+    journal.close().await.unwrap();
+}
+
+/// Found by the model of the lane: signatures are the same for the same bytes.
+#[tokio::test]
+async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let (kept, rejected) = (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(2))));
+    let displaced = signed(0, 1, None);
+    let all = vec![kept.clone(), rejected.clone(), displaced.clone()];
+    journal.signed(all).await.unwrap();
+    journal.gave_up(vec![rejected.hash], GivenUp::Rejected).await.unwrap();
+    journal.gave_up(vec![displaced.hash], GivenUp::Displaced).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.open_transactions().await.unwrap(), std::slice::from_ref(&kept));
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(0), "nonce 1 is free");
+    journal.signed(vec![rejected.clone()]).await.unwrap();
+    assert_eq!(journal.open_transactions().await.unwrap(), [kept, rejected]);
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(1));
+    journal.close().await.unwrap();
+}

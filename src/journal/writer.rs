@@ -19,6 +19,7 @@
 //! waiting caller gets the error, and the writer ends with it.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, atomic::Ordering},
@@ -27,7 +28,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Counters, Identity, Journal, JournalError, OpenError, OpenWarning, Pruned, Shared, blocking,
     lock::Lock,
-    reader::read_progress,
+    reader::{read_progress, read_transaction},
     record::{
         Change, Fixed, Number, OutcomeColumns, Progress, advance, settled_by_chain, step_name,
         topics_to_blob,
@@ -43,9 +44,9 @@ use super::{
     schema, statements as sql,
 };
 use crate::{
-    domain::{Address, B256, BlockRef, Event, LedgerError, RequestKey},
+    domain::{Address, B256, BlockRef, Event, HoldReason, LedgerError, RequestKey},
     flow::{Arrival, Batch, Step, Taken},
-    gateway::lane::SignedTransaction,
+    gateway::lane::{GivenUp, SignedTransaction},
     heart::Heart,
 };
 
@@ -68,6 +69,8 @@ pub(super) enum Work {
     Signed(Vec<SignedTransaction>),
     Note(RequestKey, Step),
     Mined(B256, BlockRef),
+    GiveUp(Vec<B256>, GivenUp),
+    Reopen(Vec<B256>),
     /// One chunk of what is old.
     Prune {
         settled_before_ms: u64,
@@ -82,8 +85,12 @@ impl Work {
     fn moves_requests(&self) -> bool {
         match self {
             Self::Arrive(batch) => !batch.arrivals.is_empty(),
-            Self::Note(..) => true,
-            Self::Signed(_) | Self::Mined(..) | Self::Prune { .. } | Self::Flush => false,
+            Self::Note(..) | Self::Reopen(_) => true,
+            Self::Signed(_)
+            | Self::Mined(..)
+            | Self::GiveUp(..)
+            | Self::Prune { .. }
+            | Self::Flush => false,
         }
     }
 }
@@ -94,6 +101,7 @@ pub(super) enum Done {
     Nothing,
     Taken(Taken),
     Pruned(Pruned),
+    Reopened(Vec<SignedTransaction>),
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Done, LedgerError>>;
@@ -117,7 +125,9 @@ impl Command {
             Work::Signed(transactions) => transactions.iter().map(|one| 512 + one.raw.len()).sum(),
             Work::Note(_, Step::Answered(answer)) => answer.payload.len() + answer.extra_data.len(),
             Work::Prune { .. } => FULL_BATCH / 8,
-            Work::Note(..) | Work::Mined(..) | Work::Flush => 0,
+            Work::Note(..) | Work::Mined(..) | Work::GiveUp(..) | Work::Reopen(_) | Work::Flush => {
+                0
+            }
         };
         bytes + 512
     }
@@ -336,6 +346,7 @@ impl Parts {
             identity,
             reader: Arc::new(Mutex::new(Some(reader))),
             counters: Counters::default(),
+            reopened: Notify::new(),
             ended: OnceLock::new(),
         });
         let reader = ReaderEnd(Arc::clone(&shared));
@@ -431,6 +442,14 @@ impl Tables<'_> {
             }
             Work::Note(key, step) => self.note(*key, step, now_ms).map(|()| Done::Nothing),
             Work::Mined(hash, block) => self.mine(*hash, *block, now_ms).map(|()| Done::Nothing),
+            Work::GiveUp(hashes, why) => {
+                let mut give_up = self.transaction.prepare_cached(sql::GIVE_UP_TRANSACTION)?;
+                for hash in hashes {
+                    give_up.execute(params![Fixed(*hash), why.as_str()])?;
+                }
+                Ok(Done::Nothing)
+            }
+            Work::Reopen(hashes) => self.reopen(hashes, now_ms).map(Done::Reopened),
             Work::Prune { settled_before_ms, final_block } => {
                 self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
             }
@@ -619,6 +638,29 @@ impl Tables<'_> {
             tracing::warn!(transaction = %hash, "mined transaction the journal does not know");
         }
         Ok(())
+    }
+
+    /// Mined transactions that the chain has no more, and the requests that they had answered.
+    fn reopen(&self, hashes: &[B256], now_ms: u64) -> rusqlite::Result<Vec<SignedTransaction>> {
+        let mut open = BTreeMap::new();
+        for hash in hashes {
+            self.transaction.prepare_cached(sql::REOPEN_ANSWERED)?.execute(params![
+                Fixed(*hash),
+                Number(now_ms),
+                HoldReason::AnswerDropped.as_str(),
+                "its answer's block has left the chain; it is sent again",
+            ])?;
+            self.transaction.prepare_cached(sql::REOPEN_TRANSACTION)?.execute([Fixed(*hash)])?;
+            let recorded: Vec<SignedTransaction> = self
+                .transaction
+                .prepare_cached(sql::RECORDED_WITH)?
+                .query_map([Fixed(*hash)], read_transaction)?
+                .collect::<rusqlite::Result<_>>()?;
+            if let Some(first) = recorded.first() {
+                open.insert(first.nonce, recorded);
+            }
+        }
+        Ok(open.into_values().flatten().collect())
     }
 
     fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Pruned> {

@@ -18,6 +18,7 @@ mod fleet;
 mod instance;
 mod isolation;
 mod kms_core;
+mod lane;
 mod outages;
 mod random_changes;
 mod reload;

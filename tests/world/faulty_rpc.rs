@@ -439,7 +439,10 @@ impl Script {
             self.transactions.push(raw);
         }
         let fits = |rule: &&mut Rule| {
-            (rule.method == method || rule.method == "*")
+            // Whoever lies about sending does so in both ways to send.
+            let sends =
+                rule.method == "eth_sendRawTransaction" && method.starts_with(rule.method.as_str());
+            (rule.method == method || rule.method == "*" || sends)
                 && rule.times != Some(0)
                 && (rule.share >= 1.0 || fastrand::f64() < rule.share)
         };

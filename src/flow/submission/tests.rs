@@ -11,7 +11,7 @@ use crate::{
     domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
         fake_chain::{CONTRACT, FakeChain, request_event},
-        lane::{LaneOptions, lane},
+        lane::{LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     heart::Heart,
@@ -42,7 +42,7 @@ impl Scene {
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: None };
         let (lane, task) =
-            lane(chain.clone(), wallet, FakeLedger::default(), options, Vec::new(), None);
+            lane(chain.clone(), wallet, FakeLedger::default(), options, Recovered::default());
         let mut running = JoinSet::new();
         running.spawn(task.run(Heart::default(), CancellationToken::new()));
         let mut mining = JoinSet::new();

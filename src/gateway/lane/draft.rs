@@ -32,6 +32,14 @@ impl Fees {
         let max = base.saturating_mul(2).saturating_add(tip).min(cap);
         Some(Self { max, tip: tip.min(max) })
     }
+
+    /// What a pool takes in place of `old`: at least an eighth more of both, where 10 % is asked.
+    fn instead_of(old: &TxEnvelope, fees: Self) -> Self {
+        let more = |fee: u128| fee.saturating_add(fee.div_ceil(8));
+        let max = fees.max.max(more(old.max_fee_per_gas()));
+        let tip = fees.tip.max(more(old.max_priority_fee_per_gas().unwrap_or(0)));
+        Self { max, tip: tip.min(max) }
+    }
 }
 
 /// A transaction with its nonce, without its signature.
@@ -40,7 +48,7 @@ pub(super) struct Draft {
     transaction: TxEip1559,
     pub(super) request: Option<RequestKey>,
     /// Other bytes for a nonce that is already open.
-    pub(super) bump: bool,
+    pub(super) replaces: bool,
 }
 
 impl Draft {
@@ -55,7 +63,7 @@ impl Draft {
             input: payload.data.clone(),
             ..TxEip1559::default()
         };
-        Self { transaction, request: Some(payload.request), bump: false }
+        Self { transaction, request: Some(payload.request), replaces: false }
     }
 
     /// Nothing, sent to ourselves, so that the nonces behind it can be executed.
@@ -69,33 +77,35 @@ impl Draft {
             to: TxKind::Call(sender),
             ..TxEip1559::default()
         };
-        Self { transaction, request: None, bump: false }
+        Self { transaction, request: None, replaces: false }
     }
 
-    /// The same payload under the same nonce for higher fees; `None` if they are not higher. Pools
-    /// take a replacement from 10 % more on, so it is at least an eighth.
+    /// The same bytes under the same nonce for higher fees; `None` where that would be above the cap,
+    /// or above `times` what a new transaction pays.
     pub(super) fn bump_of(
         current: &SignedTransaction,
         fees: Fees,
+        times: u128,
         cap: Option<u128>,
     ) -> Option<Self> {
         let old = decode(current)?;
-        if fees.max <= old.max_fee_per_gas() {
+        let dearer = Fees::instead_of(&old, fees);
+        let limit = fees.max.saturating_mul(times).min(cap.unwrap_or(u128::MAX));
+        if dearer.max > limit {
             return None;
         }
-        let least = old.max_fee_per_gas().saturating_add(old.max_fee_per_gas() / 8);
         let transaction = TxEip1559 {
             chain_id: old.chain_id()?,
             nonce: current.nonce,
             gas_limit: old.gas_limit(),
-            max_fee_per_gas: fees.max.max(least).min(cap.unwrap_or(u128::MAX)),
-            max_priority_fee_per_gas: fees.tip,
+            max_fee_per_gas: dearer.max,
+            max_priority_fee_per_gas: dearer.tip,
             to: old.kind(),
             value: old.value(),
             input: old.input().clone(),
             ..TxEip1559::default()
         };
-        Some(Self { transaction, request: current.request, bump: true })
+        Some(Self { transaction, request: current.request, replaces: true })
     }
 
     /// A no-op in place of bytes that a node may or may not have: whichever is mined, the nonce is
@@ -106,9 +116,8 @@ impl Draft {
         fees: Fees,
         sender: Address,
     ) -> Self {
-        let old = decode(current).map_or(0, |old| old.max_fee_per_gas());
-        let fees = Fees { max: fees.max.max(old.saturating_add(old / 8)), ..fees };
-        Self { bump: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
+        let fees = decode(current).map_or(fees, |old| Fees::instead_of(&old, fees));
+        Self { replaces: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
     }
 
     pub(super) fn nonce(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! The lane against a node in memory that can lie, lose and refuse, on a paused clock.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -23,7 +23,9 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 struct FakeLedger {
     rows: Arc<Mutex<Vec<SignedTransaction>>>,
-    mined: Arc<Mutex<HashSet<B256>>>,
+    mined: Arc<Mutex<HashMap<B256, BlockRef>>>,
+    given_up: Arc<Mutex<HashSet<B256>>>,
+    reopened: Arc<Mutex<Vec<B256>>>,
     broken: bool,
 }
 
@@ -33,14 +35,31 @@ impl FakeLedger {
     }
 
     fn open(&self) -> Vec<SignedTransaction> {
-        let mined = self.mined.lock().unwrap_or_else(PoisonError::into_inner);
+        let mined = lock(&self.mined);
         let used: HashSet<u64> = self
             .rows()
             .iter()
-            .filter(|row| mined.contains(&row.hash))
+            .filter(|row| mined.contains_key(&row.hash))
             .map(|row| row.nonce)
             .collect();
-        self.rows().into_iter().filter(|row| !used.contains(&row.nonce)).collect()
+        let given_up = lock(&self.given_up);
+        let open =
+            |row: &SignedTransaction| !used.contains(&row.nonce) && !given_up.contains(&row.hash);
+        self.rows().into_iter().filter(open).collect()
+    }
+
+    fn recovered(&self) -> Recovered {
+        let open = self.open();
+        let mined = lock(&self.mined);
+        let mined = self.rows().into_iter().filter_map(|row| {
+            let block = *mined.get(&row.hash)?;
+            Some(MinedTransaction { nonce: row.nonce, hash: row.hash, block })
+        });
+        Recovered {
+            mined: mined.collect(),
+            open,
+            highest: self.rows().iter().map(|row| row.nonce).max(),
+        }
     }
 }
 
@@ -49,13 +68,28 @@ impl TransactionLedger for FakeLedger {
         if self.broken {
             return Err(LedgerError("disk full".into()));
         }
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).extend(transactions);
+        lock(&self.given_up).retain(|hash| transactions.iter().all(|one| one.hash != *hash));
+        lock(&self.rows).extend(transactions);
         Ok(())
     }
-    async fn mined(&self, hash: B256, _: BlockRef) -> Result<(), LedgerError> {
-        self.mined.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
+    async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
+        lock(&self.mined).insert(hash, block);
         Ok(())
     }
+    async fn gave_up(&self, hashes: Vec<B256>, _: GivenUp) -> Result<(), LedgerError> {
+        lock(&self.given_up).extend(hashes);
+        Ok(())
+    }
+    async fn reopen(&self, hashes: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        lock(&self.mined).retain(|hash, _| !hashes.contains(hash));
+        let rows = self.rows();
+        lock(&self.reopened).extend(hashes.iter().copied());
+        Ok(rows.into_iter().filter(|row| hashes.contains(&row.hash)).collect())
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A chain at some height, as dear as a real one.
@@ -85,9 +119,8 @@ impl Scene {
 
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
         let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: None };
-        let highest = ledger.rows().iter().map(|row| row.nonce).max();
-        let (lane, task) =
-            lane(chain.clone(), wallet(), ledger.clone(), options, ledger.open(), highest);
+        let recovered = ledger.recovered();
+        let (lane, task) = lane(chain.clone(), wallet(), ledger.clone(), options, recovered);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(task.run(Heart::default(), stop.clone()));
@@ -373,4 +406,112 @@ async fn two_requests_recovered_under_one_nonce_are_not_mixed_up() {
     assert_eq!((rows.len(), last.nonce, last.request), (3, 1, Some(key(1))));
     let sent = TxEnvelope::decode_2718(&mut last.raw.as_ref()).expect("ours");
     assert_eq!(sent.input(), &first.data, "not the bytes of the other request");
+}
+
+/// The hundred of the issue, and the restart that finds them gone.
+#[tokio::test(start_paused = true)]
+async fn what_a_reorganisation_drops_is_sent_again_with_the_same_bytes() {
+    for restarted in [false, true] {
+        let mut scene = Scene::new();
+        let mut submissions = Vec::new();
+        for id in 0..50 {
+            submissions.push(scene.submit(id).await);
+        }
+        scene.blocks(3).await;
+        assert_eq!(scene.chain.node().nonce, 50);
+        if restarted {
+            scene.chain.reorganise(4, Vec::new());
+            scene = scene.restart().await;
+        } else {
+            scene.chain.reorganise(4, Vec::new());
+        }
+        assert_eq!(scene.chain.node().nonce, 0, "all are gone");
+        scene.blocks(40).await;
+        assert_eq!(scene.chain.node().nonce, 50, "and back, restarted: {restarted}");
+        assert_eq!(scene.ledger.rows().len(), 50, "the same bytes");
+        assert_eq!(lock(&scene.ledger.reopened).len(), 50);
+        // Whoever asks hears of the new block.
+        let mut again = scene.lane.attach(key(7)).await.expect("runs").expect("known");
+        scene.blocks(1).await;
+        assert!(landing(&mut again).block.number > 100);
+        let mut next = scene.submit(1000).await;
+        scene.blocks(3).await;
+        landing(&mut next);
+    }
+}
+
+/// Nonces that somebody else had used, and has not any more.
+#[tokio::test(start_paused = true)]
+async fn foreign_transactions_that_are_dropped_leave_no_gap() {
+    let scene = Scene::new();
+    let mut first = scene.submit(1).await;
+    scene.blocks(2).await;
+    landing(&mut first);
+    for _ in 0..3 {
+        scene.chain.foreign_transaction();
+    }
+    scene.blocks(2).await;
+    let mut second = scene.submit(2).await;
+    scene.blocks(24).await;
+    landing(&mut second);
+    assert_eq!(scene.ledger.rows().last().expect("a row").nonce, 4);
+    // Nonces 1 to 4 leave the chain; 1 to 3 are nobody's.
+    scene.chain.reorganise(26, Vec::new());
+    scene.chain.node().nonce = 1;
+    scene.blocks(60).await;
+    assert_eq!(scene.chain.node().nonce, 5, "no-ops filled what nobody needs");
+}
+
+/// EIP-7966: one call brings the receipt.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_that_comes_with_the_answer_is_not_asked_for() {
+    let scene = Scene::new();
+    scene.chain.node().offers_receipts = true;
+    let mut submission = scene.submit(1).await;
+    scene.blocks(2).await;
+    landing(&mut submission);
+    assert_eq!(scene.chain.calls("receipts"), 0);
+    // And where it does not come in time it is looked for.
+    scene.chain.node().base_fee *= 10;
+    let mut dear = scene.submit(2).await;
+    scene.blocks(60).await;
+    landing(&mut dear);
+}
+
+/// In a pool, and others pay more: the same payload pays more under the same nonce.
+#[tokio::test(start_paused = true)]
+async fn what_starves_in_a_pool_pays_more() {
+    let scene = Scene::new();
+    let mut submission = scene.submit(1).await;
+    sleep(Duration::from_millis(100)).await;
+    scene.chain.node().base_fee *= 3;
+    scene.blocks(120).await;
+    landing(&mut submission);
+    let rows = scene.ledger.rows();
+    assert!(rows.len() > 1 && rows.iter().all(|row| row.nonce == 0), "{rows:?}");
+    assert_eq!(scene.chain.node().nonce, 1);
+}
+
+/// A broadcast that is not answered does not hold up what is behind it for its whole deadline.
+#[tokio::test(start_paused = true)]
+async fn a_swallowed_broadcast_is_made_again_within_a_second() {
+    let scene = Scene::new();
+    scene.chain.node().swallows = 1;
+    let mut submissions = vec![scene.submit(1).await, scene.submit(2).await];
+    scene.blocks(8).await;
+    for submission in &mut submissions {
+        landing(submission);
+    }
+    assert_eq!(scene.ledger.rows().len(), 2);
+}
+
+/// Proved by every node: it is not followed after a restart either.
+#[tokio::test(start_paused = true)]
+async fn what_every_node_refused_is_given_up_in_the_journal() {
+    let scene = Scene::new();
+    scene.chain.node().mood = Mood::Refuse("execution reverted");
+    let mut refused = scene.submit(1).await;
+    scene.blocks(2).await;
+    refused.landing.try_recv().expect("answered").expect_err("refused");
+    assert!(scene.ledger.open().is_empty());
 }

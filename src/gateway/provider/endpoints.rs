@@ -11,7 +11,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -30,6 +30,7 @@ use super::{
     Head, RpcError,
     choice::{Choice, Order, Sight},
     connection::{Connection, Endpoint, Link, Outlet},
+    quirks::SyncSpelling,
 };
 use crate::heart::{GATEWAY_CONNECTION, Hearts};
 
@@ -51,6 +52,7 @@ pub(super) struct Node {
     doubt: Arc<Notify>,
     /// Unanswered calls in a row.
     unanswered: Arc<AtomicU32>,
+    sync: Arc<Mutex<SyncSpelling>>,
 }
 
 impl Node {
@@ -60,6 +62,19 @@ impl Node {
 
     pub(super) fn left_unanswered(&self) {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How it wants to be asked for a receipt at once, as far as is known.
+    pub(super) fn sync_spelling(&self) -> SyncSpelling {
+        *self.sync.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That was not it. Others may have found out meanwhile.
+    pub(super) fn spell_sync(&self, was: SyncSpelling, now: SyncSpelling) {
+        let mut sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        if *sync == was {
+            *sync = now;
+        }
     }
 
     fn sight(&self, several: bool) -> Sight {
@@ -133,8 +148,9 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
             changed: changed.clone(),
             doubt: doubt.clone(),
         };
+        let sync = Arc::new(Mutex::new(SyncSpelling::Number));
         connections.push(Connection::new(endpoint.clone(), chain_id, one_of_many, outlet));
-        nodes.push(Node { endpoint, link, heads, doubt, unanswered: Arc::default() });
+        nodes.push(Node { endpoint, link, heads, doubt, unanswered: Arc::default(), sync });
     }
     let (usable_sender, usable) = watch::channel(Usable::default());
     let (head_sender, heads) = watch::channel(None);

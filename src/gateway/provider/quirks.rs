@@ -22,6 +22,9 @@ pub enum Refusal {
     Unacceptable,
     /// The node executed it in advance and it reverted (Arbitrum's sequencer, some proxies).
     Reverted,
+    /// In the node's pool, and not to be executed now: a lower nonce or funds are missing
+    /// (EIP-7966, code 5).
+    Unready,
     /// Overload or rate limit: not accepted, try again.
     Busy,
     /// Not in this table: whether it was accepted is unknown.
@@ -68,9 +71,59 @@ const PATTERNS: &[(&str, Refusal)] = &[
     ("queue full", Refusal::Busy),
 ];
 
-/// Classifies the answer to `eth_sendRawTransaction`.
+/// How long a node is asked to wait for the receipt (EIP-7966; the node's own default).
+pub const SYNC_PATIENCE_MS: u64 = 2_000;
+
+/// How a node wants `eth_sendRawTransactionSync` to be spelled. EIP-7966 has a number for the
+/// timeout, Nitro (from 3.10.0) wants it as a hex string, anvil takes none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncSpelling {
+    Number,
+    Hex,
+    NoTimeout,
+    /// The node does not offer the method.
+    Unsupported,
+}
+
+impl SyncSpelling {
+    /// What to try after this one was answered by an error; `None`: the error is about something
+    /// else.
+    #[must_use]
+    pub fn after(self, code: i64, message: &str) -> Option<Self> {
+        let text = message.to_lowercase();
+        let unknown = [
+            "method not found",
+            "not supported",
+            "unsupported method",
+            "does not exist",
+            "is not available",
+            "not whitelisted",
+        ];
+        if code == -32601 || unknown.iter().any(|pattern| text.contains(pattern)) {
+            return Some(Self::Unsupported);
+        }
+        let about_timeout = text.contains("invalid argument 1")
+            || (code == -32602 && refusal(code, message) == Refusal::Unknown);
+        match self {
+            _ if !about_timeout => None,
+            Self::Number => Some(Self::Hex),
+            Self::Hex => Some(Self::NoTimeout),
+            Self::NoTimeout => Some(Self::Unsupported),
+            Self::Unsupported => None,
+        }
+    }
+}
+
+/// Classifies the answer to `eth_sendRawTransaction`, and to `eth_sendRawTransactionSync` where that
+/// has no receipt.
 #[must_use]
 pub fn refusal(code: i64, message: &str) -> Refusal {
+    // EIP-7966: in the pool, no receipt in time; and in the pool, not ready.
+    match code {
+        4 => return Refusal::AlreadyKnown,
+        5 => return Refusal::Unready,
+        _ => {}
+    }
     let text = message.to_lowercase();
     if let Some((_, refusal)) = PATTERNS.iter().find(|(pattern, _)| text.contains(pattern)) {
         return *refusal;
@@ -139,6 +192,12 @@ mod tests {
             (-32000, "intrinsic gas too low: have 1, want 2", Refusal::Unacceptable),
             (3, "execution reverted", Refusal::Reverted),
             (429, "slow down", Refusal::Busy),
+            (
+                4,
+                "The transaction was added to the mempool but wasn't processed in 2s.",
+                Refusal::AlreadyKnown,
+            ),
+            (5, "wasn't processed due to a missing nonce or insufficient funds", Refusal::Unready),
             (-32603, "internal error", Refusal::Unknown),
         ];
         for (code, message, expected) in seen {

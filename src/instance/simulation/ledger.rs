@@ -4,7 +4,7 @@ use super::world::Life;
 use crate::{
     domain::{B256, BlockRef, LedgerError, RequestKey, U256},
     flow::{Batch, RequestLedger, Standing, Step, Taken},
-    gateway::lane::{SignedTransaction, TransactionLedger},
+    gateway::lane::{GivenUp, SignedTransaction, TransactionLedger},
     journal::Journal,
 };
 
@@ -83,5 +83,16 @@ impl TransactionLedger for Heard {
     async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
         let what = format!("mined {hash} in {}", block.number);
         self.call(what, self.journal.mined(hash, block), |()| "queued".to_owned()).await
+    }
+
+    async fn gave_up(&self, hashes: Vec<B256>, why: GivenUp) -> Result<(), LedgerError> {
+        let what = format!("gave up {hashes:?}: {}", why.as_str());
+        self.call(what, self.journal.gave_up(hashes, why), |()| "queued".to_owned()).await
+    }
+
+    async fn reopen(&self, hashes: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        let what = format!("dropped by the chain {hashes:?}");
+        let told = |open: &Vec<SignedTransaction>| format!("{} open again", open.len());
+        self.call(what, self.journal.reopen(hashes), told).await
     }
 }

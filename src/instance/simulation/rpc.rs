@@ -18,6 +18,7 @@ use crate::{
         abi,
         provider::{
             Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError,
+            Sent,
         },
     },
 };
@@ -338,6 +339,20 @@ impl Provider for SimulatedNode {
             told(offered, |_| "taken".to_owned())
         })
         .await
+    }
+
+    async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
+        let hash = self.send_raw_transaction(raw).await?;
+        if self.life.world.state().plan.offers_receipts {
+            for _ in 0..10 {
+                sleep(Duration::from_millis(200)).await;
+                let receipt = self.receipts(&[hash]).await?.into_iter().flatten().next();
+                if let Some(receipt) = receipt {
+                    return Ok(Sent::Mined(receipt));
+                }
+            }
+        }
+        Ok(Sent::Accepted)
     }
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {

@@ -65,7 +65,6 @@ fn a_seed_is_the_same_story_at_each_telling() {
 /// An accepted answer that a reorganisation drops for good is sent again, under the nonce that is
 /// free now.
 #[test]
-#[ignore = "not built yet: an accepted answer is not followed to finality"]
 fn answers_dropped_by_a_reorganisation_are_sent_again() {
     let wrong = play_all(0, 50, |seed| {
         let mut plan = Plan::of(seed);

@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub mempool: bool,
     /// The node executes a transaction before it takes it.
     pub executes_ahead: bool,
+    /// A sender waits for the receipt (EIP-7966).
+    pub offers_receipts: bool,
     /// Nodes behind one URL.
     pub nodes: usize,
     pub storm: Duration,
@@ -102,9 +104,9 @@ impl Plan {
             dear: rate(40),
             reorganisation: rate(80),
             foreign: rate(20),
-            // Not yet: see the tests that ask for them.
+            // Not yet: see the test that asks for it.
             namesake: 0,
-            unanswered: 0,
+            unanswered: rate(300),
             shuffled: rate(500),
             core_restart: rate(60),
             core_busy: rate(200),
@@ -119,6 +121,7 @@ impl Plan {
             block_time: Duration::from_millis(*dice.choice(&[250, 1000, 2000]).unwrap()),
             mempool: dice.bool(),
             executes_ahead: dice.bool(),
+            offers_receipts: dice.bool(),
             nodes: dice.usize(1..=3),
             storm: Duration::from_secs(dice.u64(20..=120)),
             faults,

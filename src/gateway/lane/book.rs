@@ -1,0 +1,809 @@
+//! What the lane knows and decides: every nonce, what is under it, and what is next. Pure: it is
+//! told what happened and when, and answers with [`Effect`]s; [`super::owner`] carries them out.
+//!
+//! A nonce from the chain's count on is in exactly one of four states:
+//!
+//! ```text
+//! free (next, or a hole below it) --take--> being signed --recorded--> open --receipt--> mined
+//!   ^                                            │ failed                │ rejected       │
+//!   ├────────────────────────────────────────────┴───────────────────────┘                │
+//!   └── used by somebody else, and dropped by a reorganisation      open again <── dropped┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{
+    FOLLOWED, GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered,
+    SignedTransaction, SubmitError,
+    draft::{Draft, Fees, gas_limit_of, recover_payload},
+    recent::{DROPPED_AFTER, Looked, Recent},
+    slot::{Answer, Slot},
+};
+use crate::{
+    backoff::Backoff,
+    domain::{Address, B256, BlockRef, Hold, HoldReason, Remedy, RequestKey},
+    gateway::{
+        nonce::Nonces,
+        provider::{Head, Receipt, RpcError, Sent, quirks},
+        wallet::WalletError,
+    },
+};
+
+/// Broadcasts under way at the same time.
+const BROADCASTING_AT_ONCE: usize = 256;
+/// The chain is looked at so often, however still it is, while something is open.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And so often while nothing is.
+const IDLE_LOOK_EVERY: Duration = Duration::from_mins(1);
+/// Refused for a reason we do not know so often in a row, the caller is told.
+const SAID_AFTER: u32 = 5;
+/// A mined nonce without a receipt of ours is somebody else's only after this.
+/// Sent twice costs gas; behind one URL the node with the receipts may lag for a while.
+const DISPLACED_AFTER: Duration = Duration::from_secs(15);
+
+/// The same of bytes that no node ever took, as far as they say: a node may pass on what it refuses.
+const USED_AFTER: Duration = Duration::from_secs(3);
+/// What starves in a pool pays at most so many times what a new transaction would.
+const DEAREST: u128 = 3;
+
+/// What the owner is to do, in this order.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Sign these, record what was signed, and tell [`Book::signed`].
+    Sign(Vec<Draft>),
+    /// Broadcast, and tell [`Book::answered`]. `fresh`: no node has heard of it before.
+    Broadcast {
+        transaction: SignedTransaction,
+        fresh: bool,
+    },
+    /// Record that it was mined.
+    Mined(B256, BlockRef),
+    /// Record that these will not be mined.
+    GiveUp(Vec<B256>, GivenUp),
+    /// Record that these left the chain, and tell [`Book::reopened`] what is recorded for their
+    /// nonces.
+    Reopen(Vec<B256>),
+    /// Tell whoever waits for it; nobody does: [`Book::unclaimed`].
+    Land(RequestKey, Landing),
+    Fail(RequestKey, SubmitError),
+    Notify(RequestKey, Notice),
+}
+
+/// What the owner is to ask the chain.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// Receipts of these, where their nonce is below the count.
+    pub open: Vec<(u64, B256)>,
+    /// Receipts of these, until a few in a row are where they were.
+    pub mined: Vec<MinedTransaction>,
+}
+
+/// What the chain said to a [`Look`].
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Transactions mined from the wallet.
+    pub count: u64,
+    pub open: Vec<(u64, Option<Receipt>)>,
+    pub mined: Vec<(u64, Option<Receipt>)>,
+}
+
+/// What a transaction made now costs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Market {
+    /// Wei per gas; `None` before the first head.
+    base: Option<u128>,
+    /// Wei per gas; `None` before the node was asked. Zero where it suggests none.
+    tip: Option<u128>,
+}
+
+/// The lane's books.
+#[derive(Debug)]
+pub(super) struct Book {
+    options: LaneOptions,
+    sender: Address,
+    nonces: Nonces,
+    /// Accepted from callers, without a nonce.
+    waiting: VecDeque<Payload>,
+    /// What callers asked for and did not get yet.
+    payloads: HashMap<RequestKey, Payload>,
+    /// Nonces taken for what is being signed.
+    signing: BTreeSet<u64>,
+    /// Other bytes for open nonces, being signed.
+    replacing: usize,
+    open: BTreeMap<u64, Slot>,
+    by_request: HashMap<RequestKey, u64>,
+    /// Mined while nobody waited: kept until somebody asks.
+    landed: HashMap<RequestKey, Landing>,
+    recent: Recent,
+    broadcasting: usize,
+    market: Market,
+    /// The newest head, and the connection that told it.
+    head: Option<(BlockRef, u64)>,
+    /// The chain's count of the wallet's transactions, as last believed.
+    count: u64,
+    /// Since when it shows a lower one.
+    lower_since: Option<Instant>,
+    /// The chain may have dropped what it had.
+    suspicious: bool,
+    look_again: bool,
+    /// A question is under way; whether it is one about what was mined.
+    looking: Option<bool>,
+    looked_at: Instant,
+    /// The wallet refuses to sign before this.
+    sign_after: Instant,
+    sign_pause: Backoff,
+    /// How many of the waiting payloads were told that the chain is too dear.
+    fee_told: usize,
+    effects: Vec<Effect>,
+}
+
+impl Book {
+    /// `count` is the chain's, at the start.
+    pub(super) fn new(
+        options: LaneOptions,
+        sender: Address,
+        count: u64,
+        recovered: Recovered,
+        now: Instant,
+    ) -> Self {
+        let Recovered { open, mined, highest } = recovered;
+        let taken = open.iter().map(|one| one.nonce).chain(mined.iter().map(|one| one.nonce));
+        let nonces = Nonces::new(count, taken, highest, now);
+        if !open.is_empty() {
+            info!(
+                open = open.len(),
+                mined = count,
+                next = nonces.peek_next(),
+                "following the transactions of an earlier run"
+            );
+        }
+        let mut book = Self {
+            options,
+            sender,
+            nonces,
+            waiting: VecDeque::new(),
+            payloads: HashMap::new(),
+            signing: BTreeSet::new(),
+            replacing: 0,
+            open: BTreeMap::new(),
+            by_request: HashMap::new(),
+            landed: HashMap::new(),
+            recent: Recent::default(),
+            broadcasting: 0,
+            market: Market::default(),
+            head: None,
+            count,
+            lower_since: None,
+            // The chain may have gone back while nobody looked.
+            suspicious: !mined.is_empty(),
+            look_again: true,
+            looking: None,
+            looked_at: now,
+            sign_after: now,
+            sign_pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            fee_told: 0,
+            effects: Vec::new(),
+        };
+        for transaction in open {
+            book.hold_open(transaction, now);
+        }
+        for slot in book.open.values_mut() {
+            // What the earlier run did with it is not known.
+            slot.doubt();
+        }
+        for transaction in mined {
+            if !book.open.contains_key(&transaction.nonce) {
+                book.recent.add(transaction);
+            }
+        }
+        book
+    }
+
+    /// What is to be done, once.
+    pub(super) fn effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// How many more payloads may wait.
+    pub(super) fn room(&self) -> usize {
+        self.options.max_in_flight.saturating_sub(self.waiting.len())
+    }
+
+    /// Whether time alone brings something to do soon.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.open.is_empty()
+            || !self.waiting.is_empty()
+            || self.nonces.has_holes()
+            || self.suspicious
+            || self.looking == Some(true)
+    }
+
+    pub(super) fn wants_tip(&self) -> bool {
+        !self.waiting.is_empty() || self.nonces.has_holes()
+    }
+
+    // What callers say.
+
+    /// A payload; whoever brought it waits from now on.
+    pub(super) fn submit(&mut self, payload: Payload) {
+        let key = payload.request;
+        let known = self.payloads.insert(key, payload.clone()).is_some();
+        if self.find(key) || known {
+            return;
+        }
+        self.waiting.push_back(payload);
+    }
+
+    /// Whether there is, or was, a transaction for a request; whoever asks waits from now on.
+    pub(super) fn attach(&mut self, key: RequestKey) -> bool {
+        let known = self.payloads.contains_key(&key);
+        self.find(key) || known
+    }
+
+    fn find(&mut self, key: RequestKey) -> bool {
+        if let Some(landing) = self.landed.remove(&key) {
+            self.payloads.remove(&key);
+            self.effects.push(Effect::Land(key, landing));
+            return true;
+        }
+        let Some(slot) = self.by_request.get(&key).and_then(|nonce| self.open.get(nonce)) else {
+            return false;
+        };
+        let own = slot.version_of(key);
+        if slot.is_accepted() {
+            let transaction = own.unwrap_or(slot.current()).hash;
+            self.effects.push(Effect::Notify(key, Notice::Broadcast { transaction }));
+        }
+        if !self.payloads.contains_key(&key)
+            && let Some(payload) = own.and_then(|own| recover_payload(key, own))
+        {
+            self.payloads.insert(key, payload);
+        }
+        true
+    }
+
+    /// Nobody waited for what landed.
+    pub(super) fn unclaimed(&mut self, key: RequestKey, landing: Landing) {
+        self.landed.insert(key, landing);
+    }
+
+    // What the world says.
+
+    pub(super) fn head(&mut self, head: &Head) {
+        let follows = self.head.is_none_or(|last| {
+            let (block, connection) = last;
+            block == head.block || (head.parent == block.hash && head.connection == connection)
+        });
+        self.suspicious |= !follows;
+        self.look_again = true;
+        self.market.base = Some(head.base_fee.unwrap_or(0));
+        self.head = Some((head.block, head.connection));
+    }
+
+    pub(super) fn tip(&mut self, tip: Option<u128>) {
+        self.market.tip = tip.or(self.market.tip).or(Some(0));
+    }
+
+    /// These are signed and recorded, and those are not.
+    pub(super) fn signed(
+        &mut self,
+        signed: Vec<SignedTransaction>,
+        failed: Vec<(Draft, WalletError)>,
+        now: Instant,
+    ) {
+        for (draft, error) in failed.into_iter().rev() {
+            let nonce = draft.nonce();
+            if draft.replaces {
+                self.replacing -= 1;
+                if let Some(slot) = self.open.get_mut(&nonce) {
+                    slot.replacing = false;
+                }
+                continue;
+            }
+            self.signing.remove(&nonce);
+            self.nonces.give_back(nonce, now);
+            let Some(key) = draft.request else { continue };
+            match error.remedy() {
+                Remedy::Retry => {
+                    debug!(request = %key, %error, "signing failed, trying again");
+                    self.requeue(key);
+                    self.sign_after = now + self.sign_pause.next_delay();
+                }
+                Remedy::Hold(hold) => self.fail(key, SubmitError::Held(hold)),
+                Remedy::Refuse(refusal) => self.fail(key, rejected(refusal.to_string())),
+            }
+        }
+        if !signed.is_empty() {
+            self.sign_pause.reset();
+        }
+        for transaction in signed {
+            if !self.signing.remove(&transaction.nonce) {
+                self.replacing = self.replacing.saturating_sub(1);
+            }
+            self.hold_open(transaction, now);
+        }
+    }
+
+    /// A recorded transaction becomes, or joins, the slot of its nonce.
+    fn hold_open(&mut self, transaction: SignedTransaction, now: Instant) {
+        if let Some(key) = transaction.request {
+            self.by_request.insert(key, transaction.nonce);
+        }
+        match self.open.get_mut(&transaction.nonce) {
+            Some(slot) => slot.replace(transaction, now),
+            None => {
+                self.open.insert(transaction.nonce, Slot::new(transaction, now));
+            }
+        }
+    }
+
+    /// What became of a broadcast.
+    pub(super) fn answered(
+        &mut self,
+        nonce: u64,
+        hash: B256,
+        result: Result<Sent, RpcError>,
+        now: Instant,
+    ) {
+        self.broadcasting -= 1;
+        let Some(slot) = self.open.get_mut(&nonce) else { return };
+        slot.landed_flight();
+        let (error, refusal) = match result {
+            Ok(Sent::Mined(receipt)) => {
+                if slot.versions().iter().any(|version| version.hash == receipt.hash) {
+                    self.count = self.count.max(nonce + 1);
+                    return self.land(nonce, &receipt, now);
+                }
+                (None, quirks::Refusal::AlreadyKnown)
+            }
+            Ok(Sent::Accepted) => (None, quirks::Refusal::AlreadyKnown),
+            Err(error) => {
+                let refusal = match &error {
+                    RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
+                    RpcError::Unavailable { .. }
+                    | RpcError::WrongChain { .. }
+                    | RpcError::Unreadable { .. } => quirks::Refusal::Unknown,
+                };
+                (Some(error), refusal)
+            }
+        };
+        if slot.current().hash != hash {
+            slot.doubt();
+            return;
+        }
+        let (answer, news) = slot.answered(error.as_ref(), refusal, now);
+        if news && let Some(error) = &error {
+            warn!(nonce, transaction = %hash, %error, "broadcast not accepted");
+        }
+        self.follow(nonce, answer, refusal, error.as_ref(), now);
+    }
+
+    fn follow(
+        &mut self,
+        nonce: u64,
+        answer: Answer,
+        refusal: quirks::Refusal,
+        error: Option<&RpcError>,
+        now: Instant,
+    ) {
+        let Some(slot) = self.open.get(&nonce) else { return };
+        let (request, hash) = (slot.current().request, slot.current().hash);
+        match answer {
+            Answer::Accepted => {
+                self.notify(request, Notice::Broadcast { transaction: hash });
+                self.wake_behind(nonce, now);
+            }
+            Answer::StillThere => {}
+            Answer::Used => self.look_again = true,
+            Answer::Again => {
+                if let Some(error @ RpcError::Refused { .. }) = error
+                    && refusal == quirks::Refusal::Unknown
+                    && slot.attempts() == SAID_AFTER
+                {
+                    let what = format!("the node does not take the transaction: {error}");
+                    let hold = Hold::new(HoldReason::ContractRejected, what);
+                    self.notify(request, Notice::Waiting(hold));
+                }
+            }
+            Answer::NoFunds => {
+                let what = format!(
+                    "wallet {} cannot pay for gas; send it funds, nothing else is needed",
+                    self.sender
+                );
+                self.notify(request, Notice::Waiting(Hold::new(HoldReason::NoFunds, what)));
+            }
+            Answer::TooCheap => self.raise_fee(nonce, 1),
+            Answer::Rejected => {
+                if let Some(error) = error {
+                    self.reject(nonce, refusal, error, now);
+                }
+            }
+        }
+    }
+
+    /// What the chain says about open nonces, and about those that were mined.
+    pub(super) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
+        let asked_mined = self.looking.take().unwrap_or_default();
+        let Some(Seen { count, open, mined }) = seen else {
+            self.suspicious |= asked_mined;
+            return;
+        };
+        self.believe(count, now);
+        let mut unseen = Vec::new();
+        for (nonce, receipt) in open {
+            match receipt {
+                Some(receipt) => self.land(nonce, &receipt, now),
+                None => unseen.push(nonce),
+            }
+        }
+        for nonce in unseen {
+            let Some(slot) = self.open.get_mut(&nonce) else { continue };
+            // Otherwise the next head, or a second, shows whether the node only lagged.
+            let patience = if slot.is_free() { USED_AFTER } else { DISPLACED_AFTER };
+            if nonce < self.count && slot.unseen_for(now) >= patience {
+                self.displace(nonce);
+            }
+        }
+        let Looked { moved, dropped, unsure } = self.recent.look(mined, now);
+        self.effects.extend(moved.into_iter().map(|(hash, block)| Effect::Mined(hash, block)));
+        self.suspicious |= unsure || self.lower_since.is_some();
+        if !dropped.is_empty() {
+            warn!(
+                transactions = dropped.len(),
+                "mined transactions have left the chain: they are sent again"
+            );
+            let hashes = dropped.into_iter().map(|(_, hash)| hash).collect();
+            self.effects.push(Effect::Reopen(hashes));
+        }
+    }
+
+    /// The chain's count, unless it is lower than before: then only once it has been for a while.
+    fn believe(&mut self, count: u64, now: Instant) {
+        if count >= self.count {
+            (self.count, self.lower_since) = (count, None);
+            if let Some(foreign) = self.nonces.observe_mined(count) {
+                warn!(
+                    first = foreign.start(),
+                    last = foreign.end(),
+                    "nonces were used by transactions this journal does not know: \
+                     is the wallet used elsewhere?"
+                );
+            }
+            return;
+        }
+        let since = *self.lower_since.get_or_insert(now);
+        // A chain does not forget that much; a node that begins anew does.
+        let too_many = self.count - count > FOLLOWED;
+        if too_many || now.saturating_duration_since(since) < DROPPED_AFTER {
+            return;
+        }
+        (self.count, self.lower_since) = (count, None);
+        // What was ours is open again, or about to be; what was somebody else's is free.
+        for nonce in count..self.nonces.peek_next() {
+            let ours = self.open.contains_key(&nonce)
+                || self.signing.contains(&nonce)
+                || self.recent.contains(nonce);
+            if !ours {
+                self.nonces.give_back(nonce, now);
+            }
+        }
+    }
+
+    /// All bytes recorded for nonces whose transactions left the chain.
+    pub(super) fn reopened(&mut self, transactions: Vec<SignedTransaction>, now: Instant) {
+        for transaction in transactions {
+            let nonce = transaction.nonce;
+            let newer = transaction.request.and_then(|key| self.by_request.get(&key).copied());
+            let superseded = newer.filter(|newer| *newer > nonce);
+            let request = transaction.request;
+            if let Some(key) = request {
+                self.landed.remove(&key);
+            }
+            self.hold_open(transaction, now);
+            if let (Some(key), Some(newer)) = (request, superseded) {
+                self.by_request.insert(key, newer);
+            }
+            if let Some(slot) = self.open.get_mut(&nonce) {
+                slot.doubt();
+            }
+        }
+    }
+
+    // What is to be done.
+
+    /// Starts whatever can be started now. `wanted`: whether somebody waits for a request.
+    pub(super) fn act(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
+        self.raise_starving(now);
+        self.prepare(wanted, now);
+        self.broadcast(now);
+    }
+
+    /// The question that is due; its answer goes to [`Book::seen`].
+    pub(super) fn look(&mut self, now: Instant) -> Option<Look> {
+        let every = if self.is_busy() { LOOK_EVERY } else { IDLE_LOOK_EVERY };
+        let stale = now.saturating_duration_since(self.looked_at) >= every;
+        let news =
+            self.look_again && (self.suspicious || self.open.values().any(Slot::is_worth_a_look));
+        if self.looking.is_some() || !(news || stale) {
+            return None;
+        }
+        let suspicious = std::mem::take(&mut self.suspicious);
+        (self.looking, self.look_again, self.looked_at) = (Some(suspicious), false, now);
+        let versions = |(nonce, slot): (&u64, &Slot)| {
+            let nonce = *nonce;
+            slot.versions().iter().map(move |version| (nonce, version.hash)).collect::<Vec<_>>()
+        };
+        let mined = if suspicious { self.recent.newest_first() } else { Vec::new() };
+        Some(Look { open: self.open.iter().flat_map(versions).collect(), mined })
+    }
+
+    fn fees(&self) -> Option<Fees> {
+        let (base, tip) = (self.market.base.unwrap_or(0), self.market.tip.unwrap_or(0));
+        Fees::over(base, tip, self.options.max_fee_per_gas)
+    }
+
+    fn prepare(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
+        // One batch at a time keeps the broadcast in nonce order.
+        if !self.signing.is_empty() || self.replacing > 0 || now < self.sign_after {
+            return;
+        }
+        // Once the fees are known.
+        if self.market.base.is_none() || self.market.tip.is_none() {
+            return;
+        }
+        self.waiting.retain(|payload| {
+            let wanted = wanted(payload.request);
+            if !wanted {
+                // Its caller has gone (drain): not needed before somebody asks again.
+                self.payloads.remove(&payload.request);
+            }
+            wanted
+        });
+        let overdue = self.nonces.overdue(now).filter(|hole| {
+            self.waiting.is_empty()
+                && self.open.last_key_value().is_some_and(|(last, _)| last > hole)
+        });
+        if self.waiting.is_empty() && overdue.is_none() {
+            return;
+        }
+        let Some(fees) = self.fees() else {
+            self.announce_fee_hold();
+            return;
+        };
+        self.fee_told = 0;
+        let chain_id = self.options.chain_id;
+        let mut drafts = Vec::new();
+        if overdue.is_some() {
+            let nonce = self.nonces.take();
+            warn!(nonce, "filling a nonce nobody needs with a no-op");
+            drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
+        }
+        // What is open waits behind a hole: that is filled in any case.
+        while self.open.len() + drafts.len() < self.options.max_in_flight || self.nonces.has_holes()
+        {
+            let Some(payload) = self.waiting.pop_front() else { break };
+            let nonce = self.nonces.take();
+            drafts.push(Draft::of_payload(chain_id, nonce, fees, &payload));
+        }
+        self.signing.extend(drafts.iter().map(Draft::nonce));
+        self.sign(drafts);
+    }
+
+    fn sign(&mut self, drafts: Vec<Draft>) {
+        if !drafts.is_empty() {
+            self.effects.push(Effect::Sign(drafts));
+        }
+    }
+
+    fn broadcast(&mut self, now: Instant) {
+        // What the chain waits for, if anything waits behind it.
+        let mut ahead = self.open.range(self.count..).map(|(nonce, _)| *nonce);
+        let first = ahead.next().filter(|_| ahead.next().is_some());
+        let mut room = BROADCASTING_AT_ONCE.saturating_sub(self.broadcasting);
+        for (nonce, slot) in &mut self.open {
+            let is_first = Some(*nonce) == first;
+            // What all others wait behind needs no room.
+            if room == 0 && !is_first {
+                break;
+            }
+            if slot.is_due(is_first, now) {
+                room = room.saturating_sub(1);
+                self.broadcasting += 1;
+                let fresh = slot.send(now);
+                let transaction = slot.current().clone();
+                self.effects.push(Effect::Broadcast { transaction, fresh });
+            }
+        }
+    }
+
+    // How nonces end and begin anew.
+
+    /// The nodes proved that they will not take these bytes: the nonce is free again.
+    fn reject(&mut self, nonce: u64, refusal: quirks::Refusal, error: &RpcError, now: Instant) {
+        if self.open.get(&nonce).is_some_and(|slot| !slot.is_free()) {
+            self.replace_by_noop(nonce);
+            return;
+        }
+        let Some(slot) = self.open.remove(&nonce) else { return };
+        self.nonces.give_back(nonce, now);
+        let current = slot.current().request;
+        let versions = slot.into_versions();
+        let hashes = versions.iter().map(|version| version.hash).collect();
+        self.effects.push(Effect::GiveUp(hashes, GivenUp::Rejected));
+        for other in versions.iter().filter_map(|version| version.request) {
+            if self.by_request.get(&other) == Some(&nonce) {
+                self.by_request.remove(&other);
+                if Some(other) != current {
+                    self.requeue(other);
+                }
+            }
+        }
+        let Some(key) = current else { return };
+        let error = if refusal == quirks::Refusal::Reverted {
+            SubmitError::WouldRevert { data: error.revert_data().unwrap_or_default() }
+        } else {
+            rejected(format!("the node does not take the transaction: {error}; check gas_limit"))
+        };
+        self.fail(key, error);
+    }
+
+    /// An earlier send of these bytes may have reached somebody: a no-op is sent in their place, and
+    /// what it displaces gets a new nonce once either is mined.
+    fn replace_by_noop(&mut self, nonce: u64) {
+        let Some(fees) = self.fees() else { return };
+        let Some(slot) = self.open.get_mut(&nonce) else { return };
+        if slot.current().request.is_none() || slot.replacing {
+            return;
+        }
+        slot.replacing = true;
+        warn!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
+        let (chain_id, sender) = (self.options.chain_id, self.sender);
+        let draft = Draft::noop_instead_of(slot.current(), chain_id, fees, sender);
+        self.replacing += 1;
+        self.sign(vec![draft]);
+    }
+
+    /// The same payload under the same nonce with a higher fee, up to so many times that of a new one.
+    fn raise_fee(&mut self, nonce: u64, times: u128) {
+        let (fees, cap) = (self.fees(), self.options.max_fee_per_gas);
+        let Some(slot) = self.open.get_mut(&nonce).filter(|slot| !slot.replacing) else { return };
+        let draft = fees.and_then(|fees| Draft::bump_of(slot.current(), fees, times, cap));
+        if let Some(draft) = draft {
+            slot.replacing = true;
+            self.replacing += 1;
+            self.sign(vec![draft]);
+        } else {
+            let request = slot.current().request;
+            self.notify(request, Notice::Waiting(self.fee_hold()));
+        }
+    }
+
+    /// Where there is a pool, the lowest nonce in it may be passed over for others that pay more.
+    fn raise_starving(&mut self, now: Instant) {
+        let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
+        if *nonce != self.count || !slot.is_starving(now) {
+            return;
+        }
+        slot.starve_on(now);
+        let nonce = *nonce;
+        debug!(nonce, "in the pool for long and not mined: paying more");
+        self.raise_fee(nonce, DEAREST);
+    }
+
+    /// What was refused because this nonce was missing is sent again at once.
+    fn wake_behind(&mut self, nonce: u64, now: Instant) {
+        for (_, slot) in self.open.range_mut(nonce + 1..) {
+            slot.wake(now);
+        }
+    }
+
+    fn land(&mut self, nonce: u64, receipt: &Receipt, now: Instant) {
+        let Some(slot) = self.open.remove(&nonce) else { return };
+        self.effects.push(Effect::Mined(receipt.hash, receipt.block));
+        self.recent.add(MinedTransaction { nonce, hash: receipt.hash, block: receipt.block });
+        self.wake_behind(nonce, now);
+        let versions = slot.into_versions();
+        let mined = versions.iter().find(|version| version.hash == receipt.hash);
+        let landed = mined.and_then(|version| version.request);
+        for version in &versions {
+            let Some(key) = version.request else { continue };
+            if self.by_request.get(&key) == Some(&nonce) {
+                self.by_request.remove(&key);
+            }
+            if version.hash == receipt.hash {
+                self.payloads.remove(&key);
+                let landing = Landing {
+                    transaction: receipt.hash,
+                    block: receipt.block,
+                    success: receipt.success,
+                    gas_used: receipt.gas_used,
+                    gas_limit: gas_limit_of(version),
+                };
+                self.effects.push(Effect::Land(key, landing));
+            } else if landed != Some(key)
+                && !self.landed.contains_key(&key)
+                && !self.by_request.contains_key(&key)
+            {
+                // Other bytes took its nonce: now, and not before, it may have a new one.
+                self.requeue(key);
+            }
+        }
+    }
+
+    /// The nonce was used by a transaction that is none of ours.
+    fn displace(&mut self, nonce: u64) {
+        let Some(slot) = self.open.remove(&nonce) else { return };
+        warn!(
+            nonce,
+            transaction = %slot.current().hash,
+            "the nonce was used by a transaction this journal does not know; \
+             the answer is sent again: is the wallet used elsewhere?"
+        );
+        let versions = slot.into_versions();
+        let hashes = versions.iter().map(|version| version.hash).collect();
+        self.effects.push(Effect::GiveUp(hashes, GivenUp::Displaced));
+        for version in versions {
+            let Some(key) = version.request else { continue };
+            if self.by_request.get(&key) == Some(&nonce) {
+                self.by_request.remove(&key);
+                self.requeue(key);
+            }
+        }
+    }
+
+    /// Back to the front of the queue, if somebody asked for it. Once, however many versions of it
+    /// were displaced.
+    fn requeue(&mut self, key: RequestKey) {
+        if self.waiting.iter().any(|payload| payload.request == key) {
+            return;
+        }
+        if let Some(payload) = self.payloads.get(&key) {
+            self.waiting.push_front(payload.clone());
+        }
+    }
+
+    fn fail(&mut self, key: RequestKey, error: SubmitError) {
+        self.payloads.remove(&key);
+        self.effects.push(Effect::Fail(key, error));
+    }
+
+    fn notify(&mut self, request: Option<RequestKey>, notice: Notice) {
+        if let Some(key) = request {
+            self.effects.push(Effect::Notify(key, notice));
+        }
+    }
+
+    fn fee_hold(&self) -> Hold {
+        let base = self.market.base.unwrap_or(0);
+        Hold::new(
+            HoldReason::FeeCap,
+            format!(
+                "the chain's base fee is {base} wei per gas, above max_fee_per_gas_gwei; \
+                 raise it or wait"
+            ),
+        )
+    }
+
+    fn announce_fee_hold(&mut self) {
+        let told = std::mem::replace(&mut self.fee_told, self.waiting.len());
+        if told >= self.waiting.len() {
+            return;
+        }
+        let hold = self.fee_hold();
+        warn!(base_fee = self.market.base, "base fee is above max_fee_per_gas_gwei: answers wait");
+        for payload in self.waiting.iter().skip(told) {
+            let notice = Notice::Waiting(hold.clone());
+            self.effects.push(Effect::Notify(payload.request, notice));
+        }
+    }
+}
+
+fn rejected(why: String) -> SubmitError {
+    SubmitError::Held(Hold::new(HoldReason::ContractRejected, why))
+}

@@ -1,0 +1,525 @@
+//! The book against a modelled chain behind several endpoints, on a clock that a script moves: sends
+//! are taken, lost, refused, or taken in silence; pools are forgotten, blocks dropped, the wallet used
+//! elsewhere.
+//!
+//! What must hold, whatever happens:
+//! - at most one payload is mined under a nonce, and no payload is mined twice while what was mined
+//!   first stands;
+//! - a nonce is missing below others no longer than its limit, where somebody listens;
+//! - once the world is well, everything is answered.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use alloy::primitives::{Bloom, keccak256};
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::{
+    GivenUp, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction,
+    book::{Book, Effect, Look, Seen},
+};
+use crate::{
+    domain::{B256, BlockRef, Bytes, RequestKey, U256},
+    gateway::{
+        provider::{Head, Receipt, RpcError, Sent},
+        wallet::Wallet,
+    },
+};
+
+const STEP: Duration = Duration::from_millis(50);
+const BLOCK_TIME: Duration = Duration::from_millis(250);
+/// A hole is filled after half a second; then it is signed, sent, and maybe lost and sent again.
+const GAP_LIMIT: Duration = Duration::from_secs(4);
+/// Where the chain went back, or the wallet is used elsewhere: it has to be sure of that first.
+const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(20);
+/// In a world that is well.
+const ALL_WITHIN: Duration = Duration::from_mins(3);
+
+/// What happens in one step.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A caller brings a payload.
+    Submit,
+    /// The next sends meet this.
+    Weather(Weather),
+    /// One endpoint loses its pool.
+    Forget(usize),
+    /// Somebody else uses the wallet.
+    Foreign,
+    /// So many blocks leave the chain; `back`: their transactions return to a pool.
+    Reorganise {
+        depth: usize,
+        back: bool,
+    },
+    /// The process dies, and starts with what is recorded.
+    Restart,
+    Nothing,
+}
+
+/// What becomes of a send at the endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Weather {
+    #[default]
+    Fair,
+    /// Nobody gets it, and nobody answers.
+    Lost,
+    /// The second endpoint gets it; no answer comes.
+    Silent,
+    /// Every endpoint says that it is busy.
+    Busy,
+    /// Refused, as if the contract reverted.
+    Reverts,
+    /// Taken; the answer comes after the next block.
+    Slow,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let weather = prop_oneof![
+        4 => Just(Weather::Fair),
+        1 => Just(Weather::Lost),
+        1 => Just(Weather::Silent),
+        1 => Just(Weather::Busy),
+        1 => Just(Weather::Reverts),
+        1 => Just(Weather::Slow),
+    ];
+    prop_oneof![
+        8 => Just(Event::Nothing),
+        6 => Just(Event::Submit),
+        3 => weather.prop_map(Event::Weather),
+        1 => (0..2usize).prop_map(Event::Forget),
+        1 => Just(Event::Foreign),
+        1 => (1..4usize, any::<bool>()).prop_map(|(depth, back)| Event::Reorganise { depth, back }),
+        1 => Just(Event::Restart),
+    ]
+}
+
+/// A mined transaction: whose answer, if anybody's of ours.
+#[derive(Clone, Debug)]
+struct Mined {
+    nonce: u64,
+    hash: B256,
+    raw: Option<SignedTransaction>,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    blocks: Vec<(BlockRef, Vec<Mined>)>,
+    forks: u64,
+    pools: [BTreeMap<u64, SignedTransaction>; 2],
+}
+
+impl Chain {
+    fn count(&self) -> u64 {
+        self.blocks.iter().map(|(_, mined)| mined.len() as u64).sum()
+    }
+
+    fn mined(&self) -> impl Iterator<Item = (&BlockRef, &Mined)> {
+        self.blocks.iter().flat_map(|(block, mined)| mined.iter().map(move |one| (block, one)))
+    }
+
+    fn receipt(&self, hash: B256) -> Option<Receipt> {
+        let (block, _) = self.mined().find(|(_, mined)| mined.hash == hash)?;
+        Some(Receipt { hash, block: *block, success: true, gas_used: 90_000 })
+    }
+
+    fn block(&mut self, foreign: bool) -> Head {
+        let mut next = self.count();
+        let mut mined = Vec::new();
+        if foreign {
+            mined.push(Mined { nonce: next, hash: keccak256(next.to_be_bytes()), raw: None });
+            next += 1;
+        }
+        while let Some(one) = self.pools.iter().find_map(|pool| pool.get(&next)).cloned() {
+            mined.push(Mined { nonce: next, hash: one.hash, raw: Some(one) });
+            next += 1;
+        }
+        for pool in &mut self.pools {
+            pool.retain(|nonce, _| *nonce >= next);
+        }
+        let number = self.blocks.len() as u64;
+        let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
+        let parent = self.blocks.last().map_or(B256::ZERO, |(block, _)| block.hash);
+        let block = BlockRef { number, hash };
+        self.blocks.push((block, mined));
+        Head { block, parent, bloom: Bloom::ZERO, base_fee: Some(1), connection: 1 }
+    }
+
+    fn reorganise(&mut self, depth: usize, back: bool) {
+        let left = self.blocks.len().saturating_sub(depth).max(1);
+        self.forks += 1;
+        for (_, mined) in self.blocks.split_off(left) {
+            for one in mined.into_iter().filter_map(|mined| mined.raw).filter(|_| back) {
+                self.pools[0].insert(one.nonce, one);
+            }
+        }
+    }
+
+    fn take(&mut self, pool: usize, transaction: &SignedTransaction) -> Result<(), &'static str> {
+        let nonce = transaction.nonce;
+        if nonce < self.count() {
+            return Err("nonce too low");
+        }
+        // Replaced only by more, which the book pays whenever it replaces.
+        self.pools[pool].insert(nonce, transaction.clone());
+        Ok(())
+    }
+
+    /// A nonce that is missing below one that a pool has.
+    fn gap(&self) -> Option<u64> {
+        let has = |nonce: &u64| self.pools.iter().any(|pool| pool.contains_key(nonce));
+        let last =
+            self.pools.iter().filter_map(|pool| pool.last_key_value()).map(|(n, _)| *n).max();
+        (self.count()..last?).find(|nonce| !has(nonce))
+    }
+}
+
+/// What is durable.
+#[derive(Debug, Default)]
+struct Ledger {
+    rows: Vec<SignedTransaction>,
+    mined: HashMap<B256, BlockRef>,
+    given_up: HashMap<B256, GivenUp>,
+}
+
+impl Ledger {
+    fn recovered(&self) -> Recovered {
+        let used: BTreeSet<u64> = self
+            .rows
+            .iter()
+            .filter(|row| self.mined.contains_key(&row.hash))
+            .map(|row| row.nonce)
+            .collect();
+        let open = |row: &&SignedTransaction| {
+            !used.contains(&row.nonce) && !self.given_up.contains_key(&row.hash)
+        };
+        let mined = self.rows.iter().filter_map(|row| {
+            let block = *self.mined.get(&row.hash)?;
+            Some(MinedTransaction { nonce: row.nonce, hash: row.hash, block })
+        });
+        let mut open: Vec<SignedTransaction> = self.rows.iter().filter(open).cloned().collect();
+        open.sort_by_key(|row| row.nonce);
+        let mut mined: Vec<MinedTransaction> = mined.collect();
+        mined.sort_by_key(|one| one.nonce);
+        let rejected =
+            |row: &&SignedTransaction| self.given_up.get(&row.hash) != Some(&GivenUp::Rejected);
+        let highest = self.rows.iter().filter(rejected).map(|row| row.nonce).max();
+        Recovered { open, mined, highest }
+    }
+
+    fn reopen(&mut self, hashes: &[B256]) -> Vec<SignedTransaction> {
+        let mut nonces = BTreeSet::new();
+        for row in self.rows.iter().filter(|row| hashes.contains(&row.hash)) {
+            self.mined.remove(&row.hash);
+            nonces.insert(row.nonce);
+        }
+        let mut open: Vec<SignedTransaction> = self
+            .rows
+            .iter()
+            .filter(|row| nonces.contains(&row.nonce) && !self.given_up.contains_key(&row.hash))
+            .cloned()
+            .collect();
+        open.sort_by_key(|row| row.nonce);
+        open
+    }
+}
+
+/// Something that comes back to the book later.
+enum Later {
+    Answer { nonce: u64, hash: B256, result: Result<Sent, RpcError> },
+}
+
+struct World {
+    book: Book,
+    ledger: Ledger,
+    chain: Chain,
+    wallet: Wallet,
+    now: Instant,
+    weather: Weather,
+    later: Vec<(Instant, Later)>,
+    look: Option<Look>,
+    /// Asked for and not landed.
+    wanted: BTreeSet<U256>,
+    submitted: u64,
+    gap_since: Option<(u64, Instant)>,
+    next_block: Instant,
+    foreign: bool,
+    /// A foreign transaction took a nonce, and the chain may have taken that back: then the bytes it
+    /// displaced may be mined after all, and only the contract knows better.
+    foreign_ever: bool,
+    reorganised_ever: bool,
+}
+
+const OPTIONS: LaneOptions = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: None };
+
+fn key(id: U256) -> RequestKey {
+    RequestKey { id, content: B256::ZERO }
+}
+
+fn payload(id: U256) -> Payload {
+    Payload {
+        request: key(id),
+        to: crate::domain::Address::ZERO,
+        data: Bytes::from(id.to_be_bytes_vec()),
+        gas_limit: 100_000,
+    }
+}
+
+fn refused(message: &str, code: i64) -> RpcError {
+    RpcError::Refused { host: "node".into(), code, message: message.into(), data: None }
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        let wallet = Wallet::from_private_key(&[7; 32]).expect("a valid key");
+        let mut book = Book::new(OPTIONS, wallet.address(), 0, Recovered::default(), now);
+        let mut chain = Chain::default();
+        book.head(&chain.block(false));
+        book.tip(Some(0));
+        Self {
+            book,
+            ledger: Ledger::default(),
+            chain,
+            wallet,
+            now,
+            weather: Weather::Fair,
+            later: Vec::new(),
+            look: None,
+            wanted: BTreeSet::new(),
+            submitted: 0,
+            gap_since: None,
+            next_block: now + BLOCK_TIME,
+            foreign: false,
+            foreign_ever: false,
+            reorganised_ever: false,
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Submit => {
+                self.submitted += 1;
+                let id = U256::from(self.submitted);
+                self.wanted.insert(id);
+                self.book.submit(payload(id));
+            }
+            Event::Weather(weather) => self.weather = weather,
+            Event::Forget(pool) => self.chain.pools[pool].clear(),
+            Event::Foreign => (self.foreign, self.foreign_ever) = (true, true),
+            Event::Reorganise { depth, back } => {
+                self.reorganised_ever = true;
+                self.chain.reorganise(depth, back);
+            }
+            Event::Restart => self.restart(),
+            Event::Nothing => {}
+        }
+    }
+
+    fn restart(&mut self) {
+        let recovered = self.ledger.recovered();
+        let (sender, count) = (self.wallet.address(), self.chain.count());
+        self.book = Book::new(OPTIONS, sender, count, recovered, self.now);
+        self.book.tip(Some(0));
+        (self.later, self.look) = (Vec::new(), None);
+        self.walk_again();
+    }
+
+    /// Callers ask again for what has no outcome, as walks do.
+    fn walk_again(&mut self) {
+        for id in self.wanted.clone() {
+            if !self.book.attach(key(id)) {
+                self.book.submit(payload(id));
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), TestCaseError> {
+        self.now += STEP;
+        if self.now >= self.next_block {
+            self.next_block += BLOCK_TIME;
+            let head = self.chain.block(std::mem::take(&mut self.foreign));
+            self.book.head(&head);
+            self.check_chain()?;
+        }
+        let due: Vec<Later>;
+        (due, self.later) = {
+            let (due, later): (Vec<_>, Vec<_>) =
+                self.later.drain(..).partition(|(at, _)| *at <= self.now);
+            (due.into_iter().map(|(_, later)| later).collect(), later)
+        };
+        for Later::Answer { nonce, hash, result } in due {
+            self.book.answered(nonce, hash, result, self.now);
+        }
+        if let Some(look) = self.look.take() {
+            let seen = self.seen(&look);
+            self.book.seen(Some(seen), self.now);
+        }
+        let wanted = &self.wanted;
+        self.book.act(|key| wanted.contains(&key.id), self.now);
+        self.look = self.book.look(self.now);
+        // Signing takes no time here, so what follows from an effect follows at once.
+        loop {
+            let effects = self.book.effects();
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                self.carry_out(effect);
+            }
+        }
+        self.check_gap()
+    }
+
+    fn seen(&self, look: &Look) -> Seen {
+        let count = self.chain.count();
+        let below = look.open.iter().filter(|(nonce, _)| *nonce < count);
+        Seen {
+            count,
+            open: below.map(|(nonce, hash)| (*nonce, self.chain.receipt(*hash))).collect(),
+            mined: look.mined.iter().map(|one| (one.nonce, self.chain.receipt(one.hash))).collect(),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Sign(drafts) => {
+                let mut signed = Vec::new();
+                for draft in drafts {
+                    let one = draft.sign(&self.wallet).now_or_never().expect("a key of ours");
+                    signed.push(one.expect("signs"));
+                }
+                for one in &signed {
+                    // The same bytes again: they are meant this time.
+                    self.ledger.given_up.remove(&one.hash);
+                    if !self.ledger.rows.iter().any(|row| row.hash == one.hash) {
+                        self.ledger.rows.push(one.clone());
+                    }
+                }
+                self.book.signed(signed, Vec::new(), self.now);
+            }
+            Effect::Broadcast { transaction, fresh } => self.send(&transaction, fresh),
+            Effect::Mined(hash, block) => {
+                self.ledger.mined.insert(hash, block);
+            }
+            Effect::GiveUp(hashes, why) => {
+                self.ledger.given_up.extend(hashes.into_iter().map(|hash| (hash, why)));
+            }
+            Effect::Reopen(hashes) => {
+                let dropped = self.ledger.rows.iter().filter(|row| hashes.contains(&row.hash));
+                let again: Vec<U256> =
+                    dropped.filter_map(|row| row.request).map(|key| key.id).collect();
+                self.wanted.extend(again);
+                let open = self.ledger.reopen(&hashes);
+                self.book.reopened(open, self.now);
+                self.walk_again();
+            }
+            Effect::Land(key, landing) => {
+                if !self.wanted.remove(&key.id) {
+                    self.book.unclaimed(key, landing);
+                }
+            }
+            // Whoever is refused asks again, as a walk does that the contract does not refuse.
+            Effect::Fail(key, _) => self.book.submit(payload(key.id)),
+            Effect::Notify(..) => {}
+        }
+    }
+
+    fn send(&mut self, transaction: &SignedTransaction, fresh: bool) {
+        let SignedTransaction { nonce, hash, .. } = *transaction;
+        let lost = RpcError::Unavailable { host: "node".into(), what: "lost".into() };
+        let (after, result) = match self.weather {
+            Weather::Lost => (Duration::from_secs(10), Err(lost)),
+            Weather::Silent => {
+                let _taken = self.chain.take(1, transaction);
+                (Duration::from_secs(10), Err(lost))
+            }
+            Weather::Busy => (STEP, Err(refused("too many requests", 429))),
+            Weather::Reverts => (STEP, Err(refused("execution reverted", 3))),
+            Weather::Fair | Weather::Slow => {
+                let known = self.chain.pools[0].get(&nonce).is_some_and(|one| one.hash == hash);
+                let taken = [0, 1].map(|pool| self.chain.take(pool, transaction));
+                let result = match taken[0] {
+                    Err(message) => Err(refused(message, -32000)),
+                    Ok(()) if known => Err(refused("already known", -32000)),
+                    Ok(()) => Ok(Sent::Accepted),
+                };
+                (if self.weather == Weather::Slow { BLOCK_TIME * 2 } else { STEP }, result)
+            }
+        };
+        let waits = fresh && result.is_ok() && nonce % 2 == 0;
+        let after = if waits { BLOCK_TIME * 2 } else { after };
+        self.later.push((self.now + after, Later::Answer { nonce, hash, result }));
+    }
+
+    fn check_chain(&self) -> Result<(), TestCaseError> {
+        let may_waste = self.foreign_ever && self.reorganised_ever;
+        let mut answered = BTreeSet::new();
+        for (number, (_, mined)) in self.chain.mined().enumerate() {
+            prop_assert_eq!(mined.nonce, number as u64, "one transaction for each nonce");
+            if let Some(key) = mined.raw.as_ref().and_then(|raw| raw.request) {
+                let first = answered.insert(key.id);
+                prop_assert!(first || may_waste, "payload {} is mined twice", key.id);
+            }
+            if let Some(raw) = &mined.raw {
+                let recorded = self.ledger.rows.iter().any(|row| row.hash == raw.hash);
+                prop_assert!(recorded, "mined and never recorded");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_gap(&mut self) -> Result<(), TestCaseError> {
+        let listens = matches!(self.weather, Weather::Fair | Weather::Slow);
+        let gap = self.chain.gap().filter(|_| listens);
+        self.gap_since = match (gap, self.gap_since) {
+            (Some(gap), Some((known, since))) if gap == known => Some((gap, since)),
+            (Some(gap), _) => Some((gap, self.now)),
+            (None, _) => None,
+        };
+        if let Some((gap, since)) = self.gap_since {
+            let age = self.now.duration_since(since);
+            let doubtful = self.foreign_ever || self.reorganised_ever;
+            let limit = if doubtful { DOUBTFUL_GAP_LIMIT } else { GAP_LIMIT };
+            prop_assert!(age <= limit, "nonce {} is missing for {:?}", gap, age);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), TestCaseError> {
+        self.weather = Weather::Fair;
+        // The next block shows what the chain dropped last.
+        let (soon, until) = (self.now + BLOCK_TIME * 4, self.now + ALL_WITHIN);
+        let done = |world: &Self| world.wanted.is_empty() && !world.book.is_busy();
+        while self.now < soon || (self.now < until && !done(self)) {
+            self.step()?;
+        }
+        prop_assert!(self.wanted.is_empty(), "not answered: {:?}", self.wanted);
+        let answered: BTreeSet<U256> = self
+            .chain
+            .mined()
+            .filter_map(|(_, mined)| mined.raw.as_ref()?.request)
+            .map(|key| key.id)
+            .collect();
+        let asked: BTreeSet<U256> = (1..=self.submitted).map(U256::from).collect();
+        prop_assert_eq!(answered, asked);
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn nonces_are_used_once_and_in_time(events in prop::collection::vec(event(), 1..120)) {
+        let mut world = World::new();
+        for event in events {
+            world.happen(event);
+            for _ in 0..4 {
+                world.step()?;
+            }
+        }
+        world.settle()?;
+    }
+}
