@@ -11,9 +11,9 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::{Id, JoinSet},
-    time::sleep,
+    time::{interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info_span};
@@ -31,6 +31,8 @@ use crate::{
 const MAX_PANICS: u32 = 3;
 /// The pause after a panic.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
+/// While no place is free, one is asked back so often.
+const ASK_BACK_EVERY: Duration = Duration::from_millis(250);
 
 /// A place among the walks under way.
 #[derive(Debug)]
@@ -40,27 +42,43 @@ pub(super) struct Place {
     _again: Option<OwnedSemaphorePermit>,
 }
 
-/// So many places, and whether they are all taken.
+/// So many places, and whether a request waits for one.
 #[derive(Clone, Debug)]
 struct Hall {
     permits: Arc<Semaphore>,
-    /// The dispatcher waits for a place. Not the same as having no permit left: it holds one
-    /// itself while it waits for a request.
+    /// The dispatcher waits for a place, and a request for the dispatcher.
     full: Arc<AtomicBool>,
+    /// One place is wanted back; whoever waits for it longest gives way.
+    wanted: Arc<Notify>,
 }
 
 impl Hall {
     fn new(places: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(places)), full: Arc::default() }
+        let permits = Arc::new(Semaphore::new(places));
+        Self { permits, full: Arc::default(), wanted: Arc::default() }
     }
 
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    /// A place; `waiting` says whether a request waits for it.
+    async fn place(&self, waiting: impl Fn() -> bool) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             self.full.store(false, Ordering::Relaxed);
             return Some(permit);
         }
-        self.full.store(true, Ordering::Relaxed);
-        let permit = self.permits.clone().acquire_owned().await.ok();
+        let mut free = pin!(self.permits.clone().acquire_owned());
+        let mut ask_back = interval(ASK_BACK_EVERY);
+        let permit = loop {
+            tokio::select! {
+                biased;
+                permit = &mut free => break permit.ok(),
+                _ = ask_back.tick() => {
+                    let waiting = waiting();
+                    self.full.store(waiting, Ordering::Relaxed);
+                    if waiting {
+                        self.wanted.notify_one();
+                    }
+                }
+            }
+        };
         self.full.store(false, Ordering::Relaxed);
         permit
     }
@@ -82,20 +100,35 @@ impl Places {
         Self { all: Hall::new(max), again: Hall::new(max.div_ceil(2)) }
     }
 
-    /// Whether another request may be waiting for the place of one that came from the chain, or,
-    /// `recovered`, out of the journal.
+    /// Whether another request waits for the place of one that came from the chain, or, `recovered`,
+    /// out of the journal.
     pub(super) fn full(&self, recovered: bool) -> bool {
         self.all.is_full() || (recovered && self.again.is_full())
+    }
+
+    /// Until the place of a request, as in [`Self::full`], is wanted for another one. Of those who
+    /// wait here, one at a time hears of it, in the order in which they came.
+    pub(super) async fn wanted(&self, recovered: bool) {
+        loop {
+            tokio::select! {
+                () = self.all.wanted.notified() => {}
+                () = self.again.wanted.notified(), if recovered => {}
+            }
+            // It may have been wanted when nobody waited here.
+            if self.full(recovered) {
+                return;
+            }
+        }
     }
 
     /// The next request, once there is a place for it: what is not taken out of its channel makes
     /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
     pub(super) async fn next(&self, intakes: &mut Intakes) -> Option<(Place, Intake)> {
-        let one = self.all.place().await?;
         let Intakes { fresh, again } = intakes;
+        let one = self.all.place(|| !fresh.is_empty() || !again.is_empty()).await?;
         let fresh = pin!(async { Some((None, fresh.recv().await?)) });
         let recovered = pin!(async {
-            let permit = self.again.place().await?;
+            let permit = self.again.place(|| !again.is_empty()).await?;
             Some((Some(permit), again.recv().await?))
         });
         // In no fixed order: neither side can starve the other. The dice are ours, because those
@@ -109,6 +142,26 @@ impl Places {
             else => None,
         };
         next.map(|(again, intake)| (Place { _one: one, _again: again }, intake))
+    }
+}
+
+/// The place of a walk, which another request may want.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat<'a> {
+    pub places: &'a Places,
+    /// The request came out of the journal.
+    pub recovered: bool,
+}
+
+impl Seat<'_> {
+    pub(super) fn is_wanted(self) -> bool {
+        self.places.full(self.recovered)
+    }
+
+    /// Until it is wanted, not before `patience` is over.
+    pub(super) async fn wanted_after(self, patience: Duration) {
+        sleep(patience).await;
+        self.places.wanted(self.recovered).await;
     }
 }
 
@@ -206,7 +259,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             sleep(pause).await;
             #[cfg(debug_assertions)]
             hearts.fall_ill(REQUEST_WALK).await;
-            flow.walk(intake, &places, stop).await
+            let seat = Seat { places: &places, recovered: intake.recovered };
+            flow.walk(intake, seat, stop).await
         };
         let handle = walks.tasks.spawn(walk.instrument(span));
         walks.in_hand.insert(key);

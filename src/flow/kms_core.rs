@@ -15,21 +15,26 @@
 //! for one of a connection's streams (a proxy in front of the Core allows 100 or 128), so asks have
 //! a connection of their own and polls spread over several, opened as they are needed.
 //!
+//! A Core that says it is busy is asked at a slower pace for a while ([`pace`]); one that cannot be
+//! reached costs a question a second, not all ciphertexts of every request again.
+//!
 //! Every call has a deadline, and dropping any future here is safe: the Core, asked again, says
 //! that it knows the request. This room logs nothing; who decides on an error logs it.
 
 pub mod codec;
 pub(crate) mod line;
+pub mod pace;
 pub mod proto;
 pub mod signature;
 pub mod status;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -41,6 +46,7 @@ use crate::domain::{
 };
 use crate::tls::TlsRoots;
 use line::Line;
+use pace::{Pace, Turn};
 use proto::grpc::health::v1 as health_v1;
 use proto::kms::v1;
 use proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
@@ -60,6 +66,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Polls one connection carries before the next one is opened.
 const POLLS_PER_CONNECTION: usize = 100;
 const POLL_CONNECTIONS: usize = 16;
+
+/// For so long, a Core that did not answer is not asked again how it is.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 
 /// What differs between deployments, and how long to wait. The defaults are meant to be used.
 #[derive(Clone, Copy, Debug)]
@@ -182,8 +191,18 @@ pub struct KmsCore {
     domain: Arc<SigningDomain>,
     host: Arc<str>,
     options: Options,
-    /// The last ask found nobody.
-    lost: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+    /// When an ask found nobody, until the Core answers again.
+    lost: watch::Sender<Option<Instant>>,
+    heard: Arc<Mutex<Option<Heard>>>,
+}
+
+/// What the Core said of its health, when it was asked, and when that was heard.
+#[derive(Debug)]
+struct Heard {
+    health: Result<Health, CoreError>,
+    asked: Instant,
+    told: Instant,
 }
 
 /// One connection for polls, and how many it carries.
@@ -226,7 +245,9 @@ impl KmsCore {
         Self {
             asks: line(),
             polls: std::iter::repeat_with(connection).take(POLL_CONNECTIONS).collect(),
-            lost: Arc::default(),
+            pace: Arc::default(),
+            lost: watch::channel(None).0,
+            heard: Arc::default(),
             domain: Arc::new(domain),
             host: host.into(),
             options,
@@ -239,24 +260,36 @@ impl KmsCore {
         &self.host
     }
 
-    /// Answers at once unless the last ask found nobody; then asks whether the Core is back. So a
-    /// Core that is down costs a question an attempt, not all ciphertexts of the request again.
-    pub async fn reachable(&self) -> Result<(), CoreError> {
-        if self.lost.load(Ordering::Relaxed) {
-            self.health().await?;
+    /// The turn to ask once: at once, unless the Core said that it is busy, or the last ask found
+    /// nobody. Then the Core is asked whether it is back.
+    pub async fn turn(&self) -> Result<Turn, CoreError> {
+        let lost = *self.lost.borrow();
+        if let Some(lost) = lost {
+            self.news(lost).await?;
         }
-        Ok(())
+        Ok(self.pace.turn().await)
+    }
+
+    /// Whether the Core answers at all, now: then a call that failed speaks for one request only.
+    pub async fn answers(&self) -> bool {
+        self.news(Instant::now()).await.is_ok()
     }
 
     /// Hands the request and all its ciphertexts, in the order of its materials, to the Core.
     pub async fn ask(
         &self,
+        turn: Turn,
         request: &Request,
         ciphertexts: Vec<Ciphertext>,
     ) -> Result<Asked, CoreError> {
         let asked = self.ask_once(request, ciphertexts).await;
-        if let Err(CoreError::Unreachable { .. }) = &asked {
-            self.lost.store(true, Ordering::Relaxed);
+        match &asked {
+            Err(CoreError::Unreachable { .. }) => {
+                self.lost.send_replace(Some(Instant::now()));
+            }
+            Err(CoreError::Busy { .. }) => self.pace.busy(turn),
+            Ok(_) | Err(CoreError::Held(_) | CoreError::Request(_) | CoreError::Ciphertexts(_)) => {
+            }
         }
         asked
     }
@@ -379,8 +412,26 @@ impl KmsCore {
     /// Asks the Core how it is. One that answers is not lost.
     pub async fn health(&self) -> Result<Health, CoreError> {
         let health = self.ask_health().await?;
-        self.lost.store(false, Ordering::Relaxed);
+        self.lost.send_replace(None);
         Ok(health)
+    }
+
+    /// The Core's health after `since`, asked once for all who want to know at the same time.
+    async fn news(&self, since: Instant) -> Result<Health, CoreError> {
+        let mut last = self.heard.lock().await;
+        if let Some(Heard { health, asked, told }) = &*last {
+            let holds = match health {
+                Ok(_) => *asked >= since,
+                Err(_) => told.elapsed() < SILENT_FOR,
+            };
+            if holds {
+                return health.clone();
+            }
+        }
+        let asked = Instant::now();
+        let health = self.health().await;
+        *last = Some(Heard { health: health.clone(), asked, told: Instant::now() });
+        health
     }
 
     async fn ask_health(&self) -> Result<Health, CoreError> {

@@ -1,5 +1,7 @@
 //! The walk's own decisions. Whole walks are tested from outside, on real rooms.
 
+use tokio::task::JoinSet;
+
 use super::{dispatch::Places, walk::resume, *};
 use crate::gateway::{abi, fake_chain::request_event};
 
@@ -67,4 +69,48 @@ async fn a_single_place_serves_both_sides() {
     }
     drop((fresh, again));
     assert!(places.next(&mut intakes).await.is_none());
+}
+
+/// Whoever waits longest gives its place back, one at a time, and only to a request.
+#[tokio::test(start_paused = true)]
+async fn places_are_asked_back_one_by_one_while_a_request_waits() {
+    let places = Places::new(2);
+    let (fresh, fresh_intake) = mpsc::channel(10);
+    let (_again, again_intake) = mpsc::channel(10);
+    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
+    let mut walking = Vec::new();
+    for id in 0..2 {
+        fresh.send(intake(id, false)).await.unwrap();
+        walking.push(places.next(&mut intakes).await.unwrap());
+    }
+    let (first, second) = (places.clone(), places.clone());
+    let mut giving_way = JoinSet::new();
+    giving_way.spawn(async move {
+        first.wanted(false).await;
+        0
+    });
+    tokio::task::yield_now().await;
+    giving_way.spawn(async move {
+        second.wanted(false).await;
+        1
+    });
+    let nobody = tokio::time::timeout(Duration::from_mins(1), places.next(&mut intakes)).await;
+    assert!(nobody.is_err());
+    assert!(giving_way.try_join_next().is_none(), "no request waits");
+    assert!(!places.full(false));
+
+    fresh.send(intake(2, false)).await.unwrap();
+    let place = async {
+        let next = places.next(&mut intakes);
+        let back = async {
+            assert_eq!(giving_way.join_next().await.unwrap().unwrap(), 0);
+            assert!(places.full(false));
+            drop(walking.remove(0));
+        };
+        tokio::join!(next, back).0
+    };
+    let (_place, served) = place.await.unwrap();
+    assert_eq!(served.request.key.id.to::<u64>(), 2);
+    let more = tokio::time::timeout(Duration::from_mins(1), giving_way.join_next()).await;
+    assert!(more.is_err(), "one was enough");
 }

@@ -13,8 +13,8 @@ use super::{
     Flow, Intake, RequestLedger, Standing, Step,
     ciphertexts::Buckets,
     depth::Line,
-    dispatch::Places,
-    kms_core::{self, Ending, Poll},
+    dispatch::Seat,
+    kms_core::{self, CoreError, Ending, Poll},
     submission::{Progress, Report, SubmissionError},
 };
 use crate::{
@@ -31,8 +31,12 @@ use crate::{
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
-/// one.
+/// one. So does one whose answer the Core does not have for so long; of these one after the other,
+/// since a Core may also be slow.
 const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
+
+const FORGETFUL: &str = "the KMS Core forgets the request again and again; are there two behind one \
+                         address?";
 
 /// How a walk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +90,24 @@ struct Patience {
     last_why: String,
     /// Since when it got nowhere.
     stuck_since: Option<Instant>,
+    /// When the Core first forgot it.
+    forgotten_since: Option<Instant>,
 }
 
 impl Patience {
     fn new(ceiling: Duration) -> Self {
         let pause = Backoff::new(Duration::from_millis(200), ceiling);
-        Self { pause, last_why: String::new(), stuck_since: None }
+        Self { pause, last_why: String::new(), stuck_since: None, forgotten_since: None }
+    }
+
+    /// The Core forgot it. For how long it has been doing so.
+    fn forgotten(&mut self) -> Duration {
+        self.forgotten_since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    fn answered(&mut self) {
+        self.pause.reset();
+        self.forgotten_since = None;
     }
 
     /// The cause, unless it was the last one too.
@@ -114,7 +130,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     pub(super) async fn walk(
         &self,
         intake: Intake,
-        places: &Places,
+        seat: Seat<'_>,
         stop: CancellationToken,
     ) -> Result<Ended, LedgerError> {
         let Intake { request, recovered } = intake;
@@ -135,9 +151,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut maybe_sent = recovered;
         loop {
             let begun = Instant::now();
-            let Some(door) = self.enter(&request, &stage, maybe_sent, &stop).await else {
-                return Ok(Ended::Stopped);
-            };
+            let door = self.enter(&request, &stage, maybe_sent, seat, &stop).await;
+            let Some(door) = door else { return Ok(Ended::Stopped) };
             maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
             let setback = match door {
                 Ok(Door::To(Stage::Answered(answer), _))
@@ -151,13 +166,18 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     self.ledger.note(key, noted).await?;
                     stage = entered;
                     patience.stuck_since = None;
-                    // Two Cores behind one address forget what the other was asked: not in a hot
-                    // loop.
-                    if lost && patience.pause(&stop).await.is_none() {
-                        return Ok(Ended::Stopped);
-                    }
                     if matches!(stage, Stage::Answered(_)) {
-                        patience.pause.reset();
+                        patience.answered();
+                    }
+                    if lost {
+                        if patience.forgotten() >= GIVE_WAY_AFTER && seat.is_wanted() {
+                            let hold = Hold::new(HoldReason::NoProgress, FORGETFUL);
+                            return self.hold(key, &stage, hold).await;
+                        }
+                        // Not in a hot loop.
+                        if patience.pause(&stop).await.is_none() {
+                            return Ok(Ended::Stopped);
+                        }
                     }
                     continue;
                 }
@@ -205,10 +225,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
                 Remedy::Retry => {
                     let stuck_since = *patience.stuck_since.get_or_insert(begun);
-                    if setback.own
-                        && stuck_since.elapsed() >= GIVE_WAY_AFTER
-                        && places.full(recovered)
-                    {
+                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && seat.is_wanted() {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
                         return self.hold(key, &stage, hold).await;
                     }
@@ -232,6 +249,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         stage: &Stage,
         maybe_sent: bool,
+        seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
         match stage {
@@ -244,12 +262,26 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 };
                 stop.run_until_cancelled(asking).await
             }
-            Stage::Asked => stop.run_until_cancelled(self.poll(request)).await,
+            Stage::Asked => {
+                let polling = async {
+                    tokio::select! {
+                        biased;
+                        door = self.poll(request) => door,
+                        () = seat.wanted_after(GIVE_WAY_AFTER) => {
+                            let why = "the KMS Core has no answer yet, and others waited for its \
+                                       place; it is polled again";
+                            let hold = Hold::new(HoldReason::CoreSilent, why);
+                            Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
+                        }
+                    }
+                };
+                stop.run_until_cancelled(polling).await
+            }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
                 let noting = Noting::new(&self.ledger, request.key);
                 tokio::select! {
                     biased;
-                    sent = self.submit(request, answer, maybe_sent, &noting) => Some(sent),
+                    done = self.submit(request, answer, maybe_sent, &noting) => Some(done),
                     // The lane goes on with what was recorded, at the latest at the next start.
                     () = noting.waits_at(stop) => None,
                 }
@@ -320,7 +352,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     async fn ask(&self, request: &Request) -> Result<Door, Setback> {
         self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
-        self.core.reachable().await.map_err(|error| Setback::new(error.remedy(), &error))?;
+        let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
@@ -328,11 +360,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             .map_err(|error| Setback::own(error.remedy(), &error))?;
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
-        self.core
-            .ask(request, fetched.ciphertexts)
-            .await
-            .map_err(|error| Setback::new(error.remedy(), &error))?;
-        Ok(Door::To(Stage::Asked, Step::Asked))
+        match self.core.ask(turn, request, fetched.ciphertexts).await {
+            Ok(_) => Ok(Door::To(Stage::Asked, Step::Asked)),
+            Err(error) => Err(self.core_setback(&error).await),
+        }
+    }
+
+    /// A Core that answers others, and not to this request, is this request's trouble.
+    async fn core_setback(&self, error: &CoreError) -> Setback {
+        let unanswered = matches!(error, CoreError::Unreachable { .. });
+        let own = unanswered && self.core.answers().await;
+        Setback { own, ..Setback::new(error.remedy(), error) }
     }
 
     async fn check_support(&self, request: &Request) -> Result<(), Setback> {
@@ -390,7 +428,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     );
                     return Err(Setback::own(Remedy::Hold(hold.clone()), &hold));
                 }
-                return Err(Setback::new(remedy, &error));
+                return Err(self.core_setback(&error).await);
             }
         };
         match polled {

@@ -152,7 +152,7 @@ impl Sample {
     }
 
     async fn ask(&self, core: &KmsCore) -> Result<Asked, CoreError> {
-        core.ask(&self.request, self.ciphertexts.clone()).await
+        core.ask(core.turn().await?, &self.request, self.ciphertexts.clone()).await
     }
 
     async fn answer(&self, core: &KmsCore, stub: &CoreStub) -> Result<Ending, CoreError> {

@@ -9,6 +9,7 @@ mod buckets;
 mod ciphertexts;
 mod cli;
 mod contracts;
+mod core_trouble;
 mod crash;
 mod edges;
 mod endpoints;

@@ -120,6 +120,10 @@ pub struct Behaviour {
     pub never_finish: bool,
     /// That many asks are answered with `ResourceExhausted`.
     pub busy: u32,
+    /// It takes so many asks in a second, and answers the others with `ResourceExhausted`.
+    pub per_second: Option<u32>,
+    /// The requests it can never answer.
+    pub hopeless: HashMap<U256, Hopeless>,
     /// Every ask is answered with this and not registered.
     pub ask_status: Option<(Code, &'static str)>,
     /// Every poll is answered with this.
@@ -139,6 +143,8 @@ impl Default for Behaviour {
             hold: Duration::from_mins(1),
             never_finish: false,
             busy: 0,
+            per_second: None,
+            hopeless: HashMap::new(),
             ask_status: None,
             poll_status: None,
             other_encoding: false,
@@ -147,6 +153,19 @@ impl Default for Behaviour {
             fault: None,
         }
     }
+}
+
+/// What becomes of a request that it can never answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hopeless {
+    /// Asking for it breaks the call, as a crash of the part that serves it does.
+    Breaks,
+    /// It stays pending.
+    Pends,
+    /// It fails, and says so at every poll. Asked again it is known.
+    Fails,
+    /// It is accepted and forgotten at once.
+    Forgotten,
 }
 
 /// What is wrong with its answers.
@@ -217,6 +236,7 @@ impl CoreStub {
             entries: HashMap::new(),
             asks: Vec::new(),
             polls: HashMap::new(),
+            second: (Instant::now(), 0),
         };
         let shared = Arc::new(Shared { options, state: Mutex::new(state), changed: Notify::new() });
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -345,6 +365,25 @@ struct State {
     entries: HashMap<String, Entry>,
     asks: Vec<Ask>,
     polls: HashMap<String, usize>,
+    /// The second that counts for [`Behaviour::per_second`], and the asks in it.
+    second: (Instant, u32),
+}
+
+impl State {
+    fn hopeless(&self, id: &str) -> Option<Hopeless> {
+        let id = U256::from_str_radix(id, 16).ok()?;
+        self.behaviour.hopeless.get(&id).copied()
+    }
+
+    /// Whether the rate is exhausted by this ask.
+    fn exhausted(&mut self) -> bool {
+        let Some(most) = self.behaviour.per_second else { return false };
+        if self.second.0.elapsed() >= Duration::from_secs(1) {
+            self.second = (Instant::now(), 0);
+        }
+        self.second.1 += 1;
+        self.second.1 > most
+    }
 }
 
 /// What it remembers of a request.
@@ -407,6 +446,12 @@ impl Shared {
             state.behaviour.busy -= 1;
             return Err(Status::resource_exhausted("rate limit exceeded"));
         }
+        if state.exhausted() {
+            return Err(Status::resource_exhausted("rate limit exceeded"));
+        }
+        if state.hopeless(&ask.id) == Some(Hopeless::Breaks) {
+            return Err(Status::unknown("broken"));
+        }
         let values = values.map_err(|why| self.refusal(Code::InvalidArgument, &ask.id, &why))?;
         if state.entries.contains_key(&ask.id) {
             return Err(self.refusal(Code::AlreadyExists, &ask.id, "already exists"));
@@ -442,7 +487,9 @@ impl Shared {
             extra_data: ask.extra_data.clone(),
             enc_key: ask.client.as_ref().map(|(_, key)| key.clone()),
         };
-        state.entries.insert(ask.id.clone(), entry);
+        if state.hopeless(&ask.id) != Some(Hopeless::Forgotten) {
+            state.entries.insert(ask.id.clone(), entry);
+        }
         refusal.map_or(Ok(()), Err)
     }
 
@@ -525,8 +572,13 @@ impl Shared {
                 let Some(entry) = state.entries.get(&id) else {
                     return Err(Status::not_found(format!("unknown request {id}")));
                 };
+                let hopeless = state.hopeless(&id);
+                if hopeless == Some(Hopeless::Fails) {
+                    return Err(self.refusal(Code::Internal, &id, "failed"));
+                }
+                let stuck = entry.stuck || hopeless == Some(Hopeless::Pends);
                 let ready = entry.since + behaviour.latency;
-                let ready = (!behaviour.never_finish && !entry.stuck).then_some(ready);
+                let ready = (!behaviour.never_finish && !stuck).then_some(ready);
                 let now = Instant::now();
                 if ready.is_some_and(|ready| ready <= now) {
                     return Ok((entry.clone(), behaviour));

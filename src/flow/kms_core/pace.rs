@@ -1,0 +1,284 @@
+//! How fast the Core is asked. Nothing is slowed down until it says that it is busy.
+//!
+//! The rate is halved by each "busy" and doubles by itself every two seconds, so it swings below
+//! what the Core takes, and is gone soon after the Core takes all. Turns are taken before the
+//! ciphertexts are fetched: waiting costs no memory, and a refusal no download for nothing. They come
+//! in the order in which they were waited for. Each client has a pace of its own.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+/// The rate doubles in this time.
+const DOUBLES_IN: Duration = Duration::from_secs(2);
+/// A Core that counts by the second is busy for the rest of it: what it says meanwhile says little
+/// of the new rate.
+const SETTLES_IN: Duration = Duration::from_millis(200);
+/// Turns in a second, however often the Core says that it is busy: one in two seconds finds out that
+/// it is not any more.
+const SLOWEST: f64 = 0.5;
+/// At least so many after the first "busy": one that comes alone need not mean much.
+const SLOWEST_FIRST: f64 = 4.0;
+/// A rate that has come this far is none any more.
+const UNBOUND: f64 = 1000.0;
+
+/// The right to ask once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    taken: Instant,
+}
+
+/// The turns of one client.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    rate: Mutex<Rate>,
+    /// Whoever has it waits for the next turn.
+    first: tokio::sync::Mutex<()>,
+}
+
+impl Pace {
+    /// The next turn. Dropping the future gives it to the next in line.
+    pub async fn turn(&self) -> Turn {
+        let _first = self.first.lock().await;
+        loop {
+            let now = Instant::now();
+            let Err(not_before) = self.rate().take(now) else { return Turn { taken: now } };
+            sleep_until(not_before).await;
+        }
+    }
+
+    /// The Core had no room for what was asked in this turn.
+    pub fn busy(&self, turn: Turn) {
+        self.rate().busy(turn, Instant::now());
+    }
+
+    fn rate(&self) -> MutexGuard<'_, Rate> {
+        // Whatever panicked, the numbers are whole.
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rule.
+#[derive(Debug, Default)]
+struct Rate {
+    bound: Option<Bound>,
+    /// Turns taken, by which the first bound is found.
+    counted: Option<Counted>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    /// In a second, at `since`.
+    rate: f64,
+    since: Instant,
+    /// The next turn.
+    next: Instant,
+}
+
+impl Bound {
+    fn rate_at(&self, now: Instant) -> f64 {
+        let doublings = now.saturating_duration_since(self.since).div_duration_f64(DOUBLES_IN);
+        self.rate * doublings.exp2()
+    }
+}
+
+/// Turns in the second that began at `since`, and in the one before.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    since: Instant,
+    now: u32,
+    before: u32,
+}
+
+impl Rate {
+    /// Takes a turn, or says when to come again.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        if let Some(bound) = &mut self.bound {
+            let rate = bound.rate_at(now);
+            if rate >= UNBOUND {
+                self.bound = None;
+            } else if now < bound.next {
+                return Err(bound.next);
+            } else {
+                bound.next = now + Duration::from_secs_f64(rate.recip());
+            }
+        }
+        self.count(now);
+        Ok(())
+    }
+
+    fn count(&mut self, now: Instant) {
+        const SECOND: Duration = Duration::from_secs(1);
+        let counted = self.counted.get_or_insert(Counted { since: now, now: 0, before: 0 });
+        let age = now.saturating_duration_since(counted.since);
+        if age >= SECOND {
+            let before = if age < 2 * SECOND { counted.now } else { 0 };
+            *counted = Counted { since: now, now: 0, before };
+        }
+        counted.now = counted.now.saturating_add(1);
+    }
+
+    /// Halves the rate, once for all turns that were taken before the last halving took effect.
+    fn busy(&mut self, turn: Turn, now: Instant) {
+        let (rate, slowest) = match self.bound {
+            Some(bound) if turn.taken <= bound.since + SETTLES_IN => return,
+            Some(bound) => (bound.rate_at(now), SLOWEST),
+            None => {
+                let turns = self.counted.map_or(0, |counted| counted.now.max(counted.before));
+                (f64::from(turns), SLOWEST_FIRST)
+            }
+        };
+        let rate = (rate / 2.0).clamp(slowest, UNBOUND / 2.0);
+        let next = now + Duration::from_secs_f64(rate.recip());
+        self.bound = Some(Bound { rate, since: now, next });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// A Core that takes `limit` asks in a second and says "busy" to the others.
+    #[derive(Debug)]
+    struct Limited {
+        limit: u32,
+        second: Instant,
+        taken: u32,
+        refused: u32,
+    }
+
+    impl Limited {
+        fn ask(&mut self, now: Instant) -> bool {
+            if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+                self.second = now;
+                self.taken = 0;
+            }
+            let room = self.taken < self.limit;
+            *(if room { &mut self.taken } else { &mut self.refused }) += 1;
+            room
+        }
+    }
+
+    /// How long `count` asks take at a Core that takes `limit` in a second, and how often it says
+    /// "busy".
+    async fn asks(pace: &Arc<Pace>, count: u32, limit: u32) -> (Duration, u32) {
+        let begun = Instant::now();
+        let core = Limited { limit, second: begun, taken: 0, refused: 0 };
+        let core = Arc::new(Mutex::new(core));
+        let mut asks = JoinSet::new();
+        for _ in 0..count {
+            let (pace, core) = (pace.clone(), core.clone());
+            asks.spawn(async move {
+                loop {
+                    let turn = pace.turn().await;
+                    if core.lock().unwrap().ask(Instant::now()) {
+                        break;
+                    }
+                    pace.busy(turn);
+                }
+            });
+        }
+        while asks.join_next().await.is_some() {}
+        let refused = core.lock().unwrap().refused;
+        (begun.elapsed(), refused)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_core_that_takes_all() {
+        let pace = Arc::new(Pace::default());
+        assert_eq!(asks(&pace, 10_000, u32::MAX).await, (Duration::ZERO, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_core_is_asked_at_about_the_rate_it_takes() {
+        for limit in [2, 20, 200] {
+            let pace = Arc::new(Pace::default());
+            // The first burst finds out.
+            let burst = asks(&pace, 50, limit).await.1;
+            assert!(burst <= 50);
+            let count = limit * 30;
+            let (took, refused) = asks(&pace, count, limit).await;
+            assert!(took < Duration::from_mins(1), "{limit}: {took:?} is less than half of it");
+            assert!(refused <= count / 4 + 20, "{limit}: {refused} of {count} refused");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_is_gone_soon_after_the_core_takes_all_again() {
+        let pace = Arc::new(Pace::default());
+        for _ in 0..20 {
+            let turn = pace.turn().await;
+            pace.busy(turn);
+        }
+        let slow = Instant::now();
+        pace.turn().await;
+        assert!(slow.elapsed() > Duration::from_secs(1), "one in two seconds");
+        let (took, _) = asks(&pace, 5000, u32::MAX).await;
+        assert!(took > Duration::from_secs(10), "not at once");
+        assert!(took < Duration::from_secs(30), "{took:?}");
+        assert_eq!(asks(&pace, 10_000, u32::MAX).await, (Duration::ZERO, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_burst_is_one_refusal() {
+        let pace = Pace::default();
+        let mut turns = Vec::new();
+        for _ in 0..100 {
+            turns.push(pace.turn().await);
+        }
+        tokio::time::advance(Duration::from_millis(5)).await;
+        for turn in turns {
+            pace.busy(turn);
+        }
+        let bound = pace.rate().bound.unwrap();
+        assert!((bound.rate - 50.0).abs() < f64::EPSILON, "{}", bound.rate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_delays_nobody() {
+        let pace = Pace::default();
+        for _ in 0..10 {
+            let turn = pace.turn().await;
+            pace.busy(turn);
+        }
+        let gone = tokio::time::timeout(Duration::from_millis(10), pace.turn()).await;
+        assert!(gone.is_err());
+        let begun = Instant::now();
+        pace.turn().await;
+        assert!(begun.elapsed() <= Duration::from_secs_f64(SLOWEST.recip()));
+    }
+
+    proptest! {
+        /// Whatever comes when, a turn is never further away than the slowest rate says.
+        #[test]
+        fn a_turn_is_never_far(
+            steps in prop::collection::vec((0..5000_u64, 0..4_u8), 0..200),
+        ) {
+            let begun = Instant::now();
+            let (mut rate, mut now) = (Rate::default(), begun);
+            let mut turns = vec![Turn { taken: begun }];
+            for (millis, step) in steps {
+                now += Duration::from_millis(millis);
+                if step == 0 {
+                    let turn = turns[usize::try_from(millis).unwrap() % turns.len()];
+                    rate.busy(turn, now);
+                } else {
+                    match rate.take(now) {
+                        Ok(()) => turns.push(Turn { taken: now }),
+                        Err(next) => prop_assert!(
+                            next > now && next - now <= Duration::from_secs_f64(SLOWEST.recip())
+                        ),
+                    }
+                }
+            }
+        }
+    }
+}

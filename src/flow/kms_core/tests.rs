@@ -1,0 +1,140 @@
+//! What the client remembers of a Core that did not answer. The calls themselves are tested from
+//! outside, on a Core of every version.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy::primitives::U256;
+use tokio::task::JoinSet;
+use tonic::{
+    Request, Response, Status,
+    codegen::{Service as _, StdError},
+};
+
+use super::{
+    CoreError, KmsCore, Options, health_v1,
+    health_v1::health_server::{Health as HealthService, HealthServer},
+    line::InProcess,
+};
+use crate::domain::{
+    self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, Material,
+    Operation, PublicDecryption, RequestKey, SigningDomain,
+};
+
+/// A line to a Core that can be cut, and how often its health was asked.
+#[derive(Clone, Default)]
+struct Line {
+    down: Arc<AtomicBool>,
+    questions: Arc<AtomicUsize>,
+}
+
+#[tonic::async_trait]
+impl HealthService for Line {
+    async fn check(
+        &self,
+        _: Request<health_v1::HealthCheckRequest>,
+    ) -> Result<Response<health_v1::HealthCheckResponse>, Status> {
+        Ok(Response::new(health_v1::HealthCheckResponse { status: 1 }))
+    }
+}
+
+fn core(line: &Line) -> KmsCore {
+    let line = line.clone();
+    let call: InProcess = Arc::new(move |request| {
+        let line = line.clone();
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let asked_for_health = request.uri().path().starts_with("/grpc.health");
+            if asked_for_health {
+                line.questions.fetch_add(1, Ordering::Relaxed);
+            }
+            if line.down.load(Ordering::Relaxed) || !asked_for_health {
+                return Err(StdError::from("cut"));
+            }
+            let Ok(answer) = HealthServer::new(line).call(request).await;
+            Ok(answer)
+        })
+    });
+    let domain = SigningDomain {
+        name: "Decryption".into(),
+        version: "1".into(),
+        chain_id: 1,
+        verifying_contract: Address::ZERO,
+    };
+    KmsCore::in_process(&call, domain, Options::default())
+}
+
+/// Asks in vain, so that the Core counts as lost.
+async fn lose(core: &KmsCore) {
+    let handle = B256::with_last_byte(1);
+    let material =
+        Material { handle, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
+    let request = domain::Request {
+        key: RequestKey { id: U256::ONE, content: B256::ZERO },
+        generation: Generation::G9,
+        block: BlockRef { number: 1, hash: B256::ZERO },
+        transaction: B256::ZERO,
+        operation: Operation::PublicDecryption(PublicDecryption {
+            materials: vec![material],
+            extra_data: Bytes::new(),
+        }),
+    };
+    let body = Bytes::from_static(&[1]).into();
+    let ciphertext = Ciphertext { handle, format: CiphertextFormat::BigExpanded, body };
+    let turn = core.turn().await.unwrap();
+    let lost = core.ask(turn, &request, vec![ciphertext]).await.unwrap_err();
+    assert!(matches!(lost, CoreError::Unreachable { .. }), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_core_is_asked_how_it_is_until_it_is_back() {
+    let line = Line::default();
+    let core = core(&line);
+    core.turn().await.unwrap();
+    assert_eq!(line.questions.load(Ordering::Relaxed), 0, "nobody asks a Core that answers");
+    line.down.store(true, Ordering::Relaxed);
+    lose(&core).await;
+    for _ in 0..10 {
+        core.turn().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    line.down.store(false, Ordering::Relaxed);
+    core.turn().await.unwrap();
+    let asked = line.questions.load(Ordering::Relaxed);
+    core.turn().await.unwrap();
+    assert_eq!(line.questions.load(Ordering::Relaxed), asked, "it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_who_lost_the_core_ask_it_once_in_a_second() {
+    let line = Line::default();
+    let core = core(&line);
+    line.down.store(true, Ordering::Relaxed);
+    lose(&core).await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..1000 {
+        let core = core.clone();
+        waiting.spawn(async move { core.turn().await.is_err() });
+    }
+    assert!(waiting.join_all().await.into_iter().all(|lost| lost));
+    assert!(!core.answers().await);
+    assert_eq!(line.questions.load(Ordering::Relaxed), 1);
+}
+
+/// A call that failed while the Core answers others: what was heard before the failure says nothing.
+#[tokio::test(start_paused = true)]
+async fn whether_it_answers_is_asked_anew() {
+    let line = Line::default();
+    let core = core(&line);
+    assert!(core.answers().await);
+    line.down.store(true, Ordering::Relaxed);
+    assert!(!core.answers().await);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    line.down.store(false, Ordering::Relaxed);
+    assert!(core.answers().await);
+}
