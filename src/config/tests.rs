@@ -909,6 +909,105 @@ proptest! {
     }
 }
 
+/// A document with every secret there is, in its own words.
+fn secretive_document() -> String {
+    let key = secret_digits();
+    format!(
+        "gateway_url = \"wss://node.example/v3/{CANARY}\"\n\
+         gateway_fallback_urls = [\"wss://u:{CANARY}@other.example/\", \"https://h/?{CANARY}\"]\n\
+         kms_core_endpoint = \"https://{CANARY}:{CANARY}@core.example:50051\"\n\
+         chain_id = 31337\ndecryption_address = \"{ADDRESS}\"\n\
+         private_key = \"0x{key}\"\nretry_interval_secs = 5\nstarting_block = \"latest\"\n\
+         [s3_config]\nbucket = \"b\"\nregion = \"r\"\n\
+         endpoint = \"https://s3.example/{CANARY}?{CANARY}\"\n\
+         [aws_kms_config]\nkey_id = \"k\"\nendpoint = \"https://{CANARY}@kms.example\"\n"
+    )
+}
+
+fn secret_digits() -> String {
+    "1f2e3d4c5b6a7988".repeat(4)
+}
+
+#[derive(Clone, Debug)]
+enum Damage {
+    Insert(String),
+    Remove(usize),
+    /// Swaps two lines.
+    Swap(proptest::sample::Index),
+    /// Puts a copy of a line there.
+    Double(proptest::sample::Index),
+}
+
+fn some_damage() -> impl Strategy<Value = (proptest::sample::Index, Damage)> {
+    let damage = prop_oneof![
+        4 => "[\"'=\\[\\]{}#.,\\n 0-9a-z\\\\]{1,3}".prop_map(Damage::Insert),
+        1 => "\\PC{1,5}".prop_map(Damage::Insert),
+        4 => (1..4_usize).prop_map(Damage::Remove),
+        1 => any::<proptest::sample::Index>().prop_map(Damage::Swap),
+        1 => any::<proptest::sample::Index>().prop_map(Damage::Double),
+    ];
+    (any::<proptest::sample::Index>(), damage)
+}
+
+fn damaged(text: &str, at: proptest::sample::Index, damage: Damage) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    let mut lines: Vec<&str> = text.lines().collect();
+    match damage {
+        Damage::Insert(what) => {
+            let at = at.index(characters.len() + 1);
+            let (before, after) = characters.split_at(at);
+            before.iter().copied().chain(what.chars()).chain(after.iter().copied()).collect()
+        }
+        Damage::Remove(count) => {
+            let at = at.index(characters.len() + 1);
+            let rest = characters.iter().skip(at + count);
+            characters[..at].iter().chain(rest).collect()
+        }
+        Damage::Swap(with) if !lines.is_empty() => {
+            let (one, other) = (at.index(lines.len()), with.index(lines.len()));
+            lines.swap(one, other);
+            lines.join("\n")
+        }
+        Damage::Double(line) if !lines.is_empty() => {
+            lines.insert(at.index(lines.len()), lines[line.index(lines.len())]);
+            lines.join("\n")
+        }
+        Damage::Swap(_) | Damage::Double(_) => text.to_owned(),
+    }
+}
+
+proptest! {
+    /// T51: a valid document that was damaged loads, or is a problem that names its file; whoever
+    /// reads it sees no secret.
+    #[test]
+    fn a_damaged_document_names_the_place_and_tells_no_secret(
+        damage in proptest::collection::vec(some_damage(), 1..5),
+    ) {
+        let mut text = secretive_document();
+        for (at, damage) in damage {
+            text = damaged(&text, at, damage);
+        }
+        let output = all_output(&text, &env([]));
+        prop_assert!(!output.contains(CANARY), "{output}");
+        let digits = secret_digits();
+        for from in 0..digits.len() - 16 {
+            prop_assert!(!output.contains(&digits[from..from + 16]), "{output}");
+        }
+        if let Err(problems) = load_text(&text, env([]), Mode::Supervise) {
+            for problem in problems.as_slice() {
+                prop_assert!(!problem.found.is_empty() && !problem.allowed.is_empty());
+                let file = matches!(&problem.place, Place::File { path, .. }
+                    if path == Path::new("one.toml"));
+                prop_assert!(file, "{}", problem);
+                let syntax = matches!(&problem.place, Place::File { column: Some(_), .. });
+                let text = problem.to_string();
+                let named = Key::ALL.iter().any(|key| text.contains(key.name()));
+                prop_assert!(problem.key.is_some() || named || syntax, "{}", text);
+            }
+        }
+    }
+}
+
 // ---- the README
 
 /// Key and default of each row of the README's table; a default of `None` is none or not a value.

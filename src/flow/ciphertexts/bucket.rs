@@ -129,6 +129,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const HEX: &str = "47173285a8d7341e5e972fc677286384f802f8ef42a5ec5f03bbfa254cb01fad";
@@ -216,5 +218,42 @@ mod tests {
         }
         assert!(locked(&health.hosts).len() <= HOSTS_REMEMBERED + 1);
         assert!(Arc::ptr_eq(&turns, &health.turns(&one)), "turns in use are kept");
+    }
+
+    proptest! {
+        /// Whatever a coprocessor registered: unusable, or a URL of that host with the digest as its
+        /// last part, and nothing of user, password, path or query to be shown.
+        #[test]
+        fn any_text_is_unusable_or_names_one_object(
+            scheme in "https?|s3|[a-zA-Z]{0,6}",
+            separator in "://|:|//|",
+            user in "([a-z%@:]{0,6}@)?",
+            host in "[a-z0-9.\\-]{0,12}|\\[[0-9a-f:]{0,12}\\]|\\PC{0,8}",
+            port in "(:[0-9]{0,6})?",
+            rest in "(/[ -~]{0,20}){0,3}([?#]\\PC{0,12})?",
+        ) {
+            const SECRET: &str = "cAnArY7351";
+            let base = format!("{scheme}{separator}{user}{host}{port}{rest}");
+            for base in [base.clone(), format!("{base}/{SECRET}"), format!("{base}?{SECRET}")] {
+                let bucket = match Bucket::new(&base) {
+                    Ok(bucket) => bucket,
+                    Err(error) => {
+                        prop_assert!(!error.to_string().contains(SECRET));
+                        continue;
+                    }
+                };
+                let url = bucket.object(HEX.parse().unwrap());
+                prop_assert!(url.path().ends_with(&format!("/{HEX}")), "{url}");
+                prop_assert_eq!(url.host(), bucket.base.host());
+                prop_assert_eq!(url.port(), bucket.base.port());
+                prop_assert_eq!(url.fragment(), None);
+                // The host itself may be anything, the rest is not shown.
+                let shown = Url::parse(&bucket.shown).unwrap();
+                prop_assert_eq!(shown.host(), bucket.base.host());
+                prop_assert!(shown.username().is_empty() && shown.query().is_none());
+                prop_assert_eq!(shown.path(), "/");
+                prop_assert!(!bucket.id.contains('?'));
+            }
+        }
     }
 }

@@ -112,6 +112,8 @@ fn speaks_of_size(message: &str) -> bool {
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -172,6 +174,23 @@ mod tests {
             status.set_source(Arc::new(std::io::Error::other("reset")));
             assert_eq!(meaning(Call::Ask, &status), Meaning::Unreachable);
             assert_eq!(meaning(Call::Poll, &status), Meaning::Unreachable);
+        }
+    }
+
+    proptest! {
+        /// Whatever it says: a poll is never taken for accepted, an ask never for running or
+        /// forgotten, and no text decides but that of a size.
+        #[test]
+        fn any_status_has_a_meaning_of_its_call(code in 0..20_i32, text in "\\PC{0,200}") {
+            let status = Status::new(Code::from_i32(code), text.clone());
+            let (ask, poll) = (meaning(Call::Ask, &status), meaning(Call::Poll, &status));
+            prop_assert!(!matches!(ask, Meaning::Pending | Meaning::Forgotten), "{ask:?}");
+            prop_assert!(!matches!(poll, Meaning::AlreadyKnown | Meaning::Unclear), "{poll:?}");
+            if !speaks_of_size(&text) {
+                let silent = Status::new(status.code(), "");
+                prop_assert_eq!(ask, meaning(Call::Ask, &silent));
+                prop_assert_eq!(poll, meaning(Call::Poll, &silent));
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use alloy::primitives::U256;
+use proptest::prelude::*;
 use tokio::task::JoinSet;
 use tonic::{
     Request, Response, Status,
@@ -17,9 +18,10 @@ use tonic::{
 };
 
 use super::{
-    CoreError, KmsCore, Options, health_v1,
+    CoreError, KmsCore, Options, clip, health_v1,
     health_v1::health_server::{Health as HealthService, HealthServer},
     line::InProcess,
+    unreachable,
 };
 use crate::domain::{
     self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, Material,
@@ -137,4 +139,17 @@ async fn whether_it_answers_is_asked_anew() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     line.down.store(false, Ordering::Relaxed);
     assert!(core.answers().await);
+}
+
+proptest! {
+    /// What a Core or a proxy says fits one line of a log, and is told in part if it is long.
+    #[test]
+    fn a_foreign_text_fits_a_line(text in proptest::collection::vec(any::<char>(), 0..400)) {
+        let text: String = text.into_iter().collect();
+        let line = clip(&text);
+        prop_assert!(!line.chars().any(char::is_control));
+        prop_assert!(line.chars().count() <= 301);
+        let error = unreachable(&Status::unknown(text));
+        prop_assert!(!error.to_string().chars().any(char::is_control));
+    }
 }

@@ -465,4 +465,48 @@ proptest! {
             prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
         }
     }
+
+    /// T15: valid data of every shape, cut, lengthened, damaged, and under another shape's topic or
+    /// with topics missing: a request of the topic's kind or an error that says what, and the same at
+    /// every reading.
+    #[test]
+    fn a_log_of_any_damage_is_a_request_or_says_what_is_wrong(
+        (mut event, _, _) in some_request(),
+        shape in prop::option::of(0..TABLE.len()),
+        topics in 0..4_usize,
+        hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        end in prop::option::of(any::<prop::sample::Index>()),
+        more in some_bytes(70),
+    ) {
+        if let Some(shape) = shape {
+            event.topics[0] = TABLE[shape].0;
+        }
+        match topics {
+            0 => event.topics.truncate(1),
+            1 => event.topics.push(B256::repeat_byte(9)),
+            _ => {}
+        }
+        let mut data = event.data.to_vec();
+        for (at, value) in hits {
+            let at = at.index(data.len().max(1));
+            if let Some(byte) = data.get_mut(at) {
+                *byte = value;
+            }
+        }
+        if let Some(end) = end {
+            data.truncate(end.index(data.len() + 1));
+        }
+        data.extend_from_slice(&more);
+        event.data = data.into();
+        match decode(&event) {
+            Ok(request) => {
+                prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
+                prop_assert_eq!(B256::from(request.key.id), event.topics[1]);
+                // No handle is made of nothing.
+                prop_assert!(request.materials().len() * 32 <= event.data.len());
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+        prop_assert_eq!(decode(&event), decode(&event));
+    }
 }

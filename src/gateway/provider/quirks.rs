@@ -171,6 +171,8 @@ pub fn is_range_too_large(code: i64, message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -202,6 +204,44 @@ mod tests {
         ];
         for (code, message, expected) in seen {
             assert_eq!(refusal(code, message), expected, "{message}");
+        }
+    }
+
+    proptest! {
+        /// T39: whatever stands around it and however it is written, a text of the table is
+        /// understood, unless an earlier one of the table stands there too.
+        #[test]
+        fn a_text_of_the_table_is_understood_anywhere(
+            code in -33_000..-31_000_i64,
+            row in 0..PATTERNS.len(),
+            before in "[ -~]{0,30}",
+            after in "\\PC{0,60}",
+            upper in any::<bool>(),
+        ) {
+            let (pattern, meant) = PATTERNS[row];
+            let mut text = format!("{before}{pattern}{after}");
+            if upper {
+                text = text.to_uppercase();
+            }
+            let lower = text.to_lowercase();
+            let first = PATTERNS.iter().find(|(pattern, _)| lower.contains(pattern));
+            let earlier = first.is_some_and(|(other, _)| *other != pattern);
+            prop_assert!(earlier || refusal(code, &text) == meant, "{text}");
+        }
+
+        /// What the table does not know is unknown: never taken for accepted, or for proven to be
+        /// rejected.
+        #[test]
+        fn a_text_nobody_knows_proves_nothing(code in any::<i64>(), text in "\\PC{0,80}") {
+            let lower = text.to_lowercase();
+            let known = PATTERNS.iter().any(|(pattern, _)| lower.contains(pattern));
+            let by_code = matches!(code, 3..=5 | 429 | -32005);
+            prop_assert!(known || by_code || refusal(code, &text) == Refusal::Unknown);
+            if is_revert(code, &text) {
+                let busy = refusal(code, &text) == Refusal::Busy;
+                prop_assert!(!is_about_node(code, &text) || busy, "a revert is the contract's answer");
+            }
+            let _ = is_range_too_large(code, &text);
         }
     }
 }

@@ -309,3 +309,197 @@ fn a_response_of_the_first_shape_becomes_an_answer() {
         public_answer_of(&domain(), &request, &operation, meaning, response, expected).unwrap();
     assert_eq!(answer.signature, reply.signature);
 }
+
+/// The request of a user with one ciphertext, and the key.
+fn user_request() -> (Request, UserDecryption) {
+    let (request, public) = request(Generation::G9, &[0]);
+    let operation = UserDecryption {
+        materials: public.materials,
+        user: address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359"),
+        public_key: crate::domain::Bytes::from_static(b"key"),
+        extra_data: public.extra_data,
+    };
+    (Request { operation: Operation::UserDecryption(operation.clone()), ..request }, operation)
+}
+
+/// What Cores send: both shapes of the public response, and the one of the user's.
+fn responses() -> [Vec<u8>; 3] {
+    let early = reply(ResultEncoding::Legacy, None, None);
+    let payload = v1::EarlyPublicDecryptionResponsePayload {
+        plaintexts: early.plaintexts,
+        external_signature: Some(early.signature),
+        ..Default::default()
+    };
+    let early = v1::PublicDecryptionResponse {
+        payload_or_external_signature: payload.encode_to_vec().into(),
+        ..Default::default()
+    };
+    let public = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
+    let payload = v1::PublicDecryptionResponsePayload {
+        plaintexts: public.plaintexts,
+        request_id: Some(wire::request_id(request(Generation::G9, &[]).0.key.id)),
+        ..Default::default()
+    };
+    let public = v1::PublicDecryptionResponse {
+        signature: Bytes::from_static(&[1; 64]),
+        payload_or_external_signature: public.signature,
+        payload: Some(payload.encode_to_vec().into()),
+        extra_data: Bytes::new(),
+    };
+    let share = v1::TypedSigncryptedCiphertext {
+        fhe_type: 2,
+        signcrypted_ciphertext: Bytes::from_static(b"for the user only"),
+        external_handle: Bytes::copy_from_slice(HANDLE.as_slice()),
+        packing_factor: 1,
+    };
+    let payload = v1::UserDecryptionResponsePayload {
+        signcrypted_ciphertexts: vec![share],
+        digest: Bytes::from_static(&[3; 32]),
+        party_id: 4,
+        degree: 1,
+        ..Default::default()
+    };
+    let digest =
+        user_digest(&domain(), b"key", &[HANDLE], &wire::user_decrypted_share(&payload), Some(&[]));
+    let user = v1::UserDecryptionResponse {
+        external_signature: signer().sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into(),
+        payload: Some(payload),
+        ..Default::default()
+    };
+    [early.encode_to_vec(), public.encode_to_vec(), user.encode_to_vec()]
+}
+
+/// Whatever a Core sends in place of response `shape`: no answer, or one that the contract takes,
+/// which does the same reckoning.
+fn believed(shape: usize, bytes: &[u8]) -> bool {
+    let (meaning, by) = (ExtraDataMeaning::Context, signer().address());
+    let answered = if shape == 2 {
+        let (request, operation) = user_request();
+        let Ok(response) = v1::UserDecryptionResponse::decode(bytes) else { return false };
+        let _ = user_answer(&domain(), &request, &operation, meaning, response.clone(), None);
+        let answer = user_answer(&domain(), &request, &operation, meaning, response, Some(by));
+        answer.map(|answer| {
+            let digest = user_digest(
+                &domain(),
+                b"key",
+                &[HANDLE],
+                &answer.payload,
+                Some(&answer.extra_data),
+            );
+            (answer, digest)
+        })
+    } else {
+        let generation = if shape == 0 { Generation::G7 } else { Generation::G9 };
+        let (request, operation) = request(generation, &[]);
+        let Ok(response) = v1::PublicDecryptionResponse::decode(bytes) else { return false };
+        let answer = |expected| {
+            let response = response.clone();
+            public_answer_of(&domain(), &request, &operation, meaning, response, expected)
+        };
+        let _ = answer(None);
+        answer(Some(by)).map(|answer| {
+            let extra_data = (shape == 1).then_some(&answer.extra_data[..]);
+            let digest = public_digest(&domain(), &[HANDLE], &answer.payload, extra_data);
+            (answer, digest)
+        })
+    };
+    match answered {
+        Ok((answer, digest)) => {
+            let signature = Signature::from_raw(&answer.signature).unwrap();
+            assert_eq!(signature.recover_address_from_prehash(&digest).unwrap(), by);
+            true
+        }
+        Err(hold) => {
+            assert!(
+                matches!(hold.reason, HoldReason::InvalidAnswer | HoldReason::SignerMismatch),
+                "{hold}"
+            );
+            false
+        }
+    }
+}
+
+#[test]
+fn what_a_core_sends_is_believed() {
+    for (shape, bytes) in responses().iter().enumerate() {
+        assert!(believed(shape, bytes), "{shape}");
+    }
+}
+
+proptest! {
+    /// Any bytes under the names of the messages.
+    #[test]
+    fn noise_is_never_believed(
+        shape in 0..3_usize,
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        prop_assert!(!believed(shape, &bytes));
+    }
+
+    /// Valid responses of every shape, cut, lengthened, with bytes changed, or in place of another.
+    #[test]
+    fn a_damaged_response_is_believed_only_where_nobody_signed(
+        shape in 0..3_usize,
+        of in 0..3_usize,
+        hits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+        end in proptest::option::of(any::<proptest::sample::Index>()),
+        more in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut bytes = responses()[of].clone();
+        for (at, value) in hits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(end) = end {
+            bytes.truncate(end.index(bytes.len() + 1));
+        }
+        bytes.extend(more);
+        believed(shape, &bytes);
+    }
+
+    /// Well-formed messages with any values in them.
+    #[test]
+    fn any_values_are_no_answer(
+        plaintexts in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 0..300), -2..90_i32),
+            0..4,
+        ),
+        signature in proptest::collection::vec(any::<u8>(), 60..70),
+        id in proptest::option::of("[0-9a-fA-Fx]{0,70}"),
+        extra_data in proptest::collection::vec(any::<u8>(), 0..70),
+        early in any::<bool>(),
+    ) {
+        let plaintexts = plaintexts
+            .into_iter()
+            .map(|(bytes, fhe_type)| v1::TypedPlaintext { bytes: bytes.into(), fhe_type })
+            .collect();
+        let request_id = id.map(|request_id| v1::RequestId { request_id });
+        let (signature, extra_data) = (Bytes::from(signature), Bytes::from(extra_data));
+        let response = if early {
+            let payload = v1::EarlyPublicDecryptionResponsePayload {
+                plaintexts,
+                external_signature: Some(signature),
+                request_id,
+                ..Default::default()
+            };
+            v1::PublicDecryptionResponse {
+                payload_or_external_signature: payload.encode_to_vec().into(),
+                extra_data,
+                ..Default::default()
+            }
+        } else {
+            let payload = v1::PublicDecryptionResponsePayload {
+                plaintexts,
+                request_id,
+                ..Default::default()
+            };
+            v1::PublicDecryptionResponse {
+                payload_or_external_signature: signature,
+                payload: Some(payload.encode_to_vec().into()),
+                extra_data,
+                ..Default::default()
+            }
+        };
+        prop_assert!(!believed(usize::from(!early), &response.encode_to_vec()));
+    }
+}

@@ -395,6 +395,16 @@ proptest! {
         prop_assert_eq!(word(values.len() * 32).to::<usize>(), result.len() + 32);
     }
 
+    /// T31: the whole id goes to the Core, and comes back from the text.
+    #[test]
+    fn any_id_is_64_digits_that_say_it(id in any::<[u8; 32]>()) {
+        let id = U256::from_be_bytes(id);
+        let text = request_id(id).request_id;
+        prop_assert_eq!(text.len(), 64);
+        prop_assert!(text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)));
+        prop_assert_eq!(U256::from_str_radix(&text, 16).unwrap(), id);
+    }
+
     /// Nonsense is an error or a value, never a panic.
     #[test]
     fn nonsense_does_no_harm(
