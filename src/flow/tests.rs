@@ -1,5 +1,7 @@
 //! The walk's own decisions. Whole walks are tested from outside, on real rooms.
 
+mod core_never_answers;
+
 use tokio::task::JoinSet;
 
 use super::{dispatch::Places, walk::resume, *};
