@@ -263,6 +263,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_mins(2);
 
+    /// Field failure T05.
     #[tokio::test(start_paused = true)]
     async fn a_room_that_begins_a_turn_and_does_not_end_it_is_named() {
         let hearts = Hearts::default();

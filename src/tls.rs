@@ -177,6 +177,7 @@ bc8xnRvjfwIgbwI4/SgS5BBq/z8MJtTBVcQUFfKCy7hd9+BKFXgLKVo=
         TlsRoots::load(Some(path)).unwrap_err().to_string()
     }
 
+    /// Field failure T56.
     #[test]
     fn a_private_authority_joins_the_systems() {
         let system = TlsRoots::load(None).unwrap().count();

@@ -1,10 +1,12 @@
-//! Rules about the code as text: the import rule of `src/lib.rs` (imports point down only), and
-//! that the README quotes the log messages and reasons that the code really has.
+//! Rules about the code as text: the import rule of `src/lib.rs` (imports point down only), that the
+//! README quotes the log messages and reasons that the code really has, and that the table of field
+//! failures in `tests/README.md` names tests that there are.
 //!
 //! supervisor -> instance -> flow -> rooms -> adapters -> provider; `domain` at the bottom. Rooms
 //! never import each other, the journal or the config.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -242,4 +244,97 @@ fn the_readme_explains_every_reason_to_hold() {
     let mut reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
     reasons.sort_unstable();
     assert_eq!(explained, reasons);
+}
+
+/// Every test, as `cargo test` filters it but without `tests::`, and the comment above it.
+fn all_tests() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = BTreeMap::new();
+    for part in ["src", "tests/blackbox", "tests/architecture.rs"] {
+        let mut files = Vec::new();
+        sources(&root.join(part), &mut files);
+        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "rs")) {
+            let below = if file.ends_with("architecture.rs") { "tests" } else { part };
+            let module = file.strip_prefix(root.join(below)).expect("below it").with_extension("");
+            let module: Vec<_> = module
+                .iter()
+                .map(|name| name.to_str().expect("UTF-8"))
+                .take_while(|name| *name != "tests")
+                .collect();
+            let text = fs::read_to_string(file).expect("a readable source file");
+            for (name, comment) in tests_of(&text) {
+                found.insert(format!("{}::{name}", module.join("::")), comment);
+            }
+        }
+    }
+    found
+}
+
+/// The tests of a file with their comments.
+fn tests_of(text: &str) -> Vec<(String, String)> {
+    let (mut found, mut comment, mut is_test) = (Vec::new(), String::new(), false);
+    for line in text.lines().map(str::trim) {
+        let name = line.trim_start_matches("async ").strip_prefix("fn ");
+        if let Some(more) = line.strip_prefix("///") {
+            comment.push_str(more);
+        } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let (true, Some(name)) = (is_test, name) {
+            let end = name.find(['(', '<']).unwrap_or(name.len());
+            found.push((name[..end].to_owned(), std::mem::take(&mut comment)));
+            is_test = false;
+        } else if !line.starts_with("#[") {
+            comment.clear();
+        }
+    }
+    found
+}
+
+/// What is told: a test that was renamed, a number without a row, and a row without a test that does
+/// not say why.
+#[test]
+fn every_field_failure_has_a_test_that_names_it_or_a_reason() {
+    let tests = all_tests();
+    assert!(tests.len() > 400, "{} tests found: mend this one", tests.len());
+    let readme = include_str!("README.md");
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| T")).map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (format!("T{}", cells[0]), cells[2])
+    });
+    let rows: Vec<(String, &str)> = rows.collect();
+    let numbers: Vec<&str> = rows.iter().map(|(number, _)| number.as_str()).collect();
+    let all: Vec<String> = (1..=65).map(|number| format!("T{number:02}")).collect();
+    assert_eq!(numbers, all);
+    let mut wrong = Vec::new();
+    for (number, cell) in &rows {
+        let named: Vec<&str> =
+            quoted(cell).into_iter().filter(|name| name.contains("::")).collect();
+        let reason = cell.contains("Cannot happen: ") || cell.contains("Open: ");
+        if named.is_empty() && !reason {
+            wrong.push(format!("{number} has neither a test nor a reason"));
+        }
+        for name in named {
+            let lower = format!("{}_", number.to_lowercase());
+            match tests.get(name) {
+                None => wrong.push(format!("{number}: there is no test {name}")),
+                Some(comment) if comment.contains(number) || name.contains(&lower) => {}
+                Some(_) => wrong.push(format!("{number}: {name} does not say so")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// T52: log pipelines cut lines at characters of several code points.
+#[test]
+fn t52_no_text_of_ours_has_pictures() {
+    let picture = |c: char| matches!(c, '\u{200d}' | '\u{2600}'..='\u{27bf}' | '\u{fe00}'..='\u{fe0f}' | '\u{1f000}'..);
+    assert!(picture('\u{1f680}') && picture('\u{2705}') && !picture('\u{2026}'));
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).expect("readable");
+        let found = text.lines().find(|line| line.contains(picture));
+        assert_eq!(found, None, "{}", file.display());
+    }
 }

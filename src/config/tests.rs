@@ -142,6 +142,7 @@ fn confirmations_count_for_all_kinds_or_for_one() {
 /// The seed's "Configuration Structure", to the letter.
 const SEED_EXAMPLE: &str = include_str!("../../tests/world/documented-example.toml");
 
+/// Field failure T32.
 #[test]
 fn the_seeds_example_loads_once_filled_in() {
     let problems = load_text(SEED_EXAMPLE, env([]), Mode::Supervise).unwrap_err();
@@ -406,6 +407,7 @@ fn syntax_errors_have_line_and_column() {
     assert_eq!(line(&twice.place), Some(2), "{twice}");
 }
 
+/// Field failure T32.
 #[test]
 fn misplaced_keys_are_lifted_and_never_overwrite() {
     let loaded = good("[s3_config]\nbucket = 'b'\nregion = 'r'\nchain_id = 5\ngas_limit = 200000");
@@ -1035,6 +1037,7 @@ fn readme_keys() -> Vec<(String, Option<String>)> {
     keys
 }
 
+/// Field failure T26.
 #[test]
 fn the_readme_tells_every_key_and_its_default() {
     let mut told: Vec<String> = readme_keys().into_iter().map(|(name, _)| name).collect();

@@ -55,6 +55,8 @@ async fn what_was_left_does_not_delay_what_is_new() {
 }
 
 /// One place is enough for both sides, and waiting takes nothing out of a channel.
+///
+/// Field failure T57.
 #[tokio::test(start_paused = true)]
 async fn a_single_place_serves_both_sides() {
     let places = Places::new(1);

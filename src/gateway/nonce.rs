@@ -128,6 +128,8 @@ mod tests {
 
     proptest! {
         /// Whatever happens, a nonce in use is never handed out again, and none is skipped.
+        ///
+        /// Field failure T39.
         #[test]
         fn never_hands_out_a_nonce_in_use(steps in prop::collection::vec((0u8..4, 0usize..8), 1..200)) {
             let now = Instant::now();

@@ -557,6 +557,8 @@ mod tests {
     }
 
     /// A client built without an HTTPS connector compiles, and fails at the first signature only.
+    ///
+    /// Field failure T42.
     #[tokio::test]
     async fn the_aws_client_has_an_http_client() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -237,6 +237,7 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusql
 mod tests {
     use super::*;
 
+    /// Field failure T49.
     #[test]
     fn a_file_of_an_older_version_moves_forward_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -254,6 +255,7 @@ mod tests {
         assert_eq!(version(&connection, &[V1]).unwrap(), Version::Newer(2));
     }
 
+    /// Field failure T49.
     #[test]
     fn a_failing_migration_leaves_the_old_version_whole() {
         let dir = tempfile::tempdir().unwrap();

@@ -129,6 +129,7 @@ async fn keys(journal: &Journal, holds: Holds) -> Vec<u64> {
     }
 }
 
+/// Field failure T10.
 #[tokio::test]
 async fn requests_and_cursor_come_back_after_a_restart() {
     let dir = TempDir::new().unwrap();
@@ -459,6 +460,7 @@ async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
     }
 }
 
+/// Field failures T12, T48.
 #[tokio::test]
 async fn a_full_disk_fails_the_whole_commit_and_ends_the_writer() {
     let dir = TempDir::new().unwrap();

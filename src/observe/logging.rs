@@ -184,6 +184,7 @@ mod tests {
         assert!(filter(Some("a=b=c")).1.is_some());
     }
 
+    /// Field failure T52.
     #[test]
     fn json_is_one_object_per_line() {
         let text = written(&Settings { format: Format::Json, ..Settings::default() });

@@ -266,6 +266,7 @@ fn payload() -> UserDecryptionRequestPayload {
     }
 }
 
+/// Field failure T15.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_events_hold_nothing_up() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
@@ -326,6 +327,7 @@ async fn malformed_events_hold_nothing_up() -> Result<()> {
     Ok(())
 }
 
+/// Field failure T14.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_later_generations_are_kept() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
@@ -387,6 +389,7 @@ async fn events_of_later_generations_are_kept() -> Result<()> {
     Ok(())
 }
 
+/// Field failure T34.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_contract_from_g12_on_is_recognised_and_not_served() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G12)).await?;
@@ -404,6 +407,7 @@ async fn a_contract_from_g12_on_is_recognised_and_not_served() -> Result<()> {
     scene.answered(&requests).await
 }
 
+/// Field failure T59.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_to_g12_and_back_is_noticed_at_once() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
@@ -459,6 +463,8 @@ async fn upgrade_and_request(scene: &mut Scene, to: Variant, asks: Vec<Ask>) -> 
 type Told = Box<dyn Fn(&Row) -> bool>;
 
 /// Each way for a bucket to be bad: alone it is told, and beside a good one it does no harm.
+///
+/// Field failure T22.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_buckets_are_told_and_passed_over() -> Result<()> {
     use faulty_bucket::Fault;
@@ -574,6 +580,8 @@ async fn nonsense_from_the_core_is_held_and_not_sent() -> Result<()> {
 }
 
 /// The registry names another signer than the one the Core has: mended in the registry.
+///
+/// Field failure T59.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registration_mended_during_the_run_is_noticed() -> Result<()> {
     let options = SceneOptions { registered: false, ..SceneOptions::default() };
@@ -634,6 +642,7 @@ async fn every_refusal_of_the_core_is_classified() -> Result<()> {
     Ok(())
 }
 
+/// Field failure T30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_core_that_does_not_finish_is_told_and_polled_on() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;

@@ -51,6 +51,7 @@ fn one() -> Vec<Ask> {
     vec![Ask::public(&[fhe::UINT64, fhe::UINT8]), Ask::user(&[fhe::UINT64])]
 }
 
+/// Field failures T19, T25.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_and_a_corrupt_bucket_cost_no_more_than_one_deadline() -> Result<()> {
     // Hanging, refusing, corrupt, good.
@@ -143,6 +144,7 @@ async fn an_unregistered_coprocessor_is_skipped_if_they_are_verified() -> Result
     Ok(())
 }
 
+/// Field failure T26.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fallback_store_is_asked_signed_or_plain() -> Result<()> {
     let mut scene = scene(1).await?;
@@ -230,6 +232,7 @@ async fn ciphertexts_of_4_and_of_32_mib_arrive() -> Result<()> {
     Ok(())
 }
 
+/// Field failure T23.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_bounded_by_the_budget() -> Result<()> {
     const COUNT: usize = 64;

@@ -242,6 +242,7 @@ fn a_missing_file_names_both_places() {
     }
 }
 
+/// Field failure T51.
 #[test]
 fn start_without_a_wallet_says_so_whatever_the_logging() {
     let world = World::new(&[]);

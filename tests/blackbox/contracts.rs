@@ -252,6 +252,7 @@ async fn every_variant_takes_an_answer_once() {
     }
 }
 
+/// Field failure T41.
 #[tokio::test]
 async fn refusals_come_in_the_order_of_the_protocol() {
     for variant in Variant::SERVED {

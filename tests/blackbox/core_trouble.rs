@@ -11,7 +11,7 @@ use crate::{
         contracts::Variant,
         core_stub::{CoreVersion, Hopeless},
         fleet::Fleet,
-        request::{Ask, Issued},
+        request::{Ask, Issued, fhe},
         scene::{PATIENCE, Scene, SceneOptions},
         until,
     },
@@ -72,6 +72,29 @@ async fn t30_a_restarted_connector_asks_nothing_again() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await?;
     assert_eq!(scene.core.asks().len(), requests.len());
     Ok(())
+}
+
+/// T24: the bytes go once the Core has them. All that the Core works on at the same time would not
+/// fit into the memory for ciphertexts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t24_ciphertexts_are_dropped_once_the_core_has_them() -> Result<()> {
+    const COUNT: usize = 48;
+    const SIZE: usize = 4 << 20;
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    scene.core.change(|core| core.never_finish = true);
+    scene.start_with(program(), &scene.config("ciphertext_memory_mib = 160"))?;
+    // One body under many handles: the connector does not know, and takes each by itself.
+    let body = Ask::public(&[fhe::UINT256]).sized(SIZE).ciphertexts.remove(0);
+    let mut asks: Vec<Ask> = (0..COUNT).map(|_| Ask::public(&[fhe::UINT256])).collect();
+    for ask in &mut asks {
+        ask.ciphertexts[0].bytes.clone_from(&body.bytes);
+        ask.ciphertexts[0].digest = body.digest;
+    }
+    scene.deployment.upload(&asks[..1]).await?;
+    let requests = scene.deployment.emit(asks).await?;
+    accepted(&scene, &requests, 1).await?;
+    scene.core.change(|core| core.never_finish = false);
+    scene.answered(&requests).await
 }
 
 /// The Core takes ten asks in a second, and five times as many come at once: all are answered, and

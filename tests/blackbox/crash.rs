@@ -43,6 +43,7 @@ async fn scene() -> Result<Scene> {
     Ok(scene)
 }
 
+/// Field failure T46.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_nine_at_ten_random_moments_loses_and_doubles_nothing() -> Result<()> {
     let mut rng = seeded();
@@ -177,6 +178,7 @@ async fn answering(scene: &Scene) -> Result<Vec<B256>> {
     Ok(answers.into_iter().map(|answer| answer.transaction).collect())
 }
 
+/// Field failure T44.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broadcast_transactions_are_followed_and_not_sent_again() -> Result<()> {
     let mut scene = scene().await?;
@@ -201,6 +203,8 @@ async fn broadcast_transactions_are_followed_and_not_sent_again() -> Result<()> 
 
 /// The worst a cut can do: transactions are on their way, and the journal knows none of them. The
 /// wallet then signs others for the same nonces; one per nonce is mined.
+///
+/// Field failure T44.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forgotten_broadcasts_are_answered_once() -> Result<()> {
     let mut scene = scene().await?;

@@ -89,6 +89,7 @@ async fn line_with(scene: &Scene, from: usize, words: &[&str]) -> Result<()> {
 
 // ---- wallets
 
+/// Field failure T42.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_aws_kms_wallet_answers_by_key_id_alias_and_arn() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
@@ -270,6 +271,7 @@ async fn the_example_of_the_documentation_runs() -> Result<()> {
 
 // ---- TLS
 
+/// Field failure T56.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_of_a_private_authority_everywhere() -> Result<()> {
     let authority = Authority::new()?;

@@ -268,6 +268,7 @@ async fn a_malformed_frame_costs_a_connection_and_nothing_else() -> Result<()> {
 
 // Sending.
 
+/// Field failure T40.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_goes_to_every_node_and_one_acceptance_is_enough() -> Result<()> {
     let ground = ground(&["ws", "http", "ws"]).await?;

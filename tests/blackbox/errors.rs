@@ -264,6 +264,7 @@ async fn every_error_of_v0_9_7() -> Result<()> {
     every_error(Variant::V0_9_7).await
 }
 
+/// Field failure T43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_error_of_g10() -> Result<()> {
     every_error(Variant::G10).await
@@ -271,6 +272,8 @@ async fn every_error_of_g10() -> Result<()> {
 
 /// With the operator's own gas limit nothing is estimated while that works: the error shows in the
 /// receipt alone, and is asked for by name. It costs one transaction, not one per attempt.
+///
+/// Field failure T64.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_in_a_mined_transaction_is_named() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;
@@ -320,6 +323,8 @@ async fn a_pause_burns_no_gas_even_with_a_fixed_limit() -> Result<()> {
 }
 
 /// The answer that reaches the threshold costs more than the one the gas was learned from.
+///
+/// Field failure T37.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_runs_out_of_learned_gas_is_sent_again() -> Result<()> {
     const OTHERS: usize = 15;
@@ -391,6 +396,8 @@ async fn a_fixed_gas_limit_too_low_is_held_and_said() -> Result<()> {
 
 /// A request whose block left the chain is unknown to the contract, and yet not refused: the node
 /// that says so does not know the block either.
+///
+/// Field failure T34.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_block_left_the_chain_is_not_refused() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(Variant::G10)).await?;

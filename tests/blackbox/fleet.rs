@@ -18,6 +18,7 @@ use crate::{
 
 const POLL: Duration = Duration::from_millis(50);
 
+/// Field failure T36.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_parties_answer_the_same_hundred_requests() -> Result<()> {
     let thresholds = Thresholds { public: 3, user: 4 };

@@ -162,6 +162,8 @@ async fn generations_hand_the_journal_on_under_load() -> Result<()> {
 
 /// Each room panics once, and hangs once: the instance ends with its name, and the next generation
 /// goes on.
+///
+/// Field failure T05.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_that_fails_ends_the_instance_by_its_name() -> Result<()> {
     let scene = scene().await?;

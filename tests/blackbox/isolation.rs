@@ -196,6 +196,7 @@ async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<Vec<Phase>>>)
     Times::of(fleet, &phases)
 }
 
+/// Field failures T01, T48, T57.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sick_instance_is_not_felt_by_the_healthy() -> Result<()> {
     // The control: the same trouble in a process outside.

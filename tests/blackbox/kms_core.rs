@@ -247,6 +247,7 @@ async fn old_cores_decrypt_large_types() {
     }
 }
 
+/// Field failure T28.
 #[tokio::test]
 async fn a_request_asked_twice_is_known() {
     for version in CoreVersion::ALL {
@@ -262,6 +263,7 @@ async fn a_request_asked_twice_is_known() {
     }
 }
 
+/// Field failure T61.
 #[tokio::test]
 async fn a_core_that_forgot_is_asked_again() {
     for version in CoreVersion::ALL {
@@ -356,6 +358,7 @@ async fn our_own_deadline_means_pending_and_the_callers_silence() {
     assert_eq!(silent, Ok(Ending::Silent));
 }
 
+/// Field failure T63.
 #[tokio::test]
 async fn held_polls_do_not_keep_new_asks_waiting() {
     let version = CoreVersion::V0_12;
@@ -525,6 +528,7 @@ async fn every_status_of_an_ask_has_its_remedy() {
     assert_eq!(sample.ask(&core).await, Ok(Asked::AlreadyKnown));
 }
 
+/// Field failure T29.
 #[tokio::test]
 async fn every_status_of_a_poll_has_its_remedy() {
     use HoldReason::{CoreFailed, CoreRefused, MessageTooLarge};

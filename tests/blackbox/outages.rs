@@ -60,6 +60,7 @@ async fn has_cursor(scene: &Scene) -> Result<u64> {
 
 // Down when requests come.
 
+/// Field failure T06.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_emitted_while_it_was_down_are_answered() -> Result<()> {
     let mut scene = scene().await?;
@@ -72,6 +73,7 @@ async fn requests_emitted_while_it_was_down_are_answered() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
+/// Field failures T08, T09, T11.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_far_gap_is_read_whole() -> Result<()> {
     let mut scene = scene().await?;
@@ -110,6 +112,7 @@ async fn under_load(
     scene.audit(&requests, Journal::Whole).await
 }
 
+/// Field failure T04.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_of_the_chain_node_lose_nothing() -> Result<()> {
     let mut scene = scene().await?;
@@ -125,6 +128,7 @@ async fn restarts_of_the_chain_node_lose_nothing() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
+/// Field failure T02.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_socket_that_is_cut_again_and_again_loses_nothing() -> Result<()> {
     let mut scene = scene().await?;
@@ -144,6 +148,7 @@ async fn a_web_socket_that_is_cut_again_and_again_loses_nothing() -> Result<()> 
     .await
 }
 
+/// Field failure T27.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_of_the_core_lose_nothing() -> Result<()> {
     let mut scene = scene().await?;
@@ -183,6 +188,7 @@ async fn waits(scene: &mut Scene, words: &[&str]) -> Result<()> {
     scene.alive()
 }
 
+/// Field failure T03.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_waits_for_the_chain_node_at_the_start() -> Result<()> {
     let mut scene = scene().await?;
@@ -194,6 +200,7 @@ async fn it_waits_for_the_chain_node_at_the_start() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
+/// Field failure T35.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_waits_for_the_core_at_the_start() -> Result<()> {
     let mut scene = scene().await?;
@@ -236,6 +243,7 @@ async fn it_waits_for_everything_at_the_start() -> Result<()> {
 
 // Networks that swallow packets.
 
+/// Field failure T50.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_network_delays_and_loses_nothing() -> Result<()> {
     let mut scene = scene().await?;
@@ -255,6 +263,8 @@ async fn a_silent_network_delays_and_loses_nothing() -> Result<()> {
 }
 
 /// Nobody closes the connection: the connector itself must find out and open another.
+///
+/// Field failure T04.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_hangs_is_replaced() -> Result<()> {
     let mut scene = scene().await?;
@@ -269,6 +279,7 @@ async fn a_connection_that_hangs_is_replaced() -> Result<()> {
 
 // Other ways in.
 
+/// Field failure T47.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_http_url_serves_as_well() -> Result<()> {
     let mut scene = scene().await?;
@@ -315,6 +326,7 @@ async fn without_a_starting_block_reading_begins_with_the_head() -> Result<()> {
     Ok(())
 }
 
+/// Field failure T13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_begins_with_the_starting_block() -> Result<()> {
     let mut scene = scene().await?;

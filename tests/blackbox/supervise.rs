@@ -66,6 +66,7 @@ async fn an_empty_directory_is_watched_until_something_comes() -> Result<()> {
     fleet.audit(&[0], &requests).await
 }
 
+/// Field failure T65.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_supervisor_is_sent_away() -> Result<()> {
     let fleet = Fleet::running(1, program()).await?;

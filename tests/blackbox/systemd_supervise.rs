@@ -104,6 +104,7 @@ fn monotonic_micros() -> i64 {
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }
 
+/// Field failure T50.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_ready_when_every_instance_runs_or_waits() -> Result<()> {
     let service = Service::start(&["one", "two"], None).await?;

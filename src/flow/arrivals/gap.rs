@@ -121,6 +121,8 @@ mod tests {
 
     proptest! {
         /// Reading plan after plan reaches the head and skips no block.
+        ///
+        /// Field failure T11.
         #[test]
         fn no_block_is_skipped(start in 0u64..10_000, ahead in 0u64..10_000, failures in prop::collection::vec(any::<bool>(), 0..64)) {
             let head = start + ahead;

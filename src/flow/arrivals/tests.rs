@@ -94,6 +94,8 @@ async fn a_start_at_a_block_reads_nothing_before_it() {
 }
 
 /// T16: the head is known to one node, the logs are asked of another.
+///
+/// Field failure T07.
 #[tokio::test(start_paused = true)]
 async fn a_lagging_node_does_not_move_the_cursor() {
     let chain = FakeChain::new(40);
@@ -146,6 +148,8 @@ async fn what_was_read_once_before_an_outage_is_read_again_after_it() {
 
 /// A node shows the logs of a known block late. Blocks come faster than the re-reads: every block
 /// near the head is read twice all the same.
+///
+/// Field failure T16.
 #[tokio::test(start_paused = true)]
 async fn logs_that_show_late_are_found_by_the_second_reading() {
     let chain = FakeChain::new(40);
@@ -246,6 +250,7 @@ async fn a_chain_that_never_joins_is_read_at_a_pause() {
     assert!(asked < 1000, "{asked} headers in a minute");
 }
 
+/// Field failures T09, T10.
 #[tokio::test(start_paused = true)]
 async fn ranges_shrink_to_what_the_node_takes() {
     for said in [true, false] {
@@ -332,6 +337,7 @@ async fn a_start_in_the_future_is_waited_for_calmly() {
     assert_eq!(reading.walked(), [8]);
 }
 
+/// Field failure T47.
 #[tokio::test(start_paused = true)]
 async fn a_new_connection_reads_the_last_blocks_again_at_once() {
     let chain = FakeChain::new(40);

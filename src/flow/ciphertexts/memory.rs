@@ -166,6 +166,7 @@ mod tests {
 
     const SMALLEST_KIB: u32 = SMALLEST_MEMORY_MIB * 1024;
 
+    /// Field failure T23.
     #[test]
     fn every_legal_request_fits_twice_into_the_smallest_budget() {
         // 2048 bits in all; on chain a Bool counts two.

@@ -158,6 +158,7 @@ async fn brings_all_in_order_with_their_formats_and_holds_their_memory() {
     assert_eq!(*room.buckets.asked.lock().unwrap(), [coprocessor(0)], "asked once per request");
 }
 
+/// Field failure T25.
 #[tokio::test]
 async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
     let bodies: Vec<_> = (0..10_u8).map(|seed| body(seed, 66_000)).collect();
@@ -176,6 +177,7 @@ async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
     assert_eq!((dead.requests(), corrupt.requests()), before);
 }
 
+/// Field failure T19.
 #[tokio::test]
 async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
     type Check = fn(&Trouble) -> bool;
@@ -254,6 +256,7 @@ async fn nobody_listening_is_a_connect_failure() {
     assert_eq!(error.remedy(), Remedy::Retry);
 }
 
+/// Field failure T22.
 #[tokio::test]
 async fn a_flood_is_stopped_at_the_protocols_limit() {
     let flood = Server::always(Act::Flood { total: 100 * MIB }).await;
@@ -444,6 +447,7 @@ async fn a_boast_beyond_all_memory_does_not_starve_the_request() {
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
 }
 
+/// Field failure T21.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_requests_share_the_memory_without_deadlock() {
     const REQUESTS: usize = 60;
@@ -506,6 +510,7 @@ async fn the_largest_legal_request_fits_the_smallest_memory() {
     assert_eq!(fetched.ciphertexts[0].body.len(), wanted.len());
 }
 
+/// Field failure T18.
 #[tokio::test]
 async fn a_slow_but_steady_line_is_not_cut() {
     let wanted = body(1, 60_000);
@@ -516,6 +521,7 @@ async fn a_slow_but_steady_line_is_not_cut() {
     assert_eq!(fetched.ciphertexts[0].body, wanted);
 }
 
+/// Field failure T18.
 #[tokio::test]
 async fn a_crawling_body_is_overtaken_by_the_next_bucket() {
     let wanted = body(1, 60_000);
@@ -543,6 +549,7 @@ async fn a_slow_first_may_still_win() {
     assert_eq!((slow.requests(), dead.requests()), (1, 1));
 }
 
+/// Field failures T20, T21.
 #[tokio::test]
 async fn calls_are_bounded_per_request_and_per_host() {
     let wanted = body(1, 1000);

@@ -180,6 +180,8 @@ mod tests {
     proptest! {
         /// Whatever it says: a poll is never taken for accepted, an ask never for running or
         /// forgotten, and no text decides but that of a size.
+        ///
+        /// Field failure T29.
         #[test]
         fn any_status_has_a_meaning_of_its_call(code in 0..20_i32, text in "\\PC{0,200}") {
             let status = Status::new(Code::from_i32(code), text.clone());

@@ -220,6 +220,8 @@ async fn not_requested_is_believed_of_a_node_that_has_the_block() {
 
 /// T16: behind one URL one node has the block, and the one that is asked twice what the contract
 /// says has not. Found by simulation: seed 25 refused a request that was there.
+///
+/// Field failure T34.
 #[tokio::test(start_paused = true)]
 async fn not_requested_is_not_believed_of_another_node_than_the_one_with_the_block() {
     let scene = Scene::new(None);

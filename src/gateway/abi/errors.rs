@@ -363,6 +363,7 @@ mod tests {
         ]
     }
 
+    /// Field failure T43.
     #[test]
     fn every_error_of_the_table_is_known() {
         for (signature, selector, arguments, error, verdict) in table() {

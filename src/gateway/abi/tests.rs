@@ -222,6 +222,7 @@ fn the_top_byte_of_the_id_tells_g8_from_g9() {
     }
 }
 
+/// Field failure T14.
 #[test]
 fn shapes_we_cannot_serve_are_recognised_whatever_their_data() {
     for (topic0, generation) in [

@@ -164,6 +164,7 @@ fn landing(submission: &mut Submission) -> Landing {
     submission.landing.try_recv().expect("landed by now").expect("mined")
 }
 
+/// Field failure T38.
 #[tokio::test(start_paused = true)]
 async fn many_at_once_are_mined_once_each_in_a_block() {
     let scene = Scene::new();
@@ -178,6 +179,7 @@ async fn many_at_once_are_mined_once_each_in_a_block() {
     assert_eq!(scene.chain.calls("send"), 50, "nothing was sent twice");
 }
 
+/// Field failure T62.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_means_the_same_bytes_again() {
     let scene = Scene::new();
@@ -252,6 +254,7 @@ async fn late_receipts_do_not_cause_a_second_transaction() {
     assert_eq!(scene.ledger.rows().len(), 1);
 }
 
+/// Field failure T39.
 #[tokio::test(start_paused = true)]
 async fn a_hole_is_filled_by_the_next_payload_or_a_no_op() {
     let chain = fake_chain();

@@ -46,6 +46,7 @@ fn play_all(from: u64, count: u64, plan: fn(u64) -> Plan) -> Vec<(u64, Vec<Strin
     wrong
 }
 
+/// Field failure T12.
 #[test]
 fn two_hundred_seeds_are_clean() {
     let wrong = play_all(0, FEW, Plan::of);

@@ -237,6 +237,7 @@ async fn compare(journal: &Running, model: &Model) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
+    /// Field failure T07.
     #[test]
     fn a_journal_says_what_the_maps_say(calls in vec(call(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
