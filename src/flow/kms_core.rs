@@ -658,3 +658,6 @@ fn clip(text: &str) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,8 +74,7 @@ fn core(line: &Line) -> KmsCore {
 /// Asks in vain, so that the Core counts as lost.
 async fn lose(core: &KmsCore) {
     let handle = B256::with_last_byte(1);
-    let material =
-        Material { handle, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
+    let material = Material { handle, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
     let request = domain::Request {
         key: RequestKey { id: U256::ONE, content: B256::ZERO },
         generation: Generation::G9,
