@@ -85,7 +85,7 @@ async fn lose(core: &KmsCore) {
             extra_data: Bytes::new(),
         }),
     };
-    let body = Bytes::from_static(&[1]).into();
+    let body = Bytes::from_static(&[1]);
     let ciphertext = Ciphertext { handle, format: CiphertextFormat::BigExpanded, body };
     let turn = core.turn().await.unwrap();
     let lost = core.ask(turn, &request, vec![ciphertext]).await.unwrap_err();
