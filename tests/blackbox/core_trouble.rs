@@ -137,10 +137,10 @@ async fn a_busy_core_slows_down_its_own_instance_only() -> Result<()> {
     assert!(calm.asks().iter().all(|ask| ask.code == Code::Ok), "it was never asked twice");
     let refused = busy.asks().len();
     assert!(refused > 0);
-    // Each of the forty asking by itself, once a second, would be more.
+    // Each of the forty asking by itself, about once a second, would be four hundred.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let while_slow = busy.asks().len() - refused;
-    assert!(while_slow < 20, "{while_slow} asks of a busy Core in ten seconds");
+    assert!(while_slow < 100, "{while_slow} asks of a busy Core in ten seconds");
     busy.change(|core| core.busy = 0);
     fleet.audit(&[0, 1], &requests).await
 }
