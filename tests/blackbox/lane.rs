@@ -33,9 +33,9 @@ async fn t40_the_receipt_comes_with_the_answer() -> Result<()> {
     Ok(())
 }
 
-/// A node without the method, and one that says "timeout" (EIP-7966, code 4) whatever is sent.
+/// T62: a node without the method, and one that says "timeout" (EIP-7966, code 4) whatever is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t40_where_no_receipt_comes_it_is_looked_for() -> Result<()> {
+async fn t62_where_no_receipt_comes_it_is_looked_for() -> Result<()> {
     let unknown = Lie::method_not_found();
     for lie in [unknown, Lie::SyncTimeout] {
         let mut scene = Scene::new(SceneOptions::default()).await?;

@@ -36,7 +36,7 @@ use crate::{
     gateway::{
         decryption::DecryptionAdapter,
         fake_chain::FakeChain,
-        lane::{LaneOptions, lane},
+        lane::{LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     heart::Heart,
@@ -192,7 +192,8 @@ impl Scene {
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: None };
         let ledger = crate::flow::fake_ledger::FakeLedger::default();
-        let (lane, task) = lane(chain.clone(), wallet.clone(), ledger, options, Vec::new(), None);
+        let (lane, task) =
+            lane(chain.clone(), wallet.clone(), ledger, options, Recovered::default());
         let mut running = JoinSet::new();
         running.spawn(task.run(Heart::default(), CancellationToken::new()));
         let domain = SigningDomain {

@@ -276,7 +276,8 @@ impl Book {
     // What the world says.
 
     pub(super) fn head(&mut self, head: &Head) {
-        let follows = self.head.is_none_or(|last| {
+        // The first one follows nothing: the chain may have gone back since the first look.
+        let follows = self.head.is_some_and(|last| {
             let (block, connection) = last;
             block == head.block || (head.parent == block.hash && head.connection == connection)
         });

@@ -511,6 +511,7 @@ impl World {
 }
 
 proptest! {
+    /// T39.
     #[test]
     fn nonces_are_used_once_and_in_time(events in prop::collection::vec(event(), 1..120)) {
         let mut world = World::new();
