@@ -119,10 +119,8 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
     /// one to another request.
     fn namesakes(
         &self,
-        _key: RequestKey,
-    ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send {
-        std::future::ready(Ok(Vec::new()))
-    }
+        key: RequestKey,
+    ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send;
 }
 
 /// A request on its way into the walk.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Batch, RequestLedger, Standing, Step, Taken};
 use crate::{
-    domain::{B256, BlockRef, LedgerError, RequestKey},
+    domain::{B256, BlockRef, Event, LedgerError, RequestKey},
     gateway::lane::{GivenUp, SignedTransaction, TransactionLedger},
 };
 
@@ -30,6 +30,9 @@ impl FakeLedger {
 }
 
 impl RequestLedger for FakeLedger {
+    async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
+        Ok(Vec::new())
+    }
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         let mut book = self.book();
         let mut new = HashSet::new();

@@ -38,6 +38,17 @@ const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
 const FORGETFUL: &str = "the KMS Core forgets the request again and again; are there two behind one \
                          address?";
 
+const LEFT: &str = "its block has left the chain, and may come back";
+
+/// What may have happened to a request before.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    /// It was here before, and the chain went on.
+    maybe_asked: bool,
+    /// A transaction with its answer may exist.
+    maybe_sent: bool,
+}
+
 /// How a walk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -147,13 +158,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut patience = Patience::new(self.options.retry_interval);
         // An answer the contract did not take, and what it said.
         let mut rejected: Option<(Answer, Hold)> = None;
-        // Whether a transaction of this request may exist already.
-        let mut maybe_sent = recovered;
+        let mut past = Past { maybe_asked: recovered, maybe_sent: recovered };
         loop {
             let begun = Instant::now();
-            let door = self.enter(&request, &stage, maybe_sent, seat, &stop).await;
+            let door = self.enter(&request, &stage, past, seat, &stop).await;
             let Some(door) = door else { return Ok(Ended::Stopped) };
-            maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
+            past.maybe_asked = true;
+            past.maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
             let setback = match door {
                 Ok(Door::To(Stage::Answered(answer), _))
                     if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
@@ -214,12 +225,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         return self.settle(&request, Outcome::Expired).await;
                     }
                     // Nobody waits for an answer that the chain does not ask for any more.
-                    if matches!(stage, Stage::Arrived | Stage::Asked) {
-                        match stop.run_until_cancelled(self.is_gone(&request)).await {
-                            None => return Ok(Ended::Stopped),
-                            Some(true) => return self.settle(&request, Outcome::Orphaned).await,
-                            Some(false) => {}
-                        }
+                    let looking = self.is_gone(&request, &stage);
+                    let Some(gone) = stop.run_until_cancelled(looking).await else {
+                        return Ok(Ended::Stopped);
+                    };
+                    if gone {
+                        return self.settle(&request, Outcome::Orphaned).await;
                     }
                     return self.hold(key, &stage, hold).await;
                 }
@@ -248,7 +259,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         request: &Request,
         stage: &Stage,
-        maybe_sent: bool,
+        past: Past,
         seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
@@ -257,7 +268,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let asking = async {
                     match self.settled_in_chain(request).await? {
                         Some(gone) => Ok(Door::Out(gone)),
-                        None => self.ask(request).await,
+                        None => self.ask(request, past.maybe_asked).await,
                     }
                 };
                 stop.run_until_cancelled(asking).await
@@ -281,7 +292,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let noting = Noting::new(&self.ledger, request.key);
                 tokio::select! {
                     biased;
-                    done = self.submit(request, answer, maybe_sent, &noting) => Some(done),
+                    done = self.submit(request, answer, past.maybe_sent, &noting) => Some(done),
                     // The lane goes on with what was recorded, at the latest at the next start.
                     () = noting.waits_at(stop) => None,
                 }
@@ -335,24 +346,34 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Whereabouts::In(now) if now.number <= block.number => return Ok(None),
                 Whereabouts::In(now) => block = now,
                 Whereabouts::Unknown => {
-                    let why = "its block has left the chain, and may come back";
-                    return Err(Setback::own(Remedy::Retry, &why));
+                    return Err(Setback::own(Remedy::Retry, &LEFT));
                 }
                 Whereabouts::Gone => return Ok(Some(Outcome::Orphaned)),
             }
         }
     }
 
-    /// Whether the request has left the chain for good. Not known counts as no.
-    async fn is_gone(&self, request: &Request) -> bool {
-        matches!(self.submission.whereabouts(request).await, Ok(Whereabouts::Gone))
+    /// Whether a request without an answer has left the chain for good. Not known counts as no.
+    async fn is_gone(&self, request: &Request, stage: &Stage) -> bool {
+        matches!(stage, Stage::Arrived | Stage::Asked)
+            && matches!(self.submission.whereabouts(request).await, Ok(Whereabouts::Gone))
     }
 
-    /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them.
-    async fn ask(&self, request: &Request) -> Result<Door, Setback> {
+    /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them. Not the
+    /// first time (`again`), the request may have left the chain meanwhile and its id be another
+    /// one's, which the Core would then not take: only what is on chain is asked.
+    async fn ask(&self, request: &Request, again: bool) -> Result<Door, Setback> {
         self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
         let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
+        if again {
+            let found = self.submission.whereabouts(request).await;
+            match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
+                Whereabouts::In(_) => {}
+                Whereabouts::Unknown => return Err(Setback::own(Remedy::Retry, &LEFT)),
+                Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
+            }
+        }
         let fetched = self
             .ciphertexts
             .fetch(request.materials())

@@ -32,7 +32,7 @@ use super::super::{
     *,
 };
 use crate::{
-    domain::{Address, Bytes, Generation, Operation, PublicDecryption, SigningDomain, U256},
+    domain::{Address, Bytes, Event, Generation, Operation, PublicDecryption, SigningDomain, U256},
     gateway::{
         decryption::DecryptionAdapter,
         fake_chain::FakeChain,
@@ -140,6 +140,9 @@ impl OneRequest {
 }
 
 impl RequestLedger for OneRequest {
+    async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
+        Ok(Vec::new())
+    }
     async fn arrive(&self, _: Batch) -> Result<Taken, LedgerError> {
         Ok(Taken::default())
     }

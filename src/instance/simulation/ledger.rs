@@ -2,7 +2,7 @@
 
 use super::world::Life;
 use crate::{
-    domain::{B256, BlockRef, LedgerError, RequestKey, U256},
+    domain::{B256, BlockRef, Event, LedgerError, RequestKey, U256},
     flow::{Batch, RequestLedger, Standing, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction, TransactionLedger},
     journal::Journal,
@@ -37,6 +37,12 @@ impl Heard {
 }
 
 impl RequestLedger for Heard {
+    async fn namesakes(&self, key: RequestKey) -> Result<Vec<Event>, LedgerError> {
+        let what = format!("namesakes {}", short(key));
+        let told = |known: &Vec<Event>| format!("{}", known.len());
+        self.call(what, self.journal.namesakes(key), told).await
+    }
+
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         let keys: Vec<String> = batch.arrivals.iter().map(|one| short(one.key)).collect();
         let cursor = batch.cursor.map(|cursor| cursor.number);

@@ -77,7 +77,6 @@ fn answers_dropped_by_a_reorganisation_are_sent_again() {
 
 /// A request that left the chain for good does not stand in the way of the one with its id.
 #[test]
-#[ignore = "not built yet: a request that left the chain may ask the Core before its namesake does"]
 fn a_request_whose_id_was_another_ones_is_answered() {
     let wrong = play_all(0, 50, |seed| {
         let mut plan = Plan::of(seed);

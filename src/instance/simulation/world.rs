@@ -104,8 +104,7 @@ impl Plan {
             dear: rate(40),
             reorganisation: rate(80),
             foreign: rate(20),
-            // Not yet: see the test that asks for it.
-            namesake: 0,
+            namesake: rate(300),
             unanswered: rate(300),
             shuffled: rate(500),
             core_restart: rate(60),
