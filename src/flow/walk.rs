@@ -49,6 +49,13 @@ struct Past {
     maybe_sent: bool,
 }
 
+impl Past {
+    fn was_at(&mut self, stage: &Stage) {
+        self.maybe_asked = true;
+        self.maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
+    }
+}
+
 /// How a walk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -163,8 +170,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             let begun = Instant::now();
             let door = self.enter(&request, &stage, past, seat, &stop).await;
             let Some(door) = door else { return Ok(Ended::Stopped) };
-            past.maybe_asked = true;
-            past.maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
+            past.was_at(&stage);
             let setback = match door {
                 Ok(Door::To(Stage::Answered(answer), _))
                     if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
