@@ -72,9 +72,9 @@ async fn editing_one_of_eight_under_load_loses_nothing() -> Result<()> {
     }
     let kept = fleet.chain_connections()?.intersection(&chain).count();
     assert!(kept >= others.len(), "{kept} connections to the chain are the same");
-    let sent = fleet.entries(edited)?.into_iter().filter_map(|entry| entry.submitted_at);
-    let sent = sent.filter_map(|at| u64::try_from(at).ok()).filter(|at| *at >= since);
-    let first = sent.min().ok_or_else(|| Error::other("the new generation answered nothing"))?;
+    let settled = fleet.entries(edited)?.into_iter().filter_map(|entry| entry.settled_at);
+    let settled = settled.filter_map(|at| u64::try_from(at).ok()).filter(|at| *at >= since);
+    let first = settled.min().ok_or_else(|| Error::other("the new generation answered nothing"))?;
     println!(
         "from the write to the new generation: {} ms; to its first answer: {} ms",
         since.saturating_sub(written),

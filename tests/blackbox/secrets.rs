@@ -347,7 +347,7 @@ async fn gateway(format: &'static str) -> Result<()> {
     aviary.stop().await?;
 
     // Single calls are refused: the reasons go into the journal too.
-    for method in ["eth_call", "eth_estimateGas", "eth_sendRawTransaction", "eth_getLogs"] {
+    for method in ["eth_call", "eth_estimateGas", "eth_sendRawTransactionSync", "eth_getLogs"] {
         let refusing = Tale::Node { port, refused: Some(method) };
         let mark = aviary.mark();
         aviary.gateway.set(if method == "eth_call" { refusing } else { good });
