@@ -131,6 +131,8 @@ pub(super) struct Book {
     lower_since: Option<Instant>,
     /// The chain may have dropped what it had.
     suspicious: bool,
+    /// It has dropped blocks, or does not show what it had.
+    reorganised: bool,
     look_again: bool,
     /// A question is under way; whether it is one about what was mined.
     looking: Option<bool>,
@@ -182,6 +184,7 @@ impl Book {
             lower_since: None,
             // The chain may have gone back while nobody looked.
             suspicious: !mined.is_empty(),
+            reorganised: false,
             look_again: true,
             looking: None,
             looked_at: now,
@@ -210,9 +213,10 @@ impl Book {
         std::mem::take(&mut self.effects)
     }
 
-    /// How many more payloads may wait.
-    pub(super) fn room(&self) -> usize {
-        self.options.max_in_flight.saturating_sub(self.waiting.len())
+    /// Whether callers are listened to. Not while the chain goes back: who asks then may be whose
+    /// transaction was dropped, and it is not known yet that it is to be sent again.
+    pub(super) fn listens(&self) -> bool {
+        self.waiting.len() < self.options.max_in_flight && !self.reorganised
     }
 
     /// Whether time alone brings something to do soon.
@@ -280,6 +284,10 @@ impl Book {
         let follows = self.head.is_some_and(|last| {
             let (block, connection) = last;
             block == head.block || (head.parent == block.hash && head.connection == connection)
+        });
+        self.reorganised |= self.head.is_some_and(|(last, _)| {
+            let (number, next) = (head.block.number, last.number.saturating_add(1));
+            head.block != last && (number < next || (number == next && head.parent != last.hash))
         });
         self.suspicious |= !follows;
         self.look_again = true;
@@ -453,7 +461,8 @@ impl Book {
         }
         let Looked { moved, dropped, unsure } = self.recent.look(mined, now);
         self.effects.extend(moved.into_iter().map(|(hash, block)| Effect::Mined(hash, block)));
-        self.suspicious |= unsure || self.lower_since.is_some();
+        self.reorganised = unsure || self.lower_since.is_some();
+        self.suspicious |= self.reorganised;
         if !dropped.is_empty() {
             warn!(
                 transactions = dropped.len(),

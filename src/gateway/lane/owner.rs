@@ -93,10 +93,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (room, busy) = (self.book.room() > 0, self.book.is_busy());
+            let (listens, busy) = (self.book.listens(), self.book.is_busy());
             heart.rest();
             // In this order, so that a run can be repeated. Nothing above `heads` is ready for ever:
-            // what runs beside is bounded, and jobs are taken only while there is room.
+            // what runs beside is bounded, and jobs are taken only while the book listens.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -109,10 +109,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => {}
                 },
-                Some(job) = self.jobs.recv(), if room => {
+                Some(job) = self.jobs.recv(), if listens => {
                     heart.beat().await;
                     self.accept(job);
-                    while self.book.room() > 0 {
+                    while self.book.listens() {
                         let Ok(job) = self.jobs.try_recv() else { break };
                         self.accept(job);
                     }
