@@ -1,6 +1,9 @@
 //! The wall clock: the one place that reads it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Milliseconds since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the clock the others ask")]
@@ -11,4 +14,44 @@ pub fn unix_millis() -> u64 {
     }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment by the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Utc {
+    date: (u64, u64, u64),
+    time: (u64, u64, u64),
+}
+
+/// The calendar's name for Unix milliseconds.
+#[must_use]
+pub fn utc(millis: u64) -> Utc {
+    let seconds = millis / 1_000;
+    // Years begin in March here, so that the leap day is the last one; eras have 400 years.
+    let days = seconds / 86_400 + 719_468; // since 0000-03-01
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    Utc { date: (year, month, day), time: (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) }
+}
+
+impl Utc {
+    /// `20260914T160512Z`: sorts by time, and fits a file's name.
+    #[must_use]
+    pub fn compact(self) -> String {
+        let ((year, month, day), (hour, minute, second)) = (self.date, self.time);
+        format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    }
+}
+
+/// `2026-09-14 16:05:12 UTC`
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((year, month, day), (hour, minute, second)) = (self.date, self.time);
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
 }

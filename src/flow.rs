@@ -154,6 +154,9 @@ pub struct FlowOptions {
     pub retry_interval: Duration,
     /// Working time after which a request ends as expired.
     pub request_expiry: Duration,
+    /// A request up to this block may have been answered by an earlier life that the ledger does not
+    /// remember: it was lost, rebuilt, or restored from a backup.
+    pub maybe_answered_up_to: u64,
 }
 
 /// The rooms, and all that a walk needs.

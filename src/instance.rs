@@ -16,6 +16,7 @@ pub mod exit;
 mod check;
 mod world;
 mod recovery;
+mod rebuild;
 mod earlier_wallet;
 mod housekeeping;
 mod report;
@@ -33,9 +34,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-pub use self::{check::check, exit::Exit};
+pub use self::{
+    check::check,
+    exit::Exit,
+    rebuild::{RebuildError, rebuild},
+};
 use self::{recovery::Recovery, report::Report, world::Waits};
 use crate::{
+    backoff::Backoff,
     config::{self, Config},
     domain::{Address, B256, BlockRef},
     flow::{
@@ -59,7 +65,8 @@ use crate::{
     },
     heart::{self, Hearts},
     journal::{
-        Identity, Journal, JournalError, Kept, OpenError, Opened, Position, Predecessor, open_as,
+        self, Condition, Damage, Identity, Journal, JournalError, Kept, OpenError, Opened,
+        Position, Predecessor, open_as,
     },
     observe::status::Reporter,
     tls::TlsRoots,
@@ -77,6 +84,8 @@ const HANGS_AFTER: Duration = Duration::from_mins(2);
 const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The task name of an instance that failed before it ran.
 pub const STARTING: &str = "start";
+/// What an instance waits for whose journal cannot be written.
+const ROOM: &str = "the disk of its journal";
 /// Unfinished requests read from the journal ahead of their walk.
 const RECOVERED_AHEAD: usize = 64;
 
@@ -187,6 +196,7 @@ pub async fn run(config: Arc<Config>, edges: Edges, estate: Option<Estate>) -> E
         journal: JoinSet::new(),
         opening: None,
         estate,
+        opened: None,
         edges,
         below: CancellationToken::new(),
         journal_stop: CancellationToken::new(),
@@ -219,10 +229,19 @@ struct Instance {
     opening: Option<JoinHandle<Result<Opened, OpenError>>>,
     /// Until the journal is opened.
     estate: Option<Estate>,
+    /// The journal that was opened.
+    opened: Option<OpenJournal>,
     edges: Edges,
     /// Stops what the walk stands on, once the walk is done.
     below: CancellationToken,
     journal_stop: CancellationToken,
+}
+
+/// Which journal is open, and how its store is.
+struct OpenJournal {
+    identity: Identity,
+    contract: Address,
+    condition: Condition,
 }
 
 /// What the rooms are made of.
@@ -350,6 +369,7 @@ impl Instance {
                 user_decryption_timeout: config.user_decryption_timeout,
                 retry_interval: config.retry_interval,
                 request_expiry: config.request_expiry,
+                maybe_answered_up_to: provider.heads().borrow().map_or(0, |head| head.block.number),
             },
         };
         let (walk, fresh) = mpsc::channel(config.channel_size);
@@ -416,6 +436,9 @@ impl Instance {
             }
         }
         let begun = Instant::now();
+        let waits = Waits::building(&self.edges.reporter);
+        let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut last = None;
         let opened = loop {
             let (dir, contract) = (self.edges.state_dir.clone(), config.decryption_address);
             let (name, kept) = (self.edges.name.clone(), kept.take());
@@ -423,17 +446,35 @@ impl Instance {
             let opened = self.opening.insert(opening).await;
             self.opening = None;
             match opened {
-                Ok(Ok(opened)) => break opened,
+                Ok(Ok(opened)) => {
+                    if last.is_some() {
+                        waits.over();
+                    }
+                    break opened;
+                }
                 Ok(Err(OpenError::Locked { pid: Some(pid), .. }))
                     if pid == std::process::id() && begun.elapsed() < OWN_LOCK_PATIENCE =>
                 {
                     sleep(Duration::from_millis(100)).await;
                 }
+                Ok(Err(error)) if error.may_pass() => {
+                    let why = Some(error.to_string());
+                    if let Some(why) = why.as_deref().filter(|_| why != last) {
+                        warn!(why, "waiting for {ROOM}");
+                        waits.on(ROOM, why);
+                    }
+                    last = why;
+                    sleep(pause.next_delay()).await;
+                }
+                // Only somebody who decides where the chain is read again can mend it.
+                Ok(Err(error @ OpenError::SetAside { .. })) => return Err(refuse(error)),
                 Ok(Err(error)) => return Err(fail(error)),
                 Err(error) => return Err(fail(format!("opening the journal: {error}"))),
             }
         };
         let Opened { journal, writer, predecessor, left } = opened;
+        let (contract, condition) = (config.decryption_address, journal.condition());
+        self.opened = Some(OpenJournal { identity, contract, condition });
         let heart = self.edges.hearts.heart(heart::JOURNAL);
         {
             use tracing::Instrument;
@@ -475,12 +516,23 @@ impl Instance {
     async fn watch(&mut self) -> Exit {
         let (stop, abort) = (self.edges.stop.clone(), self.edges.abort.clone());
         let hearts = self.edges.hearts.clone();
-        let hanging = hearts.stopped(HANGS_AFTER);
-        tokio::pin!(hanging);
+        let condition = self.opened.as_ref().map(|opened| opened.condition.clone());
+        let condition = condition.unwrap_or_default();
+        let mut hanging = Box::pin(hearts.stopped(HANGS_AFTER));
         loop {
             let (task, exit) = tokio::select! {
                 () = abort.cancelled() => return Exit::Stopped,
-                task = &mut hanging => return Exit::Hung { task },
+                task = &mut hanging => {
+                    // Who waits for room on the disk does not hang.
+                    if condition.waits().is_none() {
+                        return Exit::Hung { task };
+                    }
+                    hanging = Box::pin(hearts.stopped(HANGS_AFTER));
+                    continue;
+                }
+                damage = condition.damaged() => {
+                    return Exit::Failed { task: heart::JOURNAL, error: damage.detail };
+                }
                 Some(ended) = self.tasks.ended() => ended,
                 Some(ended) = self.journal.join_next() => {
                     (heart::JOURNAL, exit_of(heart::JOURNAL, ended))
@@ -542,7 +594,30 @@ impl Instance {
             warn!("a task blocks its thread and is left behind");
         }
         let kept = self.close_journal(&exit).await;
+        let damage = self.opened.as_ref().and_then(|opened| opened.condition.damage());
+        if let Some(damage) = damage {
+            return Ended { exit: self.set_aside(damage, kept).await, estate: None };
+        }
         Ended { exit, estate: kept.map(|kept| Estate { kept }).or(self.estate) }
+    }
+
+    /// A damaged journal is nothing to go on with.
+    async fn set_aside(&mut self, damage: Damage, kept: Option<Kept>) -> Exit {
+        let error = damage.detail.clone();
+        let dir = self.edges.state_dir.clone();
+        let Some(OpenJournal { identity, contract, .. }) = self.opened.take() else {
+            return Exit::Failed { task: heart::JOURNAL, error };
+        };
+        let setting_aside = spawn_blocking(move || {
+            drop(kept);
+            journal::set_aside(&damage, &dir, identity, contract)
+        });
+        match setting_aside.await {
+            Ok(Ok(told)) => Exit::Refused { why: told.to_string() },
+            // The next generation finds it damaged, or in order.
+            Ok(Err(error)) => Exit::Failed { task: heart::JOURNAL, error: error.to_string() },
+            Err(_) => Exit::Failed { task: heart::JOURNAL, error },
+        }
     }
 
     /// The journal for the next generation, with all that was noted.

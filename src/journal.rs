@@ -23,9 +23,13 @@
 //!
 //! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
 
+mod condition;
 mod lock;
+mod names;
 mod reader;
+mod rebuild;
 mod record;
+mod salvage;
 mod schema;
 mod statements;
 mod succession;
@@ -35,10 +39,7 @@ mod writer;
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -50,16 +51,19 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
-use self::{
-    lock::{Lock, LockError},
-    record::{Fixed, Number},
-    schema::Version,
-    writer::{Command, Done, Parts, Work},
-};
 pub use self::{
+    condition::{Condition, Damage},
+    rebuild::{Rebuilt, Way, rebuild},
     record::{Held, Progress, StageName},
     succession::{Left, Opened, Predecessor, open_as},
     writer::{Kept, Writer},
+};
+use self::{
+    lock::{Lock, LockError},
+    names::{Files, create_private, make_directory, sync_names},
+    record::{Fixed, Number},
+    schema::Version,
+    writer::{Command, Done, Parts, Work},
 };
 use crate::{
     clock,
@@ -137,12 +141,21 @@ pub enum OpenError {
     Newer { path: PathBuf, found: i64, known: usize },
     /// Not readable as a database, or damaged inside.
     #[error(
-        "journal {} is damaged ({detail}): keep a copy, then move it and its -wal and -shm files \
-         away and start with `starting_block` at a block before the oldest unanswered request; the \
-         contract refuses what was answered already",
-        path.display()
+        "journal {} is damaged ({detail}): {}",
+        path.display(), rebuild_advice(None)
     )]
     Corrupt { path: PathBuf, detail: String },
+    /// It was damaged, and nobody has made it anew since.
+    #[error(
+        "journal {} was found damaged and is kept as {}: {}",
+        path.display(), aside.display(), rebuild_advice(*at_most)
+    )]
+    SetAside {
+        path: PathBuf,
+        aside: PathBuf,
+        /// The first block that has to be read again, as far as the damaged file still tells.
+        at_most: Option<u64>,
+    },
     /// A database of another program, or a journal that was copied to another identity's name.
     #[error("{} is not the journal of this chain and wallet ({detail}): move it away", path.display())]
     NotOurs { path: PathBuf, detail: String },
@@ -163,7 +176,49 @@ fn holder(pid: Option<u32>) -> String {
     }
 }
 
+fn rebuild_advice(at_most: Option<u64>) -> String {
+    let block = match at_most {
+        Some(block) => format!("{block} by what can still be read of it, or a block before that"),
+        None => "a block before the oldest unanswered request".to_owned(),
+    };
+    format!(
+        "`kms-connector journal rebuild --from BLOCK` makes it anew from the chain; BLOCK is {block}; \
+         what was answered already is not answered again"
+    )
+}
+
 impl OpenError {
+    /// Whether it may end without any change here: a disk that is full, read-only or failing, a file
+    /// that somebody else keeps locked for a moment.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            Self::Sqlite { cause, .. } => {
+                let passing = [
+                    ErrorCode::DiskFull,
+                    ErrorCode::ReadOnly,
+                    ErrorCode::PermissionDenied,
+                    ErrorCode::CannotOpen,
+                    ErrorCode::SystemIoFailure,
+                    ErrorCode::DatabaseBusy,
+                    ErrorCode::DatabaseLocked,
+                ];
+                cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
+            }
+            Self::Locked { .. }
+            | Self::Newer { .. }
+            | Self::Corrupt { .. }
+            | Self::SetAside { .. }
+            | Self::NotOurs { .. } => false,
+        }
+    }
+
+    fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self::Io { path: path.clone(), doing, cause }
+    }
+
     fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
         let path = path.to_owned();
         if is_corrupt(&cause) {
@@ -201,14 +256,39 @@ pub enum JournalError {
     /// The writer has ended or was dropped.
     #[error("{} is closed", path.display())]
     Closed { path: PathBuf },
+    /// Its files were deleted, and nothing is lost.
+    #[error(
+        "{}: the journal was deleted while it was open, and is written again as it was; leave it \
+         alone while the connector runs",
+        path.display()
+    )]
+    Deleted { path: PathBuf },
+    /// Its files were deleted, and could not be written again.
+    #[error(
+        "{}: the journal was deleted while it was open, and cannot be written again ({why}): what was \
+         stored in it is lost; `kms-connector journal rebuild --from BLOCK` reads the chain again",
+        path.display()
+    )]
+    Lost { path: PathBuf, why: String },
+    /// An operator restored a backup under it, say.
+    #[error(
+        "{}: another file was put in the journal's place while it was open: that one counts from now \
+         on, and may lack what was stored last",
+        path.display()
+    )]
+    Replaced { path: PathBuf },
     /// The writer has ended with an error.
     #[error("the journal stopped after: {0}")]
     Ended(String),
 }
 
 impl JournalError {
-    fn failed(path: &Path, doing: &'static str, cause: rusqlite::Error) -> Self {
-        Self::Sqlite { path: path.to_owned(), doing, cause }
+    /// Whether the same commit may be tried again: nothing of it was stored, and the file is whole.
+    /// Not after an error of the disk: what a failed fsync has lost is not written by the next one.
+    fn may_pass(&self) -> bool {
+        let Self::Sqlite { cause, .. } = self else { return false };
+        let passing = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+        cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
     }
 }
 
@@ -239,7 +319,7 @@ fn advice(error: &rusqlite::Error) -> &'static str {
     } else if is(ErrorCode::SystemIoFailure) {
         "the filesystem fails: look at the kernel log"
     } else if is_corrupt(error) {
-        "the file is damaged: restart to have it checked"
+        "the file is damaged"
     } else {
         "if it comes again, keep a copy of the file and report it"
     }
@@ -358,11 +438,21 @@ struct Shared {
     reader: Arc<Mutex<Option<Connection>>>,
     counters: Counters,
     reopened: Notify,
+    condition: Condition,
+    /// The files that were opened.
+    files: Files,
     /// Why the writer ended, if by an error.
     ended: OnceLock<String>,
 }
 
 impl Shared {
+    fn failed(&self, doing: &'static str, cause: rusqlite::Error) -> JournalError {
+        if is_corrupt(&cause) {
+            self.condition.found_damage(&self.path, self.files.database, cause.to_string());
+        }
+        JournalError::Sqlite { path: self.path.clone(), doing, cause }
+    }
+
     fn closed(&self) -> JournalError {
         match self.ended.get() {
             Some(why) => JournalError::Ended(why.clone()),
@@ -396,61 +486,40 @@ impl Journal {
         identity: Identity,
         contract: Address,
     ) -> Result<(Self, Writer), OpenError> {
-        let stem = identity.file_stem();
-        let path = dir.join(format!("{stem}.sqlite3"));
-        let io = |doing| {
-            let path = path.clone();
-            move |cause| OpenError::Io { path, doing, cause }
-        };
-        let sqlite = |cause| OpenError::sqlite(&path, cause);
+        let (path, lock) = prepare(dir, identity)?;
+        Ok(open_file(dir, identity, &path)?.locked(lock, path, identity).assemble(contract))
+    }
 
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io("making its directory"))?;
-        let lock = Lock::take(&dir.join(format!("{stem}.lock"))).map_err(|error| match error {
-            LockError::Taken(pid) => OpenError::Locked { path: path.clone(), pid },
-            LockError::Io(cause) => io("locking it")(cause),
-        })?;
-        create_private(&path).map_err(io("creating it"))?;
-
-        let mut connection = schema::connect_writer(&path).map_err(sqlite)?;
-        match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
-            Version::Known => {}
-            Version::Newer(found) => {
-                return Err(OpenError::Newer { path, found, known: schema::MIGRATIONS.len() });
+    /// [`open`](Self::open), for the one instance it belongs to: a damaged journal is set aside, and
+    /// where one was, no new one is begun.
+    fn open_own(
+        dir: &Path,
+        identity: Identity,
+        contract: Address,
+    ) -> Result<(Self, Writer), OpenError> {
+        let (path, lock) = prepare(dir, identity)?;
+        if let Some(error) = rebuild::missing(&path, contract)? {
+            return Err(error);
+        }
+        match open_file(dir, identity, &path) {
+            Ok(open) => Ok(open.locked(lock, path, identity).assemble(contract)),
+            Err(OpenError::Corrupt { detail, .. }) => {
+                Err(rebuild::set_aside(&path, contract, &detail)?)
             }
-            Version::NotOurs => {
-                let detail = "another program's database".to_owned();
-                return Err(OpenError::NotOurs { path, detail });
-            }
+            Err(error) => Err(error),
         }
-        let size = fs::metadata(&path).map_err(io("measuring it"))?.len();
-        if size <= CHECKED_IN_FULL {
-            check(&connection, &path)?;
-        }
-        schema::migrate(&mut connection, schema::MIGRATIONS).map_err(sqlite)?;
-        let found = claim(&connection, identity).map_err(sqlite)?;
-        if found != identity {
-            let detail = format!(
-                "it is of chain {}, genesis {}, wallet {}",
-                found.chain_id, found.genesis, found.wallet
-            );
-            return Err(OpenError::NotOurs { path, detail });
-        }
-        sync_names(dir).map_err(io("syncing its directory"))?;
-        let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
-        let reader = schema::connect_reader(&path).map_err(sqlite)?;
-
-        let parts = Parts { path, identity, connection, reader, lock };
-        Ok(parts.assemble(contract, warnings))
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// How its store is; outlives the journal.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.shared.condition.clone()
     }
 
     /// What was found when it opened and deserves a loud word.
@@ -610,7 +679,7 @@ impl Journal {
         let answer = blocking(move || reader.as_ref().map(query)).await.flatten();
         answer
             .ok_or_else(|| self.shared.closed())?
-            .map_err(|cause| JournalError::failed(&self.shared.path, "a read", cause))
+            .map_err(|cause| self.shared.failed("a read", cause))
     }
 
     /// Queues work without waiting for its commit.
@@ -701,23 +770,84 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// An empty database file of mode 0600, unless there is one.
-fn create_private(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(_) | Err(_) => Ok(()),
+/// Makes the directory, and takes the lock of this journal.
+fn prepare(dir: &Path, identity: Identity) -> Result<(PathBuf, Lock), OpenError> {
+    let stem = identity.file_stem();
+    let path = dir.join(format!("{stem}.sqlite3"));
+    make_directory(dir).map_err(OpenError::io(&path, "making its directory"))?;
+    let lock = Lock::take(&dir.join(format!("{stem}.lock"))).map_err(|error| match error {
+        LockError::Taken(pid) => OpenError::Locked { path: path.clone(), pid },
+        LockError::Io(cause) => OpenError::io(&path, "locking it")(cause),
+    })?;
+    Ok((path, lock))
+}
+
+/// Opens the file, or makes it, under its lock.
+fn open_file(dir: &Path, identity: Identity, path: &Path) -> Result<OpenFile, OpenError> {
+    let io = |doing| OpenError::io(path, doing);
+    let sqlite = |cause| OpenError::sqlite(path, cause);
+    create_private(path).map_err(io("creating it"))?;
+    let mut connection = schema::connect_writer(path).map_err(sqlite)?;
+    let path = path.to_owned();
+    match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
+        Version::Known => {}
+        Version::Newer(found) => {
+            return Err(OpenError::Newer { path, found, known: schema::MIGRATIONS.len() });
+        }
+        Version::NotOurs => {
+            let detail = "another program's database".to_owned();
+            return Err(OpenError::NotOurs { path, detail });
+        }
+    }
+    let size = fs::metadata(&path).map_err(io("measuring it"))?.len();
+    if size <= CHECKED_IN_FULL {
+        check(&connection, &path)?;
+    }
+    schema::migrate(&mut connection, schema::MIGRATIONS).map_err(sqlite)?;
+    let found = claim(&connection, identity).map_err(sqlite)?;
+    if found != identity {
+        let detail = format!(
+            "it is of chain {}, genesis {}, wallet {}",
+            found.chain_id, found.genesis, found.wallet
+        );
+        return Err(OpenError::NotOurs { path, detail });
+    }
+    sync_names(dir).map_err(io("syncing its directory"))?;
+    let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
+    let reader = schema::connect_reader(&path).map_err(sqlite)?;
+    Ok(OpenFile { connection, reader, warnings })
+}
+
+/// An open file under its lock.
+struct OpenFile {
+    connection: Connection,
+    reader: Connection,
+    warnings: Vec<OpenWarning>,
+}
+
+impl OpenFile {
+    fn locked(self, lock: Lock, path: PathBuf, identity: Identity) -> Parts {
+        let Self { connection, reader, warnings } = self;
+        Parts { path, identity, connection, reader, warnings, lock }
     }
 }
 
-/// Makes new names in `dir`, and its own, as durable as what will be written under them.
-fn sync_names(dir: &Path) -> io::Result<()> {
-    let dir = dir.canonicalize()?;
-    File::open(&dir)?.sync_all()?;
-    match dir.parent() {
-        // A parent we may not read (a service's state directory) existed before us.
-        Some(parent) => File::open(parent).map_or(Ok(()), |parent| parent.sync_all()),
-        None => Ok(()),
+/// Sets a journal aside that was found to be damaged while it was open, and is closed by now. Answers
+/// what to tell the operator. Blocking.
+pub fn set_aside(
+    damage: &Damage,
+    dir: &Path,
+    identity: Identity,
+    contract: Address,
+) -> Result<OpenError, OpenError> {
+    let (path, _lock) = prepare(dir, identity)?;
+    let found = names::id(&damage.path).map_err(OpenError::io(&path, "looking for it"))?;
+    if path != damage.path || found != damage.file {
+        // Somebody made it anew meanwhile.
+        let error = OpenError::Corrupt { path, detail: damage.detail.clone() };
+        return Err(error);
     }
+    rebuild::set_aside(&path, contract, &damage.detail)
 }
 
 /// `SQLite`'s own check of structure and cell order.

@@ -13,7 +13,7 @@ use std::{cell::RefCell, sync::Arc};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-/// When a commit fails: the store did not take it, or took it and could not say so.
+/// When a commit fails: the store had no room for it, or took it and could not say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DiskFault {
     NotStored,
@@ -69,4 +69,10 @@ pub(crate) fn commit() -> Option<DiskFault> {
 pub(crate) fn disk_full() -> rusqlite::Error {
     let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
     rusqlite::Error::SqliteFailure(full, Some("database or disk is full".to_owned()))
+}
+
+/// What a disk says that fails after it has taken everything.
+pub(crate) fn disk_failure() -> rusqlite::Error {
+    let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+    rusqlite::Error::SqliteFailure(failure, Some("disk I/O error".to_owned()))
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::clock;
+
 /// Columns as wide as their widest cell.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     painted(rows, |_, _| None)
@@ -89,18 +91,7 @@ pub(super) fn due(now_ms: u64, then_ms: u64) -> String {
 
 /// `2026-09-14 16:05:12 UTC`
 pub(super) fn utc(millis: u64) -> String {
-    let seconds = millis / 1_000;
-    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    // Years begin in March here, so that the leap day is the last one; eras have 400 years.
-    let days = seconds / 86_400 + 719_468; // since 0000-03-01
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    clock::utc(millis).to_string()
 }
 
 /// The few colours there are.

@@ -165,7 +165,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut patience = Patience::new(self.options.retry_interval);
         // An answer the contract did not take, and what it said.
         let mut rejected: Option<(Answer, Hold)> = None;
-        let mut past = Past { maybe_asked: recovered, maybe_sent: recovered };
+        let is_old = request.block.number <= self.options.maybe_answered_up_to;
+        let mut past = Past { maybe_asked: recovered, maybe_sent: recovered || is_old };
         loop {
             let begun = Instant::now();
             let door = self.enter(&request, &stage, past, seat, &stop).await;

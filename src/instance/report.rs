@@ -98,6 +98,9 @@ impl Report {
 
     /// `None`: not known yet.
     fn phase(&self, found: &Found) -> Option<Phase> {
+        if let Some(why) = self.journal.condition().waits() {
+            return Some(Phase::Waiting { on: super::ROOM.to_owned(), why });
+        }
         if let Some(error) = self.provider.trouble() {
             let on = world::gateway_name(&self.provider);
             return Some(Phase::Waiting { on, why: error.to_string() });

@@ -231,7 +231,7 @@ impl Machine<'_> {
                     match ended {
                         Ok((task, Err(why))) => {
                             // The file's name is another one at each run.
-                            let why = if why.contains("disk is full") { "disk full" } else { &why };
+                            let why = if why.contains("disk I/O") { "the disk fails" } else { &why };
                             self.world.say(format_args!("{task} failed: {why}"));
                         }
                         Ok((task, Ok(()))) => {
@@ -305,6 +305,7 @@ impl Machine<'_> {
                 user_decryption_timeout: Duration::from_secs(30),
                 retry_interval: Duration::from_secs(2),
                 request_expiry: Duration::from_hours(240),
+                maybe_answered_up_to: node.heads().borrow().map_or(0, |head| head.block.number),
             },
         };
         let (walk, fresh) = mpsc::channel(4);

@@ -278,15 +278,22 @@ pub(super) async fn check_wallet<P: Provider>(
         Err(error) => warn!(%error, "could not ask for the wallet's balance"),
     }
     let fresh = journal.is_empty().await.unwrap_or(false);
-    if fresh
-        && config.starting_block == config::StartingBlock::Latest
-        && let Ok(used @ 1..) = provider.transaction_count(wallet).await
-    {
+    let Ok(used @ 1..) = provider.transaction_count(wallet).await else { return };
+    let known = journal.highest_nonce().await.ok().flatten().map_or(0, |highest| highest + 1);
+    if fresh && config.starting_block == config::StartingBlock::Latest {
         warn!(
             %wallet,
             transactions = used,
             "the journal is empty and the wallet was used before: requests emitted before now are \
-             not read; set starting_block to read them"
+             not read; `kms-connector journal rebuild --from BLOCK` has them read"
+        );
+    } else if !fresh && used > known {
+        warn!(
+            %wallet,
+            unknown = used - known,
+            "the chain has transactions of the wallet that the journal does not know: it was restored \
+             from a backup or rebuilt, or the wallet is used elsewhere; what was answered already is \
+             not answered again"
         );
     }
 }

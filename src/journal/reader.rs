@@ -82,19 +82,24 @@ fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
     Ok((Position(row.get(PROGRESS_COLUMNS)?), key, kind))
 }
 
+/// The six columns of an event, from this one on.
+pub(super) fn read_event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
+    let topics: Vec<u8> = row.get(first + 4)?;
+    Ok(Event {
+        block: BlockRef { number: number(row, first)?, hash: hash(row, first + 1)? },
+        transaction: hash(row, first + 2)?,
+        log_index: number(row, first + 3)?,
+        topics: topics_from_blob(&topics)
+            .ok_or_else(|| unreadable(first + 4, format!("{} bytes of topics", topics.len())))?,
+        data: bytes(row.get(first + 5)?),
+    })
+}
+
 fn read_record(row: &Row<'_>) -> rusqlite::Result<RequestRecord> {
     const EVENT: usize = PROGRESS_COLUMNS + 4;
     const ANSWER: usize = EVENT + 6;
     let (position, key, kind) = read_name(row)?;
-    let topics: Vec<u8> = row.get(EVENT + 4)?;
-    let event = Event {
-        block: BlockRef { number: number(row, EVENT)?, hash: hash(row, EVENT + 1)? },
-        transaction: hash(row, EVENT + 2)?,
-        log_index: number(row, EVENT + 3)?,
-        topics: topics_from_blob(&topics)
-            .ok_or_else(|| unreadable(EVENT + 4, format!("{} bytes of topics", topics.len())))?,
-        data: bytes(row.get(EVENT + 5)?),
-    };
+    let event = read_event(row, EVENT)?;
     let answer = match row.get::<_, Option<Vec<u8>>>(ANSWER)? {
         None => None,
         Some(payload) => Some(Answer {

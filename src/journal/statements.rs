@@ -41,6 +41,36 @@ pub(super) const SELECT_CURSOR: &str = "SELECT number, hash FROM cursors WHERE c
 /// The first cursor's number: no later cursor changes it.
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
+/// Nothing up to `?2` is read, instead of up to a later block.
+pub(super) const BEGIN_EARLIER: &str = "
+UPDATE cursors SET begun_after = min(begun_after, ?2) WHERE contract = ?1";
+
+/// Of a damaged file: by the tables alone, an index may be the damage. An order is put behind.
+pub(super) const SALVAGE_MINED: &str = "
+SELECT t.nonce FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NOT NULL
+ORDER BY t.seq";
+
+pub(super) const SALVAGE_TRANSACTIONS: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq
+FROM transactions t NOT INDEXED
+WHERE t.mined_block_number IS NULL AND t.given_up IS NULL ORDER BY t.seq";
+
+/// Of a file that nobody brought to version 4 before it was damaged.
+pub(super) const SALVAGE_TRANSACTIONS_V1: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq
+FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NULL ORDER BY t.seq";
+
+/// `?1` contract.
+pub(super) const SALVAGE_REQUESTS: &str = "
+SELECT r.seq, r.id, r.content, e.block_number, e.block_hash, e.transaction_hash, e.log_index,
+    e.topics, e.data
+FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
+WHERE r.contract = ?1 AND r.outcome IS NULL ORDER BY r.seq";
+
+pub(super) const OLDEST_UNFINISHED: &str = "
+SELECT min(e.block_number) FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
+WHERE r.contract = ?1 AND r.outcome IS NULL";
+
 /// The columns of a `Progress`, in the order `read_progress` takes them.
 macro_rules! progress_columns {
     () => {

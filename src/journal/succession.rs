@@ -68,7 +68,7 @@ pub fn open_as(
 ) -> Result<Opened, OpenError> {
     let (journal, writer) = match kept {
         Some(kept) => kept.reopen(contract)?,
-        None => Journal::open(dir, identity, contract)?,
+        None => Journal::open_own(dir, identity, contract)?,
     };
     let path = journal.path().to_owned();
     let sqlite = |cause| OpenError::sqlite(&path, cause);

@@ -1,6 +1,7 @@
 //! The journal from outside: what is stored, what comes back, what an operator is told.
 
 mod crash;
+mod damage;
 mod model;
 mod succession;
 
@@ -460,32 +461,75 @@ async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
     }
 }
 
+/// A disk of so many pages, seen from the next commit on; no number: as large as it is.
+fn limit_pages(journal: &Journal, pages: Option<u32>) {
+    let file = names::beside(journal.path(), ".page-limit");
+    match pages {
+        Some(pages) => fs::write(file, pages.to_string()).unwrap(),
+        None => fs::remove_file(file).unwrap(),
+    }
+}
+
 /// Field failures T12, T48.
 #[tokio::test]
-async fn a_full_disk_fails_the_whole_commit_and_ends_the_writer() {
+async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     let dir = TempDir::new().unwrap();
-    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
-    writer.connection().pragma_update(None, "max_page_count", 60).unwrap();
-    let mut running = Running::start((journal, writer));
+    let running = Running::open(dir.path());
     running.arrive(batch([1], Some(1))).await.unwrap();
-    running.note(key(1), Step::Asked).await.unwrap();
+    limit_pages(&running, Some(1));
     let large = Arrival { event: event(2, 500_000), ..arrival(2) };
     let large =
         Batch { arrivals: vec![arrival(3), large], skipped: vec![], cursor: Some(block(2)) };
-    let error = running.arrive(large).await.unwrap_err().to_string();
-    assert!(error.contains(".sqlite3") && error.contains("free space"), "{error}");
-    let ended = running.writer.join_next().await.unwrap().unwrap().unwrap_err();
-    assert!(matches!(ended, JournalError::Sqlite { .. }), "{ended}");
-    for late in [
-        running.arrive(batch([4], None)).await.unwrap_err(),
-        running.note(key(1), Step::Asked).await.unwrap_err(),
-    ] {
-        assert!(late.to_string().contains("free space"), "{late}");
+    let mut callers = JoinSet::new();
+    let journal = running.journal.clone();
+    callers.spawn(async move { journal.arrive(large).await.unwrap().new });
+    let condition = running.condition();
+    while condition.waits().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let journal = Running::open(dir.path());
-    assert_eq!(keys(&journal, Holds::Included).await, [1]);
-    assert_eq!(journal.cursor().await.unwrap(), Some(block(1)));
-    journal.close().await.unwrap();
+    let why = condition.waits().unwrap();
+    assert!(why.contains(".sqlite3") && why.contains("free space"), "{why}");
+    // What comes meanwhile waits its turn; reads go on.
+    running.note(key(1), Step::Asked).await.unwrap();
+    assert_eq!(running.cursor().await.unwrap(), Some(block(1)));
+    assert_eq!(running.request(key(3)).await.unwrap(), None, "all of a commit or nothing");
+    assert!(callers.try_join_next().is_none(), "nobody is told of what is not stored");
+
+    limit_pages(&running, None);
+    assert_eq!(callers.join_next().await.unwrap().unwrap(), [0, 1]);
+    running.flush().await.unwrap();
+    assert_eq!(condition.waits(), None);
+    assert_eq!(running.cursor().await.unwrap(), Some(block(2)));
+    let first = running.request(key(1)).await.unwrap().unwrap();
+    assert_eq!(first.progress.stage, StageName::Asked, "in the order it was said");
+    running.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_that_finds_no_room_can_be_stopped() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    running.arrive(batch([1], Some(1))).await.unwrap();
+    limit_pages(&running, Some(1));
+    let journal = running.journal.clone();
+    let mut callers = JoinSet::new();
+    callers.spawn(async move {
+        let large = Arrival { event: event(2, 500_000), ..arrival(2) };
+        journal.arrive(Batch { arrivals: vec![large], ..Batch::default() }).await
+    });
+    let condition = running.condition();
+    while condition.waits().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let journal = running.journal.clone();
+    let error = running.close().await.unwrap_err();
+    assert!(error.to_string().contains("free space"), "{error}");
+    let told = callers.join_next().await.unwrap().unwrap().unwrap_err();
+    assert!(told.to_string().contains("free space"), "{told}");
+    limit_pages(&journal, None);
+    let again = Running::open(dir.path());
+    assert_eq!(keys(&again, Holds::Included).await, [1]);
+    again.close().await.unwrap();
 }
 
 #[test]

@@ -15,8 +15,14 @@
 //! One commit is one `SQLite` transaction over its whole batch: all of it holds or none. There is no
 //! savepoint per command because no command can fail alone: unknown keys, repeated hashes and
 //! steps that contradict the stage are defined as changing nothing. What is left are failures of
-//! the disk or the file, and after one of those nothing that follows could be trusted: every
-//! waiting caller gets the error, and the writer ends with it.
+//! the disk or the file. Where nothing of the commit was stored and the file is whole (no space left,
+//! somebody else's lock), the writer tries the same commands again until there is room, and everybody
+//! waits: nothing is acted on that was not stored. After any other failure nothing that follows could
+//! be trusted: every waiting caller gets the error, and the writer ends with it.
+//!
+//! A file that was deleted while it was open takes what is written with it when the process ends. So
+//! each commit looks whether the names are still those of the open files before it is answered; if
+//! they are gone, the whole journal is written again, and the writer ends, for the next to open that.
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +35,16 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
 use super::{
-    Counters, Identity, Journal, JournalError, OpenError, OpenWarning, Pruned, Shared, blocking,
+    Condition, Counters, Identity, Journal, JournalError, OpenError, OpenWarning, Pruned, Shared,
+    blocking,
     lock::Lock,
+    names::{self, Files, Names},
     reader::{read_progress, read_transaction},
     record::{
         Change, Fixed, Number, OutcomeColumns, Progress, advance, settled_by_chain, step_name,
@@ -44,6 +53,7 @@ use super::{
     schema, statements as sql,
 };
 use crate::{
+    backoff::Backoff,
     domain::{Address, B256, BlockRef, Event, HoldReason, LedgerError, RequestKey},
     flow::{Arrival, Batch, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction},
@@ -61,6 +71,9 @@ const FULL_BATCH: usize = 8 * 1024 * 1024;
 
 /// Rows one prune command removes at most, so that commits behind it wait milliseconds.
 const PRUNE_CHUNK: u32 = 500;
+
+/// Between attempts to store what there was no room for.
+const ROOM_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -191,17 +204,14 @@ impl Writer {
         let ended = loop {
             heart.rest();
             let Some(group) = collect(&mut queue, &until).await else { break Ok(()) };
-            heart.beat().await;
-            let committed = blocking(move || {
-                let result = store.commit(group.commands);
-                (store, result)
-            });
-            let Some((returned, result)) = committed.await else {
-                return Err(JournalError::Closed { path: shared.path.clone() });
-            };
-            store = returned;
-            if let Err(error) = result {
-                break Err(error);
+            match store_all(store, group.commands, &heart, &until).await {
+                Some((returned, result)) => {
+                    store = returned;
+                    if let Err(error) = result {
+                        break Err(error);
+                    }
+                }
+                None => return Err(JournalError::Closed { path: shared.path.clone() }),
             }
         };
         if let Err(error) = &ended {
@@ -217,6 +227,62 @@ impl Writer {
         let kept = blocking(move || store.keep()).await;
         ended?;
         kept.ok_or(JournalError::Closed { path: shared.path.clone() })
+    }
+}
+
+/// Commits the commands, trying again while there is no room for them. `None`: the runtime is shutting
+/// down.
+async fn store_all(
+    mut store: Store,
+    mut commands: Vec<Command>,
+    heart: &Heart,
+    until: &CancellationToken,
+) -> Option<(Store, Result<(), JournalError>)> {
+    let mut pause = Backoff::new(ROOM_PAUSE.0, ROOM_PAUSE.1);
+    let since = Instant::now();
+    loop {
+        heart.beat().await;
+        let (returned, committed) = blocking(move || {
+            let committed = store.commit(commands);
+            (store, committed)
+        })
+        .await?;
+        store = returned;
+        let condition = &store.shared.condition;
+        match committed {
+            Committed::Stored => {
+                if condition.wait(None) {
+                    info!(waited = ?since.elapsed(), "the journal is written again");
+                }
+                return Some((store, Ok(())));
+            }
+            Committed::NoRoom(refused, error) => {
+                if condition.wait(Some(error.to_string())) {
+                    error!(%error, "the journal cannot be written: everything waits for it");
+                }
+                heart.rest();
+                if until.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
+                    answer_all(refused, &error);
+                    return Some((store, Err(error)));
+                }
+                commands = refused;
+            }
+            Committed::Failed(error) => return Some((store, Err(error))),
+        }
+    }
+}
+
+/// What became of a commit.
+enum Committed {
+    Stored,
+    /// Nothing of it is stored; it may be tried again.
+    NoRoom(Vec<Command>, JournalError),
+    Failed(JournalError),
+}
+
+fn answer_all(commands: Vec<Command>, error: &JournalError) {
+    for reply in commands.into_iter().filter_map(|command| command.reply) {
+        let _ = reply.send(Err(LedgerError(error.to_string())));
     }
 }
 
@@ -273,6 +339,8 @@ pub(super) struct Store {
     connection: Connection,
     contract: Address,
     shared: Arc<Shared>,
+    #[cfg(debug_assertions)]
+    page_limit: Option<u32>,
     lock: Lock,
 }
 
@@ -319,8 +387,9 @@ impl Kept {
             Some(reader) => reader,
             None => schema::connect_reader(&path).map_err(|e| OpenError::sqlite(&path, e))?,
         };
-        let parts = Parts { path, identity: shared.identity, connection, reader, lock };
-        Ok(parts.assemble(contract, Vec::new()))
+        let (identity, warnings) = (shared.identity, Vec::new());
+        let parts = Parts { path, identity, connection, reader, warnings, lock };
+        Ok(parts.assemble(contract))
     }
 }
 
@@ -330,18 +399,19 @@ pub(super) struct Parts {
     pub identity: Identity,
     pub connection: Connection,
     pub reader: Connection,
+    pub warnings: Vec<OpenWarning>,
     pub lock: Lock,
 }
 
 impl Parts {
-    pub(super) fn assemble(
-        self,
-        contract: Address,
-        warnings: Vec<OpenWarning>,
-    ) -> (Journal, Writer) {
-        let Self { path, identity, connection, reader, lock } = self;
+    pub(super) fn assemble(self, contract: Address) -> (Journal, Writer) {
+        let Self { path, identity, connection, reader, warnings, lock } = self;
         let (commands, queue) = mpsc::channel(QUEUE);
+        #[cfg(debug_assertions)]
+        let page_limit = schema::page_limit(&path);
         let shared = Arc::new(Shared {
+            files: Files::of(&path),
+            condition: Condition::default(),
             path,
             identity,
             reader: Arc::new(Mutex::new(Some(reader))),
@@ -350,43 +420,100 @@ impl Parts {
             ended: OnceLock::new(),
         });
         let reader = ReaderEnd(Arc::clone(&shared));
-        let store = Store { reader, connection, contract, shared: Arc::clone(&shared), lock };
+        let store = Store {
+            reader,
+            connection,
+            contract,
+            shared: Arc::clone(&shared),
+            #[cfg(debug_assertions)]
+            page_limit,
+            lock,
+        };
         (Journal { commands, contract, warnings: warnings.into(), shared }, Writer { queue, store })
     }
 }
 
 impl Store {
     /// Commits all commands or none, then answers whoever waits.
-    fn commit(&mut self, commands: Vec<Command>) -> Result<(), JournalError> {
+    fn commit(&mut self, commands: Vec<Command>) -> Committed {
+        #[cfg(debug_assertions)]
+        if let Err(cause) = self.limit_pages() {
+            return Committed::Failed(self.shared.failed("limiting its pages", cause));
+        }
+        let done = match apply(&mut self.connection, self.contract, &commands) {
+            Ok(done) => done,
+            Err(cause) => {
+                let error = self.shared.failed("a commit", cause);
+                if error.may_pass() {
+                    return Committed::NoRoom(commands, error);
+                }
+                answer_all(commands, &error);
+                return Committed::Failed(error);
+            }
+        };
+        let ended = self.keep_names();
+        if let Err(error @ (JournalError::Lost { .. } | JournalError::Replaced { .. })) = ended {
+            answer_all(commands, &error);
+            return Committed::Failed(error);
+        }
         let counters = &self.shared.counters;
         let durable = commands.iter().filter(|command| command.reply.is_some()).count();
+        let moves = commands.iter().any(|command| command.work.moves_requests());
         counters.commands.fetch_add(commands.len() as u64, Ordering::Relaxed);
         counters.durable.fetch_add(durable as u64, Ordering::Relaxed);
         counters.commits.fetch_add(1, Ordering::Relaxed);
-        let moves = commands.iter().any(|command| command.work.moves_requests());
-        match apply(&mut self.connection, self.contract, &commands) {
-            Ok(done) => {
-                counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
-                for (command, done) in commands.into_iter().zip(done) {
-                    if let Some(reply) = command.reply {
-                        let _ = reply.send(Ok(done)); // a caller that gave up is not missed
-                    }
-                }
-                Ok(())
-            }
-            Err(cause) => {
-                let error = JournalError::failed(&self.shared.path, "a commit", cause);
-                for reply in commands.into_iter().filter_map(|command| command.reply) {
-                    let _ = reply.send(Err(LedgerError(error.to_string())));
-                }
-                Err(error)
+        counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
+        for (command, done) in commands.into_iter().zip(done) {
+            if let Some(reply) = command.reply {
+                let _ = reply.send(Ok(done)); // a caller that gave up is not missed
             }
         }
+        ended.map_or_else(Committed::Failed, |()| Committed::Stored)
+    }
+
+    /// What was committed counts only under the journal's name. An error ends the writer.
+    fn keep_names(&self) -> Result<(), JournalError> {
+        let path = self.shared.path.clone();
+        match self.shared.files.names(&path) {
+            Names::Ours => Ok(()),
+            Names::Anothers => Err(JournalError::Replaced { path }),
+            Names::Gone => match self.write_again() {
+                Ok(()) => Err(JournalError::Deleted { path }),
+                Err(why) => Err(JournalError::Lost { path, why }),
+            },
+        }
+    }
+
+    /// The whole journal as it is open, into a new file of the same name.
+    fn write_again(&self) -> Result<(), String> {
+        let path = &self.shared.path;
+        let copy = names::beside(path, ".new");
+        let io = |error: std::io::Error| error.to_string();
+        if let Some(dir) = path.parent() {
+            names::make_directory(dir).map_err(io)?;
+        }
+        names::remove(&copy).map_err(io)?;
+        names::create_private(&copy).map_err(io)?;
+        let name = copy.to_str().ok_or("its path is no text")?;
+        let written = self.connection.execute("VACUUM INTO ?1", [name]);
+        written.map_err(|error| error.to_string())?;
+        names::put_in_place(&copy, path).map_err(io)
+    }
+
+    /// In debug builds, a file beside the journal with a number in it is a disk of so many pages.
+    #[cfg(debug_assertions)]
+    fn limit_pages(&mut self) -> rusqlite::Result<()> {
+        let limit = schema::page_limit(&self.shared.path);
+        if limit != self.page_limit {
+            schema::limit_pages(&self.connection, limit)?;
+            self.page_limit = limit;
+        }
+        Ok(())
     }
 
     /// Takes the reader away from all handles. Blocking: it may be reading.
     fn keep(self) -> Kept {
-        let Self { reader, connection, shared, lock, contract: _ } = self;
+        let Self { reader, connection, shared, lock, .. } = self;
         // Nobody may block in a simulated world; who reads just now closes the reader.
         #[cfg(test)]
         if crate::simulated::is_on() {
@@ -419,15 +546,15 @@ fn apply(
     transaction.commit()?;
     #[cfg(test)]
     if fault.is_some() {
-        return Err(crate::simulated::disk_full());
+        return Err(crate::simulated::disk_failure());
     }
     Ok(done)
 }
 
 /// The tables inside one transaction.
-struct Tables<'t> {
-    transaction: &'t Transaction<'t>,
-    contract: Address,
+pub(super) struct Tables<'t> {
+    pub transaction: &'t Transaction<'t>,
+    pub contract: Address,
 }
 
 impl Tables<'_> {
@@ -457,7 +584,7 @@ impl Tables<'_> {
         }
     }
 
-    fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Taken> {
+    pub(super) fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Taken> {
         let mut taken = Taken::default();
         for (index, arrival) in batch.arrivals.iter().enumerate() {
             if self.insert_request(arrival, now_ms)? {
@@ -614,7 +741,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn sign(&self, signed: &SignedTransaction, now_ms: u64) -> rusqlite::Result<()> {
+    pub(super) fn sign(&self, signed: &SignedTransaction, now_ms: u64) -> rusqlite::Result<()> {
         self.transaction.prepare_cached(sql::INSERT_TRANSACTION)?.execute(params![
             Number(signed.nonce),
             Fixed(signed.hash),

@@ -235,6 +235,7 @@ impl Scene {
                 user_decryption_timeout: TIMEOUT,
                 retry_interval: Duration::from_secs(5),
                 request_expiry: EXPIRY,
+                maybe_answered_up_to: 0,
             },
         };
         Self { flow, core, request, _lane: running, _depth: depth, _support: support }

@@ -1,0 +1,123 @@
+//! A journal made anew for a configuration, found without becoming an instance: the node tells which
+//! journal it is and where the chain stands, the journal does the rest.
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BuildError, gateway, load_roots,
+    world::{self, Unready},
+};
+use crate::{
+    config::Config,
+    domain::BlockRef,
+    gateway::provider::{ArbitrumProvider, At, Provider, RpcError},
+    heart::Hearts,
+    journal::{self, Identity, OpenError, Rebuilt},
+};
+
+/// How long node and wallet are asked.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why nothing was rebuilt. What was there before is there still.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error("{0}")]
+    Configuration(String),
+    #[error("{0}; nothing was changed")]
+    Unreachable(String),
+    #[error("the chain has no block {from} yet, its last one is {head}; nothing was changed")]
+    NoSuchBlock { from: u64, head: u64 },
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+}
+
+impl From<BuildError> for RebuildError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Refused(why) => Self::Configuration(why),
+            BuildError::Failed(why) => Self::Unreachable(why),
+        }
+    }
+}
+
+/// Makes the journal of this configuration anew, so that the chain is read from block `from` on.
+pub async fn rebuild(
+    config: &Config,
+    state_dir: PathBuf,
+    from: u64,
+) -> Result<Rebuilt, RebuildError> {
+    let roots = load_roots(config)?;
+    let (provider, connections) = gateway(config, &roots)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
+    let name = world::gateway_name(&provider);
+    let asked = timeout(PATIENCE, ask(&provider, config, from)).await;
+    tasks.shutdown().await;
+    let late = |_| RebuildError::Unreachable(format!("{name}: no answer in {PATIENCE:?}"));
+    let (identity, cursor) = asked.map_err(late)?.map_err(|refused| match refused {
+        Refused::Unready(on, Unready::Ever(why)) => {
+            RebuildError::Configuration(format!("{}: {why}", on.unwrap_or(name)))
+        }
+        Refused::Unready(on, Unready::Yet(why)) => {
+            RebuildError::Unreachable(format!("{}: {why}", on.unwrap_or(name)))
+        }
+        Refused::NoSuchBlock { head } => RebuildError::NoSuchBlock { from, head },
+    })?;
+    let contract = config.decryption_address;
+    let rebuilding =
+        spawn_blocking(move || journal::rebuild(&state_dir, identity, contract, cursor));
+    match rebuilding.await {
+        Ok(rebuilt) => Ok(rebuilt?),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(RebuildError::Unreachable("the process is ending".to_owned())),
+        },
+    }
+}
+
+/// Why it is not known what to rebuild.
+enum Refused {
+    /// By another than the gateway node, if named.
+    Unready(Option<String>, Unready),
+    NoSuchBlock {
+        head: u64,
+    },
+}
+
+impl From<RpcError> for Refused {
+    fn from(error: RpcError) -> Self {
+        Self::Unready(None, error.into())
+    }
+}
+
+impl From<Unready> for Refused {
+    fn from(unready: Unready) -> Self {
+        Self::Unready(None, unready)
+    }
+}
+
+/// Whose journal it is, and the block before the first one to be read.
+async fn ask(
+    provider: &ArbitrumProvider,
+    config: &Config,
+    from: u64,
+) -> Result<(Identity, BlockRef), Refused> {
+    let opened = world::ask_wallet(&config.wallet).await;
+    let wallet =
+        opened.map_err(|unready| Refused::Unready(Some("the wallet".to_owned()), unready))?;
+    provider.first_attempt().await?;
+    let genesis = world::ask_genesis(provider).await?;
+    let identity = Identity { chain_id: config.chain_id, genesis, wallet: wallet.address() };
+    let before = from.saturating_sub(1);
+    let Some(cursor) = provider.header(At::Number(before)).await? else {
+        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
+        return Err(Refused::NoSuchBlock { head });
+    };
+    Ok((identity, cursor.block))
+}

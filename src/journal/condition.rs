@@ -1,0 +1,69 @@
+//! How a journal's store is, for who looks from outside. Writer and readers tell it here; the
+//! instance shows it and acts on it.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+
+use super::names::FileId;
+
+/// A journal that was found to be damaged while it was open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub(super) path: PathBuf,
+    /// The file it was found in: another one may stand there by now.
+    pub(super) file: Option<FileId>,
+    /// What `SQLite` says.
+    pub detail: String,
+}
+
+/// The condition of one open journal. Clones share it; it outlives the journal.
+#[derive(Clone, Debug, Default)]
+pub struct Condition {
+    waits: watch::Sender<Option<String>>,
+    damage: watch::Sender<Option<Damage>>,
+}
+
+impl Condition {
+    /// Why nothing can be stored just now, if so: the writer tries on, and everybody waits for it.
+    #[must_use]
+    pub fn waits(&self) -> Option<String> {
+        self.waits.borrow().clone()
+    }
+
+    /// What damage was found, if any.
+    #[must_use]
+    pub fn damage(&self) -> Option<Damage> {
+        self.damage.borrow().clone()
+    }
+
+    /// Waits until damage is found.
+    pub async fn damaged(&self) -> Damage {
+        let mut damage = self.damage.subscribe();
+        match damage.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) {
+            Some(found) => found,
+            // The sender is ours, so it is not gone.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers whether that is news.
+    pub(super) fn wait(&self, why: Option<String>) -> bool {
+        self.waits.send_if_modified(|waits| {
+            let news = *waits != why;
+            *waits = why;
+            news
+        })
+    }
+
+    /// The first word counts.
+    pub(super) fn found_damage(&self, path: &Path, file: Option<FileId>, detail: String) {
+        self.damage.send_if_modified(|damage| {
+            let first = damage.is_none();
+            if first {
+                *damage = Some(Damage { path: path.to_owned(), file, detail });
+            }
+            first
+        });
+    }
+}

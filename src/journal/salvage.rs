@@ -1,0 +1,143 @@
+//! What a damaged journal still proves. Read from a file that was set aside, and never written to.
+//!
+//! Nothing is taken on the file's word. A signed transaction proves itself: its bytes hash to its
+//! name and carry the wallet's signature over its nonce and calldata. A request proves itself: its
+//! event hashes to its key. Stages, answers and outcomes prove nothing and stay behind: what they say
+//! is asked again of the Core and of the contract.
+
+use std::{collections::BTreeSet, path::Path};
+
+use alloy::{
+    consensus::{Transaction, TxEnvelope, transaction::SignerRecoverable},
+    eips::Decodable2718,
+    primitives::keccak256,
+};
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+use super::{
+    Identity,
+    reader::{read_event, read_transaction},
+    record::{Fixed, Number, key_from_columns},
+    statements as sql,
+};
+use crate::{
+    domain::{Address, RequestKey},
+    flow::Arrival,
+    gateway::{abi, lane::SignedTransaction},
+};
+
+/// What could be read of it.
+#[derive(Debug, Default)]
+pub(super) struct Salvage {
+    /// Signed and not known to be mined, oldest first.
+    pub transactions: Vec<SignedTransaction>,
+    /// Without an outcome, oldest first.
+    pub requests: Vec<Arrival>,
+}
+
+/// Takes what proves itself out of the damaged `file`.
+pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Salvage {
+    let Ok(connection) = open(file) else { return Salvage::default() };
+    let mined: BTreeSet<u64> = rows(&connection, sql::SALVAGE_MINED, contract, |row| {
+        row.get::<_, Number>(0).map(|nonce| nonce.0)
+    })
+    .into_iter()
+    .collect();
+    let mut hashes = BTreeSet::new();
+    let signed = match connection.prepare(sql::SALVAGE_TRANSACTIONS) {
+        Ok(_) => sql::SALVAGE_TRANSACTIONS,
+        Err(_) => sql::SALVAGE_TRANSACTIONS_V1,
+    };
+    let mut transactions = rows(&connection, signed, contract, |row| {
+        Ok((row.get::<_, i64>(5)?, read_transaction(row)?))
+    });
+    transactions.retain(|(_, transaction)| {
+        !mined.contains(&transaction.nonce)
+            && proves_itself(transaction, identity)
+            && hashes.insert(transaction.hash)
+    });
+    transactions.sort_by_key(|(seq, _)| *seq);
+    let mut keys = BTreeSet::new();
+    let mut requests = rows(&connection, sql::SALVAGE_REQUESTS, contract, |row| {
+        Ok((row.get::<_, i64>(0)?, key_from_columns(row.get(1)?, row.get(2)?), read_event(row, 3)?))
+    });
+    requests.sort_by_key(|(seq, ..)| *seq);
+    let requests = requests.into_iter().filter_map(|(_, key, event)| {
+        let request = abi::decode(&event).ok().filter(|request| Some(request.key) == key)?;
+        let RequestKey { id, content } = request.key;
+        keys.insert((id, content)).then(|| Arrival {
+            key: request.key,
+            kind: request.kind(),
+            event,
+        })
+    });
+    Salvage {
+        requests: requests.collect(),
+        transactions: transactions.into_iter().map(|(_, transaction)| transaction).collect(),
+    }
+}
+
+/// The first block that has to be read again, by what can be read of a damaged `file`: its oldest
+/// unanswered request, or where its cursor stood.
+pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
+    let connection = open(file).ok()?;
+    let number = |statement| -> rusqlite::Result<Option<Number>> {
+        connection.query_row(statement, params![Fixed(contract)], |row| row.get(0))
+    };
+    let cursor = number(sql::SELECT_CURSOR).ok()??;
+    let oldest = number(sql::OLDEST_UNFINISHED).ok()?;
+    let next = cursor.0.saturating_add(1);
+    Some(oldest.map_or(next, |oldest| oldest.0.min(next)))
+}
+
+fn open(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(file, flags)
+}
+
+/// All rows that can be read: from the oldest on up to the first damage, and from the newest back.
+fn rows<T>(
+    connection: &Connection,
+    statement: &str,
+    contract: Address,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> Vec<T> {
+    let mut found = Vec::new();
+    for order in ["ASC", "DESC"] {
+        let Ok(mut statement) = connection.prepare(&format!("{statement} {order}")) else {
+            continue;
+        };
+        let wants = statement.parameter_count();
+        let all = params![Fixed(contract)];
+        let Ok(mut rows) = statement.query(if wants == 0 { &[] } else { all }) else { continue };
+        let whole = loop {
+            match rows.next() {
+                // A row that makes no sense is left out; those behind it may.
+                Ok(Some(row)) => found.extend(read(row).ok()),
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        if whole {
+            break;
+        }
+    }
+    found
+}
+
+/// Whether these are bytes that our wallet signed, for this nonce and this request.
+fn proves_itself(transaction: &SignedTransaction, identity: Identity) -> bool {
+    if keccak256(&transaction.raw) != transaction.hash {
+        return false;
+    }
+    let Ok(decoded) = TxEnvelope::decode_2718(&mut transaction.raw.as_ref()) else { return false };
+    let is_signed = decoded.recover_signer().is_ok_and(|signer| signer == identity.wallet);
+    // An answer begins with a selector and the id. An id of another request would settle that one.
+    let answers = transaction.request.is_none_or(|request| {
+        decoded.input().get(4..36).is_some_and(|id| id == request.id.to_be_bytes::<32>())
+    });
+    is_signed
+        && answers
+        && decoded.nonce() == transaction.nonce
+        && decoded.chain_id() == Some(identity.chain_id)
+}

@@ -1,0 +1,350 @@
+//! Damaged, deleted, replaced and rebuilt journals.
+
+use alloy::{
+    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
+    eips::Encodable2718,
+    primitives::TxKind,
+    signers::{SignerSync, local::PrivateKeySigner},
+    sol_types::SolValue,
+};
+
+use super::*;
+use crate::{
+    gateway::{abi, lane::GivenUp},
+    journal::names::beside,
+};
+
+fn signer() -> PrivateKeySigner {
+    PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap()
+}
+
+/// Of a wallet whose key is known here.
+fn own() -> Identity {
+    Identity { wallet: signer().address(), ..identity() }
+}
+
+/// A log with no ciphertexts and one byte of extra data.
+fn shown(topic: B256, number: u64) -> Event {
+    let data = (Vec::<U256>::new(), Bytes::from_static(&[0])).abi_encode_params();
+    Event {
+        block: block(number),
+        transaction: hash(number + 1_000_000),
+        log_index: 0,
+        topics: vec![topic, B256::from(U256::from(number))],
+        data: data.into(),
+    }
+}
+
+/// A request as the chain shows it: its key is the hash of its event.
+fn real(number: u64) -> Arrival {
+    let topic = abi::request_topics()
+        .into_iter()
+        .find(|topic| {
+            let event = shown(*topic, number);
+            abi::decode(&event).is_ok()
+        })
+        .expect("a kind of event that this data fits");
+    let event = shown(topic, number);
+    let request = abi::decode(&event).unwrap();
+    Arrival { key: request.key, kind: request.kind(), event }
+}
+
+/// An answer of our wallet for `request`, or what looks like one.
+fn sent(nonce: u64, request: RequestKey) -> SignedTransaction {
+    let mut input = vec![1, 2, 3, 4];
+    input.extend(request.id.to_be_bytes::<32>());
+    let transaction = TxEip1559 {
+        chain_id: own().chain_id,
+        nonce,
+        gas_limit: 100_000,
+        to: TxKind::Call(CONTRACT),
+        input: input.into(),
+        ..TxEip1559::default()
+    };
+    let signature = signer().sign_hash_sync(&transaction.signature_hash()).unwrap();
+    let signed = transaction.into_signed(signature);
+    let hash = *signed.hash();
+    let raw = TxEnvelope::from(signed).encoded_2718();
+    SignedTransaction { nonce, hash, raw: raw.into(), request: Some(request) }
+}
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join(own().file_stem() + ".sqlite3")
+}
+
+fn open(dir: &Path) -> Result<Opened, OpenError> {
+    open_as(dir, own(), CONTRACT, "one", None)
+}
+
+fn running(dir: &Path) -> Running {
+    let Opened { journal, writer, .. } = open(dir).unwrap();
+    Running::start((journal, writer))
+}
+
+async fn ended_by_itself(journal: &mut Running) -> JournalError {
+    let ended = tokio::time::timeout(Duration::from_secs(20), journal.writer.join_next()).await;
+    ended.expect("the writer ends").unwrap().unwrap().unwrap_err()
+}
+
+/// The databases and logs in the directory.
+fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains(".sqlite3"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Garbage over pages of the file, from this one on.
+fn damage(file: &Path, pages: std::ops::Range<usize>) {
+    let mut bytes = fs::read(file).unwrap();
+    let end = (pages.end * 4096).min(bytes.len());
+    bytes[pages.start * 4096..end].fill(0xee);
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
+    let dir = TempDir::new().unwrap();
+    fs::write(file(dir.path()), vec![0x42; 9000]).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    let OpenError::SetAside { path, aside, at_most: None } = &error else { panic!("{error}") };
+    assert_eq!(*path, file(dir.path()));
+    assert_eq!(fs::read(aside).unwrap(), vec![0x42; 9000], "as it was");
+    assert!(error.to_string().contains("journal rebuild --from"), "{error}");
+    assert!(!error.may_pass());
+    let before = names_in(dir.path());
+    assert_eq!(before.len(), 1, "{before:?}");
+    for _ in 0..2 {
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(&error, OpenError::SetAside { aside: known, .. } if known == aside));
+    }
+    assert_eq!(names_in(dir.path()), before);
+
+    // Another wallet has another journal.
+    Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+}
+
+/// The process dies between the database's new name and its log's.
+#[test]
+fn a_setting_aside_that_was_interrupted_is_ended() {
+    let dir = TempDir::new().unwrap();
+    let aside = beside(&file(dir.path()), ".damaged-20260914T160512Z");
+    fs::write(&aside, "a database").unwrap();
+    fs::write(beside(&file(dir.path()), "-wal"), "its log").unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(&error, OpenError::SetAside { aside: found, .. } if *found == aside));
+    assert_eq!(fs::read(beside(&aside, "-wal")).unwrap(), b"its log");
+    assert!(!beside(&file(dir.path()), "-wal").exists());
+}
+
+#[tokio::test]
+async fn a_rebuild_takes_over_what_proves_itself() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    let arrivals: Vec<Arrival> = (10..16).map(real).collect();
+    let keys: Vec<RequestKey> = arrivals.iter().map(|arrival| arrival.key).collect();
+    let mut forged = real(16);
+    forged.key.content = B256::repeat_byte(0xbb);
+    let mut all = arrivals.clone();
+    all.push(forged);
+    let stored = Batch { arrivals: all, skipped: vec![], cursor: Some(block(20)) };
+    journal.arrive(stored).await.unwrap();
+    journal.note(keys[0], Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    journal.note(keys[1], Step::Answered(answer("a"))).await.unwrap();
+    let good = sent(7, keys[1]);
+    let mined = sent(6, keys[0]);
+    let others = SignedTransaction { request: Some(keys[2]), ..sent(8, keys[3]) };
+    let unsigned = signed(9, 0, Some(keys[3]));
+    let displaced = sent(5, keys[4]);
+    let all = vec![displaced.clone(), mined.clone(), good.clone(), others, unsigned];
+    journal.signed(all).await.unwrap();
+    journal.gave_up(vec![displaced.hash], GivenUp::Displaced).await.unwrap();
+    journal.mined(mined.hash, block(18)).await.unwrap();
+    journal.close().await.unwrap();
+    // An index, in the middle of the file: the tables can be read.
+    let page: i64 = Connection::open(file(dir.path()))
+        .unwrap()
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'requests_unfinished'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let page = usize::try_from(page).unwrap() - 1;
+    damage(&file(dir.path()), page..page + 1);
+    let error = open(dir.path()).unwrap_err();
+    let OpenError::SetAside { aside, at_most, .. } = &error else { panic!("{error}") };
+    assert_eq!(*at_most, Some(11), "the oldest one without an outcome");
+
+    let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(13)).unwrap();
+    let Way::Salvaged { aside: from, requests, transactions, at_most } = &rebuilt.way else {
+        panic!("{rebuilt:?}")
+    };
+    assert_eq!((from, *requests, *transactions, *at_most), (aside, 5, 1, Some(11)));
+    let journal = running(dir.path());
+    assert_eq!(journal.cursor().await.unwrap(), Some(block(13)));
+    assert_eq!(journal.begun_after().await.unwrap(), Some(13));
+    let open = journal.unfinished(None, 10, Holds::Included).await.unwrap();
+    let found: Vec<_> = open.iter().map(|request| (request.key, &request.stage)).collect();
+    let wanted: Vec<_> = keys[1..].iter().map(|key| (*key, &Stage::Arrived)).collect();
+    assert_eq!(found, wanted, "answers prove nothing");
+    assert_eq!(open[0].event, arrivals[1].event);
+    assert_eq!(journal.open_transactions().await.unwrap(), [good]);
+    assert!(aside.exists(), "kept");
+    let mode = fs::metadata(file(dir.path())).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    journal.close().await.unwrap();
+}
+
+/// Whatever page is damaged: the rebuild ends, and what is read from the block on is untouched.
+#[tokio::test]
+async fn every_damaged_page_can_be_rebuilt_from() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    for first in (0..60).step_by(20) {
+        let arrivals = (first..first + 20).map(|number| real(100 + number)).collect();
+        let cursor = Some(block(100 + first + 19));
+        journal.arrive(Batch { arrivals, skipped: vec![], cursor }).await.unwrap();
+        let sent = (first..first + 20).map(|nonce| sent(nonce, real(100 + nonce).key)).collect();
+        journal.signed(sent).await.unwrap();
+    }
+    journal.close().await.unwrap();
+    let whole = fs::read(file(dir.path())).unwrap();
+    let (mut most, mut least) = (0, usize::MAX);
+    for page in 0..whole.len() / 4096 {
+        let dir = TempDir::new().unwrap();
+        fs::write(file(dir.path()), &whole).unwrap();
+        damage(&file(dir.path()), page..page + 1);
+        let Err(OpenError::SetAside { .. }) = open(dir.path()) else { panic!("page {page}") };
+        let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(120)).unwrap();
+        let Way::Salvaged { requests, transactions, .. } = rebuilt.way else { panic!() };
+        most = most.max(requests + transactions);
+        least = least.min(requests + transactions);
+        let journal = running(dir.path());
+        assert_eq!(journal.cursor().await.unwrap(), Some(block(120)));
+        for found in journal.unfinished(None, 100, Holds::Included).await.unwrap() {
+            assert_eq!(found.event, real(found.event.block.number).event, "page {page}");
+        }
+        for found in journal.open_transactions().await.unwrap() {
+            assert_eq!(found, sent(found.nonce, real(100 + found.nonce).key), "page {page}");
+        }
+        journal.close().await.unwrap();
+    }
+    assert_eq!((most, least), (120, 0), "an index costs nothing, the first page all");
+}
+
+#[tokio::test]
+async fn a_rebuild_where_nothing_is_begins_at_the_block() {
+    let dir = TempDir::new().unwrap();
+    let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
+    assert_eq!(rebuilt.way, Way::Anew);
+    let journal = running(dir.path());
+    assert_eq!(journal.cursor().await.unwrap(), Some(block(41)));
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    journal.arrive(batch([], Some(30))).await.unwrap();
+    journal.arrive(batch([31, 32], Some(40))).await.unwrap();
+    journal.note(key(31), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    let error = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    journal.close().await.unwrap();
+
+    let forward = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
+    assert_eq!(forward.way, Way::NotThere { before: block(40) });
+    let back = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap();
+    assert_eq!(back.way, Way::ReadAgain { before: Some(block(40)) });
+    let journal = running(dir.path());
+    assert_eq!(journal.cursor().await.unwrap(), Some(block(20)));
+    assert_eq!(journal.begun_after().await.unwrap(), Some(20));
+    assert_eq!(keys(&journal, Holds::Included).await, [32]);
+    assert!(journal.request(key(31)).await.unwrap().is_some(), "settled, and known");
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn damage_found_while_it_is_open_is_told_and_set_aside() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    journal.arrive(batch(0..400, Some(1))).await.unwrap();
+    journal.close().await.unwrap();
+    let journal = running(dir.path());
+    let condition = journal.condition();
+    // Behind the back of the open connection, which has read next to nothing yet.
+    let pages = usize::try_from(fs::metadata(file(dir.path())).unwrap().len()).unwrap() / 4096;
+    let mut bytes = fs::read(file(dir.path())).unwrap();
+    bytes[4096..pages * 4096].fill(0xee);
+    let open = fs::OpenOptions::new().write(true).open(file(dir.path())).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&open, &bytes, 0).unwrap();
+    let failed = journal.unfinished(None, 10, Holds::Included).await.unwrap_err();
+    assert!(failed.to_string().contains("damaged"), "{failed}");
+    let damage = condition.damaged().await;
+    drop(journal.close().await);
+    let told = set_aside(&damage, dir.path(), own(), CONTRACT).unwrap();
+    assert!(matches!(told, OpenError::SetAside { .. }), "{told}");
+    // Said late, of a file that has been made anew: nothing happens to that.
+    rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+    set_aside(&damage, dir.path(), own(), CONTRACT).unwrap_err();
+    running(dir.path()).close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_deleted_while_it_is_open_is_written_again() {
+    for deleted in [&["", "-wal", "-shm"][..], &["-wal"], &[""]] {
+        let dir = TempDir::new().unwrap();
+        let mut journal = running(dir.path());
+        journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+        for ending in deleted {
+            fs::remove_file(beside(&file(dir.path()), ending)).unwrap();
+        }
+        // The next commit finds it, and is kept as well.
+        let taken = journal.arrive(batch([3], Some(6))).await.unwrap();
+        assert_eq!(taken.new, [0]);
+        let ended = ended_by_itself(&mut journal).await;
+        assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
+        let journal = running(dir.path());
+        assert_eq!(keys(&journal, Holds::Included).await, [1, 2, 3], "{deleted:?}");
+        assert_eq!(journal.cursor().await.unwrap(), Some(block(6)));
+        journal.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_directory_deleted_under_a_journal_is_made_again() {
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().join("state");
+    let mut journal = running(&state);
+    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    fs::remove_dir_all(&state).unwrap();
+    journal.note(key(1), Step::Asked).await.unwrap();
+    let ended = ended_by_itself(&mut journal).await;
+    assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
+    let journal = running(&state);
+    assert_eq!(keys(&journal, Holds::Included).await, [1, 2]);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_put_in_the_place_of_an_open_journal_is_left_alone_and_said() {
+    let dir = TempDir::new().unwrap();
+    let mut journal = running(dir.path());
+    journal.arrive(batch([1], Some(5))).await.unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    running(elsewhere.path()).close().await.unwrap();
+    fs::rename(file(elsewhere.path()), file(dir.path())).unwrap();
+    let before = fs::read(file(dir.path())).unwrap();
+    // It is stored nowhere that counts, and so not answered.
+    let error = journal.arrive(batch([2], Some(6))).await.unwrap_err();
+    assert!(error.to_string().contains("another file"), "{error}");
+    let ended = ended_by_itself(&mut journal).await;
+    assert!(matches!(ended, JournalError::Replaced { .. }), "{ended}");
+    assert_eq!(fs::read(file(dir.path())).unwrap(), before);
+}
