@@ -11,6 +11,7 @@ mod validate;
 mod status;
 mod report;
 mod operate;
+mod journal;
 mod text;
 
 use std::{
@@ -182,6 +183,35 @@ enum Command {
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
+    /// What can be done to the journal of an instance that does not run.
+    Journal {
+        #[command(subcommand)]
+        command: JournalCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum JournalCommand {
+    /// Make a damaged or lost journal anew from the chain.
+    ///
+    /// Reads the chain again from a block on; what was answered already is not answered again. A
+    /// damaged journal is kept under another name, and what it proves is taken over. One that is in
+    /// order keeps all it has. One that is open is refused: stop its instance first.
+    Rebuild {
+        /// The first block to be read: one before the oldest unanswered request.
+        #[arg(long, value_name = "BLOCK")]
+        from: u64,
+        /// The instance, by its file in the configuration directory, as `supervise` reads it.
+        #[arg(long, value_name = "NAME", value_parser = instance_name, conflicts_with = "config")]
+        instance: Option<String>,
+        /// The configuration, as `start` reads it. With neither, the environment alone counts.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        configs: ConfigArgs,
+        #[command(flatten)]
+        supervisor: SupervisorArgs,
+    },
 }
 
 /// Where configurations are.
@@ -209,8 +239,8 @@ struct StateArgs {
 }
 
 impl StateArgs {
-    fn state_dir(self, environment: &Environment) -> PathBuf {
-        self.state_dir.unwrap_or_else(|| places::state_dir(environment))
+    fn state_dir(&self, environment: &Environment) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| places::state_dir(environment))
     }
 }
 
@@ -323,7 +353,25 @@ impl Cli {
                 let request = Request::Stop { name };
                 operate::operate(request, &supervisor.candidates(&environment)).await
             }
+            Command::Journal { command } => command.run(environment).await,
         }
+    }
+}
+
+impl JournalCommand {
+    async fn run(self, environment: Environment) -> Exit {
+        let Self::Rebuild { from, instance, config, configs, supervisor } = self;
+        let whose = match instance {
+            Some(name) => journal::Whose::Instance(name),
+            None => journal::Whose::File(config),
+        };
+        let places = journal::Places {
+            config_dir: configs.config_dir(&environment),
+            state_dir: supervisor.state.state_dir(&environment),
+            candidates: supervisor.candidates(&environment),
+            environment,
+        };
+        journal::rebuild(whose, from, places).await
     }
 }
 

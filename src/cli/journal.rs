@@ -1,0 +1,148 @@
+//! `journal rebuild`: a journal made anew from the chain, in place of one that is damaged or lost.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Exit, complain, places, print, text::printable};
+use crate::{
+    config::{self, Environment, Loaded, Mode, Problems, Source},
+    instance::{self, RebuildError},
+    journal::{Rebuilt, Way},
+    supervisor::control::{self, Answer, AskError, Candidates, Request},
+};
+
+/// A little more than a supervisor gives itself.
+const DEADLINE: Duration = Duration::from_secs(70);
+
+/// Whose journal.
+#[derive(Debug)]
+pub(super) enum Whose {
+    /// An instance of the configuration directory, as `supervise` reads it.
+    Instance(String),
+    /// One configuration as `start` reads it; without a file, the environment alone.
+    File(Option<PathBuf>),
+}
+
+/// Where everything is.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) config_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
+    pub(super) candidates: Candidates,
+    pub(super) environment: Environment,
+}
+
+/// Rebuilds it, says what came of it, and has a supervisor that runs try the instance again.
+pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
+    let Places { config_dir, state_dir, candidates, environment } = places;
+    let (name, loaded) = match load(whose, &config_dir, environment) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            complain(&problems);
+            return Exit::BadConfiguration;
+        }
+    };
+    let rebuilding = instance::rebuild(&loaded.config, state_dir, from);
+    let rebuilt = match Box::pin(rebuilding).await {
+        Ok(rebuilt) => rebuilt,
+        Err(error) => {
+            complain(&error);
+            return match error {
+                RebuildError::Configuration(_) => Exit::BadConfiguration,
+                RebuildError::Unreachable(_)
+                | RebuildError::NoSuchBlock { .. }
+                | RebuildError::Journal(_) => Exit::Failure,
+            };
+        }
+    };
+    let mut text = report(&rebuilt, from);
+    if let Way::NotThere { .. } = rebuilt.way {
+        return print(&text, Exit::Failure);
+    }
+    text += &go_on(&name, &candidates).await;
+    print(&text, Exit::Success)
+}
+
+fn load(
+    whose: Whose,
+    config_dir: &Path,
+    environment: Environment,
+) -> Result<(String, Loaded), Problems> {
+    let (file, mode) = match whose {
+        Whose::Instance(name) => (Some(config_dir.join(format!("{name}.toml"))), Mode::Supervise),
+        Whose::File(file) => {
+            (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
+        }
+    };
+    let credentials_directory = environment.credentials_directory();
+    let source = Source { file: file.clone(), environment, credentials_directory, mode };
+    let loaded = config::load(&source)?;
+    let name = config::instance_name(mode, None, file.as_deref(), &loaded.config);
+    Ok((name, loaded))
+}
+
+/// What was done, line by line.
+fn report(rebuilt: &Rebuilt, from: u64) -> String {
+    let Rebuilt { path, cursor, way } = rebuilt;
+    let path = path.display();
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = match way {
+        Way::Anew => writeln!(text, "{path}: begun anew"),
+        Way::Salvaged { aside, requests, transactions, .. } => writeln!(
+            text,
+            "{path}: begun anew; the damaged one is kept as {}\n\
+             taken over: {requests} unanswered requests, {transactions} signed transactions",
+            aside.display()
+        ),
+        Way::ReadAgain { before } => {
+            let before = before.map_or_else(|| "none".to_owned(), |block| block.number.to_string());
+            writeln!(
+                text,
+                "{path}: in order, and keeps all it has; the last block read was {before}"
+            )
+        }
+        Way::NotThere { before } => writeln!(
+            text,
+            "{path}: in order, and read up to block {}: it reads block {from} in its turn, and \
+             nothing was changed",
+            before.number
+        ),
+    };
+    if let Way::NotThere { .. } = way {
+        return text;
+    }
+    let _ = writeln!(text, "the chain is read again from block {} on", cursor.number + 1);
+    if let Way::Salvaged { at_most: Some(at_most), .. } = way
+        && *at_most < from
+    {
+        let _ = writeln!(
+            text,
+            "warning: by the damaged journal the first block to be read again is {at_most}; what of \
+             the blocks before {from} could not be taken over is read by nobody: rebuild again with \
+             --from {at_most}"
+        );
+    }
+    text
+}
+
+/// A parked instance would be tried within minutes: a supervisor that knows it does it now.
+async fn go_on(name: &str, candidates: &Candidates) -> String {
+    let request = Request::Restart { name: name.to_owned() };
+    match control::ask(candidates, &request, DEADLINE).await {
+        Ok(Answer::Done { lines, .. }) => lines.iter().map(|line| printable(line) + "\n").collect(),
+        Ok(Answer::Refused { why } | Answer::Silent { why }) => {
+            format!("the supervisor that runs does not start {name}: {}\n", printable(&why))
+        }
+        Ok(Answer::Status { .. }) | Err(AskError::NotFound(_)) => {
+            format!("no supervisor answers: {name} goes on when it is started\n")
+        }
+        Err(error) => format!(
+            "{}\n`kms-connector restart {name}` has it go on at once\n",
+            printable(&error.to_string())
+        ),
+    }
+}
