@@ -11,6 +11,7 @@ mod cli;
 mod contracts;
 mod core_trouble;
 mod crash;
+mod disk;
 mod edges;
 mod endpoints;
 mod errors;
