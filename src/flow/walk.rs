@@ -165,8 +165,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut patience = Patience::new(self.options.retry_interval);
         // An answer the contract did not take, and what it said.
         let mut rejected: Option<(Answer, Hold)> = None;
-        let is_old = request.block.number <= self.options.maybe_answered_up_to;
-        let mut past = Past { maybe_asked: recovered, maybe_sent: recovered || is_old };
+        let mut past = self.past(&request, recovered);
         loop {
             let begun = Instant::now();
             let door = self.enter(&request, &stage, past, seat, &stop).await;
@@ -257,6 +256,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
             }
         }
+    }
+
+    /// What the ledger need not remember counts as well.
+    fn past(&self, request: &Request, recovered: bool) -> Past {
+        let is_old = request.block.number <= self.options.maybe_answered_up_to;
+        Past { maybe_asked: recovered, maybe_sent: recovered || is_old }
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
