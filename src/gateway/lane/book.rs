@@ -461,7 +461,9 @@ impl Book {
         }
         let Looked { moved, dropped, unsure } = self.recent.look(mined, now);
         self.effects.extend(moved.into_iter().map(|(hash, block)| Effect::Mined(hash, block)));
-        self.reorganised = unsure || self.lower_since.is_some();
+        // What was seen since this question was asked, it did not answer.
+        let since = self.reorganised && self.suspicious;
+        self.reorganised = unsure || self.lower_since.is_some() || since;
         self.suspicious |= self.reorganised;
         if !dropped.is_empty() {
             warn!(
