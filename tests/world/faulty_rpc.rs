@@ -2,7 +2,7 @@
 //! unless a test scripted something else; and a relay in front of it that breaks the connection.
 //!
 //! ```text
-//! connector ── Proxy (cut, silent, half-closed, slow, dripping) ── FaultyRpc ── http ── Anvil
+//! connector ── Proxy (cut, silent, half-closed, slow, dripping, wrong) ── FaultyRpc ── http ── Anvil
 //!                                                     lies: what is said of chain and logs
 //!                                                     rules: what single calls are answered
 //! ```

@@ -4,7 +4,7 @@
 //! Anvil (Gateway chain) ── Deployment (our contracts, one variant of the protocol)
 //! Ministack (S3, AWS KMS) ── Bucket (a coprocessor's ciphertexts)
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
-//! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping)
+//! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping, wrong)
 //! FaultyRpc (a node that lies, in front of Anvil)
 //! journal (what the connector wrote down, read with plain SQL)
 //! Parties (chain, contracts, S3 and any number of KMS nodes, each with wallet and Core)

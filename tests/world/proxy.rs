@@ -30,7 +30,15 @@ pub enum Weather {
     Dripping(Duration),
     /// The server's side ends, as if it had said all; what the client sends still goes through.
     HalfClosed,
+    /// Whatever is asked, and the server does not hear it, is answered by a page of some other
+    /// server, as by a load balancer whose route is wrong.
+    Wrong,
 }
+
+/// Well-formed HTTP, so that a client has to look at what it says; to one that expects HTTP/2 or
+/// frames of a WebSocket it is noise.
+const WRONG: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 22\r\n\
+    connection: close\r\n\r\n<html>It works!</html>";
 
 /// The weather, and since when older connections hang.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +133,9 @@ async fn relay(mut client: TcpStream, upstream: u16, mut sky: watch::Receiver<Sk
                     }
                 }
             }
-            Weather::Slow(_) | Weather::Dripping(_) | Weather::HalfClosed if !frozen => {
+            Weather::Slow(_) | Weather::Dripping(_) | Weather::HalfClosed | Weather::Wrong
+                if !frozen =>
+            {
                 tokio::select! {
                     _ended = carry_badly(&mut client, &mut server, now.weather) => return,
                     // What was under way is lost with the connection.
@@ -136,7 +146,8 @@ async fn relay(mut client: TcpStream, upstream: u16, mut sky: watch::Receiver<Sk
             | Weather::Silent
             | Weather::Slow(_)
             | Weather::Dripping(_)
-            | Weather::HalfClosed => {
+            | Weather::HalfClosed
+            | Weather::Wrong => {
                 if sky.changed().await.is_err() {
                     return;
                 }
@@ -167,6 +178,15 @@ async fn carry_badly(
         Weather::HalfClosed => {
             to_client.shutdown().await?;
             copy(&mut from_client, &mut to_server).await?;
+        }
+        Weather::Wrong => {
+            let mut asked = vec![0; 1 << 16];
+            if from_client.read(&mut asked).await? > 0 {
+                to_client.write_all(WRONG).await?;
+                to_client.shutdown().await?;
+                // Closed with bytes unread, the connection would be reset and the page lost.
+                while from_client.read(&mut asked).await? > 0 {}
+            }
         }
         Weather::Clear | Weather::Cut | Weather::Silent => {}
     }

@@ -221,10 +221,55 @@ impl Chain {
         Ok(())
     }
 
+    /// Replaces the last `depth` blocks by others that carry only these transactions, each in the
+    /// block of that index. The others are gone, also from the pool.
+    pub async fn reorg_with(&self, depth: u64, kept: &[(Value, u64)]) -> Result<()> {
+        let _null: Value = self.rpc("anvil_reorg", json!([depth, kept])).await?;
+        Ok(())
+    }
+
+    /// A mined transaction of the harness's account in the form in which [`Self::reorg_with`] makes
+    /// the same one again, hash included.
+    pub async fn transaction_again(&self, hash: B256) -> Result<Value> {
+        let mut transaction: Value = self.rpc("eth_getTransactionByHash", json!([hash])).await?;
+        let fields = transaction.as_object_mut();
+        let fields = fields.ok_or_else(|| Error::other(format!("no transaction {hash}")))?;
+        // What a block or a signature adds; the account is unlocked, and nobody signed.
+        for added in [
+            "hash",
+            "blockHash",
+            "blockNumber",
+            "blockTimestamp",
+            "transactionIndex",
+            "gasPrice",
+            "r",
+            "s",
+            "v",
+            "yParity",
+        ] {
+            fields.remove(added);
+        }
+        Ok(transaction)
+    }
+
     /// Logs of `address` from block `from` on.
     pub async fn logs(&self, address: Address, from: u64, topic0: B256) -> Result<Vec<Log>> {
         let filter = json!({
             "address": address, "fromBlock": U64::from(from), "toBlock": "latest", "topics": [topic0],
+        });
+        self.rpc("eth_getLogs", json!([filter])).await
+    }
+
+    /// Logs of `address` in a range of blocks, both ends included, with one of `topics` first.
+    pub async fn logs_between(
+        &self,
+        address: Address,
+        (from, to): (u64, u64),
+        topics: &[B256],
+    ) -> Result<Vec<Log>> {
+        let filter = json!({
+            "address": address, "fromBlock": U64::from(from), "toBlock": U64::from(to),
+            "topics": [topics],
         });
         self.rpc("eth_getLogs", json!([filter])).await
     }
