@@ -25,6 +25,9 @@ pub struct AnvilOptions {
     pub chain_id: u64,
     /// `None` takes a free one.
     pub port: Option<u16>,
+    /// The state outlives the node. It is also written every minute, for which a node with a long
+    /// history stands still.
+    pub durable: bool,
     /// Further command line arguments.
     pub arguments: Vec<String>,
 }
@@ -35,6 +38,7 @@ impl Default for AnvilOptions {
             block_time: Some(Duration::from_millis(250)),
             chain_id: 54_321,
             port: None,
+            durable: true,
             arguments: Vec::new(),
         }
     }
@@ -69,13 +73,15 @@ impl Anvil {
         let mut command = Command::new(tool("anvil")?);
         command
             .args(["--host", "127.0.0.1", "--quiet", "--auto-impersonate"])
-            .args(["--preserve-historical-states", "--hardfork", "prague"])
+            .args(["--hardfork", "prague"])
             // Batches of test requests are larger than what one block usually takes.
             .args(["--gas-limit", "1000000000"])
             .args(["--port", &self.port.to_string()])
-            .args(["--chain-id", &self.options.chain_id.to_string()])
-            .arg("--state")
-            .arg(self.dir.join("anvil-state.json"));
+            .args(["--chain-id", &self.options.chain_id.to_string()]);
+        if self.options.durable {
+            let state = self.dir.join("anvil-state.json");
+            command.arg("--preserve-historical-states").arg("--state").arg(state);
+        }
         if let Some(block_time) = self.options.block_time {
             command.args(["--block-time", &block_time.as_secs_f64().to_string()]);
             command.args(["--order", "fifo"]);

@@ -6,7 +6,7 @@
 use alloy::{
     primitives::{Address, B256, Bytes, b256, hex},
     sol,
-    sol_types::{SolCall, SolConstructor, SolError, SolEvent},
+    sol_types::{SolCall, SolConstructor, SolError, SolEvent, SolValue},
 };
 use serde_json::Value;
 
@@ -257,6 +257,13 @@ impl Variant {
 pub fn decryption_code(variant: Variant, config: Address) -> Result<Vec<u8>> {
     let arguments = Decryption::constructorCall { generation: variant.flag(), config }.abi_encode();
     creation_code(include_str!("../contracts/artifacts/Decryption.json"), &arguments)
+}
+
+/// Creation code of `LeanDecryption`, which is of [`Variant::G10`], with its arguments.
+pub fn lean_decryption_code(config: Address) -> Result<Vec<u8>> {
+    // Its constructor takes what an address is encoded as.
+    let arguments = config.abi_encode();
+    creation_code(include_str!("../contracts/artifacts/LeanDecryption.json"), &arguments)
 }
 
 /// Creation code of `GatewayConfig` with its arguments.

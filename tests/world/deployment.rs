@@ -422,7 +422,8 @@ impl Deployment {
     }
 }
 
-fn answer(log: &Log) -> Result<Answer> {
+/// An answer as the contract's log tells it.
+pub fn answer(log: &Log) -> Result<Answer> {
     let event =
         Decryption::ResponseRecorded::decode_raw_log(log.topics.iter().copied(), &log.data)?;
     Ok(Answer {
