@@ -47,6 +47,8 @@ struct Past {
     maybe_asked: bool,
     /// A transaction with its answer may exist.
     maybe_sent: bool,
+    /// Why it was held when this walk began: that was said.
+    held: Option<HoldReason>,
 }
 
 impl Past {
@@ -154,18 +156,18 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let Intake { request, recovered } = intake;
         let key = request.key;
         let (mut stage, mut worked) = (Stage::Arrived, Duration::ZERO);
+        let mut past = self.past(&request, recovered);
         if recovered {
             // Settled meanwhile: nothing is left to do.
             let Some(standing) = self.ledger.standing(key).await? else {
                 return Ok(Ended::Settled);
             };
-            worked = standing.worked;
+            (worked, past.held) = (standing.worked, standing.held);
             stage = resume(standing);
         }
         let mut patience = Patience::new(self.options.retry_interval);
         // An answer the contract did not take, and what it said.
         let mut rejected: Option<(Answer, Hold)> = None;
-        let mut past = self.past(&request, recovered);
         loop {
             let begun = Instant::now();
             let door = self.enter(&request, &stage, past, seat, &stop).await;
@@ -189,7 +191,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     if lost {
                         if patience.forgotten() >= GIVE_WAY_AFTER && seat.is_wanted() {
                             let hold = Hold::new(HoldReason::NoProgress, FORGETFUL);
-                            return self.hold(key, &stage, hold).await;
+                            return self.hold(key, &stage, past, hold).await;
                         }
                         // Not in a hot loop.
                         if patience.pause(&stop).await.is_none() {
@@ -238,13 +240,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     if gone {
                         return self.settle(&request, Outcome::Orphaned).await;
                     }
-                    return self.hold(key, &stage, hold).await;
+                    return self.hold(key, &stage, past, hold).await;
                 }
                 Remedy::Retry => {
                     let stuck_since = *patience.stuck_since.get_or_insert(begun);
                     if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && seat.is_wanted() {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
-                        return self.hold(key, &stage, hold).await;
+                        return self.hold(key, &stage, past, hold).await;
                     }
                     if let Some(why) = patience.news(setback.why) {
                         warn!(stage = stage.as_str(), why, "attempt failed, trying again");
@@ -261,7 +263,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// What the ledger need not remember counts as well.
     fn past(&self, request: &Request, recovered: bool) -> Past {
         let is_old = request.block.number <= self.options.maybe_answered_up_to;
-        Past { maybe_asked: recovered, maybe_sent: recovered || is_old }
+        Past { maybe_asked: recovered, maybe_sent: recovered || is_old, held: None }
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
@@ -312,13 +314,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    async fn hold(&self, key: RequestKey, stage: &Stage, hold: Hold) -> Result<Ended, LedgerError> {
-        warn!(
-            stage = stage.as_str(),
-            reason = hold.reason.as_str(),
-            detail = hold.detail,
-            "request held"
-        );
+    /// Said when it is news, not at each time it was tried again in vain.
+    async fn hold(
+        &self,
+        key: RequestKey,
+        stage: &Stage,
+        past: Past,
+        hold: Hold,
+    ) -> Result<Ended, LedgerError> {
+        let (stage, reason, detail) = (stage.as_str(), hold.reason.as_str(), &hold.detail);
+        if past.held == Some(hold.reason) {
+            debug!(stage, reason, detail, "request still held");
+        } else {
+            warn!(stage, reason, detail, "request held");
+        }
         self.ledger.note(key, Step::Held(hold)).await?;
         Ok(Ended::Held)
     }

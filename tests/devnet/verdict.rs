@@ -92,7 +92,6 @@ pub fn table(verdicts: &[Verdict]) -> String {
         "arrived (UTC)",
         "asked",
         "answered",
-        "submitted",
         "settled",
         "result",
         "transaction",
@@ -113,18 +112,17 @@ pub fn table(verdicts: &[Verdict]) -> String {
             arrived.map_or_else(|| "-".into(), time_of_day),
             after(|entry| entry.asked_at),
             after(|entry| entry.answered_at),
-            after(|entry| entry.submitted_at),
             after(|entry| entry.settled_at),
             verdict.result(),
             transaction.unwrap_or_else(|| "-".into()),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; 10] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    let line = |row: &[String; 10]| {
+    let widths: [usize; 9] = std::array::from_fn(|column| width(column).unwrap_or_default());
+    let line = |row: &[String; 9]| {
         let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
             // Times end under each other.
-            if (4..=7).contains(&column) {
+            if (4..=6).contains(&column) {
                 format!("{cell:>width$}")
             } else {
                 format!("{cell:width$}")

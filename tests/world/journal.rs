@@ -26,7 +26,6 @@ pub struct Entry {
     pub arrived_at: i64,
     pub asked_at: Option<i64>,
     pub answered_at: Option<i64>,
-    pub submitted_at: Option<i64>,
     pub settled_at: Option<i64>,
     pub outcome: Option<String>,
     pub refusal: Option<String>,
@@ -36,7 +35,7 @@ pub struct Entry {
 
 const ENTRIES: &str = "
 SELECT id, block_number, transaction_hash, stage, attempts, hold_reason, hold_detail, last_error,
-    arrived_at, asked_at, answered_at, submitted_at, settled_at, outcome, refusal,
+    arrived_at, asked_at, answered_at, settled_at, outcome, refusal,
     outcome_transaction
 FROM requests JOIN events USING (seq) ORDER BY seq";
 
@@ -82,7 +81,6 @@ pub fn entries(file: &Path) -> Result<Vec<Entry>> {
             arrived_at: row.get("arrived_at")?,
             asked_at: row.get("asked_at")?,
             answered_at: row.get("answered_at")?,
-            submitted_at: row.get("submitted_at")?,
             settled_at: row.get("settled_at")?,
             outcome: row.get("outcome")?,
             refusal: row.get("refusal")?,
