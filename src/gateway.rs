@@ -4,7 +4,6 @@
 pub mod decryption;
 pub mod gateway_config;
 pub mod lane;
-pub mod nonce;
 pub mod wallet;
 pub mod provider;
 pub mod abi;

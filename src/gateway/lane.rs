@@ -14,11 +14,12 @@
 //!   to it. So a restart needs no path of its own: the walk submits again and finds it here. Nor has
 //!   a reorganisation: a mined transaction that is dropped is open again, with the same bytes, and the
 //!   request that it had settled walks again and finds it here.
-//! - Decisions are pure ([`book`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
+//! - Decisions are pure ([`book`], [`nonces`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
 //!   everything slow runs beside it in its `JoinSet`.
 
 mod book;
 mod draft;
+mod nonces;
 mod owner;
 mod recent;
 mod slot;

@@ -22,6 +22,7 @@ use super::{
     FOLLOWED, GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered,
     SignedTransaction, SubmitError,
     draft::{Draft, Fees, gas_limit_of, recover_payload},
+    nonces::Nonces,
     recent::{DROPPED_AFTER, Looked, Recent},
     slot::{Answer, Slot},
 };
@@ -29,7 +30,6 @@ use crate::{
     backoff::Backoff,
     domain::{Address, B256, BlockRef, Hold, HoldReason, Remedy, RequestKey},
     gateway::{
-        nonce::Nonces,
         provider::{Head, Receipt, RpcError, Sent, quirks},
         wallet::WalletError,
     },

@@ -10,11 +10,11 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 use tokio::time::Instant;
 
 /// How long a hole may wait for a payload. A Nitro sequencer keeps what is behind it for about 1 s.
-pub const HOLE_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const HOLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The nonces of one wallet on one chain.
 #[derive(Clone, Debug)]
-pub struct Nonces {
+pub(super) struct Nonces {
     /// Every nonce from here on is free.
     next: u64,
     /// Free nonces below `next`, since when.
@@ -24,8 +24,7 @@ pub struct Nonces {
 impl Nonces {
     /// From the chain's count of mined transactions and the nonces taken and not known to be mined.
     /// `highest` is the highest nonce the journal ever recorded.
-    #[must_use]
-    pub fn new(
+    pub(super) fn new(
         mined: u64,
         taken: impl IntoIterator<Item = u64>,
         highest: Option<u64>,
@@ -42,7 +41,7 @@ impl Nonces {
     }
 
     /// The lowest free nonce; it is taken now.
-    pub fn take(&mut self) -> u64 {
+    pub(super) fn take(&mut self) -> u64 {
         if let Some((hole, _)) = self.holes.pop_first() {
             return hole;
         }
@@ -51,7 +50,7 @@ impl Nonces {
     }
 
     /// The nonce was not used, provably.
-    pub fn give_back(&mut self, nonce: u64, now: Instant) {
+    pub(super) fn give_back(&mut self, nonce: u64, now: Instant) {
         if nonce >= self.next {
             return;
         }
@@ -64,7 +63,7 @@ impl Nonces {
 
     /// The chain has executed `mined` transactions of the wallet. Answers the nonces that were used
     /// by somebody else: free here, yet mined there.
-    pub fn observe_mined(&mut self, mined: u64) -> Option<RangeInclusive<u64>> {
+    pub(super) fn observe_mined(&mut self, mined: u64) -> Option<RangeInclusive<u64>> {
         let foreign_hole = self.holes.range(..mined).next().map(|(nonce, _)| *nonce);
         self.holes = self.holes.split_off(&mined);
         let beyond = (mined > self.next).then_some(self.next);
@@ -73,19 +72,16 @@ impl Nonces {
     }
 
     /// The lowest hole that has waited too long.
-    #[must_use]
-    pub fn overdue(&self, now: Instant) -> Option<u64> {
+    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
         let (nonce, since) = self.holes.first_key_value()?;
         (now.saturating_duration_since(*since) >= HOLE_PATIENCE).then_some(*nonce)
     }
 
-    #[must_use]
-    pub fn has_holes(&self) -> bool {
+    pub(super) fn has_holes(&self) -> bool {
         !self.holes.is_empty()
     }
 
-    #[must_use]
-    pub fn peek_next(&self) -> u64 {
+    pub(super) fn peek_next(&self) -> u64 {
         self.next
     }
 }
