@@ -317,7 +317,9 @@ async fn a_pause_burns_no_gas_even_with_a_fixed_limit() -> Result<()> {
     scene.row(request.id, "tried", |row| row.last_error.contains("paused")).await?;
     // Three times the longest pause between two attempts.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(scene.deployment.failed_transactions().await?.len(), 1);
+    // The one that found out; none if the request is older than the start, when it is tried out first.
+    let failed = scene.deployment.failed_transactions().await?.len();
+    assert!(failed <= 1, "{failed}");
     scene.deployment.pause(false).await?;
     scene.answered(&[request]).await
 }
