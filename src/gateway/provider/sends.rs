@@ -1,0 +1,166 @@
+//! One raw transaction to every connected node at once, and what their answers mean together.
+
+use std::time::Duration;
+
+use alloy::rpc::{client::RpcClient, types::TransactionReceipt};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    CALL_DEADLINE, RpcError, Sent,
+    arbitrum::{ArbitrumProvider, client_of, hex, read_receipt},
+    connection, endpoints,
+    quirks::{self, SyncSpelling},
+};
+use crate::domain::{B256, Bytes};
+
+/// One endpoint has refused a transaction: how long the others may take to say more.
+const SEND_GRACE: Duration = Duration::from_millis(500);
+
+impl ArbitrumProvider {
+    /// `wait`: a moment for the receipt, where a node offers that.
+    pub(super) async fn send_to_all(&self, raw: &Bytes, wait: bool) -> Result<Sent, RpcError> {
+        let reading = self.usable().await?.first().copied();
+        let mut sends = FuturesUnordered::new();
+        for (index, node) in self.nodes().iter().enumerate() {
+            let Some(client) = client_of(node) else { continue };
+            let (node, raw) = (node.clone(), raw.clone());
+            let sending = async move {
+                let sending = async {
+                    if wait {
+                        send_and_wait(&client, &node, &raw).await
+                    } else {
+                        send(&client, &node, &raw).await
+                    }
+                };
+                let sent = timeout(CALL_DEADLINE, sending).await;
+                (index, sent.unwrap_or_else(|_| Err(no_answer(&node.endpoint))))
+            };
+            sends.push(sending.boxed());
+        }
+        let asked = sends.len();
+        let (mut refusals, mut grace) = (Vec::with_capacity(asked), None);
+        loop {
+            let next = match grace {
+                None => sends.next().await,
+                Some(until) => match timeout_at(until, sends.next()).await {
+                    Ok(next) => next,
+                    // Somebody may have taken it: that is all that is known.
+                    Err(_) => break,
+                },
+            };
+            let sent = match next {
+                None => break,
+                Some((_, Ok(sent))) => sent,
+                Some((_, Err(error))) if is_already_known(&error) => Sent::Accepted,
+                Some((index, Err(error))) => {
+                    refusals.push((Some(index) == reading, error));
+                    grace = grace.or(Some(Instant::now() + SEND_GRACE));
+                    continue;
+                }
+            };
+            self.leave(sends);
+            return Ok(sent);
+        }
+        if refusals.len() < asked {
+            let what = match refusals.first() {
+                Some((_, error)) => format!("a node did not say what became of it; {error}"),
+                None => "no node is connected".to_owned(),
+            };
+            self.leave(sends);
+            return Err(self.unavailable(what));
+        }
+        let refused = verdict(refusals);
+        Err(refused.unwrap_or_else(|| self.unavailable("no node is connected")))
+    }
+
+    /// Sends that are under way go on without anybody waiting.
+    fn leave(&self, sends: FuturesUnordered<futures_util::future::BoxFuture<'static, Said>>) {
+        if !sends.is_empty() {
+            let rest = sends.for_each(|_| async {}).boxed();
+            // Full: they are dropped. The transaction is sent again if it is not mined.
+            let _ = self.inner.shared.stragglers.try_send(rest);
+        }
+    }
+}
+
+/// What one endpoint, by index, said to a raw transaction.
+type Said = (usize, Result<Sent, RpcError>);
+
+async fn send(client: &RpcClient, node: &endpoints::Node, raw: &Bytes) -> Result<Sent, RpcError> {
+    let sending = client.request::<_, B256>("eth_sendRawTransaction", (raw,));
+    sending.await.map(|_| Sent::Accepted).map_err(|error| node.endpoint.explain(error))
+}
+
+/// The way the node wants it is found out by trying; a node that has none is sent to as ever.
+async fn send_and_wait(
+    client: &RpcClient,
+    node: &endpoints::Node,
+    raw: &Bytes,
+) -> Result<Sent, RpcError> {
+    const METHOD: &str = "eth_sendRawTransactionSync";
+    loop {
+        let spelling = node.sync_spelling();
+        let timeout = quirks::SYNC_PATIENCE_MS;
+        let sent = match spelling {
+            SyncSpelling::Number => {
+                client.request::<_, TransactionReceipt>(METHOD, (raw, timeout)).await
+            }
+            SyncSpelling::Hex => client.request(METHOD, (raw, hex(timeout))).await,
+            SyncSpelling::NoTimeout => client.request(METHOD, (raw,)).await,
+            SyncSpelling::Unsupported => return send(client, node, raw).await,
+        };
+        let error = match sent {
+            Ok(receipt) => return Ok(read_receipt(&receipt).map_or(Sent::Accepted, Sent::Mined)),
+            Err(error) => node.endpoint.explain(error),
+        };
+        let other = match &error {
+            RpcError::Refused { code, message, .. } => spelling.after(*code, message),
+            RpcError::Unavailable { .. }
+            | RpcError::WrongChain { .. }
+            | RpcError::Unreadable { .. } => None,
+        };
+        match other {
+            Some(other) => node.spell_sync(spelling, other),
+            None => return Err(error),
+        }
+    }
+}
+
+fn no_answer(endpoint: &connection::Endpoint) -> RpcError {
+    RpcError::Unavailable {
+        host: endpoint.host().to_owned(),
+        what: format!("eth_sendRawTransaction timed out after {CALL_DEADLINE:?}"),
+    }
+}
+
+fn refusal_of(error: &RpcError) -> quirks::Refusal {
+    match error {
+        RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
+        RpcError::Unavailable { .. }
+        | RpcError::WrongChain { .. }
+        | RpcError::Unreadable { .. } => quirks::Refusal::Unknown,
+    }
+}
+
+fn is_already_known(error: &RpcError) -> bool {
+    refusal_of(error) == quirks::Refusal::AlreadyKnown
+}
+
+/// What the refusals of all endpoints mean together; the flag marks that of the one which is read
+/// from. One that may have taken the transaction outweighs all that have not; then comes what says
+/// that its nonce is used or occupied; then the word of the endpoint that is read from.
+fn verdict(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
+    let weight = |(reading, error): &(bool, RpcError)| match refusal_of(error) {
+        quirks::Refusal::AlreadyKnown | quirks::Refusal::Unready | quirks::Refusal::Unknown => 4,
+        quirks::Refusal::NonceTooLow => 3,
+        quirks::Refusal::Underpriced => 2,
+        quirks::Refusal::NonceTooHigh
+        | quirks::Refusal::FeeTooLow
+        | quirks::Refusal::InsufficientFunds
+        | quirks::Refusal::Unacceptable
+        | quirks::Refusal::Reverted
+        | quirks::Refusal::Busy => u8::from(*reading),
+    };
+    refusals.into_iter().rev().max_by_key(weight).map(|(_, error)| error)
+}
