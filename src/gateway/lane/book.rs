@@ -569,14 +569,15 @@ impl Book {
         if self.market.base.is_none() || self.market.tip.is_none() {
             return;
         }
-        self.waiting.retain(|payload| {
-            let wanted = wanted(payload.request);
-            if !wanted {
-                // Its caller has gone (drain): not needed before somebody asks again.
-                self.payloads.remove(&payload.request);
+        // Whose caller has gone (drain) is not needed before somebody asks again.
+        let all = std::mem::take(&mut self.waiting);
+        for payload in all {
+            if wanted(payload.request) {
+                self.waiting.push_back(payload);
+            } else {
+                self.fail(payload.request, SubmitError::Stopped);
             }
-            wanted
-        });
+        }
         let overdue = self.nonces.overdue(now).filter(|hole| {
             self.waiting.is_empty()
                 && self.open.last_key_value().is_some_and(|(last, _)| last > hole)
