@@ -260,7 +260,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// What the ledger need not remember counts as well.
+    /// A request that was on chain before this start may have been answered by a run whose journal is
+    /// gone.
     fn past(&self, request: &Request, recovered: bool) -> Past {
         let is_old = request.block.number <= self.options.maybe_answered_up_to;
         Past { maybe_asked: recovered, maybe_sent: recovered || is_old, held: None }
