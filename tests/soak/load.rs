@@ -34,6 +34,9 @@ const MINED_WITHIN: Duration = Duration::from_secs(30);
 /// A user's key. Shorter than real ones: the contract keeps it for ever, in the node's memory.
 const KEY_BYTES: usize = 64;
 
+/// After a block, for as long, the node certainly makes none: half of its block time.
+const BETWEEN_BLOCKS: Duration = Duration::from_millis(125);
+
 /// Requests in the blocks that a reorganisation drops.
 const DROPPED: usize = 10;
 
@@ -126,8 +129,7 @@ impl Load {
         let asks = asks(self.emitted(), self.emitted() + DROPPED);
         self.deployment.upload(&asks).await?;
         let _alone = self.hands.lock().await;
-        let before = chain.block_number().await?;
-        let copy: U256 = chain.rpc("evm_snapshot", json!([])).await?;
+        let (before, copy) = self.copy_of_state().await?;
         let hash = self.emit_alone(&asks).await?;
         self.emitted.fetch_add(asks.len(), Ordering::Relaxed);
         let head = until("blocks", MINED_WITHIN, Duration::from_millis(5), async || {
@@ -163,6 +165,25 @@ impl Load {
             }
         }
         Ok((requests, answers))
+    }
+
+    /// The block that is the head, and a copy of the state after it.
+    ///
+    /// A copy that is made while the node makes a block holds effects that no block has. So it is made
+    /// right after a block has come, and again where that took so long that the next was near.
+    async fn copy_of_state(&self) -> Result<(u64, U256)> {
+        let chain = &self.deployment.chain;
+        let mut head = chain.block_number().await?;
+        until("a copy of the state", MINED_WITHIN, Duration::from_millis(5), async || {
+            let number = chain.block_number().await?;
+            if std::mem::replace(&mut head, number) == number {
+                return Ok(None);
+            }
+            let seen = Instant::now();
+            let copy: U256 = chain.rpc("evm_snapshot", json!([])).await?;
+            Ok((seen.elapsed() < BETWEEN_BLOCKS).then_some((number, copy)))
+        })
+        .await
     }
 
     fn events(&self, receipt: &Receipt) -> usize {
