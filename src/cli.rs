@@ -16,15 +16,17 @@ mod text;
 
 use std::{
     io::{self, IsTerminal, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    str::FromStr,
     sync::LazyLock,
 };
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{self, Environment, Wallet},
+    config::{self, Environment, Place, Problem, Problems, Wallet},
     observe::logging,
     supervisor::control::{self, Candidates, Request},
 };
@@ -62,6 +64,7 @@ const AFTER_HELP: &str = "\
 Environment:
   KMS_CONNECTOR_CONFIG_DIR  directory of configurations [default: ./config/environments]
   KMS_CONNECTOR_STATE_DIR   where journals are kept [default: $STATE_DIRECTORY, else ./state]
+  KMS_CONNECTOR_LISTEN      where health, metrics and the status page are [default: see --listen]
   KMS_CONNECTOR_<KEY>       every key of a configuration (see config-base.toml)
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
@@ -103,6 +106,8 @@ enum Command {
         #[arg(short, long, value_parser = instance_name)]
         name: Option<String>,
         #[command(flatten)]
+        listen: ListenArgs,
+        #[command(flatten)]
         supervisor: SupervisorArgs,
     },
     /// Run every configuration of the configuration directory, in the foreground.
@@ -112,6 +117,8 @@ enum Command {
     Supervise {
         #[command(flatten)]
         configs: ConfigArgs,
+        #[command(flatten)]
+        listen: ListenArgs,
         #[command(flatten)]
         supervisor: SupervisorArgs,
     },
@@ -255,10 +262,72 @@ struct SupervisorArgs {
     state: StateArgs,
 }
 
+/// Where a supervisor shows itself.
+#[derive(Debug, Args)]
+struct ListenArgs {
+    /// The HTTP listener (health, metrics, status page): an address, or none
+    /// [default: `$KMS_CONNECTOR_LISTEN`, else 127.0.0.1:9478 under supervise, none under start].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<Listen>,
+}
+
+/// What `--listen` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listen {
+    At(SocketAddr),
+    Nowhere,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "none" => Ok(Self::Nowhere),
+            address => address.parse().map(Self::At).map_err(|_| ADDRESSES.to_owned()),
+        }
+    }
+}
+
+const ADDRESSES: &str = "an address with a port, like 127.0.0.1:9478, or none";
+
+impl ListenArgs {
+    fn address(
+        &self,
+        environment: &Environment,
+        default: Listen,
+    ) -> Result<Option<SocketAddr>, Problems> {
+        let listen = match (self.listen, environment.get("KMS_CONNECTOR_LISTEN")) {
+            (Some(given), _) => given,
+            (None, None) => default,
+            (None, Some(text)) => text.to_string_lossy().parse().map_err(|_| Problem {
+                place: Place::Variable("KMS_CONNECTOR_LISTEN".to_owned()),
+                key: None,
+                found: text.to_string_lossy().into_owned(),
+                allowed: ADDRESSES.to_owned(),
+                advice: String::new(),
+            })?,
+        };
+        Ok(match listen {
+            Listen::At(address) => Some(address),
+            Listen::Nowhere => None,
+        })
+    }
+}
+
+/// Where a service shows itself, unless told otherwise: to its own machine only.
+const SERVICE_LISTENS: Listen = Listen::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9478));
+
 impl SupervisorArgs {
-    fn at(self, environment: Environment) -> run::Places {
+    fn at(
+        self,
+        listen: &ListenArgs,
+        default: Listen,
+        environment: Environment,
+    ) -> Result<run::Places, Problems> {
         let state_dir = self.state.state_dir(&environment);
-        run::Places { state_dir, socket: self.socket, environment }
+        let listen = listen.address(&environment, default)?;
+        Ok(run::Places { state_dir, socket: self.socket, listen, environment })
     }
 
     fn candidates(self, environment: &Environment) -> Candidates {
@@ -310,14 +379,20 @@ impl Cli {
     /// Does what was asked for.
     pub async fn run(self, environment: Environment) -> Exit {
         match self.command {
-            Command::Start { config, name, supervisor } => {
+            Command::Start { config, name, listen, supervisor } => {
                 let config_dir = places::config_dir(&environment);
                 let start = run::Start { config, config_dir, name };
-                Box::pin(run::start(start, supervisor.at(environment))).await
+                match supervisor.at(&listen, Listen::Nowhere, environment) {
+                    Ok(places) => Box::pin(run::start(start, places)).await,
+                    Err(problems) => run::refuse(&problems),
+                }
             }
-            Command::Supervise { configs, supervisor } => {
+            Command::Supervise { configs, listen, supervisor } => {
                 let config_dir = configs.config_dir(&environment);
-                Box::pin(run::supervise(config_dir, supervisor.at(environment))).await
+                match supervisor.at(&listen, SERVICE_LISTENS, environment) {
+                    Ok(places) => Box::pin(run::supervise(config_dir, places)).await,
+                    Err(problems) => run::refuse(&problems),
+                }
             }
             Command::List { full_path, long, json, configs, supervisor } => {
                 let form = match (json, long) {

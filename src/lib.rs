@@ -32,6 +32,7 @@ pub mod journal;
 pub mod config;
 pub mod observe;
 pub mod tls;
+pub mod metrics;
 pub mod heart;
 pub mod backoff;
 pub mod clock;

@@ -1,4 +1,6 @@
 //! What the operator sees of a running connector.
 
+pub mod board;
+pub mod http;
 pub mod logging;
 pub mod status;

@@ -28,6 +28,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -56,7 +57,11 @@ use crate::{
     config::{self, Config, Environment, Problems},
     heart::Hearts,
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
-    observe::status::{Phase, Reload, Reporter},
+    observe::{
+        board::Board,
+        http::{BindError, Http},
+        status::{Phase, Reload, Reporter},
+    },
 };
 
 /// How long a changed configuration is tried before it counts as unreachable.
@@ -65,6 +70,8 @@ const CHECK_LIMIT: Duration = Duration::from_secs(20);
 const ASKED: usize = 32;
 /// The loop turns at least this often.
 const TURN: Duration = Duration::from_secs(10);
+/// And this often while somebody may look at its board.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// What to supervise.
 #[derive(Clone, Debug)]
@@ -74,6 +81,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// The control socket, unless it is where it usually is.
     pub socket: Option<PathBuf>,
+    /// Where the HTTP listener is, if there is to be one.
+    pub listen: Option<SocketAddr>,
     pub environment: Environment,
 }
 
@@ -86,6 +95,8 @@ pub enum RunError {
     Signals(io::Error),
     #[error("cannot open the control socket: {0}")]
     Control(#[from] control::ListenError),
+    #[error(transparent)]
+    Http(#[from] BindError),
 }
 
 /// What a supervisor runs: [`Connectors`], or a test's.
@@ -147,7 +158,7 @@ impl Instances for Connectors {
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
 /// failure of the first start, when somebody is looking.
 pub async fn run(options: Options) -> Result<Exit, RunError> {
-    let Options { files, state_dir, socket, environment } = options;
+    let Options { files, state_dir, socket, listen, environment } = options;
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
     let (first, settled) = look(&files, &environment).await?;
@@ -159,6 +170,11 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
             warn!(%error, "no control socket: status and the other commands cannot ask this process");
             None
         }
+    };
+
+    let http = match listen {
+        Some(address) => Some(Http::bind(address).await?),
+        None => None,
     };
 
     let stop = CancellationToken::new();
@@ -177,6 +193,11 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
         Files::One { .. } => None,
     };
     let mut supervisor = Supervisor::new(Connectors, state_dir, directory, manager);
+    if let Some(http) = http {
+        info!(address = %http.address(), "HTTP listener open");
+        let view = supervisor.put_up_board(http.address());
+        beside.spawn(http.serve(view, stop.clone()).in_current_span());
+    }
     supervisor.say_hello(&first);
     supervisor.apply(first);
     let inputs = Inputs { signals, looks, asked, nudges };
@@ -258,6 +279,8 @@ struct Supervisor<I: Instances> {
     directory: Option<PathBuf>,
     manager: ServiceManager,
     started_at_ms: u64,
+    /// With an HTTP listener: where it is, and what it shows.
+    board: Option<(SocketAddr, Board)>,
     slots: BTreeMap<String, Slot<I::Estate>>,
     runs: JoinSet<Ran<I::Estate>>,
     run_of_task: HashMap<Id, u64>,
@@ -289,6 +312,7 @@ impl<I: Instances> Supervisor<I> {
             directory,
             manager,
             started_at_ms: clock::unix_millis(),
+            board: None,
             slots: BTreeMap::new(),
             runs: JoinSet::new(),
             run_of_task: HashMap::new(),
@@ -332,7 +356,8 @@ impl<I: Instances> Supervisor<I> {
 
     /// Turns until told to end, and everything has.
     async fn run(&mut self, mut inputs: Inputs<impl SignalSource>) -> Exit {
-        let feed_every = self.manager.watchdog_interval().unwrap_or(TURN).min(TURN);
+        let turn = if self.board.is_some() { SHOW_EVERY } else { TURN };
+        let feed_every = self.manager.watchdog_interval().unwrap_or(turn).min(turn);
         let mut feeding = interval(feed_every);
         feeding.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -619,7 +644,7 @@ impl<I: Instances> Supervisor<I> {
         let (id, generation) = (self.last_run, slot.generation);
         let abort = CancellationToken::new();
         let stop = abort.child_token();
-        let reporter = Reporter::new();
+        let reporter = Reporter::new(slot.metrics.clone());
         let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
         let hearts = Hearts::default();
         let edges = Edges {

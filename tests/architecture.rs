@@ -37,6 +37,11 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "src/backoff.rs",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
+    (
+        "src/metrics.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    ("src/observe", &["supervisor", "instance", "flow", "gateway", "journal", "config", "cli"]),
     ("src/gateway", &["supervisor", "instance", "flow", "journal", "config", "observe", "cli"]),
     (
         "src/flow/arrivals",

@@ -67,7 +67,7 @@ fn is_down(state: &State) -> bool {
 }
 
 fn process(status: &Status, now_ms: u64) -> String {
-    let Status { version, pid, started_at_ms, config_dir, reload, instances } = status;
+    let Status { version, pid, started_at_ms, listen, config_dir, reload, instances } = status;
     let files = config_dir.as_ref().map_or_else(
         || "one configuration, read again only on request".to_owned(),
         |directory| directory.display().to_string(),
@@ -76,6 +76,7 @@ fn process(status: &Status, now_ms: u64) -> String {
         format!("{} (since {})", span(now_ms.saturating_sub(*started_at_ms)), utc(*started_at_ms));
     let mut lines =
         vec![("up", up), ("files", files), ("last reload", last_reload(reload, now_ms))];
+    lines.extend(listen.iter().map(|address| ("page", format!("http://{address}/"))));
     let told_below = |problem: &&String| {
         instances.iter().filter_map(complaint).any(|why| problem.ends_with(why))
     };

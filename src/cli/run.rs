@@ -1,6 +1,6 @@
 //! `start` and `supervise`: the same supervisor, over one configuration or a directory of them.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{Exit, complain, places};
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
 pub(super) struct Places {
     pub(super) state_dir: PathBuf,
     pub(super) socket: Option<PathBuf>,
+    pub(super) listen: Option<SocketAddr>,
     pub(super) environment: Environment,
 }
 
@@ -29,10 +30,7 @@ pub(super) async fn start(start: Start, places: Places) -> Exit {
     let Start { config, config_dir, name } = start;
     match config.map(|file| places::find(&file, &config_dir)).transpose() {
         Ok(file) => run(Files::One { file: file.map(absolute), name }, places).await,
-        Err(problems) => {
-            log_problems(&problems);
-            Exit::BadConfiguration
-        }
+        Err(problems) => refuse(&problems),
     }
 }
 
@@ -46,8 +44,8 @@ fn absolute(path: PathBuf) -> PathBuf {
 }
 
 async fn run(files: Files, places: Places) -> Exit {
-    let Places { state_dir, socket, environment } = places;
-    match supervisor::run(Options { files, state_dir, socket, environment }).await {
+    let Places { state_dir, socket, listen, environment } = places;
+    match supervisor::run(Options { files, state_dir, socket, listen, environment }).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
         Ok(
@@ -55,11 +53,8 @@ async fn run(files: Files, places: Places) -> Exit {
             | instance::Exit::Panicked { .. }
             | instance::Exit::Hung { .. },
         ) => Exit::Failure,
-        Err(RunError::Configuration(problems)) => {
-            log_problems(&problems);
-            Exit::BadConfiguration
-        }
-        Err(error @ (RunError::Signals(_) | RunError::Control(_))) => {
+        Err(RunError::Configuration(problems)) => refuse(&problems),
+        Err(error @ (RunError::Signals(_) | RunError::Control(_) | RunError::Http(_))) => {
             if tracing::enabled!(tracing::Level::ERROR) {
                 tracing::error!(%error, "cannot start");
             } else {
@@ -68,6 +63,11 @@ async fn run(files: Files, places: Places) -> Exit {
             Exit::Failure
         }
     }
+}
+
+pub(super) fn refuse(problems: &Problems) -> Exit {
+    log_problems(problems);
+    Exit::BadConfiguration
 }
 
 /// One event per problem; where no one listens to errors, plain text, since a process that ends

@@ -22,7 +22,7 @@ use super::{Environment, Mode, variable_form};
 pub(super) const PREFIX: &str = "KMS_CONNECTOR_";
 
 /// Variables with our prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 3] = ["CONFIG_DIR", "STATE_DIR", "COMMIT"];
+const OTHER_VARIABLES: [&str; 4] = ["CONFIG_DIR", "STATE_DIR", "LISTEN", "COMMIT"];
 
 macro_rules! keys {
     ($($variant:ident = $name:literal,)+) => {

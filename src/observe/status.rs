@@ -10,12 +10,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::metrics::Metrics;
+
 /// The process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
     pub pid: u32,
     pub started_at_ms: u64,
+    /// Where the HTTP listener is, if there is one: `127.0.0.1:9478`.
+    pub listen: Option<String>,
     /// `None` under `start`: nothing is watched.
     pub config_dir: Option<PathBuf>,
     pub reload: Reload,
@@ -187,17 +191,13 @@ pub struct CatchUp {
 pub struct Reporter {
     pub phase: watch::Sender<Phase>,
     pub gauges: watch::Sender<Gauges>,
+    pub metrics: Metrics,
 }
 
 impl Reporter {
+    /// `metrics`: what earlier generations counted, too.
     #[must_use]
-    pub fn new() -> Self {
-        Self { phase: watch::Sender::default(), gauges: watch::Sender::default() }
-    }
-}
-
-impl Default for Reporter {
-    fn default() -> Self {
-        Self::new()
+    pub fn new(metrics: Metrics) -> Self {
+        Self { phase: watch::Sender::default(), gauges: watch::Sender::default(), metrics }
     }
 }

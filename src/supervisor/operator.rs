@@ -1,6 +1,6 @@
 //! What operators and the service manager ask, and what they are told.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use tokio::sync::{oneshot, watch};
 use tracing::debug;
@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     clock,
-    observe::status::{Reload, Status},
+    observe::{
+        board::{Shown, View},
+        status::{Reload, Status},
+    },
 };
 
 /// What an asker waits for.
@@ -135,6 +138,21 @@ impl<I: Instances> Supervisor<I> {
             self.manager.status(&line);
         }
         self.reply();
+        if let Some((_, board)) = &self.board {
+            board.send_replace(Arc::new(self.shown()));
+        }
+    }
+
+    /// From now on what is to be seen stands on a board.
+    pub(super) fn put_up_board(&mut self, address: SocketAddr) -> View {
+        let (board, view) = watch::channel(Arc::new(self.shown()));
+        self.board = Some((address, board));
+        view
+    }
+
+    fn shown(&self) -> Shown {
+        let metrics = self.slots.values().map(|slot| (slot.name.clone(), slot.metrics.clone()));
+        Shown { status: self.status(), metrics: metrics.collect() }
     }
 
     fn note_reload(&mut self) {
@@ -205,6 +223,7 @@ impl<I: Instances> Supervisor<I> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at_ms: self.started_at_ms,
+            listen: self.board.as_ref().map(|(address, _)| address.to_string()),
             config_dir: self.directory.clone(),
             reload: Reload { problems: self.problems(), ..self.reload.clone() },
             instances: self.slots.values().map(Slot::status).collect(),

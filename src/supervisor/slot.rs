@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     heart::Hearts,
     instance::{CheckError, Exit},
+    metrics::Metrics,
     observe::status::{Gauges, InstanceStatus, LastError, Phase, State, StoppedBy},
 };
 
@@ -168,6 +169,8 @@ pub(super) struct Slot<E> {
     pub closing: bool,
     history: History,
     pub generation: u64,
+    /// What all generations counted.
+    pub metrics: Metrics,
     restarts: u64,
     last_error: Option<LastError>,
     /// The state as last shown, and since when.
@@ -192,6 +195,7 @@ impl<E> Slot<E> {
             closing: false,
             history: History::default(),
             generation: 0,
+            metrics: Metrics::new(),
             restarts: 0,
             last_error: None,
             shown: (State::Starting, clock::unix_millis()),

@@ -57,6 +57,7 @@ impl World {
             .args(arguments)
             .env_clear()
             .env("KMS_CONNECTOR_CONFIG_DIR", self.configs())
+            .env("KMS_CONNECTOR_LISTEN", "127.0.0.1:0")
             .current_dir(self.directory.path());
         command
     }
@@ -367,6 +368,7 @@ fn status_of(instances: Vec<InstanceStatus>) -> Status {
     Status {
         version: "0.1.0".to_owned(),
         pid: 4711,
+        listen: None,
         started_at_ms: 1_789_401_912_000,
         config_dir: Some("/etc/kms-connector".into()),
         reload: Reload::default(),

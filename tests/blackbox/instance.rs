@@ -7,6 +7,7 @@ use kms_connector::{
     config::{self, Config, Environment, Mode, Source},
     heart::{self, Fault, Hearts},
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
+    metrics::Metrics,
     observe::status::{Phase, Reporter},
 };
 use tokio::task::JoinSet;
@@ -49,7 +50,8 @@ struct Generation {
 impl Generation {
     fn start(config: Arc<Config>, state_dir: &Path, estate: Option<Estate>) -> Self {
         let abort = CancellationToken::new();
-        let (reporter, hearts, stop) = (Reporter::new(), Hearts::default(), abort.child_token());
+        let (reporter, hearts, stop) =
+            (Reporter::new(Metrics::new()), Hearts::default(), abort.child_token());
         let edges = Edges {
             name: "one".into(),
             state_dir: state_dir.into(),

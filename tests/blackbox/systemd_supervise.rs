@@ -50,6 +50,7 @@ impl Service {
         let mut command = Command::new(program());
         command.arg("supervise").arg("--socket").arg(service.socket());
         command.env("KMS_CONNECTOR_CONFIG_DIR", service.configs());
+        command.env("KMS_CONNECTOR_LISTEN", "127.0.0.1:0");
         service.manager.manage(&mut command, watchdog);
         service.scene.spawn(command)?;
         Ok(service)

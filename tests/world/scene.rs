@@ -130,6 +130,9 @@ impl Scene {
         command
             .env("KMS_CONNECTOR_STATE_DIR", self.state_dir())
             .env("AWS_EC2_METADATA_DISABLED", "true");
+        if !command.get_envs().any(|(name, _)| name == "KMS_CONNECTOR_LISTEN") {
+            command.env_remove("KMS_CONNECTOR_LISTEN");
+        }
         if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
             command.env_remove("RUST_LOG");
         }

@@ -264,4 +264,8 @@ fn without_settings(command: &mut Command) {
         }
     }
     command.env("AWS_EC2_METADATA_DISABLED", "true");
+    // Supervisors run beside each other: none has the usual port.
+    if !given.iter().any(|name| name == "KMS_CONNECTOR_LISTEN") {
+        command.env("KMS_CONNECTOR_LISTEN", "127.0.0.1:0");
+    }
 }

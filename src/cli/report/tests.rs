@@ -45,6 +45,7 @@ fn status(instances: Vec<InstanceStatus>) -> Status {
         version: "0.1.0".to_owned(),
         pid: 4711,
         started_at_ms: NOW - 76 * HOUR,
+        listen: Some("127.0.0.1:9478".to_owned()),
         config_dir: Some("/etc/kms-connector".into()),
         reload: Reload {
             at_ms: NOW - 2 * HOUR,
@@ -93,6 +94,7 @@ kms-connector 0.1.0, pid 4711
   up           3d 4h (since 2026-09-11 12:05:12 UTC)
   files        /etc/kms-connector
   last reload  2h ago (2026-09-14 14:05:12 UTC), all in order
+  page         http://127.0.0.1:9478/
 
 NAME      STATE    SINCE      GEN  RESTARTS  LAG  IN-HAND  HELD  WALLET
 config-1  running  3d 4h ago  1    0         1    2        0     0x2c7536E3605D9C16a7a3D7b1898e529396a65c23
@@ -124,6 +126,7 @@ kms-connector 0.1.0, pid 4711
   up           3d 4h (since 2026-09-11 12:05:12 UTC)
   files        /etc/kms-connector
   last reload  2m ago (2026-09-14 16:03:12 UTC), 3 problems; all in order 2h ago (2026-09-14 14:05:12 UTC)
+  page         http://127.0.0.1:9478/
   problem      /etc/kms-connector: permission denied
 
 NAME      STATE        SINCE      GEN  RESTARTS  LAG  IN-HAND  HELD  WALLET
@@ -279,7 +282,12 @@ fn little_is_known_at_first() {
     first.reload = Reload::default();
     let text = overview(&first, PLAIN);
     assert!(text.contains("files        one configuration"), "{text}");
-    assert!(text.contains("last reload  none yet\n\nno instances\n"), "{text}");
+    assert!(
+        text.contains(
+            "last reload  none yet\n  page         http://127.0.0.1:9478/\n\nno instances\n"
+        ),
+        "{text}"
+    );
     first.reload = Reload { at_ms: NOW, succeeded_at_ms: None, problems: vec!["x".to_owned()] };
     assert!(overview(&first, PLAIN).contains("1 problem; never all in order"));
 }
