@@ -2,6 +2,7 @@
 //! so one waits for the other.
 
 use std::{
+    convert::Infallible,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -30,12 +31,10 @@ use crate::world::{
 const PORTION_EVERY: Duration = Duration::from_millis(500);
 /// In one transaction, also where many are due.
 const AT_ONCE: usize = 40;
+const BLOCK_TIME: Duration = Duration::from_millis(250);
 const MINED_WITHIN: Duration = Duration::from_secs(30);
 /// A user's key. Shorter than real ones: the contract keeps it for ever, in the node's memory.
 const KEY_BYTES: usize = 64;
-
-/// After a block, for as long, the node certainly makes none: half of its block time.
-const BETWEEN_BLOCKS: Duration = Duration::from_millis(125);
 
 /// Requests in the blocks that a reorganisation drops.
 const DROPPED: usize = 10;
@@ -52,16 +51,36 @@ pub enum Keep {
 #[derive(Debug)]
 pub struct Load {
     deployment: Deployment,
-    /// Held by whoever changes the chain.
+    /// Held by whoever changes what the chain holds.
     hands: Mutex<()>,
+    /// Held while a block is made, or while none may be.
+    miner: Mutex<()>,
     emitted: AtomicUsize,
     dropped: AtomicUsize,
 }
 
 impl Load {
-    pub fn new(deployment: Deployment) -> Self {
+    /// From now on the node makes no block by itself: see [`Self::mine`].
+    pub async fn new(deployment: Deployment) -> Result<Self> {
+        deployment.chain.set_block_time(0).await?;
         let (emitted, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { deployment, hands: Mutex::default(), emitted, dropped }
+        let (hands, miner) = (Mutex::default(), Mutex::default());
+        Ok(Self { deployment, hands, miner, emitted, dropped })
+    }
+
+    /// Makes a block every quarter of a second; ends only by an error.
+    ///
+    /// The node could do so itself. But one that goes back to an earlier state, or copies its state,
+    /// while it makes a block is left with effects that no block holds, or with blocks missing in
+    /// the middle: a chain that never was.
+    pub async fn mine(&self) -> Result<Infallible> {
+        let mut turn = interval(BLOCK_TIME);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            let _alone = self.miner.lock().await;
+            self.deployment.chain.mine(1).await?;
+        }
     }
 
     /// Requests emitted so far.
@@ -129,7 +148,11 @@ impl Load {
         let asks = asks(self.emitted(), self.emitted() + DROPPED);
         self.deployment.upload(&asks).await?;
         let _alone = self.hands.lock().await;
-        let (before, copy) = self.copy_of_state().await?;
+        let (before, copy) = {
+            let _no_block = self.miner.lock().await;
+            let before = chain.block_number().await?;
+            (before, chain.rpc::<U256>("evm_snapshot", json!([])).await?)
+        };
         let hash = self.emit_alone(&asks).await?;
         self.emitted.fetch_add(asks.len(), Ordering::Relaxed);
         let head = until("blocks", MINED_WITHIN, Duration::from_millis(5), async || {
@@ -137,6 +160,7 @@ impl Load {
             Ok((number >= before + depth).then_some(number))
         })
         .await?;
+        let _no_block = self.miner.lock().await;
         let (mut requests, mut answers) = (0, 0);
         for number in before + 1..=head {
             for receipt in chain.block_receipts(number).await? {
@@ -165,25 +189,6 @@ impl Load {
             }
         }
         Ok((requests, answers))
-    }
-
-    /// The block that is the head, and a copy of the state after it.
-    ///
-    /// A copy that is made while the node makes a block holds effects that no block has. So it is made
-    /// right after a block has come, and again where that took so long that the next was near.
-    async fn copy_of_state(&self) -> Result<(u64, U256)> {
-        let chain = &self.deployment.chain;
-        let mut head = chain.block_number().await?;
-        until("a copy of the state", MINED_WITHIN, Duration::from_millis(5), async || {
-            let number = chain.block_number().await?;
-            if std::mem::replace(&mut head, number) == number {
-                return Ok(None);
-            }
-            let seen = Instant::now();
-            let copy: U256 = chain.rpc("evm_snapshot", json!([])).await?;
-            Ok((seen.elapsed() < BETWEEN_BLOCKS).then_some((number, copy)))
-        })
-        .await
     }
 
     fn events(&self, receipt: &Receipt) -> usize {

@@ -106,13 +106,28 @@ async fn soak(cli: &Cli, dir: &Path) -> Result<bool> {
     ground.supervisor.start(&cli.connector)?;
     ground.running().await?;
 
-    let load = Load::new(ground.parties.deployment.clone());
+    let load = Load::new(ground.parties.deployment.clone()).await?;
+    tokio::select! {
+        judged = judge(cli, seed, lasts, dir, &mut ground, &load) => judged,
+        failed = load.mine() => failed.map(|never| match never {}),
+    }
+}
+
+/// Load and faults, and then the audit.
+async fn judge(
+    cli: &Cli,
+    seed: u64,
+    lasts: Duration,
+    dir: &Path,
+    ground: &mut Ground,
+    load: &Load,
+) -> Result<bool> {
     let (over, pid) = (CancellationToken::new(), AtomicU32::new(ground.supervisor.pid()?));
     let (mut samples, buckets) = (Samples::new(), ground.store.port());
     let breaking = async {
         let _over = over.clone().drop_guard();
         let mut deck = Deck::new(seed, cli.only.as_deref(), cli.without.as_deref());
-        breaking(&mut deck, &mut ground, &load, &cli.connector, lasts, &pid).await
+        breaking(&mut deck, ground, load, &cli.connector, lasts, &pid).await
     };
     let sampling = async {
         let mut turn = interval(SAMPLE_EVERY);
