@@ -7,10 +7,10 @@ use kms_connector::cli::{Cli, Exit};
 use kms_connector::config::Environment;
 use kms_connector::observe::logging;
 
-/// Gives memory back after a burst. glibc keeps an arena for each thread at its largest: a process
-/// that had four times a thousand requests in hand once would look like a leak ever after.
+/// Gives memory back some seconds after a burst. glibc keeps an arena for each thread at its largest:
+/// a process that had four times a thousand requests in hand once would look like a leak ever after.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::from_process() {

@@ -159,7 +159,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut past = self.past(&request, recovered);
         if recovered {
             // Settled meanwhile: nothing is left to do.
-            let Some(standing) = self.ledger.standing(key).await? else {
+            let Some(standing) = Box::pin(self.ledger.standing(key)).await? else {
                 return Ok(Ended::Settled);
             };
             (worked, past.held) = (standing.worked, standing.held);
@@ -191,7 +191,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     if lost {
                         if patience.forgotten() >= GIVE_WAY_AFTER && seat.is_wanted() {
                             let hold = Hold::new(HoldReason::NoProgress, FORGETFUL);
-                            return self.hold(key, &stage, past, hold).await;
+                            return Box::pin(self.hold(key, &stage, past, hold)).await;
                         }
                         // Not in a hot loop.
                         if patience.pause(&stop).await.is_none() {
@@ -200,7 +200,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                     continue;
                 }
-                Ok(Door::Out(outcome)) => return self.settle(&request, outcome).await,
+                Ok(Door::Out(outcome)) => return Box::pin(self.settle(&request, outcome)).await,
                 Err(setback) => setback,
             };
             let setback = match &rejected {
@@ -209,7 +209,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
-                    return self.settle(&request, Outcome::Refused(refusal)).await;
+                    return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
                 }
                 Remedy::Hold(hold) => {
                     if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
@@ -230,23 +230,23 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
                     }
                     if worked >= self.options.request_expiry {
-                        return self.settle(&request, Outcome::Expired).await;
+                        return Box::pin(self.settle(&request, Outcome::Expired)).await;
                     }
                     // Nobody waits for an answer that the chain does not ask for any more.
-                    let looking = self.is_gone(&request, &stage);
+                    let looking = Box::pin(self.is_gone(&request, &stage));
                     let Some(gone) = stop.run_until_cancelled(looking).await else {
                         return Ok(Ended::Stopped);
                     };
                     if gone {
-                        return self.settle(&request, Outcome::Orphaned).await;
+                        return Box::pin(self.settle(&request, Outcome::Orphaned)).await;
                     }
-                    return self.hold(key, &stage, past, hold).await;
+                    return Box::pin(self.hold(key, &stage, past, hold)).await;
                 }
                 Remedy::Retry => {
                     let stuck_since = *patience.stuck_since.get_or_insert(begun);
                     if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && seat.is_wanted() {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
-                        return self.hold(key, &stage, past, hold).await;
+                        return Box::pin(self.hold(key, &stage, past, hold)).await;
                     }
                     if let Some(why) = patience.news(setback.why) {
                         warn!(stage = stage.as_str(), why, "attempt failed, trying again");
@@ -270,6 +270,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
     /// start (`None`); after that it is finished, unless it waits for somebody to mend something, or
     /// the whole task is aborted.
+    ///
+    /// Each room has its state in a box of its own: thousands of walks wait, each in one room, and
+    /// need not have room for all of them.
     async fn enter(
         &self,
         request: &Request,
@@ -286,7 +289,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         None => self.ask(request, past.maybe_asked).await,
                     }
                 };
-                stop.run_until_cancelled(asking).await
+                stop.run_until_cancelled(Box::pin(asking)).await
             }
             Stage::Asked => {
                 let polling = async {
@@ -301,13 +304,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         }
                     }
                 };
-                stop.run_until_cancelled(polling).await
+                stop.run_until_cancelled(Box::pin(polling)).await
             }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
                 let noting = Noting::new(&self.ledger, request.key);
+                let submitting = self.submit(request, answer, past.maybe_sent, &noting);
                 tokio::select! {
                     biased;
-                    done = self.submit(request, answer, past.maybe_sent, &noting) => Some(done),
+                    done = Box::pin(submitting) => Some(done),
                     // The lane goes on with what was recorded, at the latest at the next start.
                     () = noting.waits_at(stop) => None,
                 }
