@@ -4,3 +4,4 @@ pub mod board;
 pub mod http;
 pub mod logging;
 pub mod status;
+pub mod requests;

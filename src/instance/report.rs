@@ -38,7 +38,10 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Report {
     pub reporter: Reporter,
     pub provider: ArbitrumProvider,
-    pub core: KmsCore,
+    /// None is asked by an instance that only observes.
+    pub core: Option<KmsCore>,
+    /// How many requests such a one has observed.
+    pub observed: Option<watch::Receiver<u64>>,
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
@@ -50,8 +53,12 @@ type Found = Option<Result<(), String>>;
 impl Report {
     pub(super) async fn run(self, heart: Heart) -> Result<(), JournalError> {
         let (sender, found) = watch::channel(None);
+        let Some(core) = &self.core else {
+            sender.send_replace(Some(Ok(())));
+            return self.tell(found, heart).await;
+        };
         tokio::select! {
-            () = follow_core(&self.core, &sender) => Ok(()),
+            () = follow_core(core, &sender) => Ok(()),
             told = self.tell(found, heart) => told,
         }
     }
@@ -83,6 +90,7 @@ impl Report {
                 let mut new = gauges.clone();
                 (new.head, new.cursor) = (head, cursor);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
+                new.observed = self.observed.as_ref().map(|observed| *observed.borrow());
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,
@@ -107,7 +115,10 @@ impl Report {
         }
         Some(match found.as_ref()? {
             Ok(()) => Phase::Running,
-            Err(why) => Phase::Waiting { on: core_name(&self.core), why: why.clone() },
+            Err(why) => {
+                let on = self.core.as_ref().map(core_name).unwrap_or_default();
+                Phase::Waiting { on, why: why.clone() }
+            }
         })
     }
 }
