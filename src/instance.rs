@@ -14,6 +14,7 @@
 
 pub mod exit;
 mod check;
+pub mod checkup;
 mod world;
 mod recovery;
 mod rebuild;
@@ -50,7 +51,7 @@ pub use self::{
 use self::{recovery::Recovery, report::Report, world::Waits};
 use crate::{
     backoff::Backoff,
-    config::{self, Config},
+    config::{self, Config, SecretUrl},
     domain::{Address, B256, BlockRef},
     flow::{
         Flow, FlowOptions, Intake, Intakes,
@@ -786,6 +787,16 @@ fn gateway(
     config: &Config,
     roots: &TlsRoots,
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
+    let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
+    gateway_at(config, roots, urls)
+}
+
+/// [`gateway`] of these nodes only.
+fn gateway_at<'u>(
+    config: &Config,
+    roots: &TlsRoots,
+    urls: impl Iterator<Item = &'u SecretUrl>,
+) -> Result<(ArbitrumProvider, Connections), BuildError> {
     let http = reqwest::Client::builder()
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
@@ -795,7 +806,6 @@ fn gateway(
         .build()
         .map_err(|error| fail(error.without_url()))?;
     let tls = Arc::new(roots.client_config());
-    let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
     let endpoints =
         urls.map(|url| Endpoint::new(url.expose().clone(), tls.clone(), http.clone())).collect();
     let addresses = Addresses {

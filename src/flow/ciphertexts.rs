@@ -22,6 +22,7 @@ mod download;
 mod fallback;
 mod http;
 mod memory;
+mod probe;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use bucket::UnusableUrl;
 pub use download::Trouble;
 pub use fallback::FallbackStore;
 pub use memory::{LARGEST_CIPHERTEXT, Reservation, SMALLEST_MEMORY_MIB};
+pub use probe::{Probed, probe, probe_fallback};
 
 use bucket::{Bucket, Health};
 use download::{Patience, Progress, Wanted, download};

@@ -37,3 +37,4 @@ mod review;
 mod walk;
 mod wallet;
 mod wallet_change;
+mod check;
