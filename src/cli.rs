@@ -16,6 +16,7 @@ mod requests;
 mod text;
 mod check;
 mod config;
+mod manual;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -261,6 +262,13 @@ enum Command {
         #[command(flatten)]
         configs: ConfigArgs,
     },
+    /// Print what a shell needs to complete these commands.
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
 }
 
 impl Command {
@@ -631,6 +639,8 @@ impl Cli {
                 };
                 config::config(which, &config_dir, environment, json)
             }
+            Command::Completions { shell } => manual::completions(shell),
+            Command::Man => manual::page(),
         }
     }
 }
