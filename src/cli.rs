@@ -73,6 +73,8 @@ Environment:
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
   RUST_LOG                  what to log [default: info]
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+                            the way out to nodes, buckets and AWS; not to the KMS Core
   NO_COLOR                  no colours on a terminal
 
 Exit codes: 0 success, 1 failure (status: something is not well), 2 usage, 78 bad configuration";

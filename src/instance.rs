@@ -358,7 +358,7 @@ impl Instance {
         if config.observes {
             return self.build_observer(config, roots, provider, genesis).await;
         }
-        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(&config.wallet));
+        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(config));
         let wallet = Arc::new(opening.await?);
         info!(wallet = %wallet.address(), "wallet ready");
         self.edges.reporter.gauges.send_modify(|gauges| {
@@ -797,17 +797,21 @@ fn gateway_at<'u>(
     roots: &TlsRoots,
     urls: impl Iterator<Item = &'u SecretUrl>,
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
-    let http = reqwest::Client::builder()
+    let proxies = &config.proxies;
+    let http = proxies
+        .of_client(reqwest::Client::builder())
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
         .build()
         .map_err(|error| fail(error.without_url()))?;
     let tls = Arc::new(roots.client_config());
-    let endpoints =
-        urls.map(|url| Endpoint::new(url.expose().clone(), tls.clone(), http.clone())).collect();
+    let endpoint = |url: &SecretUrl| {
+        let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
+        endpoint.through(proxies.clone())
+    };
+    let endpoints = urls.map(endpoint).collect();
     let addresses = Addresses {
         decryption: config.decryption_address,
         gateway_config: config.gateway_config_address,
@@ -828,7 +832,8 @@ fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, BuildError> 
     let region = s3.region.as_deref().unwrap_or("us-east-1");
     let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
     let store = FallbackStore::new(region, &s3.bucket, endpoint);
-    store.map(Some).map_err(|error| BuildError::Refused(format!("s3_config: {error}")))
+    let store = store.map(|store| Some(store.through(&config.proxies)));
+    store.map_err(|error| BuildError::Refused(format!("s3_config: {error}")))
 }
 
 fn open_ciphertexts<P: Provider>(
@@ -836,7 +841,7 @@ fn open_ciphertexts<P: Provider>(
     roots: &TlsRoots,
     registry: GatewayConfigAdapter<P>,
 ) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
-    let http = ciphertexts::http_client(roots.client_config())
+    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
         .map_err(|error| fail(error.without_url()))?;
     let fallback = fallback_store(config)?;
     Ok(Ciphertexts::new(CiphertextsOptions {

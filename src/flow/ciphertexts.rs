@@ -38,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::{Address, B256, Ciphertext, Hold, HoldReason, Material, Remedy};
+use crate::proxy::Proxies;
 
 pub use bucket::UnusableUrl;
 pub use download::Trouble;
@@ -108,17 +109,20 @@ impl<B> fmt::Debug for CiphertextsOptions<B> {
     }
 }
 
-/// The HTTP client this room needs, one per instance: no redirects, no proxy from the environment,
-/// no decompression, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection
+/// The HTTP client this room needs, one per instance: no redirects, no decompression,
+/// no proxy but these, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection
 /// share its window.
-pub fn http_client(mut tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+pub fn http_client(
+    mut tls: rustls::ClientConfig,
+    proxies: &Proxies,
+) -> Result<reqwest::Client, reqwest::Error> {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    reqwest::Client::builder()
+    proxies
+        .of_client(reqwest::Client::builder())
         .tls_backend_preconfigured(tls)
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        .no_proxy()
         .user_agent(concat!("kms-connector/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_DEADLINE)
         .tcp_nodelay(true)

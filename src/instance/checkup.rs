@@ -125,7 +125,7 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
         nodes.push(nodes::Node { shown: url.to_string(), provider });
     }
     let core = open_core(config, &roots)?;
-    let http = ciphertexts::http_client(roots.client_config())
+    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
         .map_err(|error| super::fail(error.without_url()))?;
     Ok(Tools { nodes, core, http, fallback })
 }
@@ -244,7 +244,7 @@ async fn look_at_wallet(config: &Config) -> (Finding, Option<Wallet>) {
             ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
         }
     };
-    let wallet = match world::ask_wallet(&config.wallet).await {
+    let wallet = match world::ask_wallet(config).await {
         Ok(wallet) => wallet,
         Err(world::Unready::Yet(why) | world::Unready::Ever(why)) => {
             return (Finding::fail(SUBJECT, why, remedy), None);

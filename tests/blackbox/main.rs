@@ -38,3 +38,4 @@ mod walk;
 mod wallet;
 mod wallet_change;
 mod check;
+mod proxied;
