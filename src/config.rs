@@ -153,7 +153,7 @@ fn unreadable(place: Place, found: String) -> Problems {
         key: None,
         found,
         allowed: "a readable TOML file".to_owned(),
-        advice: String::new(),
+        advice: "Check its path, owner, mode and encoding".to_owned(),
     })
 }
 

@@ -493,7 +493,10 @@ impl Check<'_> {
         let allowed = "a readable PEM file with at least one certificate";
         let bytes = match read_small_file(&path, 16 << 20) {
             Ok(bytes) => bytes,
-            Err(error) => return Err(self.bad(key, error, allowed, "")),
+            Err(error) => {
+                let advice = "Check its path, owner and mode";
+                return Err(self.bad(key, error, allowed, advice));
+            }
         };
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
         match certificates {
@@ -641,7 +644,8 @@ impl Check<'_> {
             Ok(text) => text,
             Err(found) => {
                 let allowed = "a readable file with 64 hex digits, with or without 0x";
-                return Err(self.bad(key, found, allowed, ""));
+                let advice = "Check its path, and that the service's user may read it";
+                return Err(self.bad(key, found, allowed, advice));
             }
         };
         let in_credentials =
@@ -705,7 +709,7 @@ impl Check<'_> {
                     key: Some("private_key".to_owned()),
                     found,
                     allowed: "a readable credential with 64 hex digits".to_owned(),
-                    advice: String::new(),
+                    advice: "Check LoadCredential= of the unit and the file it names".to_owned(),
                 });
                 Err(Noted)
             }
