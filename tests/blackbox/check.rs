@@ -15,7 +15,7 @@ use crate::{
     world::{
         Error, Result,
         config_dir::ConfigDir,
-        deployment::Store,
+        deployment::{Node, Store},
         faulty_rpc::FaultyRpc,
         free_port,
         gossip::{Gossip, Tale},
@@ -277,6 +277,23 @@ async fn all_are_looked_at_also_beside_bad_ones() -> Result<()> {
     assert!(of(1).contains("a wallet has one owner"), "{}", of(1));
     assert!(of(1).contains("KMS Core"), "the rest is looked at all the same: {}", of(1));
     assert!(of(2).contains("c.toml:1") && of(2).contains("TOML"), "{}", of(2));
+    Ok(())
+}
+
+/// The Core does not tell its key: what its answers are signed with stands in the journal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_core_with_another_key_shows_at_its_answers() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let node = Node { wallet: scene.wallet.address(), signer: random_address() };
+    scene.deployment.register(node).await?;
+    let config = scene.config("");
+    let said = check(&scene, &config).await?;
+    said.expect("ok", "registration", &[&node.signer.to_string()]);
+    scene.start(program())?;
+    let issued = scene.deployment.request_public(1).await?;
+    scene.held(issued[0].id, "signer_mismatch").await?;
+    let said = check(&scene, &config).await?;
+    said.expect("warn", "requests", &["1 held: signer_mismatch 1", "connect the right Core"]);
     Ok(())
 }
 
