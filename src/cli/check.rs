@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     config::{self, Config, Environment, Loaded, Mode, Problem, Problems, Source, Warning},
-    instance::checkup::{Checkup, Finding, Verdict, checkup},
+    instance::{
+        self,
+        checkup::{Checkup, Finding, Verdict, checkup},
+    },
     supervisor::directory::{self, Files},
 };
 
@@ -122,6 +125,8 @@ async fn of_config(
     if findings.is_empty() {
         findings.push(Finding::ok(CONFIGURATION, "in order"));
     }
+    let own = config.observes.then(|| instance::observe_dir(state_dir, &instance));
+    let state_dir = own.as_deref().unwrap_or(state_dir);
     let Checkup { findings: found, wallet } = Box::pin(checkup(config, state_dir)).await;
     findings.extend(found);
     Report { instance, findings, bad: false, wallet }

@@ -89,6 +89,7 @@ fn shown(key: Key, config: &Config) -> Option<String> {
     let number = |number: usize| Some(number.to_string());
     match key {
         Key::Enabled => Some(config.enabled.to_string()),
+        Key::Mode => Some(if config.observes { "observe" } else { "answer" }.to_owned()),
         Key::ServiceName => Some(config.service_name.clone()),
         Key::GatewayUrl => Some(masked(&config.gateway_url)),
         Key::GatewayFallbackUrls => {
@@ -163,7 +164,7 @@ fn of_wallet(key: Key, wallet: &Wallet) -> Option<String> {
         (Key::AwsKeyId, Wallet::AwsKms { key_id, .. }) => Some(key_id.clone()),
         (Key::AwsRegion, Wallet::AwsKms { region, .. }) => region.clone(),
         (Key::AwsEndpoint, Wallet::AwsKms { endpoint, .. }) => endpoint.as_ref().map(masked),
-        (_, Wallet::PrivateKey(_) | Wallet::AwsKms { .. }) => None,
+        (_, Wallet::PrivateKey(_) | Wallet::AwsKms { .. } | Wallet::Nobody) => None,
     }
 }
 

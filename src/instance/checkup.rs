@@ -22,7 +22,7 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BuildError, fallback_store, gateway_at, load_roots, report, world};
+use super::{BuildError, OBSERVER, fallback_store, gateway_at, load_roots, report, world};
 use crate::{
     config::{self, Config},
     domain::{Address, B256},
@@ -90,7 +90,8 @@ pub struct Checkup {
     pub wallet: Option<(u64, Address)>,
 }
 
-/// Looks at everything this configuration needs.
+/// Looks at everything this configuration needs. `state_dir` is where its journal is: for one that
+/// only observes [`super::observe_dir`].
 pub async fn checkup(config: &Config, state_dir: &Path) -> Checkup {
     let mut tasks = JoinSet::new();
     let prepared = prepare(config, &mut tasks);
@@ -137,13 +138,23 @@ fn open_core(config: &Config, roots: &TlsRoots) -> Result<KmsCore, BuildError> {
 
 async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
     let by_nodes = async {
+        if config.observes {
+            let seen = nodes::look(&tools.nodes).await;
+            let of_chain = look_at_chain(config, state_dir, tools, &seen, None).await;
+            return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
+        }
         let (seen, wallet) =
             tokio::join!(nodes::look(&tools.nodes), within("wallet", look_at_wallet(config)));
         let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
         let of_chain = look_at_chain(config, state_dir, tools, &seen, wallet.as_ref()).await;
         (seen, of_wallet, wallet, of_chain)
     };
-    let of_core = within("KMS Core", look_at_core(&tools.core));
+    let of_core = async {
+        if config.observes {
+            return Finding::ok("KMS Core", "none: it only observes");
+        }
+        within("KMS Core", look_at_core(&tools.core)).await.unwrap_or_else(|late| late)
+    };
     let of_fallback = buckets::look_at_fallback(&tools.http, tools.fallback.as_ref());
     let of_disk = disk::look_at_directory(state_dir.to_owned());
     let (by_nodes, of_core, of_fallback, of_disk) =
@@ -154,7 +165,7 @@ async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
     findings.extend(of_chain.contracts);
     findings.push(of_wallet);
     findings.extend(of_chain.wallet);
-    findings.push(of_core.unwrap_or_else(|late| late));
+    findings.push(of_core);
     findings.extend(of_chain.buckets);
     if let Some((finding, date)) = of_fallback {
         findings.push(finding);
@@ -207,7 +218,8 @@ async fn look_at_chain(
         vec![within("balance", money::look(provider, address)).await.unwrap_or_else(|late| late)]
     };
     let journal = async {
-        let Some(address) = address else { return Vec::new() };
+        let own = config.observes.then_some(OBSERVER);
+        let Some(address) = address.or(own) else { return Vec::new() };
         let (head, genesis) =
             (seen.newest.map(|(number, _)| number), world::ask_genesis(provider).await);
         match genesis {
@@ -239,7 +251,9 @@ async fn look_at_chain(
 async fn look_at_wallet(config: &Config) -> (Finding, Option<Wallet>) {
     const SUBJECT: &str = "wallet";
     let (kind, remedy) = match &config.wallet {
-        config::Wallet::PrivateKey(_) => ("private key", "correct private_key"),
+        config::Wallet::PrivateKey(_) | config::Wallet::Nobody => {
+            ("private key", "correct private_key")
+        }
         config::Wallet::AwsKms { .. } => {
             ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
         }

@@ -136,6 +136,14 @@ async fn a_world_in_order_is_said_to_be() -> Result<()> {
     assert!(!scene.state_dir().exists(), "it makes nothing");
     assert_eq!(said.stderr, "");
 
+    // Who only observes needs no wallet and no Core, and has a journal of its own.
+    let said = check(&scene, &scene.config("mode = \"observe\"")).await?;
+    assert_eq!((said.code, said.failed()), (Some(0), vec![]), "{said:#?}");
+    said.expect("ok", "wallet", &["only observes"]);
+    said.expect("ok", "state directory", &["observe-connector"]);
+    said.expect("ok", "journal", &["none yet"]);
+    assert_eq!(said.of("balance").0, [""; 0], "{said:#?}");
+
     // As text it is one line each, and says the same beside an instance that runs.
     scene.start(program())?;
     let issued = scene.deployment.request_public(1).await?;

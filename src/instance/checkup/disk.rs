@@ -224,6 +224,7 @@ fn remedy(reason: &str) -> &'static str {
         }
         HoldReason::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
         HoldReason::AnswerDropped => "nothing: it is sent again",
+        HoldReason::RetryAsked => "nothing: it is tried as somebody asked",
         HoldReason::MessageTooLarge => "raise the Core's grpc_max_message_size",
         HoldReason::ContractRejected => "the request's detail names the contract's error",
         HoldReason::NoProgress => "nothing: it is tried again; its detail names what it waits for",
