@@ -28,7 +28,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{self, Environment, Place, Problem, Problems, Wallet},
-    observe::logging,
+    observe::{errors::LastErrors, logging},
     supervisor::control::{self, Candidates, Request},
 };
 
@@ -498,21 +498,21 @@ impl Cli {
         }
     }
 
-    /// Does what was asked for.
-    pub async fn run(self, environment: Environment) -> Exit {
+    /// Does what was asked for. `errors`: what the process's log notes as having gone wrong.
+    pub async fn run(self, environment: Environment, errors: LastErrors) -> Exit {
         match self.command {
             Command::Start { config, name, listen, supervisor } => {
                 let config_dir = places::config_dir(&environment);
                 let start = run::Start { config, config_dir, name };
                 match supervisor.at(&listen, Listen::Nowhere, environment) {
-                    Ok(places) => Box::pin(run::start(start, places)).await,
+                    Ok(places) => Box::pin(run::start(start, places, errors)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }
             Command::Supervise { configs, listen, supervisor } => {
                 let config_dir = configs.config_dir(&environment);
                 match supervisor.at(&listen, SERVICE_LISTENS, environment) {
-                    Ok(places) => Box::pin(run::supervise(config_dir, places)).await,
+                    Ok(places) => Box::pin(run::supervise(config_dir, places, errors)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }

@@ -576,6 +576,7 @@ impl Instance {
         let heart = self.edges.hearts.heart(heart::JOURNAL);
         {
             use tracing::Instrument;
+            let writer = writer.counting(self.edges.reporter.metrics.clone());
             let writing = writer.run(heart, self.journal_stop.clone());
             self.journal.spawn(writing.in_current_span());
         }

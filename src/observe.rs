@@ -1,6 +1,9 @@
 //! What the operator sees of a running connector.
 
+pub mod advice;
 pub mod board;
+pub mod errors;
+pub mod history;
 pub mod http;
 pub mod logging;
 pub mod status;

@@ -59,6 +59,7 @@ use crate::{
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
     observe::{
         board::Board,
+        errors::LastErrors,
         http::{BindError, Http},
         status::{Phase, Reload, Reporter},
     },
@@ -84,6 +85,8 @@ pub struct Options {
     /// Where the HTTP listener is, if there is to be one.
     pub listen: Option<SocketAddr>,
     pub environment: Environment,
+    /// What the process's log notes as having gone wrong.
+    pub errors: LastErrors,
 }
 
 /// Why nothing was started.
@@ -158,7 +161,7 @@ impl Instances for Connectors {
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
 /// failure of the first start, when somebody is looking.
 pub async fn run(options: Options) -> Result<Exit, RunError> {
-    let Options { files, state_dir, socket, listen, environment } = options;
+    let Options { files, state_dir, socket, listen, environment, errors } = options;
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
     let (first, settled) = look(&files, &environment).await?;
@@ -195,7 +198,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let mut supervisor = Supervisor::new(Connectors, state_dir, directory, manager);
     if let Some(http) = http {
         info!(address = %http.address(), "HTTP listener open");
-        let view = supervisor.put_up_board(http.address());
+        let view = supervisor.put_up_board(http.address(), errors);
         beside.spawn(http.serve(view, stop.clone()).in_current_span());
     }
     supervisor.say_hello(&first);
@@ -272,6 +275,13 @@ enum Readiness {
     DueAgain,
 }
 
+/// What everybody may see, and where.
+struct Showing {
+    address: SocketAddr,
+    board: Board,
+    errors: LastErrors,
+}
+
 struct Supervisor<I: Instances> {
     instances: I,
     state_dir: PathBuf,
@@ -280,7 +290,7 @@ struct Supervisor<I: Instances> {
     manager: ServiceManager,
     started_at_ms: u64,
     /// With an HTTP listener: where it is, and what it shows.
-    board: Option<(SocketAddr, Board)>,
+    board: Option<Showing>,
     slots: BTreeMap<String, Slot<I::Estate>>,
     runs: JoinSet<Ran<I::Estate>>,
     run_of_task: HashMap<Id, u64>,

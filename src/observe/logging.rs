@@ -16,7 +16,10 @@ use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
+
+use super::errors::LastErrors;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,10 +48,16 @@ pub fn wants_colours(no_color_is_set: bool) -> bool {
     std::io::stderr().is_terminal() && !no_color_is_set
 }
 
-/// Sets the process's log and panic hook, once.
-pub fn init(settings: &Settings) -> Result<(), SetGlobalDefaultError> {
-    let (filter, unreadable) = filter(settings.filter.as_deref());
-    tracing::subscriber::set_global_default(subscriber(settings, filter, std::io::stderr))?;
+/// Sets the process's log and panic hook, once. Answers where its last errors are.
+pub fn init(settings: &Settings) -> Result<LastErrors, SetGlobalDefaultError> {
+    let (written, unreadable) = filter(settings.filter.as_deref());
+    // What is not to be logged is not to be shown.
+    let (shown, _) = filter(settings.filter.as_deref());
+    let errors = LastErrors::default();
+    let shown = shown.and(filter_fn(|metadata| is_ours(metadata.target())));
+    let subscriber =
+        subscriber(settings, written, std::io::stderr).with(errors.layer().with_filter(shown));
+    tracing::subscriber::set_global_default(subscriber)?;
     log_panics();
     if let Some(error) = unreadable {
         tracing::warn!(error, "RUST_LOG cannot be read, logging at info");
@@ -56,7 +65,7 @@ pub fn init(settings: &Settings) -> Result<(), SetGlobalDefaultError> {
     if settings.dependencies {
         tracing::warn!("dependencies log too: what they log may show URLs with their API keys");
     }
-    Ok(())
+    Ok(errors)
 }
 
 /// The filter of `RUST_LOG`, and what is wrong with it.
@@ -71,7 +80,11 @@ fn filter(text: Option<&str>) -> (EnvFilter, Option<String>) {
     }
 }
 
-fn subscriber<W>(settings: &Settings, filter: EnvFilter, writer: W) -> impl Subscriber + use<W>
+fn subscriber<W>(
+    settings: &Settings,
+    filter: EnvFilter,
+    writer: W,
+) -> impl Subscriber + for<'s> LookupSpan<'s> + use<W>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

@@ -24,6 +24,7 @@ mod kms_core;
 mod lane;
 mod observe;
 mod outages;
+mod page;
 mod random_changes;
 mod requests;
 mod reload;
