@@ -29,7 +29,7 @@ mod simulation;
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -429,6 +429,7 @@ impl Instance {
             support: support.subscribe(),
             line: ripe_up_to,
             ledger: journal.clone(),
+            repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: config.max_requests_in_flight,
                 public_decryption_timeout: config.public_decryption_timeout,

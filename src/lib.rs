@@ -37,6 +37,7 @@ pub mod tls;
 pub mod metrics;
 pub mod heart;
 pub mod backoff;
+pub mod repeats;
 pub mod clock;
 #[cfg(test)]
 mod simulated;

@@ -40,7 +40,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, info, warn};
 
 use self::{
     control::{Asked, Listener},
@@ -669,7 +669,8 @@ impl<I: Instances> Supervisor<I> {
         };
         let config = target.config.clone();
         let estate = slot.take_estate();
-        let span = info_span!("instance", name, generation);
+        // Not to be silenced: whatever is logged in it says whose it is.
+        let span = error_span!("instance", name, generation);
         let running = self.instances.run(config, edges, estate).instrument(span);
         let task = self.runs.spawn(async move {
             let (exit, estate) = running.await;

@@ -16,7 +16,7 @@ use tokio::{
     time::{interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info_span};
+use tracing::{Instrument, error, error_span};
 
 use super::{Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, walk::Ended};
 #[cfg(debug_assertions)]
@@ -250,7 +250,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: &CancellationToken,
     ) {
         let key = intake.request.key;
-        let span = info_span!("request", id = %key, kind = %intake.request.kind());
+        let span = error_span!("request", id = %key, kind = %intake.request.kind());
         let (flow, kept) = (self.clone(), intake.clone());
         let (places, stop) = (places.clone(), stop.clone());
         #[cfg(debug_assertions)]

@@ -248,8 +248,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
                         return Box::pin(self.hold(key, &stage, past, hold)).await;
                     }
+                    self.say_failed(&stage, &setback.why);
                     if let Some(why) = patience.news(setback.why) {
-                        warn!(stage = stage.as_str(), why, "attempt failed, trying again");
                         self.ledger.note(key, Step::Failed { why }).await?;
                     }
                     if patience.pause(&stop).await.is_none() {
@@ -307,7 +307,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 stop.run_until_cancelled(Box::pin(polling)).await
             }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
-                let noting = Noting::new(&self.ledger, request.key);
+                let noting = Noting::new(self, request.key);
                 let submitting = self.submit(request, answer, past.maybe_sent, &noting);
                 tokio::select! {
                     biased;
@@ -316,6 +316,16 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     () = noting.waits_at(stop) => None,
                 }
             }
+        }
+    }
+
+    /// Requests that fail for one reason are one thing to say.
+    fn say_failed(&self, stage: &Stage, why: &str) {
+        let stage = stage.as_str();
+        if let Some(times) = self.heard(&format!("{stage}: {why}")) {
+            warn!(stage, why, times, "attempt failed, trying again");
+        } else {
+            debug!(stage, why, "attempt failed, trying again");
         }
     }
 
@@ -330,8 +340,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let (stage, reason, detail) = (stage.as_str(), hold.reason.as_str(), &hold.detail);
         if past.held == Some(hold.reason) {
             debug!(stage, reason, detail, "request still held");
+        } else if let Some(times) = self.heard(&format!("held {hold}")) {
+            warn!(stage, reason, detail, times, "request held");
         } else {
-            warn!(stage, reason, detail, "request held");
+            debug!(stage, reason, detail, "request held");
         }
         self.ledger.note(key, Step::Held(hold)).await?;
         Ok(Ended::Held)
@@ -473,7 +485,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
             Ending::Forgotten => {
-                info!("the KMS Core does not know the request any more: asking again");
+                if let Some(times) = self.heard("forgotten") {
+                    info!(times, "the KMS Core does not know the request any more: asking again");
+                } else {
+                    debug!("the KMS Core does not know the request any more: asking again");
+                }
                 Ok(Door::To(Stage::Arrived, Step::Forgotten))
             }
             Ending::Silent => {
@@ -510,7 +526,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         answer: &Answer,
         maybe_sent: bool,
-        noting: &Noting<'_, L>,
+        noting: &Noting<'_, P, B, L>,
     ) -> Result<Door, Setback> {
         let error = match self.submission.submit(request, answer, maybe_sent, noting).await {
             Ok(outcome) => return Ok(Door::Out(outcome)),
@@ -563,14 +579,14 @@ fn blames_answer(reason: HoldReason) -> bool {
 }
 
 /// Notes in the ledger what room 4 reports while it waits.
-struct Noting<'a, L> {
-    ledger: &'a L,
+struct Noting<'a, P, B, L> {
+    flow: &'a Flow<P, B, L>,
     key: RequestKey,
     /// It goes on by itself once somebody mended something.
     waits: watch::Sender<bool>,
 }
 
-impl<L: RequestLedger> Report for Noting<'_, L> {
+impl<P: Provider, B: Buckets, L: RequestLedger> Report for Noting<'_, P, B, L> {
     async fn report(&self, progress: Progress) {
         let step = match progress {
             Progress::Submitted { transaction } => {
@@ -578,7 +594,12 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Submitted { transaction }
             }
             Progress::Waiting(hold) => {
-                warn!(reason = hold.reason.as_str(), detail = hold.detail, "request waits");
+                let (reason, detail) = (hold.reason.as_str(), &hold.detail);
+                if let Some(times) = self.flow.heard(&format!("waits {hold}")) {
+                    warn!(reason, detail, times, "request waits");
+                } else {
+                    debug!(reason, detail, "request waits");
+                }
                 Step::Held(hold)
             }
         };
@@ -587,9 +608,9 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
     }
 }
 
-impl<'a, L: RequestLedger> Noting<'a, L> {
-    fn new(ledger: &'a L, key: RequestKey) -> Self {
-        Self { ledger, key, waits: watch::channel(false).0 }
+impl<'a, P, B, L: RequestLedger> Noting<'a, P, B, L> {
+    fn new(flow: &'a Flow<P, B, L>, key: RequestKey) -> Self {
+        Self { flow, key, waits: watch::channel(false).0 }
     }
 
     /// Until it waits for somebody after `stop`.
@@ -601,7 +622,7 @@ impl<'a, L: RequestLedger> Noting<'a, L> {
 
     async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
-        if let Err(error) = self.ledger.note(self.key, step).await {
+        if let Err(error) = self.flow.ledger.note(self.key, step).await {
             debug!(%error, "could not note a step");
         }
     }

@@ -299,6 +299,7 @@ impl Machine<'_> {
             support: support.subscribe(),
             line: depth.clone(),
             ledger: ledger.clone(),
+            repeats: std::sync::Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 12,
                 public_decryption_timeout: Duration::from_secs(30),

@@ -24,6 +24,7 @@ mod kms_core;
 mod lane;
 mod observe;
 mod outages;
+mod logs;
 mod page;
 mod random_changes;
 mod requests;

@@ -229,6 +229,7 @@ impl Scene {
             support: supported,
             line: covered,
             ledger: OneRequest::default(),
+            repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 1,
                 public_decryption_timeout: TIMEOUT,
