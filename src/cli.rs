@@ -28,7 +28,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{self, Environment, Place, Problem, Problems, Wallet},
-    observe::{errors::LastErrors, logging},
+    observe::{logging, traces},
     supervisor::control::{self, Candidates, Request},
 };
 
@@ -70,6 +70,8 @@ Environment:
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
   RUST_LOG                  what to log [default: info]
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                            where traces go, over HTTP [default: nowhere]
   NO_COLOR                  no colours on a terminal
 
 Exit codes: 0 success, 1 failure (status: something is not well), 2 usage, 78 bad configuration";
@@ -495,24 +497,39 @@ impl Cli {
             dependencies: self.log.log_dependencies,
             filter,
             colours: logging::wants_colours(environment.get("NO_COLOR").is_some()),
+            traces: match self.command {
+                Command::Start { .. } | Command::Supervise { .. } => {
+                    traces::Settings::read(|name| {
+                        environment.get(name).map(|text| text.to_string_lossy().into_owned())
+                    })
+                    .transpose()
+                }
+                Command::List { .. }
+                | Command::Validate { .. }
+                | Command::Status { .. }
+                | Command::Reload { .. }
+                | Command::Restart { .. }
+                | Command::Stop { .. }
+                | Command::Journal { .. } => None,
+            },
         }
     }
 
-    /// Does what was asked for. `errors`: what the process's log notes as having gone wrong.
-    pub async fn run(self, environment: Environment, errors: LastErrors) -> Exit {
+    /// Does what was asked for. `kept`: by the process's log.
+    pub async fn run(self, environment: Environment, kept: logging::Kept) -> Exit {
         match self.command {
             Command::Start { config, name, listen, supervisor } => {
                 let config_dir = places::config_dir(&environment);
                 let start = run::Start { config, config_dir, name };
                 match supervisor.at(&listen, Listen::Nowhere, environment) {
-                    Ok(places) => Box::pin(run::start(start, places, errors)).await,
+                    Ok(places) => Box::pin(run::start(start, places, kept)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }
             Command::Supervise { configs, listen, supervisor } => {
                 let config_dir = configs.config_dir(&environment);
                 match supervisor.at(&listen, SERVICE_LISTENS, environment) {
-                    Ok(places) => Box::pin(run::supervise(config_dir, places, errors)).await,
+                    Ok(places) => Box::pin(run::supervise(config_dir, places, kept)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }

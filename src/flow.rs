@@ -170,6 +170,8 @@ pub struct FlowOptions {
 /// The rooms, and all that a walk needs.
 #[derive(Debug)]
 pub struct Flow<P, B, L> {
+    /// The instance's name.
+    pub name: String,
     pub ciphertexts: Ciphertexts<B>,
     pub core: KmsCore,
     pub submission: Submission<P>,

@@ -422,6 +422,7 @@ impl Instance {
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let flow = Flow {
+            name: self.edges.name.clone(),
             ciphertexts,
             core: core.clone(),
             submission: Submission::new(lane, decryption.clone(), config.gas_limit),

@@ -35,6 +35,7 @@ pub mod config;
 pub mod observe;
 pub mod tls;
 pub mod metrics;
+pub mod traces;
 pub mod heart;
 pub mod backoff;
 pub mod repeats;

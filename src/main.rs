@@ -18,8 +18,8 @@ fn main() -> ExitCode {
         Err(exit) => return exit.into(),
     };
     let environment = Environment::of_process();
-    let errors = match logging::init(&cli.log_settings(&environment)) {
-        Ok(errors) => errors,
+    let kept = match logging::init(&cli.log_settings(&environment)) {
+        Ok(kept) => kept,
         Err(error) => {
             eprintln!("kms-connector: cannot log: {error}");
             return Exit::Failure.into();
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     kms_connector::tls::install_provider();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(cli.run(environment, errors));
+            let exit = runtime.block_on(cli.run(environment, kept));
             // A file read on a disk that hangs must not keep a process that is done.
             runtime.shutdown_timeout(Duration::from_secs(5));
             exit.into()

@@ -8,3 +8,4 @@ pub mod http;
 pub mod logging;
 pub mod status;
 pub mod requests;
+pub mod traces;

@@ -61,6 +61,7 @@ use crate::{
         board::Board,
         errors::LastErrors,
         http::{BindError, Http},
+        logging::Kept,
         status::{Phase, Reload, Reporter},
     },
 };
@@ -75,7 +76,7 @@ const TURN: Duration = Duration::from_secs(10);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// What to supervise.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     pub files: Files,
     /// Directory of the journals.
@@ -85,8 +86,8 @@ pub struct Options {
     /// Where the HTTP listener is, if there is to be one.
     pub listen: Option<SocketAddr>,
     pub environment: Environment,
-    /// What the process's log notes as having gone wrong.
-    pub errors: LastErrors,
+    /// By the process's log: what went wrong, and traces.
+    pub kept: Kept,
 }
 
 /// Why nothing was started.
@@ -161,7 +162,8 @@ impl Instances for Connectors {
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
 /// failure of the first start, when somebody is looking.
 pub async fn run(options: Options) -> Result<Exit, RunError> {
-    let Options { files, state_dir, socket, listen, environment, errors } = options;
+    let Options { files, state_dir, socket, listen, environment, kept } = options;
+    let Kept { errors, traces } = kept;
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
     let (first, settled) = look(&files, &environment).await?;
@@ -187,6 +189,9 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let mut beside = JoinSet::new();
     let watcher = Watcher::new(files.clone(), environment, settled);
     beside.spawn(watcher.run(towards_watcher, looks_sender, stop.clone()).in_current_span());
+    if let Some(traces) = traces {
+        beside.spawn(traces.run(stop.clone()));
+    }
     if let Some(listener) = listener {
         info!(path = %listener.path().display(), "control socket open");
         beside.spawn(listener.serve(commands, stop.clone()).in_current_span());

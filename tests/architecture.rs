@@ -38,6 +38,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     (
+        "src/traces.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    (
         "src/repeats.rs",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),

@@ -6,7 +6,7 @@ use super::{Exit, complain, places};
 use crate::{
     config::{Environment, Problem, Problems},
     instance,
-    observe::errors::LastErrors,
+    observe::logging::Kept,
     supervisor::{self, Options, RunError, directory::Files},
 };
 
@@ -27,16 +27,16 @@ pub(super) struct Start {
     pub(super) name: Option<String>,
 }
 
-pub(super) async fn start(start: Start, places: Places, errors: LastErrors) -> Exit {
+pub(super) async fn start(start: Start, places: Places, kept: Kept) -> Exit {
     let Start { config, config_dir, name } = start;
     match config.map(|file| places::find(&file, &config_dir)).transpose() {
-        Ok(file) => run(Files::One { file: file.map(absolute), name }, places, errors).await,
+        Ok(file) => run(Files::One { file: file.map(absolute), name }, places, kept).await,
         Err(problems) => refuse(&problems),
     }
 }
 
-pub(super) async fn supervise(config_dir: PathBuf, places: Places, errors: LastErrors) -> Exit {
-    run(Files::Directory(absolute(config_dir)), places, errors).await
+pub(super) async fn supervise(config_dir: PathBuf, places: Places, kept: Kept) -> Exit {
+    run(Files::Directory(absolute(config_dir)), places, kept).await
 }
 
 /// Who asks for the status may stand elsewhere.
@@ -44,9 +44,9 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-async fn run(files: Files, places: Places, errors: LastErrors) -> Exit {
+async fn run(files: Files, places: Places, kept: Kept) -> Exit {
     let Places { state_dir, socket, listen, environment } = places;
-    let options = Options { files, state_dir, socket, listen, environment, errors };
+    let options = Options { files, state_dir, socket, listen, environment, kept };
     match supervisor::run(options).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,

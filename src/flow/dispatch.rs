@@ -25,6 +25,7 @@ use crate::{
     domain::{Hold, HoldReason, LedgerError, RequestKey},
     gateway::provider::Provider,
     heart::Heart,
+    traces,
 };
 
 /// Panics of one request's walk before it is held.
@@ -251,6 +252,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) {
         let key = intake.request.key;
         let span = error_span!("request", id = %key, kind = %intake.request.kind());
+        traces::of_instance(&span, &self.name);
         let (flow, kept) = (self.clone(), intake.clone());
         let (places, stop) = (places.clone(), stop.clone());
         #[cfg(debug_assertions)]

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
     Flow, Intake, RequestLedger, Standing, Step,
@@ -415,11 +415,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
+            .instrument(debug_span!("ciphertexts"))
             .await
             .map_err(|error| Setback::own(error.remedy(), &error))?;
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
-        match self.core.ask(turn, request, fetched.ciphertexts).await {
+        let asking = self.core.ask(turn, request, fetched.ciphertexts);
+        match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(_) => Ok(Door::To(Stage::Asked, Step::Asked)),
             Err(error) => Err(self.core_setback(&error).await),
         }
@@ -455,7 +457,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
-        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polling = self.core.answer(request, signer, patience, self.options.retry_interval);
+        let polled = polling.instrument(debug_span!("kms_core_answer")).await;
         let polled = match polled {
             Ok(polled) => polled,
             Err(error) => {
@@ -528,7 +531,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         maybe_sent: bool,
         noting: &Noting<'_, P, B, L>,
     ) -> Result<Door, Setback> {
-        let error = match self.submission.submit(request, answer, maybe_sent, noting).await {
+        let submitting = self.submission.submit(request, answer, maybe_sent, noting);
+        let error = match submitting.instrument(debug_span!("gateway")).await {
             Ok(outcome) => return Ok(Door::Out(outcome)),
             Err(error) => error,
         };

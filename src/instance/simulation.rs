@@ -285,6 +285,7 @@ impl Machine<'_> {
         // No depth is asked for: every block counts at once.
         let (_, depth) = watch::channel(Line::OPEN);
         let flow = Flow {
+            name: "one".to_owned(),
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(registry.clone()),
                 fallback: None,

@@ -36,6 +36,7 @@ mod supervise;
 mod systemd;
 mod systemd_supervise;
 mod review;
+mod traces;
 mod walk;
 mod wallet;
 mod wallet_change;

@@ -12,7 +12,7 @@
 //! TlsFront (TLS of a private authority in front of any of them)
 //! Gossip (repeats what it was told, credentials and all)
 //! NotifySocket (the service manager, systemd)
-//! Browser (a headless Chromium)
+//! Browser (a headless Chromium)   Collector (OpenTelemetry traces)
 //! ```
 //!
 //! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
@@ -45,6 +45,7 @@ pub mod config_dir;
 pub mod supervised;
 pub mod fleet;
 pub mod browser;
+pub mod collector;
 
 use std::{
     io,

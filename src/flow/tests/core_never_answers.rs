@@ -216,6 +216,7 @@ impl Scene {
             operation: Operation::PublicDecryption(operation),
         };
         let flow = Flow {
+            name: "one".to_owned(),
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(NoBuckets),
                 fallback: None,

@@ -91,17 +91,22 @@ fn since(query: Option<&str>) -> u64 {
 
 /// A name as it stands in a path: `%20` for a space. `None`: it is no text.
 fn decoded(name: &str) -> Option<String> {
-    let mut bytes = name.bytes();
-    let mut decoded = Vec::new();
+    String::from_utf8(unescaped(name)?).ok()
+}
+
+/// Without percent-encoding. `None`: not encoded right.
+pub(in crate::observe) fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut unescaped = Vec::new();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
-            decoded.push(byte);
+            unescaped.push(byte);
             continue;
         }
         let digits = [bytes.next()?, bytes.next()?];
-        decoded.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        unescaped.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
     }
-    String::from_utf8(decoded).ok()
+    Some(unescaped)
 }
 
 fn text(status: StatusCode, words: &'static str) -> Response<Full<Bytes>> {
