@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
+use alloy::hex;
+
 use crate::{
     walk::program,
     world::{
         Error, Result,
         browser::Browser,
         fleet::{Fleet, name},
+        http_client,
         request::Ask,
         scene::PATIENCE,
     },
@@ -16,6 +19,8 @@ use crate::{
 
 /// A name that a careless page would run.
 const HOSTILE: &str = "<img src=x onerror=document.title=1>";
+/// The key in the URL of a node.
+const CANARY: &str = "CANARY0key";
 /// As many more instances, so that there are some fifty.
 const MORE: usize = 47;
 
@@ -47,6 +52,20 @@ const FITS: &str = "const root = document.documentElement;
         .filter((one) => one.getBoundingClientRect().right > root.clientWidth + 1);
     return root.scrollWidth <= root.clientWidth && wide.length === 0;";
 
+/// Neither what is parked nor what runs lets a key out.
+async fn shows_no_secret(fleet: &Fleet, url: &str) -> Result<()> {
+    let client = http_client(PATIENCE)?;
+    let keys: Vec<String> =
+        fleet.parties.list.iter().map(|party| hex::encode(party.wallet.to_bytes())).collect();
+    for path in ["", "status", "history", "errors"] {
+        let shown = client.get(format!("{url}{path}")).send().await?.text().await?;
+        assert!(shown.len() > 10, "/{path}: {shown}");
+        let secret = keys.iter().map(String::as_str).chain([CANARY]).find(|it| shown.contains(it));
+        assert_eq!(secret, None, "/{path}: {shown}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_follows_and_shows_what_is_down() -> Result<()> {
     let mut fleet = Fleet::running(2, program()).await?;
@@ -73,7 +92,11 @@ async fn the_page_follows_and_shows_what_is_down() -> Result<()> {
 
     // One that contradicts the chain is parked, and cannot be missed: in the title, at the top in
     // words, and with what to do.
+    let node = fleet.parties.anvil.ws_url();
+    let with_key = format!("{node}/?key={CANARY}");
     let wrong = fleet.config(1, "").replace("chain_id = ", "chain_id = 1");
+    let wrong = wrong.replace(&node, &with_key);
+    assert!(wrong.contains(CANARY));
     fleet.supervisor.configs.remove(&name(1))?;
     fleet.supervisor.configs.write(HOSTILE, &wrong)?;
     let down = format!(
@@ -92,6 +115,7 @@ async fn the_page_follows_and_shows_what_is_down() -> Result<()> {
     let logged = "return document.getElementById('errors').innerText.includes('instance parked')";
     browser.until("its error among the last ones", PATIENCE, logged).await?;
     keep_picture(&browser, "parked").await?;
+    shows_no_secret(&fleet, &url).await?;
 
     // Some fifty instances, on a phone, in the dark: those in trouble first, and no sideways scrolling.
     for number in 0..MORE {
