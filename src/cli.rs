@@ -510,7 +510,9 @@ impl Cli {
                 | Command::Reload { .. }
                 | Command::Restart { .. }
                 | Command::Stop { .. }
-                | Command::Journal { .. } => None,
+                | Command::Journal { .. }
+                | Command::Requests { .. }
+                | Command::Backfill { .. } => None,
             },
         }
     }
