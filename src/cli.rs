@@ -31,7 +31,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{Environment, Place, Problem, Problems, Wallet, is_instance_name},
-    observe::logging,
+    observe::{logging, traces},
     supervisor::control::{self, Candidates, Request},
 };
 
@@ -73,6 +73,8 @@ Environment:
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
   RUST_LOG                  what to log [default: info]
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                            where traces go, over HTTP [default: nowhere]
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                             the way out to nodes, buckets and AWS; not to the KMS Core
   NO_COLOR                  no colours on a terminal
@@ -554,24 +556,45 @@ impl Cli {
             dependencies: self.log.log_dependencies,
             filter,
             colours: logging::wants_colours(environment.get("NO_COLOR").is_some()),
+            traces: match self.command {
+                Command::Start { .. } | Command::Supervise { .. } => {
+                    traces::Settings::read(|name| {
+                        environment.get(name).map(|text| text.to_string_lossy().into_owned())
+                    })
+                    .transpose()
+                }
+                Command::List { .. }
+                | Command::Validate { .. }
+                | Command::Status { .. }
+                | Command::Reload { .. }
+                | Command::Restart { .. }
+                | Command::Stop { .. }
+                | Command::Journal { .. }
+                | Command::Requests { .. }
+                | Command::Backfill { .. }
+                | Command::Check { .. }
+                | Command::Config { .. }
+                | Command::Completions { .. }
+                | Command::Man => None,
+            },
         }
     }
 
-    /// Does what was asked for.
-    pub async fn run(self, environment: Environment) -> Exit {
+    /// Does what was asked for. `kept`: by the process's log.
+    pub async fn run(self, environment: Environment, kept: logging::Kept) -> Exit {
         match self.command {
             Command::Start { config, name, listen, supervisor } => {
                 let config_dir = places::config_dir(&environment);
                 let start = run::Start { config, config_dir, name };
                 match supervisor.at(&listen, Listen::Nowhere, environment) {
-                    Ok(places) => Box::pin(run::start(start, places)).await,
+                    Ok(places) => Box::pin(run::start(start, places, kept)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }
             Command::Supervise { configs, listen, supervisor } => {
                 let config_dir = configs.config_dir(&environment);
                 match supervisor.at(&listen, SERVICE_LISTENS, environment) {
-                    Ok(places) => Box::pin(run::supervise(config_dir, places)).await,
+                    Ok(places) => Box::pin(run::supervise(config_dir, places, kept)).await,
                     Err(problems) => run::refuse(&problems),
                 }
             }

@@ -20,9 +20,15 @@ mod walk;
 #[cfg(test)]
 mod fake_ledger;
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use self::{ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore, submission::Submission};
 use crate::{
@@ -31,6 +37,7 @@ use crate::{
         RequestKey, stage::Stage,
     },
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
+    repeats::Repeats,
 };
 
 /// One batch read from the chain: requests, logs that could not be decoded, and how far it reaches.
@@ -163,6 +170,8 @@ pub struct FlowOptions {
 /// The rooms, and all that a walk needs.
 #[derive(Debug)]
 pub struct Flow<P, B, L> {
+    /// The instance's name.
+    pub name: String,
     pub ciphertexts: Ciphertexts<B>,
     pub core: KmsCore,
     pub submission: Submission<P>,
@@ -173,6 +182,17 @@ pub struct Flow<P, B, L> {
     pub line: watch::Receiver<Line>,
     pub ledger: L,
     pub options: FlowOptions,
+    /// What is wrong with many requests at once is said once.
+    pub repeats: Mutex<Repeats>,
+}
+
+impl<P, B, L> Flow<P, B, L> {
+    /// Something that happens to one request after the other. Whether to say so, and how often it
+    /// happened since it was said.
+    fn heard(&self, cause: &str) -> Option<u64> {
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        repeats.heard(cause, Instant::now())
+    }
 }
 
 #[cfg(test)]

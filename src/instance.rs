@@ -30,7 +30,7 @@ mod simulation;
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -423,6 +423,7 @@ impl Instance {
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let flow = Flow {
+            name: self.edges.name.clone(),
             ciphertexts,
             core: core.clone(),
             submission: Submission::new(lane, decryption.clone(), config.gas_limit),
@@ -430,6 +431,7 @@ impl Instance {
             support: support.subscribe(),
             line: ripe_up_to,
             ledger: journal.clone(),
+            repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: config.max_requests_in_flight,
                 public_decryption_timeout: config.public_decryption_timeout,
@@ -577,6 +579,7 @@ impl Instance {
         let heart = self.edges.hearts.heart(heart::JOURNAL);
         {
             use tracing::Instrument;
+            let writer = writer.counting(self.edges.reporter.metrics.clone());
             let writing = writer.run(heart, self.journal_stop.clone());
             self.journal.spawn(writing.in_current_span());
         }

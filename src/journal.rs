@@ -704,7 +704,11 @@ impl Journal {
                         return Ok(total);
                     }
                 }
-                Done::Nothing | Done::Taken(_) | Done::Reopened(_) | Done::OpenedAgain(_) => {
+                Done::Nothing
+                | Done::Settled(_)
+                | Done::Taken(_)
+                | Done::Reopened(_)
+                | Done::OpenedAgain(_) => {
                     return Ok(total);
                 }
             }
@@ -742,9 +746,11 @@ impl RequestLedger for Journal {
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         match self.durable(Work::Arrive(batch)).await? {
             Done::Taken(taken) => Ok(taken),
-            Done::Nothing | Done::Pruned(_) | Done::Reopened(_) | Done::OpenedAgain(_) => {
-                Ok(Taken::default())
-            }
+            Done::Nothing
+            | Done::Settled(_)
+            | Done::Pruned(_)
+            | Done::Reopened(_)
+            | Done::OpenedAgain(_) => Ok(Taken::default()),
         }
     }
 
@@ -790,9 +796,11 @@ impl TransactionLedger for Journal {
                 self.shared.reopened.notify_one();
                 Ok(open)
             }
-            Done::Nothing | Done::Taken(_) | Done::Pruned(_) | Done::OpenedAgain(_) => {
-                Ok(Vec::new())
-            }
+            Done::Nothing
+            | Done::Settled(_)
+            | Done::Taken(_)
+            | Done::Pruned(_)
+            | Done::OpenedAgain(_) => Ok(Vec::new()),
         }
     }
 }

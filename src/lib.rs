@@ -36,8 +36,10 @@ pub mod observe;
 pub mod tls;
 pub mod proxy;
 pub mod metrics;
+pub mod traces;
 pub mod heart;
 pub mod backoff;
+pub mod repeats;
 pub mod clock;
 #[cfg(test)]
 mod simulated;

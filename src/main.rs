@@ -18,15 +18,18 @@ fn main() -> ExitCode {
         Err(exit) => return exit.into(),
     };
     let environment = Environment::of_process();
-    if let Err(error) = logging::init(&cli.log_settings(&environment)) {
-        eprintln!("kms-connector: cannot log: {error}");
-        return Exit::Failure.into();
-    }
+    let kept = match logging::init(&cli.log_settings(&environment)) {
+        Ok(kept) => kept,
+        Err(error) => {
+            eprintln!("kms-connector: cannot log: {error}");
+            return Exit::Failure.into();
+        }
+    };
     // The one TLS provider. An error would mean that it is installed already.
     kms_connector::tls::install_provider();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(cli.run(environment));
+            let exit = runtime.block_on(cli.run(environment, kept));
             // A file read on a disk that hangs must not keep a process that is done.
             runtime.shutdown_timeout(Duration::from_secs(5));
             exit.into()

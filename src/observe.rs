@@ -1,7 +1,11 @@
 //! What the operator sees of a running connector.
 
+pub mod advice;
 pub mod board;
+pub mod errors;
+pub mod history;
 pub mod http;
 pub mod logging;
 pub mod status;
 pub mod requests;
+pub mod traces;

@@ -40,7 +40,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, info, warn};
 
 use self::{
     control::{Asked, Listener},
@@ -59,7 +59,9 @@ use crate::{
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
     observe::{
         board::Board,
+        errors::LastErrors,
         http::{BindError, Http},
+        logging::Kept,
         status::{Phase, Reload, Reporter},
     },
 };
@@ -74,7 +76,7 @@ const TURN: Duration = Duration::from_secs(10);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// What to supervise.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     pub files: Files,
     /// Directory of the journals.
@@ -84,6 +86,8 @@ pub struct Options {
     /// Where the HTTP listener is, if there is to be one.
     pub listen: Option<SocketAddr>,
     pub environment: Environment,
+    /// By the process's log: what went wrong, and traces.
+    pub kept: Kept,
 }
 
 /// Why nothing was started.
@@ -158,7 +162,8 @@ impl Instances for Connectors {
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
 /// failure of the first start, when somebody is looking.
 pub async fn run(options: Options) -> Result<Exit, RunError> {
-    let Options { files, state_dir, socket, listen, environment } = options;
+    let Options { files, state_dir, socket, listen, environment, kept } = options;
+    let Kept { errors, traces } = kept;
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
     let (first, settled) = look(&files, &environment).await?;
@@ -184,6 +189,9 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let mut beside = JoinSet::new();
     let watcher = Watcher::new(files.clone(), environment, settled);
     beside.spawn(watcher.run(towards_watcher, looks_sender, stop.clone()).in_current_span());
+    if let Some(traces) = traces {
+        beside.spawn(traces.run(stop.clone()));
+    }
     if let Some(listener) = listener {
         info!(path = %listener.path().display(), "control socket open");
         beside.spawn(listener.serve(commands, stop.clone()).in_current_span());
@@ -195,7 +203,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let mut supervisor = Supervisor::new(Connectors, state_dir, directory, manager);
     if let Some(http) = http {
         info!(address = %http.address(), "HTTP listener open");
-        let view = supervisor.put_up_board(http.address());
+        let view = supervisor.put_up_board(http.address(), errors);
         beside.spawn(http.serve(view, stop.clone()).in_current_span());
     }
     supervisor.say_hello(&first);
@@ -272,6 +280,13 @@ enum Readiness {
     DueAgain,
 }
 
+/// What everybody may see, and where.
+struct Showing {
+    address: SocketAddr,
+    board: Board,
+    errors: LastErrors,
+}
+
 struct Supervisor<I: Instances> {
     instances: I,
     state_dir: PathBuf,
@@ -280,7 +295,7 @@ struct Supervisor<I: Instances> {
     manager: ServiceManager,
     started_at_ms: u64,
     /// With an HTTP listener: where it is, and what it shows.
-    board: Option<(SocketAddr, Board)>,
+    board: Option<Showing>,
     slots: BTreeMap<String, Slot<I::Estate>>,
     runs: JoinSet<Ran<I::Estate>>,
     run_of_task: HashMap<Id, u64>,
@@ -659,7 +674,8 @@ impl<I: Instances> Supervisor<I> {
         };
         let config = target.config.clone();
         let estate = slot.take_estate();
-        let span = info_span!("instance", name, generation);
+        // Not to be silenced: whatever is logged in it says whose it is.
+        let span = error_span!("instance", name, generation);
         let running = self.instances.run(config, edges, estate).instrument(span);
         let task = self.runs.spawn(async move {
             let (exit, estate) = running.await;

@@ -42,6 +42,14 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     (
+        "src/traces.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    (
+        "src/repeats.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    (
         "src/metrics.rs",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),

@@ -4,7 +4,10 @@
 //! simply run: what it waits for or why it stands, until when, and what to do.
 
 use super::text::{Colour, ago, due, painted, pairs, printable, span, utc, when};
-use crate::observe::status::{CatchUp, InstanceStatus, Reload, State, Status, StoppedBy};
+use crate::observe::{
+    advice::what_to_do,
+    status::{CatchUp, InstanceStatus, Reload, State, Status},
+};
 
 /// How a report is made.
 #[derive(Clone, Copy, Debug)]
@@ -51,19 +54,7 @@ pub(super) fn is_well(status: &Status) -> bool {
 
 /// [`is_well`] of one.
 pub(super) fn instance_is_well(instance: &InstanceStatus) -> bool {
-    !is_down(&instance.state) && instance.reload_failed.is_none()
-}
-
-/// It should be up, and is not.
-fn is_down(state: &State) -> bool {
-    match state {
-        State::BackingOff { .. } | State::Parked { .. } => true,
-        State::Starting
-        | State::Waiting { .. }
-        | State::Running
-        | State::Draining
-        | State::Stopped { .. } => false,
-    }
+    !instance.state.is_down() && instance.reload_failed.is_none()
 }
 
 fn process(status: &Status, now_ms: u64) -> String {
@@ -115,7 +106,7 @@ fn table(instances: &[InstanceStatus], style: Style) -> String {
 fn row(instance: &InstanceStatus, now_ms: u64) -> [String; 9] {
     let gauges = &instance.gauges;
     let if_up = |number: Option<u64>| {
-        number.filter(|_| is_up(&instance.state)).map_or_else(|| "-".to_owned(), |n| n.to_string())
+        number.filter(|_| instance.state.is_up()).map_or_else(|| "-".to_owned(), |n| n.to_string())
     };
     [
         instance.name.clone(),
@@ -128,17 +119,6 @@ fn row(instance: &InstanceStatus, now_ms: u64) -> [String; 9] {
         if_up(Some(gauges.held)),
         gauges.wallet.clone().unwrap_or_else(|| "-".to_owned()),
     ]
-}
-
-/// Its numbers are of now.
-fn is_up(state: &State) -> bool {
-    match state {
-        State::Waiting { .. } | State::Running | State::Draining => true,
-        State::Starting
-        | State::BackingOff { .. }
-        | State::Parked { .. }
-        | State::Stopped { .. } => false,
-    }
 }
 
 fn colour(state: &State) -> Colour {
@@ -160,7 +140,6 @@ fn heading(instance: &InstanceStatus, style: Style) -> String {
 fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let InstanceStatus { name, state, .. } = instance;
     let mut lines = Lines::new();
-    let mut to_do = Vec::new();
     match state {
         State::Running => {}
         State::Starting => lines.push((SINCE, when(now_ms, instance.since_ms))),
@@ -172,12 +151,8 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
             lines.push(("for", on.clone()));
             lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("why", why.clone()));
-            to_do.push("nothing if that is known: it goes on by itself".to_owned());
         }
-        State::BackingOff { until_ms } => {
-            lines.push(("next try", due(now_ms, *until_ms)));
-            to_do.push(format!("`kms-connector restart {name}` tries at once"));
-        }
+        State::BackingOff { until_ms } => lines.push(("next try", due(now_ms, *until_ms))),
         State::Parked { why, retry_at_ms } => {
             lines.push((SINCE, when(now_ms, instance.since_ms)));
             lines.push(("why", why.clone()));
@@ -186,25 +161,13 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
                 |at| format!("{}, or when its file changes", due(now_ms, at)),
             );
             lines.push(("next try", next));
-            to_do.push(match retry_at_ms {
-                Some(_) => {
-                    format!("mend what it says; `kms-connector restart {name}` tries at once")
-                }
-                None => "mend what it says, then nothing: the file is watched".to_owned(),
-            });
         }
         State::Stopped { by } => {
             lines.push(("by", by.as_str().to_owned()));
             lines.push((SINCE, when(now_ms, instance.since_ms)));
-            to_do.push(match by {
-                StoppedBy::Operator => {
-                    format!("if it should run: `kms-connector restart {name}`, or change its file")
-                }
-                StoppedBy::File => "if it should run: remove that line of its file".to_owned(),
-            });
         }
     }
-    if !is_up(state)
+    if !state.is_up()
         && let Some(error) = last_error(instance, now_ms)
     {
         lines.push(error);
@@ -212,9 +175,6 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let told = parked_for(state);
     if let Some(why) = instance.reload_failed.as_ref().filter(|why| told != Some(why)) {
         lines.push(("reload failed", why.clone()));
-        if is_up(state) {
-            to_do.push("mend the file: until then it runs as it was".to_owned());
-        }
     }
     if instance.changing && *state != State::Starting {
         lines.push(("changing", "its new configuration is being checked or started".to_owned()));
@@ -226,11 +186,12 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         let text = format!("{observed} requests since it started; nothing is asked or sent");
         lines.push(("observed", text));
     }
-    if is_up(state) && instance.gauges.held > 0 {
+    if state.is_up() && instance.gauges.held > 0 {
         let held = instance.gauges.held;
         let look = format!("`kms-connector requests --held --instance {name}` tells the reasons");
         lines.push(("held", format!("{held}; {look}")));
     }
+    let to_do = what_to_do(instance);
     if !to_do.is_empty() {
         lines.push(("what to do", to_do.join("\n")));
     }

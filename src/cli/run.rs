@@ -6,6 +6,7 @@ use super::{Exit, complain, places};
 use crate::{
     config::{Environment, Problem, Problems},
     instance,
+    observe::logging::Kept,
     supervisor::{self, Options, RunError, directory::Files},
 };
 
@@ -26,16 +27,16 @@ pub(super) struct Start {
     pub(super) name: Option<String>,
 }
 
-pub(super) async fn start(start: Start, places: Places) -> Exit {
+pub(super) async fn start(start: Start, places: Places, kept: Kept) -> Exit {
     let Start { config, config_dir, name } = start;
     match config.map(|file| places::find(&file, &config_dir)).transpose() {
-        Ok(file) => run(Files::One { file: file.map(absolute), name }, places).await,
+        Ok(file) => run(Files::One { file: file.map(absolute), name }, places, kept).await,
         Err(problems) => refuse(&problems),
     }
 }
 
-pub(super) async fn supervise(config_dir: PathBuf, places: Places) -> Exit {
-    run(Files::Directory(absolute(config_dir)), places).await
+pub(super) async fn supervise(config_dir: PathBuf, places: Places, kept: Kept) -> Exit {
+    run(Files::Directory(absolute(config_dir)), places, kept).await
 }
 
 /// Who asks for the status may stand elsewhere.
@@ -43,9 +44,10 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-async fn run(files: Files, places: Places) -> Exit {
+async fn run(files: Files, places: Places, kept: Kept) -> Exit {
     let Places { state_dir, socket, listen, environment } = places;
-    match supervisor::run(Options { files, state_dir, socket, listen, environment }).await {
+    let options = Options { files, state_dir, socket, listen, environment, kept };
+    match supervisor::run(options).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
         Ok(

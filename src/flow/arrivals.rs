@@ -44,6 +44,7 @@ use crate::{
         provider::{At, Head, LogRange, Provider, RpcError, quirks},
     },
     heart::Heart,
+    repeats::Repeats,
 };
 
 /// How often the last blocks are read again.
@@ -185,7 +186,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     async fn read_on(&mut self, start: Start) -> Result<std::convert::Infallible, ReadError> {
         let mut heads = self.adapter.provider().heads();
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut last_problem = String::new();
+        let mut repeats = Repeats::default();
         loop {
             // A timer beside the wake-up: the re-read is due even when the chain stands still.
             // Overdue (nothing was read yet) it is due now and then, not at once and for ever.
@@ -215,17 +216,16 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 match read {
                     Ok(()) => {
                         pause.reset();
-                        last_problem.clear();
+                        repeats.over();
                         break;
                     }
                     Err(error @ (ReadError::Ledger(_) | ReadError::Stopping)) => return Err(error),
                     Err(error) => {
                         let problem = error.to_string();
-                        if problem == last_problem {
-                            debug!(problem, "reading the chain still fails");
+                        if let Some(times) = repeats.heard(&problem, Instant::now()) {
+                            warn!(problem, times, "reading the chain failed, trying again");
                         } else {
-                            warn!(problem, "reading the chain failed, trying again");
-                            last_problem = problem;
+                            debug!(problem, "reading the chain still fails");
                         }
                         if self.cursor.map(|at| at.number) > before.map(|at| at.number) {
                             // It got on: a node that knows half of it is worth asking.

@@ -405,11 +405,18 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    /// Remembers a failure. One bucket in trouble is one line in the log, not one per ciphertext.
+    /// Remembers a failure. One bucket in trouble is one line in the log, not one per ciphertext, and
+    /// then one now and then.
     fn note(&self, bucket: &Bucket, material: &Material, trouble: &Trouble) {
-        let news = trouble.is_the_buckets() && self.health.ailing(bucket, Instant::now());
-        if news {
-            tracing::warn!(bucket = %bucket.shown, %trouble, "bucket in trouble");
+        let now = Instant::now();
+        let times = if trouble.is_the_buckets() {
+            self.health.ailing(bucket, now);
+            self.health.heard(bucket, &trouble.to_string(), now)
+        } else {
+            None
+        };
+        if let Some(times) = times {
+            tracing::warn!(bucket = %bucket.shown, %trouble, times, "bucket in trouble");
         } else {
             tracing::debug!(bucket = %bucket.shown, handle = %material.handle, %trouble, "not brought");
         }

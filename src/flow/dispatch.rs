@@ -16,7 +16,7 @@ use tokio::{
     time::{interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info_span};
+use tracing::{Instrument, error, error_span};
 
 use super::{Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, walk::Ended};
 #[cfg(debug_assertions)]
@@ -25,6 +25,7 @@ use crate::{
     domain::{Hold, HoldReason, LedgerError, RequestKey},
     gateway::provider::Provider,
     heart::Heart,
+    traces,
 };
 
 /// Panics of one request's walk before it is held.
@@ -250,7 +251,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: &CancellationToken,
     ) {
         let key = intake.request.key;
-        let span = info_span!("request", id = %key, kind = %intake.request.kind());
+        let span = error_span!("request", id = %key, kind = %intake.request.kind());
+        traces::of_instance(&span, &self.name);
         let (flow, kept) = (self.clone(), intake.clone());
         let (places, stop) = (places.clone(), stop.clone());
         #[cfg(debug_assertions)]

@@ -45,6 +45,7 @@ use crate::domain::{
     Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
 };
 use crate::tls::TlsRoots;
+use crate::traces;
 use line::Line;
 use pace::{Pace, Turn};
 use proto::grpc::health::v1 as health_v1;
@@ -310,12 +311,12 @@ impl KmsCore {
                 let message =
                     wire::public_request(id, key_id, public, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
-                call(self.options.ask, client.public_decrypt(message)).await
+                call(self.options.ask, client.public_decrypt(traced(message))).await
             }
             Operation::UserDecryption(user) => {
                 let message = wire::user_request(id, key_id, user, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
-                call(self.options.ask, client.user_decrypt(message)).await
+                call(self.options.ask, client.user_decrypt(traced(message))).await
             }
             Operation::Unsupported { event, .. } => {
                 return Err(RequestError::UnsupportedEvent { event }.into());
@@ -494,13 +495,15 @@ impl KmsCore {
         let id = wire::request_id(request.key.id);
         Ok(match &request.operation {
             Operation::PublicDecryption(public) => {
-                call(limit, client.get_public_decryption_result(id))
+                call(limit, client.get_public_decryption_result(traced(id)))
                     .await
                     .map(|response| Reply::Public(public, response))
             }
-            Operation::UserDecryption(user) => call(limit, client.get_user_decryption_result(id))
-                .await
-                .map(|response| Reply::User(user, response)),
+            Operation::UserDecryption(user) => {
+                call(limit, client.get_user_decryption_result(traced(id)))
+                    .await
+                    .map(|response| Reply::User(user, response))
+            }
             Operation::Unsupported { event, .. } => {
                 return Err(RequestError::UnsupportedEvent { event });
             }
@@ -551,6 +554,16 @@ impl KmsCore {
 enum Reply<'a> {
     Public(&'a crate::domain::PublicDecryption, v1::PublicDecryptionResponse),
     User(&'a crate::domain::UserDecryption, v1::UserDecryptionResponse),
+}
+
+/// The message, and which trace it belongs to, if to one.
+fn traced<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    // Hexadecimal and dashes: it is a value that metadata may have.
+    if let Some(Ok(parent)) = traces::traceparent().map(|parent| parent.parse()) {
+        request.metadata_mut().insert("traceparent", parent);
+    }
+    request
 }
 
 /// Why a call has no message to show.

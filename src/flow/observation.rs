@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, warn};
 
 use super::{
     Intake, Intakes, RequestLedger, Step,
@@ -32,7 +32,7 @@ use crate::{
     domain::{Hold, HoldReason, LedgerError, Outcome, Remedy, Request, RequestKey},
     gateway::decryption::Support,
     heart::Heart,
-    metrics::Metrics,
+    repeats::Repeats,
 };
 
 /// A request that got nowhere for so long gives its place to one that waits for it.
@@ -49,7 +49,8 @@ pub struct Observation<B, L> {
     pub max_in_flight: usize,
     /// Ceiling of the pause between attempts.
     pub retry_interval: Duration,
-    pub metrics: Metrics,
+    /// What is wrong with many requests at once is said once.
+    pub repeats: Mutex<Repeats>,
     /// How many were observed.
     pub observed: watch::Sender<u64>,
 }
@@ -101,7 +102,7 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
                     // The held retry may find what is in hand already.
                     if in_hand.keys.insert(key) {
                         let (this, places, stop) = (self.clone(), places.clone(), stop.clone());
-                        let span = info_span!("request", id = %key, kind = %intake.request.kind());
+                        let span = error_span!("request", id = %key, kind = %intake.request.kind());
                         let looking = async move { this.observe(intake, &places, &stop).await };
                         let task = in_hand.tasks.spawn(looking.instrument(span));
                         in_hand.by_task.insert(task.id(), (key, place));
@@ -154,8 +155,10 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
                     Hold::new(HoldReason::NoProgress, why)
                 }
                 Remedy::Retry => {
+                    if let Some(times) = self.heard(&why) {
+                        warn!(why, times, "attempt failed, trying again");
+                    }
                     if why != last_why {
-                        warn!(why, "attempt failed, trying again");
                         self.ledger.note(key, Step::Failed { why: why.clone() }).await?;
                         last_why = why;
                     }
@@ -165,15 +168,21 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
                     continue;
                 }
             };
-            if held_before != Some(hold.reason) {
-                warn!(reason = hold.reason.as_str(), detail = hold.detail, "request held");
+            if held_before != Some(hold.reason)
+                && let Some(times) = self.heard(&format!("held {hold}"))
+            {
+                warn!(reason = hold.reason.as_str(), detail = hold.detail, times, "request held");
             }
             return self.ledger.note(key, Step::Held(hold)).await;
         }
     }
 
+    fn heard(&self, cause: &str) -> Option<u64> {
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        repeats.heard(cause, Instant::now())
+    }
+
     async fn settle(&self, request: &Request, outcome: Outcome) -> Result<(), LedgerError> {
-        self.metrics.settled(request.kind(), &outcome);
         self.ledger.note(request.key, Step::Settled(outcome)).await
     }
 

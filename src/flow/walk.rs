@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
     Flow, Intake, RequestLedger, Standing, Step,
@@ -248,8 +248,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         let hold = Hold::new(HoldReason::NoProgress, setback.why);
                         return Box::pin(self.hold(key, &stage, past, hold)).await;
                     }
+                    self.say_failed(&stage, &setback.why);
                     if let Some(why) = patience.news(setback.why) {
-                        warn!(stage = stage.as_str(), why, "attempt failed, trying again");
                         self.ledger.note(key, Step::Failed { why }).await?;
                     }
                     if patience.pause(&stop).await.is_none() {
@@ -307,7 +307,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 stop.run_until_cancelled(Box::pin(polling)).await
             }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
-                let noting = Noting::new(&self.ledger, request.key);
+                let noting = Noting::new(self, request.key);
                 let submitting = self.submit(request, answer, past.maybe_sent, &noting);
                 tokio::select! {
                     biased;
@@ -316,6 +316,16 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     () = noting.waits_at(stop) => None,
                 }
             }
+        }
+    }
+
+    /// Requests that fail for one reason are one thing to say.
+    fn say_failed(&self, stage: &Stage, why: &str) {
+        let stage = stage.as_str();
+        if let Some(times) = self.heard(&format!("{stage}: {why}")) {
+            warn!(stage, why, times, "attempt failed, trying again");
+        } else {
+            debug!(stage, why, "attempt failed, trying again");
         }
     }
 
@@ -330,8 +340,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let (stage, reason, detail) = (stage.as_str(), hold.reason.as_str(), &hold.detail);
         if past.held == Some(hold.reason) {
             debug!(stage, reason, detail, "request still held");
+        } else if let Some(times) = self.heard(&format!("held {hold}")) {
+            warn!(stage, reason, detail, times, "request held");
         } else {
-            warn!(stage, reason, detail, "request held");
+            debug!(stage, reason, detail, "request held");
         }
         self.ledger.note(key, Step::Held(hold)).await?;
         Ok(Ended::Held)
@@ -403,11 +415,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
+            .instrument(debug_span!("ciphertexts"))
             .await
             .map_err(|error| Setback::own(error.remedy(), &error))?;
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
-        match self.core.ask(turn, request, fetched.ciphertexts).await {
+        let asking = self.core.ask(turn, request, fetched.ciphertexts);
+        match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(_) => Ok(Door::To(Stage::Asked, Step::Asked)),
             Err(error) => Err(self.core_setback(&error).await),
         }
@@ -443,7 +457,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
-        let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
+        let polling = self.core.answer(request, signer, patience, self.options.retry_interval);
+        let polled = polling.instrument(debug_span!("kms_core_answer")).await;
         let polled = match polled {
             Ok(polled) => polled,
             Err(error) => {
@@ -473,7 +488,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
             Ending::Forgotten => {
-                info!("the KMS Core does not know the request any more: asking again");
+                if let Some(times) = self.heard("forgotten") {
+                    info!(times, "the KMS Core does not know the request any more: asking again");
+                } else {
+                    debug!("the KMS Core does not know the request any more: asking again");
+                }
                 Ok(Door::To(Stage::Arrived, Step::Forgotten))
             }
             Ending::Silent => {
@@ -510,9 +529,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         answer: &Answer,
         maybe_sent: bool,
-        noting: &Noting<'_, L>,
+        noting: &Noting<'_, P, B, L>,
     ) -> Result<Door, Setback> {
-        let error = match self.submission.submit(request, answer, maybe_sent, noting).await {
+        let submitting = self.submission.submit(request, answer, maybe_sent, noting);
+        let error = match submitting.instrument(debug_span!("gateway")).await {
             Ok(outcome) => return Ok(Door::Out(outcome)),
             Err(error) => error,
         };
@@ -563,14 +583,14 @@ fn blames_answer(reason: HoldReason) -> bool {
 }
 
 /// Notes in the ledger what room 4 reports while it waits.
-struct Noting<'a, L> {
-    ledger: &'a L,
+struct Noting<'a, P, B, L> {
+    flow: &'a Flow<P, B, L>,
     key: RequestKey,
     /// It goes on by itself once somebody mended something.
     waits: watch::Sender<bool>,
 }
 
-impl<L: RequestLedger> Report for Noting<'_, L> {
+impl<P: Provider, B: Buckets, L: RequestLedger> Report for Noting<'_, P, B, L> {
     async fn report(&self, progress: Progress) {
         let step = match progress {
             Progress::Submitted { transaction } => {
@@ -578,7 +598,12 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
                 Step::Submitted { transaction }
             }
             Progress::Waiting(hold) => {
-                warn!(reason = hold.reason.as_str(), detail = hold.detail, "request waits");
+                let (reason, detail) = (hold.reason.as_str(), &hold.detail);
+                if let Some(times) = self.flow.heard(&format!("waits {hold}")) {
+                    warn!(reason, detail, times, "request waits");
+                } else {
+                    debug!(reason, detail, "request waits");
+                }
                 Step::Held(hold)
             }
         };
@@ -587,9 +612,9 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
     }
 }
 
-impl<'a, L: RequestLedger> Noting<'a, L> {
-    fn new(ledger: &'a L, key: RequestKey) -> Self {
-        Self { ledger, key, waits: watch::channel(false).0 }
+impl<'a, P, B, L: RequestLedger> Noting<'a, P, B, L> {
+    fn new(flow: &'a Flow<P, B, L>, key: RequestKey) -> Self {
+        Self { flow, key, waits: watch::channel(false).0 }
     }
 
     /// Until it waits for somebody after `stop`.
@@ -601,7 +626,7 @@ impl<'a, L: RequestLedger> Noting<'a, L> {
 
     async fn note(&self, step: Step) {
         // A journal that fails ends the instance by its own way.
-        if let Err(error) = self.ledger.note(self.key, step).await {
+        if let Err(error) = self.flow.ledger.note(self.key, step).await {
             debug!(%error, "could not note a step");
         }
     }

@@ -29,7 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -40,6 +40,7 @@ use crate::{
     backoff::Backoff,
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     heart::Heart,
+    repeats::Repeats,
 };
 
 /// So many mined transactions are followed: what a reorganisation drops is sent again.
@@ -276,12 +277,15 @@ impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
 
     async fn first_count(&self, heart: &Heart) -> u64 {
         let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+        let mut repeats = Repeats::default();
         loop {
             heart.beat().await;
             match self.provider.transaction_count(self.wallet.address()).await {
                 Ok(count) => return count,
                 Err(error) => {
-                    warn!(%error, "waiting for the wallet's transaction count");
+                    if let Some(times) = repeats.heard(&error.to_string(), Instant::now()) {
+                        warn!(%error, times, "waiting for the wallet's transaction count");
+                    }
                     sleep(pause.next_delay()).await;
                 }
             }

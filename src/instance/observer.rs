@@ -1,7 +1,7 @@
 //! An instance that only observes (`mode = "observe"`): rooms 1 and 2 of the same house. No wallet is
 //! opened, no lane and no KMS Core, so that nothing it meets can make it ask or send anything.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tracing::info;
@@ -46,7 +46,7 @@ impl Instance {
             ledger: journal.clone(),
             max_in_flight: config.max_requests_in_flight,
             retry_interval: config.retry_interval,
-            metrics: self.edges.reporter.metrics.clone(),
+            repeats: Mutex::default(),
             observed,
         };
         let (intakes, walk, walk_again) = intakes(config);

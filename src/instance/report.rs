@@ -21,6 +21,7 @@ use crate::{
     heart::Heart,
     journal::{InHand, Journal, JournalError},
     observe::status::{Phase, Reporter},
+    repeats::Repeats,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -145,15 +146,21 @@ pub(super) async fn ask_core(core: &KmsCore) -> Result<(), String> {
 /// Asks the Core now and then how it is. Nothing waits for this: each request asks by itself.
 async fn follow_core(core: &KmsCore, found: &watch::Sender<Found>) {
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+    let mut repeats = Repeats::default();
     loop {
         let now = ask_core(core).await;
         let before = found.send_replace(Some(now.clone()));
         match &now {
-            Ok(()) if before != Some(Ok(())) => info!(host = core.host(), "KMS Core reached"),
-            Err(why) if before.as_ref() != Some(&now) => {
-                warn!(why, "waiting for {}", core_name(core));
+            Ok(()) if before != Some(Ok(())) => {
+                repeats.over();
+                info!(host = core.host(), "KMS Core reached");
             }
-            Ok(()) | Err(_) => {}
+            Ok(()) => {}
+            Err(why) => {
+                if let Some(times) = repeats.heard(why, Instant::now()) {
+                    warn!(why, times, "waiting for {}", core_name(core));
+                }
+            }
         }
         if now.is_ok() {
             pause.reset();

@@ -285,6 +285,7 @@ impl Machine<'_> {
         // No depth is asked for: every block counts at once.
         let (_, depth) = watch::channel(Line::OPEN);
         let flow = Flow {
+            name: "one".to_owned(),
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(registry.clone()),
                 fallback: None,
@@ -299,6 +300,7 @@ impl Machine<'_> {
             support: support.subscribe(),
             line: depth.clone(),
             ledger: ledger.clone(),
+            repeats: std::sync::Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 12,
                 public_decryption_timeout: Duration::from_secs(30),

@@ -4,7 +4,7 @@
 
 use std::{fmt::Display, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::BuildError;
@@ -20,6 +20,7 @@ use crate::{
     },
     journal::Journal,
     observe::status::{Phase, Reporter},
+    repeats::Repeats,
 };
 
 /// Why something outside is of no use.
@@ -67,6 +68,7 @@ impl Waits {
         F: Future<Output = Result<T, E>>,
     {
         let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut repeats = Repeats::default();
         let mut last = None;
         loop {
             match ask().await {
@@ -77,12 +79,14 @@ impl Waits {
                     return answer;
                 }
                 Err(error) => {
-                    let why = Some(error.to_string());
-                    if let Some(why) = why.as_deref().filter(|_| why != last) {
-                        warn!(why, "waiting for {on}");
-                        self.on(on, why);
+                    let why = error.to_string();
+                    if let Some(times) = repeats.heard(&why, Instant::now()) {
+                        warn!(why, times, "waiting for {on}");
                     }
-                    last = why;
+                    if last.as_ref() != Some(&why) {
+                        self.on(on, &why);
+                    }
+                    last = Some(why);
                 }
             }
             sleep(pause.next_delay()).await;

@@ -87,7 +87,7 @@ pub(super) const PROGRESS_COLUMNS: usize = 19;
 pub(super) const SELECT_PROGRESS: &str = concat!(
     "SELECT ",
     progress_columns!(),
-    ", r.seq FROM requests r WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
+    ", r.seq, r.kind FROM requests r WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 
 /// Leaves the columns of a settled request alone, and with them its indexes.

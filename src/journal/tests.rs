@@ -229,6 +229,28 @@ async fn steps_are_stored_and_survive() {
     journal.close().await.unwrap();
 }
 
+/// What the metrics say is what is stored: a step that changes nothing counts nothing.
+#[tokio::test]
+async fn what_settles_is_counted_once() {
+    let dir = TempDir::new().unwrap();
+    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let metrics = crate::metrics::Metrics::new();
+    let journal = Running::start((journal, writer.counting(metrics.clone())));
+    journal.arrive(batch(1..=3, Some(1))).await.unwrap();
+    let accepted = Outcome::Accepted { transaction: hash(9), block: block(6) };
+    for _ in 0..3 {
+        journal.note(key(1), Step::Settled(accepted.clone())).await.unwrap();
+        journal.note(key(9), Step::Settled(accepted.clone())).await.unwrap();
+    }
+    journal.note(key(2), Step::Settled(Outcome::Expired)).await.unwrap();
+    journal.note(key(3), Step::Asked).await.unwrap();
+    journal.flush().await.unwrap();
+    let ended = metrics.ended();
+    assert_eq!((ended.answered, ended.otherwise), (1, 1));
+    assert!(ended.quantile(0.5).is_some());
+    journal.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn skipped_logs_are_stored_once() {
     let dir = TempDir::new().unwrap();

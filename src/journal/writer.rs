@@ -47,17 +47,18 @@ use super::{
     names::{self, Files, Names},
     reader::{read_progress, read_transaction},
     record::{
-        Change, Fixed, Number, OutcomeColumns, Progress, advance, settled_by_chain, step_name,
-        topics_to_blob,
+        Change, Fixed, Number, OutcomeColumns, Progress, advance, kind_from_name, settled_by_chain,
+        step_name, topics_to_blob,
     },
     schema, statements as sql,
 };
 use crate::{
     backoff::Backoff,
-    domain::{Address, B256, BlockRef, Event, HoldReason, LedgerError, RequestKey},
+    domain::{Address, B256, BlockRef, Event, HoldReason, Kind, LedgerError, Outcome, RequestKey},
     flow::{Arrival, Batch, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction},
     heart::Heart,
+    metrics::Metrics,
 };
 
 /// Commands waiting in the queue; a full queue makes callers wait.
@@ -110,15 +111,25 @@ impl Work {
     }
 }
 
-/// What a durable command answers.
+/// What a durable command answers, and what a step did.
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
+    Settled(Settlement),
     Taken(Taken),
     Pruned(Pruned),
     Reopened(Vec<SignedTransaction>),
     /// Whether it had ended without an answer.
     OpenedAgain(bool),
+}
+
+/// A request that ended.
+#[derive(Debug)]
+pub(super) struct Settlement {
+    kind: Kind,
+    outcome: Outcome,
+    /// Since its event was first stored.
+    after: Duration,
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Done, LedgerError>>;
@@ -189,6 +200,13 @@ impl Writer {
 
     pub(super) fn connection_mut(&mut self) -> &mut Connection {
         &mut self.store.connection
+    }
+
+    /// Has what it stores counted here.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.store.metrics = metrics;
+        self
     }
 
     /// The open file of a writer that never ran. Blocking.
@@ -346,6 +364,7 @@ pub(super) struct Store {
     connection: Connection,
     contract: Address,
     shared: Arc<Shared>,
+    metrics: Metrics,
     #[cfg(debug_assertions)]
     page_limit: Option<u32>,
     lock: Lock,
@@ -432,6 +451,7 @@ impl Parts {
             connection,
             contract,
             shared: Arc::clone(&shared),
+            metrics: Metrics::default(),
             #[cfg(debug_assertions)]
             page_limit,
             lock,
@@ -471,6 +491,10 @@ impl Store {
         counters.commits.fetch_add(1, Ordering::Relaxed);
         counters.moves.fetch_add(u64::from(moves), Ordering::Relaxed);
         for (command, done) in commands.into_iter().zip(done) {
+            // Only what is committed: a step that is tried again is counted once.
+            if let Done::Settled(Settlement { kind, outcome, after }) = &done {
+                self.metrics.settled(*kind, outcome, *after);
+            }
             if let Some(reply) = command.reply {
                 let _ = reply.send(Ok(done)); // a caller that gave up is not missed
             }
@@ -574,7 +598,7 @@ impl Tables<'_> {
                 }
                 Ok(Done::Nothing)
             }
-            Work::Note(key, step) => self.note(*key, step, now_ms).map(|()| Done::Nothing),
+            Work::Note(key, step) => self.note(*key, step, now_ms),
             Work::Mined(hash, block) => self.mine(*hash, *block, now_ms).map(|()| Done::Nothing),
             Work::GiveUp(hashes, why) => {
                 let mut give_up = self.transaction.prepare_cached(sql::GIVE_UP_TRANSACTION)?;
@@ -683,22 +707,24 @@ impl Tables<'_> {
         Ok(true)
     }
 
-    fn note(&self, key: RequestKey, step: &Step, now_ms: u64) -> rusqlite::Result<()> {
+    fn note(&self, key: RequestKey, step: &Step, now_ms: u64) -> rusqlite::Result<Done> {
         let stored = self
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
             .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
-                Ok((row.get::<_, i64>(sql::PROGRESS_COLUMNS)?, read_progress(row)?))
+                let seq: i64 = row.get(sql::PROGRESS_COLUMNS)?;
+                let kind: String = row.get(sql::PROGRESS_COLUMNS + 1)?;
+                Ok((seq, kind, read_progress(row)?))
             })
             .optional()?;
-        let Some((seq, before)) = stored else {
+        let Some((seq, kind, before)) = stored else {
             tracing::warn!(request = %key, step = step_name(step), "step of a request the journal does not know");
-            return Ok(());
+            return Ok(Done::Nothing);
         };
         match advance(&before, step, now_ms) {
             Change::Nothing(why) => {
                 tracing::debug!(request = %key, step = step_name(step), why, "step changes nothing");
-                Ok(())
+                Ok(Done::Nothing)
             }
             Change::Advance(after, answer) => {
                 if let Some(answer) = answer {
@@ -709,9 +735,17 @@ impl Tables<'_> {
                         answer.extra_data.as_ref(),
                     ])?;
                 }
-                self.advance(seq, &after)
+                self.advance(seq, &after).map(|()| Done::Nothing)
             }
-            Change::Settle(after) => self.settle(seq, &after),
+            Change::Settle(after) => {
+                self.settle(seq, &after)?;
+                let after_ms = now_ms.saturating_sub(after.arrived_at_ms);
+                let counted = kind_from_name(&kind).zip(after.outcome);
+                Ok(counted.map_or(Done::Nothing, |(kind, outcome)| {
+                    let after = Duration::from_millis(after_ms);
+                    Done::Settled(Settlement { kind, outcome, after })
+                }))
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! nothing that a client does changes anything or waits for anything but its own connection.
 
 pub mod answers;
+mod page;
 
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
@@ -88,7 +89,8 @@ async fn talk(stream: TcpStream, view: View) {
     let answering = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let shown = view.borrow().clone();
         async move {
-            Ok::<_, Infallible>(answers::answer(request.method(), request.uri().path(), &shown))
+            let (path, query) = (request.uri().path(), request.uri().query());
+            Ok::<_, Infallible>(answers::answer(request.method(), path, query, &shown))
         }
     });
     let served = http1::Builder::new()

@@ -12,11 +12,14 @@ use std::panic::PanicHookInfo;
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
-use tracing::{Level, Subscriber};
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
+
+use super::{errors::LastErrors, traces};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,6 +39,16 @@ pub struct Settings {
     pub filter: Option<String>,
     /// Colours, in text only.
     pub colours: bool,
+    /// Where traces go, if anywhere; or what is wrong with what was said of it.
+    pub traces: Option<Result<traces::Settings, String>>,
+}
+
+/// What the process's log keeps beside what it writes.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub errors: LastErrors,
+    /// Sends the traces, once it runs.
+    pub traces: Option<traces::Export>,
 }
 
 /// Whether colours are wanted: stderr is a terminal, and `NO_COLOR` has no value
@@ -46,9 +59,32 @@ pub fn wants_colours(no_color_is_set: bool) -> bool {
 }
 
 /// Sets the process's log and panic hook, once.
-pub fn init(settings: &Settings) -> Result<(), SetGlobalDefaultError> {
-    let (filter, unreadable) = filter(settings.filter.as_deref());
-    tracing::subscriber::set_global_default(subscriber(settings, filter, std::io::stderr))?;
+pub fn init(settings: &Settings) -> Result<Kept, SetGlobalDefaultError> {
+    let (written, unreadable) = filter(settings.filter.as_deref());
+    // What is not to be logged is not to be shown.
+    let (shown, _) = filter(settings.filter.as_deref());
+    let errors = LastErrors::default();
+    let shown = shown.and(filter_fn(|metadata| is_ours(metadata.target())));
+    let subscriber =
+        subscriber(settings, written, std::io::stderr).with(errors.layer().with_filter(shown));
+    let mut bad_traces = None;
+    let traces = match settings.traces.clone() {
+        None => {
+            tracing::subscriber::set_global_default(subscriber)?;
+            None
+        }
+        Some(Err(wrong)) => {
+            tracing::subscriber::set_global_default(subscriber)?;
+            bad_traces = Some(wrong);
+            None
+        }
+        Some(Ok(traced)) => {
+            let (layer, export) = traces::layer(traced);
+            let layer = layer.with_filter(filter_fn(is_traced));
+            tracing::subscriber::set_global_default(subscriber.with(layer))?;
+            Some(export)
+        }
+    };
     log_panics();
     if let Some(error) = unreadable {
         tracing::warn!(error, "RUST_LOG cannot be read, logging at info");
@@ -56,7 +92,10 @@ pub fn init(settings: &Settings) -> Result<(), SetGlobalDefaultError> {
     if settings.dependencies {
         tracing::warn!("dependencies log too: what they log may show URLs with their API keys");
     }
-    Ok(())
+    if let Some(wrong) = bad_traces {
+        tracing::warn!(wrong, "no traces: mend this variable and start again");
+    }
+    Ok(Kept { errors, traces })
 }
 
 /// The filter of `RUST_LOG`, and what is wrong with it.
@@ -71,7 +110,11 @@ fn filter(text: Option<&str>) -> (EnvFilter, Option<String>) {
     }
 }
 
-fn subscriber<W>(settings: &Settings, filter: EnvFilter, writer: W) -> impl Subscriber + use<W>
+fn subscriber<W>(
+    settings: &Settings,
+    filter: EnvFilter,
+    writer: W,
+) -> impl Subscriber + for<'s> LookupSpan<'s> + use<W>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -86,6 +129,16 @@ where
     let dependencies = settings.dependencies;
     let ours = filter_fn(move |metadata| dependencies || is_ours(metadata.target()));
     Registry::default().with(layer.with_filter(filter.and(ours)))
+}
+
+/// An instance has no end: each of its requests is a trace of its own.
+fn is_traced(metadata: &Metadata<'_>) -> bool {
+    let wanted = if metadata.is_span() {
+        metadata.name() != "instance"
+    } else {
+        *metadata.level() <= Level::INFO
+    };
+    wanted && is_ours(metadata.target())
 }
 
 fn is_ours(target: &str) -> bool {

@@ -130,6 +130,31 @@ impl State {
             Self::Stopped { .. } => "stopped",
         }
     }
+
+    /// Its numbers are of now.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        match self {
+            Self::Waiting { .. } | Self::Running | Self::Draining => true,
+            Self::Starting
+            | Self::BackingOff { .. }
+            | Self::Parked { .. }
+            | Self::Stopped { .. } => false,
+        }
+    }
+
+    /// It should be up, and is not.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        match self {
+            Self::BackingOff { .. } | Self::Parked { .. } => true,
+            Self::Starting
+            | Self::Waiting { .. }
+            | Self::Running
+            | Self::Draining
+            | Self::Stopped { .. } => false,
+        }
+    }
 }
 
 /// Why an instance ended last.

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot, watch};
 use tracing::debug;
 
 use super::{
-    Instances, Readiness, Supervisor,
+    Instances, Readiness, Showing, Supervisor,
     control::{Answer, Asked, Request},
     slot::Slot,
 };
@@ -14,6 +14,7 @@ use crate::{
     clock,
     observe::{
         board::{Shown, View},
+        errors::LastErrors,
         requests::{self, Desk, Inquiry, Reply},
         status::{Reload, Status},
     },
@@ -162,21 +163,31 @@ impl<I: Instances> Supervisor<I> {
             self.manager.status(&line);
         }
         self.reply();
-        if let Some((_, board)) = &self.board {
-            board.send_replace(Arc::new(self.shown()));
+        if let Some(Showing { board, errors, .. }) = &self.board {
+            errors.retain(|name| self.slots.contains_key(name));
+            let now_ms = clock::unix_millis();
+            self.slots.values_mut().for_each(|slot| slot.look(now_ms));
+            board.send_replace(Arc::new(self.shown(errors.clone())));
         }
     }
 
     /// From now on what is to be seen stands on a board.
-    pub(super) fn put_up_board(&mut self, address: SocketAddr) -> View {
-        let (board, view) = watch::channel(Arc::new(self.shown()));
-        self.board = Some((address, board));
+    pub(super) fn put_up_board(&mut self, address: SocketAddr, errors: LastErrors) -> View {
+        let (board, view) = watch::channel(Arc::new(self.shown(errors.clone())));
+        self.board = Some(Showing { address, board, errors });
         view
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self, errors: LastErrors) -> Shown {
         let metrics = self.slots.values().map(|slot| (slot.name.clone(), slot.metrics.clone()));
-        Shown { status: self.status(), metrics: metrics.collect() }
+        let histories = self.slots.values().map(|slot| (slot.name.clone(), slot.last_hour.clone()));
+        Shown {
+            at_ms: clock::unix_millis(),
+            status: self.status(),
+            metrics: metrics.collect(),
+            histories: histories.collect(),
+            errors,
+        }
     }
 
     fn note_reload(&mut self) {
@@ -247,7 +258,7 @@ impl<I: Instances> Supervisor<I> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at_ms: self.started_at_ms,
-            listen: self.board.as_ref().map(|(address, _)| address.to_string()),
+            listen: self.board.as_ref().map(|showing| showing.address.to_string()),
             config_dir: self.directory.clone(),
             reload: Reload { problems: self.problems(), ..self.reload.clone() },
             instances: self.slots.values().map(Slot::status).collect(),

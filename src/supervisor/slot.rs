@@ -30,6 +30,7 @@ use crate::{
     instance::{CheckError, Exit},
     metrics::Metrics,
     observe::{
+        history::LastHour,
         requests::Desk,
         status::{Gauges, InstanceStatus, LastError, Phase, State, StoppedBy},
     },
@@ -176,6 +177,8 @@ pub(super) struct Slot<E> {
     pub generation: u64,
     /// What all generations counted.
     pub metrics: Metrics,
+    /// And when, lately.
+    pub last_hour: LastHour,
     restarts: u64,
     last_error: Option<LastError>,
     /// The state as last shown, and since when.
@@ -201,6 +204,7 @@ impl<E> Slot<E> {
             history: History::default(),
             generation: 0,
             metrics: Metrics::new(),
+            last_hour: LastHour::default(),
             restarts: 0,
             last_error: None,
             shown: (State::Starting, clock::unix_millis()),
@@ -614,6 +618,12 @@ impl<E> Slot<E> {
         }
         self.shown.0 = state;
         is_other
+    }
+
+    /// Notes what it counts for its history.
+    pub fn look(&mut self, now_ms: u64) {
+        let gauges = self.run().map(|run| run.gauges.borrow().clone());
+        self.last_hour.look(now_ms, &self.metrics, gauges.as_ref());
     }
 
     /// The state as of the last [`Self::show`].

@@ -202,6 +202,8 @@ pub struct Ask {
     pub epoch_id: Option<String>,
     /// Of a user decryption: the client's address and key.
     pub client: Option<(String, Bytes)>,
+    /// The `traceparent` of the call.
+    pub traceparent: Option<String>,
     /// `Code::Ok`: accepted.
     pub code: Code,
 }
@@ -408,6 +410,12 @@ struct Question {
     context_id: Option<v1::RequestId>,
     epoch_id: Option<v1::RequestId>,
     client: Option<(String, Bytes)>,
+    traceparent: Option<String>,
+}
+
+/// The trace that a call is part of.
+fn traceparent<T>(request: &Request<T>) -> Option<String> {
+    request.metadata().get("traceparent")?.to_str().ok().map(str::to_owned)
 }
 
 impl Shared {
@@ -425,6 +433,7 @@ impl Shared {
             context_id: text(&question.context_id),
             epoch_id: text(&question.epoch_id),
             client: question.client.clone(),
+            traceparent: question.traceparent.clone(),
             code: Code::Ok,
         };
         let outcome = self.register(question, &mut ask);
@@ -913,6 +922,7 @@ impl CoreServiceEndpoint for Service {
         &self,
         request: Request<v1::PublicDecryptionRequest>,
     ) -> Result<Response<v1::Empty>, Status> {
+        let traceparent = traceparent(&request);
         let request = request.into_inner();
         self.0.ask(&Question {
             id: request.request_id,
@@ -923,6 +933,7 @@ impl CoreServiceEndpoint for Service {
             context_id: request.context_id,
             epoch_id: request.epoch_id,
             client: None,
+            traceparent,
         })
     }
 
@@ -939,6 +950,7 @@ impl CoreServiceEndpoint for Service {
         &self,
         request: Request<v1::UserDecryptionRequest>,
     ) -> Result<Response<v1::Empty>, Status> {
+        let traceparent = traceparent(&request);
         let request = request.into_inner();
         self.0.ask(&Question {
             id: request.request_id,
@@ -949,6 +961,7 @@ impl CoreServiceEndpoint for Service {
             context_id: request.context_id,
             epoch_id: request.epoch_id,
             client: Some((request.client_address, request.enc_key)),
+            traceparent,
         })
     }
 

@@ -13,6 +13,7 @@
 //! Gossip (repeats what it was told, credentials and all)
 //! ConnectProxy (an HTTP proxy on the way out)
 //! NotifySocket (the service manager, systemd)
+//! Browser (a headless Chromium)   Collector (OpenTelemetry traces)
 //! ```
 //!
 //! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
@@ -45,6 +46,8 @@ pub mod config_dir;
 pub mod supervised;
 pub mod fleet;
 pub mod connect_proxy;
+pub mod browser;
+pub mod collector;
 
 use std::{
     io,

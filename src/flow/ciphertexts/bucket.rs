@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::domain::B256;
+use crate::{domain::B256, repeats::Repeats};
 
 use super::fallback::Signer;
 
@@ -84,6 +84,7 @@ impl Bucket {
 pub(super) struct Health {
     ailing_until: Mutex<HashMap<String, Instant>>,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+    repeats: Mutex<Repeats>,
 }
 
 /// A poisoned map is still a map: its entries are single values.
@@ -112,6 +113,11 @@ impl Health {
 
     pub(super) fn well(&self, bucket: &Bucket) {
         locked(&self.ailing_until).remove(&bucket.id);
+    }
+
+    /// It is in trouble. Whether to say so, and how often it was since that was said.
+    pub(super) fn heard(&self, bucket: &Bucket, trouble: &str, now: Instant) -> Option<u64> {
+        locked(&self.repeats).heard_of(&bucket.shown, trouble, now)
     }
 
     /// The turns at this bucket's host.

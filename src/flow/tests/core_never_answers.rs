@@ -216,6 +216,7 @@ impl Scene {
             operation: Operation::PublicDecryption(operation),
         };
         let flow = Flow {
+            name: "one".to_owned(),
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(NoBuckets),
                 fallback: None,
@@ -233,6 +234,7 @@ impl Scene {
             support: supported,
             line: covered,
             ledger: OneRequest::default(),
+            repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 1,
                 public_decryption_timeout: TIMEOUT,

@@ -33,6 +33,7 @@ use crate::{
         provider::{Head, Receipt, RpcError, Sent, quirks},
         wallet::WalletError,
     },
+    repeats::Repeats,
 };
 
 /// Broadcasts under way at the same time.
@@ -146,6 +147,8 @@ pub(super) struct Book {
     /// How many of the waiting payloads were told that the chain is too dear.
     fee_told: usize,
     effects: Vec<Effect>,
+    /// Many transactions that are not taken are one thing to say.
+    repeats: Repeats,
 }
 
 impl Book {
@@ -195,6 +198,7 @@ impl Book {
             sign_pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
             fee_told: 0,
             effects: Vec::new(),
+            repeats: Repeats::default(),
         };
         for transaction in open {
             book.hold_open(transaction, now);
@@ -390,8 +394,12 @@ impl Book {
             return;
         }
         let (answer, news) = slot.answered(error.as_ref(), refusal, now);
-        if news && let Some(error) = &error {
-            warn!(nonce, transaction = %hash, %error, "broadcast not accepted");
+        if let Some(error) = error.as_ref().filter(|_| news) {
+            if let Some(times) = self.repeats.heard(&error.to_string(), now) {
+                warn!(nonce, transaction = %hash, %error, times, "broadcast not accepted");
+            } else {
+                debug!(nonce, transaction = %hash, %error, "broadcast not accepted");
+            }
         }
         self.follow(nonce, answer, refusal, error.as_ref(), now);
     }

@@ -29,11 +29,11 @@ use tokio_tungstenite::{
     tungstenite::{client::IntoClientRequest, http::HeaderValue, http::header::AUTHORIZATION},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use url::Url;
 
 use super::{Head, RpcError};
-use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, proxy::Proxies};
+use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, proxy::Proxies, repeats::Repeats};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Over http, how often the head is asked for: the Gateway's block time.
@@ -329,7 +329,7 @@ impl Connection {
     pub(super) async fn run(mut self, heart: Heart, stop: CancellationToken) {
         self.heart = heart;
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        let mut last_problem = String::new();
+        let mut repeats = Repeats::default();
         while !stop.is_cancelled() {
             let following = Box::pin(self.connect_and_follow(&mut pause));
             let Some(ended) = stop.run_until_cancelled(following).await else {
@@ -343,17 +343,14 @@ impl Connection {
             });
             let problem = ended.to_string();
             let host = self.endpoint.host();
-            if problem == last_problem {
-                debug!(host, problem, "gateway still not reachable");
-            } else {
+            if let Some(times) = repeats.heard(&problem, Instant::now()) {
                 match (self.one_of_many, wrong_chain) {
-                    (false, _) => warn!(host, problem, "waiting for the gateway node"),
-                    (true, false) => warn!(host, problem, "gateway node not reachable"),
+                    (false, _) => warn!(host, problem, times, "waiting for the gateway node"),
+                    (true, false) => warn!(host, problem, times, "gateway node not reachable"),
                     (true, true) => {
-                        error!(host, problem, "a gateway node of another chain is left out");
+                        error!(host, problem, times, "a gateway node of another chain is left out");
                     }
                 }
-                last_problem = problem;
             }
             if stop.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
                 break;

@@ -1,4 +1,7 @@
 //! What the listener answers. Pure: a path and what is shown make a response.
+//!
+//! A name in a path is an instance's, as it stands in `/status`; `?since=` of `/history` and `/errors`
+//! are Unix milliseconds: who follows asks only for what is new.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -7,16 +10,26 @@ use hyper::{
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::observe::board::Shown;
+use super::page;
+use crate::observe::{
+    advice::what_to_do,
+    board::Shown,
+    history::{Columns, STEP_MS},
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// The answer to a request for `path`.
+/// The answer to a request for `path`, with what stands behind its question mark.
 #[must_use]
-pub fn answer(method: &Method, path: &str, shown: &Shown) -> Response<Full<Bytes>> {
+pub fn answer(
+    method: &Method,
+    path: &str,
+    query: Option<&str>,
+    shown: &Shown,
+) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "this listener only shows\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -25,10 +38,75 @@ pub fn answer(method: &Method, path: &str, shown: &Shown) -> Response<Full<Bytes
     match path {
         // That this is answered is all it says: what is outside must not have the process restarted.
         "/livez" => text(StatusCode::OK, "alive\n"),
-        "/status" => as_json(StatusCode::OK, &shown.status),
+        "/" => page::page(),
+        "/status" => as_json(StatusCode::OK, &status(shown)),
+        "/history" => as_json(StatusCode::OK, &history(shown, since(query), None)),
+        "/errors" => as_json(StatusCode::OK, &shown.errors.since(since(query))),
         "/version" => as_json(StatusCode::OK, &json!({ "version": shown.status.version })),
-        _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
+        _ => {
+            let name = path.strip_prefix("/history/").and_then(decoded);
+            let Some(name) = name.filter(|name| shown.histories.iter().any(|(of, _)| of == name))
+            else {
+                return text(StatusCode::NOT_FOUND, "there is no such page\n");
+            };
+            as_json(StatusCode::OK, &history(shown, since(query), Some(&name)))
+        }
     }
+}
+
+/// The status as the command line prints it, with what to do, and when it was so.
+fn status(shown: &Shown) -> Value {
+    let mut status = json!(shown.status);
+    status["now_ms"] = json!(shown.at_ms);
+    for (index, instance) in shown.status.instances.iter().enumerate() {
+        status["instances"][index]["what_to_do"] = json!(what_to_do(instance));
+    }
+    status
+}
+
+/// The last hours of all instances, or of one.
+#[derive(Serialize)]
+struct History<'s> {
+    step_ms: u64,
+    instances: Vec<HistoryOf<'s>>,
+}
+
+#[derive(Serialize)]
+struct HistoryOf<'s> {
+    name: &'s str,
+    steps: Columns,
+}
+
+fn history<'s>(shown: &'s Shown, since_ms: u64, only: Option<&str>) -> History<'s> {
+    let wanted = shown.histories.iter().filter(|(name, _)| only.is_none_or(|only| only == name));
+    let instances = wanted.map(|(name, hour)| HistoryOf { name, steps: hour.since(since_ms) });
+    History { step_ms: STEP_MS, instances: instances.collect() }
+}
+
+/// `since=`; everything if it is absent or no number.
+fn since(query: Option<&str>) -> u64 {
+    let mut given = query.into_iter().flat_map(|query| query.split('&'));
+    given.find_map(|pair| pair.strip_prefix("since=")?.parse().ok()).unwrap_or(0)
+}
+
+/// A name as it stands in a path: `%20` for a space. `None`: it is no text.
+fn decoded(name: &str) -> Option<String> {
+    String::from_utf8(unescaped(name)?).ok()
+}
+
+/// Without percent-encoding. `None`: not encoded right.
+pub(in crate::observe) fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut unescaped = Vec::new();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            unescaped.push(byte);
+            continue;
+        }
+        let digits = [bytes.next()?, bytes.next()?];
+        unescaped.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+    }
+    Some(unescaped)
 }
 
 fn text(status: StatusCode, words: &'static str) -> Response<Full<Bytes>> {
@@ -42,10 +120,118 @@ fn as_json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> 
     }
 }
 
-fn respond(status: StatusCode, kind: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
+pub(super) fn respond(status: StatusCode, kind: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        observe::{
+            errors::LastErrors,
+            history::LastHour,
+            status::{Gauges, InstanceStatus, Reload, State, Status},
+        },
+    };
+
+    const NOW: u64 = 1_789_401_912_345;
+
+    fn instance(name: &str, state: State) -> InstanceStatus {
+        InstanceStatus {
+            name: name.to_owned(),
+            file: None,
+            state,
+            since_ms: NOW - 1_000,
+            generation: 1,
+            restarts: 0,
+            last_error: None,
+            reload_failed: None,
+            changing: false,
+            config_hash: None,
+            chain_id: Some(1),
+            decryption: None,
+            gateway: None,
+            kms_core: None,
+            gauges: Gauges::default(),
+        }
+    }
+
+    fn shown() -> Shown {
+        let mut hour = LastHour::default();
+        hour.look(NOW - 60_000, &Metrics::new(), None);
+        hour.look(NOW, &Metrics::new(), None);
+        let parked = State::Parked { why: "no such contract".to_owned(), retry_at_ms: Some(NOW) };
+        Shown {
+            at_ms: NOW,
+            status: Status {
+                version: "0.1.0".to_owned(),
+                pid: 7,
+                started_at_ms: NOW - 60_000,
+                listen: None,
+                config_dir: None,
+                reload: Reload::default(),
+                instances: vec![instance("a b", parked), instance("c", State::Running)],
+            },
+            metrics: Vec::new(),
+            histories: vec![("a b".to_owned(), hour.clone()), ("c".to_owned(), hour)],
+            errors: LastErrors::default(),
+        }
+    }
+
+    async fn get(path: &str) -> (StatusCode, String) {
+        use http_body_util::BodyExt;
+        let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+        let response = answer(&Method::GET, path, query, &shown());
+        let (status, body) = (response.status(), response.into_body());
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    async fn get_json(path: &str) -> Value {
+        let (status, body) = get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_status_says_what_to_do() {
+        let status = get_json("/status").await;
+        assert_eq!(status["now_ms"], NOW);
+        assert_eq!(status["instances"][0]["state"], "parked");
+        let to_do = status["instances"][0]["what_to_do"][0].as_str().unwrap();
+        assert!(to_do.contains("kms-connector restart a b"), "{to_do}");
+        assert_eq!(status["instances"][1]["what_to_do"], json!([]));
+    }
+
+    #[tokio::test]
+    async fn the_history_is_that_of_all_or_of_one() {
+        let all = get_json("/history").await;
+        assert_eq!(all["instances"].as_array().unwrap().len(), 2);
+        assert_eq!(all["instances"][1]["steps"]["at_ms"].as_array().unwrap().len(), 2);
+        let one = get_json("/history/a%20b").await;
+        assert_eq!(one["instances"][0]["name"], "a b");
+        assert_eq!(one["instances"].as_array().unwrap().len(), 1);
+        let young = get_json(&format!("/history?x=1&since={}", NOW - 30_000)).await;
+        assert_eq!(young["instances"][0]["steps"]["at_ms"].as_array().unwrap().len(), 1);
+        for path in ["/history/", "/history/d", "/history/a%2", "/history/%ff", "/historyc"] {
+            assert_eq!(get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+        }
+        assert_eq!(get_json("/errors").await, json!({"process": [], "instances": {}}));
+    }
+
+    #[tokio::test]
+    async fn nothing_can_be_changed_through_it() {
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+            for path in ["/", "/status", "/history", "/errors"] {
+                let refused = answer(&method, path, None, &shown());
+                assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+            }
+        }
+    }
 }

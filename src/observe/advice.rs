@@ -1,0 +1,34 @@
+//! What an operator is to do about an instance: one text for the command line, the page and JSON.
+
+use super::status::{InstanceStatus, State, StoppedBy};
+
+/// What to do, one thing each; empty if there is nothing.
+#[must_use]
+pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
+    let InstanceStatus { name, state, .. } = instance;
+    let mut to_do = Vec::new();
+    match state {
+        State::Running | State::Starting | State::Draining => {}
+        State::Waiting { .. } => {
+            to_do.push("nothing if that is known: it goes on by itself".to_owned());
+        }
+        State::BackingOff { .. } => {
+            to_do.push(format!("`kms-connector restart {name}` tries at once"));
+        }
+        State::Parked { retry_at_ms: Some(_), .. } => {
+            to_do.push(format!("mend what it says; `kms-connector restart {name}` tries at once"));
+        }
+        State::Parked { retry_at_ms: None, .. } => {
+            to_do.push("mend what it says, then nothing: the file is watched".to_owned());
+        }
+        State::Stopped { by: StoppedBy::Operator } => to_do
+            .push(format!("if it should run: `kms-connector restart {name}`, or change its file")),
+        State::Stopped { by: StoppedBy::File } => {
+            to_do.push("if it should run: remove that line of its file".to_owned());
+        }
+    }
+    if instance.reload_failed.is_some() && state.is_up() {
+        to_do.push("mend the file: until then it runs as it was".to_owned());
+    }
+    to_do
+}

@@ -1,0 +1,314 @@
+//! The last warnings and errors of the process and of each instance, as the log has them: for the page
+//! and `/errors`, so that nobody has to look for them in a log first.
+//!
+//! A layer beside the one that writes the log. It keeps what our own code says and nothing of other
+//! crates, like the log itself (they print URLs with keys). Bounded: [`KEPT`] of the process and of
+//! each instance, each no longer than [`LONGEST`]; what is said again is counted, not kept twice.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::{self, Write as _},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
+
+use crate::clock;
+
+/// How many are kept of each instance, and of what belongs to none.
+const KEPT: usize = 20;
+/// Instances known at most: those that are gone are forgotten by the supervisor.
+const INSTANCES: usize = 1_024;
+/// Characters of a message or its fields.
+const LONGEST: usize = 600;
+
+/// One thing that was said, however often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LoggedError {
+    /// `ERROR` or `WARN`.
+    pub level: &'static str,
+    pub message: String,
+    /// Its fields: `key=value, …`.
+    pub fields: String,
+    /// The request it was last said of, if of one.
+    pub request: Option<String>,
+    pub first_ms: u64,
+    pub last_ms: u64,
+    pub count: u64,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    process: VecDeque<LoggedError>,
+    instances: BTreeMap<String, VecDeque<LoggedError>>,
+}
+
+/// The last errors. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct LastErrors {
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Errors by whose they are, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// Those of no instance.
+    pub process: Vec<LoggedError>,
+    pub instances: BTreeMap<String, Vec<LoggedError>>,
+}
+
+impl LastErrors {
+    /// What notes them, for the process's subscriber.
+    pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(&self) -> impl Layer<S> + use<S> {
+        ErrorLayer { errors: self.clone() }
+    }
+
+    /// Those that were last said at this time or later.
+    #[must_use]
+    pub fn since(&self, since_ms: u64) -> Told {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let young = |ring: &VecDeque<LoggedError>| {
+            let young = ring.iter().rev().filter(|error| error.last_ms >= since_ms);
+            young.cloned().collect::<Vec<_>>()
+        };
+        let instances = kept.instances.iter().map(|(name, ring)| (name.clone(), young(ring)));
+        Told {
+            process: young(&kept.process),
+            instances: instances.filter(|(_, errors)| !errors.is_empty()).collect(),
+        }
+    }
+
+    /// Forgets the instances that are none any more.
+    pub fn retain(&self, is_instance: impl Fn(&str) -> bool) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.instances.retain(|name, _| is_instance(name));
+    }
+
+    fn note(&self, instance: Option<String>, mut error: LoggedError) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = &mut *kept;
+        let ring = match instance {
+            Some(name)
+                if kept.instances.len() < INSTANCES || kept.instances.contains_key(&name) =>
+            {
+                kept.instances.entry(name).or_default()
+            }
+            Some(_) | None => &mut kept.process,
+        };
+        let is_same = |known: &LoggedError| {
+            (known.level, &known.message, &known.fields)
+                == (error.level, &error.message, &error.fields)
+        };
+        if let Some(known) = ring.iter().position(is_same).and_then(|index| ring.remove(index)) {
+            error.first_ms = known.first_ms;
+            error.count = known.count.saturating_add(1);
+        } else if ring.len() >= KEPT {
+            ring.pop_front();
+        }
+        ring.push_back(error);
+    }
+}
+
+struct ErrorLayer {
+    errors: LastErrors,
+}
+
+/// What a span says of the events in it.
+#[derive(Debug, Default)]
+struct Whose {
+    instance: Option<String>,
+    request: Option<String>,
+}
+
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ErrorLayer {
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        let mut whose = Whose::default();
+        let mut fields = Fields::default();
+        match attributes.metadata().name() {
+            "instance" => {
+                attributes.record(&mut fields);
+                whose.instance = fields.take("name");
+            }
+            "request" => {
+                attributes.record(&mut fields);
+                whose.request = fields.take("id");
+            }
+            _ => return,
+        }
+        if let Some(span) = ctx.span(id) {
+            span.extensions_mut().insert(whose);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARN",
+            Level::INFO | Level::DEBUG | Level::TRACE => return,
+        };
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut whose =
+            Whose { instance: fields.take("instance"), request: fields.take("request") };
+        for span in ctx.event_scope(event).into_iter().flatten() {
+            if let Some(of_span) = span.extensions().get::<Whose>() {
+                whose.instance = whose.instance.or_else(|| of_span.instance.clone());
+                whose.request = whose.request.or_else(|| of_span.request.clone());
+            }
+        }
+        let now_ms = clock::unix_millis();
+        let message = fields.take("message").unwrap_or_default();
+        let error = LoggedError {
+            level,
+            message,
+            fields: fields.text(),
+            request: whose.request,
+            first_ms: now_ms,
+            last_ms: now_ms,
+            count: 1,
+        };
+        self.errors.note(whose.instance, error);
+    }
+}
+
+/// Fields of a span or event as short texts.
+#[derive(Debug, Default)]
+struct Fields(Vec<(&'static str, String)>);
+
+impl Fields {
+    fn take(&mut self, name: &str) -> Option<String> {
+        let index = self.0.iter().position(|(key, _)| *key == name)?;
+        Some(self.0.remove(index).1)
+    }
+
+    fn text(&self) -> String {
+        let fields: Vec<String> =
+            self.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut text = Short::default();
+        // It says so itself where it is cut off.
+        let _ = text.write_str(&fields.join(", "));
+        text.text
+    }
+
+    fn push(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        let mut text = Short::default();
+        // As above.
+        let _ = text.write_fmt(value);
+        self.0.push((field.name(), text.text));
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.push(field, format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, format_args!("{value}"));
+    }
+}
+
+/// A text that stops growing at [`LONGEST`]: an error may quote what a server said.
+#[derive(Debug, Default)]
+struct Short {
+    text: String,
+    length: usize,
+}
+
+impl fmt::Write for Short {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        for c in more.chars() {
+            if self.length == LONGEST {
+                self.text.push('…');
+                self.length += 1;
+            }
+            if self.length > LONGEST {
+                return Err(fmt::Error);
+            }
+            self.text.push(if c.is_control() && c != '\n' {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            });
+            self.length += 1;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{error, error_span, info, subscriber::with_default, warn};
+    use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+    use super::*;
+
+    fn noted(saying: impl FnOnce()) -> LastErrors {
+        let errors = LastErrors::default();
+        with_default(Registry::default().with(errors.layer()), saying);
+        errors
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_instance_and_request() {
+        let errors = noted(|| {
+            let _instance = error_span!("instance", name = "one", generation = 1).entered();
+            warn!(host = "node.example", "gateway node not reachable");
+            let _request = error_span!("request", id = %"0x7", kind = "public").entered();
+            info!("nothing to see");
+            error!(count = 3, why = "no \u{1b}[2J bytes", "request held");
+        });
+        let told = errors.since(0);
+        assert_eq!(told.process, []);
+        let of_one = &told.instances["one"];
+        assert_eq!(of_one.len(), 2, "{of_one:?}");
+        assert_eq!((of_one[0].level, of_one[0].message.as_str()), ("ERROR", "request held"));
+        assert_eq!(of_one[0].fields, "count=3, why=no \u{fffd}[2J bytes");
+        assert_eq!(of_one[0].request.as_deref(), Some("0x7"));
+        assert_eq!((of_one[1].request.as_deref(), of_one[1].count), (None, 1));
+        assert_eq!(of_one[1].fields, "host=node.example");
+    }
+
+    #[test]
+    fn what_the_supervisor_says_of_an_instance_is_told_there() {
+        let errors = noted(|| {
+            error!(instance = "two", exit = %"lane panicked", "instance ended");
+            warn!("there is no configuration");
+        });
+        let told = errors.since(0);
+        assert_eq!(told.instances["two"][0].message, "instance ended");
+        assert_eq!(told.process[0].message, "there is no configuration");
+        errors.retain(|name| name != "two");
+        assert_eq!(errors.since(0).instances.len(), 0);
+        assert_eq!(errors.since(u64::MAX), Told::default());
+    }
+
+    #[test]
+    fn what_is_said_again_is_counted_and_what_is_old_goes() {
+        let errors = noted(|| {
+            for number in 0..1_000 {
+                warn!("the same");
+                warn!(number, "another");
+            }
+        });
+        let told = errors.since(0).process;
+        assert_eq!(told.len(), KEPT);
+        let same: Vec<_> = told.iter().filter(|error| error.message == "the same").collect();
+        assert_eq!((same.len(), same[0].count), (1, 1_000));
+        assert_eq!(told[0].fields, "number=999", "the newest comes first");
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let errors = noted(|| error!(why = "é".repeat(100_000), more = "x".repeat(9_999), "long"));
+        let error = &errors.since(0).process[0];
+        assert_eq!(error.fields.chars().count(), LONGEST + 1);
+        assert!(error.fields.ends_with('…'));
+    }
+}

@@ -1,0 +1,353 @@
+//! Traces to an OpenTelemetry collector, over HTTP as protobuf: one trace per request, its rooms as
+//! spans in it, what is logged of it at INFO and above as events.
+//!
+//! Spans that ended wait in a queue of [`QUEUE`]; one task sends them on. A collector that is slow or
+//! away costs spans, which are counted, and nothing else: nobody waits for it, a batch is sent once,
+//! and what keeps failing is logged ever more rarely.
+
+use std::{
+    error::Error as _,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{Context, trace::TracerProvider as _};
+use opentelemetry_proto::{
+    tonic::collector::trace::v1::ExportTraceServiceRequest,
+    transform::{
+        common::tonic::ResourceAttributesWithSchema,
+        trace::tonic::group_spans_by_resource_and_scope,
+    },
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor},
+};
+use prost::Message as _;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Subscriber, info, warn};
+use tracing_subscriber::{Layer, registry::LookupSpan};
+use url::Url;
+
+use crate::{repeats::Repeats, tls::TlsRoots};
+
+/// Spans that wait to be sent.
+const QUEUE: usize = 4_096;
+/// Spans sent at a time.
+const BATCH: usize = 512;
+/// How long a span waits for company.
+const COMPANY: Duration = Duration::from_secs(1);
+/// How long the collector may take for a batch.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// And for all that is left when the process ends.
+const LAST_DEADLINE: Duration = Duration::from_secs(3);
+
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const SERVICE: &str = "OTEL_SERVICE_NAME";
+const SHARE: &str = "OTEL_TRACES_SAMPLER_ARG";
+
+/// Where traces go, and which.
+#[derive(Clone)]
+pub struct Settings {
+    /// May hold a key.
+    url: Url,
+    /// Hold one, usually.
+    headers: HeaderMap,
+    service: String,
+    /// Of all requests, from 0 to 1.
+    share: f64,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, share, .. } = self;
+        f.debug_struct("Settings")
+            .field("collector", &self.host())
+            .field("service", service)
+            .field("share", share)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// The usual variables of OpenTelemetry. `None`: no traces are wanted. The error says which
+    /// variable is wrong, and not what is in it.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+        let get = |name: &str| get(name).map(|text| text.trim().to_owned());
+        let given = |name: &str| get(name).filter(|text| !text.is_empty());
+        let Some(endpoint) = given(ENDPOINT) else { return Ok(None) };
+        let wrong = |name: &str, allowed: &str| format!("{name}: allowed is {allowed}");
+        let mut url = Url::parse(&endpoint)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| wrong(ENDPOINT, "an http:// or https:// URL"))?;
+        let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        if given(PROTOCOL).is_some_and(|protocol| protocol != "http/protobuf") {
+            return Err(wrong(PROTOCOL, "http/protobuf (usually at port 4318)"));
+        }
+        let headers = given(HEADERS).map_or_else(|| Some(HeaderMap::new()), |text| headers(&text));
+        let headers = headers.ok_or_else(|| wrong(HEADERS, "name=value,name=value"))?;
+        let share = given(SHARE).map_or(Some(1.0), |text| text.parse().ok());
+        let share = share.filter(|share| (0.0..=1.0).contains(share));
+        let share = share.ok_or_else(|| wrong(SHARE, "a share of all requests from 0 to 1"))?;
+        let service = given(SERVICE).unwrap_or_else(|| "kms-connector".to_owned());
+        Ok(Some(Self { url, headers, service, share }))
+    }
+
+    fn host(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        self.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+}
+
+fn http_client() -> Result<reqwest::Client, String> {
+    let roots = TlsRoots::load(None).map_err(|error| error.to_string())?;
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(roots.client_config())
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(DEADLINE)
+        .build()
+        .map_err(|error| error.without_url().to_string())
+}
+
+/// `name=value,name=value`, values percent-encoded.
+fn headers(text: &str) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+        let mut value =
+            HeaderValue::from_bytes(&super::http::answers::unescaped(value.trim())?).ok()?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Some(headers)
+}
+
+/// The layer that makes spans of what is traced, and what sends them.
+pub fn layer<S>(settings: Settings) -> (impl Layer<S> + use<S>, Export)
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+{
+    let (queue, spans) = mpsc::channel(QUEUE);
+    let lost = Arc::<AtomicU64>::default();
+    let resource = Resource::builder_empty().with_service_name(settings.service.clone()).build();
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.share))))
+        .with_resource(resource.clone())
+        .with_span_processor(Queueing { queue, lost: lost.clone() })
+        .build();
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("kms-connector"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false);
+    (layer, Export { settings, resource: (&resource).into(), spans, lost, waiting: Vec::new() })
+}
+
+/// Puts spans that ended into the queue, if there is room.
+#[derive(Debug)]
+struct Queueing {
+    queue: mpsc::Sender<SpanData>,
+    lost: Arc<AtomicU64>,
+}
+
+impl SpanProcessor for Queueing {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() && self.queue.try_send(span).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Sends what is in the queue.
+pub struct Export {
+    settings: Settings,
+    resource: ResourceAttributesWithSchema,
+    spans: mpsc::Receiver<SpanData>,
+    lost: Arc<AtomicU64>,
+    /// Of the next batch.
+    waiting: Vec<SpanData>,
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Export").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Export {
+    /// Sends until told to stop, and then what is left, for a moment.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let collector = self.settings.host();
+        let client = match http_client() {
+            Ok(client) => client,
+            Err(error) => {
+                warn!(error, "no traces: the collector cannot be talked to");
+                return;
+            }
+        };
+        info!(collector, share = self.settings.share, "traces are sent to a collector");
+        let mut repeats = Repeats::default();
+        while stop.run_until_cancelled(self.gather()).await.is_some() {
+            let sent = self.send(&client).await;
+            self.tell(sent, &mut repeats);
+        }
+        let ending = async {
+            while let Ok(span) = self.spans.try_recv() {
+                self.waiting.push(span);
+                if self.waiting.len() >= BATCH {
+                    self.send(&client).await?;
+                }
+            }
+            self.send(&client).await
+        };
+        let sent = timeout(LAST_DEADLINE, ending).await;
+        self.tell(sent.unwrap_or_else(|_| Err("no answer in time".to_owned())), &mut repeats);
+    }
+
+    /// Until a batch is full, or its first span has waited. Dropping the future loses none.
+    async fn gather(&mut self) {
+        while self.waiting.is_empty() {
+            if self.spans.recv_many(&mut self.waiting, BATCH).await == 0 {
+                // Nobody makes spans any more.
+                std::future::pending::<()>().await;
+            }
+        }
+        let until = Instant::now() + COMPANY;
+        while self.waiting.len() < BATCH {
+            let room = BATCH - self.waiting.len();
+            match timeout_at(until, self.spans.recv_many(&mut self.waiting, room)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn send(&mut self, client: &reqwest::Client) -> Result<(), String> {
+        let batch = std::mem::take(&mut self.waiting);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let spans = batch.len() as u64;
+        let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
+        let body = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
+        let request = client
+            .post(self.settings.url.clone())
+            .headers(self.settings.headers.clone())
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .body(body);
+        let result = match request.send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => Err(format!("the collector answers {}", answer.status())),
+            Err(error) => Err(causes(&error.without_url())),
+        };
+        self.lost.fetch_add(spans, Ordering::Relaxed);
+        result
+    }
+
+    fn tell(&self, sent: Result<(), String>, repeats: &mut Repeats) {
+        let Err(error) = sent else { return };
+        if let Some(times) = repeats.heard(&error, Instant::now()) {
+            let spans_lost = self.lost.load(Ordering::Relaxed);
+            let collector = self.settings.host();
+            warn!(error, collector, spans_lost, times, "traces cannot be delivered");
+        }
+    }
+}
+
+/// The error with what it comes from: the outermost says only that sending failed.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
+        Settings::read(|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn without_an_endpoint_nothing_is_wanted() {
+        assert!(read(&[]).unwrap().is_none());
+        assert!(read(&[(ENDPOINT, " "), (SHARE, "nonsense")]).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_usual_variables_are_read() {
+        let settings = read(&[
+            (ENDPOINT, "https://collector.example:4318/base/?key=CANARY"),
+            (HEADERS, "authorization=Bearer%20CANARY, x-team = kms"),
+            (PROTOCOL, "http/protobuf"),
+            (SERVICE, "kms-node-7"),
+            (SHARE, "0.25"),
+        ]);
+        let settings = settings.unwrap().unwrap();
+        let Settings { url, headers, service, share } = &settings;
+        assert_eq!(url.as_str(), "https://collector.example:4318/base/v1/traces?key=CANARY");
+        assert_eq!(headers["authorization"], "Bearer CANARY");
+        assert_eq!(headers["x-team"], "kms");
+        assert_eq!(service, "kms-node-7");
+        assert!((share - 0.25).abs() < f64::EPSILON);
+        let told = format!("{settings:?}");
+        assert!(told.contains("collector.example:4318") && !told.contains("CANARY"), "{told}");
+        let plain = read(&[(ENDPOINT, "http://127.0.0.1:4318")]).unwrap().unwrap();
+        assert_eq!((plain.url.path(), plain.service.as_str()), ("/v1/traces", "kms-connector"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_not_shown() {
+        for (name, value) in [
+            (ENDPOINT, "collector CANARY"),
+            (ENDPOINT, "grpc://CANARY.example"),
+            (HEADERS, "CANARY"),
+            (HEADERS, "a b=CANARY"),
+            (HEADERS, "a=CANARY%0"),
+            (HEADERS, "a=CANARY%0a"),
+            (PROTOCOL, "CANARY"),
+            (SHARE, "CANARY"),
+            (SHARE, "1.01"),
+            (SHARE, "NaN"),
+        ] {
+            let good = (ENDPOINT, "http://collector.example");
+            let error = read(&[(name, value), good]).unwrap_err();
+            assert!(error.starts_with(name) && !error.contains("CANARY"), "{error}");
+        }
+    }
+}
