@@ -21,7 +21,10 @@ mod fake_ledger;
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use self::{ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore, submission::Submission};
 use crate::{
@@ -30,6 +33,7 @@ use crate::{
         RequestKey, stage::Stage,
     },
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
+    metrics::Metrics,
 };
 
 /// One batch read from the chain: requests, logs that could not be decoded, and how far it reaches.
@@ -93,6 +97,8 @@ pub struct Standing {
     pub held: Option<HoldReason>,
     /// The sum of [`Step::Worked`].
     pub worked: Duration,
+    /// Since it arrived.
+    pub age: Duration,
 }
 
 /// The port through which the flow records. The journal implements it.
@@ -127,6 +133,8 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Intake {
     pub request: Request,
+    /// When this process took it in.
+    pub arrived: Instant,
     /// It was walked before, by an earlier run or by this one: where it stands is asked of the
     /// ledger when its walk begins. What was read earlier may be outdated by then.
     pub recovered: bool,
@@ -171,6 +179,7 @@ pub struct Flow<P, B, L> {
     /// Up to which block requests may be walked.
     pub line: watch::Receiver<Line>,
     pub ledger: L,
+    pub metrics: Metrics,
     pub options: FlowOptions,
 }
 

@@ -21,6 +21,7 @@ mod earlier_wallet;
 mod housekeeping;
 mod report;
 mod catch_up;
+mod lag;
 #[cfg(test)]
 mod simulation;
 
@@ -287,7 +288,10 @@ impl Instance {
     /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
     async fn build(&mut self, config: &Config) -> Result<(), BuildError> {
         let roots = load_roots(config)?;
+        let metrics = self.edges.reporter.metrics.clone();
+        metrics.new_generation();
         let (provider, connections) = gateway(config, &roots)?;
+        let provider = provider.counting(metrics.clone());
         let (hearts, stop) = (self.edges.hearts.clone(), self.below.clone());
         self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
             Box::pin(connections.run(hearts, stop)).await;
@@ -302,11 +306,13 @@ impl Instance {
         waits.over();
         let opening = waits.until_ready("AWS KMS", || world::ask_wallet(&config.wallet));
         let wallet = Arc::new(opening.await?);
+        wallet.count_with(&metrics);
         info!(wallet = %wallet.address(), "wallet ready");
         self.edges.reporter.gauges.send_modify(|gauges| {
             gauges.wallet = Some(wallet.address().to_string());
         });
         let journal = self.open_journal(config, genesis, wallet.address(), &provider).await?;
+        journal.count_with(&metrics);
 
         let decryption = DecryptionAdapter::new(provider.clone());
         let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
@@ -328,7 +334,8 @@ impl Instance {
             domain,
             kms_core::Options::default(),
         )
-        .map_err(refuse)?;
+        .map_err(refuse)?
+        .counting(metrics);
         let left = LeftOver::read(&journal).await.map_err(fail)?;
         let ground =
             Ground { roots, provider, wallet, journal, decryption, registry, support, core, left };
@@ -342,7 +349,11 @@ impl Instance {
         let Ground { roots, provider, wallet, journal, decryption, registry, support, core, left } =
             ground;
         let hearts = self.edges.hearts.clone();
-        let ciphertexts = open_ciphertexts(config, &roots, registry.clone())?;
+        let metrics = self.edges.reporter.metrics.clone();
+        let address = wallet.address();
+        let ciphertexts =
+            open_ciphertexts(config, &roots, registry.clone())?.counting(metrics.clone());
+        let memory = ciphertexts.memory();
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
@@ -351,6 +362,7 @@ impl Instance {
         let (lane, lane_task) =
             lane(provider.clone(), wallet, journal.clone(), lane_options, left.transactions);
         let heart = hearts.heart(heart::LANE);
+        let lane_task = lane_task.counting(metrics.clone());
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
         let depth = depth(config);
@@ -358,11 +370,13 @@ impl Instance {
         let flow = Flow {
             ciphertexts,
             core: core.clone(),
-            submission: Submission::new(lane, decryption.clone(), config.gas_limit),
+            submission: Submission::new(lane, decryption.clone(), config.gas_limit)
+                .counting(metrics.clone()),
             gateway_config: registry,
             support: support.subscribe(),
             line: ripe_up_to.clone(),
             ledger: journal.clone(),
+            metrics: metrics.clone(),
             options: FlowOptions {
                 max_in_flight: config.max_requests_in_flight,
                 public_decryption_timeout: config.public_decryption_timeout,
@@ -381,7 +395,8 @@ impl Instance {
         let LeftOver { cursor, begun_after, newest, .. } = left;
         let ledger = journal.clone();
         let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
-            .only_from(depth, ripe);
+            .only_from(depth, ripe)
+            .counting(metrics);
         let progress = arrivals.progress();
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
@@ -408,7 +423,8 @@ impl Instance {
         });
 
         let reporter = self.edges.reporter.clone();
-        let report = Report { reporter, provider, core, journal, progress };
+        let report =
+            Report { reporter, provider, core, journal, progress, wallet: address, memory };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))

@@ -72,6 +72,7 @@ use crate::{
     },
     flow::{Batch, RequestLedger, Standing, Step, Taken},
     gateway::lane::{GivenUp, MinedTransaction, SignedTransaction, TransactionLedger},
+    metrics::{self, Metrics},
 };
 
 /// Files up to this size are checked in full when opened (well below a second); larger ones where
@@ -395,12 +396,21 @@ pub struct Counts {
     pub oldest_unfinished_ms: Option<u64>,
 }
 
-/// Requests without an outcome, of one contract.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InHand {
-    /// Held ones included.
-    pub requests: u64,
-    pub held: u64,
+/// What a journal takes of its disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its file and what belongs to it.
+    pub taken: u64,
+    /// What is left for this user.
+    pub free: u64,
+}
+
+/// Looks at the disk of a journal. Blocking.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let log = names::beside(path, "-wal");
+    let taken = fs::metadata(path)?.len() + fs::metadata(log).map_or(0, |log| log.len());
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(Space { taken, free: disk.f_bavail.saturating_mul(disk.f_frsize) })
 }
 
 /// What a prune removed.
@@ -443,6 +453,7 @@ struct Shared {
     files: Files,
     /// Why the writer ended, if by an error.
     ended: OnceLock<String>,
+    metrics: OnceLock<Metrics>,
 }
 
 impl Shared {
@@ -520,6 +531,11 @@ impl Journal {
     #[must_use]
     pub fn condition(&self) -> Condition {
         self.shared.condition.clone()
+    }
+
+    /// Has its commits counted there from now on. The first word counts.
+    pub fn count_with(&self, metrics: &Metrics) {
+        let _ = self.shared.metrics.set(metrics.clone());
     }
 
     /// What was found when it opened and deserves a loud word.
@@ -629,11 +645,10 @@ impl Journal {
         self.read(move |connection| reader::counts(connection, contract)).await
     }
 
-    /// Requests without an outcome, and how many of them are held. Reads just those, however many are
-    /// settled.
-    pub async fn in_hand(&self) -> Result<InHand, JournalError> {
+    /// Where all requests without an outcome stand. Reads just those, however many are settled.
+    pub async fn standings(&self) -> Result<Vec<metrics::Standing>, JournalError> {
         let contract = self.contract;
-        self.read(move |connection| reader::in_hand(connection, contract)).await
+        self.read(move |connection| reader::standings(connection, contract)).await
     }
 
     /// Whether the wallet has no history here: no cursor, request or transaction of any contract.
@@ -714,10 +729,12 @@ impl RequestLedger for Journal {
         // A read sees what is on disk: first everything noted so far has to be.
         self.flush().await?;
         let record = self.request(key).await?;
+        let now = clock::unix_millis();
         Ok(record.filter(|record| record.progress.outcome.is_none()).map(|record| Standing {
             stage: record.progress.stage.with_answer(record.answer),
             held: record.progress.held.map(|held| held.hold.reason),
             worked: Duration::from_millis(record.progress.worked_ms),
+            age: Duration::from_millis(now.saturating_sub(record.progress.arrived_at_ms)),
         }))
     }
 

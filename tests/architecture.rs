@@ -38,7 +38,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     (
-        "src/metrics.rs",
+        "src/metrics",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     ("src/observe", &["supervisor", "instance", "flow", "gateway", "journal", "config", "cli"]),

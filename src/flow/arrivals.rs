@@ -43,6 +43,7 @@ use crate::{
         provider::{At, Head, LogRange, Provider, RpcError, quirks},
     },
     heart::Heart,
+    metrics::Metrics,
 };
 
 /// How often the last blocks are read again.
@@ -100,7 +101,10 @@ pub struct Arrivals<P, L> {
     recent: BTreeMap<u64, B256>,
     /// When a cursor alone is worth a commit.
     store_at: Instant,
+    /// When the head was heard of that is being read up to.
+    woken: Instant,
     heart: Heart,
+    metrics: Metrics,
 }
 
 /// Why reading could not go on.
@@ -149,7 +153,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             was_near: false,
             recent: BTreeMap::new(),
             store_at: Instant::now(),
+            woken: Instant::now(),
             heart: Heart::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -158,6 +164,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     #[must_use]
     pub fn only_from(mut self, depth: Depth, line: watch::Sender<Line>) -> Self {
         (self.depth, self.line) = (depth, line);
+        self
+    }
+
+    /// Counts there.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
         self
     }
 
@@ -200,6 +213,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
                 () = sleep_until(due) => {}
             }
+            self.woken = Instant::now();
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
                 self.heart.beat().await;
@@ -450,6 +464,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 continue;
             }
             warn!(at = number, back_to, "the chain was reorganised: reading again");
+            self.metrics.reorganised();
             self.recent.split_off(&back_to);
             self.read_once = self.read_once.min(back_to + 1);
             self.cursor = Some(block);
@@ -548,6 +563,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                         %error,
                         "a log cannot be decoded: stored and skipped"
                     );
+                    self.metrics.undecodable_log();
                     batch.skipped.push((event, error.to_string()));
                 }
             }
@@ -576,11 +592,12 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 warn!(request = %request.key, block = request.block.number,
                     "request is in another block now: looking at it again");
             } else {
+                self.metrics.arrived(request.kind(), self.woken.elapsed());
                 info!(request = %request.key, kind = %request.kind(), block = request.block.number,
                     "request arrived");
             }
             let covered = self.line.borrow().covers(request.kind(), request.block.number);
-            let intake = Intake { request, recovered };
+            let intake = Intake { request, arrived: Instant::now(), recovered };
             if covered {
                 self.hand_on(intake).await?;
             } else {

@@ -8,7 +8,8 @@ use super::{dispatch::Places, walk::resume, *};
 use crate::gateway::{abi, fake_chain::request_event};
 
 fn intake(id: u64, recovered: bool) -> Intake {
-    Intake { request: abi::decode(&request_event(id)).unwrap(), recovered }
+    let request = abi::decode(&request_event(id)).unwrap();
+    Intake { request, arrived: Instant::now(), recovered }
 }
 
 fn answer() -> Answer {
@@ -21,7 +22,8 @@ fn answer() -> Answer {
 
 #[test]
 fn a_request_the_core_failed_on_is_asked_again() {
-    let standing = |stage, held| Standing { stage, held, worked: Duration::ZERO };
+    let standing =
+        |stage, held| Standing { stage, held, worked: Duration::ZERO, age: Duration::ZERO };
     assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreFailed))), Stage::Arrived);
     assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreSilent))), Stage::Asked);
     assert_eq!(resume(standing(Stage::Asked, None)), Stage::Asked);

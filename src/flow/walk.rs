@@ -28,6 +28,7 @@ use crate::{
         decryption::{Support, Whereabouts},
         provider::Provider,
     },
+    metrics::{Metrics, Room},
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
@@ -49,9 +50,16 @@ struct Past {
     maybe_sent: bool,
     /// Why it was held when this walk began: that was said.
     held: Option<HoldReason>,
+    /// How old it was then.
+    age: (Duration, Instant),
 }
 
 impl Past {
+    /// Since its arrival.
+    fn age(&self) -> Duration {
+        self.age.0.saturating_add(self.age.1.elapsed())
+    }
+
     fn was_at(&mut self, stage: &Stage) {
         self.maybe_asked = true;
         self.maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
@@ -153,16 +161,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         seat: Seat<'_>,
         stop: CancellationToken,
     ) -> Result<Ended, LedgerError> {
-        let Intake { request, recovered } = intake;
+        let Intake { request, arrived, recovered } = intake;
         let key = request.key;
         let (mut stage, mut worked) = (Stage::Arrived, Duration::ZERO);
-        let mut past = self.past(&request, recovered);
+        let mut past = self.past(&request, arrived, recovered);
         if recovered {
             // Settled meanwhile: nothing is left to do.
             let Some(standing) = Box::pin(self.ledger.standing(key)).await? else {
                 return Ok(Ended::Settled);
             };
             (worked, past.held) = (standing.worked, standing.held);
+            past.age = (standing.age, Instant::now());
             stage = resume(standing);
         }
         let mut patience = Patience::new(self.options.retry_interval);
@@ -200,7 +209,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                     continue;
                 }
-                Ok(Door::Out(outcome)) => return Box::pin(self.settle(&request, outcome)).await,
+                Ok(Door::Out(end)) => return Box::pin(self.settle(&request, past, end)).await,
                 Err(setback) => setback,
             };
             let setback = match &rejected {
@@ -209,7 +218,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
-                    return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
+                    return Box::pin(self.settle(&request, past, Outcome::Refused(refusal))).await;
                 }
                 Remedy::Hold(hold) => {
                     if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
@@ -230,7 +239,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
                     }
                     if worked >= self.options.request_expiry {
-                        return Box::pin(self.settle(&request, Outcome::Expired)).await;
+                        return Box::pin(self.settle(&request, past, Outcome::Expired)).await;
                     }
                     // Nobody waits for an answer that the chain does not ask for any more.
                     let looking = Box::pin(self.is_gone(&request, &stage));
@@ -238,7 +247,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         return Ok(Ended::Stopped);
                     };
                     if gone {
-                        return Box::pin(self.settle(&request, Outcome::Orphaned)).await;
+                        return Box::pin(self.settle(&request, past, Outcome::Orphaned)).await;
                     }
                     return Box::pin(self.hold(key, &stage, past, hold)).await;
                 }
@@ -249,8 +258,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         return Box::pin(self.hold(key, &stage, past, hold)).await;
                     }
                     if let Some(why) = patience.news(setback.why) {
-                        warn!(stage = stage.as_str(), why, "attempt failed, trying again");
-                        self.ledger.note(key, Step::Failed { why }).await?;
+                        Box::pin(self.note_failure(key, &stage, why)).await?;
                     }
                     if patience.pause(&stop).await.is_none() {
                         return Ok(Ended::Stopped);
@@ -262,9 +270,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// A request that was on chain before this start may have been answered by a run whose journal is
     /// gone.
-    fn past(&self, request: &Request, recovered: bool) -> Past {
+    fn past(&self, request: &Request, arrived: Instant, recovered: bool) -> Past {
         let is_old = request.block.number <= self.options.maybe_answered_up_to;
-        Past { maybe_asked: recovered, maybe_sent: recovered || is_old, held: None }
+        Past {
+            maybe_asked: recovered,
+            maybe_sent: recovered || is_old,
+            held: None,
+            age: (Duration::ZERO, arrived),
+        }
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
@@ -307,7 +320,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 stop.run_until_cancelled(Box::pin(polling)).await
             }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
-                let noting = Noting::new(&self.ledger, request.key);
+                let noting = Noting::new(&self.ledger, &self.metrics, request.key);
                 let submitting = self.submit(request, answer, past.maybe_sent, &noting);
                 tokio::select! {
                     biased;
@@ -317,6 +330,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
             }
         }
+    }
+
+    async fn note_failure(
+        &self,
+        key: RequestKey,
+        stage: &Stage,
+        why: String,
+    ) -> Result<(), LedgerError> {
+        warn!(stage = stage.as_str(), why, "attempt failed, trying again");
+        self.metrics.attempt_failed(stage.as_str());
+        self.ledger.note(key, Step::Failed { why }).await
     }
 
     /// Said when it is news, not at each time it was tried again in vain.
@@ -333,11 +357,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         } else {
             warn!(stage, reason, detail, "request held");
         }
+        self.metrics.held(hold.reason);
         self.ledger.note(key, Step::Held(hold)).await?;
         Ok(Ended::Held)
     }
 
-    async fn settle(&self, request: &Request, outcome: Outcome) -> Result<Ended, LedgerError> {
+    async fn settle(
+        &self,
+        request: &Request,
+        past: Past,
+        outcome: Outcome,
+    ) -> Result<Ended, LedgerError> {
         match &outcome {
             Outcome::Accepted { transaction, block } => {
                 info!(outcome = outcome.as_str(), %transaction, block = block.number, "request settled");
@@ -349,6 +379,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 info!(outcome = outcome.as_str(), "request settled");
             }
         }
+        self.metrics.settled(request.kind(), &outcome, past.age());
         self.ledger.note(request.key, Step::Settled(outcome)).await?;
         Ok(Ended::Settled)
     }
@@ -400,15 +431,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
+        let begun = Instant::now();
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
             .await
             .map_err(|error| Setback::own(error.remedy(), &error))?;
+        self.metrics.took(Room::Ciphertexts, begun.elapsed());
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
+        let begun = Instant::now();
         match self.core.ask(turn, request, fetched.ciphertexts).await {
-            Ok(_) => Ok(Door::To(Stage::Asked, Step::Asked)),
+            Ok(_) => {
+                self.metrics.took(Room::CoreAsk, begun.elapsed());
+                Ok(Door::To(Stage::Asked, Step::Asked))
+            }
             Err(error) => Err(self.core_setback(&error).await),
         }
     }
@@ -453,6 +490,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
+        let begun = Instant::now();
         let polled = self.core.answer(request, signer, patience, self.options.retry_interval).await;
         let polled = match polled {
             Ok(polled) => polled,
@@ -480,6 +518,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         };
         match polled {
             Ending::Answer(answer) => {
+                self.metrics.took(Room::CoreAnswer, begun.elapsed());
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
             Ending::Forgotten => {
@@ -522,8 +561,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         maybe_sent: bool,
         noting: &Noting<'_, L>,
     ) -> Result<Door, Setback> {
+        let begun = Instant::now();
         let error = match self.submission.submit(request, answer, maybe_sent, noting).await {
-            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Ok(outcome) => {
+                self.metrics.took(Room::Submission, begun.elapsed());
+                return Ok(Door::Out(outcome));
+            }
             Err(error) => error,
         };
         if !matches!(error, SubmissionError::Stopped) {
@@ -558,6 +601,7 @@ fn blames_answer(reason: HoldReason) -> bool {
 /// Notes in the ledger what room 4 reports while it waits.
 struct Noting<'a, L> {
     ledger: &'a L,
+    metrics: &'a Metrics,
     key: RequestKey,
     /// It goes on by itself once somebody mended something.
     waits: watch::Sender<bool>,
@@ -572,6 +616,7 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
             }
             Progress::Waiting(hold) => {
                 warn!(reason = hold.reason.as_str(), detail = hold.detail, "request waits");
+                self.metrics.held(hold.reason);
                 Step::Held(hold)
             }
         };
@@ -581,8 +626,8 @@ impl<L: RequestLedger> Report for Noting<'_, L> {
 }
 
 impl<'a, L: RequestLedger> Noting<'a, L> {
-    fn new(ledger: &'a L, key: RequestKey) -> Self {
-        Self { ledger, key, waits: watch::channel(false).0 }
+    fn new(ledger: &'a L, metrics: &'a Metrics, key: RequestKey) -> Self {
+        Self { ledger, metrics, key, waits: watch::channel(false).0 }
     }
 
     /// Until it waits for somebody after `stop`.

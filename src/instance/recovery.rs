@@ -85,7 +85,7 @@ impl Recovery {
                 match abi::decode(&row.event) {
                     Ok(request) => {
                         taken += 1;
-                        let intake = Intake { request, recovered: true };
+                        let intake = Intake { request, arrived: Instant::now(), recovered: true };
                         let (kind, number) = (intake.request.kind(), intake.request.block.number);
                         let covered = self.line.borrow().covers(kind, number);
                         if covered || row.stage != Stage::Arrived {

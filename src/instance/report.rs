@@ -5,21 +5,28 @@ use std::time::Duration;
 
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     catch_up::{Seen, Tracker},
+    lag::Lag,
     world,
 };
 use crate::{
     backoff::Backoff,
-    domain::BlockRef,
-    flow::kms_core::{Health, KmsCore},
+    clock,
+    domain::{Address, BlockRef},
+    flow::{
+        ciphertexts::MemoryUse,
+        kms_core::{Health, KmsCore},
+    },
     gateway::provider::{ArbitrumProvider, Provider},
     heart::Heart,
-    journal::{InHand, Journal, JournalError},
+    journal::{self, Journal, JournalError, Space},
+    metrics::Standing,
     observe::status::{Phase, Reporter},
 };
 
@@ -28,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// How often the log says how far a catch-up is.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+/// How often the wallet and the journal's disk are looked at.
+const STOCK_EVERY: Duration = Duration::from_secs(30);
 /// How often a Core that answered is asked how it is.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Commits that no journal has counted.
@@ -42,6 +51,9 @@ pub(super) struct Report {
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
+    pub wallet: Address,
+    /// What ciphertexts hold of their memory.
+    pub memory: MemoryUse,
 }
 
 /// What was found of the Core. `None`: it was not asked yet.
@@ -53,6 +65,7 @@ impl Report {
         tokio::select! {
             () = follow_core(&self.core, &sender) => Ok(()),
             told = self.tell(found, heart) => told,
+            () = self.take_stock() => Ok(()),
         }
     }
 
@@ -62,6 +75,7 @@ impl Report {
         let mut tracker = Tracker::default();
         let mut said = Instant::now();
         let mut counted = (Instant::now(), NEVER, InHand::default());
+        let mut lag = Lag::default();
         loop {
             heart.rest();
             tick.tick().await;
@@ -71,13 +85,20 @@ impl Report {
             }
             let moves = self.journal.statistics().moves;
             if counted.1 == NEVER || (counted.1 != moves && counted.0.elapsed() >= COUNT_EVERY) {
-                counted = (Instant::now(), moves, self.journal.in_hand().await?);
+                let standings = self.journal.standings().await?;
+                self.reporter.metrics.standings(&standings);
+                counted = (Instant::now(), moves, InHand::of(&standings));
             }
             let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
             let seen = match (cursor, head) {
-                (Some(cursor), Some(head)) => tracker.look(cursor, head, Instant::now()),
+                (Some(cursor), Some(head)) => {
+                    let behind_since = lag.look(cursor, head, clock::unix_millis());
+                    self.reporter.metrics.behind_since(behind_since);
+                    tracker.look(cursor, head, Instant::now())
+                }
                 (None, _) | (_, None) => Seen::Near,
             };
+            self.gauge();
             say(&seen, &mut said);
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
@@ -89,6 +110,34 @@ impl Report {
                 };
                 replace(gauges, new)
             });
+        }
+    }
+
+    /// What is measured by looking.
+    fn gauge(&self) {
+        let metrics = &self.reporter.metrics;
+        metrics.endpoints(self.provider.endpoints());
+        metrics.ciphertext_memory(self.memory.held(), self.memory.limit());
+    }
+
+    /// Looks now and then at what runs out. Nothing waits for this.
+    async fn take_stock(&self) {
+        let mut tick = interval(STOCK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match self.provider.balance(self.wallet).await {
+                Ok(balance) => self.reporter.metrics.balance(balance),
+                Err(error) => debug!(%error, "could not ask for the wallet's balance"),
+            }
+            let path = self.journal.path().to_owned();
+            let looking = spawn_blocking(move || journal::space(&path));
+            match looking.await {
+                Ok(Ok(Space { taken, free })) => self.reporter.metrics.journal(taken, free),
+                Ok(Err(error)) => debug!(%error, "could not look at the journal's disk"),
+                // The runtime is ending.
+                Err(_) => return,
+            }
         }
     }
 
@@ -109,6 +158,24 @@ impl Report {
             Ok(()) => Phase::Running,
             Err(why) => Phase::Waiting { on: core_name(&self.core), why: why.clone() },
         })
+    }
+}
+
+/// Requests without an outcome.
+#[derive(Clone, Copy, Debug, Default)]
+struct InHand {
+    /// Held ones included.
+    requests: u64,
+    held: u64,
+}
+
+impl InHand {
+    fn of(standings: &[Standing]) -> Self {
+        let held = standings.iter().filter(|one| one.held.is_some());
+        Self {
+            requests: standings.iter().map(|one| one.requests).sum(),
+            held: held.map(|one| one.requests).sum(),
+        }
     }
 }
 

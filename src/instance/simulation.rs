@@ -76,6 +76,7 @@ use crate::{
     },
     heart::Heart,
     journal::{Identity, Journal},
+    metrics::Metrics,
     simulated::{self, DiskFault, Ground},
 };
 
@@ -299,6 +300,7 @@ impl Machine<'_> {
             support: support.subscribe(),
             line: depth.clone(),
             ledger: ledger.clone(),
+            metrics: Metrics::default(),
             options: FlowOptions {
                 max_in_flight: 12,
                 public_decryption_timeout: Duration::from_secs(30),

@@ -760,6 +760,7 @@ async fn standing_sees_what_was_noted_just_before() {
             stage: Stage::Answered(answer("a")),
             held: Some(HoldReason::CoreFailed),
             worked: Duration::from_millis(100),
+            age: standing.age,
         }
     );
     journal.note(key(1), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();

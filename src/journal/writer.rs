@@ -418,6 +418,7 @@ impl Parts {
             counters: Counters::default(),
             reopened: Notify::new(),
             ended: OnceLock::new(),
+            metrics: OnceLock::new(),
         });
         let reader = ReaderEnd(Arc::clone(&shared));
         let store = Store {
@@ -440,8 +441,14 @@ impl Store {
         if let Err(cause) = self.limit_pages() {
             return Committed::Failed(self.shared.failed("limiting its pages", cause));
         }
+        let begun = Instant::now();
         let done = match apply(&mut self.connection, self.contract, &commands) {
-            Ok(done) => done,
+            Ok(done) => {
+                if let Some(metrics) = self.shared.metrics.get() {
+                    metrics.committed(begun.elapsed());
+                }
+                done
+            }
             Err(cause) => {
                 let error = self.shared.failed("a commit", cause);
                 if error.may_pass() {

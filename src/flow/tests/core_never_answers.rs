@@ -128,7 +128,12 @@ struct OneRequest(Arc<Mutex<(Standing, Option<Outcome>)>>);
 
 impl Default for OneRequest {
     fn default() -> Self {
-        let standing = Standing { stage: Stage::Asked, held: None, worked: Duration::ZERO };
+        let standing = Standing {
+            stage: Stage::Asked,
+            held: None,
+            worked: Duration::ZERO,
+            age: Duration::ZERO,
+        };
         Self(Arc::new(Mutex::new((standing, None))))
     }
 }
@@ -229,6 +234,7 @@ impl Scene {
             support: supported,
             line: covered,
             ledger: OneRequest::default(),
+            metrics: Metrics::default(),
             options: FlowOptions {
                 max_in_flight: 1,
                 public_decryption_timeout: TIMEOUT,
@@ -244,7 +250,8 @@ impl Scene {
     /// One walk, as after a restart or a held retry, and how long it takes.
     async fn walk(&self, places: &Places) -> (Ended, Duration) {
         let begun = Instant::now();
-        let intake = Intake { request: self.request.clone(), recovered: true };
+        let request = self.request.clone();
+        let intake = Intake { request, arrived: Instant::now(), recovered: true };
         let seat = Seat { places, recovered: true };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
@@ -284,7 +291,10 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let (fresh, fresh_intake) = mpsc::channel(1);
     let (_again, again_intake) = mpsc::channel(1);
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let waiting = || Intake { request: scene.request.clone(), recovered: false };
+    let waiting = || {
+        let request = scene.request.clone();
+        Intake { request, arrived: Instant::now(), recovered: false }
+    };
     fresh.send(waiting()).await.unwrap();
     let place = places.next(&mut intakes).await.unwrap();
 

@@ -123,7 +123,7 @@ impl Chain {
 
     fn receipt(&self, hash: B256) -> Option<Receipt> {
         let (block, _) = self.mined().find(|(_, mined)| mined.hash == hash)?;
-        Some(Receipt { hash, block: *block, success: true, gas_used: 90_000 })
+        Some(Receipt { hash, block: *block, success: true, gas_used: 90_000, gas_price: 1 })
     }
 
     fn block(&mut self, foreign: bool) -> Head {
