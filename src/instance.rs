@@ -297,6 +297,12 @@ impl Instance {
             Box::pin(connections.run(hearts, stop)).await;
             Ok::<(), String>(())
         });
+        let following = report::follow_endpoints(provider.clone(), metrics.clone());
+        let stop = self.below.clone();
+        self.tasks.spawn("endpoint health", async move {
+            stop.run_until_cancelled(following).await;
+            Ok::<(), String>(())
+        });
         let gateway = world::gateway_name(&provider);
         let waits = Waits::building(&self.edges.reporter);
         if let Err(error) = provider.first_attempt().await {

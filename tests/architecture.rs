@@ -251,6 +251,28 @@ fn the_readme_explains_every_reason_to_hold() {
     assert_eq!(explained, reasons);
 }
 
+#[test]
+fn the_readme_explains_every_alert() {
+    let rows = readme_table("| alert |");
+    let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
+    explained.sort_unstable();
+    let rules = include_str!("../scripts/observability/kms-connector.rules.yml");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let mut alerts: Vec<&str> = alerts.collect();
+    alerts.sort_unstable();
+    assert_eq!(explained, alerts);
+    let tests = include_str!("../scripts/observability/kms-connector.rules.test.yml");
+    for alert in alerts {
+        let tried = tests
+            .split("alertname: ")
+            .skip(1)
+            .filter(|test| test.lines().next() == Some(alert) && test.lines().nth(2).is_some());
+        let (silent, loud): (Vec<&str>, Vec<&str>) =
+            tried.partition(|test| test.lines().nth(2).is_some_and(|line| line.ends_with("[]")));
+        assert!(!silent.is_empty() && !loud.is_empty(), "{alert} is tried to fire and not to fire");
+    }
+}
+
 /// Every test, as `cargo test` filters it but without `tests::`, and the comment above it.
 fn all_tests() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -26,7 +26,7 @@ use crate::{
     gateway::provider::{ArbitrumProvider, Provider},
     heart::Heart,
     journal::{self, Journal, JournalError, Space},
-    metrics::Standing,
+    metrics::{Metrics, Standing},
     observe::status::{Phase, Reporter},
 };
 
@@ -98,7 +98,7 @@ impl Report {
                 }
                 (None, _) | (_, None) => Seen::Near,
             };
-            self.gauge();
+            self.reporter.metrics.ciphertext_memory(self.memory.held(), self.memory.limit());
             say(&seen, &mut said);
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
@@ -111,13 +111,6 @@ impl Report {
                 replace(gauges, new)
             });
         }
-    }
-
-    /// What is measured by looking.
-    fn gauge(&self) {
-        let metrics = &self.reporter.metrics;
-        metrics.endpoints(self.provider.endpoints());
-        metrics.ciphertext_memory(self.memory.held(), self.memory.limit());
     }
 
     /// Looks now and then at what runs out. Nothing waits for this.
@@ -187,6 +180,16 @@ fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
 
 pub(super) fn core_name(core: &KmsCore) -> String {
     format!("the KMS Core at {}", core.host())
+}
+
+/// Tells how each gateway node is, also while the instance is built: that may wait for one.
+pub(super) async fn follow_endpoints(provider: ArbitrumProvider, metrics: Metrics) {
+    let mut tick = interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        metrics.endpoints(provider.endpoints());
+    }
 }
 
 /// What keeps a Core from being of use, if anything.

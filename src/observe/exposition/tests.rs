@@ -164,3 +164,56 @@ fn every_metric_is_described() {
     }
     assert_eq!(types.len(), all.len());
 }
+
+/// Words of a query that look like metrics of ours or of a process.
+fn named(query: &str) -> impl Iterator<Item = &str> {
+    query
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("kms_connector_") || word.starts_with("process_"))
+}
+
+/// A query of a metric that is not there is an alert that never fires, and an empty panel.
+#[test]
+fn dashboard_and_alerts_name_only_metrics_that_exist() {
+    let dashboard = include_str!("../../../scripts/observability/kms-connector-dashboard.json");
+    let rules = include_str!("../../../scripts/observability/kms-connector.rules.yml");
+    let tests = include_str!("../../../scripts/observability/kms-connector.rules.test.yml");
+    let all: Vec<Described> =
+        Metrics::new().described().iter().cloned().chain(described()).collect();
+    let exists = |word: &str| {
+        all.iter().any(|one| match one.kind {
+            "histogram" => ["_bucket", "_sum", "_count"]
+                .iter()
+                .any(|suffix| word.strip_suffix(suffix) == Some(one.name.as_str())),
+            _ => one.name == word,
+        })
+    };
+    let mut used = 0;
+    for (file, text) in [("dashboard", dashboard), ("rules", rules), ("rules test", tests)] {
+        for word in named(text) {
+            assert!(exists(word), "the {file} names {word}");
+            used += 1;
+        }
+    }
+    assert!(used > 100, "{used} names found: mend this test");
+    // And the dashboard shows all that is counted.
+    let shown = |one: &Described| {
+        named(dashboard).any(|word| word.starts_with(one.name.as_str()))
+            || NOT_ON_THE_DASHBOARD.contains(&one.name.as_str())
+    };
+    let missing: Vec<_> = all.iter().filter(|one| !shown(one)).map(|one| &one.name).collect();
+    assert!(missing.is_empty(), "not on the dashboard: {missing:?}");
+}
+
+/// What a panel would not tell better than `status` does.
+const NOT_ON_THE_DASHBOARD: [&str; 9] = [
+    "kms_connector_holds_total",
+    "kms_connector_undecodable_logs_total",
+    "kms_connector_reorganisations_total",
+    "kms_connector_instance_state_since_timestamp_seconds",
+    "kms_connector_instance_generation",
+    "kms_connector_instance_reload_failed",
+    "kms_connector_instance_info",
+    "kms_connector_config_last_reload_success_timestamp_seconds",
+    "process_start_time_seconds",
+];
