@@ -12,6 +12,7 @@ mod status;
 mod report;
 mod operate;
 mod journal;
+mod requests;
 mod health;
 mod text;
 
@@ -208,6 +209,127 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<Listen>,
     },
+    /// Tell what an instance has in hand, holds or refused; try one again.
+    ///
+    /// A running instance answers over the control socket; of one that does not run the journal is
+    /// read. Without a subcommand: list.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Requests {
+        #[command(subcommand)]
+        command: Option<RequestsCommand>,
+        #[command(flatten)]
+        list: ListRequests,
+    },
+    /// Have a running instance read blocks again.
+    ///
+    /// Requests that it does not know are stored and answered, known ones stay as they are. May be
+    /// ended at any time and called again.
+    Backfill {
+        /// The first block.
+        #[arg(long, value_name = "BLOCK")]
+        from: u64,
+        /// The last block [default: the last one that was read].
+        #[arg(long, value_name = "BLOCK")]
+        to: Option<u64>,
+        #[command(flatten)]
+        whose: WhoseRequests,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RequestsCommand {
+    /// What is unfinished, and what ended without an answer in the last day.
+    List(ListRequests),
+    /// Everything about the requests of one id.
+    Show {
+        /// As the chain writes it: 0x and hex digits, or decimal.
+        id: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        whose: WhoseRequests,
+    },
+    /// Try the requests of one id again: held ones, and those that ended without an answer.
+    Retry {
+        /// As the chain writes it: 0x and hex digits, or decimal.
+        id: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        whose: WhoseRequests,
+    },
+    /// All there is about them as lines of JSON, to be looked at elsewhere.
+    Export {
+        #[command(flatten)]
+        which: WhichRequests,
+        #[command(flatten)]
+        whose: WhoseRequests,
+    },
+}
+
+/// What `requests list` takes.
+#[derive(Debug, Args)]
+struct ListRequests {
+    #[command(flatten)]
+    which: WhichRequests,
+    /// Show at most so many.
+    #[arg(long, value_name = "COUNT", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// The instance.
+    // Optional, since another subcommand has its own.
+    #[arg(long, value_name = "NAME", value_parser = instance_name, required = true)]
+    instance: Option<String>,
+    #[command(flatten)]
+    supervisor: SupervisorArgs,
+}
+
+/// Which requests.
+#[derive(Debug, Args)]
+struct WhichRequests {
+    /// Only held ones.
+    #[arg(long, conflicts_with_all = ["refused", "all"])]
+    held: bool,
+    /// Only those that ended without an answer (refused, expired, orphaned), however long ago.
+    #[arg(long, conflicts_with = "all")]
+    refused: bool,
+    /// All that the journal has, answered ones included.
+    #[arg(long)]
+    all: bool,
+}
+
+impl WhichRequests {
+    fn which(&self) -> requests::Which {
+        match (self.held, self.refused, self.all) {
+            (true, ..) => requests::Which::Held,
+            (_, true, _) => requests::Which::Refused,
+            (_, _, true) => requests::Which::All,
+            (false, false, false) => requests::Which::Open,
+        }
+    }
+}
+
+/// Whose requests.
+#[derive(Debug, Args)]
+struct WhoseRequests {
+    /// The instance.
+    #[arg(long, value_name = "NAME", value_parser = instance_name)]
+    instance: String,
+    #[command(flatten)]
+    supervisor: SupervisorArgs,
+}
+
+impl WhoseRequests {
+    fn places(self, environment: &Environment) -> requests::Whose {
+        let state_dir = self.supervisor.state.state_dir(environment);
+        let candidates = self.supervisor.candidates(environment);
+        requests::Whose { name: self.instance, state_dir, candidates }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -452,6 +574,15 @@ impl Cli {
                     Err(problems) => run::refuse(&problems),
                 }
             }
+            Command::Requests { command: Some(command), .. } => {
+                Box::pin(command.run(&environment)).await
+            }
+            Command::Requests { command: None, list } => {
+                Box::pin(RequestsCommand::List(list).run(&environment)).await
+            }
+            Command::Backfill { from, to, whose } => {
+                requests::backfill(whose.places(&environment), from, to).await
+            }
         }
     }
 }
@@ -473,11 +604,33 @@ impl JournalCommand {
     }
 }
 
+impl RequestsCommand {
+    async fn run(self, environment: &Environment) -> Exit {
+        match self {
+            Self::List(ListRequests { which, limit, json, instance, supervisor }) => {
+                let Some(instance) = instance else { return Exit::Usage };
+                let whose = WhoseRequests { instance, supervisor }.places(environment);
+                requests::list(whose, which.which(), limit, json).await
+            }
+            Self::Show { id, json, whose } => {
+                requests::show_one(whose.places(environment), id, json).await
+            }
+            Self::Retry { id, json, whose } => {
+                requests::retry(whose.places(environment), id, json).await
+            }
+            Self::Export { which, whose } => {
+                requests::export(whose.places(environment), which.which()).await
+            }
+        }
+    }
+}
+
 /// Who signs; never with what.
 fn describe(wallet: &Wallet) -> String {
     match wallet {
         Wallet::PrivateKey(key) => format!("private key, address {}", key.address()),
         Wallet::AwsKms { key_id, .. } => format!("AWS KMS, key {key_id}"),
+        Wallet::Nobody => "none: it only observes".to_owned(),
     }
 }
 
@@ -512,5 +665,35 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn requests_lists_unless_told_otherwise() {
+        let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
+        for line in ["--instance a --held", "list --instance a --held"] {
+            let command = parse(&format!("kms-connector requests {line}")).unwrap().command;
+            let Command::Requests { command, list } = command else { panic!("{command:?}") };
+            let list = match command {
+                None => list,
+                Some(RequestsCommand::List(list)) => list,
+                Some(other) => panic!("{other:?}"),
+            };
+            assert_eq!((list.instance.as_deref(), list.limit), (Some("a"), 100));
+            assert_eq!(list.which.which(), requests::Which::Held);
+        }
+        parse("kms-connector requests show 0x7 --instance a --json").unwrap();
+        parse("kms-connector requests export --all --instance a").unwrap();
+        for wrong in [
+            "requests",
+            "requests list",
+            "requests show 7",
+            "requests --instance a --held --all",
+            "requests --instance a --limit 0",
+            "backfill --instance a",
+            "backfill --from 7",
+        ] {
+            let error = parse(&format!("kms-connector {wrong}")).map(drop).unwrap_err();
+            assert!(error.use_stderr(), "{wrong}");
+        }
     }
 }

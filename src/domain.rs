@@ -220,6 +220,8 @@ pub enum Outcome {
     Orphaned,
     /// No answer is possible, whoever acts.
     Refused(Refusal),
+    /// Seen, its ciphertexts proven, and by intent not answered: this instance only observes.
+    Observed,
 }
 
 impl Outcome {
@@ -232,6 +234,7 @@ impl Outcome {
             Self::Expired => "expired",
             Self::Orphaned => "orphaned",
             Self::Refused(_) => "refused",
+            Self::Observed => "observed",
         }
     }
 }
@@ -332,6 +335,8 @@ hold_reasons! {
     StaleAnswer = "stale_answer",
     /// It was answered, and the answer's block has left the chain.
     AnswerDropped = "answer_dropped",
+    /// It had ended without an answer, and an operator asked for another try.
+    RetryAsked = "retry_asked",
     /// The request or answer exceeds a message size limit.
     MessageTooLarge = "message_too_large",
     /// The contract rejects the answer for a reason of its own.

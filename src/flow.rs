@@ -14,6 +14,7 @@ pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
 pub mod depth;
+pub mod observation;
 mod dispatch;
 mod walk;
 #[cfg(test)]

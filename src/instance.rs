@@ -17,6 +17,8 @@ mod check;
 mod world;
 mod recovery;
 mod rebuild;
+mod inquiries;
+mod observer;
 mod earlier_wallet;
 mod housekeeping;
 mod report;
@@ -25,7 +27,12 @@ mod lag;
 #[cfg(test)]
 mod simulation;
 
-use std::{fmt::Display, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -38,6 +45,7 @@ use tracing::{debug, error, info, warn};
 pub use self::{
     check::check,
     exit::Exit,
+    inquiries::answer_stopped,
     rebuild::{RebuildError, rebuild},
 };
 use self::{recovery::Recovery, report::Report, world::Waits};
@@ -46,12 +54,13 @@ use crate::{
     config::{self, Config},
     domain::{Address, B256, BlockRef},
     flow::{
-        Flow, FlowOptions, Intakes,
-        arrivals::{Arrivals, Start},
+        Flow, FlowOptions, Intake, Intakes,
+        arrivals::{Arrivals, Start, backfill::Backfill},
         ciphertexts::{
             self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
+            MemoryUse,
         },
-        depth::{Depth, Finality},
+        depth::{Depth, Finality, Line},
         kms_core::{self, KmsCore},
         submission::Submission,
     },
@@ -190,6 +199,17 @@ fn exit_of<T, E: Display>(task: &'static str, ended: Result<Result<T, E>, JoinEr
     }
 }
 
+/// The wallet of those that have none, in the names of their journals.
+const OBSERVER: Address = Address::ZERO;
+
+/// Where an instance that only observes keeps its journal: apart from those that say what was
+/// answered, so that neither is ever taken for the other.
+#[must_use]
+pub fn observe_dir(state_dir: &Path, name: &str) -> PathBuf {
+    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    state_dir.join(format!("observe-{}", name.chars().map(plain).collect::<String>()))
+}
+
 /// Builds the instance and runs it to its end. `estate` is what the generation before left.
 pub async fn run(config: Arc<Config>, edges: Edges, estate: Option<Estate>) -> Ended {
     let mut instance = Instance {
@@ -240,6 +260,7 @@ struct Instance {
 
 /// Which journal is open, and how its store is.
 struct OpenJournal {
+    dir: PathBuf,
     identity: Identity,
     contract: Address,
     condition: Condition,
@@ -258,12 +279,51 @@ struct Ground {
     left: LeftOver,
 }
 
+/// What stands around a walk is made of these.
+struct Around {
+    provider: ArbitrumProvider,
+    journal: Journal,
+    decryption: DecryptionAdapter<ArbitrumProvider>,
+    support: watch::Sender<Support>,
+    reading: Reading,
+    /// Absent where only observed.
+    core: Option<KmsCore>,
+    /// Present where only observed: how many requests.
+    observed: Option<watch::Receiver<u64>>,
+    /// Absent where only observed, as is the memory of ciphertexts.
+    wallet: Option<Address>,
+    memory: Option<MemoryUse>,
+}
+
+/// The ways into a walk.
+struct Ways {
+    walk: mpsc::Sender<Intake>,
+    walk_again: mpsc::Sender<Intake>,
+    /// Up to which block.
+    ripe: watch::Sender<Line>,
+}
+
 /// Where an earlier run left the journal.
 struct LeftOver {
     transactions: Recovered,
+    reading: Reading,
+}
+
+/// Where an earlier run's reading stands.
+struct Reading {
     cursor: Option<BlockRef>,
     begun_after: Option<u64>,
     newest: Option<Position>,
+}
+
+impl Reading {
+    async fn read(journal: &Journal) -> Result<Self, JournalError> {
+        Ok(Self {
+            cursor: journal.cursor().await?,
+            begun_after: journal.begun_after().await?,
+            newest: journal.newest().await?,
+        })
+    }
 }
 
 impl LeftOver {
@@ -277,9 +337,7 @@ impl LeftOver {
         let highest = journal.highest_nonce().await?;
         Ok(Self {
             transactions: Recovered { open, mined, highest },
-            cursor: journal.cursor().await?,
-            begun_after: journal.begun_after().await?,
-            newest: journal.newest().await?,
+            reading: Reading::read(journal).await?,
         })
     }
 }
@@ -310,6 +368,9 @@ impl Instance {
         }
         let genesis = waits.until_ready(&gateway, || world::ask_genesis(&provider)).await?;
         waits.over();
+        if config.observes {
+            return self.build_observer(config, roots, provider, genesis).await;
+        }
         let opening = waits.until_ready("AWS KMS", || world::ask_wallet(&config.wallet));
         let wallet = Arc::new(opening.await?);
         wallet.count_with(&metrics);
@@ -322,15 +383,7 @@ impl Instance {
 
         let decryption = DecryptionAdapter::new(provider.clone());
         let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
-        let (support, _) =
-            watch::channel(world::watch_support(&waits, &gateway, &decryption).await);
-        let following =
-            housekeeping::follow_support(gateway.clone(), decryption.clone(), support.clone());
-        let stop = self.below.clone();
-        self.tasks.spawn("contract support", async move {
-            stop.run_until_cancelled(following).await;
-            Ok::<(), String>(())
-        });
+        let support = self.follow_support(&waits, &gateway, &decryption).await;
         let address = wallet.address();
         let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
         world::check_wallet(&provider, address, &journal, config).await;
@@ -348,6 +401,24 @@ impl Instance {
         self.open_rooms(config, ground)?;
         info!("instance running");
         Ok(())
+    }
+
+    /// Which contract is deployed, now and later.
+    async fn follow_support(
+        &mut self,
+        waits: &Waits,
+        gateway: &str,
+        decryption: &DecryptionAdapter<ArbitrumProvider>,
+    ) -> watch::Sender<Support> {
+        let (support, _) = watch::channel(world::watch_support(waits, gateway, decryption).await);
+        let (name, adapter) = (gateway.to_owned(), decryption.clone());
+        let following = housekeeping::follow_support(name, adapter, support.clone());
+        let stop = self.below.clone();
+        self.tasks.spawn("contract support", async move {
+            stop.run_until_cancelled(following).await;
+            Ok::<(), String>(())
+        });
+        support
     }
 
     /// Each room in a task of its own.
@@ -371,8 +442,7 @@ impl Instance {
         let lane_task = lane_task.counting(metrics.clone());
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
-        let depth = depth(config);
-        let (ripe, ripe_up_to) = watch::channel(depth.line(0, None));
+        let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let flow = Flow {
             ciphertexts,
             core: core.clone(),
@@ -380,7 +450,7 @@ impl Instance {
                 .counting(metrics.clone()),
             gateway_config: registry,
             support: support.subscribe(),
-            line: ripe_up_to.clone(),
+            line: ripe_up_to,
             ledger: journal.clone(),
             metrics: metrics.clone(),
             options: FlowOptions {
@@ -392,20 +462,60 @@ impl Instance {
                 maybe_answered_up_to: provider.heads().borrow().map_or(0, |head| head.block.number),
             },
         };
-        let (walk, fresh) = mpsc::channel(config.channel_size);
-        let (walk_again, again) = mpsc::channel(RECOVERED_AHEAD);
-        let intakes = Intakes { fresh, again };
+        let (intakes, walk, walk_again) = intakes(config);
         let (heart, stop) = (hearts.heart(heart::WALK), self.edges.stop.clone());
         self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
+        let (core, observed) = (Some(core), None);
+        let ways = Ways { walk, walk_again, ripe };
+        let reading = left.reading;
+        let (wallet, memory) = (Some(address), Some(memory));
+        let around = Around {
+            provider,
+            journal,
+            decryption,
+            support,
+            reading,
+            core,
+            observed,
+            wallet,
+            memory,
+        };
+        self.open_around(config, around, ways);
+        Ok(())
+    }
 
-        let LeftOver { cursor, begun_after, newest, .. } = left;
+    /// What stands around every walk: who brings it requests, who looks after its journal, who tells.
+    fn open_around(&mut self, config: &Config, around: Around, ways: Ways) {
+        let Around {
+            provider,
+            journal,
+            decryption,
+            support,
+            reading,
+            core,
+            observed,
+            wallet,
+            memory,
+        } = around;
+        let Ways { walk, walk_again, ripe } = ways;
+        let (hearts, ripe_up_to) = (self.edges.hearts.clone(), ripe.subscribe());
+        let backfill = Backfill::new(decryption.clone(), journal.clone());
+        let Reading { cursor, begun_after, newest } = reading;
         let ledger = journal.clone();
         let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
-            .only_from(depth, ripe)
-            .counting(metrics);
+            .only_from(depth(config), ripe)
+            .counting(self.edges.reporter.metrics.clone());
         let progress = arrivals.progress();
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
+
+        let inquiries = inquiries::Running {
+            journal: journal.clone(),
+            backfill,
+            walk: walk_again.clone(),
+            progress: progress.clone(),
+        };
+        self.answer_inquiries(inquiries);
 
         let recovery = Recovery {
             journal: journal.clone(),
@@ -430,12 +540,20 @@ impl Instance {
 
         let reporter = self.edges.reporter.clone();
         let report =
-            Report { reporter, provider, core, journal, progress, wallet: address, memory };
+            Report { reporter, provider, core, observed, journal, progress, wallet, memory };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))
         });
-        Ok(())
+    }
+
+    /// Who asks for requests is answered until the journal closes.
+    fn answer_inquiries(&mut self, inquiries: inquiries::Running) {
+        let (desks, stop) = (self.edges.reporter.desk.clone(), self.below.clone());
+        self.tasks.spawn("inquiries", async move {
+            stop.run_until_cancelled(inquiries.run(desks)).await;
+            Ok::<(), String>(())
+        });
     }
 
     /// Opens the journal, or goes on with the one left by the generation before, and starts its
@@ -457,14 +575,19 @@ impl Instance {
                 estate.close().await;
             }
         }
+        let dir = if config.observes {
+            observe_dir(&self.edges.state_dir, &self.edges.name)
+        } else {
+            self.edges.state_dir.clone()
+        };
         let begun = Instant::now();
         let waits = Waits::building(&self.edges.reporter);
         let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut last = None;
         let opened = loop {
-            let (dir, contract) = (self.edges.state_dir.clone(), config.decryption_address);
+            let (at, contract) = (dir.clone(), config.decryption_address);
             let (name, kept) = (self.edges.name.clone(), kept.take());
-            let opening = spawn_blocking(move || open_as(&dir, identity, contract, &name, kept));
+            let opening = spawn_blocking(move || open_as(&at, identity, contract, &name, kept));
             let opened = self.opening.insert(opening).await;
             self.opening = None;
             match opened {
@@ -496,7 +619,7 @@ impl Instance {
         };
         let Opened { journal, writer, predecessor, left } = opened;
         let (contract, condition) = (config.decryption_address, journal.condition());
-        self.opened = Some(OpenJournal { identity, contract, condition });
+        self.opened = Some(OpenJournal { dir, identity, contract, condition });
         let heart = self.edges.hearts.heart(heart::JOURNAL);
         {
             use tracing::Instrument;
@@ -515,7 +638,8 @@ impl Instance {
                 "the wallet was changed: taking over what the earlier one left"
             );
         }
-        for left in left {
+        // Who only observes sends nothing on for anybody.
+        for left in left.into_iter().filter(|_| !config.observes) {
             match left {
                 Ok(left) => {
                     let following =
@@ -626,8 +750,7 @@ impl Instance {
     /// A damaged journal is nothing to go on with.
     async fn set_aside(&mut self, damage: Damage, kept: Option<Kept>) -> Exit {
         let error = damage.detail.clone();
-        let dir = self.edges.state_dir.clone();
-        let Some(OpenJournal { identity, contract, .. }) = self.opened.take() else {
+        let Some(OpenJournal { dir, identity, contract, .. }) = self.opened.take() else {
             return Exit::Failed { task: heart::JOURNAL, error };
         };
         let setting_aside = spawn_blocking(move || {
@@ -664,6 +787,13 @@ impl Instance {
             }
         }
     }
+}
+
+/// The channels of a walk.
+fn intakes(config: &Config) -> (Intakes, mpsc::Sender<Intake>, mpsc::Sender<Intake>) {
+    let (walk, fresh) = mpsc::channel(config.channel_size);
+    let (walk_again, again) = mpsc::channel(RECOVERED_AHEAD);
+    (Intakes { fresh, again }, walk, walk_again)
 }
 
 /// Where reading begins if the journal does not say.

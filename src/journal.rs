@@ -24,8 +24,10 @@
 //! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
 
 mod condition;
+mod listing;
 mod lock;
 mod names;
+mod read_only;
 mod reader;
 mod rebuild;
 mod record;
@@ -53,6 +55,8 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 pub use self::{
     condition::{Condition, Damage},
+    listing::{Listed, Listing, Look, QueryError, Which},
+    read_only::{FindError, ReadOnly},
     rebuild::{Rebuilt, Way, rebuild},
     record::{Held, Progress, StageName},
     succession::{Left, Opened, Predecessor, open_as},
@@ -330,6 +334,20 @@ fn advice(error: &rusqlite::Error) -> &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(i64);
 
+impl Position {
+    /// For who continues a scan elsewhere.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        self.0
+    }
+
+    /// The place that [`Self::number`] told.
+    #[must_use]
+    pub fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+}
+
 /// Which requests a scan of unfinished ones returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
@@ -380,6 +398,8 @@ pub struct JournaledTransaction {
     pub transaction: SignedTransaction,
     pub mined: Option<BlockRef>,
     pub signed_at_ms: u64,
+    /// Why it will not be mined, where that is known.
+    pub given_up: Option<String>,
 }
 
 /// How many requests stand where, of one contract.
@@ -596,6 +616,15 @@ impl Journal {
         self.read(move |connection| reader::request(connection, contract, key)).await
     }
 
+    /// What an operator asks: any number of questions, of one state of the journal each.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Look<'_>) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| ask(&Look::new(connection, contract))).await
+    }
+
     /// Signed transactions of the wallet, whatever their contract, whose nonce no stored
     /// transaction is known to have used; ordered by nonce, then by age.
     pub async fn open_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
@@ -661,6 +690,13 @@ impl Journal {
         self.durable(Work::Flush).await.map(|_| ())
     }
 
+    /// Opens a request again that ended without an answer: held as
+    /// [`HoldReason::RetryAsked`], before its first ask, with the attempts it had. Durable. Answers
+    /// whether it had ended so; any other request stays as it is.
+    pub async fn open_again(&self, key: RequestKey) -> Result<bool, LedgerError> {
+        Ok(matches!(self.durable(Work::OpenAgain(key)).await?, Done::OpenedAgain(true)))
+    }
+
     /// Removes, of every contract in the file, requests settled before `settled_before_ms` (Unix
     /// ms) whose outcome's block is at most `final_block`, and transactions signed before that
     /// whose nonce is used for good and whose request is settled and as old (or gone). The highest
@@ -681,7 +717,9 @@ impl Journal {
                         return Ok(total);
                     }
                 }
-                Done::Nothing | Done::Taken(_) | Done::Reopened(_) => return Ok(total),
+                Done::Nothing | Done::Taken(_) | Done::Reopened(_) | Done::OpenedAgain(_) => {
+                    return Ok(total);
+                }
             }
         }
     }
@@ -717,7 +755,9 @@ impl RequestLedger for Journal {
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         match self.durable(Work::Arrive(batch)).await? {
             Done::Taken(taken) => Ok(taken),
-            Done::Nothing | Done::Pruned(_) | Done::Reopened(_) => Ok(Taken::default()),
+            Done::Nothing | Done::Pruned(_) | Done::Reopened(_) | Done::OpenedAgain(_) => {
+                Ok(Taken::default())
+            }
         }
     }
 
@@ -765,7 +805,9 @@ impl TransactionLedger for Journal {
                 self.shared.reopened.notify_one();
                 Ok(open)
             }
-            Done::Nothing | Done::Taken(_) | Done::Pruned(_) => Ok(Vec::new()),
+            Done::Nothing | Done::Taken(_) | Done::Pruned(_) | Done::OpenedAgain(_) => {
+                Ok(Vec::new())
+            }
         }
     }
 }
@@ -792,10 +834,12 @@ fn prepare(dir: &Path, identity: Identity) -> Result<(PathBuf, Lock), OpenError>
     let stem = identity.file_stem();
     let path = dir.join(format!("{stem}.sqlite3"));
     make_directory(dir).map_err(OpenError::io(&path, "making its directory"))?;
-    let lock = Lock::take(&dir.join(format!("{stem}.lock"))).map_err(|error| match error {
+    let lock_path = dir.join(format!("{stem}.lock"));
+    let lock = Lock::take(&lock_path).map_err(|error| match error {
         LockError::Taken(pid) => OpenError::Locked { path: path.clone(), pid },
         LockError::Io(cause) => OpenError::io(&path, "locking it")(cause),
     })?;
+    names::give_to_owner(&lock_path).map_err(OpenError::io(&path, "handing over its lock"))?;
     Ok((path, lock))
 }
 

@@ -8,3 +8,4 @@ pub mod logging;
 pub mod process;
 pub mod readiness;
 pub mod status;
+pub mod requests;

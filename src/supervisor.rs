@@ -628,6 +628,7 @@ impl<I: Instances> Supervisor<I> {
         let claim = WalletClaim::of(&target.config);
         let is_taken = |(other, slot): (&String, &Slot<I::Estate>)| {
             other != name
+                && claim.is_exclusive()
                 && slot.run().is_some_and(|run| WalletClaim::of(&run.target.config) == claim)
         };
         if self.slots.iter().any(is_taken) {
@@ -646,6 +647,7 @@ impl<I: Instances> Supervisor<I> {
         let stop = abort.child_token();
         let reporter = Reporter::new(slot.metrics.clone());
         let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
+        let desk = reporter.desk.subscribe();
         let hearts = Hearts::default();
         let edges = Edges {
             name: name.to_owned(),
@@ -672,6 +674,7 @@ impl<I: Instances> Supervisor<I> {
             task,
             phase: phase.clone(),
             gauges,
+            desk,
             hearts,
             started: now,
             running_since: None,

@@ -45,6 +45,8 @@ pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
             return Exit::BadConfiguration;
         }
     };
+    let state_dir =
+        if loaded.config.observes { instance::observe_dir(&state_dir, &name) } else { state_dir };
     let rebuilding = instance::rebuild(&loaded.config, state_dir, from);
     let rebuilt = match Box::pin(rebuilding).await {
         Ok(rebuilt) => rebuilt,
@@ -137,7 +139,8 @@ async fn go_on(name: &str, candidates: &Candidates) -> String {
         Ok(Answer::Refused { why } | Answer::Silent { why }) => {
             format!("the supervisor that runs does not start {name}: {}\n", printable(&why))
         }
-        Ok(Answer::Status { .. }) | Err(AskError::NotFound(_)) => {
+        Ok(Answer::Status { .. } | Answer::Told { .. } | Answer::Absent { .. })
+        | Err(AskError::NotFound(_)) => {
             format!("no supervisor answers: {name} goes on when it is started\n")
         }
         Err(error) => format!(

@@ -171,8 +171,10 @@ fn json_entry(
             entry["name"] = config::instance_name(Mode::Start, None, Some(path), &config).into();
             entry["chain_id"] = config.chain_id.into();
             entry["gateway"] = config.gateways().into();
-            entry["kms_core"] = config.kms_core_endpoint.to_string().into();
+            entry["kms_core"] =
+                (!config.observes).then(|| config.kms_core_endpoint.to_string()).into();
             entry["decryption_address"] = config.decryption_address.to_string().into();
+            entry["mode"] = if config.observes { "observe" } else { "answer" }.into();
             entry["wallet"] = describe(&config.wallet).into();
             entry["warnings"] = warnings.iter().map(ToString::to_string).collect();
         }

@@ -19,7 +19,7 @@ pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
             complain(printable(&why));
             Exit::Failure
         }
-        Ok(Answer::Status { .. }) => {
+        Ok(Answer::Status { .. } | Answer::Told { .. } | Answer::Absent { .. }) => {
             complain("the supervisor answered another question");
             Exit::Failure
         }

@@ -222,9 +222,14 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     if let Some(catching_up) = &instance.gauges.catching_up {
         lines.push(("catching up", progress(catching_up)));
     }
+    if let Some(observed) = instance.gauges.observed {
+        let text = format!("{observed} requests since it started; nothing is asked or sent");
+        lines.push(("observed", text));
+    }
     if is_up(state) && instance.gauges.held > 0 {
         let held = instance.gauges.held;
-        lines.push(("held", format!("{held}, see `request held` in the log for the reasons")));
+        let look = format!("`kms-connector requests --held --instance {name}` tells the reasons");
+        lines.push(("held", format!("{held}; {look}")));
     }
     if !to_do.is_empty() {
         lines.push(("what to do", to_do.join("\n")));

@@ -120,7 +120,9 @@ pub(super) async fn ask(candidates: &Candidates) -> Result<Status, StatusError> 
     match control::ask(candidates, &Request::Status, DEADLINE).await? {
         Answer::Status { status } => Ok(*status),
         Answer::Refused { why } | Answer::Silent { why } => Err(StatusError::Refused(why)),
-        Answer::Done { .. } => Err(StatusError::Refused("it answered another question".to_owned())),
+        Answer::Done { .. } | Answer::Told { .. } | Answer::Absent { .. } => {
+            Err(StatusError::Refused("it answered another question".to_owned()))
+        }
     }
 }
 

@@ -27,14 +27,22 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> E
     }
     let config = &loaded.config;
     let name = config::instance_name(Mode::Start, None, Some(&file), config);
+    let core = if config.observes {
+        "none: it only observes".to_owned()
+    } else {
+        config.kms_core_endpoint.to_string()
+    };
     let mut lines = vec![
         format!("{}: ok", file.display()),
         format!("name      {name}"),
         format!("chain id  {}", config.chain_id),
         format!("gateway   {}", config.gateways()),
-        format!("core      {}", config.kms_core_endpoint),
+        format!("core      {core}"),
         format!("wallet    {}", describe(&config.wallet)),
     ];
+    if config.observes {
+        lines.push("mode      observe (nothing is asked, signed or sent)".to_owned());
+    }
     if !config.enabled {
         lines.push("enabled   false (a supervisor does not run it)".to_owned());
     }

@@ -28,6 +28,9 @@ use super::{Mode, Source};
 pub struct Config {
     /// `false` keeps a supervisor from running this file.
     pub enabled: bool,
+    /// `mode = "observe"`: requests are read and their ciphertexts fetched; nothing is asked, signed
+    /// or sent, and no key is read.
+    pub observes: bool,
     /// The name in traces, and of an instance that has no better one.
     pub service_name: String,
     /// The Gateway chain's node; ws, wss, http or https.
@@ -100,6 +103,8 @@ pub enum Wallet {
         region: Option<String>,
         endpoint: Option<SecretUrl>,
     },
+    /// Nothing: this instance only observes.
+    Nobody,
 }
 
 /// The bucket of last resort: `{endpoint}/{bucket}`, or the region's AWS endpoint. At least one
@@ -205,7 +210,8 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn config(&mut self) -> Result<Config, Noted> {
-        self.required();
+        let observes = self.observes();
+        self.required(matches!(observes, Ok(true)));
         let enabled = self.boolean(Key::Enabled);
         let service_name = self.line(Key::ServiceName, 128);
         let gateway_url = self.url(Key::GatewayUrl, &GATEWAY_SCHEMES);
@@ -213,7 +219,7 @@ impl Check<'_> {
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
         let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
         let addresses = self.addresses();
-        let wallet = self.wallet();
+        let wallet = if matches!(observes, Ok(true)) { Ok(Wallet::Nobody) } else { self.wallet() };
         let s3 = self.s3();
         let private_authorities = self.private_authorities();
         let channel_size = self.count(Key::ChannelSize, 1..=1_000_000);
@@ -249,6 +255,7 @@ impl Check<'_> {
         self.different_urls(&gateway_url, &gateway_fallback_urls)?;
         Ok(Config {
             enabled: enabled?.unwrap_or(true),
+            observes: observes?,
             service_name: or_text(service_name?, "kms-connector"),
             gateway_url,
             gateway_fallback_urls,
@@ -290,8 +297,10 @@ impl Check<'_> {
 
     /// The keys the seed marks required: under a supervisor each must be given, since an instance
     /// on default addresses helps nobody; `start` takes the seed's defaults and says so.
-    fn required(&mut self) {
+    fn required(&mut self, observes: bool) {
         let missing = REQUIRED.into_iter().filter(|key| self.raw.get(*key).is_none());
+        // Who only observes asks no Core.
+        let missing = missing.filter(|key| !observes || *key != Key::KmsCoreEndpoint);
         let missing: Vec<Key> = missing.collect();
         match self.source.mode {
             Mode::Supervise => {
@@ -387,6 +396,25 @@ impl Check<'_> {
                 Ok(Some(StartingBlock::Number(number)))
             }
             _ => Err(self.bad(key, show(&given.value), "a block number or \"latest\"", "")),
+        }
+    }
+
+    /// Whether the instance only observes.
+    fn observes(&mut self) -> Result<bool, Noted> {
+        let key = Key::Mode;
+        let Some(given) = self.raw.get(key) else { return Ok(false) };
+        let text = match &given.value {
+            Value::Text(text) => text.expose().trim(),
+            Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Texts(_)
+            | Value::Other(_) => "",
+        };
+        match text {
+            "answer" => Ok(false),
+            "observe" => Ok(true),
+            _ => Err(self.bad(key, show(&given.value), "\"answer\" or \"observe\"", "")),
         }
     }
 

@@ -43,6 +43,7 @@ macro_rules! keys {
 
 keys! {
     Enabled = "enabled",
+    Mode = "mode",
     ServiceName = "service_name",
     GatewayUrl = "gateway_url",
     GatewayFallbackUrls = "gateway_fallback_urls",

@@ -227,6 +227,7 @@ fn the_environment_wins_over_the_file_over_the_defaults() {
 fn sample(key: Key, directory: &Path) -> String {
     match key {
         Key::Enabled => "false".to_owned(),
+        Key::Mode => "observe".to_owned(),
         Key::ServiceName => "sample".to_owned(),
         Key::GatewayUrl => "wss://gateway.example/path".to_owned(),
         Key::GatewayFallbackUrls => "wss://one.example/path, http://two.example".to_owned(),
@@ -606,8 +607,20 @@ fn write(path: &Path, text: &str, mode: u32) {
 fn key_of(loaded: &Loaded) -> String {
     match &loaded.config.wallet {
         Wallet::PrivateKey(key) => alloy::hex::encode(key.expose()),
-        Wallet::AwsKms { .. } => panic!("not a private key"),
+        Wallet::AwsKms { .. } | Wallet::Nobody => panic!("not a private key"),
     }
+}
+
+#[test]
+fn who_only_observes_needs_no_wallet_and_keeps_no_key() {
+    let observe = ("KMS_CONNECTOR_MODE", "observe");
+    for variables in [vec![observe], vec![observe, WALLET]] {
+        let config = load(&source(variables.into_iter().collect())).unwrap().config;
+        assert!(config.observes && config.wallet == Wallet::Nobody, "{:?}", config.wallet);
+    }
+    assert!(!load(&source(env([WALLET]))).unwrap().config.observes);
+    let problems = load(&source(env([WALLET, ("KMS_CONNECTOR_MODE", "watch")]))).unwrap_err();
+    assert!(problems.to_string().contains("\"answer\" or \"observe\""), "{problems}");
 }
 
 #[test]

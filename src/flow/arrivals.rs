@@ -12,6 +12,7 @@
 //! late; a full channel to the walk waits, never drops.
 
 pub mod gap;
+pub mod backfill;
 mod unripe;
 
 use std::{
@@ -532,40 +533,14 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         events: Vec<Event>,
         cursor: Option<BlockRef>,
     ) -> Result<usize, ReadError> {
-        let mut batch = Batch { cursor, ..Batch::default() };
-        let mut requests: Vec<Request> = Vec::new();
-        let mut seen: HashSet<(B256, crate::domain::U256)> = HashSet::new();
-        for event in events {
-            if self.adapter.is_upgrade(&event) {
-                if self.upgrades.insert((event.transaction, event.log_index)) {
-                    info!(block = event.block.number, "the Decryption contract was upgraded");
-                    let block = event.block.number;
-                    self.support.send_replace(Support::Upgraded { block });
-                }
-                continue;
-            }
-            match self.adapter.decode(&event) {
-                Ok(request) => {
-                    // From v0.15-dev a request is announced twice in one transaction: once with its
-                    // materials, once by handles only. It is one request.
-                    let first = seen.insert((event.transaction, request.key.id));
-                    if !first && request.generation == Generation::Head {
-                        continue;
-                    }
-                    batch.arrivals.push(Arrival { key: request.key, kind: request.kind(), event });
-                    requests.push(request);
-                }
-                Err(error) => {
-                    warn!(
-                        block = event.block.number,
-                        transaction = %event.transaction,
-                        log_index = event.log_index,
-                        %error,
-                        "a log cannot be decoded: stored and skipped"
-                    );
-                    self.metrics.undecodable_log();
-                    batch.skipped.push((event, error.to_string()));
-                }
+        let Sorted { mut batch, requests, upgrades } = sort(&self.adapter, events);
+        batch.cursor = cursor;
+        batch.skipped.iter().for_each(|_| self.metrics.undecodable_log());
+        for event in upgrades {
+            if self.upgrades.insert((event.transaction, event.log_index)) {
+                info!(block = event.block.number, "the Decryption contract was upgraded");
+                let block = event.block.number;
+                self.support.send_replace(Support::Upgraded { block });
             }
         }
         if batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.cursor.is_none() {
@@ -606,6 +581,50 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
         Ok(late)
     }
+}
+
+/// What events say.
+struct Sorted {
+    /// Without a cursor.
+    batch: Batch,
+    /// The requests of the batch, in its order.
+    requests: Vec<Request>,
+    upgrades: Vec<Event>,
+}
+
+fn sort<P: Provider>(adapter: &DecryptionAdapter<P>, events: Vec<Event>) -> Sorted {
+    let mut sorted = Sorted { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
+    let mut seen: HashSet<(B256, crate::domain::U256)> = HashSet::new();
+    for event in events {
+        if adapter.is_upgrade(&event) {
+            sorted.upgrades.push(event);
+            continue;
+        }
+        match adapter.decode(&event) {
+            Ok(request) => {
+                // From v0.15-dev a request is announced twice in one transaction: once with its
+                // materials, once by handles only. It is one request.
+                let first = seen.insert((event.transaction, request.key.id));
+                if !first && request.generation == Generation::Head {
+                    continue;
+                }
+                let arrival = Arrival { key: request.key, kind: request.kind(), event };
+                sorted.batch.arrivals.push(arrival);
+                sorted.requests.push(request);
+            }
+            Err(error) => {
+                warn!(
+                    block = event.block.number,
+                    transaction = %event.transaction,
+                    log_index = event.log_index,
+                    %error,
+                    "a log cannot be decoded: stored and skipped"
+                );
+                sorted.batch.skipped.push((event, error.to_string()));
+            }
+        }
+    }
+    sorted
 }
 
 fn known(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {

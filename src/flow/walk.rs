@@ -375,7 +375,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Outcome::Refused(refusal) => {
                 warn!(outcome = outcome.as_str(), why = %refusal, "request settled");
             }
-            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned => {
+            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned | Outcome::Observed => {
                 info!(outcome = outcome.as_str(), "request settled");
             }
         }
@@ -463,20 +463,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let Ok(support) = known else {
             return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
         };
-        let unsupported = match (&request.operation, &*support) {
-            (Operation::Unsupported { event, .. }, _) => format!(
-                "{event} is an event of {}, which this version cannot serve; upgrade the connector",
-                request.generation
-            ),
-            (_, Support::FromG12 { version }) => format!(
-                "the contract is \"{version}\", from G12 on, where access is checked on the host \
-                 chain; this version cannot do that; upgrade the connector"
-            ),
-            // Waited for above.
-            (_, Support::Served | Support::Upgraded { .. }) => return Ok(()),
-        };
-        let hold = Hold::new(HoldReason::UnsupportedGeneration, unsupported);
-        Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
+        match unsupported(request, &support) {
+            Some(hold) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
+            None => Ok(()),
+        }
     }
 
     /// Room 3: poll to an answer.
@@ -575,6 +565,23 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
         Err(Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) })
     }
+}
+
+/// What keeps this version from answering a request of this contract. One that was upgraded and not
+/// looked at since is the caller's to wait for.
+pub(super) fn unsupported(request: &Request, support: &Support) -> Option<Hold> {
+    let why = match (&request.operation, support) {
+        (Operation::Unsupported { event, .. }, _) => format!(
+            "{event} is an event of {}, which this version cannot serve; upgrade the connector",
+            request.generation
+        ),
+        (_, Support::FromG12 { version }) => format!(
+            "the contract is \"{version}\", from G12 on, where access is checked on the host \
+             chain; this version cannot do that; upgrade the connector"
+        ),
+        (_, Support::Served | Support::Upgraded { .. }) => return None,
+    };
+    Some(Hold::new(HoldReason::UnsupportedGeneration, why))
 }
 
 /// Where a walk goes on.

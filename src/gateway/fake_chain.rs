@@ -91,6 +91,8 @@ pub(crate) struct Node {
     pub base_fee: u128,
     pub mood: Mood,
     pub hide_receipts: bool,
+    /// A message that asks for more receipts is not answered.
+    pub most_receipts: Option<usize>,
     /// So many sends are not answered and get nowhere.
     pub swallows: usize,
     /// A sender waits for the receipt, if it likes.
@@ -417,6 +419,9 @@ impl Provider for FakeChain {
     }
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
         let node = self.ask("receipts");
+        if node.most_receipts.is_some_and(|most| hashes.len() > most) {
+            return Err(refused("too many", None));
+        }
         if node.hide_receipts {
             return Ok(vec![None; hashes.len()]);
         }

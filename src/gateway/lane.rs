@@ -19,6 +19,7 @@
 
 mod book;
 mod draft;
+mod look;
 mod nonces;
 mod owner;
 mod recent;

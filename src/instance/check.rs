@@ -46,6 +46,13 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     let roots = load_roots(config)?;
     fallback_store(config)?;
     let (provider, connections) = gateway(config, &roots)?;
+    if config.observes {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
+        let asked = ask_gateway(&provider, config).await;
+        tasks.shutdown().await;
+        return asked;
+    }
     let core = KmsCore::new(
         config.kms_core_endpoint.expose(),
         &roots,

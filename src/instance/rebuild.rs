@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BuildError, gateway, load_roots,
+    BuildError, OBSERVER, gateway, load_roots,
     world::{self, Unready},
 };
 use crate::{
@@ -108,12 +108,16 @@ async fn ask(
     config: &Config,
     from: u64,
 ) -> Result<(Identity, BlockRef), Refused> {
-    let opened = world::ask_wallet(&config.wallet).await;
-    let wallet =
-        opened.map_err(|unready| Refused::Unready(Some("the wallet".to_owned()), unready))?;
+    let wallet = if config.observes {
+        OBSERVER
+    } else {
+        let opened = world::ask_wallet(&config.wallet).await;
+        let refused = |unready| Refused::Unready(Some("the wallet".to_owned()), unready);
+        opened.map_err(refused)?.address()
+    };
     provider.first_attempt().await?;
     let genesis = world::ask_genesis(provider).await?;
-    let identity = Identity { chain_id: config.chain_id, genesis, wallet: wallet.address() };
+    let identity = Identity { chain_id: config.chain_id, genesis, wallet };
     let before = from.saturating_sub(1);
     let Some(cursor) = provider.header(At::Number(before)).await? else {
         let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);

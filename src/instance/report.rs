@@ -47,13 +47,17 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Report {
     pub reporter: Reporter,
     pub provider: ArbitrumProvider,
-    pub core: KmsCore,
+    /// None is asked by an instance that only observes.
+    pub core: Option<KmsCore>,
+    /// How many requests such a one has observed.
+    pub observed: Option<watch::Receiver<u64>>,
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
-    pub wallet: Address,
+    /// Absent where only observed.
+    pub wallet: Option<Address>,
     /// What ciphertexts hold of their memory.
-    pub memory: MemoryUse,
+    pub memory: Option<MemoryUse>,
 }
 
 /// What was found of the Core. `None`: it was not asked yet.
@@ -62,8 +66,12 @@ type Found = Option<Result<(), String>>;
 impl Report {
     pub(super) async fn run(self, heart: Heart) -> Result<(), JournalError> {
         let (sender, found) = watch::channel(None);
+        let Some(core) = &self.core else {
+            sender.send_replace(Some(Ok(())));
+            return self.tell(found, heart).await;
+        };
         tokio::select! {
-            () = follow_core(&self.core, &sender) => Ok(()),
+            () = follow_core(core, &sender) => Ok(()),
             told = self.tell(found, heart) => told,
             () = self.take_stock() => Ok(()),
         }
@@ -98,12 +106,15 @@ impl Report {
                 }
                 (None, _) | (_, None) => Seen::Near,
             };
-            self.reporter.metrics.ciphertext_memory(self.memory.held(), self.memory.limit());
+            if let Some(memory) = &self.memory {
+                self.reporter.metrics.ciphertext_memory(memory.held(), memory.limit());
+            }
             say(&seen, &mut said);
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
                 (new.head, new.cursor) = (head, cursor);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
+                new.observed = self.observed.as_ref().map(|observed| *observed.borrow());
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,
@@ -119,9 +130,11 @@ impl Report {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            match self.provider.balance(self.wallet).await {
-                Ok(balance) => self.reporter.metrics.balance(balance),
-                Err(error) => debug!(%error, "could not ask for the wallet's balance"),
+            if let Some(wallet) = self.wallet {
+                match self.provider.balance(wallet).await {
+                    Ok(balance) => self.reporter.metrics.balance(balance),
+                    Err(error) => debug!(%error, "could not ask for the wallet's balance"),
+                }
             }
             let path = self.journal.path().to_owned();
             let looking = spawn_blocking(move || journal::space(&path));
@@ -149,7 +162,10 @@ impl Report {
         }
         Some(match found.as_ref()? {
             Ok(()) => Phase::Running,
-            Err(why) => Phase::Waiting { on: core_name(&self.core), why: why.clone() },
+            Err(why) => {
+                let on = self.core.as_ref().map(core_name).unwrap_or_default();
+                Phase::Waiting { on, why: why.clone() }
+            }
         })
     }
 }

@@ -314,14 +314,14 @@ impl Machine<'_> {
         let (walk_again, again) = mpsc::channel(super::RECOVERED_AHEAD);
         let intakes = Intakes { fresh, again };
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
-        let arrivals =
-            Arrivals::new(decryption, ledger, walk, support, left.cursor, left.begun_after);
+        let super::Reading { cursor, begun_after, newest } = left.reading;
+        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after);
         tasks.spawn("arrivals", arrivals.run(Start::Block(1), Heart::default(), stop.clone()));
         let recovery = Recovery {
             journal: journal.clone(),
             walk: walk_again,
             held_retry: HELD_RETRY,
-            newest: left.newest,
+            newest,
             line: depth,
             heart: Heart::default(),
         };

@@ -145,6 +145,9 @@ pub(super) async fn ask_wallet(wallet: &config::Wallet) -> Result<Wallet, Unread
             let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
             Box::pin(Wallet::aws_kms(key_id, region.as_deref(), endpoint.as_ref())).await
         }
+        config::Wallet::Nobody => {
+            return Err(Unready::Ever("an instance that only observes has no wallet".to_owned()));
+        }
     };
     opened.map_err(|error| {
         let text = error.to_string();
@@ -240,6 +243,29 @@ pub(super) async fn reach_registry<P: Provider>(
     wallet: Address,
     config: &Config,
 ) -> GatewayConfigAdapter<P> {
+    let registry = find_registry(waits, gateway, provider, wallet, config).await;
+    if !registry.is_deployed() {
+        return registry;
+    }
+    match registry.core_signer().await {
+        Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
+        Ok(None) => warn!(
+            %wallet,
+            "the wallet is not registered as a KMS transaction sender: answers will be held until it is"
+        ),
+        Err(error) => warn!(%error, "could not ask who this node is"),
+    }
+    registry
+}
+
+/// The registry of buckets and nodes.
+pub(super) async fn find_registry<P: Provider>(
+    waits: &Waits,
+    gateway: &str,
+    provider: &P,
+    wallet: Address,
+    config: &Config,
+) -> GatewayConfigAdapter<P> {
     let registry =
         waits.wait(gateway, || GatewayConfigAdapter::connect(provider.clone(), wallet)).await;
     let address = config.gateway_config_address;
@@ -250,15 +276,6 @@ pub(super) async fn reach_registry<P: Provider>(
             warn!(%address, "no code at gateway_config_address and no [s3_config]: \
                 no ciphertext can be found until one of them is set");
         }
-        return registry;
-    }
-    match registry.core_signer().await {
-        Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
-        Ok(None) => warn!(
-            %wallet,
-            "the wallet is not registered as a KMS transaction sender: answers will be held until it is"
-        ),
-        Err(error) => warn!(%error, "could not ask who this node is"),
     }
     registry
 }
@@ -285,7 +302,7 @@ pub(super) async fn check_wallet<P: Provider>(
             %wallet,
             transactions = used,
             "the journal is empty and the wallet was used before: requests emitted before now are \
-             not read; `kms-connector journal rebuild --from BLOCK` has them read"
+             not read; `kms-connector backfill --from BLOCK` has them read"
         );
     } else if !fresh && used > known {
         warn!(

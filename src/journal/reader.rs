@@ -29,7 +29,7 @@ fn unreadable(column: usize, what: String) -> rusqlite::Error {
     )
 }
 
-fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, Number>(column).map(|number| number.0)
 }
 
@@ -74,7 +74,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
 }
 
 /// Position, key and kind, which follow the progress.
-fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
+pub(super) fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
     let id: Fixed<U256> = row.get(PROGRESS_COLUMNS + 1)?;
     let kind: String = row.get(PROGRESS_COLUMNS + 3)?;
     let kind = kind_from_name(&kind)
@@ -96,7 +96,7 @@ pub(super) fn read_event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event>
     })
 }
 
-fn read_record(row: &Row<'_>) -> rusqlite::Result<RequestRecord> {
+pub(super) fn read_record(row: &Row<'_>) -> rusqlite::Result<RequestRecord> {
     const EVENT: usize = PROGRESS_COLUMNS + 4;
     const ANSWER: usize = EVENT + 6;
     let (position, key, kind) = read_name(row)?;
@@ -164,7 +164,7 @@ pub(super) fn unfinished(
         .collect()
 }
 
-fn after_seq(after: Option<Position>) -> i64 {
+pub(super) fn after_seq(after: Option<Position>) -> i64 {
     after.map_or(i64::MIN, |position| position.0)
 }
 
@@ -276,6 +276,7 @@ pub(super) fn transactions_of(
                 transaction: read_transaction(row)?,
                 mined: block_from_columns(row.get(5)?, row.get(6)?),
                 signed_at_ms: number(row, 7)?,
+                given_up: row.get(8)?,
             })
         })?
         .collect()

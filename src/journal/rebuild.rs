@@ -69,7 +69,6 @@ pub fn rebuild(
 ) -> Result<Rebuilt, OpenError> {
     let (path, _lock) = prepare(dir, identity)?;
     let io = |doing| OpenError::io(&path, doing);
-    names::give_to_owner(&path.with_extension("lock")).map_err(io("handing over its lock"))?;
     let rebuilt = |way| Rebuilt { path: path.clone(), cursor, way };
     let is_there = path.try_exists().map_err(io("looking for it"))?;
     let aside = if is_there {

@@ -261,7 +261,7 @@ impl From<&Outcome> for OutcomeColumns {
                 block: Some(*block),
                 ..Self::default()
             },
-            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned => {
+            Outcome::AlreadyAnswered | Outcome::Expired | Outcome::Orphaned | Outcome::Observed => {
                 Self { name, ..Self::default() }
             }
             Outcome::Refused(Refusal::Malformed(what)) => Self {
@@ -289,6 +289,7 @@ impl OutcomeColumns {
             ("already_answered", ..) => Outcome::AlreadyAnswered,
             ("expired", ..) => Outcome::Expired,
             ("orphaned", ..) => Outcome::Orphaned,
+            ("observed", ..) => Outcome::Observed,
             ("refused", Some("malformed"), ..) => {
                 Outcome::Refused(Refusal::Malformed(self.detail.unwrap_or_default()))
             }
@@ -513,6 +514,7 @@ mod tests {
             Outcome::AlreadyAnswered,
             Outcome::Expired,
             Outcome::Orphaned,
+            Outcome::Observed,
             Outcome::Refused(Refusal::Malformed("no materials".into())),
             Outcome::Refused(Refusal::NotRequested),
         ] {

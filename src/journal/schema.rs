@@ -16,7 +16,10 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+
+/// No table changes: `observed` is an outcome that older versions cannot read.
+const V5: &str = "";
 
 /// Why a transaction will not be mined; such a one is not followed.
 const V4: &str = "

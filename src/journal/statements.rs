@@ -132,7 +132,7 @@ WHERE outcome IN ('accepted', 'already_answered') AND (contract, id, content) = 
     SELECT contract, request_id, request_content FROM transactions WHERE hash = ?1)";
 
 macro_rules! unfinished {
-    ($filter:literal) => {
+    ($filter:expr) => {
         concat!(
             "SELECT ",
             progress_columns!(),
@@ -159,6 +159,62 @@ pub(super) const UNFINISHED_HELD: &str = unfinished!(
 pub(super) const REQUEST: &str = unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content = ?3");
 pub(super) const NAMESAKES: &str =
     unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content <> ?3 LIMIT 8");
+
+/// Ended without an answer, since `?4`: what an operator may want to open again.
+macro_rules! ended {
+    () => {
+        "r.seq IN (SELECT seq FROM requests INDEXED BY requests_settled
+         WHERE outcome IS NOT NULL AND settled_at >= ?4 AND contract = ?1
+             AND outcome IN ('refused', 'expired', 'orphaned') AND seq > ?2)
+         ORDER BY r.seq LIMIT ?3"
+    };
+}
+
+/// The plus keeps the planner from an index by contract, which would have to be sorted.
+macro_rules! all {
+    () => {
+        "+r.contract = ?1 AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
+    };
+}
+
+pub(super) const ENDED: &str = unfinished!(ended!());
+pub(super) const ALL: &str = unfinished!(all!());
+pub(super) const BY_ID: &str = unfinished!("r.contract = ?1 AND r.id = ?2 ORDER BY r.content");
+
+/// Without what is large in event and answer.
+macro_rules! listed {
+    ($filter:expr) => {
+        concat!(
+            "SELECT ",
+            progress_columns!(),
+            ", r.seq, r.id, r.content, r.kind, e.block_number
+             FROM requests r JOIN events e ON e.seq = r.seq WHERE ",
+            $filter
+        )
+    };
+}
+
+pub(super) const LISTED_UNFINISHED: &str =
+    listed!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
+pub(super) const LISTED_HELD: &str =
+    listed!("r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
+pub(super) const LISTED_ENDED: &str = listed!(ended!());
+pub(super) const LISTED_ALL: &str = listed!(all!());
+
+/// The contract whose cursor moved last.
+pub(super) const LATEST_CONTRACT: &str =
+    "SELECT contract FROM cursors ORDER BY moved_at DESC LIMIT 1";
+
+/// `?1` contract, `?2` id, `?3` content, `?4` now, `?5` the reason it is held for, `?6` in words.
+/// Held, so that a retry brings it back into the walk whatever happens meanwhile. The time it had
+/// worked is forgotten: what expired would expire again at once.
+pub(super) const OPEN_AGAIN: &str = "
+UPDATE requests SET stage = 'arrived', worked = 0, last_error = 'it had ended as ' || outcome
+        || coalesce(' (' || coalesce(outcome_detail, refusal) || ')', ''),
+    settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
+    outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL,
+    held_since = ?4, hold_reason = ?5, hold_detail = ?6
+WHERE contract = ?1 AND id = ?2 AND content = ?3 AND outcome IN ('refused', 'expired', 'orphaned')";
 
 /// Without event and answer: what an operator asks for.
 pub(super) const HELD: &str = concat!(
@@ -203,7 +259,7 @@ pub(super) const NEWEST: &str = "SELECT max(seq) FROM requests WHERE contract = 
 
 pub(super) const TRANSACTIONS_OF: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_number,
-    t.mined_block_hash, t.signed_at
+    t.mined_block_hash, t.signed_at, t.given_up
 FROM transactions t
 WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
 
@@ -324,6 +380,14 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (UNFINISHED_NOT_HELD, "requests_unfinished"),
     (UNFINISHED_HELD, "requests_held"),
     (HELD, "requests_held"),
+    (LISTED_UNFINISHED, "requests_unfinished"),
+    (LISTED_HELD, "requests_held"),
+    (LISTED_ENDED, "requests_settled"),
+    (LISTED_ALL, "INTEGER PRIMARY KEY"),
+    (ENDED, "requests_settled"),
+    (ALL, "INTEGER PRIMARY KEY"),
+    (BY_ID, "requests_by_key"),
+    (OPEN_AGAIN, "requests_by_key"),
     (REQUEST, "requests_by_key"),
     (NAMESAKES, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod listing;
 mod model;
 mod succession;
 

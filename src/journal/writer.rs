@@ -84,6 +84,8 @@ pub(super) enum Work {
     Mined(B256, BlockRef),
     GiveUp(Vec<B256>, GivenUp),
     Reopen(Vec<B256>),
+    /// One that ended without an answer.
+    OpenAgain(RequestKey),
     /// One chunk of what is old.
     Prune {
         settled_before_ms: u64,
@@ -98,7 +100,7 @@ impl Work {
     fn moves_requests(&self) -> bool {
         match self {
             Self::Arrive(batch) => !batch.arrivals.is_empty(),
-            Self::Note(..) | Self::Reopen(_) => true,
+            Self::Note(..) | Self::Reopen(_) | Self::OpenAgain(_) => true,
             Self::Signed(_)
             | Self::Mined(..)
             | Self::GiveUp(..)
@@ -115,6 +117,8 @@ pub(super) enum Done {
     Taken(Taken),
     Pruned(Pruned),
     Reopened(Vec<SignedTransaction>),
+    /// Whether it had ended without an answer.
+    OpenedAgain(bool),
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Done, LedgerError>>;
@@ -138,9 +142,12 @@ impl Command {
             Work::Signed(transactions) => transactions.iter().map(|one| 512 + one.raw.len()).sum(),
             Work::Note(_, Step::Answered(answer)) => answer.payload.len() + answer.extra_data.len(),
             Work::Prune { .. } => FULL_BATCH / 8,
-            Work::Note(..) | Work::Mined(..) | Work::GiveUp(..) | Work::Reopen(_) | Work::Flush => {
-                0
-            }
+            Work::Note(..)
+            | Work::Mined(..)
+            | Work::GiveUp(..)
+            | Work::Reopen(_)
+            | Work::OpenAgain(_)
+            | Work::Flush => 0,
         };
         bytes + 512
     }
@@ -584,6 +591,7 @@ impl Tables<'_> {
                 Ok(Done::Nothing)
             }
             Work::Reopen(hashes) => self.reopen(hashes, now_ms).map(Done::Reopened),
+            Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
             Work::Prune { settled_before_ms, final_block } => {
                 self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
             }
@@ -795,6 +803,19 @@ impl Tables<'_> {
             }
         }
         Ok(open.into_values().flatten().collect())
+    }
+
+    /// Whether it had ended without an answer; any other stays as it is.
+    fn open_again(&self, key: RequestKey, now_ms: u64) -> rusqlite::Result<bool> {
+        let changed = self.transaction.prepare_cached(sql::OPEN_AGAIN)?.execute(params![
+            Fixed(self.contract),
+            Fixed(key.id),
+            Fixed(key.content),
+            Number(now_ms),
+            HoldReason::RetryAsked.as_str(),
+            "an operator asked for another try",
+        ])?;
+        Ok(changed > 0)
     }
 
     fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Pruned> {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::requests::Desk;
 use crate::metrics::Metrics;
 
 /// The process.
@@ -169,6 +170,9 @@ pub struct Gauges {
     pub in_hand: u64,
     pub held: u64,
     pub catching_up: Option<CatchUp>,
+    /// Of an instance that only observes: requests it has seen to the end since it started.
+    #[serde(default)]
+    pub observed: Option<u64>,
 }
 
 impl Gauges {
@@ -196,12 +200,15 @@ pub struct Reporter {
     pub phase: watch::Sender<Phase>,
     pub gauges: watch::Sender<Gauges>,
     pub metrics: Metrics,
+    /// Where it can be asked for its requests, once it can answer.
+    pub desk: watch::Sender<Option<Desk>>,
 }
 
 impl Reporter {
     /// `metrics`: what earlier generations counted, too.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
-        Self { phase: watch::Sender::default(), gauges: watch::Sender::default(), metrics }
+        let (phase, gauges, desk) = Default::default();
+        Self { phase, gauges, metrics, desk }
     }
 }

@@ -17,7 +17,13 @@ pub use self::{
     client::{AskError, Connection, NotFound, ask, find},
     listener::{ListenError, Listener},
 };
-use crate::{config::Environment, observe::status::Status};
+use crate::{
+    config::Environment,
+    observe::{
+        requests::{Inquiry, Told},
+        status::Status,
+    },
+};
 
 const FILE_NAME: &str = "control.sock";
 /// Where an installed service listens.
@@ -44,6 +50,11 @@ pub enum Request {
     Stop {
         name: String,
     },
+    /// About the requests of an instance. Answered by the instance itself: the loop does not wait.
+    Requests {
+        name: String,
+        inquiry: Inquiry,
+    },
     /// Makes a room of an instance ill; without an instance, blocks the supervisor's own loop for ten
     /// seconds. For tests: a release does not know it.
     #[cfg(debug_assertions)]
@@ -65,6 +76,14 @@ pub enum Answer {
     Done {
         lines: Vec<String>,
         failed: bool,
+    },
+    /// What an instance says about its requests.
+    Told {
+        told: Box<Told>,
+    },
+    /// There is no such instance, or none that answers now: its journal may.
+    Absent {
+        why: String,
     },
     /// Nothing was done.
     Refused {

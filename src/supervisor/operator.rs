@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc::error::TrySendError, oneshot, watch};
 use tracing::debug;
 
 use super::{
@@ -14,6 +14,7 @@ use crate::{
     clock,
     observe::{
         board::{Shown, View},
+        requests::{self, Desk, Inquiry, Reply},
         status::{Reload, Status},
     },
 };
@@ -59,6 +60,10 @@ impl<I: Instances> Supervisor<I> {
                 let _ = reply.send(Answer::Status { status: Box::new(self.status()) });
                 return;
             }
+            Request::Requests { name, inquiry } => {
+                self.inquire(name, inquiry.clone(), reply);
+                return;
+            }
             #[cfg(debug_assertions)]
             Request::Fault { instance, room, kind } => {
                 let answer = self.sicken(instance.as_deref(), room, *kind);
@@ -80,7 +85,7 @@ impl<I: Instances> Supervisor<I> {
             let done = match &request {
                 Request::Restart { .. } => slot.restart(),
                 Request::Stop { .. } => slot.hold(),
-                Request::Reload { .. } | Request::Status => {
+                Request::Reload { .. } | Request::Status | Request::Requests { .. } => {
                     slot.try_again();
                     true
                 }
@@ -98,6 +103,25 @@ impl<I: Instances> Supervisor<I> {
             Until::Settled
         };
         self.pending.push(Pending { reply, name, until });
+    }
+
+    /// Hands the question to the instance, which answers by itself.
+    fn inquire(&self, name: &str, inquiry: Inquiry, reply: oneshot::Sender<Answer>) {
+        let absent = match self.slots.get(name) {
+            None => {
+                let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
+                format!("there is no instance {name}; there are: {}", known.join(", "))
+            }
+            Some(slot) => {
+                let desk = slot.run().and_then(|run| run.desk.borrow().clone());
+                match desk.filter(|desk| !desk.is_closed()) {
+                    Some(desk) => return hand_in(&desk, inquiry, reply),
+                    None => format!("{name} is {}", slot.shown().word()),
+                }
+            }
+        };
+        // Who asked may be gone by now.
+        let _ = reply.send(Answer::Absent { why: absent });
     }
 
     #[cfg(debug_assertions)]
@@ -228,5 +252,58 @@ impl<I: Instances> Supervisor<I> {
             reload: Reload { problems: self.problems(), ..self.reload.clone() },
             instances: self.slots.values().map(Slot::status).collect(),
         }
+    }
+}
+
+fn hand_in(desk: &Desk, inquiry: Inquiry, reply: oneshot::Sender<Answer>) {
+    let reply = Reply::new(move |told| {
+        let answer = match told {
+            Ok(told) => Answer::Told { told: Box::new(told) },
+            Err(why) => Answer::Refused { why },
+        };
+        // Who asked may be gone by now.
+        let _ = reply.send(answer);
+    });
+    match desk.try_send(requests::Asked { inquiry, reply }) {
+        Err(TrySendError::Full(asked)) => {
+            let why = "it is answering others just now: ask again in a moment";
+            asked.reply.send(Err(why.to_owned()));
+        }
+        // Dropped, it says that the instance ended.
+        Ok(()) | Err(TrySendError::Closed(_)) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Whatever becomes of the question, the asker hears something.
+    #[tokio::test]
+    async fn a_full_desk_refuses_and_one_that_goes_says_so() {
+        let (desk, mut inbox) = mpsc::channel(1);
+        let ask = || {
+            let (reply, answer) = oneshot::channel();
+            hand_in(&desk, Inquiry::Show { id: "7".to_owned() }, reply);
+            answer
+        };
+        let (first, second) = (ask(), ask());
+        let why = |answer: Answer| match answer {
+            Answer::Refused { why } => why,
+            other @ (Answer::Status { .. }
+            | Answer::Done { .. }
+            | Answer::Told { .. }
+            | Answer::Absent { .. }
+            | Answer::Silent { .. }) => panic!("{other:?}"),
+        };
+        assert!(why(second.await.unwrap()).contains("ask again"));
+        inbox.close();
+        let asked = inbox.recv().await.unwrap();
+        assert_eq!(asked.inquiry, Inquiry::Show { id: "7".to_owned() });
+        drop(asked);
+        assert!(why(first.await.unwrap()).contains("ended before it answered"));
+        assert!(why(ask().await.unwrap()).contains("ended before it answered"));
     }
 }

@@ -36,6 +36,8 @@ enum Signer {
         region: Option<String>,
         endpoint: Option<String>,
     },
+    /// Who only observes claims none.
+    Nobody,
 }
 
 impl WalletClaim {
@@ -48,8 +50,15 @@ impl WalletClaim {
                 region: region.clone(),
                 endpoint: endpoint.as_ref().map(|url| url.expose().to_string()),
             },
+            Wallet::Nobody => Signer::Nobody,
         };
         Self { chain_id: config.chain_id, signer }
+    }
+
+    /// Whether nobody else may have the same.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.signer != Signer::Nobody
     }
 }
 
@@ -58,6 +67,7 @@ impl fmt::Display for WalletClaim {
         match &self.signer {
             Signer::Address(address) => write!(f, "wallet {address}")?,
             Signer::AwsKey { key_id, .. } => write!(f, "AWS KMS key {key_id}")?,
+            Signer::Nobody => write!(f, "no wallet")?,
         }
         write!(f, " on chain {}", self.chain_id)
     }
@@ -113,7 +123,7 @@ pub fn plan(current: &Configs, desired: &Desired) -> Plan {
             Some(kept) => claims.take(name, kept).is_ok(),
             None => desired.files.contains_key(name),
         };
-        if !stays {
+        if !stays && WalletClaim::of(config).is_exclusive() {
             leaving.insert(WalletClaim::of(config), name);
         }
     }
@@ -138,6 +148,10 @@ struct Claims<'a> {
 impl<'a> Claims<'a> {
     /// All or nothing.
     fn take(&mut self, name: &'a str, config: &Config) -> Result<(), String> {
+        if config.observes {
+            // Neither sends nor asks.
+            return Ok(());
+        }
         let endpoint = config.kms_core_endpoint.expose().to_string();
         if let Some((chain_id, decryption, other)) = self.cores.get(&endpoint)
             && (*chain_id, *decryption) != (config.chain_id, config.decryption_address)
@@ -213,6 +227,25 @@ mod tests {
     fn a_wallet_is_one_per_chain() {
         let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 2, 1))]);
         assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn who_only_observes_claims_nothing_and_is_refused_nothing() {
+        let observer = || {
+            let variables = [("KMS_CONNECTOR_MODE", "observe"), ("KMS_CONNECTOR_CHAIN_ID", "2")];
+            let core = [("KMS_CONNECTOR_KMS_CORE_ENDPOINT", "http://core-1:50051")];
+            let environment: Environment = variables.into_iter().chain(core).collect();
+            let source =
+                Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+            Arc::new(load(&source).unwrap().config)
+        };
+        // Two of them, on the Core of another deployment.
+        let desired = files([("a", config(1, 1, 1)), ("b", observer()), ("c", observer())]);
+        assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+        // A new name is a new instance: its journal has the name of the old one.
+        let renamed = plan(&configs([("b", observer())]), &files([("d", observer())]));
+        assert_eq!(renamed, Plan::default());
+        assert!(!WalletClaim::of(&observer()).is_exclusive());
     }
 
     #[test]

@@ -29,7 +29,10 @@ use crate::{
     heart::Hearts,
     instance::{CheckError, Exit},
     metrics::Metrics,
-    observe::status::{Gauges, InstanceStatus, LastError, Phase, State, StoppedBy},
+    observe::{
+        requests::Desk,
+        status::{Gauges, InstanceStatus, LastError, Phase, State, StoppedBy},
+    },
 };
 
 /// How long an aborted instance may take to close its journal before its task is dropped.
@@ -53,6 +56,8 @@ pub(super) struct Run {
     pub task: AbortHandle,
     pub phase: watch::Receiver<Phase>,
     pub gauges: watch::Receiver<Gauges>,
+    /// Where it can be asked for its requests.
+    pub desk: watch::Receiver<Option<Desk>>,
     #[cfg_attr(
         not(debug_assertions),
         expect(dead_code, reason = "tests make rooms ill through it")
@@ -685,7 +690,9 @@ impl<E> Slot<E> {
             chain_id: config.map(|config| config.chain_id),
             decryption: config.map(|config| config.decryption_address.to_string()),
             gateway: config.map(|config| config.gateways()),
-            kms_core: config.map(|config| config.kms_core_endpoint.to_string()),
+            kms_core: config
+                .filter(|config| !config.observes)
+                .map(|config| config.kms_core_endpoint.to_string()),
             gauges: self.run().map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
         }
     }

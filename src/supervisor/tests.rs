@@ -263,9 +263,11 @@ impl Rig {
     async fn status(&self) -> Status {
         match self.ask(Request::Status).await {
             Answer::Status { status } => *status,
-            other @ (Answer::Done { .. } | Answer::Refused { .. } | Answer::Silent { .. }) => {
-                panic!("{other:?}")
-            }
+            other @ (Answer::Done { .. }
+            | Answer::Told { .. }
+            | Answer::Absent { .. }
+            | Answer::Refused { .. }
+            | Answer::Silent { .. }) => panic!("{other:?}"),
         }
     }
 

@@ -331,6 +331,7 @@ impl Supervisor {
                         lines: vec!["a: running".to_owned(), "b: running".to_owned()],
                         failed: false,
                     },
+                    Request::Requests { .. } => continue,
                     #[cfg(debug_assertions)]
                     Request::Fault { .. } => continue,
                 };

@@ -467,3 +467,41 @@ async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
     pass(6000).await;
     assert_eq!(reading.walked(), (4..10).collect::<Vec<_>>());
 }
+
+/// All that a backfill finds new from `from` to `to`, in as many pieces as it takes.
+async fn backfilled(
+    backfill: &mut backfill::Backfill<FakeChain, FakeLedger>,
+    from: u64,
+    to: u64,
+) -> Result<(usize, Vec<u64>), backfill::BackfillError> {
+    let (mut requests, mut new, mut next) = (0, Vec::new(), from);
+    while next <= to {
+        let read = backfill.read(next, to).await?;
+        requests += read.requests;
+        assert!(read.new.iter().all(|intake| intake.recovered));
+        new.extend(read.new.iter().map(|intake| intake.request.key.id.to::<u64>()));
+        next = read.to + 1;
+    }
+    Ok((requests, new))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
+    let chain = FakeChain::new(10);
+    for id in 0..2000 {
+        chain.mine(if id % 100 == 0 { vec![request_event(id)] } else { Vec::new() });
+    }
+    let ledger = FakeLedger::default();
+    let adapter = DecryptionAdapter::new(chain.clone());
+    let mut backfill = backfill::Backfill::new(adapter, ledger.clone());
+    let part = backfilled(&mut backfill, 11, 510).await.unwrap();
+    assert_eq!(part, (5, vec![0, 100, 200, 300, 400]));
+    let head = chain.height();
+    let (requests, new) = backfilled(&mut backfill, 1, head).await.unwrap();
+    assert_eq!((requests, new.len(), new[0]), (20, 15, 500), "known ones stay as they are");
+    assert_eq!(ledger.book().cursor, None, "no cursor moves");
+    assert_eq!(backfilled(&mut backfill, 1, head).await.unwrap(), (20, Vec::new()));
+    chain.node().lags_from = Some(head);
+    let error = backfilled(&mut backfill, head - 5, head).await.unwrap_err();
+    assert!(error.to_string().contains("does not know block"), "{error}");
+}

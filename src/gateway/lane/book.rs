@@ -90,8 +90,11 @@ pub(super) struct Look {
 pub(super) struct Seen {
     /// Transactions mined from the wallet.
     pub count: u64,
+    /// All transactions of a nonce, or none.
     pub open: Vec<(u64, Option<Receipt>)>,
     pub mined: Vec<(u64, Option<Receipt>)>,
+    /// Everything that was asked is answered.
+    pub is_whole: bool,
 }
 
 /// What a transaction made now costs.
@@ -463,7 +466,7 @@ impl Book {
     /// What the chain says about open nonces, and about those that were mined.
     pub(super) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
         let asked_mined = self.looking.take().unwrap_or_default();
-        let Some(Seen { count, open, mined }) = seen else {
+        let Some(Seen { count, open, mined, is_whole }) = seen else {
             self.suspicious |= asked_mined;
             return;
         };
@@ -485,6 +488,8 @@ impl Book {
         }
         let Looked { moved, dropped, unsure } = self.recent.look(mined, now);
         self.effects.extend(moved.into_iter().map(|(hash, block)| Effect::Mined(hash, block)));
+        // What it did not come to is still to be asked.
+        self.suspicious |= asked_mined && !is_whole;
         // What was seen since this question was asked, it did not answer.
         let since = self.reorganised && self.suspicious;
         self.reorganised = unsure || self.lower_since.is_some() || since;

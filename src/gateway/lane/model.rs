@@ -57,6 +57,8 @@ enum Event {
     },
     /// The process dies, and starts with what is recorded.
     Restart,
+    /// The node fails in the middle of the next look, after so many receipts.
+    ShortLook(usize),
     Nothing,
 }
 
@@ -94,6 +96,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Foreign),
         1 => (1..4usize, any::<bool>()).prop_map(|(depth, back)| Event::Reorganise { depth, back }),
         1 => Just(Event::Restart),
+        1 => (0..6usize).prop_map(Event::ShortLook),
     ]
 }
 
@@ -110,6 +113,18 @@ struct Chain {
     blocks: Vec<(BlockRef, Vec<Mined>)>,
     forks: u64,
     pools: [BTreeMap<u64, SignedTransaction>; 2],
+}
+
+/// What is left of an answer that ends early.
+fn cut(mut seen: Seen, lines: usize) -> Seen {
+    let left = lines.saturating_sub(seen.open.len());
+    if let Some(split) = seen.open.get(lines).map(|(nonce, _)| *nonce) {
+        seen.open.truncate(lines);
+        seen.open.retain(|(nonce, _)| *nonce != split);
+    }
+    seen.is_whole = left >= seen.mined.len();
+    seen.mined.truncate(left);
+    seen
 }
 
 impl Chain {
@@ -241,6 +256,8 @@ struct World {
     weather: Weather,
     later: Vec<(Instant, Later)>,
     look: Option<Look>,
+    /// Of the next look, only so much comes back.
+    short: Option<usize>,
     /// Asked for and not landed.
     wanted: BTreeSet<U256>,
     submitted: u64,
@@ -289,6 +306,7 @@ impl World {
             weather: Weather::Fair,
             later: Vec::new(),
             look: None,
+            short: None,
             wanted: BTreeSet::new(),
             submitted: 0,
             gap_since: None,
@@ -315,6 +333,7 @@ impl World {
                 self.chain.reorganise(depth, back);
             }
             Event::Restart => self.restart(),
+            Event::ShortLook(lines) => self.short = Some(lines),
             Event::Nothing => {}
         }
     }
@@ -355,7 +374,10 @@ impl World {
             self.book.answered(nonce, hash, result, self.now);
         }
         if let Some(look) = self.look.take() {
-            let seen = self.seen(&look);
+            let seen = match self.short.take() {
+                Some(lines) => cut(self.seen(&look), lines),
+                None => self.seen(&look),
+            };
             self.book.seen(Some(seen), self.now);
         }
         let wanted = &self.wanted;
@@ -381,6 +403,7 @@ impl World {
             count,
             open: below.map(|(nonce, hash)| (*nonce, self.chain.receipt(*hash))).collect(),
             mined: look.mined.iter().map(|one| (one.nonce, self.chain.receipt(one.hash))).collect(),
+            is_whole: true,
         }
     }
 

@@ -13,14 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    GivenUp, Job, LaneTask, MinedTransaction, SignedTransaction, Task, TransactionLedger, Waiter,
-    book::{Book, Effect, Look, Seen, Tally},
+    GivenUp, Job, LaneTask, SignedTransaction, Task, TransactionLedger, Waiter,
+    book::{Book, Effect, Tally},
     draft::Draft,
+    look::{self, Looked},
 };
 use crate::{
-    domain::{Address, B256, LedgerError, RequestKey},
+    domain::{B256, LedgerError, RequestKey},
     gateway::{
-        provider::{Provider, Receipt, RpcError, Sent},
+        provider::{Provider, RpcError, Sent},
         wallet::{Wallet, WalletError},
     },
     heart::Heart,
@@ -29,8 +30,6 @@ use crate::{
 
 /// Signatures asked for at the same time (matters with AWS KMS).
 const SIGNING_AT_ONCE: usize = 16;
-/// Receipts asked for in one message.
-const RECEIPTS_AT_ONCE: usize = 100;
 const TICK: Duration = Duration::from_millis(100);
 /// The tip is asked for at most this often.
 const TIP_LIFETIME: Duration = Duration::from_mins(1);
@@ -39,7 +38,7 @@ const TIP_LIFETIME: Duration = Duration::from_mins(1);
 enum Done {
     Prepared(Prepared),
     Sent { nonce: u64, hash: B256, result: Result<Sent, RpcError> },
-    Seen(Result<Seen, RpcError>),
+    Looked(Looked),
     Tip(Result<u128, RpcError>),
 }
 
@@ -66,6 +65,8 @@ pub(super) struct Owner<P, L> {
     waiters: HashMap<RequestKey, Waiter>,
     beside: JoinSet<Done>,
     tip: TipAsked,
+    /// Receipts asked for in one message.
+    at_once: usize,
     metrics: Metrics,
 }
 
@@ -83,6 +84,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             waiters: HashMap::new(),
             beside: JoinSet::new(),
             tip: TipAsked::default(),
+            at_once: look::MOST_AT_ONCE,
             metrics,
         }
     }
@@ -160,11 +162,12 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 self.metrics.broadcast(broadcast_word(&result));
                 self.book.answered(nonce, hash, result, now);
             }
-            Done::Seen(seen) => {
-                if let Err(error) = &seen {
-                    debug!(%error, "could not look for receipts");
+            Done::Looked(Looked { seen, failed, at_once }) => {
+                self.at_once = at_once;
+                if let Some(error) = failed {
+                    debug!(%error, at_once, "could not look for all receipts");
                 }
-                self.book.seen(seen.ok(), now);
+                self.book.seen(seen, now);
             }
             Done::Tip(tip) => {
                 self.tip = TipAsked { at: Some(now), asking: false };
@@ -186,7 +189,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         self.book.act(wanted, now);
         if let Some(look) = self.book.look(now) {
             let (provider, sender) = (self.provider.clone(), self.wallet.address());
-            self.beside.spawn(async move { Done::Seen(ask_chain(&provider, sender, look).await) });
+            let at_once = self.at_once;
+            self.beside.spawn(async move {
+                Done::Looked(look::ask_chain(&provider, sender, look, at_once).await)
+            });
         }
         for effect in self.book.effects() {
             self.carry_out(effect).await?;
@@ -303,37 +309,4 @@ fn broadcast_word(result: &Result<Sent, RpcError>) -> &'static str {
         Ok(Sent::Mined(_)) => "mined",
         Err(error) => error.word(),
     }
-}
-
-/// One count tells which nonces are mined; only their receipts are asked for.
-async fn ask_chain(
-    provider: &impl Provider,
-    sender: Address,
-    look: Look,
-) -> Result<Seen, RpcError> {
-    let count = provider.transaction_count(sender).await?;
-    let mut seen = Seen { count, open: Vec::new(), mined: Vec::new() };
-    let below: Vec<(u64, B256)> =
-        look.open.into_iter().take_while(|(nonce, _)| *nonce < count).collect();
-    for asked in below.chunks(RECEIPTS_AT_ONCE) {
-        let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
-        let receipts = provider.receipts(&hashes).await?;
-        seen.open.extend(asked.iter().map(|(nonce, _)| *nonce).zip(receipts));
-    }
-    for asked in look.mined.chunks(RECEIPTS_AT_ONCE) {
-        let hashes: Vec<B256> = asked.iter().map(|one| one.hash).collect();
-        let receipts = provider.receipts(&hashes).await?;
-        let unchanged =
-            asked.iter().zip(&receipts).all(|(one, receipt)| is_where(one, receipt.as_ref()));
-        seen.mined.extend(asked.iter().map(|one| one.nonce).zip(receipts));
-        // What is older is deeper in the chain.
-        if unchanged {
-            break;
-        }
-    }
-    Ok(seen)
-}
-
-fn is_where(mined: &MinedTransaction, receipt: Option<&Receipt>) -> bool {
-    receipt.is_some_and(|receipt| receipt.block == mined.block)
 }

@@ -179,6 +179,21 @@ async fn many_at_once_are_mined_once_each_in_a_block() {
     assert_eq!(scene.chain.calls("send"), 50, "nothing was sent twice");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_answers_a_few_at_a_time_is_asked_for_few() {
+    let scene = Scene::new();
+    scene.chain.node().most_receipts = Some(20);
+    let mut submissions = Vec::new();
+    for id in 0..90 {
+        submissions.push(scene.submit(id).await);
+    }
+    scene.blocks(30).await;
+    for submission in &mut submissions {
+        landing(submission);
+    }
+    assert_eq!(scene.chain.calls("send"), 90, "nothing was sent twice");
+}
+
 /// Field failure T62.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_means_the_same_bytes_again() {

@@ -146,7 +146,10 @@ async fn judge(world: &World, running: &Running) {
                 }
             }
             Some(Outcome::AlreadyAnswered) => {}
-            other @ (None | Some(Outcome::Expired | Outcome::Orphaned | Outcome::Refused(_))) => {
+            other @ (None
+            | Some(
+                Outcome::Expired | Outcome::Orphaned | Outcome::Refused(_) | Outcome::Observed,
+            )) => {
                 world.violation(format!("request {} ended as {other:?}", short(request.key)));
             }
         }

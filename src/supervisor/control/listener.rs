@@ -219,6 +219,10 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Asked>) {
         // Somebody looked whether we are here.
         Ok(Ok(None)) => return,
         Ok(Ok(Some(Request::Status))) => pass_on(Request::Status, &commands).await,
+        // A question in many pages is no news.
+        Ok(Ok(Some(Request::Requests { name, inquiry }))) if !inquiry.is_wish() => {
+            pass_on(Request::Requests { name, inquiry }, &commands).await
+        }
         Ok(Ok(Some(request))) => {
             info!(?request, uid, pid, "control request");
             pass_on(request, &commands).await

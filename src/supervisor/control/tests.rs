@@ -24,7 +24,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Answer, AskError, Asked, Candidates, ListenError, Listener, Request, candidates, client,
 };
-use crate::config::Environment;
+use crate::{
+    config::Environment,
+    observe::requests::{Inquiry, Which},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -60,7 +63,10 @@ impl World {
                         // Whoever went does not hear it.
                         let _ = reply.send(Answer::Done { lines: vec![name], failed: false });
                     }
-                    Request::Status | Request::Reload { .. } | Request::Stop { .. } => {
+                    Request::Status
+                    | Request::Reload { .. }
+                    | Request::Stop { .. }
+                    | Request::Requests { .. } => {
                         unanswered.push(reply);
                     }
                     #[cfg(debug_assertions)]
@@ -394,6 +400,20 @@ fn requests_are_lines_a_person_can_write() {
         (r#"{"request":"status"}"#, Request::Status),
         (r#"{"request":"reload"}"#, Request::Reload { name: None }),
         (r#"{"request":"stop","name":"a"}"#, Request::Stop { name: "a".to_owned() }),
+        (
+            r#"{"request":"requests","name":"a","inquiry":{"ask":"list","which":"held"}}"#,
+            Request::Requests {
+                name: "a".to_owned(),
+                inquiry: Inquiry::List { which: Which::Held, after: None },
+            },
+        ),
+        (
+            r#"{"request":"requests","name":"a","inquiry":{"ask":"backfill","from":7}}"#,
+            Request::Requests {
+                name: "a".to_owned(),
+                inquiry: Inquiry::Backfill { from: 7, to: None },
+            },
+        ),
     ] {
         assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
     }

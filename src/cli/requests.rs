@@ -1,0 +1,517 @@
+//! `requests` and `backfill`: asks a running instance over the control socket, or reads the journal of
+//! one that does not run.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use super::{
+    Exit, complain, print, show,
+    text::{ago, pairs, printable, span, table, utc, when},
+};
+use crate::{
+    clock,
+    instance::{self, observe_dir},
+    journal::ReadOnly,
+    observe::requests::{
+        self, Backfilled, Inquiry, RequestLine, RequestStory, Retried, Told, TransactionLine,
+        Verdict,
+    },
+    supervisor::control::{self, Answer, AskError, Candidates, Request},
+};
+
+/// A little more than a supervisor gives itself.
+const DEADLINE: Duration = Duration::from_secs(70);
+/// What ended without an answer is of interest for so long.
+const RECENTLY: Duration = Duration::from_hours(24);
+/// A reason in a table has at most so many characters.
+const IN_SHORT: usize = 70;
+
+/// Which requests to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Unfinished, or recently ended without an answer.
+    Open,
+    Held,
+    Refused,
+    All,
+}
+
+impl Which {
+    /// What to ask for, one after the other.
+    fn parts(self, now_ms: u64) -> Vec<requests::Which> {
+        let day = u64::try_from(RECENTLY.as_millis()).unwrap_or(u64::MAX);
+        let recently = requests::Which::Ended { since_ms: now_ms.saturating_sub(day) };
+        match self {
+            Self::Open => vec![requests::Which::Unfinished, recently],
+            Self::Held => vec![requests::Which::Held],
+            Self::Refused => vec![requests::Which::Ended { since_ms: 0 }],
+            Self::All => vec![requests::Which::All],
+        }
+    }
+}
+
+/// Whose requests, and where to ask.
+#[derive(Debug)]
+pub(super) struct Whose {
+    pub(super) name: String,
+    pub(super) state_dir: PathBuf,
+    pub(super) candidates: Candidates,
+}
+
+/// Who answers: found at the first question, and asked to the end.
+struct Source {
+    whose: Whose,
+    /// Its journal, and why that is read.
+    stopped: Option<(ReadOnly, String)>,
+}
+
+impl Source {
+    fn of(whose: Whose) -> Self {
+        Self { whose, stopped: None }
+    }
+
+    async fn ask(&mut self, inquiry: Inquiry) -> Result<Told, String> {
+        if self.stopped.is_none() {
+            match ask_running(&self.whose, &inquiry).await {
+                Ok(Asked::Told(told)) => return Ok(told),
+                Ok(Asked::Absent { short, why }) => {
+                    self.stopped = Some((self.find(&why)?, short));
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        match &self.stopped {
+            Some((journal, _)) => instance::answer_stopped(journal, &inquiry).await,
+            None => Err("nobody answers".to_owned()),
+        }
+    }
+
+    fn find(&self, why: &str) -> Result<ReadOnly, String> {
+        let Whose { name, state_dir, .. } = &self.whose;
+        let dirs = [state_dir.clone(), observe_dir(state_dir, name)];
+        ReadOnly::find(&dirs, name).map_err(|error| format!("{error}\n({why})"))
+    }
+
+    /// Where the answers came from.
+    fn described(&self) -> String {
+        match &self.stopped {
+            None => "running".to_owned(),
+            Some((journal, why)) => {
+                format!("does not answer ({why}); read from {}", journal.path().display())
+            }
+        }
+    }
+}
+
+/// What became of a question.
+enum Asked {
+    Told(Told),
+    /// No running instance answers.
+    Absent {
+        short: String,
+        why: String,
+    },
+}
+
+async fn ask_running(whose: &Whose, inquiry: &Inquiry) -> Result<Asked, String> {
+    let request = Request::Requests { name: whose.name.clone(), inquiry: inquiry.clone() };
+    match control::ask(&whose.candidates, &request, DEADLINE).await {
+        Ok(Answer::Told { told }) => Ok(Asked::Told(*told)),
+        Ok(Answer::Absent { why }) => Ok(Asked::Absent { short: why.clone(), why }),
+        Ok(Answer::Refused { why } | Answer::Silent { why }) => Err(why),
+        Ok(Answer::Status { .. } | Answer::Done { .. }) => Err(OTHER.to_owned()),
+        // Nobody runs. Who may not ask may still be told by a file that may be read.
+        Err(AskError::NotFound(miss)) => {
+            let short = "no supervisor answers".to_owned();
+            Ok(Asked::Absent { short, why: miss.to_string() })
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+const OTHER: &str = "the supervisor answered another question";
+
+fn failed(why: &str) -> Exit {
+    complain(printable(why));
+    Exit::Failure
+}
+
+/// Several lines of JSON: one value.
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("maps with text keys only") + "\n"
+}
+
+/// Prints the list.
+pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> Exit {
+    let name = whose.name.clone();
+    let mut source = Source::of(whose);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut found, mut more) = (Vec::new(), false);
+    for part in which.parts(clock::unix_millis()) {
+        let mut after = None;
+        loop {
+            let told = source.ask(Inquiry::List { which: part, after }).await;
+            let (requests, next) = match told {
+                Ok(Told::Lines { requests, next }) => (requests, next),
+                Ok(_) => return failed(OTHER),
+                Err(why) => return failed(&why),
+            };
+            found.extend(requests);
+            after = next;
+            if found.len() > limit || after.is_none() {
+                break;
+            }
+        }
+        more |= after.is_some();
+    }
+    more |= found.len() > limit;
+    found.truncate(limit);
+    if json {
+        return print(&pretty(&found), Exit::Success);
+    }
+    let mut text = format!("{name}: {}\n", source.described());
+    if found.is_empty() {
+        text += match which {
+            Which::Open => "nothing unfinished, and nothing refused in the last day\n",
+            Which::Held => "nothing held\n",
+            Which::Refused => "nothing ended without an answer\n",
+            Which::All => "no requests\n",
+        };
+        return print(&text, Exit::Success);
+    }
+    text += &overview(&found, clock::unix_millis());
+    if more {
+        text.extend([
+            "... and more: --limit shows more than ",
+            &limit.to_string(),
+            ", export all\n",
+        ]);
+    }
+    print(&text, Exit::Success)
+}
+
+fn overview(found: &[RequestLine], now_ms: u64) -> String {
+    let header = ["ID", "KIND", "STAGE", "SINCE", "AGE", "ATTEMPTS", "BLOCK", "WHY"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(found.iter().map(|line| {
+        [
+            line.id.clone(),
+            line.kind.clone(),
+            stage(line),
+            ago(now_ms, since(line)),
+            span(now_ms.saturating_sub(line.arrived_at_ms)),
+            line.attempts.to_string(),
+            line.block.to_string(),
+            in_short(&why(line)),
+        ]
+    }));
+    table(&rows)
+}
+
+/// A held request is shown as such, a settled one by its outcome.
+fn stage(line: &RequestLine) -> String {
+    match (&line.outcome, &line.held) {
+        (Some(outcome), _) => outcome.clone(),
+        (None, Some(_)) => format!("{} held", line.stage),
+        (None, None) => line.stage.clone(),
+    }
+}
+
+/// Since when it stands so.
+fn since(line: &RequestLine) -> u64 {
+    let held = line.held.as_ref().map(|held| held.since_ms);
+    let stages = [line.submitted_at_ms, line.answered_at_ms, line.asked_at_ms];
+    let entered = match line.stage.as_str() {
+        "submitted" => stages[0],
+        "answered" => stages[1],
+        "asked" => stages[2],
+        _ => None,
+    };
+    line.settled_at_ms.or(held).or(entered).unwrap_or(line.arrived_at_ms)
+}
+
+fn why(line: &RequestLine) -> String {
+    if let Some(held) = &line.held {
+        return format!("{}: {}", held.reason, held.detail);
+    }
+    let detail = line.outcome_detail.as_ref().or(line.last_error.as_ref());
+    detail.cloned().unwrap_or_default()
+}
+
+/// One line, cut.
+fn in_short(text: &str) -> String {
+    let text: String = printable(text).replace('\n', " ");
+    match text.char_indices().nth(IN_SHORT) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// Prints all there is of one id.
+pub(super) async fn show_one(whose: Whose, id: String, json: bool) -> Exit {
+    let mut source = Source::of(whose);
+    let stories = match source.ask(Inquiry::Show { id }).await {
+        Ok(Told::Stories { requests }) => requests,
+        Ok(_) => return failed(OTHER),
+        Err(why) => return failed(&why),
+    };
+    if json {
+        return print(&pretty(&stories), Exit::Success);
+    }
+    let now_ms = clock::unix_millis();
+    let mut text = String::new();
+    if let [_, _, ..] = stories.as_slice() {
+        let count = stories.len().to_string();
+        text.extend([&count, " requests have this id: the chain was reorganised\n\n"]);
+    }
+    let stories: Vec<String> = stories.iter().map(|one| story(one, now_ms)).collect();
+    text += &stories.join("\n");
+    print(&text, Exit::Success)
+}
+
+fn story(story: &RequestStory, now_ms: u64) -> String {
+    let RequestStory { line, generation, event, worked_ms, accepted, transactions } = story;
+    let place = format!(
+        "block {} ({})\ntransaction {}, log {}",
+        event.block, event.block_hash, event.transaction, event.log_index
+    );
+    let generation = generation.as_deref().unwrap_or("not readable by this version");
+    let mut lines = vec![
+        ("kind", line.kind.clone()),
+        ("generation", generation.to_owned()),
+        ("content", line.content.clone()),
+        ("event", place),
+        ("arrived", when(now_ms, line.arrived_at_ms)),
+    ];
+    let passed = |at: Option<u64>| {
+        let at = at?;
+        let later = span(at.saturating_sub(line.arrived_at_ms));
+        Some(format!("{} ({later} after it arrived)", utc(at)))
+    };
+    let times = [
+        ("asked", line.asked_at_ms),
+        ("answered", line.answered_at_ms),
+        ("submitted", line.submitted_at_ms),
+        ("settled", line.settled_at_ms),
+    ];
+    lines.extend(times.into_iter().filter_map(|(name, at)| Some((name, passed(at)?))));
+    if let Some(outcome) = &line.outcome {
+        let detail = line.outcome_detail.as_ref().map(|why| format!(": {why}"));
+        lines.push(("outcome", outcome.clone() + &detail.unwrap_or_default()));
+    }
+    if let Some(accepted) = accepted {
+        let text = format!("{} in block {}", accepted.transaction, accepted.block);
+        lines.push(("accepted", text));
+    }
+    if let Some(held) = &line.held {
+        let since = when(now_ms, held.since_ms);
+        lines.push(("held", format!("{}: {}\nsince {since}", held.reason, held.detail)));
+    }
+    lines.push(("attempts", format!("{} failed", line.attempts)));
+    lines.extend(line.last_error.iter().map(|error| ("last error", error.clone())));
+    lines.push(("worked", format!("{} (counts towards request_expiry_secs)", span(*worked_ms))));
+    let sent = transactions.iter().map(transaction).collect::<Vec<_>>().join("\n");
+    lines.push(("transactions", if sent.is_empty() { "none".to_owned() } else { sent }));
+    format!("{}: {}\n{}", line.id, stage(line), pairs(&lines))
+}
+
+fn transaction(known: &TransactionLine) -> String {
+    let became = match (known.mined_in_block, &known.given_up) {
+        (Some(block), _) => format!("mined in block {block}"),
+        (None, Some(why)) => format!("given up ({why})"),
+        (None, None) => "not known to be mined".to_owned(),
+    };
+    let TransactionLine { hash, nonce, signed_at_ms, .. } = known;
+    format!("{hash}, nonce {nonce}, signed {}, {became}", utc(*signed_at_ms))
+}
+
+/// Has the requests of one id tried again.
+pub(super) async fn retry(whose: Whose, id: String, json: bool) -> Exit {
+    let mut source = Source::of(whose);
+    let retried = match source.ask(Inquiry::Retry { id }).await {
+        Ok(Told::Retried { requests }) => requests,
+        Ok(_) => return failed(OTHER),
+        Err(why) => return failed(&why),
+    };
+    let refused = retried.iter().all(|one| one.verdict == Verdict::Refused);
+    let ending = if refused { Exit::Failure } else { Exit::Success };
+    if json {
+        return print(&pretty(&retried), ending);
+    }
+    let line = |Retried { id, text, .. }: &Retried| format!("{id}: {}\n", printable(text));
+    print(&retried.iter().map(line).collect::<String>(), ending)
+}
+
+/// Prints one line of JSON per request, page by page.
+pub(super) async fn export(whose: Whose, which: Which) -> Exit {
+    let mut source = Source::of(whose);
+    for part in which.parts(clock::unix_millis()) {
+        let mut after = None;
+        loop {
+            let told = source.ask(Inquiry::Export { which: part, after }).await;
+            let (requests, next) = match told {
+                Ok(Told::Exported { requests, next }) => (requests, next),
+                Ok(_) => return failed(OTHER),
+                Err(why) => return failed(&why),
+            };
+            let line = |request| serde_json::to_string(request).expect("maps with text keys only");
+            let text: String = requests.iter().map(|request| line(request) + "\n").collect();
+            match show(&text) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Success,
+                Err(error) => return failed(&format!("cannot write to stdout: {error}")),
+            }
+            let Some(next) = next else { break };
+            after = Some(next);
+        }
+    }
+    Exit::Success
+}
+
+/// Has blocks read again, a piece at a time, and says how far it is.
+pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
+    let (mut next, mut requests, mut new) = (from, 0, 0);
+    loop {
+        let told = match ask_running(&whose, &Inquiry::Backfill { from: next, to }).await {
+            Ok(Asked::Told(told)) => told,
+            Ok(Asked::Absent { why, .. }) => {
+                let name = &whose.name;
+                return failed(&format!(
+                    "blocks are read again by a running instance: start {name}, or have its next \
+                     start read them with `kms-connector journal rebuild --from {next} --instance \
+                     {name}`\n({why})"
+                ));
+            }
+            Err(why) => return failed(&why),
+        };
+        let Told::Backfilled(Backfilled {
+            to: read_up_to, end, requests: found, new: more, ..
+        }) = told
+        else {
+            return failed(OTHER);
+        };
+        requests += found;
+        new += more;
+        if read_up_to >= end {
+            let blocks = end - from + 1;
+            let text = format!(
+                "{blocks} blocks read ({from} to {end}): {requests} requests, {new} of them new\n"
+            );
+            return print(&text, Exit::Success);
+        }
+        complain(format_args!(
+            "read up to block {read_up_to} of {end}: {requests} requests, {new} of them new"
+        ));
+        next = read_up_to + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::requests::{Accepted, EventPlace, HeldFor};
+
+    const NOW: u64 = 1_790_000_000_000;
+
+    fn held() -> RequestLine {
+        RequestLine {
+            id: "0x5".to_owned(),
+            content: format!("0x{}", "ab".repeat(32)),
+            kind: "user_decryption".to_owned(),
+            stage: "answered".to_owned(),
+            held: Some(HeldFor {
+                reason: "no_funds".to_owned(),
+                detail: "fund the wallet\nnow".to_owned(),
+                since_ms: NOW - 120_000,
+            }),
+            outcome: None,
+            outcome_detail: None,
+            attempts: 3,
+            last_error: Some("timeout".to_owned()),
+            block: 77,
+            arrived_at_ms: NOW - 3_600_000,
+            asked_at_ms: Some(NOW - 3_599_000),
+            answered_at_ms: Some(NOW - 3_590_000),
+            submitted_at_ms: None,
+            settled_at_ms: None,
+        }
+    }
+
+    fn refused() -> RequestLine {
+        RequestLine {
+            id: "0x6".to_owned(),
+            stage: "settled".to_owned(),
+            held: None,
+            outcome: Some("refused".to_owned()),
+            outcome_detail: Some(format!("malformed request: {}", "x".repeat(200))),
+            settled_at_ms: Some(NOW - 60_000),
+            ..held()
+        }
+    }
+
+    #[test]
+    fn a_line_says_where_it_stands_since_when_and_why() {
+        let text = overview(&[held(), refused()], NOW);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("answered held  2m ago"), "{text}");
+        assert!(lines[1].contains("1h   3         77"), "{text}");
+        assert!(lines[1].ends_with("no_funds: fund the wallet now"), "{text}");
+        assert!(lines[2].contains("refused        1m ago"), "{text}");
+        assert!(lines[2].ends_with("xxx...") && lines[2].chars().count() < 200, "{text}");
+    }
+
+    #[test]
+    fn a_story_tells_every_door_and_transaction() {
+        let sent = |nonce, mined_in_block, given_up: Option<&str>| TransactionLine {
+            hash: format!("0x{nonce}"),
+            nonce,
+            signed_at_ms: NOW,
+            mined_in_block,
+            given_up: given_up.map(str::to_owned),
+        };
+        let one = RequestStory {
+            line: held(),
+            generation: Some("G9".to_owned()),
+            event: EventPlace {
+                block: 77,
+                block_hash: "0xb".to_owned(),
+                transaction: "0xe".to_owned(),
+                log_index: 2,
+            },
+            worked_ms: 9_000,
+            accepted: Some(Accepted { transaction: "0xa".to_owned(), block: 80 }),
+            transactions: vec![
+                sent(7, Some(80), None),
+                sent(8, None, Some("displaced")),
+                sent(9, None, None),
+            ],
+        };
+        let text = story(&one, NOW);
+        for part in [
+            "0x5: answered held",
+            "G9",
+            "transaction 0xe, log 2",
+            "(1s after it arrived)",
+            "(10s after it arrived)",
+            "no_funds: fund the wallet",
+            "since 2m ago",
+            "3 failed",
+            "timeout",
+            "0xa in block 80",
+            "nonce 7, signed 2026-09-21",
+            "mined in block 80",
+            "given up (displaced)",
+            "not known to be mined",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("submitted "), "{text}");
+    }
+
+    #[test]
+    fn by_default_the_last_day_counts() {
+        let day = 86_400_000;
+        let parts = Which::Open.parts(NOW);
+        assert_eq!(parts[1], requests::Which::Ended { since_ms: NOW - day });
+        assert_eq!(Which::Refused.parts(NOW), [requests::Which::Ended { since_ms: 0 }]);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the chain is asked about the lane's transactions: one count tells which nonces are mined, and
+//! only their receipts are asked for, some in each message.
+//!
+//! What was heard before a question failed counts: a slow node answers a few at a time, and a lane
+//! with hundreds of transactions under way would never see one of them mined if it wanted all or
+//! nothing.
+
+use super::{
+    MinedTransaction,
+    book::{Look, Seen},
+};
+use crate::{
+    domain::{Address, B256},
+    gateway::provider::{Provider, Receipt, RpcError},
+};
+
+/// Receipts asked for in one message, at most.
+pub(super) const MOST_AT_ONCE: usize = 100;
+/// And of a node that fails on more.
+const LEAST_AT_ONCE: usize = 5;
+
+/// What came of a look.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// `None`: not even the count.
+    pub seen: Option<Seen>,
+    /// What ended the look early.
+    pub failed: Option<RpcError>,
+    /// How many receipts to ask for in a message the next time.
+    pub at_once: usize,
+}
+
+/// Asks for as much as the node answers. `at_once`: receipts in one message.
+pub(super) async fn ask_chain(
+    provider: &impl Provider,
+    sender: Address,
+    look: Look,
+    at_once: usize,
+) -> Looked {
+    let count = match provider.transaction_count(sender).await {
+        Ok(count) => count,
+        Err(error) => return Looked { seen: None, failed: Some(error), at_once },
+    };
+    let mut seen = Seen { count, open: Vec::new(), mined: Vec::new(), is_whole: false };
+    let failed = ask_receipts(provider, look, at_once, &mut seen).await.err();
+    seen.is_whole = failed.is_none();
+    let at_once = match failed {
+        Some(_) => (at_once / 2).max(LEAST_AT_ONCE),
+        None => (at_once * 2).min(MOST_AT_ONCE),
+    };
+    Looked { seen: Some(seen), failed, at_once }
+}
+
+async fn ask_receipts(
+    provider: &impl Provider,
+    look: Look,
+    at_once: usize,
+    seen: &mut Seen,
+) -> Result<(), RpcError> {
+    let count = seen.count;
+    let below: Vec<(u64, B256)> =
+        look.open.into_iter().take_while(|(nonce, _)| *nonce < count).collect();
+    for asked in below.chunks(at_once) {
+        let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
+        let receipts = match provider.receipts(&hashes).await {
+            Ok(receipts) => receipts,
+            Err(error) => {
+                // Of a nonce with several transactions all are known, or none.
+                seen.open.retain(|(nonce, _)| *nonce != asked[0].0);
+                return Err(error);
+            }
+        };
+        seen.open.extend(asked.iter().map(|(nonce, _)| *nonce).zip(receipts));
+    }
+    for asked in look.mined.chunks(at_once) {
+        let hashes: Vec<B256> = asked.iter().map(|one| one.hash).collect();
+        let receipts = provider.receipts(&hashes).await?;
+        let unchanged =
+            asked.iter().zip(&receipts).all(|(one, receipt)| is_where(one, receipt.as_ref()));
+        seen.mined.extend(asked.iter().map(|one| one.nonce).zip(receipts));
+        // What is older is deeper in the chain.
+        if unchanged {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_where(mined: &MinedTransaction, receipt: Option<&Receipt>) -> bool {
+    receipt.is_some_and(|receipt| receipt.block == mined.block)
+}
