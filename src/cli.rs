@@ -15,6 +15,9 @@ mod journal;
 mod requests;
 mod health;
 mod text;
+mod check;
+mod config;
+mod manual;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -28,7 +31,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{self, Environment, Place, Problem, Problems, Wallet},
+    config::{Environment, Place, Problem, Problems, Wallet, is_instance_name},
     observe::logging,
     supervisor::control::{self, Candidates, Request},
 };
@@ -71,6 +74,8 @@ Environment:
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
   RUST_LOG                  what to log [default: info]
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+                            the way out to nodes, buckets and AWS; not to the KMS Core
   NO_COLOR                  no colours on a terminal
 
 Exit codes: 0 success, 1 failure (status: something is not well), 2 usage, 78 bad configuration";
@@ -234,6 +239,59 @@ enum Command {
         #[command(flatten)]
         whose: WhoseRequests,
     },
+    /// Look at all that a configuration needs in the world, and say what to do about it.
+    ///
+    /// Sends nothing and changes nothing; an instance of the same configuration may run meanwhile.
+    /// Ends with 1 if something does not work, with 78 if a configuration is bad.
+    Check {
+        /// One configuration, as `start` reads it; a relative path is also looked for in the
+        /// configuration directory. With none of these three, the environment alone counts.
+        #[arg(short, long, value_name = "FILE", conflicts_with_all = ["all", "instance"])]
+        config: Option<PathBuf>,
+        /// All in the configuration directory, together, as `supervise` reads them.
+        #[arg(long, conflicts_with = "instance")]
+        all: bool,
+        /// The instance of this name in the configuration directory, as `supervise` reads it.
+        #[arg(long, value_name = "NAME", value_parser = instance_name)]
+        instance: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        configs: ConfigArgs,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Print the effective configuration, each value with its source; secrets are masked.
+    Config {
+        /// The configuration, as `start` reads it; a relative path is also looked for in the
+        /// configuration directory. With neither, the environment alone counts.
+        #[arg(short, long, value_name = "FILE", conflicts_with = "instance")]
+        config: Option<PathBuf>,
+        /// The instance of this name in the configuration directory, as `supervise` reads it.
+        #[arg(long, value_name = "NAME", value_parser = instance_name)]
+        instance: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        configs: ConfigArgs,
+    },
+    /// Print what a shell needs to complete these commands.
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+impl Command {
+    /// What is logged unless `RUST_LOG` says otherwise; `None`: the usual.
+    fn own_filter(&self) -> Option<&'static str> {
+        // Its findings say all; the log would say it again while they are made.
+        matches!(self, Self::Check { .. }).then_some("off")
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -482,7 +540,7 @@ fn version() -> &'static str {
 
 fn instance_name(name: &str) -> Result<String, String> {
     let name = name.trim();
-    if !config::is_instance_name(name) {
+    if !is_instance_name(name) {
         return Err("a name has 1 to 128 printable characters".to_owned());
     }
     Ok(name.to_owned())
@@ -503,6 +561,7 @@ impl Cli {
     #[must_use]
     pub fn log_settings(&self, environment: &Environment) -> logging::Settings {
         let filter = environment.get("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
+        let filter = filter.or_else(|| self.command.own_filter().map(str::to_owned));
         logging::Settings {
             format: self.log.log_format,
             dependencies: self.log.log_dependencies,
@@ -547,7 +606,7 @@ impl Cli {
                 }
             }
             Command::Status { name, json, watch, supervisor } => {
-                let colours = io::stdout().is_terminal() && environment.get("NO_COLOR").is_none();
+                let colours = colours(&environment);
                 let wish = status::Wish { name, json, watch, colours };
                 status::status(wish, &supervisor.candidates(&environment)).await
             }
@@ -583,8 +642,37 @@ impl Cli {
             Command::Backfill { from, to, whose } => {
                 requests::backfill(whose.places(&environment), from, to).await
             }
+            Command::Check { config, all, instance, json, configs, state } => {
+                let which = match (all, instance) {
+                    (true, _) => check::Which::All,
+                    (false, Some(name)) => check::Which::Instance(name),
+                    (false, None) => check::Which::File(config),
+                };
+                let form = check::Form { json, colours: colours(&environment) };
+                let places = check::Places {
+                    config_dir: configs.config_dir(&environment),
+                    state_dir: state.state_dir(&environment),
+                    environment,
+                };
+                Box::pin(check::check(which, places, form)).await
+            }
+            Command::Config { config, instance, json, configs } => {
+                let config_dir = configs.config_dir(&environment);
+                let which = match instance {
+                    Some(name) => config::Which::Instance(name),
+                    None => config::Which::File(config),
+                };
+                config::config(which, &config_dir, environment, json)
+            }
+            Command::Completions { shell } => manual::completions(shell),
+            Command::Man => manual::page(),
         }
     }
+}
+
+/// Whether results may have colours.
+fn colours(environment: &Environment) -> bool {
+    io::stdout().is_terminal() && environment.get("NO_COLOR").is_none()
 }
 
 impl JournalCommand {

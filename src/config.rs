@@ -10,6 +10,7 @@
 
 mod raw;
 mod checked;
+mod effective;
 mod problems;
 mod secret;
 
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 pub use checked::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
+pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
 
@@ -111,13 +113,24 @@ impl fmt::Debug for Environment {
 pub fn load(source: &Source) -> Result<Loaded, Problems> {
     match &source.file {
         Some(path) => load_bytes(source, &read(path)?),
-        None => assemble(None, source),
+        None => load_bytes(source, &[]),
     }
 }
 
 /// [`load`] with the content of `source.file` at hand. Files that its keys name are read now.
 pub fn load_bytes(source: &Source, bytes: &[u8]) -> Result<Loaded, Problems> {
-    let Some(path) = source.file.as_deref() else { return assemble(None, source) };
+    let (config, warnings, _) = assembled(source, Some(bytes))?;
+    Ok(Loaded { config, warnings })
+}
+
+/// A configuration, its warnings, and what it was made of.
+fn assembled(
+    source: &Source,
+    bytes: Option<&[u8]>,
+) -> Result<(Config, Vec<Warning>, raw::Raw), Problems> {
+    let (Some(path), Some(bytes)) = (source.file.as_deref(), bytes) else {
+        return assemble(None, source);
+    };
     match std::str::from_utf8(bytes) {
         Ok(text) => assemble(Some((path, text)), source),
         Err(error) => {
@@ -140,7 +153,7 @@ fn unreadable(place: Place, found: String) -> Problems {
         key: None,
         found,
         allowed: "a readable TOML file".to_owned(),
-        advice: String::new(),
+        advice: "Check its path, owner, mode and encoding".to_owned(),
     })
 }
 
@@ -192,15 +205,19 @@ pub fn is_instance_name(name: &str) -> bool {
 }
 
 /// [`load`] with the file's text at hand.
-fn assemble(text: Option<(&Path, &str)>, source: &Source) -> Result<Loaded, Problems> {
+fn assemble(
+    text: Option<(&Path, &str)>,
+    source: &Source,
+) -> Result<(Config, Vec<Warning>, raw::Raw), Problems> {
     let mut raw = raw::Raw::default();
     let is_toml = text.is_none_or(|(path, text)| raw.add_file(path, text));
     if !is_toml && let Some(problems) = Problems::collect(std::mem::take(&mut raw.problems)) {
         return Err(problems);
     }
     raw.add_environment(&source.environment, source.stem().as_deref(), source.mode);
+    let given = raw.clone();
     let (config, warnings) = checked::check(raw, source)?;
-    Ok(Loaded { config, warnings })
+    Ok((config, warnings, given))
 }
 
 /// The instance's name: the file's stem among many; for the only one `-n`, else the stem, else

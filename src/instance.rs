@@ -14,6 +14,7 @@
 
 pub mod exit;
 mod check;
+pub mod checkup;
 mod world;
 mod recovery;
 mod rebuild;
@@ -51,7 +52,7 @@ pub use self::{
 use self::{recovery::Recovery, report::Report, world::Waits};
 use crate::{
     backoff::Backoff,
-    config::{self, Config},
+    config::{self, Config, SecretUrl},
     domain::{Address, B256, BlockRef},
     flow::{
         Flow, FlowOptions, Intake, Intakes,
@@ -371,7 +372,7 @@ impl Instance {
         if config.observes {
             return self.build_observer(config, roots, provider, genesis).await;
         }
-        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(&config.wallet));
+        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(config));
         let wallet = Arc::new(opening.await?);
         wallet.count_with(&metrics);
         info!(wallet = %wallet.address(), "wallet ready");
@@ -833,18 +834,31 @@ fn gateway(
     config: &Config,
     roots: &TlsRoots,
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
-    let http = reqwest::Client::builder()
+    let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
+    gateway_at(config, roots, urls)
+}
+
+/// [`gateway`] of these nodes only.
+fn gateway_at<'u>(
+    config: &Config,
+    roots: &TlsRoots,
+    urls: impl Iterator<Item = &'u SecretUrl>,
+) -> Result<(ArbitrumProvider, Connections), BuildError> {
+    let proxies = &config.proxies;
+    let http = proxies
+        .of_client(reqwest::Client::builder())
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
         .build()
         .map_err(|error| fail(error.without_url()))?;
     let tls = Arc::new(roots.client_config());
-    let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
-    let endpoints =
-        urls.map(|url| Endpoint::new(url.expose().clone(), tls.clone(), http.clone())).collect();
+    let endpoint = |url: &SecretUrl| {
+        let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
+        endpoint.through(proxies.clone())
+    };
+    let endpoints = urls.map(endpoint).collect();
     let addresses = Addresses {
         decryption: config.decryption_address,
         gateway_config: config.gateway_config_address,
@@ -865,7 +879,8 @@ fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, BuildError> 
     let region = s3.region.as_deref().unwrap_or("us-east-1");
     let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
     let store = FallbackStore::new(region, &s3.bucket, endpoint);
-    store.map(Some).map_err(|error| BuildError::Refused(format!("s3_config: {error}")))
+    let store = store.map(|store| Some(store.through(&config.proxies)));
+    store.map_err(|error| BuildError::Refused(format!("s3_config: {error}")))
 }
 
 fn open_ciphertexts<P: Provider>(
@@ -873,7 +888,7 @@ fn open_ciphertexts<P: Provider>(
     roots: &TlsRoots,
     registry: GatewayConfigAdapter<P>,
 ) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
-    let http = ciphertexts::http_client(roots.client_config())
+    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
         .map_err(|error| fail(error.without_url()))?;
     let fallback = fallback_store(config)?;
     Ok(Ciphertexts::new(CiphertextsOptions {

@@ -24,6 +24,7 @@
 //! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
 
 mod condition;
+mod glance;
 mod listing;
 mod lock;
 mod names;
@@ -55,6 +56,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 pub use self::{
     condition::{Condition, Damage},
+    glance::{Content, Glance, Holder, glance},
     listing::{Listed, Listing, Look, QueryError, Which},
     read_only::{FindError, ReadOnly},
     rebuild::{Rebuilt, Way, rebuild},

@@ -34,6 +34,7 @@ pub mod journal;
 pub mod config;
 pub mod observe;
 pub mod tls;
+pub mod proxy;
 pub mod metrics;
 pub mod heart;
 pub mod backoff;

@@ -20,7 +20,10 @@ pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
             Exit::Failure
         }
         Ok(Answer::Status { .. } | Answer::Told { .. } | Answer::Absent { .. }) => {
-            complain("the supervisor answered another question");
+            complain(
+                "the supervisor answered another question: it may be of another version; restart it \
+                 with this program",
+            );
             Exit::Failure
         }
         Err(error) => {

@@ -100,7 +100,7 @@ fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String
 }
 
 /// Files that a supervisor which starts now would refuse for the sake of another.
-fn conflicts(look: &Look) -> BTreeMap<String, String> {
+pub(super) fn conflicts(look: &Look) -> BTreeMap<String, String> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();

@@ -21,6 +21,7 @@ use super::problems::{Place, Problem, Problems, Warning};
 use super::raw::{Given, Key, Layer, PREFIX, Raw, Value, show, show_shape};
 use super::secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl, strip_0x};
 use super::{Mode, Source};
+use crate::proxy::{self, Proxies};
 
 /// The configuration of one instance. Every value is within its bounds; `==` tells whether a
 /// reload changes anything; `Debug` prints no secret.
@@ -48,6 +49,8 @@ pub struct Config {
     pub s3: Option<S3>,
     /// Authorities trusted besides the system's, for wss, https and gRPC over TLS.
     pub private_authorities: Option<PrivateAuthorities>,
+    /// From `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; no keys.
+    pub proxies: Proxies,
     /// Events that may wait for a walk to take them.
     pub channel_size: usize,
     /// How long the Core may take for an answer before it is polled anew.
@@ -222,6 +225,7 @@ impl Check<'_> {
         let wallet = if matches!(observes, Ok(true)) { Ok(Wallet::Nobody) } else { self.wallet() };
         let s3 = self.s3();
         let private_authorities = self.private_authorities();
+        let proxies = self.proxies();
         let channel_size = self.count(Key::ChannelSize, 1..=1_000_000);
         let timeouts = self.timeouts();
         let retry_interval = self.number(Key::RetryIntervalSecs, 1..=3600, "seconds");
@@ -267,6 +271,7 @@ impl Check<'_> {
             wallet: wallet?,
             s3: s3?,
             private_authorities: private_authorities?,
+            proxies: proxies?,
             channel_size: channel_size?.unwrap_or(1000),
             public_decryption_timeout,
             user_decryption_timeout,
@@ -488,7 +493,10 @@ impl Check<'_> {
         let allowed = "a readable PEM file with at least one certificate";
         let bytes = match read_small_file(&path, 16 << 20) {
             Ok(bytes) => bytes,
-            Err(error) => return Err(self.bad(key, error, allowed, "")),
+            Err(error) => {
+                let advice = "Check its path, owner and mode";
+                return Err(self.bad(key, error, allowed, advice));
+            }
         };
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
         match certificates {
@@ -498,6 +506,40 @@ impl Check<'_> {
             Ok(_) => Err(self.bad(key, "a file without a certificate".to_owned(), allowed, "")),
             Err(_) => Err(self.bad(key, "a file that is not valid PEM".to_owned(), allowed, "")),
         }
+    }
+
+    /// The one thing of the environment that is read without our prefix: everybody calls it so.
+    fn proxies(&mut self) -> Result<Proxies, Noted> {
+        let https = self.proxy("HTTPS_PROXY");
+        let http = self.proxy("HTTP_PROXY");
+        let no = self.usual_variable("NO_PROXY").map(|(_, text)| text).unwrap_or_default();
+        Ok(Proxies::new(https?, http?, &no))
+    }
+
+    fn proxy(&mut self, name: &str) -> Found<Url> {
+        let Some((name, text)) = self.usual_variable(name) else { return Ok(None) };
+        proxy::parse(&text).map(Some).map_err(|error| {
+            self.raw.problems.push(Problem {
+                place: Place::Variable(name),
+                key: None,
+                found: error.to_string(),
+                allowed: "an HTTP proxy such as http://proxy.example:3128".to_owned(),
+                advice:
+                    "Other proxies (https, SOCKS) are not supported; NO_PROXY names hosts that \
+                         are reached without"
+                        .to_owned(),
+            });
+            Noted
+        })
+    }
+
+    /// A variable that is written in either case: the upper one counts.
+    fn usual_variable(&self, name: &str) -> Option<(String, String)> {
+        let names = [name.to_owned(), name.to_lowercase()];
+        names.into_iter().find_map(|name| {
+            let text = self.source.environment.get(&name)?.to_string_lossy().into_owned();
+            (!text.trim().is_empty()).then_some((name, text))
+        })
     }
 
     // ---- the wallet
@@ -602,7 +644,8 @@ impl Check<'_> {
             Ok(text) => text,
             Err(found) => {
                 let allowed = "a readable file with 64 hex digits, with or without 0x";
-                return Err(self.bad(key, found, allowed, ""));
+                let advice = "Check its path, and that the service's user may read it";
+                return Err(self.bad(key, found, allowed, advice));
             }
         };
         let in_credentials =
@@ -666,7 +709,7 @@ impl Check<'_> {
                     key: Some("private_key".to_owned()),
                     found,
                     allowed: "a readable credential with 64 hex digits".to_owned(),
-                    advice: String::new(),
+                    advice: "Check LoadCredential= of the unit and the file it names".to_owned(),
                 });
                 Err(Noted)
             }

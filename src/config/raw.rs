@@ -145,7 +145,7 @@ pub(super) struct Given {
 }
 
 /// All that was given, by key, and what was noticed on the way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Raw {
     given: BTreeMap<Key, Given>,
     pub problems: Vec<Problem>,

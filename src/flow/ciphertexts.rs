@@ -22,6 +22,7 @@ mod download;
 mod fallback;
 mod http;
 mod memory;
+mod probe;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
@@ -40,11 +41,13 @@ use crate::domain::{
     Address, B256, Bytes, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Remedy,
 };
 use crate::metrics::Metrics;
+use crate::proxy::Proxies;
 
 pub use bucket::UnusableUrl;
 pub use download::Trouble;
 pub use fallback::FallbackStore;
 pub use memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB};
+pub use probe::{Probed, probe, probe_fallback};
 
 use bucket::{Bucket, Health};
 use download::{Patience, Progress, Wanted, download};
@@ -109,17 +112,20 @@ impl<B> fmt::Debug for CiphertextsOptions<B> {
     }
 }
 
-/// The HTTP client this room needs, one per instance: no redirects, no proxy from the environment,
-/// no decompression, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection
+/// The HTTP client this room needs, one per instance: no redirects, no decompression,
+/// no proxy but these, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection
 /// share its window.
-pub fn http_client(mut tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+pub fn http_client(
+    mut tls: rustls::ClientConfig,
+    proxies: &Proxies,
+) -> Result<reqwest::Client, reqwest::Error> {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    reqwest::Client::builder()
+    proxies
+        .of_client(reqwest::Client::builder())
         .tls_backend_preconfigured(tls)
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        .no_proxy()
         .user_agent(concat!("kms-connector/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_DEADLINE)
         .tcp_nodelay(true)

@@ -110,6 +110,15 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         Ok(registered)
     }
 
+    /// Every registered coprocessor, asked anew.
+    pub async fn coprocessors(&self) -> Result<Vec<Address>, RegistryError> {
+        if !self.deployed {
+            return Ok(Vec::new());
+        }
+        let mut cache = self.cache.lock().await;
+        cache.ask(&self.provider, self.address(), &abi::coprocessor_tx_senders()).await
+    }
+
     /// The signer registered for this node's Core. `None` where the contract does not say: not
     /// deployed, or the wallet is not registered (then sending will show it).
     pub async fn core_signer(&self) -> Result<Option<Address>, RegistryError> {

@@ -20,6 +20,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kms::config::SharedHttpClient;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
 use aws_sdk_kms::operation::sign::SignOutput;
@@ -81,7 +82,17 @@ impl Wallet {
         region: Option<&str>,
         endpoint: Option<&Url>,
     ) -> Result<Self, WalletError> {
-        let config = sdk_config(key_id, region, endpoint).await?;
+        Self::aws_kms_by(key_id, region, endpoint, None).await
+    }
+
+    /// The same through another HTTP client: one that knows a proxy.
+    pub async fn aws_kms_by(
+        key_id: &str,
+        region: Option<&str>,
+        endpoint: Option<&Url>,
+        http: Option<SharedHttpClient>,
+    ) -> Result<Self, WalletError> {
+        let config = sdk_config(key_id, region, endpoint, http).await?;
         AwsKmsWallet::connect(&config, key_id).await.map(Self::AwsKms)
     }
 
@@ -240,8 +251,12 @@ async fn sdk_config(
     key_id: &str,
     region: Option<&str>,
     endpoint: Option<&Url>,
+    http: Option<SharedHttpClient>,
 ) -> Result<SdkConfig, WalletError> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    if let Some(http) = http {
+        loader = loader.http_client(http);
+    }
     if let Some(region) = region.or_else(|| region_of_arn(key_id)) {
         loader = loader.region(Region::new(region.to_owned()));
     }

@@ -64,7 +64,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(connections.run(Hearts::default(), stop));
     let wallet = async {
-        let opened = world::ask_wallet(&config.wallet).await;
+        let opened = world::ask_wallet(config).await;
         opened.map(drop).map_err(|unready| CheckError::of("AWS KMS", unready))
     };
     let answers = async {

@@ -111,7 +111,7 @@ async fn ask(
     let wallet = if config.observes {
         OBSERVER
     } else {
-        let opened = world::ask_wallet(&config.wallet).await;
+        let opened = world::ask_wallet(config).await;
         let refused = |unready| Refused::Unready(Some("the wallet".to_owned()), unready);
         opened.map_err(refused)?.address()
     };

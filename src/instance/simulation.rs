@@ -149,7 +149,7 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let machine = Machine {
         state_dir,
         wallet: Arc::new(Wallet::from_private_key(&[7; 32]).unwrap()),
-        http: ciphertexts::http_client(no_roots()).unwrap(),
+        http: ciphertexts::http_client(no_roots(), &crate::proxy::Proxies::default()).unwrap(),
         world: world.clone(),
     };
     let mut nature = JoinSet::new();

@@ -138,12 +138,13 @@ pub(super) async fn ask_genesis<P: Provider>(provider: &P) -> Result<B256, Unrea
     }
 }
 
-pub(super) async fn ask_wallet(wallet: &config::Wallet) -> Result<Wallet, Unready> {
-    let opened = match wallet {
+pub(super) async fn ask_wallet(config: &Config) -> Result<Wallet, Unready> {
+    let opened = match &config.wallet {
         config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
         config::Wallet::AwsKms { key_id, region, endpoint } => {
             let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-            Box::pin(Wallet::aws_kms(key_id, region.as_deref(), endpoint.as_ref())).await
+            let (region, http) = (region.as_deref(), config.proxies.aws_client());
+            Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), http)).await
         }
         config::Wallet::Nobody => {
             return Err(Unready::Ever("an instance that only observes has no wallet".to_owned()));

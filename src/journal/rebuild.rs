@@ -183,7 +183,8 @@ fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
     Ok(aside)
 }
 
-fn error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
+/// What to tell of a journal that was set aside.
+pub(super) fn error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
     let at_most = salvage::first_block(&aside, contract);
     OpenError::SetAside { path: path.to_owned(), aside, at_most }
 }

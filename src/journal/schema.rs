@@ -137,7 +137,7 @@ CREATE TABLE skipped_logs (
 ";
 
 /// How long a write waits for an operator's `sqlite3` that holds the file locked.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What `PRAGMA user_version` and `application_id` say about a file.
 #[derive(Debug, PartialEq, Eq)]

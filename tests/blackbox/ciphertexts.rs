@@ -37,7 +37,7 @@ fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<One
         fallback,
         memory_mib: SMALLEST_MEMORY_MIB,
         verify_coprocessors: false,
-        http: http_client(tls).expect("a client"),
+        http: http_client(tls, &kms_connector::proxy::Proxies::default()).expect("a client"),
     })
 }
 

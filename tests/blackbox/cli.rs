@@ -655,3 +655,45 @@ fn validate_all_of_nothing_warns_and_of_no_directory_fails() {
     assert_eq!((missing.code, missing.stdout.as_str()), (Some(78), ""), "{missing:?}");
     assert!(missing.stderr.contains("none") && missing.stderr.contains("--config-dir"));
 }
+
+#[test]
+fn config_tells_what_counts_and_where_from() {
+    let world = World::new(&[("one.toml", CONFIG), ("bad.toml", "chain_id = \"CANARY\"\n")]);
+    let run = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command.env("KMS_CONNECTOR_INSTANCE_ONE__CHAIN_ID", "7");
+        Ended::from(command.output().unwrap())
+    };
+    let path = world.configs().join("one.toml").display().to_string();
+    for arguments in [&["config", "-c", "one.toml"][..], &["config", "--instance", "one"]] {
+        let ended = run(arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let line = |key: &str| {
+            let words = ended.stdout.lines().map(|line| line.split_whitespace());
+            let mut words = words.filter(|words| words.clone().next() == Some(key));
+            words.next().unwrap().skip(1).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line("gateway_url"), format!("wss://gateway.example/… {path}:2"));
+        assert_eq!(line("chain_id"), "7 KMS_CONNECTOR_INSTANCE_ONE__CHAIN_ID");
+        assert_eq!(line("channel_size"), "1000 default");
+        assert!(line("private_key").contains(ADDRESS), "{ended:?}");
+        let all = ended.stdout.clone() + &ended.stderr;
+        assert!(!all.contains("CANARY") && !all.contains(KEY_PART), "{all}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&run(&["config", "-c", "one.toml", "--json"]).stdout).unwrap();
+    let keys = json.as_array().unwrap();
+    assert!(keys.iter().any(|one| one["key"] == "gas_limit" && one["value"].is_null()), "{json}");
+    let bad = run(&["config", "-c", "bad.toml"]);
+    assert_eq!((bad.code, bad.stdout.as_str()), (Some(78), ""), "{bad:?}");
+}
+
+#[test]
+fn the_program_describes_itself_for_shells_and_man() {
+    let world = World::new(&[]);
+    for arguments in [&["completions", "bash"][..], &["completions", "zsh"], &["man"]] {
+        let ended = world.run(arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout.contains("supervise") && ended.stderr.is_empty(), "{arguments:?}");
+    }
+}

@@ -39,3 +39,5 @@ mod review;
 mod walk;
 mod wallet;
 mod wallet_change;
+mod check;
+mod proxied;

@@ -209,9 +209,13 @@ fn an_installation_comes_and_goes() -> Result<()> {
         "usr/local/lib/systemd/system/kms-connector.service",
         "usr/local/lib/systemd/system/kms-connector@.service",
         "usr/local/lib/sysusers.d/kms-connector.conf",
+        "usr/local/share/bash-completion/completions/kms-connector",
+        "usr/local/share/fish/vendor_completions.d/kms-connector.fish",
         "usr/local/share/kms-connector/config-base.toml",
         "usr/local/share/kms-connector/credentials.conf",
         "usr/local/share/kms-connector/notify-reload.conf",
+        "usr/local/share/man/man1/kms-connector.1",
+        "usr/local/share/zsh/site-functions/_kms-connector",
     ];
     assert_eq!(files(tree)?, installed);
     let runs = Command::new(tree.join("usr/local/bin/kms-connector")).arg("--version").output();

@@ -11,6 +11,7 @@
 //! Scene (one party and a connector)   Fleet (several parties and a supervisor)
 //! TlsFront (TLS of a private authority in front of any of them)
 //! Gossip (repeats what it was told, credentials and all)
+//! ConnectProxy (an HTTP proxy on the way out)
 //! NotifySocket (the service manager, systemd)
 //! ```
 //!
@@ -43,6 +44,7 @@ pub mod procfs;
 pub mod config_dir;
 pub mod supervised;
 pub mod fleet;
+pub mod connect_proxy;
 
 use std::{
     io,

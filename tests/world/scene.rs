@@ -133,6 +133,11 @@ impl Scene {
         if !command.get_envs().any(|(name, _)| name == "KMS_CONNECTOR_LISTEN") {
             command.env_remove("KMS_CONNECTOR_LISTEN");
         }
+        for name in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
+            if !command.get_envs().any(|(given, _)| given == name) {
+                command.env_remove(name);
+            }
+        }
         if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
             command.env_remove("RUST_LOG");
         }

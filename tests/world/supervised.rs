@@ -273,6 +273,7 @@ fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let ours = text.starts_with("KMS_CONNECTOR_")
+            || text.to_uppercase().ends_with("_PROXY")
             || ["RUST_LOG", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"]
                 .contains(&text.as_ref());
         if ours && !given.contains(&name) {

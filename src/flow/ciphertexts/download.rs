@@ -72,6 +72,8 @@ pub enum Trouble {
     AccessDenied(u16),
     #[error("not there (404)")]
     Missing,
+    #[error("there is no such bucket")]
+    NoBucket,
     #[error("redirects ({0}), which is not followed")]
     Redirects(u16),
     #[error("status {0}")]
@@ -104,6 +106,7 @@ impl Trouble {
             Self::Silent => "silent",
             Self::AccessDenied(_) => "access_denied",
             Self::Missing => "missing",
+            Self::NoBucket => "no_bucket",
             Self::Redirects(_) => "redirect",
             Self::Status(_) => "status",
             Self::TooLarge { .. } => "too_large",
@@ -290,7 +293,7 @@ async fn read(
     Ok(Bytes::from(body))
 }
 
-fn accept(status: StatusCode) -> Result<(), Trouble> {
+pub(super) fn accept(status: StatusCode) -> Result<(), Trouble> {
     match status.as_u16() {
         200 => Ok(()),
         code @ (401 | 403) => Err(Trouble::AccessDenied(code)),
@@ -312,7 +315,7 @@ fn format(headers: &HeaderMap) -> CiphertextFormat {
 }
 
 /// The innermost cause: it names the failure, while the outer layers name the URL.
-fn cause(error: reqwest::Error) -> String {
+pub(super) fn cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut innermost: &(dyn StdError + 'static) = &error;
     while let Some(source) = innermost.source() {

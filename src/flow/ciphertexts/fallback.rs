@@ -4,13 +4,15 @@
 //! when credentials are found within two seconds, and plain otherwise. It goes through the same
 //! HTTP path, deadlines and checks as every other bucket.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_config::Region;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_kms::config::SharedHttpClient;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
     UriPathNormalizationMode, sign,
@@ -22,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::bucket::{Bucket, UnusableUrl};
+use crate::proxy::Proxies;
 
 /// How long credentials are looked for before a call goes out unsigned.
 const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(2);
@@ -69,15 +72,28 @@ impl FallbackStore {
         base.set_path(&path);
         let signer = Signer {
             region: region.to_owned(),
+            http: OnceLock::new(),
             state: Mutex::new(State { provider: credentials, found: None, said: false }),
         };
         Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
+    }
+
+    /// Credentials are looked for through these.
+    #[must_use]
+    pub fn through(self, proxies: &Proxies) -> Self {
+        if let (Some(signer), Some(http)) = (&self.bucket.signer, proxies.aws_client()) {
+            // Said twice, the first word counts.
+            let _ = signer.http.set(http);
+        }
+        self
     }
 }
 
 /// Signs GETs to the fallback store.
 pub(super) struct Signer {
     region: String,
+    /// For who asks for credentials; without it their own.
+    http: OnceLock<SharedHttpClient>,
     state: Mutex<State>,
 }
 
@@ -141,7 +157,12 @@ impl Signer {
     async fn look(&self, provider: &mut Option<SharedCredentialsProvider>) -> Option<Credentials> {
         if provider.is_none() {
             let region = Region::new(self.region.clone());
-            let chain = DefaultCredentialsChain::builder().region(region).build().await;
+            let mut chain = DefaultCredentialsChain::builder();
+            if let Some(http) = self.http.get() {
+                let configured = ProviderConfig::without_region().with_http_client(http.clone());
+                chain = chain.configure(configured);
+            }
+            let chain = chain.region(region).build().await;
             *provider = Some(SharedCredentialsProvider::new(chain));
         }
         // An error may quote what a provider said; that there are none is all we need.

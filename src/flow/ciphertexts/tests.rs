@@ -50,7 +50,7 @@ fn plain_http() -> reqwest::Client {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    http_client(tls).unwrap()
+    http_client(tls, &crate::proxy::Proxies::default()).unwrap()
 }
 
 /// Shorter than the real patience, and long enough for a machine that does other things too.

@@ -226,7 +226,11 @@ impl Scene {
                 fallback: None,
                 memory_mib: SMALLEST_MEMORY_MIB,
                 verify_coprocessors: false,
-                http: http_client(TlsRoots::load(None).unwrap().client_config()).unwrap(),
+                http: http_client(
+                    TlsRoots::load(None).unwrap().client_config(),
+                    &crate::proxy::Proxies::default(),
+                )
+                .unwrap(),
             }),
             core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
             submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),

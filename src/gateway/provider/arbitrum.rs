@@ -127,6 +127,13 @@ impl ArbitrumProvider {
         self.trouble().map_or(Ok(()), Err)
     }
 
+    /// The newest block's number and time (Unix seconds): for a check of clocks.
+    pub async fn newest(&self) -> Result<(u64, u64), RpcError> {
+        let block: Option<Stamp> = self.ask("eth_getBlockByNumber", ("latest", false)).await?;
+        let block = block.ok_or_else(|| self.unreadable("no newest block"))?;
+        Ok((block.number.to(), block.timestamp.to()))
+    }
+
     pub(super) fn unavailable(&self, what: impl Into<String>) -> RpcError {
         RpcError::Unavailable { host: self.hosts().to_owned(), what: what.into() }
     }
@@ -252,6 +259,13 @@ impl ArbitrumProvider {
     fn unreadable(&self, what: impl Into<String>) -> RpcError {
         RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
     }
+}
+
+/// When a block was made.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+struct Stamp {
+    number: alloy::primitives::U64,
+    timestamp: alloy::primitives::U64,
 }
 
 pub(super) fn client_of(node: &endpoints::Node) -> Option<RpcClient> {

@@ -33,7 +33,7 @@ use tracing::{debug, error, info, warn};
 use url::Url;
 
 use super::{Head, RpcError};
-use crate::{backoff::Backoff, domain::BlockRef, heart::Heart};
+use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, proxy::Proxies};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Over http, how often the head is asked for: the Gateway's block time.
@@ -53,6 +53,7 @@ pub struct Endpoint {
     secrets: Arc<[String]>,
     tls: Arc<rustls::ClientConfig>,
     http: reqwest::Client,
+    proxies: Proxies,
 }
 
 impl fmt::Debug for Endpoint {
@@ -78,7 +79,14 @@ impl Endpoint {
         let header = header.map(|header| header.to_string());
         secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
         secrets.retain(|secret| secret.len() >= 6);
-        Self { url, host, secrets: secrets.into(), tls, http }
+        let proxies = Proxies::default();
+        Self { url, host, secrets: secrets.into(), tls, http, proxies }
+    }
+
+    /// A WebSocket goes through these; `http` knows its own way.
+    #[must_use]
+    pub fn through(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 
     #[must_use]
@@ -230,9 +238,7 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Stream, OpenError> {
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let port = url.port_or_known_default().unwrap_or(80);
-    let tcp = TcpStream::connect((host, port)).await?;
+    let tcp = endpoint.proxies.connect(&url).await?;
     tcp.set_nodelay(true)?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))

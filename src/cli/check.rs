@@ -1,0 +1,307 @@
+//! `check`: a configuration and the world it needs, one line for each thing that was looked at.
+
+use std::path::{Path, PathBuf};
+
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{
+    Exit, places, print,
+    text::{Colour, painted, printable},
+    validate::conflicts,
+};
+use crate::{
+    config::{self, Config, Environment, Loaded, Mode, Problem, Problems, Source, Warning},
+    instance::{
+        self,
+        checkup::{Checkup, Finding, Verdict, checkup},
+    },
+    supervisor::directory::{self, Files},
+};
+
+/// Instances looked at at the same time.
+const AT_ONCE: usize = 4;
+const CONFIGURATION: &str = "configuration";
+
+/// Which configurations.
+#[derive(Debug)]
+pub(super) enum Which {
+    /// All of the directory, together, as `supervise` reads them.
+    All,
+    /// One of the directory, as `supervise` reads it.
+    Instance(String),
+    /// One configuration as `start` reads it; without a file, the environment alone.
+    File(Option<PathBuf>),
+}
+
+/// Where everything is.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) config_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
+    pub(super) environment: Environment,
+}
+
+/// How the answer looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub(super) json: bool,
+    pub(super) colours: bool,
+}
+
+/// What was found of one instance.
+#[derive(Debug, Serialize)]
+struct Report {
+    instance: String,
+    findings: Vec<Finding>,
+    #[serde(skip)]
+    bad: bool,
+    #[serde(skip)]
+    wallet: Option<(u64, crate::domain::Address)>,
+}
+
+impl Report {
+    fn bad(instance: impl Into<String>, findings: Vec<Finding>) -> Self {
+        Self { instance: instance.into(), findings, bad: true, wallet: None }
+    }
+}
+
+/// Looks, and says what was found. 78 if a configuration is bad, 1 if something does not work.
+pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
+    let reports = match which {
+        Which::All => all(&places).await,
+        Which::Instance(name) => {
+            let file = places.config_dir.join(format!("{name}.toml"));
+            vec![one(Some(file), Mode::Supervise, name, &places).await]
+        }
+        Which::File(file) => match file.map(|f| places::find(&f, &places.config_dir)).transpose() {
+            Ok(file) => {
+                let shown = file.as_deref().and_then(Path::file_stem);
+                let shown = shown.map_or("-".into(), |stem| stem.to_string_lossy().into_owned());
+                vec![one(file, Mode::Start, shown, &places).await]
+            }
+            Err(problems) => vec![Report::bad("-", of_problems(&problems))],
+        },
+    };
+    let text = if form.json { as_json(&reports) } else { as_text(&reports, form.colours) };
+    print(&text, ending(&reports))
+}
+
+fn ending(reports: &[Report]) -> Exit {
+    let fails =
+        |report: &Report| report.findings.iter().any(|finding| finding.verdict == Verdict::Fail);
+    if reports.iter().any(|report| report.bad) {
+        Exit::BadConfiguration
+    } else if reports.iter().any(fails) {
+        Exit::Failure
+    } else {
+        Exit::Success
+    }
+}
+
+async fn one(file: Option<PathBuf>, mode: Mode, shown: String, places: &Places) -> Report {
+    let source = Source {
+        file: file.clone(),
+        environment: places.environment.clone(),
+        credentials_directory: places.environment.credentials_directory(),
+        mode,
+    };
+    match config::load(&source) {
+        Ok(Loaded { config, warnings }) => {
+            let name = config::instance_name(mode, None, file.as_deref(), &config);
+            of_config(name, &config, &warnings, &places.state_dir).await
+        }
+        Err(problems) => Report::bad(shown, of_problems(&problems)),
+    }
+}
+
+async fn of_config(
+    instance: String,
+    config: &Config,
+    warnings: &[Warning],
+    state_dir: &Path,
+) -> Report {
+    let mut findings = of_warnings(warnings);
+    if findings.is_empty() {
+        findings.push(Finding::ok(CONFIGURATION, "in order"));
+    }
+    let own = config.observes.then(|| instance::observe_dir(state_dir, &instance));
+    let state_dir = own.as_deref().unwrap_or(state_dir);
+    let Checkup { findings: found, wallet } = Box::pin(checkup(config, state_dir)).await;
+    findings.extend(found);
+    Report { instance, findings, bad: false, wallet }
+}
+
+/// A warning's text says what to do, where something is to be done.
+fn of_warnings(warnings: &[Warning]) -> Vec<Finding> {
+    let of = |warning: &Warning| Finding::warn(CONFIGURATION, warning.to_string(), "");
+    warnings.iter().map(of).collect()
+}
+
+fn of_problems(problems: &Problems) -> Vec<Finding> {
+    let of = |problem: &Problem| {
+        let Problem { place, key, found, allowed, advice } = problem;
+        let key = key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
+        let found = format!("{place}: {key}found {found}; allowed: {allowed}");
+        let remedy = if advice.is_empty() { "correct it" } else { advice };
+        Finding::fail(CONFIGURATION, found, remedy)
+    };
+    problems.as_slice().iter().map(of).collect()
+}
+
+async fn all(places: &Places) -> Vec<Report> {
+    let Places { config_dir, state_dir, environment } = places;
+    let files = Files::Directory(config_dir.clone());
+    let (look, settled) = directory::look_first(&files, environment);
+    if let Some(problem) = look.problem {
+        let problems = config::unusable_directory(config_dir, problem);
+        return vec![Report::bad("-", of_problems(&problems))];
+    }
+    let mut reports = Vec::new();
+    if let Err(problems) = config::check_environment(environment) {
+        reports.push(Report::bad("-", of_problems(&problems)));
+    }
+    let odd = settled.odd_variables(environment);
+    if !odd.is_empty() {
+        let findings = of_warnings(&odd);
+        reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
+    }
+    if look.files.is_empty() {
+        let found = format!("there is no configuration in {}", config_dir.display());
+        let finding = Finding::warn(CONFIGURATION, found, "put one there, or set --config-dir");
+        let findings = vec![finding];
+        reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
+    }
+    let conflicts = conflicts(&look);
+    let looks = look.files.iter().map(|(name, file)| {
+        let conflict = conflicts.get(name);
+        async move {
+            match file {
+                Err(problems) => Report::bad(name, of_problems(problems)),
+                Ok(wanted) if !wanted.config.enabled => {
+                    let mut findings = of_warnings(&wanted.warnings);
+                    findings
+                        .push(Finding::ok(CONFIGURATION, "disabled: a supervisor does not run it"));
+                    Report { instance: name.clone(), findings, bad: false, wallet: None }
+                }
+                Ok(wanted) => {
+                    let (config, warnings) = (&wanted.config, &wanted.warnings);
+                    let mut report = of_config(name.clone(), config, warnings, state_dir).await;
+                    if let Some(conflict) = conflict {
+                        let finding = Finding::fail(CONFIGURATION, conflict, "as the message says");
+                        report.findings.insert(0, finding);
+                        report.bad = true;
+                    }
+                    report
+                }
+            }
+        }
+    });
+    // Collected first: the stream would have to name the closure's lifetime otherwise.
+    let looks: Vec<_> = looks.collect();
+    let found: Vec<Report> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+    reports.extend(found);
+    tell_one_wallet(&mut reports);
+    reports
+}
+
+/// Two names of one key in AWS KMS are told apart by nothing in the files.
+fn tell_one_wallet(reports: &mut [Report]) {
+    for later in 1..reports.len() {
+        let (before, rest) = reports.split_at_mut(later);
+        let report = &mut rest[0];
+        let same = before
+            .iter()
+            .find(|other| report.wallet.is_some() && other.wallet == report.wallet && !report.bad);
+        if let (Some(other), Some((chain_id, wallet))) = (same, report.wallet) {
+            let found =
+                format!("wallet {wallet} on chain {chain_id} is that of {} too", other.instance);
+            let remedy = "a wallet has one owner: give one of them another wallet";
+            report.findings.insert(0, Finding::fail(CONFIGURATION, found, remedy));
+        }
+    }
+}
+
+fn as_json(reports: &[Report]) -> String {
+    let ok = ending(reports) == Exit::Success;
+    let whole = serde_json::json!({ "ok": ok, "instances": reports });
+    whole.to_string() + "\n"
+}
+
+fn as_text(reports: &[Report], colours: bool) -> String {
+    let mut text = String::new();
+    for report in reports {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text += &printable(&report.instance);
+        text.push('\n');
+        let rows: Vec<[String; 3]> = report.findings.iter().map(row).collect();
+        text += &painted(&rows, |row, column| {
+            (colours && column == 0).then(|| colour(report.findings[row].verdict))
+        });
+    }
+    text
+}
+
+/// Verdict, subject, and what was found with what to do about it, in one line.
+fn row(finding: &Finding) -> [String; 3] {
+    let one_line = |text: &str| printable(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut said = one_line(&finding.found);
+    if !finding.remedy.is_empty() {
+        said += "; to do: ";
+        said += &one_line(&finding.remedy);
+    }
+    [word(finding.verdict).to_owned(), finding.subject.to_owned(), said]
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Ok => "ok",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "fail",
+    }
+}
+
+fn colour(verdict: Verdict) -> Colour {
+    match verdict {
+        Verdict::Ok => Colour::Green,
+        Verdict::Warn => Colour::Yellow,
+        Verdict::Fail => Colour::Red,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Address;
+
+    fn report(instance: &str, wallet: u8) -> Report {
+        let wallet = Some((1, Address::repeat_byte(wallet)));
+        Report { instance: instance.to_owned(), findings: Vec::new(), bad: false, wallet }
+    }
+
+    #[test]
+    fn one_wallet_under_two_names_is_told_once() {
+        let mut reports = [report("a", 1), report("b", 2), report("c", 1)];
+        tell_one_wallet(&mut reports);
+        assert_eq!(reports.each_ref().map(|report| report.findings.len()), [0, 0, 1]);
+        assert!(reports[2].findings[0].found.contains("that of a too"), "{reports:?}");
+        assert_eq!(ending(&reports), Exit::Failure);
+    }
+
+    #[test]
+    fn a_finding_is_one_line_and_steers_no_terminal() {
+        let mut reports = [report("a", 1)];
+        let found = "two\nlines \u{1b}[2J";
+        reports[0].findings.push(Finding::warn("bucket", found, "look"));
+        let text = as_text(&reports, false);
+        assert_eq!(text, "a\nwarn  bucket  two lines \u{fffd}[2J; to do: look\n");
+        assert!(as_text(&reports, true).contains("\u{1b}[33mwarn\u{1b}[0m"));
+        assert_eq!(ending(&reports), Exit::Success);
+        reports[0].findings.push(Finding::fail("bucket", "x", "y"));
+        assert_eq!(ending(&reports), Exit::Failure);
+        reports[0].bad = true;
+        assert_eq!(ending(&reports), Exit::BadConfiguration);
+    }
+}

@@ -1,0 +1,60 @@
+//! `config`: the effective configuration, each value with its source.
+
+use std::path::PathBuf;
+
+use super::{
+    Exit, complain, places, print,
+    text::{printable, table},
+};
+use crate::config::{self, Entry, Environment, Mode, Problems, Source};
+
+/// Which configuration, as for `check`.
+#[derive(Debug)]
+pub(super) enum Which {
+    Instance(String),
+    File(Option<PathBuf>),
+}
+
+/// Prints it.
+pub(super) fn config(
+    which: Which,
+    config_dir: &std::path::Path,
+    environment: Environment,
+    json: bool,
+) -> Exit {
+    match entries(which, config_dir, environment) {
+        Ok(entries) if json => {
+            print(&(serde_json::json!(entries).to_string() + "\n"), Exit::Success)
+        }
+        Ok(entries) => print(&as_text(&entries), Exit::Success),
+        Err(problems) => {
+            complain(&problems);
+            Exit::BadConfiguration
+        }
+    }
+}
+
+fn entries(
+    which: Which,
+    config_dir: &std::path::Path,
+    environment: Environment,
+) -> Result<Vec<Entry>, Problems> {
+    let (file, mode) = match which {
+        Which::Instance(name) => (Some(config_dir.join(format!("{name}.toml"))), Mode::Supervise),
+        Which::File(file) => {
+            (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
+        }
+    };
+    let credentials_directory = environment.credentials_directory();
+    config::effective(&Source { file, environment, credentials_directory, mode })
+}
+
+fn as_text(entries: &[Entry]) -> String {
+    let heading = ["KEY", "VALUE", "SOURCE"].map(str::to_owned);
+    let rows = entries.iter().map(|Entry { key, value, source }| {
+        let value = value.as_deref().map_or_else(|| "-".to_owned(), printable);
+        [(*key).to_owned(), value, printable(source)]
+    });
+    let rows: Vec<[String; 3]> = std::iter::once(heading).chain(rows).collect();
+    table(&rows)
+}

@@ -1,0 +1,189 @@
+//! The configuration as it counts, key by key, each with where its value comes from. For people who
+//! wonder which of file, variable and default won.
+//!
+//! Secrets are masked here: private keys entirely, of URLs all but scheme, host and port.
+
+use serde::Serialize;
+
+use super::{
+    Config, Finality, Place, Problems, Source, StartingBlock, Wallet, assembled,
+    raw::{Key, Raw, Value},
+    secret::SecretUrl,
+};
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// As written in a file, with its table.
+    pub key: &'static str,
+    /// `None`: not set, and without a default.
+    pub value: Option<String>,
+    /// `default`, `<file>:<line>`, or the name of an environment variable.
+    pub source: String,
+}
+
+/// Every key there is, in the order of the documentation.
+pub fn effective(source: &Source) -> Result<Vec<Entry>, Problems> {
+    let bytes = source.file.as_deref().map(super::read).transpose()?;
+    let (config, _, raw) = assembled(source, bytes.as_ref().map(|bytes| bytes.as_slice()))?;
+    Ok(Key::ALL.iter().map(|key| entry(*key, &config, &raw, source)).collect())
+}
+
+fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
+    let mut value = shown(key, config);
+    let mut from = raw.get(key).map(|given| told(&given.place));
+    let is_of_both =
+        key == Key::PublicDecryptionConfirmations || key == Key::UserDecryptionConfirmations;
+    if is_of_both && from.is_none() && raw.get(Key::Confirmations).is_some() {
+        from = Some(Key::Confirmations.name().to_owned());
+    }
+    if let Some(file) = key_file(raw) {
+        if key == Key::PrivateKeyFile {
+            value = Some(file.to_owned());
+        } else if key == Key::PrivateKeyText {
+            from = Some(Key::PrivateKeyFile.name().to_owned());
+        }
+    } else if key == Key::PrivateKeyText && value.is_some() && from.is_none() {
+        from = Some(credential(source));
+    }
+    Entry { key: key.name(), value, source: from.unwrap_or_else(|| "default".to_owned()) }
+}
+
+/// The file the private key is read from, where that one counts. What looks like a key is no path.
+fn key_file(raw: &Raw) -> Option<&str> {
+    let file = raw.get(Key::PrivateKeyFile)?;
+    let inline = raw.get(Key::PrivateKeyText);
+    match &file.value {
+        Value::Text(path) if inline.is_none_or(|inline| inline.layer < file.layer) => {
+            Some(path.expose())
+        }
+        Value::Text(_)
+        | Value::Integer(_)
+        | Value::Float(_)
+        | Value::Boolean(_)
+        | Value::Texts(_)
+        | Value::Other(_) => None,
+    }
+}
+
+fn told(place: &Place) -> String {
+    match place {
+        Place::Configuration => "default".to_owned(),
+        Place::File { path, line: Some(line), .. } => format!("{}:{line}", path.display()),
+        Place::File { path, line: None, .. } => path.display().to_string(),
+        Place::Variable(name) => name.clone(),
+    }
+}
+
+/// Where a key lies that no file and no variable names.
+fn credential(source: &Source) -> String {
+    match &source.credentials_directory {
+        Some(directory) => format!("a credential in {}", directory.display()),
+        None => "default".to_owned(),
+    }
+}
+
+/// The value that counts, as an operator would write it; what is secret is masked.
+fn shown(key: Key, config: &Config) -> Option<String> {
+    let seconds = |duration: std::time::Duration| Some(duration.as_secs().to_string());
+    let number = |number: usize| Some(number.to_string());
+    match key {
+        Key::Enabled => Some(config.enabled.to_string()),
+        Key::Mode => Some(if config.observes { "observe" } else { "answer" }.to_owned()),
+        Key::ServiceName => Some(config.service_name.clone()),
+        Key::GatewayUrl => Some(masked(&config.gateway_url)),
+        Key::GatewayFallbackUrls => {
+            let urls: Vec<String> = config.gateway_fallback_urls.iter().map(masked).collect();
+            (!urls.is_empty()).then(|| urls.join(", "))
+        }
+        Key::KmsCoreEndpoint => Some(masked(&config.kms_core_endpoint)),
+        Key::ChainId => Some(config.chain_id.to_string()),
+        Key::DecryptionAddress => Some(config.decryption_address.to_string()),
+        Key::GatewayConfigAddress => Some(config.gateway_config_address.to_string()),
+        Key::PrivateKeyText
+        | Key::PrivateKeyFile
+        | Key::AwsKeyId
+        | Key::AwsRegion
+        | Key::AwsEndpoint => of_wallet(key, &config.wallet),
+        Key::S3Region => config.s3.as_ref().and_then(|s3| s3.region.clone()),
+        Key::S3Bucket => config.s3.as_ref().map(|s3| s3.bucket.clone()),
+        Key::S3Endpoint => config.s3.as_ref().and_then(|s3| s3.endpoint.as_ref()).map(masked),
+        Key::CaFile => config.private_authorities.as_ref().map(|authorities| {
+            let count = authorities.certificates.len();
+            format!("{} ({count} certificates)", authorities.path.display())
+        }),
+        Key::ChannelSize => number(config.channel_size),
+        Key::PublicDecryptionTimeoutSecs => seconds(config.public_decryption_timeout),
+        Key::UserDecryptionTimeoutSecs => seconds(config.user_decryption_timeout),
+        Key::RetryIntervalSecs => seconds(config.retry_interval),
+        Key::DecryptionDomainName => Some(config.decryption_domain.name.clone()),
+        Key::DecryptionDomainVersion => Some(config.decryption_domain.version.clone()),
+        Key::GatewayConfigDomainName => Some(config.gateway_config_domain.name.clone()),
+        Key::GatewayConfigDomainVersion => Some(config.gateway_config_domain.version.clone()),
+        Key::VerifyCoprocessors => Some(config.verify_coprocessors.to_string()),
+        Key::GasLimit => config.gas_limit.map(|limit| limit.to_string()),
+        Key::MaxFeePerGasGwei => config.max_fee_per_gas.map(gwei),
+        Key::StartingBlock => Some(match config.starting_block {
+            StartingBlock::Latest => "latest".to_owned(),
+            StartingBlock::Number(block) => block.to_string(),
+        }),
+        Key::Finality => Some(
+            match config.finality {
+                Finality::Latest => "latest",
+                Finality::Safe => "safe",
+                Finality::Finalized => "finalized",
+            }
+            .to_owned(),
+        ),
+        // Counts through the two below.
+        Key::Confirmations => {
+            let (public, user) =
+                (config.public_decryption_confirmations, config.user_decryption_confirmations);
+            (public == user).then(|| public.to_string())
+        }
+        Key::PublicDecryptionConfirmations => {
+            Some(config.public_decryption_confirmations.to_string())
+        }
+        Key::UserDecryptionConfirmations => Some(config.user_decryption_confirmations.to_string()),
+        Key::RequestExpirySecs => seconds(config.request_expiry),
+        Key::HeldRetrySecs => seconds(config.held_retry),
+        Key::JournalRetentionDays => {
+            Some((config.journal_retention.as_secs() / 86_400).to_string())
+        }
+        Key::CiphertextMemoryMib => Some((config.ciphertext_memory >> 20).to_string()),
+        Key::MaxRequestsInFlight => number(config.max_requests_in_flight),
+        Key::MaxTransactionsInFlight => number(config.max_transactions_in_flight),
+    }
+}
+
+fn of_wallet(key: Key, wallet: &Wallet) -> Option<String> {
+    match (key, wallet) {
+        (Key::PrivateKeyText, Wallet::PrivateKey(private)) => {
+            Some(format!("(hidden, of address {})", private.address()))
+        }
+        (Key::AwsKeyId, Wallet::AwsKms { key_id, .. }) => Some(key_id.clone()),
+        (Key::AwsRegion, Wallet::AwsKms { region, .. }) => region.clone(),
+        (Key::AwsEndpoint, Wallet::AwsKms { endpoint, .. }) => endpoint.as_ref().map(masked),
+        (_, Wallet::PrivateKey(_) | Wallet::AwsKms { .. } | Wallet::Nobody) => None,
+    }
+}
+
+/// Scheme, host and port; `…` for whatever else there is.
+fn masked(url: &SecretUrl) -> String {
+    let whole = url.expose();
+    let bare = whole.username().is_empty()
+        && whole.password().is_none()
+        && matches!(whole.path(), "" | "/")
+        && whole.query().is_none()
+        && whole.fragment().is_none();
+    if bare { url.to_string() } else { format!("{url}/…") }
+}
+
+/// Exact, as it was given.
+fn gwei(wei: u128) -> String {
+    let (whole, rest) = (wei / 1_000_000_000, wei % 1_000_000_000);
+    if rest == 0 {
+        return whole.to_string();
+    }
+    format!("{whole}.{rest:09}").trim_end_matches('0').to_owned()
+}

@@ -1,0 +1,312 @@
+//! How the world of a configuration is, as a list of findings for an operator: each thing that the
+//! instance needs is looked at once, all at the same time, each with a deadline, and what fails
+//! hides nothing else.
+//!
+//! Nothing is changed: no transaction is sent, the Core is asked for no decryption, no journal is
+//! made or locked. One signature of the wallet is made, over a hash that means nothing, and one
+//! file is written into the state directory and removed. An instance of the same configuration may
+//! run meanwhile.
+//!
+//! [`super::check`] asks whether an instance may replace another one, and answers with yes or no;
+//! this one is for people, and looks at much more.
+
+mod buckets;
+mod contracts;
+mod disk;
+mod money;
+mod nodes;
+
+use std::{path::Path, time::Duration};
+
+use serde::Serialize;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{BuildError, OBSERVER, fallback_store, gateway_at, load_roots, report, world};
+use crate::{
+    config::{self, Config},
+    domain::{Address, B256},
+    flow::{
+        ciphertexts,
+        kms_core::{self, Health, KmsCore},
+    },
+    gateway::{gateway_config::GatewayConfigAdapter, wallet::Wallet},
+    heart::Hearts,
+    tls::TlsRoots,
+};
+
+/// How long each look may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What to make of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ok,
+    /// It works, and somebody should know.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub verdict: Verdict,
+    /// What was looked at.
+    pub subject: &'static str,
+    pub found: String,
+    /// What to do; empty if nothing is to be done.
+    pub remedy: String,
+}
+
+impl Finding {
+    pub fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Ok, subject, found: found.into(), remedy: String::new() }
+    }
+
+    pub fn warn(
+        subject: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { verdict: Verdict::Warn, subject, found: found.into(), remedy: remedy.into() }
+    }
+
+    pub fn fail(
+        subject: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { verdict: Verdict::Fail, subject, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+/// All that was found.
+#[derive(Clone, Debug, Default)]
+pub struct Checkup {
+    pub findings: Vec<Finding>,
+    /// Chain and wallet, if both are known: two instances must not have the same.
+    pub wallet: Option<(u64, Address)>,
+}
+
+/// Looks at everything this configuration needs. `state_dir` is where its journal is: for one that
+/// only observes [`super::observe_dir`].
+pub async fn checkup(config: &Config, state_dir: &Path) -> Checkup {
+    let mut tasks = JoinSet::new();
+    let prepared = prepare(config, &mut tasks);
+    let found = match prepared {
+        Ok(tools) => look(config, state_dir, &tools).await,
+        Err(error) => {
+            let (BuildError::Refused(why) | BuildError::Failed(why)) = error;
+            let remedy = "correct the configuration";
+            let findings = vec![Finding::fail("configuration", why, remedy)];
+            Checkup { findings, wallet: None }
+        }
+    };
+    tasks.shutdown().await;
+    found
+}
+
+/// What the looks are made with.
+struct Tools {
+    nodes: Vec<nodes::Node>,
+    core: KmsCore,
+    http: reqwest::Client,
+    fallback: Option<ciphertexts::FallbackStore>,
+}
+
+fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError> {
+    let roots = load_roots(config)?;
+    let fallback = fallback_store(config)?;
+    let mut nodes = Vec::new();
+    for url in std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls) {
+        let (provider, connections) = gateway_at(config, &roots, std::iter::once(url))?;
+        tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
+        nodes.push(nodes::Node { shown: url.to_string(), provider });
+    }
+    let core = open_core(config, &roots)?;
+    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
+        .map_err(|error| super::fail(error.without_url()))?;
+    Ok(Tools { nodes, core, http, fallback })
+}
+
+fn open_core(config: &Config, roots: &TlsRoots) -> Result<KmsCore, BuildError> {
+    let (endpoint, domain) = (config.kms_core_endpoint.expose(), world::configured_domain(config));
+    KmsCore::new(endpoint, roots, domain, kms_core::Options::default()).map_err(super::refuse)
+}
+
+async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
+    let by_nodes = async {
+        if config.observes {
+            let seen = nodes::look(&tools.nodes).await;
+            let of_chain = look_at_chain(config, state_dir, tools, &seen, None).await;
+            return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
+        }
+        let (seen, wallet) =
+            tokio::join!(nodes::look(&tools.nodes), within("wallet", look_at_wallet(config)));
+        let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
+        let of_chain = look_at_chain(config, state_dir, tools, &seen, wallet.as_ref()).await;
+        (seen, of_wallet, wallet, of_chain)
+    };
+    let of_core = async {
+        if config.observes {
+            return Finding::ok("KMS Core", "none: it only observes");
+        }
+        within("KMS Core", look_at_core(&tools.core)).await.unwrap_or_else(|late| late)
+    };
+    let of_fallback = buckets::look_at_fallback(&tools.http, tools.fallback.as_ref());
+    let of_disk = disk::look_at_directory(state_dir.to_owned());
+    let (by_nodes, of_core, of_fallback, of_disk) =
+        tokio::join!(Box::pin(by_nodes), of_core, of_fallback, of_disk);
+    let (seen, of_wallet, wallet, of_chain) = by_nodes;
+    let mut dates = of_chain.dates;
+    let mut findings = seen.findings.clone();
+    findings.extend(of_chain.contracts);
+    findings.push(of_wallet);
+    findings.extend(of_chain.wallet);
+    findings.push(of_core);
+    findings.extend(of_chain.buckets);
+    if let Some((finding, date)) = of_fallback {
+        findings.push(finding);
+        dates.extend(date);
+    }
+    findings.push(nodes::look_at_clock(seen.newest, &dates));
+    findings.extend(of_disk);
+    findings.extend(of_chain.journal);
+    Checkup { findings, wallet: wallet.map(|wallet| (config.chain_id, wallet.address())) }
+}
+
+/// What only a node can tell.
+#[derive(Default)]
+struct OnChain {
+    contracts: Vec<Finding>,
+    /// Registration and balance.
+    wallet: Vec<Finding>,
+    buckets: Vec<Finding>,
+    dates: Vec<buckets::ServerDate>,
+    journal: Vec<Finding>,
+}
+
+async fn look_at_chain(
+    config: &Config,
+    state_dir: &Path,
+    tools: &Tools,
+    seen: &nodes::Seen,
+    wallet: Option<&Wallet>,
+) -> OnChain {
+    let Some(best) = seen.best else {
+        let what = "not looked at: no gateway node answers";
+        let remedy = "mend gateway_url first";
+        return OnChain {
+            contracts: vec![Finding::warn("contracts, wallet on chain, journal", what, remedy)],
+            ..OnChain::default()
+        };
+    };
+    let provider = &tools.nodes[best].provider;
+    let address = wallet.map(Wallet::address);
+    let registry = async {
+        let connecting =
+            GatewayConfigAdapter::connect(provider.clone(), address.unwrap_or_default());
+        let connected = timeout(PATIENCE, connecting).await.ok()?.ok()?;
+        let registration = contracts::look_at_registry(&connected, config, address);
+        let looked = tokio::join!(registration, buckets::look(&connected, &tools.http));
+        Some(looked)
+    };
+    let balance = async {
+        let Some(address) = address else { return Vec::new() };
+        vec![within("balance", money::look(provider, address)).await.unwrap_or_else(|late| late)]
+    };
+    let journal = async {
+        let own = config.observes.then_some(OBSERVER);
+        let Some(address) = address.or(own) else { return Vec::new() };
+        let (head, genesis) =
+            (seen.newest.map(|(number, _)| number), world::ask_genesis(provider).await);
+        match genesis {
+            Ok(genesis) => {
+                let whose = disk::Whose { config, genesis, wallet: address, head };
+                disk::look_at_journal(state_dir.to_owned(), &whose).await
+            }
+            Err(_) => Vec::new(),
+        }
+    };
+    let of_contract = contracts::look(provider, config);
+    let (mut contracts, registry, balance, journal) =
+        tokio::join!(of_contract, registry, balance, journal);
+    let (of_registry, (buckets, dates)) = registry.unwrap_or_else(|| {
+        let finding = Finding::fail(
+            "GatewayConfig",
+            "the node did not answer the question",
+            "try again; another gateway_url if it stays so",
+        );
+        ((finding, None), Default::default())
+    });
+    let (of_registry, registration) = of_registry;
+    contracts.push(of_registry);
+    let wallet = registration.into_iter().chain(balance).collect();
+    OnChain { contracts, wallet, buckets, dates, journal }
+}
+
+/// Opens the wallet and has it sign; a signature counts only if it recovers to the address.
+async fn look_at_wallet(config: &Config) -> (Finding, Option<Wallet>) {
+    const SUBJECT: &str = "wallet";
+    let (kind, remedy) = match &config.wallet {
+        config::Wallet::PrivateKey(_) | config::Wallet::Nobody => {
+            ("private key", "correct private_key")
+        }
+        config::Wallet::AwsKms { .. } => {
+            ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
+        }
+    };
+    let wallet = match world::ask_wallet(config).await {
+        Ok(wallet) => wallet,
+        Err(world::Unready::Yet(why) | world::Unready::Ever(why)) => {
+            return (Finding::fail(SUBJECT, why, remedy), None);
+        }
+    };
+    let (address, hash) = (wallet.address(), nothing());
+    let finding = match wallet.sign_hash(hash).await {
+        Ok(signature) if signature.recover_address_from_prehash(&hash).ok() == Some(address) => {
+            Finding::ok(SUBJECT, format!("{address}, {kind}; it signs"))
+        }
+        Ok(_) => Finding::fail(
+            SUBJECT,
+            format!("{address}, {kind}: its signature is of another key"),
+            "check that the key's alias was not moved",
+        ),
+        Err(error) => Finding::fail(SUBJECT, format!("{address}, {kind}: {error}"), remedy),
+    };
+    (finding, Some(wallet))
+}
+
+/// A hash that no transaction and no message has.
+fn nothing() -> B256 {
+    alloy::primitives::keccak256("kms-connector check: this signature means nothing")
+}
+
+async fn look_at_core(core: &KmsCore) -> Finding {
+    const SUBJECT: &str = "KMS Core";
+    let name = report::core_name(core);
+    let remedy = "look at the Core; correct kms_core_endpoint if it is another one";
+    match core.health().await {
+        // Its version cannot be asked for; what it is shows at the first answer.
+        Ok(Health::Serving) => Finding::ok(SUBJECT, format!("{name} is serving")),
+        Ok(Health::Unknown) => Finding::warn(
+            SUBJECT,
+            format!("{name} answers, and does not say whether it is well"),
+            "nothing if it is an old Core without a health service; else correct kms_core_endpoint",
+        ),
+        Ok(Health::NotServing) => {
+            Finding::fail(SUBJECT, format!("{name} says that it is not serving"), remedy)
+        }
+        Err(error) => Finding::fail(SUBJECT, format!("{name}: {error}"), remedy),
+    }
+}
+
+/// One look, in time or not.
+async fn within<T>(subject: &'static str, look: impl Future<Output = T>) -> Result<T, Finding> {
+    timeout(PATIENCE, look).await.map_err(|_| {
+        let what = format!("no answer within {} s", PATIENCE.as_secs());
+        Finding::fail(subject, what, "look at what is asked there, and at the network between")
+    })
+}

@@ -1,0 +1,110 @@
+//! The two contracts, and what they say of this node.
+
+use super::{Finding, within, world};
+use crate::{
+    config::Config,
+    domain::Address,
+    gateway::{
+        decryption::{DecryptionAdapter, Support},
+        gateway_config::GatewayConfigAdapter,
+        provider::{Provider, RpcError},
+    },
+};
+
+const ASK_AGAIN: &str = "try again; another gateway_url if it stays so";
+
+/// The Decryption contract: whether it is there, which one it is, and what it signs under.
+pub(super) async fn look<P: Provider>(provider: &P, config: &Config) -> Vec<Finding> {
+    const SUBJECT: &str = "Decryption";
+    let decryption = DecryptionAdapter::new(provider.clone());
+    let looking = async {
+        let address = decryption.address();
+        if !decryption.is_deployed().await? {
+            let found = format!("there is no code at {address}");
+            let remedy = "correct decryption_address, or wait until the contract is deployed";
+            return Ok(vec![Finding::fail(SUBJECT, found, remedy)]);
+        }
+        let ((support, version), domain) =
+            tokio::try_join!(decryption.support(), decryption.signing_domain())?;
+        let version = version.unwrap_or_else(|| "a contract that tells no version".to_owned());
+        let of_version = match support {
+            Support::Served | Support::Upgraded { .. } => {
+                Finding::ok(SUBJECT, format!("{version} at {address}"))
+            }
+            Support::FromG12 { .. } => Finding::fail(
+                SUBJECT,
+                format!("{version} at {address} is from G12 on: its requests are held"),
+                "upgrade the connector to a version that serves it",
+            ),
+        };
+        let configured = world::configured_domain(config);
+        let of_domain = match domain {
+            Some(deployed) if deployed != configured => Finding::fail(
+                "signing domain",
+                format!("the contract says {deployed:?}, the configuration {configured:?}"),
+                "correct decryption_domain_name, decryption_domain_version, chain_id or \
+                 decryption_address",
+            ),
+            Some(domain) => {
+                let found = format!("{} {}, as configured", domain.name, domain.version);
+                Finding::ok("signing domain", found)
+            }
+            None => Finding::warn(
+                "signing domain",
+                "the contract does not tell its EIP-712 domain",
+                "make sure that decryption_address is the Decryption contract",
+            ),
+        };
+        Ok(vec![of_version, of_domain])
+    };
+    match within(SUBJECT, looking).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(error)) => {
+            let error: RpcError = error;
+            vec![Finding::fail(SUBJECT, error.to_string(), ASK_AGAIN)]
+        }
+        Err(late) => vec![late],
+    }
+}
+
+/// The GatewayConfig contract, and whether it knows this wallet.
+pub(super) async fn look_at_registry<P: Provider>(
+    registry: &GatewayConfigAdapter<P>,
+    config: &Config,
+    wallet: Option<Address>,
+) -> (Finding, Option<Finding>) {
+    const SUBJECT: &str = "GatewayConfig";
+    let address = config.gateway_config_address;
+    if !registry.is_deployed() {
+        let found = format!("there is no code at {address}");
+        let finding = if config.s3.is_some() {
+            let remedy = "correct gateway_config_address if ciphertexts should not come from \
+                          [s3_config] alone";
+            Finding::warn(SUBJECT, found, remedy)
+        } else {
+            let remedy = "correct gateway_config_address, or set [s3_config]: until then no \
+                          ciphertext can be found";
+            Finding::fail(SUBJECT, found, remedy)
+        };
+        return (finding, None);
+    }
+    let finding = Finding::ok(SUBJECT, format!("at {address}"));
+    let Some(wallet) = wallet else { return (finding, None) };
+    let asked = within("registration", registry.core_signer()).await;
+    let registration = match asked {
+        // The Core does not tell its key: what it signs with shows at its first answer.
+        Ok(Ok(Some(signer))) => Finding::ok(
+            "registration",
+            format!("{wallet} is a KMS transaction sender; its Core has to sign as {signer}"),
+        ),
+        Ok(Ok(None)) => Finding::fail(
+            "registration",
+            format!("{wallet} is not registered as a KMS transaction sender"),
+            "have the wallet registered with GatewayConfig, or use the one that is: answers are \
+             held until then",
+        ),
+        Ok(Err(error)) => Finding::fail("registration", error.to_string(), ASK_AGAIN),
+        Err(late) => late,
+    };
+    (finding, Some(registration))
+}

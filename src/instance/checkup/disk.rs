@@ -1,0 +1,281 @@
+//! The state directory and the journal in it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Access, access, statvfs};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{Finding, PATIENCE};
+use crate::{
+    config::Config,
+    domain::{Address, B256, HoldReason},
+    journal::{self, Glance, Holder, Identity, OpenError},
+};
+
+const DIRECTORY: &str = "state directory";
+const SPACE: &str = "disk space";
+const JOURNAL: &str = "journal";
+const REQUESTS: &str = "requests";
+/// A journal of a busy week, and what else is there, fit into this.
+const LOW_BYTES: u64 = 1 << 30;
+const FULL_BYTES: u64 = 64 << 20;
+/// What is written to see whether one can.
+const SAMPLE: [u8; 16 * 1024] = [0x5a; 16 * 1024];
+/// More than a connector at work is behind.
+const LAGGING: u64 = 300;
+
+/// Whether the directory can be written, and how much room there is.
+pub(super) async fn look_at_directory(dir: PathBuf) -> Vec<Finding> {
+    let looking = spawn_blocking(move || {
+        let (there, standing) = (dir.is_dir(), nearest(&dir));
+        vec![writable(&dir, there, &standing), space(&standing)]
+    });
+    match timeout(PATIENCE, looking).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(_)) | Err(_) => vec![Finding::fail(
+            DIRECTORY,
+            "the disk does not answer",
+            "look at the kernel's log and at the mount",
+        )],
+    }
+}
+
+/// The directory, or the nearest name above it that is there.
+fn nearest(dir: &Path) -> PathBuf {
+    let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let found = full.ancestors().find(|above| above.exists()).map(Path::to_owned);
+    found.unwrap_or(full)
+}
+
+fn writable(dir: &Path, there: bool, standing: &Path) -> Finding {
+    let shown = dir.display();
+    let remedy = "make it writable for the user of the service (run the check as that user), and \
+                  free space";
+    if there {
+        return match write_sample(dir) {
+            Ok(()) => Finding::ok(DIRECTORY, format!("{shown} can be written")),
+            Err(error) => Finding::fail(DIRECTORY, format!("{shown}: {error}"), remedy),
+        };
+    }
+    if !standing.is_dir() {
+        let found = format!("{shown} cannot be made: {} is not a directory", standing.display());
+        return Finding::fail(DIRECTORY, found, "correct --state-dir or KMS_CONNECTOR_STATE_DIR");
+    }
+    match access(standing, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Finding::ok(DIRECTORY, format!("{shown} is not there yet and can be made")),
+        Err(error) => {
+            let found = format!("{shown} is not there and cannot be made: {error}");
+            Finding::fail(DIRECTORY, found, remedy)
+        }
+    }
+}
+
+/// Writes a file as durably as a journal is written, and removes it.
+fn write_sample(dir: &Path) -> io::Result<()> {
+    let path = dir.join(format!(".check-{}", std::process::id()));
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(
+        |mut file| {
+            file.write_all(&SAMPLE)?;
+            file.sync_all()
+        },
+    );
+    let removed = fs::remove_file(&path);
+    written.and(removed)
+}
+
+fn space(standing: &Path) -> Finding {
+    let found = match statvfs(standing) {
+        Ok(found) => found,
+        Err(error) => {
+            return Finding::warn(SPACE, error.to_string(), "look at the mount");
+        }
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let shown = format!("{} MiB free below {}", free >> 20, standing.display());
+    let remedy = "free space, or move the state directory to a larger disk";
+    if found.f_files > 0 && found.f_favail == 0 {
+        return Finding::fail(SPACE, format!("{shown}, and no inode"), remedy);
+    }
+    match free {
+        0..FULL_BYTES => Finding::fail(SPACE, shown, remedy),
+        FULL_BYTES..LOW_BYTES => Finding::warn(SPACE, shown, remedy),
+        LOW_BYTES.. => Finding::ok(SPACE, shown),
+    }
+}
+
+/// Whose journal is looked at, and where the chain stands.
+pub(super) struct Whose<'c> {
+    pub config: &'c Config,
+    pub genesis: B256,
+    pub wallet: Address,
+    pub head: Option<u64>,
+}
+
+/// The journal as it stands, and the requests in it.
+pub(super) async fn look_at_journal(dir: PathBuf, whose: &Whose<'_>) -> Vec<Finding> {
+    let Whose { config, genesis, wallet, head } = *whose;
+    let identity = Identity { chain_id: config.chain_id, genesis, wallet };
+    let contract = config.decryption_address;
+    let looking = spawn_blocking(move || journal::glance(&dir, identity, contract));
+    match timeout(PATIENCE, looking).await {
+        Ok(Ok(Ok(glance))) => judge(&glance, head),
+        Ok(Ok(Err(error))) => vec![of_error(&error)],
+        Ok(Err(_)) | Err(_) => {
+            vec![Finding::fail(JOURNAL, "the disk does not answer", "look at the kernel's log")]
+        }
+    }
+}
+
+/// The error's text says what to do.
+fn of_error(error: &OpenError) -> Finding {
+    let remedy = match error {
+        OpenError::Corrupt { .. } | OpenError::SetAside { .. } => {
+            "kms-connector journal rebuild, as the message says"
+        }
+        OpenError::Newer { .. }
+        | OpenError::NotOurs { .. }
+        | OpenError::Locked { .. }
+        | OpenError::Io { .. }
+        | OpenError::Sqlite { .. } => "as the message says",
+    };
+    Finding::fail(JOURNAL, error.to_string(), remedy)
+}
+
+fn judge(glance: &Glance, head: Option<u64>) -> Vec<Finding> {
+    let holder = match glance.holder {
+        Holder::Process(pid) => format!("in use by process {pid}"),
+        Holder::Somebody => "in use".to_owned(),
+        Holder::Nobody => "in use by nobody".to_owned(),
+    };
+    let Some(content) = &glance.content else {
+        let found = format!("none yet, {holder}: reading begins at starting_block");
+        return vec![Finding::ok(JOURNAL, found)];
+    };
+    let shown = format!("{holder}, {} KiB", content.bytes >> 10);
+    let of_journal = match (content.cursor.map(|cursor| cursor.number), head) {
+        (None, _) => Finding::ok(JOURNAL, format!("{shown}, nothing read yet")),
+        (Some(cursor), None) => Finding::ok(JOURNAL, format!("{shown}, read to block {cursor}")),
+        // Heads are a moment apart.
+        (Some(cursor), Some(head)) if cursor > head.saturating_add(LAGGING) => Finding::fail(
+            JOURNAL,
+            format!("{shown}, read to block {cursor}, and the gateway node is at {head} only"),
+            "the node is stale, or its chain was reset: look at it",
+        ),
+        (Some(cursor), Some(head)) => {
+            let lag = head.saturating_sub(cursor);
+            let found = format!("{shown}, read to block {cursor}, {lag} blocks to go");
+            match (lag > LAGGING, glance.holder) {
+                (false, _) => Finding::ok(JOURNAL, found),
+                (true, Holder::Process(_) | Holder::Somebody) => Finding::warn(
+                    JOURNAL,
+                    found,
+                    "it should be catching up: kms-connector status says how far it is",
+                ),
+                (true, Holder::Nobody) => {
+                    Finding::warn(JOURNAL, found, "start the connector: it catches up by itself")
+                }
+            }
+        }
+    };
+    vec![of_journal, of_requests(&content.counts)]
+}
+
+fn of_requests(counts: &journal::Counts) -> Finding {
+    let in_hand: u64 = counts.unfinished.values().sum();
+    if counts.held.is_empty() {
+        return Finding::ok(REQUESTS, format!("{in_hand} in hand, none held"));
+    }
+    let held: u64 = counts.held.values().sum();
+    let reasons: Vec<String> =
+        counts.held.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let found = format!("{in_hand} in hand, {held} held: {}", reasons.join(", "));
+    let remedies: Vec<String> =
+        counts.held.keys().map(|name| format!("{name}: {}", remedy(name))).collect();
+    Finding::warn(REQUESTS, found, remedies.join("; "))
+}
+
+/// In short what the README's table says.
+fn remedy(reason: &str) -> &'static str {
+    let Some(reason) = HoldReason::from_name(reason) else { return "see the README" };
+    match reason {
+        HoldReason::UnsupportedGeneration | HoldReason::UnsupportedType => "upgrade the connector",
+        HoldReason::SignerMismatch => {
+            "the Core signs with another key than the one registered for this wallet: connect the \
+             right Core, or have its signer registered"
+        }
+        HoldReason::InvalidAnswer => "compare the versions of Core and contract",
+        HoldReason::WalletNotRegistered => "register the wallet",
+        HoldReason::SignerNotRegistered => "register the Core's signer, or connect the right Core",
+        HoldReason::WalletCoreMismatch => "pair wallet and Core as registered",
+        HoldReason::NoFunds => "fund the wallet",
+        HoldReason::FeeCap => "wait until the fee falls, or raise max_fee_per_gas_gwei",
+        HoldReason::AccessDenied => {
+            "look at the policies of buckets and AWS key, and at the credentials"
+        }
+        HoldReason::CiphertextTooLarge => "ask the coprocessor that stored it",
+        HoldReason::UnknownKey => "connect the right Core, or wait until its key is generated",
+        HoldReason::CoreRefused | HoldReason::CoreFailed | HoldReason::CoreSilent => {
+            "look at the Core's log"
+        }
+        HoldReason::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
+        HoldReason::AnswerDropped => "nothing: it is sent again",
+        HoldReason::RetryAsked => "nothing: it is tried as somebody asked",
+        HoldReason::MessageTooLarge => "raise the Core's grpc_max_message_size",
+        HoldReason::ContractRejected => "the request's detail names the contract's error",
+        HoldReason::NoProgress => "nothing: it is tried again; its detail names what it waits for",
+        HoldReason::Panicked => "report the log of this request",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{domain::BlockRef, instance::checkup::Verdict, journal::Content};
+
+    fn glance(cursor: u64, holder: Holder) -> Glance {
+        let cursor = Some(BlockRef { number: cursor, hash: B256::ZERO });
+        let content = Content { cursor, counts: journal::Counts::default(), bytes: 4096 };
+        Glance { path: PathBuf::new(), holder, content: Some(content) }
+    }
+
+    #[test]
+    fn a_cursor_is_held_against_the_head() {
+        let verdict = |cursor, head| judge(&glance(cursor, Holder::Nobody), Some(head))[0].verdict;
+        assert_eq!(verdict(1_000, 1_000), Verdict::Ok);
+        assert_eq!(verdict(1_000, 1_300), Verdict::Ok);
+        assert_eq!(verdict(1_000, 1_301), Verdict::Warn);
+        assert_eq!(verdict(1_301, 1_000), Verdict::Fail);
+        assert_eq!(verdict(1_300, 1_000), Verdict::Ok);
+    }
+
+    #[test]
+    fn held_requests_are_told_with_what_to_do() {
+        let mut counts = journal::Counts::default();
+        counts.held.insert("signer_mismatch", 2);
+        let finding = of_requests(&counts);
+        assert_eq!(finding.verdict, Verdict::Warn);
+        assert!(finding.found.contains("signer_mismatch 2"), "{finding:?}");
+        assert!(finding.remedy.contains("right Core"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_directory_is_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(writable(dir.path(), true, dir.path()).verdict, Verdict::Ok);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let missing = dir.path().join("a/b");
+        assert_eq!(nearest(&missing), dir.path());
+        assert_eq!(writable(&missing, false, dir.path()).verdict, Verdict::Ok);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let below = file.join("state");
+        assert_eq!(writable(&below, false, &nearest(&below)).verdict, Verdict::Fail);
+        assert_eq!(writable(Path::new("/proc/x"), true, Path::new("/")).verdict, Verdict::Fail);
+    }
+}

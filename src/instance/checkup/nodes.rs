@@ -1,0 +1,177 @@
+//! The gateway's nodes, each by itself, and the clocks.
+
+use futures_util::future::join_all;
+
+use super::{Finding, PATIENCE, buckets::ServerDate};
+use crate::{
+    clock,
+    gateway::provider::{ArbitrumProvider, RpcError},
+};
+
+const SUBJECT: &str = "gateway node";
+/// More blocks than nodes of one chain are apart.
+const BEHIND: u64 = 20;
+/// No chain at work has been without a block for so long.
+const OLD_SECS: u64 = 60;
+/// Clocks that are kept are closer than this.
+const SKEW_SECS: u64 = 10;
+/// AWS refuses signatures that are further off than a quarter of an hour.
+const LARGE_SKEW_SECS: u64 = 300;
+
+/// One node.
+pub(super) struct Node {
+    /// Scheme, host and port.
+    pub shown: String,
+    pub provider: ArbitrumProvider,
+}
+
+/// A node's newest block, its number and its time (Unix seconds).
+type Tip = Result<(u64, u64), RpcError>;
+
+/// What the nodes say.
+pub(super) struct Seen {
+    pub findings: Vec<Finding>,
+    /// The one that knows most.
+    pub best: Option<usize>,
+    /// Number and time (Unix seconds) of the newest block.
+    pub newest: Option<(u64, u64)>,
+}
+
+pub(super) async fn look(nodes: &[Node]) -> Seen {
+    let tips = join_all(nodes.iter().map(ask)).await;
+    judge(nodes.iter().map(|node| node.shown.as_str()).zip(tips).collect(), clock::unix_millis())
+}
+
+async fn ask(node: &Node) -> Tip {
+    let asking = async {
+        node.provider.first_attempt().await?;
+        node.provider.newest().await
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
+        Err(RpcError::Unavailable {
+            host: node.provider.hosts().to_owned(),
+            what: format!("no answer within {} s", PATIENCE.as_secs()),
+        })
+    })
+}
+
+fn judge(answers: Vec<(&str, Tip)>, now_ms: u64) -> Seen {
+    let tips = answers.iter().enumerate();
+    let best = tips
+        .filter_map(|(index, (_, tip))| Some((index, tip.as_ref().ok()?.0)))
+        .max_by_key(|(index, number)| (*number, std::cmp::Reverse(*index)));
+    let newest = best.and_then(|(index, _)| answers[index].1.as_ref().ok().copied());
+    let findings = answers.into_iter().map(|(shown, tip)| match tip {
+        Ok((number, time)) => {
+            let behind = newest.map_or(0, |(newest, _)| newest.saturating_sub(number));
+            of_tip(shown, number, now_ms / 1_000, time, behind)
+        }
+        Err(error @ RpcError::WrongChain { .. }) => Finding::fail(
+            SUBJECT,
+            format!("{shown}: {error}"),
+            "correct chain_id, gateway_url or gateway_fallback_urls",
+        ),
+        Err(error) if best.is_some() => Finding::warn(
+            SUBJECT,
+            format!("{shown}: {error}"),
+            "others are used meanwhile: look at this one, or take it out",
+        ),
+        Err(error) => Finding::fail(
+            SUBJECT,
+            format!("{shown}: {error}"),
+            "look at the node; correct gateway_url if it is another one",
+        ),
+    });
+    Seen { findings: findings.collect(), best: best.map(|(index, _)| index), newest }
+}
+
+fn of_tip(shown: &str, number: u64, now: u64, time: u64, behind: u64) -> Finding {
+    let age = now.saturating_sub(time);
+    let found = format!("{shown}: the chain is the right one, block {number} is {age} s old");
+    if behind > BEHIND {
+        let found = format!("{found}, {behind} blocks behind another node");
+        return Finding::warn(SUBJECT, found, "the node is stale: look at it, or take it out");
+    }
+    if age > OLD_SECS {
+        let remedy = "the node is stale, nothing happens on the chain, or the clock of this \
+                      machine is wrong: compare with another node";
+        return Finding::warn(SUBJECT, found, remedy);
+    }
+    Finding::ok(SUBJECT, found)
+}
+
+/// Compares this machine's clock with those of others: the buckets', else the newest block's, which
+/// cannot be from the future.
+pub(super) fn look_at_clock(newest: Option<(u64, u64)>, dates: &[ServerDate]) -> Finding {
+    const SUBJECT: &str = "clock";
+    let (now, mut worst) = (clock::unix_millis() / 1_000, None::<(u64, String)>);
+    for ServerDate { host, date, at_ms } in dates {
+        let skew = date.abs_diff(at_ms / 1_000);
+        if worst.as_ref().is_none_or(|(known, _)| skew > *known) {
+            worst = Some((skew, format!("{skew} s off that of {host}")));
+        }
+    }
+    if let Some((number, time)) = newest {
+        let ahead = time.saturating_sub(now);
+        if ahead > SKEW_SECS || worst.is_none() {
+            let found = match ahead {
+                0..=SKEW_SECS => format!("not behind block {number}"),
+                _ => format!("{ahead} s behind block {number}"),
+            };
+            worst = Some((ahead, found));
+        }
+    }
+    let remedy = "set the clock of this machine (NTP): AWS refuses signatures of a wrong time, and \
+                  times in logs mislead";
+    match worst {
+        None => Finding::ok(SUBJECT, "nobody to compare it with"),
+        Some((0..=SKEW_SECS, found)) => Finding::ok(SUBJECT, found),
+        Some((skew, found)) if skew <= LARGE_SKEW_SECS => Finding::warn(SUBJECT, found, remedy),
+        Some((_, found)) => Finding::fail(SUBJECT, found, remedy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::checkup::Verdict;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+    const NOW: u64 = NOW_MS / 1_000;
+
+    fn down() -> RpcError {
+        RpcError::Unavailable { host: "h".to_owned(), what: "refused".to_owned() }
+    }
+
+    fn verdicts(answers: Vec<Tip>) -> Vec<Verdict> {
+        let seen = judge(answers.into_iter().map(|answer| ("ws://h", answer)).collect(), NOW_MS);
+        seen.findings.iter().map(|finding| finding.verdict).collect()
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_as_bad_as_there_are_others() {
+        assert_eq!(verdicts(vec![Err(down())]), [Verdict::Fail]);
+        assert_eq!(verdicts(vec![Err(down()), Ok((9, NOW))]), [Verdict::Warn, Verdict::Ok]);
+        let wrong = RpcError::WrongChain { host: "h".to_owned(), expected: 1, found: 2 };
+        assert_eq!(verdicts(vec![Ok((9, NOW)), Err(wrong)]), [Verdict::Ok, Verdict::Fail]);
+    }
+
+    #[test]
+    fn a_node_that_stands_still_is_told() {
+        assert_eq!(verdicts(vec![Ok((9, NOW - 61))]), [Verdict::Warn]);
+        assert_eq!(verdicts(vec![Ok((9, NOW + 61))]), [Verdict::Ok]);
+        assert_eq!(verdicts(vec![Ok((9, NOW)), Ok((30, NOW))]), [Verdict::Warn, Verdict::Ok]);
+        assert_eq!(verdicts(vec![Ok((10, NOW)), Ok((30, NOW))]), [Verdict::Ok, Verdict::Ok]);
+    }
+
+    #[test]
+    fn clocks_are_compared() {
+        let now = clock::unix_millis() / 1_000;
+        let date = |date| ServerDate { host: "h".to_owned(), date, at_ms: now * 1_000 };
+        assert_eq!(look_at_clock(None, &[]).verdict, Verdict::Ok);
+        assert_eq!(look_at_clock(Some((1, now - 900)), &[date(now)]).verdict, Verdict::Ok);
+        assert_eq!(look_at_clock(None, &[date(now), date(now - 60)]).verdict, Verdict::Warn);
+        assert_eq!(look_at_clock(None, &[date(now + 3_600)]).verdict, Verdict::Fail);
+        assert_eq!(look_at_clock(Some((1, now + 60)), &[]).verdict, Verdict::Warn);
+    }
+}

@@ -1,0 +1,149 @@
+//! A look at a journal that belongs to somebody else: nothing is made, taken or repaired. Another
+//! process may have it open meanwhile, and does not notice.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
+
+use super::{
+    Counts, Identity, OpenError, names, read_identity, reader, rebuild,
+    schema::{self, Version},
+};
+use crate::domain::{Address, BlockRef};
+
+/// Who has a journal open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    Nobody,
+    Process(u32),
+    /// Somebody whose process the lock does not tell.
+    Somebody,
+}
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    pub path: PathBuf,
+    pub holder: Holder,
+    /// `None`: there is no journal yet.
+    pub content: Option<Content>,
+}
+
+/// What stands in a journal, of one contract.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub cursor: Option<BlockRef>,
+    pub counts: Counts,
+    pub bytes: u64,
+}
+
+/// Looks at the journal of `identity` in `dir`. One that was set aside, or is of no use to this
+/// program, is an error, as it would be when it is opened. Blocking.
+pub fn glance(dir: &Path, identity: Identity, contract: Address) -> Result<Glance, OpenError> {
+    let stem = identity.file_stem();
+    let path = dir.join(format!("{stem}.sqlite3"));
+    let io = |doing| OpenError::io(&path, doing);
+    let holder = holder(&dir.join(format!("{stem}.lock"))).map_err(io("looking at its lock"))?;
+    let there = path.try_exists().map_err(io("looking for it"))?;
+    if !there {
+        let has_directory = dir.try_exists().map_err(io("looking for its directory"))?;
+        if has_directory
+            && let Some(aside) = names::aside_of(&path).map_err(io("looking for it"))?
+        {
+            return Err(rebuild::error(&path, aside, contract));
+        }
+        return Ok(Glance { path, holder, content: None });
+    }
+    let content = read(&path, identity, contract)?;
+    Ok(Glance { path, holder, content: Some(content) })
+}
+
+fn read(path: &Path, identity: Identity, contract: Address) -> Result<Content, OpenError> {
+    let sqlite = |cause| OpenError::sqlite(path, cause);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection.busy_timeout(schema::BUSY_TIMEOUT).map_err(sqlite)?;
+    let path_buf = path.to_owned();
+    match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
+        Version::Known => {}
+        Version::Newer(found) => {
+            let known = schema::MIGRATIONS.len();
+            return Err(OpenError::Newer { path: path_buf, found, known });
+        }
+        Version::NotOurs => {
+            let detail = "another program's database".to_owned();
+            return Err(OpenError::NotOurs { path: path_buf, detail });
+        }
+    }
+    if read_identity(&connection).map_err(sqlite)?.is_some_and(|found| found != identity) {
+        let detail = "it is of another chain or wallet".to_owned();
+        return Err(OpenError::NotOurs { path: path_buf, detail });
+    }
+    let cursor = reader::cursor(&connection, contract).map_err(sqlite)?;
+    let counts = reader::counts(&connection, contract).map_err(sqlite)?;
+    let bytes = fs::metadata(path).map_err(OpenError::io(path, "measuring it"))?.len();
+    Ok(Content { cursor, counts, bytes })
+}
+
+/// Who holds the lock. A shared one is taken for the moment of the question, and only if nobody
+/// holds it.
+fn holder(path: &Path) -> io::Result<Holder> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::Nobody),
+        Err(error) => return Err(error),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Holder::Nobody),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            Ok(pid.map_or(Holder::Somebody, Holder::Process))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::B256,
+        journal::{Journal, lock::Lock},
+    };
+
+    fn identity() -> Identity {
+        Identity { chain_id: 7, genesis: B256::repeat_byte(1), wallet: Address::repeat_byte(2) }
+    }
+
+    #[test]
+    fn a_look_makes_nothing_and_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let contract = Address::repeat_byte(3);
+        let look = || glance(dir.path(), identity(), contract).unwrap();
+        assert!(look().content.is_none() && look().holder == Holder::Nobody);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let open = Journal::open(dir.path(), identity(), contract).unwrap();
+        assert_eq!(look().holder, Holder::Process(std::process::id()));
+        assert!(look().content.is_some_and(|content| content.cursor.is_none()));
+        drop(open);
+        assert_eq!(look().holder, Holder::Nobody);
+        let path = dir.path().join(format!("{}.lock", identity().file_stem()));
+        Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn another_programs_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("{}.sqlite3", identity().file_stem()));
+        fs::write(&path, "nonsense, and long enough to be taken for a database file").unwrap();
+        let error = glance(dir.path(), identity(), Address::ZERO).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The way out through an HTTP proxy: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower
+//! case, as everybody else reads them.
+//!
+//! One value holds the decision for all clients of an instance, so that none of them reads the
+//! process's environment by itself: `HTTPS_PROXY` is for https and wss, `HTTP_PROXY` for http and
+//! ws, `NO_PROXY` names who is reached without (hosts, domains, addresses, networks, `*`). gRPC to
+//! the KMS Core never goes through a proxy.
+//!
+//! A proxy's URL may hold a password: what is shown of it is host and port.
+
+use std::{fmt, io};
+
+use alloy::transports::Authorization;
+use aws_sdk_kms::config::{RuntimeComponents, SharedHttpClient};
+use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
+use hyper_util::client::proxy::matcher::Matcher;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use url::Url;
+
+/// No answer to CONNECT is longer.
+const LONGEST_ANSWER: usize = 8 * 1024;
+
+/// Which way each URL is reached. The default goes through no proxy.
+#[derive(Clone, Default)]
+pub struct Proxies {
+    https: Option<Url>,
+    http: Option<Url>,
+    no: String,
+}
+
+impl PartialEq for Proxies {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.https, &self.http, &self.no) == (&other.https, &other.http, &other.no)
+    }
+}
+
+impl Eq for Proxies {}
+
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |url: &Option<Url>| url.as_ref().map(shown);
+        f.debug_struct("Proxies")
+            .field("https", &shown(&self.https))
+            .field("http", &shown(&self.http))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Host and port.
+fn shown(proxy: &Url) -> String {
+    let port = proxy.port_or_known_default().unwrap_or(80);
+    format!("{}:{port}", proxy.host_str().unwrap_or_default())
+}
+
+/// Why a text is no proxy. Repeats no part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadProxy {
+    #[error("a text that is no URL")]
+    NoUrl,
+    #[error("a URL that does not begin with http://")]
+    Scheme,
+}
+
+/// A proxy as people write it: with http:// or without.
+pub fn parse(text: &str) -> Result<Url, BadProxy> {
+    let text = text.trim();
+    let url = match text.split_once("://") {
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => Url::parse(text),
+        Some(_) => return Err(BadProxy::Scheme),
+        None => Url::parse(&format!("http://{text}")),
+    };
+    url.ok().filter(Url::has_host).ok_or(BadProxy::NoUrl)
+}
+
+impl Proxies {
+    /// `no` is the text of `NO_PROXY`.
+    #[must_use]
+    pub fn new(https: Option<Url>, http: Option<Url>, no: &str) -> Self {
+        Self { https, http, no: no.trim().to_owned() }
+    }
+
+    /// For an HTTP client, which would otherwise read the environment.
+    pub fn of_client(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+        let mut client = client.no_proxy();
+        let no = reqwest::NoProxy::from_string(&self.no);
+        for (url, make) in [
+            (&self.https, reqwest::Proxy::https as fn(Url) -> reqwest::Result<reqwest::Proxy>),
+            (&self.http, reqwest::Proxy::http),
+        ] {
+            // Cannot fail: it is a URL already.
+            if let Some(Ok(proxy)) = url.clone().map(make) {
+                client = client.proxy(proxy.no_proxy(no.clone()));
+            }
+        }
+        client
+    }
+
+    /// For AWS clients: through `HTTPS_PROXY` for https; http (emulators, the machine's own
+    /// metadata service) is always direct. `None`: no proxy is set, the client's own will do.
+    #[must_use]
+    pub fn aws_client(&self) -> Option<SharedHttpClient> {
+        let mut url = self.https.clone()?;
+        let (user, password) = user_of(&url);
+        // Cannot fail: http has a host.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        let mut proxy = ProxyConfig::https(url.as_str()).ok()?.no_proxy(&self.no);
+        if !user.is_empty() {
+            proxy = proxy.with_basic_auth(user, password);
+        }
+        Some(Builder::new().build_with_connector_fn(move |settings, components| {
+            let mut connector = Connector::builder().proxy_config(proxy.clone());
+            connector.set_connector_settings(settings.cloned());
+            connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+            let crypto = tls::rustls_provider::CryptoMode::AwsLc;
+            connector.tls_provider(tls::Provider::Rustls(crypto)).build()
+        }))
+    }
+
+    /// The proxy on the way to `url`, whose scheme may be ws or wss.
+    fn on_the_way(&self, url: &Url) -> Option<&Url> {
+        let (scheme, proxy) = match url.scheme() {
+            "wss" | "https" => ("https", self.https.as_ref()?),
+            _ => ("http", self.http.as_ref()?),
+        };
+        let question = format!("{scheme}://{}/", url.host_str()?);
+        let matcher = Matcher::builder().all("http://proxy.invalid").no(self.no.as_str()).build();
+        matcher.intercept(&question.parse().ok()?).map(|_| proxy)
+    }
+
+    /// A connection to the host of `url`, through its proxy if there is one. The caller sets the
+    /// deadline.
+    pub async fn connect(&self, url: &Url) -> io::Result<TcpStream> {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or(80);
+        let Some(proxy) = self.on_the_way(url) else {
+            return TcpStream::connect((host.trim_matches(['[', ']']), port)).await;
+        };
+        let unwilling =
+            |what: String| io::Error::other(format!("the proxy {} {what}", shown(proxy)));
+        let at = (
+            proxy.host_str().unwrap_or_default().trim_matches(['[', ']']),
+            proxy.port_or_known_default().unwrap_or(80),
+        );
+        let connecting = TcpStream::connect(at).await;
+        let mut stream = connecting.map_err(|error| unwilling(format!("is not there: {error}")))?;
+        let authorization = authorization(proxy);
+        let question =
+            format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{authorization}\r\n");
+        stream.write_all(question.as_bytes()).await?;
+        match status(&mut stream).await? {
+            Some(200..=299) => Ok(stream),
+            Some(407) => Err(unwilling("wants another user name or password (407)".to_owned())),
+            Some(status) => Err(unwilling(format!("does not connect us: status {status}"))),
+            None => Err(unwilling("does not answer as one".to_owned())),
+        }
+    }
+}
+
+/// User name and password, decoded.
+fn user_of(url: &Url) -> (String, String) {
+    let decoded = |text: &str| {
+        let pairs = format!("x={}", text.replace('+', "%2B"));
+        let found = url::form_urlencoded::parse(pairs.as_bytes()).next();
+        found.map(|(_, value)| value.into_owned()).unwrap_or_default()
+    };
+    (decoded(url.username()), decoded(url.password().unwrap_or_default()))
+}
+
+/// The header line, if the URL has a user.
+fn authorization(proxy: &Url) -> String {
+    match Authorization::extract_from_url(proxy) {
+        Some(header) => format!("Proxy-Authorization: {header}\r\n"),
+        None => String::new(),
+    }
+}
+
+/// The status of an answer, which is read to the end of its headers and no further.
+async fn status(stream: &mut TcpStream) -> io::Result<Option<u16>> {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() >= LONGEST_ANSWER {
+            return Ok(None);
+        }
+        answer.push(stream.read_u8().await?);
+    }
+    let line = String::from_utf8_lossy(&answer);
+    let mut words = line.split_ascii_whitespace();
+    let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
+    Ok(words.next().filter(|_| is_http).and_then(|word| word.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxies(no: &str) -> Proxies {
+        let https = parse("http://user:CANARY@secure.example:3128").unwrap();
+        Proxies::new(Some(https), Some(parse("plain.example:8080").unwrap()), no)
+    }
+
+    fn way(proxies: &Proxies, url: &str) -> String {
+        proxies.on_the_way(&Url::parse(url).unwrap()).map_or("direct".to_owned(), shown)
+    }
+
+    #[test]
+    fn the_scheme_decides_and_no_proxy_has_the_last_word() {
+        let of = proxies("localhost,127.0.0.0/8,.inside.example");
+        for (url, expected) in [
+            ("https://node.example/key", "secure.example:3128"),
+            ("wss://node.example", "secure.example:3128"),
+            ("http://node.example:81", "plain.example:8080"),
+            ("ws://node.example", "plain.example:8080"),
+            ("wss://a.inside.example", "direct"),
+            ("https://127.0.0.1:8545", "direct"),
+            ("ws://localhost:8545", "direct"),
+        ] {
+            assert_eq!(way(&of, url), expected, "{url}");
+        }
+        assert_eq!(way(&proxies("*"), "https://node.example"), "direct");
+        assert_eq!(way(&proxies(""), "http://127.0.0.1:1"), "plain.example:8080");
+        assert_eq!(way(&Proxies::default(), "https://node.example"), "direct");
+        let one = Proxies::new(Some(parse("p:1").unwrap()), None, "");
+        assert_eq!(way(&one, "ws://node.example"), "direct");
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_told_without_repeating_it() {
+        assert_eq!(parse("proxy:3128").unwrap(), parse("HTTP://proxy:3128/").unwrap());
+        assert_eq!(parse("socks5://CANARY@proxy:1080"), Err(BadProxy::Scheme));
+        assert_eq!(parse("https://proxy"), Err(BadProxy::Scheme));
+        assert_eq!(parse("http://"), Err(BadProxy::NoUrl));
+        assert_eq!(parse("a b c"), Err(BadProxy::NoUrl));
+    }
+
+    #[test]
+    fn a_password_is_sent_as_it_was_meant_and_never_shown() {
+        let url = parse("http://us%40er:p%3A+%2F@proxy:1").unwrap();
+        assert_eq!(user_of(&url), ("us@er".to_owned(), "p:+/".to_owned()));
+        let text = format!("{:?}", proxies(""));
+        assert!(text.contains("secure.example:3128") && !text.contains("CANARY"), "{text}");
+    }
+}
