@@ -1,4 +1,4 @@
-//! Compiles `proto/` in pure Rust (no system `protoc`) and tells the binary its commit.
+//! Compiles `proto/` in pure Rust (no system `protoc`) and tells the binary its commit and compiler.
 
 use std::error::Error;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::process::Command;
 fn main() -> Result<(), Box<dyn Error>> {
     compile_protobuf()?;
     tell_commit();
+    tell_compiler();
     Ok(())
 }
 
@@ -34,6 +35,15 @@ fn tell_commit() {
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=KMS_CONNECTOR_COMMIT={commit}");
+}
+
+/// Sets `KMS_CONNECTOR_RUST_VERSION`, as in `1.94.1`.
+fn tell_compiler() {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("--version").output().ok();
+    let text = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    let version = text.as_deref().and_then(|text| text.split_whitespace().nth(1));
+    println!("cargo::rustc-env=KMS_CONNECTOR_RUST_VERSION={}", version.unwrap_or("unknown"));
 }
 
 /// Where git keeps `name`; asked, because in a linked worktree `.git` is a file.

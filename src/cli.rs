@@ -13,6 +13,7 @@ mod report;
 mod operate;
 mod journal;
 mod requests;
+mod health;
 mod text;
 mod check;
 mod config;
@@ -202,6 +203,18 @@ enum Command {
     Journal {
         #[command(subcommand)]
         command: JournalCommand,
+    },
+    /// Tell whether the connector that listens here is ready, for a container's health check.
+    ///
+    /// Asks the HTTP listener. Ends with 1 if it is not ready or does not answer, and says why.
+    Health {
+        /// This instance alone [default: all that should run].
+        #[arg(long, value_name = "NAME", value_parser = instance_name)]
+        instance: Option<String>,
+        /// Where the connector listens
+        /// [default: `$KMS_CONNECTOR_LISTEN`, else 127.0.0.1:9478].
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<Listen>,
     },
     /// Tell what an instance has in hand, holds or refused; try one again.
     ///
@@ -575,6 +588,7 @@ impl Cli {
                 | Command::Check { .. }
                 | Command::Config { .. }
                 | Command::Completions { .. }
+                | Command::Health { .. }
                 | Command::Man => None,
             },
         }
@@ -633,6 +647,16 @@ impl Cli {
                 operate::operate(request, &supervisor.candidates(&environment)).await
             }
             Command::Journal { command } => command.run(environment).await,
+            Command::Health { instance, listen } => {
+                match (ListenArgs { listen }).address(&environment, SERVICE_LISTENS) {
+                    Ok(Some(address)) => health::health(instance.as_deref(), address).await,
+                    Ok(None) => {
+                        complain("the connector does not listen: give the one to ask as --listen");
+                        Exit::Failure
+                    }
+                    Err(problems) => run::refuse(&problems),
+                }
+            }
             Command::Requests { command: Some(command), .. } => {
                 Box::pin(command.run(&environment)).await
             }

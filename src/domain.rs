@@ -79,6 +79,10 @@ impl Generation {
     }
 }
 
+/// The generations of contracts that are served, as the protocol names them: from G12 on access is
+/// checked on the host chain, which this version cannot do.
+pub const SERVED_GENERATIONS: [&str; 4] = ["G7", "G8", "G9", "G10"];
+
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

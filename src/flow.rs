@@ -37,6 +37,7 @@ use crate::{
         RequestKey, stage::Stage,
     },
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
+    metrics::Metrics,
     repeats::Repeats,
 };
 
@@ -181,6 +182,7 @@ pub struct Flow<P, B, L> {
     /// Up to which block requests may be walked.
     pub line: watch::Receiver<Line>,
     pub ledger: L,
+    pub metrics: Metrics,
     pub options: FlowOptions,
     /// What is wrong with many requests at once is said once.
     pub repeats: Mutex<Repeats>,

@@ -24,6 +24,7 @@ mod earlier_wallet;
 mod housekeeping;
 mod report;
 mod catch_up;
+mod lag;
 #[cfg(test)]
 mod simulation;
 
@@ -58,6 +59,7 @@ use crate::{
         arrivals::{Arrivals, Start, backfill::Backfill},
         ciphertexts::{
             self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
+            MemoryUse,
         },
         depth::{Depth, Finality, Line},
         kms_core::{self, KmsCore},
@@ -289,6 +291,9 @@ struct Around {
     core: Option<KmsCore>,
     /// Present where only observed: how many requests.
     observed: Option<watch::Receiver<u64>>,
+    /// Absent where only observed, as is the memory of ciphertexts.
+    wallet: Option<Address>,
+    memory: Option<MemoryUse>,
 }
 
 /// The ways into a walk.
@@ -342,10 +347,19 @@ impl Instance {
     /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
     async fn build(&mut self, config: &Config) -> Result<(), BuildError> {
         let roots = load_roots(config)?;
+        let metrics = self.edges.reporter.metrics.clone();
+        metrics.new_generation();
         let (provider, connections) = gateway(config, &roots)?;
+        let provider = provider.counting(metrics.clone());
         let (hearts, stop) = (self.edges.hearts.clone(), self.below.clone());
         self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
             Box::pin(connections.run(hearts, stop)).await;
+            Ok::<(), String>(())
+        });
+        let following = report::follow_endpoints(provider.clone(), metrics.clone());
+        let stop = self.below.clone();
+        self.tasks.spawn("endpoint health", async move {
+            stop.run_until_cancelled(following).await;
             Ok::<(), String>(())
         });
         let gateway = world::gateway_name(&provider);
@@ -360,6 +374,7 @@ impl Instance {
         }
         let opening = waits.until_ready("AWS KMS", || world::ask_wallet(config));
         let wallet = Arc::new(opening.await?);
+        wallet.count_with(&metrics);
         info!(wallet = %wallet.address(), "wallet ready");
         self.edges.reporter.gauges.send_modify(|gauges| {
             gauges.wallet = Some(wallet.address().to_string());
@@ -378,7 +393,8 @@ impl Instance {
             domain,
             kms_core::Options::default(),
         )
-        .map_err(refuse)?;
+        .map_err(refuse)?
+        .counting(metrics);
         let left = LeftOver::read(&journal).await.map_err(fail)?;
         let ground =
             Ground { roots, provider, wallet, journal, decryption, registry, support, core, left };
@@ -410,7 +426,11 @@ impl Instance {
         let Ground { roots, provider, wallet, journal, decryption, registry, support, core, left } =
             ground;
         let hearts = self.edges.hearts.clone();
-        let ciphertexts = open_ciphertexts(config, &roots, registry.clone())?;
+        let metrics = self.edges.reporter.metrics.clone();
+        let address = wallet.address();
+        let ciphertexts =
+            open_ciphertexts(config, &roots, registry.clone())?.counting(metrics.clone());
+        let memory = ciphertexts.memory();
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
@@ -419,6 +439,7 @@ impl Instance {
         let (lane, lane_task) =
             lane(provider.clone(), wallet, journal.clone(), lane_options, left.transactions);
         let heart = hearts.heart(heart::LANE);
+        let lane_task = lane_task.counting(metrics.clone());
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
@@ -426,11 +447,13 @@ impl Instance {
             name: self.edges.name.clone(),
             ciphertexts,
             core: core.clone(),
-            submission: Submission::new(lane, decryption.clone(), config.gas_limit),
+            submission: Submission::new(lane, decryption.clone(), config.gas_limit)
+                .counting(metrics.clone()),
             gateway_config: registry,
             support: support.subscribe(),
             line: ripe_up_to,
             ledger: journal.clone(),
+            metrics: metrics.clone(),
             repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: config.max_requests_in_flight,
@@ -447,21 +470,43 @@ impl Instance {
         let (core, observed) = (Some(core), None);
         let ways = Ways { walk, walk_again, ripe };
         let reading = left.reading;
-        let around = Around { provider, journal, decryption, support, reading, core, observed };
+        let (wallet, memory) = (Some(address), Some(memory));
+        let around = Around {
+            provider,
+            journal,
+            decryption,
+            support,
+            reading,
+            core,
+            observed,
+            wallet,
+            memory,
+        };
         self.open_around(config, around, ways);
         Ok(())
     }
 
     /// What stands around every walk: who brings it requests, who looks after its journal, who tells.
     fn open_around(&mut self, config: &Config, around: Around, ways: Ways) {
-        let Around { provider, journal, decryption, support, reading, core, observed } = around;
+        let Around {
+            provider,
+            journal,
+            decryption,
+            support,
+            reading,
+            core,
+            observed,
+            wallet,
+            memory,
+        } = around;
         let Ways { walk, walk_again, ripe } = ways;
         let (hearts, ripe_up_to) = (self.edges.hearts.clone(), ripe.subscribe());
         let backfill = Backfill::new(decryption.clone(), journal.clone());
         let Reading { cursor, begun_after, newest } = reading;
         let ledger = journal.clone();
         let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
-            .only_from(depth(config), ripe);
+            .only_from(depth(config), ripe)
+            .counting(self.edges.reporter.metrics.clone());
         let progress = arrivals.progress();
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
@@ -496,7 +541,8 @@ impl Instance {
         });
 
         let reporter = self.edges.reporter.clone();
-        let report = Report { reporter, provider, core, observed, journal, progress };
+        let report =
+            Report { reporter, provider, core, observed, journal, progress, wallet, memory };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))

@@ -78,6 +78,7 @@ use crate::{
     },
     flow::{Batch, RequestLedger, Standing, Step, Taken},
     gateway::lane::{GivenUp, MinedTransaction, SignedTransaction, TransactionLedger},
+    metrics,
 };
 
 /// Files up to this size are checked in full when opened (well below a second); larger ones where
@@ -417,12 +418,21 @@ pub struct Counts {
     pub oldest_unfinished_ms: Option<u64>,
 }
 
-/// Requests without an outcome, of one contract.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InHand {
-    /// Held ones included.
-    pub requests: u64,
-    pub held: u64,
+/// What a journal takes of its disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its file and what belongs to it.
+    pub taken: u64,
+    /// What is left for this user.
+    pub free: u64,
+}
+
+/// Looks at the disk of a journal. Blocking.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let log = names::beside(path, "-wal");
+    let taken = fs::metadata(path)?.len() + fs::metadata(log).map_or(0, |log| log.len());
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(Space { taken, free: disk.f_bavail.saturating_mul(disk.f_frsize) })
 }
 
 /// What a prune removed.
@@ -660,11 +670,10 @@ impl Journal {
         self.read(move |connection| reader::counts(connection, contract)).await
     }
 
-    /// Requests without an outcome, and how many of them are held. Reads just those, however many are
-    /// settled.
-    pub async fn in_hand(&self) -> Result<InHand, JournalError> {
+    /// Where all requests without an outcome stand. Reads just those, however many are settled.
+    pub async fn standings(&self) -> Result<Vec<metrics::Standing>, JournalError> {
         let contract = self.contract;
-        self.read(move |connection| reader::in_hand(connection, contract)).await
+        self.read(move |connection| reader::standings(connection, contract)).await
     }
 
     /// Whether the wallet has no history here: no cursor, request or transaction of any contract.

@@ -2,94 +2,448 @@
 //!
 //! One value per instance, kept over its generations, and gone with it. Its series carry no name of
 //! the instance: that is put on when they are written, so that a renamed instance goes on counting.
-//! No label's value comes from outside without a bound on how many there may be, and none is secret.
+//! No label's value comes from outside without a bound on how many there may be ([`FewNames`]), and
+//! none is secret: hosts, never URLs.
+//!
+//! A count is one atomic where the series is known beforehand; what is counted beside a call over the
+//! network finds its series by its labels. A gauge that nobody has set yet is not shown: nothing is
+//! taken for zero. While an instance is down its gauges stand as they were last.
 
-use std::time::Duration;
+mod ended;
+mod register;
 
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy::primitives::utils::format_ether;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, core::Collector,
+    Counter, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
     proto::MetricFamily,
 };
 
-use crate::domain::{Kind, Outcome};
+use self::register::{FewNames, LateGauge, Register};
+pub use self::{ended::EndedRequests, register::Described};
+use crate::{
+    clock,
+    domain::{HoldReason, Kind, Outcome, U256},
+};
 
-/// From an event seen to its answer mined: seconds when all is well, half an hour in an outage.
-const DURATIONS: [f64; 18] = [
-    0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0,
-    600.0, 1800.0,
-];
+/// A room, or the half of one, as far as its time is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// From the wake-up by a new head to the request's being stored.
+    Arrivals,
+    /// All ciphertexts of a request, the wait for memory included.
+    Ciphertexts,
+    /// Handing the request to the Core.
+    CoreAsk,
+    /// Polling to a checked answer.
+    CoreAnswer,
+    /// From the answer to the receipt.
+    Submission,
+}
+
+impl Room {
+    pub const ALL: [Self; 5] =
+        [Self::Arrivals, Self::Ciphertexts, Self::CoreAsk, Self::CoreAnswer, Self::Submission];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Arrivals => "arrivals",
+            Self::Ciphertexts => "ciphertexts",
+            Self::CoreAsk => "kms_core_ask",
+            Self::CoreAnswer => "kms_core_answer",
+            Self::Submission => "submission",
+        }
+    }
+}
+
+/// What became of a signed transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    Succeeded,
+    Reverted,
+    /// Every node proved that it did not take it.
+    Rejected,
+    /// Its nonce was used by a transaction that is none of ours.
+    Displaced,
+}
+
+impl Sending {
+    pub const ALL: [Self; 4] = [Self::Succeeded, Self::Reverted, Self::Rejected, Self::Displaced];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Reverted => "reverted",
+            Self::Rejected => "rejected",
+            Self::Displaced => "displaced",
+        }
+    }
+}
+
+/// Unfinished requests that stand alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub kind: Kind,
+    /// The stage's name.
+    pub stage: &'static str,
+    pub held: Option<HoldReason>,
+    pub requests: u64,
+    /// When the oldest of them arrived (Unix ms).
+    pub oldest_ms: u64,
+}
+
+/// A lane at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneGauges {
+    /// Recorded and not mined.
+    pub in_flight: usize,
+    pub in_flight_limit: usize,
+    /// Payloads without a nonce.
+    pub waiting: usize,
+    /// Nonces handed out beyond the chain's count.
+    pub nonce_gap: u64,
+}
+
+/// A transaction that was mined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mined {
+    pub success: bool,
+    pub gas_used: u64,
+    /// Wei per gas.
+    pub gas_price: u128,
+}
 
 /// The metrics of one instance. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Metrics {
-    registry: Registry,
+pub struct Metrics(Arc<Series>);
+
+/// One field per family, in the order of the README's table.
+#[derive(Debug)]
+struct Series {
+    register: Register,
+    // requests
+    arrived: IntCounterVec,
+    requests: IntGaugeVec,
+    held: IntGaugeVec,
+    held_once: Mutex<HashSet<HoldReason>>,
+    holds: IntCounterVec,
     settled: IntCounterVec,
-    durations: HistogramVec,
+    oldest: GaugeVec,
+    oldest_ms: [AtomicU64; 2],
+    request_duration: HistogramVec,
+    rooms: [Histogram; Room::ALL.len()],
+    attempts_failed: IntCounterVec,
+    panics: IntCounter,
+    walking: LateGauge,
+    walking_limit: LateGauge,
+    undecodable: IntCounter,
+    // the chain
+    lag: LateGauge,
+    /// Unix ms; 0: not behind, [`NEVER`]: not known.
+    behind_since_ms: AtomicU64,
+    reorganisations: IntCounter,
+    // ciphertexts
+    fetches: IntCounterVec,
+    bucket_hosts: FewNames,
+    digest_mismatches: IntCounter,
+    ciphertext_bytes: IntCounter,
+    memory: LateGauge,
+    memory_limit: LateGauge,
+    // the Core
+    core_calls: IntCounterVec,
+    polls: Histogram,
+    signer_mismatches: IntCounter,
+    // transactions
+    transactions: IntCounterVec,
+    contract_errors: IntCounterVec,
+    broadcasts: IntCounterVec,
+    gas: IntCounter,
+    fees: Counter,
+    in_flight: LateGauge,
+    in_flight_limit: LateGauge,
+    waiting: LateGauge,
+    nonce_gap: LateGauge,
+    foreign_nonces: IntCounter,
+    balance: LateGauge,
+    signing: Histogram,
+    signatures: IntCounterVec,
+    throttled: IntCounter,
+    // the journal
+    journal_bytes: LateGauge,
+    commits: Histogram,
+    disk_free: LateGauge,
+    // nodes
+    rpc_calls: IntCounterVec,
+    endpoint_up: IntGaugeVec,
+    endpoint_head: IntGaugeVec,
 }
+
+/// Not told yet.
+const NEVER: u64 = u64::MAX;
 
 impl Metrics {
     #[must_use]
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let settled = counters(
-            &registry,
-            "kms_connector_requests_settled_total",
-            "Requests that ended, by outcome.",
-            &["kind", "outcome"],
-        );
-        let options = HistogramOpts::new(
-            "kms_connector_request_duration_seconds",
-            "From the event seen to the answer mined, of answers the contract took.",
-        );
-        let options = options.buckets(DURATIONS.to_vec());
-        let durations = registered(&registry, HistogramVec::new(options, &["kind"]));
-        Self { registry, settled, durations }
+        let series = Series::new();
+        // What is counted from zero is seen to move the first time, too.
+        for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
+            let kind = kind.as_str();
+            series.arrived.with_label_values(&[kind]);
+            series.settled.with_label_values(&[kind, "accepted"]);
+            series.request_duration.with_label_values(&[kind]);
+        }
+        for result in Sending::ALL {
+            series.transactions.with_label_values(&[result.as_str()]);
+        }
+        Self(Arc::new(series))
     }
 
-    /// A request ended, so long after its event was first seen.
+    /// All that was counted, without the instance's name.
+    #[must_use]
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        let now = clock::unix_millis();
+        for (held, oldest) in [("false", &self.0.oldest_ms[0]), ("true", &self.0.oldest_ms[1])] {
+            if let Some(age) = age(oldest.load(Ordering::Relaxed), now) {
+                self.0.oldest.with_label_values(&[held]).set(age);
+            }
+        }
+        if let Some(lag) = age(self.0.behind_since_ms.load(Ordering::Relaxed), now) {
+            self.0.lag.set(lag);
+        }
+        self.0.register.gather()
+    }
+
+    /// Every family there may be.
+    #[must_use]
+    pub fn described(&self) -> &[Described] {
+        self.0.register.described()
+    }
+
+    /// A new generation: what it is made of may be other things than before.
+    pub fn new_generation(&self) {
+        self.0.endpoint_up.reset();
+        self.0.endpoint_head.reset();
+    }
+
+    // Requests.
+
+    /// A request was stored for the first time. `took`: since the head that showed it was heard of.
+    pub fn arrived(&self, kind: Kind, took: Duration) {
+        self.0.arrived.with_label_values(&[kind.as_str()]).inc();
+        self.took(Room::Arrivals, took);
+    }
+
+    /// Where all unfinished requests stand.
+    pub fn standings(&self, standings: &[Standing]) {
+        let Series { requests, held, held_once, oldest_ms, .. } = &*self.0;
+        let sum = |of: &dyn Fn(&Standing) -> bool| {
+            int(standings.iter().filter(|one| of(one)).map(|one| one.requests).sum())
+        };
+        for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
+            for stage in ["arrived", "asked", "answered", "submitted"] {
+                let here = sum(&|one| one.kind == kind && one.stage == stage);
+                requests.with_label_values(&[kind.as_str(), stage]).set(here);
+            }
+        }
+        // What was held once is told to be held no more; the other reasons are not told at all.
+        let mut held_once = held_once.lock().unwrap_or_else(PoisonError::into_inner);
+        held_once.extend(standings.iter().filter_map(|one| one.held));
+        for reason in held_once.iter() {
+            let here = sum(&|one| one.held == Some(*reason));
+            held.with_label_values(&[reason.as_str()]).set(here);
+        }
+        for (is_held, to) in [false, true].into_iter().zip(oldest_ms) {
+            let those = standings.iter().filter(|one| one.held.is_some() == is_held);
+            to.store(those.map(|one| one.oldest_ms).min().unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    /// A request was held, or waits for somebody to mend something.
+    pub fn held(&self, reason: HoldReason) {
+        self.0.holds.with_label_values(&[reason.as_str()]).inc();
+        if reason == HoldReason::SignerMismatch {
+            self.0.signer_mismatches.inc();
+        }
+    }
+
+    /// A request ended, so long after its event was first seen. Only answers that were brought have a
+    /// duration: an orphan's or a refusal's says nothing of the speed.
     pub fn settled(&self, kind: Kind, outcome: &Outcome, after: Duration) {
-        self.settled.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
+        self.0.settled.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
         if let Outcome::Accepted { .. } = outcome {
-            self.durations.with_label_values(&[kind.as_str()]).observe(after.as_secs_f64());
+            let duration = self.0.request_duration.with_label_values(&[kind.as_str()]);
+            duration.observe(after.as_secs_f64());
         }
     }
 
     /// What ended so far, of all kinds.
     #[must_use]
     pub fn ended(&self) -> EndedRequests {
-        let mut ended = EndedRequests::default();
-        for family in self.settled.collect() {
-            for metric in family.get_metric() {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a count"
-                )]
-                let count = metric.get_counter().get_value() as u64;
-                let mut labels = metric.get_label().iter();
-                if labels.any(|label| ANSWERED.contains(&label.value())) {
-                    ended.answered += count;
-                } else {
-                    ended.otherwise += count;
-                }
-            }
-        }
-        for family in self.durations.collect() {
-            for metric in family.get_metric() {
-                let histogram = metric.get_histogram();
-                ended.timed += histogram.get_sample_count();
-                for (sum, bucket) in ended.within.iter_mut().zip(histogram.get_bucket()) {
-                    *sum += bucket.cumulative_count();
-                }
-            }
-        }
-        ended
+        EndedRequests::read(&self.0.settled, &self.0.request_duration)
     }
 
-    /// All that was counted, without the instance's name.
-    #[must_use]
-    pub fn gather(&self) -> Vec<MetricFamily> {
-        self.registry.gather()
+    /// A request passed a room.
+    pub fn took(&self, room: Room, time: Duration) {
+        self.0.rooms[room as usize].observe(time.as_secs_f64());
+    }
+
+    /// An attempt of a request failed in this stage, and is made again.
+    pub fn attempt_failed(&self, stage: &'static str) {
+        self.0.attempts_failed.with_label_values(&[stage]).inc();
+    }
+
+    pub fn walk_panicked(&self) {
+        self.0.panics.inc();
+    }
+
+    /// Requests that have a place among the walks.
+    pub fn walking(&self, walks: usize, limit: usize) {
+        self.0.walking.set_count(walks as u64);
+        self.0.walking_limit.set_count(limit as u64);
+    }
+
+    /// A log was stored without being understood.
+    pub fn undecodable_log(&self) {
+        self.0.undecodable.inc();
+    }
+
+    // The chain.
+
+    /// Since when (Unix ms) a block is known that was not read yet; `None`: all are read.
+    pub fn behind_since(&self, since_ms: Option<u64>) {
+        self.0.behind_since_ms.store(since_ms.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub fn reorganised(&self) {
+        self.0.reorganisations.inc();
+    }
+
+    // Ciphertexts.
+
+    /// What one call to a bucket brought. `host`: host and port.
+    pub fn fetched(&self, host: &str, result: &'static str) {
+        let host = self.0.bucket_hosts.name(host);
+        self.0.fetches.with_label_values(&[host, result]).inc();
+    }
+
+    pub fn digest_mismatch(&self) {
+        self.0.digest_mismatches.inc();
+    }
+
+    /// Bytes that a bucket brought and that are the right ones.
+    pub fn ciphertext_bytes(&self, bytes: u64) {
+        self.0.ciphertext_bytes.inc_by(bytes);
+    }
+
+    pub fn ciphertext_memory(&self, bytes: u64, limit: u64) {
+        self.0.memory.set_count(bytes);
+        self.0.memory_limit.set_count(limit);
+    }
+
+    // The Core.
+
+    pub fn core_call(&self, method: &'static str, code: &'static str) {
+        self.0.core_calls.with_label_values(&[method, code]).inc();
+    }
+
+    /// The Core was polled so often before it answered.
+    pub fn polls(&self, polls: u32) {
+        self.0.polls.observe(f64::from(polls));
+    }
+
+    // Transactions.
+
+    pub fn transactions(&self, result: Sending, count: u64) {
+        self.0.transactions.with_label_values(&[result.as_str()]).inc_by(count);
+    }
+
+    /// One of ours was mined.
+    pub fn mined(&self, mined: Mined) {
+        let result = if mined.success { Sending::Succeeded } else { Sending::Reverted };
+        self.transactions(result, 1);
+        self.0.gas.inc_by(mined.gas_used);
+        self.0.fees.inc_by(ether(U256::from(mined.gas_used) * U256::from(mined.gas_price)));
+    }
+
+    /// The contract did not take an answer: in a block, or when asked beforehand.
+    pub fn contract_error(&self, error: &'static str) {
+        self.0.contract_errors.with_label_values(&[error]).inc();
+    }
+
+    pub fn broadcast(&self, result: &'static str) {
+        self.0.broadcasts.with_label_values(&[result]).inc();
+    }
+
+    pub fn lane(&self, lane: LaneGauges) {
+        let LaneGauges { in_flight, in_flight_limit, waiting, nonce_gap } = lane;
+        self.0.in_flight.set_count(in_flight as u64);
+        self.0.in_flight_limit.set_count(in_flight_limit as u64);
+        self.0.waiting.set_count(waiting as u64);
+        self.0.nonce_gap.set_count(nonce_gap);
+    }
+
+    /// So many nonces of the wallet were used by transactions the journal does not know.
+    pub fn foreign_nonces(&self, nonces: u64) {
+        self.0.foreign_nonces.inc_by(nonces);
+    }
+
+    pub fn balance(&self, wei: U256) {
+        self.0.balance.set(ether(wei));
+    }
+
+    /// A signature, or why there is none, and how long it took, its turn included.
+    pub fn signed(&self, result: &'static str, took: Duration) {
+        self.0.signatures.with_label_values(&[result]).inc();
+        self.0.signing.observe(took.as_secs_f64());
+    }
+
+    pub fn signing_throttled(&self) {
+        self.0.throttled.inc();
+    }
+
+    // The journal.
+
+    pub fn committed(&self, took: Duration) {
+        self.0.commits.observe(took.as_secs_f64());
+    }
+
+    /// The journal's files, and what the disk has left for who may not use the reserve.
+    pub fn journal(&self, bytes: u64, disk_free: u64) {
+        self.0.journal_bytes.set_count(bytes);
+        self.0.disk_free.set_count(disk_free);
+    }
+
+    // Nodes.
+
+    pub fn rpc_call(&self, method: &'static str, result: &'static str) {
+        self.0.rpc_calls.with_label_values(&[method, result]).inc();
+    }
+
+    /// How a gateway node is. Two behind one host count as the better of them.
+    pub fn endpoints<'a>(&self, endpoints: impl IntoIterator<Item = (&'a str, bool, Option<u64>)>) {
+        let mut told: Vec<(&str, bool, Option<u64>)> = Vec::new();
+        for (host, up, head) in endpoints {
+            match told.iter_mut().find(|(known, ..)| *known == host) {
+                Some(known) => (known.1, known.2) = (known.1 | up, known.2.max(head)),
+                None => told.push((host, up, head)),
+            }
+        }
+        for (host, up, head) in told {
+            self.0.endpoint_up.with_label_values(&[host]).set(i64::from(up));
+            if let Some(head) = head {
+                self.0.endpoint_head.with_label_values(&[host]).set(int(head));
+            }
+        }
     }
 }
 
@@ -99,116 +453,168 @@ impl Default for Metrics {
     }
 }
 
-/// Outcomes that leave the contract with an answer of this node.
-const ANSWERED: [&str; 2] = ["accepted", "already_answered"];
-
-/// Requests that ended, by how: growing sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EndedRequests {
-    /// The contract has an answer of this node.
-    pub answered: u64,
-    pub otherwise: u64,
-    /// Answered by a transaction of ours: those whose duration was measured.
-    timed: u64,
-    /// Of these, how many took no longer than each of [`DURATIONS`].
-    within: [u64; DURATIONS.len()],
-}
-
-impl EndedRequests {
-    /// What ended since `earlier`.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
+impl Series {
+    #[expect(clippy::too_many_lines, reason = "one line per family, and every name in one place")]
+    fn new() -> Self {
+        let mut r = Register::default();
         Self {
-            answered: self.answered.saturating_sub(earlier.answered),
-            otherwise: self.otherwise.saturating_sub(earlier.otherwise),
-            timed: self.timed.saturating_sub(earlier.timed),
-            within: std::array::from_fn(|i| self.within[i].saturating_sub(earlier.within[i])),
+            arrived: r.counters(
+                "requests_arrived_total",
+                "Requests stored for the first time.",
+                &["kind"],
+            ),
+            requests: r.int_gauges(
+                "requests",
+                "Requests without an outcome, held ones included.",
+                &["kind", "stage"],
+            ),
+            held: r.int_gauges("requests_held", "Requests that are held.", &["reason"]),
+            held_once: Mutex::default(),
+            holds: r.counters("holds_total", "How often a request was held.", &["reason"]),
+            settled: r.counters(
+                "requests_settled_total",
+                "Requests that ended.",
+                &["kind", "outcome"],
+            ),
+            oldest: r.gauges(
+                "oldest_request_age_seconds",
+                "Since the arrival of the oldest request without an outcome; 0: there is none.",
+                &["held"],
+            ),
+            oldest_ms: [AtomicU64::new(NEVER), AtomicU64::new(NEVER)],
+            request_duration: r.histograms(
+                "request_duration_seconds",
+                "From the event seen to the answer mined, of answers the contract took.",
+                &["kind"],
+                &ended::DURATIONS,
+            ),
+            rooms: {
+                let rooms = r.histograms(
+                    "room_duration_seconds",
+                    "What a request took in a room.",
+                    &["room"],
+                    SECONDS,
+                );
+                Room::ALL.map(|room| rooms.with_label_values(&[room.as_str()]))
+            },
+            attempts_failed: r.counters(
+                "attempts_failed_total",
+                "Attempts that failed for a new reason and were made again.",
+                &["stage"],
+            ),
+            panics: r.counter("walk_panics_total", "Walks of a request that panicked."),
+            walking: r.late("requests_walking", "Requests that are walked at this moment."),
+            walking_limit: r.late("requests_walking_limit", "max_requests_in_flight."),
+            undecodable: r.counter("undecodable_logs_total", "Logs stored and not understood."),
+            lag: r.late(
+                "lag_seconds",
+                "For how long a block has been known that is not read yet; 0: all are read.",
+            ),
+            behind_since_ms: AtomicU64::new(NEVER),
+            reorganisations: r.counter(
+                "reorganisations_total",
+                "Times the chain was reorganised below the cursor.",
+            ),
+            fetches: r.counters(
+                "bucket_fetches_total",
+                "Calls to buckets.",
+                &["bucket_host", "result"],
+            ),
+            bucket_hosts: FewNames::default(),
+            digest_mismatches: r.counter(
+                "digest_mismatches_total",
+                "Ciphertexts whose bytes had another digest than the chain says.",
+            ),
+            ciphertext_bytes: r
+                .counter("ciphertext_bytes_total", "Bytes of ciphertexts fetched and found right."),
+            memory: r.late("ciphertext_memory_bytes", "Memory reserved for ciphertexts."),
+            memory_limit: r.late("ciphertext_memory_limit_bytes", "ciphertext_memory_mib."),
+            core_calls: r.counters("core_calls_total", "Calls to the Core.", &["method", "code"]),
+            polls: r.histogram("core_polls_per_answer", "Polls until the Core answered.", POLLS),
+            signer_mismatches: r.counter(
+                "signer_mismatches_total",
+                "Requests held because the Core signed with another key than the registered one.",
+            ),
+            transactions: r.counters(
+                "transactions_total",
+                "What became of signed transactions.",
+                &["result"],
+            ),
+            contract_errors: r.counters(
+                "contract_errors_total",
+                "Answers the contract did not take, mined or asked beforehand.",
+                &["error"],
+            ),
+            broadcasts: r.counters(
+                "broadcasts_total",
+                "Transactions handed to the nodes, repeats included.",
+                &["result"],
+            ),
+            gas: r.counter("gas_used_total", "Gas used by mined transactions."),
+            fees: r.float_counter("fees_ether_total", "Paid for mined transactions."),
+            in_flight: r.late("transactions_in_flight", "Transactions recorded and not mined."),
+            in_flight_limit: r.late("transactions_in_flight_limit", "max_transactions_in_flight."),
+            waiting: r.late("transactions_waiting", "Answers that wait for a nonce."),
+            nonce_gap: r.late("nonce_gap", "Nonces handed out beyond the chain's count."),
+            foreign_nonces: r.counter(
+                "foreign_nonces_total",
+                "Nonces of the wallet used by transactions the journal does not know.",
+            ),
+            balance: r.late("wallet_balance_ether", "What the wallet has, looked at every 30 s."),
+            signing: r.histogram(
+                "signing_duration_seconds",
+                "One signature, the wait for its turn included.",
+                SECONDS,
+            ),
+            signatures: r.counters("signatures_total", "Signatures asked for.", &["result"]),
+            throttled: r.counter("signing_throttled_total", "Times AWS KMS throttled."),
+            journal_bytes: r.late("journal_bytes", "The journal's files."),
+            commits: r.histogram(
+                "journal_commit_duration_seconds",
+                "One commit, its fsync included.",
+                SECONDS,
+            ),
+            disk_free: r.late("journal_disk_free_bytes", "Free on the journal's disk."),
+            rpc_calls: r.counters(
+                "rpc_calls_total",
+                "Calls to gateway nodes.",
+                &["method", "result"],
+            ),
+            endpoint_up: r.int_gauges(
+                "rpc_endpoint_up",
+                "1: the gateway node is connected and of the right chain.",
+                &["endpoint_host"],
+            ),
+            endpoint_head: r.int_gauges(
+                "rpc_endpoint_head_block",
+                "The newest block of the gateway node.",
+                &["endpoint_host"],
+            ),
+            register: r,
         }
-    }
-
-    /// How long the fastest `share` of the answers took at most, in seconds, as well as the buckets
-    /// tell: between their bounds a straight line. What is beyond the last bound counts as that.
-    #[must_use]
-    pub fn quantile(&self, share: f64) -> Option<f64> {
-        if self.timed == 0 {
-            return None;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
-        let float = |count: u64| count as f64;
-        let rank = share * float(self.timed);
-        let (mut from, mut below) = (0.0, 0);
-        for (bound, within) in DURATIONS.into_iter().zip(self.within) {
-            if float(within) >= rank && within > below {
-                let part = (rank - float(below)) / float(within - below);
-                return Some(from + (bound - from) * part.clamp(0.0, 1.0));
-            }
-            (from, below) = (bound, within);
-        }
-        Some(from)
     }
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
+const SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
+const POLLS: &[f64] = &[1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0];
+
+/// `None`: not told yet.
+fn age(since_ms: u64, now_ms: u64) -> Option<f64> {
+    match since_ms {
+        NEVER => None,
+        0 => Some(0.0),
+        since => Some(Duration::from_millis(now_ms.saturating_sub(since)).as_secs_f64()),
+    }
 }
 
-/// Names and labels are constants of this file: one that is wrong fails in every test.
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: prometheus::Result<C>,
-) -> C {
-    let collector = collector.expect("a valid name");
-    registry.register(Box::new(collector.clone())).expect("a name used once");
-    collector
+fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn ether(wei: U256) -> f64 {
+    format_ether(wei).parse().unwrap_or(f64::INFINITY)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{B256, BlockRef, Refusal};
-
-    fn accepted() -> Outcome {
-        Outcome::Accepted {
-            transaction: B256::ZERO,
-            block: BlockRef { number: 1, hash: B256::ZERO },
-        }
-    }
-
-    #[test]
-    fn what_ended_is_told_by_differences() {
-        let metrics = Metrics::new();
-        for seconds in [1, 1, 1, 40] {
-            metrics.settled(Kind::PublicDecryption, &accepted(), Duration::from_secs(seconds));
-        }
-        let before = metrics.ended();
-        assert_eq!((before.answered, before.otherwise), (4, 0));
-        metrics.settled(Kind::UserDecryption, &accepted(), Duration::from_secs(4));
-        metrics.settled(Kind::UserDecryption, &Outcome::AlreadyAnswered, Duration::ZERO);
-        let refused = Outcome::Refused(Refusal::NotRequested);
-        metrics.settled(Kind::UserDecryption, &refused, Duration::from_secs(9));
-        metrics.settled(Kind::PublicDecryption, &Outcome::Expired, Duration::from_hours(9));
-        let since = metrics.ended().since(&before);
-        assert_eq!((since.answered, since.otherwise), (2, 2));
-        // Only the answer that was brought has a duration: 4 s, between the bounds 3 and 5.
-        let median = since.quantile(0.5).unwrap();
-        assert!((3.0..=5.0).contains(&median), "{median}");
-    }
-
-    #[test]
-    fn quantiles_stand_between_the_bounds_they_fell_in() {
-        let metrics = Metrics::new();
-        assert_eq!(metrics.ended().quantile(0.5), None);
-        for tenths in 0..100 {
-            let after = Duration::from_millis(tenths * 100);
-            metrics.settled(Kind::PublicDecryption, &accepted(), after);
-        }
-        let ended = metrics.ended();
-        let (p50, p99) = (ended.quantile(0.5).unwrap(), ended.quantile(0.99).unwrap());
-        assert!((4.8..=5.2).contains(&p50), "{p50}");
-        assert!((9.5..=10.0).contains(&p99), "{p99}");
-        for _ in 0..1_000 {
-            metrics.settled(Kind::PublicDecryption, &accepted(), Duration::from_hours(9));
-        }
-        assert_eq!(metrics.ended().quantile(0.99), Some(1_800.0), "the last bound");
-    }
-}
+mod tests;

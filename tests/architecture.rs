@@ -50,7 +50,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     (
-        "src/metrics.rs",
+        "src/metrics",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     ("src/observe", &["supervisor", "instance", "flow", "gateway", "journal", "config", "cli"]),
@@ -261,6 +261,28 @@ fn the_readme_explains_every_reason_to_hold() {
     let mut reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
     reasons.sort_unstable();
     assert_eq!(explained, reasons);
+}
+
+#[test]
+fn the_readme_explains_every_alert() {
+    let rows = readme_table("| alert |");
+    let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
+    explained.sort_unstable();
+    let rules = include_str!("../scripts/observability/kms-connector.rules.yml");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let mut alerts: Vec<&str> = alerts.collect();
+    alerts.sort_unstable();
+    assert_eq!(explained, alerts);
+    let tests = include_str!("../scripts/observability/kms-connector.rules.test.yml");
+    for alert in alerts {
+        let tried = tests
+            .split("alertname: ")
+            .skip(1)
+            .filter(|test| test.lines().next() == Some(alert) && test.lines().nth(2).is_some());
+        let (silent, loud): (Vec<&str>, Vec<&str>) =
+            tried.partition(|test| test.lines().nth(2).is_some_and(|line| line.ends_with("[]")));
+        assert!(!silent.is_empty() && !loud.is_empty(), "{alert} is tried to fire and not to fire");
+    }
 }
 
 /// Every test, as `cargo test` filters it but without `tests::`, and the comment above it.

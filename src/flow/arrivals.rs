@@ -44,6 +44,7 @@ use crate::{
         provider::{At, Head, LogRange, Provider, RpcError, quirks},
     },
     heart::Heart,
+    metrics::Metrics,
     repeats::Repeats,
 };
 
@@ -102,7 +103,10 @@ pub struct Arrivals<P, L> {
     recent: BTreeMap<u64, B256>,
     /// When a cursor alone is worth a commit.
     store_at: Instant,
+    /// When the head was heard of that is being read up to.
+    woken: Instant,
     heart: Heart,
+    metrics: Metrics,
 }
 
 /// Why reading could not go on.
@@ -151,7 +155,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             was_near: false,
             recent: BTreeMap::new(),
             store_at: Instant::now(),
+            woken: Instant::now(),
             heart: Heart::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -160,6 +166,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     #[must_use]
     pub fn only_from(mut self, depth: Depth, line: watch::Sender<Line>) -> Self {
         (self.depth, self.line) = (depth, line);
+        self
+    }
+
+    /// Counts there.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
         self
     }
 
@@ -202,6 +215,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
                 () = sleep_until(due) => {}
             }
+            self.woken = Instant::now();
             loop {
                 let Some(head) = *heads.borrow_and_update() else { break };
                 self.heart.beat().await;
@@ -451,6 +465,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 continue;
             }
             warn!(at = number, back_to, "the chain was reorganised: reading again");
+            self.metrics.reorganised();
             self.recent.split_off(&back_to);
             self.read_once = self.read_once.min(back_to + 1);
             self.cursor = Some(block);
@@ -520,6 +535,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     ) -> Result<usize, ReadError> {
         let Sorted { mut batch, requests, upgrades } = sort(&self.adapter, events);
         batch.cursor = cursor;
+        batch.skipped.iter().for_each(|_| self.metrics.undecodable_log());
         for event in upgrades {
             if self.upgrades.insert((event.transaction, event.log_index)) {
                 info!(block = event.block.number, "the Decryption contract was upgraded");
@@ -551,6 +567,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 warn!(request = %request.key, block = request.block.number,
                     "request is in another block now: looking at it again");
             } else {
+                self.metrics.arrived(request.kind(), self.woken.elapsed());
                 info!(request = %request.key, kind = %request.kind(), block = request.block.number,
                     "request arrived");
             }

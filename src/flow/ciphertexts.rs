@@ -37,13 +37,16 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::domain::{Address, B256, Ciphertext, Hold, HoldReason, Material, Remedy};
+use crate::domain::{
+    Address, B256, Bytes, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Remedy,
+};
+use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 
 pub use bucket::UnusableUrl;
 pub use download::Trouble;
 pub use fallback::FallbackStore;
-pub use memory::{LARGEST_CIPHERTEXT, Reservation, SMALLEST_MEMORY_MIB};
+pub use memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB};
 pub use probe::{Probed, probe, probe_fallback};
 
 use bucket::{Bucket, Health};
@@ -151,6 +154,7 @@ pub struct Ciphertexts<B> {
     memory: Memory,
     health: Health,
     patience: Patience,
+    metrics: Metrics,
 }
 
 impl<B> fmt::Debug for Ciphertexts<B> {
@@ -180,7 +184,21 @@ impl<B: Buckets> Ciphertexts<B> {
             memory: Memory::new(options.memory_mib),
             health: Health::default(),
             patience: Patience::default(),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Counts there.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// What is held of the memory, for whoever looks.
+    #[must_use]
+    pub fn memory(&self) -> MemoryUse {
+        self.memory.in_use()
     }
 
     /// Memory held by all requests at this moment, in KiB.
@@ -354,6 +372,7 @@ impl<B: Buckets> Ciphertexts<B> {
             async move {
                 let result =
                     download(&self.http, bucket, &turns, wanted, &self.patience, progress).await;
+                self.count(bucket, &result);
                 (index, result)
             }
         };
@@ -402,6 +421,16 @@ impl<B: Buckets> Ciphertexts<B> {
                     }
                 }
             }
+        }
+    }
+
+    fn count(&self, bucket: &Bucket, result: &Result<(CiphertextFormat, Bytes), Trouble>) {
+        let word = result.as_ref().map_or_else(Trouble::word, |_| "ok");
+        self.metrics.fetched(bucket.host(), word);
+        match result {
+            Ok((_, body)) => self.metrics.ciphertext_bytes(body.len() as u64),
+            Err(Trouble::WrongBytes { .. }) => self.metrics.digest_mismatch(),
+            Err(_) => {}
         }
     }
 

@@ -199,6 +199,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             ..Walks::default()
         };
         loop {
+            self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
             heart.rest();
             tokio::select! {
                 biased;
@@ -280,6 +281,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         *count += 1;
         let count = *count;
         error!(request = %key, count, "the walk of a request panicked");
+        self.metrics.walk_panicked();
         if count < MAX_PANICS {
             self.ledger.note(key, Step::Failed { why: "its walk panicked".to_owned() }).await?;
             return Ok(true);
@@ -288,6 +290,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             HoldReason::Panicked,
             format!("its walk panicked {count} times; please report the log of this request"),
         );
+        self.metrics.held(hold.reason);
         self.ledger.note(key, Step::Held(hold)).await?;
         Ok(false)
     }

@@ -44,6 +44,7 @@ use crate::backoff::Backoff;
 use crate::domain::{
     Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
 };
+use crate::metrics::Metrics;
 use crate::tls::TlsRoots;
 use crate::traces;
 use line::Line;
@@ -196,6 +197,7 @@ pub struct KmsCore {
     /// When an ask found nobody, until the Core answers again.
     lost: watch::Sender<Option<Instant>>,
     heard: Arc<Mutex<Option<Heard>>>,
+    metrics: Metrics,
 }
 
 /// What the Core said of its health, when it was asked, and when that was heard.
@@ -249,10 +251,35 @@ impl KmsCore {
             pace: Arc::default(),
             lost: watch::channel(None).0,
             heard: Arc::default(),
+            metrics: Metrics::default(),
             domain: Arc::new(domain),
             host: host.into(),
             options,
         }
+    }
+
+    /// Counts there.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// One call, counted.
+    async fn call<T>(
+        &self,
+        method: &'static str,
+        limit: Duration,
+        asking: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, NoReply> {
+        let replied = call(limit, asking).await;
+        let code = match &replied {
+            Ok(_) => status::code_name(Code::Ok),
+            Err(NoReply::TooLate) => "no_reply",
+            Err(NoReply::Status(status)) => status::code_name(status.code()),
+        };
+        self.metrics.core_call(method, code);
+        replied
     }
 
     /// Host and port of the endpoint, for messages.
@@ -311,12 +338,14 @@ impl KmsCore {
                 let message =
                     wire::public_request(id, key_id, public, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
-                call(self.options.ask, client.public_decrypt(traced(message))).await
+                let asking = client.public_decrypt(traced(message));
+                self.call("public_decrypt", self.options.ask, asking).await
             }
             Operation::UserDecryption(user) => {
                 let message = wire::user_request(id, key_id, user, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
-                call(self.options.ask, client.user_decrypt(traced(message))).await
+                let asking = client.user_decrypt(traced(message));
+                self.call("user_decrypt", self.options.ask, asking).await
             }
             Operation::Unsupported { event, .. } => {
                 return Err(RequestError::UnsupportedEvent { event }.into());
@@ -389,6 +418,7 @@ impl KmsCore {
     ) -> Result<Ending, CoreError> {
         let end = Instant::now() + deadline;
         let mut backoff = Backoff::new(FIRST_PAUSE, retry_ceiling.max(FIRST_PAUSE));
+        let mut polls = 0_u32;
         loop {
             let begin = Instant::now();
             let Some(left) = end.checked_duration_since(begin).filter(|left| !left.is_zero())
@@ -396,8 +426,12 @@ impl KmsCore {
                 return Ok(Ending::Silent);
             };
             let limit = self.options.poll.min(left);
+            polls = polls.saturating_add(1);
             match self.poll_within(limit, request, expected_signer).await {
-                Ok(Poll::Answer(answer)) => return Ok(Ending::Answer(answer)),
+                Ok(Poll::Answer(answer)) => {
+                    self.metrics.polls(polls);
+                    return Ok(Ending::Answer(answer));
+                }
                 Ok(Poll::Forgotten) => return Ok(Ending::Forgotten),
                 Ok(Poll::Pending) | Err(CoreError::Busy { .. }) => {}
                 Err(error) => return Err(error),
@@ -439,7 +473,7 @@ impl KmsCore {
         use health_v1::health_check_response::ServingStatus;
         let mut client = health_v1::health_client::HealthClient::new(self.asks.clone());
         let question = health_v1::HealthCheckRequest { service: SERVICE.to_owned() };
-        match call(self.options.health, client.check(question)).await {
+        match self.call("health", self.options.health, client.check(question)).await {
             Ok(response) => Ok(match response.status() {
                 ServingStatus::Serving => Health::Serving,
                 ServingStatus::NotServing => Health::NotServing,
@@ -495,12 +529,14 @@ impl KmsCore {
         let id = wire::request_id(request.key.id);
         Ok(match &request.operation {
             Operation::PublicDecryption(public) => {
-                call(limit, client.get_public_decryption_result(traced(id)))
+                let polling = client.get_public_decryption_result(traced(id));
+                self.call("get_public_decryption_result", limit, polling)
                     .await
                     .map(|response| Reply::Public(public, response))
             }
             Operation::UserDecryption(user) => {
-                call(limit, client.get_user_decryption_result(traced(id)))
+                let polling = client.get_user_decryption_result(traced(id));
+                self.call("get_user_decryption_result", limit, polling)
                     .await
                     .map(|response| Reply::User(user, response))
             }

@@ -32,6 +32,7 @@ use crate::{
     domain::{Hold, HoldReason, LedgerError, Outcome, Remedy, Request, RequestKey},
     gateway::decryption::Support,
     heart::Heart,
+    metrics::Metrics,
     repeats::Repeats,
 };
 
@@ -51,6 +52,7 @@ pub struct Observation<B, L> {
     pub retry_interval: Duration,
     /// What is wrong with many requests at once is said once.
     pub repeats: Mutex<Repeats>,
+    pub metrics: Metrics,
     /// How many were observed.
     pub observed: watch::Sender<u64>,
 }
@@ -173,6 +175,7 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
             {
                 warn!(reason = hold.reason.as_str(), detail = hold.detail, times, "request held");
             }
+            self.metrics.held(hold.reason);
             return self.ledger.note(key, Step::Held(hold)).await;
         }
     }

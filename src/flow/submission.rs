@@ -18,6 +18,7 @@ use crate::{
         lane::{Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },
+    metrics::Metrics,
 };
 
 /// Arbitrum's sequencer takes no transaction with more data.
@@ -33,6 +34,7 @@ pub struct Submission<P> {
     gas: GasBook,
     /// The last answer was not taken: until one is, each is tried out before gas is spent on it.
     trouble: AtomicBool,
+    metrics: Metrics,
 }
 
 /// What became of a payload.
@@ -97,7 +99,15 @@ impl SubmissionError {
 impl<P: Provider> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction; `None` learns from estimates.
     pub fn new(lane: Lane, adapter: DecryptionAdapter<P>, gas_limit: Option<u64>) -> Self {
-        Self { lane, adapter, gas: GasBook::new(gas_limit), trouble: AtomicBool::new(false) }
+        let (gas, metrics) = (GasBook::new(gas_limit), Metrics::default());
+        Self { lane, adapter, gas, trouble: AtomicBool::new(false), metrics }
+    }
+
+    /// Counts there.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Brings the answer on chain. `maybe_sent`: a transaction with it may exist already, so it is
@@ -207,6 +217,7 @@ impl<P: Provider> Submission<P> {
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
         if gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32 {
             warn!(request = %request.key, gas_limit, "out of gas");
+            self.metrics.contract_error("out_of_gas");
             self.gas.exhausted(request, call, gas_limit).await;
             return Ok(None);
         }
@@ -231,8 +242,10 @@ impl<P: Provider> Submission<P> {
         data: &[u8],
     ) -> Result<Outcome, SubmissionError> {
         let Some(error) = ContractError::decode(data) else {
+            self.metrics.contract_error("none");
             return Err(rejected("the contract reverts without a reason"));
         };
+        self.metrics.contract_error(error.name());
         match error.verdict() {
             Verdict::AlreadyAnswered => {
                 // Others are not in trouble because this one had been answered.

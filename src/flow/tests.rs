@@ -8,7 +8,8 @@ use super::{dispatch::Places, walk::resume, *};
 use crate::gateway::{abi, fake_chain::request_event};
 
 fn intake(id: u64, recovered: bool) -> Intake {
-    Intake { request: abi::decode(&request_event(id)).unwrap(), recovered }
+    let request = abi::decode(&request_event(id)).unwrap();
+    Intake { request, recovered }
 }
 
 fn answer() -> Answer {

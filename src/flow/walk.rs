@@ -28,6 +28,7 @@ use crate::{
         decryption::{Support, Whereabouts},
         provider::Provider,
     },
+    metrics::Room,
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
@@ -200,7 +201,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                     continue;
                 }
-                Ok(Door::Out(outcome)) => return Box::pin(self.settle(&request, outcome)).await,
+                Ok(Door::Out(end)) => return Box::pin(self.settle(&request, end)).await,
                 Err(setback) => setback,
             };
             let setback = match &rejected {
@@ -250,7 +251,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                     self.say_failed(&stage, &setback.why);
                     if let Some(why) = patience.news(setback.why) {
-                        self.ledger.note(key, Step::Failed { why }).await?;
+                        Box::pin(self.note_failure(key, &stage, why)).await?;
                     }
                     if patience.pause(&stop).await.is_none() {
                         return Ok(Ended::Stopped);
@@ -329,6 +330,16 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
+    async fn note_failure(
+        &self,
+        key: RequestKey,
+        stage: &Stage,
+        why: String,
+    ) -> Result<(), LedgerError> {
+        self.metrics.attempt_failed(stage.as_str());
+        self.ledger.note(key, Step::Failed { why }).await
+    }
+
     /// Said when it is news, not at each time it was tried again in vain.
     async fn hold(
         &self,
@@ -345,6 +356,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         } else {
             debug!(stage, reason, detail, "request held");
         }
+        self.metrics.held(hold.reason);
         self.ledger.note(key, Step::Held(hold)).await?;
         Ok(Ended::Held)
     }
@@ -412,17 +424,23 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
+        let begun = Instant::now();
         let fetched = self
             .ciphertexts
             .fetch(request.materials())
             .instrument(debug_span!("ciphertexts"))
             .await
             .map_err(|error| Setback::own(error.remedy(), &error))?;
+        self.metrics.took(Room::Ciphertexts, begun.elapsed());
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
+        let begun = Instant::now();
         let asking = self.core.ask(turn, request, fetched.ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
-            Ok(_) => Ok(Door::To(Stage::Asked, Step::Asked)),
+            Ok(_) => {
+                self.metrics.took(Room::CoreAsk, begun.elapsed());
+                Ok(Door::To(Stage::Asked, Step::Asked))
+            }
             Err(error) => Err(self.core_setback(&error).await),
         }
     }
@@ -457,6 +475,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
+        let begun = Instant::now();
         let polling = self.core.answer(request, signer, patience, self.options.retry_interval);
         let polled = polling.instrument(debug_span!("kms_core_answer")).await;
         let polled = match polled {
@@ -485,6 +504,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         };
         match polled {
             Ending::Answer(answer) => {
+                self.metrics.took(Room::CoreAnswer, begun.elapsed());
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
             Ending::Forgotten => {
@@ -531,9 +551,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         maybe_sent: bool,
         noting: &Noting<'_, P, B, L>,
     ) -> Result<Door, Setback> {
+        let begun = Instant::now();
         let submitting = self.submission.submit(request, answer, maybe_sent, noting);
         let error = match submitting.instrument(debug_span!("gateway")).await {
-            Ok(outcome) => return Ok(Door::Out(outcome)),
+            Ok(outcome) => {
+                self.metrics.took(Room::Submission, begun.elapsed());
+                return Ok(Door::Out(outcome));
+            }
             Err(error) => error,
         };
         if !matches!(error, SubmissionError::Stopped) {
@@ -604,6 +628,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Report for Noting<'_, P, B, L> {
                 } else {
                     debug!(reason, detail, "request waits");
                 }
+                self.flow.metrics.held(hold.reason);
                 Step::Held(hold)
             }
         };

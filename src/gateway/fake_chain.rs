@@ -183,7 +183,7 @@ impl FakeChain {
             let out_of_gas = gas_limit < node.gas_used;
             let success = node.verdict.is_none() && !out_of_gas;
             let gas_used = if out_of_gas { gas_limit } else { node.gas_used };
-            node.receipts.insert(hash, Receipt { hash, block, success, gas_used });
+            node.receipts.insert(hash, Receipt { hash, block, success, gas_used, gas_price: 1 });
         }
         let parent = node.chain.last().map_or(B256::ZERO, |parent| parent.head.block.hash);
         let connection = node.connection;
@@ -429,7 +429,13 @@ impl Provider for FakeChain {
             let of_event = || {
                 let mut events = node.chain.iter().flat_map(|block| &block.events);
                 let event = events.find(|event| event.transaction == *hash)?;
-                Some(Receipt { hash: *hash, block: event.block, success: true, gas_used: 1 })
+                Some(Receipt {
+                    hash: *hash,
+                    block: event.block,
+                    success: true,
+                    gas_used: 1,
+                    gas_price: 1,
+                })
             };
             node.receipts.get(hash).cloned().or_else(of_event)
         };

@@ -40,6 +40,7 @@ use crate::{
     backoff::Backoff,
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     heart::Heart,
+    metrics::Metrics,
     repeats::Repeats,
 };
 
@@ -250,6 +251,7 @@ pub struct LaneTask<P, L> {
     options: LaneOptions,
     jobs: mpsc::Receiver<Task>,
     recovered: Recovered,
+    metrics: Metrics,
 }
 
 /// A lane and the task that runs it.
@@ -262,10 +264,18 @@ pub fn lane<P: Provider, L: TransactionLedger>(
 ) -> (Lane, LaneTask<P, L>) {
     let (sender, jobs) = mpsc::channel(options.max_in_flight);
     let lane = Lane { jobs: sender, sender: wallet.address() };
-    (lane, LaneTask { provider, wallet, ledger, options, jobs, recovered })
+    let metrics = Metrics::default();
+    (lane, LaneTask { provider, wallet, ledger, options, jobs, recovered, metrics })
 }
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
+    /// Counts there.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// Runs until `stop`. Fails only when the journal does.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let Some(count) = stop.run_until_cancelled(self.first_count(&heart)).await else {

@@ -82,6 +82,8 @@ pub struct Receipt {
     pub block: BlockRef,
     pub success: bool,
     pub gas_used: u64,
+    /// Wei per gas, as it was charged.
+    pub gas_price: u128,
 }
 
 /// A transaction-like call for `eth_call` and `eth_estimateGas`.
@@ -119,6 +121,17 @@ pub enum RpcError {
 }
 
 impl RpcError {
+    /// One word, for counting.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Refused { .. } => "refused",
+            Self::WrongChain { .. } => "wrong_chain",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+
     /// The data of a revert, if the node executed the call and it reverted. Empty data means the
     /// revert had no reason.
     #[must_use]

@@ -10,7 +10,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alloy::primitives::Signature;
@@ -34,6 +34,7 @@ use url::Url;
 
 use crate::backoff::Backoff;
 use crate::domain::{Address, B256, Hold, HoldReason, Remedy};
+use crate::metrics::Metrics;
 
 /// AWS KMS grants a few hundred signatures per second and region, shared by all of the account.
 const CONCURRENT_SIGNATURES: usize = 16;
@@ -95,6 +96,13 @@ impl Wallet {
         AwsKmsWallet::connect(&config, key_id).await.map(Self::AwsKms)
     }
 
+    /// Has throttling counted there. The first word counts.
+    pub fn count_with(&self, metrics: &Metrics) {
+        if let Self::AwsKms(kms) = self {
+            let _ = kms.inner.metrics.set(metrics.clone());
+        }
+    }
+
     /// The account all signatures recover to.
     #[must_use]
     pub fn address(&self) -> Address {
@@ -138,6 +146,7 @@ struct AwsKms {
     public_key: VerifyingKey,
     address: Address,
     turns: Semaphore,
+    metrics: OnceLock<Metrics>,
 }
 
 impl fmt::Debug for AwsKmsWallet {
@@ -159,9 +168,12 @@ impl AwsKmsWallet {
             .timeout_config(TimeoutConfig::builder().connect_timeout(CALL_DEADLINE).build())
             .build();
         let client = aws_sdk_kms::Client::from_conf(config);
-        let output = persevere(CONNECT_DEADLINE, FIRST_CALL_DEADLINE, || {
-            client.get_public_key().key_id(key_id).send()
-        })
+        let output = persevere(
+            CONNECT_DEADLINE,
+            FIRST_CALL_DEADLINE,
+            |_| {},
+            || client.get_public_key().key_id(key_id).send(),
+        )
         .await?;
         let public_key = usable_public_key(&output)?;
         Ok(Self {
@@ -171,6 +183,7 @@ impl AwsKmsWallet {
                 address: Address::from_public_key(&public_key),
                 public_key,
                 turns: Semaphore::new(CONCURRENT_SIGNATURES),
+                metrics: OnceLock::new(),
             }),
         })
     }
@@ -182,7 +195,12 @@ impl AwsKmsWallet {
             kms.turns.acquire().await.map_err(|_| WalletError::Unavailable {
                 what: "the wallet is closed".to_owned(),
             })?;
-        let output = persevere(SIGN_DEADLINE, CALL_DEADLINE, || {
+        let failed = |error: &WalletError| {
+            if let (WalletError::Throttled { .. }, Some(metrics)) = (error, kms.metrics.get()) {
+                metrics.signing_throttled();
+            }
+        };
+        let output = persevere(SIGN_DEADLINE, CALL_DEADLINE, failed, || {
             kms.client
                 .sign()
                 .key_id(&kms.key_id)
@@ -196,10 +214,12 @@ impl AwsKmsWallet {
     }
 }
 
-/// Calls until it succeeds, the error is one that time does not mend, or the deadline passes.
+/// Calls until it succeeds, the error is one that time does not mend, or the deadline passes. Each
+/// error is told to `failed`.
 async fn persevere<T, E, R, F>(
     deadline: Duration,
     per_call: Duration,
+    failed: impl Fn(&WalletError),
     mut call: impl FnMut() -> F,
 ) -> Result<T, WalletError>
 where
@@ -217,6 +237,7 @@ where
                 what: format!("no answer within {} s", per_call.as_secs()),
             },
         };
+        failed(&error);
         let pause = backoff.next_delay();
         if error.remedy() != Remedy::Retry || Instant::now() + pause >= end {
             return Err(error);
@@ -337,6 +358,26 @@ pub enum WalletError {
 }
 
 impl WalletError {
+    /// One word, for counting.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Throttled { .. } => "throttled",
+            Self::Unavailable { .. } => "unavailable",
+            Self::AccessDenied { .. } | Self::NoCredentials | Self::CredentialsRefused { .. } => {
+                "access_denied"
+            }
+            Self::InvalidPrivateKey
+            | Self::NoRegion
+            | Self::KeyDisabled { .. }
+            | Self::NotFound { .. }
+            | Self::UnsuitableKey { .. }
+            | Self::OtherKey
+            | Self::InvalidAnswer(_)
+            | Self::Rejected { .. } => "failed",
+        }
+    }
+
     /// Retry what time mends; hold what needs an operator.
     #[must_use]
     pub fn remedy(&self) -> Remedy {

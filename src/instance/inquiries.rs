@@ -108,7 +108,9 @@ impl<P: Provider> Inquiries<P> {
                     let (told, try_now) = retry(&self.journal, &record, Stands::InWalk).await?;
                     if try_now {
                         match abi::decode(&record.event) {
-                            Ok(request) => waiting.push_back(Intake { request, recovered: true }),
+                            Ok(request) => {
+                                waiting.push_back(Intake { request, recovered: true });
+                            }
                             Err(error) => {
                                 let why = "a stored request cannot be decoded by this version";
                                 return Err(format!("{why}: {error}"));

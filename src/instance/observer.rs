@@ -40,12 +40,14 @@ impl Instance {
 
         let (ripe, _) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);
+        let metrics = self.edges.reporter.metrics.clone();
         let observation = Observation {
-            ciphertexts: open_ciphertexts(config, &roots, registry)?,
+            ciphertexts: open_ciphertexts(config, &roots, registry)?.counting(metrics.clone()),
             support: support.subscribe(),
             ledger: journal.clone(),
             max_in_flight: config.max_requests_in_flight,
             retry_interval: config.retry_interval,
+            metrics,
             repeats: Mutex::default(),
             observed,
         };
@@ -53,7 +55,18 @@ impl Instance {
         let (heart, stop) = (self.edges.hearts.heart(heart::WALK), self.edges.stop.clone());
         self.tasks.spawn(heart::WALK, Arc::new(observation).run(intakes, heart, stop));
         let (core, observed) = (None, Some(count));
-        let around = Around { provider, journal, decryption, support, reading, core, observed };
+        let (wallet, memory) = (None, None);
+        let around = Around {
+            provider,
+            journal,
+            decryption,
+            support,
+            reading,
+            core,
+            observed,
+            wallet,
+            memory,
+        };
         self.open_around(config, around, Ways { walk, walk_again, ripe });
         info!("instance running");
         Ok(())

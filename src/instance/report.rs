@@ -5,21 +5,28 @@ use std::time::Duration;
 
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     catch_up::{Seen, Tracker},
+    lag::Lag,
     world,
 };
 use crate::{
     backoff::Backoff,
-    domain::BlockRef,
-    flow::kms_core::{Health, KmsCore},
+    clock,
+    domain::{Address, BlockRef},
+    flow::{
+        ciphertexts::MemoryUse,
+        kms_core::{Health, KmsCore},
+    },
     gateway::provider::{ArbitrumProvider, Provider},
     heart::Heart,
-    journal::{InHand, Journal, JournalError},
+    journal::{self, Journal, JournalError, Space},
+    metrics::{Metrics, Standing},
     observe::status::{Phase, Reporter},
     repeats::Repeats,
 };
@@ -29,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// How often the log says how far a catch-up is.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+/// How often the wallet and the journal's disk are looked at.
+const STOCK_EVERY: Duration = Duration::from_secs(30);
 /// How often a Core that answered is asked how it is.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Commits that no journal has counted.
@@ -46,6 +55,10 @@ pub(super) struct Report {
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
+    /// Absent where only observed.
+    pub wallet: Option<Address>,
+    /// What ciphertexts hold of their memory.
+    pub memory: Option<MemoryUse>,
 }
 
 /// What was found of the Core. `None`: it was not asked yet.
@@ -61,6 +74,7 @@ impl Report {
         tokio::select! {
             () = follow_core(core, &sender) => Ok(()),
             told = self.tell(found, heart) => told,
+            () = self.take_stock() => Ok(()),
         }
     }
 
@@ -70,6 +84,7 @@ impl Report {
         let mut tracker = Tracker::default();
         let mut said = Instant::now();
         let mut counted = (Instant::now(), NEVER, InHand::default());
+        let mut lag = Lag::default();
         loop {
             heart.rest();
             tick.tick().await;
@@ -79,13 +94,22 @@ impl Report {
             }
             let moves = self.journal.statistics().moves;
             if counted.1 == NEVER || (counted.1 != moves && counted.0.elapsed() >= COUNT_EVERY) {
-                counted = (Instant::now(), moves, self.journal.in_hand().await?);
+                let standings = self.journal.standings().await?;
+                self.reporter.metrics.standings(&standings);
+                counted = (Instant::now(), moves, InHand::of(&standings));
             }
             let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
             let seen = match (cursor, head) {
-                (Some(cursor), Some(head)) => tracker.look(cursor, head, Instant::now()),
+                (Some(cursor), Some(head)) => {
+                    let behind_since = lag.look(cursor, head, clock::unix_millis());
+                    self.reporter.metrics.behind_since(behind_since);
+                    tracker.look(cursor, head, Instant::now())
+                }
                 (None, _) | (_, None) => Seen::Near,
             };
+            if let Some(memory) = &self.memory {
+                self.reporter.metrics.ciphertext_memory(memory.held(), memory.limit());
+            }
             say(&seen, &mut said);
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
@@ -98,6 +122,29 @@ impl Report {
                 };
                 replace(gauges, new)
             });
+        }
+    }
+
+    /// Looks now and then at what runs out. Nothing waits for this.
+    async fn take_stock(&self) {
+        let mut tick = interval(STOCK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Some(wallet) = self.wallet {
+                match self.provider.balance(wallet).await {
+                    Ok(balance) => self.reporter.metrics.balance(balance),
+                    Err(error) => debug!(%error, "could not ask for the wallet's balance"),
+                }
+            }
+            let path = self.journal.path().to_owned();
+            let looking = spawn_blocking(move || journal::space(&path));
+            match looking.await {
+                Ok(Ok(Space { taken, free })) => self.reporter.metrics.journal(taken, free),
+                Ok(Err(error)) => debug!(%error, "could not look at the journal's disk"),
+                // The runtime is ending.
+                Err(_) => return,
+            }
         }
     }
 
@@ -124,6 +171,24 @@ impl Report {
     }
 }
 
+/// Requests without an outcome.
+#[derive(Clone, Copy, Debug, Default)]
+struct InHand {
+    /// Held ones included.
+    requests: u64,
+    held: u64,
+}
+
+impl InHand {
+    fn of(standings: &[Standing]) -> Self {
+        let held = standings.iter().filter(|one| one.held.is_some());
+        Self {
+            requests: standings.iter().map(|one| one.requests).sum(),
+            held: held.map(|one| one.requests).sum(),
+        }
+    }
+}
+
 fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
     let changed = *current != new;
     *current = new;
@@ -132,6 +197,16 @@ fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
 
 pub(super) fn core_name(core: &KmsCore) -> String {
     format!("the KMS Core at {}", core.host())
+}
+
+/// Tells how each gateway node is, also while the instance is built: that may wait for one.
+pub(super) async fn follow_endpoints(provider: ArbitrumProvider, metrics: Metrics) {
+    let mut tick = interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        metrics.endpoints(provider.endpoints());
+    }
 }
 
 /// What keeps a Core from being of use, if anything.

@@ -76,6 +76,7 @@ use crate::{
     },
     heart::Heart,
     journal::{Identity, Journal},
+    metrics::Metrics,
     simulated::{self, DiskFault, Ground},
 };
 
@@ -300,6 +301,7 @@ impl Machine<'_> {
             support: support.subscribe(),
             line: depth.clone(),
             ledger: ledger.clone(),
+            metrics: Metrics::default(),
             repeats: std::sync::Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 12,

@@ -7,7 +7,7 @@ use rusqlite::{
 };
 
 use super::{
-    Counts, HeldRequest, Holds, InHand, JournaledTransaction, Position, RequestRecord, Unfinished,
+    Counts, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
     record::{
         Fixed, Number, OutcomeColumns, Progress, StageName, block_from_columns, bytes,
         held_from_columns, key_from_columns, kind_from_name, topics_from_blob,
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
     gateway::lane::{MinedTransaction, SignedTransaction},
+    metrics::Standing,
 };
 
 /// A value of the right type that says nothing this program knows.
@@ -289,11 +290,32 @@ pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row(sql::IS_EMPTY, [], |row| row.get(0))
 }
 
-pub(super) fn in_hand(connection: &Connection, contract: Address) -> rusqlite::Result<InHand> {
-    let count = |statement| -> rusqlite::Result<u64> {
-        connection.prepare_cached(statement)?.query_row([Fixed(contract)], |row| number(row, 0))
-    };
-    Ok(InHand { requests: count(sql::COUNT_IN_HAND)?, held: count(sql::COUNT_HELD)? })
+/// Requests without an outcome, held ones included.
+pub(super) fn in_hand(connection: &Connection, contract: Address) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(sql::COUNT_IN_HAND)?
+        .query_row([Fixed(contract)], |row| number(row, 0))
+}
+
+pub(super) fn standings(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Vec<Standing>> {
+    let mut unfinished = connection.prepare_cached(sql::COUNT_STANDINGS)?;
+    let standings = unfinished.query_map([Fixed(contract)], |row| {
+        let (kind, stage): (String, String) = (row.get(0)?, row.get(1)?);
+        let reason: Option<String> = row.get(2)?;
+        Ok(Standing {
+            kind: kind_from_name(&kind).ok_or_else(|| unreadable(0, format!("kind {kind:?}")))?,
+            stage: StageName::from_name(&stage)
+                .ok_or_else(|| unreadable(1, format!("stage {stage:?}")))?
+                .as_str(),
+            held: reason.as_deref().and_then(HoldReason::from_name),
+            requests: number(row, 3)?,
+            oldest_ms: number(row, 4)?,
+        })
+    })?;
+    standings.collect()
 }
 
 pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Result<Counts> {

@@ -276,9 +276,11 @@ WHERE contract = ?1 AND outcome IS NULL GROUP BY stage, hold_reason";
 pub(super) const COUNT_IN_HAND: &str =
     "SELECT count(*) FROM requests WHERE contract = ?1 AND outcome IS NULL";
 
-/// At held ones only; a settled request is never held.
-pub(super) const COUNT_HELD: &str =
-    "SELECT count(*) FROM requests WHERE contract = ?1 AND hold_reason IS NOT NULL";
+/// Reads each unfinished request, and none that is settled.
+pub(super) const COUNT_STANDINGS: &str = "
+SELECT kind, stage, hold_reason, count(*), min(arrived_at)
+FROM requests INDEXED BY requests_unfinished
+WHERE contract = ?1 AND outcome IS NULL GROUP BY kind, stage, hold_reason";
 
 pub(super) const COUNT_SETTLED: &str = "
 SELECT outcome, count(*) FROM requests INDEXED BY requests_settled
@@ -397,7 +399,6 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (REOPEN_ANSWERED, "requests_by_key"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
     (COUNT_IN_HAND, "requests_unfinished"),
-    (COUNT_HELD, "requests_held"),
     (OLD_REQUESTS, "requests_settled"),
     (OLD_TRANSACTIONS, "transactions_by_age"),
 ];

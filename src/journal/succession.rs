@@ -205,7 +205,7 @@ fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(Blo
     transaction.execute(sql::INHERIT_REQUESTS, params![Fixed(contract), young])?;
     transaction.execute(sql::INHERIT_EVENTS, of)?;
     transaction.execute(sql::INHERIT_ANSWERS, of)?;
-    let requests = reader::in_hand(&transaction, contract)?.requests;
+    let requests = reader::in_hand(&transaction, contract)?;
     transaction.commit()?;
     Ok((cursor, requests))
 }

@@ -467,8 +467,12 @@ impl Store {
         if let Err(cause) = self.limit_pages() {
             return Committed::Failed(self.shared.failed("limiting its pages", cause));
         }
+        let begun = Instant::now();
         let done = match apply(&mut self.connection, self.contract, &commands) {
-            Ok(done) => done,
+            Ok(done) => {
+                self.metrics.committed(begun.elapsed());
+                done
+            }
             Err(cause) => {
                 let error = self.shared.failed("a commit", cause);
                 if error.may_pass() {

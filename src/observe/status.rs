@@ -117,6 +117,10 @@ impl StoppedBy {
 }
 
 impl State {
+    /// All that [`Self::word`] answers.
+    pub const WORDS: [&str; 7] =
+        ["starting", "waiting", "running", "draining", "backing-off", "parked", "stopped"];
+
     /// As shown: one word.
     #[must_use]
     pub fn word(&self) -> &'static str {

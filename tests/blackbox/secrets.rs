@@ -21,6 +21,7 @@ use crate::{
         deployment::{Deployment, Node, Store},
         free_port,
         gossip::{Gossip, Tale},
+        http_client,
         ministack::Bucket,
         request::{Ask, Issued, fhe},
         scene::{PATIENCE, Scene, SceneOptions},
@@ -103,6 +104,8 @@ struct Aviary {
     secrets: Secrets,
     /// Whatever is not the key of the wallet.
     more: String,
+    /// What its HTTP listener answered.
+    answers: String,
 }
 
 impl Aviary {
@@ -130,7 +133,7 @@ impl Aviary {
             planted(&scene.ministack.url(), "", STORE),
         );
         let secrets = Secrets::of(scene.wallet.to_bytes());
-        Ok(Self { scene, format, gateway, secrets, more })
+        Ok(Self { scene, format, gateway, secrets, more, answers: String::new() })
     }
 
     fn key(&self) -> String {
@@ -143,8 +146,8 @@ impl Aviary {
         let config = format!("gateway_url = \"{gateway}\"\n{wallet}{}", self.more);
         fs::write(self.scene.config_file(), config).map_err(io)?;
         let mut command = Command::new(program());
-        command.env_clear().args(["start", "--log-format", self.format, "-c"]);
-        command.arg(self.scene.config_file());
+        command.env_clear().args(["start", "--listen", "127.0.0.1:0"]);
+        command.args(["--log-format", self.format, "-c"]).arg(self.scene.config_file());
         command
             .env("RUST_LOG", "trace")
             .env("RUST_BACKTRACE", "1")
@@ -188,8 +191,24 @@ impl Aviary {
         self.scene.log().len()
     }
 
+    /// Asks the HTTP listener for all it has.
+    async fn ask_listener(&mut self) -> Result<()> {
+        let log = self.scene.log();
+        let opened = log.lines().rfind(|line| line.contains("HTTP listener open"));
+        let port = opened.and_then(|line| line.split("127.0.0.1:").nth(1)).expect("its address");
+        let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+        let client = http_client(PATIENCE)?;
+        for path in ["/", "/status", "/readyz", "/metrics", "/version"] {
+            let answer = client.get(format!("http://127.0.0.1:{port}{path}")).send().await?;
+            self.answers.push_str(&answer.text().await?);
+        }
+        assert!(self.answers.contains("kms_connector_rpc_endpoint_up"), "{}", self.answers);
+        Ok(())
+    }
+
     /// SIGTERM and a good end.
     async fn stop(&mut self) -> Result<()> {
+        self.ask_listener().await?;
         assert_eq!(self.scene.stop().await?, Some(0));
         Ok(())
     }
@@ -197,6 +216,7 @@ impl Aviary {
     /// Looks through all that was written.
     fn search(&self) -> Result<()> {
         let mut finds = self.secrets.found_in("log", self.scene.log().as_bytes());
+        finds.extend(self.secrets.found_in("an answer", self.answers.as_bytes()));
         let mut files = 0;
         for entry in fs::read_dir(self.scene.state_dir()).map_err(io)? {
             let path = entry.map_err(io)?.path();

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     Error, Result,
     config_dir::ConfigDir,
+    http_client,
     process::Process,
     procfs::{self, Usage},
     scene::{PATIENCE, tail},
@@ -32,6 +33,8 @@ use super::{
 
 /// The supervisor gives itself a minute.
 const ANSWER: Duration = Duration::from_secs(65);
+/// Its HTTP listener waits for nothing.
+const HTTP_ANSWER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 /// More than the drain limit.
 const STOPPING: Duration = Duration::from_secs(40);
@@ -226,6 +229,19 @@ impl Supervised {
             running(status) == names && !status.instances.iter().any(|one| one.changing)
         })
         .await
+    }
+
+    // What its HTTP listener says.
+
+    /// Where that is.
+    pub async fn listener(&self) -> Result<String> {
+        self.status().await?.listen.ok_or_else(|| Error::other("it does not listen"))
+    }
+
+    /// A GET of this path.
+    pub async fn get(&self, path: &str) -> Result<reqwest::Response> {
+        let url = format!("http://{}{path}", self.listener().await?);
+        Ok(http_client(HTTP_ANSWER)?.get(url).send().await?)
     }
 
     // What the kernel says.

@@ -60,6 +60,11 @@ impl Bucket {
         Ok(Self { base, id, shown, signer: None })
     }
 
+    /// Host and port.
+    pub(super) fn host(&self) -> &str {
+        self.shown.split_once("://").map_or(&self.shown, |(_, host)| host)
+    }
+
     pub(super) fn signed(mut self, signer: Signer) -> Self {
         self.signer = Some(Arc::new(signer));
         self

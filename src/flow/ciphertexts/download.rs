@@ -94,6 +94,30 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// One word, for counting.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::NoUrl => "no_url",
+            Self::Unregistered => "unregistered",
+            Self::Lookup(_) => "lookup",
+            Self::UnusableUrl(_) => "unusable_url",
+            Self::Unsignable(_) => "unsignable",
+            Self::Connect(_) => "connect",
+            Self::Silent => "silent",
+            Self::AccessDenied(_) => "access_denied",
+            Self::Missing => "missing",
+            Self::NoBucket => "no_bucket",
+            Self::Redirects(_) => "redirect",
+            Self::Status(_) => "status",
+            Self::TooLarge { .. } => "too_large",
+            Self::Outgrown { .. } => "outgrown",
+            Self::Stalled { .. } => "stalled",
+            Self::TooSlow { .. } => "too_slow",
+            Self::Cut { .. } => "cut",
+            Self::WrongBytes { .. } => "wrong_digest",
+        }
+    }
+
     /// Whether it speaks against the bucket, and not merely against this object's being there.
     pub(super) fn is_the_buckets(&self) -> bool {
         !matches!(

@@ -49,6 +49,28 @@ pub(super) struct Memory {
     total_kib: u32,
 }
 
+/// A look at how much is held.
+#[derive(Clone, Debug)]
+pub struct MemoryUse {
+    permits: Arc<Semaphore>,
+    total_kib: u32,
+}
+
+impl MemoryUse {
+    /// In bytes.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let free = self.permits.available_permits() as u64;
+        u64::from(self.total_kib).saturating_sub(free) * 1024
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        u64::from(self.total_kib) * 1024
+    }
+}
+
 /// Memory held for one request's ciphertexts. Dropping it lets the next request in, so it must be
 /// dropped after the bytes.
 #[derive(Debug)]
@@ -106,6 +128,10 @@ impl Memory {
         // Four tebibytes are enough: permits are counted in 32 bits.
         let total_kib = mib.saturating_mul(1024);
         Self { permits: Arc::new(Semaphore::new(total_kib as usize)), total_kib }
+    }
+
+    pub(super) fn in_use(&self) -> MemoryUse {
+        MemoryUse { permits: self.permits.clone(), total_kib: self.total_kib }
     }
 
     pub(super) fn fits(&self, bodies: &[u64]) -> bool {

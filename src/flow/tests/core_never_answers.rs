@@ -234,6 +234,7 @@ impl Scene {
             support: supported,
             line: covered,
             ledger: OneRequest::default(),
+            metrics: Metrics::default(),
             repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 1,
@@ -250,7 +251,8 @@ impl Scene {
     /// One walk, as after a restart or a held retry, and how long it takes.
     async fn walk(&self, places: &Places) -> (Ended, Duration) {
         let begun = Instant::now();
-        let intake = Intake { request: self.request.clone(), recovered: true };
+        let request = self.request.clone();
+        let intake = Intake { request, recovered: true };
         let seat = Seat { places, recovered: true };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
@@ -290,7 +292,10 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let (fresh, fresh_intake) = mpsc::channel(1);
     let (_again, again_intake) = mpsc::channel(1);
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let waiting = || Intake { request: scene.request.clone(), recovered: false };
+    let waiting = || {
+        let request = scene.request.clone();
+        Intake { request, recovered: false }
+    };
     fresh.send(waiting()).await.unwrap();
     let place = places.next(&mut intakes).await.unwrap();
 

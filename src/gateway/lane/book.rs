@@ -33,6 +33,7 @@ use crate::{
         provider::{Head, Receipt, RpcError, Sent, quirks},
         wallet::WalletError,
     },
+    metrics::{LaneGauges, Mined},
     repeats::Repeats,
 };
 
@@ -149,6 +150,15 @@ pub(super) struct Book {
     effects: Vec<Effect>,
     /// Many transactions that are not taken are one thing to say.
     repeats: Repeats,
+    tally: Tally,
+}
+
+/// What happened since it was last asked for, for counting.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub mined: Vec<Mined>,
+    /// Nonces used by somebody else.
+    pub foreign: u64,
 }
 
 impl Book {
@@ -199,6 +209,7 @@ impl Book {
             fee_told: 0,
             effects: Vec::new(),
             repeats: Repeats::default(),
+            tally: Tally::default(),
         };
         for transaction in open {
             book.hold_open(transaction, now);
@@ -218,6 +229,19 @@ impl Book {
     /// What is to be done, once.
     pub(super) fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    pub(super) fn tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    pub(super) fn gauges(&self) -> LaneGauges {
+        LaneGauges {
+            in_flight: self.open.len(),
+            in_flight_limit: self.options.max_in_flight,
+            waiting: self.waiting.len(),
+            nonce_gap: self.nonces.peek_next().saturating_sub(self.count),
+        }
     }
 
     /// Whether callers are listened to. Not while the chain goes back: who asks then may be whose
@@ -493,6 +517,7 @@ impl Book {
         if count >= self.count {
             (self.count, self.lower_since) = (count, None);
             if let Some(foreign) = self.nonces.observe_mined(count) {
+                self.tally.foreign += foreign.end() - foreign.start() + 1;
                 warn!(
                     first = foreign.start(),
                     last = foreign.end(),
@@ -731,6 +756,8 @@ impl Book {
 
     fn land(&mut self, nonce: u64, receipt: &Receipt, now: Instant) {
         let Some(slot) = self.open.remove(&nonce) else { return };
+        let Receipt { success, gas_used, gas_price, .. } = *receipt;
+        self.tally.mined.push(Mined { success, gas_used, gas_price });
         self.effects.push(Effect::Mined(receipt.hash, receipt.block));
         self.recent.add(MinedTransaction { nonce, hash: receipt.hash, block: receipt.block });
         self.wake_behind(nonce, now);
@@ -765,6 +792,7 @@ impl Book {
     /// The nonce was used by a transaction that is none of ours.
     fn displace(&mut self, nonce: u64) {
         let Some(slot) = self.open.remove(&nonce) else { return };
+        self.tally.foreign += 1;
         warn!(
             nonce,
             transaction = %slot.current().hash,

@@ -32,8 +32,9 @@ use crate::{
 
 const STEP: Duration = Duration::from_millis(50);
 const BLOCK_TIME: Duration = Duration::from_millis(250);
-/// A hole is filled after half a second; then it is signed, sent, and maybe lost and sent again.
-const GAP_LIMIT: Duration = Duration::from_secs(4);
+/// A hole is filled after half a second; then it is signed, sent, and maybe lost and sent again. What
+/// every pool took and forgot is sent again after three seconds, and may then wait one for its turn.
+const GAP_LIMIT: Duration = Duration::from_secs(5);
 /// Where the chain went back, or the wallet is used elsewhere: it has to be sure of that first.
 const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(20);
 /// In a world that is well.
@@ -138,7 +139,7 @@ impl Chain {
 
     fn receipt(&self, hash: B256) -> Option<Receipt> {
         let (block, _) = self.mined().find(|(_, mined)| mined.hash == hash)?;
-        Some(Receipt { hash, block: *block, success: true, gas_used: 90_000 })
+        Some(Receipt { hash, block: *block, success: true, gas_used: 90_000, gas_price: 1 })
     }
 
     fn block(&mut self, foreign: bool) -> Head {

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Job, LaneTask, SignedTransaction, Task, TransactionLedger, Waiter,
-    book::{Book, Effect},
+    GivenUp, Job, LaneTask, SignedTransaction, Task, TransactionLedger, Waiter,
+    book::{Book, Effect, Tally},
     draft::Draft,
     look::{self, Looked},
 };
@@ -25,6 +25,7 @@ use crate::{
         wallet::{Wallet, WalletError},
     },
     heart::Heart,
+    metrics::{Metrics, Sending},
 };
 
 /// Signatures asked for at the same time (matters with AWS KMS).
@@ -66,12 +67,13 @@ pub(super) struct Owner<P, L> {
     tip: TipAsked,
     /// Receipts asked for in one message.
     at_once: usize,
+    metrics: Metrics,
 }
 
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     /// `count` is the chain's count of the wallet's transactions.
     pub(super) fn new(task: LaneTask<P, L>, count: u64) -> Self {
-        let LaneTask { provider, wallet, ledger, options, jobs, recovered } = task;
+        let LaneTask { provider, wallet, ledger, options, jobs, recovered, metrics } = task;
         let book = Book::new(options, wallet.address(), count, recovered, Instant::now());
         Self {
             provider,
@@ -83,6 +85,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             beside: JoinSet::new(),
             tip: TipAsked::default(),
             at_once: look::MOST_AT_ONCE,
+            metrics,
         }
     }
 
@@ -155,7 +158,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 recorded?;
                 self.book.signed(signed, failed, now);
             }
-            Done::Sent { nonce, hash, result } => self.book.answered(nonce, hash, result, now),
+            Done::Sent { nonce, hash, result } => {
+                self.metrics.broadcast(broadcast_word(&result));
+                self.book.answered(nonce, hash, result, now);
+            }
             Done::Looked(Looked { seen, failed, at_once }) => {
                 self.at_once = at_once;
                 if let Some(error) = failed {
@@ -191,6 +197,12 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         for effect in self.book.effects() {
             self.carry_out(effect).await?;
         }
+        let Tally { mined, foreign } = self.book.tally();
+        for mined in mined {
+            self.metrics.mined(mined);
+        }
+        self.metrics.foreign_nonces(foreign);
+        self.metrics.lane(self.book.gauges());
         Ok(())
     }
 
@@ -199,7 +211,14 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             Effect::Sign(drafts) => self.sign(drafts),
             Effect::Broadcast { transaction, fresh } => self.broadcast(transaction, fresh),
             Effect::Mined(hash, block) => self.ledger.mined(hash, block).await?,
-            Effect::GiveUp(hashes, why) => self.ledger.gave_up(hashes, why).await?,
+            Effect::GiveUp(hashes, why) => {
+                let result = match why {
+                    GivenUp::Rejected => Sending::Rejected,
+                    GivenUp::Displaced => Sending::Displaced,
+                };
+                self.metrics.transactions(result, hashes.len() as u64);
+                self.ledger.gave_up(hashes, why).await?;
+            }
             Effect::Reopen(hashes) => {
                 let open = self.ledger.reopen(hashes).await?;
                 self.book.reopened(open, Instant::now());
@@ -239,12 +258,16 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
 
     fn sign(&mut self, drafts: Vec<Draft>) {
         let (wallet, ledger) = (self.wallet.clone(), self.ledger.clone());
+        let metrics = self.metrics.clone();
         self.beside.spawn(async move {
             let mut results: Vec<_> = stream::iter(drafts)
                 .map(|draft| {
-                    let wallet = wallet.clone();
+                    let (wallet, metrics) = (wallet.clone(), metrics.clone());
                     async move {
+                        let begun = Instant::now();
                         let result = draft.sign(&wallet).await;
+                        let word = result.as_ref().map_or_else(WalletError::word, |_| "ok");
+                        metrics.signed(word, begun.elapsed());
                         (draft, result)
                     }
                 })
@@ -277,5 +300,13 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             };
             Done::Sent { nonce, hash, result }
         });
+    }
+}
+
+fn broadcast_word(result: &Result<Sent, RpcError>) -> &'static str {
+    match result {
+        Ok(Sent::Accepted) => "accepted",
+        Ok(Sent::Mined(_)) => "mined",
+        Err(error) => error.word(),
     }
 }

@@ -23,7 +23,10 @@ use super::{
     Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError, Sent,
     connection, endpoints, quirks,
 };
-use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
+use crate::{
+    domain::{Address, B256, BlockRef, Bytes, Event, U256},
+    metrics::Metrics,
+};
 
 /// How long one endpoint may take of a call's deadline while another could be asked.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
@@ -32,6 +35,7 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct ArbitrumProvider {
     pub(super) inner: Arc<Inner>,
+    pub(super) metrics: Metrics,
 }
 
 #[derive(Debug)]
@@ -53,7 +57,20 @@ impl ArbitrumProvider {
         let hosts: Vec<&str> = endpoints.iter().map(connection::Endpoint::host).collect();
         let hosts = hosts.join(", ");
         let (shared, connections) = endpoints::prepare(endpoints, chain_id);
-        (Self { inner: Arc::new(Inner { addresses, hosts, shared }) }, connections)
+        let inner = Arc::new(Inner { addresses, hosts, shared });
+        (Self { inner, metrics: Metrics::default() }, connections)
+    }
+
+    /// Counts there, as do the clones made from now on.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Each node's host, whether it may be called, and its newest block.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, bool, Option<u64>)> {
+        self.nodes().iter().map(endpoints::Node::health)
     }
 
     /// The hosts of all nodes, for logs.
@@ -136,6 +153,25 @@ impl ArbitrumProvider {
 
     /// Asks the endpoint that is read from; where it does not answer, the next one.
     async fn ask_by<Answer, Asking>(
+        &self,
+        method: &'static str,
+        ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
+    ) -> Result<Answer, RpcError>
+    where
+        Asking: Future<Output = Result<Answer, RpcError>>,
+    {
+        let answered = self.ask_in_turn(method, ask).await;
+        self.count(method, &answered);
+        answered
+    }
+
+    /// However many endpoints it took, it is one call.
+    fn count<T>(&self, method: &'static str, answered: &Result<T, RpcError>) {
+        let word = answered.as_ref().map_or_else(RpcError::word, |_| "ok");
+        self.metrics.rpc_call(method, word);
+    }
+
+    async fn ask_in_turn<Answer, Asking>(
         &self,
         method: &'static str,
         ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
@@ -363,17 +399,23 @@ impl Provider for ArbitrumProvider {
     }
 
     async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        match timeout(CALL_DEADLINE, self.send_to_all(raw, false)).await {
+        const METHOD: &str = "eth_sendRawTransaction";
+        let sent = match timeout(CALL_DEADLINE, self.send_to_all(raw, false)).await {
             Ok(sent) => sent.map(|_| alloy::primitives::keccak256(raw)),
-            Err(_) => Err(self.timed_out("eth_sendRawTransaction")),
-        }
+            Err(_) => Err(self.timed_out(METHOD)),
+        };
+        self.count(METHOD, &sent);
+        sent
     }
 
     async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
-        match timeout(CALL_DEADLINE, self.send_to_all(raw, true)).await {
+        const METHOD: &str = "eth_sendRawTransactionSync";
+        let sent = match timeout(CALL_DEADLINE, self.send_to_all(raw, true)).await {
             Ok(sent) => sent,
-            Err(_) => Err(self.timed_out("eth_sendRawTransactionSync")),
-        }
+            Err(_) => Err(self.timed_out(METHOD)),
+        };
+        self.count(METHOD, &sent);
+        sent
     }
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
@@ -471,6 +513,7 @@ pub(super) fn read_receipt(receipt: &TransactionReceipt) -> Option<Receipt> {
         block: BlockRef { number: receipt.block_number?, hash: receipt.block_hash? },
         success: receipt.status(),
         gas_used: receipt.gas_used,
+        gas_price: receipt.effective_gas_price,
     })
 }
 

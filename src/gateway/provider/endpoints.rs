@@ -77,6 +77,12 @@ impl Node {
         }
     }
 
+    /// Its host, whether it is connected and of the right chain, and its newest block.
+    pub(super) fn health(&self) -> (&str, bool, Option<u64>) {
+        let up = matches!(&*self.link.borrow(), Link::Up(_));
+        (self.endpoint.host(), up, self.heads.borrow().map(|head| head.block.number))
+    }
+
     fn sight(&self, several: bool) -> Sight {
         let failing = several && self.unanswered.load(Ordering::Relaxed) >= FAILING;
         if failing {

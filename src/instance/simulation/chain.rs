@@ -242,7 +242,8 @@ impl Chain {
             if success && let Some(id) = transaction.answers() {
                 self.answered.insert(id, number);
             }
-            let receipt = Receipt { hash: transaction.hash, block, success, gas_used: 90_000 };
+            let receipt =
+                Receipt { hash: transaction.hash, block, success, gas_used: 90_000, gas_price: 1 };
             transactions.push(Mined { transaction, receipt });
         }
         let parent = self.blocks.last().map_or(B256::ZERO, |last| last.head.block.hash);
@@ -350,7 +351,7 @@ impl Chain {
             }
             if block.events.iter().any(|event| event.transaction == hash) {
                 let block = block.head.block;
-                return Some(Receipt { hash, block, success: true, gas_used: 1 });
+                return Some(Receipt { hash, block, success: true, gas_used: 1, gas_price: 1 });
             }
         }
         None

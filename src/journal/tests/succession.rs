@@ -76,7 +76,17 @@ async fn requests_in_hand_are_counted_as_they_move() {
     journal.note(key(2), hold(HoldReason::NoFunds)).await.unwrap();
     journal.note(key(2), Step::Settled(Outcome::Expired)).await.unwrap();
     journal.flush().await.unwrap();
-    assert_eq!(journal.in_hand().await.unwrap(), InHand { requests: 4, held: 1 });
+    journal.note(key(3), Step::Asked).await.unwrap();
+    journal.flush().await.unwrap();
+    let standings = journal.standings().await.unwrap();
+    // Of both kinds.
+    let mut counted = BTreeMap::new();
+    for one in &standings {
+        *counted.entry((one.stage, one.held.map(HoldReason::as_str))).or_default() += one.requests;
+        assert!(one.oldest_ms > 0);
+    }
+    let wanted = [(("arrived", None), 2), (("arrived", Some("no_funds")), 1), (("asked", None), 1)];
+    assert_eq!(counted, BTreeMap::from(wanted));
 }
 
 /// Requests in every stage, one settled.

@@ -1,4 +1,5 @@
-//! What the listener answers. Pure: a path and what is shown make a response.
+//! What the listener answers. Pure: a path and what is shown make a response. Nothing outside is asked,
+//! so that no answer waits for anything that an instance depends on.
 //!
 //! A name in a path is an instance's, as it stands in `/status`; `?since=` of `/history` and `/errors`
 //! are Unix milliseconds: who follows asks only for what is new.
@@ -13,14 +14,20 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::page;
-use crate::observe::{
-    advice::what_to_do,
-    board::Shown,
-    history::{Columns, STEP_MS},
+use crate::{
+    domain::SERVED_GENERATIONS,
+    observe::{
+        advice::what_to_do,
+        board::Shown,
+        build, exposition,
+        history::{Columns, STEP_MS},
+        readiness::Readiness,
+    },
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const METRICS: HeaderValue = HeaderValue::from_static(exposition::CONTENT_TYPE);
 
 /// The answer to a request for `path`, with what stands behind its question mark.
 #[must_use]
@@ -42,8 +49,13 @@ pub fn answer(
         "/status" => as_json(StatusCode::OK, &status(shown)),
         "/history" => as_json(StatusCode::OK, &history(shown, since(query), None)),
         "/errors" => as_json(StatusCode::OK, &shown.errors.since(since(query))),
-        "/version" => as_json(StatusCode::OK, &json!({ "version": shown.status.version })),
+        "/readyz" => ready(&Readiness::of(&shown.status)),
+        "/version" => version(shown),
+        "/metrics" => metrics(shown),
         _ => {
+            if let Some(name) = path.strip_prefix("/readyz/") {
+                return ready_instance(name, shown);
+            }
             let name = path.strip_prefix("/history/").and_then(decoded);
             let Some(name) = name.filter(|name| shown.histories.iter().any(|(of, _)| of == name))
             else {
@@ -51,6 +63,37 @@ pub fn answer(
             };
             as_json(StatusCode::OK, &history(shown, since(query), Some(&name)))
         }
+    }
+}
+
+fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    as_json(status, readiness)
+}
+
+fn ready_instance(name: &str, shown: &Shown) -> Response<Full<Bytes>> {
+    let found = decoded(name).and_then(|name| Readiness::of_instance(&shown.status, &name));
+    match found {
+        Some(readiness) => ready(&readiness),
+        None => text(StatusCode::NOT_FOUND, "there is no such instance\n"),
+    }
+}
+
+fn version(shown: &Shown) -> Response<Full<Bytes>> {
+    let version = json!({
+        "version": shown.status.version,
+        "commit": build::COMMIT,
+        "rust_version": build::RUST_VERSION,
+        "contract_generations": SERVED_GENERATIONS,
+    });
+    as_json(StatusCode::OK, &version)
+}
+
+/// Field failure T54: a scraper refuses what does not say its format.
+fn metrics(shown: &Shown) -> Response<Full<Bytes>> {
+    match exposition::write(shown) {
+        Ok(written) => respond(StatusCode::OK, METRICS, written.into()),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n"),
     }
 }
 

@@ -1,0 +1,160 @@
+//! Families and their names: made once, described for whoever checks the README's list.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use prometheus::{
+    Counter, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
+};
+
+/// What every name of ours begins with.
+const PREFIX: &str = "kms_connector";
+/// Values that a label may have which somebody outside chooses.
+const NAMES: usize = 32;
+/// All further ones.
+const OTHER: &str = "other";
+
+/// One family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    pub name: String,
+    /// As Prometheus calls it.
+    pub kind: &'static str,
+    /// Beside `instance`.
+    pub labels: Vec<&'static str>,
+    pub help: &'static str,
+}
+
+/// The families of one instance.
+#[derive(Debug, Default)]
+pub(super) struct Register {
+    registry: Registry,
+    described: Vec<Described>,
+}
+
+impl Register {
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
+    pub(super) fn described(&self) -> &[Described] {
+        &self.described
+    }
+
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> IntCounter {
+        self.add("counter", name, help, &[], IntCounter::with_opts)
+    }
+
+    pub(super) fn float_counter(&mut self, name: &'static str, help: &'static str) -> Counter {
+        self.add("counter", name, help, &[], Counter::with_opts)
+    }
+
+    pub(super) fn counters(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+    ) -> IntCounterVec {
+        self.add("counter", name, help, labels, |opts| IntCounterVec::new(opts, labels))
+    }
+
+    pub(super) fn gauges(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+    ) -> GaugeVec {
+        self.add("gauge", name, help, labels, |opts| GaugeVec::new(opts, labels))
+    }
+
+    pub(super) fn int_gauges(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+    ) -> IntGaugeVec {
+        self.add("gauge", name, help, labels, |opts| IntGaugeVec::new(opts, labels))
+    }
+
+    pub(super) fn late(&mut self, name: &'static str, help: &'static str) -> LateGauge {
+        LateGauge(self.gauges(name, help, &[]))
+    }
+
+    pub(super) fn histogram(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        buckets: &[f64],
+    ) -> Histogram {
+        self.add("histogram", name, help, &[], |opts| {
+            Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))
+        })
+    }
+
+    pub(super) fn histograms(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+        buckets: &[f64],
+    ) -> HistogramVec {
+        self.add("histogram", name, help, labels, |opts| {
+            HistogramVec::new(HistogramOpts::from(opts).buckets(buckets.to_vec()), labels)
+        })
+    }
+
+    /// Names and labels are constants: one that is wrong fails in every test.
+    fn add<C: Collector + Clone + 'static>(
+        &mut self,
+        kind: &'static str,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+        make: impl FnOnce(Opts) -> prometheus::Result<C>,
+    ) -> C {
+        let name = format!("{PREFIX}_{name}");
+        let collector = make(Opts::new(&name, help)).expect("a valid name");
+        self.registry.register(Box::new(collector.clone())).expect("a name used once");
+        self.described.push(Described { name, kind, labels: labels.to_vec(), help });
+        collector
+    }
+}
+
+/// A gauge that is shown once it was set.
+#[derive(Debug)]
+pub(super) struct LateGauge(GaugeVec);
+
+impl LateGauge {
+    pub(super) fn set(&self, value: f64) {
+        self.0.with_label_values::<&str>(&[]).set(value);
+    }
+
+    /// Counts and bytes: exact up to 2^53.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, whatever is counted")]
+    pub(super) fn set_count(&self, value: u64) {
+        self.set(value as f64);
+    }
+}
+
+/// The first few values of a label that somebody outside chooses.
+#[derive(Debug, Default)]
+pub(super) struct FewNames(Mutex<BTreeSet<Box<str>>>);
+
+impl FewNames {
+    /// The value to count under.
+    pub(super) fn name<'a>(&self, value: &'a str) -> &'a str {
+        // A poisoned set is still a set.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(value) {
+            return value;
+        }
+        if known.len() >= NAMES {
+            return OTHER;
+        }
+        known.insert(value.into());
+        value
+    }
+}

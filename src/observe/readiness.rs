@@ -1,0 +1,203 @@
+//! Whether the process, or one instance, is ready, and why not. Pure: the status in, a verdict out.
+//!
+//! An instance that should run is ready unless it is parked, backing off or starting. One that waits
+//! for something outside is: no restart of it would help, and others need not lose it for that. Files
+//! that cannot be applied while the old ones run do not make anything unready, but are a reason to
+//! look.
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{InstanceStatus, State, Status};
+
+/// The verdict, as `/readyz` answers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// What is not as it should be, a line each: also what does not make anything unready.
+    pub reasons: Vec<String>,
+    pub instances: Vec<InstanceReadiness>,
+}
+
+/// The same of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReadiness {
+    pub instance: String,
+    pub ready: bool,
+    /// One word.
+    pub state: String,
+    pub since_ms: u64,
+    /// Why it is in this state, or is not what its file says.
+    pub reason: Option<String>,
+}
+
+const NOTHING: &str = "there is no configuration: put one into the configuration directory";
+
+impl Readiness {
+    /// Of the whole process: no instance that should run is down, and there is one.
+    #[must_use]
+    pub fn of(status: &Status) -> Self {
+        let instances: Vec<_> = status.instances.iter().map(InstanceReadiness::of).collect();
+        // Nobody waits for what was stopped on purpose.
+        let stopped = |one: &InstanceStatus| matches!(one.state, State::Stopped { .. });
+        let wanted = status.instances.iter().zip(&instances).filter(|(one, _)| !stopped(one));
+        let ready = !instances.is_empty() && wanted.clone().all(|(_, one)| one.ready);
+        let mut reasons: Vec<String> = if instances.is_empty() {
+            vec![NOTHING.to_owned()]
+        } else {
+            wanted.filter_map(|(_, one)| one.line()).collect()
+        };
+        for problem in &status.reload.problems {
+            // An instance's own is in its line.
+            if !instances.iter().any(|one| problem.starts_with(&format!("{}: ", one.instance))) {
+                reasons.push(problem.clone());
+            }
+        }
+        Self { ready, reasons, instances }
+    }
+
+    /// Of one instance. `None`: there is none of this name.
+    #[must_use]
+    pub fn of_instance(status: &Status, name: &str) -> Option<Self> {
+        let found = status.instances.iter().find(|one| one.name == name)?;
+        let instance = InstanceReadiness::of(found);
+        let reasons = instance.line().into_iter().collect();
+        Some(Self { ready: instance.ready, reasons, instances: vec![instance] })
+    }
+}
+
+impl InstanceReadiness {
+    fn of(one: &InstanceStatus) -> Self {
+        let ready = match &one.state {
+            State::Running | State::Waiting { .. } | State::Draining => true,
+            State::Starting
+            | State::BackingOff { .. }
+            | State::Parked { .. }
+            | State::Stopped { .. } => false,
+        };
+        let why = match &one.state {
+            State::Running | State::Draining | State::Starting => None,
+            State::Waiting { on, why } => Some(format!("waiting for {on}: {why}")),
+            State::Parked { why, .. } => Some(why.clone()),
+            State::BackingOff { .. } => one.last_error.as_ref().map(|error| error.text.clone()),
+            State::Stopped { by } => Some(format!("stopped by {}", by.as_str())),
+        };
+        let failed = one.reload_failed.as_ref().filter(|failed| why.as_ref() != Some(failed));
+        let failed = failed.map(|failed| format!("reload failed: {failed}"));
+        let reason: Vec<String> = why.into_iter().chain(failed).collect();
+        Self {
+            instance: one.name.clone(),
+            ready,
+            state: one.state.word().to_owned(),
+            since_ms: one.since_ms,
+            reason: (!reason.is_empty()).then(|| reason.join("; ")),
+        }
+    }
+
+    /// What there is to say, if anything.
+    fn line(&self) -> Option<String> {
+        let Self { instance, state, .. } = self;
+        match &self.reason {
+            Some(reason) => Some(format!("{instance}: {state}: {reason}")),
+            None => (!self.ready).then(|| format!("{instance}: {state}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::status::{Gauges, LastError, Reload, StoppedBy};
+
+    fn instance(name: &str, state: State) -> InstanceStatus {
+        InstanceStatus {
+            name: name.to_owned(),
+            file: None,
+            state,
+            since_ms: 1,
+            generation: 1,
+            restarts: 0,
+            last_error: None,
+            reload_failed: None,
+            changing: false,
+            config_hash: None,
+            chain_id: None,
+            decryption: None,
+            gateway: None,
+            kms_core: None,
+            gauges: Gauges::default(),
+        }
+    }
+
+    fn status(instances: Vec<InstanceStatus>) -> Status {
+        Status {
+            version: "1".to_owned(),
+            pid: 1,
+            started_at_ms: 0,
+            listen: None,
+            config_dir: None,
+            reload: Reload::default(),
+            instances,
+        }
+    }
+
+    fn waiting() -> State {
+        State::Waiting { on: "the KMS Core at core:1".to_owned(), why: "refused".to_owned() }
+    }
+
+    #[test]
+    fn what_should_run_and_is_down_is_not_ready() {
+        let parked = State::Parked { why: "no such chain".to_owned(), retry_at_ms: None };
+        for (state, ready, reason) in [
+            (State::Running, true, None),
+            (State::Draining, true, None),
+            (waiting(), true, Some("a: waiting: waiting for the KMS Core at core:1: refused")),
+            (State::Starting, false, Some("a: starting")),
+            (parked, false, Some("a: parked: no such chain")),
+            (State::BackingOff { until_ms: 9 }, false, Some("a: backing-off: it panicked")),
+        ] {
+            let mut one = instance("a", state);
+            one.last_error = Some(LastError { at_ms: 1, text: "it panicked".to_owned() });
+            let all = Readiness::of(&status(vec![instance("b", State::Running), one.clone()]));
+            let reasons: Vec<String> = reason.into_iter().map(str::to_owned).collect();
+            assert_eq!((all.ready, &all.reasons), (ready, &reasons), "{:?}", one.state);
+            let alone = Readiness::of_instance(&status(vec![one]), "a").unwrap();
+            assert_eq!((alone.ready, alone.reasons), (ready, reasons));
+        }
+    }
+
+    #[test]
+    fn what_was_stopped_on_purpose_is_missed_by_nobody_but_who_asks_for_it() {
+        let stopped = instance("a", State::Stopped { by: StoppedBy::Operator });
+        let all = status(vec![stopped, instance("b", State::Running)]);
+        assert_eq!(Readiness::of(&all).reasons, Vec::<String>::new());
+        assert!(Readiness::of(&all).ready);
+        let alone = Readiness::of_instance(&all, "a").unwrap();
+        assert_eq!(alone.reasons, ["a: stopped: stopped by operator"]);
+        assert!(!alone.ready);
+        assert_eq!(Readiness::of_instance(&all, "c"), None);
+    }
+
+    #[test]
+    fn without_a_configuration_nothing_is_ready() {
+        let mut none = status(Vec::new());
+        none.reload.problems = vec!["the directory is gone".to_owned()];
+        let readiness = Readiness::of(&none);
+        assert!(!readiness.ready);
+        assert_eq!(readiness.reasons, [NOTHING, "the directory is gone"]);
+    }
+
+    #[test]
+    fn what_cannot_be_applied_while_the_old_runs_is_a_reason_to_look() {
+        let mut one = instance("a", State::Running);
+        one.reload_failed = Some("bad TOML".to_owned());
+        let mut all = status(vec![one]);
+        all.reload.problems = vec!["a: bad TOML".to_owned()];
+        let readiness = Readiness::of(&all);
+        assert!(readiness.ready);
+        assert_eq!(readiness.reasons, ["a: running: reload failed: bad TOML"]);
+        // A bad file that never ran says so once.
+        let parked = State::Parked { why: "bad TOML".to_owned(), retry_at_ms: None };
+        all.instances[0].state = parked;
+        assert_eq!(Readiness::of(&all).reasons, ["a: parked: bad TOML"]);
+    }
+}
