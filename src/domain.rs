@@ -347,6 +347,39 @@ hold_reasons! {
     Panicked = "panicked",
 }
 
+impl HoldReason {
+    /// What to do about it, in short: the README's table says more.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::UnsupportedGeneration | Self::UnsupportedType => "upgrade the connector",
+            Self::SignerMismatch => {
+                "the Core signs with another key than the one registered for this wallet: connect the \
+             right Core, or have its signer registered"
+            }
+            Self::InvalidAnswer => "compare the versions of Core and contract",
+            Self::WalletNotRegistered => "register the wallet",
+            Self::SignerNotRegistered => "register the Core's signer, or connect the right Core",
+            Self::WalletCoreMismatch => "pair wallet and Core as registered",
+            Self::NoFunds => "fund the wallet",
+            Self::FeeCap => "wait until the fee falls, or raise max_fee_per_gas_gwei",
+            Self::AccessDenied => {
+                "look at the policies of buckets and AWS key, and at the credentials"
+            }
+            Self::CiphertextTooLarge => "ask the coprocessor that stored it",
+            Self::UnknownKey => "connect the right Core, or wait until its key is generated",
+            Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
+            Self::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
+            Self::AnswerDropped => "nothing: it is sent again",
+            Self::RetryAsked => "nothing: it is tried as somebody asked",
+            Self::MessageTooLarge => "raise the Core's grpc_max_message_size",
+            Self::ContractRejected => "the request's detail names the contract's error",
+            Self::NoProgress => "nothing: it is tried again; its detail names what it waits for",
+            Self::Panicked => "report the log of this request",
+        }
+    }
+}
+
 /// What an error asks for: the one question every error of a room answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {

@@ -188,8 +188,9 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     }
     if state.is_up() && instance.gauges.held > 0 {
         let held = instance.gauges.held;
-        let look = format!("`kms-connector requests --held --instance {name}` tells the reasons");
-        lines.push(("held", format!("{held}; {look}")));
+        let each = format!("`kms-connector requests --held --instance {name}` shows each");
+        let held = instance.gauges.reasons().unwrap_or_else(|| held.to_string());
+        lines.push(("held", format!("{held}; {each}")));
     }
     let to_do = what_to_do(instance);
     if !to_do.is_empty() {

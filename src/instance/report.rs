@@ -1,7 +1,7 @@
 //! Tells the supervisor how the instance is while it runs: what it waits for, where it stands, how far
 //! it is with what it missed. Says in the log what changes: each once.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -69,7 +69,10 @@ impl Report {
         let (sender, found) = watch::channel(None);
         let Some(core) = &self.core else {
             sender.send_replace(Some(Ok(())));
-            return self.tell(found, heart).await;
+            return tokio::select! {
+                told = self.tell(found, heart) => told,
+                () = self.take_stock() => Ok(()),
+            };
         };
         tokio::select! {
             () = follow_core(core, &sender) => Ok(()),
@@ -115,6 +118,7 @@ impl Report {
                 let mut new = gauges.clone();
                 (new.head, new.cursor) = (head, cursor);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
+                new.held_by.clone_from(&counted.2.held_by);
                 new.observed = self.observed.as_ref().map(|observed| *observed.borrow());
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
@@ -172,19 +176,26 @@ impl Report {
 }
 
 /// Requests without an outcome.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct InHand {
     /// Held ones included.
     requests: u64,
     held: u64,
+    held_by: BTreeMap<String, u64>,
 }
 
 impl InHand {
     fn of(standings: &[Standing]) -> Self {
-        let held = standings.iter().filter(|one| one.held.is_some());
+        let mut held_by = BTreeMap::new();
+        for one in standings {
+            if let Some(reason) = one.held {
+                *held_by.entry(reason.as_str().to_owned()).or_default() += one.requests;
+            }
+        }
         Self {
             requests: standings.iter().map(|one| one.requests).sum(),
-            held: held.map(|one| one.requests).sum(),
+            held: held_by.values().sum(),
+            held_by,
         }
     }
 }

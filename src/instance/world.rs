@@ -213,7 +213,8 @@ pub(super) async fn check_decryption<P: Provider>(
             said = true;
             warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
         }
-        waits.on(&format!("the Decryption contract at {address}"), "there is no code there");
+        let why = "there is no code there: correct decryption_address, unless it comes yet";
+        waits.on(&format!("the Decryption contract at {address}"), why);
         sleep(pause.next_delay()).await;
     }
     if said {

@@ -1,6 +1,7 @@
 //! What an operator is to do about an instance: one text for the command line, the page and JSON.
 
 use super::status::{InstanceStatus, State, StoppedBy};
+use crate::domain::HoldReason;
 
 /// What to do, one thing each; empty if there is nothing.
 #[must_use]
@@ -25,6 +26,12 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
             .push(format!("if it should run: `kms-connector restart {name}`, or change its file")),
         State::Stopped { by: StoppedBy::File } => {
             to_do.push("if it should run: remove that line of its file".to_owned());
+        }
+    }
+    if state.is_up() {
+        for reason in instance.gauges.held_by.keys() {
+            let remedy = HoldReason::from_name(reason).map_or("see the README", HoldReason::remedy);
+            to_do.push(format!("{reason}: {remedy}"));
         }
     }
     if instance.reload_failed.is_some() && state.is_up() {

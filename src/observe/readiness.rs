@@ -2,8 +2,8 @@
 //!
 //! An instance that should run is ready unless it is parked, backing off or starting. One that waits
 //! for something outside is: no restart of it would help, and others need not lose it for that. Files
-//! that cannot be applied while the old ones run do not make anything unready, but are a reason to
-//! look.
+//! that cannot be applied while the old ones run, and requests that are held, do not make anything
+//! unready, but are a reason to look.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,9 @@ impl InstanceReadiness {
         };
         let failed = one.reload_failed.as_ref().filter(|failed| why.as_ref() != Some(failed));
         let failed = failed.map(|failed| format!("reload failed: {failed}"));
-        let reason: Vec<String> = why.into_iter().chain(failed).collect();
+        let held = one.gauges.reasons().filter(|_| one.state.is_up());
+        let held = held.map(|reasons| format!("held: {reasons}"));
+        let reason: Vec<String> = why.into_iter().chain(failed).chain(held).collect();
         Self {
             instance: one.name.clone(),
             ready,

@@ -5,7 +5,7 @@
 //! alone knows (state, restarts, files). No secret comes in here: URLs are hosts, wallets addresses.
 //! Times are Unix milliseconds.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -194,6 +194,9 @@ pub struct Gauges {
     /// Requests without an outcome, held ones included.
     pub in_hand: u64,
     pub held: u64,
+    /// Held ones by their reason.
+    #[serde(default)]
+    pub held_by: BTreeMap<String, u64>,
     pub catching_up: Option<CatchUp>,
     /// Of an instance that only observes: requests it has seen to the end since it started.
     #[serde(default)]
@@ -201,6 +204,13 @@ pub struct Gauges {
 }
 
 impl Gauges {
+    /// `2 no_funds, 1 signer_mismatch`; `None`: nothing is held, or not for reasons that are known.
+    #[must_use]
+    pub fn reasons(&self) -> Option<String> {
+        let each = self.held_by.iter().map(|(reason, many)| format!("{many} {reason}"));
+        (!self.held_by.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+    }
+
     /// Blocks between cursor and head.
     #[must_use]
     pub fn lag(&self) -> Option<u64> {

@@ -24,6 +24,7 @@ mod isolation;
 mod kms_core;
 mod lane;
 mod metrics;
+mod night;
 mod observe;
 mod outages;
 mod logs;

@@ -35,6 +35,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             cursor: Some(4_999_999),
             in_hand: 2,
             held: 0,
+            held_by: std::collections::BTreeMap::default(),
             catching_up: None,
             observed: None,
         },
@@ -206,7 +207,7 @@ config-1: parked
 config-1: running
   changing     its new configuration is being checked or started
   catching up  1200 blocks done, 3800 to do, 35.2 per second, about 1m 48s left
-  held         3; `kms-connector requests --held --instance config-1` tells the reasons
+  held         3; `kms-connector requests --held --instance config-1` shows each
 ";
     assert_eq!(block(busy), expected);
 

@@ -199,37 +199,8 @@ fn of_requests(counts: &journal::Counts) -> Finding {
     Finding::warn(REQUESTS, found, remedies.join("; "))
 }
 
-/// In short what the README's table says.
 fn remedy(reason: &str) -> &'static str {
-    let Some(reason) = HoldReason::from_name(reason) else { return "see the README" };
-    match reason {
-        HoldReason::UnsupportedGeneration | HoldReason::UnsupportedType => "upgrade the connector",
-        HoldReason::SignerMismatch => {
-            "the Core signs with another key than the one registered for this wallet: connect the \
-             right Core, or have its signer registered"
-        }
-        HoldReason::InvalidAnswer => "compare the versions of Core and contract",
-        HoldReason::WalletNotRegistered => "register the wallet",
-        HoldReason::SignerNotRegistered => "register the Core's signer, or connect the right Core",
-        HoldReason::WalletCoreMismatch => "pair wallet and Core as registered",
-        HoldReason::NoFunds => "fund the wallet",
-        HoldReason::FeeCap => "wait until the fee falls, or raise max_fee_per_gas_gwei",
-        HoldReason::AccessDenied => {
-            "look at the policies of buckets and AWS key, and at the credentials"
-        }
-        HoldReason::CiphertextTooLarge => "ask the coprocessor that stored it",
-        HoldReason::UnknownKey => "connect the right Core, or wait until its key is generated",
-        HoldReason::CoreRefused | HoldReason::CoreFailed | HoldReason::CoreSilent => {
-            "look at the Core's log"
-        }
-        HoldReason::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
-        HoldReason::AnswerDropped => "nothing: it is sent again",
-        HoldReason::RetryAsked => "nothing: it is tried as somebody asked",
-        HoldReason::MessageTooLarge => "raise the Core's grpc_max_message_size",
-        HoldReason::ContractRejected => "the request's detail names the contract's error",
-        HoldReason::NoProgress => "nothing: it is tried again; its detail names what it waits for",
-        HoldReason::Panicked => "report the log of this request",
-    }
+    HoldReason::from_name(reason).map_or("see the README", HoldReason::remedy)
 }
 
 #[cfg(test)]

@@ -1,0 +1,240 @@
+//! One thing is broken at a time, as an operator meets it at night: status, check, readiness, metrics
+//! with their alerts, and the page all name the cause and the remedy. The table in `tests/README.md`
+//! lists these ways.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use alloy::primitives::U256;
+use serde_json::Value;
+
+use crate::{
+    walk::program,
+    world::{
+        Error, Result, deployment::Node, fleet::Fleet, free_port, random_address, random_key,
+        request::Ask, scene::PATIENCE, until,
+    },
+};
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// What is told of one broken thing, and where.
+struct Told {
+    /// `/readyz/NAME`: its code, and words of its reason.
+    ready: (u16, &'static str),
+    /// Words of `status NAME` and of the page's data: the cause, and what to do.
+    words: [&'static str; 2],
+    /// Verdict of `check`, and words of that finding.
+    check: (&'static str, &'static str),
+    /// A series that is not 0, by its family and a label.
+    metric: (&'static str, &'static str),
+    /// The alert that looks at this family.
+    alert: &'static str,
+}
+
+struct Night {
+    fleet: Fleet,
+}
+
+impl Night {
+    async fn new(parties: usize) -> Result<Self> {
+        Ok(Self { fleet: Fleet::new(parties).await? })
+    }
+
+    /// The instance's file with one line other than it should be.
+    fn broken(&self, instance: &str, party: usize, key: &str, value: &str) -> Result<()> {
+        let other = |line: &str| match line.split_once(" = ") {
+            Some((name, _)) if name == key => format!("{key} = {value}\n"),
+            _ => format!("{line}\n"),
+        };
+        let text: String = self.fleet.config(party, "").lines().map(other).collect();
+        self.fleet.supervisor.configs.write(instance, &text)
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        self.fleet.supervisor.start(program())?;
+        self.fleet.supervisor.until("the supervisor", |_| true).await.map(drop)
+    }
+
+    async fn json(&self, path: &str) -> Result<(u16, Value)> {
+        let response = self.fleet.supervisor.get(path).await?;
+        Ok((response.status().as_u16(), response.json().await?))
+    }
+
+    async fn expect(&self, instance: &str, told: &Told) -> Result<()> {
+        let ready = self.ready(instance, told);
+        ready.await.map_err(|error| Error::other(format!("{instance}: readyz: {error}")))?;
+        self.metric(instance, told).await?;
+        let rules = observability("kms-connector.rules.yml")?;
+        let alert = rules.split("- alert: ").find(|alert| alert.starts_with(told.alert));
+        let alert = alert.unwrap_or_else(|| panic!("there is no alert {}", told.alert));
+        assert!(alert.contains(told.metric.0), "{}: {alert}", told.metric.0);
+
+        let status = said(self.fleet.supervisor.client(program(), &["status", instance])).await?;
+        let (_, page) = self.json("/status").await?;
+        let instances = page["instances"].as_array().cloned().unwrap_or_default();
+        let page = instances.iter().find(|one| one["name"] == instance).map(Value::to_string);
+        let page = page.unwrap_or_default();
+        for word in told.words {
+            assert!(status.contains(word), "{instance}: status has no {word:?}:\n{status}");
+            assert!(page.contains(word), "{instance}: the page has no {word:?}:\n{page}");
+        }
+
+        let mut check = Command::new(program());
+        check.args(["check", "--json", "--all", "--config-dir"]);
+        check.arg(self.fleet.supervisor.configs.path());
+        check.arg("--state-dir").arg(self.fleet.supervisor.state_dir());
+        check.env("AWS_EC2_METADATA_DISABLED", "true");
+        let check = said(check).await?;
+        let parsed: Value = serde_json::from_str(&check).unwrap_or_default();
+        let instances = parsed["instances"].as_array().cloned().unwrap_or_default();
+        let found = instances.iter().filter(|one| one["instance"] == instance).any(|one| {
+            let findings = one["findings"].as_array().cloned().unwrap_or_default();
+            let (verdict, words) = told.check;
+            findings
+                .iter()
+                .any(|found| found["verdict"] == verdict && found.to_string().contains(words))
+        });
+        assert!(found, "{instance}: check does not say {:?}:\n{check}", told.check);
+        Ok(())
+    }
+
+    async fn ready(&self, instance: &str, told: &Told) -> Result<()> {
+        let mut last = None;
+        let found = until("the reason", PATIENCE, POLL, async || {
+            // Not known before its file is read.
+            let Ok((code, ready)) = self.json(&format!("/readyz/{instance}")).await else {
+                return Ok(None);
+            };
+            let is = code == told.ready.0 && ready.to_string().contains(told.ready.1);
+            last = Some((code, ready));
+            Ok(is.then_some(()))
+        });
+        found.await.map_err(|error| Error::other(format!("{error}: {last:?}")))
+    }
+
+    async fn metric(&self, instance: &str, told: &Told) -> Result<()> {
+        let (family, label) = told.metric;
+        let mut last = String::new();
+        let found = until("the metric", PATIENCE, POLL, async || {
+            last = self.fleet.supervisor.get("/metrics").await?.text().await?;
+            let instance = format!("instance=\"{instance}\"");
+            let is = |line: &str| {
+                line.starts_with(family)
+                    && line.contains(&instance)
+                    && line.contains(label)
+                    && !line.ends_with(" 0")
+            };
+            Ok(last.lines().any(is).then_some(()))
+        });
+        found.await.map_err(|error| Error::other(format!("{instance}: {family}: {error}\n{last}")))
+    }
+}
+
+async fn said(mut command: Command) -> Result<String> {
+    let running = tokio::task::spawn_blocking(move || command.output());
+    let output = running.await.map_err(|e| Error::other(e.to_string()))?;
+    let output = output.map_err(|e| Error::Io("running a command".into(), e))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn observability(file: &str) -> Result<String> {
+    let path: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/observability").join(file);
+    fs::read_to_string(path).map_err(|e| Error::Io(file.into(), e))
+}
+
+const STATE: &str = "kms_connector_instance_state{";
+const HELD: &str = "kms_connector_requests_held";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_files_and_endpoints_is_named_everywhere() -> Result<()> {
+    let mut night = Night::new(4).await?;
+    night.broken("other-chain", 0, "chain_id", "54322")?;
+    let nowhere = format!("\"{}\"", random_address());
+    night.broken("no-contract", 1, "decryption_address", &nowhere)?;
+    let nobody = format!("\"http://127.0.0.1:{}\"", free_port()?);
+    night.broken("no-core", 2, "kms_core_endpoint", &nobody)?;
+    night.broken("no-toml", 3, "chain_id", "")?;
+    night.begin().await?;
+    let parked = |words: [&'static str; 2], check: &'static str| Told {
+        ready: (503, words[0]),
+        words,
+        check: ("fail", check),
+        metric: (STATE, "state=\"parked\""),
+        alert: "KmsConnectorParked",
+    };
+    let waiting = |words: [&'static str; 2], check: &'static str| Told {
+        ready: (200, words[0]),
+        words,
+        check: ("fail", check),
+        metric: (STATE, "state=\"waiting\""),
+        alert: "KmsConnectorWaiting",
+    };
+    night.expect("other-chain", &parked(["54322", "mend what it says"], "chain_id")).await?;
+    let contract = waiting(["correct decryption_address", "it goes on by itself"], "no code");
+    night.expect("no-contract", &contract).await?;
+    let core = waiting(["the KMS Core at 127.0.0.1", "it goes on by itself"], "kms_core_endpoint");
+    night.expect("no-core", &core).await?;
+    night.expect("no-toml", &parked(["TOML", "the file is watched"], "TOML")).await?;
+
+    // The second of two files with one wallet; the first is not disturbed.
+    let twin = night.fleet.config(2, "");
+    night.fleet.supervisor.configs.write("the-twin", &twin)?;
+    night.expect("the-twin", &parked(["no-core", "the file is watched"], "one owner")).await?;
+    night.expect("no-core", &core).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_holds_answers_back_is_named_everywhere() -> Result<()> {
+    let mut night = Night::new(3).await?;
+    // A wallet with funds that nobody registered; one without funds; a Core with another key.
+    let stranger = random_key();
+    let chain = &night.fleet.deployment().chain;
+    chain.set_balance(stranger.address(), U256::from(10).pow(U256::from(18))).await?;
+    night.broken("stranger", 0, "private_key", &format!("\"{}\"", stranger.to_bytes()))?;
+    chain.set_balance(night.fleet.wallet(1), U256::ZERO).await?;
+    night.fleet.supervisor.configs.write("poor", &night.fleet.config(1, ""))?;
+    let node = Node { wallet: night.fleet.wallet(2), signer: random_address() };
+    night.fleet.deployment().unregister(node.wallet).await?;
+    night.fleet.deployment().register(node).await?;
+    night.fleet.supervisor.configs.write("other-key", &night.fleet.config(2, ""))?;
+    night.begin().await?;
+    night.fleet.supervisor.until_running(&["stranger", "poor", "other-key"]).await?;
+    night.fleet.request(vec![Ask::public(&[2])]).await?;
+    let held = |reason: [&'static str; 2], label, verdict, check| Told {
+        ready: (200, reason[0]),
+        words: reason,
+        check: (verdict, check),
+        metric: (HELD, label),
+        alert: "KmsConnectorRequestsHeld",
+    };
+    let stranger = held(
+        ["wallet_not_registered", "register the wallet"],
+        "reason=\"wallet_not_registered\"",
+        "fail",
+        "not registered",
+    );
+    night.expect("stranger", &stranger).await?;
+    let poor = held(["no_funds", "fund the wallet"], "reason=\"no_funds\"", "fail", "nothing");
+    night.expect("poor", &poor).await?;
+    let other_key = held(
+        ["signer_mismatch", "connect the right Core"],
+        "reason=\"signer_mismatch\"",
+        "warn",
+        "signer_mismatch",
+    );
+    night.expect("other-key", &other_key).await?;
+    let mismatches = Told {
+        metric: ("kms_connector_signer_mismatches_total", ""),
+        alert: "KmsConnectorSignerMismatch",
+        ..other_key
+    };
+    night.expect("other-key", &mismatches).await?;
+    Ok(())
+}
