@@ -6,7 +6,7 @@
 use super::text::{Colour, ago, due, painted, pairs, printable, span, utc, when};
 use crate::observe::{
     advice::what_to_do,
-    status::{CatchUp, InstanceStatus, Reload, State, Status},
+    status::{CatchUp, InstanceStatus, LastError, Reload, State, Status},
 };
 
 /// How a report is made.
@@ -171,6 +171,11 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         && let Some(error) = last_error(instance, now_ms)
     {
         lines.push(error);
+    }
+    if state.is_up()
+        && let Some(LastError { at_ms, text }) = &instance.last_warning
+    {
+        lines.push(("last warning", format!("{text}\n{}", when(now_ms, *at_ms))));
     }
     let told = parked_for(state);
     if let Some(why) = instance.reload_failed.as_ref().filter(|why| told != Some(why)) {

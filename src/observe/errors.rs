@@ -19,6 +19,7 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
+use super::status::LastError;
 use crate::clock;
 
 /// How many are kept of each instance, and of what belongs to none.
@@ -82,6 +83,15 @@ impl LastErrors {
             process: young(&kept.process),
             instances: instances.filter(|(_, errors)| !errors.is_empty()).collect(),
         }
+    }
+
+    /// What was said last of an instance, at this time or later.
+    #[must_use]
+    pub fn last_of(&self, instance: &str, since_ms: u64) -> Option<LastError> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = kept.instances.get(instance)?.back().filter(|last| last.last_ms >= since_ms)?;
+        let LoggedError { message, fields, last_ms, .. } = last;
+        Some(LastError { at_ms: *last_ms, text: format!("{message}: {fields}") })
     }
 
     /// Forgets the instances that are none any more.

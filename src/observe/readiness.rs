@@ -85,7 +85,10 @@ impl InstanceReadiness {
         let failed = failed.map(|failed| format!("reload failed: {failed}"));
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
-        let reason: Vec<String> = why.into_iter().chain(failed).chain(held).collect();
+        let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
+        let warning = warning.map(|warning| format!("last warning: {}", warning.text));
+        let reason: Vec<String> =
+            why.into_iter().chain(failed).chain(held).chain(warning).collect();
         Self {
             instance: one.name.clone(),
             ready,
@@ -119,6 +122,7 @@ mod tests {
             generation: 1,
             restarts: 0,
             last_error: None,
+            last_warning: None,
             reload_failed: None,
             changing: false,
             config_hash: None,

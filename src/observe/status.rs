@@ -53,6 +53,9 @@ pub struct InstanceStatus {
     /// Builds after a failure.
     pub restarts: u64,
     pub last_error: Option<LastError>,
+    /// What the log said of it last, at WARN or above, unless that is long ago.
+    #[serde(default)]
+    pub last_warning: Option<LastError>,
     /// Why the file's content is not what runs.
     pub reload_failed: Option<String>,
     /// A new configuration is being checked or switched to.

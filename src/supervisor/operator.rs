@@ -16,9 +16,12 @@ use crate::{
         board::{Shown, View},
         errors::LastErrors,
         requests::{self, Desk, Inquiry, Reply},
-        status::{Reload, Status},
+        status::{InstanceStatus, Reload, Status},
     },
 };
+
+/// What the log said longer ago may well be over.
+const WARNED_WITHIN_MS: u64 = 10 * 60 * 1_000;
 
 /// What an asker waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,8 +264,17 @@ impl<I: Instances> Supervisor<I> {
             listen: self.board.as_ref().map(|showing| showing.address.to_string()),
             config_dir: self.directory.clone(),
             reload: Reload { problems: self.problems(), ..self.reload.clone() },
-            instances: self.slots.values().map(Slot::status).collect(),
+            instances: self.slots.values().map(|slot| self.status_of(slot)).collect(),
         }
+    }
+
+    fn status_of(&self, slot: &Slot<I::Estate>) -> InstanceStatus {
+        let mut status = slot.status();
+        status.last_warning = self.board.as_ref().and_then(|showing| {
+            let since_ms = clock::unix_millis().saturating_sub(WARNED_WITHIN_MS);
+            showing.errors.last_of(&slot.name, since_ms)
+        });
+        status
     }
 }
 

@@ -692,6 +692,7 @@ impl<E> Slot<E> {
             generation: self.generation,
             restarts: self.restarts,
             last_error: self.last_error.clone(),
+            last_warning: None,
             reload_failed: self.complaint().map(str::to_owned),
             changing: self.is_changing(),
             config_hash: target

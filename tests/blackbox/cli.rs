@@ -354,6 +354,7 @@ fn instance(file: &Path, state: State) -> InstanceStatus {
         generation: 2,
         restarts: 1,
         last_error: None,
+        last_warning: None,
         reload_failed: None,
         changing: false,
         config_hash: None,

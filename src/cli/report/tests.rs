@@ -22,6 +22,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
         generation: 1,
         restarts: 0,
         last_error: None,
+        last_warning: None,
         reload_failed: None,
         changing: false,
         config_hash: Some("9f86d081884c".to_owned()),

@@ -48,6 +48,7 @@ fn instance(name: &str) -> InstanceStatus {
         generation: 3,
         restarts: 2,
         last_error: None,
+        last_warning: None,
         reload_failed: Some("bad TOML".to_owned()),
         changing: false,
         config_hash: None,

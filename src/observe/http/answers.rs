@@ -194,6 +194,7 @@ mod tests {
             generation: 1,
             restarts: 0,
             last_error: None,
+            last_warning: None,
             reload_failed: None,
             changing: false,
             config_hash: None,
