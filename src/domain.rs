@@ -348,6 +348,12 @@ hold_reasons! {
 }
 
 impl HoldReason {
+    /// What to do about a reason by its name, also one that another version wrote.
+    #[must_use]
+    pub fn remedy_of(name: &str) -> &'static str {
+        Self::from_name(name).map_or("see the README", Self::remedy)
+    }
+
     /// What to do about it, in short: the README's table says more.
     #[must_use]
     pub fn remedy(self) -> &'static str {

@@ -15,6 +15,9 @@
 //!
 //! An instance that only observes (`instance::observer`) has the first two rooms and none of the rest.
 //!
+//! An instance that only observes has a walk of its own, `flow::observation`: the first two rooms, and
+//! no wallet, lane or Core that could be used by mistake.
+//!
 //! What must hold: a request and the cursor that passed it are durable together, before either
 //! counts; signed bytes and their nonce are durable before the first broadcast; everything else may
 //! be lost in a crash and is only repeated; an end is a value, never a process exit; a secret has a

@@ -145,12 +145,13 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
             let Err((remedy, why)) = looked else {
                 debug!("observed: the KMS Core would be asked now");
                 self.observed.send_modify(|count| *count += 1);
-                return self.settle(&request, Outcome::Observed).await;
+                return self.ledger.note(key, Step::Settled(Outcome::Observed)).await;
             };
             let hold = match remedy {
                 Remedy::Refuse(refusal) => {
                     warn!(why = %refusal, "observed: the request would be refused");
-                    return self.settle(&request, Outcome::Refused(refusal)).await;
+                    let refused = Step::Settled(Outcome::Refused(refusal));
+                    return self.ledger.note(key, refused).await;
                 }
                 Remedy::Hold(hold) => hold,
                 Remedy::Retry if begun.elapsed() >= GIVE_WAY_AFTER && seat.is_wanted() => {
@@ -183,10 +184,6 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
     fn heard(&self, cause: &str) -> Option<u64> {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         repeats.heard(cause, Instant::now())
-    }
-
-    async fn settle(&self, request: &Request, outcome: Outcome) -> Result<(), LedgerError> {
-        self.ledger.note(request.key, Step::Settled(outcome)).await
     }
 
     /// All that comes before the Core is asked.

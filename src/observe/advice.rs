@@ -30,8 +30,7 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     }
     if state.is_up() {
         for reason in instance.gauges.held_by.keys() {
-            let remedy = HoldReason::from_name(reason).map_or("see the README", HoldReason::remedy);
-            to_do.push(format!("{reason}: {remedy}"));
+            to_do.push(format!("{reason}: {}", HoldReason::remedy_of(reason)));
         }
     }
     if instance.reload_failed.is_some() && state.is_up() {

@@ -195,12 +195,8 @@ fn of_requests(counts: &journal::Counts) -> Finding {
         counts.held.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     let found = format!("{in_hand} in hand, {held} held: {}", reasons.join(", "));
     let remedies: Vec<String> =
-        counts.held.keys().map(|name| format!("{name}: {}", remedy(name))).collect();
+        counts.held.keys().map(|name| format!("{name}: {}", HoldReason::remedy_of(name))).collect();
     Finding::warn(REQUESTS, found, remedies.join("; "))
-}
-
-fn remedy(reason: &str) -> &'static str {
-    HoldReason::from_name(reason).map_or("see the README", HoldReason::remedy)
 }
 
 #[cfg(test)]
