@@ -8,7 +8,7 @@
 //!
 //! Invariants: the stored cursor moves only in the journal transaction that stores what it passed; no
 //! answer moves it unless the node proved that it knows the block (its header, or its logs by
-//! hash); near the head every block is read twice, seconds apart, because a node may show its logs
+//! hash); every block is read twice, seconds apart, because a node may show its logs
 //! late; a full channel to the walk waits, never drops.
 
 pub mod gap;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::{
-    gap::{PageSize, Plan},
+    gap::{PageSize, Plan, ReadOnce},
     unripe::Unripe,
 };
 use super::{
@@ -55,6 +55,8 @@ const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
 /// So many blocks before a cursor out of the journal may have been read only once: what passes
 /// between two re-reads, on a chain with ten blocks a second, and some more.
 const READ_ONCE_AT_MOST: u64 = 512;
+/// Pages of them that are read again before what is new has its turn.
+const PAGES_AGAIN: usize = 8;
 /// How often the node is asked for its finality tag, at most.
 const TAG_EVERY: Duration = Duration::from_secs(1);
 /// Calls for headers or logs under way at the same time.
@@ -95,10 +97,7 @@ pub struct Arrivals<P, L> {
     bloom_trusted: bool,
     connection: u64,
     reread_at: Instant,
-    /// Blocks from here on were read only once.
-    read_once: u64,
-    /// The last block was read near the head.
-    was_near: bool,
+    read_once: ReadOnce,
     /// Hashes of blocks read near the head.
     recent: BTreeMap<u64, B256>,
     /// When a cursor alone is worth a commit.
@@ -151,8 +150,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             bloom_trusted: true,
             connection: 0,
             reread_at: Instant::now(),
-            read_once: cursor.map_or(0, |cursor| cursor.number.saturating_sub(READ_ONCE_AT_MOST)),
-            was_near: false,
+            read_once: ReadOnce::since(
+                cursor.map_or(0, |cursor| cursor.number.saturating_sub(READ_ONCE_AT_MOST)),
+            ),
             recent: BTreeMap::new(),
             store_at: Instant::now(),
             woken: Instant::now(),
@@ -263,9 +263,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             },
         };
         if self.connection != head.connection || self.reread_at.elapsed() >= REREAD_EVERY {
-            self.reread(cursor).await?;
-            self.connection = head.connection;
-            self.reread_at = Instant::now();
+            // Not whole: the rest is read again at the next head, and what is new comes between.
+            if self.reread(cursor).await? {
+                self.connection = head.connection;
+                self.reread_at = Instant::now();
+            }
         }
         loop {
             self.heart.beat().await;
@@ -276,15 +278,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             cursor = match gap::plan(cursor.number, head.block.number) {
                 Plan::Idle => return Ok(()),
-                Plan::Far { from, to } => {
-                    // What was read near the head, once, is deep by now. After a range nobody
-                    // remembers that it is due.
-                    if self.was_near {
-                        self.reread(cursor).await?;
-                        self.was_near = false;
-                    }
-                    self.read_far(cursor, from, to).await?
-                }
+                Plan::Far { from, to } => self.read_far(cursor, from, to).await?,
                 Plan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
             };
         }
@@ -307,7 +301,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
         // What is before the first block is nobody's business.
-        self.read_once = number + 1;
+        self.read_once = ReadOnce::since(number + 1);
         self.store(Vec::new(), Some(block)).await?;
         self.begun_after = number;
         Ok(Some(block))
@@ -334,7 +328,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
         debug!(from, to, events = range.events.len(), "read a range of blocks");
         self.store(range.events, Some(last)).await?;
-        self.read_once = gap::last_blocks(last.number);
         Ok(last)
     }
 
@@ -416,7 +409,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         headers.retain(|head| unread.is_none_or(|unread| head.block.number < unread));
         // `from <= to`, and it was read, so there is a last header.
         let last = headers.last().map_or(cursor, |head| head.block);
-        self.was_near = true;
         self.store(events, Some(last)).await?;
         self.recent.extend(headers.iter().map(|head| (head.block.number, head.block.hash)));
         while self.recent.len() > REMEMBERED {
@@ -425,14 +417,16 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         Ok(last)
     }
 
-    /// Known blocks again: what a lagging node did not show the first time.
-    async fn reread(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
-        let Some((first, last)) = gap::reread(cursor.number, self.read_once, self.begun_after + 1)
-        else {
-            return Ok(());
+    /// Known blocks again: what a lagging node did not show the first time. Answers whether that were
+    /// all of them.
+    async fn reread(&mut self, cursor: BlockRef) -> Result<bool, ReadError> {
+        let now = Instant::now();
+        let floor = self.begun_after + 1;
+        let Some((first, last)) = self.read_once.range(cursor.number, floor, now) else {
+            return Ok(true);
         };
-        let mut next = first;
-        while next <= last {
+        let (mut next, mut pages) = (first, 0);
+        while next <= last && pages < PAGES_AGAIN {
             self.heart.beat().await;
             let (from, to) = self.page.page(next, last);
             let read = self.adapter.requests(LogRange::Numbers { from, to }).await;
@@ -446,9 +440,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 self.bloom_trusted = false;
             }
             next = to + 1;
+            pages += 1;
         }
-        self.read_once = gap::last_blocks(cursor.number);
-        Ok(())
+        let whole = next > last;
+        self.read_once.read_again(next - 1, whole, cursor.number, now);
+        Ok(whole)
     }
 
     /// After a reorganisation: back by as many blocks as are always read again, and on until the
@@ -467,7 +463,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             warn!(at = number, back_to, "the chain was reorganised: reading again");
             self.metrics.reorganised();
             self.recent.split_off(&back_to);
-            self.read_once = self.read_once.min(back_to + 1);
+            self.read_once.back_to(back_to);
             self.cursor = Some(block);
             return Ok(());
         }
