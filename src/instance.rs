@@ -25,6 +25,7 @@ mod housekeeping;
 mod report;
 mod catch_up;
 mod lag;
+mod stale;
 #[cfg(test)]
 mod simulation;
 
@@ -356,7 +357,7 @@ impl Instance {
             Box::pin(connections.run(hearts, stop)).await;
             Ok::<(), String>(())
         });
-        let following = report::follow_endpoints(provider.clone(), metrics.clone());
+        let following = report::follow_endpoints(provider.clone(), self.edges.reporter.clone());
         let stop = self.below.clone();
         self.tasks.spawn("endpoint health", async move {
             stop.run_until_cancelled(following).await;

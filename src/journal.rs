@@ -416,6 +416,16 @@ pub struct Counts {
     pub skipped_logs: u64,
     /// When the oldest unfinished request arrived (Unix ms).
     pub oldest_unfinished_ms: Option<u64>,
+    /// The oldest one that is tried again and not held.
+    pub oldest_failing: Option<Failing>,
+}
+
+/// An unfinished request that has failed before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Unix ms.
+    pub arrived_at_ms: u64,
+    pub last_error: String,
 }
 
 /// What a journal takes of its disk, in bytes.

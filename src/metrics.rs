@@ -123,6 +123,20 @@ pub struct Mined {
     pub gas_price: u128,
 }
 
+/// A gateway node at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeGauges<'n> {
+    /// Host and port.
+    pub host: &'n str,
+    /// Connected, and of the right chain.
+    pub up: bool,
+    pub head: Option<u64>,
+    /// For how long others have known a newer block. `None`: it is not connected.
+    pub behind: Option<Duration>,
+    /// For how long it has shown no new block. `None`: it is not connected.
+    pub still: Option<Duration>,
+}
+
 /// The metrics of one instance. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Series>);
@@ -186,6 +200,8 @@ struct Series {
     rpc_calls: IntCounterVec,
     endpoint_up: IntGaugeVec,
     endpoint_head: IntGaugeVec,
+    endpoint_behind: GaugeVec,
+    endpoint_still: GaugeVec,
 }
 
 /// Not told yet.
@@ -233,6 +249,8 @@ impl Metrics {
     pub fn new_generation(&self) {
         self.0.endpoint_up.reset();
         self.0.endpoint_head.reset();
+        self.0.endpoint_behind.reset();
+        self.0.endpoint_still.reset();
     }
 
     // Requests.
@@ -429,20 +447,47 @@ impl Metrics {
         self.0.rpc_calls.with_label_values(&[method, result]).inc();
     }
 
-    /// How a gateway node is. Two behind one host count as the better of them.
-    pub fn endpoints<'a>(&self, endpoints: impl IntoIterator<Item = (&'a str, bool, Option<u64>)>) {
-        let mut told: Vec<(&str, bool, Option<u64>)> = Vec::new();
-        for (host, up, head) in endpoints {
-            match told.iter_mut().find(|(known, ..)| *known == host) {
-                Some(known) => (known.1, known.2) = (known.1 | up, known.2.max(head)),
-                None => told.push((host, up, head)),
+    /// How each gateway node is. Two behind one host count as the better of them.
+    pub fn endpoints<'n>(&self, nodes: impl IntoIterator<Item = NodeGauges<'n>>) {
+        let mut told: Vec<NodeGauges<'n>> = Vec::new();
+        for node in nodes {
+            match told.iter_mut().find(|known| known.host == node.host) {
+                Some(known) => *known = known.or_better(node),
+                None => told.push(node),
             }
         }
-        for (host, up, head) in told {
+        for NodeGauges { host, up, head, behind, still } in told {
             self.0.endpoint_up.with_label_values(&[host]).set(i64::from(up));
             if let Some(head) = head {
                 self.0.endpoint_head.with_label_values(&[host]).set(int(head));
             }
+            for (gauges, time) in
+                [(&self.0.endpoint_behind, behind), (&self.0.endpoint_still, still)]
+            {
+                if let Some(time) = time {
+                    gauges.with_label_values(&[host]).set(time.as_secs_f64());
+                } else {
+                    // Nothing to remove where nothing was ever told.
+                    let _ = gauges.remove_label_values(&[host]);
+                }
+            }
+        }
+    }
+}
+
+impl NodeGauges<'_> {
+    /// What is known of one host by two of its nodes.
+    fn or_better(self, other: Self) -> Self {
+        let shorter = |one: Option<Duration>, other| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (known, None) | (None, known) => known,
+        };
+        Self {
+            host: self.host,
+            up: self.up | other.up,
+            head: self.head.max(other.head),
+            behind: shorter(self.behind, other.behind),
+            still: shorter(self.still, other.still),
         }
     }
 }
@@ -588,6 +633,16 @@ impl Series {
             endpoint_head: r.int_gauges(
                 "rpc_endpoint_head_block",
                 "The newest block of the gateway node.",
+                &["endpoint_host"],
+            ),
+            endpoint_behind: r.gauges(
+                "rpc_endpoint_behind_seconds",
+                "For how long others have known a newer block than the gateway node; 0: none does.",
+                &["endpoint_host"],
+            ),
+            endpoint_still: r.gauges(
+                "rpc_endpoint_still_seconds",
+                "For how long the gateway node has shown no new block.",
                 &["endpoint_host"],
             ),
             register: r,

@@ -486,7 +486,7 @@ pub enum FetchError {
     )]
     TooLarge { mib: u64, budget_mib: u32 },
     /// No bucket brought it. Empty: there is no bucket at all.
-    #[error("no bucket has handle {handle}: {}", listed(failures))]
+    #[error("no bucket has handle {handle}: {}{}", listed(failures), advice(failures))]
     NotBrought { handle: B256, failures: Vec<BucketFailure> },
 }
 
@@ -495,6 +495,18 @@ fn listed(failures: &[BucketFailure]) -> String {
         return "none is known, and no [s3_config] is set".to_owned();
     }
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What to do, where it is somebody else's bucket that has to be mended.
+fn advice(failures: &[BucketFailure]) -> &'static str {
+    let any = |is: fn(&Trouble) -> bool| failures.iter().any(|failure| is(&failure.trouble));
+    if any(|trouble| matches!(trouble, Trouble::WrongBytes { .. })) {
+        "; have its coprocessor store the right bytes again"
+    } else if any(|trouble| matches!(trouble, Trouble::Connect(_) | Trouble::Silent)) {
+        "; look at the way to that bucket, or tell its coprocessor"
+    } else {
+        ""
+    }
 }
 
 impl FetchError {

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::{
     catch_up::{Seen, Tracker},
     lag::Lag,
+    stale::Nodes,
     world,
 };
 use crate::{
@@ -26,8 +27,8 @@ use crate::{
     gateway::provider::{ArbitrumProvider, Provider},
     heart::Heart,
     journal::{self, Journal, JournalError, Space},
-    metrics::{Metrics, Standing},
-    observe::status::{Phase, Reporter},
+    metrics::Standing,
+    observe::status::{Phase, Reporter, StaleNode},
     repeats::Repeats,
 };
 
@@ -211,12 +212,30 @@ pub(super) fn core_name(core: &KmsCore) -> String {
 }
 
 /// Tells how each gateway node is, also while the instance is built: that may wait for one.
-pub(super) async fn follow_endpoints(provider: ArbitrumProvider, metrics: Metrics) {
+pub(super) async fn follow_endpoints(provider: ArbitrumProvider, reporter: Reporter) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut nodes, mut repeats) = (Nodes::default(), Repeats::default());
     loop {
         tick.tick().await;
-        metrics.endpoints(provider.endpoints());
+        let sights: Vec<_> = provider.endpoints().collect();
+        let (gauges, stale) = nodes.look(&sights, clock::unix_millis());
+        reporter.metrics.endpoints(gauges);
+        for node in &stale {
+            say_stale(node, &mut repeats);
+        }
+        reporter.gauges.send_if_modified(|gauges| replace(&mut gauges.stale, stale));
+    }
+}
+
+/// A chain on which nothing happens is no warning.
+fn say_stale(StaleNode { host, head, others, .. }: &StaleNode, repeats: &mut Repeats) {
+    let cause = if others.is_some() { "behind" } else { "still" };
+    let Some(times) = repeats.heard_of(host, cause, Instant::now()) else { return };
+    if let Some(newest) = others {
+        warn!(host, head, newest, times, "a gateway node is behind another one");
+    } else {
+        info!(host, head, times, "no gateway node shows a new block");
     }
 }
 

@@ -7,7 +7,7 @@ use rusqlite::{
 };
 
 use super::{
-    Counts, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
+    Counts, Failing, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
     record::{
         Fixed, Number, OutcomeColumns, Progress, StageName, block_from_columns, bytes,
         held_from_columns, key_from_columns, kind_from_name, topics_from_blob,
@@ -342,5 +342,11 @@ pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Re
     counts.skipped_logs = connection
         .prepare_cached(sql::COUNT_SKIPPED)?
         .query_row([Fixed(contract)], |row| number(row, 0))?;
+    counts.oldest_failing = connection
+        .prepare_cached(sql::OLDEST_FAILING)?
+        .query_row([Fixed(contract)], |row| {
+            Ok(Failing { arrived_at_ms: number(row, 0)?, last_error: row.get(1)? })
+        })
+        .optional()?;
     Ok(counts)
 }

@@ -272,6 +272,12 @@ pub(super) const COUNT_UNFINISHED: &str = "
 SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
 WHERE contract = ?1 AND outcome IS NULL GROUP BY stage, hold_reason";
 
+/// The oldest request that is tried again and again.
+pub(super) const OLDEST_FAILING: &str = "
+SELECT arrived_at, last_error FROM requests INDEXED BY requests_unfinished
+WHERE contract = ?1 AND outcome IS NULL AND hold_reason IS NULL AND last_error IS NOT NULL
+ORDER BY seq LIMIT 1";
+
 /// Looks at unfinished requests only, however many are settled.
 pub(super) const COUNT_IN_HAND: &str =
     "SELECT count(*) FROM requests WHERE contract = ?1 AND outcome IS NULL";
@@ -399,6 +405,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (REOPEN_ANSWERED, "requests_by_key"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
     (COUNT_IN_HAND, "requests_unfinished"),
+    (OLDEST_FAILING, "requests_unfinished"),
     (OLD_REQUESTS, "requests_settled"),
     (OLD_TRANSACTIONS, "transactions_by_age"),
 ];

@@ -226,6 +226,13 @@ async fn steps_are_stored_and_survive() {
     assert_eq!(counts.held, BTreeMap::from([("access_denied", 1)]));
     assert_eq!(counts.settled, BTreeMap::from([("refused".to_owned(), 1)]));
     assert!(counts.oldest_unfinished_ms.is_some());
+    assert_eq!(counts.oldest_failing, None, "what is held is told by its reason");
+    journal.note(key(1), Step::Failed { why: "no answer".into() }).await.unwrap();
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    let failing = journal.counts().await.unwrap().oldest_failing;
+    assert_eq!(failing.map(|failing| failing.last_error).as_deref(), Some("no answer"));
     journal.close().await.unwrap();
 }
 

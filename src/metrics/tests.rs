@@ -97,11 +97,22 @@ fn a_mined_transaction_costs_gas_times_its_price() {
 #[test]
 fn endpoints_are_told_by_host() {
     let metrics = Metrics::new();
-    metrics.endpoints([("a", false, Some(3)), ("b", true, None), ("a", true, Some(2))]);
+    let node = |host, up, head| NodeGauges { host, up, head, ..NodeGauges::default() };
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let first = NodeGauges { behind: seconds(9), ..node("a", false, Some(3)) };
+    let second = NodeGauges { behind: seconds(4), still: seconds(1), ..node("a", true, Some(2)) };
+    metrics.endpoints([first, node("b", true, None), second]);
+    let of = |name, host| value(&metrics, name, &[("endpoint_host", host)]);
+    assert_eq!(of("rpc_endpoint_behind_seconds", "a"), Some(4.0));
+    assert_eq!(of("rpc_endpoint_still_seconds", "a"), Some(1.0));
+    assert_eq!(of("rpc_endpoint_still_seconds", "b"), None);
     let up = |host| value(&metrics, "rpc_endpoint_up", &[("endpoint_host", host)]);
     assert_eq!((up("a"), up("b")), (Some(1.0), Some(1.0)));
     let head = value(&metrics, "rpc_endpoint_head_block", &[("endpoint_host", "a")]);
     assert_eq!(head, Some(3.0));
+    // What is not connected stands nowhere.
+    metrics.endpoints([node("a", false, Some(3))]);
+    assert_eq!(of("rpc_endpoint_behind_seconds", "a"), None);
     metrics.new_generation();
     assert_eq!(up("a"), None);
 }

@@ -2,8 +2,8 @@
 //!
 //! An instance that should run is ready unless it is parked, backing off or starting. One that waits
 //! for something outside is: no restart of it would help, and others need not lose it for that. Files
-//! that cannot be applied while the old ones run, and requests that are held, do not make anything
-//! unready, but are a reason to look.
+//! that cannot be applied while the old ones run, requests that are held, and gateway nodes that do
+//! not follow the chain do not make anything unready, but are a reason to look.
 
 use serde::{Deserialize, Serialize};
 
@@ -85,10 +85,11 @@ impl InstanceReadiness {
         let failed = failed.map(|failed| format!("reload failed: {failed}"));
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
+        let stale = one.gauges.stale.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
         let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
         let warning = warning.map(|warning| format!("last warning: {}", warning.text));
         let reason: Vec<String> =
-            why.into_iter().chain(failed).chain(held).chain(warning).collect();
+            why.into_iter().chain(failed).chain(held).chain(stale).chain(warning).collect();
         Self {
             instance: one.name.clone(),
             ready,
@@ -111,7 +112,7 @@ impl InstanceReadiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{Gauges, LastError, Reload, StoppedBy};
+    use crate::observe::status::{Gauges, LastError, Reload, StaleNode, StoppedBy};
 
     fn instance(name: &str, state: State) -> InstanceStatus {
         InstanceStatus {
@@ -201,7 +202,26 @@ mod tests {
         let readiness = Readiness::of(&all);
         assert!(readiness.ready);
         assert_eq!(readiness.reasons, ["a: running: reload failed: bad TOML"]);
-        // A bad file that never ran says so once.
+        // A node that stands still is waited for, and told.
+        all.reload.problems.clear();
+        all.instances[0].reload_failed = None;
+        all.instances[0].gauges.stale.push(StaleNode {
+            host: "node:8545".to_owned(),
+            head: 7,
+            since_ms: 0,
+            others: None,
+        });
+        let readiness = Readiness::of(&all);
+        let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
+        assert!(readiness.ready && reason.contains("node:8545 has shown no new block"), "{reason}");
+    }
+
+    #[test]
+    fn a_bad_file_that_never_ran_says_so_once() {
+        let mut one = instance("a", State::Running);
+        one.reload_failed = Some("bad TOML".to_owned());
+        let mut all = status(vec![one]);
+        all.reload.problems = vec!["a: bad TOML".to_owned()];
         let parked = State::Parked { why: "bad TOML".to_owned(), retry_at_ms: None };
         all.instances[0].state = parked;
         assert_eq!(Readiness::of(&all).reasons, ["a: parked: bad TOML"]);

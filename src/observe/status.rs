@@ -5,13 +5,13 @@
 //! alone knows (state, restarts, files). No secret comes in here: URLs are hosts, wallets addresses.
 //! Times are Unix milliseconds.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::requests::Desk;
-use crate::metrics::Metrics;
+use crate::{clock, metrics::Metrics};
 
 /// The process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,6 +204,9 @@ pub struct Gauges {
     /// Of an instance that only observes: requests it has seen to the end since it started.
     #[serde(default)]
     pub observed: Option<u64>,
+    /// Gateway nodes that are connected and do not follow the chain.
+    #[serde(default)]
+    pub stale: Vec<StaleNode>,
 }
 
 impl Gauges {
@@ -218,6 +221,42 @@ impl Gauges {
     #[must_use]
     pub fn lag(&self) -> Option<u64> {
         Some(self.head?.saturating_sub(self.cursor?))
+    }
+}
+
+/// A gateway node that is connected and does not follow the chain, as far as this can be seen from
+/// here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleNode {
+    /// Host and port; those of all nodes where none shows a new block.
+    pub host: String,
+    /// Its newest block.
+    pub head: u64,
+    /// Since when (Unix ms) others know a newer one, or none shows any.
+    pub since_ms: u64,
+    /// The newest block of another node. `None`: nobody shows a newer one.
+    pub others: Option<u64>,
+}
+
+/// In words, with what to do.
+impl fmt::Display for StaleNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, head, since_ms, others } = self;
+        let since = clock::utc(*since_ms);
+        match others {
+            Some(newest) => write!(
+                f,
+                "the gateway node at {host} has been behind since {since}: its newest block is \
+                 {head}, that of another node {newest}; ask its operator, or take it out of the \
+                 configuration: others are read from meanwhile"
+            ),
+            None => write!(
+                f,
+                "the gateway node at {host} has shown no new block since {since}: its newest is \
+                 {head}; if the chain goes on elsewhere, ask its operator, or name another node in \
+                 gateway_url or gateway_fallback_urls"
+            ),
+        }
     }
 }
 

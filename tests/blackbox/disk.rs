@@ -44,7 +44,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 /// The journal's disk has no page left, or has room again. Only debug builds look at this.
-fn make_full(journal: &Path, full: bool) -> Result<()> {
+pub fn make_full(journal: &Path, full: bool) -> Result<()> {
     let limit = beside(journal, ".page-limit");
     if full { fs::write(limit, "1") } else { fs::remove_file(limit) }.map_err(io("the page limit"))
 }

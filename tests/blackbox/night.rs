@@ -13,14 +13,17 @@ use alloy::primitives::U256;
 use serde_json::Value;
 
 use crate::{
+    disk::make_full,
     walk::program,
     world::{
-        Error, Result, deployment::Node, fleet::Fleet, free_port, random_address, random_key,
-        request::Ask, scene::PATIENCE, until,
+        Error, Result, deployment::Node, faulty_rpc::FaultyRpc, fleet::Fleet, free_port,
+        random_address, random_key, request::Ask, scene::PATIENCE, until,
     },
 };
 
 const POLL: Duration = Duration::from_millis(200);
+/// Some things are told after a minute only.
+const LONG: Duration = Duration::from_mins(2);
 
 /// What is told of one broken thing, and where.
 struct Told {
@@ -28,7 +31,7 @@ struct Told {
     ready: (u16, &'static str),
     /// Words of `status NAME` and of the page's data: the cause, and what to do.
     words: [&'static str; 2],
-    /// Verdict of `check`, and words of that finding; empty: it cannot see this.
+    /// Verdict of `check`, and words of that finding.
     check: (&'static str, &'static str),
     /// A series that is not 0, by its family and a label.
     metric: (&'static str, &'static str),
@@ -38,20 +41,42 @@ struct Told {
 
 struct Night {
     fleet: Fleet,
+    /// For `check`: a full disk is one that its process cannot write to.
+    disk_is_full: bool,
 }
 
 impl Night {
     async fn new(parties: usize) -> Result<Self> {
-        Ok(Self { fleet: Fleet::new(parties).await? })
+        Ok(Self { fleet: Fleet::new(parties).await?, disk_is_full: false })
+    }
+
+    /// A party with its file as it should be, and the supervisor that runs it.
+    async fn alone() -> Result<Self> {
+        let mut night = Self::new(1).await?;
+        night.fleet.supervisor.configs.write("alone", &night.fleet.config(0, ""))?;
+        night.begin().await?;
+        night.fleet.supervisor.until_running(&["alone"]).await?;
+        Ok(night)
     }
 
     /// The instance's file with one line other than it should be.
     fn broken(&self, instance: &str, party: usize, key: &str, value: &str) -> Result<()> {
+        self.broken_with(instance, party, (key, value), "")
+    }
+
+    /// The same, with `more` lines.
+    fn broken_with(
+        &self,
+        instance: &str,
+        party: usize,
+        (key, value): (&str, &str),
+        more: &str,
+    ) -> Result<()> {
         let other = |line: &str| match line.split_once(" = ") {
             Some((name, _)) if name == key => format!("{key} = {value}\n"),
             _ => format!("{line}\n"),
         };
-        let text: String = self.fleet.config(party, "").lines().map(other).collect();
+        let text: String = self.fleet.config(party, more).lines().map(other).collect();
         self.fleet.supervisor.configs.write(instance, &text)
     }
 
@@ -84,29 +109,35 @@ impl Night {
             assert!(page.contains(word), "{instance}: the page has no {word:?}:\n{page}");
         }
 
-        let mut check = Command::new(program());
+        let mut last = String::new();
+        let found = until("the finding", PATIENCE, POLL, async || {
+            last = said(self.check()).await?;
+            Ok(has_finding(&last, instance, told.check).then_some(()))
+        });
+        found.await.map_err(|error| {
+            Error::other(format!("{instance}: check: {:?}: {error}\n{last}", told.check))
+        })
+    }
+
+    /// `check` of all files.
+    fn check(&self) -> Command {
+        let mut check = if self.disk_is_full {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"]).arg(program());
+            shell
+        } else {
+            Command::new(program())
+        };
         check.args(["check", "--json", "--all", "--config-dir"]);
         check.arg(self.fleet.supervisor.configs.path());
         check.arg("--state-dir").arg(self.fleet.supervisor.state_dir());
         check.env("AWS_EC2_METADATA_DISABLED", "true");
-        let check = said(check).await?;
-        let parsed: Value = serde_json::from_str(&check).unwrap_or_default();
-        let instances = parsed["instances"].as_array().cloned().unwrap_or_default();
-        let found = instances.iter().filter(|one| one["instance"] == instance).any(|one| {
-            let findings = one["findings"].as_array().cloned().unwrap_or_default();
-            let (verdict, words) = told.check;
-            findings
-                .iter()
-                .any(|found| found["verdict"] == verdict && found.to_string().contains(words))
-        });
-        let found = found || told.check.0.is_empty();
-        assert!(found, "{instance}: check does not say {:?}:\n{check}", told.check);
-        Ok(())
+        check
     }
 
     async fn ready(&self, instance: &str, told: &Told) -> Result<()> {
         let mut last = None;
-        let found = until("the reason", PATIENCE, POLL, async || {
+        let found = until("the reason", LONG, POLL, async || {
             // Not known before its file is read.
             let Ok((code, ready)) = self.json(&format!("/readyz/{instance}")).await else {
                 return Ok(None);
@@ -116,6 +147,15 @@ impl Night {
             Ok(is.then_some(()))
         });
         found.await.map_err(|error| Error::other(format!("{error}: {last:?}")))
+    }
+
+    /// Waits until readiness has nothing to say of it any more but what was logged.
+    async fn over(&self, instance: &str, told: &Told) -> Result<()> {
+        until("its end", PATIENCE, POLL, async || {
+            let (code, ready) = self.json(&format!("/readyz/{instance}")).await?;
+            Ok((code == 200 && !ready.to_string().contains(told.ready.1)).then_some(()))
+        })
+        .await
     }
 
     async fn metric(&self, instance: &str, told: &Told) -> Result<()> {
@@ -141,6 +181,18 @@ async fn said(mut command: Command) -> Result<String> {
     let output = running.await.map_err(|e| Error::other(e.to_string()))?;
     let output = output.map_err(|e| Error::Io("running a command".into(), e))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether `check` has a finding of this verdict with these words in it.
+fn has_finding(check: &str, instance: &str, (verdict, words): (&str, &str)) -> bool {
+    let parsed: Value = serde_json::from_str(check).unwrap_or_default();
+    let instances = parsed["instances"].as_array().cloned().unwrap_or_default();
+    instances.iter().filter(|one| one["instance"] == instance).any(|one| {
+        let findings = one["findings"].as_array().cloned().unwrap_or_default();
+        findings
+            .iter()
+            .any(|found| found["verdict"] == verdict && found.to_string().contains(words))
+    })
 }
 
 fn observability(file: &str) -> Result<String> {
@@ -241,22 +293,109 @@ async fn what_holds_answers_back_is_named_everywhere() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_buckets_is_named_everywhere() -> Result<()> {
-    let mut night = Night::new(1).await?;
-    night.fleet.supervisor.configs.write("alone", &night.fleet.config(0, ""))?;
-    night.begin().await?;
-    night.fleet.supervisor.until_running(&["alone"]).await?;
-    let coprocessor = night.fleet.deployment().stores[0].tx_sender;
+async fn wrong_bytes_are_named_everywhere() -> Result<()> {
+    let night = Night::alone().await?;
+    let deployment = night.fleet.deployment();
+    // Other bytes than the chain says, in the only bucket.
+    let asks = vec![Ask::public(&[2])];
+    let (stored, format) = (asks[0].ciphertexts[0].clone(), asks[0].format);
+    let mut wrong = stored.bytes.clone();
+    wrong[0] ^= 1;
+    let bucket = &deployment.stores[0].bucket;
+    bucket.put(stored.digest, &wrong, format).await?;
+    let requests = deployment.emit(asks).await?;
+    let wrong_bytes = Told {
+        ready: (200, "wrong bytes"),
+        words: ["wrong bytes", "have its coprocessor store the right bytes again"],
+        check: ("warn", "wrong bytes"),
+        metric: ("kms_connector_digest_mismatches_total", ""),
+        alert: "KmsConnectorDigestMismatch",
+    };
+    night.expect("alone", &wrong_bytes).await?;
+    bucket.put(stored.digest, &stored.bytes, format).await?;
+    night.fleet.answered_by(&[0], &requests).await
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_is_away_is_named_everywhere() -> Result<()> {
+    let night = Night::alone().await?;
+    let deployment = night.fleet.deployment();
     let down = format!("http://127.0.0.1:{}/ct128", free_port()?);
-    night.fleet.deployment().set_bucket(coprocessor, &down).await?;
-    night.fleet.request(vec![Ask::public(&[2])]).await?;
+    deployment.set_bucket(deployment.stores[0].tx_sender, &down).await?;
+    deployment.request(vec![Ask::public(&[2])]).await?;
     let unreachable = Told {
-        ready: (200, "no bucket has handle"),
-        words: ["no bucket has handle", "cannot connect"],
+        ready: (200, "cannot connect"),
+        words: ["cannot connect", "look at the way to that bucket"],
         check: ("fail", "bucket"),
         metric: ("kms_connector_oldest_request_age_seconds", "held=\"false\""),
         alert: "KmsConnectorOldestRequest",
     };
     night.expect("alone", &unreachable).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_named_everywhere() -> Result<()> {
+    let mut night = Night::alone().await?;
+    let journal = night.fleet.journal(0)?;
+    make_full(&journal, true)?;
+    night.disk_is_full = true;
+    let mut requests = Vec::new();
+    for _ in 0..4 {
+        requests.extend(night.fleet.request(Ask::mixed(10, 10)).await?);
+    }
+    let full = Told {
+        ready: (200, "the disk of its journal"),
+        words: ["free space on its filesystem", "it goes on by itself"],
+        check: ("fail", "free space"),
+        metric: (STATE, "state=\"waiting\""),
+        alert: "KmsConnectorWaiting",
+    };
+    night.expect("alone", &full).await?;
+    make_full(&journal, false)?;
+    night.fleet.audit(&[0], &requests).await?;
+    night.fleet.supervisor.until_state("alone", "running").await.map(drop)
+}
+
+/// One of two nodes stands still, and the only one of another instance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_do_not_follow_the_chain_are_named_everywhere() -> Result<()> {
+    let mut night = Night::new(2).await?;
+    let anvil = &night.fleet.parties.anvil;
+    let (one_of_two, only) =
+        (FaultyRpc::start(&anvil.http_url()).await?, FaultyRpc::start(&anvil.http_url()).await?);
+    let fallback = format!("gateway_fallback_urls = [\"{}\"]", anvil.ws_url());
+    let url = |node: &FaultyRpc| format!("\"{}\"", node.ws_url());
+    night.broken_with("two-nodes", 0, ("gateway_url", &url(&one_of_two)), &fallback)?;
+    night.broken("one-node", 1, "gateway_url", &url(&only))?;
+    night.begin().await?;
+    night.fleet.supervisor.until_running(&["two-nodes", "one-node"]).await?;
+    let head = night.fleet.deployment().chain.block_number().await?;
+    for node in [&one_of_two, &only] {
+        node.lie(|lies| lies.stands_at = Some(head));
+    }
+    let behind = Told {
+        ready: (200, "has been behind since"),
+        words: ["has been behind since", "take it out of the configuration"],
+        check: ("warn", "the node is stale"),
+        metric: ("kms_connector_rpc_endpoint_behind_seconds", "endpoint_host"),
+        alert: "KmsConnectorNodeBehind",
+    };
+    night.expect("two-nodes", &behind).await?;
+    // Others are read from: nothing waits for it.
+    let requests = night.fleet.request(vec![Ask::public(&[2])]).await?;
+    night.fleet.answered_by(&[0], &requests).await?;
+    let still = Told {
+        ready: (200, "has shown no new block since"),
+        words: ["has shown no new block since", "name another node in gateway_url"],
+        check: ("warn", "the node is stale"),
+        metric: ("kms_connector_rpc_endpoint_still_seconds", "endpoint_host"),
+        alert: "KmsConnectorChainStill",
+    };
+    night.expect("one-node", &still).await?;
+    for node in [&one_of_two, &only] {
+        node.be_honest();
+    }
+    night.fleet.answered_by(&[0, 1], &requests).await?;
+    night.over("two-nodes", &behind).await?;
+    night.over("one-node", &still).await
 }

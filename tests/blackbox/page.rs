@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use alloy::hex;
+use alloy::{hex, primitives::U256};
 
 use crate::{
     walk::program,
@@ -66,6 +66,28 @@ async fn shows_no_secret(fleet: &Fleet, url: &str) -> Result<()> {
     Ok(())
 }
 
+/// One that runs and holds a request is not taken for one where all is well, until it is.
+async fn shows_what_is_held(fleet: &Fleet, browser: &Browser, well: &str) -> Result<()> {
+    let (wallet, chain) = (fleet.wallet(0), &fleet.deployment().chain);
+    let before = chain.balance(wallet).await?;
+    chain.set_balance(wallet, U256::ZERO).await?;
+    let requests = fleet.request(Ask::mixed(1, 0)).await?;
+    let look = format!(
+        "const verdict = document.getElementById('verdict');
+         const trouble = [...document.querySelectorAll('.trouble.wait')]
+             .map((one) => one.innerText).find((text) => text.includes({name:?}));
+         return document.title.startsWith('look: ' + {name:?}) && verdict.className === 'wait'
+             && verdict.textContent.includes({name:?}) && Boolean(trouble)
+             && trouble.includes('1 no_funds') && trouble.includes('fund the wallet');",
+        name = name(0)
+    );
+    browser.until("a request that is held", PATIENCE, &look).await?;
+    keep_picture(browser, "held").await?;
+    chain.set_balance(wallet, before).await?;
+    fleet.answered_by(&[0, 1], &requests).await?;
+    browser.until("a page on which all is well again", PATIENCE, well).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_follows_and_shows_what_is_down() -> Result<()> {
     let mut fleet = Fleet::running(2, program()).await?;
@@ -89,6 +111,7 @@ async fn the_page_follows_and_shows_what_is_down() -> Result<()> {
         return lines.length === 1 && lines[0].getAttribute('d').length > 5;";
     browser.until("a latency plot", PATIENCE, drawn).await?;
     keep_picture(&browser, "well").await?;
+    shows_what_is_held(&fleet, &browser, well).await?;
 
     // One that contradicts the chain is parked, and cannot be missed: in the title, at the top in
     // words, and with what to do.

@@ -39,6 +39,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             held_by: std::collections::BTreeMap::default(),
             catching_up: None,
             observed: None,
+            stale: Vec::new(),
         },
     }
 }

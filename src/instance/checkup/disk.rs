@@ -12,6 +12,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Finding, PATIENCE};
 use crate::{
+    clock,
     config::Config,
     domain::{Address, B256, HoldReason},
     journal::{self, Glance, Holder, Identity, OpenError},
@@ -28,6 +29,8 @@ const FULL_BYTES: u64 = 64 << 20;
 const SAMPLE: [u8; 16 * 1024] = [0x5a; 16 * 1024];
 /// More than a connector at work is behind.
 const LAGGING: u64 = 300;
+/// A request that failed once is usually through by then.
+const SLOW_MS: u64 = 10_000;
 
 /// Whether the directory can be written, and how much room there is.
 pub(super) async fn look_at_directory(dir: PathBuf) -> Vec<Finding> {
@@ -182,21 +185,38 @@ fn judge(glance: &Glance, head: Option<u64>) -> Vec<Finding> {
             }
         }
     };
-    vec![of_journal, of_requests(&content.counts)]
+    vec![of_journal, of_requests(&content.counts, clock::unix_millis())]
 }
 
-fn of_requests(counts: &journal::Counts) -> Finding {
+fn of_requests(counts: &journal::Counts, now_ms: u64) -> Finding {
     let in_hand: u64 = counts.unfinished.values().sum();
-    if counts.held.is_empty() {
+    let failing = counts.oldest_failing.as_ref().and_then(|failing| {
+        let age_ms = now_ms.saturating_sub(failing.arrived_at_ms);
+        let seconds = age_ms / 1_000;
+        let told = format!("one has waited for {seconds} s, last error: {}", failing.last_error);
+        (age_ms >= SLOW_MS).then_some(told)
+    });
+    if counts.held.is_empty() && failing.is_none() {
         return Finding::ok(REQUESTS, format!("{in_hand} in hand, none held"));
     }
     let held: u64 = counts.held.values().sum();
     let reasons: Vec<String> =
         counts.held.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-    let found = format!("{in_hand} in hand, {held} held: {}", reasons.join(", "));
-    let remedies: Vec<String> =
+    let held = match held {
+        0 => format!("{in_hand} in hand, none held"),
+        held => format!("{in_hand} in hand, {held} held: {}", reasons.join(", ")),
+    };
+    let mut remedies: Vec<String> =
         counts.held.keys().map(|name| format!("{name}: {}", HoldReason::remedy_of(name))).collect();
-    Finding::warn(REQUESTS, found, remedies.join("; "))
+    if failing.is_some() {
+        remedies.push(
+            "mend what that error names: the request goes on by itself (kms-connector requests \
+             lists all of them)"
+                .to_owned(),
+        );
+    }
+    let found: Vec<String> = std::iter::once(held).chain(failing).collect();
+    Finding::warn(REQUESTS, found.join("; "), remedies.join("; "))
 }
 
 #[cfg(test)]
@@ -224,10 +244,22 @@ mod tests {
     fn held_requests_are_told_with_what_to_do() {
         let mut counts = journal::Counts::default();
         counts.held.insert("signer_mismatch", 2);
-        let finding = of_requests(&counts);
+        let finding = of_requests(&counts, 0);
         assert_eq!(finding.verdict, Verdict::Warn);
         assert!(finding.found.contains("signer_mismatch 2"), "{finding:?}");
         assert!(finding.remedy.contains("right Core"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_request_that_is_tried_again_is_told_once_it_is_slow() {
+        let last_error = "no bucket has handle 0x01".to_owned();
+        let failing = journal::Failing { arrived_at_ms: 1_000, last_error };
+        let counts =
+            journal::Counts { oldest_failing: Some(failing), ..journal::Counts::default() };
+        assert_eq!(of_requests(&counts, 10_999).verdict, Verdict::Ok);
+        let finding = of_requests(&counts, 13_000);
+        assert_eq!(finding.verdict, Verdict::Warn);
+        assert!(finding.found.contains("12 s, last error: no bucket has"), "{finding:?}");
     }
 
     #[test]

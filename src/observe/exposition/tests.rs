@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::*;
 use crate::{
     domain::{Address, B256, BlockRef, HoldReason, Kind, Outcome, U256},
-    metrics::{LaneGauges, Metrics, Mined, Sending, Standing},
+    metrics::{LaneGauges, Metrics, Mined, NodeGauges, Sending, Standing},
     observe::{
         errors::LastErrors,
         status::{CatchUp, Gauges, Reload},
@@ -35,7 +35,14 @@ fn full() -> Metrics {
     metrics.signed("ok", second);
     metrics.journal(1, 2);
     metrics.rpc_call("eth_call", "ok");
-    metrics.endpoints([("node:8545", true, Some(7))]);
+    let second = Some(second);
+    metrics.endpoints([NodeGauges {
+        host: "node:8545",
+        up: true,
+        head: Some(7),
+        behind: second,
+        still: second,
+    }]);
     metrics
 }
 
