@@ -101,7 +101,7 @@ async fn a_stop_under_load_finishes_what_is_answered_by_any() -> Result<()> {
     fleet.unbroken()
 }
 
-/// `scripts/measure-idle` tells what a hundred take; here is what must not grow with their number.
+/// `scripts/measure idle` tells what a hundred take; here is what must not grow with their number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_instances_have_no_threads_of_their_own() -> Result<()> {
     let mut fleet = Fleet::new(16).await?;

@@ -57,9 +57,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     }
     let started = Instant::now();
     fleet.supervisor.start(&program)?;
-    let names: Vec<String> = fleet.all().into_iter().map(name).collect();
-    let all = |status: &_| running(status).len() == names.len();
-    fleet.supervisor.until_within(STARTING, "all instances running", all).await?;
+    all_running(&fleet).await?;
     println!("start-up     {:.1} s until all run", started.elapsed().as_secs_f64());
     let while_looking = Duration::from_secs(options.seconds);
     sleep(while_looking).await;
@@ -75,8 +73,14 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     }
 }
 
+/// Waits until every party's instance runs.
+pub async fn all_running(fleet: &Fleet) -> Result<()> {
+    let all = |status: &_| running(status).len() == fleet.all().len();
+    fleet.supervisor.until_within(STARTING, "all instances running", all).await.map(drop)
+}
+
 /// What it took in the end, and of one processor meanwhile.
-async fn counted(fleet: &Fleet, seconds: Duration) -> Result<(Usage, f64)> {
+pub async fn counted(fleet: &Fleet, seconds: Duration) -> Result<(Usage, f64)> {
     let (before, since) = (fleet.supervisor.usage()?, Instant::now());
     sleep(seconds).await;
     let after = fleet.supervisor.usage()?;
@@ -84,7 +88,7 @@ async fn counted(fleet: &Fleet, seconds: Duration) -> Result<(Usage, f64)> {
     Ok((after, cpu))
 }
 
-fn tell(which: &str, (usage, cpu): &(Usage, f64)) {
+pub fn tell(which: &str, (usage, cpu): &(Usage, f64)) {
     let Usage { rss_kib, threads, files, sockets, .. } = usage;
     println!(
         "{which:<12} resident {:.1} MiB, {threads} threads, {files} descriptors ({sockets} sockets), \

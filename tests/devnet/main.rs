@@ -7,11 +7,12 @@
 //! devnet emit   --dir D --public N --user N     requests on chain, noted in D/requests.jsonl
 //! devnet status --dir D [--json] [--wait S]     which of them are answered, and rightly
 //! devnet idle   [--instances N]  what instances with nothing to do cost
+//! devnet watch  [--instances N]  what it takes to look at instances at work
 //! ```
 //!
 //! `D/devnet.json` tells where everything is. `status` exits 0 only if every request has exactly
 //! one answer of each node's registered signer and the answer is what the ciphertexts decrypt to.
-//! `scripts/quickstart` and `scripts/measure-idle` build what is needed.
+//! `scripts/quickstart` and `scripts/measure` build what is needed.
 
 #[expect(dead_code, reason = "the devnet and the tests each use a part of the world")]
 #[path = "../world/mod.rs"]
@@ -22,6 +23,7 @@ mod idle;
 mod network;
 mod quickstart;
 mod verdict;
+mod watch;
 
 use std::{
     path::{Path, PathBuf},
@@ -55,6 +57,8 @@ enum Command {
     Quickstart(quickstart::Options),
     /// Runs instances that have nothing to do, and tells what they cost.
     Idle(idle::Options),
+    /// Times metrics and page while requests flow, with one instance and with many.
+    Watch(watch::Options),
     /// Brings a fresh network up and keeps it until SIGINT or SIGTERM.
     Up {
         #[arg(long)]
@@ -107,6 +111,12 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Idle(options) => {
             tokio::select! {
                 measured = idle::run(&options) => measured,
+                _signal = signals.next() => Ok(ExitCode::FAILURE),
+            }
+        }
+        Command::Watch(options) => {
+            tokio::select! {
+                measured = watch::run(&options) => measured,
                 _signal = signals.next() => Ok(ExitCode::FAILURE),
             }
         }
