@@ -78,11 +78,10 @@ impl Nodes {
     /// All connected nodes as one, if none of them goes on.
     fn still(&self, sights: &[Sight<'_>], newest: Option<u64>, now_ms: u64) -> Option<StaleNode> {
         let moved_ms = self.each.iter().filter_map(|node| Some(node.shows?.1)).max()?;
-        let hosts: Vec<&str> = sights
-            .iter()
-            .filter(|sight| connected(sight).is_some())
-            .map(|(host, ..)| *host)
-            .collect();
+        let shown = sights.iter().filter(|sight| connected(sight).is_some());
+        let mut hosts: Vec<&str> = shown.map(|(host, ..)| *host).collect();
+        // Two may be behind one host.
+        hosts.dedup();
         let told =
             StaleNode { host: hosts.join(", "), head: newest?, since_ms: moved_ms, others: None };
         has_passed(STILL_AFTER, moved_ms, now_ms).then_some(told)
