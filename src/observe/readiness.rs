@@ -7,7 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{InstanceStatus, State, Status};
+use super::{
+    advice::what_to_do,
+    status::{InstanceStatus, State, Status},
+};
 
 /// The verdict, as `/readyz` answers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,9 @@ pub struct InstanceReadiness {
     pub since_ms: u64,
     /// Why it is in this state, or is not what its file says.
     pub reason: Option<String>,
+    /// As `status` says it.
+    #[serde(default)]
+    pub what_to_do: Vec<String>,
 }
 
 const NOTHING: &str = "there is no configuration: put one into the configuration directory";
@@ -96,6 +102,7 @@ impl InstanceReadiness {
             state: one.state.word().to_owned(),
             since_ms: one.since_ms,
             reason: (!reason.is_empty()).then(|| reason.join("; ")),
+            what_to_do: what_to_do(one),
         }
     }
 
@@ -167,8 +174,9 @@ mod tests {
             let all = Readiness::of(&status(vec![instance("b", State::Running), one.clone()]));
             let reasons: Vec<String> = reason.into_iter().map(str::to_owned).collect();
             assert_eq!((all.ready, &all.reasons), (ready, &reasons), "{:?}", one.state);
-            let alone = Readiness::of_instance(&status(vec![one]), "a").unwrap();
+            let alone = Readiness::of_instance(&status(vec![one.clone()]), "a").unwrap();
             assert_eq!((alone.ready, alone.reasons), (ready, reasons));
+            assert_eq!(alone.instances[0].what_to_do, what_to_do(&one));
         }
     }
 

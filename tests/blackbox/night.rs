@@ -29,7 +29,8 @@ const LONG: Duration = Duration::from_mins(2);
 struct Told {
     /// `/readyz/NAME`: its code, and words of its reason.
     ready: (u16, &'static str),
-    /// Words of `status NAME` and of the page's data: the cause, and what to do.
+    /// Words of `status NAME` and of the page's data: the cause, and what to do; the latter also of
+    /// `/readyz/NAME`.
     words: [&'static str; 2],
     /// Verdict of `check`, and words of that finding.
     check: (&'static str, &'static str),
@@ -142,7 +143,9 @@ impl Night {
             let Ok((code, ready)) = self.json(&format!("/readyz/{instance}")).await else {
                 return Ok(None);
             };
-            let is = code == told.ready.0 && ready.to_string().contains(told.ready.1);
+            let text = ready.to_string();
+            let is = text.contains(told.ready.1) && text.contains(told.words[1]);
+            let is = is && code == told.ready.0;
             last = Some((code, ready));
             Ok(is.then_some(()))
         });
