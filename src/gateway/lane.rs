@@ -17,8 +17,8 @@
 //! - Decisions are pure ([`book`], [`nonces`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
 //!   everything slow runs beside it in its `JoinSet`.
 
-mod book;
-mod draft;
+pub mod book;
+pub mod draft;
 mod look;
 mod nonces;
 mod owner;

@@ -1,5 +1,6 @@
 //! What the lane knows and decides: every nonce, what is under it, and what is next. Pure: it is
-//! told what happened and when, and answers with [`Effect`]s; [`super::owner`] carries them out.
+//! told what happened and when, and answers with [`Effect`]s; `owner` carries them out. Public for
+//! the benchmarks, as far as they need it.
 //!
 //! A nonce from the chain's count on is in exactly one of four states:
 //!
@@ -56,14 +57,11 @@ const DEAREST: u128 = 3;
 
 /// What the owner is to do, in this order.
 #[derive(Debug)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Sign these, record what was signed, and tell [`Book::signed`].
     Sign(Vec<Draft>),
     /// Broadcast, and tell [`Book::answered`]. `fresh`: no node has heard of it before.
-    Broadcast {
-        transaction: SignedTransaction,
-        fresh: bool,
-    },
+    Broadcast { transaction: SignedTransaction, fresh: bool },
     /// Record that it was mined.
     Mined(B256, BlockRef),
     /// Record that these will not be mined.
@@ -73,7 +71,9 @@ pub(super) enum Effect {
     Reopen(Vec<B256>),
     /// Tell whoever waits for it; nobody does: [`Book::unclaimed`].
     Land(RequestKey, Landing),
+    /// Tell whoever waits for it.
     Fail(RequestKey, SubmitError),
+    /// The same, and it goes on.
     Notify(RequestKey, Notice),
 }
 
@@ -109,7 +109,7 @@ struct Market {
 
 /// The lane's books.
 #[derive(Debug)]
-pub(super) struct Book {
+pub struct Book {
     options: LaneOptions,
     sender: Address,
     nonces: Nonces,
@@ -163,7 +163,7 @@ pub(super) struct Tally {
 
 impl Book {
     /// `count` is the chain's, at the start.
-    pub(super) fn new(
+    pub fn new(
         options: LaneOptions,
         sender: Address,
         count: u64,
@@ -227,7 +227,7 @@ impl Book {
     }
 
     /// What is to be done, once.
-    pub(super) fn effects(&mut self) -> Vec<Effect> {
+    pub fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
@@ -266,7 +266,7 @@ impl Book {
     // What callers say.
 
     /// A payload; whoever brought it waits from now on.
-    pub(super) fn submit(&mut self, payload: Payload) {
+    pub fn submit(&mut self, payload: Payload) {
         let key = payload.request;
         let known = self.payloads.insert(key, payload.clone()).is_some();
         if self.find(key) || known {
@@ -310,7 +310,8 @@ impl Book {
 
     // What the world says.
 
-    pub(super) fn head(&mut self, head: &Head) {
+    /// A newer block.
+    pub fn head(&mut self, head: &Head) {
         // The first one follows nothing: the chain may have gone back since the first look.
         let follows = self.head.is_some_and(|last| {
             let (block, connection) = last;
@@ -326,12 +327,13 @@ impl Book {
         self.head = Some((head.block, head.connection));
     }
 
-    pub(super) fn tip(&mut self, tip: Option<u128>) {
+    /// What the node suggests, if it does.
+    pub fn tip(&mut self, tip: Option<u128>) {
         self.market.tip = tip.or(self.market.tip).or(Some(0));
     }
 
     /// These are signed and recorded, and those are not.
-    pub(super) fn signed(
+    pub fn signed(
         &mut self,
         signed: Vec<SignedTransaction>,
         failed: Vec<(Draft, WalletError)>,
@@ -384,7 +386,7 @@ impl Book {
     }
 
     /// What became of a broadcast.
-    pub(super) fn answered(
+    pub fn answered(
         &mut self,
         nonce: u64,
         hash: B256,
@@ -568,7 +570,7 @@ impl Book {
     // What is to be done.
 
     /// Starts whatever can be started now. `wanted`: whether somebody waits for a request.
-    pub(super) fn act(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
+    pub fn act(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
         self.raise_starving(now);
         self.prepare(wanted, now);
         self.broadcast(now);

@@ -1,4 +1,5 @@
 //! A transaction before and after its signature: what goes into the bytes, and out of them again.
+//! [`Draft`] is public for the benchmarks, as far as they need it.
 
 use alloy::{
     consensus::{SignableTransaction, Transaction, TxEip1559, TxEnvelope},
@@ -44,9 +45,10 @@ impl Fees {
 
 /// A transaction with its nonce, without its signature.
 #[derive(Clone, Debug)]
-pub(super) struct Draft {
+pub struct Draft {
     transaction: TxEip1559,
-    pub(super) request: Option<RequestKey>,
+    /// Whose answer it carries. `None`: a no-op.
+    pub request: Option<RequestKey>,
     /// Other bytes for a nonce that is already open.
     pub(super) replaces: bool,
 }
@@ -120,11 +122,13 @@ impl Draft {
         Self { replaces: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
     }
 
-    pub(super) fn nonce(&self) -> u64 {
+    /// Under which nonce.
+    pub fn nonce(&self) -> u64 {
         self.transaction.nonce
     }
 
-    pub(super) async fn sign(&self, wallet: &Wallet) -> Result<SignedTransaction, WalletError> {
+    /// The bytes to be broadcast.
+    pub async fn sign(&self, wallet: &Wallet) -> Result<SignedTransaction, WalletError> {
         let signature = wallet.sign_hash(self.transaction.signature_hash()).await?;
         let signed = self.transaction.clone().into_signed(signature);
         let hash = *signed.hash();
