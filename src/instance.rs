@@ -100,6 +100,8 @@ pub const STARTING: &str = "start";
 const ROOM: &str = "the disk of its journal";
 /// Unfinished requests read from the journal ahead of their walk.
 const RECOVERED_AHEAD: usize = 64;
+/// To a gateway node over http, when nothing is asked.
+const IDLE_CONNECTIONS: usize = 16;
 
 /// What an instance gets from outside.
 #[derive(Clone, Debug)]
@@ -853,6 +855,9 @@ fn gateway_at<'u>(
         .tls_backend_preconfigured(roots.client_config())
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
+        // Each transaction under way has a connection; after a burst some are enough.
+        .pool_idle_timeout(Duration::from_secs(15))
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .map_err(|error| fail(error.without_url()))?;

@@ -314,6 +314,18 @@ impl CoreStub {
         self.shared.state().polls.get(&text_of(id)).copied().unwrap_or(0)
     }
 
+    /// How often it was polled at all.
+    pub fn polls_of_all(&self) -> usize {
+        self.shared.state().polls.values().sum()
+    }
+
+    /// When it took each request, and when it first told its answer, by id.
+    pub fn times(&self) -> HashMap<U256, (Instant, Option<Instant>)> {
+        let state = self.shared.state();
+        let id = |text: &str| U256::from_str_radix(text, 16).unwrap_or_default();
+        state.entries.iter().map(|(text, one)| (id(text), (one.since, one.told))).collect()
+    }
+
     async fn serve(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("a free port");
         self.address = listener.local_addr().expect("a bound socket has an address");
@@ -392,6 +404,8 @@ impl State {
 #[derive(Clone, Debug)]
 struct Entry {
     since: Instant,
+    /// When its answer was first told.
+    told: Option<Instant>,
     /// Accepted although the key is unknown: the old Cores' way.
     stuck: bool,
     handles: Vec<B256>,
@@ -490,6 +504,7 @@ impl Shared {
         };
         let entry = Entry {
             since: Instant::now(),
+            told: None,
             stuck,
             handles: ask.handles.clone(),
             values,
@@ -529,7 +544,7 @@ impl Shared {
             return Err("no ciphertexts".into());
         }
         let mut values = Vec::new();
-        for one in &question.ciphertexts {
+        for (one, digest) in question.ciphertexts.iter().zip(&ask.digests) {
             let handle = B256::try_from(one.external_handle.as_ref())
                 .map_err(|_| "a handle has 32 bytes")?;
             let fhe_type = u8::try_from(one.fhe_type).map_err(|_| "no such type")?;
@@ -540,7 +555,7 @@ impl Shared {
                 return Err("no big ciphertext".into());
             }
             ask.handles.push(handle);
-            values.push((fhe_type, plaintext_of(fhe_type, &one.ciphertext)));
+            values.push((fhe_type, plaintext_of_digest(fhe_type, *digest)));
         }
         Ok(values)
     }
@@ -573,15 +588,15 @@ impl Shared {
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             let wake = {
-                let state = self.state();
+                let mut state = self.state();
                 let behaviour = state.behaviour.clone();
                 if let Some((code, text)) = behaviour.poll_status {
                     return Err(Status::new(code, text));
                 }
-                let Some(entry) = state.entries.get(&id) else {
+                let hopeless = state.hopeless(&id);
+                let Some(entry) = state.entries.get_mut(&id) else {
                     return Err(Status::not_found(format!("unknown request {id}")));
                 };
-                let hopeless = state.hopeless(&id);
                 if hopeless == Some(Hopeless::Fails) {
                     return Err(self.refusal(Code::Internal, &id, "failed"));
                 }
@@ -590,6 +605,7 @@ impl Shared {
                 let ready = (!behaviour.never_finish && !stuck).then_some(ready);
                 let now = Instant::now();
                 if ready.is_some_and(|ready| ready <= now) {
+                    entry.told.get_or_insert(now);
                     return Ok((entry.clone(), behaviour));
                 }
                 let patience = begin + behaviour.hold;

@@ -11,11 +11,15 @@ const TICKS: u64 = 100;
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     pub rss_kib: u64,
+    /// The most it ever was.
+    pub peak_kib: u64,
     pub threads: u64,
     pub files: usize,
     pub sockets: usize,
     /// Processor time since it began.
     pub cpu: Duration,
+    /// Bytes that were written to disk since it began.
+    pub written: u64,
 }
 
 impl Usage {
@@ -25,12 +29,14 @@ impl Usage {
             fs::read_to_string(&path).map_err(|e| Error::Io(path, e))
         };
         let status = read("status")?;
-        let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let io = read("io")?;
+        let number = |text: &str, name: &str| -> Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             let word = line.and_then(|line| line.split_whitespace().next());
             let number = word.and_then(|word| word.parse().ok());
-            number.ok_or_else(|| Error::other(format!("/proc/{pid}/status has no {name}")))
+            number.ok_or_else(|| Error::other(format!("/proc/{pid} tells no {name}")))
         };
+        let field = |name: &str| number(&status, name);
         let stat = read("stat")?;
         // The name in parentheses may hold anything; utime and stime are fields 14 and 15.
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -43,10 +49,12 @@ impl Usage {
         let targets = descriptors(pid)?;
         Ok(Self {
             rss_kib: field("VmRSS")?,
+            peak_kib: field("VmHWM")?,
             threads: field("Threads")?,
             files: targets.len(),
             sockets: targets.iter().filter(|target| target.starts_with("socket:")).count(),
             cpu: Duration::from_millis(ticks * 1000 / TICKS),
+            written: number(&io, "write_bytes")?,
         })
     }
 }
