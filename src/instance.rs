@@ -26,6 +26,7 @@ mod report;
 mod catch_up;
 mod lag;
 mod stale;
+mod past;
 #[cfg(test)]
 mod simulation;
 
@@ -281,6 +282,8 @@ struct Ground {
     support: watch::Sender<Support>,
     core: KmsCore,
     left: LeftOver,
+    /// Requests of earlier blocks may have been answered without this journal.
+    maybe_answered_up_to: u64,
 }
 
 /// What stands around a walk is made of these.
@@ -399,8 +402,21 @@ impl Instance {
         .map_err(refuse)?
         .counting(metrics);
         let left = LeftOver::read(&journal).await.map_err(fail)?;
-        let ground =
-            Ground { roots, provider, wallet, journal, decryption, registry, support, core, left };
+        let (address, cursor) = (wallet.address(), left.reading.cursor);
+        let maybe_answered_up_to =
+            past::maybe_answered_up_to(&provider, address, cursor, &left.transactions).await;
+        let ground = Ground {
+            roots,
+            provider,
+            wallet,
+            journal,
+            decryption,
+            registry,
+            support,
+            core,
+            left,
+            maybe_answered_up_to,
+        };
         self.open_rooms(config, ground)?;
         info!("instance running");
         Ok(())
@@ -426,8 +442,18 @@ impl Instance {
 
     /// Each room in a task of its own.
     fn open_rooms(&mut self, config: &Config, ground: Ground) -> Result<(), BuildError> {
-        let Ground { roots, provider, wallet, journal, decryption, registry, support, core, left } =
-            ground;
+        let Ground {
+            roots,
+            provider,
+            wallet,
+            journal,
+            decryption,
+            registry,
+            support,
+            core,
+            left,
+            maybe_answered_up_to,
+        } = ground;
         let hearts = self.edges.hearts.clone();
         let metrics = self.edges.reporter.metrics.clone();
         let address = wallet.address();
@@ -464,7 +490,7 @@ impl Instance {
                 user_decryption_timeout: config.user_decryption_timeout,
                 retry_interval: config.retry_interval,
                 request_expiry: config.request_expiry,
-                maybe_answered_up_to: provider.heads().borrow().map_or(0, |head| head.block.number),
+                maybe_answered_up_to,
             },
         };
         let (intakes, walk, walk_again) = intakes(config);

@@ -49,7 +49,7 @@ struct Block {
 
 #[derive(Default)]
 struct State {
-    first: u64,
+    /// From the genesis block on.
     blocks: Vec<Block>,
     by_hash: HashMap<B256, u64>,
     /// For the next block.
@@ -85,7 +85,7 @@ pub struct MemoryNode {
 }
 
 impl MemoryNode {
-    /// In front of `upstream`, whose contracts it shares. Its first block is `first`.
+    /// In front of `upstream`, whose contracts it shares. The next block is the `first` with requests.
     pub async fn start(
         upstream: Chain,
         contract: Address,
@@ -95,10 +95,11 @@ impl MemoryNode {
         let failed = |e| Error::Io("node".into(), e);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
-        let state = Mutex::new(State { first, ..State::default() });
-        let sealed = watch::channel(first).0;
+        let (state, sealed) = (Mutex::default(), watch::channel(0).0);
         let shared = Arc::new(Shared { upstream, contract, coprocessor, state, sealed });
-        shared.seal();
+        for _genesis_and_more in 0..first {
+            shared.seal();
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { port, shared, tasks })
@@ -174,7 +175,7 @@ impl Shared {
     /// Makes a block of what there is.
     fn seal(&self) {
         let mut state = self.state();
-        let number = state.first + state.blocks.len() as u64;
+        let number = state.blocks.len() as u64;
         let parent = state.blocks.last().map_or(B256::ZERO, |block| block.hash);
         let hash = keccak256([parent.as_slice(), &number.to_be_bytes()].concat());
         let (mut bloom, mut logs, mut ids) = (Bloom::ZERO, String::new(), Vec::new());
@@ -217,18 +218,17 @@ impl Shared {
     /// The answer to one call; `None`: it has to be asked of the node behind.
     fn known(&self, method: &str, params: &Value) -> Option<String> {
         let state = self.state();
-        let head = state.first + state.blocks.len() as u64 - 1;
-        let at = |number: u64| state.blocks.get(usize::try_from(number - state.first).ok()?);
+        let head = state.blocks.len() as u64 - 1;
+        let at = |number: u64| state.blocks.get(usize::try_from(number).ok()?);
         let number = |value: &Value| match value.as_str()? {
-            "earliest" => Some(state.first),
+            "earliest" => Some(0),
             "latest" | "safe" | "finalized" | "pending" => Some(head),
             hex => u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok(),
         };
         Some(match method {
             "eth_blockNumber" => json!(U64::from(head)).to_string(),
             "eth_getBlockByNumber" => {
-                let number = number(&params[0]).filter(|number| *number >= state.first);
-                number.and_then(at).map_or("null".into(), |block| block.header.clone())
+                number(&params[0]).and_then(at).map_or("null".into(), |block| block.header.clone())
             }
             "eth_getBlockByHash" => {
                 let hash = serde_json::from_value::<B256>(params[0].clone()).ok();
@@ -245,7 +245,7 @@ impl Shared {
                     None => (number(&filter["fromBlock"])?, number(&filter["toBlock"])?),
                 };
                 let mut logs = String::from("[");
-                for number in from.max(state.first)..=to.min(head) {
+                for number in from..=to.min(head) {
                     let Some(block) = at(number).filter(|block| !block.logs.is_empty()) else {
                         continue;
                     };
@@ -262,6 +262,8 @@ impl Shared {
                 state.receipts.get(&hash).cloned().unwrap_or_else(|| "null".into())
             }
             "eth_getTransactionCount" => json!(U64::from(state.nonce)).to_string(),
+            // The chain behind does not know these requests.
+            "eth_estimateGas" => "\"0x30d40\"".into(),
             "eth_maxPriorityFeePerGas" => "\"0x0\"".into(),
             "eth_gasPrice" => "\"0x3b9aca00\"".into(),
             _ => return None,
@@ -508,7 +510,7 @@ fn news(
         )
     };
     for number in numbers {
-        let index = usize::try_from(number - state.first).unwrap_or_default();
+        let index = usize::try_from(number).unwrap_or_default();
         let Some(block) = state.blocks.get(index) else { continue };
         if subscribed.heads {
             texts.push(told(SUBSCRIPTION, &block.header));

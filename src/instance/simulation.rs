@@ -279,6 +279,9 @@ impl Machine<'_> {
 
         let writing = writer.run(Heart::default(), CancellationToken::new());
         tasks.spawn("journal", async move { writing.await.map(drop) });
+        let (address, cursor) = (self.wallet.address(), left.reading.cursor);
+        let maybe_answered_up_to =
+            super::past::maybe_answered_up_to(&node, address, cursor, &left.transactions).await;
         let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: None };
         let (lane, lane_task) =
             lane(node.clone(), self.wallet.clone(), ledger.clone(), options, left.transactions);
@@ -309,7 +312,7 @@ impl Machine<'_> {
                 user_decryption_timeout: Duration::from_secs(30),
                 retry_interval: Duration::from_secs(2),
                 request_expiry: Duration::from_hours(240),
-                maybe_answered_up_to: node.heads().borrow().map_or(0, |head| head.block.number),
+                maybe_answered_up_to,
             },
         };
         let (walk, fresh) = mpsc::channel(4);

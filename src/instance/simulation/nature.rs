@@ -1,6 +1,6 @@
 //! What happens by itself: blocks, requests, and the faults that nobody has to ask for.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +15,8 @@ const DEEPEST: u64 = 5;
 /// For so many blocks a node may lag, or hide the logs of a block. Less than what is always read
 /// twice.
 const LATEST: u64 = 25;
+/// For so long no logs are shown. Less than what lies between two readings of a block.
+const BLIND: Duration = Duration::from_secs(7);
 const BASE_FEE: u128 = 1_000_000_000;
 
 /// Block after block, for ever.
@@ -73,6 +75,10 @@ impl State {
         }
         if self.fault(faults.reconnect) {
             self.connections += 1;
+        }
+        if self.blind_until.is_none() && self.fault(faults.blind) {
+            self.blind_until = Some(Instant::now() + BLIND.mul_f64(self.dice.f64()));
+            story.push_str("no logs are shown; ");
         }
         if self.fault(faults.dear) {
             self.chain.base_fee = BASE_FEE * self.dice.u128(1..=6);
@@ -163,6 +169,7 @@ impl State {
     /// No fault any more, and nothing left of the old ones but what the product made of them.
     pub fn heal(&mut self) {
         self.storm = false;
+        self.blind_until = Some(Instant::now());
         for node in &mut self.chain.nodes {
             node.lag = 0;
         }

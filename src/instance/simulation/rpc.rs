@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use alloy::sol_types::SolValue;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
     chain::{DECRYPTION, GATEWAY_CONFIG, Transaction},
@@ -167,8 +170,9 @@ fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<
 /// What a node that sees the chain up to `sight` shows.
 fn logs_of(state: &mut State, sight: u64, range: LogRange) -> Result<Vec<Event>, RpcError> {
     let height = state.chain.height();
+    let blind = state.blind_until.is_some_and(|until| Instant::now() < until);
     let shown = |block: &super::chain::Block| {
-        if block.shown_from > height { Vec::new() } else { block.events.clone() }
+        if blind || block.shown_from > height { Vec::new() } else { block.events.clone() }
     };
     match range {
         LogRange::Block(hash) => match state.chain.block_of(hash, sight) {

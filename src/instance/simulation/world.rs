@@ -57,11 +57,12 @@ pub(super) struct Faults {
     pub silent: u64,
     pub untrue: u64,
     /// At each block: a node falls behind, forgets its pool, a block's logs are hidden for a while,
-    /// the connection is lost, the head is not announced, the base fee rises, a reorganisation,
+    /// no block's logs are shown for some seconds, the connection is lost, the head is not announced, the base fee rises, a reorganisation,
     /// somebody else uses the wallet.
     pub lag: u64,
     pub forgets: u64,
     pub hidden: u64,
+    pub blind: u64,
     pub reconnect: u64,
     pub unannounced: u64,
     pub dear: u64,
@@ -99,6 +100,7 @@ impl Plan {
             lag: rate(200),
             forgets: rate(60),
             hidden: rate(300),
+            blind: rate(40),
             reconnect: rate(60),
             unannounced: rate(300),
             dear: rate(40),
@@ -149,6 +151,9 @@ pub(super) struct State {
     /// order.
     pub listeners: Vec<watch::Sender<Option<Head>>>,
     pub connections: u64,
+    /// Until then no node shows logs. Once in a story: every block is read twice, and who hides it at
+    /// both times hides it for good.
+    pub blind_until: Option<Instant>,
     /// Numbers of requests given so far.
     pub numbered: u64,
     /// What must not happen and did.
@@ -173,6 +178,7 @@ impl State {
             catalogue: Catalogue::default(),
             listeners: Vec::new(),
             connections: 0,
+            blind_until: None,
             numbered: 0,
             violations: Vec::new(),
             trace: String::new(),
