@@ -42,11 +42,11 @@ pub struct Options {
     /// Looked at after one alone.
     #[arg(long, default_value_t = 50, value_name = "N")]
     instances: usize,
-    /// Milliseconds from one request to the next.
-    #[arg(long, default_value_t = 1_000, value_name = "MILLISECONDS")]
+    /// Milliseconds from one request to the next; each waits for its block.
+    #[arg(long, default_value_t = 250, value_name = "MILLISECONDS")]
     every: u64,
     /// How long to look at each.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 40, value_name = "SECONDS")]
     seconds: u64,
 }
 
