@@ -9,15 +9,20 @@
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use tokio::time::Instant;
 
 /// No certificate bundle is near this size; a file that is was named by mistake.
 const LARGEST_CA_FILE: u64 = 16 * 1024 * 1024;
+
+/// For so long instances share what was read of the system's store.
+const SYSTEM_ROOTS_LIFETIME: Duration = Duration::from_mins(1);
 
 /// Makes aws-lc-rs the process's TLS provider. Called once at start; later calls change nothing.
 pub fn install_provider() {
@@ -106,19 +111,44 @@ impl TlsRoots {
 
     fn store(&self) -> &Arc<RootCertStore> {
         self.inner.all.get_or_init(|| {
-            let mut all = self.inner.private.clone();
-            let native = rustls_native_certs::load_native_certs();
-            // Real systems carry a few certificates that no parser takes: not worth a word.
-            all.add_parsable_certificates(native.certs);
+            let system = system_roots();
+            let all = if self.inner.private.is_empty() {
+                system
+            } else {
+                let mut all = self.inner.private.clone();
+                all.extend(system.roots.iter().cloned());
+                Arc::new(all)
+            };
             if all.is_empty() {
                 tracing::warn!(
-                    problems = ?native.errors,
                     "no trusted certificate authorities: the system has none and no ca_file is set"
                 );
             }
-            Arc::new(all)
+            all
         })
     }
+}
+
+/// The system's authorities. A hundred instances that start together read them once and keep one
+/// copy; one that starts later reads what the system has by then.
+fn system_roots() -> Arc<RootCertStore> {
+    static READ: Mutex<Option<(Instant, Arc<RootCertStore>)>> = Mutex::new(None);
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, roots)) = &*read
+        && at.elapsed() < SYSTEM_ROOTS_LIFETIME
+    {
+        return Arc::clone(roots);
+    }
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    if !native.errors.is_empty() {
+        tracing::debug!(problems = ?native.errors, "not all of the system's certificates can be read");
+    }
+    // Real systems carry a few certificates that no parser takes: not worth a word.
+    roots.add_parsable_certificates(native.certs);
+    let roots = Arc::new(roots);
+    *read = Some((Instant::now(), Arc::clone(&roots)));
+    roots
 }
 
 impl fmt::Debug for TlsRoots {
