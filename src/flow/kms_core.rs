@@ -29,8 +29,9 @@ pub mod signature;
 pub mod status;
 pub mod wire;
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prost::Message;
@@ -190,6 +191,7 @@ pub enum Health {
 pub struct KmsCore {
     asks: Line,
     polls: Arc<[Connection]>,
+    lines: Lines,
     domain: Arc<SigningDomain>,
     host: Arc<str>,
     options: Options,
@@ -209,10 +211,21 @@ struct Heard {
 }
 
 /// One connection for polls, and how many it carries.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Connection {
-    line: Line,
+    /// Made when it is needed first: an idle instance has none.
+    line: OnceLock<Line>,
     polls: AtomicUsize,
+}
+
+/// Makes lines to the Core.
+#[derive(Clone)]
+struct Lines(Arc<dyn Fn() -> Line + Send + Sync>);
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lines")
+    }
 }
 
 /// One poll's place on a connection, given back on drop.
@@ -239,15 +252,20 @@ impl KmsCore {
             endpoint.port().map(|port| format!(":{port}")).unwrap_or_default()
         );
         let endpoint = prepare(endpoint, roots, &options)?;
-        Ok(Self::over(|| line::to(&endpoint), &host, domain, options))
+        Ok(Self::over(move || line::to(&endpoint), &host, domain, options))
     }
 
     /// The client over lines that connect by themselves.
-    fn over(line: impl Fn() -> Line, host: &str, domain: SigningDomain, options: Options) -> Self {
-        let connection = || Connection { line: line(), polls: AtomicUsize::new(0) };
+    fn over(
+        line: impl Fn() -> Line + Send + Sync + 'static,
+        host: &str,
+        domain: SigningDomain,
+        options: Options,
+    ) -> Self {
         Self {
             asks: line(),
-            polls: std::iter::repeat_with(connection).take(POLL_CONNECTIONS).collect(),
+            polls: std::iter::repeat_with(Connection::default).take(POLL_CONNECTIONS).collect(),
+            lines: Lines(Arc::new(line)),
             pace: Arc::default(),
             lost: watch::channel(None).0,
             heard: Arc::default(),
@@ -525,7 +543,8 @@ impl KmsCore {
         limit: Duration,
     ) -> Result<Result<Reply<'a>, NoReply>, RequestError> {
         let place = self.place();
-        let mut client = client(place.0.line.clone());
+        let line = place.0.line.get_or_init(|| (self.lines.0)());
+        let mut client = client(line.clone());
         let id = wire::request_id(request.key.id);
         Ok(match &request.operation {
             Operation::PublicDecryption(public) => {

@@ -87,7 +87,8 @@ mod in_process {
             domain: SigningDomain,
             options: Options,
         ) -> Self {
-            Self::over(|| Line::InProcess(call.clone()), "core", domain, options)
+            let call = call.clone();
+            Self::over(move || Line::InProcess(call.clone()), "core", domain, options)
         }
     }
 }

@@ -44,6 +44,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A single JSON-RPC message may carry a whole page of logs with large materials.
 const MAX_MESSAGE: usize = 256 << 20;
 
+/// Of a connection that is mostly idle. A large message has room made for it.
+const READ_BUFFER: usize = 16 << 10;
+
 /// Where a node is reached, and all its URL hides.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -241,6 +244,7 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Stream, OpenError> {
     let tcp = endpoint.proxies.connect(&url).await?;
     tcp.set_nodelay(true)?;
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
     let connector = (url.scheme() == "wss").then(|| Connector::Rustls(endpoint.tls.clone()));
