@@ -77,7 +77,7 @@ impl Look {
 impl Run {
     /// Measures `program`, with everything in `dir`.
     pub async fn measure(&self, program: &Program, dir: &Path) -> Result<Row> {
-        let ground = Ground::start(dir, self.plan).await?;
+        let mut ground = Ground::start(dir, self.plan).await?;
         let mut running = Running::new(program, dir, &ground)?;
         let mut row =
             Row { name: self.name.clone(), program: program.word().into(), ..Row::default() };
@@ -90,12 +90,12 @@ impl Run {
                 self.found(&ground, &mut running, &mut row, count, again).await
             }
             Work::Added { rate, seconds } => {
-                self.added(ground, &mut running, &mut row, rate, seconds).await
+                self.added(&mut ground, &mut running, &mut row, rate, seconds).await
             }
             Work::Ceiling { unanswered, seconds } => {
-                self.ceiling(ground, &mut running, &mut row, unanswered, seconds).await
+                self.ceiling(&mut ground, &mut running, &mut row, unanswered, seconds).await
             }
-            Work::CatchUp(count) => self.catch_up(ground, &mut running, &mut row, count).await,
+            Work::CatchUp(count) => self.catch_up(&ground, &mut running, &mut row, count).await,
             Work::Idle { seconds } => self.idle(&mut running, &mut row, seconds).await,
         };
         if let Err(error) = measured {
@@ -213,34 +213,34 @@ impl Run {
 
     async fn added(
         &self,
-        mut ground: Ground,
+        ground: &mut Ground,
         running: &mut Running,
         row: &mut Row,
         rate: f64,
         seconds: f64,
     ) -> Result<()> {
-        self.start_in_memory(&mut ground, running, crate::ground::BLOCK_TIME).await?;
-        let (before, calls) = (Look::at(&ground, running).await?, node(&ground)?.calls());
-        let (_, warm) = node(&ground)?.counts();
+        self.start_in_memory(ground, running, crate::ground::BLOCK_TIME).await?;
+        let (before, calls) = (Look::at(ground, running).await?, node(ground)?.calls());
+        let (_, warm) = node(ground)?.counts();
         let mut turn = interval(TURN);
         let (begun, mut emitted) = (Instant::now(), 0);
         while begun.elapsed().as_secs_f64() < seconds {
             turn.tick().await;
             let due = whole(rate * begun.elapsed().as_secs_f64());
-            node(&ground)?.emit(ground.asks(due - emitted));
+            node(ground)?.emit(ground.asks(due - emitted));
             emitted = due;
         }
         row.of = emitted;
-        let complete = answered(&ground, warm + emitted).await;
-        let (_, all) = node(&ground)?.counts();
-        self.count(&ground, running, row, &before, all - warm).await?;
-        row.doubles(node(&ground)?.doubles());
-        let now = node(&ground)?.calls();
+        let complete = answered(ground, warm + emitted).await;
+        let (_, all) = node(ground)?.counts();
+        self.count(ground, running, row, &before, all - warm).await?;
+        row.doubles(node(ground)?.doubles());
+        let now = node(ground)?.calls();
         row.rpc_by_method = now
             .into_iter()
             .map(|(method, count)| (method.clone(), count - calls.get(&method).unwrap_or(&0)))
             .collect();
-        let (told, came) = (node(&ground)?.told(), node(&ground)?.answered());
+        let (told, came) = (node(ground)?.told(), node(ground)?.answered());
         let core = ground.parties[0].core.times();
         let (mut asks, mut sends, mut both) = (Vec::new(), Vec::new(), Vec::new());
         for (id, told) in told.iter().filter(|(_, told)| **told > begun) {
@@ -266,37 +266,37 @@ impl Run {
 
     async fn ceiling(
         &self,
-        mut ground: Ground,
+        ground: &mut Ground,
         running: &mut Running,
         row: &mut Row,
         unanswered: usize,
         seconds: f64,
     ) -> Result<()> {
-        self.start_in_memory(&mut ground, running, QUICK_BLOCKS).await?;
-        let before = Look::at(&ground, running).await?;
-        let (_, warm) = node(&ground)?.counts();
+        self.start_in_memory(ground, running, QUICK_BLOCKS).await?;
+        let before = Look::at(ground, running).await?;
+        let (_, warm) = node(ground)?.counts();
         let (begun, mut emitted) = (Instant::now(), warm);
         let mut turn = interval(QUICK_BLOCKS / 2);
         // Its processor time for an answer in the first and in the last third: the journal grows.
         let mut thirds = vec![(before.cpu, warm)];
         while begun.elapsed().as_secs_f64() < seconds {
             turn.tick().await;
-            let (_, answered) = node(&ground)?.counts();
+            let (_, answered) = node(ground)?.counts();
             let wanted = (answered + unanswered).saturating_sub(emitted);
-            node(&ground)?.emit(ground.asks(wanted));
+            node(ground)?.emit(ground.asks(wanted));
             emitted += wanted;
             let third = seconds / 3.0 * f64::from(small(thirds.len()));
             if begun.elapsed().as_secs_f64() >= third {
                 thirds.push((running.usage()?.cpu, answered));
             }
         }
-        let (took, (_, all)) = (begun.elapsed().as_secs_f64(), node(&ground)?.counts());
+        let (took, (_, all)) = (begun.elapsed().as_secs_f64(), node(ground)?.counts());
         row.per_second = Some(f64::from(small(all - warm)) / took);
         row.of = emitted - warm;
-        let complete = answered(&ground, emitted).await;
-        let (_, all) = node(&ground)?.counts();
-        self.count(&ground, running, row, &before, all - warm).await?;
-        row.doubles(node(&ground)?.doubles());
+        let complete = answered(ground, emitted).await;
+        let (_, all) = node(ground)?.counts();
+        self.count(ground, running, row, &before, all - warm).await?;
+        row.doubles(node(ground)?.doubles());
         thirds.push((running.usage()?.cpu, all));
         let of = |pair: &[(Duration, usize)]| {
             let cpu = pair[1].0.saturating_sub(pair[0].0).as_secs_f64() * 1000.0;
@@ -310,13 +310,13 @@ impl Run {
 
     async fn catch_up(
         &self,
-        ground: Ground,
+        ground: &Ground,
         running: &mut Running,
         row: &mut Row,
         count: usize,
     ) -> Result<()> {
         const IN_EACH: usize = 20;
-        node(&ground)?.prepare(ground.asks(count), IN_EACH);
+        node(ground)?.prepare(ground.asks(count), IN_EACH);
         running.spawn()?;
         let (mut first, until) = (None, Instant::now() + WITHIN);
         row.of = count;
