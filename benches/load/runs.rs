@@ -74,6 +74,13 @@ impl Look {
     }
 }
 
+/// Where a run on chain began.
+struct Before {
+    heads: Heads,
+    head: u64,
+    look: Look,
+}
+
 impl Run {
     /// Measures `program`, with everything in `dir`.
     pub async fn measure(&self, program: &Program, dir: &Path) -> Result<Row> {
@@ -128,10 +135,7 @@ impl Run {
         rate: f64,
         seconds: f64,
     ) -> Result<()> {
-        self.warm(ground, running).await?;
-        let heads = Heads::follow(&ground.anvil.ws_url()).await?;
-        let head = ground.deployment.chain.block_number().await?;
-        let before = Look::at(ground, running).await?;
+        let before = self.begin(ground, running).await?;
         let mut turn = interval(TURN);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (begun, mut emitted) = (Instant::now(), 0);
@@ -141,14 +145,7 @@ impl Run {
             ground.emit(&ground.asks(due.saturating_sub(emitted))).await?;
             emitted = due.max(emitted);
         }
-        row.of = emitted * self.plan.instances;
-        let mut tally = Tally::new(&ground.deployment, head + 1);
-        let complete = tally.complete(emitted, self.plan.instances, WITHIN).await;
-        self.count(ground, running, row, &before, tally.answers()).await?;
-        row.doubles(tally.doubles());
-        row.latency_ms = spread(&tally.latencies(&heads.seen()));
-        row.per_second = tally.ends().and_then(|ends| pace(&heads, ends, tally.answers()));
-        complete
+        self.end(ground, running, row, &before, emitted).await
     }
 
     async fn burst(
@@ -158,19 +155,37 @@ impl Run {
         row: &mut Row,
         count: usize,
     ) -> Result<()> {
+        let asks = ground.asks(count);
+        let before = self.begin(ground, running).await?;
+        ground.emit(&asks).await?;
+        self.end(ground, running, row, &before, count).await
+    }
+
+    /// Warm, and looked at: what comes now counts.
+    async fn begin(&self, ground: &Ground, running: &mut Running) -> Result<Before> {
         self.warm(ground, running).await?;
         let heads = Heads::follow(&ground.anvil.ws_url()).await?;
         let head = ground.deployment.chain.block_number().await?;
-        let asks = ground.asks(count);
-        let before = Look::at(ground, running).await?;
-        ground.emit(&asks).await?;
+        Ok(Before { heads, head, look: Look::at(ground, running).await? })
+    }
+
+    /// Waits for the answers to so many requests since then, and counts.
+    async fn end(
+        &self,
+        ground: &Ground,
+        running: &Running,
+        row: &mut Row,
+        before: &Before,
+        count: usize,
+    ) -> Result<()> {
+        let Before { heads, head, look } = before;
         row.of = count * self.plan.instances;
         let mut tally = Tally::new(&ground.deployment, head + 1);
         let complete = tally.complete(count, self.plan.instances, WITHIN).await;
-        self.count(ground, running, row, &before, tally.answers()).await?;
+        self.count(ground, running, row, look, tally.answers()).await?;
         row.doubles(tally.doubles());
         row.latency_ms = spread(&tally.latencies(&heads.seen()));
-        row.per_second = tally.ends().and_then(|ends| pace(&heads, ends, tally.answers()));
+        row.per_second = tally.ends().and_then(|ends| pace(heads, ends, tally.answers()));
         complete
     }
 
