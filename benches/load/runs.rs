@@ -17,6 +17,8 @@ use crate::{
 /// Requests before anything is counted: connections are made, gas is learned.
 const WARM_UP: usize = 20;
 const WITHIN: Duration = Duration::from_mins(3);
+/// How old what `/metrics` tells may be.
+const TOLD_WITHIN: Duration = Duration::from_millis(1200);
 /// How often requests are emitted at a steady rate.
 const TURN: Duration = Duration::from_millis(125);
 /// Blocks of the node in memory when it is to be no limit.
@@ -62,15 +64,11 @@ struct Look {
 
 impl Look {
     async fn at(ground: &Ground, running: &Running) -> Result<Self> {
-        let (gets, polls) = ground.counts();
-        let usage = running.usage()?;
-        Ok(Self {
-            cpu: usage.cpu,
-            metrics: running.metrics().await?,
-            gets,
-            polls,
-            written: usage.written,
-        })
+        let ((gets, polls), usage) = (ground.counts(), running.usage()?);
+        // What happened just now is told a moment later.
+        sleep(TOLD_WITHIN).await;
+        let metrics = running.metrics().await?;
+        Ok(Self { cpu: usage.cpu, metrics, gets, polls, written: usage.written })
     }
 }
 
