@@ -40,6 +40,10 @@ use crate::{
 
 /// Broadcasts under way at the same time.
 const BROADCASTING_AT_ONCE: usize = 256;
+/// While more nonces are open, and for a moment after, no broadcast waits for its receipt: nodes look
+/// through each block for each of those who wait; one count with receipts in batches tells the same.
+const CROWD: usize = 64;
+const CROWDED_FOR: Duration = Duration::from_secs(2);
 /// The chain is looked at so often, however still it is, while something is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// And so often while nothing is.
@@ -60,8 +64,8 @@ const DEAREST: u128 = 3;
 pub enum Effect {
     /// Sign these, record what was signed, and tell [`Book::signed`].
     Sign(Vec<Draft>),
-    /// Broadcast, and tell [`Book::answered`]. `fresh`: no node has heard of it before.
-    Broadcast { transaction: SignedTransaction, fresh: bool },
+    /// Broadcast, and tell [`Book::answered`]. `waits`: for the receipt, where a node offers that.
+    Broadcast { transaction: SignedTransaction, waits: bool },
     /// Record that it was mined.
     Mined(B256, BlockRef),
     /// Record that these will not be mined.
@@ -127,6 +131,8 @@ pub struct Book {
     landed: HashMap<RequestKey, Landing>,
     recent: Recent,
     broadcasting: usize,
+    /// Many were open just now.
+    crowded_until: Instant,
     market: Market,
     /// The newest head, and the connection that told it.
     head: Option<(BlockRef, u64)>,
@@ -194,6 +200,7 @@ impl Book {
             landed: HashMap::new(),
             recent: Recent::default(),
             broadcasting: 0,
+            crowded_until: now,
             market: Market::default(),
             head: None,
             count,
@@ -609,6 +616,10 @@ impl Book {
         if self.market.base.is_none() || self.market.tip.is_none() {
             return;
         }
+        // What is open waits behind a hole: that is filled in any case.
+        if self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes() {
+            return;
+        }
         // Whose caller has gone (drain) is not needed before somebody asks again.
         let all = std::mem::take(&mut self.waiting);
         for payload in all {
@@ -637,7 +648,6 @@ impl Book {
             warn!(nonce, "filling a nonce nobody needs with a no-op");
             drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
         }
-        // What is open waits behind a hole: that is filled in any case.
         while self.open.len() + drafts.len() < self.options.max_in_flight || self.nonces.has_holes()
         {
             let Some(payload) = self.waiting.pop_front() else { break };
@@ -659,6 +669,9 @@ impl Book {
         let mut ahead = self.open.range(self.count..).map(|(nonce, _)| *nonce);
         let first = ahead.next().filter(|_| ahead.next().is_some());
         let mut room = BROADCASTING_AT_ONCE.saturating_sub(self.broadcasting);
+        if self.open.len() > CROWD {
+            self.crowded_until = now + CROWDED_FOR;
+        }
         for (nonce, slot) in &mut self.open {
             let is_first = Some(*nonce) == first;
             // What all others wait behind needs no room.
@@ -668,9 +681,9 @@ impl Book {
             if slot.is_due(is_first, now) {
                 room = room.saturating_sub(1);
                 self.broadcasting += 1;
-                let fresh = slot.send(now);
+                let waits = slot.send(now) && now >= self.crowded_until;
                 let transaction = slot.current().clone();
-                self.effects.push(Effect::Broadcast { transaction, fresh });
+                self.effects.push(Effect::Broadcast { transaction, waits });
             }
         }
     }

@@ -425,7 +425,7 @@ impl World {
                 }
                 self.book.signed(signed, Vec::new(), self.now);
             }
-            Effect::Broadcast { transaction, fresh } => self.send(&transaction, fresh),
+            Effect::Broadcast { transaction, waits } => self.send(&transaction, waits),
             Effect::Mined(hash, block) => {
                 self.ledger.mined.insert(hash, block);
             }
@@ -452,7 +452,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, transaction: &SignedTransaction, fresh: bool) {
+    fn send(&mut self, transaction: &SignedTransaction, waits: bool) {
         let SignedTransaction { nonce, hash, .. } = *transaction;
         let lost = RpcError::Unavailable { host: "node".into(), what: "lost".into() };
         let (after, result) = match self.weather {
@@ -474,7 +474,7 @@ impl World {
                 (if self.weather == Weather::Slow { BLOCK_TIME * 2 } else { STEP }, result)
             }
         };
-        let waits = fresh && result.is_ok() && nonce % 2 == 0;
+        let waits = waits && result.is_ok() && nonce % 2 == 0;
         let after = if waits { BLOCK_TIME * 2 } else { after };
         self.later.push((self.now + after, Later::Answer { nonce, hash, result }));
     }

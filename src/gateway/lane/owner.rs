@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -105,15 +105,14 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                Some(done) = self.beside.join_next() => match done {
-                    Ok(done) => {
-                        heart.beat().await;
+                Some(done) = self.beside.join_next() => {
+                    heart.beat().await;
+                    self.take_in(done)?;
+                    // A block brings many at once, and what follows from them is one thing to do.
+                    while let Some(done) = self.beside.try_join_next() {
                         self.take_in(done)?;
                     }
-                    // Nothing in here is meant to panic: it is this task's panic then.
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    Err(_) => {}
-                },
+                }
                 Some(job) = self.jobs.recv(), if listens => {
                     heart.beat().await;
                     self.accept(job);
@@ -151,7 +150,13 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         }
     }
 
-    fn take_in(&mut self, done: Done) -> Result<(), LedgerError> {
+    fn take_in(&mut self, done: Result<Done, JoinError>) -> Result<(), LedgerError> {
+        let done = match done {
+            Ok(done) => done,
+            // Nothing in here is meant to panic: it is this task's panic then.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Ok(()),
+        };
         let now = Instant::now();
         match done {
             Done::Prepared(Prepared { signed, failed, recorded }) => {
@@ -209,7 +214,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     async fn carry_out(&mut self, effect: Effect) -> Result<(), LedgerError> {
         match effect {
             Effect::Sign(drafts) => self.sign(drafts),
-            Effect::Broadcast { transaction, fresh } => self.broadcast(transaction, fresh),
+            Effect::Broadcast { transaction, waits } => self.broadcast(transaction, waits),
             Effect::Mined(hash, block) => self.ledger.mined(hash, block).await?,
             Effect::GiveUp(hashes, why) => {
                 let result = match why {
@@ -289,11 +294,11 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         });
     }
 
-    fn broadcast(&mut self, transaction: SignedTransaction, fresh: bool) {
+    fn broadcast(&mut self, transaction: SignedTransaction, waits: bool) {
         let provider = self.provider.clone();
         self.beside.spawn(async move {
             let SignedTransaction { nonce, hash, raw, .. } = transaction;
-            let result = if fresh {
+            let result = if waits {
                 provider.send_raw_transaction_sync(&raw).await
             } else {
                 provider.send_raw_transaction(&raw).await.map(|_| Sent::Accepted)
