@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use alloy::{
-    primitives::{B256, Bytes, keccak256},
+    primitives::{B256, Bytes},
     signers::local::PrivateKeySigner,
     sol_types::SolCall as _,
 };
@@ -102,6 +102,7 @@ impl Ground {
             let starting = CoreStub::start(CoreOptions {
                 signer,
                 capacity: usize::MAX,
+                hashes: false,
                 behaviour,
                 ..CoreOptions::new(CoreVersion::V0_13, deployment.chain_id, lean)
             });
@@ -134,7 +135,7 @@ impl Ground {
 
     /// Public and user decryptions in turn, of what the buckets have.
     pub fn asks(&self, count: usize) -> Vec<Ask> {
-        let digests: Vec<B256> = self.store.objects().iter().map(keccak256).collect();
+        let digests = self.store.digests();
         let ciphertext = |number: usize| Ciphertext {
             bytes: Vec::new(),
             digest: digests[number % digests.len()],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    ground::Plan,
+    ground::{BLOCK_TIME, Plan},
     runs::{Run, Work},
 };
 
@@ -70,8 +70,14 @@ pub fn all(seconds: f64) -> Vec<(Run, bool)> {
     }
 
     let memory = Plan { in_memory: true, ..USUAL };
-    let added = Work::Added { rate: 100.0, seconds };
-    runs.push((run("in memory, 100/s", memory, added), true));
+    // 25 in each block, and one after the other.
+    for (blocks, name) in [
+        (BLOCK_TIME, "in memory, 100/s"),
+        (Duration::from_millis(10), "in memory, 100/s, one by one"),
+    ] {
+        let added = Work::Added { rate: 100.0, seconds, blocks };
+        runs.push((run(name, memory, added), true));
+    }
     let ceiling = Work::Ceiling { unanswered: 600, seconds: 60.0 };
     runs.push((run("in memory, as many as it can", memory, ceiling), false));
     let mute = Plan { core: None, settings: READS_ONLY, ..memory };

@@ -35,8 +35,8 @@ pub enum Work {
     Burst(usize),
     /// So many are on chain when it starts. `again`: it ran before.
     Found { count: usize, again: bool },
-    /// In memory, 250 ms blocks: what the program itself adds.
-    Added { rate: f64, seconds: f64 },
+    /// In memory: what the program itself adds.
+    Added { rate: f64, seconds: f64, blocks: Duration },
     /// In memory: as many as it can, with so many unanswered.
     Ceiling { unanswered: usize, seconds: f64 },
     /// In memory: so many are on chain when it starts, and the Core has no answers.
@@ -94,8 +94,8 @@ impl Run {
             Work::Found { count, again } => {
                 self.found(&ground, &mut running, &mut row, count, again).await
             }
-            Work::Added { rate, seconds } => {
-                self.added(&mut ground, &mut running, &mut row, rate, seconds).await
+            Work::Added { rate, seconds, blocks } => {
+                self.added(&mut ground, &mut running, &mut row, (rate, seconds), blocks).await
             }
             Work::Ceiling { unanswered, seconds } => {
                 self.ceiling(&mut ground, &mut running, &mut row, unanswered, seconds).await
@@ -229,13 +229,13 @@ impl Run {
         ground: &mut Ground,
         running: &mut Running,
         row: &mut Row,
-        rate: f64,
-        seconds: f64,
+        (rate, seconds): (f64, f64),
+        blocks: Duration,
     ) -> Result<()> {
-        self.start_in_memory(ground, running, crate::ground::BLOCK_TIME).await?;
+        self.start_in_memory(ground, running, blocks).await?;
         let (before, calls) = (Look::at(ground, running).await?, node(ground)?.calls());
         let (_, warm) = node(ground)?.counts();
-        let mut turn = interval(TURN);
+        let mut turn = interval(blocks.min(TURN));
         let (begun, mut emitted) = (Instant::now(), 0);
         while begun.elapsed().as_secs_f64() < seconds {
             turn.tick().await;

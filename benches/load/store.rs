@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use alloy::primitives::keccak256;
+use alloy::primitives::B256;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
@@ -29,7 +29,7 @@ const OBJECTS: usize = 16;
 #[derive(Debug)]
 pub struct Store {
     port: u16,
-    objects: Vec<Bytes>,
+    digests: Vec<B256>,
     gets: Arc<AtomicU64>,
     _serving: JoinSet<()>,
 }
@@ -40,22 +40,26 @@ impl Store {
         let failed = |e| Error::Io("store".into(), e);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
-        let object = || Bytes::from(Ciphertext::random(0, size).bytes);
-        let objects: Vec<Bytes> = std::iter::repeat_with(object).take(OBJECTS).collect();
-        let path = |bytes: &Bytes| (format!("/ct128/{:x}", keccak256(bytes)), bytes.clone());
-        let by_path: Arc<HashMap<String, Bytes>> = Arc::new(objects.iter().map(path).collect());
+        let object = || Ciphertext::random(0, size);
+        let objects: Vec<Ciphertext> = std::iter::repeat_with(object).take(OBJECTS).collect();
+        let digests = objects.iter().map(|object| object.digest).collect();
+        let by_path =
+            |object: Ciphertext| (format!("/ct128/{:x}", object.digest), Bytes::from(object.bytes));
+        let by_path: Arc<HashMap<String, Bytes>> =
+            Arc::new(objects.into_iter().map(by_path).collect());
         let gets = Arc::new(AtomicU64::new(0));
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, by_path, Arc::clone(&gets)));
-        Ok(Self { port, objects, gets, _serving: serving })
+        Ok(Self { port, digests, gets, _serving: serving })
     }
 
     pub fn bucket(&self) -> Result<Bucket> {
         Bucket::new(format!("http://127.0.0.1:{}/ct128", self.port))
     }
 
-    pub fn objects(&self) -> &[Bytes] {
-        &self.objects
+    /// Of what it has.
+    pub fn digests(&self) -> &[B256] {
+        &self.digests
     }
 
     /// How many were fetched.
