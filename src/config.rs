@@ -1,8 +1,8 @@
 //! `load(source)`: a configuration that cannot be wrong, or every problem at once.
 //!
 //! Values come from defaults, then a TOML file, then the environment, later ones winning. [`raw`]
-//! mirrors what was given with its place, [`checked`] judges it, [`problems`] tells the operator,
-//! [`secret`] holds what must never print. The environment comes in as an argument: this module
+//! mirrors what was given with its place, [`checked`] judges it and makes the [`settings`], [`problems`]
+//! tells the operator, [`secret`] holds what must never print. The environment comes in as an argument: this module
 //! reads the process's own in [`Environment::of_process`] and nowhere else.
 //!
 //! The `config` crate is deliberately absent: it merges layers before anyone knows a value's line,
@@ -13,6 +13,7 @@ mod checked;
 mod effective;
 mod problems;
 mod secret;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,10 +22,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-pub use checked::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
 pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
+pub use settings::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
 
 /// No configuration is larger.
 const FILE_LIMIT: u64 = 1 << 20;

@@ -27,6 +27,7 @@ mod catch_up;
 mod lag;
 mod stale;
 mod past;
+mod parts;
 #[cfg(test)]
 mod simulation;
 
@@ -51,19 +52,21 @@ pub use self::{
     inquiries::answer_stopped,
     rebuild::{RebuildError, rebuild},
 };
-use self::{recovery::Recovery, report::Report, world::Waits};
+use self::{
+    parts::{depth, fail, gateway, intakes, load_roots, open_ciphertexts, refuse, start},
+    recovery::Recovery,
+    report::Report,
+    world::Waits,
+};
 use crate::{
     backoff::Backoff,
-    config::{self, Config, SecretUrl},
+    config::Config,
     domain::{Address, B256, BlockRef},
     flow::{
-        Flow, FlowOptions, Intake, Intakes,
-        arrivals::{Arrivals, Start, backfill::Backfill},
-        ciphertexts::{
-            self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
-            MemoryUse,
-        },
-        depth::{Depth, Finality, Line},
+        Flow, FlowOptions, Intake,
+        arrivals::{Arrivals, backfill::Backfill},
+        ciphertexts::MemoryUse,
+        depth::Line,
         kms_core::{self, KmsCore},
         submission::Submission,
     },
@@ -71,9 +74,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
         lane::{self, LaneOptions, Recovered, lane},
-        provider::{
-            Addresses, ArbitrumProvider, Provider, connection::Endpoint, endpoints::Connections,
-        },
+        provider::ArbitrumProvider,
         wallet::Wallet,
     },
     heart::{self, Hearts},
@@ -99,10 +100,6 @@ const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(3);
 pub const STARTING: &str = "start";
 /// What an instance waits for whose journal cannot be written.
 const ROOM: &str = "the disk of its journal";
-/// Unfinished requests read from the journal ahead of their walk.
-const RECOVERED_AHEAD: usize = 64;
-/// To a gateway node over http, when nothing is asked.
-const IDLE_CONNECTIONS: usize = 16;
 
 /// What an instance gets from outside.
 #[derive(Clone, Debug)]
@@ -818,128 +815,5 @@ impl Instance {
                 None
             }
         }
-    }
-}
-
-/// The channels of a walk.
-fn intakes(config: &Config) -> (Intakes, mpsc::Sender<Intake>, mpsc::Sender<Intake>) {
-    let (walk, fresh) = mpsc::channel(config.channel_size);
-    let (walk_again, again) = mpsc::channel(RECOVERED_AHEAD);
-    (Intakes { fresh, again }, walk, walk_again)
-}
-
-/// Where reading begins if the journal does not say.
-fn start(config: &Config, cursor: Option<BlockRef>) -> Start {
-    if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
-        info!(
-            starting_block = number,
-            cursor = cursor.number,
-            "starting_block is ignored: the journal has a cursor"
-        );
-    }
-    match config.starting_block {
-        config::StartingBlock::Latest => Start::Latest,
-        config::StartingBlock::Number(number) => Start::Block(number),
-    }
-}
-
-fn depth(config: &Config) -> Depth {
-    Depth {
-        finality: match config.finality {
-            config::Finality::Latest => Finality::Latest,
-            config::Finality::Safe => Finality::Safe,
-            config::Finality::Finalized => Finality::Finalized,
-        },
-        public_decryption: config.public_decryption_confirmations,
-        user_decryption: config.user_decryption_confirmations,
-    }
-}
-
-fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
-    let authorities = config.private_authorities.as_ref();
-    TlsRoots::load(authorities.map(|authorities| authorities.path.as_path())).map_err(refuse)
-}
-
-/// The provider of all gateway nodes, and the tasks that connect it.
-fn gateway(
-    config: &Config,
-    roots: &TlsRoots,
-) -> Result<(ArbitrumProvider, Connections), BuildError> {
-    let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
-    gateway_at(config, roots, urls)
-}
-
-/// [`gateway`] of these nodes only.
-fn gateway_at<'u>(
-    config: &Config,
-    roots: &TlsRoots,
-    urls: impl Iterator<Item = &'u SecretUrl>,
-) -> Result<(ArbitrumProvider, Connections), BuildError> {
-    let proxies = &config.proxies;
-    let http = proxies
-        .of_client(reqwest::Client::builder())
-        .tls_backend_preconfigured(roots.client_config())
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        // Each transaction under way has a connection; after a burst some are enough.
-        .pool_idle_timeout(Duration::from_secs(15))
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| fail(error.without_url()))?;
-    let tls = Arc::new(roots.client_config());
-    let endpoint = |url: &SecretUrl| {
-        let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
-        endpoint.through(proxies.clone())
-    };
-    let endpoints = urls.map(endpoint).collect();
-    let addresses = Addresses {
-        decryption: config.decryption_address,
-        gateway_config: config.gateway_config_address,
-    };
-    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoints))
-}
-
-fn fail(error: impl Display) -> BuildError {
-    BuildError::Failed(error.to_string())
-}
-
-fn refuse(error: impl Display) -> BuildError {
-    BuildError::Refused(error.to_string())
-}
-
-fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, BuildError> {
-    let Some(s3) = &config.s3 else { return Ok(None) };
-    let region = s3.region.as_deref().unwrap_or("us-east-1");
-    let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
-    let store = FallbackStore::new(region, &s3.bucket, endpoint);
-    let store = store.map(|store| Some(store.through(&config.proxies)));
-    store.map_err(|error| BuildError::Refused(format!("s3_config: {error}")))
-}
-
-fn open_ciphertexts<P: Provider>(
-    config: &Config,
-    roots: &TlsRoots,
-    registry: GatewayConfigAdapter<P>,
-) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
-    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
-        .map_err(|error| fail(error.without_url()))?;
-    let fallback = fallback_store(config)?;
-    Ok(Ciphertexts::new(CiphertextsOptions {
-        buckets: Arc::new(registry),
-        fallback,
-        memory_mib: u32::try_from(config.ciphertext_memory >> 20).unwrap_or(u32::MAX),
-        verify_coprocessors: config.verify_coprocessors,
-        http,
-    }))
-}
-
-impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
-    async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
-        self.bucket_url(coprocessor).await.map_err(|error| BucketLookupError(error.to_string()))
-    }
-
-    async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
-        self.is_registered(coprocessor).await.map_err(|error| BucketLookupError(error.to_string()))
     }
 }

@@ -24,6 +24,7 @@
 //! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
 
 mod condition;
+mod errors;
 mod glance;
 mod listing;
 mod lock;
@@ -36,6 +37,7 @@ mod salvage;
 mod schema;
 mod statements;
 mod succession;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -51,11 +53,12 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 pub use self::{
     condition::{Condition, Damage},
+    errors::{JournalError, OpenError, OpenWarning},
     glance::{Content, Glance, Holder, glance},
     listing::{Listed, Listing, Look, QueryError, Which},
     read_only::{FindError, ReadOnly},
@@ -127,208 +130,6 @@ struct B64<'h>(&'h B256);
 impl fmt::LowerHex for B64<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// Why a journal does not open. The text says which file and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process, or another instance of this one, has it open.
-    #[error(
-        "journal {} is in use by {}: one wallet is served by one instance; stop the other, or give \
-         this one another wallet or state directory",
-        path.display(), holder(*pid)
-    )]
-    Locked { path: PathBuf, pid: Option<u32> },
-    #[error(
-        "journal {} was written by a newer version (schema {found}, this program knows {known}): \
-         run that version or a later one",
-        path.display()
-    )]
-    Newer { path: PathBuf, found: i64, known: usize },
-    /// Not readable as a database, or damaged inside.
-    #[error(
-        "journal {} is damaged ({detail}): {}",
-        path.display(), rebuild_advice(None)
-    )]
-    Corrupt { path: PathBuf, detail: String },
-    /// It was damaged, and nobody has made it anew since.
-    #[error(
-        "journal {} was found damaged and is kept as {}: {}",
-        path.display(), aside.display(), rebuild_advice(*at_most)
-    )]
-    SetAside {
-        path: PathBuf,
-        aside: PathBuf,
-        /// The first block that has to be read again, as far as the damaged file still tells.
-        at_most: Option<u64>,
-    },
-    /// A database of another program, or a journal that was copied to another identity's name.
-    #[error("{} is not the journal of this chain and wallet ({detail}): move it away", path.display())]
-    NotOurs { path: PathBuf, detail: String },
-    /// The state directory or a file in it cannot be made, read or locked.
-    #[error("journal {}: {doing} failed: {cause}; check the state directory, its owner and its space", path.display())]
-    Io { path: PathBuf, doing: &'static str, cause: io::Error },
-    #[error("journal {} does not open: {cause}; {}", path.display(), advice(cause))]
-    Sqlite { path: PathBuf, cause: rusqlite::Error },
-}
-
-fn holder(pid: Option<u32>) -> String {
-    match pid {
-        Some(pid) if pid == std::process::id() => {
-            format!("another instance of this process (pid {pid})")
-        }
-        Some(pid) => format!("process {pid}"),
-        None => "another process".to_owned(),
-    }
-}
-
-fn rebuild_advice(at_most: Option<u64>) -> String {
-    let block = match at_most {
-        Some(block) => format!("{block} by what can still be read of it, or a block before that"),
-        None => "a block before the oldest unanswered request".to_owned(),
-    };
-    format!(
-        "`kms-connector journal rebuild --from BLOCK` makes it anew from the chain; BLOCK is {block}; \
-         what was answered already is not answered again"
-    )
-}
-
-impl OpenError {
-    /// Whether it may end without any change here: a disk that is full, read-only or failing, a file
-    /// that somebody else keeps locked for a moment.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Io { .. } => true,
-            Self::Sqlite { cause, .. } => {
-                let passing = [
-                    ErrorCode::DiskFull,
-                    ErrorCode::ReadOnly,
-                    ErrorCode::PermissionDenied,
-                    ErrorCode::CannotOpen,
-                    ErrorCode::SystemIoFailure,
-                    ErrorCode::DatabaseBusy,
-                    ErrorCode::DatabaseLocked,
-                ];
-                cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
-            }
-            Self::Locked { .. }
-            | Self::Newer { .. }
-            | Self::Corrupt { .. }
-            | Self::SetAside { .. }
-            | Self::NotOurs { .. } => false,
-        }
-    }
-
-    fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
-        let path = path.to_owned();
-        move |cause| Self::Io { path: path.clone(), doing, cause }
-    }
-
-    fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        if is_corrupt(&cause) {
-            return Self::Corrupt { path, detail: cause.to_string() };
-        }
-        Self::Sqlite { path, cause }
-    }
-}
-
-/// Worth saying loudly when a journal opens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenWarning {
-    /// The directory holds a journal of the same chain id and wallet on another genesis.
-    ChainReset { older: PathBuf },
-}
-
-impl fmt::Display for OpenWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ChainReset { older } => write!(
-                f,
-                "the chain was reset: {} is of the same chain id and wallet with another genesis \
-                 block and is left alone; delete it when that chain is gone for good",
-                older.display()
-            ),
-        }
-    }
-}
-
-/// A journal that was open and fails. The instance ends and is rebuilt from what was stored.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    #[error("{}: {doing} failed: {cause}; {}", path.display(), advice(cause))]
-    Sqlite { path: PathBuf, doing: &'static str, cause: rusqlite::Error },
-    /// The writer has ended or was dropped.
-    #[error("{} is closed", path.display())]
-    Closed { path: PathBuf },
-    /// Its files were deleted, and nothing is lost.
-    #[error(
-        "{}: the journal was deleted while it was open, and is written again as it was; leave it \
-         alone while the connector runs",
-        path.display()
-    )]
-    Deleted { path: PathBuf },
-    /// Its files were deleted, and could not be written again.
-    #[error(
-        "{}: the journal was deleted while it was open, and cannot be written again ({why}): what was \
-         stored in it is lost; `kms-connector journal rebuild --from BLOCK` reads the chain again",
-        path.display()
-    )]
-    Lost { path: PathBuf, why: String },
-    /// An operator restored a backup under it, say.
-    #[error(
-        "{}: another file was put in the journal's place while it was open: that one counts from now \
-         on, and may lack what was stored last",
-        path.display()
-    )]
-    Replaced { path: PathBuf },
-    /// The writer has ended with an error.
-    #[error("the journal stopped after: {0}")]
-    Ended(String),
-}
-
-impl JournalError {
-    /// Whether the same commit may be tried again: nothing of it was stored, and the file is whole.
-    /// Not after an error of the disk: what a failed fsync has lost is not written by the next one.
-    fn may_pass(&self) -> bool {
-        let Self::Sqlite { cause, .. } = self else { return false };
-        let passing = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
-        cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
-    }
-}
-
-impl From<JournalError> for LedgerError {
-    fn from(error: JournalError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-fn is_corrupt(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error_code();
-    code == Some(ErrorCode::DatabaseCorrupt) || code == Some(ErrorCode::NotADatabase)
-}
-
-/// What an operator does about it.
-fn advice(error: &rusqlite::Error) -> &'static str {
-    let code = error.sqlite_error_code();
-    let is = |one| code == Some(one);
-    if is(ErrorCode::DiskFull) {
-        "free space on its filesystem"
-    } else if is(ErrorCode::DatabaseBusy) || is(ErrorCode::DatabaseLocked) {
-        "another program holds it locked: end that program's transaction"
-    } else if is(ErrorCode::ReadOnly)
-        || is(ErrorCode::PermissionDenied)
-        || is(ErrorCode::CannotOpen)
-    {
-        "make the file and its directory writable for this user"
-    } else if is(ErrorCode::SystemIoFailure) {
-        "the filesystem fails: look at the kernel log"
-    } else if is_corrupt(error) {
-        "the file is damaged"
-    } else {
-        "if it comes again, keep a copy of the file and report it"
     }
 }
 
@@ -489,7 +290,7 @@ struct Shared {
 
 impl Shared {
     fn failed(&self, doing: &'static str, cause: rusqlite::Error) -> JournalError {
-        if is_corrupt(&cause) {
+        if errors::is_corrupt(&cause) {
             self.condition.found_damage(&self.path, self.files.database, cause.to_string());
         }
         JournalError::Sqlite { path: self.path.clone(), doing, cause }

@@ -5,7 +5,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BuildError, CheckError, fallback_store, gateway, load_roots, report,
+    BuildError, CheckError,
+    parts::{fallback_store, gateway, load_roots},
+    report,
     world::{self, Unready},
 };
 use crate::{

@@ -22,7 +22,11 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BuildError, OBSERVER, fallback_store, gateway_at, load_roots, report, world};
+use super::{
+    BuildError, OBSERVER,
+    parts::{fallback_store, gateway_at, load_roots},
+    report, world,
+};
 use crate::{
     config::{self, Config},
     domain::{Address, B256},
@@ -127,13 +131,14 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
     }
     let core = open_core(config, &roots)?;
     let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
-        .map_err(|error| super::fail(error.without_url()))?;
+        .map_err(|error| super::parts::fail(error.without_url()))?;
     Ok(Tools { nodes, core, http, fallback })
 }
 
 fn open_core(config: &Config, roots: &TlsRoots) -> Result<KmsCore, BuildError> {
     let (endpoint, domain) = (config.kms_core_endpoint.expose(), world::configured_domain(config));
-    KmsCore::new(endpoint, roots, domain, kms_core::Options::default()).map_err(super::refuse)
+    KmsCore::new(endpoint, roots, domain, kms_core::Options::default())
+        .map_err(super::parts::refuse)
 }
 
 async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    Around, BuildError, Instance, OBSERVER, Reading, Ways, depth, fail, intakes, open_ciphertexts,
+    Around, BuildError, Instance, OBSERVER, Reading, Ways,
+    parts::{depth, fail, intakes, open_ciphertexts},
     world::{self, Waits},
 };
 use crate::{

@@ -10,7 +10,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BuildError, OBSERVER, gateway, load_roots,
+    BuildError, OBSERVER,
+    parts::{gateway, load_roots},
     world::{self, Unready},
 };
 use crate::{

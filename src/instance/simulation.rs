@@ -316,7 +316,7 @@ impl Machine<'_> {
             },
         };
         let (walk, fresh) = mpsc::channel(4);
-        let (walk_again, again) = mpsc::channel(super::RECOVERED_AHEAD);
+        let (walk_again, again) = mpsc::channel(super::parts::RECOVERED_AHEAD);
         let intakes = Intakes { fresh, again };
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
         let super::Reading { cursor, begun_after, newest } = left.reading;

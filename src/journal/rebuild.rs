@@ -21,7 +21,7 @@ use super::{
     Identity, OpenError, claim, names, open_file, prepare, reader,
     record::{Fixed, Number},
     salvage, schema, statements as sql,
-    writer::Tables,
+    tables::Tables,
 };
 use crate::{
     clock,

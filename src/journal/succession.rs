@@ -14,7 +14,9 @@ use std::{fs, io, path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::{
-    Identity, Journal, Kept, OpenError, Writer, is_corrupt, read_identity, reader,
+    Identity, Journal, Kept, OpenError, Writer,
+    errors::is_corrupt,
+    read_identity, reader,
     record::{Fixed, Number},
     schema, statements as sql,
 };

@@ -1,0 +1,140 @@
+//! What an instance is told: every value of its configuration, within its bounds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use rustls::pki_types::CertificateDer;
+
+use super::secret::{PrivateKey, SecretUrl};
+use crate::proxy::Proxies;
+
+/// The configuration of one instance. Every value is within its bounds; `==` tells whether a
+/// reload changes anything; `Debug` prints no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `false` keeps a supervisor from running this file.
+    pub enabled: bool,
+    /// `mode = "observe"`: requests are read and their ciphertexts fetched; nothing is asked, signed
+    /// or sent, and no key is read.
+    pub observes: bool,
+    /// The name in traces, and of an instance that has no better one.
+    pub service_name: String,
+    /// The Gateway chain's node; ws, wss, http or https.
+    pub gateway_url: SecretUrl,
+    /// More nodes of the same chain, in the order in which they are read from when those before
+    /// them are of no use. Answers are sent to all.
+    pub gateway_fallback_urls: Vec<SecretUrl>,
+    /// The KMS Core's gRPC endpoint; http or https.
+    pub kms_core_endpoint: SecretUrl,
+    pub chain_id: u64,
+    pub decryption_address: Address,
+    pub gateway_config_address: Address,
+    pub wallet: Wallet,
+    /// Where ciphertexts are looked for when no coprocessor's bucket is known.
+    pub s3: Option<S3>,
+    /// Authorities trusted besides the system's, for wss, https and gRPC over TLS.
+    pub private_authorities: Option<PrivateAuthorities>,
+    /// From `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`; no keys.
+    pub proxies: Proxies,
+    /// Events that may wait for a walk to take them.
+    pub channel_size: usize,
+    /// How long the Core may take for an answer before it is polled anew.
+    pub public_decryption_timeout: Duration,
+    pub user_decryption_timeout: Duration,
+    /// The ceiling of the poll back-off.
+    pub retry_interval: Duration,
+    /// The EIP-712 domain of the Decryption contract; compared with `eip712Domain()` at start.
+    pub decryption_domain: Domain,
+    /// Accepted for compatibility; nothing in the protocol is signed for this domain.
+    pub gateway_config_domain: Domain,
+    /// Skip buckets of coprocessors that `GatewayConfig` does not know.
+    pub verify_coprocessors: bool,
+    /// Gas of each transaction; learned from estimates if absent.
+    pub gas_limit: Option<u64>,
+    /// In wei; a base fee above it holds requests instead of paying.
+    pub max_fee_per_gas: Option<u128>,
+    /// Where an instance without a cursor begins to read.
+    pub starting_block: StartingBlock,
+    /// How final a request's block has to be before the Core is asked.
+    pub finality: Finality,
+    /// Blocks on top of a request's block before the Core is asked.
+    pub public_decryption_confirmations: u64,
+    pub user_decryption_confirmations: u64,
+    /// Working time after which an unanswered request ends as expired.
+    pub request_expiry: Duration,
+    /// How often a held request is tried again.
+    pub held_retry: Duration,
+    /// How long settled requests stay in the journal.
+    pub journal_retention: Duration,
+    /// Memory for ciphertexts, in bytes.
+    pub ciphertext_memory: u64,
+    pub max_requests_in_flight: usize,
+    pub max_transactions_in_flight: usize,
+}
+
+impl Config {
+    /// The Gateway's nodes, as messages name them.
+    #[must_use]
+    pub fn gateways(&self) -> String {
+        let urls = std::iter::once(&self.gateway_url).chain(&self.gateway_fallback_urls);
+        urls.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What signs the transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wallet {
+    PrivateKey(PrivateKey),
+    /// `key_id` is an id, an alias (`alias/...`) or an ARN.
+    AwsKms {
+        key_id: String,
+        region: Option<String>,
+        endpoint: Option<SecretUrl>,
+    },
+    /// Nothing: this instance only observes.
+    Nobody,
+}
+
+/// The bucket of last resort: `{endpoint}/{bucket}`, or the region's AWS endpoint. At least one
+/// of region and endpoint is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3 {
+    pub region: Option<String>,
+    pub bucket: String,
+    pub endpoint: Option<SecretUrl>,
+}
+
+/// A PEM file as it was when read; a changed content is a changed config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateAuthorities {
+    pub path: PathBuf,
+    /// At least one certificate.
+    pub certificates: Arc<Vec<CertificateDer<'static>>>,
+}
+
+/// Name and version of an EIP-712 domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    pub name: String,
+    pub version: String,
+}
+
+/// How final a block has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// In the chain: a promise of the sequencer.
+    Latest,
+    /// As the node's tag `safe` says.
+    Safe,
+    /// As the node's tag `finalized` says.
+    Finalized,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartingBlock {
+    /// The head at the time of the first start.
+    Latest,
+    Number(u64),
+}

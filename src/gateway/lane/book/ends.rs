@@ -1,0 +1,215 @@
+//! How a nonce ends and begins anew: mined, displaced, refused, or given other bytes; and what whoever
+//! waits for its request is told.
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{Book, Effect};
+use crate::{
+    domain::{Hold, HoldReason, RequestKey},
+    gateway::{
+        lane::{
+            GivenUp, Landing, MinedTransaction, Notice, SubmitError,
+            draft::{Draft, gas_limit_of},
+        },
+        provider::{Receipt, RpcError, quirks},
+    },
+    metrics::Mined,
+};
+
+/// What starves in a pool pays at most so many times what a new transaction would.
+const DEAREST: u128 = 3;
+
+impl Book {
+    /// The nodes proved that they will not take these bytes: the nonce is free again.
+    pub(super) fn reject(
+        &mut self,
+        nonce: u64,
+        refusal: quirks::Refusal,
+        error: &RpcError,
+        now: Instant,
+    ) {
+        if self.open.get(&nonce).is_some_and(|slot| !slot.is_free()) {
+            self.replace_by_noop(nonce);
+            return;
+        }
+        let Some(slot) = self.open.remove(&nonce) else { return };
+        self.nonces.give_back(nonce, now);
+        let current = slot.current().request;
+        let versions = slot.into_versions();
+        let hashes = versions.iter().map(|version| version.hash).collect();
+        self.effects.push(Effect::GiveUp(hashes, GivenUp::Rejected));
+        for other in versions.iter().filter_map(|version| version.request) {
+            if self.by_request.get(&other) == Some(&nonce) {
+                self.by_request.remove(&other);
+                if Some(other) != current {
+                    self.requeue(other);
+                }
+            }
+        }
+        let Some(key) = current else { return };
+        let error = if refusal == quirks::Refusal::Reverted {
+            SubmitError::WouldRevert { data: error.revert_data().unwrap_or_default() }
+        } else {
+            rejected(format!("the node does not take the transaction: {error}; check gas_limit"))
+        };
+        self.fail(key, error);
+    }
+
+    /// An earlier send of these bytes may have reached somebody: a no-op is sent in their place, and
+    /// what it displaces gets a new nonce once either is mined.
+    pub(super) fn replace_by_noop(&mut self, nonce: u64) {
+        let Some(fees) = self.fees() else { return };
+        let Some(slot) = self.open.get_mut(&nonce) else { return };
+        if slot.current().request.is_none() || slot.replacing {
+            return;
+        }
+        slot.replacing = true;
+        warn!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
+        let (chain_id, sender) = (self.options.chain_id, self.sender);
+        let draft = Draft::noop_instead_of(slot.current(), chain_id, fees, sender);
+        self.replacing += 1;
+        self.sign(vec![draft]);
+    }
+
+    /// The same payload under the same nonce with a higher fee, up to so many times that of a new one.
+    pub(super) fn raise_fee(&mut self, nonce: u64, times: u128) {
+        let (fees, cap) = (self.fees(), self.options.max_fee_per_gas);
+        let Some(slot) = self.open.get_mut(&nonce).filter(|slot| !slot.replacing) else { return };
+        let draft = fees.and_then(|fees| Draft::bump_of(slot.current(), fees, times, cap));
+        if let Some(draft) = draft {
+            slot.replacing = true;
+            self.replacing += 1;
+            self.sign(vec![draft]);
+        } else {
+            let request = slot.current().request;
+            self.notify(request, Notice::Waiting(self.fee_hold()));
+        }
+    }
+
+    /// Where there is a pool, the lowest nonce in it may be passed over for others that pay more.
+    pub(super) fn raise_starving(&mut self, now: Instant) {
+        let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
+        if *nonce != self.count || !slot.is_starving(now) {
+            return;
+        }
+        slot.starve_on(now);
+        let nonce = *nonce;
+        debug!(nonce, "in the pool for long and not mined: paying more");
+        self.raise_fee(nonce, DEAREST);
+    }
+
+    /// What was refused because this nonce was missing is sent again at once.
+    pub(super) fn wake_behind(&mut self, nonce: u64, now: Instant) {
+        for (_, slot) in self.open.range_mut(nonce + 1..) {
+            slot.wake(now);
+        }
+    }
+
+    pub(super) fn land(&mut self, nonce: u64, receipt: &Receipt, now: Instant) {
+        let Some(slot) = self.open.remove(&nonce) else { return };
+        let Receipt { success, gas_used, gas_price, .. } = *receipt;
+        self.tally.mined.push(Mined { success, gas_used, gas_price });
+        self.effects.push(Effect::Mined(receipt.hash, receipt.block));
+        self.recent.add(MinedTransaction { nonce, hash: receipt.hash, block: receipt.block });
+        self.wake_behind(nonce, now);
+        let versions = slot.into_versions();
+        let mined = versions.iter().find(|version| version.hash == receipt.hash);
+        let landed = mined.and_then(|version| version.request);
+        for version in &versions {
+            let Some(key) = version.request else { continue };
+            if self.by_request.get(&key) == Some(&nonce) {
+                self.by_request.remove(&key);
+            }
+            if version.hash == receipt.hash {
+                self.payloads.remove(&key);
+                let landing = Landing {
+                    transaction: receipt.hash,
+                    block: receipt.block,
+                    success: receipt.success,
+                    gas_used: receipt.gas_used,
+                    gas_limit: gas_limit_of(version),
+                };
+                self.effects.push(Effect::Land(key, landing));
+            } else if landed != Some(key)
+                && !self.landed.contains_key(&key)
+                && !self.by_request.contains_key(&key)
+            {
+                // Other bytes took its nonce: now, and not before, it may have a new one.
+                self.requeue(key);
+            }
+        }
+    }
+
+    /// The nonce was used by a transaction that is none of ours.
+    pub(super) fn displace(&mut self, nonce: u64) {
+        let Some(slot) = self.open.remove(&nonce) else { return };
+        self.tally.foreign += 1;
+        warn!(
+            nonce,
+            transaction = %slot.current().hash,
+            "the nonce was used by a transaction this journal does not know; \
+             the answer is sent again: is the wallet used elsewhere?"
+        );
+        let versions = slot.into_versions();
+        let hashes = versions.iter().map(|version| version.hash).collect();
+        self.effects.push(Effect::GiveUp(hashes, GivenUp::Displaced));
+        for version in versions {
+            let Some(key) = version.request else { continue };
+            if self.by_request.get(&key) == Some(&nonce) {
+                self.by_request.remove(&key);
+                self.requeue(key);
+            }
+        }
+    }
+
+    /// Back to the front of the queue, if somebody asked for it. Once, however many versions of it
+    /// were displaced.
+    pub(super) fn requeue(&mut self, key: RequestKey) {
+        if self.waiting.iter().any(|payload| payload.request == key) {
+            return;
+        }
+        if let Some(payload) = self.payloads.get(&key) {
+            self.waiting.push_front(payload.clone());
+        }
+    }
+
+    pub(super) fn fail(&mut self, key: RequestKey, error: SubmitError) {
+        self.payloads.remove(&key);
+        self.effects.push(Effect::Fail(key, error));
+    }
+
+    pub(super) fn notify(&mut self, request: Option<RequestKey>, notice: Notice) {
+        if let Some(key) = request {
+            self.effects.push(Effect::Notify(key, notice));
+        }
+    }
+
+    pub(super) fn fee_hold(&self) -> Hold {
+        let base = self.market.base.unwrap_or(0);
+        Hold::new(
+            HoldReason::FeeCap,
+            format!(
+                "the chain's base fee is {base} wei per gas, above max_fee_per_gas_gwei; \
+                 raise it or wait"
+            ),
+        )
+    }
+
+    pub(super) fn announce_fee_hold(&mut self) {
+        let told = std::mem::replace(&mut self.fee_told, self.waiting.len());
+        if told >= self.waiting.len() {
+            return;
+        }
+        let hold = self.fee_hold();
+        warn!(base_fee = self.market.base, "base fee is above max_fee_per_gas_gwei: answers wait");
+        for payload in self.waiting.iter().skip(told) {
+            let notice = Notice::Waiting(hold.clone());
+            self.effects.push(Effect::Notify(payload.request, notice));
+        }
+    }
+}
+
+pub(super) fn rejected(why: String) -> SubmitError {
+    SubmitError::Held(Hold::new(HoldReason::ContractRejected, why))
+}

@@ -1,0 +1,338 @@
+//! What each command of a commit does to the tables.
+//!
+//! No command can fail alone: unknown keys, repeated hashes and steps that contradict the stage change
+//! nothing. An error is one of the disk or of the file, and the whole commit's.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{
+    Pruned,
+    reader::{read_progress, read_transaction},
+    record::{
+        Change, Fixed, Number, OutcomeColumns, Progress, advance, kind_from_name, settled_by_chain,
+        step_name, topics_to_blob,
+    },
+    statements as sql,
+    writer::{Done, Settlement, Work},
+};
+use crate::{
+    domain::{Address, B256, BlockRef, HoldReason, RequestKey},
+    flow::{Arrival, Batch, Step, Taken},
+    gateway::lane::SignedTransaction,
+};
+
+/// Rows one prune command removes at most, so that commits behind it wait milliseconds.
+const PRUNE_CHUNK: u32 = 500;
+
+/// The tables inside one transaction.
+pub(super) struct Tables<'t> {
+    pub transaction: &'t Transaction<'t>,
+    pub contract: Address,
+}
+
+impl Tables<'_> {
+    pub(super) fn carry_out(&self, work: &Work, now_ms: u64) -> rusqlite::Result<Done> {
+        match work {
+            Work::Arrive(batch) => self.arrive(batch, now_ms).map(Done::Taken),
+            Work::Signed(transactions) => {
+                for transaction in transactions {
+                    self.sign(transaction, now_ms)?;
+                }
+                Ok(Done::Nothing)
+            }
+            Work::Note(key, step) => self.note(*key, step, now_ms),
+            Work::Mined(hash, block) => self.mine(*hash, *block, now_ms).map(|()| Done::Nothing),
+            Work::GiveUp(hashes, why) => {
+                let mut give_up = self.transaction.prepare_cached(sql::GIVE_UP_TRANSACTION)?;
+                for hash in hashes {
+                    give_up.execute(params![Fixed(*hash), why.as_str()])?;
+                }
+                Ok(Done::Nothing)
+            }
+            Work::Reopen(hashes) => self.reopen(hashes, now_ms).map(Done::Reopened),
+            Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
+            Work::Prune { settled_before_ms, final_block } => {
+                self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
+            }
+            Work::Flush => Ok(Done::Nothing),
+        }
+    }
+
+    pub(super) fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Taken> {
+        let mut taken = Taken::default();
+        for (index, arrival) in batch.arrivals.iter().enumerate() {
+            if self.insert_request(arrival, now_ms)? {
+                taken.new.push(index);
+            } else if self.move_request(arrival, batch.cursor.is_some())? {
+                taken.reopened.push(index);
+            }
+        }
+        for (event, reason) in &batch.skipped {
+            self.transaction.prepare_cached(sql::INSERT_SKIPPED)?.execute(params![
+                Fixed(self.contract),
+                reason,
+                Number(now_ms),
+                Number(event.block.number),
+                Fixed(event.block.hash),
+                Fixed(event.transaction),
+                Number(event.log_index),
+                topics_to_blob(&event.topics),
+                event.data.as_ref(),
+            ])?;
+        }
+        if let Some(cursor) = batch.cursor {
+            self.transaction.prepare_cached(sql::SET_CURSOR)?.execute(params![
+                Fixed(self.contract),
+                Number(cursor.number),
+                Fixed(cursor.hash),
+                Number(now_ms),
+            ])?;
+        }
+        Ok(taken)
+    }
+
+    /// A known request takes over the block it is in now. Whether it was settled and is open again.
+    fn move_request(&self, arrival: &Arrival, may_reopen: bool) -> rusqlite::Result<bool> {
+        let Arrival { key, event, .. } = arrival;
+        let known = self
+            .transaction
+            .prepare_cached(sql::SELECT_BLOCK)?
+            .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, Option<String>>(1)?,
+                    row.get::<_, Option<String>>(2)?,
+                    row.get::<_, Fixed<B256>>(3)?.0,
+                ))
+            })
+            .optional()?;
+        let Some((seq, outcome, refusal, block)) = known else { return Ok(false) };
+        let reopens = settled_by_chain(outcome.as_deref(), refusal.as_deref());
+        if block == event.block.hash || (reopens && !may_reopen) {
+            return Ok(false);
+        }
+        self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![
+            seq,
+            Number(event.block.number),
+            Fixed(event.block.hash),
+            Fixed(event.transaction),
+            Number(event.log_index),
+        ])?;
+        if reopens {
+            self.transaction.prepare_cached(sql::REOPEN)?.execute([seq])?;
+        }
+        Ok(reopens)
+    }
+
+    /// Whether it was new.
+    fn insert_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
+        let Arrival { key, kind, event } = arrival;
+        let inserted = self.transaction.prepare_cached(sql::INSERT_REQUEST)?.execute(params![
+            Fixed(self.contract),
+            Fixed(key.id),
+            Fixed(key.content),
+            kind.as_str(),
+            Number(now_ms),
+        ])?;
+        if inserted == 0 {
+            return Ok(false);
+        }
+        self.transaction.prepare_cached(sql::INSERT_EVENT)?.execute(params![
+            self.transaction.last_insert_rowid(),
+            Number(event.block.number),
+            Fixed(event.block.hash),
+            Fixed(event.transaction),
+            Number(event.log_index),
+            topics_to_blob(&event.topics),
+            event.data.as_ref(),
+        ])?;
+        Ok(true)
+    }
+
+    fn note(&self, key: RequestKey, step: &Step, now_ms: u64) -> rusqlite::Result<Done> {
+        let stored = self
+            .transaction
+            .prepare_cached(sql::SELECT_PROGRESS)?
+            .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
+                let seq: i64 = row.get(sql::PROGRESS_COLUMNS)?;
+                let kind: String = row.get(sql::PROGRESS_COLUMNS + 1)?;
+                Ok((seq, kind, read_progress(row)?))
+            })
+            .optional()?;
+        let Some((seq, kind, before)) = stored else {
+            tracing::warn!(request = %key, step = step_name(step), "step of a request the journal does not know");
+            return Ok(Done::Nothing);
+        };
+        match advance(&before, step, now_ms) {
+            Change::Nothing(why) => {
+                tracing::debug!(request = %key, step = step_name(step), why, "step changes nothing");
+                Ok(Done::Nothing)
+            }
+            Change::Advance(after, answer) => {
+                if let Some(answer) = answer {
+                    self.transaction.prepare_cached(sql::PUT_ANSWER)?.execute(params![
+                        seq,
+                        answer.payload.as_ref(),
+                        answer.signature.as_ref(),
+                        answer.extra_data.as_ref(),
+                    ])?;
+                }
+                self.advance(seq, &after).map(|()| Done::Nothing)
+            }
+            Change::Settle(after) => {
+                self.settle(seq, &after)?;
+                let after_ms = now_ms.saturating_sub(after.arrived_at_ms);
+                let counted = kind_from_name(&kind).zip(after.outcome);
+                Ok(counted.map_or(Done::Nothing, |(kind, outcome)| {
+                    let after = Duration::from_millis(after_ms);
+                    Done::Settled(Settlement { kind, outcome, after })
+                }))
+            }
+        }
+    }
+
+    fn advance(&self, seq: i64, after: &Progress) -> rusqlite::Result<()> {
+        let held = after.held.as_ref();
+        self.transaction.prepare_cached(sql::ADVANCE)?.execute(params![
+            seq,
+            after.stage.as_str(),
+            held.map(|held| held.hold.reason.as_str()),
+            held.map(|held| held.hold.detail.as_str()),
+            held.map(|held| Number(held.since_ms)),
+            after.attempts,
+            after.last_error,
+            after.transaction.map(Fixed),
+            after.asked_at_ms.map(Number),
+            after.answered_at_ms.map(Number),
+            after.submitted_at_ms.map(Number),
+            Number(after.worked_ms),
+        ])?;
+        Ok(())
+    }
+
+    fn settle(&self, seq: i64, after: &Progress) -> rusqlite::Result<()> {
+        let outcome = after.outcome.as_ref().map(OutcomeColumns::from).unwrap_or_default();
+        self.transaction.prepare_cached(sql::SETTLE)?.execute(params![
+            seq,
+            after.settled_at_ms.map(Number),
+            outcome.name,
+            outcome.refusal,
+            outcome.detail,
+            outcome.transaction.map(Fixed),
+            outcome.block.map(|block| Number(block.number)),
+            outcome.block.map(|block| Fixed(block.hash)),
+        ])?;
+        Ok(())
+    }
+
+    pub(super) fn sign(&self, signed: &SignedTransaction, now_ms: u64) -> rusqlite::Result<()> {
+        self.transaction.prepare_cached(sql::INSERT_TRANSACTION)?.execute(params![
+            Number(signed.nonce),
+            Fixed(signed.hash),
+            Fixed(self.contract),
+            signed.request.map(|key| Fixed(key.id)),
+            signed.request.map(|key| Fixed(key.content)),
+            Number(now_ms),
+            signed.raw.as_ref(),
+        ])?;
+        Ok(())
+    }
+
+    fn mine(&self, hash: B256, block: BlockRef, now_ms: u64) -> rusqlite::Result<()> {
+        let known = self.transaction.prepare_cached(sql::MINE_TRANSACTION)?.execute(params![
+            Fixed(hash),
+            Number(now_ms),
+            Number(block.number),
+            Fixed(block.hash),
+        ])?;
+        if known == 0 {
+            tracing::warn!(transaction = %hash, "mined transaction the journal does not know");
+        }
+        Ok(())
+    }
+
+    /// Mined transactions that the chain has no more, and the requests that they had answered.
+    fn reopen(&self, hashes: &[B256], now_ms: u64) -> rusqlite::Result<Vec<SignedTransaction>> {
+        let mut open = BTreeMap::new();
+        for hash in hashes {
+            self.transaction.prepare_cached(sql::REOPEN_ANSWERED)?.execute(params![
+                Fixed(*hash),
+                Number(now_ms),
+                HoldReason::AnswerDropped.as_str(),
+                "its answer's block has left the chain; it is sent again",
+            ])?;
+            self.transaction.prepare_cached(sql::REOPEN_TRANSACTION)?.execute([Fixed(*hash)])?;
+            let recorded: Vec<SignedTransaction> = self
+                .transaction
+                .prepare_cached(sql::RECORDED_WITH)?
+                .query_map([Fixed(*hash)], read_transaction)?
+                .collect::<rusqlite::Result<_>>()?;
+            if let Some(first) = recorded.first() {
+                open.insert(first.nonce, recorded);
+            }
+        }
+        Ok(open.into_values().flatten().collect())
+    }
+
+    /// Whether it had ended without an answer; any other stays as it is.
+    fn open_again(&self, key: RequestKey, now_ms: u64) -> rusqlite::Result<bool> {
+        let changed = self.transaction.prepare_cached(sql::OPEN_AGAIN)?.execute(params![
+            Fixed(self.contract),
+            Fixed(key.id),
+            Fixed(key.content),
+            Number(now_ms),
+            HoldReason::RetryAsked.as_str(),
+            "an operator asked for another try",
+        ])?;
+        Ok(changed > 0)
+    }
+
+    fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Pruned> {
+        let (before, last) = (Number(settled_before_ms), Number(final_block));
+        let old: Vec<i64> = self
+            .transaction
+            .prepare_cached(sql::OLD_REQUESTS)?
+            .query_map(params![before, last, PRUNE_CHUNK], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for statement in sql::DELETE_REQUEST {
+            let mut statement = self.transaction.prepare_cached(statement)?;
+            for seq in &old {
+                statement.execute([seq])?;
+            }
+        }
+        let highest: Option<Number> =
+            self.transaction.query_row(sql::HIGHEST_NONCE, [], |row| row.get(0))?;
+        let highest_final: Option<Number> = self
+            .transaction
+            .query_row(sql::HIGHEST_FINAL_NONCE, [last], |row| row.get(0))
+            .optional()?;
+        let displaced: Vec<i64> = self
+            .transaction
+            .prepare_cached(sql::OLD_TRANSACTIONS)?
+            .query_map(
+                params![
+                    before,
+                    last,
+                    highest.unwrap_or(Number(0)),
+                    highest_final.unwrap_or(Number(0)),
+                    PRUNE_CHUNK
+                ],
+                |row| row.get(0),
+            )?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut statement = self.transaction.prepare_cached(sql::DELETE_TRANSACTION)?;
+        for seq in &displaced {
+            statement.execute([seq])?;
+        }
+        Ok(Pruned { requests: old.len() as u64, transactions: displaced.len() as u64 })
+    }
+}
+
+impl Pruned {
+    /// Whether a further chunk may find more.
+    pub(super) fn is_full_chunk(self) -> bool {
+        self.requests >= u64::from(PRUNE_CHUNK) || self.transactions >= u64::from(PRUNE_CHUNK)
+    }
+}
