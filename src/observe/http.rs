@@ -4,7 +4,7 @@
 pub mod answers;
 mod page;
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,7 +23,9 @@ const MOST_CONNECTIONS: usize = 64;
 /// How long a client may take to say what it wants.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection may last: who follows connects again.
-const CONNECTION_DEADLINE: Duration = Duration::from_mins(1);
+const CONNECTION_LASTS: Duration = Duration::from_mins(1);
+/// And an answer that is under way then.
+const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// After a failed accept (no more files): not in a hot loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -72,7 +74,7 @@ impl Http {
                 accepted = self.listener.accept(), if connections.len() < MOST_CONNECTIONS => {
                     match accepted {
                         Ok((stream, _)) => {
-                            connections.spawn(timeout(CONNECTION_DEADLINE, talk(stream, view.clone())));
+                            connections.spawn(talk(stream, view.clone()));
                         }
                         Err(error) => {
                             warn!(%error, "cannot take an HTTP connection");
@@ -93,13 +95,19 @@ async fn talk(stream: TcpStream, view: View) {
             Ok::<_, Infallible>(answers::answer(request.method(), path, query, &shown))
         }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_DEADLINE)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), answering)
-        .await;
-    if let Err(error) = served {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_DEADLINE)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), answering)
+    );
+    let mut served = timeout(CONNECTION_LASTS, connection.as_mut()).await;
+    if served.is_err() {
+        connection.as_mut().graceful_shutdown();
+        served = timeout(LAST_ANSWER_WITHIN, connection).await;
+    }
+    if let Ok(Err(error)) = served {
         debug!(%error, "an HTTP client did not behave");
     }
 }
