@@ -70,13 +70,14 @@ pub fn all(seconds: f64) -> Vec<(Run, bool)> {
     }
 
     let memory = Plan { in_memory: true, ..USUAL };
-    // 25 in each block, and one after the other.
-    for (blocks, name) in [
-        (BLOCK_TIME, "in memory, 100/s"),
-        (Duration::from_millis(10), "in memory, 100/s, one by one"),
+    // 25 in each block, one after the other, and 200 in each block.
+    let quick_blocks = Duration::from_millis(10);
+    for (rate, blocks, name) in [
+        (100.0, BLOCK_TIME, "in memory, 100/s"),
+        (100.0, quick_blocks, "in memory, 100/s, one by one"),
+        (800.0, BLOCK_TIME, "in memory, 800/s"),
     ] {
-        let added = Work::Added { rate: 100.0, seconds, blocks };
-        runs.push((run(name, memory, added), true));
+        runs.push((run(name, memory, Work::Added { rate, seconds, blocks }), true));
     }
     let ceiling = Work::Ceiling { unanswered: 600, seconds: 60.0 };
     runs.push((run("in memory, as many as it can", memory, ceiling), false));
