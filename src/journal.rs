@@ -80,7 +80,9 @@ use crate::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, stage::Stage,
     },
     flow::{Batch, RequestLedger, Standing, Step, Taken},
-    gateway::lane::{GivenUp, MinedTransaction, SignedTransaction, TransactionLedger},
+    gateway::lane::{
+        GivenUp, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger,
+    },
     metrics,
 };
 
@@ -602,16 +604,16 @@ impl TransactionLedger for Journal {
     }
 
     /// Said again with another block (a reorg), the last word counts.
-    async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
-        self.queue(Work::Mined(hash, block), None).await
+    async fn mined(&self, id: TransactionId, block: BlockRef) -> Result<(), LedgerError> {
+        self.queue(Work::Mined(id, block), None).await
     }
 
-    async fn gave_up(&self, hashes: Vec<B256>, why: GivenUp) -> Result<(), LedgerError> {
-        self.queue(Work::GiveUp(hashes, why), None).await
+    async fn gave_up(&self, ids: Vec<TransactionId>, why: GivenUp) -> Result<(), LedgerError> {
+        self.queue(Work::GiveUp(ids, why), None).await
     }
 
-    async fn reopen(&self, hashes: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
-        match self.durable(Work::Reopen(hashes)).await? {
+    async fn reopen(&self, ids: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        match self.durable(Work::Reopen(ids)).await? {
             Done::Reopened(open) => {
                 self.shared.reopened.notify_one();
                 Ok(open)

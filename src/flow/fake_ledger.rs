@@ -8,8 +8,8 @@ use std::{
 
 use super::{Batch, RequestLedger, Standing, Step, Taken};
 use crate::{
-    domain::{B256, BlockRef, Event, LedgerError, RequestKey},
-    gateway::lane::{GivenUp, SignedTransaction, TransactionLedger},
+    domain::{BlockRef, Event, LedgerError, RequestKey},
+    gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
 };
 
 /// What the ledger was told.
@@ -59,13 +59,13 @@ impl TransactionLedger for FakeLedger {
     async fn signed(&self, _: Vec<SignedTransaction>) -> Result<(), LedgerError> {
         Ok(())
     }
-    async fn mined(&self, _: B256, _: BlockRef) -> Result<(), LedgerError> {
+    async fn mined(&self, _: TransactionId, _: BlockRef) -> Result<(), LedgerError> {
         Ok(())
     }
-    async fn gave_up(&self, _: Vec<B256>, _: GivenUp) -> Result<(), LedgerError> {
+    async fn gave_up(&self, _: Vec<TransactionId>, _: GivenUp) -> Result<(), LedgerError> {
         Ok(())
     }
-    async fn reopen(&self, _: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
+    async fn reopen(&self, _: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
         Ok(Vec::new())
     }
 }

@@ -58,6 +58,20 @@ pub struct SignedTransaction {
     pub request: Option<RequestKey>,
 }
 
+/// A recorded transaction. The nonce says where to look: nonces come in their order, hashes do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TransactionId {
+    pub nonce: u64,
+    pub hash: B256,
+}
+
+impl SignedTransaction {
+    #[must_use]
+    pub fn id(&self) -> TransactionId {
+        TransactionId { nonce: self.nonce, hash: self.hash }
+    }
+}
+
 /// The port through which the lane records. The journal implements it.
 pub trait TransactionLedger: Clone + Send + Sync + 'static {
     /// Door (b): nonce, signed bytes and hash are durable (fsync) before this returns, and so
@@ -70,14 +84,14 @@ pub trait TransactionLedger: Clone + Send + Sync + 'static {
     /// The transaction was mined in `block`. Rides on the next commit.
     fn mined(
         &self,
-        hash: B256,
+        transaction: TransactionId,
         block: BlockRef,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// These will not be mined, and are not to be followed any more. Rides on the next commit.
     fn gave_up(
         &self,
-        hashes: Vec<B256>,
+        transactions: Vec<TransactionId>,
         why: GivenUp,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
@@ -86,7 +100,7 @@ pub trait TransactionLedger: Clone + Send + Sync + 'static {
     /// given up, ordered by nonce, then by age.
     fn reopen(
         &self,
-        hashes: Vec<B256>,
+        transactions: Vec<TransactionId>,
     ) -> impl Future<Output = Result<Vec<SignedTransaction>, LedgerError>> + Send;
 }
 

@@ -15,7 +15,7 @@ use crate::{
     backoff::Backoff,
     domain::Address,
     gateway::{
-        lane::{SignedTransaction, TransactionLedger},
+        lane::{SignedTransaction, TransactionId, TransactionLedger},
         provider::{Provider, RpcError},
     },
     heart::Heart,
@@ -138,7 +138,8 @@ async fn look<P: Provider>(
             Err(error) => return Ok(Err(error)),
         };
         if let Some(receipt) = receipts.into_iter().flatten().next() {
-            let noted = journal.mined(receipt.hash, receipt.block).await;
+            let id = TransactionId { nonce: *nonce, hash: receipt.hash };
+            let noted = journal.mined(id, receipt.block).await;
             noted.map_err(|error| error.to_string())?;
             looked.mined.insert(*nonce);
         } else if unseen.entry(*nonce).or_insert_with(Instant::now).elapsed() >= DISPLACED_AFTER {

@@ -16,7 +16,37 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
+
+/// Transactions are found by nonce and hash: an index by hash alone is written all over for every
+/// commit, and the more the larger it is.
+const V6: &str = "
+CREATE TABLE moved (
+    seq INTEGER PRIMARY KEY,
+    nonce INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    contract BLOB NOT NULL,
+    request_id BLOB,
+    request_content BLOB,
+    signed_at INTEGER NOT NULL,
+    mined_at INTEGER,
+    mined_block_number INTEGER,
+    mined_block_hash BLOB,
+    given_up TEXT,
+    raw BLOB NOT NULL,
+    UNIQUE (nonce, hash)
+) STRICT;
+INSERT INTO moved SELECT seq, nonce, hash, contract, request_id, request_content, signed_at, mined_at,
+    mined_block_number, mined_block_hash, given_up, raw FROM transactions;
+DROP TABLE transactions;
+ALTER TABLE moved RENAME TO transactions;
+CREATE INDEX transactions_by_nonce ON transactions (nonce, mined_block_number);
+CREATE INDEX transactions_open ON transactions (nonce)
+    WHERE mined_block_number IS NULL AND given_up IS NULL;
+CREATE INDEX transactions_by_request ON transactions (request_id, request_content)
+    WHERE request_id IS NOT NULL;
+CREATE INDEX transactions_by_age ON transactions (signed_at);
+";
 
 /// No table changes: `observed` is an outcome that older versions cannot read.
 const V5: &str = "";
@@ -270,6 +300,37 @@ mod tests {
         }
         let connection = connect_writer(&path).unwrap();
         assert_eq!(version(&connection, &[V1]).unwrap(), Version::Newer(2));
+    }
+
+    #[test]
+    fn transactions_of_version_5_are_all_there_in_version_6() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.sqlite3");
+        std::fs::File::create(&path).unwrap();
+        let mut connection = connect_writer(&path).unwrap();
+        migrate(&mut connection, &MIGRATIONS[..5]).unwrap();
+        let rows = "
+            (3, 7, x'01', x'dc', x'0a', x'0b', 100, NULL, NULL, NULL, x'f1', 'displaced'),
+            (5, 7, x'02', x'dc', NULL, NULL, 110, 120, 9, x'99', x'f2', NULL),
+            (6, 8, x'03', x'dc', x'0c', x'0d', 130, NULL, NULL, NULL, x'f3', NULL)";
+        let columns = "seq, nonce, hash, contract, request_id, request_content, signed_at, \
+                       mined_at, mined_block_number, mined_block_hash, raw, given_up";
+        let insert = format!("INSERT INTO transactions ({columns}) VALUES {rows}");
+        connection.execute_batch(&insert).unwrap();
+        let read = |connection: &Connection| -> Vec<String> {
+            let row = columns.replace(", ", ") || ' ' || quote(");
+            let all = format!("SELECT quote({row}) FROM transactions ORDER BY seq");
+            let mut statement = connection.prepare(&all).unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.collect::<rusqlite::Result<_>>().unwrap()
+        };
+        let before = read(&connection);
+        assert_eq!(before.len(), 3);
+        migrate(&mut connection, MIGRATIONS).unwrap();
+        assert_eq!(read(&connection), before);
+        // Nothing is stored twice: neither was it before.
+        connection.execute_batch(&insert.replace("(3, ", "(13, ")).unwrap_err();
+        assert_eq!(read(&connection), before);
     }
 
     /// Field failure T49.

@@ -108,28 +108,29 @@ pub(super) const PUT_ANSWER: &str =
 
 pub(super) const INSERT_TRANSACTION: &str = "
 INSERT INTO transactions (nonce, hash, contract, request_id, request_content, signed_at, raw)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (hash) DO UPDATE SET given_up = NULL";
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (nonce, hash) DO UPDATE SET given_up = NULL";
 
 pub(super) const MINE_TRANSACTION: &str = "
-UPDATE transactions SET mined_at = ?2, mined_block_number = ?3, mined_block_hash = ?4
-WHERE hash = ?1";
+UPDATE transactions SET mined_at = ?3, mined_block_number = ?4, mined_block_hash = ?5
+WHERE nonce = ?1 AND hash = ?2";
 
-/// `?1` hash, `?2` the name of the reason.
+/// `?1` nonce, `?2` hash, `?3` the name of the reason.
 pub(super) const GIVE_UP_TRANSACTION: &str = "
-UPDATE transactions SET given_up = ?2 WHERE hash = ?1 AND mined_block_number IS NULL";
+UPDATE transactions SET given_up = ?3
+WHERE nonce = ?1 AND hash = ?2 AND mined_block_number IS NULL";
 
 pub(super) const REOPEN_TRANSACTION: &str = "
 UPDATE transactions SET mined_at = NULL, mined_block_number = NULL, mined_block_hash = NULL
-WHERE hash = ?1";
+WHERE nonce = ?1 AND hash = ?2";
 
-/// The request that transaction `?1` had answered is open and held, since `?2`, for reason `?3`
-/// (`?4` in words).
+/// The request that transaction `?2` of nonce `?1` had answered is open and held, since `?3`, for
+/// reason `?4` (`?5` in words).
 pub(super) const REOPEN_ANSWERED: &str = "
 UPDATE requests SET settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
     outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL,
-    held_since = ?2, hold_reason = ?3, hold_detail = ?4
+    held_since = ?3, hold_reason = ?4, hold_detail = ?5
 WHERE outcome IN ('accepted', 'already_answered') AND (contract, id, content) = (
-    SELECT contract, request_id, request_content FROM transactions WHERE hash = ?1)";
+    SELECT contract, request_id, request_content FROM transactions WHERE nonce = ?1 AND hash = ?2)";
 
 macro_rules! unfinished {
     ($filter:expr) => {
@@ -237,11 +238,11 @@ SELECT nonce, hash, mined_block_number, mined_block_hash FROM transactions
 WHERE mined_block_number IS NOT NULL AND nonce > (SELECT max(nonce) FROM transactions) - ?1
 ORDER BY nonce";
 
-/// What is recorded and not given up for the nonce of `?1`: a few rows.
+/// What is recorded and not given up for nonce `?1`, where transaction `?2` is: a few rows.
 pub(super) const RECORDED_WITH: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content
 FROM transactions own CROSS JOIN transactions t ON t.nonce = own.nonce
-WHERE own.hash = ?1 AND t.given_up IS NULL
+WHERE own.nonce = ?1 AND own.hash = ?2 AND t.given_up IS NULL
 ORDER BY t.seq";
 
 /// Mined for a request of contract `?1` that has no outcome.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::{Address, B256, BlockRef, HoldReason, RequestKey},
     flow::{Arrival, Batch, Step, Taken},
-    gateway::lane::SignedTransaction,
+    gateway::lane::{SignedTransaction, TransactionId},
 };
 
 /// Rows one prune command removes at most, so that commits behind it wait milliseconds.
@@ -43,15 +43,15 @@ impl Tables<'_> {
                 Ok(Done::Nothing)
             }
             Work::Note(key, step) => self.note(*key, step, now_ms),
-            Work::Mined(hash, block) => self.mine(*hash, *block, now_ms).map(|()| Done::Nothing),
-            Work::GiveUp(hashes, why) => {
+            Work::Mined(id, block) => self.mine(*id, *block, now_ms).map(|()| Done::Nothing),
+            Work::GiveUp(ids, why) => {
                 let mut give_up = self.transaction.prepare_cached(sql::GIVE_UP_TRANSACTION)?;
-                for hash in hashes {
-                    give_up.execute(params![Fixed(*hash), why.as_str()])?;
+                for id in ids {
+                    give_up.execute(params![Number(id.nonce), Fixed(id.hash), why.as_str()])?;
                 }
                 Ok(Done::Nothing)
             }
-            Work::Reopen(hashes) => self.reopen(hashes, now_ms).map(Done::Reopened),
+            Work::Reopen(ids) => self.reopen(ids, now_ms).map(Done::Reopened),
             Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
             Work::Prune { settled_before_ms, final_block } => {
                 self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
@@ -240,34 +240,43 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn mine(&self, hash: B256, block: BlockRef, now_ms: u64) -> rusqlite::Result<()> {
+    fn mine(&self, id: TransactionId, block: BlockRef, now_ms: u64) -> rusqlite::Result<()> {
         let known = self.transaction.prepare_cached(sql::MINE_TRANSACTION)?.execute(params![
-            Fixed(hash),
+            Number(id.nonce),
+            Fixed(id.hash),
             Number(now_ms),
             Number(block.number),
             Fixed(block.hash),
         ])?;
         if known == 0 {
-            tracing::warn!(transaction = %hash, "mined transaction the journal does not know");
+            tracing::warn!(transaction = %id.hash, "mined transaction the journal does not know");
         }
         Ok(())
     }
 
     /// Mined transactions that the chain has no more, and the requests that they had answered.
-    fn reopen(&self, hashes: &[B256], now_ms: u64) -> rusqlite::Result<Vec<SignedTransaction>> {
+    fn reopen(
+        &self,
+        ids: &[TransactionId],
+        now_ms: u64,
+    ) -> rusqlite::Result<Vec<SignedTransaction>> {
         let mut open = BTreeMap::new();
-        for hash in hashes {
+        for id in ids {
+            let (nonce, hash) = (Number(id.nonce), Fixed(id.hash));
             self.transaction.prepare_cached(sql::REOPEN_ANSWERED)?.execute(params![
-                Fixed(*hash),
+                nonce,
+                hash,
                 Number(now_ms),
                 HoldReason::AnswerDropped.as_str(),
                 "its answer's block has left the chain; it is sent again",
             ])?;
-            self.transaction.prepare_cached(sql::REOPEN_TRANSACTION)?.execute([Fixed(*hash)])?;
+            self.transaction
+                .prepare_cached(sql::REOPEN_TRANSACTION)?
+                .execute(params![nonce, hash])?;
             let recorded: Vec<SignedTransaction> = self
                 .transaction
                 .prepare_cached(sql::RECORDED_WITH)?
-                .query_map([Fixed(*hash)], read_transaction)?
+                .query_map(params![nonce, hash], read_transaction)?
                 .collect::<rusqlite::Result<_>>()?;
             if let Some(first) = recorded.first() {
                 open.insert(first.nonce, recorded);

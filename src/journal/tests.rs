@@ -285,8 +285,8 @@ async fn transactions_are_followed_by_nonce() {
     assert_eq!(open, [first.clone(), bumped.clone(), filler.clone()]);
     assert_eq!(journal.highest_nonce().await.unwrap(), Some(6));
 
-    journal.mined(bumped.hash, block(50)).await.unwrap();
-    journal.mined(hash(123_456), block(50)).await.unwrap();
+    journal.mined(bumped.id(), block(50)).await.unwrap();
+    journal.mined(TransactionId { nonce: 1, hash: hash(123_456) }, block(50)).await.unwrap();
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
@@ -340,7 +340,7 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     ];
     journal.signed(transactions).await.unwrap();
     for (nonce, number) in [(0, 50), (1, 50), (2, 51), (4, 52), (5, 900)] {
-        journal.mined(signed(nonce, 0, None).hash, block(number)).await.unwrap();
+        journal.mined(signed(nonce, 0, None).id(), block(number)).await.unwrap();
     }
     assert_eq!(journal.prune(0, u64::MAX).await.unwrap(), Pruned::default(), "nothing is old yet");
 
@@ -356,8 +356,8 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     assert_eq!(counts.unfinished, BTreeMap::from([(StageName::Arrived, 300)]));
     assert_eq!(counts.settled, BTreeMap::from([("accepted".to_owned(), 100)]));
 
-    journal.mined(signed(6, 0, None).hash, block(901)).await.unwrap();
-    journal.mined(signed(7, 0, None).hash, block(902)).await.unwrap();
+    journal.mined(signed(6, 0, None).id(), block(901)).await.unwrap();
+    journal.mined(signed(7, 0, None).id(), block(902)).await.unwrap();
     let pruned = journal.prune(u64::MAX, 1000).await.unwrap();
     assert_eq!(pruned, Pruned { requests: 100, transactions: 2 });
     assert_eq!(journal.highest_nonce().await.unwrap(), Some(7));
@@ -838,7 +838,7 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
         (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(1))), signed(2, 0, Some(key(2))));
     journal.signed(vec![first.clone(), second.clone(), other.clone()]).await.unwrap();
     for transaction in [&first, &second, &other] {
-        journal.mined(transaction.hash, block(3)).await.unwrap();
+        journal.mined(transaction.id(), block(3)).await.unwrap();
     }
     journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.flush().await.unwrap();
@@ -857,7 +857,7 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     journal.signed(vec![first.clone(), bumped.clone(), other.clone()]).await.unwrap();
     for (transaction, id) in [(&bumped, 1), (&other, 2)] {
         journal.note(key(id), Step::Answered(answer("yes"))).await.unwrap();
-        journal.mined(transaction.hash, block(3)).await.unwrap();
+        journal.mined(transaction.id(), block(3)).await.unwrap();
         let outcome = Outcome::Accepted { transaction: transaction.hash, block: block(3) };
         journal.note(key(id), Step::Settled(outcome)).await.unwrap();
     }
@@ -871,7 +871,7 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     assert_eq!(mined, [known(&bumped), known(&other)]);
     assert_eq!(journal.recently_mined(1).await.unwrap(), [known(&other)]);
 
-    let open = journal.reopen(vec![bumped.hash]).await.unwrap();
+    let open = journal.reopen(vec![bumped.id()]).await.unwrap();
     assert_eq!(open, [first.clone(), bumped.clone()], "all bytes of its nonce");
     tokio::time::timeout(Duration::from_secs(10), journal.reopened()).await.unwrap();
     journal.close().await.unwrap();
@@ -895,8 +895,8 @@ async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
     let displaced = signed(0, 1, None);
     let all = vec![kept.clone(), rejected.clone(), displaced.clone()];
     journal.signed(all).await.unwrap();
-    journal.gave_up(vec![rejected.hash], GivenUp::Rejected).await.unwrap();
-    journal.gave_up(vec![displaced.hash], GivenUp::Displaced).await.unwrap();
+    journal.gave_up(vec![rejected.id()], GivenUp::Rejected).await.unwrap();
+    journal.gave_up(vec![displaced.id()], GivenUp::Displaced).await.unwrap();
     journal.flush().await.unwrap();
     assert_eq!(journal.open_transactions().await.unwrap(), std::slice::from_ref(&kept));
     assert_eq!(journal.highest_nonce().await.unwrap(), Some(0), "nonce 1 is free");

@@ -49,9 +49,9 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    domain::{Address, B256, BlockRef, Event, Kind, LedgerError, Outcome, RequestKey},
+    domain::{Address, BlockRef, Event, Kind, LedgerError, Outcome, RequestKey},
     flow::{Batch, Step, Taken},
-    gateway::lane::{GivenUp, SignedTransaction},
+    gateway::lane::{GivenUp, SignedTransaction, TransactionId},
     heart::Heart,
     metrics::Metrics,
 };
@@ -74,9 +74,9 @@ pub(super) enum Work {
     Arrive(Batch),
     Signed(Vec<SignedTransaction>),
     Note(RequestKey, Step),
-    Mined(B256, BlockRef),
-    GiveUp(Vec<B256>, GivenUp),
-    Reopen(Vec<B256>),
+    Mined(TransactionId, BlockRef),
+    GiveUp(Vec<TransactionId>, GivenUp),
+    Reopen(Vec<TransactionId>),
     /// One that ended without an answer.
     OpenAgain(RequestKey),
     /// One chunk of what is old.

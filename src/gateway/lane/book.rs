@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use self::ends::rejected;
 use super::{
     FOLLOWED, GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered,
-    SignedTransaction, SubmitError,
+    SignedTransaction, SubmitError, TransactionId,
     draft::{Draft, Fees, recover_payload},
     nonces::Nonces,
     recent::{DROPPED_AFTER, Looked, Recent},
@@ -68,12 +68,12 @@ pub enum Effect {
     /// Broadcast, and tell [`Book::answered`]. `waits`: for the receipt, where a node offers that.
     Broadcast { transaction: SignedTransaction, waits: bool },
     /// Record that it was mined.
-    Mined(B256, BlockRef),
+    Mined(TransactionId, BlockRef),
     /// Record that these will not be mined.
-    GiveUp(Vec<B256>, GivenUp),
+    GiveUp(Vec<TransactionId>, GivenUp),
     /// Record that these left the chain, and tell [`Book::reopened`] what is recorded for their
     /// nonces.
-    Reopen(Vec<B256>),
+    Reopen(Vec<TransactionId>),
     /// Tell whoever waits for it; nobody does: [`Book::unclaimed`].
     Land(RequestKey, Landing),
     /// Tell whoever waits for it.
@@ -505,7 +505,7 @@ impl Book {
             }
         }
         let Looked { moved, dropped, unsure } = self.recent.look(mined, now);
-        self.effects.extend(moved.into_iter().map(|(hash, block)| Effect::Mined(hash, block)));
+        self.effects.extend(moved.into_iter().map(|(id, block)| Effect::Mined(id, block)));
         // What it did not come to is still to be asked.
         self.suspicious |= asked_mined && !is_whole;
         // What was seen since this question was asked, it did not answer.
@@ -517,8 +517,7 @@ impl Book {
                 transactions = dropped.len(),
                 "mined transactions have left the chain: they are sent again"
             );
-            let hashes = dropped.into_iter().map(|(_, hash)| hash).collect();
-            self.effects.push(Effect::Reopen(hashes));
+            self.effects.push(Effect::Reopen(dropped));
         }
     }
 

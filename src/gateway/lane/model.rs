@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{
-    GivenUp, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction,
+    GivenUp, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction, TransactionId,
     book::{Book, Effect, Look, Seen},
 };
 use crate::{
@@ -226,9 +226,9 @@ impl Ledger {
         Recovered { open, mined, highest }
     }
 
-    fn reopen(&mut self, hashes: &[B256]) -> Vec<SignedTransaction> {
+    fn reopen(&mut self, ids: &[TransactionId]) -> Vec<SignedTransaction> {
         let mut nonces = BTreeSet::new();
-        for row in self.rows.iter().filter(|row| hashes.contains(&row.hash)) {
+        for row in self.rows.iter().filter(|row| ids.contains(&row.id())) {
             self.mined.remove(&row.hash);
             nonces.insert(row.nonce);
         }
@@ -426,18 +426,18 @@ impl World {
                 self.book.signed(signed, Vec::new(), self.now);
             }
             Effect::Broadcast { transaction, waits } => self.send(&transaction, waits),
-            Effect::Mined(hash, block) => {
-                self.ledger.mined.insert(hash, block);
+            Effect::Mined(id, block) => {
+                self.ledger.mined.insert(id.hash, block);
             }
-            Effect::GiveUp(hashes, why) => {
-                self.ledger.given_up.extend(hashes.into_iter().map(|hash| (hash, why)));
+            Effect::GiveUp(ids, why) => {
+                self.ledger.given_up.extend(ids.into_iter().map(|id| (id.hash, why)));
             }
-            Effect::Reopen(hashes) => {
-                let dropped = self.ledger.rows.iter().filter(|row| hashes.contains(&row.hash));
+            Effect::Reopen(ids) => {
+                let dropped = self.ledger.rows.iter().filter(|row| ids.contains(&row.id()));
                 let again: Vec<U256> =
                     dropped.filter_map(|row| row.request).map(|key| key.id).collect();
                 self.wanted.extend(again);
-                let open = self.ledger.reopen(&hashes);
+                let open = self.ledger.reopen(&ids);
                 self.book.reopened(open, self.now);
                 self.walk_again();
             }

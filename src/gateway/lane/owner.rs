@@ -215,17 +215,17 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         match effect {
             Effect::Sign(drafts) => self.sign(drafts),
             Effect::Broadcast { transaction, waits } => self.broadcast(transaction, waits),
-            Effect::Mined(hash, block) => self.ledger.mined(hash, block).await?,
-            Effect::GiveUp(hashes, why) => {
+            Effect::Mined(id, block) => self.ledger.mined(id, block).await?,
+            Effect::GiveUp(ids, why) => {
                 let result = match why {
                     GivenUp::Rejected => Sending::Rejected,
                     GivenUp::Displaced => Sending::Displaced,
                 };
-                self.metrics.transactions(result, hashes.len() as u64);
-                self.ledger.gave_up(hashes, why).await?;
+                self.metrics.transactions(result, ids.len() as u64);
+                self.ledger.gave_up(ids, why).await?;
             }
-            Effect::Reopen(hashes) => {
-                let open = self.ledger.reopen(hashes).await?;
+            Effect::Reopen(ids) => {
+                let open = self.ledger.reopen(ids).await?;
                 self.book.reopened(open, Instant::now());
             }
             Effect::Land(key, landing) => {

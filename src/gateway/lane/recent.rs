@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{FOLLOWED, MinedTransaction};
+use super::{FOLLOWED, MinedTransaction, TransactionId};
 use crate::{
     domain::{B256, BlockRef},
     gateway::provider::Receipt,
@@ -33,9 +33,9 @@ pub(super) struct Recent {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Looked {
     /// Mined in other blocks than before.
-    pub moved: Vec<(B256, BlockRef)>,
+    pub moved: Vec<(TransactionId, BlockRef)>,
     /// Out of the chain for good, or executed with another result: to be sent, or judged, again.
-    pub dropped: Vec<(u64, B256)>,
+    pub dropped: Vec<TransactionId>,
     /// Some are missing, and not for long yet.
     pub unsure: bool,
 }
@@ -68,27 +68,28 @@ impl Recent {
         let mut looked = Looked::default();
         for (nonce, receipt) in shown {
             let Some(known) = self.mined.get_mut(&nonce) else { continue };
+            let id = TransactionId { nonce, hash: known.hash };
             match receipt {
                 Some(receipt) if receipt.hash != known.hash => {}
                 Some(receipt) if receipt.block == known.block => known.missing_since = None,
                 Some(receipt) if receipt.success => {
                     known.missing_since = None;
                     known.block = receipt.block;
-                    looked.moved.push((known.hash, receipt.block));
+                    looked.moved.push((id, receipt.block));
                 }
-                Some(_) => looked.dropped.push((nonce, known.hash)),
+                Some(_) => looked.dropped.push(id),
                 None => {
                     let since = *known.missing_since.get_or_insert(now);
                     if now.saturating_duration_since(since) >= DROPPED_AFTER {
-                        looked.dropped.push((nonce, known.hash));
+                        looked.dropped.push(id);
                     } else {
                         looked.unsure = true;
                     }
                 }
             }
         }
-        for (nonce, _) in &looked.dropped {
-            self.mined.remove(nonce);
+        for dropped in &looked.dropped {
+            self.mined.remove(&dropped.nonce);
         }
         looked
     }

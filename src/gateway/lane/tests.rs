@@ -72,19 +72,19 @@ impl TransactionLedger for FakeLedger {
         lock(&self.rows).extend(transactions);
         Ok(())
     }
-    async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
-        lock(&self.mined).insert(hash, block);
+    async fn mined(&self, id: TransactionId, block: BlockRef) -> Result<(), LedgerError> {
+        lock(&self.mined).insert(id.hash, block);
         Ok(())
     }
-    async fn gave_up(&self, hashes: Vec<B256>, _: GivenUp) -> Result<(), LedgerError> {
-        lock(&self.given_up).extend(hashes);
+    async fn gave_up(&self, ids: Vec<TransactionId>, _: GivenUp) -> Result<(), LedgerError> {
+        lock(&self.given_up).extend(ids.into_iter().map(|id| id.hash));
         Ok(())
     }
-    async fn reopen(&self, hashes: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
-        lock(&self.mined).retain(|hash, _| !hashes.contains(hash));
+    async fn reopen(&self, ids: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        lock(&self.mined).retain(|hash, _| ids.iter().all(|id| id.hash != *hash));
         let rows = self.rows();
-        lock(&self.reopened).extend(hashes.iter().copied());
-        Ok(rows.into_iter().filter(|row| hashes.contains(&row.hash)).collect())
+        lock(&self.reopened).extend(ids.iter().map(|id| id.hash));
+        Ok(rows.into_iter().filter(|row| ids.contains(&row.id())).collect())
     }
 }
 

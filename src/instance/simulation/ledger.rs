@@ -2,9 +2,9 @@
 
 use super::world::Life;
 use crate::{
-    domain::{B256, BlockRef, Event, LedgerError, RequestKey, U256},
+    domain::{BlockRef, Event, LedgerError, RequestKey, U256},
     flow::{Batch, RequestLedger, Standing, Step, Taken},
-    gateway::lane::{GivenUp, SignedTransaction, TransactionLedger},
+    gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
     journal::Journal,
 };
 
@@ -86,19 +86,19 @@ impl TransactionLedger for Heard {
         self.call(what, self.journal.signed(transactions), |()| "stored".to_owned()).await
     }
 
-    async fn mined(&self, hash: B256, block: BlockRef) -> Result<(), LedgerError> {
-        let what = format!("mined {hash} in {}", block.number);
-        self.call(what, self.journal.mined(hash, block), |()| "queued".to_owned()).await
+    async fn mined(&self, id: TransactionId, block: BlockRef) -> Result<(), LedgerError> {
+        let what = format!("mined {} in {}", id.hash, block.number);
+        self.call(what, self.journal.mined(id, block), |()| "queued".to_owned()).await
     }
 
-    async fn gave_up(&self, hashes: Vec<B256>, why: GivenUp) -> Result<(), LedgerError> {
-        let what = format!("gave up {hashes:?}: {}", why.as_str());
-        self.call(what, self.journal.gave_up(hashes, why), |()| "queued".to_owned()).await
+    async fn gave_up(&self, ids: Vec<TransactionId>, why: GivenUp) -> Result<(), LedgerError> {
+        let what = format!("gave up {ids:?}: {}", why.as_str());
+        self.call(what, self.journal.gave_up(ids, why), |()| "queued".to_owned()).await
     }
 
-    async fn reopen(&self, hashes: Vec<B256>) -> Result<Vec<SignedTransaction>, LedgerError> {
-        let what = format!("dropped by the chain {hashes:?}");
+    async fn reopen(&self, ids: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
+        let what = format!("dropped by the chain {ids:?}");
         let told = |open: &Vec<SignedTransaction>| format!("{} open again", open.len());
-        self.call(what, self.journal.reopen(hashes), told).await
+        self.call(what, self.journal.reopen(ids), told).await
     }
 }

@@ -161,8 +161,8 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let displaced = sent(5, keys[4]);
     let all = vec![displaced.clone(), mined.clone(), good.clone(), others, unsigned];
     journal.signed(all).await.unwrap();
-    journal.gave_up(vec![displaced.hash], GivenUp::Displaced).await.unwrap();
-    journal.mined(mined.hash, block(18)).await.unwrap();
+    journal.gave_up(vec![displaced.id()], GivenUp::Displaced).await.unwrap();
+    journal.mined(mined.id(), block(18)).await.unwrap();
     journal.close().await.unwrap();
     // An index, in the middle of the file: the tables can be read.
     let page: i64 = Connection::open(file(dir.path()))

@@ -174,11 +174,11 @@ async fn play(calls: Vec<Call>) {
                 journal.signed(vec![one]).await.unwrap();
             }
             Call::Mine(nonce, variant, number) => {
-                let hash = signed(nonce, variant, None).hash;
-                if let Some((_, _, mined)) = model.transactions.get_mut(&hash) {
+                let id = signed(nonce, variant, None).id();
+                if let Some((_, _, mined)) = model.transactions.get_mut(&id.hash) {
                     *mined = Some(block(number));
                 }
-                journal.mined(hash, block(number)).await.unwrap();
+                journal.mined(id, block(number)).await.unwrap();
             }
             Call::Restart => {
                 journal.close().await.unwrap();

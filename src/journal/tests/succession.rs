@@ -225,7 +225,7 @@ async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() 
     let (old, _) = run_for(dir.path(), wallet(1), NAME);
     fill(&old).await;
     old.signed(vec![signed(0, 0, Some(key(3))), signed(1, 0, Some(key(2)))]).await.unwrap();
-    old.mined(signed(0, 0, None).hash, block(21)).await.unwrap();
+    old.mined(signed(0, 0, None).id(), block(21)).await.unwrap();
     old.close().await.unwrap();
 
     for first in [true, false] {
@@ -239,7 +239,7 @@ async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() 
         let left = Running::start((journal, writer));
         assert_eq!(left.open_transactions().await.unwrap(), [signed(1, 0, Some(key(2)))]);
         if !first {
-            left.mined(signed(1, 0, None).hash, block(22)).await.unwrap();
+            left.mined(signed(1, 0, None).id(), block(22)).await.unwrap();
         }
         left.close().await.unwrap();
     }

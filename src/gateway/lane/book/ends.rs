@@ -9,7 +9,8 @@ use crate::{
     domain::{Hold, HoldReason, RequestKey},
     gateway::{
         lane::{
-            GivenUp, Landing, MinedTransaction, Notice, SubmitError,
+            GivenUp, Landing, MinedTransaction, Notice, SignedTransaction, SubmitError,
+            TransactionId,
             draft::{Draft, gas_limit_of},
         },
         provider::{Receipt, RpcError, quirks},
@@ -37,8 +38,8 @@ impl Book {
         self.nonces.give_back(nonce, now);
         let current = slot.current().request;
         let versions = slot.into_versions();
-        let hashes = versions.iter().map(|version| version.hash).collect();
-        self.effects.push(Effect::GiveUp(hashes, GivenUp::Rejected));
+        let ids = versions.iter().map(SignedTransaction::id).collect();
+        self.effects.push(Effect::GiveUp(ids, GivenUp::Rejected));
         for other in versions.iter().filter_map(|version| version.request) {
             if self.by_request.get(&other) == Some(&nonce) {
                 self.by_request.remove(&other);
@@ -110,7 +111,8 @@ impl Book {
         let Some(slot) = self.open.remove(&nonce) else { return };
         let Receipt { success, gas_used, gas_price, .. } = *receipt;
         self.tally.mined.push(Mined { success, gas_used, gas_price });
-        self.effects.push(Effect::Mined(receipt.hash, receipt.block));
+        let id = TransactionId { nonce, hash: receipt.hash };
+        self.effects.push(Effect::Mined(id, receipt.block));
         self.recent.add(MinedTransaction { nonce, hash: receipt.hash, block: receipt.block });
         self.wake_behind(nonce, now);
         let versions = slot.into_versions();
@@ -152,8 +154,8 @@ impl Book {
              the answer is sent again: is the wallet used elsewhere?"
         );
         let versions = slot.into_versions();
-        let hashes = versions.iter().map(|version| version.hash).collect();
-        self.effects.push(Effect::GiveUp(hashes, GivenUp::Displaced));
+        let ids = versions.iter().map(SignedTransaction::id).collect();
+        self.effects.push(Effect::GiveUp(ids, GivenUp::Displaced));
         for version in versions {
             let Some(key) = version.request else { continue };
             if self.by_request.get(&key) == Some(&nonce) {
