@@ -616,8 +616,11 @@ impl Book {
         if self.market.base.is_none() || self.market.tip.is_none() {
             return;
         }
-        // What is open waits behind a hole: that is filled in any case.
-        if self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes() {
+        // What is open waits behind a hole: that is filled in any case. And who waits is told when
+        // the chain is too dear, however full the lane is.
+        let is_full = self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes();
+        if is_full && self.fees().is_some() {
+            self.fee_told = 0;
             return;
         }
         // Whose caller has gone (drain) is not needed before somebody asks again.

@@ -12,6 +12,7 @@ use alloy::{
 use tokio::task::JoinSet;
 
 use super::{
+    book::{Book, Effect},
     draft::{Draft, Fees},
     *,
 };
@@ -162,6 +163,43 @@ fn payload(id: u64) -> Payload {
 
 fn landing(submission: &mut Submission) -> Landing {
     submission.landing.try_recv().expect("landed by now").expect("mined")
+}
+
+/// What a book that was just told of a head wants broadcast for so many payloads: whether each waits
+/// for its receipt.
+async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
+    ids.for_each(|id| book.submit(payload(id)));
+    book.act(|_| true, Instant::now());
+    let mut signed = Vec::new();
+    for effect in book.effects() {
+        let Effect::Sign(drafts) = effect else { continue };
+        for draft in drafts {
+            signed.push(draft.sign(&wallet()).await.expect("a local key signs"));
+        }
+    }
+    book.signed(signed, Vec::new(), Instant::now());
+    book.act(|_| true, Instant::now());
+    let mut waiting = Vec::new();
+    for effect in book.effects() {
+        if let Effect::Broadcast { waits, .. } = effect {
+            waiting.push(waits);
+        }
+    }
+    waiting
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_crowd_no_broadcast_waits_for_its_receipt() {
+    let options = LaneOptions { chain_id: 1, max_in_flight: 512, max_fee_per_gas: None };
+    let chain = fake_chain();
+    let head = chain.heads().borrow().expect("a head");
+    let address = wallet().address();
+    for (many, waits) in [(60, true), (70, false)] {
+        let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
+        book.head(&head);
+        book.tip(Some(1));
+        assert_eq!(waits_of(&mut book, 0..many).await, vec![waits; usize::try_from(many).unwrap()]);
+    }
 }
 
 /// Field failure T38.
