@@ -21,8 +21,8 @@ use tokio::{
 use super::{
     abi,
     provider::{
-        Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError,
-        Sent,
+        Addresses, At, CALL_DEADLINE, Call, Head, LogRange, NodeId, Provider, Range, Receipt,
+        RpcError, Sent,
     },
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
@@ -55,10 +55,24 @@ struct Pooled {
     max_fee: u128,
 }
 
-/// What the node is told to do, and what it was asked.
+/// What one of the chain's nodes says otherwise than the others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lies {
+    /// Shows no logs.
+    pub blind: bool,
+    /// Answers nothing.
+    pub mute: bool,
+    pub transaction_count: Option<u64>,
+    pub priority_fee: Option<u128>,
+    pub estimate: Option<u64>,
+}
+
+/// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a lie of its own")]
 pub(crate) struct Node {
+    /// Of each node.
+    pub lies: Vec<Lies>,
     chain: Vec<Block>,
     forks: u64,
     /// Blocks whose logs are not shown so many times, by any question.
@@ -106,6 +120,8 @@ pub(crate) struct Node {
 
 #[derive(Clone, Debug)]
 pub(crate) struct FakeChain {
+    /// Which node answers.
+    asked: NodeId,
     node: Arc<Mutex<Node>>,
     heads: watch::Sender<Option<Head>>,
 }
@@ -129,13 +145,15 @@ impl FakeChain {
     /// A chain of empty blocks up to `height`.
     pub fn new(height: u64) -> Self {
         let node = Node {
+            lies: vec![Lies::default()],
             estimate: 100_000,
             gas_used: 90_000,
             connection: 1,
             base_fee: 1,
             ..Node::default()
         };
-        let chain = Self { node: Arc::new(Mutex::new(node)), heads: watch::channel(None).0 };
+        let (asked, node) = (NodeId(0), Arc::new(Mutex::new(node)));
+        let chain = Self { asked, node, heads: watch::channel(None).0 };
         for _ in 0..=height {
             chain.mine(Vec::new());
         }
@@ -225,10 +243,13 @@ impl FakeChain {
         self.mine(Vec::new());
     }
 
-    fn ask(&self, what: &'static str) -> MutexGuard<'_, Node> {
+    fn ask(&self, what: &'static str) -> Result<MutexGuard<'_, Node>, RpcError> {
         let mut node = self.node();
         *node.calls.entry(what).or_default() += 1;
-        node
+        if node.lies[self.asked.0].mute {
+            return Err(lost());
+        }
+        Ok(node)
     }
 }
 
@@ -276,6 +297,15 @@ impl Provider for FakeChain {
     fn addresses(&self) -> Addresses {
         Addresses { decryption: CONTRACT, gateway_config: Address::ZERO }
     }
+    fn sound_nodes(&self) -> Vec<NodeId> {
+        (0..self.node().lies.len()).map(NodeId).collect()
+    }
+    fn only(&self, asked: NodeId) -> Self {
+        Self { asked, ..self.clone() }
+    }
+    fn host(&self, node: NodeId) -> String {
+        format!("node-{}", node.0)
+    }
     fn heads(&self) -> watch::Receiver<Option<Head>> {
         let mut heads = self.heads.subscribe();
         heads.mark_changed();
@@ -285,10 +315,13 @@ impl Provider for FakeChain {
         Ok(1)
     }
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
-        Ok(self.ask("header").header(at))
+        Ok(self.ask("header")?.header(at))
     }
     async fn logs(&self, _: Address, _: &[B256], range: LogRange) -> Result<Vec<Event>, RpcError> {
-        let mut node = self.ask("logs");
+        let mut node = self.ask("logs")?;
+        if node.lies[self.asked.0].blind {
+            return Ok(Vec::new());
+        }
         match range {
             LogRange::Block(hash) => {
                 let head = node.header(At::Hash(hash));
@@ -332,7 +365,7 @@ impl Provider for FakeChain {
         to: u64,
     ) -> Result<Range, RpcError> {
         let (first, last) = {
-            let mut node = self.ask("header");
+            let mut node = self.ask("header")?;
             let lags = node.lags_from;
             // The turn is the one that the logs take now.
             if let Some(knows) = node.other_knows.filter(|_| !node.others_turn) {
@@ -346,7 +379,7 @@ impl Provider for FakeChain {
         Ok(Range { first, last, events })
     }
     async fn call(&self, _: &Call, at: At) -> Result<Bytes, RpcError> {
-        let node = self.ask("call");
+        let node = self.ask("call")?;
         let asked = node.header(at).map(|head| head.block.number);
         let of_block = matches!(at, At::Hash(_) | At::Number(_));
         if of_block && asked.is_none_or(|asked| node.calls_know_below.is_some_and(|b| asked >= b)) {
@@ -355,8 +388,8 @@ impl Provider for FakeChain {
         node.verdict().map(|()| Bytes::new())
     }
     async fn estimate_gas(&self, _: &Call) -> Result<u64, RpcError> {
-        let node = self.ask("estimate");
-        node.verdict().map(|()| node.estimate)
+        let node = self.ask("estimate")?;
+        node.verdict().map(|()| node.lies[self.asked.0].estimate.unwrap_or(node.estimate))
     }
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
         Ok(usize::from(address == CONTRACT))
@@ -365,10 +398,12 @@ impl Provider for FakeChain {
         Ok(U256::MAX)
     }
     async fn transaction_count(&self, _: Address) -> Result<u64, RpcError> {
-        Ok(self.node().nonce)
+        let node = self.ask("transaction_count")?;
+        Ok(node.lies[self.asked.0].transaction_count.unwrap_or(node.nonce))
     }
     async fn priority_fee(&self) -> Result<u128, RpcError> {
-        Ok(0)
+        let node = self.ask("priority_fee")?;
+        Ok(node.lies[self.asked.0].priority_fee.unwrap_or(0))
     }
     async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
         let swallowed = {
@@ -381,7 +416,7 @@ impl Provider for FakeChain {
             sleep(CALL_DEADLINE).await;
             return Err(lost());
         }
-        let mut node = self.ask("send");
+        let mut node = self.ask("send")?;
         if let Some(data) = &node.reverts_in_advance {
             return Err(refused("execution reverted", Some(data.clone())));
         }
@@ -418,7 +453,7 @@ impl Provider for FakeChain {
         Ok(Sent::Accepted)
     }
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        let node = self.ask("receipts");
+        let node = self.ask("receipts")?;
         if node.most_receipts.is_some_and(|most| hashes.len() > most) {
             return Err(refused("too many", None));
         }

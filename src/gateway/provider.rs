@@ -145,9 +145,21 @@ impl RpcError {
     }
 }
 
+/// One of the nodes (endpoints) of a provider, by its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
 /// What the layers above ask of the chain. `ArbitrumProvider` is the real one.
 pub trait Provider: Clone + Send + Sync + 'static {
     fn addresses(&self) -> Addresses;
+    /// The sound nodes ([`choice`]), the one that is read from first; where none is sound, those
+    /// that are connected. Whoever weighs one node's word asks the others by [`Provider::only`].
+    fn sound_nodes(&self) -> Vec<NodeId>;
+    /// The same chain, asked of this node alone: no other one answers in its place.
+    #[must_use]
+    fn only(&self, node: NodeId) -> Self;
+    /// What operators know the node by.
+    fn host(&self, node: NodeId) -> String;
     /// The newest head, and a wake-up at each change. `None` until the first one was seen.
     fn heads(&self) -> watch::Receiver<Option<Head>>;
 

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError, Sent,
-    connection, endpoints, quirks,
+    Addresses, At, CALL_DEADLINE, Call, Head, LogRange, NodeId, Provider, Range, Receipt, RpcError,
+    Sent, connection, endpoints, quirks,
 };
 use crate::{
     domain::{Address, B256, BlockRef, Bytes, Event, U256},
@@ -36,6 +36,8 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
 pub struct ArbitrumProvider {
     pub(super) inner: Arc<Inner>,
     pub(super) metrics: Metrics,
+    /// The one node that is asked. `None`: whichever is to be read from.
+    pub(super) only: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,7 @@ impl ArbitrumProvider {
         let hosts = hosts.join(", ");
         let (shared, connections) = endpoints::prepare(endpoints, chain_id);
         let inner = Arc::new(Inner { addresses, hosts, shared });
-        (Self { inner, metrics: Metrics::default() }, connections)
+        (Self { inner, metrics: Metrics::default(), only: None }, connections)
     }
 
     /// Counts there, as do the clones made from now on.
@@ -188,6 +190,7 @@ impl ArbitrumProvider {
                     Ok(usable) => usable?,
                     Err(_) => return Err(self.timed_out(method)),
                 },
+                Some(_) if self.only.is_some() => Arc::default(),
                 Some(_) => self.inner.shared.usable.borrow().order.clone(),
             };
             let left: Vec<usize> =
@@ -196,7 +199,7 @@ impl ArbitrumProvider {
                 return Err(failed.unwrap_or_else(|| self.timed_out(method)));
             };
             tried.push(index);
-            let node = &self.nodes()[index];
+            let Some(node) = self.nodes().get(index) else { continue };
             let Some(client) = client_of(node) else {
                 failed.get_or_insert_with(|| lost(node));
                 continue;
@@ -238,6 +241,9 @@ impl ArbitrumProvider {
 
     /// The endpoints calls may be made of, once there is one.
     pub(super) async fn usable(&self) -> Result<Arc<[usize]>, RpcError> {
+        if let Some(NodeId(only)) = self.only {
+            return Ok(Arc::new([only]));
+        }
         let mut usable = self.inner.shared.usable.clone();
         let usable = usable
             .wait_for(|usable| !usable.order.is_empty() || usable.wrong_chain.is_some())
@@ -288,6 +294,18 @@ fn lost(node: &endpoints::Node) -> RpcError {
 impl Provider for ArbitrumProvider {
     fn addresses(&self) -> Addresses {
         self.inner.addresses
+    }
+
+    fn sound_nodes(&self) -> Vec<NodeId> {
+        self.inner.shared.usable.borrow().order.iter().copied().map(NodeId).collect()
+    }
+
+    fn only(&self, node: NodeId) -> Self {
+        Self { only: Some(node), ..self.clone() }
+    }
+
+    fn host(&self, NodeId(node): NodeId) -> String {
+        self.nodes().get(node).map_or("?", |node| node.endpoint.host()).to_owned()
     }
 
     fn heads(&self) -> watch::Receiver<Option<Head>> {

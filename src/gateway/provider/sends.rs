@@ -23,6 +23,9 @@ impl ArbitrumProvider {
         let reading = self.usable().await?.first().copied();
         let mut sends = FuturesUnordered::new();
         for (index, node) in self.nodes().iter().enumerate() {
+            if self.only.is_some_and(|only| only.0 != index) {
+                continue;
+            }
             let Some(client) = client_of(node) else { continue };
             let (node, raw) = (node.clone(), raw.clone());
             let sending = async move {

@@ -20,8 +20,8 @@ use crate::{
     gateway::{
         abi,
         provider::{
-            Addresses, At, CALL_DEADLINE, Call, Head, LogRange, Provider, Range, Receipt, RpcError,
-            Sent,
+            Addresses, At, CALL_DEADLINE, Call, Head, LogRange, NodeId, Provider, Range, Receipt,
+            RpcError, Sent,
         },
     },
 };
@@ -197,6 +197,16 @@ impl Provider for SimulatedNode {
         Addresses { decryption: DECRYPTION, gateway_config: GATEWAY_CONFIG }
     }
 
+    /// One URL, whoever answers behind it.
+    fn sound_nodes(&self) -> Vec<NodeId> {
+        vec![NodeId(0)]
+    }
+    fn only(&self, _: NodeId) -> Self {
+        self.clone()
+    }
+    fn host(&self, _: NodeId) -> String {
+        HOST.to_owned()
+    }
     fn heads(&self) -> watch::Receiver<Option<Head>> {
         let mut state = self.life.world.state();
         let head = state.chain.block(state.chain.height()).map(|block| block.head);
