@@ -596,6 +596,9 @@ impl Cli {
 
     /// Does what was asked for. `kept`: by the process's log.
     pub async fn run(self, environment: Environment, kept: logging::Kept) -> Exit {
+        if let Err(problems) = crate::config::check_places(&environment) {
+            return run::refuse(&problems);
+        }
         match self.command {
             Command::Start { config, name, listen, supervisor } => {
                 let config_dir = places::config_dir(&environment);

@@ -11,6 +11,7 @@
 mod raw;
 mod checked;
 mod effective;
+mod foreign;
 mod problems;
 mod secret;
 mod settings;
@@ -176,6 +177,12 @@ pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
     let mut raw = raw::Raw::default();
     raw.add_environment(environment, None, Mode::Supervise);
     Problems::collect(raw.problems).map_or(Ok(()), Err)
+}
+
+/// What is wrong with the variables that name places of the process (directories, its listener): a
+/// command that runs on takes them as they are.
+pub fn check_places(environment: &Environment) -> Result<(), Problems> {
+    Problems::collect(raw::quoted_places(environment)).map_or(Ok(()), Err)
 }
 
 /// Variables of instances that no file makes: most likely a file's name and a variable's do not

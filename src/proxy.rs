@@ -3,22 +3,25 @@
 //!
 //! One value holds the decision for all clients of an instance, so that none of them reads the
 //! process's environment by itself: `HTTPS_PROXY` is for https and wss, `HTTP_PROXY` for http and
-//! ws, `NO_PROXY` names who is reached without (hosts, domains, addresses, networks, `*`). gRPC to
-//! the KMS Core never goes through a proxy.
+//! ws, `NO_PROXY` names who is reached without ([`no_proxy`]). gRPC to the KMS Core never goes through a
+//! proxy.
 //!
 //! A proxy's URL may hold a password: what is shown of it is host and port.
 
-use std::{fmt, io};
+mod no_proxy;
+
+use std::{fmt, io, sync::Arc};
 
 use alloy::transports::Authorization;
 use aws_sdk_kms::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
-use hyper_util::client::proxy::matcher::Matcher;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 use url::Url;
+
+use self::no_proxy::NoProxy;
 
 /// No answer to CONNECT is longer.
 const LONGEST_ANSWER: usize = 8 * 1024;
@@ -28,12 +31,13 @@ const LONGEST_ANSWER: usize = 8 * 1024;
 pub struct Proxies {
     https: Option<Url>,
     http: Option<Url>,
-    no: String,
+    /// As it was written, and as it is understood.
+    no: (String, Arc<NoProxy>),
 }
 
 impl PartialEq for Proxies {
     fn eq(&self, other: &Self) -> bool {
-        (&self.https, &self.http, &self.no) == (&other.https, &other.http, &other.no)
+        (&self.https, &self.http, &self.no.0) == (&other.https, &other.http, &other.no.0)
     }
 }
 
@@ -79,35 +83,35 @@ impl Proxies {
     /// `no` is the text of `NO_PROXY`.
     #[must_use]
     pub fn new(https: Option<Url>, http: Option<Url>, no: &str) -> Self {
-        Self { https, http, no: no.trim().to_owned() }
+        Self { https, http, no: (no.to_owned(), Arc::new(NoProxy::parse(no))) }
+    }
+
+    /// What in `NO_PROXY` is neither name, domain, address nor network, and has no effect.
+    #[must_use]
+    pub fn odd(&self) -> &[String] {
+        &self.no.1.odd
     }
 
     /// For an HTTP client, which would otherwise read the environment.
     pub fn of_client(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-        let mut client = client.no_proxy();
-        let no = reqwest::NoProxy::from_string(&self.no);
-        for (url, make) in [
-            (&self.https, reqwest::Proxy::https as fn(Url) -> reqwest::Result<reqwest::Proxy>),
-            (&self.http, reqwest::Proxy::http),
-        ] {
-            // Cannot fail: it is a URL already.
-            if let Some(Ok(proxy)) = url.clone().map(make) {
-                client = client.proxy(proxy.no_proxy(no.clone()));
-            }
+        let client = client.no_proxy();
+        if self.https.is_none() && self.http.is_none() {
+            return client;
         }
-        client
+        let ways = self.clone();
+        client.proxy(reqwest::Proxy::custom(move |url| ways.on_the_way(url).cloned()))
     }
 
     /// For AWS clients: through `HTTPS_PROXY` for https; http (emulators, the machine's own
     /// metadata service) is always direct. `None`: no proxy is set, the client's own will do.
     #[must_use]
     pub fn aws_client(&self) -> Option<SharedHttpClient> {
-        let mut url = self.https.clone()?;
+        let mut url = self.https.clone().filter(|_| !self.no.1.everything)?;
         let (user, password) = user_of(&url);
         // Cannot fail: http has a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        let mut proxy = ProxyConfig::https(url.as_str()).ok()?.no_proxy(&self.no);
+        let mut proxy = ProxyConfig::https(url.as_str()).ok()?.no_proxy(self.no.1.hosts_of(443));
         if !user.is_empty() {
             proxy = proxy.with_basic_auth(user, password);
         }
@@ -122,13 +126,18 @@ impl Proxies {
 
     /// The proxy on the way to `url`, whose scheme may be ws or wss.
     fn on_the_way(&self, url: &Url) -> Option<&Url> {
-        let (scheme, proxy) = match url.scheme() {
-            "wss" | "https" => ("https", self.https.as_ref()?),
-            _ => ("http", self.http.as_ref()?),
+        let proxy = match url.scheme() {
+            "wss" | "https" => self.https.as_ref()?,
+            _ => self.http.as_ref()?,
         };
-        let question = format!("{scheme}://{}/", url.host_str()?);
-        let matcher = Matcher::builder().all("http://proxy.invalid").no(self.no.as_str()).build();
-        matcher.intercept(&question.parse().ok()?).map(|_| proxy)
+        let port = url.port_or_known_default().unwrap_or(80);
+        (!self.no.1.covers(url.host_str()?, port)).then_some(proxy)
+    }
+
+    /// Host and port of the proxy on the way to `url`, to be named when the way does not lead there.
+    #[must_use]
+    pub fn name_on_the_way(&self, url: &Url) -> Option<String> {
+        self.on_the_way(url).map(shown)
     }
 
     /// A connection to the host of `url`, through its proxy if there is one. The caller sets the
@@ -221,6 +230,10 @@ mod tests {
             assert_eq!(way(&of, url), expected, "{url}");
         }
         assert_eq!(way(&proxies("*"), "https://node.example"), "direct");
+        assert_eq!(way(&proxies("*"), "wss://10.1.2.3:8545"), "direct");
+        assert_eq!(way(&proxies("node.example:8545"), "wss://node.example:8545"), "direct");
+        assert_eq!(way(&proxies("node.example:443"), "wss://node.example"), "direct");
+        assert_eq!(way(&proxies("node.example:8545"), "wss://node.example"), "secure.example:3128");
         assert_eq!(way(&proxies(""), "http://127.0.0.1:1"), "plain.example:8080");
         assert_eq!(way(&Proxies::default(), "https://node.example"), "direct");
         let one = Proxies::new(Some(parse("p:1").unwrap()), None, "");

@@ -384,8 +384,22 @@ impl Check<'_> {
     fn proxies(&mut self) -> Result<Proxies, Noted> {
         let https = self.proxy("HTTPS_PROXY");
         let http = self.proxy("HTTP_PROXY");
-        let no = self.usual_variable("NO_PROXY").map(|(_, text)| text).unwrap_or_default();
-        Ok(Proxies::new(https?, http?, &no))
+        let (name, no) = self.usual_variable("NO_PROXY").unwrap_or_default();
+        let proxies = Proxies::new(https?, http?, &no);
+        for odd in proxies.odd() {
+            // A whole URL may hold a password.
+            let shown =
+                if odd.contains(['@', '/']) { "an entry".to_owned() } else { format!("{odd:?}") };
+            self.raw.warnings.push(Warning {
+                place: Place::Variable(name.clone()),
+                key: None,
+                message: format!(
+                    "holds {shown} that is no name, domain, address or network and has no effect; \
+                     write host, host:port, .example.com, 10.0.0.0/8 or *"
+                ),
+            });
+        }
+        Ok(proxies)
     }
 
     fn proxy(&mut self, name: &str) -> Found<Url> {

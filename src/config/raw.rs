@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problems::{Place, Problem, Warning};
 use super::secret::SecretString;
-use super::{Environment, Mode, variable_form};
+use super::{Environment, Mode, foreign, variable_form};
 
 /// What the name of every environment variable of ours begins with.
 pub(super) const PREFIX: &str = "KMS_CONNECTOR_";
@@ -201,7 +201,9 @@ impl Raw {
                 (rest, Layer::Variable)
             };
             let Some(key) = Key::from_variable(rest) else {
-                self.unknown_variable(name, rest);
+                // Without a file, a program that runs on its defaults would not be what they meant.
+                let alone = mode == Mode::Start && stem.is_none();
+                self.unknown_variable(name, rest, alone);
                 continue;
             };
             // An empty one counts as not set, here as elsewhere.
@@ -235,6 +237,10 @@ impl Raw {
             });
             return;
         }
+        if stands_in_quotes(text) {
+            self.problems.push(quoted(place, Some(key.name().to_owned())));
+            return;
+        }
         let value = Value::Text(SecretString::new(text.to_owned()));
         let stronger = self.given.get(&key).is_none_or(|given| given.layer < layer);
         if stronger {
@@ -260,13 +266,30 @@ impl Raw {
         });
     }
 
-    fn unknown_variable(&mut self, name: &str, rest: &str) {
+    /// `alone`: there is no file, so the variables are all there is.
+    fn unknown_variable(&mut self, name: &str, rest: &str, alone: bool) {
+        let place = Place::Variable(name.to_owned());
+        if let Some(told) = foreign::told(&rest.replace("__", ".")) {
+            if alone {
+                self.problems.push(Problem {
+                    place,
+                    key: None,
+                    found: "a key of another connector".to_owned(),
+                    allowed: "the keys of config-base.toml".to_owned(),
+                    advice: told,
+                });
+            } else {
+                let message = format!("has no effect. {told}");
+                self.warnings.push(Warning { place, key: None, message });
+            }
+            return;
+        }
         let variables = Key::ALL.iter().map(|key| key.variable());
         let nearest = nearest(rest, variables)
             .map(|variable| format!("; did you mean {PREFIX}{variable}?"))
             .unwrap_or_default();
         self.warnings.push(Warning {
-            place: Place::Variable(name.to_owned()),
+            place,
             key: None,
             message: format!(
                 "is no key of this program and has no effect{nearest} (Kubernetes sets such names \
@@ -277,6 +300,38 @@ impl Raw {
 }
 
 const INSTANCE: &str = "INSTANCE_";
+
+/// Docker's env files, and others that are no shell, keep the quotes around a value as part of it.
+fn stands_in_quotes(text: &str) -> bool {
+    ['"', '\'']
+        .iter()
+        .any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote))
+}
+
+fn quoted(place: Place, key: Option<String>) -> Problem {
+    Problem {
+        place,
+        key,
+        found: "a value that stands in quotes".to_owned(),
+        allowed: "the value itself".to_owned(),
+        advice:
+            "Remove the quotes: Docker's env files keep them as part of the value, a shell and \
+                 systemd do not"
+                .to_owned(),
+    }
+}
+
+/// Those of [`OTHER_VARIABLES`] that stand in quotes.
+pub(super) fn quoted_places(environment: &Environment) -> Vec<Problem> {
+    let ours = OTHER_VARIABLES.iter().map(|name| format!("{PREFIX}{name}"));
+    let is_quoted = |name: &String| {
+        environment
+            .get(name)
+            .and_then(|value| value.to_str())
+            .is_some_and(|text| stands_in_quotes(text.trim()))
+    };
+    ours.filter(is_quoted).map(|name| quoted(Place::Variable(name), None)).collect()
+}
 
 /// `INSTANCE_<STEM>__`
 fn instance_prefix(stem: &str) -> String {
@@ -389,16 +444,27 @@ impl Reader<'_> {
             return;
         }
         let value = translate(value);
+        let in_quotes = |text: &SecretString| stands_in_quotes(text.expose().trim());
+        let is_quoted = match &value {
+            Value::Text(text) => in_quotes(text),
+            Value::Texts(texts) => texts.iter().any(in_quotes),
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => false,
+        };
+        if is_quoted {
+            self.raw.problems.push(quoted(place, Some(key.name().to_owned())));
+            return;
+        }
         self.raw.given.insert(key, Given { value, place, layer: Layer::File });
     }
 
     fn unknown(&mut self, place: Place, full: &str, scope: Option<&str>) {
         let names = Key::ALL.iter().map(|key| key.name().to_owned());
         let tables = TABLES.iter().map(|table| (*table).to_owned());
-        let advice = match nearest(full, names.chain(tables)) {
-            Some(name) => format!("Did you mean {name}?"),
-            None => "config-base.toml lists every key; remove this one".to_owned(),
-        };
+        let advice =
+            foreign::told(full).unwrap_or_else(|| match nearest(full, names.chain(tables)) {
+                Some(name) => format!("Did you mean {name}?"),
+                None => "config-base.toml lists every key; remove this one".to_owned(),
+            });
         let shown = show_name(full);
         self.raw.problems.push(Problem {
             place,

@@ -1237,3 +1237,66 @@ fn the_effective_configuration_has_the_keys_of_the_readme() {
     let known = Key::ALL.iter().map(|key| key.name().to_owned());
     assert_eq!(documented, known.collect());
 }
+
+/// Docker's env files keep quotes as part of the value.
+#[test]
+fn c6_a_value_in_quotes_is_one_clear_problem() {
+    let variables = [
+        ("KMS_CONNECTOR_DECRYPTION_DOMAIN_NAME", "\"Decryption\""),
+        ("KMS_CONNECTOR_GATEWAY_URL", "'ws://key@node.example'"),
+        ("KMS_CONNECTOR_GATEWAY_FALLBACK_URLS", "\"ws://node.example\""),
+        WALLET,
+    ];
+    let problems = load_text("", env(variables), Mode::Start).unwrap_err();
+    assert_eq!(problems.as_slice().len(), 3, "{problems}");
+    assert!(problems.to_string().matches("stands in quotes").count() == 3, "{problems}");
+    assert!(!problems.to_string().contains("node.example"), "{problems}");
+    let problems = bad("gateway_url = \"'ws://node.example'\"");
+    assert!(problems[0].to_string().contains("stands in quotes"), "{problems:?}");
+
+    let places =
+        [("KMS_CONNECTOR_STATE_DIR", "\"/var/lib/x\""), ("KMS_CONNECTOR_CONFIG_DIR", "/etc")];
+    let problems = check_places(&env(places)).unwrap_err();
+    assert_eq!(problems.as_slice().len(), 1);
+    assert!(problems.to_string().contains("KMS_CONNECTOR_STATE_DIR"), "{problems}");
+}
+
+/// Their variables alone would leave this program on its defaults for local development.
+#[test]
+fn c6_variables_of_the_three_services_are_told_what_they_are_here() {
+    let theirs =
+        [("KMS_CONNECTOR_GATEWAY_CHAIN_ID", "54321"), ("KMS_CONNECTOR_TASK_LIMIT", "7"), WALLET];
+    let problems = load_text("", env(theirs), Mode::Start);
+    // `load_text` names a file.
+    let warnings: Vec<String> =
+        problems.unwrap().warnings.iter().map(|warning| warning.message.clone()).collect();
+    assert!(warnings.iter().any(|text| text.contains("it is chain_id")), "{warnings:?}");
+    assert!(!warnings.iter().any(|text| text.contains("gas_limit")), "{warnings:?}");
+    let source = Source {
+        file: None,
+        environment: env(theirs),
+        credentials_directory: None,
+        mode: Mode::Start,
+    };
+    let problems = load(&source).unwrap_err();
+    assert_eq!(problems.as_slice().len(), 2, "{problems}");
+    assert!(problems.to_string().contains("max_requests_in_flight"), "{problems}");
+    let problems =
+        bad("[decryption_contract]\naddress = \"0x1\"\n[tls_config]\nca_cert_path = \"x\"");
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].advice.contains("decryption_address"), "{problems:?}");
+}
+
+#[test]
+fn c5_what_no_proxy_does_not_understand_is_warned_about() {
+    let variables = [
+        ("HTTPS_PROXY", "proxy:3128"),
+        ("NO_PROXY", "10.0.0.0/8,http://user:CANARY@a,a*b"),
+        WALLET,
+    ];
+    let loaded = load_text("", env(variables), Mode::Start).unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let odd = warnings.iter().filter(|text| text.contains("NO_PROXY")).count();
+    assert_eq!(odd, 2, "{warnings:?}");
+    assert!(!warnings.concat().contains("CANARY"), "{warnings:?}");
+}

@@ -1,0 +1,137 @@
+//! `NO_PROXY`: who is reached without a proxy. Pure.
+//!
+//! Everybody writes it a little differently. Understood are names, domains (`example.com` and
+//! `.example.com` and `*.example.com` are the same: the name and all below it), addresses, networks,
+//! each with or without a port, and `*` for everything; with commas or blanks between them. What is
+//! none of these has no effect and is told.
+
+use std::net::IpAddr;
+
+use hyper_util::client::proxy::matcher::Matcher;
+
+/// The list, ready to be asked.
+#[derive(Debug, Default)]
+pub(super) struct NoProxy {
+    /// `*` stands in it.
+    pub everything: bool,
+    /// Those for every port, and then for one.
+    entries: Vec<(Option<u16>, String, Matcher)>,
+    /// What is not understood, as it was written.
+    pub odd: Vec<String>,
+}
+
+impl NoProxy {
+    pub fn parse(text: &str) -> Self {
+        let mut list = Self::default();
+        let words = text.split(|c: char| c == ',' || c.is_whitespace());
+        for word in words.filter(|word| !word.is_empty()) {
+            if word == "*" {
+                list.everything = true;
+                continue;
+            }
+            let (host, port) = split(word);
+            let host = host.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(host);
+            if !is_host(host) {
+                list.odd.push(word.to_owned());
+                continue;
+            }
+            let matcher = Matcher::builder().all("http://proxy.invalid").no(host).build();
+            list.entries.push((port, host.to_owned(), matcher));
+        }
+        list
+    }
+
+    /// Whether `host` is reached without a proxy. An IPv6 address stands in brackets.
+    pub fn covers(&self, host: &str, port: u16) -> bool {
+        let Ok(question) = format!("http://{host}/").parse() else { return self.everything };
+        let of_port = |entry: &&(Option<u16>, String, Matcher)| entry.0.is_none_or(|of| of == port);
+        let mut entries = self.entries.iter().filter(of_port);
+        self.everything || entries.any(|(_, _, matcher)| matcher.intercept(&question).is_none())
+    }
+
+    /// For a client that takes a list of hosts only: those that hold for this port.
+    pub fn hosts_of(&self, port: u16) -> String {
+        let of_port = self.entries.iter().filter(|(of, ..)| of.is_none_or(|of| of == port));
+        of_port.map(|(_, host, _)| host.as_str()).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Host and port. The colons of an IPv6 address are none before a port, unless it stands in brackets.
+fn split(word: &str) -> (&str, Option<u16>) {
+    if let Some(rest) = word.strip_prefix('[')
+        && let Some((host, port)) = rest.split_once(']')
+    {
+        return match port.strip_prefix(':').map(str::parse) {
+            Some(Ok(port)) => (host, Some(port)),
+            None if port.is_empty() => (host, None),
+            Some(Err(_)) | None => (word, None),
+        };
+    }
+    match word.split_once(':') {
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => {
+            port.parse().map_or((word, None), |port| (host, Some(port)))
+        }
+        Some(_) | None => (word, None),
+    }
+}
+
+/// A name, a domain, an address or a network.
+fn is_host(text: &str) -> bool {
+    let network = |text: &str| {
+        let (address, bits) = text.split_once('/')?;
+        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(())
+    };
+    let is_name = |text: &str| {
+        let name = text.strip_prefix('.').unwrap_or(text);
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+        !name.is_empty() && name.chars().all(plain)
+    };
+    text.parse::<IpAddr>().is_ok() || network(text).is_some() || is_name(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c5_every_usual_spelling_is_understood() {
+        for (list, host, port, covered) in [
+            ("*", "node.example", 443, true),
+            ("*", "10.1.2.3", 443, true),
+            ("*", "[::1]", 443, true),
+            ("a.example:8545", "a.example", 8545, true),
+            ("a.example:8545", "a.example", 443, false),
+            ("*.example", "a.example", 1, true),
+            (".example", "a.b.example", 1, true),
+            ("example", "a.example", 1, true),
+            ("ample", "a.example", 1, false),
+            ("a.example b.example", "b.example", 1, true),
+            (" a.example ,\tb.example", "b.example", 1, true),
+            ("10.0.0.0/8", "10.1.2.3", 1, true),
+            ("10.0.0.0/8:80", "10.1.2.3", 81, false),
+            ("10.0.0.0/8:80", "10.1.2.3", 80, true),
+            ("127.0.0.1:9", "127.0.0.1", 9, true),
+            ("127.0.0.1:9", "127.0.0.1", 8, false),
+            ("::1", "[::1]", 1, true),
+            ("[::1]:9", "[::1]", 9, true),
+            ("[::1]:9", "[::1]", 8, false),
+            ("fd00::/8", "[fd00::7]", 8, true),
+            ("", "a.example", 1, false),
+        ] {
+            let list_of = NoProxy::parse(list);
+            assert_eq!(list_of.odd, [""; 0], "{list}");
+            assert_eq!(list_of.covers(host, port), covered, "{list}: {host}:{port}");
+        }
+    }
+
+    #[test]
+    fn c5_what_is_not_understood_is_kept_to_be_told() {
+        let list =
+            NoProxy::parse("http://a.example, a*.example,b.example:x,10.0.0.0/40, ok.example");
+        assert_eq!(list.odd, ["http://a.example", "a*.example", "b.example:x", "10.0.0.0/40"]);
+        assert!(list.covers("ok.example", 1) && !list.covers("a.example", 1));
+        let list = NoProxy::parse("a.example:8545,b.example:443,c.example");
+        assert_eq!(list.hosts_of(443), "b.example,c.example");
+    }
+}
