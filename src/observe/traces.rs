@@ -52,11 +52,17 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// And for all that is left when the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(3);
 
+/// Each also with `TRACES_` behind `OTLP_`, which then counts.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const DISABLED: &str = "OTEL_SDK_DISABLED";
+const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const SERVICE: &str = "OTEL_SERVICE_NAME";
 const SHARE: &str = "OTEL_TRACES_SAMPLER_ARG";
+
+/// Where collectors usually listen for gRPC, which is not spoken here.
+const GRPC_PORT: u16 = 4317;
 
 /// Where traces go, and which.
 #[derive(Clone)]
@@ -87,19 +93,41 @@ impl Settings {
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         let get = |name: &str| get(name).map(|text| text.trim().to_owned());
         let given = |name: &str| get(name).filter(|text| !text.is_empty());
-        let Some(endpoint) = given(ENDPOINT) else { return Ok(None) };
         let wrong = |name: &str, allowed: &str| format!("{name}: allowed is {allowed}");
-        let mut url = Url::parse(&endpoint)
+        if given(DISABLED).is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+            return Ok(None);
+        }
+        // The variable of traces alone, else the one of all signals.
+        let of_traces = |name: &str| {
+            let own = name.replace("_OTLP_", "_OTLP_TRACES_");
+            given(&own).map(|text| (own, text)).or_else(|| Some((name.to_owned(), given(name)?)))
+        };
+        let Some((endpoint, text)) = of_traces(ENDPOINT) else { return Ok(None) };
+        match given(EXPORTER).as_deref() {
+            None => {}
+            Some("none") => return Ok(None),
+            Some(list) if list.split(',').any(|exporter| exporter.trim() == "otlp") => {}
+            Some(_) => return Err(wrong(EXPORTER, "otlp or none")),
+        }
+        let mut url = Url::parse(&text)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| wrong(ENDPOINT, "an http:// or https:// URL"))?;
-        let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        if given(PROTOCOL).is_some_and(|protocol| protocol != "http/protobuf") {
-            return Err(wrong(PROTOCOL, "http/protobuf (usually at port 4318)"));
+            .ok_or_else(|| wrong(&endpoint, "an http:// or https:// URL"))?;
+        if endpoint == ENDPOINT {
+            let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
+            url.set_path(&path);
         }
-        let headers = given(HEADERS).map_or_else(|| Some(HeaderMap::new()), |text| headers(&text));
-        let headers = headers.ok_or_else(|| wrong(HEADERS, "name=value,name=value"))?;
+        if let Some((name, protocol)) = of_traces(PROTOCOL)
+            && protocol != "http/protobuf"
+        {
+            return Err(wrong(&name, "http/protobuf (usually at port 4318)"));
+        }
+        let headers = match of_traces(HEADERS) {
+            None => HeaderMap::new(),
+            Some((name, text)) => {
+                headers(&text).ok_or_else(|| wrong(&name, "name=value,name=value"))?
+            }
+        };
         let share = given(SHARE).map_or(Some(1.0), |text| text.parse().ok());
         let share = share.filter(|share| (0.0..=1.0).contains(share));
         let share = share.ok_or_else(|| wrong(SHARE, "a share of all requests from 0 to 1"))?;
@@ -213,6 +241,13 @@ impl Export {
             }
         };
         info!(collector, share = self.settings.share, "traces are sent to a collector");
+        if self.settings.url.port() == Some(GRPC_PORT) {
+            warn!(
+                collector,
+                "traces go over HTTP to a port that is usually the collector's for gRPC: \
+                 OTLP over HTTP is usually at port 4318"
+            );
+        }
         let mut repeats = Repeats::default();
         while stop.run_until_cancelled(self.gather()).await.is_some() {
             let sent = self.send(&client).await;
@@ -329,6 +364,33 @@ mod tests {
         assert!(told.contains("collector.example:4318") && !told.contains("CANARY"), "{told}");
         let plain = read(&[(ENDPOINT, "http://127.0.0.1:4318")]).unwrap().unwrap();
         assert_eq!((plain.url.path(), plain.service.as_str()), ("/v1/traces", "kms-connector"));
+    }
+
+    #[test]
+    fn c7_the_variables_that_switch_traces_off_or_name_them_alone_are_read() {
+        let all = (ENDPOINT, "http://collector.example:4318");
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces.example/in");
+        for off in [(DISABLED, "true"), (DISABLED, "TRUE"), (EXPORTER, "none")] {
+            assert!(read(&[all, off]).unwrap().is_none(), "{off:?}");
+        }
+        for on in [(DISABLED, "false"), (DISABLED, "1"), (EXPORTER, "console, otlp")] {
+            assert!(read(&[all, on]).unwrap().is_some(), "{on:?}");
+        }
+        assert!(read(&[all, (EXPORTER, "zipkin")]).unwrap_err().starts_with(EXPORTER));
+        let url = |variables: &[(&str, &str)]| read(variables).unwrap().unwrap().url.to_string();
+        assert_eq!(url(&[all, own]), "http://traces.example/in", "as it stands");
+        assert_eq!(url(&[own]), "http://traces.example/in");
+        let headers = [
+            (HEADERS, "a=1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "b=2"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+            (PROTOCOL, "grpc"),
+        ];
+        let settings = read(&[&[all][..], &headers[..]].concat()).unwrap().unwrap();
+        assert_eq!(
+            (settings.headers.len(), &settings.headers["b"]),
+            (1, &HeaderValue::from_static("2"))
+        );
     }
 
     #[test]
