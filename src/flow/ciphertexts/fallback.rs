@@ -1,16 +1,19 @@
 //! `[s3_config]`: the store that is asked when no coprocessor's bucket is known.
 //!
 //! It may be the operator's own and private, so calls to it are signed (AWS Signature Version 4)
-//! when credentials are found within two seconds, and plain otherwise. It goes through the same
-//! HTTP path, deadlines and checks as every other bucket.
+//! once credentials are found, and plain before that and where there are none. A provider that takes
+//! its time (a container's, a role's) is not waited for longer than two seconds by any call, and goes
+//! on looking meanwhile. The store goes through the same HTTP path, deadlines and checks as every
+//! other bucket.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_config::Region;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kms::config::SharedHttpClient;
 use aws_sigv4::http_request::{
@@ -18,8 +21,9 @@ use aws_sigv4::http_request::{
     UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -32,6 +36,10 @@ const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(2);
 const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
 /// Credentials without an end, and the lack of any, are looked at again after this.
 const LOOKED_AT_AGAIN: Duration = Duration::from_mins(5);
+/// And so soon where the question failed, or is not answered yet: that is not the lack of any.
+const LOOKED_AT_SOON: Duration = Duration::from_secs(5);
+/// What a provider says may be long.
+const LONGEST_REASON: usize = 300;
 
 /// The checked `[s3_config]`.
 pub struct FallbackStore {
@@ -73,7 +81,7 @@ impl FallbackStore {
         let signer = Signer {
             region: region.to_owned(),
             http: OnceLock::new(),
-            state: Mutex::new(State { provider: credentials, found: None, said: false }),
+            state: Mutex::new(State { provider: credentials, ..State::default() }),
         };
         Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
     }
@@ -97,12 +105,23 @@ pub(super) struct Signer {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
     /// Built at first use: the chain reads files.
     provider: Option<SharedCredentialsProvider>,
+    /// A question under way. Whoever needs the answer drives it on.
+    looking: Option<Shared<BoxFuture<'static, Looked>>>,
     found: Option<Found>,
-    /// Whether the log already tells how calls go out.
-    said: bool,
+    /// What the log tells already of how calls go out.
+    said: Option<String>,
+}
+
+/// What a question for credentials came to.
+#[derive(Clone)]
+struct Looked {
+    provider: SharedCredentialsProvider,
+    /// `None`: there are none. The error is what the provider said.
+    credentials: Result<Option<Credentials>, String>,
 }
 
 #[derive(Clone)]
@@ -127,47 +146,111 @@ impl Signer {
         }
     }
 
+    /// A poisoned state is still a state: each field is written whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn credentials(&self) -> Option<Credentials> {
-        // Callers queue here while one of them looks: at most for the deadline below.
-        let mut state = self.state.lock().await;
-        if let Some(found) = state.found.as_ref().filter(|found| found.good_until > Instant::now())
-        {
-            return found.credentials.clone();
-        }
-        let credentials = timeout(CREDENTIALS_DEADLINE, self.look(&mut state.provider)).await;
-        let credentials = credentials.unwrap_or(None);
-        if !state.said {
-            state.said = true;
-            if credentials.is_some() {
-                tracing::info!(signed = true, "fallback store ready");
-            } else {
-                tracing::warn!(signed = false, "no AWS credentials found for the fallback store");
+        let looking = {
+            let mut state = self.state();
+            let fresh = |found: &&Found| found.good_until > Instant::now();
+            if let Some(found) = state.found.as_ref().filter(fresh) {
+                return found.credentials.clone();
             }
-        }
-        let lifetime =
-            credentials.as_ref().and_then(Credentials::expiry).map_or(LOOKED_AT_AGAIN, |end| {
+            let provider = state.provider.clone();
+            state.looking.get_or_insert_with(|| self.look(provider).boxed().shared()).clone()
+        };
+        let looked = timeout(CREDENTIALS_DEADLINE, looking).await;
+        let mut state = self.state();
+        let credentials = match looked {
+            Ok(looked) => {
+                state.looking = None;
+                state.provider = Some(looked.provider);
+                looked.credentials
+            }
+            Err(_) => Err(format!("no answer within {CREDENTIALS_DEADLINE:?}")),
+        };
+        state.tell(&credentials);
+        let lifetime = match &credentials {
+            Ok(Some(credentials)) => credentials.expiry().map_or(LOOKED_AT_AGAIN, |end| {
                 let left = end.duration_since(now()).unwrap_or_default();
                 left.saturating_sub(RENEWED_BEFORE_EXPIRY)
-            });
+            }),
+            Ok(None) => LOOKED_AT_AGAIN,
+            Err(_) => LOOKED_AT_SOON,
+        };
+        let credentials = credentials.ok().flatten();
         state.found =
             Some(Found { credentials: credentials.clone(), good_until: Instant::now() + lifetime });
         credentials
     }
 
-    async fn look(&self, provider: &mut Option<SharedCredentialsProvider>) -> Option<Credentials> {
-        if provider.is_none() {
-            let region = Region::new(self.region.clone());
-            let mut chain = DefaultCredentialsChain::builder();
-            if let Some(http) = self.http.get() {
-                let configured = ProviderConfig::without_region().with_http_client(http.clone());
-                chain = chain.configure(configured);
-            }
-            let chain = chain.region(region).build().await;
-            *provider = Some(SharedCredentialsProvider::new(chain));
+    fn look(
+        &self,
+        provider: Option<SharedCredentialsProvider>,
+    ) -> impl Future<Output = Looked> + Send + 'static {
+        let region = Region::new(self.region.clone());
+        let http = self.http.get().cloned();
+        async move {
+            let provider = match provider {
+                Some(provider) => provider,
+                None => SharedCredentialsProvider::new(chain(region, http).await),
+            };
+            let credentials = match provider.provide_credentials().await {
+                Ok(credentials) => Ok(Some(credentials)),
+                Err(CredentialsError::CredentialsNotLoaded(_)) => Ok(None),
+                Err(error) => Err(reason(&error)),
+            };
+            Looked { provider, credentials }
         }
-        // An error may quote what a provider said; that there are none is all we need.
-        provider.as_ref()?.provide_credentials().await.ok()
     }
+}
+
+impl State {
+    /// Once, and again when it is another thing.
+    fn tell(&mut self, credentials: &Result<Option<Credentials>, String>) {
+        let word = match credentials {
+            Ok(Some(_)) => "signed",
+            Ok(None) => "there are none",
+            Err(reason) => reason,
+        };
+        if self.said.as_deref() == Some(word) {
+            return;
+        }
+        self.said = Some(word.to_owned());
+        match credentials {
+            Ok(Some(_)) => tracing::info!(signed = true, "fallback store ready"),
+            Ok(None) => {
+                tracing::warn!(signed = false, "no AWS credentials found for the fallback store");
+            }
+            Err(reason) => tracing::warn!(
+                signed = false,
+                reason,
+                "AWS credentials for the fallback store are not there yet: calls go out unsigned, \
+                 and they are looked for again"
+            ),
+        }
+    }
+}
+
+async fn chain(region: Region, http: Option<SharedHttpClient>) -> DefaultCredentialsChain {
+    let mut chain = DefaultCredentialsChain::builder();
+    if let Some(http) = http {
+        chain = chain.configure(ProviderConfig::without_region().with_http_client(http));
+    }
+    chain.region(region).build().await
+}
+
+/// The error with what it comes from: the outermost says only that there was one.
+fn reason(error: &CredentialsError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text.chars().take(LONGEST_REASON).collect()
 }
 
 /// AWS Signature Version 4 for a GET without a body, in S3's dialect: the path is signed as it is
@@ -322,7 +405,7 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_silent_provider_means_unsigned_and_is_not_asked_each_time() {
         let (store, count) = counting(None);
         let url = store.bucket.object(B256::ZERO);
@@ -331,5 +414,45 @@ mod tests {
             assert!(signer.headers(&url).await.unwrap().is_empty());
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
+    /// Answers after so long, by an error so often, then with credentials.
+    #[derive(Debug)]
+    struct Slow(Duration, AtomicUsize);
+
+    impl ProvideCredentials for Slow {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::new(async {
+                tokio::time::sleep(self.0).await;
+                let left = self.1.load(Ordering::SeqCst);
+                if left > 0 {
+                    self.1.store(left - 1, Ordering::SeqCst);
+                    return Err(CredentialsError::provider_error("the agent is not up yet"));
+                }
+                Ok(Credentials::new("AKID", "s", None, None, "t"))
+            })
+        }
+    }
+
+    /// A container's agent takes its time, and fails at first.
+    #[tokio::test(start_paused = true)]
+    async fn c4_credentials_that_come_late_are_used_within_seconds() {
+        for slow in [Slow(Duration::from_secs(3), 0.into()), Slow(Duration::ZERO, 2.into())] {
+            let provider = SharedCredentialsProvider::new(slow);
+            let store = FallbackStore::with_credentials("r", "b", Some("http://h"), Some(provider));
+            let store = store.unwrap();
+            let url = store.bucket.object(B256::ZERO);
+            let signer = store.bucket.signer.as_ref().unwrap();
+            assert!(signer.headers(&url).await.unwrap().is_empty(), "not there yet");
+            let mut waited = 0;
+            while signer.headers(&url).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                waited += 1;
+                assert!(waited < 20);
+            }
+        }
     }
 }
