@@ -20,6 +20,7 @@ pub mod control;
 pub mod plan;
 pub mod restart;
 mod slot;
+mod acts;
 mod reload;
 mod operator;
 #[cfg(test)]
@@ -40,7 +41,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, error_span, info, warn};
+use tracing::{Instrument, debug, error, info, warn};
 
 use self::{
     control::{Asked, Listener},
@@ -49,20 +50,19 @@ use self::{
     operator::Pending,
     plan::WalletClaim,
     service_manager::ServiceManager,
-    slot::{Act, Aftermath, Ending, Run, Slot, Target},
+    slot::{Aftermath, Slot},
     watcher::Watcher,
 };
 use crate::{
     clock,
     config::{self, Config, Environment, Problems},
-    heart::Hearts,
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
     observe::{
         board::Board,
         errors::LastErrors,
         http::{BindError, Http},
         logging::Kept,
-        status::{Phase, Reload, Reporter},
+        status::{Phase, Reload},
     },
 };
 
@@ -265,7 +265,7 @@ impl SignalSource for Signals {
     }
 }
 
-type Ran<E> = (u64, Exit, Option<E>);
+type Ran<E> = (Exit, Option<E>);
 type Checked = (String, Arc<Config>, Result<(), CheckError>);
 
 /// What the service manager knows.
@@ -287,6 +287,21 @@ struct Showing {
     errors: LastErrors,
 }
 
+/// A run that has not ended.
+struct UnderWay {
+    run: u64,
+    /// Nobody else gets it meanwhile.
+    claim: WalletClaim,
+    abort: CancellationToken,
+}
+
+/// What a run left, on its way to be closed.
+struct Closing {
+    /// By its number: names change.
+    slot: u64,
+    claim: WalletClaim,
+}
+
 struct Supervisor<I: Instances> {
     instances: I,
     state_dir: PathBuf,
@@ -297,12 +312,15 @@ struct Supervisor<I: Instances> {
     /// With an HTTP listener: where it is, and what it shows.
     board: Option<Showing>,
     slots: BTreeMap<String, Slot<I::Estate>>,
+    last_slot: u64,
     runs: JoinSet<Ran<I::Estate>>,
-    run_of_task: HashMap<Id, u64>,
+    /// Every run that has not ended, whatever became of its slot.
+    under_way: HashMap<Id, UnderWay>,
     last_run: u64,
     checks: JoinSet<Checked>,
-    /// By the name of the slot.
-    closing: JoinSet<String>,
+    /// What runs have left and no other goes on with.
+    closing: JoinSet<()>,
+    closings: HashMap<Id, Closing>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
     directory_problem: Option<String>,
     reload: Reload,
@@ -329,11 +347,13 @@ impl<I: Instances> Supervisor<I> {
             started_at_ms: clock::unix_millis(),
             board: None,
             slots: BTreeMap::new(),
+            last_slot: 0,
             runs: JoinSet::new(),
-            run_of_task: HashMap::new(),
+            under_way: HashMap::new(),
             last_run: 0,
             checks: JoinSet::new(),
             closing: JoinSet::new(),
+            closings: HashMap::new(),
             phases: JoinSet::new(),
             directory_problem: None,
             reload: Reload::default(),
@@ -389,7 +409,7 @@ impl<I: Instances> Supervisor<I> {
                 Some(ended) = self.runs.join_next_with_id() => self.ended(ended),
                 Some(checked) = self.checks.join_next() => self.checked(checked),
                 Some(changed) = self.phases.join_next() => self.phase_changed(changed),
-                Some(closed) = self.closing.join_next() => self.closed(closed),
+                Some(closed) = self.closing.join_next_with_id() => self.closed(&closed),
                 () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TURN)) => {}
                 // Fed from within the loop: one that does not turn starves.
                 _ = feeding.tick() => self.manager.feed(),
@@ -413,7 +433,7 @@ impl<I: Instances> Supervisor<I> {
             }
             (Signal::Terminate(signal), true) => {
                 warn!(signal, "aborting: what is in hand stays in the journal");
-                for run in self.slots.values().filter_map(Slot::run) {
+                for run in self.under_way.values() {
                     run.abort.cancel();
                 }
             }
@@ -434,13 +454,9 @@ impl<I: Instances> Supervisor<I> {
     }
 
     fn ended(&mut self, ended: Result<(Id, Ran<I::Estate>), JoinError>) {
-        let (id, exit, estate) = match ended {
-            Ok((task, ran)) => {
-                self.run_of_task.remove(&task);
-                ran
-            }
+        let (task, exit, estate) = match ended {
+            Ok((task, (exit, estate))) => (task, exit, estate),
             Err(error) => {
-                let Some(id) = self.run_of_task.remove(&error.id()) else { return };
                 let exit = if error.is_panic() {
                     Exit::Panicked { task: "instance" }
                 } else {
@@ -449,9 +465,10 @@ impl<I: Instances> Supervisor<I> {
                         error: "it did not end and was dropped".into(),
                     }
                 };
-                (id, exit, None)
+                (error.id(), exit, None)
             }
         };
+        let Some(UnderWay { run: id, .. }) = self.under_way.remove(&task) else { return };
         let is_only = self.directory.is_none();
         let Some(slot) =
             self.slots.values_mut().find(|slot| slot.run().is_some_and(|run| run.id == id))
@@ -527,178 +544,15 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// Whose estate it was may be lost, by a panic or a new name: then all may go on. What is still
-    /// being closed is waited for at its lock.
-    fn closed(&mut self, closed: Result<String, JoinError>) {
-        match closed.ok().and_then(|name| self.slots.get_mut(&name)) {
-            Some(slot) => slot.closing = false,
-            None => self.slots.values_mut().for_each(|slot| slot.closing = false),
-        }
+    fn closed(&mut self, closed: &Result<(Id, ()), JoinError>) {
+        let task = match closed {
+            Ok((task, ())) => *task,
+            Err(error) => error.id(),
+        };
+        self.closings.remove(&task);
     }
 
     fn follow(&mut self, id: u64, mut phase: watch::Receiver<Phase>) {
         self.phases.spawn(async move { phase.changed().await.ok().map(|()| (id, phase)) });
-    }
-
-    // ---- acts
-
-    /// Does for every slot what it needs, until none needs anything more now. Answers when to come
-    /// back at the latest.
-    fn drive(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        let wake = loop {
-            let mut progress = false;
-            let mut wake: Option<Instant> = None;
-            let names: Vec<String> = self.slots.keys().cloned().collect();
-            for name in names {
-                let Some(slot) = self.slots.get_mut(&name) else { continue };
-                let (act, again) = slot.next(now, self.stopping);
-                wake = [wake, again].into_iter().flatten().min();
-                progress |= self.act(&name, act, now);
-            }
-            if !progress {
-                break wake;
-            }
-        };
-        // Nobody takes over at once: an operator may want the journal, or another process.
-        let idle: Vec<String> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.run().is_none())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in idle {
-            self.close(&name);
-        }
-        wake
-    }
-
-    /// Closes what the last generation of this instance left.
-    fn close(&mut self, name: &str) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
-        if let Some(estate) = slot.take_estate() {
-            slot.closing = true;
-            let (name, closing) = (name.to_owned(), I::close(estate));
-            self.closing.spawn(async move {
-                closing.await;
-                name
-            });
-        }
-    }
-
-    /// Answers whether something was done.
-    fn act(&mut self, name: &str, act: Act, now: Instant) -> bool {
-        match act {
-            Act::Nothing => return false,
-            Act::Start(target) => return self.start(name, target, now),
-            Act::Check(target) => {
-                info!(instance = name, "configuration changed: checking it");
-                let config = target.config.clone();
-                let checking = self.instances.check(config.clone());
-                let name = name.to_owned();
-                self.checks.spawn(
-                    async move {
-                        let result = timeout(CHECK_LIMIT, checking).await.unwrap_or_else(|_| {
-                            Err(CheckError::Unreachable(format!("no answer in {CHECK_LIMIT:?}")))
-                        });
-                        (name, config, result)
-                    }
-                    .in_current_span(),
-                );
-            }
-            Act::End(how) => {
-                let Some(slot) = self.slots.get_mut(name) else { return false };
-                if let Some(run) = slot.run() {
-                    match how {
-                        Ending::Drain => run.stop.cancel(),
-                        Ending::HandOver => run.abort.cancel(),
-                    }
-                }
-                slot.ending(how, now);
-            }
-            Act::Abort => {
-                warn!(
-                    instance = name,
-                    "the drain limit has passed: what is in hand stays in the journal"
-                );
-                if let Some(run) = self.slots.get(name).and_then(Slot::run) {
-                    run.abort.cancel();
-                }
-            }
-            Act::Kill => {
-                error!(instance = name, "the instance does not end: its task is dropped");
-                if let Some(run) = self.slots.get(name).and_then(Slot::run) {
-                    run.task.abort();
-                }
-            }
-            Act::Remove => {
-                self.close(name);
-                self.slots.remove(name);
-            }
-        }
-        true
-    }
-
-    fn start(&mut self, name: &str, target: Target, now: Instant) -> bool {
-        let claim = WalletClaim::of(&target.config);
-        let is_taken = |(other, slot): (&String, &Slot<I::Estate>)| {
-            other != name
-                && claim.is_exclusive()
-                && slot.run().is_some_and(|run| WalletClaim::of(&run.target.config) == claim)
-        };
-        if self.slots.iter().any(is_taken) {
-            // It is ending; its end drives all slots again.
-            return false;
-        }
-        let Some(slot) = self.slots.get_mut(name) else { return false };
-        if slot.closing || slot.has_foreign_estate(&target.config) {
-            // The end of the closing drives all slots again.
-            return false;
-        }
-        slot.generation += 1;
-        self.last_run += 1;
-        let (id, generation) = (self.last_run, slot.generation);
-        let abort = CancellationToken::new();
-        let stop = abort.child_token();
-        let reporter = Reporter::new(slot.metrics.clone());
-        let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
-        let desk = reporter.desk.subscribe();
-        let hearts = Hearts::default();
-        let edges = Edges {
-            name: name.to_owned(),
-            state_dir: self.state_dir.clone(),
-            reporter,
-            hearts: hearts.clone(),
-            stop: stop.clone(),
-            abort: abort.clone(),
-        };
-        let config = target.config.clone();
-        let estate = slot.take_estate();
-        // Not to be silenced: whatever is logged in it says whose it is.
-        let span = error_span!("instance", name, generation);
-        let running = self.instances.run(config, edges, estate).instrument(span);
-        let task = self.runs.spawn(async move {
-            let (exit, estate) = running.await;
-            (id, exit, estate)
-        });
-        self.run_of_task.insert(task.id(), id);
-        slot.started(Run {
-            id,
-            target,
-            stop,
-            abort,
-            task,
-            phase: phase.clone(),
-            gauges,
-            desk,
-            hearts,
-            started: now,
-            running_since: None,
-            longest_health: Duration::ZERO,
-            has_been_up: false,
-            replaced: None,
-        });
-        self.follow(id, phase);
-        true
     }
 }

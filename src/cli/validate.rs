@@ -1,6 +1,9 @@
 //! `validate`: one configuration as `start` reads it, or all as `supervise` does.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{Exit, complain, describe, places, print};
 use crate::{
@@ -104,5 +107,5 @@ pub(super) fn conflicts(look: &Look) -> BTreeMap<String, String> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
-    plan(&Configs::new(), &Desired { files, kept: Configs::new() }).refused
+    plan(&Configs::new(), &Desired { files, kept: Configs::new() }, &BTreeSet::new()).refused
 }

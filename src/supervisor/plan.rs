@@ -6,7 +6,7 @@
 //! rename. Who has a claim already keeps it; among newcomers the first name wins.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     sync::Arc,
 };
@@ -94,9 +94,11 @@ pub struct Plan {
     pub displaced: Vec<String>,
 }
 
-/// Decides who may run, where `current` runs already (or would, after a pause).
+/// Decides who may run, where `current` runs already (or would, after a pause). No instance gets the
+/// name of one of the `running`: what drains there has to be found under its own name until it ends,
+/// and who comes after it waits for that.
 #[must_use]
-pub fn plan(current: &Configs, desired: &Desired) -> Plan {
+pub fn plan(current: &Configs, desired: &Desired, running: &BTreeSet<String>) -> Plan {
     let mut claims = Claims::default();
     let mut plan = Plan::default();
     let rank = |name: &String, config: &Arc<Config>| match current.get(name) {
@@ -129,7 +131,10 @@ pub fn plan(current: &Configs, desired: &Desired) -> Plan {
     }
     for (name, config) in &desired.files {
         let is_new = !current.contains_key(name) && !plan.refused.contains_key(name);
-        if is_new && let Some(old) = leaving.remove(&WalletClaim::of(config)) {
+        if is_new
+            && !running.contains(name)
+            && let Some(old) = leaving.remove(&WalletClaim::of(config))
+        {
             plan.renamed.insert(old.clone(), name.clone());
         }
     }
@@ -181,8 +186,17 @@ impl<'a> Claims<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::{Environment, Mode, Source, load};
+
+    /// Where nothing drains.
+    fn plan(current: &Configs, desired: &Desired) -> Plan {
+        super::plan(current, desired, &BTreeSet::new())
+    }
 
     /// `wallet` and `core` are numbers; `version` makes it another configuration.
     fn config(wallet: u32, core: u32, version: u32) -> Arc<Config> {
@@ -215,11 +229,11 @@ mod tests {
         let current = configs([("b", config(1, 1, 1))]);
         let desired =
             files([("a", config(1, 1, 1)), ("b", config(1, 1, 2)), ("c", config(1, 1, 1))]);
-        let plan = plan(&current, &desired);
+        let plan = self::plan(&current, &desired);
         assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["a", "c"]);
         assert!(plan.refused["a"].contains("instance b"), "{plan:?}");
         assert!(plan.renamed.is_empty() && plan.displaced.is_empty());
-        let fresh = super::plan(&Configs::new(), &desired);
+        let fresh = self::plan(&Configs::new(), &desired);
         assert_eq!(fresh.refused.keys().collect::<Vec<_>>(), ["b", "c"]);
     }
 
@@ -262,7 +276,7 @@ mod tests {
     fn who_is_not_desired_any_more_blocks_nobody() {
         let current = configs([("a", config(1, 1, 1)), ("x", config(2, 2, 1))]);
         let desired = files([("b", config(1, 1, 2)), ("x", config(3, 2, 1))]);
-        let plan = plan(&current, &desired);
+        let plan = self::plan(&current, &desired);
         assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
         assert!(plan.refused.is_empty());
     }
@@ -281,7 +295,7 @@ mod tests {
         let desired = Desired { files: configs([("c", config(2, 2, 1))]), kept: kept.clone() };
         assert_eq!(plan(&current, &desired), Plan::default());
         let desired = Desired { files: configs([("b", config(1, 1, 1))]), kept };
-        let plan = plan(&current, &desired);
+        let plan = self::plan(&current, &desired);
         assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
         assert!(plan.displaced.is_empty());
     }
@@ -292,8 +306,74 @@ mod tests {
             configs([("a", config(9, 9, 1)), ("b", config(1, 1, 1)), ("c", config(2, 2, 1))]);
         let desired =
             files([("a", config(1, 1, 1)), ("b", config(2, 1, 1)), ("c", config(2, 2, 1))]);
-        let plan = plan(&current, &desired);
+        let plan = self::plan(&current, &desired);
         assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["b"]);
         assert_eq!(plan.displaced, ["b"]);
+    }
+    #[test]
+    fn nobody_gets_the_name_of_one_that_drains() {
+        let current = configs([("b", config(1, 1, 1))]);
+        let desired = files([("a", config(1, 1, 1))]);
+        let drains = BTreeSet::from(["a".to_owned()]);
+        assert_eq!(super::plan(&current, &desired, &drains), Plan::default());
+        // Where its own file is broken, it has to give way all the same.
+        let kept = configs([("b", config(1, 1, 1))]);
+        let plan = super::plan(&current, &Desired { kept, ..desired }, &drains);
+        assert_eq!((plan.renamed.len(), plan.displaced), (0, vec!["b".to_owned()]));
+    }
+
+    /// Some configurations of few wallets, under some of few names.
+    fn some_configs() -> impl Strategy<Value = Configs> {
+        static POOL: LazyLock<Vec<Arc<Config>>> = LazyLock::new(|| {
+            let numbers = (1..4).flat_map(|wallet| (1..3).map(move |core| (wallet, core)));
+            let configs = numbers.flat_map(|(wallet, core)| [(wallet, core, 1), (wallet, core, 2)]);
+            configs.map(|(wallet, core, version)| config(wallet, core, version)).collect()
+        });
+        let config = (0..POOL.len()).prop_map(|index| POOL[index].clone());
+        prop::collection::btree_map("[a-e]", config, 0..5)
+    }
+
+    proptest! {
+        /// A name that has a run is given to nobody, so that each run stays where it is looked for.
+        #[test]
+        fn a12_every_run_keeps_a_slot_and_every_wallet_has_one_owner(
+            wishes in some_configs(),
+            broken in prop::collection::btree_set("[a-e]", 0..3),
+            now in some_configs(),
+            drains in prop::collection::btree_set("[a-e]", 0..3),
+        ) {
+            // Who is current holds its claims alone.
+            let first = self::plan(&Configs::new(), &Desired { files: now.clone(), ..Desired::default() });
+            let current: Configs =
+                now.into_iter().filter(|(name, _)| !first.refused.contains_key(name)).collect();
+            let running: BTreeSet<String> = current.keys().cloned().chain(drains).collect();
+            let (files, kept) = wishes.into_iter().partition(|(name, _)| !broken.contains(name));
+            let kept: Configs = Configs::into_iter(kept)
+                .filter_map(|(name, _)| Some((name.clone(), current.get(&name)?.clone())))
+                .collect();
+            let desired = Desired { files, kept };
+            let plan = super::plan(&current, &desired, &running);
+
+            for (old, new) in &plan.renamed {
+                prop_assert!(!running.contains(new) && !plan.refused.contains_key(new), "{plan:?}");
+                let (before, after) = (&current[old], &desired.files[new]);
+                prop_assert_eq!(WalletClaim::of(before), WalletClaim::of(after));
+            }
+            let names: BTreeSet<&String> = plan.renamed.values().collect();
+            prop_assert_eq!(names.len(), plan.renamed.len(), "two became one");
+            let granted = desired.files.iter().filter(|(name, _)| !plan.refused.contains_key(*name));
+            let mut owners: BTreeMap<WalletClaim, &String> = BTreeMap::new();
+            for (name, config) in granted {
+                prop_assert_eq!(owners.insert(WalletClaim::of(config), name), None);
+            }
+            // Who goes on without a grant has nothing of those who have one.
+            for (name, config) in current.iter().filter(|(name, _)| {
+                let refused = plan.refused.contains_key(*name) || desired.kept.contains_key(*name);
+                refused && !plan.displaced.contains(name) && !plan.renamed.contains_key(*name)
+            }) {
+                let owner = owners.get(&WalletClaim::of(config));
+                prop_assert!(owner.is_none_or(|owner| *owner == name), "{name}: {plan:?}");
+            }
+        }
     }
 }

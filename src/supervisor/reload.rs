@@ -39,7 +39,7 @@ impl<I: Instances> Supervisor<I> {
             info!("the configuration directory is readable again");
             self.reload.at_ms = clock::unix_millis();
         }
-        let planned = plan::plan(&self.current(), &self.desired(&files));
+        let planned = plan::plan(&self.current(), &self.desired(&files), &self.running());
         for (old, new) in planned.renamed {
             self.rename(&old, new);
         }
@@ -77,7 +77,10 @@ impl<I: Instances> Supervisor<I> {
             Ok(wanted) => wanted.file.clone(),
             Err(_) => self.directory.as_ref().map(|dir| dir.join(format!("{name}.toml"))),
         };
-        let slot = self.slots.entry(name.to_owned()).or_insert_with(|| Slot::new(name.to_owned()));
+        let slot = self.slots.entry(name.to_owned()).or_insert_with(|| {
+            self.last_slot += 1;
+            Slot::new(name.to_owned(), self.last_slot)
+        });
         let news = match (file, collision) {
             (Err(problems), _) => {
                 let news = slot.keep(path, problems.to_string());
@@ -125,6 +128,12 @@ impl<I: Instances> Supervisor<I> {
             slot.current().map(|target| (name.clone(), target.config.clone()))
         });
         configs.collect()
+    }
+
+    /// Under which names a run has not ended, wanted or not.
+    fn running(&self) -> BTreeSet<String> {
+        let running = self.slots.iter().filter(|(_, slot)| slot.run().is_some());
+        running.map(|(name, _)| name.clone()).collect()
     }
 
     /// What the files want; where one is wrong, what runs in its place.

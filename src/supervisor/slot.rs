@@ -154,6 +154,8 @@ struct Complaints {
 #[derive(Debug)]
 pub(super) struct Slot<E> {
     pub name: String,
+    /// Unique in the process: a name goes from one slot to another.
+    pub number: u64,
     file: Option<PathBuf>,
     /// What should run by the files, if anything.
     wanted: Option<Target>,
@@ -171,8 +173,6 @@ pub(super) struct Slot<E> {
     life: Life,
     /// What the last generation left, and of which wallet.
     estate: Option<(WalletClaim, E)>,
-    /// What it left is being closed: nothing starts meanwhile.
-    pub closing: bool,
     history: History,
     pub generation: u64,
     /// What all generations counted.
@@ -186,9 +186,10 @@ pub(super) struct Slot<E> {
 }
 
 impl<E> Slot<E> {
-    pub fn new(name: String) -> Self {
+    pub fn new(name: String, number: u64) -> Self {
         Self {
             name,
+            number,
             file: None,
             wanted: None,
             complaints: Complaints::default(),
@@ -200,7 +201,6 @@ impl<E> Slot<E> {
             restart_asked: false,
             life: Life::Down,
             estate: None,
-            closing: false,
             history: History::default(),
             generation: 0,
             metrics: Metrics::new(),
@@ -440,8 +440,8 @@ impl<E> Slot<E> {
         self.estate.as_ref().is_some_and(|(claim, _)| *claim != WalletClaim::of(config))
     }
 
-    pub fn take_estate(&mut self) -> Option<E> {
-        self.estate.take().map(|(_, estate)| estate)
+    pub fn take_estate(&mut self) -> Option<(WalletClaim, E)> {
+        self.estate.take()
     }
 
     pub fn started(&mut self, mut run: Run) {

@@ -90,6 +90,8 @@ const REFUSED: u64 = 101;
 const UNREACHABLE: u64 = 102;
 const FAILS_AT_START: u64 = 103;
 const FAILS_LATER: u64 = 104;
+/// Finishes nothing of what is in hand before it is aborted.
+const DRAINS_LONG: u64 = 105;
 
 fn version(config: &Config) -> u64 {
     config.retry_interval.as_secs()
@@ -175,7 +177,8 @@ impl Instances for Stage {
             tokio::select! {
                 () = edges.abort.cancelled() => {}
                 () = edges.stop.cancelled() => {
-                    let draining = sleep(Duration::from_millis(700));
+                    let long = version(&config) == DRAINS_LONG;
+                    let draining = sleep(Duration::from_millis(if long { 1_000_000 } else { 700 }));
                     edges.abort.run_until_cancelled(draining).await;
                 }
                 () = sleep(Duration::from_secs(fails_in)) => return (failed(), None),
@@ -495,6 +498,8 @@ async fn a_renamed_file_is_the_same_instance() {
     rig.end().await;
 }
 
+mod renames;
+
 #[tokio::test(start_paused = true)]
 async fn a_second_signal_ends_at_once() {
     let mut rig = Rig::new();
@@ -558,7 +563,7 @@ const FILES: usize = 5;
 
 fn op() -> impl Strategy<Value = Op> {
     let file = 0..FILES;
-    let edit = || (0..FILES, 1u64..50);
+    let edit = || (0..FILES, prop_oneof![6 => 1u64..50, 1 => Just(DRAINS_LONG)]);
     prop_oneof![
         4 => edit().prop_map(|(file, version)| Op::Write { file, version }),
         3 => edit().prop_map(|(file, version)| Op::Replace { file, version }),

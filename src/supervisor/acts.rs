@@ -1,0 +1,178 @@
+//! What the loop does: starts, ends and closes what slots ask for.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, error_span, info, warn};
+
+use super::{
+    CHECK_LIMIT, Closing, Instances, Supervisor, UnderWay,
+    plan::WalletClaim,
+    slot::{Act, Ending, Run, Slot, Target},
+};
+use crate::{
+    heart::Hearts,
+    instance::{CheckError, Edges},
+    observe::status::Reporter,
+};
+
+impl<I: Instances> Supervisor<I> {
+    /// Does for every slot what it needs, until none needs anything more now. Answers when to come
+    /// back at the latest.
+    pub(super) fn drive(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let wake = loop {
+            let mut progress = false;
+            let mut wake: Option<Instant> = None;
+            let names: Vec<String> = self.slots.keys().cloned().collect();
+            for name in names {
+                let Some(slot) = self.slots.get_mut(&name) else { continue };
+                let (act, again) = slot.next(now, self.stopping);
+                wake = [wake, again].into_iter().flatten().min();
+                progress |= self.act(&name, act, now);
+            }
+            if !progress {
+                break wake;
+            }
+        };
+        // Nobody takes over at once: an operator may want the journal, or another process.
+        let idle: Vec<String> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.run().is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in idle {
+            self.close(&name);
+        }
+        debug_assert_eq!(
+            self.slots.values().filter(|slot| slot.run().is_some()).count(),
+            self.under_way.len(),
+            "every run is some slot's, or nobody ends it"
+        );
+        wake
+    }
+
+    /// Closes what the last generation of this instance left.
+    fn close(&mut self, name: &str) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        if let Some((claim, estate)) = slot.take_estate() {
+            let slot = slot.number;
+            let closing = self.closing.spawn(I::close(estate));
+            self.closings.insert(closing.id(), Closing { slot, claim });
+        }
+    }
+
+    /// Answers whether something was done.
+    fn act(&mut self, name: &str, act: Act, now: Instant) -> bool {
+        match act {
+            Act::Nothing => return false,
+            Act::Start(target) => return self.start(name, target, now),
+            Act::Check(target) => {
+                info!(instance = name, "configuration changed: checking it");
+                let config = target.config.clone();
+                let checking = self.instances.check(config.clone());
+                let name = name.to_owned();
+                self.checks.spawn(
+                    async move {
+                        let result = timeout(CHECK_LIMIT, checking).await.unwrap_or_else(|_| {
+                            Err(CheckError::Unreachable(format!("no answer in {CHECK_LIMIT:?}")))
+                        });
+                        (name, config, result)
+                    }
+                    .in_current_span(),
+                );
+            }
+            Act::End(how) => {
+                let Some(slot) = self.slots.get_mut(name) else { return false };
+                if let Some(run) = slot.run() {
+                    match how {
+                        Ending::Drain => run.stop.cancel(),
+                        Ending::HandOver => run.abort.cancel(),
+                    }
+                }
+                slot.ending(how, now);
+            }
+            Act::Abort => {
+                warn!(
+                    instance = name,
+                    "the drain limit has passed: what is in hand stays in the journal"
+                );
+                if let Some(run) = self.slots.get(name).and_then(Slot::run) {
+                    run.abort.cancel();
+                }
+            }
+            Act::Kill => {
+                error!(instance = name, "the instance does not end: its task is dropped");
+                if let Some(run) = self.slots.get(name).and_then(Slot::run) {
+                    run.task.abort();
+                }
+            }
+            Act::Remove => {
+                self.close(name);
+                self.slots.remove(name);
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, name: &str, target: Target, now: Instant) -> bool {
+        let claim = WalletClaim::of(&target.config);
+        let is_same = |other: &WalletClaim| claim.is_exclusive() && *other == claim;
+        if self.under_way.values().any(|run| is_same(&run.claim)) {
+            // It is ending; its end drives all slots again.
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(name) else { return false };
+        let number = slot.number;
+        let is_closing = |one: &Closing| one.slot == number || is_same(&one.claim);
+        if self.closings.values().any(is_closing) || slot.has_foreign_estate(&target.config) {
+            // The end of the closing drives all slots again.
+            return false;
+        }
+        slot.generation += 1;
+        self.last_run += 1;
+        let (id, generation) = (self.last_run, slot.generation);
+        let abort = CancellationToken::new();
+        let stop = abort.child_token();
+        let reporter = Reporter::new(slot.metrics.clone());
+        let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
+        let desk = reporter.desk.subscribe();
+        let hearts = Hearts::default();
+        let edges = Edges {
+            name: name.to_owned(),
+            state_dir: self.state_dir.clone(),
+            reporter,
+            hearts: hearts.clone(),
+            stop: stop.clone(),
+            abort: abort.clone(),
+        };
+        let config = target.config.clone();
+        let estate = slot.take_estate().map(|(_, estate)| estate);
+        // Not to be silenced: whatever is logged in it says whose it is.
+        let span = error_span!("instance", name, generation);
+        let running = self.instances.run(config, edges, estate).instrument(span);
+        let task = self.runs.spawn(running);
+        let under_way = UnderWay { run: id, claim, abort: abort.clone() };
+        self.under_way.insert(task.id(), under_way);
+        slot.started(Run {
+            id,
+            target,
+            stop,
+            abort,
+            task,
+            phase: phase.clone(),
+            gauges,
+            desk,
+            hearts,
+            started: now,
+            running_since: None,
+            longest_health: Duration::ZERO,
+            has_been_up: false,
+            replaced: None,
+        });
+        self.follow(id, phase);
+        true
+    }
+}
