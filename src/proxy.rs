@@ -9,6 +9,7 @@
 //! A proxy's URL may hold a password: what is shown of it is host and port.
 
 mod no_proxy;
+mod race;
 
 use std::{fmt, io, sync::Arc};
 
@@ -146,7 +147,7 @@ impl Proxies {
         let host = url.host_str().unwrap_or_default();
         let port = url.port_or_known_default().unwrap_or(80);
         let Some(proxy) = self.on_the_way(url) else {
-            return TcpStream::connect((host.trim_matches(['[', ']']), port)).await;
+            return race::connect(host.trim_matches(['[', ']']), port).await;
         };
         let unwilling =
             |what: String| io::Error::other(format!("the proxy {} {what}", shown(proxy)));
@@ -154,7 +155,7 @@ impl Proxies {
             proxy.host_str().unwrap_or_default().trim_matches(['[', ']']),
             proxy.port_or_known_default().unwrap_or(80),
         );
-        let connecting = TcpStream::connect(at).await;
+        let connecting = race::connect(at.0, at.1).await;
         let mut stream = connecting.map_err(|error| unwilling(format!("is not there: {error}")))?;
         let authorization = authorization(proxy);
         let question =

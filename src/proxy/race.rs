@@ -1,0 +1,112 @@
+//! One connection out of several addresses of a name, as RFC 8305 has it: the next address is tried
+//! when the one before has not answered in a moment, and the first that answers is taken. So an
+//! address that swallows everything costs that moment and not the whole deadline.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{net::TcpStream, time::sleep};
+
+/// The "Connection Attempt Delay" of RFC 8305.
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+/// More addresses of one name are not tried at a time.
+const MOST: usize = 8;
+
+/// A connection to `host`, a name or an address. The caller sets the deadline.
+pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    first(in_turn(addresses), TcpStream::connect).await
+}
+
+/// The first family first, then by turns.
+fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(six) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == six);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut order = Vec::new();
+    loop {
+        let (one, other) = (first.next(), second.next());
+        if one.is_none() && other.is_none() {
+            order.truncate(MOST);
+            return order;
+        }
+        order.extend(one.into_iter().chain(other));
+    }
+}
+
+/// The first connection that comes to be; the last error, if none does.
+async fn first<T, Connecting: Future<Output = io::Result<T>>>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> Connecting,
+) -> io::Result<T> {
+    let mut waiting = addresses.into_iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if under_way.is_empty() {
+            let Some(address) = waiting.next() else { return Err(failed) };
+            under_way.push(connect(address));
+        }
+        tokio::select! {
+            biased;
+            Some(connected) = under_way.next() => match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            },
+            () = sleep(NEXT_AFTER), if waiting.len() > 0 => {
+                under_way.extend(waiting.next().map(&connect));
+                continue;
+            }
+        }
+        // Its failure makes room for the next one at once.
+        under_way.extend(waiting.next().map(&connect));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| format!("{text}:1").parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let order = in_turn(addresses(&["[::1]", "[::2]", "1.1.1.1", "2.2.2.2", "3.3.3.3"]));
+        assert_eq!(order, addresses(&["[::1]", "1.1.1.1", "[::2]", "2.2.2.2", "3.3.3.3"]));
+        assert_eq!(in_turn(Vec::new()), []);
+        assert_eq!(in_turn(addresses(&["1.1.1.1"; 20])).len(), MOST);
+    }
+
+    /// What becomes of a connection, by the address's last byte: 0 a black hole, 1 refused, else taken.
+    async fn fate(address: SocketAddr) -> io::Result<SocketAddr> {
+        match address.ip().to_string().as_bytes().last() {
+            Some(b'0') => std::future::pending().await,
+            Some(b'1') => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => Ok(address),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_black_hole_costs_a_moment() {
+        let begun = Instant::now();
+        let all = addresses(&["10.0.0.0", "10.0.0.10", "10.0.0.2"]);
+        assert_eq!(first(all.clone(), fate).await.unwrap(), all[2]);
+        assert_eq!(begun.elapsed(), NEXT_AFTER * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_refusal_costs_nothing_and_is_told_if_all_refuse() {
+        let begun = Instant::now();
+        let all = addresses(&["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(first(all.clone(), fate).await.unwrap(), all[1]);
+        let error = first(addresses(&["10.0.0.1", "10.0.0.11"]), fate).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(first(Vec::new(), fate).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
