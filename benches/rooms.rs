@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy::{
-    primitives::{Bloom, keccak256},
-    sol_types::SolEvent,
-};
+use alloy::{primitives::keccak256, sol_types::SolEvent};
 use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
@@ -33,7 +30,7 @@ use kms_connector::{
             book::{Book, Effect},
             draft::Draft,
         },
-        provider::{Head, Receipt, Sent},
+        provider::{Head, NodeId, Receipt, Sent},
         wallet::Wallet,
     },
     heart::Heart,
@@ -247,7 +244,8 @@ fn empty_book(wallet: &Wallet, max_in_flight: usize) -> Book {
     book.head(&Head {
         block: block(),
         parent: B256::ZERO,
-        bloom: Bloom::ZERO,
+        bloom: None,
+        by: NodeId(0),
         base_fee: Some(1_000_000_000),
         connection: 1,
     });

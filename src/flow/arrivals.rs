@@ -13,6 +13,7 @@
 
 pub mod gap;
 pub mod backfill;
+pub mod suspects;
 mod unripe;
 
 use std::{
@@ -30,6 +31,7 @@ use tracing::{debug, info, warn};
 
 use self::{
     gap::{PageSize, Plan, ReadOnce},
+    suspects::Suspects,
     unripe::Unripe,
 };
 use super::{
@@ -98,6 +100,7 @@ pub struct Arrivals<P, L> {
     connection: u64,
     reread_at: Instant,
     read_once: ReadOnce,
+    suspects: Suspects,
     /// Hashes of blocks read near the head.
     recent: BTreeMap<u64, B256>,
     /// When a cursor alone is worth a commit.
@@ -153,6 +156,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             read_once: ReadOnce::since(
                 cursor.map_or(0, |cursor| cursor.number.saturating_sub(READ_ONCE_AT_MOST)),
             ),
+            suspects: Suspects::default(),
             recent: BTreeMap::new(),
             store_at: Instant::now(),
             woken: Instant::now(),
@@ -179,6 +183,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// The cursor, as it moves.
     pub fn progress(&self) -> watch::Receiver<Option<BlockRef>> {
         self.progress.subscribe()
+    }
+
+    /// Where to say that a request may be hidden in some blocks.
+    pub fn suspects(&self) -> Suspects {
+        self.suspects.clone()
     }
 
     /// Reads until `stop`. Fails only when the journal does.
@@ -269,6 +278,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 self.reread_at = Instant::now();
             }
         }
+        self.read_suspects(cursor).await?;
         loop {
             self.heart.beat().await;
             self.ripen(head).await?;
@@ -388,7 +398,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let (address, topics) = (self.adapter.address(), self.adapter.topics());
         let reads: Vec<_> = headers
             .iter()
-            .filter(|head| !self.bloom_trusted || gap::may_contain(&head.bloom, address, topics))
+            .filter(|head| {
+                !self.bloom_trusted || gap::may_contain(head.bloom.as_ref(), address, topics)
+            })
             .map(|head| async {
                 (head.block.number, self.adapter.requests(LogRange::Block(head.block.hash)).await)
             })
@@ -397,7 +409,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let (mut events, mut unread) = (Vec::new(), None);
         while let Some((number, read)) = reads.next().await {
             match read {
-                Ok(more) => events.extend(more),
+                Ok(more) => events.extend(more.answer),
                 Err(error) if number == from => return Err(error.into()),
                 Err(_) => {
                     unread = Some(number);
@@ -430,8 +442,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             self.heart.beat().await;
             let (from, to) = self.page.page(next, last);
             let read = self.adapter.requests(LogRange::Numbers { from, to }).await;
-            let Some(events) = self.sized(from, to, read)? else { continue };
-            let late = self.store(events, None).await?;
+            let Some(told) = self.sized(from, to, read)? else { continue };
+            let late = self.store(told.answer, None).await?;
             if late > 0 {
                 warn!(
                     late,
@@ -445,6 +457,33 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let whole = next > last;
         self.read_once.read_again(next - 1, whole, cursor.number, now);
         Ok(whole)
+    }
+
+    /// One page of what is suspected, at every sound node. A node that does not answer is passed over:
+    /// whoever suspects asks again.
+    async fn read_suspects(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
+        let first = self.suspects.first().filter(|(from, _)| *from <= cursor.number);
+        let Some((from, to)) = first else { return Ok(()) };
+        let (from, to) = self.page.page(from, to.min(cursor.number));
+        for node in self.adapter.provider().sound_nodes() {
+            self.heart.beat().await;
+            let read = self.adapter.only(node).requests(LogRange::Numbers { from, to }).await;
+            let told = match self.sized(from, to, read) {
+                Ok(Some(told)) => told,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    debug!(from, to, %error, "suspected blocks could not be read at a node");
+                    continue;
+                }
+            };
+            let late = self.store(told.answer, None).await?;
+            if late > 0 {
+                let host = self.adapter.provider().host(node);
+                warn!(late, from, to, host, "hidden requests were found and are stored now");
+            }
+        }
+        self.suspects.read_up_to(to);
+        Ok(())
     }
 
     /// After a reorganisation: back by as many blocks as are always read again, and on until the

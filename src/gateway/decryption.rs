@@ -5,7 +5,7 @@ use crate::{
     domain::{Address, Answer, B256, BlockRef, Bytes, Event, Request, SigningDomain},
     gateway::{
         abi::{self, DecodeError, Deployment, View},
-        provider::{At, Call, LogRange, Provider, Range, RpcError},
+        provider::{At, Call, LogRange, NodeId, Provider, Range, RpcError, Told},
     },
 };
 
@@ -83,6 +83,12 @@ impl<P: Provider> DecryptionAdapter<P> {
         &self.provider
     }
 
+    /// The same contract, seen by this node alone.
+    #[must_use]
+    pub fn only(&self, node: NodeId) -> Self {
+        Self { provider: self.provider.only(node), topics: self.topics.clone() }
+    }
+
     pub fn address(&self) -> Address {
         self.provider.addresses().decryption
     }
@@ -94,7 +100,7 @@ impl<P: Provider> DecryptionAdapter<P> {
     }
 
     /// The contract's logs of interest, in chain order.
-    pub async fn requests(&self, range: LogRange) -> Result<Vec<Event>, RpcError> {
+    pub async fn requests(&self, range: LogRange) -> Result<Told<Vec<Event>>, RpcError> {
         self.provider.logs(self.address(), &self.topics, range).await
     }
 

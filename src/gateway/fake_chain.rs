@@ -21,8 +21,8 @@ use tokio::{
 use super::{
     abi,
     provider::{
-        Addresses, At, CALL_DEADLINE, Call, Head, LogRange, NodeId, Provider, Range, Receipt,
-        RpcError, Sent,
+        Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range,
+        Receipt, RpcError, Sent, Told, Way,
     },
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
@@ -33,6 +33,19 @@ pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
 struct Block {
     head: Head,
     events: Vec<Event>,
+    /// Of other contracts.
+    others: Vec<Emitted>,
+}
+
+/// What a node says of the logs that a block may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Blooms {
+    #[default]
+    AsTheyAre,
+    Missing,
+    Full,
+    #[expect(dead_code, reason = "until a test tells it")]
+    Empty,
 }
 
 /// What the node does with the next raw transactions.
@@ -58,8 +71,11 @@ struct Pooled {
 /// What one of the chain's nodes says otherwise than the others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lies {
-    /// Shows no logs.
+    /// Its index of logs is broken: it shows none.
     pub blind: bool,
+    /// It does not tell the receipts of a block.
+    pub no_block_receipts: bool,
+    pub blooms: Blooms,
     /// Answers nothing.
     pub mute: bool,
     pub transaction_count: Option<u64>,
@@ -178,15 +194,28 @@ impl FakeChain {
 
     /// Adds a block with these events, and with what waits in the pool.
     pub fn mine(&self, events: Vec<Event>) {
+        self.mine_with(events, Vec::new());
+    }
+
+    /// The same, with logs of other contracts.
+    pub fn mine_with(&self, events: Vec<Event>, others: Vec<(Address, Event)>) {
         let mut node = self.node();
         let number = node.chain.len() as u64;
         let hash = keccak256([number.to_be_bytes(), node.forks.to_be_bytes()].concat());
         let block = BlockRef { number, hash };
         let mut bloom = Bloom::ZERO;
         let events: Vec<Event> = events.into_iter().map(|e| Event { block, ..e }).collect();
-        for event in events.iter().filter(|_| !node.empty_blooms) {
-            bloom.accrue(BloomInput::Raw(CONTRACT.as_slice()));
-            bloom.accrue(BloomInput::Raw(event.topics[0].as_slice()));
+        let others: Vec<Emitted> = others
+            .into_iter()
+            .map(|(address, event)| Emitted { address, event: Event { block, ..event } })
+            .collect();
+        let own = events.iter().map(|event| (CONTRACT, event));
+        let all = own.chain(others.iter().map(|other| (other.address, &other.event)));
+        for (address, event) in all.filter(|_| !node.empty_blooms) {
+            bloom.accrue(BloomInput::Raw(address.as_slice()));
+            for topic in &event.topics {
+                bloom.accrue(BloomInput::Raw(topic.as_slice()));
+            }
         }
         loop {
             let next = node.nonce;
@@ -206,9 +235,10 @@ impl FakeChain {
         let parent = node.chain.last().map_or(B256::ZERO, |parent| parent.head.block.hash);
         let connection = node.connection;
         let base_fee = Some(node.base_fee);
-        let head = Head { block, parent, bloom, base_fee, connection };
-        node.chain.push(Block { head, events });
+        let head = Head { block, parent, bloom: Some(bloom), base_fee, connection, by: NodeId(0) };
+        node.chain.push(Block { head, events, others });
         drop(node);
+        let head = self.node().as_told(NodeId(0), &head);
         self.heads.send_replace(Some(head));
     }
 
@@ -274,15 +304,30 @@ impl Node {
         }
     }
 
-    fn logs_of(&mut self, number: usize) -> Vec<Event> {
-        let block = &self.chain[number];
+    /// A header as this node tells it.
+    fn as_told(&self, by: NodeId, head: &Head) -> Head {
+        let bloom = match self.lies[by.0].blooms {
+            Blooms::AsTheyAre => head.bloom,
+            Blooms::Missing => None,
+            Blooms::Full => Some(Bloom::repeat_byte(0xff)),
+            Blooms::Empty => Some(Bloom::ZERO),
+        };
+        Head { bloom, by, ..*head }
+    }
+
+    /// Whether a block's logs are not shown this time.
+    fn hides(&mut self, number: usize) -> bool {
         match self.hidden.get_mut(&(number as u64)) {
             Some(times) if *times > 0 => {
                 *times -= 1;
-                Vec::new()
+                true
             }
-            _ => block.events.clone(),
+            _ => false,
         }
+    }
+
+    fn logs_of(&mut self, number: usize) -> Vec<Event> {
+        if self.hides(number) { Vec::new() } else { self.chain[number].events.clone() }
     }
 
     fn verdict(&self) -> Result<(), RpcError> {
@@ -315,18 +360,53 @@ impl Provider for FakeChain {
         Ok(1)
     }
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
-        Ok(self.ask("header")?.header(at))
+        let node = self.ask("header")?;
+        Ok(node.header(at).map(|head| node.as_told(self.asked, &head)))
     }
-    async fn logs(&self, _: Address, _: &[B256], range: LogRange) -> Result<Vec<Event>, RpcError> {
-        let mut node = self.ask("logs")?;
-        if node.lies[self.asked.0].blind {
-            return Ok(Vec::new());
+    async fn block_logs(&self, hash: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
+        let (by, what) = match way {
+            Way::Logs => (self.asked, "block_logs"),
+            Way::Receipts => (self.asked, "block_receipts"),
+        };
+        let mut node = self.ask(what)?;
+        let lies = &node.lies[by.0];
+        if way == Way::Receipts && lies.no_block_receipts {
+            let message = "the method eth_getBlockReceipts does not exist".into();
+            return Err(RpcError::Refused {
+                host: "node".into(),
+                code: -32601,
+                message,
+                data: None,
+            });
         }
-        match range {
+        if way == Way::Logs && lies.blind {
+            return Ok(Told { by, answer: Vec::new() });
+        }
+        let head = node.header(At::Hash(hash)).ok_or_else(|| refused("unknown block", None))?;
+        let number = usize::try_from(head.block.number).unwrap();
+        if node.hides(number) {
+            return Ok(Told { by, answer: Vec::new() });
+        }
+        let block = node.chain[number].clone();
+        let own = block.events.into_iter().map(|event| Emitted { address: CONTRACT, event });
+        Ok(Told { by, answer: own.chain(block.others).collect() })
+    }
+    async fn logs(
+        &self,
+        _: Address,
+        _: &[B256],
+        range: LogRange,
+    ) -> Result<Told<Vec<Event>>, RpcError> {
+        let mut node = self.ask("logs")?;
+        let by = self.asked;
+        if node.lies[by.0].blind {
+            return Ok(Told { by, answer: Vec::new() });
+        }
+        let answer = match range {
             LogRange::Block(hash) => {
                 let head = node.header(At::Hash(hash));
                 let head = head.ok_or_else(|| refused("unknown block", None))?;
-                Ok(node.logs_of(usize::try_from(head.block.number).unwrap()))
+                node.logs_of(usize::try_from(head.block.number).unwrap())
             }
             LogRange::Numbers { from, to } => {
                 match node.longest_range {
@@ -353,9 +433,10 @@ impl Provider for FakeChain {
                     events.reverse();
                     events.extend(events.clone());
                 }
-                Ok(events)
+                events
             }
-        }
+        };
+        Ok(Told { by, answer })
     }
     async fn logs_between(
         &self,
@@ -371,12 +452,15 @@ impl Provider for FakeChain {
             if let Some(knows) = node.other_knows.filter(|_| !node.others_turn) {
                 node.lags_from = Some(knows + 1);
             }
-            let ends = (node.header(At::Number(from)), node.header(At::Number(to)));
+            let told = |number| {
+                node.header(At::Number(number)).map(|head| node.as_told(self.asked, &head))
+            };
+            let ends = (told(from), told(to));
             node.lags_from = lags;
             ends
         };
-        let events = self.logs(address, topics, LogRange::Numbers { from, to }).await?;
-        Ok(Range { first, last, events })
+        let told = self.logs(address, topics, LogRange::Numbers { from, to }).await?;
+        Ok(Range { first, last, events: told.answer, by: told.by })
     }
     async fn call(&self, _: &Call, at: At) -> Result<Bytes, RpcError> {
         let node = self.ask("call")?;

@@ -17,12 +17,16 @@ pub mod connection;
 pub mod endpoints;
 pub mod quirks;
 mod sends;
+mod told;
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use self::arbitrum::ArbitrumProvider;
+pub use self::{
+    arbitrum::ArbitrumProvider,
+    told::{Emitted, Told, Way},
+};
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
 /// How long one call may take, connection included.
@@ -40,11 +44,14 @@ pub struct Addresses {
 pub struct Head {
     pub block: BlockRef,
     pub parent: B256,
-    pub bloom: alloy::primitives::Bloom,
+    /// Which logs the block may hold; `None`: the node does not say.
+    pub bloom: Option<alloy::primitives::Bloom>,
     /// Wei per gas; `None` before EIP-1559.
     pub base_fee: Option<u128>,
     /// Counts the connections made so far: another number means heads may have been missed.
     pub connection: u64,
+    /// The node that told it.
+    pub by: NodeId,
 }
 
 /// Which block a read is asked of.
@@ -73,6 +80,7 @@ pub struct Range {
     pub first: Option<Head>,
     pub last: Option<Head>,
     pub events: Vec<Event>,
+    pub by: NodeId,
 }
 
 /// A receipt, as far as the connector needs it.
@@ -172,7 +180,13 @@ pub trait Provider: Clone + Send + Sync + 'static {
         address: Address,
         topics: &[B256],
         range: LogRange,
-    ) -> impl Future<Output = Result<Vec<Event>, RpcError>> + Send;
+    ) -> impl Future<Output = Result<Told<Vec<Event>>, RpcError>> + Send;
+    /// Every log of a block, whoever emitted it: what a header's bloom is made of.
+    fn block_logs(
+        &self,
+        block: B256,
+        way: Way,
+    ) -> impl Future<Output = Result<Told<Vec<Emitted>>, RpcError>> + Send;
     /// The same of a range, with the headers of its ends, asked in one message: behind one URL may
     /// be many nodes, and what one of them knows proves nothing of another's logs.
     fn logs_between(

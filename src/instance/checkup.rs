@@ -145,13 +145,14 @@ async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
     let by_nodes = async {
         if config.observes {
             let seen = nodes::look(&tools.nodes).await;
-            let of_chain = look_at_chain(config, state_dir, tools, &seen, None).await;
+            let of_chain = Box::pin(look_at_chain(config, state_dir, tools, &seen, None)).await;
             return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
         }
         let (seen, wallet) =
             tokio::join!(nodes::look(&tools.nodes), within("wallet", look_at_wallet(config)));
         let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
-        let of_chain = look_at_chain(config, state_dir, tools, &seen, wallet.as_ref()).await;
+        let of_chain =
+            Box::pin(look_at_chain(config, state_dir, tools, &seen, wallet.as_ref())).await;
         (seen, of_wallet, wallet, of_chain)
     };
     let of_core = async {

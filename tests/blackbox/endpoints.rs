@@ -372,7 +372,7 @@ async fn the_lies_are_what_they_say() -> Result<()> {
     assert_eq!(provider.header(At::Hash(hash)).await.map_err(failed)?, None);
     let range = LogRange::Numbers { from: 6, to: 9 };
     let logs = provider.logs(Address::ZERO, &[B256::ZERO], range).await.map_err(failed)?;
-    assert!(logs.is_empty());
+    assert!(logs.answer.is_empty());
     node.lie(|lies| lies.finalized = Some(3));
     let finalized = provider.header(At::Finalized).await.map_err(failed)?;
     assert_eq!(finalized.map(|head| head.block.number), Some(3));

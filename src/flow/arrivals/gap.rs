@@ -140,9 +140,11 @@ impl Default for PageSize {
     }
 }
 
-/// Whether a block with this bloom may hold a log of `address` with one of `topics` first.
+/// Whether a block with this bloom may hold a log of `address` with one of `topics` first. Where the
+/// node tells no bloom, anything may be in it.
 #[must_use]
-pub fn may_contain(bloom: &Bloom, address: Address, topics: &[B256]) -> bool {
+pub fn may_contain(bloom: Option<&Bloom>, address: Address, topics: &[B256]) -> bool {
+    let Some(bloom) = bloom else { return true };
     bloom.contains_input(BloomInput::Raw(address.as_slice()))
         && topics.iter().any(|topic| bloom.contains_input(BloomInput::Raw(topic.as_slice())))
 }

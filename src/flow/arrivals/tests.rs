@@ -6,13 +6,14 @@ use super::{
     super::{depth::Finality, fake_ledger::FakeLedger},
     *,
 };
-use crate::gateway::fake_chain::{FakeChain, request_event, upgrade_event};
+use crate::gateway::fake_chain::{Blooms, FakeChain, Lies, request_event, upgrade_event};
 
 struct Reading {
     ledger: FakeLedger,
     progress: watch::Receiver<Option<BlockRef>>,
     walk: mpsc::Receiver<Intake>,
     support: watch::Receiver<Support>,
+    suspects: Suspects,
     stop: CancellationToken,
     running: JoinSet<Result<(), LedgerError>>,
 }
@@ -40,9 +41,10 @@ impl Reading {
         let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None)
             .only_from(depth, watch::channel(depth.line(0, None)).0);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
+        let suspects = arrivals.suspects();
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
-        Self { ledger, progress, walk, support, stop, running }
+        Self { ledger, progress, walk, support, suspects, stop, running }
     }
 
     /// What went to the walk so far.
@@ -524,4 +526,39 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
     chain.node().lags_from = Some(head);
     let error = backfilled(&mut backfill, head - 5, head).await.unwrap_err();
     assert!(error.to_string().contains("does not know block"), "{error}");
+}
+
+/// What is suspected is read at every sound node, not only at the one that is read from.
+#[tokio::test(start_paused = true)]
+async fn suspected_blocks_are_read_at_every_sound_node() {
+    let chain = FakeChain::new(40);
+    chain.node().lies = vec![Lies { blind: true, ..Lies::default() }, Lies::default()];
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    chain.mine(vec![request_event(1)]);
+    chain.mine_empty(1);
+    pass(100).await;
+    assert_eq!(reading.walked(), [0_u64; 0]);
+    reading.suspects.read_everywhere(41, 41);
+    assert!(reading.suspects.is_waiting(41, 41));
+    chain.mine_empty(1);
+    pass(100).await;
+    assert_eq!(reading.walked(), [1]);
+    assert!(!reading.suspects.is_waiting(41, 41));
+}
+
+/// A6: a node that tells no blooms.
+#[tokio::test(start_paused = true)]
+async fn a6_without_blooms_every_block_is_asked_for_its_logs() {
+    for blooms in [Blooms::Missing, Blooms::Full] {
+        let chain = FakeChain::new(40);
+        chain.node().lies[0].blooms = blooms;
+        let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+        pass(100).await;
+        for id in 0..10 {
+            chain.mine(vec![request_event(id)]);
+            pass(250).await;
+        }
+        assert_eq!(reading.walked(), (0..10).collect::<Vec<_>>(), "{blooms:?}");
+    }
 }

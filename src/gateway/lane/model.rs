@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{Bloom, keccak256};
+use alloy::primitives::keccak256;
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     domain::{B256, BlockRef, Bytes, RequestKey, U256},
     gateway::{
-        provider::{Head, Receipt, RpcError, Sent},
+        provider::{Head, NodeId, Receipt, RpcError, Sent},
         wallet::Wallet,
     },
 };
@@ -161,7 +161,7 @@ impl Chain {
         let parent = self.blocks.last().map_or(B256::ZERO, |(block, _)| block.hash);
         let block = BlockRef { number, hash };
         self.blocks.push((block, mined));
-        Head { block, parent, bloom: Bloom::ZERO, base_fee: Some(1), connection: 1 }
+        Head { block, parent, bloom: None, base_fee: Some(1), connection: 1, by: NodeId(0) }
     }
 
     fn reorganise(&mut self, depth: usize, back: bool) {

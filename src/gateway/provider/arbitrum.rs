@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    Addresses, At, CALL_DEADLINE, Call, Head, LogRange, NodeId, Provider, Range, Receipt, RpcError,
-    Sent, connection, endpoints, quirks,
+    Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range, Receipt,
+    RpcError, Sent, Told, Way, connection, endpoints, quirks,
 };
 use crate::{
     domain::{Address, B256, BlockRef, Bytes, Event, U256},
@@ -146,11 +146,7 @@ impl ArbitrumProvider {
         method: &'static str,
         params: Params,
     ) -> Result<Answer, RpcError> {
-        self.ask_by(method, |client, endpoint| {
-            let asking = client.request::<_, Answer>(method, params.clone());
-            async move { asking.await.map_err(|error| endpoint.explain(error)) }
-        })
-        .await
+        self.told(method, params).await.map(|told| told.answer)
     }
 
     /// Asks the endpoint that is read from; where it does not answer, the next one.
@@ -162,9 +158,34 @@ impl ArbitrumProvider {
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
     {
+        self.told_by(method, ask).await.map(|told| told.answer)
+    }
+
+    /// The same, and which endpoint answered.
+    pub(super) async fn told_by<Answer, Asking>(
+        &self,
+        method: &'static str,
+        ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
+    ) -> Result<Told<Answer>, RpcError>
+    where
+        Asking: Future<Output = Result<Answer, RpcError>>,
+    {
         let answered = self.ask_in_turn(method, ask).await;
         self.count(method, &answered);
         answered
+    }
+
+    /// One call, and which endpoint answered.
+    pub(super) async fn told<Params: RpcSend + Clone, Answer: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: Params,
+    ) -> Result<Told<Answer>, RpcError> {
+        self.told_by(method, |client, endpoint| {
+            let asking = client.request::<_, Answer>(method, params.clone());
+            async move { asking.await.map_err(|error| endpoint.explain(error)) }
+        })
+        .await
     }
 
     /// However many endpoints it took, it is one call.
@@ -177,7 +198,7 @@ impl ArbitrumProvider {
         &self,
         method: &'static str,
         ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
-    ) -> Result<Answer, RpcError>
+    ) -> Result<Told<Answer>, RpcError>
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
     {
@@ -212,7 +233,7 @@ impl ArbitrumProvider {
             let error = match timeout_at(until, asking).await {
                 Ok(Ok(answer)) => {
                     node.answered();
-                    return Ok(answer);
+                    return Ok(Told { by: NodeId(index), answer });
                 }
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -262,7 +283,7 @@ impl ArbitrumProvider {
         })
     }
 
-    fn unreadable(&self, what: impl Into<String>) -> RpcError {
+    pub(super) fn unreadable(&self, what: impl Into<String>) -> RpcError {
         RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
     }
 }
@@ -318,14 +339,15 @@ impl Provider for ArbitrumProvider {
     }
 
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
-        let block: Option<connection::RawHead> = match at {
-            At::Hash(hash) => self.ask("eth_getBlockByHash", (hash, false)).await?,
-            At::Latest => self.ask("eth_getBlockByNumber", ("latest", false)).await?,
-            At::Safe => self.ask("eth_getBlockByNumber", ("safe", false)).await?,
-            At::Finalized => self.ask("eth_getBlockByNumber", ("finalized", false)).await?,
-            At::Number(number) => self.ask("eth_getBlockByNumber", (hex(number), false)).await?,
+        const BY_NUMBER: &str = "eth_getBlockByNumber";
+        let told: Told<Option<connection::RawHead>> = match at {
+            At::Hash(hash) => self.told("eth_getBlockByHash", (hash, false)).await?,
+            At::Latest => self.told(BY_NUMBER, ("latest", false)).await?,
+            At::Safe => self.told(BY_NUMBER, ("safe", false)).await?,
+            At::Finalized => self.told(BY_NUMBER, ("finalized", false)).await?,
+            At::Number(number) => self.told(BY_NUMBER, (hex(number), false)).await?,
         };
-        Ok(block.map(|raw| raw.into_head(0)))
+        Ok(told.answer.map(|raw| raw.into_head(0, told.by)))
     }
 
     async fn logs(
@@ -333,13 +355,17 @@ impl Provider for ArbitrumProvider {
         address: Address,
         topics: &[B256],
         range: LogRange,
-    ) -> Result<Vec<Event>, RpcError> {
+    ) -> Result<Told<Vec<Event>>, RpcError> {
         let filter = match range {
             LogRange::Block(hash) => filter(address, topics).at_block_hash(hash),
             LogRange::Numbers { from, to } => filter(address, topics).from_block(from).to_block(to),
         };
-        let logs: Vec<Log> = self.ask("eth_getLogs", (filter,)).await?;
-        self.events(logs, address, topics)
+        let told: Told<Vec<Log>> = self.told("eth_getLogs", (filter,)).await?;
+        told.and_then(|logs| self.events(logs, address, topics))
+    }
+
+    async fn block_logs(&self, block: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
+        self.all_logs(block, way).await
     }
 
     async fn logs_between(
@@ -350,8 +376,8 @@ impl Provider for ArbitrumProvider {
         to: u64,
     ) -> Result<Range, RpcError> {
         let filter = filter(address, topics).from_block(from).to_block(to);
-        let (logs, first, last) = self
-            .ask_by("eth_getLogs", |client, endpoint| {
+        let Told { by, answer: (logs, first, last) } = self
+            .told_by("eth_getLogs", |client, endpoint| {
                 let filter = filter.clone();
                 async move {
                     let explain = |error| endpoint.explain(error);
@@ -375,9 +401,9 @@ impl Provider for ArbitrumProvider {
                 }
             })
             .await?;
-        let head = |raw: Option<connection::RawHead>| raw.map(|raw| raw.into_head(0));
+        let head = |raw: Option<connection::RawHead>| raw.map(|raw| raw.into_head(0, by));
         let events = self.events(logs, address, topics)?;
-        Ok(Range { first: head(first), last: head(last), events })
+        Ok(Range { first: head(first), last: head(last), events, by })
     }
 
     async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
@@ -465,21 +491,25 @@ impl ArbitrumProvider {
             if !log.topic0().is_some_and(|topic| topics.contains(topic)) {
                 continue;
             }
-            let (Some(number), Some(hash), Some(transaction), Some(log_index)) =
-                (log.block_number, log.block_hash, log.transaction_hash, log.log_index)
-            else {
-                return Err(self.unreadable("a log without block or transaction"));
-            };
-            events.push(Event {
-                block: BlockRef { number, hash },
-                transaction,
-                log_index,
-                topics: log.topics().to_vec(),
-                data: log.inner.data.data,
-            });
+            events.push(self.event(log)?);
         }
         events.sort_by_key(|event| (event.block.number, event.log_index));
         Ok(events)
+    }
+
+    pub(super) fn event(&self, log: Log) -> Result<Event, RpcError> {
+        let (Some(number), Some(hash), Some(transaction), Some(log_index)) =
+            (log.block_number, log.block_hash, log.transaction_hash, log.log_index)
+        else {
+            return Err(self.unreadable("a log without block or transaction"));
+        };
+        Ok(Event {
+            block: BlockRef { number, hash },
+            transaction,
+            log_index,
+            topics: log.topics().to_vec(),
+            data: log.inner.data.data,
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use alloy::{
         ws::{WebSocketConfig, WsBackend},
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use tokio::{
     net::TcpStream,
     sync::{Notify, watch},
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use url::Url;
 
-use super::{Head, RpcError};
+use super::{Head, NodeId, RpcError};
 use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, proxy::Proxies, repeats::Repeats};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -255,25 +255,36 @@ async fn open_socket(endpoint: &Endpoint) -> Result<Stream, OpenError> {
     Ok(stream)
 }
 
-/// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them.
+/// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them. What it can
+/// do without may be missing, or of a form that nobody can read.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawHead {
     number: U64,
     hash: B256,
     parent_hash: B256,
-    logs_bloom: Bloom,
+    #[serde(default, deserialize_with = "if_readable")]
+    logs_bloom: Option<Bloom>,
+    #[serde(default, deserialize_with = "if_readable")]
     base_fee_per_gas: Option<U128>,
 }
 
+fn if_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
 impl RawHead {
-    pub(super) fn into_head(self, connection: u64) -> Head {
+    pub(super) fn into_head(self, connection: u64, by: NodeId) -> Head {
         Head {
             block: BlockRef { number: self.number.to(), hash: self.hash },
             parent: self.parent_hash,
             bloom: self.logs_bloom,
             base_fee: self.base_fee_per_gas.map(|fee| fee.to()),
             connection,
+            by,
         }
     }
 }
@@ -492,7 +503,8 @@ impl Connection {
     }
 
     fn publish(&self, head: RawHead) {
-        let head = head.into_head(self.connections);
+        // Who listens to all nodes knows which one this is.
+        let head = head.into_head(self.connections, NodeId(0));
         let changed = self.outlet.heads.send_if_modified(|current| {
             let changed = *current != Some(head);
             *current = Some(head);
@@ -505,5 +517,37 @@ impl Connection {
 
     fn unavailable(&self, what: impl Into<String>) -> RpcError {
         RpcError::Unavailable { host: self.endpoint.host.to_string(), what: what.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A6.
+    #[test]
+    fn a6_a_header_is_read_by_the_fields_that_are_needed() {
+        let needed = json!({
+            "number": "0x7", "hash": B256::repeat_byte(1), "parentHash": B256::repeat_byte(2),
+        });
+        let read = |more: &[(&str, serde_json::Value)]| {
+            let mut header = needed.clone();
+            for (key, value) in more {
+                header[key] = value.clone();
+            }
+            let raw: RawHead = serde_json::from_value(header).unwrap();
+            raw.into_head(3, NodeId(1))
+        };
+        let head = read(&[]);
+        assert_eq!((head.block.number, head.parent), (7, B256::repeat_byte(2)));
+        assert_eq!((head.bloom, head.base_fee), (None, None));
+        let odd = read(&[("logsBloom", json!("0x00")), ("baseFeePerGas", json!([1]))]);
+        assert_eq!((odd.bloom, odd.base_fee), (None, None));
+        let null = read(&[("logsBloom", json!(null)), ("baseFeePerGas", json!(null))]);
+        assert_eq!((null.bloom, null.base_fee), (None, None));
+        let full = read(&[("logsBloom", json!(Bloom::ZERO)), ("baseFeePerGas", json!("0x5"))]);
+        assert_eq!((full.bloom, full.base_fee), (Some(Bloom::ZERO), Some(5)));
     }
 }

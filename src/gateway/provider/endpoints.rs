@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
 
 use super::{
-    Head, RpcError,
+    Head, NodeId, RpcError,
     choice::{Choice, Order, Sight},
     connection::{Connection, Endpoint, Link, Outlet},
     quirks::SyncSpelling,
@@ -234,7 +234,7 @@ impl Connections {
             self.source = source;
             self.sources += 1;
         }
-        let head = Head { connection: self.sources, ..head };
+        let head = Head { connection: self.sources, by: NodeId(first), ..head };
         self.heads.send_if_modified(|current| {
             let changed = *current != Some(head);
             *current = Some(head);

@@ -24,7 +24,7 @@ use crate::{
     flow::kms_core::signature,
     gateway::{
         abi,
-        provider::{Head, Receipt},
+        provider::{Head, NodeId, Receipt},
     },
 };
 
@@ -230,7 +230,9 @@ impl Chain {
         let mut bloom = Bloom::ZERO;
         for event in &events {
             bloom.accrue(BloomInput::Raw(DECRYPTION.as_slice()));
-            bloom.accrue(BloomInput::Raw(event.topics[0].as_slice()));
+            for topic in &event.topics {
+                bloom.accrue(BloomInput::Raw(topic.as_slice()));
+            }
             let request = abi::decode(event).expect("the world emits well");
             self.requested.insert(request.key.id, (number, request));
         }
@@ -247,7 +249,9 @@ impl Chain {
             transactions.push(Mined { transaction, receipt });
         }
         let parent = self.blocks.last().map_or(B256::ZERO, |last| last.head.block.hash);
-        let head = Head { block, parent, bloom, base_fee: Some(self.base_fee), connection: 0 };
+        let base_fee = Some(self.base_fee);
+        let bloom = Some(bloom);
+        let head = Head { block, parent, bloom, base_fee, connection: 0, by: NodeId(0) };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
         self.blocks.push(Block { head, events, transactions, nonce, shown_from });
     }

@@ -20,8 +20,8 @@ use crate::{
     gateway::{
         abi,
         provider::{
-            Addresses, At, CALL_DEADLINE, Call, Head, LogRange, NodeId, Provider, Range, Receipt,
-            RpcError, Sent,
+            Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range,
+            Receipt, RpcError, Sent, Told, Way,
         },
     },
 };
@@ -249,15 +249,38 @@ impl Provider for SimulatedNode {
         .await
     }
 
-    async fn logs(&self, _: Address, _: &[B256], range: LogRange) -> Result<Vec<Event>, RpcError> {
+    async fn block_logs(&self, hash: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
+        let what = match way {
+            Way::Logs => format!("all logs of {hash}"),
+            Way::Receipts => format!("receipts of {hash}"),
+        };
+        self.ask(&what, false, |state, node| {
+            let logs = logs_of(state, state.chain.sight(node), LogRange::Block(hash));
+            let emitted = logs.map(|logs| {
+                let of_contract = |event| Emitted { address: DECRYPTION, event };
+                Told { by: NodeId(0), answer: logs.into_iter().map(of_contract).collect() }
+            });
+            told(emitted, |emitted: &Told<Vec<_>>| format!("{} logs", emitted.answer.len()))
+        })
+        .await
+    }
+
+    async fn logs(
+        &self,
+        _: Address,
+        _: &[B256],
+        range: LogRange,
+    ) -> Result<Told<Vec<Event>>, RpcError> {
         let what = match range {
             LogRange::Block(hash) => format!("logs of {hash}"),
             LogRange::Numbers { from, to } => format!("logs of {from} to {to}"),
         };
         self.ask(&what, false, |state, node| {
             let logs = logs_of(state, state.chain.sight(node), range);
+            let logs = logs.map(|answer| Told { by: NodeId(0), answer });
             told(logs, |logs| {
-                let ids = logs.iter().map(|event| super::requests::number_of(event).to_string());
+                let ids =
+                    logs.answer.iter().map(|event| super::requests::number_of(event).to_string());
                 format!("[{}]", ids.collect::<Vec<_>>().join(" "))
             })
         })
@@ -280,7 +303,8 @@ impl Provider for SimulatedNode {
             };
             let (first, last) = (head(from), head(to));
             let events = logs_of(state, sight, LogRange::Numbers { from, to });
-            told(events.map(|events| Range { first, last, events }), |range| {
+            let by = NodeId(0);
+            told(events.map(|events| Range { first, last, events, by }), |range| {
                 let last = range.last.map_or(0, |head| head.block.number);
                 format!("{} logs up to {last}", range.events.len())
             })

@@ -1,0 +1,140 @@
+//! Blocks in which a request may be hidden, by somebody's word: they are read again at every sound
+//! node. Whoever suspects asks again if that did not help.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Ranges remembered. Of more, the two that lie closest become one: more is read, and nothing is left
+/// out.
+const MOST: usize = 64;
+
+/// The set. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Suspects(Arc<Mutex<Ranges>>);
+
+impl Suspects {
+    /// Reads `from` to `to` (both included) again, soon, at every sound node. What is found and not
+    /// known is stored and walked as ever. Nothing above the cursor is read: that is new anyway.
+    pub fn read_everywhere(&self, from: u64, to: u64) {
+        self.ranges().add(from, to);
+    }
+
+    /// Whether any of these blocks still waits to be read again.
+    #[must_use]
+    pub fn is_waiting(&self, from: u64, to: u64) -> bool {
+        self.ranges().0.range(..=to).next_back().is_some_and(|(_, last)| *last >= from)
+    }
+
+    /// The first range that waits.
+    pub(super) fn first(&self) -> Option<(u64, u64)> {
+        self.ranges().0.first_key_value().map(|(from, to)| (*from, *to))
+    }
+
+    /// Everything up to `to` was read.
+    pub(super) fn read_up_to(&self, to: u64) {
+        self.ranges().drop_up_to(to);
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Ranges> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By first block, to the last one; none touches another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    fn add(&mut self, mut from: u64, mut to: u64) {
+        if from > to {
+            return;
+        }
+        let touching: Vec<u64> = self
+            .0
+            .range(..=to.saturating_add(1))
+            .filter(|(_, last)| last.saturating_add(1) >= from)
+            .map(|(first, _)| *first)
+            .collect();
+        for first in touching {
+            let last = self.0.remove(&first).unwrap_or(first);
+            (from, to) = (from.min(first), to.max(last));
+        }
+        self.0.insert(from, to);
+        while self.0.len() > MOST {
+            self.join_the_closest();
+        }
+    }
+
+    fn join_the_closest(&mut self) {
+        let pairs = self.0.iter().zip(self.0.iter().skip(1));
+        let closest = pairs.min_by_key(|((_, last), (next, _))| **next - **last);
+        let Some((first, next)) = closest.map(|((first, _), (next, _))| (*first, *next)) else {
+            return;
+        };
+        if let Some(last) = self.0.remove(&next) {
+            self.0.insert(first, last);
+        }
+    }
+
+    fn drop_up_to(&mut self, to: u64) {
+        let later = self.0.split_off(&to.saturating_add(1));
+        let cut = self.0.last_key_value().map(|(_, last)| *last).filter(|last| *last > to);
+        self.0 = later;
+        if let Some(last) = cut {
+            self.0.insert(to + 1, last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_waits_no_more() {
+        let suspects = Suspects::default();
+        suspects.read_everywhere(10, 20);
+        suspects.read_everywhere(21, 25);
+        suspects.read_everywhere(40, 40);
+        assert_eq!(suspects.first(), Some((10, 25)));
+        suspects.read_up_to(15);
+        assert_eq!(suspects.first(), Some((16, 25)));
+        assert!(suspects.is_waiting(0, 16) && !suspects.is_waiting(0, 15));
+        assert!(suspects.is_waiting(20, 30) && !suspects.is_waiting(26, 39));
+        suspects.read_up_to(25);
+        assert_eq!(suspects.first(), Some((40, 40)));
+        suspects.read_up_to(u64::MAX);
+        assert_eq!(suspects.first(), None);
+    }
+
+    proptest! {
+        /// However many there are, the set is bounded and leaves no block out.
+        #[test]
+        fn no_block_is_left_out(
+            asked in prop::collection::vec((0u64..5000, 0u64..4), 1..200), read in 0u64..5000,
+        ) {
+            let suspects = Suspects::default();
+            for (from, more) in &asked {
+                suspects.read_everywhere(*from, from + more);
+            }
+            let ranges = suspects.ranges().0.clone();
+            prop_assert!(ranges.len() <= MOST);
+            for (from, more) in &asked {
+                for block in *from..=from + more {
+                    prop_assert!(suspects.is_waiting(block, block));
+                }
+            }
+            suspects.read_up_to(read);
+            for (from, more) in &asked {
+                for block in *from..=from + more {
+                    prop_assert!(block <= read || suspects.is_waiting(block, block));
+                }
+            }
+            prop_assert!(!suspects.is_waiting(0, read));
+        }
+    }
+}
