@@ -11,6 +11,7 @@
 //!   └── used by somebody else, and dropped by a reorganisation      open again <── dropped┘
 //! ```
 
+mod chain;
 mod ends;
 
 use std::{
@@ -23,18 +24,18 @@ use tracing::{debug, info, warn};
 
 use self::ends::rejected;
 use super::{
-    FOLLOWED, GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered,
-    SignedTransaction, SubmitError, TransactionId,
+    GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered, SignedTransaction,
+    SubmitError, TransactionId,
     draft::{Draft, Fees, recover_payload},
     nonces::Nonces,
-    recent::{DROPPED_AFTER, Looked, Recent},
+    recent::Recent,
     slot::{Answer, Slot},
 };
 use crate::{
     backoff::Backoff,
     domain::{Address, B256, BlockRef, Hold, HoldReason, Remedy, RequestKey},
     gateway::{
-        provider::{Head, Receipt, RpcError, Sent, quirks},
+        provider::{Receipt, RpcError, Sent, quirks},
         wallet::WalletError,
     },
     metrics::{LaneGauges, Mined},
@@ -47,18 +48,8 @@ const BROADCASTING_AT_ONCE: usize = 256;
 /// through each block for each of those who wait; one count with receipts in batches tells the same.
 const CROWD: usize = 64;
 const CROWDED_FOR: Duration = Duration::from_secs(2);
-/// The chain is looked at so often, however still it is, while something is open.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// And so often while nothing is.
-const IDLE_LOOK_EVERY: Duration = Duration::from_mins(1);
 /// Refused for a reason we do not know so often in a row, the caller is told.
 const SAID_AFTER: u32 = 5;
-/// A mined nonce without a receipt of ours is somebody else's only after this.
-/// Sent twice costs gas; behind one URL the node with the receipts may lag for a while.
-const DISPLACED_AFTER: Duration = Duration::from_secs(15);
-
-/// The same of bytes that no node ever took, as far as they say: a node may pass on what it refuses.
-const USED_AFTER: Duration = Duration::from_secs(3);
 
 /// What the owner is to do, in this order.
 #[derive(Debug)]
@@ -96,6 +87,8 @@ pub(super) struct Look {
 pub(super) struct Seen {
     /// Transactions mined from the wallet.
     pub count: u64,
+    /// The node's newest block, where it was asked for what was mined.
+    pub head: Option<u64>,
     /// All transactions of a nonce, or none.
     pub open: Vec<(u64, Option<Receipt>)>,
     pub mined: Vec<(u64, Option<Receipt>)>,
@@ -141,6 +134,8 @@ pub struct Book {
     count: u64,
     /// Since when it shows a lower one.
     lower_since: Option<Instant>,
+    /// Since when the node is behind what was mined.
+    below_since: Option<Instant>,
     /// The chain may have dropped what it had.
     suspicious: bool,
     /// It has dropped blocks, or does not show what it had.
@@ -206,6 +201,7 @@ impl Book {
             head: None,
             count,
             lower_since: None,
+            below_since: None,
             // The chain may have gone back while nobody looked.
             suspicious: !mined.is_empty(),
             reorganised: false,
@@ -241,6 +237,13 @@ impl Book {
 
     pub(super) fn tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
+    }
+
+    /// What is recorded for open nonces.
+    #[cfg(test)]
+    pub(super) fn open_hashes(&self) -> Vec<(u64, B256)> {
+        let versions = self.open.values().flat_map(Slot::versions);
+        versions.map(|version| (version.nonce, version.hash)).collect()
     }
 
     pub(super) fn gauges(&self) -> LaneGauges {
@@ -318,23 +321,6 @@ impl Book {
 
     // What the world says.
 
-    /// A newer block.
-    pub fn head(&mut self, head: &Head) {
-        // The first one follows nothing: the chain may have gone back since the first look.
-        let follows = self.head.is_some_and(|last| {
-            let (block, connection) = last;
-            block == head.block || (head.parent == block.hash && head.connection == connection)
-        });
-        self.reorganised |= self.head.is_some_and(|(last, _)| {
-            let (number, next) = (head.block.number, last.number.saturating_add(1));
-            head.block != last && (number < next || (number == next && head.parent != last.hash))
-        });
-        self.suspicious |= !follows;
-        self.look_again = true;
-        self.market.base = Some(head.base_fee.unwrap_or(0));
-        self.head = Some((head.block, head.connection));
-    }
-
     /// What the node suggests, if it does.
     pub fn tip(&mut self, tip: Option<u128>) {
         self.market.tip = tip.or(self.market.tip).or(Some(0));
@@ -375,6 +361,11 @@ impl Book {
         for transaction in signed {
             if !self.signing.remove(&transaction.nonce) {
                 self.replacing = self.replacing.saturating_sub(1);
+                if !self.open.contains_key(&transaction.nonce) {
+                    // What it was to replace ended meanwhile, and the nonce with it.
+                    self.effects.push(Effect::GiveUp(vec![transaction.id()], GivenUp::Rejected));
+                    continue;
+                }
             }
             self.hold_open(transaction, now);
         }
@@ -481,99 +472,6 @@ impl Book {
         }
     }
 
-    /// What the chain says about open nonces, and about those that were mined.
-    pub(super) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
-        let asked_mined = self.looking.take().unwrap_or_default();
-        let Some(Seen { count, open, mined, is_whole }) = seen else {
-            self.suspicious |= asked_mined;
-            return;
-        };
-        self.believe(count, now);
-        let mut unseen = Vec::new();
-        for (nonce, receipt) in open {
-            match receipt {
-                Some(receipt) => self.land(nonce, &receipt, now),
-                None => unseen.push(nonce),
-            }
-        }
-        for nonce in unseen {
-            let Some(slot) = self.open.get_mut(&nonce) else { continue };
-            // Otherwise the next head, or a second, shows whether the node only lagged.
-            let patience = if slot.is_free() { USED_AFTER } else { DISPLACED_AFTER };
-            if nonce < self.count && slot.unseen_for(now) >= patience {
-                self.displace(nonce);
-            }
-        }
-        let Looked { moved, dropped, unsure } = self.recent.look(mined, now);
-        self.effects.extend(moved.into_iter().map(|(id, block)| Effect::Mined(id, block)));
-        // What it did not come to is still to be asked.
-        self.suspicious |= asked_mined && !is_whole;
-        // What was seen since this question was asked, it did not answer.
-        let since = self.reorganised && self.suspicious;
-        self.reorganised = unsure || self.lower_since.is_some() || since;
-        self.suspicious |= self.reorganised;
-        if !dropped.is_empty() {
-            warn!(
-                transactions = dropped.len(),
-                "mined transactions have left the chain: they are sent again"
-            );
-            self.effects.push(Effect::Reopen(dropped));
-        }
-    }
-
-    /// The chain's count, unless it is lower than before: then only once it has been for a while.
-    fn believe(&mut self, count: u64, now: Instant) {
-        if count >= self.count {
-            (self.count, self.lower_since) = (count, None);
-            if let Some(foreign) = self.nonces.observe_mined(count) {
-                self.tally.foreign += foreign.end() - foreign.start() + 1;
-                warn!(
-                    first = foreign.start(),
-                    last = foreign.end(),
-                    "nonces were used by transactions this journal does not know: \
-                     is the wallet used elsewhere?"
-                );
-            }
-            return;
-        }
-        let since = *self.lower_since.get_or_insert(now);
-        // A chain does not forget that much; a node that begins anew does.
-        let too_many = self.count - count > FOLLOWED;
-        if too_many || now.saturating_duration_since(since) < DROPPED_AFTER {
-            return;
-        }
-        (self.count, self.lower_since) = (count, None);
-        // What was ours is open again, or about to be; what was somebody else's is free.
-        for nonce in count..self.nonces.peek_next() {
-            let ours = self.open.contains_key(&nonce)
-                || self.signing.contains(&nonce)
-                || self.recent.contains(nonce);
-            if !ours {
-                self.nonces.give_back(nonce, now);
-            }
-        }
-    }
-
-    /// All bytes recorded for nonces whose transactions left the chain.
-    pub(super) fn reopened(&mut self, transactions: Vec<SignedTransaction>, now: Instant) {
-        for transaction in transactions {
-            let nonce = transaction.nonce;
-            let newer = transaction.request.and_then(|key| self.by_request.get(&key).copied());
-            let superseded = newer.filter(|newer| *newer > nonce);
-            let request = transaction.request;
-            if let Some(key) = request {
-                self.landed.remove(&key);
-            }
-            self.hold_open(transaction, now);
-            if let (Some(key), Some(newer)) = (request, superseded) {
-                self.by_request.insert(key, newer);
-            }
-            if let Some(slot) = self.open.get_mut(&nonce) {
-                slot.doubt();
-            }
-        }
-    }
-
     // What is to be done.
 
     /// Starts whatever can be started now. `wanted`: whether somebody waits for a request.
@@ -581,25 +479,6 @@ impl Book {
         self.raise_starving(now);
         self.prepare(wanted, now);
         self.broadcast(now);
-    }
-
-    /// The question that is due; its answer goes to [`Book::seen`].
-    pub(super) fn look(&mut self, now: Instant) -> Option<Look> {
-        let every = if self.is_busy() { LOOK_EVERY } else { IDLE_LOOK_EVERY };
-        let stale = now.saturating_duration_since(self.looked_at) >= every;
-        let news =
-            self.look_again && (self.suspicious || self.open.values().any(Slot::is_worth_a_look));
-        if self.looking.is_some() || !(news || stale) {
-            return None;
-        }
-        let suspicious = std::mem::take(&mut self.suspicious);
-        (self.looking, self.look_again, self.looked_at) = (Some(suspicious), false, now);
-        let versions = |(nonce, slot): (&u64, &Slot)| {
-            let nonce = *nonce;
-            slot.versions().iter().map(move |version| (nonce, version.hash)).collect::<Vec<_>>()
-        };
-        let mined = if suspicious { self.recent.newest_first() } else { Vec::new() };
-        Some(Look { open: self.open.iter().flat_map(versions).collect(), mined })
     }
 
     fn fees(&self) -> Option<Fees> {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Address, B256},
-    gateway::provider::{Provider, Receipt, RpcError},
+    gateway::provider::{At, Provider, Receipt, RpcError},
 };
 
 /// Receipts asked for in one message, at most.
@@ -41,7 +41,7 @@ pub(super) async fn ask_chain(
         Ok(count) => count,
         Err(error) => return Looked { seen: None, failed: Some(error), at_once },
     };
-    let mut seen = Seen { count, open: Vec::new(), mined: Vec::new(), is_whole: false };
+    let mut seen = Seen { count, head: None, open: Vec::new(), mined: Vec::new(), is_whole: false };
     let failed = ask_receipts(provider, look, at_once, &mut seen).await.err();
     seen.is_whole = failed.is_none();
     let at_once = match failed {
@@ -71,6 +71,10 @@ async fn ask_receipts(
             }
         };
         seen.open.extend(asked.iter().map(|(nonce, _)| *nonce).zip(receipts));
+    }
+    if !look.mined.is_empty() {
+        // Before the receipts: a node that is behind them knows nothing of them.
+        seen.head = provider.header(At::Latest).await?.map(|head| head.block.number);
     }
     for asked in look.mined.chunks(at_once) {
         let hashes: Vec<B256> = asked.iter().map(|one| one.hash).collect();

@@ -36,7 +36,7 @@ const BLOCK_TIME: Duration = Duration::from_millis(250);
 /// every pool took and forgot is sent again after three seconds, and may then wait one for its turn.
 const GAP_LIMIT: Duration = Duration::from_secs(5);
 /// Where the chain went back, or the wallet is used elsewhere: it has to be sure of that first.
-const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(20);
+const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(40);
 /// In a world that is well.
 const ALL_WITHIN: Duration = Duration::from_mins(3);
 
@@ -402,6 +402,7 @@ impl World {
         let below = look.open.iter().filter(|(nonce, _)| *nonce < count);
         Seen {
             count,
+            head: self.chain.blocks.last().map(|(block, _)| block.number),
             open: below.map(|(nonce, hash)| (*nonce, self.chain.receipt(*hash))).collect(),
             mined: look.mined.iter().map(|one| (one.nonce, self.chain.receipt(one.hash))).collect(),
             is_whole: true,

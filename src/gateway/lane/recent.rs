@@ -12,15 +12,28 @@ use crate::{
     gateway::provider::Receipt,
 };
 
-/// A mined transaction without a receipt left the chain, or the node that was asked lags.
-pub(super) const DROPPED_AFTER: Duration = Duration::from_secs(2);
+/// What the chain does not show for so long is not in it: a mined transaction without a receipt left
+/// it, a used nonce without a receipt of ours is somebody else's. Behind one URL the node with the
+/// receipts may lag for a while, and sent twice costs gas.
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(15);
+/// A node whose head is below a block knows nothing of it; a chain that stays below for so long has
+/// gone back.
+const BELOW_FOR: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Copy, Debug)]
 struct Mined {
     hash: B256,
     block: BlockRef,
-    /// Since when the chain does not show its receipt.
+    /// Since when the chain does not show its receipt, though it has a block of that height.
     missing_since: Option<Instant>,
+    /// Since when it has none.
+    below_since: Option<Instant>,
+}
+
+impl Mined {
+    fn is_there(&mut self) {
+        (self.missing_since, self.below_since) = (None, None);
+    }
 }
 
 /// By nonce.
@@ -38,11 +51,13 @@ pub(super) struct Looked {
     pub dropped: Vec<TransactionId>,
     /// Some are missing, and not for long yet.
     pub unsure: bool,
+    /// Some were mined above the head of the node that was asked: it lags, or the chain goes back.
+    pub below: bool,
 }
 
 impl Recent {
     pub(super) fn add(&mut self, MinedTransaction { nonce, hash, block }: MinedTransaction) {
-        self.mined.insert(nonce, Mined { hash, block, missing_since: None });
+        self.mined.insert(nonce, Mined { hash, block, missing_since: None, below_since: None });
         while self.mined.len() as u64 > FOLLOWED {
             self.mined.pop_first();
         }
@@ -62,25 +77,36 @@ impl Recent {
         self.mined.iter().rev().map(known).collect()
     }
 
-    /// Takes in receipts. What failed had succeeded before, or it would not be looked at twice:
-    /// somebody has to judge it anew, as what was dropped.
-    pub(super) fn look(&mut self, shown: Vec<(u64, Option<Receipt>)>, now: Instant) -> Looked {
+    /// Takes in receipts, of a node with this newest block. What failed had succeeded before, or it
+    /// would not be looked at twice: somebody has to judge it anew, as what was dropped.
+    pub(super) fn look(
+        &mut self,
+        shown: Vec<(u64, Option<Receipt>)>,
+        head: Option<u64>,
+        now: Instant,
+    ) -> Looked {
+        let long = |since, patience| now.saturating_duration_since(since) >= patience;
         let mut looked = Looked::default();
         for (nonce, receipt) in shown {
             let Some(known) = self.mined.get_mut(&nonce) else { continue };
             let id = TransactionId { nonce, hash: known.hash };
             match receipt {
                 Some(receipt) if receipt.hash != known.hash => {}
-                Some(receipt) if receipt.block == known.block => known.missing_since = None,
+                Some(receipt) if receipt.block == known.block => known.is_there(),
                 Some(receipt) if receipt.success => {
-                    known.missing_since = None;
+                    known.is_there();
                     known.block = receipt.block;
                     looked.moved.push((id, receipt.block));
                 }
                 Some(_) => looked.dropped.push(id),
+                None if head.is_none_or(|head| head < known.block.number)
+                    && !long(*known.below_since.get_or_insert(now), BELOW_FOR) =>
+                {
+                    looked.below = true;
+                }
                 None => {
                     let since = *known.missing_since.get_or_insert(now);
-                    if now.saturating_duration_since(since) >= DROPPED_AFTER {
+                    if long(since, GONE_AFTER) {
                         looked.dropped.push(id);
                     } else {
                         looked.unsure = true;

@@ -12,13 +12,16 @@ use alloy::{
 use tokio::task::JoinSet;
 
 use super::{
-    book::{Book, Effect},
+    book::{Book, Effect, Seen},
     draft::{Draft, Fees},
     *,
 };
 use crate::{
     domain::{HoldReason, U256},
-    gateway::fake_chain::{FakeChain, Mood},
+    gateway::{
+        fake_chain::{FakeChain, Mood},
+        provider::{Receipt, RpcError},
+    },
 };
 
 #[derive(Clone, Debug, Default)]
@@ -482,7 +485,7 @@ async fn what_a_reorganisation_drops_is_sent_again_with_the_same_bytes() {
             scene.chain.reorganise(4, Vec::new());
         }
         assert_eq!(scene.chain.node().nonce, 0, "all are gone");
-        scene.blocks(40).await;
+        scene.blocks(100).await;
         assert_eq!(scene.chain.node().nonce, 50, "and back, restarted: {restarted}");
         assert_eq!(scene.ledger.rows().len(), 50, "the same bytes");
         assert_eq!(lock(&scene.ledger.reopened).len(), 50);
@@ -494,6 +497,79 @@ async fn what_a_reorganisation_drops_is_sent_again_with_the_same_bytes() {
         scene.blocks(3).await;
         landing(&mut next);
     }
+}
+
+/// A node that lags after a reconnect, and one without receipts for a while: nothing left the chain.
+#[tokio::test(start_paused = true)]
+async fn b6_what_a_node_cannot_know_yet_has_not_left_the_chain() {
+    let scene = Scene::new();
+    let mut submission = scene.submit(1).await;
+    scene.blocks(2).await;
+    let mined = landing(&mut submission).block.number;
+    scene.chain.node().connection += 1;
+    scene.chain.node().hide_receipts = true;
+    scene.chain.node().lags_from = Some(mined);
+    scene.blocks(240).await;
+    assert!(lock(&scene.ledger.reopened).is_empty(), "its head is below the block");
+    scene.chain.node().lags_from = None;
+    scene.blocks(40).await;
+    assert!(lock(&scene.ledger.reopened).is_empty(), "not for long");
+    let mut next = scene.submit(2).await;
+    scene.blocks(30).await;
+    assert_eq!(lock(&scene.ledger.reopened).len(), 1, "for long");
+    scene.chain.node().hide_receipts = false;
+    scene.blocks(20).await;
+    landing(&mut next);
+    assert_eq!(scene.ledger.rows().len(), 2, "no other bytes");
+}
+
+/// The receipt of the first version comes while the second one is being signed.
+#[tokio::test(start_paused = true)]
+async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
+    let address = wallet().address();
+    let options = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: None };
+    let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
+    let mut head = fake_chain().heads().borrow().expect("a head");
+    book.head(&head);
+    book.tip(Some(1));
+    let _waits = waits_of(&mut book, 1..2).await;
+    let first = book.open_hashes()[0].1;
+    head.base_fee = head.base_fee.map(|fee| fee * 10);
+    book.head(&head);
+    let dear = RpcError::Refused {
+        host: "node".into(),
+        code: -32000,
+        message: "max fee per gas less than block base fee".into(),
+        data: None,
+    };
+    book.answered(0, first, Err(dear), Instant::now());
+    let mut signed = Vec::new();
+    for effect in book.effects() {
+        let Effect::Sign(drafts) = effect else { continue };
+        for draft in drafts {
+            signed.push(draft.sign(&wallet()).await.expect("a local key signs"));
+        }
+    }
+    let replacement = signed[0].id();
+    let receipt =
+        Receipt { hash: first, block: head.block, success: true, gas_used: 1, gas_price: 1 };
+    let seen = Seen {
+        count: 1,
+        head: None,
+        open: vec![(0, Some(receipt))],
+        mined: Vec::new(),
+        is_whole: true,
+    };
+    book.seen(Some(seen), Instant::now());
+    book.effects();
+    book.signed(signed, Vec::new(), Instant::now());
+    let effects = book.effects();
+    assert!(
+        matches!(&effects[..], [Effect::GiveUp(ids, GivenUp::Rejected)] if ids[..] == [replacement]),
+        "{effects:?}"
+    );
+    assert_eq!(book.open_hashes(), []);
+    assert_eq!(book.tally().foreign, 0);
 }
 
 /// Nonces that somebody else had used, and has not any more.
@@ -514,7 +590,7 @@ async fn foreign_transactions_that_are_dropped_leave_no_gap() {
     // Nonces 1 to 4 leave the chain; 1 to 3 are nobody's.
     scene.chain.reorganise(26, Vec::new());
     scene.chain.node().nonce = 1;
-    scene.blocks(60).await;
+    scene.blocks(120).await;
     assert_eq!(scene.chain.node().nonce, 5, "no-ops filled what nobody needs");
 }
 

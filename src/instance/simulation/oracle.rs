@@ -11,11 +11,14 @@ use crate::{
 
 /// Time for everything that was held or waits to be tried again.
 const QUIET_WITHIN: Duration = Duration::from_mins(30);
+/// What the chain dropped last is believed to be gone by then.
+const SURE_WITHIN: Duration = Duration::from_secs(30);
 /// Time for one request in a world without faults.
 const FRESH_WITHIN: Duration = Duration::from_mins(2);
 
 /// Waits until nothing is left to do, and judges.
 pub(super) async fn look(world: &World, running: &mut Running) {
+    tokio::time::sleep(SURE_WITHIN).await;
     let mut quiet =
         world.until(QUIET_WITHIN, async || still_open(world, running).await.is_empty()).await;
     let stale = |left: &String| left.contains("StaleAnswer");

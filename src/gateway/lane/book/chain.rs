@@ -1,0 +1,166 @@
+//! What the chain says: heads, the wallet's count, receipts; and what it has taken back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Book, Effect, Look, Seen};
+use crate::gateway::{
+    lane::{
+        FOLLOWED, SignedTransaction,
+        recent::{GONE_AFTER, Looked},
+        slot::Slot,
+    },
+    provider::Head,
+};
+
+/// The chain is looked at so often, however still it is, while something is open.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And so often while nothing is.
+const IDLE_LOOK_EVERY: Duration = Duration::from_mins(1);
+/// A nonce that is used without a receipt of ours is somebody else's only after this, where no node
+/// ever took our bytes, as far as they say: a node may pass on what it refuses.
+const USED_AFTER: Duration = Duration::from_secs(3);
+
+impl Book {
+    /// A newer block.
+    pub fn head(&mut self, head: &Head) {
+        // The first one follows nothing: the chain may have gone back since the first look.
+        let follows = self.head.is_some_and(|last| {
+            let (block, connection) = last;
+            block == head.block || (head.parent == block.hash && head.connection == connection)
+        });
+        self.reorganised |= self.head.is_some_and(|(last, _)| {
+            let (number, next) = (head.block.number, last.number.saturating_add(1));
+            head.block != last && (number < next || (number == next && head.parent != last.hash))
+        });
+        self.suspicious |= !follows;
+        self.look_again = true;
+        self.market.base = Some(head.base_fee.unwrap_or(0));
+        self.head = Some((head.block, head.connection));
+    }
+
+    /// What the chain says about open nonces, and about those that were mined.
+    pub(in crate::gateway::lane) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
+        let asked_mined = self.looking.take().unwrap_or_default();
+        let Some(Seen { count, head, open, mined, is_whole }) = seen else {
+            self.suspicious |= asked_mined;
+            return;
+        };
+        self.believe(count, now);
+        let mut unseen = Vec::new();
+        for (nonce, receipt) in open {
+            match receipt {
+                Some(receipt) => self.land(nonce, &receipt, now),
+                None => unseen.push(nonce),
+            }
+        }
+        for nonce in unseen {
+            let Some(slot) = self.open.get_mut(&nonce) else { continue };
+            // Otherwise the next head, or a second, shows whether the node only lagged.
+            let patience = if slot.is_free() { USED_AFTER } else { GONE_AFTER };
+            if nonce < self.count && slot.unseen_for(now) >= patience {
+                self.displace(nonce);
+            }
+        }
+        let Looked { moved, dropped, unsure, below } = self.recent.look(mined, head, now);
+        self.effects.extend(moved.into_iter().map(|(id, block)| Effect::Mined(id, block)));
+        if !below {
+            self.below_since = None;
+        }
+        let below_since = below.then(|| *self.below_since.get_or_insert(now));
+        // What it did not come to is still to be asked, and what it could not know.
+        self.suspicious |= (asked_mined && !is_whole) || below;
+        // What was seen since this question was asked, it did not answer.
+        let since = self.reorganised && self.suspicious && !below;
+        // Behind for long is not reorganised: callers are listened to again.
+        let maybe_gone =
+            below_since.is_some_and(|since| now.saturating_duration_since(since) < GONE_AFTER);
+        self.reorganised = unsure || maybe_gone || self.lower_since.is_some() || since;
+        self.suspicious |= self.reorganised;
+        if !dropped.is_empty() {
+            warn!(
+                transactions = dropped.len(),
+                "mined transactions have left the chain: they are sent again"
+            );
+            self.effects.push(Effect::Reopen(dropped));
+        }
+    }
+
+    /// The chain's count, unless it is lower than before: then only once it has been for a while.
+    fn believe(&mut self, count: u64, now: Instant) {
+        if count >= self.count {
+            (self.count, self.lower_since) = (count, None);
+            if let Some(foreign) = self.nonces.observe_mined(count) {
+                self.tally.foreign += foreign.end() - foreign.start() + 1;
+                warn!(
+                    first = foreign.start(),
+                    last = foreign.end(),
+                    "nonces were used by transactions this journal does not know: \
+                     is the wallet used elsewhere?"
+                );
+            }
+            return;
+        }
+        let since = *self.lower_since.get_or_insert(now);
+        // A chain does not forget that much; a node that begins anew does.
+        let too_many = self.count - count > FOLLOWED;
+        if too_many || now.saturating_duration_since(since) < GONE_AFTER {
+            return;
+        }
+        (self.count, self.lower_since) = (count, None);
+        // What was ours is open again, or about to be; what was somebody else's is free.
+        for nonce in count..self.nonces.peek_next() {
+            let ours = self.open.contains_key(&nonce)
+                || self.signing.contains(&nonce)
+                || self.recent.contains(nonce);
+            if !ours {
+                self.nonces.give_back(nonce, now);
+            }
+        }
+    }
+
+    /// All bytes recorded for nonces whose transactions left the chain.
+    pub(in crate::gateway::lane) fn reopened(
+        &mut self,
+        transactions: Vec<SignedTransaction>,
+        now: Instant,
+    ) {
+        for transaction in transactions {
+            let nonce = transaction.nonce;
+            let newer = transaction.request.and_then(|key| self.by_request.get(&key).copied());
+            let superseded = newer.filter(|newer| *newer > nonce);
+            let request = transaction.request;
+            if let Some(key) = request {
+                self.landed.remove(&key);
+            }
+            self.hold_open(transaction, now);
+            if let (Some(key), Some(newer)) = (request, superseded) {
+                self.by_request.insert(key, newer);
+            }
+            if let Some(slot) = self.open.get_mut(&nonce) {
+                slot.doubt();
+            }
+        }
+    }
+
+    /// The question that is due; its answer goes to [`Book::seen`].
+    pub(in crate::gateway::lane) fn look(&mut self, now: Instant) -> Option<Look> {
+        let every = if self.is_busy() { LOOK_EVERY } else { IDLE_LOOK_EVERY };
+        let stale = now.saturating_duration_since(self.looked_at) >= every;
+        let news =
+            self.look_again && (self.suspicious || self.open.values().any(Slot::is_worth_a_look));
+        if self.looking.is_some() || !(news || stale) {
+            return None;
+        }
+        let suspicious = std::mem::take(&mut self.suspicious);
+        (self.looking, self.look_again, self.looked_at) = (Some(suspicious), false, now);
+        let versions = |(nonce, slot): (&u64, &Slot)| {
+            let nonce = *nonce;
+            slot.versions().iter().map(move |version| (nonce, version.hash)).collect::<Vec<_>>()
+        };
+        let mined = if suspicious { self.recent.newest_first() } else { Vec::new() };
+        Some(Look { open: self.open.iter().flat_map(versions).collect(), mined })
+    }
+}
