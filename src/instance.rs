@@ -53,6 +53,7 @@ pub use self::{
     rebuild::{RebuildError, rebuild},
 };
 use self::{
+    inquiries::Ripening,
     parts::{depth, fail, gateway, intakes, load_roots, open_ciphertexts, refuse, start},
     recovery::Recovery,
     report::Report,
@@ -533,7 +534,9 @@ impl Instance {
         let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
             .only_from(depth(config), ripe)
             .counting(self.edges.reporter.metrics.clone());
-        let progress = arrivals.progress();
+        let (progress, tag) = (arrivals.progress(), arrivals.tag());
+        let ripening =
+            Ripening { depth: depth(config), line: ripe_up_to.clone(), tag: tag.clone() };
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
 
@@ -542,6 +545,7 @@ impl Instance {
             backfill,
             walk: walk_again.clone(),
             progress: progress.clone(),
+            ripening,
         };
         self.answer_inquiries(inquiries);
 
@@ -568,7 +572,7 @@ impl Instance {
 
         let reporter = self.edges.reporter.clone();
         let report =
-            Report { reporter, provider, core, observed, journal, progress, wallet, memory };
+            Report { reporter, provider, core, observed, journal, progress, tag, wallet, memory };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))

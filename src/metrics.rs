@@ -166,6 +166,7 @@ struct Series {
     /// Unix ms; 0: not behind, [`NEVER`]: not known.
     behind_since_ms: AtomicU64,
     reorganisations: IntCounter,
+    still_tag: LateGauge,
     // ciphertexts
     fetches: IntCounterVec,
     bucket_hosts: FewNames,
@@ -344,6 +345,11 @@ impl Metrics {
 
     pub fn reorganised(&self) {
         self.0.reorganisations.inc();
+    }
+
+    /// For how long the finality tag has not moved while the chain went on.
+    pub fn finality_tag(&self, still: Duration) {
+        self.0.still_tag.set(still.as_secs_f64());
     }
 
     // Ciphertexts.
@@ -559,6 +565,10 @@ impl Series {
             reorganisations: r.counter(
                 "reorganisations_total",
                 "Times the chain was reorganised below the cursor.",
+            ),
+            still_tag: r.late(
+                "finality_tag_still_seconds",
+                "For how long the finality tag has not moved while the chain went on.",
             ),
             fetches: r.counters(
                 "bucket_fetches_total",

@@ -233,7 +233,7 @@ fn why(line: &RequestLine) -> String {
     if let Some(held) = &line.held {
         return format!("{}: {}", held.reason, held.detail);
     }
-    let detail = line.outcome_detail.as_ref().or(line.last_error.as_ref());
+    let detail = line.outcome_detail.as_ref().or(line.waits.as_ref()).or(line.last_error.as_ref());
     detail.cloned().unwrap_or_default()
 }
 
@@ -306,6 +306,7 @@ fn story(story: &RequestStory, now_ms: u64) -> String {
         let since = when(now_ms, held.since_ms);
         lines.push(("held", format!("{}: {}\nsince {since}", held.reason, held.detail)));
     }
+    lines.extend(line.waits.iter().map(|what| ("waits", what.clone())));
     lines.push(("attempts", format!("{} failed", line.attempts)));
     lines.extend(line.last_error.iter().map(|error| ("last error", error.clone())));
     lines.push(("worked", format!("{} (counts towards request_expiry_secs)", span(*worked_ms))));
@@ -427,6 +428,7 @@ mod tests {
             outcome_detail: None,
             attempts: 3,
             last_error: Some("timeout".to_owned()),
+            waits: None,
             block: 77,
             arrived_at_ms: NOW - 3_600_000,
             asked_at_ms: Some(NOW - 3_599_000),

@@ -36,10 +36,11 @@ use self::{
 };
 use super::{
     Arrival, Batch, Intake, RequestLedger,
-    depth::{Depth, Line},
+    depth::{Depth, Line, Tag},
 };
 use crate::{
     backoff::Backoff,
+    clock,
     domain::{B256, BlockRef, Event, Generation, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
@@ -90,8 +91,10 @@ pub struct Arrivals<P, L> {
     /// Under the last head.
     line: watch::Sender<Line>,
     unripe: Unripe,
-    /// Where the node's tag stood, and when it was asked.
-    tagged: (Option<Instant>, Option<u64>),
+    /// The finality tag, and when it was asked for.
+    tag: watch::Sender<Option<Tag>>,
+    tag_asked: Option<Instant>,
+    tag_repeats: Repeats,
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
     begun_after: u64,
@@ -146,7 +149,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             depth: Depth::NONE,
             line: watch::channel(Line::OPEN).0,
             unripe: Unripe::default(),
-            tagged: (None, None),
+            tag: watch::channel(None).0,
+            tag_asked: None,
+            tag_repeats: Repeats::default(),
             cursor,
             begun_after: begun_after.unwrap_or(0),
             page: PageSize::new(),
@@ -188,6 +193,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// Where to say that a request may be hidden in some blocks.
     pub fn suspects(&self) -> Suspects {
         self.suspects.clone()
+    }
+
+    /// The finality tag, where one is asked for.
+    pub fn tag(&self) -> watch::Receiver<Option<Tag>> {
+        self.tag.subscribe()
     }
 
     /// Reads until `stop`. Fails only when the journal does.
@@ -521,22 +531,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         if self.depth == Depth::NONE {
             return Ok(());
         }
-        if let Some(tag) = self.depth.tag()
-            && self.tagged.0.is_none_or(|asked| asked.elapsed() >= TAG_EVERY)
-        {
-            let told = self.adapter.provider().header(tag).await;
-            let first = self.tagged.0.replace(Instant::now()).is_none();
-            match told {
-                Ok(Some(block)) => self.tagged.1 = Some(block.block.number),
-                // What was final stays it.
-                Ok(None) | Err(RpcError::Refused { .. }) if first => {
-                    warn!(?tag, "the node does not tell its finality tag: requests wait for it");
-                }
-                Ok(None) => debug!(?tag, "the node still does not tell its finality tag"),
-                Err(error) => debug!(?tag, %error, "could not ask for the finality tag"),
-            }
-        }
-        let line = self.depth.line(head.block.number, self.tagged.1);
+        self.ask_for_tag(head.block.number).await;
+        let tagged = self.tag.borrow().and_then(|tag| tag.at);
+        let line = self.depth.line(head.block.number, tagged);
         self.line.send_if_modified(|current| {
             let changed = *current != line;
             *current = line;
@@ -546,6 +543,41 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             self.hand_on(intake).await?;
         }
         Ok(())
+    }
+
+    /// Asks where the finality tag is, now and then, and says so if that is where it was long ago.
+    async fn ask_for_tag(&mut self, head: u64) {
+        let Some(at) = self.depth.tag() else { return };
+        if self.tag_asked.is_some_and(|asked| asked.elapsed() < TAG_EVERY) {
+            return;
+        }
+        let told = self.adapter.provider().header(at).await;
+        self.tag_asked = Some(Instant::now());
+        let told = told.unwrap_or_else(|error| {
+            debug!(tag = ?at, %error, "could not ask for the finality tag");
+            None
+        });
+        let now_ms = clock::unix_millis();
+        let known = *self.tag.borrow();
+        let mut tag = known.unwrap_or_else(|| Tag::new(self.depth.finality, head, now_ms));
+        tag.look(told.map(|block| block.block.number), head, now_ms);
+        if known != Some(tag) {
+            self.tag.send_replace(Some(tag));
+        }
+        if !tag.stands_still(now_ms) {
+            self.tag_repeats.over();
+        } else if let Some(times) = self.tag_repeats.heard("still", Instant::now()) {
+            let (name, still) = (tag.finality.as_str(), tag.still(now_ms));
+            let at = tag.at;
+            warn!(
+                tag = name,
+                at,
+                head,
+                ?still,
+                times,
+                "the finality tag stands still: requests wait for it"
+            );
+        }
     }
 
     async fn hand_on(&self, intake: Intake) -> Result<(), ReadError> {

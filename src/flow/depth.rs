@@ -3,7 +3,9 @@
 //! Requests are journaled when they are seen; what waits here waits for its block only. The chain is
 //! looked at again when the wait is over: the block may have left it meanwhile.
 
-use crate::{domain::Kind, gateway::provider::At};
+use std::{fmt, time::Duration};
+
+use crate::{clock, domain::Kind, gateway::provider::At};
 
 /// Which of the node's tags a block has to be at or below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +13,18 @@ pub enum Finality {
     Latest,
     Safe,
     Finalized,
+}
+
+impl Finality {
+    /// The tag's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Latest => "latest",
+            Self::Safe => "safe",
+            Self::Finalized => "finalized",
+        }
+    }
 }
 
 /// What is asked of a block: of the tag, and of the blocks on top of it.
@@ -36,6 +50,24 @@ impl Depth {
         }
     }
 
+    /// Why a request of this block is not walked yet; `None`: it may be. `line` and `tag` as they are
+    /// now.
+    #[must_use]
+    pub fn why(self, kind: Kind, block: u64, line: Line, tag: Option<Tag>) -> Option<String> {
+        if line.covers(kind, block) {
+            return None;
+        }
+        let confirmations = match kind {
+            Kind::PublicDecryption => self.public_decryption,
+            Kind::UserDecryption => self.user_decryption,
+        };
+        let of_tag = tag.filter(|tag| tag.at.is_none_or(|at| at < block));
+        Some(match of_tag {
+            Some(tag) => format!("waits for its block to be {}: {tag}", tag.finality.as_str()),
+            None => format!("waits for {confirmations} blocks on top of its own"),
+        })
+    }
+
     /// The line under a head, where the node's tag stands at block `tagged`. A tag the node does not
     /// tell holds everything back.
     #[must_use]
@@ -48,6 +80,72 @@ impl Depth {
         Line {
             public_decryption: under(self.public_decryption),
             user_decryption: under(self.user_decryption),
+        }
+    }
+}
+
+/// A tag that moves does so with the epochs of the chain below (6.4 minutes on Ethereum, whose word
+/// the tags of a rollup follow): three of them without a move are none any more.
+const STANDS_STILL_AFTER: Duration = Duration::from_mins(20);
+/// A node that tells the tag at all tells it at once.
+const UNTOLD_AFTER: Duration = Duration::from_mins(1);
+
+/// The tag that is asked for, as the node tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    pub finality: Finality,
+    /// Its block; `None`: the node has not told it.
+    pub at: Option<u64>,
+    /// Since when (Unix ms) it has been at no higher block, or is not told.
+    pub since_ms: u64,
+    /// The highest block it was at, and the chain's head then.
+    highest: u64,
+    head: u64,
+    /// Blocks that came since.
+    passed: u64,
+}
+
+impl Tag {
+    #[must_use]
+    pub fn new(finality: Finality, head: u64, now_ms: u64) -> Self {
+        Self { finality, at: None, since_ms: now_ms, highest: 0, head, passed: 0 }
+    }
+
+    /// What the node told under this head. `None`: it does not tell. What is beyond the head is no
+    /// word of it.
+    pub fn look(&mut self, told: Option<u64>, head: u64, now_ms: u64) {
+        if let Some(at) = told.filter(|at| *at <= head) {
+            if self.at.is_none() || at > self.highest {
+                (self.highest, self.head, self.since_ms) = (at, head, now_ms);
+            }
+            self.at = Some(at);
+        }
+        self.passed = head.saturating_sub(self.head);
+    }
+
+    /// For how long it has not moved while the chain went on.
+    #[must_use]
+    pub fn still(&self, now_ms: u64) -> Duration {
+        let goes_on = self.at.is_none() || self.passed > 0;
+        let time = if goes_on { now_ms.saturating_sub(self.since_ms) } else { 0 };
+        Duration::from_millis(time)
+    }
+
+    /// Longer than any tag in order.
+    #[must_use]
+    pub fn stands_still(&self, now_ms: u64) -> bool {
+        let after = if self.at.is_some() { STANDS_STILL_AFTER } else { UNTOLD_AFTER };
+        self.still(now_ms) >= after
+    }
+}
+
+/// `finalized stands at block 7 since 2026-09-14 16:05:12 UTC`
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tag, since) = (self.finality.as_str(), clock::utc(self.since_ms));
+        match self.at {
+            Some(at) => write!(f, "{tag} stands at block {at} since {since}"),
+            None => write!(f, "the node has not told which block is {tag} since {since}"),
         }
     }
 }
@@ -100,5 +198,52 @@ mod tests {
         assert_eq!(depth.line(100, None), Line::SHUT, "a tag that is not told");
         let line = depth.line(100, Some(97));
         assert_eq!((line.public_decryption, line.user_decryption), (Some(97), Some(95)));
+    }
+
+    #[test]
+    fn a8_a_tag_that_stands_still_while_the_chain_goes_on_is_told() {
+        let minute = 60_000;
+        let mut tag = Tag::new(Finality::Finalized, 100, 0);
+        assert!(!tag.stands_still(minute - 1));
+        tag.look(None, 101, minute);
+        assert!(tag.stands_still(minute), "it is not told");
+        tag.look(Some(90), 102, minute);
+        assert!(!tag.stands_still(minute));
+        // A quiet chain has nothing to make final.
+        tag.look(Some(90), 102, 60 * minute);
+        assert!(!tag.stands_still(60 * minute));
+        tag.look(Some(90), 103, 60 * minute);
+        assert!(tag.stands_still(60 * minute));
+        assert_eq!(tag.still(60 * minute), Duration::from_mins(59));
+        tag.look(Some(91), 104, 60 * minute);
+        assert!(!tag.stands_still(60 * minute));
+        // Behind one URL are two nodes that stand still at different blocks.
+        for round in 61..82 {
+            tag.look(Some(90 + round % 2), 200, round * minute);
+        }
+        assert!(tag.stands_still(82 * minute));
+        // What is beyond the head is no word of it.
+        tag.look(Some(u64::MAX), 200, 82 * minute);
+        assert!(tag.stands_still(82 * minute) && tag.at < Some(200));
+    }
+
+    #[test]
+    fn a8_every_request_that_waits_says_for_what() {
+        let depth = Depth { finality: Finality::Finalized, user_decryption: 5, ..Depth::NONE };
+        let mut tag = Tag::new(Finality::Finalized, 100, 1_000);
+        let why =
+            |tag: Tag, kind, block| depth.why(kind, block, depth.line(100, tag.at), Some(tag));
+        let untold = why(tag, Kind::PublicDecryption, 50).unwrap();
+        assert!(untold.contains("not told which block is finalized since 1970-01-01"), "{untold}");
+        tag.look(Some(98), 100, 2_000);
+        assert_eq!(why(tag, Kind::PublicDecryption, 98), None);
+        let tagged = why(tag, Kind::PublicDecryption, 99).unwrap();
+        assert!(
+            tagged.contains("finalized stands at block 98 since 1970-01-01 00:00:02"),
+            "{tagged}"
+        );
+        assert_eq!(why(tag, Kind::UserDecryption, 95), None);
+        let buried = why(tag, Kind::UserDecryption, 96).unwrap();
+        assert!(buried.contains("waits for 5 blocks on top"), "{buried}");
     }
 }

@@ -237,8 +237,10 @@ async fn look_at_chain(
         }
     };
     let of_contract = contracts::look(provider, config);
-    let (mut contracts, registry, balance, journal) =
-        tokio::join!(of_contract, registry, balance, journal);
+    let of_tag = within("finality", nodes::look_at_tag(provider, config.finality, seen.newest));
+    let (mut contracts, registry, balance, journal, of_tag) =
+        tokio::join!(of_contract, registry, balance, journal, of_tag);
+    contracts.extend(of_tag.unwrap_or_else(Some));
     let (of_registry, (buckets, dates)) = registry.unwrap_or_else(|| {
         let finding = Finding::fail(
             "GatewayConfig",

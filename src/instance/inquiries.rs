@@ -21,8 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    domain::{BlockRef, Bytes, Outcome, Refusal, U256},
-    flow::{Intake, arrivals::backfill::Backfill},
+    domain::{BlockRef, Bytes, Kind, Outcome, Refusal, U256},
+    flow::{
+        Intake,
+        arrivals::backfill::Backfill,
+        depth::{Depth, Line, Tag},
+    },
     gateway::{
         abi,
         provider::{ArbitrumProvider, Provider},
@@ -30,7 +34,7 @@ use crate::{
     heart::Heart,
     journal::{
         self, Identity, Journal, JournaledTransaction, Listed, Listing, Look, Position, Progress,
-        QueryError, ReadOnly, RequestRecord,
+        QueryError, ReadOnly, RequestRecord, StageName,
     },
     observe::requests::{
         Accepted, Asked, Backfilled, Desk, EventPlace, ExportedAnswer, ExportedRequest, HeldFor,
@@ -63,6 +67,40 @@ pub(super) struct Inquiries<P: Provider> {
     pub walk: mpsc::Sender<Intake>,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
+    pub ripening: Ripening,
+}
+
+/// How deep in the chain a request has to be before it is walked, and what that comes to now.
+#[derive(Clone, Debug)]
+pub(super) struct Ripening {
+    pub depth: Depth,
+    pub line: watch::Receiver<Line>,
+    pub tag: watch::Receiver<Option<Tag>>,
+}
+
+impl Ripening {
+    /// Has those that wait say for what.
+    fn explain(&self, told: &mut Told) {
+        let (line, tag) = (*self.line.borrow(), *self.tag.borrow());
+        let explain = |request: &mut RequestLine| {
+            let arrived = request.stage == StageName::Arrived.as_str() && request.held.is_none();
+            let kind = [Kind::PublicDecryption, Kind::UserDecryption];
+            let kind = kind.into_iter().find(|kind| kind.as_str() == request.kind);
+            if let Some(kind) = kind.filter(|_| arrived) {
+                request.waits = self.depth.why(kind, request.block, line, tag);
+            }
+        };
+        match told {
+            Told::Lines { requests, .. } => requests.iter_mut().for_each(explain),
+            Told::Stories { requests } => {
+                requests.iter_mut().map(|story| &mut story.line).for_each(explain);
+            }
+            Told::Exported { requests, .. } => {
+                requests.iter_mut().map(|one| &mut one.story.line).for_each(explain);
+            }
+            Told::Retried { .. } | Told::Backfilled(_) => {}
+        }
+    }
 }
 
 impl<P: Provider> Inquiries<P> {
@@ -94,7 +132,9 @@ impl<P: Provider> Inquiries<P> {
         match inquiry {
             Inquiry::List { .. } | Inquiry::Export { .. } | Inquiry::Show { .. } => {
                 let asked = self.journal.look(move |look| Ok(read(look, &inquiry))).await;
-                asked.map_err(|error| error.to_string())?
+                let mut told = asked.map_err(|error| error.to_string())??;
+                self.ripening.explain(&mut told);
+                Ok(told)
             }
             Inquiry::Retry { id } => {
                 let id = parse(&id)?;
@@ -378,6 +418,7 @@ fn line(id: String, content: String, kind: &str, block: u64, progress: &Progress
         outcome_detail: detail,
         attempts: progress.attempts,
         last_error: progress.last_error.clone(),
+        waits: None,
         block,
         arrived_at_ms: progress.arrived_at_ms,
         asked_at_ms: progress.asked_at_ms,
@@ -489,9 +530,26 @@ async fn retry_stopped(
 mod tests {
     use super::*;
     use crate::{
-        domain::{B256, Event, Kind, RequestKey},
-        journal::StageName,
+        domain::{B256, Event, RequestKey},
+        flow::depth::Finality,
     };
+
+    fn just_arrived() -> Progress {
+        Progress {
+            stage: StageName::Arrived,
+            held: None,
+            attempts: 0,
+            last_error: None,
+            worked_ms: 0,
+            transaction: None,
+            arrived_at_ms: 0,
+            asked_at_ms: None,
+            answered_at_ms: None,
+            submitted_at_ms: None,
+            settled_at_ms: None,
+            outcome: None,
+        }
+    }
 
     #[test]
     fn an_export_is_cut_at_its_bytes_and_goes_on() {
@@ -507,25 +565,31 @@ mod tests {
                 data: Bytes::from(vec![0; data]),
             },
             answer: None,
-            progress: Progress {
-                stage: StageName::Arrived,
-                held: None,
-                attempts: 0,
-                last_error: None,
-                worked_ms: 0,
-                transaction: None,
-                arrived_at_ms: 0,
-                asked_at_ms: None,
-                answered_at_ms: None,
-                submitted_at_ms: None,
-                settled_at_ms: None,
-                outcome: None,
-            },
+            progress: just_arrived(),
         };
         let (half, whole) = (EXPORTED_BYTES / 2, EXPORTED_BYTES + 1);
         assert_eq!(fitting(&[record(half), record(half), record(1)]), 2);
         assert_eq!(fitting(&[record(whole), record(1)]), 1, "one goes in any case");
         assert_eq!(fitting(&[record(1), record(whole)]), 1);
+    }
+
+    #[test]
+    fn a8_who_waits_for_the_tag_says_so_and_nobody_else() {
+        let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+        let mut tag = Tag::new(Finality::Finalized, 100, 0);
+        tag.look(Some(90), 100, 0);
+        let ripening = Ripening {
+            depth,
+            line: watch::channel(depth.line(100, tag.at)).1,
+            tag: watch::channel(Some(tag)).1,
+        };
+        let kind = Kind::UserDecryption.as_str();
+        let request = |block| line(String::new(), String::new(), kind, block, &just_arrived());
+        let mut told = Told::Lines { requests: vec![request(90), request(91)], next: None };
+        ripening.explain(&mut told);
+        let Told::Lines { requests, .. } = told else { panic!() };
+        assert_eq!(requests[0].waits, None);
+        assert!(requests[1].waits.as_ref().unwrap().contains("finalized stands at block 90 since"));
     }
 
     #[test]

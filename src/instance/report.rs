@@ -22,13 +22,14 @@ use crate::{
     domain::{Address, BlockRef},
     flow::{
         ciphertexts::MemoryUse,
+        depth::Tag,
         kms_core::{Health, KmsCore},
     },
     gateway::provider::{ArbitrumProvider, Provider},
     heart::Heart,
     journal::{self, Journal, JournalError, Space},
     metrics::Standing,
-    observe::status::{Phase, Reporter, StaleNode},
+    observe::status::{Phase, Reporter, StaleNode, StillTag},
     repeats::Repeats,
 };
 
@@ -56,6 +57,8 @@ pub(super) struct Report {
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
+    /// The finality tag, where one is waited for.
+    pub tag: watch::Receiver<Option<Tag>>,
     /// Absent where only observed.
     pub wallet: Option<Address>,
     /// What ciphertexts hold of their memory.
@@ -115,12 +118,21 @@ impl Report {
                 self.reporter.metrics.ciphertext_memory(memory.held(), memory.limit());
             }
             say(&seen, &mut said);
+            let (tag, now_ms) = (*self.tag.borrow(), clock::unix_millis());
+            if let Some(tag) = tag {
+                self.reporter.metrics.finality_tag(tag.still(now_ms));
+            }
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
                 (new.head, new.cursor) = (head, cursor);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
                 new.held_by.clone_from(&counted.2.held_by);
                 new.observed = self.observed.as_ref().map(|observed| *observed.borrow());
+                new.still_tag = tag.filter(|tag| tag.stands_still(now_ms)).map(|tag| StillTag {
+                    tag: tag.finality.as_str().to_owned(),
+                    at: tag.at,
+                    since_ms: tag.since_ms,
+                });
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,

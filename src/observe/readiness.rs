@@ -2,8 +2,8 @@
 //!
 //! An instance that should run is ready unless it is parked, backing off or starting. One that waits
 //! for something outside is: no restart of it would help, and others need not lose it for that. Files
-//! that cannot be applied while the old ones run, requests that are held, and gateway nodes that do
-//! not follow the chain do not make anything unready, but are a reason to look.
+//! that cannot be applied while the old ones run, requests that are held, and gateway nodes and finality
+//! tags that stand still do not make anything unready, but are a reason to look.
 
 use serde::{Deserialize, Serialize};
 
@@ -92,10 +92,18 @@ impl InstanceReadiness {
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
         let stale = one.gauges.stale.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
+        let tag =
+            one.gauges.still_tag.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
         let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
         let warning = warning.map(|warning| format!("last warning: {}", warning.text));
-        let reason: Vec<String> =
-            why.into_iter().chain(failed).chain(held).chain(stale).chain(warning).collect();
+        let reason: Vec<String> = why
+            .into_iter()
+            .chain(failed)
+            .chain(held)
+            .chain(stale)
+            .chain(tag)
+            .chain(warning)
+            .collect();
         Self {
             instance: one.name.clone(),
             ready,
@@ -119,7 +127,7 @@ impl InstanceReadiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{Gauges, LastError, Reload, StaleNode, StoppedBy};
+    use crate::observe::status::{Gauges, LastError, Reload, StaleNode, StillTag, StoppedBy};
 
     fn instance(name: &str, state: State) -> InstanceStatus {
         InstanceStatus {
@@ -222,6 +230,17 @@ mod tests {
         let readiness = Readiness::of(&all);
         let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
         assert!(readiness.ready && reason.contains("node:8545 has shown no new block"), "{reason}");
+    }
+
+    #[test]
+    fn a8_a_tag_that_stands_still_is_a_reason_to_look() {
+        let mut one = instance("a", State::Running);
+        let (tag, at) = ("finalized".to_owned(), Some(7));
+        one.gauges.still_tag = Some(StillTag { tag, at, since_ms: 0 });
+        let readiness = Readiness::of(&status(vec![one.clone()]));
+        let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
+        assert!(readiness.ready && reason.contains("finalized stands at block 7"), "{reason}");
+        assert!(what_to_do(&one)[0].contains("ask the node's operator"));
     }
 
     #[test]

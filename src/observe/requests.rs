@@ -91,6 +91,10 @@ pub struct RequestLine {
     /// Failed ones.
     pub attempts: u32,
     pub last_error: Option<String>,
+    /// What it waits for before anything is done, if it does: depth in the chain. A running instance
+    /// tells.
+    #[serde(default)]
+    pub waits: Option<String>,
     pub block: u64,
     pub arrived_at_ms: u64,
     pub asked_at_ms: Option<u64>,

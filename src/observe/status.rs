@@ -207,6 +207,9 @@ pub struct Gauges {
     /// Gateway nodes that are connected and do not follow the chain.
     #[serde(default)]
     pub stale: Vec<StaleNode>,
+    /// The finality tag, if requests wait for one that does not move.
+    #[serde(default)]
+    pub still_tag: Option<StillTag>,
 }
 
 impl Gauges {
@@ -257,6 +260,33 @@ impl fmt::Display for StaleNode {
                  gateway_url or gateway_fallback_urls"
             ),
         }
+    }
+}
+
+/// A finality tag that has not moved for longer than any in order, while the chain went on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillTag {
+    /// `safe` or `finalized`.
+    pub tag: String,
+    /// Where it stands; `None`: no node has told it.
+    pub at: Option<u64>,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
+}
+
+/// In words, with what to do.
+impl fmt::Display for StillTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tag, at, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        match at {
+            Some(at) => write!(f, "the tag {tag} stands at block {at} since {since}")?,
+            None => write!(f, "no gateway node has told which block is {tag} since {since}")?,
+        }
+        f.write_str(
+            ": requests of later blocks wait for it; if an explorer of the chain shows another \
+             one, ask the node's operator, or name another node",
+        )
     }
 }
 

@@ -40,6 +40,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             catching_up: None,
             observed: None,
             stale: Vec::new(),
+            still_tag: None,
         },
     }
 }

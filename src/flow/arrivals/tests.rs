@@ -11,6 +11,7 @@ use crate::gateway::fake_chain::{Blooms, FakeChain, Lies, request_event, upgrade
 struct Reading {
     ledger: FakeLedger,
     progress: watch::Receiver<Option<BlockRef>>,
+    tag: watch::Receiver<Option<Tag>>,
     walk: mpsc::Receiver<Intake>,
     support: watch::Receiver<Support>,
     suspects: Suspects,
@@ -41,10 +42,10 @@ impl Reading {
         let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None)
             .only_from(depth, watch::channel(depth.line(0, None)).0);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
-        let suspects = arrivals.suspects();
+        let (suspects, tag) = (arrivals.suspects(), arrivals.tag());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
-        Self { ledger, progress, walk, support, suspects, stop, running }
+        Self { ledger, progress, tag, walk, support, suspects, stop, running }
     }
 
     /// What went to the walk so far.
@@ -469,6 +470,23 @@ async fn t17_a_request_waits_for_the_finality_tag() {
     chain.node().tagged = Some(45);
     pass(5000).await;
     assert_eq!(reading.walked(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_where_the_tag_stands_is_told_while_requests_wait() {
+    let chain = FakeChain::new(40);
+    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
+    pass(100).await;
+    assert_eq!(reading.tag.borrow().unwrap().at, None, "the node does not tell it");
+    chain.node().tagged = Some(35);
+    chain.mine(vec![request_event(1)]);
+    pass(5000).await;
+    let tag = reading.tag.borrow().unwrap();
+    assert_eq!((tag.at, reading.walked()), (Some(35), vec![]));
+    chain.node().tagged = Some(41);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [1]);
 }
 
 /// Behind one URL is a node that knows nothing of half of what it is asked: what was read is kept, so

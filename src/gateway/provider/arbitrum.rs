@@ -131,9 +131,14 @@ impl ArbitrumProvider {
 
     /// The newest block's number and time (Unix seconds): for a check of clocks.
     pub async fn newest(&self) -> Result<(u64, u64), RpcError> {
-        let block: Option<Stamp> = self.ask("eth_getBlockByNumber", ("latest", false)).await?;
-        let block = block.ok_or_else(|| self.unreadable("no newest block"))?;
-        Ok((block.number.to(), block.timestamp.to()))
+        let newest = self.tagged("latest").await?;
+        newest.ok_or_else(|| self.unreadable("no newest block"))
+    }
+
+    /// The same of the block that a tag names; `None`: the node does not tell.
+    pub async fn tagged(&self, tag: &'static str) -> Result<Option<(u64, u64)>, RpcError> {
+        let block: Option<Stamp> = self.ask("eth_getBlockByNumber", (tag, false)).await?;
+        Ok(block.map(|block| (block.number.to(), block.timestamp.to())))
     }
 
     pub(super) fn unavailable(&self, what: impl Into<String>) -> RpcError {

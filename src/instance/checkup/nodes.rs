@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use super::{Finding, PATIENCE, buckets::ServerDate};
 use crate::{
     clock,
+    config::Finality,
     gateway::provider::{ArbitrumProvider, RpcError},
 };
 
@@ -13,6 +14,8 @@ const SUBJECT: &str = "gateway node";
 const BEHIND: u64 = 20;
 /// No chain at work has been without a block for so long.
 const OLD_SECS: u64 = 60;
+/// No chain takes so long to make a block final.
+const LATE_TAG_SECS: u64 = 3_600;
 /// Clocks that are kept are closer than this.
 const SKEW_SECS: u64 = 10;
 /// AWS refuses signatures that are further off than a quarter of an hour.
@@ -100,6 +103,45 @@ fn of_tip(shown: &str, number: u64, now: u64, time: u64, behind: u64) -> Finding
     Finding::ok(SUBJECT, found)
 }
 
+/// The tag that requests wait for; `None`: they wait for none.
+pub(super) async fn look_at_tag(
+    provider: &ArbitrumProvider,
+    finality: Finality,
+    newest: Option<(u64, u64)>,
+) -> Option<Finding> {
+    let tag = match finality {
+        Finality::Latest => return None,
+        Finality::Safe => "safe",
+        Finality::Finalized => "finalized",
+    };
+    let told = match provider.tagged(tag).await {
+        Ok(told) => told,
+        Err(RpcError::Refused { .. }) => None,
+        Err(error) => {
+            return Some(Finding::warn(FINALITY, error.to_string(), "try again"));
+        }
+    };
+    Some(of_tag(tag, told, newest?))
+}
+
+const FINALITY: &str = "finality";
+
+fn of_tag(tag: &str, told: Option<(u64, u64)>, (head, now): (u64, u64)) -> Finding {
+    let Some((number, time)) = told else {
+        let found = format!("the node does not tell which block is {tag}: requests wait");
+        let remedy = "name another node in gateway_url, or ask for confirmations instead";
+        return Finding::warn(FINALITY, found, remedy);
+    };
+    let late = now.saturating_sub(time);
+    let found = format!("{tag} is at block {number}, {late} s before block {head}");
+    if late > LATE_TAG_SECS {
+        let remedy = "requests of later blocks wait: compare with an explorer of the chain, and \
+                      look at the node if it shows another one";
+        return Finding::warn(FINALITY, found, remedy);
+    }
+    Finding::ok(FINALITY, found)
+}
+
 /// Compares this machine's clock with those of others: the buckets', else the newest block's, which
 /// cannot be from the future.
 pub(super) fn look_at_clock(newest: Option<(u64, u64)>, dates: &[ServerDate]) -> Finding {
@@ -162,6 +204,15 @@ mod tests {
         assert_eq!(verdicts(vec![Ok((9, NOW + 61))]), [Verdict::Ok]);
         assert_eq!(verdicts(vec![Ok((9, NOW)), Ok((30, NOW))]), [Verdict::Warn, Verdict::Ok]);
         assert_eq!(verdicts(vec![Ok((10, NOW)), Ok((30, NOW))]), [Verdict::Ok, Verdict::Ok]);
+    }
+
+    #[test]
+    fn a8_a_tag_far_behind_or_not_told_is_told() {
+        let verdict = |told| of_tag("finalized", told, (100, NOW)).verdict;
+        assert_eq!(verdict(Some((90, NOW - 1_500))), Verdict::Ok);
+        assert_eq!(verdict(Some((90, NOW - 3_601))), Verdict::Warn);
+        assert_eq!(verdict(None), Verdict::Warn);
+        assert_eq!(verdict(Some((u64::MAX, u64::MAX))), Verdict::Ok, "no arithmetic of it wraps");
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn full() -> Metrics {
     metrics.attempt_failed("asked");
     metrics.walking(1, 1000);
     metrics.behind_since(None);
+    metrics.finality_tag(second);
     metrics.fetched("bucket:9000", "ok");
     metrics.ciphertext_memory(1, 2);
     metrics.core_call("public_decrypt", "ok");
