@@ -592,6 +592,12 @@ impl KmsCore {
         }
     }
 
+    /// Who signed this answer to this request's content; `None` if nobody did.
+    #[must_use]
+    pub fn signer_of(&self, request: &Request, answer: &Answer) -> Option<Address> {
+        signature::signer_of(&self.domain, request, answer).ok()
+    }
+
     /// A place on the first connection with room, or on the emptiest.
     fn place(&self) -> Place<'_> {
         let load = |connection: &&Connection| connection.polls.load(Ordering::Relaxed);

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use self::gas::{GasBook, GasError};
 use crate::{
-    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{Answer, B256, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
         decryption::{DecryptionAdapter, ORPHANED_AFTER, Whereabouts},
@@ -66,6 +66,9 @@ pub enum SubmissionError {
     Rpc(#[from] RpcError),
     #[error("{0}")]
     Held(Hold),
+    /// The contract executed the answer and does not take it.
+    #[error("{0}")]
+    Rejected(ContractError),
     #[error("the contract is paused")]
     Paused,
     #[error("the contract does not know this request, the node may lag")]
@@ -81,6 +84,10 @@ impl SubmissionError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Held(hold) => Remedy::Hold(hold.clone()),
+            Self::Rejected(error) => match error.verdict() {
+                Verdict::Hold(reason) => Remedy::Hold(Hold::new(reason, error.to_string())),
+                Verdict::AlreadyAnswered | Verdict::NotRequested | Verdict::Retry => Remedy::Retry,
+            },
             Self::NotRequested => Remedy::Refuse(Refusal::NotRequested),
             Self::Rpc(_) | Self::Paused | Self::NotRequestedYet | Self::Stopped => Remedy::Retry,
         }
@@ -90,8 +97,17 @@ impl SubmissionError {
     #[must_use]
     pub fn is_own(&self) -> bool {
         match self {
-            Self::Held(_) | Self::NotRequested | Self::NotRequestedYet => true,
+            Self::Held(_) | Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet => true,
             Self::Rpc(_) | Self::Paused | Self::Stopped => false,
+        }
+    }
+
+    /// Whether it says what the contract has, or has not, under the request's id.
+    #[must_use]
+    pub fn is_of_contract(&self) -> bool {
+        match self {
+            Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet => true,
+            Self::Held(_) | Self::Rpc(_) | Self::Paused | Self::Stopped => false,
         }
     }
 }
@@ -253,9 +269,7 @@ impl<P: Provider> Submission<P> {
                 Ok(Outcome::AlreadyAnswered)
             }
             Verdict::Retry => Err(SubmissionError::Paused),
-            Verdict::Hold(reason) => {
-                Err(SubmissionError::Held(Hold::new(reason, error.to_string())))
-            }
+            Verdict::Hold(_) => Err(SubmissionError::Rejected(error)),
             Verdict::NotRequested => self.second_opinion(request, call).await,
         }
     }
@@ -269,7 +283,7 @@ impl<P: Provider> Submission<P> {
         call: &Call,
     ) -> Result<Outcome, SubmissionError> {
         let provider = self.adapter.provider();
-        let block = match self.whereabouts(request).await? {
+        let block = match self.whereabouts(request, &[]).await? {
             Whereabouts::In(block) => block,
             Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
             Whereabouts::Gone => return Ok(Outcome::Orphaned),
@@ -294,9 +308,13 @@ impl<P: Provider> Submission<P> {
         }
     }
 
-    /// Where a request is now.
-    pub async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
-        self.adapter.whereabouts(request).await
+    /// Where a request is now, and whether one of its `namesakes` has its id.
+    pub async fn whereabouts(
+        &self,
+        request: &Request,
+        namesakes: &[Event],
+    ) -> Result<Whereabouts, RpcError> {
+        self.adapter.whereabouts(request, namesakes).await
     }
 }
 

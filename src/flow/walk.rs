@@ -11,6 +11,7 @@ use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
     Flow, Intake, RequestLedger, Standing, Step,
+    blame::LEFT,
     ciphertexts::Buckets,
     depth::Line,
     dispatch::Seat,
@@ -26,7 +27,7 @@ use crate::{
     gateway::{
         abi,
         decryption::{Support, Whereabouts},
-        provider::Provider,
+        provider::{Provider, RpcError},
     },
     metrics::Room,
 };
@@ -38,8 +39,6 @@ const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
 
 const FORGETFUL: &str = "the KMS Core forgets the request again and again; are there two behind one \
                          address?";
-
-const LEFT: &str = "its block has left the chain, and may come back";
 
 /// What may have happened to a request before.
 #[derive(Clone, Copy, Debug)]
@@ -69,26 +68,26 @@ pub(super) enum Ended {
 }
 
 /// Where a stage leads.
-enum Door {
+pub(super) enum Door {
     To(Stage, Step),
     Out(Outcome),
 }
 
 /// Why a stage leads nowhere now.
-struct Setback {
-    remedy: Remedy,
-    why: String,
+pub(super) struct Setback {
+    pub remedy: Remedy,
+    pub why: String,
     /// Other requests need not have the same trouble.
-    own: bool,
+    pub own: bool,
 }
 
 impl Setback {
     /// Trouble that every request has: the chain or the Core does not answer.
-    fn new(remedy: Remedy, why: &impl ToString) -> Self {
+    pub(super) fn new(remedy: Remedy, why: &impl ToString) -> Self {
         Self { remedy, why: why.to_string(), own: false }
     }
 
-    fn own(remedy: Remedy, why: &impl ToString) -> Self {
+    pub(super) fn own(remedy: Remedy, why: &impl ToString) -> Self {
         Self { own: true, ..Self::new(remedy, why) }
     }
 
@@ -213,6 +212,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
                 }
                 Remedy::Hold(hold) => {
+                    // Nobody waits for an answer that the chain does not ask for any more.
+                    let looking = Box::pin(self.whereabouts(&request));
+                    let Some(found) = stop.run_until_cancelled(looking).await else {
+                        return Ok(Ended::Stopped);
+                    };
+                    // Not known counts as no.
+                    if matches!(found, Ok(Whereabouts::Gone)) {
+                        return Box::pin(self.settle(&request, Outcome::Orphaned)).await;
+                    }
                     if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
                         && recovered
                         && rejected.is_none()
@@ -232,14 +240,6 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                     if worked >= self.options.request_expiry {
                         return Box::pin(self.settle(&request, Outcome::Expired)).await;
-                    }
-                    // Nobody waits for an answer that the chain does not ask for any more.
-                    let looking = Box::pin(self.is_gone(&request, &stage));
-                    let Some(gone) = stop.run_until_cancelled(looking).await else {
-                        return Ok(Ended::Stopped);
-                    };
-                    if gone {
-                        return Box::pin(self.settle(&request, Outcome::Orphaned)).await;
                     }
                     return Box::pin(self.hold(key, &stage, past, hold)).await;
                 }
@@ -391,7 +391,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             if line.wait_for(|line| line.covers(kind, block.number)).await.is_err() {
                 return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
             }
-            let found = self.submission.whereabouts(request).await;
+            let found = self.whereabouts(request).await;
             match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
                 Whereabouts::In(now) if now.number <= block.number => return Ok(None),
                 Whereabouts::In(now) => block = now,
@@ -403,10 +403,18 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
     }
 
-    /// Whether a request without an answer has left the chain for good. Not known counts as no.
-    async fn is_gone(&self, request: &Request, stage: &Stage) -> bool {
-        matches!(stage, Stage::Arrived | Stage::Asked)
-            && matches!(self.submission.whereabouts(request).await, Ok(Whereabouts::Gone))
+    /// Where the chain has the request now. The journal tells which other requests had its id.
+    pub(super) async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
+        let found = self.submission.whereabouts(request, &[]).await?;
+        if found != Whereabouts::Unknown {
+            return Ok(found);
+        }
+        match self.ledger.namesakes(request.key).await {
+            Ok(namesakes) if !namesakes.is_empty() => {
+                self.submission.whereabouts(request, &namesakes).await
+            }
+            Ok(_) | Err(_) => Ok(found),
+        }
     }
 
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them. Not the
@@ -417,7 +425,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
         let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
         if again {
-            let found = self.submission.whereabouts(request).await;
+            let found = self.whereabouts(request).await;
             match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
                 Whereabouts::In(_) => {}
                 Whereabouts::Unknown => return Err(Setback::own(Remedy::Retry, &LEFT)),
@@ -564,7 +572,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             // Whatever was sent for it is mined and brought nothing, or was never taken.
             noting.note(Step::Returned { why: error.to_string() }).await;
         }
-        Err(Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) })
+        Box::pin(self.weigh(request, answer, error)).await
     }
 }
 

@@ -1,8 +1,11 @@
 //! ADAPTER: the Decryption contract. Knows its events, response functions and versions; asks the
 //! chain through a provider.
 
+mod whereabouts;
+
+pub use self::whereabouts::{ORPHANED_AFTER, Whereabouts};
 use crate::{
-    domain::{Address, Answer, B256, BlockRef, Bytes, Event, Request, SigningDomain},
+    domain::{Address, Answer, B256, Bytes, Event, Request, SigningDomain},
     gateway::{
         abi::{self, DecodeError, Deployment, View},
         provider::{At, Call, LogRange, NodeId, Provider, Range, RpcError, Told},
@@ -21,19 +24,6 @@ pub enum Support {
     Upgraded {
         block: u64,
     },
-}
-
-/// A block that another one has replaced, under so many others, does not come back.
-pub const ORPHANED_AFTER: u64 = 64;
-
-/// Whether the answering node has a request in its chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
-    /// In this block, which may be another one than when it arrived.
-    In(BlockRef),
-    /// The node lags, or the chain is being reorganised.
-    Unknown,
-    Gone,
 }
 
 /// The adapter.
@@ -107,26 +97,6 @@ impl<P: Provider> DecryptionAdapter<P> {
     /// The same of a range, with the headers of its ends, by one node.
     pub async fn requests_between(&self, from: u64, to: u64) -> Result<Range, RpcError> {
         self.provider.logs_between(self.address(), &self.topics, from, to).await
-    }
-
-    /// Where a request is now. By number, not by hash: nodes also know by hash what has left the
-    /// chain.
-    pub async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
-        let (provider, was) = (&self.provider, request.block);
-        let Some(now) = provider.header(At::Number(was.number)).await? else {
-            return Ok(Whereabouts::Unknown);
-        };
-        if now.block.hash == was.hash {
-            return Ok(Whereabouts::In(was));
-        }
-        // Reorganised since it arrived: the transaction may have got into another block.
-        let receipts = provider.receipts(&[request.transaction]).await?;
-        if let Some(receipt) = receipts.into_iter().flatten().find(|receipt| receipt.success) {
-            return Ok(Whereabouts::In(receipt.block));
-        }
-        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
-        let gone = head >= was.number.saturating_add(ORPHANED_AFTER);
-        Ok(if gone { Whereabouts::Gone } else { Whereabouts::Unknown })
     }
 
     pub fn is_upgrade(&self, event: &Event) -> bool {

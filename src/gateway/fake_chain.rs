@@ -81,6 +81,8 @@ pub(crate) struct Lies {
     pub transaction_count: Option<u64>,
     pub priority_fee: Option<u128>,
     pub estimate: Option<u64>,
+    /// As the block of its height.
+    pub shows: Option<BlockRef>,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -361,7 +363,9 @@ impl Provider for FakeChain {
     }
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
         let node = self.ask("header")?;
-        Ok(node.header(at).map(|head| node.as_told(self.asked, &head)))
+        let shown = node.lies[self.asked.0].shows.filter(|shown| at == At::Number(shown.number));
+        let head = node.header(at).map(|head| node.as_told(self.asked, &head));
+        Ok(head.map(|head| Head { block: shown.unwrap_or(head.block), ..head }))
     }
     async fn block_logs(&self, hash: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
         let (by, what) = match way {

@@ -110,7 +110,9 @@ impl Tables<'_> {
             .optional()?;
         let Some((seq, outcome, refusal, block)) = known else { return Ok(false) };
         let reopens = settled_by_chain(outcome.as_deref(), refusal.as_deref());
-        if block == event.block.hash || (reopens && !may_reopen) {
+        // Orphaned, and here again: the chain went back to where it was.
+        let is_news = block != event.block.hash || outcome.as_deref() == Some("orphaned");
+        if !is_news || (reopens && !may_reopen) {
             return Ok(false);
         }
         self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![

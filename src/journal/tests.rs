@@ -828,6 +828,22 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
     assert_eq!(journal.arrive(moved(Some(7))).await.unwrap(), Taken::default(), "only once");
 }
 
+/// The chain went to another fork and came back: the request is in the block it was in.
+#[tokio::test]
+async fn a14_an_orphan_is_open_again_where_the_chain_is_what_it_was() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
+    journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    assert_eq!(journal.arrive(batch([1, 2], None)).await.unwrap(), Taken::default());
+    let back = journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    assert_eq!(back, Taken { new: vec![], reopened: vec![0] });
+    assert!(journal.standing(key(1)).await.unwrap().is_some());
+    assert_eq!(journal.arrive(batch([1, 2], Some(5))).await.unwrap(), Taken::default());
+}
+
 #[tokio::test]
 async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() {
     let dir = TempDir::new().unwrap();

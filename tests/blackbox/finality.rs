@@ -108,7 +108,7 @@ async fn a_request_whose_block_is_gone_ends_as_orphaned() -> Result<()> {
 
 /// The id goes to another request after the reorganisation: the Core, which knows requests by id
 /// alone, still has the answer to the first one. It is recognised, sent to nobody, and the second
-/// one is answered once the Core has forgotten.
+/// one is answered once the Core has forgotten. The first one ends by itself (A14).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_to_what_left_the_chain_is_recognised() -> Result<()> {
     let mut scene = still().await?;
@@ -129,6 +129,21 @@ async fn an_answer_to_what_left_the_chain_is_recognised() -> Result<()> {
     .await
     .map_err(|error| Error::other(format!("{error}\n{}", scene.log())))?;
     assert!(scene.deployment.answers().await?.is_empty());
+    // A14: its answer is sent again, reverts, and is nobody's fault.
+    let mut held = std::collections::BTreeSet::new();
+    until("the first one's end", PATIENCE, POLL, async || {
+        let reasons = scene
+            .query("SELECT hold_reason FROM requests", |row| row.get::<_, Option<String>>(0))?;
+        held.extend(reasons.into_iter().flatten());
+        let ends = scene.query("SELECT outcome FROM requests ORDER BY seq", |row| {
+            row.get::<_, Option<String>>(0)
+        })?;
+        Ok((ends[0].as_deref() == Some("orphaned")).then_some(()))
+    })
+    .await
+    .map_err(|error| Error::other(format!("{error}\n{}", scene.log())))?;
+    held.retain(|reason| reason != "stale_answer" && reason != "answer_dropped");
+    assert!(held.is_empty(), "{held:?}");
     scene.core.restart().await;
     // The nonce of the first answer left the chain with it: bringing the second one there is the
     // lane's business, and not looked at here.

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use super::proto::kms::v1;
 use super::wire::{self, ExtraDataMeaning, PublicReply, ReplyError, ResultEncoding};
 use crate::domain::{
-    Address, Answer, B256, Hold, HoldReason, PublicDecryption, Request, SigningDomain, U256,
-    UserDecryption,
+    Address, Answer, B256, Hold, HoldReason, Operation, PublicDecryption, Request, SigningDomain,
+    U256, UserDecryption,
 };
 
 const DOMAIN_TYPE: &str =
@@ -144,6 +144,26 @@ pub fn parse_signature(bytes: &[u8]) -> Result<Signature, SignatureError> {
 /// The signer of `digest`.
 pub fn recover(signature: &Signature, digest: B256) -> Result<Address, SignatureError> {
     signature.recover_address_from_prehash(&digest).map_err(|_| SignatureError::Unrecoverable)
+}
+
+/// Who signed an answer to this request's content, in the form the contract takes it.
+pub fn signer_of(
+    domain: &SigningDomain,
+    request: &Request,
+    answer: &Answer,
+) -> Result<Address, SignatureError> {
+    let signature = parse_signature(&answer.signature)?;
+    let extra_data = request.generation.has_extra_data().then_some(&answer.extra_data[..]);
+    let handles = handles(request);
+    let digest = match &request.operation {
+        Operation::UserDecryption(user) => {
+            user_digest(domain, &user.public_key, &handles, &answer.payload, extra_data)
+        }
+        Operation::PublicDecryption(_) | Operation::Unsupported { .. } => {
+            public_digest(domain, &handles, &answer.payload, extra_data)
+        }
+    };
+    recover(&signature, digest)
 }
 
 /// The answer in a public decryption's reply. `expected` is the signer registered for this node;

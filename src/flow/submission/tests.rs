@@ -257,7 +257,9 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
     scene.chain.mine(vec![request_event(1)]);
     scene.chain.mine_empty(100);
-    let moved = request(1, BlockRef { number: 100, hash: B256::repeat_byte(9) });
+    let key = crate::gateway::abi::decode(&request_event(1)).unwrap().key;
+    let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
+    let moved = Request { key, ..request(1, was) };
     let said = scene.room.submit(&moved, &answer(), true, &Silent).await;
     // The node has it in its chain, so its word counts.
     assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));

@@ -2,11 +2,18 @@
 
 use super::world::Life;
 use crate::{
-    domain::{BlockRef, Event, LedgerError, RequestKey, U256},
+    domain::{BlockRef, Event, HoldReason, LedgerError, RequestKey, U256},
     flow::{Batch, RequestLedger, Standing, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
     journal::Journal,
 };
+
+/// Wallet and Core of this world are registered as they have to be.
+const BLAMES_THE_OPERATOR: [HoldReason; 3] = [
+    HoldReason::WalletNotRegistered,
+    HoldReason::SignerNotRegistered,
+    HoldReason::WalletCoreMismatch,
+];
 
 #[derive(Clone)]
 pub(super) struct Heard {
@@ -51,6 +58,11 @@ impl RequestLedger for Heard {
     }
 
     async fn note(&self, key: RequestKey, step: Step) -> Result<(), LedgerError> {
+        if let Step::Held(hold) = &step
+            && BLAMES_THE_OPERATOR.contains(&hold.reason)
+        {
+            self.life.world.violation(format!("{} is held: {hold}", short(key)));
+        }
         let text = match &step {
             Step::Answered(_) => "Answered".to_owned(),
             Step::Asked

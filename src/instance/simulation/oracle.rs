@@ -1,6 +1,9 @@
 //! What must hold once the world is well.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Running, chain::DECRYPTION, ledger::short, world::World};
 use crate::{
@@ -68,7 +71,7 @@ async fn still_open(world: &World, running: &Running) -> Vec<String> {
     if let Err(error) = running.journal.flush().await {
         left.push(format!("the journal failed: {error}"));
     }
-    for key in keys {
+    for key in keys.iter().copied() {
         match running.journal.request(key).await {
             Ok(Some(record)) if record.progress.outcome.is_some() => {}
             Ok(Some(record)) => left.push(format!(
@@ -81,6 +84,20 @@ async fn still_open(world: &World, running: &Running) -> Vec<String> {
             Ok(None) => left.push(format!("request {} was never seen", short(key))),
             Err(error) => left.push(error.to_string()),
         }
+    }
+    // What left the chain, and whose id is another one's, is nobody's business any more.
+    let ids: BTreeSet<U256> = keys.iter().map(|key| key.id).collect();
+    match running.journal.unfinished(None, 1000, Holds::Included).await {
+        Ok(open) => {
+            let gone =
+                open.iter().filter(|one| !keys.contains(&one.key) && ids.contains(&one.key.id));
+            left.extend(gone.map(|one| {
+                let (stage, held) =
+                    (one.stage.as_str(), one.held.as_ref().map(ToString::to_string));
+                format!("request {} has left the chain: {stage} {held:?}", short(one.key))
+            }));
+        }
+        Err(error) => left.push(error.to_string()),
     }
     // A nonce that somebody else used stays open in the journal, and is followed at each start.
     let used = {

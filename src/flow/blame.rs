@@ -1,0 +1,141 @@
+//! Whose fault it is that the contract does not take an answer: what was checked here is not blamed on
+//! the operator.
+//!
+//! The Core's signature was checked over this request's content, and names its signer. A contract
+//! that recovers another signer has other content under the id: the request has left the chain, or
+//! was never there as a node told it. And one node's contract may contradict its own registry.
+
+use tracing::debug;
+
+use super::{
+    Flow, RequestLedger,
+    ciphertexts::Buckets,
+    submission::SubmissionError,
+    walk::{Door, Setback},
+};
+use crate::{
+    domain::{Address, Answer, Hold, HoldReason, Outcome, Remedy, Request},
+    gateway::{abi::ContractError, decryption::Whereabouts, provider::Provider},
+};
+
+pub(super) const LEFT: &str = "its block has left the chain, and may come back";
+
+/// Who can mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// As the contract says.
+    Operator,
+    /// The contract checks other content than the event had.
+    Content,
+    /// The node's contract does not know whom its registry lists.
+    Node,
+}
+
+/// `ours`: who signed the answer to the request's content; `registered`: whom the registry lists for
+/// this wallet, asked just now.
+fn fault(error: &ContractError, ours: Option<Address>, registered: Option<Address>) -> Fault {
+    match error {
+        ContractError::NotKmsSigner(signer)
+        | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. } => match ours {
+            Some(ours) if ours != *signer => Fault::Content,
+            Some(ours) if registered == Some(ours) => Fault::Node,
+            Some(_) | None => Fault::Operator,
+        },
+        ContractError::NotKmsTxSender(_) if registered.is_some() => Fault::Node,
+        ContractError::NotKmsTxSender(_)
+        | ContractError::DecryptionNotRequested(_)
+        | ContractError::KmsNodeAlreadySigned { .. }
+        | ContractError::EnforcedPause
+        | ContractError::DecryptionContextMismatch { .. }
+        | ContractError::InvalidExtraDataLength { .. }
+        | ContractError::UnsupportedExtraDataVersion(_)
+        | ContractError::InvalidKmsContext(_)
+        | ContractError::ECDSAInvalidSignature
+        | ContractError::ECDSAInvalidSignatureLength(_)
+        | ContractError::ECDSAInvalidSignatureS(_)
+        | ContractError::DecryptionNotDone(_)
+        | ContractError::Error(_)
+        | ContractError::Panic(_)
+        | ContractError::Other { .. }
+        | ContractError::UnknownData(_) => Fault::Operator,
+    }
+}
+
+impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+    /// What follows from an answer that was not taken: first the chain is looked at.
+    pub(super) async fn weigh(
+        &self,
+        request: &Request,
+        answer: &Answer,
+        error: SubmissionError,
+    ) -> Result<Door, Setback> {
+        let as_said = || Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) };
+        if !error.is_of_contract() {
+            return Err(as_said());
+        }
+        match self.whereabouts(request).await {
+            Ok(Whereabouts::Gone) => return Ok(Door::Out(Outcome::Orphaned)),
+            Ok(Whereabouts::Unknown) => return Err(Setback::own(Remedy::Retry, &LEFT)),
+            Ok(Whereabouts::In(_)) | Err(_) => {}
+        }
+        let SubmissionError::Rejected(rejection) = &error else { return Err(as_said()) };
+        let ours = self.core.signer_of(request, answer);
+        let registered = match self.gateway_config.core_signer_anew().await {
+            Ok(registered) => registered,
+            Err(unknown) => {
+                debug!(%unknown, "the registry cannot be asked who is registered");
+                None
+            }
+        };
+        Err(match fault(rejection, ours, registered) {
+            Fault::Operator => as_said(),
+            Fault::Content => {
+                let hold = Hold::new(
+                    HoldReason::ContractRejected,
+                    format!(
+                        "the contract checks other content under this id, or under another domain, \
+                         than the event of block {} has ({rejection}); Core and registration are \
+                         in order: compare what the gateway nodes show of that block",
+                        request.block.number
+                    ),
+                );
+                Setback::own(Remedy::Hold(hold.clone()), &hold)
+            }
+            Fault::Node => {
+                let why = format!(
+                    "the node contradicts its own registry, which lists this one: {rejection}"
+                );
+                Setback::own(Remedy::Retry, &why)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CORE: Address = Address::repeat_byte(1);
+    const OTHER: Address = Address::repeat_byte(2);
+    const WALLET: Address = Address::repeat_byte(3);
+
+    #[test]
+    fn a14_what_was_checked_here_is_not_blamed_on_the_operator() {
+        let unregistered = |signer| ContractError::NotKmsSigner(signer);
+        let of_another =
+            |signer| ContractError::KmsSignerDoesNotMatchTxSender { signer, tx_sender: WALLET };
+        for rejected in [unregistered, of_another] {
+            assert_eq!(fault(&rejected(OTHER), Some(CORE), Some(CORE)), Fault::Content);
+            assert_eq!(fault(&rejected(OTHER), Some(CORE), None), Fault::Content);
+            assert_eq!(fault(&rejected(CORE), Some(CORE), Some(CORE)), Fault::Node);
+            assert_eq!(fault(&rejected(CORE), Some(CORE), Some(OTHER)), Fault::Operator);
+            assert_eq!(fault(&rejected(CORE), Some(CORE), None), Fault::Operator);
+            assert_eq!(fault(&rejected(CORE), None, Some(CORE)), Fault::Operator);
+        }
+        let wallet = ContractError::NotKmsTxSender(WALLET);
+        assert_eq!(fault(&wallet, Some(CORE), Some(CORE)), Fault::Node);
+        assert_eq!(fault(&wallet, Some(CORE), None), Fault::Operator);
+        let text = ContractError::Error("no".to_owned());
+        assert_eq!(fault(&text, Some(CORE), Some(CORE)), Fault::Operator);
+    }
+}

@@ -1,0 +1,210 @@
+//! Where a request is in the chain now: its block may have been replaced, and its id, which is a
+//! counter's, may be another request's since.
+//!
+//! A transaction that a reorganisation puts into another block may get another id there, so that a
+//! receipt alone proves nothing: the request is where its event is. And no one node ends a request:
+//! that it is gone is said twice, seconds apart, by every sound node that answers.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::DecryptionAdapter;
+use crate::{
+    domain::{BlockRef, Event, Request},
+    gateway::{
+        abi,
+        provider::{At, LogRange, Provider, RpcError},
+    },
+};
+
+/// A block that another one has replaced, under so many others, does not come back.
+pub const ORPHANED_AFTER: u64 = 64;
+/// Between the first word that a request is gone and the second.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A node that says nothing for so long has no vote.
+const VOTE_WITHIN: Duration = Duration::from_secs(5);
+/// Of the requests that had the same id, so many are looked for.
+const NAMESAKES: usize = 8;
+
+/// Whether the chain has a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// In this block, which may be another one than when it arrived.
+    In(BlockRef),
+    /// The node lags, the chain is being reorganised, or nodes contradict each other.
+    Unknown,
+    Gone,
+}
+
+/// What one node shows of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// No block of that height.
+    NotThere,
+    /// The block it arrived in, or another one with its event.
+    In(BlockRef),
+    /// Another block has that height, and its event is nowhere.
+    Replaced {
+        /// The id is another request's, in a block of this chain.
+        id_taken: bool,
+        /// Blocks from that height to the head.
+        under: u64,
+    },
+}
+
+impl Sight {
+    fn says(self) -> Whereabouts {
+        match self {
+            Self::In(block) => Whereabouts::In(block),
+            Self::Replaced { id_taken, under } if id_taken || under >= ORPHANED_AFTER => {
+                Whereabouts::Gone
+            }
+            Self::NotThere | Self::Replaced { .. } => Whereabouts::Unknown,
+        }
+    }
+}
+
+/// What the nodes say together after one of them said that it is gone.
+fn together(votes: &[Whereabouts]) -> Whereabouts {
+    let all = !votes.is_empty() && votes.iter().all(|vote| *vote == Whereabouts::Gone);
+    if all { Whereabouts::Gone } else { Whereabouts::Unknown }
+}
+
+impl<P: Provider> DecryptionAdapter<P> {
+    /// Where a request is now. `namesakes`: the events of other requests with its id, as far as they
+    /// are known: an id is one request's at a time, so who finds one of them need not wait until the
+    /// request's block is buried.
+    pub async fn whereabouts(
+        &self,
+        request: &Request,
+        namesakes: &[Event],
+    ) -> Result<Whereabouts, RpcError> {
+        let first = self.sight(request, namesakes).await?.says();
+        if first != Whereabouts::Gone {
+            return Ok(first);
+        }
+        sleep(AGAIN_AFTER).await;
+        let asked = self.provider.sound_nodes().into_iter().map(|node| {
+            let one = self.only(node);
+            async move { timeout(VOTE_WITHIN, one.sight(request, namesakes)).await.ok()?.ok() }
+        });
+        let votes: Vec<Whereabouts> =
+            join_all(asked).await.into_iter().flatten().map(Sight::says).collect();
+        Ok(together(&votes))
+    }
+
+    async fn sight(&self, request: &Request, namesakes: &[Event]) -> Result<Sight, RpcError> {
+        let (provider, was) = (&self.provider, request.block);
+        // By number, not by hash: nodes also know by hash what has left the chain.
+        let Some(now) = provider.header(At::Number(was.number)).await? else {
+            return Ok(Sight::NotThere);
+        };
+        if now.block.hash == was.hash {
+            return Ok(Sight::In(was));
+        }
+        let receipts = provider.receipts(&[request.transaction]).await?;
+        if let Some(receipt) = receipts.into_iter().flatten().find(|receipt| receipt.success) {
+            let events = self.requests(LogRange::Block(receipt.block.hash)).await?.answer;
+            let is_it = |event: &Event| {
+                event.transaction == request.transaction
+                    && abi::decode(event).is_ok_and(|found| found.key == request.key)
+            };
+            if events.iter().any(is_it) {
+                return Ok(Sight::In(receipt.block));
+            }
+        }
+        let mut id_taken = false;
+        for namesake in namesakes.iter().take(NAMESAKES) {
+            let there = provider.header(At::Number(namesake.block.number)).await?;
+            id_taken |= there.is_some_and(|head| head.block.hash == namesake.block.hash);
+        }
+        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
+        Ok(Sight::Replaced { id_taken, under: head.saturating_sub(was.number) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fake_chain::{FakeChain, Lies, request_event};
+
+    /// A chain of 120 blocks, a request of block 101, and the adapter.
+    fn scene() -> (FakeChain, Request, DecryptionAdapter<FakeChain>) {
+        let chain = FakeChain::new(100);
+        chain.mine(vec![request_event(7)]);
+        let event = Event { block: chain.block(101), ..request_event(7) };
+        chain.mine_empty(19);
+        let adapter = DecryptionAdapter::new(chain.clone());
+        (chain, abi::decode(&event).unwrap(), adapter)
+    }
+
+    /// Of the same id and other content.
+    fn namesake() -> Event {
+        let transaction = crate::domain::B256::repeat_byte(1);
+        Event { data: vec![1].into(), transaction, ..request_event(7) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a14_a_request_is_gone_as_soon_as_its_id_is_another_ones() {
+        let (chain, request, adapter) = scene();
+        let block = request.block;
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::In(block));
+        chain.reorganise(20, vec![]);
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
+        chain.mine(vec![namesake()]);
+        let known = Event { block: chain.block(chain.height()), ..namesake() };
+        let at_once = adapter.whereabouts(&request, std::slice::from_ref(&known)).await;
+        assert_eq!(at_once.unwrap(), Whereabouts::Gone);
+        // One that has left the chain itself says nothing.
+        chain.reorganise(1, vec![]);
+        let none = adapter.whereabouts(&request, &[known]).await.unwrap();
+        assert_eq!(none, Whereabouts::Unknown);
+        chain.mine_empty(70);
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
+    }
+
+    /// Behind another request its transaction makes it one of another id.
+    #[tokio::test(start_paused = true)]
+    async fn a14_a_transaction_that_emits_another_id_now_is_not_the_request() {
+        let (chain, request, adapter) = scene();
+        let moved = Event { transaction: request.transaction, ..request_event(8) };
+        chain.reorganise(20, vec![vec![], vec![moved.clone()]]);
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
+        chain.mine_empty(70);
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
+        // It itself, in another block, is where its event is.
+        chain.mine(vec![]);
+        let (chain, request, adapter) = scene();
+        chain.reorganise(20, vec![vec![], vec![request_event(7)]]);
+        let there = Whereabouts::In(chain.block(102));
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), there);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a14_no_one_node_makes_a_request_go() {
+        let (chain, request, adapter) = scene();
+        let other = BlockRef { hash: crate::domain::B256::repeat_byte(9), ..request.block };
+        chain.mine_empty(70);
+        chain.node().hide_receipts = true;
+        // Its only node, for a moment.
+        chain.node().lies[0].shows = Some(other);
+        let asking = adapter.whereabouts(&request, &[]);
+        let healing = async {
+            sleep(AGAIN_AFTER / 2).await;
+            chain.node().lies[0].shows = None;
+        };
+        let (said, ()) = tokio::join!(asking, healing);
+        assert_eq!(said.unwrap(), Whereabouts::Unknown);
+        // One of two, for ever.
+        chain.node().lies[0].shows = Some(other);
+        chain.node().lies.push(Lies::default());
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
+        // The other one agrees, or has nothing to say.
+        chain.node().lies[1].shows = Some(other);
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
+        chain.node().lies[1] = Lies { mute: true, ..Lies::default() };
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
+    }
+}
