@@ -643,8 +643,7 @@ impl Instance {
                     last = why;
                     sleep(pause.next_delay()).await;
                 }
-                // Only somebody who decides where the chain is read again can mend it.
-                Ok(Err(error @ OpenError::SetAside { .. })) => return Err(refuse(error)),
+                Ok(Err(error)) if error.needs_rebuild() => return Err(refuse(error)),
                 Ok(Err(error)) => return Err(fail(error)),
                 Err(error) => return Err(fail(format!("opening the journal: {error}"))),
             }

@@ -654,7 +654,6 @@ fn prepare(dir: &Path, identity: Identity) -> Result<(PathBuf, Lock), OpenError>
         LockError::Taken(pid) => OpenError::Locked { path: path.clone(), pid },
         LockError::Io(cause) => OpenError::io(&path, "locking it")(cause),
     })?;
-    names::give_to_owner(&lock_path).map_err(OpenError::io(&path, "handing over its lock"))?;
     Ok((path, lock))
 }
 

@@ -131,6 +131,8 @@ async fn look<P: Provider>(
         Err(error) => return Ok(Err(error)),
     };
     let mut looked = Looked { mined: BTreeSet::new(), displaced: BTreeSet::new() };
+    // A count that went back was never true.
+    unseen.retain(|nonce, _| *nonce < used);
     for (nonce, versions) in open.range(..used) {
         let hashes: Vec<_> = versions.iter().map(|version| version.hash).collect();
         let receipts = match provider.receipts(&hashes).await {
@@ -261,6 +263,34 @@ mod tests {
         followed(dir.path(), wallet.address(), &chain).await;
         assert!(begun.elapsed() >= DISPLACED_AFTER, "the node may lag");
         assert_eq!(chain.node().nonce, 2, "the one behind it is mined");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_count_that_was_too_high_for_a_moment_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
+        let chain = FakeChain::new(3);
+        store(dir.path(), wallet.address(), vec![sign(&wallet, 0, 1).await]).await;
+        let Left { journal, writer, .. } = left(dir.path(), wallet.address());
+        let stop = CancellationToken::new();
+        let mut writing = JoinSet::new();
+        writing.spawn(writer.run(Heart::default(), stop.clone()));
+        let open: BTreeMap<u64, Vec<SignedTransaction>> =
+            [(0, journal.open_transactions().await.unwrap())].into();
+        let mut unseen = HashMap::new();
+        let mut look_at = async |nonce| {
+            chain.node().nonce = nonce;
+            let looked = look(&journal, &chain, wallet.address(), &open, &mut unseen).await;
+            looked.unwrap().unwrap().displaced.len()
+        };
+        assert_eq!(look_at(5000).await, 0);
+        sleep(DISPLACED_AFTER).await;
+        assert_eq!(look_at(0).await, 0);
+        assert_eq!(look_at(5000).await, 0, "it counts from now on");
+        sleep(DISPLACED_AFTER).await;
+        assert_eq!(look_at(5000).await, 1);
+        stop.cancel();
+        writing.join_next().await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,6 +50,12 @@ pub enum OpenError {
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
     #[error("journal {} does not open: {cause}; {}", path.display(), advice(cause))]
     Sqlite { path: PathBuf, cause: rusqlite::Error },
+    /// A new journal cannot begin: what it would go on from cannot be read.
+    #[error(
+        "the journal of an earlier wallet of this instance has, or may have, unanswered requests: \
+         {cause}; if it is another instance's, move it to a directory of its own"
+    )]
+    Predecessor { cause: Box<OpenError> },
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -92,11 +98,44 @@ impl OpenError {
                 ];
                 cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
             }
+            Self::Predecessor { cause } => cause.may_pass(),
             Self::Locked { .. }
             | Self::Newer { .. }
             | Self::Corrupt { .. }
             | Self::SetAside { .. }
             | Self::NotOurs { .. } => false,
+        }
+    }
+
+    /// Whether only somebody who decides where the chain is read again can mend it.
+    #[must_use]
+    pub fn needs_rebuild(&self) -> bool {
+        match self {
+            Self::SetAside { .. } => true,
+            // Nobody sets another wallet's journal aside.
+            Self::Predecessor { cause } => {
+                matches!(**cause, Self::SetAside { .. } | Self::Corrupt { .. })
+            }
+            Self::Corrupt { .. }
+            | Self::Locked { .. }
+            | Self::Newer { .. }
+            | Self::NotOurs { .. }
+            | Self::Io { .. }
+            | Self::Sqlite { .. } => false,
+        }
+    }
+
+    /// The same about the journal that a new one would go on from. Who has that one open is told as it
+    /// is: it is waited for, or stopped.
+    pub(super) fn of_predecessor(self) -> Self {
+        match self {
+            Self::Locked { .. } | Self::Predecessor { .. } => self,
+            Self::Newer { .. }
+            | Self::Corrupt { .. }
+            | Self::SetAside { .. }
+            | Self::NotOurs { .. }
+            | Self::Io { .. }
+            | Self::Sqlite { .. } => Self::Predecessor { cause: Box::new(self) },
         }
     }
 

@@ -2,16 +2,17 @@
 //! process may have it open meanwhile, and does not notice.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
-    Counts, Identity, OpenError, names, read_identity, reader, rebuild,
+    Counts, Identity, OpenError,
+    lock::Note,
+    names, read_identity, reader, rebuild,
     schema::{self, Version},
 };
 use crate::domain::{Address, BlockRef};
@@ -93,7 +94,7 @@ fn read(path: &Path, identity: Identity, contract: Address) -> Result<Content, O
 /// Who holds the lock. A shared one is taken for the moment of the question, and only if nobody
 /// holds it.
 fn holder(path: &Path) -> io::Result<Holder> {
-    let mut file = match File::open(path) {
+    let mut file = match names::open_own(path, OFlags::RDONLY) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::Nobody),
         Err(error) => return Err(error),
@@ -101,8 +102,7 @@ fn holder(path: &Path) -> io::Result<Holder> {
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(Holder::Nobody),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            let pid = Note::read(&mut file)?.and_then(|note| note.pid);
             Ok(pid.map_or(Holder::Somebody, Holder::Process))
         }
         Err(error) => Err(error.into()),

@@ -3,21 +3,35 @@
 //!
 //! The kernel drops the lock with the process, so a lock file left by `kill -9` holds nobody up.
 //! The file is never removed: removing it would let two processes lock two different files of one
-//! name.
+//! name. What stands in it is a [`Note`]: who holds it, and which instance kept the journal last, which
+//! can be told from here when the journal itself cannot be read any more.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use super::names::{give_to_owner, open_own};
+
+/// No note is longer: a number and an instance's name.
+const LONGEST_NOTE: u64 = 1024;
 
 /// The lock; dropping it lets the next one in.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    note: Note,
+}
+
+/// What stands in a lock's file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Note {
+    pub pid: Option<u32>,
+    /// The instance that kept the journal last. Older versions wrote none.
+    pub keeper: Option<String>,
 }
 
 /// Why there is no lock.
@@ -34,27 +48,137 @@ impl From<io::Error> for LockError {
     }
 }
 
+impl Note {
+    /// The note in the lock at `path`, whoever holds it.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let mut file = open_own(path, OFlags::RDONLY)?;
+        Ok(Self::read(&mut file)?.unwrap_or_default())
+    }
+
+    /// `None`: something else stands there.
+    pub(super) fn read(file: &mut File) -> io::Result<Option<Self>> {
+        let mut bytes = Vec::new();
+        file.take(LONGEST_NOTE + 1).read_to_end(&mut bytes)?;
+        Ok(Self::parse(&bytes))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let text =
+            std::str::from_utf8(bytes).ok().filter(|_| bytes.len() as u64 <= LONGEST_NOTE)?;
+        let mut lines = text.lines();
+        // Empty after a crash just before it was written.
+        let pid = match lines.next() {
+            None | Some("") => None,
+            Some(pid) => Some(pid.trim().parse().ok()?),
+        };
+        let keeper = lines.next().filter(|keeper| !keeper.is_empty()).map(str::to_owned);
+        lines.next().is_none().then_some(Self { pid, keeper })
+    }
+}
+
 impl Lock {
-    /// Takes the lock at once or not at all, and writes our process id into the file.
+    /// Takes the lock at once or not at all, and writes our process id into the file. A file that
+    /// holds something else than a note of ours is somebody's, and stays as it is.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = open_own(path, OFlags::RDWR | OFlags::CREATE)?;
+        let note = Note::read(&mut file)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(LockError::Io(error.into()));
             }
-            let mut text = String::new();
-            let holder = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(LockError::Taken(holder));
+            return Err(LockError::Taken(note.and_then(|note| note.pid)));
         }
-        file.set_len(0)?;
+        // Whoever held it may have written meanwhile.
         file.seek(SeekFrom::Start(0))?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Self { _file: file })
+        let Some(note) = Note::read(&mut file)? else {
+            let why = "its lock file holds something that no lock holds: move that file away";
+            return Err(LockError::Io(io::Error::new(io::ErrorKind::InvalidData, why)));
+        };
+        give_to_owner(&file, path)?;
+        let mut lock = Self { file, note };
+        lock.note.pid = Some(std::process::id());
+        lock.write()?;
+        Ok(lock)
+    }
+
+    /// Notes which instance keeps the journal.
+    pub(super) fn keep_as(&mut self, keeper: &str) -> io::Result<()> {
+        if self.note.keeper.as_deref() == Some(keeper) {
+            return Ok(());
+        }
+        self.note.keeper = Some(keeper.to_owned());
+        self.write()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let pid = self.note.pid.map_or_else(String::new, |pid| pid.to_string());
+        let keeper = self.note.keeper.as_deref();
+        let keeper = keeper.map_or_else(String::new, |keeper| format!("{keeper}\n"));
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(format!("{pid}\n{keeper}").as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use rustix::fs::{CWD, Mode};
+
+    use super::*;
+
+    #[test]
+    fn b12_a_lock_that_is_a_link_or_somebody_elses_file_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let refused = |name: &str| match Lock::take(&path(name)) {
+            Err(LockError::Io(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        fs::write(path("precious"), "17 lines that matter\n").unwrap();
+        symlink(path("precious"), path("a.lock")).unwrap();
+        fs::hard_link(path("precious"), path("b.lock")).unwrap();
+        symlink(path("nowhere"), path("c.lock")).unwrap();
+        fs::create_dir(path("d.lock")).unwrap();
+        rustix::fs::mkfifoat(CWD, path("e.lock"), Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(refused("b.lock").contains("move"), "{}", refused("b.lock"));
+        for name in ["a.lock", "c.lock", "e.lock"] {
+            assert!(refused(name).contains("link"), "{}", refused(name));
+        }
+        refused("d.lock");
+        assert_eq!(fs::read(path("precious")).unwrap(), b"17 lines that matter\n");
+        assert!(!path("nowhere").exists());
+    }
+
+    #[test]
+    fn the_keeper_outlives_who_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        // As an older version left it, and as a crash may.
+        for before in ["4711\n", ""] {
+            fs::write(&path, before).unwrap();
+            let mut lock = Lock::take(&path).unwrap();
+            let ours = Note { pid: Some(std::process::id()), keeper: None };
+            assert_eq!(Note::at(&path).unwrap(), ours);
+            lock.keep_as("node 1").unwrap();
+            assert!(matches!(Lock::take(&path), Err(LockError::Taken(pid)) if pid == ours.pid));
+            drop(lock);
+            drop(Lock::take(&path).unwrap());
+            let keeper = Some("node 1".to_owned());
+            assert_eq!(Note::at(&path).unwrap(), Note { keeper, ..ours });
+        }
+    }
+
+    #[test]
+    fn what_is_no_note_is_told_from_one() {
+        for text in ["7", "7\n", "7\na b\n", "\n", "\na\n", ""] {
+            assert!(Note::parse(text.as_bytes()).is_some(), "{text:?}");
+        }
+        let long = format!("7\n{}", "x".repeat(2000));
+        for text in ["seven", "7 7", "7\na\nb\n", "-1", "\u{fffd}", &long] {
+            assert_eq!(Note::parse(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(Note::parse(b"7\n\xff"), None);
     }
 }

@@ -5,17 +5,21 @@
 //! that was set aside, nobody begins a new one: that is the marker a restart finds.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::clock;
 
 /// Device and number of a file: its own, whatever it is called.
 pub(super) type FileId = (u64, u64);
 
+/// How the name of a journal ends, behind its identity.
+pub(super) const ENDING: &str = ".sqlite3";
 /// What stands between a journal's name and the time at which it was set aside.
 const ASIDE: &str = ".damaged-";
 
@@ -77,12 +81,37 @@ pub(super) fn make_directory(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// An empty database file of mode 0600, unless there is one.
+/// Opens a file that is ours, of mode 0600 if it is made here. Never through a link: who may write in
+/// the directory does not choose what we write to. Nor a pipe, which would have us wait.
+pub(super) fn open_own(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(CWD, path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::LOOP) => return Err(no_file()),
+        Err(error) => return Err(error.into()),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+}
+
+/// What stands under the name of a file of ours is none.
+pub(super) fn no_file() -> io::Error {
+    io::Error::other("what stands there is a link, or no file: remove it")
+}
+
+/// An empty database file of mode 0600, unless there is one. A link, or what else may stand there and
+/// is no file, is refused.
 pub(super) fn create_private(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(_) | Err(_) => Ok(()),
+    match create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::symlink_metadata(path)?.is_file() { Ok(()) } else { Err(no_file()) }
+        }
+        made => made,
     }
+}
+
+/// An empty file of mode 0600, made here.
+pub(super) fn create_new(path: &Path) -> io::Result<()> {
+    open_own(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL).map(drop)
 }
 
 /// Makes new names in `dir`, and its own, as durable as what will be written under them.
@@ -99,9 +128,10 @@ pub(super) fn sync_names(dir: &Path) -> io::Result<()> {
 /// Puts the whole, closed database `new` in the place of `path`: either the old name or the new
 /// file, whenever the power fails.
 pub(super) fn put_in_place(new: &Path, path: &Path) -> io::Result<()> {
-    File::open(new)?.sync_all()?;
-    fs::set_permissions(new, Permissions::from_mode(0o600))?;
-    give_to_owner(new)?;
+    let file = open_own(new, OFlags::RDWR)?;
+    file.sync_all()?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    give_to_owner(&file, path)?;
     // A log of another database would be taken for its own.
     remove_log(path)?;
     fs::rename(new, path)?;
@@ -112,13 +142,13 @@ fn directory(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
-/// A command of root must not lock a service's own user out: the file goes to whoever has its
-/// directory.
-pub(super) fn give_to_owner(path: &Path) -> io::Result<()> {
-    let (owner, file) = (fs::metadata(directory(path))?, fs::metadata(path)?);
-    if (owner.uid(), owner.gid()) != (file.uid(), file.gid()) {
+/// A command of root must not lock a service's own user out: the file, which is or will be at `path`,
+/// goes to whoever has its directory.
+pub(super) fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let (owner, found) = (fs::metadata(directory(path))?, file.metadata()?);
+    if (owner.uid(), owner.gid()) != (found.uid(), found.gid()) {
         // Not root, then: the directory is writable for both.
-        let _ = chown(path, Some(owner.uid()), Some(owner.gid()));
+        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
     }
     Ok(())
 }
@@ -193,4 +223,11 @@ pub(super) fn aside_of(path: &Path) -> io::Result<Option<PathBuf>> {
         }
     }
     Ok(last)
+}
+
+/// Whose journal was set aside under this name: what stands before its [`ENDING`]. `None`: none was.
+pub(super) fn stem_of_aside(name: &str) -> Option<&str> {
+    let (journal, time) = name.split_once(ASIDE)?;
+    let is_log = time.ends_with("-wal") || time.ends_with("-shm");
+    journal.strip_suffix(ENDING).filter(|_| !is_log)
 }

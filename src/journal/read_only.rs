@@ -70,7 +70,9 @@ impl ReadOnly {
                 let entry =
                     entry.map_err(|cause| FindError::Directory { dir: dir.clone(), cause })?;
                 let path = entry.path();
-                if path.extension().is_none_or(|extension| extension != "sqlite3") {
+                // Of a pipe one would wait for ever.
+                let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
+                if !is_journal || !path.is_file() {
                     continue;
                 }
                 match kept_by(&path) {

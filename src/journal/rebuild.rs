@@ -87,7 +87,7 @@ pub fn rebuild(
     };
     let new = names::beside(&path, ".new");
     names::remove(&new).map_err(io("removing what an earlier rebuild left"))?;
-    names::create_private(&new).map_err(io("creating it"))?;
+    names::create_new(&new).map_err(io("creating it"))?;
     let found = aside.as_deref().map(|aside| salvage::salvage(aside, identity, contract));
     let found = found.unwrap_or_default();
     fill(&new, identity, contract, cursor, &found)

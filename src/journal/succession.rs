@@ -7,16 +7,27 @@
 //! of the new journal: until it is on disk, the next start does it again. The old journal is only
 //! read, so that going back to the old wallet loses nothing either.
 //!
+//! A journal that cannot be looked into, or was set aside as damaged, may be that one: to begin without
+//! it would lose its requests without a word. So a new journal waits for it as for itself. Whose it is
+//! can still be told by its lock's note; and one that was last written before the last known one of
+//! this instance was opened is of no concern.
+//!
 //! What the old wallet has signed stays in its journal: [`Opened::left`] is for whoever follows it.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::{
     Identity, Journal, Kept, OpenError, Writer,
     errors::is_corrupt,
-    read_identity, reader,
+    lock::Note,
+    names, read_identity, reader, rebuild,
     record::{Fixed, Number},
     schema, statements as sql,
 };
@@ -81,7 +92,16 @@ pub fn open_as(
     })?;
     let fresh = reader::cursor(writer.connection(), contract).map_err(sqlite)?.is_none();
     let mut opened = Opened { journal, writer, predecessor: None, left: Vec::new() };
-    for sibling in siblings {
+    let Siblings { known, dark } = siblings;
+    let heir_since = known.iter().find(|sibling| sibling.has_cursor).map(|known| known.kept_at_ms);
+    for Dark { error, written_ms } in dark {
+        let may_be_last = heir_since.is_none_or(|since| written_ms.is_none_or(|at| at >= since));
+        if fresh && may_be_last {
+            return Err(error.of_predecessor());
+        }
+        tracing::warn!(%error, "a journal beside this instance's own cannot be read");
+    }
+    for sibling in known {
         let inherits = fresh && opened.predecessor.is_none() && sibling.has_cursor;
         if !inherits && !sibling.has_open_transactions {
             continue;
@@ -89,7 +109,7 @@ pub fn open_as(
         let (journal, writer) = match Journal::open(dir, sibling.identity, contract) {
             Ok(open) => open,
             // Also while somebody serves that wallet: to begin without its requests would lose them.
-            Err(error) if inherits => return Err(error),
+            Err(error) if inherits => return Err(error.of_predecessor()),
             // Whoever serves that wallet sees to its transactions.
             Err(OpenError::Locked { .. }) => continue,
             Err(error) => {
@@ -101,8 +121,10 @@ pub fn open_as(
         if inherits {
             let inherited = inherit(opened.writer.connection_mut(), journal.path(), contract);
             let (cursor, requests) = inherited.map_err(|cause| {
-                let at = if is_corrupt(&cause) { journal.path() } else { &path };
-                OpenError::sqlite(at, cause)
+                if is_corrupt(&cause) {
+                    return OpenError::sqlite(journal.path(), cause).of_predecessor();
+                }
+                OpenError::sqlite(&path, cause)
             })?;
             opened.predecessor = Some(Predecessor { wallet, cursor, requests });
         }
@@ -110,8 +132,19 @@ pub fn open_as(
             opened.left.push(Ok(Left { wallet, journal, writer }));
         }
     }
+    let noted = opened.writer.lock_mut().keep_as(keeper);
+    noted.map_err(OpenError::io(&path, "noting whose it is"))?;
     keep_as(opened.writer.connection_mut(), keeper).map_err(sqlite)?;
     Ok(opened)
+}
+
+/// The journals beside a new one that are, or may be, of the same instance.
+#[derive(Default)]
+struct Siblings {
+    /// That `keeper` kept last, newest first.
+    known: Vec<Sibling>,
+    /// Those that cannot be looked into, and nothing says that they are another instance's.
+    dark: Vec<Dark>,
 }
 
 /// What a look into another journal shows.
@@ -122,63 +155,128 @@ struct Sibling {
     has_open_transactions: bool,
 }
 
-/// The journals of the same chain that `keeper` kept last, with other wallets, newest first.
+/// A journal that cannot be looked into.
+struct Dark {
+    error: OpenError,
+    /// By its file.
+    written_ms: Option<u64>,
+}
+
+/// The journals of the same chain and other wallets.
 fn siblings(
     dir: &Path,
     identity: Identity,
     keeper: &str,
     contract: Address,
-) -> io::Result<Vec<Sibling>> {
+) -> io::Result<Siblings> {
     let own = identity.file_stem();
-    let mut found = Vec::new();
+    let mut found = Siblings::default();
+    let mut aside = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
-        if !is_journal || stem == own || !identity.shares_chain_with(stem) {
-            continue;
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let is_of_chain = |stem: &str| stem != own && identity.shares_chain_with(stem);
+        if let Some(stem) = names::stem_of_aside(name).filter(|stem| is_of_chain(stem)) {
+            aside.insert(stem.to_owned());
         }
-        match look_into(&path, keeper, contract) {
+        let Some(stem) = name.strip_suffix(names::ENDING).filter(|stem| is_of_chain(stem)) else {
+            continue;
+        };
+        let path = entry.path();
+        let looked = if entry.file_type()?.is_file() {
+            look_into(&path, keeper_by_lock(dir, stem).as_deref(), keeper, contract)
+        } else {
+            Err(OpenError::io(&path, "looking into it")(names::no_file()))
+        };
+        match looked {
             Ok(Some(sibling))
                 if Identity { wallet: identity.wallet, ..sibling.identity } == identity =>
             {
-                found.push(sibling);
+                found.known.push(sibling);
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(
-                path = %path.display(),
-                %error,
-                "a journal beside this instance's own cannot be read"
-            ),
+            // It went away since it was listed.
+            Err(_) if matches!(path.try_exists(), Ok(false)) => {}
+            Err(error) if may_be(keeper, dir, stem) => {
+                let written_ms = written_ms(&path);
+                found.dark.push(Dark { error, written_ms });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a journal beside this instance's own cannot be read");
+            }
         }
     }
-    found.sort_by_key(|sibling| std::cmp::Reverse(sibling.kept_at_ms));
+    for stem in aside {
+        let path = dir.join(format!("{stem}{}", names::ENDING));
+        // Where there is a new one, that one tells.
+        if path.try_exists()? || !may_be(keeper, dir, &stem) {
+            continue;
+        }
+        let Some(aside) = names::aside_of(&path)? else { continue };
+        // Not too damaged to tell whose it is, perhaps.
+        if matches!(look_into(&aside, None, keeper, contract), Ok(None)) {
+            continue;
+        }
+        let written_ms = written_ms(&aside);
+        found.dark.push(Dark { error: rebuild::error(&path, aside, contract), written_ms });
+    }
+    found.known.sort_by_key(|sibling| std::cmp::Reverse(sibling.kept_at_ms));
     Ok(found)
 }
 
-/// Reads without the lock: another instance may be writing it. `None`: not kept by `keeper`.
-fn look_into(path: &Path, keeper: &str, contract: Address) -> rusqlite::Result<Option<Sibling>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(LOOK_TIMEOUT)?;
-    if !schema::has_keepers(&connection)? {
-        return Ok(None);
-    }
-    let kept = connection
-        .query_row(sql::SELECT_KEEPER, [], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((name, Number(kept_at_ms))) = kept else { return Ok(None) };
-    let Some(identity) = read_identity(&connection)? else { return Ok(None) };
-    if name != keeper {
-        return Ok(None);
-    }
-    Ok(Some(Sibling {
-        identity,
-        kept_at_ms,
-        has_cursor: reader::cursor(&connection, contract)?.is_some(),
-        has_open_transactions: connection
-            .query_row(sql::HAS_OPEN_TRANSACTIONS, [], |row| row.get(0))?,
-    }))
+/// Whether nothing says that the journal is another instance's.
+fn may_be(keeper: &str, dir: &Path, stem: &str) -> bool {
+    keeper_by_lock(dir, stem).is_none_or(|known| known == keeper)
+}
+
+/// Who kept a journal last, as far as its lock tells.
+fn keeper_by_lock(dir: &Path, stem: &str) -> Option<String> {
+    Note::at(&dir.join(format!("{stem}.lock"))).ok()?.keeper
+}
+
+/// When the file was last written to, in Unix milliseconds.
+fn written_ms(path: &Path) -> Option<u64> {
+    let newest = [path.to_owned(), names::beside(path, "-wal")]
+        .iter()
+        .filter_map(|file| fs::metadata(file).ok()?.modified().ok())
+        .max()?;
+    u64::try_from(newest.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+/// Reads without the lock: another instance may be writing it. `by_lock` is who kept it where it does
+/// not say so itself, as one that was rebuilt. `None`: not kept by `keeper`.
+fn look_into(
+    path: &Path,
+    by_lock: Option<&str>,
+    keeper: &str,
+    contract: Address,
+) -> Result<Option<Sibling>, OpenError> {
+    let looking = || -> rusqlite::Result<Option<Sibling>> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(LOOK_TIMEOUT)?;
+        if !schema::has_keepers(&connection)? {
+            return Ok(None);
+        }
+        let kept = connection
+            .query_row(sql::SELECT_KEEPER, [], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
+            .optional()?;
+        let unsaid = || Some((by_lock?.to_owned(), Number(written_ms(path)?)));
+        let Some((name, Number(kept_at_ms))) = kept.or_else(unsaid) else { return Ok(None) };
+        if name != keeper {
+            return Ok(None);
+        }
+        let Some(identity) = read_identity(&connection)? else { return Ok(None) };
+        Ok(Some(Sibling {
+            identity,
+            kept_at_ms,
+            has_cursor: reader::cursor(&connection, contract)?.is_some(),
+            has_open_transactions: connection
+                .query_row(sql::HAS_OPEN_TRANSACTIONS, [], |row| row.get(0))?,
+        }))
+    };
+    looking().map_err(|cause| OpenError::sqlite(path, cause))
 }
 
 /// Takes over cursor and unfinished requests from the journal at `old`: all of it or nothing.

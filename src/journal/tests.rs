@@ -577,6 +577,28 @@ fn files_are_private_and_readable_by_name() {
     }
 }
 
+#[test]
+fn b12_a_journal_that_is_a_link_or_has_linked_files_is_not_written_through() {
+    for ending in [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".lock"] {
+        let dir = TempDir::new().unwrap();
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "").unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        let name = state.join(identity().file_stem() + ending);
+        std::os::unix::fs::symlink(&precious, name).unwrap();
+        let error = Journal::open(&state, identity(), CONTRACT).unwrap_err();
+        assert!(error.may_pass(), "{ending}: {error}");
+        assert_eq!(fs::read(&precious).unwrap(), b"", "{ending}");
+    }
+    // The directory may well be one.
+    let dir = TempDir::new().unwrap();
+    let link = dir.path().join("state");
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
+    Journal::open(&link, identity(), CONTRACT).unwrap();
+}
+
 /// A cut log shows what was written, not what was synced: that rests on this setting.
 #[test]
 fn commits_are_synced() {

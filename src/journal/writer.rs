@@ -194,6 +194,10 @@ impl Writer {
         &mut self.store.connection
     }
 
+    pub(super) fn lock_mut(&mut self) -> &mut Lock {
+        &mut self.store.lock
+    }
+
     /// Has what it stores counted here.
     #[must_use]
     pub fn counting(mut self, metrics: Metrics) -> Self {
@@ -520,7 +524,7 @@ impl Store {
             names::make_directory(dir).map_err(io)?;
         }
         names::remove(&copy).map_err(io)?;
-        names::create_private(&copy).map_err(io)?;
+        names::create_new(&copy).map_err(io)?;
         let name = copy.to_str().ok_or("its path is no text")?;
         let written = self.connection.execute("VACUUM INTO ?1", [name]);
         written.map_err(|error| error.to_string())?;

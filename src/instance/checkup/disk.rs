@@ -144,7 +144,8 @@ fn of_error(error: &OpenError) -> Finding {
         | OpenError::NotOurs { .. }
         | OpenError::Locked { .. }
         | OpenError::Io { .. }
-        | OpenError::Sqlite { .. } => "as the message says",
+        | OpenError::Sqlite { .. }
+        | OpenError::Predecessor { .. } => "as the message says",
     };
     Finding::fail(JOURNAL, error.to_string(), remedy)
 }

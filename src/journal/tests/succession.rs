@@ -246,3 +246,108 @@ async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() 
     let (_new, none) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!(none, None);
 }
+
+/// An earlier wallet's journal with five unfinished requests, closed. Answers its file.
+async fn earlier(dir: &Path, byte: u8, name: &str) -> PathBuf {
+    let (old, _) = run_for(dir, wallet(byte), name);
+    fill(&old).await;
+    let path = old.path().to_owned();
+    old.close().await.unwrap();
+    // So that "last" is not a matter of the same millisecond.
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    path
+}
+
+fn damage_header(path: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; 100], 0).unwrap();
+}
+
+fn refused(dir: &Path, byte: u8) -> OpenError {
+    open_as(dir, wallet(byte), CONTRACT, NAME, None).unwrap_err()
+}
+
+#[tokio::test]
+async fn a11_a_new_wallet_does_not_begin_without_a_journal_that_cannot_be_read() {
+    let dir = TempDir::new().unwrap();
+    let old = earlier(dir.path(), 1, NAME).await;
+    let whole = fs::read(&old).unwrap();
+    damage_header(&old);
+    // As for its own: only a rebuild can mend it.
+    let error = refused(dir.path(), 2);
+    assert!(error.to_string().contains(old.to_str().unwrap()), "{error}");
+    assert!(error.to_string().contains("journal rebuild"), "{error}");
+    assert!(error.needs_rebuild() && !error.may_pass(), "{error}");
+
+    // Set aside by the instance itself, before its wallet was changed.
+    assert!(refused(dir.path(), 1).to_string().contains("kept as"));
+    let error = refused(dir.path(), 2);
+    assert!(error.to_string().contains(".damaged-"), "{error}");
+    assert!(error.needs_rebuild(), "{error}");
+
+    // What is no file is waited for: somebody may put it right.
+    fs::create_dir(&old).unwrap();
+    let error = refused(dir.path(), 2);
+    assert!(error.may_pass() && !error.needs_rebuild(), "{error}");
+    fs::remove_dir(&old).unwrap();
+
+    fs::write(&old, whole).unwrap();
+    let (_new, predecessor) = run_for(dir.path(), wallet(2), NAME);
+    assert_eq!(predecessor.unwrap().requests, 5);
+}
+
+#[tokio::test]
+async fn a11_a_journal_that_is_locked_for_a_while_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let old = earlier(dir.path(), 1, NAME).await;
+    let operator = Connection::open(&old).unwrap();
+    operator.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
+    operator.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let error = refused(dir.path(), 2);
+    assert!(error.may_pass(), "{error}");
+    drop(operator);
+    let (_new, predecessor) = run_for(dir.path(), wallet(2), NAME);
+    assert_eq!(predecessor.unwrap().requests, 5);
+}
+
+#[tokio::test]
+async fn a11_a_rebuild_says_where_reading_begins_and_ends_the_wait() {
+    let dir = TempDir::new().unwrap();
+    damage_header(&earlier(dir.path(), 1, NAME).await);
+    refused(dir.path(), 2);
+    rebuild(dir.path(), wallet(2), CONTRACT, block(150)).unwrap();
+    let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
+    assert_eq!((predecessor, new.cursor().await.unwrap()), (None, Some(block(150))));
+    new.close().await.unwrap();
+
+    // That one is the last of this instance: what was damaged before it is of no concern.
+    let (_newer, predecessor) = run_for(dir.path(), wallet(3), NAME);
+    assert_eq!(predecessor.unwrap().wallet, Address::repeat_byte(2));
+}
+
+#[tokio::test]
+async fn a11_a_journal_that_was_rebuilt_and_not_opened_since_is_taken_over() {
+    let dir = TempDir::new().unwrap();
+    fs::remove_file(earlier(dir.path(), 1, NAME).await).unwrap();
+    rebuild(dir.path(), wallet(1), CONTRACT, block(150)).unwrap();
+    let (_new, predecessor) = run_for(dir.path(), wallet(2), NAME);
+    let expected = Predecessor { wallet: Address::repeat_byte(1), cursor: block(150), requests: 0 };
+    assert_eq!(predecessor, Some(expected));
+}
+
+#[tokio::test]
+async fn a11_what_ails_another_instances_journal_keeps_nobody_out() {
+    let dir = TempDir::new().unwrap();
+    damage_header(&earlier(dir.path(), 1, "another").await);
+    damage_header(&earlier(dir.path(), 2, "a third").await);
+    let set_aside = open_as(dir.path(), wallet(2), CONTRACT, "a third", None).unwrap_err();
+    assert!(matches!(set_aside, OpenError::SetAside { .. }), "{set_aside}");
+    let (new, predecessor) = run_for(dir.path(), wallet(3), NAME);
+    assert_eq!(predecessor, None);
+    new.close().await.unwrap();
+
+    // Older versions noted nothing beside the journal: then it may be anybody's.
+    let lock = dir.path().join(wallet(1).file_stem() + ".lock");
+    fs::write(lock, "4711\n").unwrap();
+    assert!(refused(dir.path(), 4).needs_rebuild());
+}
