@@ -767,9 +767,9 @@ fn show(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// A line to stderr; if that is closed there is no one to tell.
+/// Lines to stderr; if that is closed there is no one to tell.
 fn complain(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", text::printable(&text.to_string()));
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@
 //! *and* the hash of its event: ids are counters, and after a reorg the same id can carry other
 //! handles. Where a request stands is its [`stage::Stage`]; how it ended is its [`Outcome`].
 
+mod outside;
 pub mod stage;
 
 use std::fmt;
 
 pub use alloy::primitives::{Address, B256, Bytes, U256};
+
+pub use self::outside::{OutsideText, Plain, excerpt, is_plain};
 
 /// A block by number and hash. A number alone names no block: a reorg can give it to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -296,7 +296,7 @@ mod tests {
         let found = "two\nlines \u{1b}[2J";
         reports[0].findings.push(Finding::warn("bucket", found, "look"));
         let text = as_text(&reports, false);
-        assert_eq!(text, "a\nwarn  bucket  two lines \u{fffd}[2J; to do: look\n");
+        assert_eq!(text, "a\nwarn  bucket  two lines \\u{1b}[2J; to do: look\n");
         assert!(as_text(&reports, true).contains("\u{1b}[33mwarn\u{1b}[0m"));
         assert_eq!(ending(&reports), Exit::Success);
         reports[0].findings.push(Finding::fail("bucket", "x", "y"));

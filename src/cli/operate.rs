@@ -16,7 +16,7 @@ pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
             print(&text, if failed { Exit::Failure } else { Exit::Success })
         }
         Ok(Answer::Refused { why } | Answer::Silent { why }) => {
-            complain(printable(&why));
+            complain(why);
             Exit::Failure
         }
         Ok(Answer::Status { .. } | Answer::Told { .. } | Answer::Absent { .. }) => {

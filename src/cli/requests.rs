@@ -131,7 +131,7 @@ async fn ask_running(whose: &Whose, inquiry: &Inquiry) -> Result<Asked, String> 
 const OTHER: &str = "the supervisor answered another question";
 
 fn failed(why: &str) -> Exit {
-    complain(printable(why));
+    complain(why);
     Exit::Failure
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::clock;
+use crate::{clock, domain::excerpt};
 
 /// Columns as wide as their widest cell.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
@@ -14,6 +14,8 @@ pub(super) fn painted<const N: usize>(
     rows: &[[String; N]],
     colour: impl Fn(usize, usize) -> Option<Colour>,
 ) -> String {
+    let rows: Vec<[String; N]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| plain(cell))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
     let mut text = String::new();
@@ -49,10 +51,14 @@ pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
     text
 }
 
-/// Text that may come from a server, with nothing in it that steers a terminal.
+/// Text that may come from a server, in its lines, with nothing in it that steers a terminal.
 pub(super) fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
-    text.trim_end().chars().map(plain).collect()
+    let lines: Vec<String> = text.trim_end().split('\n').map(plain).collect();
+    lines.join("\n")
+}
+
+fn plain(line: &str) -> String {
+    excerpt(usize::MAX, line)
 }
 
 /// A length of time in its two largest units.
@@ -166,6 +172,8 @@ mod tests {
     #[test]
     fn what_a_server_says_steers_no_terminal() {
         let text = pairs(&[("why", "bad\u{1b}[2J\rthing\nsecond line\n".to_owned())]);
-        assert_eq!(text, "  why  bad\u{fffd}[2J\u{fffd}thing\n       second line\n");
+        assert_eq!(text, "  why  bad\\u{1b}[2J\\rthing\n       second line\n");
+        let cells = [["a\u{202e}\nb".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&cells), "a\\u{202e}\\nb  c\n");
     }
 }

@@ -370,7 +370,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                     && smaller
                     && quirks::is_range_too_large(*code, message)
                 {
-                    debug!(from, to, message, "the node wants smaller ranges");
+                    debug!(from, to, said = %message, "the node wants smaller ranges");
                     return Ok(None);
                 }
                 Err(error.into())

@@ -135,7 +135,7 @@ mod tests {
         let wallet = ContractError::NotKmsTxSender(WALLET);
         assert_eq!(fault(&wallet, Some(CORE), Some(CORE)), Fault::Node);
         assert_eq!(fault(&wallet, Some(CORE), None), Fault::Operator);
-        let text = ContractError::Error("no".to_owned());
+        let text = ContractError::Error("no".into());
         assert_eq!(fault(&text, Some(CORE), Some(CORE)), Fault::Operator);
     }
 }

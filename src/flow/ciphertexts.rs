@@ -38,7 +38,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::{
-    Address, B256, Bytes, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Remedy,
+    Address, B256, Bytes, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, OutsideText,
+    Remedy,
 };
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
@@ -86,7 +87,7 @@ pub trait Buckets: Send + Sync + 'static {
 /// The contract could not be asked. One sentence without URLs or keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BucketLookupError(pub String);
+pub struct BucketLookupError(pub OutsideText);
 
 /// What the room is built from.
 pub struct CiphertextsOptions<B> {
@@ -269,7 +270,7 @@ impl<B: Buckets> Ciphertexts<B> {
             Ok(Ok(self.buckets.bucket(coprocessor).await?))
         });
         match answer.await {
-            Err(_) => Err(Trouble::Lookup("no answer in time".to_owned())),
+            Err(_) => Err(Trouble::Lookup("no answer in time".into())),
             Ok(Err(BucketLookupError(why))) => Err(Trouble::Lookup(why)),
             Ok(Ok(Err(trouble))) => Err(trouble),
             Ok(Ok(Ok(url))) => match url.as_deref().map(str::trim) {

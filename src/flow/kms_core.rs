@@ -43,7 +43,8 @@ use url::Url;
 
 use crate::backoff::Backoff;
 use crate::domain::{
-    Address, Answer, Ciphertext, Hold, HoldReason, Operation, Remedy, Request, SigningDomain,
+    Address, Answer, Ciphertext, Hold, HoldReason, Operation, OutsideText, Remedy, Request,
+    SigningDomain,
 };
 use crate::metrics::Metrics;
 use crate::tls::TlsRoots;
@@ -120,10 +121,10 @@ pub enum CoreError {
     /// Nobody answered, or not to the end. Whether an ask was taken is unknown; to ask or poll
     /// again is safe.
     #[error("no answer from the KMS Core: {cause}")]
-    Unreachable { cause: String },
+    Unreachable { cause: OutsideText },
     /// The Core's rate limit.
     #[error("the KMS Core is busy: {message}")]
-    Busy { message: String },
+    Busy { message: OutsideText },
     /// Time or an operator must act.
     #[error("{0}")]
     Held(Hold),
@@ -692,45 +693,34 @@ fn is_ours(status: &Status) -> bool {
 }
 
 fn too_late(limit: Duration) -> CoreError {
-    CoreError::Unreachable { cause: format!("no reply within {} s", limit.as_secs_f32()) }
+    CoreError::Unreachable { cause: format!("no reply within {} s", limit.as_secs_f32()).into() }
 }
 
 fn busy(status: &Status) -> CoreError {
-    CoreError::Busy { message: clip(status.message()) }
+    CoreError::Busy { message: status.message().into() }
 }
 
 fn unreachable(status: &Status) -> CoreError {
-    let mut cause = clip(status.message());
+    let mut cause = OutsideText::from(status.message()).to_string();
     if !is_ours(status) {
         cause = format!("{}: {cause}", status.code());
     }
     // The interesting part ("connection refused") is the last of the chain.
     let mut error = std::error::Error::source(status);
     while let Some(source) = error {
-        let text = clip(&source.to_string());
+        let text = OutsideText::of(source);
         // Each layer repeats what the one below it said.
-        if !cause.contains(&text) {
+        if !cause.contains(text.as_str()) {
             cause = format!("{cause}: {text}");
         }
         error = source.source();
     }
-    CoreError::Unreachable { cause }
+    CoreError::Unreachable { cause: cause.into() }
 }
 
 fn hold(reason: HoldReason, what: &str, status: &Status) -> Hold {
-    let message = clip(status.message());
+    let message = OutsideText::from(status.message());
     Hold::new(reason, format!("{what} (it says {:?}: {message})", status.code()))
-}
-
-/// A foreign text, fit for one line of a log.
-fn clip(text: &str) -> String {
-    const MOST: usize = 300;
-    let mut line: String =
-        text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(MOST).is_some() {
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]

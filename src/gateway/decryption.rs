@@ -5,7 +5,7 @@ mod whereabouts;
 
 pub use self::whereabouts::{ORPHANED_AFTER, Whereabouts};
 use crate::{
-    domain::{Address, Answer, B256, Bytes, Event, Request, SigningDomain},
+    domain::{Address, Answer, B256, Bytes, Event, OutsideText, Request, SigningDomain},
     gateway::{
         abi::{self, DecodeError, Deployment, View},
         provider::{At, Call, LogRange, NodeId, Provider, Range, RpcError, Told},
@@ -18,7 +18,7 @@ pub enum Support {
     Served,
     /// From G12 on the gateway checks no access; the connector would have to, on the host chain.
     FromG12 {
-        version: String,
+        version: OutsideText,
     },
     /// Upgraded in this block, and not looked at since: until then no request is asked.
     Upgraded {
@@ -124,7 +124,7 @@ impl<P: Provider> DecryptionAdapter<P> {
 
     /// Which contracts are deployed: by the contract's own version text; where that says nothing we
     /// know, by the registry, which has KMS contexts from G12 on.
-    pub async fn support(&self) -> Result<(Support, Option<String>), RpcError> {
+    pub async fn support(&self) -> Result<(Support, Option<OutsideText>), RpcError> {
         let version: Option<String> =
             self.optional(self.address(), abi::decryption_version()).await?;
         let from_g12 = match version.as_deref().map(abi::deployment_from_version) {
@@ -135,6 +135,7 @@ impl<P: Provider> DecryptionAdapter<P> {
                 self.optional(registry, abi::current_kms_context_id()).await?.is_some()
             }
         };
+        let version = version.map(OutsideText::from);
         let support = if from_g12 {
             Support::FromG12 { version: version.clone().unwrap_or_default() }
         } else {

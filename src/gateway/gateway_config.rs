@@ -12,7 +12,7 @@ use super::{
     decryption::view,
     provider::{Provider, RpcError},
 };
-use crate::domain::Address;
+use crate::domain::{Address, OutsideText};
 
 /// How long an answer of the registry is believed.
 const LIFETIME: Duration = Duration::from_mins(1);
@@ -34,7 +34,7 @@ struct Cache {
     buckets: HashMap<Address, Cached<String>>,
     coprocessors: Option<Cached<Vec<Address>>>,
     signer: Option<Cached<Option<Address>>>,
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, OutsideText)>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl<T> Cached<T> {
 /// The registry could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("GatewayConfig could not be read: {0}")]
-pub struct RegistryError(String);
+pub struct RegistryError(OutsideText);
 
 impl<P: Provider> GatewayConfigAdapter<P> {
     /// `wallet` is this node's transaction sender.
@@ -162,7 +162,7 @@ impl Cache {
                 Ok(value)
             }
             Err(error) => {
-                let what = error.to_string();
+                let what = OutsideText::of(&error);
                 // An outage concerns every question, the contract's own answer only this one.
                 if !error.is_answer() {
                     self.failed = Some((Instant::now(), what.clone()));

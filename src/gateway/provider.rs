@@ -27,7 +27,7 @@ pub use self::{
     arbitrum::ArbitrumProvider,
     told::{Emitted, Told, Way},
 };
-use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
+use crate::domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256};
 
 /// How long one call may take, connection included.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -116,16 +116,16 @@ pub enum Sent {
 pub enum RpcError {
     /// No answer: not connected, cut, timed out, overloaded. What the node did is unknown.
     #[error("no answer from {host}: {what}")]
-    Unavailable { host: String, what: String },
+    Unavailable { host: String, what: OutsideText },
     /// The node answered with a JSON-RPC error.
     #[error("{host} answered error {code}: {message}")]
-    Refused { host: String, code: i64, message: String, data: Option<Bytes> },
+    Refused { host: String, code: i64, message: OutsideText, data: Option<Bytes> },
     /// Behind the URL is another chain than the configured one. Nothing is read or sent.
     #[error("{host} serves chain id {found}, the configuration says chain_id = {expected}")]
     WrongChain { host: String, expected: u64, found: u64 },
     /// The node answered something that is not an answer to the question.
     #[error("{host} gave an unreadable answer: {what}")]
-    Unreadable { host: String, what: String },
+    Unreadable { host: String, what: OutsideText },
 }
 
 impl RpcError {

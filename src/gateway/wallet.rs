@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use crate::backoff::Backoff;
-use crate::domain::{Address, B256, Hold, HoldReason, Remedy};
+use crate::domain::{Address, B256, Hold, HoldReason, OutsideText, Remedy};
 use crate::metrics::Metrics;
 
 /// AWS KMS grants a few hundred signatures per second and region, shared by all of the account.
@@ -218,10 +218,11 @@ impl AwsKmsWallet {
     async fn sign_hash(&self, hash: B256) -> Result<Signature, WalletError> {
         let kms = &*self.inner;
         // Waiting for a turn is back-pressure, not an outage: the deadline starts after it.
-        let _turn =
-            kms.turns.acquire().await.map_err(|_| WalletError::Unavailable {
-                what: "the wallet is closed".to_owned(),
-            })?;
+        let _turn = kms
+            .turns
+            .acquire()
+            .await
+            .map_err(|_| WalletError::Unavailable { what: "the wallet is closed".into() })?;
         let failed = |error: &WalletError| {
             if let (WalletError::Throttled { .. }, Some(metrics)) = (error, kms.metrics.get()) {
                 metrics.signing_throttled();
@@ -261,7 +262,7 @@ where
             Ok(Ok(Ok(output))) => return Ok(output),
             Ok(Ok(Err(error))) => classify(&error),
             Ok(Err(_)) | Err(_) => WalletError::Unavailable {
-                what: format!("no answer within {} s", per_call.as_secs()),
+                what: format!("no answer within {} s", per_call.as_secs()).into(),
             },
         };
         failed(&error);
@@ -291,7 +292,7 @@ async fn sdk_config(
         loader = loader.endpoint_url(endpoint.as_str());
     }
     let config = timeout(CONFIG_DEADLINE, loader.load()).await.map_err(|_| {
-        WalletError::Unavailable { what: "the AWS configuration was not found in time".to_owned() }
+        WalletError::Unavailable { what: "the AWS configuration was not found in time".into() }
     })?;
     match (config.region(), endpoint) {
         (Some(_), _) => Ok(config),
@@ -317,16 +318,16 @@ fn usable_public_key(output: &GetPublicKeyOutput) -> Result<VerifyingKey, Wallet
         || usage.is_some_and(|usage| *usage != KeyUsageType::SignVerify)
     {
         return Err(WalletError::UnsuitableKey {
-            found: format!(
+            found: OutsideText::of(format_args!(
                 "{} for {}",
                 spec.map_or("unknown", KeySpec::as_str),
                 usage.map_or("unknown", KeyUsageType::as_str)
-            ),
+            )),
         });
     }
     let der = output.public_key().ok_or(WalletError::InvalidAnswer("it holds no public key"))?;
     VerifyingKey::from_public_key_der(der.as_ref()).map_err(|_| WalletError::UnsuitableKey {
-        found: "a public key that is not on secp256k1".to_owned(),
+        found: "a public key that is not on secp256k1".into(),
     })
 }
 
@@ -355,25 +356,25 @@ pub enum WalletError {
     #[error("the private key is not a 32-byte secp256k1 key")]
     InvalidPrivateKey,
     #[error("AWS KMS throttles ({code})")]
-    Throttled { code: String },
+    Throttled { code: OutsideText },
     #[error("AWS KMS unavailable: {what}")]
-    Unavailable { what: String },
+    Unavailable { what: OutsideText },
     #[error("AWS KMS denies access ({code}): allow kms:GetPublicKey and kms:Sign on this key")]
-    AccessDenied { code: String },
+    AccessDenied { code: OutsideText },
     #[error(
         "no AWS credentials found: set them in the environment, a profile or the machine's role"
     )]
     NoCredentials,
     #[error("AWS refuses the credentials ({code})")]
-    CredentialsRefused { code: String },
+    CredentialsRefused { code: OutsideText },
     #[error("no AWS region known: set aws_kms_config.region")]
     NoRegion,
     #[error("the AWS KMS key is not enabled ({code})")]
-    KeyDisabled { code: String },
+    KeyDisabled { code: OutsideText },
     #[error("AWS KMS does not know this key in this region ({code})")]
-    NotFound { code: String },
+    NotFound { code: OutsideText },
     #[error("the AWS KMS key is {found}; needed is ECC_SECG_P256K1 for SIGN_VERIFY")]
-    UnsuitableKey { found: String },
+    UnsuitableKey { found: OutsideText },
     #[error(
         "AWS KMS signed with another key than at start: was the alias moved? Restart to use it"
     )]
@@ -381,7 +382,7 @@ pub enum WalletError {
     #[error("AWS KMS gave a useless answer: {0}")]
     InvalidAnswer(&'static str),
     #[error("AWS KMS refuses the call ({code})")]
-    Rejected { code: String },
+    Rejected { code: OutsideText },
 }
 
 impl WalletError {
@@ -436,11 +437,9 @@ where
 {
     match error {
         SdkError::ServiceError(service) => classify_code(service.err().code()),
-        SdkError::TimeoutError(_) => {
-            WalletError::Unavailable { what: "a call timed out".to_owned() }
-        }
+        SdkError::TimeoutError(_) => WalletError::Unavailable { what: "a call timed out".into() },
         SdkError::ResponseError(_) => {
-            WalletError::Unavailable { what: "the response was cut or unreadable".to_owned() }
+            WalletError::Unavailable { what: "the response was cut or unreadable".into() }
         }
         SdkError::DispatchFailure(failure) => {
             let cause =
@@ -448,13 +447,13 @@ where
             classify_dispatch(cause)
         }
         SdkError::ConstructionFailure(_) => classify_dispatch(StdError::source(error)),
-        _ => WalletError::Unavailable { what: "unknown failure of the AWS client".to_owned() },
+        _ => WalletError::Unavailable { what: "unknown failure of the AWS client".into() },
     }
 }
 
 /// The call never got an answer: no credentials, or no connection.
 fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
-    let mut innermost = String::from("not sent");
+    let mut innermost = OutsideText::from("not sent");
     let mut next = error;
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<CredentialsError>() {
@@ -466,9 +465,9 @@ fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
                 return WalletError::NoCredentials;
             }
             // Its sources may quote what a provider said: nothing below is repeated.
-            return WalletError::Unavailable { what: "credentials could not be loaded".to_owned() };
+            return WalletError::Unavailable { what: "credentials could not be loaded".into() };
         }
-        innermost = error.to_string();
+        innermost = OutsideText::of(error);
         next = error.source();
     }
     WalletError::Unavailable { what: innermost }
@@ -477,9 +476,9 @@ fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
 /// The table of AWS error codes. Codes are the service's interface; its messages are not read.
 fn classify_code(code: Option<&str>) -> WalletError {
     let Some(code) = code else {
-        return WalletError::Unavailable { what: "an error without a code".to_owned() };
+        return WalletError::Unavailable { what: "an error without a code".into() };
     };
-    let owned = code.to_owned();
+    let owned = OutsideText::from(code);
     match code {
         "ThrottlingException"
         | "Throttling"
@@ -520,7 +519,7 @@ fn classify_code(code: Option<&str>) -> WalletError {
         }
         "NotFoundException" | "InvalidArnException" => WalletError::NotFound { code: owned },
         "InvalidKeyUsageException" | "UnsupportedOperationException" => {
-            WalletError::UnsuitableKey { found: format!("of another kind ({code})") }
+            WalletError::UnsuitableKey { found: format!("of another kind ({code})").into() }
         }
         _ => WalletError::Rejected { code: owned },
     }
@@ -702,7 +701,7 @@ mod tests {
         let denied = (400, refusal("AccessDeniedException"));
         let endpoint = scripted(vec![throttled.clone(), throttled, internal, denied]);
         let error = AwsKmsWallet::connect(&static_config(&endpoint), "k").await.unwrap_err();
-        assert_eq!(error, WalletError::AccessDenied { code: "AccessDeniedException".to_owned() });
+        assert_eq!(error, WalletError::AccessDenied { code: "AccessDeniedException".into() });
         assert!(matches!(error.remedy(), Remedy::Hold(_)));
         assert!(!error.to_string().contains("secret words"));
     }

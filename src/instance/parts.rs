@@ -8,7 +8,7 @@ use tracing::info;
 use super::BuildError;
 use crate::{
     config::{self, Config, SecretUrl},
-    domain::{Address, BlockRef},
+    domain::{Address, BlockRef, OutsideText},
     flow::{
         Intake, Intakes,
         arrivals::Start,
@@ -146,10 +146,14 @@ pub(super) fn open_ciphertexts<P: Provider>(
 
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
     async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
-        self.bucket_url(coprocessor).await.map_err(|error| BucketLookupError(error.to_string()))
+        self.bucket_url(coprocessor)
+            .await
+            .map_err(|error| BucketLookupError(OutsideText::of(error)))
     }
 
     async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
-        self.is_registered(coprocessor).await.map_err(|error| BucketLookupError(error.to_string()))
+        self.is_registered(coprocessor)
+            .await
+            .map_err(|error| BucketLookupError(OutsideText::of(error)))
     }
 }

@@ -231,9 +231,11 @@ pub(super) async fn watch_support<P: Provider>(
 ) -> Support {
     let (support, version) = waits.wait(gateway, || decryption.support()).await;
     match &support {
-        Support::Served => info!(version, "Decryption contract found"),
+        Support::Served => {
+            info!(version = version.as_deref(), "Decryption contract found");
+        }
         Support::FromG12 { version } => warn!(
-            version,
+            %version,
             "this contract is from G12 on and cannot be served: its requests are held"
         ),
         Support::Upgraded { .. } => {}

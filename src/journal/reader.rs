@@ -10,7 +10,7 @@ use super::{
     Counts, Failing, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
     record::{
         Fixed, Number, OutcomeColumns, Progress, StageName, block_from_columns, bytes,
-        held_from_columns, key_from_columns, kind_from_name, topics_from_blob,
+        held_from_columns, key_from_columns, kind_from_name, told, topics_from_blob,
     },
     statements::{self as sql, PROGRESS_COLUMNS},
 };
@@ -61,7 +61,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
             .ok_or_else(|| unreadable(0, format!("stage {stage:?}")))?,
         held: held_from_columns(reason.as_deref(), row.get(2)?, maybe_number(row, 3)?),
         attempts: row.get(4)?,
-        last_error: row.get(5)?,
+        last_error: told(row.get(5)?),
         worked_ms: number(row, 18)?,
         transaction: maybe_hash(row, 6)?,
         arrived_at_ms: number(row, 7)?,
@@ -345,7 +345,8 @@ pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Re
     counts.oldest_failing = connection
         .prepare_cached(sql::OLDEST_FAILING)?
         .query_row([Fixed(contract)], |row| {
-            Ok(Failing { arrived_at_ms: number(row, 0)?, last_error: row.get(1)? })
+            let last_error = told(row.get(1)?).unwrap_or_default();
+            Ok(Failing { arrived_at_ms: number(row, 0)?, last_error })
         })
         .optional()?;
     Ok(counts)

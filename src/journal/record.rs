@@ -15,7 +15,7 @@ use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRe
 use crate::{
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Hold, HoldReason, Kind, Outcome, Refusal,
-        RequestKey, U256, stage::Stage,
+        RequestKey, U256, excerpt, stage::Stage,
     },
     flow::Step,
 };
@@ -159,12 +159,12 @@ pub(super) fn advance<'s>(before: &Progress, step: &'s Step, now_ms: u64) -> Cha
             if has_answer {
                 after.stage = StageName::Answered;
             }
-            after.last_error = Some(shortened(why));
+            after.last_error = Some(excerpt(LONGEST_ERROR, why));
             Change::Advance(after, None)
         }
         Step::Failed { why } => {
             after.attempts = after.attempts.saturating_add(1);
-            after.last_error = Some(shortened(why));
+            after.last_error = Some(excerpt(LONGEST_ERROR, why));
             Change::Advance(after, None)
         }
         Step::Held(hold) => {
@@ -173,7 +173,7 @@ pub(super) fn advance<'s>(before: &Progress, step: &'s Step, now_ms: u64) -> Cha
                 .as_ref()
                 .filter(|held| held.hold.reason == hold.reason)
                 .map_or(now_ms, |held| held.since_ms);
-            let hold = Hold::new(hold.reason, shortened(&hold.detail));
+            let hold = Hold::new(hold.reason, excerpt(LONGEST_ERROR, &hold.detail));
             after.held = Some(Held { hold, since_ms });
             Change::Advance(after, None)
         }
@@ -215,12 +215,9 @@ pub(super) fn settled_by_chain(outcome: Option<&str>, refusal: Option<&str>) -> 
     }
 }
 
-/// The first 500 characters.
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(LONGEST_ERROR) {
-        Some((end, _)) => text[..end].to_owned(),
-        None => text.to_owned(),
-    }
+/// A text as stored, perhaps by a version that took others' words as they came.
+pub(super) fn told(text: Option<String>) -> Option<String> {
+    text.map(|text| excerpt(LONGEST_ERROR + 1, text))
 }
 
 /// The kind of a stored name.
@@ -236,7 +233,7 @@ pub(super) fn held_from_columns(
     since_ms: Option<u64>,
 ) -> Option<Held> {
     let reason = HoldReason::from_name(reason?)?;
-    let hold = Hold::new(reason, detail.unwrap_or_default());
+    let hold = Hold::new(reason, told(detail).unwrap_or_default());
     Some(Held { hold, since_ms: since_ms.unwrap_or_default() })
 }
 
@@ -291,7 +288,7 @@ impl OutcomeColumns {
             ("orphaned", ..) => Outcome::Orphaned,
             ("observed", ..) => Outcome::Observed,
             ("refused", Some("malformed"), ..) => {
-                Outcome::Refused(Refusal::Malformed(self.detail.unwrap_or_default()))
+                Outcome::Refused(Refusal::Malformed(told(self.detail).unwrap_or_default()))
             }
             ("refused", Some("not_requested"), ..) => Outcome::Refused(Refusal::NotRequested),
             _ => return Err(format!("outcome {name:?} with these columns")),
@@ -491,7 +488,7 @@ mod tests {
         let step = Step::Failed { why: "ä".repeat(900) };
         let Change::Advance(after, None) = advance(&start, &step, 9) else { panic!() };
         assert_eq!(after.attempts, 4);
-        assert_eq!(after.last_error.unwrap().chars().count(), 500);
+        assert_eq!(after.last_error.unwrap().chars().count(), 501, "and a mark");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt::{self, Write as _},
+    fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,7 +20,7 @@ use tracing::{
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use super::status::LastError;
-use crate::clock;
+use crate::{clock, domain::excerpt};
 
 /// How many are kept of each instance, and of what belongs to none.
 const KEPT: usize = 20;
@@ -143,7 +143,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ErrorLayer {
         match attributes.metadata().name() {
             "instance" => {
                 attributes.record(&mut fields);
-                whose.instance = fields.take("name");
+                whose.instance = fields.take("instance");
             }
             "request" => {
                 attributes.record(&mut fields);
@@ -200,17 +200,11 @@ impl Fields {
     fn text(&self) -> String {
         let fields: Vec<String> =
             self.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let mut text = Short::default();
-        // It says so itself where it is cut off.
-        let _ = text.write_str(&fields.join(", "));
-        text.text
+        excerpt(LONGEST, fields.join(", "))
     }
 
     fn push(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        let mut text = Short::default();
-        // As above.
-        let _ = text.write_fmt(value);
-        self.0.push((field.name(), text.text));
+        self.0.push((field.name(), excerpt(LONGEST, value)));
     }
 }
 
@@ -221,34 +215,6 @@ impl Visit for Fields {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.push(field, format_args!("{value}"));
-    }
-}
-
-/// A text that stops growing at [`LONGEST`]: an error may quote what a server said.
-#[derive(Debug, Default)]
-struct Short {
-    text: String,
-    length: usize,
-}
-
-impl fmt::Write for Short {
-    fn write_str(&mut self, more: &str) -> fmt::Result {
-        for c in more.chars() {
-            if self.length == LONGEST {
-                self.text.push('…');
-                self.length += 1;
-            }
-            if self.length > LONGEST {
-                return Err(fmt::Error);
-            }
-            self.text.push(if c.is_control() && c != '\n' {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            });
-            self.length += 1;
-        }
-        Ok(())
     }
 }
 
@@ -268,18 +234,18 @@ mod tests {
     #[test]
     fn an_error_is_told_with_its_instance_and_request() {
         let errors = noted(|| {
-            let _instance = error_span!("instance", name = "one", generation = 1).entered();
+            let _instance = error_span!("instance", instance = "one", generation = 1).entered();
             warn!(host = "node.example", "gateway node not reachable");
             let _request = error_span!("request", id = %"0x7", kind = "public").entered();
             info!("nothing to see");
-            error!(count = 3, why = "no \u{1b}[2J bytes", "request held");
+            error!(count = 3, why = "no \u{1b}[2J\nbytes\u{202e}", "request held");
         });
         let told = errors.since(0);
         assert_eq!(told.process, []);
         let of_one = &told.instances["one"];
         assert_eq!(of_one.len(), 2, "{of_one:?}");
         assert_eq!((of_one[0].level, of_one[0].message.as_str()), ("ERROR", "request held"));
-        assert_eq!(of_one[0].fields, "count=3, why=no \u{fffd}[2J bytes");
+        assert_eq!(of_one[0].fields, "count=3, why=no \\u{1b}[2J\\nbytes\\u{202e}");
         assert_eq!(of_one[0].request.as_deref(), Some("0x7"));
         assert_eq!((of_one[1].request.as_deref(), of_one[1].count), (None, 1));
         assert_eq!(of_one[1].fields, "host=node.example");

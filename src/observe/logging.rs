@@ -6,6 +6,8 @@
 //! crates that use `log` instead of `tracing` go nowhere, for the same reason. A panic becomes an
 //! error event, so that it is found where the other errors are.
 
+mod lines;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -121,10 +123,12 @@ where
     // A failed write must not become a panic, which would want to be written too.
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
-        Format::Text => Box::new(layer.with_ansi(settings.colours)),
-        Format::Json => {
-            Box::new(layer.with_ansi(false).json().flatten_event(true).with_current_span(false))
+        Format::Text => {
+            Box::new(layer.with_ansi(settings.colours).fmt_fields(lines::text_fields()))
         }
+        Format::Json => Box::new(
+            layer.with_ansi(false).fmt_fields(lines::JsonFields).event_format(lines::JsonLine),
+        ),
     };
     let dependencies = settings.dependencies;
     let ours = filter_fn(move |metadata| dependencies || is_ours(metadata.target()));
@@ -173,102 +177,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What is written of a set of events from us and from others.
-    fn written(settings: &Settings) -> String {
-        let memory = Memory::default();
-        let writer = memory.clone();
-        let (filter, _) = filter(settings.filter.as_deref());
-        let subscriber = subscriber(settings, filter, move || writer.clone());
-        tracing::subscriber::with_default(subscriber, || {
-            let _ours =
-                tracing::info_span!(target: "kms_connector::flow", "ours", id = 7).entered();
-            let _others = tracing::info_span!(target: "hyper", "others", url = "CANARY").entered();
-            tracing::trace!(target: "kms_connector::flow", "our trace");
-            tracing::info!(target: "kms_connector", answer = 42, "our info");
-            tracing::info!(target: "hyper::client", "their info CANARY");
-            tracing::debug!(target: "kms_connectors", "their debug CANARY");
-            tracing::error!(target: "hyper", url = "CANARY", "their error");
-        });
-        let bytes = memory.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
-    }
-
-    #[test]
-    fn other_crates_are_silent_whatever_rust_log_says() {
-        for filter in ["trace", "hyper=trace,kms_connector=trace,warn", "[{url}]=trace,trace"] {
-            let settings = Settings { filter: Some(filter.to_owned()), ..Settings::default() };
-            let text = written(&settings);
-            assert!(!text.contains("CANARY"), "{filter}: {text}");
-            for words in ["our trace", "our info", "id=7"] {
-                assert!(text.contains(words), "{filter}: {words}: {text}");
-            }
-            let lifted = written(&Settings { dependencies: true, ..settings });
-            assert!(lifted.contains("their info CANARY"), "{filter}: {lifted}");
-        }
-    }
-
-    #[test]
-    fn info_is_the_default_also_for_an_unreadable_filter() {
-        for text in [None, Some(" "), Some("a=b=c")] {
-            let settings = Settings { filter: text.map(str::to_owned), ..Settings::default() };
-            let text = written(&settings);
-            assert!(text.contains("our info") && !text.contains("our trace"), "{text}");
-        }
-        assert!(filter(Some("a=b=c")).1.is_some());
-    }
-
-    /// Field failure T52.
-    #[test]
-    fn json_is_one_object_per_line() {
-        let text = written(&Settings { format: Format::Json, ..Settings::default() });
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.len(), 1, "{text}");
-        assert_eq!(lines[0]["message"], "our info");
-        assert_eq!(lines[0]["answer"], 42);
-        assert_eq!(lines[0]["level"], "INFO");
-        assert_eq!(lines[0]["spans"][0]["id"], 7);
-    }
-
-    #[test]
-    fn a_panic_is_an_error_event_with_its_place() {
-        let memory = Memory::default();
-        let writer = memory.clone();
-        let subscriber = subscriber(&Settings::default(), filter(None).0, move || writer.clone());
-        tracing::subscriber::with_default(subscriber, || {
-            log_panics();
-            std::panic::catch_unwind(|| panic!("boom {}", 7)).unwrap_err();
-            drop(std::panic::take_hook());
-        });
-        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
-        for words in ["ERROR", "boom 7", "logging.rs", "a_panic_is_an_error_event"] {
-            assert!(text.contains(words), "{words}: {text}");
-        }
-    }
-
-    #[test]
-    fn text_has_colours_only_if_asked() {
-        assert!(!written(&Settings::default()).contains('\u{1b}'));
-        assert!(written(&Settings { colours: true, ..Settings::default() }).contains('\u{1b}'));
-    }
-}
+#[path = "../../tests/world/strict_json.rs"]
+mod strict_json;
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ use tracing::{Subscriber, info, warn};
 use tracing_subscriber::{Layer, registry::LookupSpan};
 use url::Url;
 
-use crate::{repeats::Repeats, tls::TlsRoots};
+use crate::{domain::OutsideText, repeats::Repeats, tls::TlsRoots};
 
 /// Spans that wait to be sent.
 const QUEUE: usize = 4_096;
@@ -263,7 +263,7 @@ impl Export {
             self.send(&client).await
         };
         let sent = timeout(LAST_DEADLINE, ending).await;
-        self.tell(sent.unwrap_or_else(|_| Err("no answer in time".to_owned())), &mut repeats);
+        self.tell(sent.unwrap_or_else(|_| Err("no answer in time".into())), &mut repeats);
     }
 
     /// Until a batch is full, or its first span has waited. Dropping the future loses none.
@@ -284,7 +284,7 @@ impl Export {
         }
     }
 
-    async fn send(&mut self, client: &reqwest::Client) -> Result<(), String> {
+    async fn send(&mut self, client: &reqwest::Client) -> Result<(), OutsideText> {
         let batch = std::mem::take(&mut self.waiting);
         if batch.is_empty() {
             return Ok(());
@@ -299,32 +299,34 @@ impl Export {
             .body(body);
         let result = match request.send().await {
             Ok(answer) if answer.status().is_success() => return Ok(()),
-            Ok(answer) => Err(format!("the collector answers {}", answer.status())),
+            Ok(answer) => {
+                Err(OutsideText::of(format_args!("the collector answers {}", answer.status())))
+            }
             Err(error) => Err(causes(&error.without_url())),
         };
         self.lost.fetch_add(spans, Ordering::Relaxed);
         result
     }
 
-    fn tell(&self, sent: Result<(), String>, repeats: &mut Repeats) {
+    fn tell(&self, sent: Result<(), OutsideText>, repeats: &mut Repeats) {
         let Err(error) = sent else { return };
         if let Some(times) = repeats.heard(&error, Instant::now()) {
             let spans_lost = self.lost.load(Ordering::Relaxed);
             let collector = self.settings.host();
-            warn!(error, collector, spans_lost, times, "traces cannot be delivered");
+            warn!(%error, collector, spans_lost, times, "traces cannot be delivered");
         }
     }
 }
 
 /// The error with what it comes from: the outermost says only that sending failed.
-fn causes(error: &reqwest::Error) -> String {
+fn causes(error: &reqwest::Error) -> OutsideText {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    text
+    text.into()
 }
 
 #[cfg(test)]

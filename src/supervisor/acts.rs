@@ -151,7 +151,7 @@ impl<I: Instances> Supervisor<I> {
         let config = target.config.clone();
         let estate = slot.take_estate().map(|(_, estate)| estate);
         // Not to be silenced: whatever is logged in it says whose it is.
-        let span = error_span!("instance", name, generation);
+        let span = error_span!("instance", instance = name, generation);
         let running = self.instances.run(config, edges, estate).instrument(span);
         let task = self.runs.spawn(running);
         let under_way = UnderWay { run: id, claim, abort: abort.clone() };

@@ -32,7 +32,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{info, warn};
 
-use crate::config::Environment;
+use crate::{config::Environment, domain::is_plain};
 
 /// Bytes of a status. systemd drops datagrams above 4096.
 const STATUS_LIMIT: usize = 1000;
@@ -204,8 +204,7 @@ fn watchdog_interval(environment: &Environment) -> Option<Duration> {
 
 /// A line break would begin another word of the protocol.
 fn one_line(text: &str) -> String {
-    let mut line: String =
-        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut line: String = text.trim().chars().map(|c| if is_plain(c) { c } else { ' ' }).collect();
     if line.len() > STATUS_LIMIT {
         line.truncate(line.floor_char_boundary(STATUS_LIMIT));
         line.push('…');

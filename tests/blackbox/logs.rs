@@ -2,32 +2,42 @@
 
 use std::{collections::BTreeMap, process::Command, time::Duration};
 
+use kms_connector::domain::is_plain;
 use serde_json::Value;
+use tonic::Code;
 
 use crate::{
     walk::program,
     world::{
         Error, Result,
+        faulty_rpc::{FaultyRpc, Lie, Rule},
+        free_port,
         request::Ask,
         scene::{PATIENCE, Scene, SceneOptions},
-        until,
+        strict_json, until,
     },
 };
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// A start that logs JSON, at this level.
-fn start_json(scene: &mut Scene, level: &str) -> Result<()> {
-    std::fs::write(scene.config_file(), scene.config(""))
+/// A start with a log of this format.
+fn logging(scene: &Scene, format: &str, config: &str) -> Result<Command> {
+    std::fs::write(scene.config_file(), config)
         .map_err(|e| Error::Io("writing the configuration".into(), e))?;
     let mut command = Command::new(program());
-    command.arg("start").arg("-c").arg(scene.config_file()).args(["--log-format", "json"]);
+    command.arg("start").arg("-c").arg(scene.config_file()).args(["--log-format", format]);
+    Ok(command)
+}
+
+/// A start that logs JSON, at this level.
+fn start_json(scene: &mut Scene, level: &str) -> Result<()> {
+    let mut command = logging(scene, "json", &scene.config(""))?;
     command.env("RUST_LOG", level);
     scene.spawn(command)
 }
 
 fn lines(scene: &Scene) -> Result<Vec<Value>> {
-    scene.log().lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    scene.log().lines().map(|line| Ok(strict_json::parse(line)?)).collect()
 }
 
 /// The request a line is about, if it is about one.
@@ -37,7 +47,8 @@ fn request_of(line: &Value) -> Option<String> {
     spans.rev().find_map(of_span).or_else(|| line["request"].as_str().map(str::to_owned))
 }
 
-/// Field failure T53: forty requests, at the level that shows everything.
+/// Field failure T53: forty requests, at the level that shows everything. B10: in no object of it does
+/// a key come twice, and each line says whose it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_requests_story_is_found_by_its_id() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
@@ -64,7 +75,12 @@ async fn a_requests_story_is_found_by_its_id() -> Result<()> {
             assert!(story.any(|line| line == chapter), "{chapter} in order of {:#x}", request.id);
         }
     }
-    let instance = |line: &&Value| line["spans"][0]["name"] == "instance";
+    let name = scene.config_file().file_stem().and_then(|stem| Some(stem.to_str()?.to_owned()));
+    let name = name.unwrap_or_default();
+    let instance = |line: &&Value| {
+        let span = &line["spans"][0];
+        span["name"] == "instance" && span["instance"] == name.as_str()
+    };
     let without = lines.iter().filter(|line| request_of(line).is_some() && !instance(line)).count();
     assert_eq!(without, 0, "each line says whose it is");
     let info = lines.iter().filter(|line| line["level"] == "INFO").count();
@@ -116,5 +132,79 @@ async fn an_outage_is_a_few_lines_whatever_is_in_hand() -> Result<()> {
     let info = count(&scene, "INFO")?;
     println!("{info} lines at INFO for {} answered requests", requests.len());
     assert!(info < 3 * requests.len(), "{}", scene.log());
+    Ok(())
+}
+
+/// What hostile servers say: a cleared screen, a forged line, the end of a text of C, a text turned
+/// round.
+const HOSTILE: &str = "no\u{1b}[2J\n2026-09-14T16:05:12.000000Z ERROR forged\0\u{9b}31m\u{202e}";
+
+#[track_caller]
+fn steers_nothing(what: &str, text: &str) {
+    let odd = text.chars().find(|c| *c != '\n' && !is_plain(*c));
+    assert_eq!(odd, None, "in {what}: {text:?}");
+    let forged = text.lines().find(|line| line.starts_with("2026-09-14T16:05:12.000000Z"));
+    assert_eq!(forged, None, "in {what}: {text:?}");
+}
+
+/// A node that does not take a transaction and a Core that does not take a request, and what they say
+/// to that wherever it is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b9_what_a_node_and_a_core_say_forges_no_line_and_steers_no_terminal() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    let url = format!("http://{}", node.host());
+    for method in ["eth_sendRawTransaction", "eth_sendRawTransactionSync"] {
+        node.rule(Rule::always(method, Lie::error(-32000, HOSTILE)));
+    }
+    let config = scene.config("").replace(&scene.anvil.ws_url(), &url);
+    let mut logged = String::new();
+    for format in ["text", "json"] {
+        let mut command = logging(&scene, format, &config)?;
+        command.env("KMS_CONNECTOR_LISTEN", format!("127.0.0.1:{}", free_port()?));
+        scene.spawn(command)?;
+        scene.core.change(|core| core.ask_status = Some((Code::InvalidArgument, HOSTILE)));
+        let refused = scene.deployment.request(Ask::mixed(1, 0)).await?;
+        scene.row(refused[0].id, "held", |row| row.held == "core_refused").await?;
+        scene.core.change(|core| core.ask_status = None);
+        scene.deployment.request(Ask::mixed(1, 0)).await?;
+        let broadcast = async || {
+            let new = scene.log().split_off(logged.len());
+            let told = ["request held", "broadcast not accepted"];
+            Ok(told.iter().all(|words| new.contains(words)).then_some(new))
+        };
+        let new = until("both to be told", PATIENCE, POLL, broadcast).await?;
+        steers_nothing(format, &new);
+        for line in new.lines().filter(|_| format == "json") {
+            steers_nothing(line, &strict_json::parse(line)?.to_string());
+        }
+        let id = format!("{:#x}", refused[0].id);
+        for arguments in [
+            vec!["status"],
+            vec!["status", "connector"],
+            vec!["status", "--json"],
+            vec!["requests", "--instance", "connector"],
+            vec!["requests", "show", &id, "--instance", "connector"],
+            vec!["requests", "show", &id, "--instance", "connector", "--json"],
+        ] {
+            let question = arguments.join(" ");
+            let said = until(&question, PATIENCE, POLL, async || {
+                let mut command = Command::new(program());
+                command.args(&arguments);
+                command.arg("--socket").arg(scene.state_dir().join("control.sock"));
+                let output =
+                    command.output().map_err(|e| Error::Io("asking the connector".into(), e))?;
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                // A list has no room for all of it.
+                let words =
+                    if question.starts_with("requests --") { "core_refused" } else { "forged" };
+                Ok(said.contains(words).then_some(said))
+            });
+            let said = said.await?;
+            steers_nothing(&question, &said);
+        }
+        scene.kill();
+        logged = scene.log();
+    }
     Ok(())
 }

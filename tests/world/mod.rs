@@ -13,7 +13,7 @@
 //! Gossip (repeats what it was told, credentials and all)
 //! ConnectProxy (an HTTP proxy on the way out)
 //! NotifySocket (the service manager, systemd)
-//! Browser (a headless Chromium)   Collector (OpenTelemetry traces)
+//! Browser (a headless Chromium)   Collector (OpenTelemetry traces)   strict_json (of log lines)
 //! ```
 //!
 //! Used by the black-box tests and by the `devnet` example. Needs `scripts/setup` to have been run.
@@ -48,6 +48,7 @@ pub mod fleet;
 pub mod connect_proxy;
 pub mod browser;
 pub mod collector;
+pub mod strict_json;
 
 use std::{
     io,

@@ -11,7 +11,7 @@ use reqwest::header::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::domain::{B256, Bytes, CiphertextFormat};
+use crate::domain::{B256, Bytes, CiphertextFormat, OutsideText};
 
 use super::bucket::{Bucket, UnusableUrl};
 use super::http::Http;
@@ -58,13 +58,13 @@ pub enum Trouble {
     #[error("not a registered coprocessor")]
     Unregistered,
     #[error("the bucket URL could not be looked up: {0}")]
-    Lookup(String),
+    Lookup(OutsideText),
     #[error(transparent)]
     UnusableUrl(#[from] UnusableUrl),
     #[error("{0}")]
     Unsignable(&'static str),
     #[error("cannot connect: {0}")]
-    Connect(String),
+    Connect(OutsideText),
     #[error("no answer in time")]
     Silent,
     /// S3 also answers this for an object that does not exist, where listing is not allowed.
@@ -88,7 +88,7 @@ pub enum Trouble {
     #[error("too slow: {received} bytes in {seconds} s")]
     TooSlow { received: u64, seconds: u64 },
     #[error("cut after {received} bytes: {why}")]
-    Cut { received: u64, why: String },
+    Cut { received: u64, why: OutsideText },
     #[error("wrong bytes: {received} of them, with another digest")]
     WrongBytes { received: u64 },
 }
@@ -248,7 +248,7 @@ async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
     });
     hashing.await.map_err(|_| Trouble::Cut {
         received: body.len() as u64,
-        why: "hashing was interrupted".to_owned(),
+        why: "hashing was interrupted".into(),
     })
 }
 
@@ -315,13 +315,13 @@ fn format(headers: &HeaderMap) -> CiphertextFormat {
 }
 
 /// The innermost cause: it names the failure, while the outer layers name the URL.
-pub(super) fn cause(error: reqwest::Error) -> String {
+pub(super) fn cause(error: reqwest::Error) -> OutsideText {
     let error = error.without_url();
     let mut innermost: &(dyn StdError + 'static) = &error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.to_string()
+    OutsideText::of(innermost)
 }
 
 #[cfg(test)]

@@ -347,7 +347,7 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
     assert_eq!(troubles(&error), [Trouble::Missing]);
     assert_eq!(store.requests(), 0);
 
-    for answer in [Ok(None), Ok(Some("  ".to_owned())), Err(BucketLookupError("down".to_owned()))] {
+    for answer in [Ok(None), Ok(Some("  ".to_owned())), Err(BucketLookupError("down".into()))] {
         let registry =
             Registry { urls: HashMap::from([(coprocessor(0), answer)]), ..Registry::default() };
         let mut unknown = room_with(registry, SMALLEST_MEMORY_MIB);

@@ -11,8 +11,8 @@ use prost::Message as _;
 
 use super::proto::kms::v1;
 use crate::domain::{
-    B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Operation, PublicDecryption,
-    Refusal, Remedy, Request, SigningDomain, UserDecryption,
+    B256, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, Operation, OutsideText,
+    PublicDecryption, Refusal, Remedy, Request, SigningDomain, UserDecryption,
 };
 
 /// The highest number of tfhe's `FheTypes` (Int248). Lower ones are all taken.
@@ -221,7 +221,7 @@ pub enum ReplyError {
     #[error("the reply's payload is not the expected message")]
     Undecodable,
     #[error("the reply belongs to request {0}")]
-    OtherRequest(String),
+    OtherRequest(OutsideText),
     #[error("the reply holds {got} results for {want} handles")]
     Count { got: usize, want: usize },
     #[error("result {index} of the reply belongs to another handle")]
@@ -277,7 +277,7 @@ pub fn public_reply(
     if let Some(id) = id
         && !is_id(&id, request.key.id)
     {
-        return Err(ReplyError::OtherRequest(super::clip(&id.request_id)));
+        return Err(ReplyError::OtherRequest(id.request_id.into()));
     }
     same_count(reply.plaintexts.len(), request.materials().len())?;
     Ok(reply)

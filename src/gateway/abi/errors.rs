@@ -10,7 +10,7 @@ use alloy::sol;
 use alloy::sol_types::{self, SolInterface};
 
 use super::DECODER;
-use crate::domain::{Address, B256, Bytes, HoldReason, U256};
+use crate::domain::{Address, B256, Bytes, HoldReason, OutsideText, U256};
 
 sol! {
     interface Reverts {
@@ -79,8 +79,8 @@ pub enum ContractError {
     #[error("decryption {0:#x} is not done")]
     DecryptionNotDone(U256),
     /// `require` or `revert` with a text.
-    #[error("the contract reverted: {}", excerpt(.0))]
-    Error(String),
+    #[error("the contract reverted: {0}")]
+    Error(OutsideText),
     /// A failed check of the compiler's (0x11 overflow, 0x32 index out of bounds …).
     #[error("the contract panicked with code {0:#x}")]
     Panic(U256),
@@ -121,7 +121,7 @@ impl ContractError {
         };
         Some(match Any::<Raised>::abi_decode_with_config(revert_data, DECODER) {
             Ok(Any::CustomError(raised)) => raised.into(),
-            Ok(Any::Revert(revert)) => Self::Error(revert.reason),
+            Ok(Any::Revert(revert)) => Self::Error(revert.reason.into()),
             Ok(Any::Panic(panic)) => Self::Panic(panic.code),
             Err(_) => Self::Other {
                 selector: Selector::from(*selector),
@@ -215,15 +215,6 @@ impl From<Raised> for ContractError {
             Raised::DecryptionNotDone(e) => Self::DecryptionNotDone(e.decryptionId),
         }
     }
-}
-
-/// At most 200 characters of a text that came from the chain, with nothing unprintable in it.
-fn excerpt(text: &str) -> String {
-    let mut shown: String = text.chars().take(200).flat_map(char::escape_debug).collect();
-    if text.chars().nth(200).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -357,7 +348,7 @@ mod tests {
                 "Error(string)",
                 "08c379a0",
                 vec!["20", "2", "6e6f000000000000000000000000000000000000000000000000000000000000"],
-                E::Error("no".to_owned()),
+                E::Error("no".into()),
                 held(HoldReason::ContractRejected),
             ),
         ]
@@ -435,11 +426,11 @@ mod tests {
         );
         // Text from the chain can neither break the line nor fill the log.
         assert_eq!(
-            said(ContractError::Error("a\nb\u{1b}[31m".to_owned())),
+            said(ContractError::Error("a\nb\u{1b}[31m".into())),
             r"the contract reverted: a\nb\u{1b}[31m"
         );
-        let long = said(ContractError::Error("x".repeat(10_000)));
-        assert!(long.ends_with("x…") && long.len() < 300);
+        let long = said(ContractError::Error("x".repeat(10_000).into()));
+        assert!(long.ends_with("x…") && long.len() < 400);
     }
 
     proptest! {

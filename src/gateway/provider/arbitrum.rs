@@ -24,7 +24,7 @@ use super::{
     RpcError, Sent, Told, Way, connection, endpoints, quirks,
 };
 use crate::{
-    domain::{Address, B256, BlockRef, Bytes, Event, U256},
+    domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256},
     metrics::Metrics,
 };
 
@@ -98,7 +98,7 @@ impl ArbitrumProvider {
                 connection::Link::Down(None) => {
                     let host = node.endpoint.host().to_owned();
                     let what = "not connected yet".to_owned();
-                    troubles.push(RpcError::Unavailable { host, what });
+                    troubles.push(RpcError::Unavailable { host, what: what.into() });
                 }
             }
         }
@@ -141,7 +141,7 @@ impl ArbitrumProvider {
         Ok(block.map(|block| (block.number.to(), block.timestamp.to())))
     }
 
-    pub(super) fn unavailable(&self, what: impl Into<String>) -> RpcError {
+    pub(super) fn unavailable(&self, what: impl Into<OutsideText>) -> RpcError {
         RpcError::Unavailable { host: self.hosts().to_owned(), what: what.into() }
     }
 
@@ -243,7 +243,7 @@ impl ArbitrumProvider {
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let host = node.endpoint.host().to_owned();
-                    RpcError::Unavailable { host, what: format!("{method} timed out") }
+                    RpcError::Unavailable { host, what: format!("{method} timed out").into() }
                 }
             };
             match &error {
@@ -288,7 +288,7 @@ impl ArbitrumProvider {
         })
     }
 
-    pub(super) fn unreadable(&self, what: impl Into<String>) -> RpcError {
+    pub(super) fn unreadable(&self, what: impl Into<OutsideText>) -> RpcError {
         RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
     }
 }
@@ -312,7 +312,7 @@ fn lost(node: &endpoints::Node) -> RpcError {
         connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => why.clone(),
         connection::Link::Down(None) | connection::Link::Up(_) => RpcError::Unavailable {
             host: node.endpoint.host().to_owned(),
-            what: "not connected".to_owned(),
+            what: "not connected".into(),
         },
     }
 }

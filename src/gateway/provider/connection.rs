@@ -33,7 +33,13 @@ use tracing::{error, info, warn};
 use url::Url;
 
 use super::{Head, NodeId, RpcError};
-use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, proxy::Proxies, repeats::Repeats};
+use crate::{
+    backoff::Backoff,
+    domain::{BlockRef, OutsideText},
+    heart::Heart,
+    proxy::Proxies,
+    repeats::Repeats,
+};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Over http, how often the head is asked for: the Gateway's block time.
@@ -44,6 +50,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A single JSON-RPC message may carry a whole page of logs with large materials.
 const MAX_MESSAGE: usize = 256 << 20;
 
+/// Characters of a node's text that are looked at for secrets, and cut off behind.
+const SCRUBBED: usize = 16 << 10;
 /// Of a connection that is mostly idle. A large message has room made for it.
 const READ_BUFFER: usize = 16 << 10;
 
@@ -124,7 +132,7 @@ impl Endpoint {
                 RpcError::Unreadable { host, what: self.scrub(&error.to_string()) }
             }
             AlloyError::UnsupportedFeature(what) => {
-                RpcError::Unreadable { host, what: what.to_owned() }
+                RpcError::Unreadable { host, what: what.into() }
             }
             AlloyError::LocalUsageError(error) => {
                 RpcError::Unreadable { host, what: self.scrub(&error.to_string()) }
@@ -132,13 +140,13 @@ impl Endpoint {
         }
     }
 
-    fn describe(&self, kind: &TransportErrorKind) -> String {
+    fn describe(&self, kind: &TransportErrorKind) -> OutsideText {
         if let Some(http) = kind.as_http_error() {
             // The body is the node's or a proxy's: it may repeat the key it did not like.
-            return format!("HTTP status {}", http.status);
+            return format!("HTTP status {}", http.status).into();
         }
         match kind {
-            TransportErrorKind::BackendGone => "connection lost".to_owned(),
+            TransportErrorKind::BackendGone => "connection lost".into(),
             TransportErrorKind::Custom(error) | TransportErrorKind::NonRetryable(error) => {
                 let text = match error.downcast_ref::<reqwest::Error>() {
                     Some(error) => source_chain(error),
@@ -146,9 +154,7 @@ impl Endpoint {
                 };
                 self.scrub(&text)
             }
-            TransportErrorKind::MissingBatchResponse(_) => {
-                "a batch was answered in part".to_owned()
-            }
+            TransportErrorKind::MissingBatchResponse(_) => "a batch was answered in part".into(),
             TransportErrorKind::PubsubUnavailable
             | TransportErrorKind::HttpError(_)
             | TransportErrorKind::HttpErrorWithRetryAfter { .. }
@@ -156,15 +162,15 @@ impl Endpoint {
         }
     }
 
-    fn scrub(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+    /// What the node says, without what the URL hides.
+    fn scrub(&self, text: &str) -> OutsideText {
+        // Far more than is kept: no secret is cut in two where anybody sees it.
+        let end = text.char_indices().nth(SCRUBBED).map_or(text.len(), |(end, _)| end);
+        let mut text = text[..end].to_owned();
         for secret in self.secrets.iter() {
             text = text.replace(secret.as_str(), "***");
         }
-        if text.chars().count() > 300 {
-            text = text.chars().take(300).chain("…".chars()).collect();
-        }
-        text
+        text.into()
     }
 
     async fn connect(&self) -> Result<RpcClient, RpcError> {
@@ -179,7 +185,7 @@ impl Endpoint {
             Ok(connected) => connected.map_err(|error| self.explain(error)),
             Err(_) => Err(RpcError::Unavailable {
                 host: self.host.to_string(),
-                what: format!("no connection within {CONNECT_DEADLINE:?}"),
+                what: format!("no connection within {CONNECT_DEADLINE:?}").into(),
             }),
         }
     }
@@ -515,7 +521,7 @@ impl Connection {
         }
     }
 
-    fn unavailable(&self, what: impl Into<String>) -> RpcError {
+    fn unavailable(&self, what: impl Into<OutsideText>) -> RpcError {
         RpcError::Unavailable { host: self.endpoint.host.to_string(), what: what.into() }
     }
 }

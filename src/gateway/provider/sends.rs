@@ -133,7 +133,7 @@ async fn send_and_wait(
 fn no_answer(endpoint: &connection::Endpoint) -> RpcError {
     RpcError::Unavailable {
         host: endpoint.host().to_owned(),
-        what: format!("eth_sendRawTransaction timed out after {CALL_DEADLINE:?}"),
+        what: format!("eth_sendRawTransaction timed out after {CALL_DEADLINE:?}").into(),
     }
 }
 

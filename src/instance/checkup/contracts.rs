@@ -26,7 +26,7 @@ pub(super) async fn look<P: Provider>(provider: &P, config: &Config) -> Vec<Find
         }
         let ((support, version), domain) =
             tokio::try_join!(decryption.support(), decryption.signing_domain())?;
-        let version = version.unwrap_or_else(|| "a contract that tells no version".to_owned());
+        let version = version.unwrap_or_else(|| "a contract that tells no version".into());
         let of_version = match support {
             Support::Served | Support::Upgraded { .. } => {
                 Finding::ok(SUBJECT, format!("{version} at {address}"))

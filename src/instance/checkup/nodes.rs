@@ -53,7 +53,7 @@ async fn ask(node: &Node) -> Tip {
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
         Err(RpcError::Unavailable {
             host: node.provider.hosts().to_owned(),
-            what: format!("no answer within {} s", PATIENCE.as_secs()),
+            what: format!("no answer within {} s", PATIENCE.as_secs()).into(),
         })
     })
 }
@@ -182,7 +182,7 @@ mod tests {
     const NOW: u64 = NOW_MS / 1_000;
 
     fn down() -> RpcError {
-        RpcError::Unavailable { host: "h".to_owned(), what: "refused".to_owned() }
+        RpcError::Unavailable { host: "h".to_owned(), what: "refused".into() }
     }
 
     fn verdicts(answers: Vec<Tip>) -> Vec<Verdict> {

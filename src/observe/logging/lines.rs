@@ -1,0 +1,179 @@
+//! How a line of the log looks. Whatever stands in a field, a line stays one line and steers no
+//! terminal: values go through [`Plain`]. The only ends of lines in text are those of a backtrace,
+//! which is ours.
+//!
+//! ```text
+//! 2026-09-14T16:05:12.123456Z  WARN instance{instance="one" generation=1}: kms_connector::flow: message key=value
+//! {"timestamp":"…","level":"WARN","message":"…","key":"value","target":"kms_connector::flow",
+//!  "spans":[{"generation":1,"instance":"one","name":"instance"}]}
+//! ```
+//!
+//! No JSON object has a key twice: readers differ in which of the two they believe. A field whose
+//! name is taken gets `_` behind it.
+
+use std::fmt::{self, Write as _};
+
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+    span::Record,
+};
+use tracing_subscriber::{
+    field::{MakeExt, RecordFields},
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::{Writer, debug_fn},
+        time::{FormatTime, SystemTime},
+    },
+    registry::{LookupSpan, Scope},
+};
+
+use crate::domain::Plain;
+
+/// Of lines of its own: the stack of a panic.
+const BACKTRACE: &str = "backtrace";
+
+/// Fields of a text line: `key=value key=value`.
+pub(super) fn text_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    debug_fn(|writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
+        match field.name() {
+            "message" => {}
+            name if writer.has_ansi_escapes() => {
+                write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?;
+            }
+            name => write!(writer, "{name}=")?,
+        }
+        if field.name() == BACKTRACE {
+            write!(writer, "{value:?}")
+        } else {
+            write!(Plain(writer), "{value:?}")
+        }
+    })
+    .delimited(" ")
+}
+
+/// The fields of a span as one JSON object.
+pub(super) struct JsonFields;
+
+impl<'w> FormatFields<'w> for JsonFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut values = Values::beside(OF_SPAN);
+        fields.record(&mut values);
+        write!(writer, "{}", Value::Object(values.map))
+    }
+
+    fn add_fields(
+        &self,
+        current: &'w mut FormattedFields<Self>,
+        fields: &Record<'_>,
+    ) -> fmt::Result {
+        let mut values = Values::beside(OF_SPAN);
+        values.map = serde_json::from_str(&current.fields).unwrap_or_default();
+        fields.record(&mut values);
+        current.fields = Value::Object(values.map).to_string();
+        Ok(())
+    }
+}
+
+/// Keys that a line has by itself.
+const OF_LINE: &[&str] = &["timestamp", "level", "target", "spans"];
+const OF_SPAN: &[&str] = &["name"];
+
+/// A line as one JSON object.
+pub(super) struct JsonLine;
+
+impl<S> FormatEvent<S, JsonFields> for JsonLine
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        let mut timestamp = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        write!(writer, r#"{{"timestamp":"{timestamp}","level":"{}""#, metadata.level())?;
+        let mut values = Values::beside(OF_LINE);
+        event.record(&mut values);
+        // First what people read first.
+        let message = values.map.remove("message").map(|message| ("message".to_owned(), message));
+        for (key, value) in message.into_iter().chain(values.map) {
+            write!(writer, ",{}:{value}", Value::from(key))?;
+        }
+        write!(writer, r#","target":{}"#, Value::from(metadata.target()))?;
+        let mut between = r#","spans":["#;
+        for span in ctx.event_scope().into_iter().flat_map(Scope::from_root) {
+            let extensions = span.extensions();
+            let fields = extensions.get::<FormattedFields<JsonFields>>();
+            let fields = fields.and_then(|fields| fields.strip_prefix('{')?.strip_suffix('}'));
+            let fields = fields.filter(|fields| !fields.is_empty());
+            let comma = if fields.is_some() { "," } else { "" };
+            let name = Value::from(span.metadata().name());
+            write!(writer, "{between}{{{}{comma}\"name\":{name}}}", fields.unwrap_or_default())?;
+            between = ",";
+        }
+        writer.write_str(if between == "," { "]}\n" } else { "}\n" })
+    }
+}
+
+/// Fields as JSON, each key once.
+struct Values {
+    map: Map<String, Value>,
+    taken: &'static [&'static str],
+}
+
+impl Values {
+    fn beside(taken: &'static [&'static str]) -> Self {
+        Self { map: Map::new(), taken }
+    }
+
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        let mut key = field.name().trim_start_matches("r#").to_owned();
+        while self.taken.contains(&key.as_str()) || self.map.contains_key(&key) {
+            key.push('_');
+        }
+        self.map.insert(key, value.into());
+    }
+
+    fn put_text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
+        let mut plain = String::new();
+        let written = if field.name() == BACKTRACE {
+            plain.write_fmt(text)
+        } else {
+            Plain(&mut plain).write_fmt(text)
+        };
+        // A string takes whatever is written; what a broken `Debug` left is all there is.
+        let _ = written;
+        self.put(field, plain);
+    }
+}
+
+impl Visit for Values {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put_text(field, format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put_text(field, format_args!("{value:?}"));
+    }
+}
