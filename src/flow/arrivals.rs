@@ -44,7 +44,7 @@ use crate::{
     domain::{B256, BlockRef, Event, Generation, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
-        provider::{At, Head, LogRange, Provider, RpcError, quirks},
+        provider::{At, Head, LogRange, Provider, RpcError},
     },
     heart::Heart,
     metrics::Metrics,
@@ -366,11 +366,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             Err(error) => {
                 let smaller = self.page.shrink();
-                if let RpcError::Refused { code, message, .. } = &error
-                    && smaller
-                    && quirks::is_range_too_large(*code, message)
-                {
-                    debug!(from, to, said = %message, "the node wants smaller ranges");
+                if smaller && error.wants_smaller_range() {
+                    debug!(from, to, %error, "the node wants smaller ranges");
                     return Ok(None);
                 }
                 Err(error.into())

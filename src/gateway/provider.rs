@@ -12,11 +12,19 @@
 //! URLs hold API keys: every text that leaves this module names the host and nothing else.
 
 mod arbitrum;
+mod batches;
+mod bounds;
 pub mod choice;
+mod client;
 pub mod connection;
+pub mod endpoint;
 pub mod endpoints;
+mod http;
+mod message;
 pub mod quirks;
+mod raw;
 mod sends;
+mod socket;
 mod told;
 
 use std::time::Duration;
@@ -126,6 +134,9 @@ pub enum RpcError {
     /// The node answered something that is not an answer to the question.
     #[error("{host} gave an unreadable answer: {what}")]
     Unreadable { host: String, what: OutsideText },
+    /// The answer has more than so many bytes, and was not read: no legal one of a single block has.
+    #[error("{host} answered more than {} MiB", bound.div_ceil(1 << 20))]
+    TooLarge { host: String, bound: usize },
 }
 
 impl RpcError {
@@ -137,6 +148,24 @@ impl RpcError {
             Self::Refused { .. } => "refused",
             Self::WrongChain { .. } => "wrong_chain",
             Self::Unreadable { .. } => "unreadable",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+
+    /// The node has no time: the same question may be answered later.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { code, message, .. }
+            if quirks::refusal(*code, message) == quirks::Refusal::Busy)
+    }
+
+    /// Whether an answer about fewer blocks may be given.
+    #[must_use]
+    pub fn wants_smaller_range(&self) -> bool {
+        match self {
+            Self::Refused { code, message, .. } => quirks::is_range_too_large(*code, message),
+            Self::TooLarge { .. } => true,
+            Self::Unavailable { .. } | Self::WrongChain { .. } | Self::Unreadable { .. } => false,
         }
     }
 
@@ -148,7 +177,10 @@ impl RpcError {
             Self::Refused { code, message, data, .. } => quirks::is_revert(*code, message)
                 .then(|| data.clone().unwrap_or_default())
                 .or_else(|| data.clone().filter(|data| data.len() >= 4)),
-            Self::Unavailable { .. } | Self::WrongChain { .. } | Self::Unreadable { .. } => None,
+            Self::Unavailable { .. }
+            | Self::WrongChain { .. }
+            | Self::Unreadable { .. }
+            | Self::TooLarge { .. } => None,
         }
     }
 }

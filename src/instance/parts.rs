@@ -20,7 +20,7 @@ use crate::{
     gateway::{
         gateway_config::GatewayConfigAdapter,
         provider::{
-            Addresses, ArbitrumProvider, Provider, connection::Endpoint, endpoints::Connections,
+            Addresses, ArbitrumProvider, Provider, endpoint::Endpoint, endpoints::Connections,
         },
     },
     tls::TlsRoots,

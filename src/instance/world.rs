@@ -129,7 +129,8 @@ impl From<RpcError> for Unready {
             }
             RpcError::Unavailable { .. }
             | RpcError::Refused { .. }
-            | RpcError::Unreadable { .. } => Self::Yet(error.to_string()),
+            | RpcError::Unreadable { .. }
+            | RpcError::TooLarge { .. } => Self::Yet(error.to_string()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
     gateway::provider::{
-        Addresses, ArbitrumProvider, At, LogRange, Provider, RpcError, connection::Endpoint, quirks,
+        Addresses, ArbitrumProvider, At, LogRange, Provider, RpcError, endpoint::Endpoint, quirks,
     },
     heart::Hearts,
     tls::TlsRoots,
@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::world::{
     Error, Result,
     anvil::{Anvil, AnvilOptions},
-    faulty_rpc::{FaultyRpc, Lie, Rule},
+    faulty_rpc::{Arrays, FaultyRpc, Lie, Rule},
     http_client,
     proxy::Weather,
+    rpc::Call,
     until,
 };
 
@@ -263,6 +264,132 @@ async fn a_malformed_frame_costs_a_connection_and_nothing_else() -> Result<()> {
     ground.nodes[0].rule(Rule::times(1, "eth_getBalance", Lie::Malformed));
     assert_eq!(ground.provider.balance(Address::ZERO).await.ok(), Some(U256::ZERO));
     ground.provider.balance(Address::ZERO).await.map_err(|e| Error::other(e.to_string()))?;
+    Ok(())
+}
+
+// Odd answers.
+
+impl Ground {
+    /// Two transactions in one block.
+    async fn mined(&self) -> Result<[B256; 2]> {
+        let chain = self.anvil.chain();
+        let call = || Call { from: None, to: Some(chain.admin()), data: Bytes::new() };
+        let receipts = chain.send_all(vec![call(), call()]).await?;
+        Ok([receipts[0].transaction_hash, receipts[1].transaction_hash])
+    }
+
+    /// Receipts and ranges are read.
+    async fn reads_several(&self, hashes: &[B256]) -> Result<()> {
+        let failed = |e: RpcError| Error::other(e.to_string());
+        let receipts = self.provider.receipts(hashes).await.map_err(failed)?;
+        assert!(receipts.iter().all(|receipt| receipt.as_ref().is_some_and(|it| it.success)));
+        let range = self.provider.logs_between(Address::ZERO, &[B256::ZERO], 0, 1).await;
+        let range = range.map_err(failed)?;
+        assert_eq!(range.first.map(|head| head.block.number), Some(0));
+        assert_eq!(range.last.map(|head| head.block.number), Some(1));
+        Ok(())
+    }
+}
+
+/// Alone, and of two that are the same; however the refusal is put.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_a_node_that_refuses_arrays_is_asked_call_by_call() -> Result<()> {
+    let refusals =
+        [Arrays::Refused(200), Arrays::Refused(400), Arrays::Status(405), Arrays::InPart];
+    for (index, refusal) in refusals.into_iter().enumerate() {
+        let schemes = ["http", "http"];
+        let ground = ground(&schemes[..=(index % 2)]).await?;
+        ground.connected().await?;
+        let hashes = ground.mined().await?;
+        for node in &ground.nodes {
+            node.lie(|lies| lies.arrays = refusal);
+        }
+        for _ in 0..3 {
+            ground.reads_several(&hashes).await?;
+        }
+        let tried: usize = ground.nodes.iter().map(FaultyRpc::arrays).sum();
+        assert_eq!(tried, 1, "{refusal:?}: once is enough to find out");
+    }
+    let ground = ground(&["http"]).await?;
+    ground.connected().await?;
+    let hashes = ground.mined().await?;
+    ground.reads_several(&hashes).await?;
+    assert_eq!(ground.nodes[0].arrays(), 2, "who takes them gets them");
+    // A node that is busy has said nothing about arrays.
+    ground.nodes[0].lie(|lies| lies.arrays = Arrays::Status(429));
+    assert!(ground.provider.receipts(&hashes).await.is_err());
+    ground.nodes[0].be_honest();
+    ground.reads_several(&hashes).await?;
+    assert_eq!(ground.nodes[0].arrays(), 5);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_receipts_without_what_is_not_needed_are_read() -> Result<()> {
+    let fields = ["logsBloom", "logs", "type", "effectiveGasPrice", "cumulativeGasUsed", "gasUsed"];
+    for scheme in ["ws", "http"] {
+        let ground = ground(&[scheme]).await?;
+        ground.connected().await?;
+        let hashes = ground.mined().await?;
+        for field in fields {
+            ground.nodes[0].lie(|lies| lies.leaves_out.push(("eth_getTransactionReceipt", field)));
+            ground.reads_several(&hashes).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Of a receipt that nobody can read nothing follows for those that came with it; another node is
+/// asked for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_an_odd_receipt_takes_no_neighbour_along() -> Result<()> {
+    const METHOD: &str = "eth_getTransactionReceipt";
+    let ground = ground(&["http", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    let hashes = ground.mined().await?;
+    ground.nodes[0].rule(Rule::times(1, METHOD, Lie::Result(serde_json::json!({ "odd": 1 }))));
+    let receipts = ground.provider.receipts(&hashes).await;
+    let receipts = receipts.map_err(|e| Error::other(e.to_string()))?;
+    assert!(receipts.iter().all(Option::is_some), "{receipts:?}");
+    assert_eq!(ground.nodes[1].calls(METHOD), 1, "only for the odd one");
+    for node in &ground.nodes {
+        node.rule(Rule::times(1, METHOD, Lie::Result(serde_json::json!({ "odd": 1 }))));
+    }
+    let receipts = ground.provider.receipts(&hashes).await;
+    let receipts = receipts.map_err(|e| Error::other(e.to_string()))?;
+    assert_eq!(receipts.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
+    let ground = ground(&["http", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    for method in ["eth_getCode", "eth_getLogs"] {
+        ground.nodes[0].rule(Rule::always(method, Lie::Flood));
+    }
+    let failed = |e: RpcError| Error::other(e.to_string());
+    // Another one has a legal answer.
+    assert_eq!(ground.provider.code_size(Address::ZERO).await.map_err(failed)?, 0);
+    // What was on its way is not what was read.
+    assert!(ground.nodes[0].flooded() < 48 << 20, "{}", ground.nodes[0].flooded());
+    let alone = ground.provider.only(ground.provider.sound_nodes()[0]);
+    let logs = alone.logs(Address::ZERO, &[], LogRange::Numbers { from: 0, to: 9 }).await;
+    let error = logs.err().ok_or_else(|| Error::other("an answer"))?;
+    assert!(error.wants_smaller_range(), "{error}");
+    assert!(ground.nodes[0].flooded() < 128 << 20, "{}", ground.nodes[0].flooded());
+
+    // Over a WebSocket it costs the connection.
+    ground.nodes[1].rule(Rule::times(1, "eth_getLogs", Lie::Flood));
+    let other = ground.provider.only(kms_connector::gateway::provider::NodeId(1));
+    let range = LogRange::Numbers { from: 0, to: 9 };
+    assert!(other.logs(Address::ZERO, &[], range).await.is_err());
+    until("a new connection", SOON, POLL, async || {
+        Ok(other.logs(Address::ZERO, &[], range).await.ok())
+    })
+    .await?;
     Ok(())
 }
 

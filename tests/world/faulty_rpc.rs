@@ -32,6 +32,8 @@ use super::{Error, Result, http_client, proxy::Proxy};
 
 /// How often the real node is asked for its head on behalf of subscribers.
 const HEAD_EVERY: Duration = Duration::from_millis(50);
+/// A message over a WebSocket that is too large, in bytes.
+const FLOOD: usize = 40 << 20;
 
 /// What a call is answered instead of the truth.
 #[derive(Clone, Debug)]
@@ -50,6 +52,8 @@ pub enum Lie {
     Late(Duration),
     /// The real node gets the call and its answer is lost: then this is said.
     After(Box<Lie>),
+    /// An answer that does not end.
+    Flood,
     /// EIP-7966: the node has taken the transaction and has not seen it mined in time: error 4 with
     /// the hash.
     SyncTimeout,
@@ -137,6 +141,22 @@ pub struct Lies {
     pub silent_subscriptions: bool,
     /// What the tags `safe` and `finalized` name.
     pub finalized: Option<u64>,
+    pub arrays: Arrays,
+    /// Fields that are missing in the results of a method.
+    pub leaves_out: Vec<(&'static str, &'static str)>,
+}
+
+/// What it does with several calls in one message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrays {
+    #[default]
+    Taken,
+    /// One error object, with this HTTP status.
+    Refused(u16),
+    /// This HTTP status and a page.
+    Status(u16),
+    /// Only the first call is answered.
+    InPart,
 }
 
 /// How it shows the logs of blocks it knows.
@@ -165,6 +185,10 @@ struct Script {
     lies: Lies,
     rules: Vec<Rule>,
     calls: HashMap<String, usize>,
+    /// Messages with several calls.
+    arrays: usize,
+    /// Bytes of answers without end that somebody took.
+    flooded: usize,
     transactions: Vec<Bytes>,
 }
 
@@ -235,6 +259,16 @@ impl FaultyRpc {
         self.shared.script().calls.get(method).copied().unwrap_or_default()
     }
 
+    /// How many messages with several calls came.
+    pub fn arrays(&self) -> usize {
+        self.shared.script().arrays
+    }
+
+    /// How many bytes of answers without end were taken.
+    pub fn flooded(&self) -> usize {
+        self.shared.script().flooded
+    }
+
     /// Raw transactions that came, whatever was answered.
     pub fn transactions(&self) -> Vec<Bytes> {
         self.shared.script().transactions.clone()
@@ -244,6 +278,9 @@ impl FaultyRpc {
 /// What goes back.
 enum Answer {
     Json(Value),
+    /// With an HTTP status that is no success.
+    Failed(u16, Value),
+    Flood,
     /// The WebSocket is closed, or an HTTP answer with this status.
     Status(u16),
     Malformed,
@@ -260,14 +297,27 @@ impl Shared {
         // By chance: a strict turn would always give the same call to the same node.
         let second = fastrand::bool();
         match message {
-            Value::Array(calls) => {
+            Value::Array(mut calls) => {
+                let arrays = self.script().lies.arrays;
+                self.script().arrays += 1;
+                let error = json!({"code": -32600, "message": "batch requests are disabled"});
+                let refusal = json!({"jsonrpc": "2.0", "id": null, "error": error});
+                match arrays {
+                    Arrays::Taken => {}
+                    Arrays::Refused(200) => return Answer::Json(refusal),
+                    Arrays::Refused(status) => return Answer::Failed(status, refusal),
+                    Arrays::Status(status) => return Answer::Status(status),
+                    Arrays::InPart => calls.truncate(1),
+                }
                 let mut answers = Vec::new();
                 for call in calls {
                     match self.answer_one(call, second, subscriber).await {
                         Answer::Json(answer) => answers.push(answer),
-                        other @ (Answer::Status(_) | Answer::Malformed | Answer::Nothing) => {
-                            return other;
-                        }
+                        other @ (Answer::Status(_)
+                        | Answer::Failed(..)
+                        | Answer::Flood
+                        | Answer::Malformed
+                        | Answer::Nothing) => return other,
                     }
                 }
                 Answer::Json(Value::Array(answers))
@@ -323,6 +373,7 @@ impl Shared {
             }
             Lie::Status(status) => Answer::Status(*status),
             Lie::Malformed => Answer::Malformed,
+            Lie::Flood => Answer::Flood,
             Lie::Silence | Lie::Late(_) | Lie::After(_) => Answer::Nothing,
             Lie::SyncTimeout => {
                 let raw: Bytes =
@@ -388,6 +439,11 @@ impl Shared {
                 }
             }
         }
+        for (_, field) in lies.leaves_out.iter().filter(|(of, _)| *of == method) {
+            if let Some(result) = answer["result"].as_object_mut() {
+                result.remove(*field);
+            }
+        }
         if lies.empty_blooms && answer["result"]["logsBloom"].is_string() {
             answer["result"]["logsBloom"] = json!(alloy::primitives::Bloom::ZERO);
         }
@@ -425,7 +481,11 @@ impl Shared {
             "params": ["latest", false]});
         match self.told(&call, "eth_getBlockByNumber", false, None).await {
             Answer::Json(answer) => Some(answer["result"].clone()).filter(Value::is_object),
-            Answer::Status(_) | Answer::Malformed | Answer::Nothing => None,
+            Answer::Status(_)
+            | Answer::Failed(..)
+            | Answer::Flood
+            | Answer::Malformed
+            | Answer::Nothing => None,
         }
     }
 }
@@ -593,7 +653,8 @@ async fn web_socket(stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
                 Answer::Json(answer) => answer.to_string(),
                 Answer::Malformed => "{this is no JSON".to_owned(),
                 Answer::Nothing => continue,
-                Answer::Status(_) => return Ok(()),
+                Answer::Status(_) | Answer::Failed(..) => return Ok(()),
+                Answer::Flood => format!("\"{}\"", " ".repeat(FLOOD)),
             },
             Some(name) = names.recv() => {
                 subscription = Some(name);
@@ -614,6 +675,16 @@ async fn web_socket(stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     }
 }
 
+/// Writes until nobody takes it.
+async fn flood(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 Told\r\ncontent-type: application/json\r\n\r\n").await?;
+    let water = vec![b' '; 1 << 16];
+    loop {
+        stream.write_all(&water).await?;
+        shared.script().flooded += water.len();
+    }
+}
+
 /// Requests one after the other on one connection.
 async fn http(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     loop {
@@ -631,6 +702,8 @@ async fn http(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()
             Answer::Json(answer) => (200, answer.to_string()),
             Answer::Malformed => (200, "{this is no JSON".to_owned()),
             Answer::Status(status) => (status, String::new()),
+            Answer::Failed(status, answer) => (status, answer.to_string()),
+            Answer::Flood => return flood(stream, shared).await,
             Answer::Nothing => std::future::pending().await,
         };
         let head = format!(

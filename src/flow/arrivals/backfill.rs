@@ -8,10 +8,7 @@ use super::{gap::PageSize, known, sort};
 use crate::{
     domain::LedgerError,
     flow::{Intake, RequestLedger},
-    gateway::{
-        decryption::DecryptionAdapter,
-        provider::{Provider, RpcError, quirks},
-    },
+    gateway::{decryption::DecryptionAdapter, provider::Provider},
 };
 
 /// Reads known blocks again.
@@ -56,10 +53,7 @@ impl<P: Provider, L: RequestLedger> Backfill<P, L> {
                 Ok(range) => range,
                 Err(error) => {
                     let smaller = self.page.shrink();
-                    if let RpcError::Refused { code, message, .. } = &error
-                        && smaller
-                        && quirks::is_range_too_large(*code, message)
-                    {
+                    if smaller && error.wants_smaller_range() {
                         continue;
                     }
                     return Err(BackfillError::Chain(error.to_string()));

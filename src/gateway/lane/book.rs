@@ -409,7 +409,8 @@ impl Book {
                     RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
                     RpcError::Unavailable { .. }
                     | RpcError::WrongChain { .. }
-                    | RpcError::Unreadable { .. } => quirks::Refusal::Unknown,
+                    | RpcError::Unreadable { .. }
+                    | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
                 };
                 (Some(error), refusal)
             }

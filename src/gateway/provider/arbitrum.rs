@@ -3,33 +3,34 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alloy::{
-    eips::BlockId,
-    rpc::{
-        client::RpcClient,
-        json_rpc::{RpcRecv, RpcSend},
-        types::{Filter, Log, TransactionReceipt},
-    },
-    transports::RpcError as AlloyError,
-};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
+use tracing::warn;
 
 use super::{
     Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range, Receipt,
-    RpcError, Sent, Told, Way, connection, endpoints, quirks,
+    RpcError, Sent, Told, Way, batches,
+    client::Client,
+    connection::{self, RawHead},
+    endpoint::Endpoint,
+    endpoints, quirks,
+    raw::{RawLog, RawReceipt},
 };
 use crate::{
-    domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256},
+    domain::{Address, B256, Bytes, Event, OutsideText, U256},
     metrics::Metrics,
 };
 
 /// How long one endpoint may take of a call's deadline while another could be asked.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+const HEADER: &str = "eth_getBlockByNumber";
+const LOGS: &str = "eth_getLogs";
+const RECEIPT: &str = "eth_getTransactionReceipt";
 
 /// The provider of an Arbitrum (or any Ethereum JSON-RPC) chain behind one URL or several.
 #[derive(Clone, Debug)]
@@ -54,9 +55,9 @@ impl ArbitrumProvider {
     pub fn new(
         addresses: Addresses,
         chain_id: u64,
-        endpoints: Vec<connection::Endpoint>,
+        endpoints: Vec<Endpoint>,
     ) -> (Self, endpoints::Connections) {
-        let hosts: Vec<&str> = endpoints.iter().map(connection::Endpoint::host).collect();
+        let hosts: Vec<&str> = endpoints.iter().map(Endpoint::host).collect();
         let hosts = hosts.join(", ");
         let (shared, connections) = endpoints::prepare(endpoints, chain_id);
         let inner = Arc::new(Inner { addresses, hosts, shared });
@@ -137,8 +138,13 @@ impl ArbitrumProvider {
 
     /// The same of the block that a tag names; `None`: the node does not tell.
     pub async fn tagged(&self, tag: &'static str) -> Result<Option<(u64, u64)>, RpcError> {
-        let block: Option<Stamp> = self.ask("eth_getBlockByNumber", (tag, false)).await?;
+        let block: Option<Stamp> = self.ask(HEADER, json!([tag, false])).await?;
         Ok(block.map(|block| (block.number.to(), block.timestamp.to())))
+    }
+
+    /// What the node has against several calls in one message; `None`: nothing, or it gets none.
+    pub async fn refuses_arrays(&self) -> Result<Option<RpcError>, RpcError> {
+        self.ask_by("eth_chainId", |client, _| async move { batches::refusal(&client).await }).await
     }
 
     pub(super) fn unavailable(&self, what: impl Into<OutsideText>) -> RpcError {
@@ -146,10 +152,10 @@ impl ArbitrumProvider {
     }
 
     /// One call within [`CALL_DEADLINE`], waiting for a connection if there is none.
-    async fn ask<Params: RpcSend + Clone, Answer: RpcRecv>(
+    async fn ask<Answer: DeserializeOwned>(
         &self,
         method: &'static str,
-        params: Params,
+        params: Value,
     ) -> Result<Answer, RpcError> {
         self.told(method, params).await.map(|told| told.answer)
     }
@@ -158,7 +164,7 @@ impl ArbitrumProvider {
     async fn ask_by<Answer, Asking>(
         &self,
         method: &'static str,
-        ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
+        ask: impl Fn(Client, endpoints::Node) -> Asking,
     ) -> Result<Answer, RpcError>
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
@@ -170,7 +176,7 @@ impl ArbitrumProvider {
     pub(super) async fn told_by<Answer, Asking>(
         &self,
         method: &'static str,
-        ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
+        ask: impl Fn(Client, endpoints::Node) -> Asking,
     ) -> Result<Told<Answer>, RpcError>
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
@@ -181,14 +187,14 @@ impl ArbitrumProvider {
     }
 
     /// One call, and which endpoint answered.
-    pub(super) async fn told<Params: RpcSend + Clone, Answer: RpcRecv>(
+    pub(super) async fn told<Answer: DeserializeOwned>(
         &self,
         method: &'static str,
-        params: Params,
+        params: Value,
     ) -> Result<Told<Answer>, RpcError> {
-        self.told_by(method, |client, endpoint| {
-            let asking = client.request::<_, Answer>(method, params.clone());
-            async move { asking.await.map_err(|error| endpoint.explain(error)) }
+        self.told_by(method, |client, _| {
+            let params = params.clone();
+            async move { client.ask(method, &params).await }
         })
         .await
     }
@@ -202,14 +208,14 @@ impl ArbitrumProvider {
     async fn ask_in_turn<Answer, Asking>(
         &self,
         method: &'static str,
-        ask: impl Fn(RpcClient, Arc<connection::Endpoint>) -> Asking,
+        ask: impl Fn(Client, endpoints::Node) -> Asking,
     ) -> Result<Told<Answer>, RpcError>
     where
         Asking: Future<Output = Result<Answer, RpcError>>,
     {
         let deadline = Instant::now() + CALL_DEADLINE;
         let mut tried: Vec<usize> = Vec::new();
-        let mut failed = None;
+        let (mut failed, mut oversized) = (None, Vec::<&endpoints::Node>::new());
         loop {
             let order = match &failed {
                 None => match timeout_at(deadline, self.usable()).await {
@@ -234,10 +240,14 @@ impl ArbitrumProvider {
                 1 => deadline,
                 _ => deadline.min(Instant::now() + ATTEMPT_DEADLINE),
             };
-            let asking = ask(client, node.endpoint.clone());
+            let asking = ask(client, node.clone());
             let error = match timeout_at(until, asking).await {
                 Ok(Ok(answer)) => {
                     node.answered();
+                    // Another one has a legal answer to the same question.
+                    for node in &oversized {
+                        node.left_unanswered();
+                    }
                     return Ok(Told { by: NodeId(index), answer });
                 }
                 Ok(Err(error)) => error,
@@ -255,6 +265,7 @@ impl ArbitrumProvider {
                         return Err(error);
                     }
                 }
+                RpcError::TooLarge { .. } => oversized.push(node),
                 RpcError::WrongChain { .. } | RpcError::Unreadable { .. } => {}
             }
             // The first one's word counts, unless it did not answer.
@@ -300,7 +311,7 @@ struct Stamp {
     timestamp: alloy::primitives::U64,
 }
 
-pub(super) fn client_of(node: &endpoints::Node) -> Option<RpcClient> {
+pub(super) fn client_of(node: &endpoints::Node) -> Option<Client> {
     match &*node.link.borrow() {
         connection::Link::Up(client) => Some(client.clone()),
         connection::Link::Down(_) | connection::Link::WrongChain(_) => None,
@@ -339,19 +350,16 @@ impl Provider for ArbitrumProvider {
     }
 
     async fn chain_id(&self) -> Result<u64, RpcError> {
-        let id: alloy::primitives::U64 = self.ask("eth_chainId", ()).await?;
+        let id: alloy::primitives::U64 = self.ask("eth_chainId", json!([])).await?;
         Ok(id.to())
     }
 
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
-        const BY_NUMBER: &str = "eth_getBlockByNumber";
-        let told: Told<Option<connection::RawHead>> = match at {
-            At::Hash(hash) => self.told("eth_getBlockByHash", (hash, false)).await?,
-            At::Latest => self.told(BY_NUMBER, ("latest", false)).await?,
-            At::Safe => self.told(BY_NUMBER, ("safe", false)).await?,
-            At::Finalized => self.told(BY_NUMBER, ("finalized", false)).await?,
-            At::Number(number) => self.told(BY_NUMBER, (hex(number), false)).await?,
+        let (method, block) = match at {
+            At::Hash(hash) => ("eth_getBlockByHash", json!(hash)),
+            At::Latest | At::Safe | At::Finalized | At::Number(_) => (HEADER, named(at)),
         };
+        let told: Told<Option<RawHead>> = self.told(method, json!([block, false])).await?;
         Ok(told.answer.map(|raw| raw.into_head(0, told.by)))
     }
 
@@ -361,11 +369,7 @@ impl Provider for ArbitrumProvider {
         topics: &[B256],
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
-        let filter = match range {
-            LogRange::Block(hash) => filter(address, topics).at_block_hash(hash),
-            LogRange::Numbers { from, to } => filter(address, topics).from_block(from).to_block(to),
-        };
-        let told: Told<Vec<Log>> = self.told("eth_getLogs", (filter,)).await?;
+        let told: Told<Vec<RawLog>> = self.told(LOGS, filter(address, topics, range)).await?;
         told.and_then(|logs| self.events(logs, address, topics))
     }
 
@@ -380,70 +384,44 @@ impl Provider for ArbitrumProvider {
         from: u64,
         to: u64,
     ) -> Result<Range, RpcError> {
-        let filter = filter(address, topics).from_block(from).to_block(to);
-        let Told { by, answer: (logs, first, last) } = self
-            .told_by("eth_getLogs", |client, endpoint| {
+        let filter = filter(address, topics, LogRange::Numbers { from, to });
+        let Told { by, answer: Seen { first, last, logs } } = self
+            .told_by(LOGS, |client, node| {
                 let filter = filter.clone();
-                async move {
-                    let explain = |error| endpoint.explain(error);
-                    let mut batch = client.new_batch();
-                    let header = "eth_getBlockByNumber";
-                    let first = batch
-                        .add_call::<_, Option<connection::RawHead>>(header, &(hex(from), false))
-                        .map_err(explain)?;
-                    let logs = batch
-                        .add_call::<_, Vec<Log>>("eth_getLogs", &(filter,))
-                        .map_err(explain)?;
-                    let last = batch
-                        .add_call::<_, Option<connection::RawHead>>(header, &(hex(to), false))
-                        .map_err(explain)?;
-                    batch.send().await.map_err(explain)?;
-                    Ok((
-                        logs.await.map_err(explain)?,
-                        first.await.map_err(explain)?,
-                        last.await.map_err(explain)?,
-                    ))
-                }
+                async move { range(&client, &node, filter, from, to).await }
             })
             .await?;
-        let head = |raw: Option<connection::RawHead>| raw.map(|raw| raw.into_head(0, by));
+        let head = |raw: Option<RawHead>| raw.map(|raw| raw.into_head(0, by));
         let events = self.events(logs, address, topics)?;
         Ok(Range { first: head(first), last: head(last), events, by })
     }
 
     async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
-        let block = match at {
-            At::Latest => BlockId::latest(),
-            At::Safe => BlockId::safe(),
-            At::Finalized => BlockId::finalized(),
-            At::Number(number) => BlockId::number(number),
-            At::Hash(hash) => BlockId::hash(hash),
-        };
-        self.ask("eth_call", (transaction(call), block)).await
+        self.ask("eth_call", json!([transaction(call), named(at)])).await
     }
 
     async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
-        let gas: U256 = self.ask("eth_estimateGas", (transaction(call),)).await?;
+        let gas: U256 = self.ask("eth_estimateGas", json!([transaction(call)])).await?;
         u64::try_from(gas).map_err(|_| self.unreadable("a gas estimate beyond 64 bits"))
     }
 
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
-        let code: Bytes = self.ask("eth_getCode", (address, "latest")).await?;
+        let code: Bytes = self.ask("eth_getCode", json!([address, "latest"])).await?;
         Ok(code.len())
     }
 
     async fn balance(&self, address: Address) -> Result<U256, RpcError> {
-        self.ask("eth_getBalance", (address, "latest")).await
+        self.ask("eth_getBalance", json!([address, "latest"])).await
     }
 
     async fn transaction_count(&self, address: Address) -> Result<u64, RpcError> {
         let count: alloy::primitives::U64 =
-            self.ask("eth_getTransactionCount", (address, "latest")).await?;
+            self.ask("eth_getTransactionCount", json!([address, "latest"])).await?;
         Ok(count.to())
     }
 
     async fn priority_fee(&self) -> Result<u128, RpcError> {
-        let fee: U256 = self.ask("eth_maxPriorityFeePerGas", ()).await?;
+        let fee: U256 = self.ask("eth_maxPriorityFeePerGas", json!([])).await?;
         u128::try_from(fee).map_err(|_| self.unreadable("a priority fee beyond 128 bits"))
     }
 
@@ -468,29 +446,79 @@ impl Provider for ArbitrumProvider {
     }
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        if hashes.is_empty() {
-            return Ok(Vec::new());
+        let mut found: Vec<Option<Receipt>> = vec![None; hashes.len()];
+        // Those that one node spells in a way that nobody can read are asked of the next one.
+        let mut wanted: Vec<usize> = (0..hashes.len()).collect();
+        let mut asked = self.clone();
+        while !wanted.is_empty() {
+            let these: Vec<B256> = wanted.iter().map(|place| hashes[*place]).collect();
+            let Told { by, answer } = asked.receipts_of(&these).await?;
+            let answers = wanted.iter().copied().zip(answer);
+            let (read, odd): (Vec<_>, Vec<_>) = answers.partition(|(_, answer)| answer.is_ok());
+            for (place, receipt) in read {
+                found[place] = receipt.ok().flatten();
+            }
+            for error in odd.iter().filter_map(|(_, answer)| answer.as_ref().err()) {
+                self.metrics.rpc_call(RECEIPT, error.word());
+                if let Some(times) = self.nodes()[by.0].heard(&error.to_string()) {
+                    warn!(%error, times, "a receipt cannot be read");
+                }
+            }
+            wanted = odd.iter().map(|(place, _)| *place).collect();
+            let mut others = self.sound_nodes().into_iter().skip_while(|node| *node != by);
+            match others.nth(1).filter(|_| self.only.is_none()) {
+                Some(next) => asked = self.only(next),
+                None => break,
+            }
         }
-        self.ask_by("eth_getTransactionReceipt", |client, endpoint| {
-            let hashes = hashes.to_vec();
-            async move { receipts(&client, &endpoint, &hashes).await }
-        })
-        .await
+        Ok(found)
     }
 }
 
 impl ArbitrumProvider {
+    /// Each receipt, as one node has it: `None` where it has none, an error where nobody can read it.
+    async fn receipts_of(
+        &self,
+        hashes: &[B256],
+    ) -> Result<Told<Vec<Result<Option<Receipt>, RpcError>>>, RpcError> {
+        let calls: Vec<batches::Call> =
+            hashes.iter().map(|hash| (RECEIPT, json!([hash]))).collect();
+        self.told_by(RECEIPT, |client, node| {
+            let calls = calls.clone();
+            async move {
+                let said = batches::ask_each(&client, &node, calls).await?;
+                if let Some(busy) =
+                    said.iter().filter_map(|said| said.as_ref().err()).find(|error| error.is_busy())
+                {
+                    return Err(busy.clone());
+                }
+                let read = said.into_iter().zip(hashes).map(|(said, hash)| {
+                    let raw = match said {
+                        Ok(raw) => client.endpoint().parse::<Option<RawReceipt>>(&raw),
+                        // "Indexing in progress" and its like: no receipt yet.
+                        Err(RpcError::Refused { .. }) => Ok(None),
+                        Err(error) => Err(error),
+                    };
+                    let receipt = raw?.and_then(RawReceipt::into_receipt);
+                    Ok(receipt.filter(|receipt| receipt.hash == *hash))
+                });
+                Ok(read.collect())
+            }
+        })
+        .await
+    }
+
     /// What was asked for of what a node answered, in chain order.
     fn events(
         &self,
-        logs: Vec<Log>,
+        logs: Vec<RawLog>,
         address: Address,
         topics: &[B256],
     ) -> Result<Vec<Event>, RpcError> {
         let mut events = Vec::with_capacity(logs.len());
         for log in logs {
             // A node may answer more than was asked; only what was asked counts.
-            if log.address() != address || log.removed {
+            if log.address != address || log.is_removed() {
                 continue;
             }
             if !log.topic0().is_some_and(|topic| topics.contains(topic)) {
@@ -502,72 +530,83 @@ impl ArbitrumProvider {
         Ok(events)
     }
 
-    pub(super) fn event(&self, log: Log) -> Result<Event, RpcError> {
-        let (Some(number), Some(hash), Some(transaction), Some(log_index)) =
-            (log.block_number, log.block_hash, log.transaction_hash, log.log_index)
-        else {
-            return Err(self.unreadable("a log without block or transaction"));
-        };
-        Ok(Event {
-            block: BlockRef { number, hash },
-            transaction,
-            log_index,
-            topics: log.topics().to_vec(),
-            data: log.inner.data.data,
-        })
+    pub(super) fn event(&self, log: RawLog) -> Result<Event, RpcError> {
+        log.into_event().ok_or_else(|| self.unreadable("a log without block or transaction"))
     }
 }
 
-fn filter(address: Address, topics: &[B256]) -> Filter {
-    Filter::new().address(address).event_signature(topics.to_vec())
+/// The parameters of `eth_getLogs`.
+fn filter(address: Address, topics: &[B256], range: LogRange) -> Value {
+    match range {
+        LogRange::Block(hash) => {
+            json!([{ "address": address, "topics": [topics], "blockHash": hash }])
+        }
+        LogRange::Numbers { from, to } => json!([{
+            "address": address, "topics": [topics], "fromBlock": hex(from), "toBlock": hex(to),
+        }]),
+    }
 }
 
 pub(super) fn hex(number: u64) -> String {
     format!("{number:#x}")
 }
 
-/// All in one message.
-async fn receipts(
-    client: &RpcClient,
-    endpoint: &connection::Endpoint,
-    hashes: &[B256],
-) -> Result<Vec<Option<Receipt>>, RpcError> {
-    let explain = |error| endpoint.explain(error);
-    let mut batch = client.new_batch();
-    let mut waiters = Vec::with_capacity(hashes.len());
-    for hash in hashes {
-        let method = "eth_getTransactionReceipt";
-        let waiter = batch.add_call::<_, Option<TransactionReceipt>>(method, &(*hash,));
-        waiters.push(waiter.map_err(explain)?);
+/// As a parameter. A hash is told from a number by its form (EIP-1898).
+fn named(at: At) -> Value {
+    match at {
+        At::Latest => json!("latest"),
+        At::Safe => json!("safe"),
+        At::Finalized => json!("finalized"),
+        At::Number(number) => json!(hex(number)),
+        At::Hash(hash) => json!({ "blockHash": hash }),
     }
-    batch.send().await.map_err(explain)?;
-    let mut receipts = Vec::with_capacity(hashes.len());
-    for (waiter, hash) in waiters.into_iter().zip(hashes) {
-        let receipt = match waiter.await {
-            Ok(receipt) => receipt,
-            // "Indexing in progress" and its like: no receipt yet.
-            Err(AlloyError::ErrorResp(packet))
-                if quirks::refusal(packet.code, &packet.message) != quirks::Refusal::Busy =>
-            {
-                None
-            }
-            Err(error) => return Err(explain(error)),
-        };
-        receipts
-            .push(receipt.as_ref().and_then(read_receipt).filter(|receipt| receipt.hash == *hash));
-    }
-    Ok(receipts)
 }
 
-/// `None`: of a block that is not made yet.
-pub(super) fn read_receipt(receipt: &TransactionReceipt) -> Option<Receipt> {
-    Some(Receipt {
-        hash: receipt.transaction_hash,
-        block: BlockRef { number: receipt.block_number?, hash: receipt.block_hash? },
-        success: receipt.status(),
-        gas_used: receipt.gas_used,
-        gas_price: receipt.effective_gas_price,
-    })
+/// A range of blocks, as it was told.
+struct Seen {
+    first: Option<RawHead>,
+    last: Option<RawHead>,
+    logs: Vec<RawLog>,
+}
+
+/// Logs, and the headers of the range's ends. The last block's before the logs: a node that gets on
+/// meanwhile would show it afterwards, and not have looked through it.
+///
+/// In one message all is of one machine. Call by call the logs may be of another one behind the same
+/// address, which shows less of the range than it was asked for, and does not say so. The last block
+/// is asked for a second time, so that such a machine has another chance to be seen; that it never
+/// answers any but the question for logs is not excluded. What that hides is found by the second
+/// reading, or not at all.
+async fn range(
+    client: &Client,
+    node: &endpoints::Node,
+    filter: Value,
+    from: u64,
+    to: u64,
+) -> Result<Seen, RpcError> {
+    let header = |number| json!([hex(number), false]);
+    let calls = [(HEADER, header(to)), (HEADER, header(from)), (LOGS, filter.clone())];
+    let read = |said: Vec<batches::Said>| {
+        let mut said = said.into_iter();
+        let mut next = || said.next().unwrap_or_else(|| Err(client.endpoint().unreadable("less")));
+        let (last, first, logs) = (next()?, next()?, next()?);
+        let endpoint = client.endpoint();
+        Ok(Seen {
+            last: endpoint.parse(&last)?,
+            first: endpoint.parse(&first)?,
+            logs: endpoint.parse(&logs)?,
+        })
+    };
+    let apart = async {
+        let last: Option<RawHead> = client.ask(HEADER, &header(to)).await?;
+        let begin = header(from);
+        let (logs, first) =
+            tokio::try_join!(client.ask(LOGS, &filter), client.ask(HEADER, &begin))?;
+        let again: Option<RawHead> = client.ask(HEADER, &header(to)).await?;
+        let last = last.filter(|last| again.is_some_and(|again| again.is_same_as(last)));
+        Ok(Seen { first, last, logs })
+    };
+    batches::together_or_apart(client, node, &calls, read, apart).await
 }
 
 fn transaction(call: &Call) -> serde_json::Value {

@@ -7,259 +7,30 @@
 //! A chain id is checked at every connection: behind one URL another chain may answer tomorrow.
 //! Which of several endpoints is read from is decided elsewhere ([`super::endpoints`]).
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use alloy::{
-    primitives::{B256, Bloom, U64, U128},
-    pubsub::{ConnectionHandle, PubSubConnect, Subscription},
-    rpc::{client::RpcClient, json_rpc::RpcError as AlloyError},
-    transports::{
-        TransportError, TransportErrorKind, TransportResult,
-        ws::{WebSocketConfig, WsBackend},
-    },
-};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use alloy::primitives::{B256, Bloom, U64, U128};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{
-    net::TcpStream,
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
 };
-use tokio_tungstenite::{
-    Connector, MaybeTlsStream, WebSocketStream,
-    tungstenite::{client::IntoClientRequest, http::HeaderValue, http::header::AUTHORIZATION},
-};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use url::Url;
 
-use super::{Head, NodeId, RpcError};
-use crate::{
-    backoff::Backoff,
-    domain::{BlockRef, OutsideText},
-    heart::Heart,
-    proxy::Proxies,
-    repeats::Repeats,
+use super::{
+    Head, NodeId, RpcError,
+    client::Client,
+    endpoint::{Connected, Endpoint},
+    raw::if_readable,
 };
+use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, repeats::Repeats};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Over http, how often the head is asked for: the Gateway's block time.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A subscription that has been silent for so long is checked by a call.
 const SILENCE: Duration = Duration::from_secs(5);
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// A single JSON-RPC message may carry a whole page of logs with large materials.
-const MAX_MESSAGE: usize = 256 << 20;
-
-/// Characters of a node's text that are looked at for secrets, and cut off behind.
-const SCRUBBED: usize = 16 << 10;
-/// Of a connection that is mostly idle. A large message has room made for it.
-const READ_BUFFER: usize = 16 << 10;
-
-/// Where a node is reached, and all its URL hides.
-#[derive(Clone)]
-pub struct Endpoint {
-    url: Url,
-    host: Arc<str>,
-    /// Parts of the URL that may be keys: never printed, not even when the node repeats them.
-    secrets: Arc<[String]>,
-    tls: Arc<rustls::ClientConfig>,
-    http: reqwest::Client,
-    proxies: Proxies,
-}
-
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Endpoint").field(&self.host).finish()
-    }
-}
-
-impl Endpoint {
-    /// `http` is used for http(s) URLs, `tls` for wss.
-    #[must_use]
-    pub fn new(url: Url, tls: Arc<rustls::ClientConfig>, http: reqwest::Client) -> Self {
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let host = format!("{}{port}", url.host_str().unwrap_or("?")).into();
-        let mut secrets: Vec<String> =
-            url.path_segments().into_iter().flatten().map(str::to_owned).collect();
-        secrets.extend(url.query().map(str::to_owned));
-        secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
-        secrets.push(url.username().to_owned());
-        secrets.extend(url.password().map(str::to_owned));
-        // User and password again, as they stand in the request's header.
-        let header = alloy::transports::Authorization::extract_from_url(&url);
-        let header = header.map(|header| header.to_string());
-        secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
-        secrets.retain(|secret| secret.len() >= 6);
-        let proxies = Proxies::default();
-        Self { url, host, secrets: secrets.into(), tls, http, proxies }
-    }
-
-    /// A WebSocket goes through these; `http` knows its own way.
-    #[must_use]
-    pub fn through(self, proxies: Proxies) -> Self {
-        Self { proxies, ..self }
-    }
-
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    fn is_websocket(&self) -> bool {
-        matches!(self.url.scheme(), "ws" | "wss")
-    }
-
-    /// Translates the library's error, without what the URL hides.
-    pub(super) fn explain(&self, error: TransportError) -> RpcError {
-        let host = self.host.to_string();
-        match error {
-            AlloyError::ErrorResp(packet) => RpcError::Refused {
-                host,
-                code: packet.code,
-                message: self.scrub(&packet.message),
-                data: packet.as_revert_data(),
-            },
-            AlloyError::Transport(kind) => {
-                RpcError::Unavailable { host, what: self.describe(&kind) }
-            }
-            AlloyError::NullResp => {
-                RpcError::Unreadable { host, what: "null where a value was due".into() }
-            }
-            AlloyError::DeserError { err, .. } => {
-                RpcError::Unreadable { host, what: self.scrub(&err.to_string()) }
-            }
-            AlloyError::SerError(error) => {
-                RpcError::Unreadable { host, what: self.scrub(&error.to_string()) }
-            }
-            AlloyError::UnsupportedFeature(what) => {
-                RpcError::Unreadable { host, what: what.into() }
-            }
-            AlloyError::LocalUsageError(error) => {
-                RpcError::Unreadable { host, what: self.scrub(&error.to_string()) }
-            }
-        }
-    }
-
-    fn describe(&self, kind: &TransportErrorKind) -> OutsideText {
-        if let Some(http) = kind.as_http_error() {
-            // The body is the node's or a proxy's: it may repeat the key it did not like.
-            return format!("HTTP status {}", http.status).into();
-        }
-        match kind {
-            TransportErrorKind::BackendGone => "connection lost".into(),
-            TransportErrorKind::Custom(error) | TransportErrorKind::NonRetryable(error) => {
-                let text = match error.downcast_ref::<reqwest::Error>() {
-                    Some(error) => source_chain(error),
-                    None => error.to_string(),
-                };
-                self.scrub(&text)
-            }
-            TransportErrorKind::MissingBatchResponse(_) => "a batch was answered in part".into(),
-            TransportErrorKind::PubsubUnavailable
-            | TransportErrorKind::HttpError(_)
-            | TransportErrorKind::HttpErrorWithRetryAfter { .. }
-            | _ => self.scrub(&kind.to_string()),
-        }
-    }
-
-    /// What the node says, without what the URL hides.
-    fn scrub(&self, text: &str) -> OutsideText {
-        // Far more than is kept: no secret is cut in two where anybody sees it.
-        let end = text.char_indices().nth(SCRUBBED).map_or(text.len(), |(end, _)| end);
-        let mut text = text[..end].to_owned();
-        for secret in self.secrets.iter() {
-            text = text.replace(secret.as_str(), "***");
-        }
-        text.into()
-    }
-
-    async fn connect(&self) -> Result<RpcClient, RpcError> {
-        let connecting = async {
-            if self.is_websocket() {
-                RpcClient::connect_pubsub(Socket(self.clone())).await
-            } else {
-                Ok(RpcClient::new_http_with_client(self.http.clone(), self.url.clone()))
-            }
-        };
-        match timeout(CONNECT_DEADLINE, connecting).await {
-            Ok(connected) => connected.map_err(|error| self.explain(error)),
-            Err(_) => Err(RpcError::Unavailable {
-                host: self.host.to_string(),
-                what: format!("no connection within {CONNECT_DEADLINE:?}").into(),
-            }),
-        }
-    }
-}
-
-/// The causes of an HTTP client error without its first line, which holds the URL.
-fn source_chain(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() { "timed out" } else { "request failed" }.to_owned();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-/// The library's connector with our TLS roots, and without its silent reconnect.
-struct Socket(Endpoint);
-
-impl PubSubConnect for Socket {
-    fn is_local(&self) -> bool {
-        false
-    }
-
-    async fn connect(&self) -> TransportResult<ConnectionHandle> {
-        let stream = open_socket(&self.0).await.map_err(TransportErrorKind::custom)?;
-        let (handle, interface) = ConnectionHandle::new();
-        WsBackend::from_socket(stream, interface, KEEPALIVE).spawn();
-        Ok(handle)
-    }
-
-    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
-        Err(TransportErrorKind::non_retryable_str("connection lost"))
-    }
-}
-
-type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error("{0}")]
-    Tcp(#[from] std::io::Error),
-    #[error("{0}")]
-    WebSocket(#[from] Box<tokio_tungstenite::tungstenite::Error>),
-    #[error("user name or password cannot be sent as a header")]
-    Authorization,
-}
-
-async fn open_socket(endpoint: &Endpoint) -> Result<Stream, OpenError> {
-    let mut url = endpoint.url.clone();
-    let authorization = alloy::transports::Authorization::extract_from_url(&url);
-    // Userinfo is sent as a header, never as part of the request line. Cannot fail: ws has a host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    let mut request = url.as_str().into_client_request().map_err(Box::new)?;
-    if let Some(authorization) = authorization {
-        let mut value = HeaderValue::from_str(&authorization.to_string())
-            .map_err(|_| OpenError::Authorization)?;
-        value.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, value);
-    }
-    let tcp = endpoint.proxies.connect(&url).await?;
-    tcp.set_nodelay(true)?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
-    let connector = (url.scheme() == "wss").then(|| Connector::Rustls(endpoint.tls.clone()));
-    let (stream, _) =
-        tokio_tungstenite::client_async_tls_with_config(request, tcp, Some(config), connector)
-            .await
-            .map_err(Box::new)?;
-    Ok(stream)
-}
 
 /// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them. What it can
 /// do without may be missing, or of a form that nobody can read.
@@ -275,14 +46,11 @@ pub(super) struct RawHead {
     base_fee_per_gas: Option<U128>,
 }
 
-fn if_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).ok())
-}
-
 impl RawHead {
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+
     pub(super) fn into_head(self, connection: u64, by: NodeId) -> Head {
         Head {
             block: BlockRef { number: self.number.to(), hash: self.hash },
@@ -300,7 +68,7 @@ impl RawHead {
 pub enum Link {
     /// With the last problem.
     Down(Option<RpcError>),
-    Up(RpcClient),
+    Up(Client),
     /// The endpoint answers, and serves another chain: an [`RpcError::WrongChain`].
     WrongChain(RpcError),
 }
@@ -382,15 +150,19 @@ impl Connection {
 
     async fn connect_and_follow(&mut self, pause: &mut Backoff) -> RpcError {
         self.heart.beat().await;
-        let client = match self.endpoint.connect().await {
-            Ok(client) => client,
+        let connected = match self.endpoint.connect().await {
+            Ok(connected) => connected,
             Err(error) => return error,
         };
         self.connections += 1;
-        let followed = if self.endpoint.is_websocket() {
-            self.follow_subscription(client, pause).await
-        } else {
-            self.follow_by_polling(client, pause).await
+        let followed = match connected {
+            Connected::Http(client) => self.follow_by_polling(client, pause).await,
+            Connected::Socket { client, heads, socket } => tokio::select! {
+                // What has come is read before an end is.
+                biased;
+                followed = self.follow_subscription(client, heads, pause) => followed,
+                why = socket.run() => Err(self.endpoint.unavailable(&why)),
+            },
         };
         match followed {
             Ok(never) => match never {},
@@ -400,36 +172,33 @@ impl Connection {
 
     async fn follow_subscription(
         &self,
-        client: RpcClient,
+        client: Client,
+        mut heads: watch::Receiver<Option<RawHead>>,
         pause: &mut Backoff,
-    ) -> Result<std::convert::Infallible, RpcError> {
-        let subscribing = async {
-            let mut call = client.request::<_, B256>("eth_subscribe", ("newHeads",));
-            call.set_is_subscription();
-            call.await
-        };
-        let id = self.within_deadline("eth_subscribe", subscribing).await?;
-        let mut heads = client.get_subscription::<RawHead>(id).await;
+    ) -> Result<Infallible, RpcError> {
+        // Whatever it calls it: there is no other one on this connection.
+        let subscribing = client.ask::<Box<RawValue>>("eth_subscribe", &("newHeads",));
+        self.within_deadline("eth_subscribe", subscribing).await?;
         self.announce(&client, pause).await?;
         loop {
             self.heart.beat().await;
-            let head = tokio::select! {
+            let told = tokio::select! {
                 biased;
-                head = heads.recv() => Some(head),
-                () = sleep(SILENCE) => None,
-                () = self.outlet.doubt.notified() => None,
+                changed = heads.changed() => {
+                    changed.map_err(|_| self.unavailable("connection lost"))?;
+                    true
+                }
+                () = sleep(SILENCE) => false,
+                () = self.outlet.doubt.notified() => false,
             };
-            let Some(head) = head else {
+            if !told {
                 self.check_silence(&client, &heads).await?;
                 continue;
-            };
-            match head {
-                Ok(head) => self.publish(head),
-                // Slow reading lost some heads: the next one shows the gap, which is then filled.
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => {
-                    return Err(self.unavailable("connection lost"));
-                }
+            }
+            // Slow reading loses those between: the next one shows the gap, which is then filled.
+            let head = heads.borrow_and_update().clone();
+            if let Some(head) = head {
+                self.publish(head);
             }
         }
     }
@@ -437,14 +206,14 @@ impl Connection {
     /// A silent subscription over a living connection is a dead subscription.
     async fn check_silence(
         &self,
-        client: &RpcClient,
-        heads: &Subscription<RawHead>,
+        client: &Client,
+        heads: &watch::Receiver<Option<RawHead>>,
     ) -> Result<(), RpcError> {
         let known = self.outlet.heads.borrow().map(|head| head.block);
         let latest = self.latest(client).await?;
         let missed = known.is_some_and(|known| latest.number.to::<u64>() > known.number + 1);
         // It may have spoken meanwhile.
-        if missed && heads.is_empty() {
+        if missed && !heads.has_changed().unwrap_or(false) {
             self.publish(latest);
             return Err(self.unavailable("the head subscription went silent"));
         }
@@ -454,9 +223,9 @@ impl Connection {
 
     async fn follow_by_polling(
         &self,
-        client: RpcClient,
+        client: Client,
         pause: &mut Backoff,
-    ) -> Result<std::convert::Infallible, RpcError> {
+    ) -> Result<Infallible, RpcError> {
         self.announce(&client, pause).await?;
         loop {
             self.heart.beat().await;
@@ -468,12 +237,12 @@ impl Connection {
     }
 
     /// First answer of the node, then everyone may call through this client.
-    async fn announce(&self, client: &RpcClient, pause: &mut Backoff) -> Result<(), RpcError> {
-        let asking = async { client.request::<_, U64>("eth_chainId", ()).await };
+    async fn announce(&self, client: &Client, pause: &mut Backoff) -> Result<(), RpcError> {
+        let asking = client.ask_plainly::<U64>("eth_chainId");
         let found = self.within_deadline("eth_chainId", asking).await?.to::<u64>();
         if found != self.chain_id {
             return Err(RpcError::WrongChain {
-                host: self.endpoint.host.to_string(),
+                host: self.endpoint.host().to_owned(),
                 expected: self.chain_id,
                 found,
             });
@@ -491,20 +260,19 @@ impl Connection {
         Ok(())
     }
 
-    async fn latest(&self, client: &RpcClient) -> Result<RawHead, RpcError> {
-        let asking =
-            async { client.request::<_, RawHead>("eth_getBlockByNumber", ("latest", false)).await };
+    async fn latest(&self, client: &Client) -> Result<RawHead, RpcError> {
+        let asking = client.ask("eth_getBlockByNumber", &("latest", false));
         self.within_deadline("eth_getBlockByNumber", asking).await
     }
 
     async fn within_deadline<T>(
         &self,
         method: &str,
-        call: impl Future<Output = Result<T, TransportError>>,
+        call: impl Future<Output = Result<T, RpcError>>,
     ) -> Result<T, RpcError> {
         match timeout(super::CALL_DEADLINE, call).await {
-            Ok(answer) => answer.map_err(|error| self.endpoint.explain(error)),
-            Err(_) => Err(self.unavailable(format!("{method} timed out"))),
+            Ok(answer) => answer,
+            Err(_) => Err(self.unavailable(&format!("{method} timed out"))),
         }
     }
 
@@ -521,8 +289,8 @@ impl Connection {
         }
     }
 
-    fn unavailable(&self, what: impl Into<OutsideText>) -> RpcError {
-        RpcError::Unavailable { host: self.endpoint.host.to_string(), what: what.into() }
+    fn unavailable(&self, what: &str) -> RpcError {
+        self.endpoint.unavailable(what)
     }
 }
 

@@ -28,11 +28,17 @@ use tracing::{Instrument, info};
 
 use super::{
     Head, NodeId, RpcError,
+    batches::Batches,
+    bounds::Room,
     choice::{Choice, Order, Sight},
-    connection::{Connection, Endpoint, Link, Outlet},
+    connection::{Connection, Link, Outlet},
+    endpoint::Endpoint,
     quirks::SyncSpelling,
 };
-use crate::heart::{GATEWAY_CONNECTION, Hearts};
+use crate::{
+    heart::{GATEWAY_CONNECTION, Hearts},
+    repeats::Repeats,
+};
 
 /// Between two looks of several endpoints: staleness shows by time alone.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -53,6 +59,9 @@ pub(super) struct Node {
     /// Unanswered calls in a row.
     unanswered: Arc<AtomicU32>,
     sync: Arc<Mutex<SyncSpelling>>,
+    pub batches: Arc<Batches>,
+    /// What it says again and again is said once.
+    repeats: Arc<Mutex<Repeats>>,
 }
 
 impl Node {
@@ -75,6 +84,12 @@ impl Node {
         if *sync == was {
             *sync = now;
         }
+    }
+
+    /// Whether to say what is odd about it, and how often it was since that was said.
+    pub(super) fn heard(&self, odd: &str) -> Option<u64> {
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        repeats.heard(odd, Instant::now())
     }
 
     /// Its host, whether it is connected and of the right chain, and its newest block.
@@ -143,8 +158,9 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
     let changed = Arc::new(Notify::new());
     let (mut connections, mut nodes) = (Vec::new(), Vec::new());
     let one_of_many = endpoints.len() > 1;
+    let room = Room::new();
     for endpoint in endpoints {
-        let endpoint = Arc::new(endpoint);
+        let endpoint = Arc::new(endpoint.within(room.clone()));
         let (link_sender, link) = watch::channel(Link::Down(None));
         let (head_sender, heads) = watch::channel(None);
         let doubt = Arc::new(Notify::new());
@@ -156,7 +172,16 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
         };
         let sync = Arc::new(Mutex::new(SyncSpelling::Number));
         connections.push(Connection::new(endpoint.clone(), chain_id, one_of_many, outlet));
-        nodes.push(Node { endpoint, link, heads, doubt, unanswered: Arc::default(), sync });
+        nodes.push(Node {
+            endpoint,
+            link,
+            heads,
+            doubt,
+            unanswered: Arc::default(),
+            sync,
+            batches: Arc::default(),
+            repeats: Arc::default(),
+        });
     }
     let (usable_sender, usable) = watch::channel(Usable::default());
     let (head_sender, heads) = watch::channel(None);

@@ -149,6 +149,13 @@ pub fn is_about_node(code: i64, message: &str) -> bool {
         || refusal(code, message) == Refusal::Busy
 }
 
+/// Whether an HTTP status may be about an array of calls as such: no single call gets it for the same
+/// reason. Not those that speak of keys, of time, of load, or of what stands before the node.
+#[must_use]
+pub fn may_dislike_arrays(status: u16) -> bool {
+    matches!(status, 400 | 404 | 405 | 406 | 411 | 413..=415 | 422 | 500 | 501)
+}
+
 /// Whether an error of `eth_getLogs` asks for a smaller range.
 #[must_use]
 pub fn is_range_too_large(code: i64, message: &str) -> bool {

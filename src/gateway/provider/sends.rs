@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use alloy::rpc::{client::RpcClient, types::TransactionReceipt};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     CALL_DEADLINE, RpcError, Sent,
-    arbitrum::{ArbitrumProvider, client_of, hex, read_receipt},
-    connection, endpoints,
+    arbitrum::{ArbitrumProvider, client_of, hex},
+    client::Client,
+    endpoint::Endpoint,
+    endpoints,
     quirks::{self, SyncSpelling},
+    raw::RawReceipt,
 };
-use crate::domain::{B256, Bytes};
+use crate::domain::Bytes;
 
 /// One endpoint has refused a transaction: how long the others may take to say more.
 const SEND_GRACE: Duration = Duration::from_millis(500);
@@ -33,7 +36,7 @@ impl ArbitrumProvider {
                     if wait {
                         send_and_wait(&client, &node, &raw).await
                     } else {
-                        send(&client, &node, &raw).await
+                        send(&client, &raw).await
                     }
                 };
                 let sent = timeout(CALL_DEADLINE, sending).await;
@@ -90,14 +93,15 @@ impl ArbitrumProvider {
 /// What one endpoint, by index, said to a raw transaction.
 type Said = (usize, Result<Sent, RpcError>);
 
-async fn send(client: &RpcClient, node: &endpoints::Node, raw: &Bytes) -> Result<Sent, RpcError> {
-    let sending = client.request::<_, B256>("eth_sendRawTransaction", (raw,));
-    sending.await.map(|_| Sent::Accepted).map_err(|error| node.endpoint.explain(error))
+/// Whatever a node answers but an error, it has taken it.
+async fn send(client: &Client, raw: &Bytes) -> Result<Sent, RpcError> {
+    let sent = client.ask::<Box<RawValue>>("eth_sendRawTransaction", &json!([raw])).await;
+    sent.map(|_| Sent::Accepted)
 }
 
 /// The way the node wants it is found out by trying; a node that has none is sent to as ever.
 async fn send_and_wait(
-    client: &RpcClient,
+    client: &Client,
     node: &endpoints::Node,
     raw: &Bytes,
 ) -> Result<Sent, RpcError> {
@@ -105,23 +109,27 @@ async fn send_and_wait(
     loop {
         let spelling = node.sync_spelling();
         let timeout = quirks::SYNC_PATIENCE_MS;
-        let sent = match spelling {
-            SyncSpelling::Number => {
-                client.request::<_, TransactionReceipt>(METHOD, (raw, timeout)).await
-            }
-            SyncSpelling::Hex => client.request(METHOD, (raw, hex(timeout))).await,
-            SyncSpelling::NoTimeout => client.request(METHOD, (raw,)).await,
-            SyncSpelling::Unsupported => return send(client, node, raw).await,
+        let params = match spelling {
+            SyncSpelling::Number => json!([raw, timeout]),
+            SyncSpelling::Hex => json!([raw, hex(timeout)]),
+            SyncSpelling::NoTimeout => json!([raw]),
+            SyncSpelling::Unsupported => return send(client, raw).await,
         };
-        let error = match sent {
-            Ok(receipt) => return Ok(read_receipt(&receipt).map_or(Sent::Accepted, Sent::Mined)),
-            Err(error) => node.endpoint.explain(error),
+        let error = match client.ask::<Box<RawValue>>(METHOD, &params).await {
+            Ok(receipt) => {
+                // One that nobody can read: it is taken, and looked for as if none had come.
+                let read = client.endpoint().parse::<RawReceipt>(&receipt).ok();
+                let receipt = read.and_then(RawReceipt::into_receipt);
+                return Ok(receipt.map_or(Sent::Accepted, Sent::Mined));
+            }
+            Err(error) => error,
         };
         let other = match &error {
             RpcError::Refused { code, message, .. } => spelling.after(*code, message),
             RpcError::Unavailable { .. }
             | RpcError::WrongChain { .. }
-            | RpcError::Unreadable { .. } => None,
+            | RpcError::Unreadable { .. }
+            | RpcError::TooLarge { .. } => None,
         };
         match other {
             Some(other) => node.spell_sync(spelling, other),
@@ -130,7 +138,7 @@ async fn send_and_wait(
     }
 }
 
-fn no_answer(endpoint: &connection::Endpoint) -> RpcError {
+fn no_answer(endpoint: &Endpoint) -> RpcError {
     RpcError::Unavailable {
         host: endpoint.host().to_owned(),
         what: format!("eth_sendRawTransaction timed out after {CALL_DEADLINE:?}").into(),
@@ -142,7 +150,8 @@ fn refusal_of(error: &RpcError) -> quirks::Refusal {
         RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
         RpcError::Unavailable { .. }
         | RpcError::WrongChain { .. }
-        | RpcError::Unreadable { .. } => quirks::Refusal::Unknown,
+        | RpcError::Unreadable { .. }
+        | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
     }
 }
 

@@ -1,9 +1,9 @@
 //! Answers with the name of the node that gave them: several nodes are one provider, and whoever weighs
 //! one node's word against another's, or against its own header, has to know whose it is.
 
-use alloy::rpc::types::{Filter, Log};
+use serde_json::json;
 
-use super::{ArbitrumProvider, NodeId, RpcError};
+use super::{ArbitrumProvider, NodeId, RpcError, raw::RawLog};
 use crate::domain::{Address, B256, Event};
 
 /// What one node said.
@@ -43,7 +43,7 @@ pub enum Way {
 /// A receipt, as far as its logs go.
 #[derive(Clone, Debug, serde::Deserialize)]
 struct ReceiptLogs {
-    logs: Vec<Log>,
+    logs: Vec<RawLog>,
 }
 
 impl ArbitrumProvider {
@@ -53,11 +53,11 @@ impl ArbitrumProvider {
         block: B256,
         way: Way,
     ) -> Result<Told<Vec<Emitted>>, RpcError> {
-        let told: Told<Vec<Log>> = match way {
-            Way::Logs => self.told("eth_getLogs", (Filter::new().at_block_hash(block),)).await?,
+        let told: Told<Vec<RawLog>> = match way {
+            Way::Logs => self.told("eth_getLogs", json!([{ "blockHash": block }])).await?,
             Way::Receipts => {
                 let told: Told<Option<Vec<ReceiptLogs>>> =
-                    self.told("eth_getBlockReceipts", (block,)).await?;
+                    self.told("eth_getBlockReceipts", json!([block])).await?;
                 told.and_then(|receipts| {
                     let receipts = receipts.ok_or_else(|| self.unreadable("no such block"))?;
                     Ok(receipts.into_iter().flat_map(|receipt| receipt.logs).collect())
@@ -67,7 +67,7 @@ impl ArbitrumProvider {
         told.and_then(|logs| {
             logs.into_iter()
                 .map(|log| {
-                    let emitted = Emitted { address: log.address(), event: self.event(log)? };
+                    let emitted = Emitted { address: log.address, event: self.event(log)? };
                     if emitted.event.block.hash == block {
                         Ok(emitted)
                     } else {

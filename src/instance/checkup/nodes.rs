@@ -42,7 +42,26 @@ pub(super) struct Seen {
 
 pub(super) async fn look(nodes: &[Node]) -> Seen {
     let tips = join_all(nodes.iter().map(ask)).await;
-    judge(nodes.iter().map(|node| node.shown.as_str()).zip(tips).collect(), clock::unix_millis())
+    let refusals = join_all(nodes.iter().zip(&tips).map(|(node, tip)| async move {
+        // Who does not answer at all is told below.
+        let asking = node.provider.refuses_arrays();
+        tip.as_ref().ok()?;
+        tokio::time::timeout(PATIENCE, asking).await.ok()?.ok()?
+    }));
+    let refusals = refusals.await;
+    let shown = || nodes.iter().map(|node| node.shown.as_str());
+    let mut seen = judge(shown().zip(tips).collect(), clock::unix_millis());
+    let refusals = shown().zip(refusals).filter_map(|(shown, error)| Some((shown, error?)));
+    seen.findings.extend(refusals.map(|(shown, error)| of_refusal(shown, &error)));
+    seen
+}
+
+fn of_refusal(shown: &str, error: &RpcError) -> Finding {
+    Finding::warn(
+        SUBJECT,
+        format!("{shown} refuses several calls in one message: {error}"),
+        "nothing: each call is made by itself, which is slower; allow JSON-RPC batches if you can",
+    )
 }
 
 async fn ask(node: &Node) -> Tip {
@@ -213,6 +232,19 @@ mod tests {
         assert_eq!(verdict(Some((90, NOW - 3_601))), Verdict::Warn);
         assert_eq!(verdict(None), Verdict::Warn);
         assert_eq!(verdict(Some((u64::MAX, u64::MAX))), Verdict::Ok, "no arithmetic of it wraps");
+    }
+
+    #[test]
+    fn a4_who_refuses_arrays_is_told_with_its_words() {
+        let error = RpcError::Refused {
+            host: "h".to_owned(),
+            code: -32600,
+            message: "batch requests are disabled".into(),
+            data: None,
+        };
+        let finding = of_refusal("http://h", &error);
+        assert_eq!(finding.verdict, Verdict::Warn);
+        assert!(finding.found.contains("batch requests are disabled"), "{}", finding.found);
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! Several calls of one node: in one message where the node takes that, else one by one.
+//!
+//! Whether it takes arrays is found out by trying. One that takes offence is asked call by call at
+//! once; if that is answered, the array was to blame, and none is sent again for [`TRIED_AGAIN_AFTER`].
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, value::RawValue};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{
+    RpcError,
+    client::{Client, NotTogether},
+    endpoints::Node,
+    message::NO_PARAMETERS,
+};
+
+/// Nodes are upgraded, and plans are changed.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
+/// Calls of one node by themselves, at the same time.
+const APART_AT_ONCE: usize = 8;
+
+/// A method and its parameters.
+pub(super) type Call = (&'static str, Value);
+/// What a call came to.
+pub(super) type Said = Result<Box<RawValue>, RpcError>;
+
+/// What is known of a node's liking for arrays of calls.
+#[derive(Debug, Default)]
+pub(super) struct Batches(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    refused_at: Option<Instant>,
+    said: bool,
+}
+
+impl Batches {
+    pub(super) fn are_taken(&self) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused_at.is_none_or(|at| at.elapsed() >= TRIED_AGAIN_AFTER)
+    }
+
+    fn refused(&self, error: &RpcError) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused_at = Some(Instant::now());
+        if std::mem::replace(&mut known.said, true) {
+            debug!(%error, "a gateway node still refuses several calls in one message");
+        } else {
+            info!(%error, "a gateway node refuses several calls in one message: each is made by itself");
+        }
+    }
+}
+
+/// What each of several calls came to, in their order. Fails where the node does not answer, and
+/// where it is too busy.
+pub(super) async fn ask_each(
+    client: &Client,
+    node: &Node,
+    calls: Vec<Call>,
+) -> Result<Vec<Said>, RpcError> {
+    let apart = ask_apart(client, calls.clone());
+    together_or_apart(client, node, &calls, Ok, apart).await
+}
+
+/// Several calls in one message, and what they came to read together; or `apart`, where the node is
+/// not to be asked so.
+pub(super) async fn together_or_apart<T>(
+    client: &Client,
+    node: &Node,
+    calls: &[Call],
+    read: impl FnOnce(Vec<Said>) -> Result<T, RpcError>,
+    apart: impl Future<Output = Result<T, RpcError>>,
+) -> Result<T, RpcError> {
+    if calls.len() < 2 || !client.has_arrays() || !node.batches.are_taken() {
+        return apart.await;
+    }
+    let error = match client.ask_together(calls).await {
+        Ok(said) => return read(said),
+        Err(NotTogether { error, maybe_apart: false }) => return Err(error),
+        Err(NotTogether { error, maybe_apart: true }) => error,
+    };
+    let answer = apart.await?;
+    node.batches.refused(&error);
+    Ok(answer)
+}
+
+/// What a node has against arrays.
+pub(super) async fn refusal(client: &Client) -> Result<Option<RpcError>, RpcError> {
+    if !client.has_arrays() {
+        return Ok(None);
+    }
+    let calls = [("eth_chainId", NO_PARAMETERS), ("eth_blockNumber", NO_PARAMETERS)];
+    match client.ask_together(&calls).await {
+        Ok(_) => Ok(None),
+        Err(NotTogether { error, maybe_apart: true }) => Ok(Some(error)),
+        Err(NotTogether { error, maybe_apart: false }) => Err(error),
+    }
+}
+
+async fn ask_apart(client: &Client, calls: Vec<Call>) -> Result<Vec<Said>, RpcError> {
+    let at_once = if client.has_arrays() { APART_AT_ONCE } else { calls.len().max(1) };
+    let asked = calls.into_iter().map(|(method, params)| async move {
+        match client.ask::<Box<RawValue>>(method, &params).await {
+            Err(error @ (RpcError::Unavailable { .. } | RpcError::WrongChain { .. })) => Err(error),
+            Err(error) if error.is_busy() => Err(error),
+            said => Ok(said),
+        }
+    });
+    let asked: Vec<_> = asked.collect();
+    stream::iter(asked).buffered(at_once).try_collect().await
+}

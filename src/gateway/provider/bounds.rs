@@ -1,0 +1,91 @@
+//! How large an answer may be, by what can be legal. Pure, but for [`Room`].
+//!
+//! A byte of a log costs 8 gas, and a log with two topics 1,125 beside its bytes. So a block of 60
+//! million gas (Ethereum's; those of an Arbitrum chain have 32) holds 7.5 MB of log data, which are 15
+//! MB of JSON, or 53,000 logs without any, of some 500 bytes each. One block fits [`LARGEST`], whoever
+//! emitted what in it; a range that does not is asked for in parts, and so are receipts.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Logs and receipts.
+pub(super) const LARGEST: usize = 32 << 20;
+/// A header comes with the hashes of the block's transactions: 2,857 of 21,000 gas, 69 bytes each.
+const HEADER: usize = 2 << 20;
+/// A number, a hash, what a view of a contract returns, an error.
+const OTHER: usize = 1 << 20;
+/// Answers of an instance that are being read at the same time may take so much together.
+const TOGETHER: usize = 64 << 20;
+/// What needs no more than this does not wait for room.
+pub(super) const SMALL: usize = 64 << 10;
+const UNIT: usize = 1 << 10;
+
+/// The largest legal answer to a call of this method, in bytes.
+#[must_use]
+pub(super) fn of(method: &str) -> usize {
+    match method {
+        "eth_getLogs" | "eth_getTransactionReceipt" | "eth_getBlockReceipts" => LARGEST,
+        "eth_getBlockByNumber" | "eth_getBlockByHash" => HEADER,
+        _ => OTHER,
+    }
+}
+
+/// The same of several in one message.
+#[must_use]
+pub(super) fn of_all<'m>(methods: impl Iterator<Item = &'m str>) -> usize {
+    methods.map(of).sum::<usize>().min(LARGEST)
+}
+
+/// Room for the answers of an instance. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Room(Arc<Semaphore>);
+
+/// A place in it, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(#[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(TOGETHER / UNIT)))
+    }
+
+    /// For an answer of at most so many bytes: all of it at once, or nothing, so that nobody who has
+    /// a part waits for another.
+    pub(super) async fn place(&self, bytes: usize) -> Place {
+        if bytes <= SMALL {
+            return Place(None);
+        }
+        let units = bytes.min(LARGEST).div_ceil(UNIT);
+        let taken = self.0.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX));
+        // Never closed.
+        Place(taken.await.ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn b4_answers_under_way_have_a_bound_together() {
+        let room = Room::new();
+        let first = room.place(LARGEST).await;
+        let second = room.place(usize::MAX).await;
+        assert!(room.place(SMALL + 1).now_or_never().is_none());
+        assert!(room.place(SMALL).now_or_never().is_some(), "small ones never wait");
+        drop(first);
+        let third = room.place(LARGEST - 1).now_or_never();
+        assert!(third.is_some());
+        drop((second, third));
+    }
+
+    #[test]
+    fn several_calls_may_have_the_largest_answer_together_at_most() {
+        assert_eq!(of("eth_call"), OTHER);
+        assert_eq!(of_all(["eth_call", "eth_getBlockByNumber"].into_iter()), OTHER + HEADER);
+        assert_eq!(of_all(["eth_getLogs"; 100].into_iter()), LARGEST);
+    }
+}

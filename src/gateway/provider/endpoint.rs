@@ -1,0 +1,164 @@
+//! Where a node is reached, and what may be told of it: URLs hold API keys, and a node repeats what it
+//! was asked.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio::{sync::watch, time::timeout};
+use url::Url;
+
+use super::{
+    RpcError,
+    bounds::Room,
+    client::{Client, Unanswered},
+    connection::RawHead,
+    http::Http,
+    message::Refused,
+    socket::{self, Socket},
+};
+use crate::{domain::OutsideText, proxy::Proxies};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Characters of a node's text that are looked at for secrets, and cut off behind.
+const SCRUBBED: usize = 16 << 10;
+
+/// Where a node is reached, and all its URL hides.
+#[derive(Clone)]
+pub struct Endpoint {
+    url: Url,
+    host: Arc<str>,
+    /// Parts of the URL that may be keys: never printed, not even when the node repeats them.
+    secrets: Arc<[String]>,
+    tls: Arc<rustls::ClientConfig>,
+    http: reqwest::Client,
+    proxies: Proxies,
+    room: Room,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.host).finish()
+    }
+}
+
+/// A connection to a node.
+pub(super) enum Connected {
+    Http(Client),
+    Socket { client: Client, heads: watch::Receiver<Option<RawHead>>, socket: Box<Socket> },
+}
+
+impl Endpoint {
+    /// `http` is used for http(s) URLs, `tls` for wss.
+    #[must_use]
+    pub fn new(url: Url, tls: Arc<rustls::ClientConfig>, http: reqwest::Client) -> Self {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = format!("{}{port}", url.host_str().unwrap_or("?")).into();
+        let mut secrets: Vec<String> =
+            url.path_segments().into_iter().flatten().map(str::to_owned).collect();
+        secrets.extend(url.query().map(str::to_owned));
+        secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+        secrets.push(url.username().to_owned());
+        secrets.extend(url.password().map(str::to_owned));
+        // User and password again, as they stand in the request's header.
+        let header = alloy::transports::Authorization::extract_from_url(&url);
+        let header = header.map(|header| header.to_string());
+        secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
+        secrets.retain(|secret| secret.len() >= 6);
+        let (proxies, room) = (Proxies::default(), Room::new());
+        Self { url, host, secrets: secrets.into(), tls, http, proxies, room }
+    }
+
+    /// A WebSocket goes through these; `http` knows its own way.
+    #[must_use]
+    pub fn through(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// Its answers take of this room.
+    #[must_use]
+    pub(super) fn within(self, room: Room) -> Self {
+        Self { room, ..self }
+    }
+
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(super) fn tls(&self) -> &Arc<rustls::ClientConfig> {
+        &self.tls
+    }
+
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    fn is_websocket(&self) -> bool {
+        matches!(self.url.scheme(), "ws" | "wss")
+    }
+
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<Connected, RpcError> {
+        if !self.is_websocket() {
+            let http = Http::new(self.http.clone(), self.url.clone(), self.room.clone());
+            return Ok(Connected::Http(Client::over_http(self.clone(), http)));
+        }
+        let (line, heads, socket) = match timeout(CONNECT_DEADLINE, socket::open(self)).await {
+            Ok(opened) => opened.map_err(|error| self.unavailable(&error.to_string()))?,
+            Err(_) => {
+                return Err(self.unavailable(&format!("no connection within {CONNECT_DEADLINE:?}")));
+            }
+        };
+        let client = Client::over_socket(self.clone(), line);
+        Ok(Connected::Socket { client, heads, socket: Box::new(socket) })
+    }
+
+    /// Why there is no answer, without what the URL hides.
+    pub(super) fn explain(&self, unanswered: Unanswered) -> RpcError {
+        match unanswered {
+            Unanswered::Lost(what) => self.unavailable(&what),
+            // Its body is the node's or a proxy's: it may repeat the key it did not like.
+            Unanswered::Status(status) => self.unavailable(&format!("HTTP status {status}")),
+            Unanswered::TooLarge(bound) => {
+                RpcError::TooLarge { host: self.host.to_string(), bound }
+            }
+        }
+    }
+
+    /// An error object, without what the URL hides.
+    pub(super) fn refused(&self, Refused { code, message, data }: Refused) -> RpcError {
+        let message = self.scrub(&message);
+        RpcError::Refused { host: self.host.to_string(), code, message, data }
+    }
+
+    pub(super) fn parse<A: DeserializeOwned>(&self, result: &RawValue) -> Result<A, RpcError> {
+        serde_json::from_str(result.get()).map_err(|error| self.unreadable(&error.to_string()))
+    }
+
+    pub(super) fn unavailable(&self, what: &str) -> RpcError {
+        RpcError::Unavailable { host: self.host.to_string(), what: self.scrub(what) }
+    }
+
+    pub(super) fn unreadable(&self, what: &str) -> RpcError {
+        RpcError::Unreadable { host: self.host.to_string(), what: self.scrub(what) }
+    }
+
+    /// What the node says, without what the URL hides.
+    fn scrub(&self, text: &str) -> OutsideText {
+        // Far more than is kept: no secret is cut in two where anybody sees it.
+        let end = text.char_indices().nth(SCRUBBED).map_or(text.len(), |(end, _)| end);
+        let mut text = text[..end].to_owned();
+        for secret in self.secrets.iter() {
+            text = text.replace(secret.as_str(), "***");
+        }
+        text.into()
+    }
+}

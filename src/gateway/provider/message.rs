@@ -1,0 +1,206 @@
+//! JSON-RPC 2.0 as text: a question written, an answer read. Pure.
+//!
+//! Nodes and what stands before them differ in what they leave out: an answer is read by what is
+//! needed of it, and borrowed from the message it came in.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use super::quirks;
+use crate::domain::Bytes;
+
+/// Of a call without parameters.
+pub(super) const NO_PARAMETERS: [(); 0] = [];
+
+/// One call as a node wants it.
+pub(super) fn question<P: Serialize>(
+    id: u64,
+    method: &str,
+    params: &P,
+) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Question<'a, P> {
+        jsonrpc: &'a str,
+        id: u64,
+        method: &'a str,
+        params: &'a P,
+    }
+    serde_json::to_string(&Question { jsonrpc: "2.0", id, method, params })
+}
+
+/// Several calls in one message.
+pub(super) fn together(questions: &[String]) -> String {
+    format!("[{}]", questions.join(","))
+}
+
+/// What one call came to.
+#[derive(Debug)]
+pub(super) struct Answer<'m> {
+    /// Of the question; absent where the node could not tell which one it was.
+    pub id: Option<u64>,
+    pub said: Result<&'m RawValue, Refused>,
+}
+
+/// An error object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub code: i64,
+    pub message: String,
+    /// Of a revert.
+    pub data: Option<Bytes>,
+}
+
+/// What stands in a message.
+#[derive(Debug)]
+pub(super) enum Message<'m> {
+    One(Answer<'m>),
+    Many(Vec<Answer<'m>>),
+    /// What a subscription tells.
+    Notice(&'m RawValue),
+}
+
+#[derive(Deserialize)]
+struct Raw<'m> {
+    #[serde(borrow, default)]
+    id: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "even_null")]
+    result: Option<&'m RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'m RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'m RawValue>,
+}
+
+/// A field that is there, whatever it says.
+fn even_null<'de: 'm, 'm, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'m RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+struct Notice<'m> {
+    #[serde(borrow)]
+    result: &'m RawValue,
+}
+
+/// Reads a message; the error says what is wrong with it.
+pub(super) fn read(text: &[u8]) -> Result<Message<'_>, String> {
+    let failed = |error: serde_json::Error| error.to_string();
+    let begins = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    if begins == Some(&b'[') {
+        let many: Vec<Raw<'_>> = serde_json::from_slice(text).map_err(failed)?;
+        return Ok(Message::Many(many.iter().map(answer).collect::<Result<_, _>>()?));
+    }
+    let raw: Raw<'_> = serde_json::from_slice(text).map_err(failed)?;
+    if let (None, None, None, Some(params)) = (raw.id, raw.result, raw.error, raw.params) {
+        let Notice { result } = serde_json::from_str(params.get()).map_err(failed)?;
+        return Ok(Message::Notice(result));
+    }
+    answer(&raw).map(Message::One)
+}
+
+fn answer<'m>(raw: &Raw<'m>) -> Result<Answer<'m>, String> {
+    // Some write the number as a text.
+    let id = raw.id.and_then(|id| id.get().trim_matches('"').parse().ok());
+    let said = match (raw.error, raw.result) {
+        (Some(error), _) => Err(refused(error)),
+        (None, Some(result)) => Ok(result),
+        (None, None) => return Err("neither a result nor an error".to_owned()),
+    };
+    Ok(Answer { id, said })
+}
+
+fn refused(error: &RawValue) -> Refused {
+    let value: Value = serde_json::from_str(error.get()).unwrap_or_default();
+    let code = &value["code"];
+    let code = code.as_i64().or_else(|| code.as_str()?.parse().ok()).unwrap_or_default();
+    let message = value["message"].as_str().or(value.as_str()).unwrap_or_default().to_owned();
+    let data = quirks::is_revert(code, &message).then(|| hex_in(&value["data"])).flatten();
+    Refused { code, message, data }
+}
+
+/// The first text in hex: nodes put the data of a revert into one, or into one in an object.
+fn hex_in(value: &Value) -> Option<Bytes> {
+    match value {
+        // Nethermind and OpenEthereum say so in the data, too.
+        Value::String(text) => text.trim_start_matches("Reverted ").parse().ok(),
+        Value::Object(fields) => fields.values().find_map(hex_in),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one(text: &str) -> (Option<u64>, Result<String, Refused>) {
+        match read(text.as_bytes()).unwrap() {
+            Message::One(Answer { id, said }) => (id, said.map(|result| result.get().to_owned())),
+            other @ (Message::Many(_) | Message::Notice(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_by_what_is_needed_of_it() {
+        assert_eq!(
+            one(r#"{"jsonrpc":"2.0","id":7,"result":"0x1"}"#),
+            (Some(7), Ok("\"0x1\"".into()))
+        );
+        assert_eq!(one(r#" {"result":null,"id":"7","more":[1]}"#), (Some(7), Ok("null".into())));
+        assert_eq!(
+            one(r#"{"id":7,"result":{"a":1},"error":null}"#),
+            (Some(7), Ok("{\"a\":1}".into()))
+        );
+        let refused = |code, message: &str| Refused { code, message: message.into(), data: None };
+        let odd = r#"{"id":null,"error":{"code":-32600,"message":"batch requests are disabled"}}"#;
+        assert_eq!(one(odd), (None, Err(refused(-32600, "batch requests are disabled"))));
+        assert_eq!(one(r#"{"error":"no"}"#), (None, Err(refused(0, "no"))));
+        assert_eq!(one(r#"{"error":{"code":"-5"}}"#), (None, Err(refused(-5, ""))));
+        let reverted = |data: &str| {
+            let text = format!(
+                r#"{{"id":1,"error":{{"code":3,"message":"execution reverted","data":{data}}}}}"#
+            );
+            one(&text).1.unwrap_err().data
+        };
+        let data = Some(Bytes::from_static(&[1, 2, 3, 4]));
+        assert_eq!(reverted(r#""0x01020304""#), data);
+        assert_eq!(reverted(r#""Reverted 0x01020304""#), data);
+        assert_eq!(reverted(r#"{"reason":{"data":"0x01020304"}}"#), data);
+        assert_eq!(reverted("[1]"), None);
+        // EIP-7966: the hash of what was sent is no revert.
+        let sent = r#"{"id":1,"error":{"code":4,"message":"not yet mined","data":"0x01020304"}}"#;
+        assert_eq!(one(sent).1.unwrap_err().data, None);
+        for nonsense in ["", "{", "17", "{}", r#"{"id":1}"#, "[1]", r#"{"id":1,"id":2,"result":3}"#]
+        {
+            assert!(read(nonsense.as_bytes()).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn many_answers_and_notices_are_told_apart() {
+        let many = r#"[{"id":2,"result":1},{"id":1,"error":{"code":1,"message":""}}]"#;
+        let Message::Many(answers) = read(many.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(answers.iter().map(|answer| answer.id).collect::<Vec<_>>(), [Some(2), Some(1)]);
+        let notice = r#"{"jsonrpc":"2.0","method":"eth_subscription",
+            "params":{"subscription":"0x1","result":{"number":"0x2"}}}"#;
+        let Message::Notice(told) = read(notice.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(told.get(), r#"{"number":"0x2"}"#);
+    }
+
+    #[test]
+    fn a_question_is_what_a_node_takes() {
+        let text = question(3, "eth_chainId", &NO_PARAMETERS).unwrap();
+        assert_eq!(text, r#"{"jsonrpc":"2.0","id":3,"method":"eth_chainId","params":[]}"#);
+        assert_eq!(together(&["1".into(), "2".into()]), "[1,2]");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_odd_to_be_read_or_refused(text in "\\PC{0,200}") {
+            let _ = read(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Logs and receipts as nodes spell them: what is needed of them, and nothing else. A field that is
+//! missing or odd elsewhere is no reason not to read the rest.
+
+use alloy::primitives::{U64, U128};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use super::Receipt;
+use crate::domain::{Address, B256, BlockRef, Bytes, Event};
+
+/// A log. One without a block is of a block that is not made yet.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawLog {
+    pub address: Address,
+    topics: Vec<B256>,
+    data: Bytes,
+    block_number: Option<U64>,
+    block_hash: Option<B256>,
+    transaction_hash: Option<B256>,
+    log_index: Option<U64>,
+    #[serde(default, deserialize_with = "if_readable")]
+    removed: Option<bool>,
+}
+
+impl RawLog {
+    /// It left the chain with its block.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed == Some(true)
+    }
+
+    pub(super) fn topic0(&self) -> Option<&B256> {
+        self.topics.first()
+    }
+
+    /// `None`: where it stands is not said.
+    pub(super) fn into_event(self) -> Option<Event> {
+        let block = BlockRef { number: self.block_number?.to(), hash: self.block_hash? };
+        Some(Event {
+            block,
+            transaction: self.transaction_hash?,
+            log_index: self.log_index?.to(),
+            topics: self.topics,
+            data: self.data,
+        })
+    }
+}
+
+/// A receipt. There is no status in those of blocks before Byzantium, where no contract of ours could
+/// run: one without it is no receipt.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawReceipt {
+    transaction_hash: B256,
+    status: U64,
+    block_number: Option<U64>,
+    block_hash: Option<B256>,
+    #[serde(default, deserialize_with = "if_readable")]
+    gas_used: Option<U64>,
+    #[serde(default, deserialize_with = "if_readable")]
+    effective_gas_price: Option<U128>,
+}
+
+impl RawReceipt {
+    /// `None`: of a block that is not made yet.
+    pub(super) fn into_receipt(self) -> Option<Receipt> {
+        Some(Receipt {
+            hash: self.transaction_hash,
+            block: BlockRef { number: self.block_number?.to(), hash: self.block_hash? },
+            success: self.status == U64::from(1),
+            gas_used: self.gas_used.unwrap_or_default().to(),
+            gas_price: self.effective_gas_price.unwrap_or_default().to(),
+        })
+    }
+}
+
+/// What can be done without may be missing, or of a form that nobody can read.
+pub(super) fn if_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn receipt(change: impl FnOnce(&mut Value)) -> Option<Receipt> {
+        let mut value = json!({
+            "transactionHash": B256::repeat_byte(1), "status": "0x1",
+            "blockNumber": "0x7", "blockHash": B256::repeat_byte(2),
+        });
+        change(&mut value);
+        serde_json::from_value::<RawReceipt>(value).ok()?.into_receipt()
+    }
+
+    #[test]
+    fn a5_a_receipt_is_read_by_what_is_needed() {
+        let expected = Receipt {
+            hash: B256::repeat_byte(1),
+            block: BlockRef { number: 7, hash: B256::repeat_byte(2) },
+            success: true,
+            gas_used: 0,
+            gas_price: 0,
+        };
+        assert_eq!(
+            receipt(|_| {}),
+            Some(expected.clone()),
+            "no logsBloom, no logs, no type, no gas"
+        );
+        let odd = receipt(|value| {
+            value["logsBloom"] = json!("0x00");
+            value["type"] = json!("0x6a");
+            value["gasUsed"] = json!("0x5208");
+            value["effectiveGasPrice"] = json!("many");
+            value["cumulativeGasUsed"] = json!(null);
+            value["logs"] = json!([{ "odd": true }]);
+        });
+        assert_eq!(odd, Some(Receipt { gas_used: 21_000, ..expected.clone() }));
+        let failed = receipt(|value| value["status"] = json!("0x0"));
+        assert_eq!(failed, Some(Receipt { success: false, ..expected }));
+        assert_eq!(receipt(|value| value["blockHash"] = json!(null)), None, "pending");
+        let early = receipt(|value| {
+            value.as_object_mut().unwrap().remove("status");
+            value["root"] = json!(B256::repeat_byte(3));
+        });
+        assert_eq!(early, None, "whether it succeeded is not said");
+    }
+
+    #[test]
+    fn a5_a_log_is_read_by_what_is_needed() {
+        let log = json!({
+            "address": Address::repeat_byte(1), "topics": [B256::repeat_byte(2)], "data": "0x03",
+            "blockNumber": "0x7", "blockHash": B256::repeat_byte(4),
+            "transactionHash": B256::repeat_byte(5), "logIndex": "0x0", "removed": "no",
+        });
+        let log: RawLog = serde_json::from_value(log).unwrap();
+        assert!(!log.is_removed());
+        let event = log.into_event().unwrap();
+        assert_eq!((event.block.number, event.log_index, event.data.len()), (7, 0, 1));
+    }
+}

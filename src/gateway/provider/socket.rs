@@ -1,0 +1,293 @@
+//! JSON-RPC over a WebSocket: one connection, followed to its end by whoever opened it. There is no
+//! reconnect here: a lost connection is an end with a reason, and the next one is a new one.
+//!
+//! ```text
+//! Line --orders--> write -----> node
+//!   ^                             │ answers (by id), heads
+//!   └────────── pending <──read───┴──> newest head
+//! ```
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream,
+    tungstenite::{
+        self, Message as Frame,
+        client::IntoClientRequest,
+        error::CapacityError,
+        http::{HeaderValue, header::AUTHORIZATION},
+        protocol::WebSocketConfig,
+    },
+};
+
+use super::{
+    bounds::{self, Room, SMALL},
+    client::Unanswered,
+    connection::RawHead,
+    endpoint::Endpoint,
+    http::Body,
+    message::{self, Message},
+};
+
+/// A node from which nothing came for so long is asked whether it is there; after as long again it is
+/// not.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Of a connection that is mostly idle. A large message has room made for it.
+const READ_BUFFER: usize = 16 << 10;
+/// Questions that wait to be written.
+const ORDERS: usize = 256;
+/// A head is no larger.
+const LARGEST_HEAD: usize = 1 << 20;
+
+type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("{0}")]
+    Tcp(#[from] std::io::Error),
+    #[error("{0}")]
+    WebSocket(#[from] Box<tungstenite::Error>),
+    #[error("user name or password cannot be sent as a header")]
+    Authorization,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+struct Order {
+    id: u64,
+    question: String,
+    pending: Pending,
+}
+
+#[derive(Debug)]
+struct Pending {
+    bound: usize,
+    reply: oneshot::Sender<Result<Body, Unanswered>>,
+}
+
+/// What is shared between the callers' end and the connection's.
+#[derive(Debug, Default)]
+struct Shared {
+    pending: Mutex<HashMap<u64, Pending>>,
+    /// Why the connection ended.
+    ended: OnceLock<String>,
+    /// Something came.
+    alive: Notify,
+}
+
+impl Shared {
+    /// The first reason given stays. Nobody waits any longer.
+    fn end(&self, why: &str) {
+        let _ = self.ended.set(why.to_owned());
+        self.pending().clear();
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The callers' end. Clones are the same connection.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    orders: mpsc::Sender<Order>,
+    shared: Arc<Shared>,
+}
+
+impl Line {
+    /// `bound`: the largest answer that is taken, in bytes.
+    pub(super) async fn exchange(
+        &self,
+        id: u64,
+        question: String,
+        bound: usize,
+    ) -> Result<Body, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order { id, question, pending: Pending { bound, reply } };
+        if self.orders.send(order).await.is_err() {
+            return Err(self.lost());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    fn lost(&self) -> Unanswered {
+        let why = self.shared.ended.get().cloned();
+        Unanswered::Lost(why.unwrap_or_else(|| "connection lost".to_owned()))
+    }
+}
+
+/// The connection itself. Nothing is written or read unless it runs.
+pub(super) struct Socket {
+    stream: Stream,
+    orders: mpsc::Receiver<Order>,
+    shared: Arc<Shared>,
+    heads: watch::Sender<Option<RawHead>>,
+    room: Room,
+}
+
+/// Opens a connection: the callers' end, the newest head a subscription told, and what has to run.
+pub(super) async fn open(
+    endpoint: &Endpoint,
+) -> Result<(Line, watch::Receiver<Option<RawHead>>, Socket), OpenError> {
+    let stream = open_stream(endpoint).await?;
+    let (orders, taken) = mpsc::channel(ORDERS);
+    let (told, heads) = watch::channel(None);
+    let shared = Arc::<Shared>::default();
+    let line = Line { orders, shared: shared.clone() };
+    let room = endpoint.room().clone();
+    Ok((line, heads, Socket { stream, orders: taken, shared, heads: told, room }))
+}
+
+async fn open_stream(endpoint: &Endpoint) -> Result<Stream, OpenError> {
+    let mut url = endpoint.url().clone();
+    let authorization = alloy::transports::Authorization::extract_from_url(&url);
+    // Userinfo is sent as a header, never as part of the request line. Cannot fail: ws has a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    let mut request = url.as_str().into_client_request().map_err(Box::new)?;
+    if let Some(authorization) = authorization {
+        let mut value = HeaderValue::from_str(&authorization.to_string())
+            .map_err(|_| OpenError::Authorization)?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let tcp = endpoint.proxies().connect(&url).await?;
+    tcp.set_nodelay(true)?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(Some(bounds::LARGEST))
+        .max_frame_size(Some(bounds::LARGEST));
+    let connector = (url.scheme() == "wss").then(|| Connector::Rustls(endpoint.tls().clone()));
+    let (stream, _) =
+        tokio_tungstenite::client_async_tls_with_config(request, tcp, Some(config), connector)
+            .await
+            .map_err(Box::new)?;
+    Ok(stream)
+}
+
+impl Socket {
+    /// Until the connection ends, and why it did. Whoever waits for an answer is told the same.
+    pub(super) async fn run(self) -> String {
+        let Self { stream, mut orders, shared, heads, room } = self;
+        let shared = Ending(shared);
+        let (sink, source) = stream.split();
+        let why = tokio::select! {
+            why = write(sink, &mut orders, &shared.0) => why,
+            why = read(source, &shared.0, &heads, &room) => why,
+        };
+        shared.0.end(&why);
+        why
+    }
+}
+
+/// Dropped, it is the end too.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end("connection lost");
+    }
+}
+
+async fn write(
+    mut sink: SplitSink<Stream, Frame>,
+    orders: &mut mpsc::Receiver<Order>,
+    shared: &Shared,
+) -> String {
+    let mut tick = interval(KEEPALIVE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.reset();
+    let mut asked = false;
+    loop {
+        let frame = tokio::select! {
+            order = orders.recv() => {
+                let Some(Order { id, question, pending }) = order else {
+                    return "nobody uses the connection any more".to_owned();
+                };
+                shared.pending().insert(id, pending);
+                Frame::text(question)
+            }
+            () = shared.alive.notified() => {
+                asked = false;
+                tick.reset();
+                continue;
+            }
+            _ = tick.tick() => {
+                // Whoever asked and does not wait any more is forgotten.
+                shared.pending().retain(|_, pending| !pending.reply.is_closed());
+                if asked {
+                    return format!("no sign of life for {} s", 2 * KEEPALIVE.as_secs());
+                }
+                asked = true;
+                Frame::Ping(bytes::Bytes::new())
+            }
+        };
+        if let Err(error) = sink.send(frame).await {
+            return error.to_string();
+        }
+    }
+}
+
+async fn read(
+    mut source: SplitStream<Stream>,
+    shared: &Shared,
+    heads: &watch::Sender<Option<RawHead>>,
+    room: &Room,
+) -> String {
+    loop {
+        let frame = match source.next().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }))) => {
+                return format!("a message of more than {} MiB came", bounds::LARGEST >> 20);
+            }
+            Some(Err(error)) => return error.to_string(),
+            None => return "connection lost".to_owned(),
+        };
+        shared.alive.notify_one();
+        let text = match frame {
+            Frame::Text(text) => bytes::Bytes::from(text),
+            Frame::Close(_) => return "the node closed the connection".to_owned(),
+            Frame::Binary(_) => return "a binary message came".to_owned(),
+            Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_) => continue,
+        };
+        let (id, is_head) = match message::read(&text) {
+            Ok(Message::One(answer)) => (answer.id, false),
+            Ok(Message::Notice(head)) => {
+                if head.get().len() <= LARGEST_HEAD
+                    && let Ok(head) = serde_json::from_str(head.get())
+                {
+                    heads.send_replace(Some(head));
+                }
+                (None, true)
+            }
+            // Nothing is asked in arrays here.
+            Ok(Message::Many(_)) => (None, false),
+            Err(what) => return format!("an unreadable message came: {what}"),
+        };
+        let asked = id.and_then(|id| shared.pending().remove(&id)).filter(|_| !is_head);
+        // Of a question that nobody waits for any more, or of none.
+        let Some(Pending { bound, reply }) = asked else { continue };
+        let answer = if text.len() > bound {
+            Err(Unanswered::TooLarge(bound))
+        } else {
+            // Read already, and what comes next waits until it is taken in.
+            let place = if text.len() > SMALL { Some(room.place(text.len()).await) } else { None };
+            Ok(Body::new(text, place))
+        };
+        // It may have given up.
+        let _ = reply.send(answer);
+    }
+}
