@@ -2,11 +2,29 @@
 //!
 //! The first SIGTERM or SIGINT stops: no new asks, what is answered is finished. A second one, or
 //! the drain limit, aborts: the journal has whatever was in hand. SIGHUP reads the files again.
+//!
+//! Signals that mean something to other programs (log rotation sends SIGUSR1) would end this one at
+//! once, without a drain: they are said once and ignored. So is the one of a file beyond its limit,
+//! whose write then fails like one to a full disk.
 
-use std::{fmt, future, io, time::Duration};
+use std::{collections::BTreeSet, fmt, future, io, time::Duration};
 
 use futures_util::StreamExt;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
+};
+use tracing::warn;
+
+/// Those that are caught to be ignored, by name.
+const IGNORED: [(i32, &str); 7] = [
+    (SIGUSR1, "SIGUSR1"),
+    (SIGUSR2, "SIGUSR2"),
+    (SIGALRM, "SIGALRM"),
+    (SIGVTALRM, "SIGVTALRM"),
+    (SIGPROF, "SIGPROF"),
+    (SIGIO, "SIGIO"),
+    (SIGXFSZ, "SIGXFSZ"),
+];
 
 /// How long a drain may take.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -21,7 +39,11 @@ pub enum Signal {
 }
 
 /// The signals this process answers to.
-pub struct Signals(signal_hook_tokio::Signals);
+pub struct Signals {
+    caught: signal_hook_tokio::Signals,
+    /// Those that were said to be ignored.
+    told: BTreeSet<i32>,
+}
 
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,15 +54,24 @@ impl fmt::Debug for Signals {
 impl Signals {
     /// Catches them from the call on.
     pub fn catch() -> io::Result<Self> {
-        signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Self)
+        let ignored = IGNORED.iter().map(|(signal, _)| *signal);
+        let all = [SIGTERM, SIGINT, SIGHUP].into_iter().chain(ignored);
+        let caught = signal_hook_tokio::Signals::new(all)?;
+        Ok(Self { caught, told: BTreeSet::new() })
     }
 
     /// The next one. Cancel-safe. Two of a kind may come as one if they come at the same time.
     pub async fn next(&mut self) -> Signal {
-        match self.0.next().await {
-            Some(signal) => meaning(signal),
+        loop {
             // Only a closed stream ends, and nobody closes this one.
-            None => future::pending().await,
+            let Some(signal) = self.caught.next().await else { return future::pending().await };
+            match IGNORED.iter().find(|(ignored, _)| *ignored == signal) {
+                None => return meaning(signal),
+                Some((_, name)) if self.told.insert(signal) => {
+                    warn!(signal = name, "the signal means nothing here and is ignored");
+                }
+                Some(_) => {}
+            }
         }
     }
 }

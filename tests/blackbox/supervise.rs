@@ -256,6 +256,25 @@ async fn reload_and_sighup_apply_at_once() -> Result<()> {
     Ok(())
 }
 
+/// Log rotation sends SIGUSR1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d5_signals_of_other_programs_end_nothing() -> Result<()> {
+    let fleet = Fleet::running(1, program()).await?;
+    let supervisor = &fleet.supervisor;
+    let before = supervisor.instance(&name(0)).await?;
+    let signals =
+        [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::IO];
+    for signal in signals.into_iter().chain(signals) {
+        supervisor.signal(signal)?;
+        let status = supervisor.status().await?;
+        assert_eq!(running(&status), [name(0)]);
+        assert_eq!(status.pid, supervisor.pid()?);
+    }
+    let after = supervisor.instance(&name(0)).await?;
+    assert_eq!((before.generation, before.since_ms), (after.generation, after.since_ms));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silly_question_is_refused_and_hurts_nobody() -> Result<()> {
     let fleet = Fleet::running(1, program()).await?;
