@@ -220,8 +220,8 @@ fn batch(count: u64, size: u64) -> Batch {
     };
     Batch {
         arrivals: (count..count + size).map(arrival).collect(),
-        skipped: Vec::new(),
         cursor: Some(block()),
+        ..Batch::default()
     }
 }
 

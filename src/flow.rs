@@ -52,6 +52,22 @@ pub struct Batch {
     /// Everything up to and including this block is in this batch or an earlier one.
     /// `None`: a re-read of known blocks, the cursor stays.
     pub cursor: Option<BlockRef>,
+    /// Everything up to this block was read twice. Stored with a cursor only.
+    pub read_twice: Option<u64>,
+    /// Blocks up to the cursor whose logs nobody could prove, all there are from now on; `None`: those
+    /// known.
+    pub unproven: Option<Vec<Unproven>>,
+}
+
+/// Blocks that may hold more requests than any node shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    pub first: u64,
+    pub last: u64,
+    /// Of a single block, where it is known.
+    pub hash: Option<B256>,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
 }
 
 /// A request event to be stored.

@@ -64,7 +64,7 @@ use crate::{
     config::Config,
     domain::{Address, B256, BlockRef},
     flow::{
-        Flow, FlowOptions, Intake,
+        Flow, FlowOptions, Intake, Unproven,
         arrivals::{Arrivals, backfill::Backfill},
         ciphertexts::MemoryUse,
         depth::Line,
@@ -318,6 +318,8 @@ struct LeftOver {
 struct Reading {
     cursor: Option<BlockRef>,
     begun_after: Option<u64>,
+    read_twice: Option<u64>,
+    unproven: Vec<Unproven>,
     newest: Option<Position>,
 }
 
@@ -326,6 +328,8 @@ impl Reading {
         Ok(Self {
             cursor: journal.cursor().await?,
             begun_after: journal.begun_after().await?,
+            read_twice: journal.read_twice().await?,
+            unproven: journal.unproven().await?,
             newest: journal.newest().await?,
         })
     }
@@ -529,12 +533,14 @@ impl Instance {
         let Ways { walk, walk_again, ripe } = ways;
         let (hearts, ripe_up_to) = (self.edges.hearts.clone(), ripe.subscribe());
         let backfill = Backfill::new(decryption.clone(), journal.clone());
-        let Reading { cursor, begun_after, newest } = reading;
+        let Reading { cursor, begun_after, read_twice, unproven, newest } = reading;
         let ledger = journal.clone();
         let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
+            .resuming(unproven, read_twice)
             .only_from(depth(config), ripe)
             .counting(self.edges.reporter.metrics.clone());
         let (progress, tag) = (arrivals.progress(), arrivals.tag());
+        let notes = arrivals.notes();
         let ripening =
             Ripening { depth: depth(config), line: ripe_up_to.clone(), tag: tag.clone() };
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
@@ -571,8 +577,18 @@ impl Instance {
         });
 
         let reporter = self.edges.reporter.clone();
-        let report =
-            Report { reporter, provider, core, observed, journal, progress, tag, wallet, memory };
+        let report = Report {
+            reporter,
+            provider,
+            core,
+            observed,
+            journal,
+            progress,
+            notes,
+            tag,
+            wallet,
+            memory,
+        };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))

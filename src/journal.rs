@@ -79,7 +79,7 @@ use crate::{
     domain::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, stage::Stage,
     },
-    flow::{Batch, RequestLedger, Standing, Step, Taken},
+    flow::{Batch, RequestLedger, Standing, Step, Taken, Unproven},
     gateway::lane::{
         GivenUp, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger,
     },
@@ -395,6 +395,18 @@ impl Journal {
     pub async fn begun_after(&self) -> Result<Option<u64>, JournalError> {
         let contract = self.contract;
         self.read(move |connection| reader::begun_after(connection, contract)).await
+    }
+
+    /// Up to which block all were read twice, if that is known.
+    pub async fn read_twice(&self) -> Result<Option<u64>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::read_twice(connection, contract)).await
+    }
+
+    /// Blocks up to the cursor whose logs nobody could prove.
+    pub async fn unproven(&self) -> Result<Vec<Unproven>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::unproven(connection, contract)).await
     }
 
     /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.

@@ -167,6 +167,7 @@ struct Series {
     behind_since_ms: AtomicU64,
     reorganisations: IntCounter,
     still_tag: LateGauge,
+    unproven: LateGauge,
     // ciphertexts
     fetches: IntCounterVec,
     bucket_hosts: FewNames,
@@ -350,6 +351,11 @@ impl Metrics {
     /// For how long the finality tag has not moved while the chain went on.
     pub fn finality_tag(&self, still: Duration) {
         self.0.still_tag.set(still.as_secs_f64());
+    }
+
+    /// Blocks that no node could prove within a minute.
+    pub fn unproven_blocks(&self, blocks: u64) {
+        self.0.unproven.set_count(blocks);
     }
 
     // Ciphertexts.
@@ -569,6 +575,10 @@ impl Series {
             still_tag: r.late(
                 "finality_tag_still_seconds",
                 "For how long the finality tag has not moved while the chain went on.",
+            ),
+            unproven: r.late(
+                "unproven_blocks",
+                "Blocks whose logs no gateway node could prove within a minute.",
             ),
             fetches: r.counters(
                 "bucket_fetches_total",

@@ -3,69 +3,85 @@
 //! ```text
 //! wake-up -> far from the head: ranges    \
 //!         -> near the head: block by block -> journal (door a) -> the walk
-//!         -> now and then: the last blocks again                  \\-> unripe until deep enough
+//! second reading: every block once more   /                  \\-> unripe until deep enough
+//! proof: blocks whose logs are in doubt  /
 //! ```
 //!
-//! Invariants: the stored cursor moves only in the journal transaction that stores what it passed; no
-//! answer moves it unless the node proved that it knows the block (its header, or its logs by
-//! hash); every block is read twice, seconds apart, because a node may show its logs
-//! late; a full channel to the walk waits, never drops.
+//! Three loops in one task: the first reading, which alone stores and moves the cursor, and beside it
+//! the second reading and the proof, which hand it what they find. They share [`notes::Notes`].
+//!
+//! Invariants: the stored cursor moves only in the journal transaction that stores what it passed, and
+//! lists the blocks of it that nobody could prove; no answer moves it unless the node proved that it
+//! knows the block (its header, or its logs by hash); every block is read twice, seconds apart, because
+//! a node may show its logs late, and at another node where there is one; a full channel to the walk
+//! waits, never drops.
 
 pub mod gap;
-pub mod backfill;
+mod pages;
+mod blooms;
+mod first_reading;
+mod twice;
 pub mod suspects;
+mod second_reading;
+pub mod unproven;
+mod proof;
+pub mod notes;
+mod decoded;
 mod unripe;
+mod ripening;
+pub mod backfill;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::{
-    gap::{PageSize, Plan, ReadOnce},
+    decoded::{Decoded, decode},
+    first_reading::Read,
+    gap::Plan,
+    notes::Notes,
+    proof::Proof,
+    second_reading::SecondReading,
     suspects::Suspects,
     unripe::Unripe,
 };
 use super::{
-    Arrival, Batch, Intake, RequestLedger,
+    Intake, RequestLedger, Unproven,
     depth::{Depth, Line, Tag},
 };
 use crate::{
     backoff::Backoff,
-    clock,
-    domain::{B256, BlockRef, Event, Generation, LedgerError, Request},
+    domain::{B256, BlockRef, Event, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
-        provider::{At, Head, LogRange, Provider, RpcError},
+        provider::{Head, NodeId, Provider, Range, RpcError},
     },
     heart::Heart,
     metrics::Metrics,
     repeats::Repeats,
 };
 
-/// How often the last blocks are read again.
-const REREAD_EVERY: Duration = Duration::from_secs(30);
 /// A cursor that passed nothing is stored within this time.
 const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
 /// So many blocks before a cursor out of the journal may have been read only once: what passes
 /// between two re-reads, on a chain with ten blocks a second, and some more.
 const READ_ONCE_AT_MOST: u64 = 512;
-/// Pages of them that are read again before what is new has its turn.
-const PAGES_AGAIN: usize = 8;
 /// How often the node is asked for its finality tag, at most.
 const TAG_EVERY: Duration = Duration::from_secs(1);
-/// Calls for headers or logs under way at the same time.
-const AT_ONCE: usize = 8;
-/// Block hashes remembered, to find where a reorganised chain forked.
-const REMEMBERED: usize = 1024;
+/// The chain may stand still and the head with it: it is looked at then, too.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How far around a log that was shown late others are looked for.
+const AROUND: u64 = 64;
+/// Logs remembered that could not be decoded and were read once more for that.
+const DAMAGED: usize = 1024;
 
 /// Where reading begins when the journal has no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,20 +114,49 @@ pub struct Arrivals<P, L> {
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
     begun_after: u64,
-    page: PageSize,
-    bloom_trusted: bool,
-    connection: u64,
-    reread_at: Instant,
-    read_once: ReadOnce,
+    /// Failures in a row: which node is asked for ranges.
+    turn: usize,
+    connection: watch::Sender<u64>,
+    notes: Notes,
     suspects: Suspects,
-    /// Hashes of blocks read near the head.
-    recent: BTreeMap<u64, B256>,
+    /// What the other loops find.
+    found: mpsc::Receiver<Found>,
+    finders: mpsc::Sender<Found>,
+    /// Blocks read near the head.
+    recent: BTreeMap<u64, Read>,
+    /// By block and index.
+    damaged: BTreeSet<(u64, u64)>,
+    /// What nodes do wrong.
+    repeats: Repeats,
     /// When a cursor alone is worth a commit.
     store_at: Instant,
     /// When the head was heard of that is being read up to.
     woken: Instant,
     heart: Heart,
     metrics: Metrics,
+}
+
+/// Events that were found beside the first reading. They are stored, and then what they prove counts.
+#[derive(Debug)]
+struct Found {
+    events: Vec<Event>,
+    by: NodeId,
+    how: How,
+    /// Told once they are stored.
+    stored: oneshot::Sender<()>,
+}
+
+/// How they were found.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// These blocks were read again, by a question asked then.
+    Again { from: u64, to: u64, asked: Instant },
+    /// They were suspected.
+    Suspected,
+    /// The block is in doubt.
+    InDoubt,
+    /// The block has these and no others.
+    Proven { number: u64 },
 }
 
 /// Why reading could not go on.
@@ -139,6 +184,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         cursor: Option<BlockRef>,
         begun_after: Option<u64>,
     ) -> Self {
+        let (finders, found) = mpsc::channel(1);
+        let begun_after = begun_after.unwrap_or(0);
+        let notes = Notes::new(begun_after);
+        if let Some(cursor) = cursor {
+            let from = cursor.number.saturating_sub(READ_ONCE_AT_MOST);
+            notes.open().twice.read_once(from, cursor.number, None, Instant::now());
+        }
         Self {
             adapter,
             ledger,
@@ -153,21 +205,36 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             tag_asked: None,
             tag_repeats: Repeats::default(),
             cursor,
-            begun_after: begun_after.unwrap_or(0),
-            page: PageSize::new(),
-            bloom_trusted: true,
-            connection: 0,
-            reread_at: Instant::now(),
-            read_once: ReadOnce::since(
-                cursor.map_or(0, |cursor| cursor.number.saturating_sub(READ_ONCE_AT_MOST)),
-            ),
+            begun_after,
+            turn: 0,
+            connection: watch::channel(0).0,
+            notes,
             suspects: Suspects::default(),
+            found,
+            finders,
             recent: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            repeats: Repeats::default(),
             store_at: Instant::now(),
             woken: Instant::now(),
             heart: Heart::default(),
             metrics: Metrics::default(),
         }
+    }
+
+    /// Goes on where an earlier run left: with blocks that nobody could prove, and from the block on
+    /// up to which all were read twice.
+    #[must_use]
+    pub fn resuming(self, unproven: Vec<Unproven>, read_twice: Option<u64>) -> Self {
+        {
+            let mut notes = self.notes.open();
+            notes.list = unproven::List::of(unproven);
+            if let (Some(cursor), Some(twice)) = (self.cursor, read_twice) {
+                notes.twice = twice::Twice::default();
+                notes.twice.read_once(twice + 1, cursor.number, None, Instant::now());
+            }
+        }
+        self
     }
 
     /// What is not so deep in the chain is stored, and not walked yet. Up to where it is, `line`
@@ -195,6 +262,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         self.suspects.clone()
     }
 
+    /// What is not certain of what was read.
+    pub fn notes(&self) -> Notes {
+        self.notes.clone()
+    }
+
     /// The finality tag, where one is asked for.
     pub fn tag(&self) -> watch::Receiver<Option<Tag>> {
         self.tag.subscribe()
@@ -208,7 +280,23 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         self.heart = heart;
-        match stop.run_until_cancelled(self.read_on(start)).await {
+        let second = SecondReading::new(
+            self.adapter.clone(),
+            self.notes.clone(),
+            self.suspects.clone(),
+            (self.progress.subscribe(), self.connection.subscribe()),
+            self.finders.clone(),
+        );
+        let proof = Proof::new(self.adapter.clone(), self.notes.clone(), self.finders.clone());
+        let reading = async {
+            tokio::select! {
+                biased;
+                ended = self.read_on(start) => ended,
+                never = Box::pin(second.run()) => match never {},
+                never = Box::pin(proof.run()) => match never {},
+            }
+        };
+        match stop.run_until_cancelled(reading).await {
             Some(Err(ReadError::Ledger(error))) => Err(error),
             Some(Err(_)) | None => Ok(()),
             Some(Ok(never)) => match never {},
@@ -220,18 +308,19 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut repeats = Repeats::default();
         loop {
-            // A timer beside the wake-up: the re-read is due even when the chain stands still.
-            // Overdue (nothing was read yet) it is due now and then, not at once and for ever.
-            let mut due = self.reread_at + REREAD_EVERY;
-            if self.depth.tag().is_some() {
-                // A tag moves by itself.
-                due = due.min(Instant::now() + TAG_EVERY);
-            }
-            let due = due.max(Instant::now() + Duration::from_secs(1));
+            // A tag moves by itself.
+            let patience = if self.depth.tag().is_some() { TAG_EVERY } else { LOOK_EVERY };
+            let due = Instant::now() + patience;
             self.heart.rest();
             tokio::select! {
                 biased;
                 changed = heads.changed() => if changed.is_err() { return Err(ReadError::Stopping) },
+                Some(found) = self.found.recv() => {
+                    self.take(found).await?;
+                    if !heads.has_changed().unwrap_or(true) {
+                        continue;
+                    }
+                }
                 () = sleep_until(due) => {}
             }
             self.woken = Instant::now();
@@ -264,6 +353,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                             // It got on: a node that knows half of it is worth asking.
                             pause.reset();
                         }
+                        self.turn += 1;
                         sleep(pause.next_delay()).await;
                     }
                 }
@@ -281,16 +371,16 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 None => return Ok(()),
             },
         };
-        if self.connection != head.connection || self.reread_at.elapsed() >= REREAD_EVERY {
-            // Not whole: the rest is read again at the next head, and what is new comes between.
-            if self.reread(cursor).await? {
-                self.connection = head.connection;
-                self.reread_at = Instant::now();
-            }
-        }
-        self.read_suspects(cursor).await?;
+        self.connection.send_if_modified(|connection| {
+            let is_new = *connection != head.connection;
+            *connection = head.connection;
+            is_new
+        });
         loop {
             self.heart.beat().await;
+            while let Ok(found) = self.found.try_recv() {
+                self.take(found).await?;
+            }
             self.ripen(head).await?;
             if self.unripe.is_full() {
                 debug!("reading waits for blocks to be deep enough");
@@ -321,266 +411,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let block = self.header(number).await?.block;
         info!(first_block = number + 1, head = head.block.number, "reading begins");
         // What is before the first block is nobody's business.
-        self.read_once = ReadOnce::since(number + 1);
-        self.store(Vec::new(), Some(block)).await?;
         self.begun_after = number;
+        self.notes.open().begun_after = number;
+        self.store(Vec::new(), Some(block)).await?;
         Ok(Some(block))
-    }
-
-    /// By ranges of numbers, far from the head.
-    async fn read_far(
-        &mut self,
-        cursor: BlockRef,
-        from: u64,
-        to: u64,
-    ) -> Result<BlockRef, ReadError> {
-        let (from, to) = self.page.page(from, to);
-        let read = self.adapter.requests_between(from, to).await;
-        // Nothing was read: the cursor stays.
-        let Some(range) = self.sized(from, to, read)? else { return Ok(cursor) };
-        // The last block's header, by the node that told the logs, proves that it knows the range;
-        // the first one's, that the range follows what was read.
-        let first = known(range.first.as_ref(), from)?;
-        let last = known(range.last.as_ref(), to)?.block;
-        let other_fork = |event: &Event| event.block.number == to && event.block.hash != last.hash;
-        if first.parent != cursor.hash || range.events.iter().any(other_fork) {
-            return Err(ReadError::Reorganised { number: from });
-        }
-        debug!(from, to, events = range.events.len(), "read a range of blocks");
-        self.store(range.events, Some(last)).await?;
-        Ok(last)
-    }
-
-    /// A range of blocks; `None`: the node wants smaller ranges, and there are. The page shrinks
-    /// with every failure, because too much may also show as no answer in time.
-    fn sized<T>(
-        &mut self,
-        from: u64,
-        to: u64,
-        read: Result<T, RpcError>,
-    ) -> Result<Option<T>, ReadError> {
-        match read {
-            Ok(read) => {
-                self.page.grow();
-                Ok(Some(read))
-            }
-            Err(error) => {
-                let smaller = self.page.shrink();
-                if smaller && error.wants_smaller_range() {
-                    debug!(from, to, %error, "the node wants smaller ranges");
-                    return Ok(None);
-                }
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Block by block near the head, each joined to the one before by its parent hash. Ends before
-    /// the first one that could not be read: what was read before it is not read again.
-    async fn read_near(
-        &mut self,
-        cursor: BlockRef,
-        from: u64,
-        to: u64,
-        head: &Head,
-    ) -> Result<BlockRef, ReadError> {
-        // Futures first, streams after: borrowed closures in a stream cannot be sent.
-        let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
-        let mut reads = stream::iter(reads).buffered(AT_ONCE);
-        let (mut headers, mut parent) = (Vec::new(), cursor.hash);
-        while let Some(read) = reads.next().await {
-            let header = match read {
-                Ok(header) if header.parent == parent => header,
-                Ok(header) if headers.is_empty() => {
-                    return Err(ReadError::Reorganised { number: header.block.number });
-                }
-                Err(error) if headers.is_empty() => return Err(error),
-                Ok(_) | Err(_) => break,
-            };
-            parent = header.block.hash;
-            headers.push(header);
-        }
-        drop(reads);
-        self.heart.beat().await;
-        let (address, topics) = (self.adapter.address(), self.adapter.topics());
-        let reads: Vec<_> = headers
-            .iter()
-            .filter(|head| {
-                !self.bloom_trusted || gap::may_contain(head.bloom.as_ref(), address, topics)
-            })
-            .map(|head| async {
-                (head.block.number, self.adapter.requests(LogRange::Block(head.block.hash)).await)
-            })
-            .collect();
-        let mut reads = stream::iter(reads).buffered(AT_ONCE);
-        let (mut events, mut unread) = (Vec::new(), None);
-        while let Some((number, read)) = reads.next().await {
-            match read {
-                Ok(more) => events.extend(more.answer),
-                Err(error) if number == from => return Err(error.into()),
-                Err(_) => {
-                    unread = Some(number);
-                    break;
-                }
-            }
-        }
-        drop(reads);
-        headers.retain(|head| unread.is_none_or(|unread| head.block.number < unread));
-        // `from <= to`, and it was read, so there is a last header.
-        let last = headers.last().map_or(cursor, |head| head.block);
-        self.store(events, Some(last)).await?;
-        self.recent.extend(headers.iter().map(|head| (head.block.number, head.block.hash)));
-        while self.recent.len() > REMEMBERED {
-            self.recent.pop_first();
-        }
-        Ok(last)
-    }
-
-    /// Known blocks again: what a lagging node did not show the first time. Answers whether that were
-    /// all of them.
-    async fn reread(&mut self, cursor: BlockRef) -> Result<bool, ReadError> {
-        let now = Instant::now();
-        let floor = self.begun_after + 1;
-        let Some((first, last)) = self.read_once.range(cursor.number, floor, now) else {
-            return Ok(true);
-        };
-        let (mut next, mut pages) = (first, 0);
-        while next <= last && pages < PAGES_AGAIN {
-            self.heart.beat().await;
-            let (from, to) = self.page.page(next, last);
-            let read = self.adapter.requests(LogRange::Numbers { from, to }).await;
-            let Some(told) = self.sized(from, to, read)? else { continue };
-            let late = self.store(told.answer, None).await?;
-            if late > 0 {
-                warn!(
-                    late,
-                    from, to, "requests were missing at the first reading and are stored now"
-                );
-                self.bloom_trusted = false;
-            }
-            next = to + 1;
-            pages += 1;
-        }
-        let whole = next > last;
-        self.read_once.read_again(next - 1, whole, cursor.number, now);
-        Ok(whole)
-    }
-
-    /// One page of what is suspected, at every sound node. A node that does not answer is passed over:
-    /// whoever suspects asks again.
-    async fn read_suspects(&mut self, cursor: BlockRef) -> Result<(), ReadError> {
-        let first = self.suspects.first().filter(|(from, _)| *from <= cursor.number);
-        let Some((from, to)) = first else { return Ok(()) };
-        let (from, to) = self.page.page(from, to.min(cursor.number));
-        for node in self.adapter.provider().sound_nodes() {
-            self.heart.beat().await;
-            let read = self.adapter.only(node).requests(LogRange::Numbers { from, to }).await;
-            let told = match self.sized(from, to, read) {
-                Ok(Some(told)) => told,
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    debug!(from, to, %error, "suspected blocks could not be read at a node");
-                    continue;
-                }
-            };
-            let late = self.store(told.answer, None).await?;
-            if late > 0 {
-                let host = self.adapter.provider().host(node);
-                warn!(late, from, to, host, "hidden requests were found and are stored now");
-            }
-        }
-        self.suspects.read_up_to(to);
-        Ok(())
-    }
-
-    /// After a reorganisation: back by as many blocks as are always read again, and on until the
-    /// chain is the known one, as far as it is remembered.
-    async fn rewind(&mut self, number: u64) -> Result<(), ReadError> {
-        let mut depth = gap::NEAR;
-        loop {
-            self.heart.beat().await;
-            let back_to = number.saturating_sub(depth).max(self.begun_after);
-            let block = self.header(back_to).await?.block;
-            let forked = self.recent.get(&back_to).is_some_and(|known| *known != block.hash);
-            if forked && back_to > self.begun_after {
-                depth = depth.saturating_mul(2);
-                continue;
-            }
-            warn!(at = number, back_to, "the chain was reorganised: reading again");
-            self.metrics.reorganised();
-            self.recent.split_off(&back_to);
-            self.read_once.back_to(back_to);
-            self.cursor = Some(block);
-            return Ok(());
-        }
-    }
-
-    async fn header_near(&self, number: u64, head: &Head) -> Result<Head, ReadError> {
-        if number == head.block.number { Ok(*head) } else { self.header(number).await }
-    }
-
-    async fn header(&self, number: u64) -> Result<Head, ReadError> {
-        known(self.adapter.provider().header(At::Number(number)).await?.as_ref(), number)
-    }
-
-    /// Moves the line under this head, and hands on what it covers now.
-    async fn ripen(&mut self, head: &Head) -> Result<(), ReadError> {
-        if self.depth == Depth::NONE {
-            return Ok(());
-        }
-        self.ask_for_tag(head.block.number).await;
-        let tagged = self.tag.borrow().and_then(|tag| tag.at);
-        let line = self.depth.line(head.block.number, tagged);
-        self.line.send_if_modified(|current| {
-            let changed = *current != line;
-            *current = line;
-            changed
-        });
-        for intake in self.unripe.take(line) {
-            self.hand_on(intake).await?;
-        }
-        Ok(())
-    }
-
-    /// Asks where the finality tag is, now and then, and says so if that is where it was long ago.
-    async fn ask_for_tag(&mut self, head: u64) {
-        let Some(at) = self.depth.tag() else { return };
-        if self.tag_asked.is_some_and(|asked| asked.elapsed() < TAG_EVERY) {
-            return;
-        }
-        let told = self.adapter.provider().header(at).await;
-        self.tag_asked = Some(Instant::now());
-        let told = told.unwrap_or_else(|error| {
-            debug!(tag = ?at, %error, "could not ask for the finality tag");
-            None
-        });
-        let now_ms = clock::unix_millis();
-        let known = *self.tag.borrow();
-        let mut tag = known.unwrap_or_else(|| Tag::new(self.depth.finality, head, now_ms));
-        tag.look(told.map(|block| block.block.number), head, now_ms);
-        if known != Some(tag) {
-            self.tag.send_replace(Some(tag));
-        }
-        if !tag.stands_still(now_ms) {
-            self.tag_repeats.over();
-        } else if let Some(times) = self.tag_repeats.heard("still", Instant::now()) {
-            let (name, still) = (tag.finality.as_str(), tag.still(now_ms));
-            let at = tag.at;
-            warn!(
-                tag = name,
-                at,
-                head,
-                ?still,
-                times,
-                "the finality tag stands still: requests wait for it"
-            );
-        }
-    }
-
-    async fn hand_on(&self, intake: Intake) -> Result<(), ReadError> {
-        // The journal has it: a stop here only means that the next start walks it.
-        let sent = self.heart.rest_while(self.walk.send(intake)).await;
-        sent.map_err(|_| ReadError::Stopping)
     }
 
     fn go_to(&mut self, cursor: Option<BlockRef>) {
@@ -588,7 +422,50 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         self.progress.send_replace(cursor);
     }
 
-    /// Door (a), then on to the walk. Answers how many requests were new.
+    /// Stores what was found beside the first reading.
+    async fn take(&mut self, found: Found) -> Result<(), ReadError> {
+        let Found { events, by, how, stored } = found;
+        if let How::Proven { number } = how {
+            self.notes.open().list.proven(number);
+        }
+        let late = self.store(events, None).await?;
+        match how {
+            How::Again { from, to, asked } => {
+                self.notes.open().twice.read_again(from, to, asked);
+                self.were_late(&late, by, (from, to));
+            }
+            How::Suspected | How::InDoubt | How::Proven { .. } if late.is_empty() => {}
+            How::Suspected | How::InDoubt | How::Proven { .. } => {
+                let (requests, host) = (late.len(), self.adapter.provider().host(by));
+                let block = late.first().map(|block| block.number);
+                warn!(requests, host, block, "hidden requests were found and are stored now");
+            }
+        }
+        // Who found them may be gone.
+        let _ = stored.send(());
+        Ok(())
+    }
+
+    /// Requests of these blocks were not shown at the first reading. Whoever hid one may hide another
+    /// one near it; and if it was a bloom that did, there are no more blooms of that node.
+    fn were_late(&mut self, late: &[BlockRef], by: NodeId, (from, to): (u64, u64)) {
+        let (Some(first), Some(last)) = (late.first(), late.last()) else { return };
+        let host = self.adapter.provider().host(by);
+        warn!(
+            late = late.len(),
+            from, to, host, "requests were missing at the first reading and are stored now"
+        );
+        let suspected = (first.number.saturating_sub(AROUND), last.number.saturating_add(AROUND));
+        self.suspects.read_everywhere(suspected.0.max(from), suspected.1.min(to));
+        for block in late {
+            let read = self.recent.get(&block.number).filter(|read| read.hash == block.hash);
+            if let Some(node) = read.and_then(|read| read.excluded_by) {
+                self.distrust(node);
+            }
+        }
+    }
+
+    /// Door (a), then on to the walk. Answers the blocks of the requests that were new.
     ///
     /// Blocks without anything are not worth a commit each: their cursor is stored with the next
     /// request, or now and then. A restart reads them again.
@@ -596,10 +473,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         &mut self,
         events: Vec<Event>,
         cursor: Option<BlockRef>,
-    ) -> Result<usize, ReadError> {
-        let Sorted { mut batch, requests, upgrades } = sort(&self.adapter, events);
+    ) -> Result<Vec<BlockRef>, ReadError> {
+        let Decoded { mut batch, requests, upgrades } = decode(&self.adapter, events);
         batch.cursor = cursor;
-        batch.skipped.iter().for_each(|_| self.metrics.undecodable_log());
         for event in upgrades {
             if self.upgrades.insert((event.transaction, event.log_index)) {
                 info!(block = event.block.number, "the Decryption contract was upgraded");
@@ -607,13 +483,22 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 self.support.send_replace(Support::Upgraded { block });
             }
         }
-        if batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.cursor.is_none() {
-            return Ok(0);
+        for (event, _) in &batch.skipped {
+            self.metrics.undecodable_log();
+            self.is_damaged(event);
         }
-        let empty = batch.arrivals.is_empty() && batch.skipped.is_empty();
-        if empty && Instant::now() < self.store_at {
-            self.go_to(cursor);
-            return Ok(0);
+        {
+            let mut notes = self.notes.open();
+            batch.unproven = notes.list.changed();
+            batch.read_twice = cursor.map(|cursor| notes.twice.done(cursor.number));
+        }
+        let holds_nothing =
+            batch.arrivals.is_empty() && batch.skipped.is_empty() && batch.unproven.is_none();
+        if holds_nothing && (cursor.is_none() || Instant::now() < self.store_at) {
+            if cursor.is_some() {
+                self.go_to(cursor);
+            }
+            return Ok(Vec::new());
         }
         let taken = self.heart.rest_while(self.ledger.arrive(batch)).await?;
         if cursor.is_some() {
@@ -623,7 +508,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         let mut requests: Vec<Option<Request>> = requests.into_iter().map(Some).collect();
-        let late = taken.new.len();
+        let mut came = Vec::new();
         let new = taken.new.into_iter().map(|index| (index, false));
         for (index, recovered) in new.chain(taken.reopened.into_iter().map(|index| (index, true))) {
             let Some(request) = requests.get_mut(index).and_then(Option::take) else { continue };
@@ -631,6 +516,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 warn!(request = %request.key, block = request.block.number,
                     "request is in another block now: looking at it again");
             } else {
+                came.push(request.block);
                 self.metrics.arrived(request.kind(), self.woken.elapsed());
                 info!(request = %request.key, kind = %request.kind(), block = request.block.number,
                     "request arrived");
@@ -643,57 +529,32 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 self.unripe.put(intake);
             }
         }
-        Ok(late)
+        came.sort_unstable_by_key(|block| block.number);
+        Ok(came)
     }
-}
 
-/// What events say.
-struct Sorted {
-    /// Without a cursor.
-    batch: Batch,
-    /// The requests of the batch, in its order.
-    requests: Vec<Request>,
-    upgrades: Vec<Event>,
-}
-
-fn sort<P: Provider>(adapter: &DecryptionAdapter<P>, events: Vec<Event>) -> Sorted {
-    let mut sorted = Sorted { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
-    let mut seen: HashSet<(B256, crate::domain::U256)> = HashSet::new();
-    for event in events {
-        if adapter.is_upgrade(&event) {
-            sorted.upgrades.push(event);
-            continue;
+    /// A log that cannot be read may be whole at another node: its block is read everywhere, once.
+    fn is_damaged(&mut self, event: &Event) {
+        if self.damaged.len() >= DAMAGED {
+            self.damaged.clear();
         }
-        match adapter.decode(&event) {
-            Ok(request) => {
-                // From v0.15-dev a request is announced twice in one transaction: once with its
-                // materials, once by handles only. It is one request.
-                let first = seen.insert((event.transaction, request.key.id));
-                if !first && request.generation == Generation::Head {
-                    continue;
-                }
-                let arrival = Arrival { key: request.key, kind: request.kind(), event };
-                sorted.batch.arrivals.push(arrival);
-                sorted.requests.push(request);
-            }
-            Err(error) => {
-                warn!(
-                    block = event.block.number,
-                    transaction = %event.transaction,
-                    log_index = event.log_index,
-                    %error,
-                    "a log cannot be decoded: stored and skipped"
-                );
-                sorted.batch.skipped.push((event, error.to_string()));
-            }
+        let (number, index) = (event.block.number, event.log_index);
+        if self.damaged.insert((number, index)) {
+            self.suspects.read_everywhere(number, number);
         }
     }
-    sorted
 }
 
 fn known(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {
     let head = head.filter(|head| head.block.number == number);
     head.copied().ok_or(ReadError::UnknownBlock(number))
+}
+
+/// Whether the node that told the logs of a range knows its blocks.
+fn knows(range: &Range, from: u64, to: u64) -> Result<(), String> {
+    known(range.first.as_ref(), from).map_err(|error| error.to_string())?;
+    known(range.last.as_ref(), to).map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 #[cfg(test)]

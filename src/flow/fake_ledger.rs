@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Batch, RequestLedger, Standing, Step, Taken};
+use super::{Batch, RequestLedger, Standing, Step, Taken, Unproven};
 use crate::{
     domain::{BlockRef, Event, LedgerError, RequestKey},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
@@ -17,7 +17,9 @@ use crate::{
 pub(crate) struct Book {
     pub requests: HashMap<RequestKey, BlockRef>,
     pub cursor: Option<BlockRef>,
-    pub skipped: usize,
+    pub skipped: HashSet<(BlockRef, u64)>,
+    pub read_twice: Option<u64>,
+    pub unproven: Vec<Unproven>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -41,8 +43,13 @@ impl RequestLedger for FakeLedger {
                 new.insert(index);
             }
         }
-        book.skipped += batch.skipped.len();
+        let skipped = batch.skipped.iter().map(|(event, _)| (event.block, event.log_index));
+        book.skipped.extend(skipped);
         book.cursor = batch.cursor.or(book.cursor);
+        book.read_twice = batch.read_twice.or(book.read_twice);
+        if let Some(unproven) = batch.unproven {
+            book.unproven = unproven;
+        }
         let mut new: Vec<usize> = new.into_iter().collect();
         new.sort_unstable();
         Ok(Taken { new, reopened: Vec::new() })

@@ -3,7 +3,7 @@
 //! `instance::simulation`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -44,7 +44,6 @@ pub(crate) enum Blooms {
     AsTheyAre,
     Missing,
     Full,
-    #[expect(dead_code, reason = "until a test tells it")]
     Empty,
 }
 
@@ -76,6 +75,8 @@ pub(crate) struct Lies {
     /// It does not tell the receipts of a block.
     pub no_block_receipts: bool,
     pub blooms: Blooms,
+    /// Refuses ranges of more blocks with this error.
+    pub takes_blocks: Option<(u64, i64, &'static str)>,
     /// Answers nothing.
     pub mute: bool,
     pub transaction_count: Option<u64>,
@@ -95,6 +96,10 @@ pub(crate) struct Node {
     forks: u64,
     /// Blocks whose logs are not shown so many times, by any question.
     pub hidden: HashMap<u64, usize>,
+    /// Blocks whose logs ranges leave out.
+    pub missing_in_ranges: HashSet<u64>,
+    /// So many logs of a block are shown, of those asked for.
+    pub shows_at_most: Option<usize>,
     /// Headers from here on are not known.
     pub lags_from: Option<u64>,
     /// Calls are answered by another node behind the same URL, which has no later blocks.
@@ -403,9 +408,6 @@ impl Provider for FakeChain {
     ) -> Result<Told<Vec<Event>>, RpcError> {
         let mut node = self.ask("logs")?;
         let by = self.asked;
-        if node.lies[by.0].blind {
-            return Ok(Told { by, answer: Vec::new() });
-        }
         let answer = match range {
             LogRange::Block(hash) => {
                 let head = node.header(At::Hash(hash));
@@ -413,6 +415,13 @@ impl Provider for FakeChain {
                 node.logs_of(usize::try_from(head.block.number).unwrap())
             }
             LogRange::Numbers { from, to } => {
+                if let Some((most, code, message)) = node.lies[by.0].takes_blocks
+                    && to - from >= most
+                {
+                    *node.calls.entry("refused").or_default() += 1;
+                    let (host, message) = ("node".into(), message.into());
+                    return Err(RpcError::Refused { host, code, message, data: None });
+                }
                 match node.longest_range {
                     Some((longest, true)) if to - from >= longest => {
                         return Err(refused("query returned more than 10000 results", None));
@@ -429,8 +438,9 @@ impl Provider for FakeChain {
                 if let Some(knows) = node.other_knows.filter(|_| node.others_turn) {
                     last = last.min(knows);
                 }
+                let skipped = node.missing_in_ranges.clone();
                 let mut events = Vec::new();
-                for number in from..=to.min(last) {
+                for number in (from..=to.min(last)).filter(|number| !skipped.contains(number)) {
                     events.extend(node.logs_of(usize::try_from(number).unwrap()));
                 }
                 if node.shuffles {
@@ -440,6 +450,8 @@ impl Provider for FakeChain {
                 events
             }
         };
+        let mut answer = if node.lies[by.0].blind { Vec::new() } else { answer };
+        answer.truncate(node.shows_at_most.unwrap_or(usize::MAX));
         Ok(Told { by, answer })
     }
     async fn logs_between(

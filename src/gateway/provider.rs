@@ -33,6 +33,7 @@ use tokio::sync::watch;
 
 pub use self::{
     arbitrum::ArbitrumProvider,
+    quirks::TooMuch,
     told::{Emitted, Told, Way},
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256};
@@ -159,13 +160,13 @@ impl RpcError {
             if quirks::refusal(*code, message) == quirks::Refusal::Busy)
     }
 
-    /// Whether an answer about fewer blocks may be given.
+    /// Whether an answer about fewer blocks may be given, and why.
     #[must_use]
-    pub fn wants_smaller_range(&self) -> bool {
+    pub fn too_much(&self) -> Option<TooMuch> {
         match self {
-            Self::Refused { code, message, .. } => quirks::is_range_too_large(*code, message),
-            Self::TooLarge { .. } => true,
-            Self::Unavailable { .. } | Self::WrongChain { .. } | Self::Unreadable { .. } => false,
+            Self::Refused { code, message, .. } => quirks::too_much(*code, message),
+            Self::TooLarge { .. } => Some(TooMuch::Results),
+            Self::Unavailable { .. } | Self::WrongChain { .. } | Self::Unreadable { .. } => None,
         }
     }
 

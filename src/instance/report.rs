@@ -21,6 +21,10 @@ use crate::{
     clock,
     domain::{Address, BlockRef},
     flow::{
+        arrivals::{
+            notes::{Notes, Uncertain},
+            unproven::Unclear,
+        },
         ciphertexts::MemoryUse,
         depth::Tag,
         kms_core::{Health, KmsCore},
@@ -29,7 +33,7 @@ use crate::{
     heart::Heart,
     journal::{self, Journal, JournalError, Space},
     metrics::Standing,
-    observe::status::{Phase, Reporter, StaleNode, StillTag},
+    observe::status::{Phase, ReadOnce, Reporter, StaleNode, StillTag, UnprovenBlocks},
     repeats::Repeats,
 };
 
@@ -57,6 +61,8 @@ pub(super) struct Report {
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
+    /// What is not certain of what was read.
+    pub notes: Notes,
     /// The finality tag, where one is waited for.
     pub tag: watch::Receiver<Option<Tag>>,
     /// Absent where only observed.
@@ -106,10 +112,14 @@ impl Report {
                 counted = (Instant::now(), moves, InHand::of(&standings));
             }
             let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
+            let uncertain = self.notes.uncertain();
+            self.reporter.metrics.unproven_blocks(uncertain.unclear.blocks);
             let seen = match (cursor, head) {
                 (Some(cursor), Some(head)) => {
                     let behind_since = lag.look(cursor, head, clock::unix_millis());
-                    self.reporter.metrics.behind_since(behind_since);
+                    // What was read and is in doubt is not read.
+                    let since = behind_since.into_iter().chain(uncertain.since_ms());
+                    self.reporter.metrics.behind_since(since.min());
                     tracker.look(cursor, head, Instant::now())
                 }
                 (None, _) | (_, None) => Seen::Near,
@@ -133,6 +143,10 @@ impl Report {
                     at: tag.at,
                     since_ms: tag.since_ms,
                 });
+                let Uncertain { unclear: Unclear { blocks, first, since_ms }, read_once } =
+                    uncertain;
+                new.unproven = (blocks > 0).then_some(UnprovenBlocks { blocks, first, since_ms });
+                new.read_once = read_once.map(|(first, since_ms)| ReadOnce { first, since_ms });
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,

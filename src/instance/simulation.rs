@@ -319,8 +319,9 @@ impl Machine<'_> {
         let (walk_again, again) = mpsc::channel(super::parts::RECOVERED_AHEAD);
         let intakes = Intakes { fresh, again };
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
-        let super::Reading { cursor, begun_after, newest } = left.reading;
-        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after);
+        let super::Reading { cursor, begun_after, read_twice, unproven, newest } = left.reading;
+        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
+            .resuming(unproven, read_twice);
         tasks.spawn("arrivals", arrivals.run(Start::Block(1), Heart::default(), stop.clone()));
         let recovery = Recovery {
             journal: journal.clone(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
+    flow::Unproven,
     gateway::lane::{MinedTransaction, SignedTransaction},
     metrics::Standing,
 };
@@ -122,6 +123,33 @@ pub(super) fn cursor(
             Ok(BlockRef { number: number(row, 0)?, hash: hash(row, 1)? })
         })
         .optional()
+}
+
+pub(super) fn read_twice(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Option<u64>> {
+    let read = connection
+        .prepare_cached(sql::SELECT_READ_TWICE)?
+        .query_row([Fixed(contract)], |row| maybe_number(row, 0))
+        .optional()?;
+    Ok(read.flatten())
+}
+
+pub(super) fn unproven(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Vec<Unproven>> {
+    let mut select = connection.prepare_cached(sql::SELECT_UNPROVEN)?;
+    let rows = select.query_map([Fixed(contract)], |row| {
+        Ok(Unproven {
+            first: number(row, 0)?,
+            last: number(row, 1)?,
+            hash: maybe_hash(row, 2)?,
+            since_ms: number(row, 3)?,
+        })
+    })?;
+    rows.collect()
 }
 
 pub(super) fn begun_after(

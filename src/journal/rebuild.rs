@@ -119,7 +119,7 @@ fn fill(
     let now_ms = clock::unix_millis();
     let tables = Tables { transaction: &transaction, contract };
     let batch =
-        Batch { arrivals: found.requests.clone(), skipped: Vec::new(), cursor: Some(cursor) };
+        Batch { arrivals: found.requests.clone(), cursor: Some(cursor), ..Batch::default() };
     tables.arrive(&batch, now_ms)?;
     for signed in &found.transactions {
         tables.sign(signed, now_ms)?;
@@ -141,8 +141,10 @@ fn go_back(
         return Ok(Way::NotThere { before });
     }
     let (number, now) = (Number(cursor.number), Number(clock::unix_millis()));
-    transaction
-        .execute(sql::SET_CURSOR, params![Fixed(contract), number, Fixed(cursor.hash), now])?;
+    transaction.execute(
+        sql::SET_CURSOR,
+        params![Fixed(contract), number, Fixed(cursor.hash), now, None::<Number>],
+    )?;
     transaction.execute(sql::BEGIN_EARLIER, params![Fixed(contract), number])?;
     transaction.commit()?;
     Ok(Way::ReadAgain { before })

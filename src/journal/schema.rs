@@ -16,7 +16,20 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
+
+/// Blocks up to the cursor whose logs nobody could prove, and up to where all were read twice.
+const V7: &str = "
+ALTER TABLE cursors ADD COLUMN read_twice INTEGER;
+CREATE TABLE unproven (
+    contract BLOB NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    hash BLOB,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (contract, first)
+) STRICT, WITHOUT ROWID;
+";
 
 /// Transactions are found by nonce and hash: an index by hash alone is written all over for every
 /// commit, and the more the larger it is.

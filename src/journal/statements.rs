@@ -32,11 +32,22 @@ INSERT INTO skipped_logs
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
 
 pub(super) const SET_CURSOR: &str = "
-INSERT INTO cursors (contract, begun_after, number, hash, moved_at) VALUES (?1, ?2, ?2, ?3, ?4)
-ON CONFLICT (contract) DO UPDATE
-SET number = excluded.number, hash = excluded.hash, moved_at = excluded.moved_at";
+INSERT INTO cursors (contract, begun_after, number, hash, moved_at, read_twice)
+VALUES (?1, ?2, ?2, ?3, ?4, ?5)
+ON CONFLICT (contract) DO UPDATE SET number = excluded.number, hash = excluded.hash,
+    moved_at = excluded.moved_at, read_twice = excluded.read_twice";
 
 pub(super) const SELECT_CURSOR: &str = "SELECT number, hash FROM cursors WHERE contract = ?1";
+
+/// Up to where all was read twice, if that is known.
+pub(super) const SELECT_READ_TWICE: &str = "SELECT read_twice FROM cursors WHERE contract = ?1";
+
+/// The list is small, and replaced as a whole.
+pub(super) const FORGET_UNPROVEN: &str = "DELETE FROM unproven WHERE contract = ?1";
+pub(super) const PUT_UNPROVEN: &str = "
+INSERT INTO unproven (contract, first, last, hash, since) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub(super) const SELECT_UNPROVEN: &str = "
+SELECT first, last, hash, since FROM unproven WHERE contract = ?1 ORDER BY first";
 
 /// The first cursor's number: no later cursor changes it.
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
@@ -342,8 +353,11 @@ WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
 /// `?1` contract, `?2` now.
 pub(super) const INHERIT_CURSOR: &str = "
-INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at)
-SELECT contract, begun_after, number, hash, ?2 FROM old.cursors WHERE contract = ?1";
+INSERT INTO main.cursors (contract, begun_after, number, hash, moved_at, read_twice)
+SELECT contract, begun_after, number, hash, ?2, read_twice FROM old.cursors WHERE contract = ?1";
+
+pub(super) const INHERIT_UNPROVEN: &str = "
+INSERT INTO main.unproven SELECT * FROM old.unproven WHERE contract = ?1 ON CONFLICT DO NOTHING";
 
 pub(super) const IS_EMPTY: &str = "
 SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)

@@ -299,6 +299,7 @@ fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(Blo
     let of = params![Fixed(contract)];
     let now = Number(clock::unix_millis());
     transaction.execute(sql::INHERIT_CURSOR, params![Fixed(contract), now])?;
+    transaction.execute(sql::INHERIT_UNPROVEN, of)?;
     let cursor = reader::cursor(&transaction, contract)?;
     let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let young = Number(cursor.number.saturating_sub(YOUNG));

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Address, B256, BlockRef, HoldReason, RequestKey},
-    flow::{Arrival, Batch, Step, Taken},
+    flow::{Arrival, Batch, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
 };
 
@@ -88,9 +88,29 @@ impl Tables<'_> {
                 Number(cursor.number),
                 Fixed(cursor.hash),
                 Number(now_ms),
+                batch.read_twice.map(Number),
             ])?;
         }
+        if let Some(unproven) = &batch.unproven {
+            self.replace_unproven(unproven)?;
+        }
         Ok(taken)
+    }
+
+    fn replace_unproven(&self, unproven: &[Unproven]) -> rusqlite::Result<()> {
+        let contract = Fixed(self.contract);
+        self.transaction.prepare_cached(sql::FORGET_UNPROVEN)?.execute([contract])?;
+        let mut put = self.transaction.prepare_cached(sql::PUT_UNPROVEN)?;
+        for Unproven { first, last, hash, since_ms } in unproven {
+            put.execute(params![
+                contract,
+                Number(*first),
+                Number(*last),
+                hash.map(Fixed),
+                Number(*since_ms),
+            ])?;
+        }
+        Ok(())
     }
 
     /// A known request takes over the block it is in now. Whether it was settled and is open again.

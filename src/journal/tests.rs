@@ -1,5 +1,6 @@
 //! The journal from outside: what is stored, what comes back, what an operator is told.
 
+mod reading;
 mod crash;
 mod damage;
 mod listing;
@@ -63,8 +64,8 @@ fn arrival(id: u64) -> Arrival {
 fn batch(ids: impl IntoIterator<Item = u64>, cursor: Option<u64>) -> Batch {
     Batch {
         arrivals: ids.into_iter().map(arrival).collect(),
-        skipped: Vec::new(),
         cursor: cursor.map(block),
+        ..Batch::default()
     }
 }
 
@@ -509,7 +510,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     limit_pages(&running, Some(1));
     let large = Arrival { event: event(2, 500_000), ..arrival(2) };
     let large =
-        Batch { arrivals: vec![arrival(3), large], skipped: vec![], cursor: Some(block(2)) };
+        Batch { arrivals: vec![arrival(3), large], cursor: Some(block(2)), ..Batch::default() };
     let mut callers = JoinSet::new();
     let journal = running.journal.clone();
     callers.spawn(async move { journal.arrive(large).await.unwrap().new });
@@ -728,7 +729,7 @@ async fn throughput() {
         let arrivals = (first..first + 2000)
             .map(|id| Arrival { event: event(id, 1000), ..arrival(id) })
             .collect();
-        let batch = Batch { arrivals, skipped: vec![], cursor: Some(block(first)) };
+        let batch = Batch { arrivals, cursor: Some(block(first)), ..Batch::default() };
         assert_eq!(journal.arrive(batch).await.unwrap().new.len(), 2000);
     }
     let rate = |count: u32, start: Instant| f64::from(count) / start.elapsed().as_secs_f64();

@@ -141,6 +141,7 @@ impl Command {
             Work::Arrive(batch) => {
                 batch.arrivals.iter().map(|arrival| 512 + event(&arrival.event)).sum::<usize>()
                     + batch.skipped.iter().map(|(skipped, _)| event(skipped)).sum::<usize>()
+                    + batch.unproven.as_ref().map_or(0, |unproven| 128 * unproven.len())
             }
             Work::Signed(transactions) => transactions.iter().map(|one| 512 + one.raw.len()).sum(),
             Work::Note(_, Step::Answered(answer)) => answer.payload.len() + answer.extra_data.len(),

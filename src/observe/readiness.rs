@@ -94,6 +94,8 @@ impl InstanceReadiness {
         let stale = one.gauges.stale.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
         let tag =
             one.gauges.still_tag.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
+        let unproven =
+            one.gauges.unproven.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
         let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
         let warning = warning.map(|warning| format!("last warning: {}", warning.text));
         let reason: Vec<String> = why
@@ -102,6 +104,7 @@ impl InstanceReadiness {
             .chain(held)
             .chain(stale)
             .chain(tag)
+            .chain(unproven)
             .chain(warning)
             .collect();
         Self {

@@ -210,6 +210,12 @@ pub struct Gauges {
     /// The finality tag, if requests wait for one that does not move.
     #[serde(default)]
     pub still_tag: Option<StillTag>,
+    /// Blocks up to the cursor whose logs are in doubt.
+    #[serde(default)]
+    pub unproven: Option<UnprovenBlocks>,
+    /// Blocks up to the cursor whose second reading is late.
+    #[serde(default)]
+    pub read_once: Option<ReadOnce>,
 }
 
 impl Gauges {
@@ -220,10 +226,11 @@ impl Gauges {
         (!self.held_by.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
     }
 
-    /// Blocks between cursor and head.
+    /// Blocks between cursor and head, and those before it whose logs are in doubt.
     #[must_use]
     pub fn lag(&self) -> Option<u64> {
-        Some(self.head?.saturating_sub(self.cursor?))
+        let behind = self.head?.saturating_sub(self.cursor?);
+        Some(behind.saturating_add(self.unproven.as_ref().map_or(0, |unproven| unproven.blocks)))
     }
 }
 
@@ -286,6 +293,53 @@ impl fmt::Display for StillTag {
         f.write_str(
             ": requests of later blocks wait for it; if an explorer of the chain shows another \
              one, ask the node's operator, or name another node",
+        )
+    }
+}
+
+/// Blocks that were read, and whose logs no gateway node could prove within a minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnprovenBlocks {
+    pub blocks: u64,
+    /// The lowest one.
+    pub first: u64,
+    /// Since when (Unix ms) the one does that waits longest.
+    pub since_ms: u64,
+}
+
+/// In words, with what to do.
+impl fmt::Display for UnprovenBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blocks, first, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        write!(
+            f,
+            "no gateway node has proven the logs of {blocks} blocks, the first of them {first}, \
+             since {since}: a request may be hidden in them; they are asked about until they are \
+             proven; ask the node's operator whether its index of logs is whole, or name another \
+             node in gateway_fallback_urls"
+        )
+    }
+}
+
+/// Every block is read twice, and this should have happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadOnce {
+    /// The block that has waited longest.
+    pub first: u64,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
+}
+
+/// In words, with what to do.
+impl fmt::Display for ReadOnce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        write!(
+            f,
+            "the second reading of blocks from {first} on is late: they were read once, at {since}; \
+             it goes on by itself, and takes long where a gateway node answers little at a time"
         )
     }
 }

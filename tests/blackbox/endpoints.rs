@@ -378,7 +378,7 @@ async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
     let alone = ground.provider.only(ground.provider.sound_nodes()[0]);
     let logs = alone.logs(Address::ZERO, &[], LogRange::Numbers { from: 0, to: 9 }).await;
     let error = logs.err().ok_or_else(|| Error::other("an answer"))?;
-    assert!(error.wants_smaller_range(), "{error}");
+    assert!(error.too_much().is_some(), "{error}");
     assert!(ground.nodes[0].flooded() < 128 << 20, "{}", ground.nodes[0].flooded());
 
     // Over a WebSocket it costs the connection.

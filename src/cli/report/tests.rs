@@ -41,6 +41,8 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             observed: None,
             stale: Vec::new(),
             still_tag: None,
+            unproven: None,
+            read_once: None,
         },
     }
 }

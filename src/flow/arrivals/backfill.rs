@@ -2,13 +2,23 @@
 //! is known stays as it is, and the cursor does not move.
 //!
 //! The same proofs as in reading far from the head: one node tells the logs and the headers of both
-//! ends of a range, so that one that does not know the blocks cannot make them look empty.
+//! ends of a range, so that one that does not know the blocks cannot make them look empty. Every sound
+//! node is asked: an operator reads again because something may have been hidden.
 
-use super::{gap::PageSize, known, sort};
+use tokio::time::Instant;
+
+use super::{
+    decoded::{Decoded, decode},
+    knows,
+    pages::Pages,
+};
 use crate::{
-    domain::LedgerError,
-    flow::{Intake, RequestLedger},
-    gateway::{decryption::DecryptionAdapter, provider::Provider},
+    domain::{Event, LedgerError},
+    flow::{Intake, RequestLedger, Taken},
+    gateway::{
+        decryption::DecryptionAdapter,
+        provider::{NodeId, Provider},
+    },
 };
 
 /// Reads known blocks again.
@@ -16,7 +26,7 @@ use crate::{
 pub struct Backfill<P, L> {
     adapter: DecryptionAdapter<P>,
     ledger: L,
-    page: PageSize,
+    pages: Pages,
 }
 
 /// A range that was read again.
@@ -41,40 +51,70 @@ pub enum BackfillError {
 
 impl<P: Provider, L: RequestLedger> Backfill<P, L> {
     pub fn new(adapter: DecryptionAdapter<P>, ledger: L) -> Self {
-        Self { adapter, ledger, page: PageSize::new() }
+        Self { adapter, ledger, pages: Pages::default() }
     }
 
-    /// Reads from `from` on, not beyond `to`, and as much as the node tells at once. What is new is
+    /// Reads from `from` on, not beyond `to`, and as much as the nodes tell at once. What is new is
     /// durable when this returns, and the caller's to be walked.
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
-        loop {
-            let (from, to) = self.page.page(from, to);
-            let range = match self.adapter.requests_between(from, to).await {
-                Ok(range) => range,
-                Err(error) => {
-                    let smaller = self.page.shrink();
-                    if smaller && error.wants_smaller_range() {
-                        continue;
+        let (events, to) = self.read_everywhere(from, to).await?;
+        let Decoded { batch, requests, .. } = decode(&self.adapter, events);
+        let found = requests.len();
+        let taken = if batch.arrivals.is_empty() && batch.skipped.is_empty() {
+            Taken::default()
+        } else {
+            self.ledger.arrive(batch).await?
+        };
+        let mut requests: Vec<Option<_>> = requests.into_iter().map(Some).collect();
+        let new = taken.new.into_iter().filter_map(|index| requests.get_mut(index)?.take());
+        // It may have been answered by an earlier life.
+        let new = new.map(|request| Intake { request, recovered: true }).collect();
+        Ok(Reread { to, requests: found, new })
+    }
+
+    /// The events of a page that any node shows, and where the page ends. One node that knows the
+    /// blocks is enough.
+    async fn read_everywhere(
+        &mut self,
+        from: u64,
+        to: u64,
+    ) -> Result<(Vec<Event>, u64), BackfillError> {
+        'page: loop {
+            let mut nodes = self.adapter.provider().sound_nodes();
+            if nodes.is_empty() {
+                nodes.push(NodeId(0));
+            }
+            let ends = nodes.iter().map(|node| self.pages.page(*node, from, to).1);
+            let last = ends.min().unwrap_or(from);
+            let (mut events, mut answers, mut failed) = (Vec::new(), 0_usize, None);
+            for node in nodes {
+                match self.adapter.only(node).requests_between(from, last).await {
+                    Ok(range) => match knows(&range, from, last) {
+                        Ok(()) => {
+                            self.pages.worked(node, (from, last), Instant::now());
+                            answers += 1;
+                            for event in range.events {
+                                if !events.contains(&event) {
+                                    events.push(event);
+                                }
+                            }
+                        }
+                        Err(error) => failed = Some(error),
+                    },
+                    Err(error) => {
+                        if self.pages.failed(node, (from, last), &error, Instant::now()) {
+                            continue 'page;
+                        }
+                        failed = Some(error.to_string());
                     }
-                    return Err(BackfillError::Chain(error.to_string()));
                 }
-            };
-            self.page.grow();
-            let unproven = |error: super::ReadError| BackfillError::Chain(error.to_string());
-            known(range.first.as_ref(), from).map_err(unproven)?;
-            known(range.last.as_ref(), to).map_err(unproven)?;
-            let sorted = sort(&self.adapter, range.events);
-            let requests = sorted.requests.len();
-            let taken = if sorted.batch.arrivals.is_empty() && sorted.batch.skipped.is_empty() {
-                crate::flow::Taken::default()
-            } else {
-                self.ledger.arrive(sorted.batch).await?
-            };
-            let mut found: Vec<Option<_>> = sorted.requests.into_iter().map(Some).collect();
-            let new = taken.new.into_iter().filter_map(|index| found.get_mut(index)?.take());
-            // It may have been answered by an earlier life.
-            let new = new.map(|request| Intake { request, recovered: true }).collect();
-            return Ok(Reread { to, requests, new });
+            }
+            match failed {
+                Some(error) if answers == 0 => return Err(BackfillError::Chain(error)),
+                Some(_) | None => {}
+            }
+            events.sort_by_key(|event| (event.block.number, event.log_index));
+            return Ok((events, last));
         }
     }
 }

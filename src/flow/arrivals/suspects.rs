@@ -6,25 +6,36 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Notify;
+
 /// Ranges remembered. Of more, the two that lie closest become one: more is read, and nothing is left
 /// out.
 const MOST: usize = 64;
 
 /// The set. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Suspects(Arc<Mutex<Ranges>>);
+pub struct Suspects {
+    ranges: Arc<Mutex<Ranges>>,
+    asked: Arc<Notify>,
+}
 
 impl Suspects {
     /// Reads `from` to `to` (both included) again, soon, at every sound node. What is found and not
     /// known is stored and walked as ever. Nothing above the cursor is read: that is new anyway.
     pub fn read_everywhere(&self, from: u64, to: u64) {
         self.ranges().add(from, to);
+        self.asked.notify_one();
     }
 
     /// Whether any of these blocks still waits to be read again.
     #[must_use]
     pub fn is_waiting(&self, from: u64, to: u64) -> bool {
         self.ranges().0.range(..=to).next_back().is_some_and(|(_, last)| *last >= from)
+    }
+
+    /// Until somebody suspects something.
+    pub(super) async fn wait(&self) {
+        self.asked.notified().await;
     }
 
     /// The first range that waits.
@@ -38,7 +49,7 @@ impl Suspects {
     }
 
     fn ranges(&self) -> MutexGuard<'_, Ranges> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,6 +3,10 @@
 //! JSON-RPC has no agreed codes for what a node thinks of a transaction, so text is all there is.
 //! Every pattern stands here and nowhere else, with the node it was seen on.
 
+mod ranges;
+
+pub use ranges::{TooMuch, too_much};
+
 /// What a node's refusal of a raw transaction says about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -156,26 +160,6 @@ pub fn may_dislike_arrays(status: u16) -> bool {
     matches!(status, 400 | 404 | 405 | 406 | 411 | 413..=415 | 422 | 500 | 501)
 }
 
-/// Whether an error of `eth_getLogs` asks for a smaller range.
-#[must_use]
-pub fn is_range_too_large(code: i64, message: &str) -> bool {
-    const PATTERNS: &[&str] = &[
-        "too many results",
-        "query returned more than",
-        "block range",
-        "range is too",
-        "range too large",
-        "limit exceeded",
-        "response size",
-        "max results",
-        "logs matched by query exceeds",
-        "query timeout",
-        "timed out",
-    ];
-    let text = message.to_lowercase();
-    code == -32005 || PATTERNS.iter().any(|pattern| text.contains(pattern))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -248,7 +232,6 @@ mod tests {
                 let busy = refusal(code, &text) == Refusal::Busy;
                 prop_assert!(!is_about_node(code, &text) || busy, "a revert is the contract's answer");
             }
-            let _ = is_range_too_large(code, &text);
         }
     }
 }

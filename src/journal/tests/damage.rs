@@ -150,7 +150,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     forged.key.content = B256::repeat_byte(0xbb);
     let mut all = arrivals.clone();
     all.push(forged);
-    let stored = Batch { arrivals: all, skipped: vec![], cursor: Some(block(20)) };
+    let stored = Batch { arrivals: all, cursor: Some(block(20)), ..Batch::default() };
     journal.arrive(stored).await.unwrap();
     journal.note(keys[0], Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.note(keys[1], Step::Answered(answer("a"))).await.unwrap();
@@ -207,7 +207,7 @@ async fn every_damaged_page_can_be_rebuilt_from() {
     for first in (0..60).step_by(20) {
         let arrivals = (first..first + 20).map(|number| real(100 + number)).collect();
         let cursor = Some(block(100 + first + 19));
-        journal.arrive(Batch { arrivals, skipped: vec![], cursor }).await.unwrap();
+        journal.arrive(Batch { arrivals, cursor, ..Batch::default() }).await.unwrap();
         let sent = (first..first + 20).map(|nonce| sent(nonce, real(100 + nonce).key)).collect();
         journal.signed(sent).await.unwrap();
     }

@@ -144,6 +144,13 @@ async fn play(calls: Vec<Call>) {
                     .collect();
                 for (index, one) in arrivals.iter().enumerate() {
                     let order = model.requests.len();
+                    // An orphan that is read again is open again.
+                    if let Some(known) = model.requests.get_mut(&one.key)
+                        && cursor.is_some()
+                        && known.outcome == Some(Outcome::Orphaned)
+                    {
+                        known.outcome = None;
+                    }
                     model.requests.entry(one.key).or_insert_with(|| {
                         new.push(index);
                         Expected {
@@ -159,7 +166,7 @@ async fn play(calls: Vec<Call>) {
                 }
                 let cursor = cursor.map(block);
                 model.cursor = cursor.or(model.cursor);
-                let batch = Batch { arrivals, skipped: Vec::new(), cursor };
+                let batch = Batch { arrivals, cursor, ..Batch::default() };
                 assert_eq!(journal.arrive(batch).await.unwrap().new, new);
             }
             Call::Note(id, content, step) => {

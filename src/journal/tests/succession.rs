@@ -89,6 +89,8 @@ async fn requests_in_hand_are_counted_as_they_move() {
     assert_eq!(counted, BTreeMap::from(wanted));
 }
 
+const DOUBT: Unproven = Unproven { first: 180, last: 181, hash: None, since_ms: 1 };
+
 /// Requests in every stage, one settled.
 async fn fill(journal: &Journal) {
     journal.arrive(batch([], Some(3))).await.unwrap();
@@ -99,7 +101,9 @@ async fn fill(journal: &Journal) {
     journal.arrive(more).await.unwrap();
     journal.note(key(8), Step::Answered(answer("eight"))).await.unwrap();
     journal.note(key(8), Step::Settled(Outcome::Expired)).await.unwrap();
-    journal.arrive(batch([9, 1, 2, 3, 4, 5], Some(200))).await.unwrap();
+    let unproven = Some(vec![DOUBT]);
+    let arrived = Batch { read_twice: Some(150), unproven, ..batch([9, 1, 2, 3, 4, 5], Some(200)) };
+    journal.arrive(arrived).await.unwrap();
     let steps = [
         (1, Step::Asked),
         (2, Step::Answered(answer("two"))),
@@ -129,6 +133,8 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     assert_eq!(predecessor, Some(expected));
     assert_eq!(new.cursor().await.unwrap(), Some(block(200)));
     assert_eq!(new.begun_after().await.unwrap(), Some(3));
+    assert_eq!(new.read_twice().await.unwrap(), Some(150));
+    assert_eq!(new.unproven().await.unwrap(), [DOUBT]);
     let requests = new.unfinished(None, 9, Holds::Included).await.unwrap();
     let found: Vec<_> = requests
         .iter()

@@ -24,6 +24,7 @@ fn full() -> Metrics {
     metrics.walking(1, 1000);
     metrics.behind_since(None);
     metrics.finality_tag(second);
+    metrics.unproven_blocks(1);
     metrics.fetched("bucket:9000", "ok");
     metrics.ciphertext_memory(1, 2);
     metrics.core_call("public_decrypt", "ok");

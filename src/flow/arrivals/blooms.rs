@@ -1,0 +1,306 @@
+//! What a header's bloom says of the logs of its block, and whether logs that a node showed are all
+//! there are. Pure.
+//!
+//! The bloom in a header is made of the address and the topics of every log of the block. So a bloom
+//! that holds what none of the logs shown has is either a coincidence (it is small, and a full block
+//! fills a third of it) or a log that is not shown; and all logs of the block, whoever emitted them,
+//! tell which: the bloom made of them is the header's, or it is not.
+//!
+//! A bloom is a node's word like any other. That a header is the one its hash names is not proven here,
+//! for that all its fields would have to be read: headers are joined by the hashes of their parents, and
+//! that is all. A bloom that is missing, or has every bit set, says nothing; nor does that of a node
+//! which has told a wrong one.
+
+use std::collections::BTreeSet;
+
+use alloy::primitives::{Bloom, BloomInput};
+
+use crate::{
+    domain::{Address, B256, Event},
+    gateway::provider::{Emitted, Head, NodeId},
+};
+
+/// Nodes whose blooms were wrong.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trust(BTreeSet<NodeId>);
+
+impl Trust {
+    /// The bloom of this header, if it says anything.
+    pub(super) fn bloom<'h>(&self, head: &'h Head) -> Option<&'h Bloom> {
+        let full = |bloom: &Bloom| bloom.iter().all(|byte| *byte == u8::MAX);
+        head.bloom.as_ref().filter(|bloom| !full(bloom) && !self.0.contains(&head.by))
+    }
+
+    /// The node told a wrong bloom. Whether that is news.
+    pub(super) fn is_over(&mut self, node: NodeId) -> bool {
+        self.0.insert(node)
+    }
+}
+
+/// The logs that are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub address: Address,
+    /// First topics.
+    pub topics: &'a [B256],
+}
+
+impl Wanted<'_> {
+    /// Whether a block may hold any of them. `None`: its header does not say.
+    pub(super) fn may_be_in(self, bloom: Option<&Bloom>) -> bool {
+        bloom.is_none_or(|bloom| self.may_hide_in(bloom, &[]))
+    }
+
+    /// Whether the bloom speaks of one that is not among those shown.
+    pub(super) fn may_hide_in(self, bloom: &Bloom, shown: &[Event]) -> bool {
+        let is_shown = |topic| shown.iter().any(|event| event.topics.first() == Some(topic));
+        holds(bloom, self.address.as_slice())
+            && self.topics.iter().any(|topic| holds(bloom, topic.as_slice()) && !is_shown(topic))
+    }
+
+    /// Those among all logs of a block, in its order.
+    pub(super) fn among(self, all: &[Emitted]) -> Vec<Event> {
+        let is_wanted = |one: &&Emitted| {
+            one.address == self.address
+                && one.event.topics.first().is_some_and(|topic| self.topics.contains(topic))
+        };
+        let mut events: Vec<Event> =
+            all.iter().filter(is_wanted).map(|one| one.event.clone()).collect();
+        events.sort_by_key(|event| event.log_index);
+        events
+    }
+}
+
+fn holds(bloom: &Bloom, bytes: &[u8]) -> bool {
+    bloom.contains_input(BloomInput::Raw(bytes))
+}
+
+/// What a bloom and the logs of the same block say of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// These are all.
+    All,
+    /// There is another one that is not shown.
+    Hidden,
+    /// A log is not in the bloom: the header's is wrong.
+    WrongBloom,
+}
+
+pub(super) fn compare(bloom: &Bloom, logs: &[Emitted]) -> Found {
+    let made = bloom_of(logs);
+    if made == *bloom {
+        Found::All
+    } else if bloom.contains(&made) {
+        Found::Hidden
+    } else {
+        Found::WrongBloom
+    }
+}
+
+fn bloom_of(logs: &[Emitted]) -> Bloom {
+    let mut bloom = Bloom::ZERO;
+    for Emitted { address, event } in logs {
+        bloom.accrue(BloomInput::Raw(address.as_slice()));
+        for topic in &event.topics {
+            bloom.accrue(BloomInput::Raw(topic.as_slice()));
+        }
+    }
+    bloom
+}
+
+/// What one node says of a block.
+#[derive(Clone, Debug)]
+pub(super) struct Witness {
+    pub head: Head,
+    /// All logs of the block, each way in which the node told them.
+    pub logs: Vec<Vec<Emitted>>,
+}
+
+/// What the words of all nodes come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// What is wanted of the block, and nothing else is in it. Or nobody's bloom says anything, and
+    /// nobody contradicts.
+    Proven(Vec<Event>),
+    /// It may hold more than these.
+    Unproven(Vec<Event>),
+}
+
+/// Judges what was said of one block, which all know by the same hash; also tells whose blooms are
+/// proven wrong by it: they lose their trust.
+///
+/// Logs are all there are if their bloom is that of every header that says anything: where two
+/// headers differ, one of their nodes may hide a log and its trace.
+pub(super) fn judge(
+    witnesses: &[Witness],
+    wanted: Wanted<'_>,
+    trust: &mut Trust,
+) -> (Verdict, Vec<NodeId>) {
+    let mut liars = Vec::new();
+    for Witness { head, logs } in witnesses {
+        let Some(bloom) = trust.bloom(head) else { continue };
+        if logs.iter().any(|logs| compare(bloom, logs) == Found::WrongBloom) {
+            trust.is_over(head.by);
+            liars.push(head.by);
+        }
+    }
+    let told = || witnesses.iter().flat_map(|one| &one.logs);
+    let says = |trust: &Trust, made: &Bloom, one: &Witness| {
+        trust.bloom(&one.head).map(|bloom| bloom == made)
+    };
+    let whole = told().find(|logs| {
+        let made = bloom_of(logs);
+        witnesses.iter().any(|one| says(trust, &made, one) == Some(true))
+    });
+    if let Some(whole) = whole {
+        let made = bloom_of(whole);
+        if witnesses.iter().all(|one| says(trust, &made, one) != Some(false)) {
+            return (Verdict::Proven(wanted.among(whole)), liars);
+        }
+    }
+    let mut union: Vec<Event> = told().flat_map(|logs| wanted.among(logs)).collect();
+    union.sort_by(|one, other| {
+        (one.log_index, &one.topics, &one.data).cmp(&(other.log_index, &other.topics, &other.data))
+    });
+    union.dedup();
+    let agreed = told().all(|logs| wanted.among(logs).len() == union.len());
+    let nothing_said = witnesses.iter().all(|one| trust.bloom(&one.head).is_none());
+    let verdict = if nothing_said && agreed && told().next().is_some() {
+        Verdict::Proven(union)
+    } else {
+        Verdict::Unproven(union)
+    };
+    (verdict, liars)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::keccak256;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{BlockRef, Bytes};
+
+    const OURS: Address = Address::repeat_byte(0xdc);
+    const BLOCK: BlockRef = BlockRef { number: 7, hash: B256::repeat_byte(7) };
+
+    fn topic(number: u64) -> B256 {
+        keccak256(number.to_be_bytes())
+    }
+
+    fn log(address: Address, index: u64, topics: &[u64]) -> Emitted {
+        let event = Event {
+            block: BLOCK,
+            transaction: topic(1000 + index),
+            log_index: index,
+            topics: topics.iter().copied().map(topic).collect(),
+            data: Bytes::new(),
+        };
+        Emitted { address, event }
+    }
+
+    fn head(by: usize, bloom: Option<&Bloom>) -> Head {
+        let (parent, bloom) = (B256::ZERO, bloom.copied());
+        Head { block: BLOCK, parent, bloom, base_fee: None, connection: 1, by: NodeId(by) }
+    }
+
+    /// First topics 1 and 2 are wanted.
+    fn with_wanted<T>(then: impl FnOnce(Wanted<'_>) -> T) -> T {
+        then(Wanted { address: OURS, topics: &[topic(1), topic(2)] })
+    }
+
+    #[test]
+    fn a_bloom_speaks_of_what_is_not_shown() {
+        let (one, two) = (log(OURS, 0, &[1, 50]), log(OURS, 1, &[2, 51]));
+        let bloom = bloom_of(&[one.clone(), two.clone()]);
+        with_wanted(|wanted| {
+            assert!(wanted.may_be_in(Some(&bloom)) && wanted.may_be_in(None));
+            assert!(!wanted.may_be_in(Some(&Bloom::ZERO)));
+            assert!(wanted.may_hide_in(&bloom, &[]));
+            assert!(wanted.may_hide_in(&bloom, std::slice::from_ref(&one.event)));
+            assert!(!wanted.may_hide_in(&bloom, &[one.event, two.event]));
+        });
+    }
+
+    #[test]
+    fn a_bloom_that_says_nothing_proves_nothing() {
+        let mut trust = Trust::default();
+        let bloom = bloom_of(&[log(OURS, 0, &[1])]);
+        assert_eq!(trust.bloom(&head(0, Some(&bloom))), Some(&bloom));
+        assert_eq!(trust.bloom(&head(0, None)), None);
+        assert_eq!(trust.bloom(&head(0, Some(&Bloom::repeat_byte(0xff)))), None);
+        assert!(trust.is_over(NodeId(0)) && !trust.is_over(NodeId(0)));
+        assert_eq!(trust.bloom(&head(0, Some(&bloom))), None);
+        assert_eq!(trust.bloom(&head(1, Some(&bloom))), Some(&bloom), "trust is each node's");
+    }
+
+    #[test]
+    fn the_block_is_proven_by_whoever_shows_all_of_it() {
+        let all = vec![log(OURS, 0, &[1, 50]), log(Address::ZERO, 1, &[9])];
+        let bloom = bloom_of(&all);
+        let shown = vec![all[0].event.clone()];
+        let mut trust = Trust::default();
+        let mut judged =
+            |witnesses: &[Witness]| with_wanted(|wanted| judge(witnesses, wanted, &mut trust));
+        let says = |by, bloom: Option<&Bloom>, logs: &[&[Emitted]]| Witness {
+            head: head(by, bloom),
+            logs: logs.iter().map(|logs| logs.to_vec()).collect(),
+        };
+        let blind = says(0, Some(&bloom), &[&[]]);
+        assert_eq!(judged(std::slice::from_ref(&blind)).0, Verdict::Unproven(Vec::new()));
+        // By its own receipts, or by another node, whose header may tell no bloom.
+        let receipts = says(0, Some(&bloom), &[&[], &all]);
+        assert_eq!(judged(&[receipts]).0, Verdict::Proven(shown.clone()));
+        let other = says(1, None, &[&all]);
+        assert_eq!(judged(&[blind.clone(), other]).0, Verdict::Proven(shown.clone()));
+        // Nobody shows all of it.
+        let part = says(1, None, &[&all[..1]]);
+        assert_eq!(judged(&[blind, part]).0, Verdict::Unproven(shown.clone()));
+        // A bloom without what the node itself shows.
+        let wrong = says(2, Some(&Bloom::ZERO), &[&all]);
+        let fine = says(1, Some(&bloom), &[&all]);
+        assert_eq!(
+            judged(&[wrong.clone(), fine]),
+            (Verdict::Proven(shown.clone()), vec![NodeId(2)])
+        );
+        // It is not trusted any more: there is nothing to prove by.
+        assert_eq!(
+            judged(std::slice::from_ref(&wrong)),
+            (Verdict::Proven(shown.clone()), Vec::new())
+        );
+        // One that has none of ours and is in order with itself, and one that says otherwise.
+        let empty = says(5, Some(&Bloom::ZERO), &[&[]]);
+        let blind = says(0, Some(&bloom), &[&[]]);
+        assert_eq!(judged(&[empty, blind.clone()]), (Verdict::Unproven(Vec::new()), Vec::new()));
+        let silent = says(3, None, &[&[]]);
+        assert_eq!(judged(&[wrong, silent]).0, Verdict::Unproven(shown));
+        assert_eq!(judged(&[]).0, Verdict::Unproven(Vec::new()));
+    }
+
+    proptest! {
+        /// All logs of a block are all there are. Without one of them they are never more than a
+        /// coincidence of the same bloom, and with one more the bloom is wrong or cannot tell.
+        #[test]
+        fn what_is_hidden_is_seen_unless_it_leaves_no_trace(
+            logs in prop::collection::vec((0u8..4, 0u64..8, 0u64..1000), 1..30),
+            hidden in any::<prop::sample::Index>(),
+        ) {
+            let all: Vec<Emitted> = logs
+                .iter()
+                .zip(0..)
+                .map(|((address, first, second), index)| {
+                    log(Address::repeat_byte(*address), index, &[*first, *second])
+                })
+                .collect();
+            let bloom = bloom_of(&all);
+            prop_assert_eq!(compare(&bloom, &all), Found::All);
+            let mut part = all.clone();
+            part.remove(hidden.index(all.len()));
+            let same = bloom_of(&part) == bloom;
+            prop_assert_eq!(compare(&bloom, &part), if same { Found::All } else { Found::Hidden });
+            let fewer = bloom_of(&part);
+            let expected = if same { Found::All } else { Found::WrongBloom };
+            prop_assert_eq!(compare(&fewer, &all), expected);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What events say: requests, upgrades of the contract, and logs that nobody can read.
+
+use std::collections::HashSet;
+
+use tracing::warn;
+
+use crate::{
+    domain::{B256, Event, Generation, Request, U256},
+    flow::{Arrival, Batch},
+    gateway::{decryption::DecryptionAdapter, provider::Provider},
+};
+
+/// Events, decoded by what they are.
+pub(super) struct Decoded {
+    /// Without a cursor.
+    pub batch: Batch,
+    /// The requests of the batch, in its order.
+    pub requests: Vec<Request>,
+    pub upgrades: Vec<Event>,
+}
+
+pub(super) fn decode<P: Provider>(adapter: &DecryptionAdapter<P>, events: Vec<Event>) -> Decoded {
+    let mut decoded =
+        Decoded { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
+    let mut seen: HashSet<(B256, U256)> = HashSet::new();
+    for event in events {
+        if adapter.is_upgrade(&event) {
+            decoded.upgrades.push(event);
+            continue;
+        }
+        match adapter.decode(&event) {
+            Ok(request) => {
+                // From v0.15-dev a request is announced twice in one transaction: once with its
+                // materials, once by handles only. It is one request.
+                let first = seen.insert((event.transaction, request.key.id));
+                if !first && request.generation == Generation::Head {
+                    continue;
+                }
+                let arrival = Arrival { key: request.key, kind: request.kind(), event };
+                decoded.batch.arrivals.push(arrival);
+                decoded.requests.push(request);
+            }
+            Err(error) => {
+                warn!(
+                    block = event.block.number,
+                    transaction = %event.transaction,
+                    log_index = event.log_index,
+                    %error,
+                    "a log cannot be decoded: stored and skipped"
+                );
+                decoded.batch.skipped.push((event, error.to_string()));
+            }
+        }
+    }
+    decoded
+}

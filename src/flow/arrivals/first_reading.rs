@@ -1,0 +1,293 @@
+//! The first reading: far from the head by ranges, near it block by block. It alone moves the cursor.
+//!
+//! ```text
+//! header (joined by its parent's hash) -> bloom: may it hold ours? -> logs by the block's hash
+//!     -> the bloom speaks of more than is shown: all logs of the block, from the same node
+//!         -> they make the bloom: a coincidence
+//!         -> they do not: something is hidden; the block is listed, and proven by others (`proof`)
+//! ```
+//!
+//! That costs at most one call more for such a block and none for others; and no block waits for
+//! another one's proof.
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{
+    Arrivals, ReadError,
+    blooms::{Found, Wanted, compare},
+    gap, known,
+};
+use crate::{
+    clock,
+    domain::{B256, BlockRef, Event},
+    flow::RequestLedger,
+    gateway::{
+        decryption::DecryptionAdapter,
+        provider::{At, Head, LogRange, NodeId, Provider, RpcError, Way},
+    },
+};
+
+/// Calls for headers or logs under way at the same time.
+const AT_ONCE: usize = 8;
+/// Blocks remembered, to find where a reorganised chain forked.
+const REMEMBERED: usize = 1024;
+
+/// A block that was read near the head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub hash: B256,
+    /// It was not asked for its logs, because this node's bloom has none of ours.
+    pub excluded_by: Option<NodeId>,
+}
+
+/// What a node shows of a block near the head.
+struct Shown {
+    block: BlockRef,
+    events: Vec<Event>,
+    by: NodeId,
+    doubt: Option<Doubt>,
+}
+
+/// Why that may not be all.
+enum Doubt {
+    /// It is not: the node shows less than its block has.
+    Hidden,
+    /// All of the block shows it, asked for ours alone it does not.
+    HiddenBehindFilter,
+    /// All logs of the block could not be had.
+    Unknown(RpcError),
+    /// The header's bloom lacks what its block has.
+    WrongBloom(NodeId),
+}
+
+impl<P: Provider> DecryptionAdapter<P> {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { address: self.address(), topics: self.topics() }
+    }
+}
+
+/// The node whose turn it is, alone. Where none is connected, whichever comes first.
+pub(super) fn in_turn<P: Provider>(
+    adapter: &DecryptionAdapter<P>,
+    turn: usize,
+) -> (DecryptionAdapter<P>, NodeId) {
+    let nodes = adapter.provider().sound_nodes();
+    match nodes.get(turn % nodes.len().max(1)) {
+        Some(node) => (adapter.only(*node), *node),
+        None => (adapter.clone(), NodeId(0)),
+    }
+}
+
+impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
+    /// By ranges of numbers, far from the head.
+    pub(super) async fn read_far(
+        &mut self,
+        cursor: BlockRef,
+        from: u64,
+        to: u64,
+    ) -> Result<BlockRef, ReadError> {
+        let (adapter, node) = in_turn(&self.adapter, self.turn);
+        let (from, to) = self.notes.open().pages.page(node, from, to);
+        let range = match adapter.requests_between(from, to).await {
+            Ok(range) => range,
+            Err(error) => {
+                let now = Instant::now();
+                if self.notes.open().pages.failed(node, (from, to), &error, now) {
+                    debug!(from, to, %error, "the node wants smaller ranges");
+                    // Nothing was read: the cursor stays.
+                    return Ok(cursor);
+                }
+                return Err(error.into());
+            }
+        };
+        self.notes.open().pages.worked(node, (from, to), Instant::now());
+        // The last block's header, by the node that told the logs, proves that it knows the range;
+        // the first one's, that the range follows what was read.
+        let first = known(range.first.as_ref(), from)?;
+        let last = known(range.last.as_ref(), to)?.block;
+        let other_fork = |event: &Event| event.block.number == to && event.block.hash != last.hash;
+        if first.parent != cursor.hash || range.events.iter().any(other_fork) {
+            return Err(ReadError::Reorganised { number: from });
+        }
+        debug!(from, to, events = range.events.len(), "read a range of blocks");
+        self.turn = 0;
+        self.notes.open().twice.read_once(from, to, Some(range.by), Instant::now());
+        self.store(range.events, Some(last)).await?;
+        Ok(last)
+    }
+
+    /// Block by block near the head, each joined to the one before by its parent hash. Ends before
+    /// the first one that could not be read: what was read before it is not read again.
+    pub(super) async fn read_near(
+        &mut self,
+        cursor: BlockRef,
+        from: u64,
+        to: u64,
+        head: &Head,
+    ) -> Result<BlockRef, ReadError> {
+        // Futures first, streams after: borrowed closures in a stream cannot be sent.
+        let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
+        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let (mut headers, mut parent) = (Vec::new(), cursor.hash);
+        while let Some(read) = reads.next().await {
+            let header = match read {
+                Ok(header) if header.parent == parent => header,
+                Ok(header) if headers.is_empty() => {
+                    return Err(ReadError::Reorganised { number: header.block.number });
+                }
+                Err(error) if headers.is_empty() => return Err(error),
+                Ok(_) | Err(_) => break,
+            };
+            parent = header.block.hash;
+            headers.push(header);
+        }
+        drop(reads);
+        self.heart.beat().await;
+        let (reads, mut passed): (Vec<_>, Vec<_>) = {
+            let notes = self.notes.open();
+            let wanted = self.adapter.wanted();
+            let (asked, passed): (Vec<&Head>, Vec<&Head>) =
+                headers.iter().partition(|head| wanted.may_be_in(notes.trust.bloom(head)));
+            let reads = asked.into_iter().map(|head| {
+                let bloom = notes.trust.bloom(head).is_some();
+                self.logs_near(head, bloom)
+            });
+            (reads.collect(), passed.into_iter().map(|head| head.block.number).collect())
+        };
+        passed.sort_unstable();
+        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let (mut shown, mut unread) = (Vec::new(), None);
+        while let Some((number, read)) = reads.next().await {
+            match read {
+                Ok(one) => shown.push(one),
+                Err(error) if number == from => return Err(error.into()),
+                Err(_) => {
+                    unread = Some(number);
+                    break;
+                }
+            }
+        }
+        drop(reads);
+        headers.retain(|head| unread.is_none_or(|unread| head.block.number < unread));
+        // `from <= to`, and it was read, so there is a last header.
+        let (last, by) = headers.last().map_or((cursor, None), |head| (head.block, Some(head.by)));
+        for one in &shown {
+            self.doubt(one);
+        }
+        let by = shown.last().map(|one| one.by).or(by);
+        self.notes.open().twice.read_once(from, last.number, by, Instant::now());
+        let events = shown.into_iter().flat_map(|one| one.events).collect();
+        self.store(events, Some(last)).await?;
+        for head in headers {
+            let number = head.block.number;
+            let excluded_by = passed.binary_search(&number).is_ok().then_some(head.by);
+            self.recent.insert(number, Read { hash: head.block.hash, excluded_by });
+        }
+        while self.recent.len() > REMEMBERED {
+            self.recent.pop_first();
+        }
+        Ok(last)
+    }
+
+    /// The logs of one block. `says`: its bloom is worth something.
+    async fn logs_near(&self, head: &Head, says: bool) -> (u64, Result<Shown, RpcError>) {
+        let block = head.block;
+        let told = match self.adapter.requests(LogRange::Block(block.hash)).await {
+            Ok(told) => told,
+            Err(error) => return (block.number, Err(error)),
+        };
+        let (by, mut events) = (told.by, told.answer);
+        let wanted = self.adapter.wanted();
+        let mut doubt = None;
+        if let Some(bloom) = head.bloom.filter(|_| says)
+            && wanted.may_hide_in(&bloom, &events)
+        {
+            let provider = self.adapter.provider().only(by);
+            doubt = match provider.block_logs(block.hash, Way::Logs).await {
+                Err(error) => Some(Doubt::Unknown(error)),
+                Ok(all) => match compare(&bloom, &all.answer) {
+                    Found::All => {
+                        let whole = wanted.among(&all.answer);
+                        let hidden = whole.len() > events.len();
+                        events = whole;
+                        hidden.then_some(Doubt::HiddenBehindFilter)
+                    }
+                    Found::Hidden => Some(Doubt::Hidden),
+                    Found::WrongBloom => Some(Doubt::WrongBloom(head.by)),
+                },
+            };
+        }
+        (block.number, Ok(Shown { block, events, by, doubt }))
+    }
+
+    /// What follows from it.
+    fn doubt(&mut self, shown: &Shown) {
+        let Some(doubt) = &shown.doubt else { return };
+        let (block, host) = (shown.block.number, self.adapter.provider().host(shown.by));
+        match doubt {
+            Doubt::Hidden | Doubt::HiddenBehindFilter => {
+                if let Some(times) = self.repeats.heard_of(&host, "hides logs", Instant::now()) {
+                    warn!(host, block, times, "a gateway node hides logs of a block");
+                } else {
+                    debug!(host, block, "the gateway node still hides logs");
+                }
+            }
+            Doubt::Unknown(error) => {
+                debug!(host, block, %error, "all logs of a block could not be read");
+            }
+            Doubt::WrongBloom(node) => self.distrust(*node),
+        }
+        if matches!(doubt, Doubt::Hidden | Doubt::Unknown(_)) {
+            self.notes.open().list.put(shown.block, clock::unix_millis());
+            self.notes.listed();
+        }
+    }
+
+    /// A node's blooms are not looked at any more.
+    pub(super) fn distrust(&mut self, node: NodeId) {
+        if self.notes.open().trust.is_over(node) {
+            let host = self.adapter.provider().host(node);
+            warn!(
+                host,
+                "a gateway node told a wrong bloom: every block is asked for its logs from now on"
+            );
+        }
+    }
+
+    /// After a reorganisation: back by as many blocks as are always read again, and on until the
+    /// chain is the known one, as far as it is remembered.
+    pub(super) async fn rewind(&mut self, number: u64) -> Result<(), ReadError> {
+        let mut depth = gap::NEAR;
+        loop {
+            self.heart.beat().await;
+            let back_to = number.saturating_sub(depth).max(self.begun_after);
+            let block = self.header(back_to).await?.block;
+            let forked = self.recent.get(&back_to).is_some_and(|known| known.hash != block.hash);
+            if forked && back_to > self.begun_after {
+                depth = depth.saturating_mul(2);
+                continue;
+            }
+            warn!(at = number, back_to, "the chain was reorganised: reading again");
+            self.metrics.reorganised();
+            self.recent.split_off(&back_to);
+            {
+                let mut notes = self.notes.open();
+                notes.twice.back_to(back_to);
+                // What left the chain is nobody's business any more.
+                notes.list.back_to(back_to);
+            }
+            self.cursor = Some(block);
+            return Ok(());
+        }
+    }
+
+    async fn header_near(&self, number: u64, head: &Head) -> Result<Head, ReadError> {
+        if number == head.block.number { Ok(*head) } else { self.header(number).await }
+    }
+
+    pub(super) async fn header(&self, number: u64) -> Result<Head, ReadError> {
+        known(self.adapter.provider().header(At::Number(number)).await?.as_ref(), number)
+    }
+}

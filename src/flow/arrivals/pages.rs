@@ -1,0 +1,253 @@
+//! How many blocks one question about a range asks for, at each node. Pure.
+//!
+//! Nodes refuse ranges that are too long, each at another length, and answers that are too large. What
+//! a node refused is remembered, and tried again ever more rarely: a node that takes ten blocks is
+//! not asked for eleven all the time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::gateway::provider::{NodeId, RpcError, TooMuch};
+
+/// Of a node that nobody was refused by.
+const FIRST: u64 = 500;
+const LARGEST: u64 = 2000;
+/// After a refusal, more is tried after this, and after the next one after twice the time.
+const HIGHER_AFTER: Duration = Duration::from_mins(2);
+const HIGHER_AT_LAST: Duration = Duration::from_hours(8);
+
+/// What every node takes.
+#[derive(Clone, Debug, Default)]
+pub struct Pages(BTreeMap<NodeId, PageSize>);
+
+impl Pages {
+    /// The page that starts at `from`, not beyond `to`.
+    #[must_use]
+    pub fn page(&self, node: NodeId, from: u64, to: u64) -> (u64, u64) {
+        self.0.get(&node).copied().unwrap_or_default().page(from, to)
+    }
+
+    /// The node answered for these blocks.
+    pub fn worked(&mut self, node: NodeId, (from, to): (u64, u64), now: Instant) {
+        self.0.entry(node).or_default().worked(blocks(from, to), now);
+    }
+
+    /// It did not. Whether it said that it wants a smaller range, and there is one: ask again at
+    /// once.
+    pub fn failed(
+        &mut self,
+        node: NodeId,
+        (from, to): (u64, u64),
+        error: &RpcError,
+        now: Instant,
+    ) -> bool {
+        let size = self.0.entry(node).or_default();
+        let asked = blocks(from, to);
+        match (error.too_much(), error) {
+            (Some(TooMuch::Blocks { most }), _) => size.refused(asked, most, now),
+            (Some(TooMuch::Results), _) => size.halve(asked),
+            // Too much may also show as no answer in time, or as one that is cut off.
+            (None, RpcError::Unavailable { .. } | RpcError::Unreadable { .. }) => {
+                size.halve(asked);
+                return false;
+            }
+            // Of something else: smaller ranges would only be more calls.
+            (
+                None,
+                RpcError::Refused { .. } | RpcError::TooLarge { .. } | RpcError::WrongChain { .. },
+            ) => return false,
+        }
+        asked > 1
+    }
+}
+
+fn blocks(from: u64, to: u64) -> u64 {
+    to.saturating_sub(from).saturating_add(1)
+}
+
+/// What one node takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PageSize {
+    size: u64,
+    /// Not more than this is asked: more was refused.
+    ceiling: u64,
+    /// The most it answered since something smaller was refused.
+    worked: u64,
+    /// When more than the ceiling is tried, and how long it was put off for that.
+    higher: Option<(Instant, Duration)>,
+    /// It is being tried. What was the ceiling before.
+    trying: Option<u64>,
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self { size: FIRST, ceiling: LARGEST, worked: 0, higher: None, trying: None }
+    }
+}
+
+impl PageSize {
+    fn page(self, from: u64, to: u64) -> (u64, u64) {
+        (from, to.min(from.saturating_add(self.size - 1)))
+    }
+
+    fn worked(&mut self, asked: u64, now: Instant) {
+        self.worked = self.worked.max(asked);
+        // The end of a range says nothing of its length.
+        if asked < self.size {
+            return;
+        }
+        if let Some((at, wait)) = self.higher
+            && self.size >= self.ceiling
+            && now >= at
+        {
+            self.trying = Some(std::mem::replace(&mut self.ceiling, LARGEST));
+            let wait = wait.saturating_mul(2).min(HIGHER_AT_LAST);
+            self.higher = Some((now + wait, wait));
+        } else if self.trying.is_some_and(|before| asked > before) {
+            // It takes more than it did: whatever it takes next is found out anew.
+            (self.trying, self.higher) = (None, None);
+        }
+        self.size = (self.size + self.size / 4 + 1).min(self.ceiling);
+    }
+
+    /// So many blocks are too many; `most`: so many are not, it says.
+    fn refused(&mut self, asked: u64, most: Option<u64>, now: Instant) {
+        self.higher.get_or_insert((now + HIGHER_AFTER, HIGHER_AFTER));
+        if let Some(before) = self.trying.take().filter(|before| *before < asked) {
+            (self.size, self.ceiling) = (before, before);
+            return;
+        }
+        if self.worked >= asked {
+            self.worked = 0;
+        }
+        if let Some(most) = most.filter(|most| (1..asked).contains(most)) {
+            (self.size, self.ceiling) = (most, most);
+        } else {
+            self.ceiling = (asked - 1).max(1);
+            self.size = self.worked.max(asked / 2).max(1);
+        }
+    }
+
+    /// There was too much in so many blocks. In others there may be less.
+    fn halve(&mut self, asked: u64) {
+        self.size = (asked.min(self.size) / 2).max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NODE: NodeId = NodeId(0);
+
+    fn refusal(code: i64, message: &str) -> RpcError {
+        RpcError::Refused { host: "node".into(), code, message: message.into(), data: None }
+    }
+
+    /// Calls that a node which takes `limit` blocks answers and refuses on the way over so many.
+    fn walk(
+        pages: &mut Pages,
+        now: &mut Instant,
+        length: u64,
+        limit: u64,
+        error: &RpcError,
+    ) -> (u64, u64) {
+        let (mut answered, mut refused, mut from) = (0, 0, 1);
+        while from <= length {
+            *now += Duration::from_millis(100);
+            let page = pages.page(NODE, from, length);
+            if blocks(page.0, page.1) > limit {
+                refused += 1;
+                assert!(pages.failed(NODE, page, error, *now));
+            } else {
+                answered += 1;
+                pages.worked(NODE, page, *now);
+                from = page.1 + 1;
+            }
+        }
+        (answered, refused)
+    }
+
+    /// A3.
+    #[test]
+    fn a3_a_limit_is_learned_once_and_tried_higher_rarely() {
+        let says = "Under the Free tier plan, you can make eth_getLogs requests with up to a 10 \
+                    block range.";
+        for (limit, error, most) in [
+            (10, refusal(-32600, says), 1),
+            (100, refusal(-32602, "range 600 exceeds limit of 100"), 1),
+            // Nothing it says helps.
+            (10, refusal(-32000, "block range is too wide"), 9),
+            (1, refusal(-32000, "block range is too wide"), 10),
+        ] {
+            let (mut pages, mut now) = (Pages::default(), Instant::now());
+            let (answered, refused) = walk(&mut pages, &mut now, 100 * limit, limit, &error);
+            assert!(refused <= most, "{error}: {refused}");
+            assert!(answered <= 110, "{error}: {answered}");
+            // An hour of it.
+            let (answered, refused) = walk(&mut pages, &mut now, 36_000 * limit, limit, &error);
+            assert!(refused <= 10, "{error}: {refused} in {answered}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_takes_more_again_is_asked_for_more() {
+        let (mut pages, mut now) = (Pages::default(), Instant::now());
+        walk(&mut pages, &mut now, 1000, 10, &refusal(-32000, "block range is too wide"));
+        now += HIGHER_AFTER * 2;
+        let error = refusal(-32000, "block range is too wide");
+        let (answered, _) = walk(&mut pages, &mut now, 100_000, 2000, &error);
+        assert!(answered < 100, "{answered}");
+    }
+
+    #[test]
+    fn another_nodes_limit_is_another_ones() {
+        let (mut pages, now) = (Pages::default(), Instant::now());
+        let error = refusal(-32602, "range 500 exceeds limit of 100");
+        assert!(pages.failed(NODE, (1, 500), &error, now));
+        assert_eq!(pages.page(NODE, 1, 5000), (1, 100));
+        assert_eq!(pages.page(NodeId(1), 1, 5000), (1, FIRST));
+    }
+
+    #[test]
+    fn a_node_in_a_hurry_is_not_asked_for_less() {
+        let (mut pages, now) = (Pages::default(), Instant::now());
+        for (code, message) in [
+            (429, "too many requests"),
+            (-32005, "daily request count exceeded, request rate limited"),
+            (-32000, "header not found"),
+            (-32602, "block range extends beyond current head block"),
+        ] {
+            assert!(!pages.failed(NODE, (1, 500), &refusal(code, message), now), "{message}");
+            assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST), "{message}");
+        }
+        let silent = RpcError::Unavailable { host: "node".into(), what: "timed out".into() };
+        assert!(!pages.failed(NODE, (1, 500), &silent, now));
+        assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST / 2));
+    }
+
+    proptest! {
+        /// Whatever is refused and said: a page has a block, and goes on from where it should.
+        #[test]
+        fn a_page_is_never_empty_and_never_beyond(
+            steps in prop::collection::vec((0u8..4, 0u64..3000, 0u64..100_000), 1..100),
+        ) {
+            let (mut size, mut now) = (PageSize::default(), Instant::now());
+            for (step, number, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                let (from, to) = size.page(7, 7 + number);
+                prop_assert!(from == 7 && to >= 7 && to <= 7 + number && to - from < LARGEST);
+                let asked = blocks(from, to);
+                match step {
+                    0 => size.worked(asked, now),
+                    1 => size.refused(asked, None, now),
+                    2 => size.refused(asked, Some(number), now),
+                    _ => size.halve(asked),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The second reading: every block once more, some time after the first one, and at another node where
+//! there is one. Beside it what is suspected is read at every node.
+//!
+//! A regular reading begins every half minute, and with every new connection: it reaches from the
+//! first block that waits for it, if that is not far, to the cursor. What is farther below has its turn
+//! in between. What was read stays read: a reading that is interrupted goes on where it was. Calls keep
+//! their distance, so that a node is not busy with this.
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, info};
+
+use super::{Found, How, knows, notes::Notes, suspects::Suspects};
+use crate::{
+    backoff::Backoff,
+    domain::{BlockRef, Event},
+    gateway::{
+        decryption::DecryptionAdapter,
+        provider::{NodeId, Provider},
+    },
+    repeats::Repeats,
+};
+
+/// How often a regular reading begins.
+const EVERY: Duration = Duration::from_secs(30);
+/// Between two calls.
+const PACE: Duration = Duration::from_millis(100);
+/// Suspected ranges up to this length are also looked at block by block, by their headers.
+const BY_HEADERS: u64 = 4096;
+
+/// The loop.
+pub(super) struct SecondReading<P> {
+    adapter: DecryptionAdapter<P>,
+    notes: Notes,
+    suspects: Suspects,
+    progress: watch::Receiver<Option<BlockRef>>,
+    connection: watch::Receiver<u64>,
+    first: mpsc::Sender<Found>,
+    /// What is left of the regular reading.
+    regular: Option<(u64, u64)>,
+    /// When the next one begins.
+    due: Instant,
+    /// Counts them, so that each node has its turn.
+    begun: usize,
+    /// Failures in a row.
+    failures: usize,
+    pause: Backoff,
+    repeats: Repeats,
+}
+
+/// What to read next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Regular(u64, u64),
+    /// Far below the cursor.
+    Overdue(u64, u64),
+    Suspected(u64, u64),
+}
+
+impl<P: Provider> SecondReading<P> {
+    pub(super) fn new(
+        adapter: DecryptionAdapter<P>,
+        notes: Notes,
+        suspects: Suspects,
+        (progress, connection): (watch::Receiver<Option<BlockRef>>, watch::Receiver<u64>),
+        first: mpsc::Sender<Found>,
+    ) -> Self {
+        Self {
+            adapter,
+            notes,
+            suspects,
+            progress,
+            connection,
+            first,
+            regular: None,
+            due: Instant::now(),
+            begun: 0,
+            failures: 0,
+            pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
+            repeats: Repeats::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Infallible {
+        let mut turns = 0_usize;
+        loop {
+            let cursor = self.progress.borrow_and_update().map(|cursor| cursor.number);
+            let Some(cursor) = cursor else {
+                self.wait().await;
+                continue;
+            };
+            turns = turns.wrapping_add(1);
+            let Some(job) = self.job(cursor, turns) else {
+                self.wait().await;
+                continue;
+            };
+            match job {
+                Job::Regular(from, to) | Job::Overdue(from, to) => self.read(job, from, to).await,
+                Job::Suspected(from, to) => self.read_everywhere(from, to).await,
+            }
+            sleep(PACE).await;
+        }
+    }
+
+    /// Until there may be something to do.
+    async fn wait(&mut self) {
+        let none_yet = self.progress.borrow().is_none();
+        tokio::select! {
+            biased;
+            changed = self.connection.changed() => match changed {
+                // What a lost connection hid is looked for at once.
+                Ok(()) => (self.due, self.regular) = (Instant::now(), None),
+                Err(_) => std::future::pending().await,
+            },
+            changed = self.progress.changed(), if none_yet => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = self.suspects.wait() => {}
+            () = sleep_until(self.due.max(Instant::now() + PACE)) => {}
+        }
+    }
+
+    /// Each kind has its turn, so that none waits for another one's end.
+    fn job(&mut self, cursor: u64, turns: usize) -> Option<Job> {
+        let now = Instant::now();
+        if self.connection.has_changed().unwrap_or(false) {
+            self.connection.mark_unchanged();
+            (self.due, self.regular) = (now, None);
+        }
+        let notes = self.notes.open();
+        if self.regular.is_none() && now >= self.due {
+            self.regular = notes.twice.regular(cursor, notes.begun_after + 1);
+            self.due = now + EVERY;
+            self.begun = self.begun.wrapping_add(1);
+        }
+        // The chain may have been reorganised meanwhile.
+        let regular = self.regular.filter(|(from, _)| *from <= cursor);
+        let regular = regular.map(|(from, to)| Job::Regular(from, to.min(cursor)));
+        let overdue = notes.twice.overdue(cursor, now).map(|(from, to)| Job::Overdue(from, to));
+        drop(notes);
+        let suspected = self.suspects.first().filter(|(from, _)| *from <= cursor);
+        let suspected = suspected.map(|(from, to)| Job::Suspected(from, to.min(cursor)));
+        let mut jobs = [regular, suspected, overdue];
+        jobs.rotate_left(turns % 3);
+        jobs.into_iter().flatten().next()
+    }
+
+    /// One page, at the next node.
+    async fn read(&mut self, job: Job, from: u64, to: u64) {
+        let node = self.node(from);
+        let (from, to) = self.notes.open().pages.page(node, from, to);
+        let asked = Instant::now();
+        let read = self.adapter.only(node).requests_between(from, to).await;
+        let range = match read {
+            Ok(range) => range,
+            Err(error) => {
+                let now = Instant::now();
+                if !self.notes.open().pages.failed(node, (from, to), &error, now) {
+                    self.failed(node, &error.to_string()).await;
+                }
+                return;
+            }
+        };
+        if let Err(error) = knows(&range, from, to) {
+            self.failed(node, &error).await;
+            return;
+        }
+        self.failures = 0;
+        self.pause.reset();
+        self.repeats.over();
+        self.notes.open().pages.worked(node, (from, to), Instant::now());
+        if range.events.is_empty() {
+            self.notes.open().twice.read_again(from, to, asked);
+        } else {
+            self.found(range.events, node, How::Again { from, to, asked }).await;
+        }
+        if let (Job::Regular(..), Some((_, last))) = (job, self.regular) {
+            self.regular = (to < last).then_some((to + 1, last));
+        }
+    }
+
+    /// Another node than the one that read this block first, if there is one, and by turns.
+    fn node(&self, block: u64) -> NodeId {
+        let first = self.notes.open().twice.read_by(block);
+        let nodes = self.adapter.provider().sound_nodes();
+        let (own, mut others): (Vec<NodeId>, Vec<NodeId>) =
+            nodes.into_iter().partition(|node| Some(*node) == first);
+        if !others.is_empty() {
+            let turn = self.begun % others.len();
+            others.rotate_left(turn);
+        }
+        others.extend(own);
+        others.get(self.failures % others.len().max(1)).copied().unwrap_or(NodeId(0))
+    }
+
+    async fn failed(&mut self, node: NodeId, error: &str) {
+        self.failures = self.failures.wrapping_add(1);
+        let host = self.adapter.provider().host(node);
+        if let Some(times) = self.repeats.heard_of(&host, error, Instant::now()) {
+            info!(host, error, times, "blocks could not be read again: trying again");
+        } else {
+            debug!(host, error, "blocks still cannot be read again");
+        }
+        sleep(self.pause.next_delay()).await;
+    }
+
+    /// A page of what is suspected, at every sound node. One that does not answer is passed over:
+    /// whoever suspects asks again. Where that finds nothing, a header may still tell.
+    async fn read_everywhere(&mut self, from: u64, to: u64) {
+        let nodes = self.adapter.provider().sound_nodes();
+        let last = {
+            let pages = &self.notes.open().pages;
+            nodes.iter().map(|node| pages.page(*node, from, to).1).min().unwrap_or(from)
+        };
+        for node in nodes {
+            let read = self.adapter.only(node).requests_between(from, last).await;
+            let now = Instant::now();
+            match read {
+                Ok(range) => {
+                    self.notes.open().pages.worked(node, (from, last), now);
+                    if !range.events.is_empty() {
+                        self.found(range.events, node, How::Suspected).await;
+                    }
+                }
+                Err(error) => {
+                    if self.notes.open().pages.failed(node, (from, last), &error, now) {
+                        return;
+                    }
+                    debug!(from, last, %error, "suspected blocks could not be read at a node");
+                }
+            }
+            sleep(PACE).await;
+        }
+        self.suspects.read_up_to(last);
+        if to - from < BY_HEADERS {
+            self.notes.open().list.put_range(from, last, crate::clock::unix_millis());
+            self.notes.listed();
+        }
+    }
+
+    /// Hands events to the first reading, and waits until they are stored.
+    async fn found(&self, events: Vec<Event>, by: NodeId, how: How) {
+        let (stored, done) = oneshot::channel();
+        if self.first.send(Found { events, by, how, stored }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What is kept of the reading beside its cursor.
+
+use super::*;
+
+/// A1.
+#[tokio::test]
+async fn a1_blocks_in_doubt_are_kept_with_the_cursor() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let single = Unproven { first: 5, last: 5, hash: Some(hash(5)), since_ms: 7 };
+    let range = Unproven { first: 8, last: 9, hash: None, since_ms: 8 };
+    let listed = |cursor, read_twice, unproven| Batch {
+        cursor: Some(block(cursor)),
+        read_twice,
+        unproven,
+        ..Batch::default()
+    };
+    journal.arrive(listed(10, Some(3), Some(vec![single, range]))).await.unwrap();
+    journal.arrive(listed(11, Some(4), None)).await.unwrap();
+    journal.close().await.unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.unproven().await.unwrap(), [single, range], "no word of it changes nothing");
+    assert_eq!(journal.read_twice().await.unwrap(), Some(4));
+    let proven = Batch { unproven: Some(vec![range]), ..batch([1], None) };
+    journal.arrive(proven).await.unwrap();
+    assert_eq!(journal.unproven().await.unwrap(), [range]);
+    journal.arrive(listed(12, None, Some(Vec::new()))).await.unwrap();
+    assert_eq!(journal.unproven().await.unwrap(), []);
+    assert_eq!(journal.read_twice().await.unwrap(), None);
+    journal.close().await.unwrap();
+}
