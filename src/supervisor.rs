@@ -164,9 +164,14 @@ impl Instances for Connectors {
 pub async fn run(options: Options) -> Result<Exit, RunError> {
     let Options { files, state_dir, socket, listen, environment, kept } = options;
     let Kept { errors, traces } = kept;
-    let signals = Signals::catch().map_err(RunError::Signals)?;
+    let mut signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
-    let (first, settled) = look(&files, &environment).await?;
+    // Files may keep it waiting for some seconds.
+    let told_to_end = async { while signals.next().await == Signal::Reload {} };
+    let (first, settled) = tokio::select! {
+        looked = look(&files, &environment) => looked?,
+        () = told_to_end => return Ok(Exit::Stopped),
+    };
     let candidates = control::candidates(socket.as_deref(), &environment, &state_dir);
     let listener = match (Listener::bind(&candidates).await, &files) {
         (Ok(listener), _) => Some(listener),

@@ -15,19 +15,23 @@
 //! removed only if two directory listings that succeeded lack it; a directory that cannot be listed
 //! changes nothing.
 
+mod patience;
+
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     ffi::{OsStr, OsString},
     fmt, fs, io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use alloy::hex;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub use self::patience::{Patience, Work};
 use crate::config::{
     self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Warning,
 };
@@ -82,39 +86,59 @@ impl fmt::Debug for Content {
     }
 }
 
+/// Which directory this is: device, inode, and when it was made, because inodes are used again.
+pub type Identity = (u64, u64, Option<SystemTime>);
+
+/// The directory that stands there now. `None`: none does.
+pub fn identity(directory: &Path) -> Option<Identity> {
+    let meta = fs::metadata(directory).ok()?;
+    Some((meta.dev(), meta.ino(), meta.created().ok()))
+}
+
 /// All files at one moment by their names, or why they could not be listed.
 pub type Listing = Result<BTreeMap<OsString, Content>, String>;
 
-/// Reads all files once. Blocks.
-pub fn read(files: &Files) -> Listing {
+/// Reads all files once. Blocks, for no file longer than it has patience.
+pub fn read(files: &Files, patience: &Patience) -> Listing {
     match files {
         Files::Directory(directory) => {
-            list(directory).map_err(|error| format!("{}: {error}", directory.display()))
+            let failed = |error| format!("{}: {error}", directory.display());
+            let names = names(directory).map_err(failed)?;
+            let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
+            let contents = patience.each(Work::Read, &paths, |_, path| content(path));
+            let read = names.into_iter().zip(&paths).zip(contents);
+            Ok(read
+                .filter_map(|((name, path), content)| {
+                    let content = content.unwrap_or_else(|| Some(Content::Unreadable(hangs(path))));
+                    Some((name, content?))
+                })
+                .collect())
         }
         Files::One { file: None, .. } => Ok(BTreeMap::new()),
         Files::One { file: Some(file), .. } => {
-            let content = match config::read(file) {
-                Ok(bytes) => Content::Bytes(Arc::new(bytes)),
-                Err(problems) => Content::Unreadable(problems),
+            let read =
+                patience.each(Work::Read, std::slice::from_ref(file), |_, file| config::read(file));
+            let content = match read.into_iter().next().flatten() {
+                Some(Ok(bytes)) => Content::Bytes(Arc::new(bytes)),
+                Some(Err(problems)) => Content::Unreadable(problems),
+                None => Content::Unreadable(hangs(file)),
             };
             Ok(BTreeMap::from([(file.as_os_str().to_owned(), content)]))
         }
     }
 }
 
-fn list(directory: &Path) -> io::Result<BTreeMap<OsString, Content>> {
-    let mut contents = BTreeMap::new();
+/// Those of the configurations among what is there. Looks at no file.
+fn names(directory: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let path = directory.join(&name);
-        if is_configuration(&name)
-            && !path.is_dir()
-            && let Some(content) = content(&path)
-        {
-            contents.insert(name, content);
+        if is_configuration(&name) {
+            names.push(name);
         }
     }
-    Ok(contents)
+    names.sort();
+    Ok(names)
 }
 
 /// Whether a file of this name is a configuration: `*.toml`, but not a hidden one. That leaves out
@@ -126,9 +150,12 @@ pub fn is_configuration(name: &OsStr) -> bool {
     name.strip_suffix(b".toml").is_some_and(|stem| !stem.is_empty()) && !name.starts_with(b".")
 }
 
-/// `None` if the file went away since it was listed. A link that leads nowhere is there: what it
+/// `None` if it is a directory, or went away since it was listed. A link that leads nowhere is there: what it
 /// leads to may be on a file system that is gone for a while, and ends no instance.
 fn content(path: &Path) -> Option<Content> {
+    if path.is_dir() {
+        return None;
+    }
     let problems = match config::read(path) {
         Ok(bytes) => return Some(Content::Bytes(Arc::new(bytes))),
         Err(problems) => problems,
@@ -148,6 +175,35 @@ fn content(path: &Path) -> Option<Content> {
         )),
         _ => Some(Content::Unreadable(problems)),
     }
+}
+
+fn hangs(path: &Path) -> Problems {
+    Problem {
+        place: at(path),
+        key: None,
+        found: "a file whose reading does not end".to_owned(),
+        allowed: "a readable TOML file".to_owned(),
+        advice:
+            "Its file system does not answer (a network mount that hangs?): mend that, or remove \
+                 the file; the others are read meanwhile"
+                .to_owned(),
+    }
+    .into()
+}
+
+/// The same of one that a configuration names.
+fn names_what_hangs(path: &Path) -> Problems {
+    Problem {
+        place: at(path),
+        key: None,
+        found: "a key for a file (private_key_file, ca_file) whose reading does not end".to_owned(),
+        allowed: "readable files".to_owned(),
+        advice:
+            "Its file system does not answer (a network mount that hangs?): mend that, or name \
+                 another file; the others are read meanwhile"
+                .to_owned(),
+    }
+    .into()
 }
 
 fn at(path: &Path) -> Place {
@@ -203,10 +259,11 @@ pub fn settle(before: &Settled, first: &Listing, second: &Listing) -> Settlement
 /// for a command that only shows. What was believed is where a watcher goes on from. Blocks.
 #[must_use]
 pub fn look_first(files: &Files, environment: &Environment) -> (Look, Settled) {
-    match read(files) {
+    let patience = Patience::default();
+    match read(files, &patience) {
         Ok(contents) => {
             let settled = Settled(contents);
-            (settled.look(files, environment), settled)
+            (settled.look(files, environment, &patience), settled)
         }
         Err(problem) => (Look { problem: Some(problem), ..Look::default() }, Settled::default()),
     }
@@ -219,16 +276,32 @@ pub fn look_once(files: &Files, environment: &Environment) -> Look {
 }
 
 impl Settled {
-    /// What these contents say. Reads the key and authority files that they name, so it blocks.
+    /// What these contents say. Reads the key and authority files that they name, so it blocks, for
+    /// none longer than it has patience.
     #[must_use]
-    pub fn look(&self, files: &Files, environment: &Environment) -> Look {
+    pub fn look(&self, files: &Files, environment: &Environment, patience: &Patience) -> Look {
         let looked = match files {
-            Files::Directory(directory) => self.many(directory, environment),
+            Files::Directory(directory) => self.many(directory, environment, patience),
             Files::One { file, name } => {
-                BTreeMap::from([self.one(file.as_deref(), name.as_deref(), environment)])
+                let (settled, environment) = (self.clone(), environment.clone());
+                let (of, given) = (file.clone(), name.clone());
+                let place = [file.clone().unwrap_or_default()];
+                let looked = patience.each(Work::Load, &place, move |_, _| {
+                    settled.one(of.as_deref(), given.as_deref(), &environment)
+                });
+                let late = || {
+                    let problems = names_what_hangs(&place[0]);
+                    (unloaded_name(file.as_deref(), name.as_deref()), Err(problems))
+                };
+                BTreeMap::from([looked.into_iter().next().flatten().unwrap_or_else(late)])
             }
         };
         Look { files: looked, problem: None, asked: 0 }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Variables of instances that none of these files makes.
@@ -242,9 +315,11 @@ impl Settled {
         &self,
         directory: &Path,
         environment: &Environment,
+        patience: &Patience,
     ) -> BTreeMap<String, Result<Wanted, Problems>> {
         let mut looked = BTreeMap::new();
         let mut forms: BTreeMap<String, &OsStr> = BTreeMap::new();
+        let (mut paths, mut loads) = (Vec::new(), Vec::new());
         for (file, content) in &self.0 {
             let path = directory.join(file);
             let stem = match stem(file) {
@@ -254,15 +329,26 @@ impl Settled {
                     continue;
                 }
             };
-            let wanted = match forms.entry(config::variable_form(stem)) {
-                Entry::Occupied(first) => Err(doubled(&path, first.get(), first.key())),
+            match forms.entry(config::variable_form(stem)) {
+                Entry::Occupied(first) => {
+                    let problems = doubled(&path, first.get(), first.key());
+                    looked.insert(stem.to_owned(), Err(problems));
+                }
                 Entry::Vacant(free) => {
                     free.insert(file);
+                    paths.push(path.clone());
                     let source = source(Some(path), environment, Mode::Supervise);
-                    load(&source, content, |_| stem.to_owned())
+                    loads.push((stem.to_owned(), source, content.clone()));
                 }
-            };
-            looked.insert(stem.to_owned(), wanted);
+            }
+        }
+        let names: Vec<String> = loads.iter().map(|(name, ..)| name.clone()).collect();
+        let loaded = patience.each(Work::Load, &paths, move |index, _| {
+            let (name, source, content) = &loads[index];
+            load(source, content, |_| name.clone())
+        });
+        for ((name, path), wanted) in names.into_iter().zip(&paths).zip(loaded) {
+            looked.insert(name, wanted.unwrap_or_else(|| Err(names_what_hangs(path))));
         }
         looked
     }
@@ -281,14 +367,18 @@ impl Settled {
             // Without what it says it must not run on the defaults.
             Some((file, None)) => Err(moving(file)),
         };
-        let given = || name.map(str::to_owned);
-        let stem = || Some(file?.file_stem()?.to_string_lossy().into_owned());
         let name = match &wanted {
             Ok(wanted) => wanted.name.clone(),
-            Err(_) => given().or_else(stem).unwrap_or_else(|| "kms-connector".to_owned()),
+            Err(_) => unloaded_name(file, name),
         };
         (name, wanted)
     }
+}
+
+/// Of an instance whose configuration says nothing.
+fn unloaded_name(file: Option<&Path>, given: Option<&str>) -> String {
+    let stem = || Some(file?.file_stem()?.to_string_lossy().into_owned());
+    given.map(str::to_owned).or_else(stem).unwrap_or_else(|| "kms-connector".to_owned())
 }
 
 /// The instance's name; what can be shown of a file's name that makes none.

@@ -13,8 +13,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::directory::{self, Files, Listing, Look, Settled, Settlement};
+use super::directory::{self, Files, Identity, Listing, Look, Patience, Settled, Settlement};
 use crate::config::{Environment, Warning};
 
 /// What happens in bursts is looked at once it has been quiet for so long.
@@ -52,6 +50,10 @@ const PACE: Duration = Duration::from_secs(2);
 const RESCAN: Duration = Duration::from_secs(30);
 /// How often a missing directory is looked for.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
+/// What an unmounted or removed directory leaves is no wish of anybody.
+const VANISHED: &str = "another directory stands there now (unmounted, or made anew), and it has no \
+                        configuration: all run on until files are there again, or until \
+                        `kms-connector reload` says that it is meant";
 /// How long the disk may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
@@ -65,6 +67,11 @@ pub struct Watcher {
     eye: Option<Arc<Eye>>,
     /// One piece of file work at a time: a disk that hangs takes one thread, not all of them.
     desk: Arc<Semaphore>,
+    patience: Patience,
+    /// The directory that the files were last seen in.
+    home: Option<Identity>,
+    /// Somebody asked for this reading: what it says is meant.
+    asked: bool,
     /// Variables that were warned of.
     warned: BTreeSet<Warning>,
 }
@@ -89,8 +96,18 @@ impl Watcher {
         settled: Settled,
         wake: Arc<Notify>,
     ) -> Self {
-        let desk = Arc::new(Semaphore::new(1));
-        Self { files, environment, settled, wake, eye: None, desk, warned: BTreeSet::new() }
+        Self {
+            files,
+            environment,
+            settled,
+            wake,
+            eye: None,
+            desk: Arc::new(Semaphore::new(1)),
+            patience: Patience::default(),
+            home: None,
+            asked: false,
+            warned: BTreeSet::new(),
+        }
     }
 
     /// Sends looks until told to stop, or nobody takes them: of a directory the first one at once,
@@ -113,6 +130,7 @@ impl Watcher {
         loop {
             self.turn(&mut nudges, rescan_at).await;
             sleep_until(next_look_at).await;
+            self.asked = nudges.has_changed().unwrap_or(false);
             let asked = *nudges.borrow_and_update();
             let (mut look, again) = self.look().await;
             look.asked = asked;
@@ -133,7 +151,7 @@ impl Watcher {
     async fn turn(&self, nudges: &mut watch::Receiver<u64>, rescan_at: Option<Instant>) {
         tokio::select! {
             biased;
-            Ok(()) = nudges.changed() => return,
+            () = nudged(nudges) => return,
             () = until(rescan_at) => return,
             () = self.wake.notified() => {}
             () = self.directory_is_back() => {}
@@ -143,7 +161,7 @@ impl Watcher {
             let quiet = limit.min(Instant::now() + QUIET);
             tokio::select! {
                 biased;
-                Ok(()) = nudges.changed() => return,
+                () = nudged(nudges) => return,
                 () = sleep_until(quiet) => return,
                 () = self.wake.notified() => {}
             }
@@ -187,23 +205,36 @@ impl Watcher {
             self.warn_of_odd_variables();
             let (settled, files) = (self.settled.clone(), self.files.clone());
             let environment = self.environment.clone();
-            let look = self.aside(move || settled.look(&files, &environment)).await;
+            let patience = self.patience.clone();
+            let look = self.aside(move || settled.look(&files, &environment, &patience)).await;
             let failed = |problem| Look { problem: Some(problem), ..Look::default() };
             return (look.unwrap_or_else(failed), again);
         }
     }
 
-    async fn read(&self) -> Listing {
-        let (files, eye) = (self.files.clone(), self.eye.clone());
-        self.aside(move || {
-            // First the watch: what changes after the reading must wake.
-            if let Some(eye) = eye {
-                eye.open();
-            }
-            directory::read(&files)
-        })
-        .await
-        .flatten()
+    async fn read(&mut self) -> Listing {
+        let (files, eye, patience) = (self.files.clone(), self.eye.clone(), self.patience.clone());
+        let (listing, home) = self
+            .aside(move || {
+                // First the watch: what changes after the reading must wake.
+                if let Some(eye) = eye {
+                    eye.open();
+                }
+                let listing = directory::read(&files, &patience);
+                let home = match &files {
+                    Files::Directory(directory) => directory::identity(directory),
+                    Files::One { .. } => None,
+                };
+                (listing, home)
+            })
+            .await?;
+        let listing = listing?;
+        let is_elsewhere = self.home.is_some() && self.home != home;
+        if listing.is_empty() && is_elsewhere && !self.settled.is_empty() && !self.asked {
+            return Err(VANISHED.to_owned());
+        }
+        self.home = home;
+        Ok(listing)
     }
 
     /// Does file work on a thread where it may block.
@@ -238,6 +269,15 @@ impl Watcher {
     }
 }
 
+/// Until a reading is asked for that has not begun. Marks nothing as seen.
+async fn nudged(nudges: &mut watch::Receiver<u64>) {
+    if nudges.changed().await.is_err() {
+        // Nobody can ask any more.
+        std::future::pending::<()>().await;
+    }
+    nudges.mark_changed();
+}
+
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -267,8 +307,8 @@ struct EyeState {
 #[derive(Debug)]
 struct Watch {
     _watcher: RecommendedWatcher,
-    /// Device and inode of what is watched.
-    id: (u64, u64),
+    /// Of what is watched.
+    id: Identity,
     /// It saw its directory go, or missed events.
     is_lost: Arc<AtomicBool>,
 }
@@ -291,7 +331,7 @@ impl Eye {
     /// Watches the directory that stands there now, if it is not watched already. Blocks.
     fn open(&self) -> Sight {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = fs::metadata(&self.directory).map(|meta| (meta.dev(), meta.ino())).ok();
+        let id = directory::identity(&self.directory);
         self.is_missing.store(id.is_none(), Ordering::Release);
         let Some(id) = id else {
             state.watch = None;
@@ -325,7 +365,7 @@ impl Eye {
         }
     }
 
-    fn watch(&self, id: (u64, u64)) -> notify::Result<Watch> {
+    fn watch(&self, id: Identity) -> notify::Result<Watch> {
         let is_lost = Arc::new(AtomicBool::new(false));
         let (wake, lost, directory) = (self.wake.clone(), is_lost.clone(), self.directory.clone());
         let mut watcher = RecommendedWatcher::new(

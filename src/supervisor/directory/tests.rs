@@ -156,6 +156,25 @@ fn what_cannot_be_read_is_a_problem_of_its_name() {
     assert!(problem(&look, "large").contains("1048577 bytes"));
 }
 
+/// The kernel's log is read until there is more: a file as on a network mount that hangs.
+#[test]
+fn d1_a_file_that_is_never_read_to_its_end_is_its_own_problem() {
+    let directory = tempfile::tempdir().unwrap();
+    let kernel_log = Path::new("/proc/kmsg");
+    symlink(kernel_log, directory.path().join("b.toml")).unwrap();
+    let hangs = format!("{}private_key_file = '/proc/kmsg'\n", text(1).replace("private_key", "#"));
+    write(directory.path(), "c.toml", hangs);
+    write(directory.path(), "a.toml", text(1));
+    write(directory.path(), "d.toml", text(1));
+    let look = look(directory.path());
+    assert_eq!(summary(&look), [("a", true), ("b", false), ("c", false), ("d", true)]);
+    // Elsewhere it may not be opened at all, which is a problem of another name.
+    if fs::File::open(kernel_log).is_ok() {
+        assert!(problem(&look, "b").contains("does not end"), "{}", problem(&look, "b"));
+        assert!(problem(&look, "c").contains("private_key_file"), "{}", problem(&look, "c"));
+    }
+}
+
 #[test]
 fn a_missing_directory_is_a_problem_and_no_empty_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -195,7 +214,7 @@ fn one_file_is_one_instance_under_starts_rules() {
     assert_eq!(summary(&look(Some(&file), Some("mine"))), [("mine", false)]);
     // What was never settled does not run on the defaults.
     let files = Files::One { file: Some(file.clone()), name: None };
-    let nothing = Settled::default().look(&files, &environment);
+    let nothing = Settled::default().look(&files, &environment, &Patience::default());
     assert!(problem(&nothing, "one").contains("changes while it is read"));
 }
 
@@ -205,7 +224,7 @@ fn no_key_is_printed() {
     write(directory.path(), "a.toml", text(1));
     let files = Files::Directory(directory.path().to_owned());
     let (look, settled) = look_first(&files, &Environment::default());
-    let printed = format!("{look:?}{settled:?}{:?}", read(&files));
+    let printed = format!("{look:?}{settled:?}{:?}", read(&files, &Patience::default()));
     assert!(printed.contains("a.toml") && !printed.contains("4c0883a6"), "{printed}");
 }
 

@@ -2,7 +2,7 @@
 //! the order of what happens counts, and a minute costs nothing. The last section is real inotify
 //! in real time.
 
-use std::os::unix::fs::symlink;
+use std::{fs, os::unix::fs::symlink};
 
 use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind, RenameMode};
 use tempfile::TempDir;
@@ -129,6 +129,37 @@ fn swap_config_map(directory: &Path, version: &str, files: &[(&str, u32)]) {
 }
 
 // ---- what happens to files
+
+/// Unmounted, or removed and made anew: nobody wished that all instances end.
+#[tokio::test(start_paused = true)]
+async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
+    let mut scene = Scene::new([("a.toml", 1), ("b.toml", 2)], false).await;
+    let vanish = |scene: &Scene| {
+        fs::remove_dir_all(scene.root.path().join("conf")).unwrap();
+        fs::create_dir(scene.root.path().join("conf")).unwrap();
+    };
+    scene.change(vanish);
+    let look = scene.look().await;
+    assert!(look.problem.is_some_and(|problem| problem.contains("all run on")));
+    scene.wake.notify_one();
+    assert!(scene.look().await.problem.is_some(), "it stays so");
+    scene.write("a.toml", text(3));
+    assert_eq!(scene.sizes().await, owned(&[("a", 3)]), "files are there again");
+    scene.change(vanish);
+    assert!(scene.look().await.problem.is_some());
+    scene.nudge.send_modify(|count| *count += 1);
+    assert_eq!(scene.sizes().await, [], "it is meant");
+    scene.end().await;
+}
+
+/// In the same directory a removed file is a wish.
+#[tokio::test(start_paused = true)]
+async fn d2_the_last_file_that_is_removed_ends_its_instance() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    scene.change(|scene| fs::remove_file(scene.path("a.toml")).unwrap());
+    assert_eq!(scene.sizes().await, []);
+    scene.end().await;
+}
 
 #[tokio::test(start_paused = true)]
 async fn files_come_change_and_go() {
