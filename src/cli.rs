@@ -70,6 +70,8 @@ Environment:
   KMS_CONNECTOR_CONFIG_DIR  directory of configurations [default: ./config/environments]
   KMS_CONNECTOR_STATE_DIR   where journals are kept [default: $STATE_DIRECTORY, else ./state]
   KMS_CONNECTOR_LISTEN      where health, metrics and the status page are [default: see --listen]
+  KMS_CONNECTOR_LISTEN_NAMES
+                            names by which browsers may look at the page, parted by commas
   KMS_CONNECTOR_<KEY>       every key of a configuration (see config-base.toml)
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys
@@ -464,6 +466,11 @@ struct ListenArgs {
     /// [default: `$KMS_CONNECTOR_LISTEN`, else 127.0.0.1:9478 under supervise, none under start].
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<Listen>,
+    /// A name by which browsers may look at it, beside its address, names without a dot, private ones
+    /// (.internal, .local, .svc) and the machine's own [default: those of
+    /// `$KMS_CONNECTOR_LISTEN_NAMES`, parted by commas].
+    #[arg(long, value_name = "NAME")]
+    listen_name: Vec<String>,
 }
 
 /// What `--listen` says.
@@ -510,6 +517,30 @@ impl ListenArgs {
     }
 }
 
+impl ListenArgs {
+    /// Asks whoever listens there.
+    async fn health(&self, instance: Option<String>, environment: Environment) -> Exit {
+        match self.address(&environment, SERVICE_LISTENS) {
+            Ok(Some(address)) => health::health(instance.as_deref(), address).await,
+            Ok(None) => {
+                complain("the connector does not listen: give the one to ask as --listen");
+                Exit::Failure
+            }
+            Err(problems) => run::refuse(&problems),
+        }
+    }
+
+    fn names(&self, environment: &Environment) -> Vec<String> {
+        if !self.listen_name.is_empty() {
+            return self.listen_name.clone();
+        }
+        let given = environment.get("KMS_CONNECTOR_LISTEN_NAMES");
+        let given = given.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+        let names = given.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
+    }
+}
+
 /// Where a service shows itself, unless told otherwise: to its own machine only.
 const SERVICE_LISTENS: Listen = Listen::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9478));
 
@@ -521,8 +552,9 @@ impl SupervisorArgs {
         environment: Environment,
     ) -> Result<run::Places, Problems> {
         let state_dir = self.state.state_dir(&environment);
+        let listen_names = listen.names(&environment);
         let listen = listen.address(&environment, default)?;
-        Ok(run::Places { state_dir, socket: self.socket, listen, environment })
+        Ok(run::Places { state_dir, socket: self.socket, listen, listen_names, environment })
     }
 
     fn candidates(self, environment: &Environment) -> Candidates {
@@ -651,14 +683,7 @@ impl Cli {
             }
             Command::Journal { command } => command.run(environment).await,
             Command::Health { instance, listen } => {
-                match (ListenArgs { listen }).address(&environment, SERVICE_LISTENS) {
-                    Ok(Some(address)) => health::health(instance.as_deref(), address).await,
-                    Ok(None) => {
-                        complain("the connector does not listen: give the one to ask as --listen");
-                        Exit::Failure
-                    }
-                    Err(problems) => run::refuse(&problems),
-                }
+                ListenArgs { listen, listen_name: Vec::new() }.health(instance, environment).await
             }
             Command::Requests { command: Some(command), .. } => {
                 Box::pin(command.run(&environment)).await

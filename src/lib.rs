@@ -41,6 +41,7 @@ pub mod traces;
 pub mod heart;
 pub mod backoff;
 pub mod repeats;
+pub mod crowd;
 pub mod clock;
 #[cfg(test)]
 mod simulated;

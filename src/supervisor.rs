@@ -85,6 +85,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Where the HTTP listener is, if there is to be one.
     pub listen: Option<SocketAddr>,
+    /// What browsers may call it.
+    pub listen_names: Vec<String>,
     pub environment: Environment,
     /// By the process's log: what went wrong, and traces.
     pub kept: Kept,
@@ -162,7 +164,7 @@ impl Instances for Connectors {
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
 /// failure of the first start, when somebody is looking.
 pub async fn run(options: Options) -> Result<Exit, RunError> {
-    let Options { files, state_dir, socket, listen, environment, kept } = options;
+    let Options { files, state_dir, socket, listen, listen_names, environment, kept } = options;
     let Kept { errors, traces } = kept;
     let mut signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
@@ -183,7 +185,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     };
 
     let http = match listen {
-        Some(address) => Some(Http::bind(address).await?),
+        Some(address) => Some(Http::bind(address, listen_names).await?),
         None => None,
     };
 

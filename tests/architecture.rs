@@ -50,6 +50,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     (
+        "src/crowd.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    (
         "src/metrics",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),

@@ -16,6 +16,7 @@ pub(super) struct Places {
     pub(super) state_dir: PathBuf,
     pub(super) socket: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
+    pub(super) listen_names: Vec<String>,
     pub(super) environment: Environment,
 }
 
@@ -45,8 +46,8 @@ fn absolute(path: PathBuf) -> PathBuf {
 }
 
 async fn run(files: Files, places: Places, kept: Kept) -> Exit {
-    let Places { state_dir, socket, listen, environment } = places;
-    let options = Options { files, state_dir, socket, listen, environment, kept };
+    let Places { state_dir, socket, listen, listen_names, environment } = places;
+    let options = Options { files, state_dir, socket, listen, listen_names, environment, kept };
     match supervisor::run(options).await {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,

@@ -22,7 +22,7 @@ use super::{Environment, Mode, foreign, variable_form};
 pub(super) const PREFIX: &str = "KMS_CONNECTOR_";
 
 /// Variables with our prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 4] = ["CONFIG_DIR", "STATE_DIR", "LISTEN", "COMMIT"];
+const OTHER_VARIABLES: [&str; 5] = ["CONFIG_DIR", "STATE_DIR", "LISTEN", "LISTEN_NAMES", "COMMIT"];
 
 macro_rules! keys {
     ($($variant:ident = $name:literal,)+) => {

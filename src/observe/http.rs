@@ -1,10 +1,25 @@
 //! The one HTTP listener of a process. It only shows: what it answers stands in [`answers`], and
 //! nothing that a client does changes anything or waits for anything but its own connection.
+//!
+//! Everybody is let in; where there is no place, the oldest of whoever has most leaves ([`crowd`]). A
+//! connection is one question and one answer, each within a deadline: nobody keeps a place by being
+//! silent, by asking on and on, or by not reading. `/livez` needs no place at all once it is asked.
+//!
+//! [`crowd`]: crate::crowd
 
 pub mod answers;
+mod hosts;
 mod page;
+#[cfg(test)]
+mod tests;
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,18 +31,26 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::hosts::Hosts;
 use super::board::View;
+use crate::crowd::{Crowd, Most, Place};
 
-/// Connections served at the same time; more wait in the kernel until one of them is done.
-const MOST_CONNECTIONS: usize = 64;
-/// How long a client may take to say what it wants.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a connection may last: who follows connects again.
-const CONNECTION_LASTS: Duration = Duration::from_mins(1);
-/// And an answer that is under way then.
-const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Connections that have not said yet what they want, and those that are answered.
+const PLACES: Most = Most { silent: 128, served: 64 };
 /// After a failed accept (no more files): not in a hot loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// To say what it wants.
+    question: Duration,
+    /// To have read the answer, from the beginning of the connection.
+    whole: Duration,
+}
+
+const PATIENCE: Patience =
+    Patience { question: Duration::from_secs(5), whole: Duration::from_secs(15) };
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -45,15 +68,19 @@ pub struct BindError {
 pub struct Http {
     listener: TcpListener,
     address: SocketAddr,
+    hosts: Hosts,
+    patience: Patience,
 }
 
 impl Http {
-    /// Port 0 lets the system choose.
-    pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    /// Port 0 lets the system choose. Browsers may use `names`, beside those that are nobody else's.
+    pub async fn bind(address: SocketAddr, names: Vec<String>) -> Result<Self, BindError> {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            Ok(Self { listener, address })
+            let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let hosts = Hosts::new(names.into_iter().chain([machine]));
+            Ok(Self { listener, address, hosts, patience: PATIENCE })
         };
         bound.await.map_err(|cause| BindError { address, cause })
     }
@@ -66,20 +93,21 @@ impl Http {
 
     /// Answers until told to stop.
     pub async fn serve(self, view: View, stop: CancellationToken) {
+        let Self { listener, hosts, patience, .. } = self;
+        let crowd = Crowd::new(PLACES);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(_) = connections.join_next() => {}
-                accepted = self.listener.accept(), if connections.len() < MOST_CONNECTIONS => {
-                    match accepted {
-                        Ok((stream, _)) => {
-                            connections.spawn(talk(stream, view.clone()));
-                        }
-                        Err(error) => {
-                            warn!(%error, "cannot take an HTTP connection");
-                            sleep(ACCEPT_PAUSE).await;
-                        }
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        let place = crowd.enter(network(peer.ip()));
+                        connections.spawn(talk(stream, place, view.clone(), hosts.clone(), patience));
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot take an HTTP connection");
+                        sleep(ACCEPT_PAUSE).await;
                     }
                 }
             }
@@ -87,27 +115,51 @@ impl Http {
     }
 }
 
-async fn talk(stream: TcpStream, view: View) {
-    let answering = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let shown = view.borrow().clone();
-        async move {
-            let (path, query) = (request.uri().path(), request.uri().query());
-            Ok::<_, Infallible>(answers::answer(request.method(), path, query, &shown))
+/// Whoever has one address of a /64 has them all.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+async fn talk(
+    stream: TcpStream,
+    place: Place<IpAddr>,
+    view: View,
+    hosts: Hosts,
+    patience: Patience,
+) {
+    let answering = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        let (path, query) = (request.uri().path(), request.uri().query());
+        let answer = if path == answers::LIVEZ {
+            answers::alive(request.method())
+        } else if hosts.let_in(request.uri(), request.headers()) {
+            place.serve();
+            let shown = view.borrow().clone();
+            answers::answer(request.method(), path, query, &shown)
+        } else {
+            answers::misdirected()
+        };
+        async move { Ok::<_, Infallible>(answer) }
     });
-    let mut connection = pin!(
+    let connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(REQUEST_DEADLINE)
+            .header_read_timeout(patience.question)
             .max_buf_size(16 << 10)
+            .keep_alive(false)
             .serve_connection(TokioIo::new(stream), answering)
     );
-    let mut served = timeout(CONNECTION_LASTS, connection.as_mut()).await;
-    if served.is_err() {
-        connection.as_mut().graceful_shutdown();
-        served = timeout(LAST_ANSWER_WITHIN, connection).await;
-    }
-    if let Ok(Err(error)) = served {
-        debug!(%error, "an HTTP client did not behave");
+    tokio::select! {
+        served = timeout(patience.whole, connection) => match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "an HTTP client did not behave"),
+            Err(_) => debug!("an HTTP client does not read its answer"),
+        },
+        () = place.wanted() => debug!("an HTTP client has to leave: newer ones need its place"),
     }
 }

@@ -29,6 +29,33 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS: HeaderValue = HeaderValue::from_static(exposition::CONTENT_TYPE);
 
+/// Asked by whoever decides on a restart: answered whoever asks, and by whatever name.
+pub(super) const LIVEZ: &str = "/livez";
+
+/// That this is answered is all it says: what is outside must not have the process restarted.
+pub(super) fn alive(method: &Method) -> Response<Full<Bytes>> {
+    if only_looks(method) { text(StatusCode::OK, "alive\n") } else { refused() }
+}
+
+/// For a browser that asks for another host.
+pub(super) fn misdirected() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::MISDIRECTED_REQUEST,
+        "this name is not known to be this listener's: look at it by its address, or name it with \
+         --listen-name or KMS_CONNECTOR_LISTEN_NAMES\n",
+    )
+}
+
+fn only_looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn refused() -> Response<Full<Bytes>> {
+    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "this listener only shows\n");
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refused
+}
+
 /// The answer to a request for `path`, with what stands behind its question mark.
 #[must_use]
 pub fn answer(
@@ -37,14 +64,11 @@ pub fn answer(
     query: Option<&str>,
     shown: &Shown,
 ) -> Response<Full<Bytes>> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "this listener only shows\n");
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
+    if !only_looks(method) {
+        return refused();
     }
     match path {
-        // That this is answered is all it says: what is outside must not have the process restarted.
-        "/livez" => text(StatusCode::OK, "alive\n"),
+        LIVEZ => alive(method),
         "/" => page::page(),
         "/status" => as_json(StatusCode::OK, &status(shown)),
         "/history" => as_json(StatusCode::OK, &history(shown, since(query), None)),

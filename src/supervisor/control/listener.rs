@@ -1,20 +1,25 @@
 //! The supervisor's end of the control socket.
 //!
-//! Whatever a client does, it costs one of [`MOST_CONNECTIONS`] places for a bounded time, and
-//! nothing else: the loop sees whole, readable requests only.
+//! Whatever a client does, it costs one of a few places for a bounded time, and nothing else: the loop
+//! sees whole, readable requests only. Everybody is let in; where there is no place, the oldest of
+//! whoever has most leaves ([`crate::crowd`]), and one that hangs up leaves at once. The status, which
+//! the loop tells without waiting for anything, takes no place of those who wait for its deeds.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixSocket, UnixStream},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
+    net::{UnixListener, UnixSocket, UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -23,10 +28,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Answer, Asked, Candidates, LONGEST_PATH, Request};
+use crate::crowd::{Crowd, Most, Place};
 
-/// Connections served at the same time; more wait until one of them is done.
-const MOST_CONNECTIONS: usize = 16;
-/// Connections the kernel keeps for us meanwhile.
+/// Connections that have not said yet what they want, and those whose wish is being done. A script may
+/// well restart a hundred instances at once.
+pub(super) const PLACES: Most = Most { silent: 128, served: 128 };
+/// Connections the kernel keeps for us until they are let in.
 const BACKLOG: u32 = 256;
 /// No request is longer.
 const LONGEST_REQUEST: u64 = 64 << 10;
@@ -34,6 +41,8 @@ const LONGEST_REQUEST: u64 = 64 << 10;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the loop may take to do it.
 const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
+/// How often it is looked whether who waits for an answer is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a client may take to hear the answer.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one supervisor waits for another that binds in the same directory.
@@ -112,8 +121,7 @@ impl Listener {
         let made = fs::symlink_metadata(&path).map_err(failed("looking at it"))?;
         let file = SocketFile { path: path.clone(), identity: identity(&made) };
         // Nobody can connect before `listen`: the mode holds from the first connection on.
-        fs::set_permissions(&path, Permissions::from_mode(0o660))
-            .map_err(failed("setting its mode"))?;
+        open_to_group(&path, &file).map_err(failed("setting its mode"))?;
         let socket = socket.listen(BACKLOG).map_err(failed("listening"))?;
         Ok(Self { file, socket })
     }
@@ -126,17 +134,20 @@ impl Listener {
 
     /// Serves until `stop`. Whoever waits for an answer then gets it if it comes at once.
     pub async fn serve(self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
+        let crowd = Crowd::new(PLACES);
         let mut connections = JoinSet::new();
         let mut accepting = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = connections.join_next() => note(ended),
-                accepted = self.socket.accept(), if connections.len() < MOST_CONNECTIONS => {
+                accepted = self.socket.accept() => {
                     match accepted {
                         Ok((stream, _)) => {
                             accepting = true;
-                            connections.spawn(converse(stream, commands.clone()));
+                            let peer = Peer::of(&stream);
+                            let place = crowd.enter(peer.uid);
+                            connections.spawn(converse(stream, peer, place, commands.clone()));
                         }
                         Err(error) => {
                             if accepting {
@@ -210,22 +221,64 @@ async fn make_way(path: &Path) -> Result<(), ListenError> {
     }
 }
 
+/// The mode of the socket we made, and of nothing that was put in its place meanwhile.
+fn open_to_group(path: &Path, made: &SocketFile) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty())?);
+    if identity(&file.metadata()?) != made.identity {
+        return Err(io::Error::other("another file was put in its place"));
+    }
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::set_permissions(itself, Permissions::from_mode(0o660))
+}
+
+/// Who is at the other end, as far as the kernel tells.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    uid: Option<u32>,
+    pid: Option<i32>,
+}
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Self {
+        let peer = stream.peer_cred().ok();
+        Self { uid: peer.map(|peer| peer.uid()), pid: peer.and_then(|peer| peer.pid()) }
+    }
+}
+
 /// One connection: a line in, a line out.
-async fn converse(stream: UnixStream, commands: mpsc::Sender<Asked>) {
-    let peer = stream.peer_cred().ok();
-    let (uid, pid) = (peer.map(|peer| peer.uid()), peer.and_then(|peer| peer.pid()));
+async fn converse(
+    stream: UnixStream,
+    peer: Peer,
+    place: Place<Option<u32>>,
+    commands: mpsc::Sender<Asked>,
+) {
+    let Peer { uid, pid } = peer;
     let (reading, mut writing) = stream.into_split();
-    let answer = match timeout(REQUEST_DEADLINE, read_request(reading)).await {
+    let read = tokio::select! {
+        read = timeout(REQUEST_DEADLINE, read_request(reading)) => read,
+        () = place.wanted() => return debug!(uid, pid, "a silent control client has to leave"),
+    };
+    let answer = match read {
         // Somebody looked whether we are here.
         Ok(Ok(None)) => return,
         Ok(Ok(Some(Request::Status))) => pass_on(Request::Status, &commands).await,
-        // A question in many pages is no news.
-        Ok(Ok(Some(Request::Requests { name, inquiry }))) if !inquiry.is_wish() => {
-            pass_on(Request::Requests { name, inquiry }, &commands).await
-        }
         Ok(Ok(Some(request))) => {
-            info!(?request, uid, pid, "control request");
-            pass_on(request, &commands).await
+            place.serve();
+            // A question in many pages is no news.
+            let is_question = |request: &Request| matches!(request, Request::Requests { inquiry, .. } if !inquiry.is_wish());
+            if !is_question(&request) {
+                info!(?request, uid, pid, "control request");
+            }
+            tokio::select! {
+                answer = pass_on(request, &commands) => answer,
+                () = gone(&writing) => return debug!(uid, pid, "a control client hung up"),
+                () = place.wanted() => Answer::Silent {
+                    why: "others who asked later are served in its place; what was asked may still \
+                          be done: see the log"
+                        .to_owned(),
+                },
+            }
         }
         Ok(Err(why)) => Answer::Refused { why },
         Err(_) => Answer::Refused { why: format!("no whole request within {REQUEST_DEADLINE:?}") },
@@ -247,6 +300,17 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Asked>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a control client did not wait for its answer"),
         Err(_) => debug!("a control client does not read its answer"),
+    }
+}
+
+/// Until nobody is at the other end. Who has only said all it has to say still listens.
+async fn gone(writing: &OwnedWriteHalf) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        match writing.ready(Interest::WRITABLE).await {
+            Ok(ready) if !ready.is_write_closed() => {}
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Answer, AskError, Asked, Candidates, ListenError, Listener, Request, candidates, client,
+    listener::PLACES,
 };
 use crate::{
     config::Environment,
@@ -275,22 +276,84 @@ async fn a_hundred_clients_each_get_their_own_answer() {
     assert_eq!(world.asked.load(Ordering::SeqCst), 100);
 }
 
-#[tokio::test]
-async fn at_most_16_are_served_at_a_time() {
-    let world = World::new().await;
+/// As many that wait for a wish that is never done.
+async fn wishers(world: &World, count: usize) -> Vec<UnixStream> {
     let mut waiting = Vec::new();
-    for _ in 0..16 {
+    let before = world.asked.load(Ordering::SeqCst);
+    for number in 1..=count {
         let mut stream = world.connect().await;
         stream.write_all(b"{\"request\":\"stop\",\"name\":\"x\"}\n").await.unwrap();
         waiting.push(stream);
+        while world.asked.load(Ordering::SeqCst) < before + number {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
-    while world.asked.load(Ordering::SeqCst) < 16 {
-        sleep(Duration::from_millis(5)).await;
+    waiting
+}
+
+#[tokio::test]
+async fn so_many_wishes_wait_and_the_oldest_gives_way() {
+    let world = World::new().await;
+    let mut waiting = wishers(&world, PLACES.served).await;
+    assert_eq!(world.restart("one more").await.unwrap(), done("one more"));
+    let mut answer = Vec::new();
+    let mut oldest = waiting.remove(0);
+    timeout(SOON, oldest.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let answer: Answer = serde_json::from_slice(&answer).unwrap();
+    assert!(matches!(&answer, Answer::Silent { why } if why.contains("later")), "{answer:?}");
+    // The others still wait.
+    for stream in &mut waiting {
+        let heard = timeout(Duration::from_millis(2), stream.read_u8()).await;
+        assert!(heard.is_err(), "{heard:?}");
     }
-    let request = Request::Restart { name: "17th".to_owned() };
-    let error = client::ask(&world.candidates, &request, Duration::from_millis(300)).await;
-    assert!(matches!(error, Err(AskError::TimedOut { .. })), "{error:?}");
-    assert_eq!(world.asked.load(Ordering::SeqCst), 16);
+}
+
+#[tokio::test]
+async fn b8_whoever_sits_there_in_silence_keeps_no_operator_out() {
+    let world = World::new().await;
+    let mut silent = Vec::new();
+    for index in 0..257 {
+        let mut stream = world.connect().await;
+        if index % 2 == 0 {
+            stream.write_all(b"{\"request\":").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    for name in ["a", "b", "c"] {
+        let request = Request::Restart { name: name.to_owned() };
+        let asking = client::ask(&world.candidates, &request, Duration::from_secs(2));
+        assert_eq!(asking.await.unwrap(), done(name));
+    }
+}
+
+#[tokio::test]
+async fn b8_who_hangs_up_leaves_and_who_has_said_all_is_answered() {
+    let world = World::new().await;
+    drop(wishers(&world, PLACES.served).await);
+    sleep(Duration::from_secs(1)).await;
+    // All of their places are free again: nobody of these waits for one, or has to give way.
+    let waiting = wishers(&world, PLACES.served - 1);
+    let mut waiting = timeout(Duration::from_secs(10), waiting).await.unwrap();
+    let (mut heard, mut said) = world.connect().await.into_split();
+    said.write_all(b"{\"request\":\"restart\",\"name\":\"half\"}\n").await.unwrap();
+    said.shutdown().await.unwrap();
+    drop(said);
+    let mut answer = String::new();
+    timeout(SOON, heard.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_str::<Answer>(&answer).unwrap(), done("half"));
+    for stream in &mut waiting {
+        let heard = timeout(Duration::from_millis(2), stream.read_u8()).await;
+        assert!(heard.is_err(), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn b8_who_has_said_all_and_waits_is_not_taken_for_gone() {
+    let world = World::new().await;
+    let mut waiting = wishers(&world, 1).await.remove(0);
+    waiting.shutdown().await.unwrap();
+    let heard = timeout(Duration::from_secs(1), waiting.read_u8()).await;
+    assert!(heard.is_err(), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]

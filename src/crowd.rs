@@ -1,0 +1,208 @@
+//! Who keeps a place where more come than there are places: the newest.
+//!
+//! A listener that lets newcomers wait belongs to whoever came first and says nothing. So everybody is
+//! let in, and where there is no place another one leaves: of whoever has the most, the one that has
+//! been there the longest. Who has few is not pushed out by who has many; where all are one's own (on
+//! one machine, say), who has not said yet what it wants, or does not listen to the answer, is older
+//! than who asks now.
+//!
+//! Those who are waited for and those who are served are counted apart: no number of silent ones takes
+//! an answer away, and no number of answers that nobody reads keeps a newcomer out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+/// Those who are there, by who they are: a user, an address. Clones share it.
+#[derive(Debug)]
+pub struct Crowd<P>(Arc<Mutex<Guests<P>>>);
+
+#[derive(Debug)]
+struct Guests<P> {
+    most: Most,
+    last: u64,
+    /// In the order in which they came, or were served.
+    silent: Vec<Guest<P>>,
+    served: Vec<Guest<P>>,
+}
+
+/// How many places there are. At least one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    pub silent: usize,
+    pub served: usize,
+}
+
+#[derive(Debug)]
+struct Guest<P> {
+    number: u64,
+    who: P,
+    leave: CancellationToken,
+}
+
+/// A place, given back when dropped.
+#[derive(Debug)]
+pub struct Place<P> {
+    crowd: Crowd<P>,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl<P> Clone for Crowd<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P> Crowd<P> {
+    #[must_use]
+    pub fn new(most: Most) -> Self {
+        let guests = Guests { most, last: 0, silent: Vec::new(), served: Vec::new() };
+        Self(Arc::new(Mutex::new(guests)))
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Guests<P>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P: Ord> Crowd<P> {
+    /// Lets somebody in who has not said yet what it wants.
+    #[must_use]
+    pub fn enter(&self, who: P) -> Place<P> {
+        let leave = CancellationToken::new();
+        let mut guests = self.guests();
+        guests.last += 1;
+        let number = guests.last;
+        let most = guests.most.silent;
+        guests.silent.push(Guest { number, who, leave: leave.clone() });
+        make_room(&mut guests.silent, most);
+        drop(guests);
+        Place { crowd: self.clone(), number, leave }
+    }
+}
+
+impl<P: Ord> Place<P> {
+    /// It has said what it wants, and is served from now on.
+    pub fn serve(&self) {
+        let mut guests = self.crowd.guests();
+        let found = guests.silent.iter().position(|guest| guest.number == self.number);
+        // Who had to leave just now does.
+        let Some(index) = found else { return };
+        let guest = guests.silent.remove(index);
+        let most = guests.most.served;
+        guests.served.push(guest);
+        make_room(&mut guests.served, most);
+    }
+
+    /// Until somebody newer needs the place.
+    pub async fn wanted(&self) {
+        self.leave.cancelled().await;
+    }
+}
+
+impl<P> Drop for Place<P> {
+    fn drop(&mut self) {
+        let mut guests = self.crowd.guests();
+        guests.silent.retain(|guest| guest.number != self.number);
+        guests.served.retain(|guest| guest.number != self.number);
+    }
+}
+
+fn make_room<P: Ord>(guests: &mut Vec<Guest<P>>, most: usize) {
+    while guests.len() > most.max(1) {
+        let whose: Vec<&P> = guests.iter().map(|guest| &guest.who).collect();
+        let leaves = leaves(&whose);
+        guests.remove(leaves).leave.cancel();
+    }
+}
+
+/// Which of them leaves: the first of whoever is there most often; of several such, of the one that is
+/// there first.
+fn leaves<P: Ord>(whose: &[&P]) -> usize {
+    let times = |who: &P| whose.iter().filter(|other| ***other == *who).count();
+    let most = whose.iter().map(|who| times(who)).max().unwrap_or_default();
+    whose.iter().position(|who| times(who) == most).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn has_left(place: &Place<u16>) -> bool {
+        place.leave.is_cancelled()
+    }
+
+    fn numbers(guests: &[Guest<u16>]) -> Vec<u16> {
+        guests.iter().map(|guest| guest.who).collect()
+    }
+
+    #[test]
+    fn the_newest_stays_and_who_has_most_gives_way() {
+        let crowd = Crowd::new(Most { silent: 3, served: 2 });
+        let [a, b, c] = [1, 2, 1].map(|who| crowd.enter(who));
+        let newest = crowd.enter(3);
+        assert!(has_left(&a) && !has_left(&b) && !has_left(&c) && !has_left(&newest));
+        // All are there once: the one that came first.
+        let again = crowd.enter(4);
+        assert!(has_left(&b) && !has_left(&again));
+        drop(again);
+        let own = crowd.enter(3);
+        assert!(!has_left(&c) && !has_left(&newest) && !has_left(&own));
+    }
+
+    #[test]
+    fn who_is_served_is_counted_apart() {
+        let crowd = Crowd::new(Most { silent: 1, served: 1 });
+        let first = crowd.enter(1);
+        first.serve();
+        let silent = crowd.enter(1);
+        assert!(!has_left(&first));
+        let second = crowd.enter(1);
+        assert!(has_left(&silent) && !has_left(&first));
+        silent.serve();
+        assert!(!has_left(&first), "who had to leave takes nobody's place");
+        second.serve();
+        assert!(has_left(&first) && !has_left(&second));
+        drop(second);
+        assert_eq!(numbers(&crowd.guests().served), [0_u16; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn there_are_never_too_many_and_the_newest_is_there(
+            most in 1usize..5,
+            comers in prop::collection::vec((0u16..4, any::<bool>(), any::<bool>()), 1..40),
+        ) {
+            let crowd = Crowd::new(Most { silent: most, served: most });
+            let mut places = Vec::new();
+            for (who, asks, goes) in comers {
+                let others = numbers(&crowd.guests().silent);
+                let place = crowd.enter(who);
+                prop_assert!(!has_left(&place));
+                let now = numbers(&crowd.guests().silent);
+                prop_assert!(now.len() <= most);
+                // Nobody lost a place to somebody who then has more than it had.
+                for other in 0..4 {
+                    let had = others.iter().filter(|one| **one == other).count();
+                    let has = now.iter().filter(|one| **one == other).count();
+                    let newcomer = now.iter().filter(|one| **one == who).count();
+                    prop_assert!(other == who || has >= had || newcomer <= had);
+                }
+                if asks {
+                    place.serve();
+                    prop_assert!(!has_left(&place));
+                    prop_assert!(crowd.guests().served.len() <= most);
+                }
+                if !goes {
+                    places.push(place);
+                }
+            }
+            drop(places);
+            let guests = crowd.guests();
+            prop_assert!(guests.silent.is_empty() && guests.served.is_empty());
+        }
+    }
+}

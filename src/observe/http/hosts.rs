@@ -1,0 +1,156 @@
+//! By which names browsers may look at the listener. Pure.
+//!
+//! A page of somewhere else cannot read what another host answers to a browser, unless its own name
+//! suddenly leads to that host (DNS rebinding): then the browser takes the two for one. Such a name
+//! stands in the request's Host. So a browser is answered by address, by a name that nobody can buy
+//! (`localhost`, one without a dot, one that ends in `.internal`, `.local`, `.svc` and the like), by the
+//! machine's own name, and by those that the operator lists. Whoever is no browser, a scraper say, may
+//! use any name: no page of somewhere else makes it ask.
+
+use std::net::IpAddr;
+
+use hyper::{
+    HeaderMap, Uri,
+    header::{
+        ACCEPT_LANGUAGE, COOKIE, HOST, HeaderName, ORIGIN, REFERER, UPGRADE_INSECURE_REQUESTS,
+        USER_AGENT,
+    },
+};
+
+/// Names that no public name server answers for.
+const PRIVATE: [&str; 6] = ["localhost", "internal", "local", "home.arpa", "svc", "test"];
+/// What browsers send along, and a page in them cannot keep them from sending all of.
+const MARKS: [HeaderName; 7] = [
+    ACCEPT_LANGUAGE,
+    ORIGIN,
+    REFERER,
+    COOKIE,
+    UPGRADE_INSECURE_REQUESTS,
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-mode"),
+];
+
+/// The names that are the operator's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hosts {
+    /// In lower case, without a dot at the end.
+    own: Vec<String>,
+}
+
+impl Hosts {
+    pub(super) fn new(names: impl IntoIterator<Item = String>) -> Self {
+        Self { own: names.into_iter().map(|name| plain(&name)).collect() }
+    }
+
+    /// Whether a request that goes to these names is answered.
+    pub(super) fn let_in(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        if !is_browser(headers) {
+            return true;
+        }
+        let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(name_of));
+        // Both of those that can be in a request.
+        named
+            .chain(uri.host().map(|host| Some(plain(host))))
+            .all(|name| name.is_some_and(|name| self.is_known(&name)))
+    }
+
+    fn is_known(&self, name: &str) -> bool {
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        address.parse::<IpAddr>().is_ok()
+            || !name.contains('.')
+            || self.own.iter().any(|own| own == name)
+            || PRIVATE.iter().any(|private| {
+                name.strip_suffix(private).is_some_and(|before| before.ends_with('.'))
+            })
+    }
+}
+
+fn is_browser(headers: &HeaderMap) -> bool {
+    let agent =
+        headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
+    agent || MARKS.iter().any(|mark| headers.contains_key(mark))
+}
+
+/// `host` of `host:port`. `None`: it is none.
+fn name_of(host: &str) -> Option<String> {
+    let authority: hyper::http::uri::Authority = host.trim().parse().ok()?;
+    Some(plain(authority.host()))
+}
+
+fn plain(name: &str) -> String {
+    name.trim().trim_end_matches('.').to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn browser(host: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_str(host).unwrap());
+        headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(""));
+        headers
+    }
+
+    fn is_let_in(headers: &HeaderMap) -> bool {
+        let hosts = Hosts::new(["Node-7.example.com.".to_owned()]);
+        hosts.let_in(&"/status".parse().unwrap(), headers)
+    }
+
+    #[test]
+    fn b8_a_browser_that_was_led_here_by_a_name_of_somewhere_else_is_told_nothing() {
+        for host in [
+            "127.0.0.1:9478",
+            "[::1]:9478",
+            "10.0.0.7",
+            "localhost:9478",
+            "LOCALHOST",
+            "kms-connector:9478",
+            "kms.default.svc:9478",
+            "kms.default.svc.cluster.local",
+            "ip-10-0-0-7.eu-west-1.compute.internal:9478",
+            "node-7.example.com:9478",
+            "node-7.example.com.",
+        ] {
+            assert!(is_let_in(&browser(host)), "{host}");
+        }
+        for host in [
+            "evil.example:9478",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "evil-internal.example",
+            "notlocalhost.com",
+            "7.example.com",
+            "a.b@127.0.0.1.nip.io",
+            "",
+            "a b",
+        ] {
+            assert!(!is_let_in(&browser(host)), "{host}");
+        }
+    }
+
+    #[test]
+    fn b8_every_mark_of_a_browser_is_one_and_a_scraper_has_none() {
+        let mut scraper = HeaderMap::new();
+        scraper.insert(HOST, HeaderValue::from_static("connector.example.com"));
+        scraper.insert(USER_AGENT, HeaderValue::from_static("Prometheus/3.5.0"));
+        assert!(is_let_in(&scraper));
+        for mark in MARKS {
+            let mut headers = scraper.clone();
+            headers.insert(mark.clone(), HeaderValue::from_static("x"));
+            assert!(!is_let_in(&headers), "{mark}");
+        }
+        let mut headers = scraper.clone();
+        headers.insert(USER_AGENT, HeaderValue::from_static("Mozilla/5.0 (X11; Linux x86_64)"));
+        assert!(!is_let_in(&headers));
+        // The other place for a name, and two at once.
+        let hosts = Hosts::default();
+        let absolute: Uri = "http://evil.example/status".parse().unwrap();
+        assert!(!hosts.let_in(&absolute, &browser("127.0.0.1")));
+        let mut two = browser("127.0.0.1");
+        two.append(HOST, HeaderValue::from_static("evil.example"));
+        assert!(!hosts.let_in(&"/".parse().unwrap(), &two));
+    }
+}
