@@ -320,6 +320,8 @@ hold_reasons! {
     WalletCoreMismatch = "wallet_core_mismatch",
     /// The wallet cannot pay for gas.
     NoFunds = "no_funds",
+    /// Somebody else sends from the wallet.
+    WalletUsedElsewhere = "wallet_used_elsewhere",
     /// The chain's base fee is above `max_fee_per_gas_gwei`.
     FeeCap = "fee_cap",
     /// The bucket refuses access.
@@ -371,6 +373,9 @@ impl HoldReason {
             Self::SignerNotRegistered => "register the Core's signer, or connect the right Core",
             Self::WalletCoreMismatch => "pair wallet and Core as registered",
             Self::NoFunds => "fund the wallet",
+            Self::WalletUsedElsewhere => {
+                "stop whoever else sends from the wallet, then restart the instance"
+            }
             Self::FeeCap => "wait until the fee falls, or raise max_fee_per_gas_gwei",
             Self::AccessDenied => {
                 "look at the policies of buckets and AWS key, and at the credentials"

@@ -344,8 +344,9 @@ impl LeftOver {
         open.sort_by_key(|transaction| transaction.nonce);
         let mined = journal.recently_mined(lane::FOLLOWED).await?;
         let highest = journal.highest_nonce().await?;
+        let stranded = journal.stranded_transactions().await?;
         Ok(Self {
-            transactions: Recovered { open, mined, highest },
+            transactions: Recovered { open, mined, highest, stranded },
             reading: Reading::read(journal).await?,
         })
     }

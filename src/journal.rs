@@ -452,6 +452,11 @@ impl Journal {
         self.read(reader::open_transactions).await
     }
 
+    /// Given up beyond a gap of nonces, as far as the chain has not come there; ordered by nonce.
+    pub async fn stranded_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
+        self.read(reader::stranded_transactions).await
+    }
+
     /// The last transactions, where they are mined, of requests that have no outcome yet.
     pub async fn unsettled_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
         let contract = self.contract;

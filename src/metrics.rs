@@ -74,10 +74,13 @@ pub enum Sending {
     Rejected,
     /// Its nonce was used by a transaction that is none of ours.
     Displaced,
+    /// Signed far beyond the chain's count, and given up.
+    Stranded,
 }
 
 impl Sending {
-    pub const ALL: [Self; 4] = [Self::Succeeded, Self::Reverted, Self::Rejected, Self::Displaced];
+    pub const ALL: [Self; 5] =
+        [Self::Succeeded, Self::Reverted, Self::Rejected, Self::Displaced, Self::Stranded];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -86,6 +89,7 @@ impl Sending {
             Self::Reverted => "reverted",
             Self::Rejected => "rejected",
             Self::Displaced => "displaced",
+            Self::Stranded => "stranded",
         }
     }
 }
@@ -112,6 +116,8 @@ pub struct LaneGauges {
     pub waiting: usize,
     /// Nonces handed out beyond the chain's count.
     pub nonce_gap: u64,
+    /// For how long nothing was taken or mined while something waits for that.
+    pub still: Duration,
 }
 
 /// A transaction that was mined.
@@ -165,6 +171,9 @@ struct Series {
     lag: LateGauge,
     /// Unix ms; 0: not behind, [`NEVER`]: not known.
     behind_since_ms: AtomicU64,
+    /// Answers that are not mined, and for how long nothing was (ms).
+    unsent: AtomicU64,
+    still_ms: AtomicU64,
     reorganisations: IntCounter,
     still_tag: LateGauge,
     unproven: LateGauge,
@@ -189,6 +198,7 @@ struct Series {
     in_flight_limit: LateGauge,
     waiting: LateGauge,
     nonce_gap: LateGauge,
+    still: LateGauge,
     foreign_nonces: IntCounter,
     balance: LateGauge,
     signing: Histogram,
@@ -415,11 +425,22 @@ impl Metrics {
     }
 
     pub fn lane(&self, lane: LaneGauges) {
-        let LaneGauges { in_flight, in_flight_limit, waiting, nonce_gap } = lane;
+        let LaneGauges { in_flight, in_flight_limit, waiting, nonce_gap, still } = lane;
         self.0.in_flight.set_count(in_flight as u64);
         self.0.in_flight_limit.set_count(in_flight_limit as u64);
         self.0.waiting.set_count(waiting as u64);
         self.0.nonce_gap.set_count(nonce_gap);
+        self.0.still.set(still.as_secs_f64());
+        self.0.unsent.store((in_flight + waiting) as u64, Ordering::Relaxed);
+        let still_ms = u64::try_from(still.as_millis()).unwrap_or(u64::MAX);
+        self.0.still_ms.store(still_ms, Ordering::Relaxed);
+    }
+
+    /// Answers that wait to be mined, and for how long none was.
+    #[must_use]
+    pub fn unsent(&self) -> (u64, Duration) {
+        let still = Duration::from_millis(self.0.still_ms.load(Ordering::Relaxed));
+        (self.0.unsent.load(Ordering::Relaxed), still)
     }
 
     /// So many nonces of the wallet were used by transactions the journal does not know.
@@ -568,6 +589,8 @@ impl Series {
                 "For how long a block has been known that is not read yet; 0: all are read.",
             ),
             behind_since_ms: AtomicU64::new(NEVER),
+            unsent: AtomicU64::new(0),
+            still_ms: AtomicU64::new(0),
             reorganisations: r.counter(
                 "reorganisations_total",
                 "Times the chain was reorganised below the cursor.",
@@ -621,6 +644,10 @@ impl Series {
             in_flight_limit: r.late("transactions_in_flight_limit", "max_transactions_in_flight."),
             waiting: r.late("transactions_waiting", "Answers that wait for a nonce."),
             nonce_gap: r.late("nonce_gap", "Nonces handed out beyond the chain's count."),
+            still: r.late(
+                "transactions_still_seconds",
+                "For how long none was taken or mined while answers wait for that; 0: none waits.",
+            ),
             foreign_nonces: r.counter(
                 "foreign_nonces_total",
                 "Nonces of the wallet used by transactions the journal does not know.",

@@ -79,6 +79,8 @@ pub(crate) struct Lies {
     pub takes_blocks: Option<(u64, i64, &'static str)>,
     /// Answers nothing.
     pub mute: bool,
+    /// It has no blocks from here on.
+    pub lags_from: Option<u64>,
     pub transaction_count: Option<u64>,
     pub priority_fee: Option<u128>,
     pub estimate: Option<u64>,
@@ -497,8 +499,12 @@ impl Provider for FakeChain {
     async fn balance(&self, _: Address) -> Result<U256, RpcError> {
         Ok(U256::MAX)
     }
-    async fn transaction_count(&self, _: Address) -> Result<u64, RpcError> {
+    async fn transaction_count(&self, _: Address, at: At) -> Result<u64, RpcError> {
         let node = self.ask("transaction_count")?;
+        let asked = node.header(at).ok_or_else(|| refused("header not found", None))?;
+        if node.lies[self.asked.0].lags_from.is_some_and(|from| asked.block.number >= from) {
+            return Err(refused("header not found", None));
+        }
         Ok(node.lies[self.asked.0].transaction_count.unwrap_or(node.nonce))
     }
     async fn priority_fee(&self) -> Result<u128, RpcError> {

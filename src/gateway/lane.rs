@@ -14,34 +14,34 @@
 //!   to it. So a restart needs no path of its own: the walk submits again and finds it here. Nor has
 //!   a reorganisation: a mined transaction that is dropped is open again, with the same bytes, and the
 //!   request that it had settled walks again and finds it here.
-//! - Decisions are pure ([`book`], [`nonces`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
+//! - What lies beyond a gap that nobody fills is **stranded**: it is given up, and its request gets
+//!   another nonce. Should the chain ever come to its nonce, the old bytes may be mined after all: the
+//!   contract refuses a second answer, and they are known as ours.
+//! - Decisions are pure ([`book`], [`count`], [`nonces`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
 //!   everything slow runs beside it in its `JoinSet`.
 
 pub mod book;
+mod count;
 pub mod draft;
 mod look;
 mod nonces;
 mod owner;
 mod recent;
 mod slot;
+mod start;
+mod votes;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep},
-};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use self::owner::Owner;
+use self::{owner::Owner, start::Known};
 use super::{provider::Provider, wallet::Wallet};
 use crate::{
-    backoff::Backoff,
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     heart::Heart,
     metrics::Metrics,
-    repeats::Repeats,
 };
 
 /// So many mined transactions are followed: what a reorganisation drops is sent again.
@@ -111,6 +111,8 @@ pub enum GivenUp {
     Rejected,
     /// The nonce was used by a transaction that is none of ours.
     Displaced,
+    /// So many nonces below it are unused that the chain will not come to it.
+    Stranded,
 }
 
 impl GivenUp {
@@ -120,6 +122,7 @@ impl GivenUp {
         match self {
             Self::Rejected => "rejected",
             Self::Displaced => "displaced",
+            Self::Stranded => "stranded",
         }
     }
 }
@@ -139,8 +142,10 @@ pub struct Recovered {
     pub open: Vec<SignedTransaction>,
     /// The last ones known to be mined: the chain may have gone back since.
     pub mined: Vec<MinedTransaction>,
-    /// The highest nonce that was ever recorded.
+    /// The highest nonce that was ever recorded, and may be mined.
     pub highest: Option<u64>,
+    /// Given up beyond a gap: should the chain come to their nonces, they may be mined after all.
+    pub stranded: Vec<SignedTransaction>,
 }
 
 /// What to send.
@@ -292,28 +297,12 @@ impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
 
     /// Runs until `stop`. Fails only when the journal does.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
-        let Some(count) = stop.run_until_cancelled(self.first_count(&heart)).await else {
-            return Ok(());
-        };
+        let known = Known::of(&self.recovered);
+        let (wallet, told) = (self.wallet.address(), (&heart, &self.metrics));
+        let counting = start::first_count(&self.provider, wallet, known, &self.jobs, told);
+        let Some(count) = stop.run_until_cancelled(counting).await else { return Ok(()) };
         let owner = Owner::new(self, count);
         owner.run(heart, stop).await
-    }
-
-    async fn first_count(&self, heart: &Heart) -> u64 {
-        let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-        let mut repeats = Repeats::default();
-        loop {
-            heart.beat().await;
-            match self.provider.transaction_count(self.wallet.address()).await {
-                Ok(count) => return count,
-                Err(error) => {
-                    if let Some(times) = repeats.heard(&error.to_string(), Instant::now()) {
-                        warn!(%error, times, "waiting for the wallet's transaction count");
-                    }
-                    sleep(pause.next_delay()).await;
-                }
-            }
-        }
     }
 }
 

@@ -233,10 +233,11 @@ pub trait Provider: Clone + Send + Sync + 'static {
     fn estimate_gas(&self, call: &Call) -> impl Future<Output = Result<u64, RpcError>> + Send;
     fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
     fn balance(&self, address: Address) -> impl Future<Output = Result<U256, RpcError>> + Send;
-    /// Transactions mined from `address`: its next nonce in the latest block.
+    /// Transactions mined from `address` up to a block: its next nonce after that.
     fn transaction_count(
         &self,
         address: Address,
+        at: At,
     ) -> impl Future<Output = Result<u64, RpcError>> + Send;
     /// Wei per gas the node suggests as a tip.
     fn priority_fee(&self) -> impl Future<Output = Result<u128, RpcError>> + Send;

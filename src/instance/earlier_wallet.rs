@@ -16,7 +16,7 @@ use crate::{
     domain::Address,
     gateway::{
         lane::{SignedTransaction, TransactionId, TransactionLedger},
-        provider::{Provider, RpcError},
+        provider::{At, Provider, RpcError},
     },
     heart::Heart,
     journal::{Journal, Left},
@@ -126,7 +126,7 @@ async fn look<P: Provider>(
     open: &BTreeMap<u64, Vec<SignedTransaction>>,
     unseen: &mut HashMap<u64, Instant>,
 ) -> Result<Result<Looked, RpcError>, String> {
-    let used = match provider.transaction_count(wallet).await {
+    let used = match provider.transaction_count(wallet, At::Latest).await {
         Ok(used) => used,
         Err(error) => return Ok(Err(error)),
     };

@@ -9,7 +9,10 @@ use tracing::debug;
 
 use crate::{
     domain::{Address, BlockRef},
-    gateway::{lane::Recovered, provider::Provider},
+    gateway::{
+        lane::Recovered,
+        provider::{At, Provider},
+    },
 };
 
 /// A cursor behind the journal's own transactions by more blocks was set back by somebody. What a
@@ -24,7 +27,7 @@ pub(super) async fn maybe_answered_up_to<P: Provider>(
     cursor: Option<BlockRef>,
     recovered: &Recovered,
 ) -> u64 {
-    let count = provider.transaction_count(wallet).await;
+    let count = provider.transaction_count(wallet, At::Latest).await;
     if count.as_ref().is_ok_and(|count| knows_all(cursor, recovered, *count)) {
         return 0;
     }
@@ -35,7 +38,7 @@ pub(super) async fn maybe_answered_up_to<P: Provider>(
 
 /// Whether the journal knows all transactions of a wallet that has sent so many.
 fn knows_all(cursor: Option<BlockRef>, recovered: &Recovered, count: u64) -> bool {
-    let Recovered { open, mined, highest } = recovered;
+    let Recovered { open, mined, highest, .. } = recovered;
     let Some(cursor) = cursor else { return false };
     let last_block = mined.iter().map(|one| one.block.number).max().unwrap_or(0);
     if last_block > cursor.number.saturating_add(SET_BACK) {
@@ -74,6 +77,7 @@ mod tests {
             open: open.iter().map(signed).collect(),
             mined: mined.iter().map(mine).collect(),
             highest: mined.iter().chain(open).max().copied(),
+            stranded: Vec::new(),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     heart::Heart,
     journal::{self, Journal, JournalError, Space},
     metrics::Standing,
-    observe::status::{Phase, ReadOnce, Reporter, StaleNode, StillTag, UnprovenBlocks},
+    observe::status::{Phase, ReadOnce, Reporter, StaleNode, StillTag, UnprovenBlocks, Unsent},
     repeats::Repeats,
 };
 
@@ -45,6 +45,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How often the wallet and the journal's disk are looked at.
 const STOCK_EVERY: Duration = Duration::from_secs(30);
 /// How often a Core that answered is asked how it is.
+/// Nothing is sent for so long while answers wait: somebody should know.
+const UNSENT_AFTER: Duration = Duration::from_mins(1);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Commits that no journal has counted.
 const NEVER: u64 = u64::MAX;
@@ -132,6 +134,9 @@ impl Report {
             if let Some(tag) = tag {
                 self.reporter.metrics.finality_tag(tag.still(now_ms));
             }
+            let (answers, still) = self.reporter.metrics.unsent();
+            let since_ms = now_ms.saturating_sub(still.as_secs() * 1000) / 1000 * 1000;
+            let unsent = (still >= UNSENT_AFTER).then_some(Unsent { answers, since_ms });
             self.reporter.gauges.send_if_modified(|gauges| {
                 let mut new = gauges.clone();
                 (new.head, new.cursor) = (head, cursor);
@@ -147,6 +152,7 @@ impl Report {
                     uncertain;
                 new.unproven = (blocks > 0).then_some(UnprovenBlocks { blocks, first, since_ms });
                 new.read_once = read_once.map(|(first, since_ms)| ReadOnce { first, since_ms });
+                new.unsent.clone_from(&unsent);
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,

@@ -304,7 +304,7 @@ pub(super) async fn check_wallet<P: Provider>(
         Err(error) => warn!(%error, "could not ask for the wallet's balance"),
     }
     let fresh = journal.is_empty().await.unwrap_or(false);
-    let Ok(used @ 1..) = provider.transaction_count(wallet).await else { return };
+    let Ok(used @ 1..) = provider.transaction_count(wallet, At::Latest).await else { return };
     let known = journal.highest_nonce().await.ok().flatten().map_or(0, |highest| highest + 1);
     if fresh && config.starting_block == config::StartingBlock::Latest {
         warn!(

@@ -257,6 +257,15 @@ pub(super) fn open_transactions(
     connection.prepare_cached(sql::OPEN_TRANSACTIONS)?.query_map([], read_transaction)?.collect()
 }
 
+pub(super) fn stranded_transactions(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<SignedTransaction>> {
+    connection
+        .prepare_cached(sql::STRANDED_TRANSACTIONS)?
+        .query_map([], read_transaction)?
+        .collect()
+}
+
 pub(super) fn unsettled_transactions(
     connection: &Connection,
     contract: Address,

@@ -275,10 +275,20 @@ SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_nu
 FROM transactions t
 WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
 
-/// A nonce that every node refused is free, unless other bytes were recorded for it.
+/// A nonce that every node refused, or that the chain does not come to, is free, unless other bytes
+/// were recorded for it.
 pub(super) const HIGHEST_NONCE: &str = "
-SELECT (SELECT nonce FROM transactions WHERE given_up IS NULL OR given_up <> 'rejected'
+SELECT (SELECT nonce FROM transactions
+    WHERE given_up IS NULL OR given_up NOT IN ('rejected', 'stranded')
     ORDER BY nonce DESC LIMIT 1)";
+
+/// Given up beyond a gap that the chain has not come to.
+pub(super) const STRANDED_TRANSACTIONS: &str = "
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
+WHERE t.mined_block_number IS NULL AND t.given_up = 'stranded' AND t.nonce > coalesce((
+    SELECT m.nonce FROM transactions m WHERE m.mined_block_number IS NOT NULL
+    ORDER BY m.nonce DESC LIMIT 1), -1)
+ORDER BY t.nonce";
 
 pub(super) const COUNT_UNFINISHED: &str = "
 SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
@@ -416,6 +426,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (HAS_OPEN_TRANSACTIONS, "transactions_open"),
     (TRANSACTIONS_OF, "transactions_by_request"),
     (HIGHEST_NONCE, "transactions_by_nonce"),
+    (STRANDED_TRANSACTIONS, "transactions_by_nonce"),
     (RECENTLY_MINED, "transactions_by_nonce"),
     (REOPEN_ANSWERED, "requests_by_key"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),

@@ -96,6 +96,8 @@ impl InstanceReadiness {
             one.gauges.still_tag.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
         let unproven =
             one.gauges.unproven.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
+        let unsent =
+            one.gauges.unsent.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
         let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
         let warning = warning.map(|warning| format!("last warning: {}", warning.text));
         let reason: Vec<String> = why
@@ -105,6 +107,7 @@ impl InstanceReadiness {
             .chain(stale)
             .chain(tag)
             .chain(unproven)
+            .chain(unsent)
             .chain(warning)
             .collect();
         Self {
@@ -130,7 +133,9 @@ impl InstanceReadiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{Gauges, LastError, Reload, StaleNode, StillTag, StoppedBy};
+    use crate::observe::status::{
+        Gauges, LastError, Reload, StaleNode, StillTag, StoppedBy, Unsent,
+    };
 
     fn instance(name: &str, state: State) -> InstanceStatus {
         InstanceStatus {
@@ -244,6 +249,16 @@ mod tests {
         let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
         assert!(readiness.ready && reason.contains("finalized stands at block 7"), "{reason}");
         assert!(what_to_do(&one)[0].contains("ask the node's operator"));
+    }
+
+    #[test]
+    fn a9_answers_that_are_not_sent_for_long_are_a_reason_to_look() {
+        let mut one = instance("a", State::Running);
+        one.gauges.unsent = Some(Unsent { answers: 80, since_ms: 0 });
+        let readiness = Readiness::of(&status(vec![one.clone()]));
+        let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
+        assert!(readiness.ready && reason.contains("80 answers wait"), "{reason}");
+        assert!(what_to_do(&one)[0].contains("80 answers wait"));
     }
 
     #[test]

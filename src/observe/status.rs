@@ -216,6 +216,9 @@ pub struct Gauges {
     /// Blocks up to the cursor whose second reading is late.
     #[serde(default)]
     pub read_once: Option<ReadOnce>,
+    /// Answers that wait, if none has been sent for long.
+    #[serde(default)]
+    pub unsent: Option<Unsent>,
 }
 
 impl Gauges {
@@ -340,6 +343,28 @@ impl fmt::Display for ReadOnce {
             f,
             "the second reading of blocks from {first} on is late: they were read once, at {since}; \
              it goes on by itself, and takes long where a gateway node answers little at a time"
+        )
+    }
+}
+
+/// Answers wait, and no transaction was taken by a node or mined for long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsent {
+    pub answers: u64,
+    /// Since when (Unix ms).
+    pub since_ms: u64,
+}
+
+/// In words, with what to do.
+impl fmt::Display for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { answers, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        write!(
+            f,
+            "nothing was sent or mined since {since} while {answers} answers wait: what they are held \
+             for says why; where they are not held, the log does: look for what is said of the \
+             transaction count and of broadcasts, and at the gateway nodes"
         )
     }
 }

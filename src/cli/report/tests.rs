@@ -43,6 +43,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             still_tag: None,
             unproven: None,
             read_once: None,
+            unsent: None,
         },
     }
 }

@@ -13,6 +13,7 @@
 
 mod chain;
 mod ends;
+mod gaps;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -22,10 +23,11 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use self::ends::rejected;
+use self::{ends::rejected, gaps::Budget};
 use super::{
     GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered, SignedTransaction,
     SubmitError, TransactionId,
+    count::{CountBelief, Votes},
     draft::{Draft, Fees, recover_payload},
     nonces::Nonces,
     recent::Recent,
@@ -74,20 +76,28 @@ pub enum Effect {
 }
 
 /// What the owner is to ask the chain.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Look {
     /// Receipts of these, where their nonce is below the count.
     pub open: Vec<(u64, B256)>,
     /// Receipts of these, until a few in a row are where they were.
     pub mined: Vec<MinedTransaction>,
+    /// The count, as it is believed.
+    pub believed: u64,
+    /// The lowest nonces wait for long: their receipts are asked for whatever the count.
+    pub waits: bool,
+    /// The count is asked of every sound node, too.
+    pub everyone: bool,
 }
 
 /// What the chain said to a [`Look`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Transactions mined from the wallet.
     pub count: u64,
-    /// The node's newest block, where it was asked for what was mined.
+    /// The same of every sound node, where they were asked.
+    pub votes: Option<Votes>,
+    /// The node's newest block, where its count was low, or what was mined was asked for.
     pub head: Option<u64>,
     /// All transactions of a nonce, or none.
     pub open: Vec<(u64, Option<Receipt>)>,
@@ -130,10 +140,13 @@ pub struct Book {
     market: Market,
     /// The newest head, and the connection that told it.
     head: Option<(BlockRef, u64)>,
-    /// The chain's count of the wallet's transactions, as last believed.
-    count: u64,
-    /// Since when it shows a lower one.
-    lower_since: Option<Instant>,
+    /// The chain's count of the wallet's transactions.
+    belief: CountBelief,
+    /// Since when there is a gap that is too wide to be filled.
+    gap_since: Option<Instant>,
+    /// Given up beyond such a gap, by nonce, for as long as the chain has not come there.
+    stranded: BTreeMap<u64, Vec<SignedTransaction>>,
+    noops: Budget,
     /// Since when the node is behind what was mined.
     below_since: Option<Instant>,
     /// The chain may have dropped what it had.
@@ -147,8 +160,10 @@ pub struct Book {
     /// The wallet refuses to sign before this.
     sign_after: Instant,
     sign_pause: Backoff,
-    /// How many of the waiting payloads were told that the chain is too dear.
-    fee_told: usize,
+    /// How many of the waiting payloads were told why they wait.
+    told: (Option<HoldReason>, usize),
+    /// Since when nothing was taken or mined, while something waits for that.
+    still_since: Option<Instant>,
     effects: Vec<Effect>,
     /// Many transactions that are not taken are one thing to say.
     repeats: Repeats,
@@ -172,7 +187,7 @@ impl Book {
         recovered: Recovered,
         now: Instant,
     ) -> Self {
-        let Recovered { open, mined, highest } = recovered;
+        let Recovered { open, mined, highest, stranded } = recovered;
         let taken = open.iter().map(|one| one.nonce).chain(mined.iter().map(|one| one.nonce));
         let nonces = Nonces::new(count, taken, highest, now);
         if !open.is_empty() {
@@ -199,8 +214,10 @@ impl Book {
             crowded_until: now,
             market: Market::default(),
             head: None,
-            count,
-            lower_since: None,
+            belief: CountBelief::new(count),
+            gap_since: None,
+            stranded: BTreeMap::new(),
+            noops: Budget::default(),
             below_since: None,
             // The chain may have gone back while nobody looked.
             suspicious: !mined.is_empty(),
@@ -210,11 +227,15 @@ impl Book {
             looked_at: now,
             sign_after: now,
             sign_pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
-            fee_told: 0,
+            told: (None, 0),
+            still_since: None,
             effects: Vec::new(),
             repeats: Repeats::default(),
             tally: Tally::default(),
         };
+        for transaction in stranded {
+            book.stranded.entry(transaction.nonce).or_default().push(transaction);
+        }
         for transaction in open {
             book.hold_open(transaction, now);
         }
@@ -246,12 +267,15 @@ impl Book {
         versions.map(|version| (version.nonce, version.hash)).collect()
     }
 
-    pub(super) fn gauges(&self) -> LaneGauges {
+    pub(super) fn gauges(&self, now: Instant) -> LaneGauges {
         LaneGauges {
             in_flight: self.open.len(),
             in_flight_limit: self.options.max_in_flight,
             waiting: self.waiting.len(),
-            nonce_gap: self.nonces.peek_next().saturating_sub(self.count),
+            nonce_gap: self.nonces.peek_next().saturating_sub(self.belief.count()),
+            still: self
+                .still_since
+                .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
         }
     }
 
@@ -268,6 +292,7 @@ impl Book {
             || self.nonces.has_holes()
             || self.suspicious
             || self.looking == Some(true)
+            || self.belief.is_in_doubt()
     }
 
     pub(super) fn wants_tip(&self) -> bool {
@@ -376,12 +401,20 @@ impl Book {
         if let Some(key) = transaction.request {
             self.by_request.insert(key, transaction.nonce);
         }
-        match self.open.get_mut(&transaction.nonce) {
-            Some(slot) => slot.replace(transaction, now),
-            None => {
-                self.open.insert(transaction.nonce, Slot::new(transaction, now));
-            }
+        let nonce = transaction.nonce;
+        if let Some(slot) = self.open.get_mut(&nonce) {
+            return slot.replace(transaction, now);
         }
+        // Some node may still have what was given up under it.
+        let stranded = self.stranded.remove(&nonce).unwrap_or_default();
+        let mut versions = stranded.into_iter().chain([transaction]);
+        let Some(first) = versions.next() else { return };
+        let mut slot = Slot::new(first, now);
+        for version in versions {
+            slot.replace(version, now);
+            slot.doubt();
+        }
+        self.open.insert(nonce, slot);
     }
 
     /// What became of a broadcast.
@@ -398,7 +431,6 @@ impl Book {
         let (error, refusal) = match result {
             Ok(Sent::Mined(receipt)) => {
                 if slot.versions().iter().any(|version| version.hash == receipt.hash) {
-                    self.count = self.count.max(nonce + 1);
                     return self.land(nonce, &receipt, now);
                 }
                 (None, quirks::Refusal::AlreadyKnown)
@@ -442,6 +474,7 @@ impl Book {
         let (request, hash) = (slot.current().request, slot.current().hash);
         match answer {
             Answer::Accepted => {
+                self.still_since = Some(now);
                 self.notify(request, Notice::Broadcast { transaction: hash });
                 self.wake_behind(nonce, now);
             }
@@ -478,8 +511,11 @@ impl Book {
     /// Starts whatever can be started now. `wanted`: whether somebody waits for a request.
     pub fn act(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
         self.raise_starving(now);
+        self.strand(now);
         self.prepare(wanted, now);
         self.broadcast(now);
+        let idle = self.waiting.is_empty() && self.open.is_empty();
+        self.still_since = (!idle).then(|| self.still_since.unwrap_or(now));
     }
 
     fn fees(&self) -> Option<Fees> {
@@ -500,7 +536,7 @@ impl Book {
         // the chain is too dear, however full the lane is.
         let is_full = self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes();
         if is_full && self.fees().is_some() {
-            self.fee_told = 0;
+            self.told = (None, 0);
             return;
         }
         // Whose caller has gone (drain) is not needed before somebody asks again.
@@ -512,27 +548,32 @@ impl Book {
                 self.fail(payload.request, SubmitError::Stopped);
             }
         }
-        let overdue = self.nonces.overdue(now).filter(|hole| {
-            self.waiting.is_empty()
-                && self.open.last_key_value().is_some_and(|(last, _)| last > hole)
-        });
-        if self.waiting.is_empty() && overdue.is_none() {
+        let elsewhere = self.belief.used_elsewhere(now);
+        if let Some(nonces) = elsewhere {
+            self.announce(&self.elsewhere_hold(nonces));
+        }
+        let fills = self.waiting.is_empty() || elsewhere.is_some();
+        let overdue = fills && self.may_fill(now);
+        if !overdue && (self.waiting.is_empty() || elsewhere.is_some()) {
             return;
         }
         let Some(fees) = self.fees() else {
-            self.announce_fee_hold();
+            self.announce(&self.fee_hold());
             return;
         };
-        self.fee_told = 0;
         let chain_id = self.options.chain_id;
         let mut drafts = Vec::new();
-        if overdue.is_some() {
+        if overdue {
             let nonce = self.nonces.take();
             warn!(nonce, "filling a nonce nobody needs with a no-op");
+            self.noops.spend(now);
             drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
         }
-        while self.open.len() + drafts.len() < self.options.max_in_flight || self.nonces.has_holes()
+        while elsewhere.is_none()
+            && (self.open.len() + drafts.len() < self.options.max_in_flight
+                || self.nonces.has_holes())
         {
+            self.told = (None, 0);
             let Some(payload) = self.waiting.pop_front() else { break };
             let nonce = self.nonces.take();
             drafts.push(Draft::of_payload(chain_id, nonce, fees, &payload));
@@ -549,7 +590,7 @@ impl Book {
 
     fn broadcast(&mut self, now: Instant) {
         // What the chain waits for, if anything waits behind it.
-        let mut ahead = self.open.range(self.count..).map(|(nonce, _)| *nonce);
+        let mut ahead = self.open.range(self.belief.count()..).map(|(nonce, _)| *nonce);
         let first = ahead.next().filter(|_| ahead.next().is_some());
         let mut room = BROADCASTING_AT_ONCE.saturating_sub(self.broadcasting);
         if self.open.len() > CROWD {

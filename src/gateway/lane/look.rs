@@ -8,6 +8,7 @@
 use super::{
     MinedTransaction,
     book::{Look, Seen},
+    votes,
 };
 use crate::{
     domain::{Address, B256},
@@ -37,11 +38,21 @@ pub(super) async fn ask_chain(
     look: Look,
     at_once: usize,
 ) -> Looked {
-    let count = match provider.transaction_count(sender).await {
+    let everyone = async {
+        if look.everyone { votes::ask_everyone(provider, sender).await.ok() } else { None }
+    };
+    let asked = futures_util::future::join(ask(provider, sender, look.clone(), at_once), everyone);
+    let (looked, votes) = Box::pin(asked).await;
+    let seen = looked.seen.map(|seen| Seen { votes, ..seen });
+    Looked { seen, ..looked }
+}
+
+async fn ask(provider: &impl Provider, sender: Address, look: Look, at_once: usize) -> Looked {
+    let count = match provider.transaction_count(sender, At::Latest).await {
         Ok(count) => count,
         Err(error) => return Looked { seen: None, failed: Some(error), at_once },
     };
-    let mut seen = Seen { count, head: None, open: Vec::new(), mined: Vec::new(), is_whole: false };
+    let mut seen = Seen { count, ..Seen::default() };
     let failed = ask_receipts(provider, look, at_once, &mut seen).await.err();
     seen.is_whole = failed.is_none();
     let at_once = match failed {
@@ -58,8 +69,11 @@ async fn ask_receipts(
     seen: &mut Seen,
 ) -> Result<(), RpcError> {
     let count = seen.count;
-    let below: Vec<(u64, B256)> =
-        look.open.into_iter().take_while(|(nonce, _)| *nonce < count).collect();
+    if !look.mined.is_empty() || count < look.believed {
+        // Before the receipts: a node that is behind them knows nothing of them.
+        seen.head = provider.header(At::Latest).await?.map(|head| head.block.number);
+    }
+    let below = maybe_mined(&look, count);
     for asked in below.chunks(at_once) {
         let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
         let receipts = match provider.receipts(&hashes).await {
@@ -71,10 +85,6 @@ async fn ask_receipts(
             }
         };
         seen.open.extend(asked.iter().map(|(nonce, _)| *nonce).zip(receipts));
-    }
-    if !look.mined.is_empty() {
-        // Before the receipts: a node that is behind them knows nothing of them.
-        seen.head = provider.header(At::Latest).await?.map(|head| head.block.number);
     }
     for asked in look.mined.chunks(at_once) {
         let hashes: Vec<B256> = asked.iter().map(|one| one.hash).collect();
@@ -88,6 +98,15 @@ async fn ask_receipts(
         }
     }
     Ok(())
+}
+
+/// Which of the open ones may be mined where the count is this.
+pub(super) fn maybe_mined(look: &Look, count: u64) -> Vec<(u64, B256)> {
+    // A count that does not tell of what is mined must not hide it.
+    let (all, some) = (count < look.believed, if look.waits { LEAST_AT_ONCE } else { 0 });
+    let open = look.open.iter().copied().enumerate();
+    let below = open.take_while(|(place, (nonce, _))| *nonce < count || all || *place < some);
+    below.map(|(_, one)| one).collect()
 }
 
 fn is_where(mined: &MinedTransaction, receipt: Option<&Receipt>) -> bool {

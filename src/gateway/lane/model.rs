@@ -1,6 +1,6 @@
 //! The book against a modelled chain behind several endpoints, on a clock that a script moves: sends
 //! are taken, lost, refused, or taken in silence; pools are forgotten, blocks dropped, the wallet used
-//! elsewhere.
+//! elsewhere; and the nodes' counts of its transactions are wrong, late, or now this and now that.
 //!
 //! What must hold, whatever happens:
 //! - at most one payload is mined under a nonce, and no payload is mined twice while what was mined
@@ -21,6 +21,8 @@ use tokio::time::Instant;
 use super::{
     GivenUp, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction, TransactionId,
     book::{Book, Effect, Look, Seen},
+    count::Votes,
+    look::maybe_mined,
 };
 use crate::{
     domain::{B256, BlockRef, Bytes, RequestKey, U256},
@@ -37,6 +39,8 @@ const BLOCK_TIME: Duration = Duration::from_millis(250);
 const GAP_LIMIT: Duration = Duration::from_secs(5);
 /// Where the chain went back, or the wallet is used elsewhere: it has to be sure of that first.
 const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(40);
+/// In a world that is well somebody looks, and starts the instance anew.
+const OPERATOR_AFTER: Duration = Duration::from_secs(45);
 /// In a world that is well.
 const ALL_WITHIN: Duration = Duration::from_mins(3);
 
@@ -60,7 +64,35 @@ enum Event {
     Restart,
     /// The node fails in the middle of the next look, after so many receipts.
     ShortLook(usize),
+    /// A node tells another count, for so many steps.
+    Count {
+        node: usize,
+        lie: Lie,
+        steps: u32,
+    },
     Nothing,
+}
+
+/// What a node says of the count.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    More(u64),
+    Less(u64),
+    Exactly(u64),
+    /// More at every other question.
+    NowAndThen(u64),
+    /// It stays at what it is now.
+    Stuck,
+}
+
+fn lie() -> impl Strategy<Value = Lie> {
+    prop_oneof![
+        2 => (1..4u64).prop_map(Lie::More),
+        2 => (1..4u64).prop_map(Lie::Less),
+        1 => prop_oneof![Just(0), Just(50), Just(5000), Just(1 << 40)].prop_map(Lie::Exactly),
+        1 => (1..100u64).prop_map(Lie::NowAndThen),
+        1 => Just(Lie::Stuck),
+    ]
 }
 
 /// What becomes of a send at the endpoints.
@@ -98,6 +130,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (1..4usize, any::<bool>()).prop_map(|(depth, back)| Event::Reorganise { depth, back }),
         1 => Just(Event::Restart),
         1 => (0..6usize).prop_map(Event::ShortLook),
+        2 => (0..2usize, lie(), 1..400u32)
+            .prop_map(|(node, lie, steps)| Event::Count { node, lie, steps }),
     ]
 }
 
@@ -220,10 +254,14 @@ impl Ledger {
         open.sort_by_key(|row| row.nonce);
         let mut mined: Vec<MinedTransaction> = mined.collect();
         mined.sort_by_key(|one| one.nonce);
-        let rejected =
-            |row: &&SignedTransaction| self.given_up.get(&row.hash) != Some(&GivenUp::Rejected);
+        let rejected = |row: &&SignedTransaction| {
+            !matches!(self.given_up.get(&row.hash), Some(GivenUp::Rejected | GivenUp::Stranded))
+        };
         let highest = self.rows.iter().filter(rejected).map(|row| row.nonce).max();
-        Recovered { open, mined, highest }
+        let stranded =
+            |row: &&SignedTransaction| self.given_up.get(&row.hash) == Some(&GivenUp::Stranded);
+        let stranded = self.rows.iter().filter(stranded).cloned().collect();
+        Recovered { open, mined, highest, stranded }
     }
 
     fn reopen(&mut self, ids: &[TransactionId]) -> Vec<SignedTransaction> {
@@ -248,6 +286,7 @@ enum Later {
     Answer { nonce: u64, hash: B256, result: Result<Sent, RpcError> },
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is something that ever happened")]
 struct World {
     book: Book,
     ledger: Ledger,
@@ -265,6 +304,13 @@ struct World {
     gap_since: Option<(u64, Instant)>,
     next_block: Instant,
     foreign: bool,
+    /// What each node says of the count, and until when.
+    lies: [Option<(Lie, Instant)>; 2],
+    /// Questions about the count.
+    asked: u64,
+    /// Until then some node lied, and all of them did at once: then nobody can know better.
+    lied_until: Instant,
+    all_lied_ever: bool,
     /// A foreign transaction took a nonce, and the chain may have taken that back: then the bytes it
     /// displaced may be mined after all, and only the contract knows better.
     foreign_ever: bool,
@@ -313,6 +359,10 @@ impl World {
             gap_since: None,
             next_block: now + BLOCK_TIME,
             foreign: false,
+            lies: [None; 2],
+            asked: 0,
+            lied_until: now,
+            all_lied_ever: false,
             foreign_ever: false,
             reorganised_ever: false,
         }
@@ -335,6 +385,15 @@ impl World {
             }
             Event::Restart => self.restart(),
             Event::ShortLook(lines) => self.short = Some(lines),
+            Event::Count { node, lie, steps } => {
+                let lie = match lie {
+                    Lie::Stuck => Lie::Exactly(self.chain.count()),
+                    Lie::More(_) | Lie::Less(_) | Lie::Exactly(_) | Lie::NowAndThen(_) => lie,
+                };
+                self.lies[node] = Some((lie, self.now + STEP * steps));
+                self.lied_until = self.lied_until.max(self.now + STEP * steps);
+                self.all_lied_ever |= self.lies.iter().all(Option::is_some);
+            }
             Event::Nothing => {}
         }
     }
@@ -359,6 +418,9 @@ impl World {
 
     fn step(&mut self) -> Result<(), TestCaseError> {
         self.now += STEP;
+        for lie in &mut self.lies {
+            *lie = lie.filter(|(_, until)| self.now < *until);
+        }
         if self.now >= self.next_block {
             self.next_block += BLOCK_TIME;
             let head = self.chain.block(std::mem::take(&mut self.foreign));
@@ -397,14 +459,31 @@ impl World {
         self.check_gap()
     }
 
-    fn seen(&self, look: &Look) -> Seen {
+    fn count_of(&mut self, node: usize) -> u64 {
         let count = self.chain.count();
-        let below = look.open.iter().filter(|(nonce, _)| *nonce < count);
+        self.asked += 1;
+        match self.lies[node] {
+            None => count,
+            Some((Lie::More(more), _)) => count + more,
+            Some((Lie::Less(less), _)) => count.saturating_sub(less),
+            Some((Lie::Exactly(exactly), _)) => exactly,
+            Some((Lie::NowAndThen(more), _)) => count + more * (self.asked % 2),
+            Some((Lie::Stuck, _)) => unreachable!("it was made exact"),
+        }
+    }
+
+    fn seen(&mut self, look: &Look) -> Seen {
+        let count = self.count_of(0);
+        let votes = look.everyone.then(|| {
+            Votes([0, 1].map(|node| (format!("node {node}"), self.count_of(node))).to_vec())
+        });
+        let receipt = |(nonce, hash): (u64, B256)| (nonce, self.chain.receipt(hash));
         Seen {
             count,
+            votes,
             head: self.chain.blocks.last().map(|(block, _)| block.number),
-            open: below.map(|(nonce, hash)| (*nonce, self.chain.receipt(*hash))).collect(),
-            mined: look.mined.iter().map(|one| (one.nonce, self.chain.receipt(one.hash))).collect(),
+            open: maybe_mined(look, count).into_iter().map(receipt).collect(),
+            mined: look.mined.iter().map(|one| receipt((one.nonce, one.hash))).collect(),
             is_whole: true,
         }
     }
@@ -481,7 +560,7 @@ impl World {
     }
 
     fn check_chain(&self) -> Result<(), TestCaseError> {
-        let may_waste = self.foreign_ever && self.reorganised_ever;
+        let may_waste = (self.foreign_ever && self.reorganised_ever) || self.all_lied_ever;
         let mut answered = BTreeSet::new();
         for (number, (_, mined)) in self.chain.mined().enumerate() {
             prop_assert_eq!(mined.nonce, number as u64, "one transaction for each nonce");
@@ -506,8 +585,9 @@ impl World {
             (None, _) => None,
         };
         if let Some((gap, since)) = self.gap_since {
-            let age = self.now.duration_since(since);
-            let doubtful = self.foreign_ever || self.reorganised_ever;
+            let age = self.now.saturating_duration_since(since.max(self.lied_until));
+            let lied = self.lied_until > since;
+            let doubtful = self.foreign_ever || self.reorganised_ever || lied;
             let limit = if doubtful { DOUBTFUL_GAP_LIMIT } else { GAP_LIMIT };
             prop_assert!(age <= limit, "nonce {} is missing for {:?}", gap, age);
         }
@@ -516,11 +596,17 @@ impl World {
 
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.weather = Weather::Fair;
+        self.lies = [None; 2];
         // The next block shows what the chain dropped last.
         let (soon, until) = (self.now + BLOCK_TIME * 4, self.now + ALL_WITHIN);
         let done = |world: &Self| world.wanted.is_empty() && !world.book.is_busy();
+        let mut operator = Some(self.now + OPERATOR_AFTER);
         while self.now < soon || (self.now < until && !done(self)) {
             self.step()?;
+            // Who finds "wallet used elsewhere" starts the instance anew.
+            if operator.take_if(|at| *at <= self.now).is_some() {
+                self.restart();
+            }
         }
         prop_assert!(self.wanted.is_empty(), "not answered: {:?}", self.wanted);
         let answered: BTreeSet<U256> = self

@@ -3,9 +3,13 @@
 //! Nonces are counted here, not asked for: on Arbitrum the node's "pending" count equals "latest".
 //! A nonce is in one of three states: *mined* (below the chain's count), *taken*, or free. Free
 //! nonces below a taken one are **holes**: the chain executes nothing behind them, so they are
-//! always handed out first, and filled with a no-op when nobody needs them in time.
+//! always handed out first, and filled with a no-op when nobody needs them in time. They are kept as
+//! ranges: however far apart two nonces are, what lies between costs nothing.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -17,8 +21,22 @@ pub(super) const HOLE_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Nonces {
     /// Every nonce from here on is free.
     next: u64,
-    /// Free nonces below `next`, since when.
-    holes: BTreeMap<u64, Instant>,
+    /// Ranges of free nonces below `next`, by the first of each. They do not overlap.
+    holes: BTreeMap<u64, Hole>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    /// Its last nonce.
+    last: u64,
+    since: Instant,
+}
+
+/// Free here, yet used there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    pub first: u64,
+    pub nonces: u64,
 }
 
 impl Nonces {
@@ -30,23 +48,45 @@ impl Nonces {
         highest: Option<u64>,
         now: Instant,
     ) -> Self {
-        let taken: std::collections::BTreeSet<u64> = taken.into_iter().collect();
-        let recorded = highest.max(taken.last().copied()).map_or(0, |nonce| nonce + 1);
-        let next = mined.max(recorded);
-        let holes = (mined..next)
-            .filter(|nonce| !taken.contains(nonce))
-            .map(|nonce| (nonce, now))
-            .collect();
-        Self { next, holes }
+        let taken: BTreeSet<u64> = taken.into_iter().collect();
+        let recorded =
+            highest.max(taken.last().copied()).map_or(0, |nonce| nonce.saturating_add(1));
+        let mut nonces = Self { next: mined.max(recorded), holes: BTreeMap::new() };
+        nonces.free_but(mined, taken, now);
+        nonces
+    }
+
+    /// From `from` on all nonces below the next one are free but these.
+    pub(super) fn free_but(
+        &mut self,
+        from: u64,
+        taken: impl IntoIterator<Item = u64>,
+        now: Instant,
+    ) {
+        self.forget_holes_from(from);
+        let taken: BTreeSet<u64> = taken.into_iter().collect();
+        let mut first = from;
+        for nonce in taken.range(from..).copied().chain([self.next]).take_while(|n| *n <= self.next)
+        {
+            if nonce > first {
+                self.holes.insert(first, Hole { last: nonce - 1, since: now });
+            }
+            first = nonce.saturating_add(1);
+        }
+        self.trim();
     }
 
     /// The lowest free nonce; it is taken now.
     pub(super) fn take(&mut self) -> u64 {
-        if let Some((hole, _)) = self.holes.pop_first() {
-            return hole;
+        if let Some((first, hole)) = self.holes.pop_first() {
+            if first < hole.last {
+                self.holes.insert(first + 1, hole);
+            }
+            return first;
         }
-        self.next += 1;
-        self.next - 1
+        let nonce = self.next;
+        self.next = self.next.saturating_add(1);
+        nonce
     }
 
     /// The nonce was not used, provably.
@@ -54,31 +94,82 @@ impl Nonces {
         if nonce >= self.next {
             return;
         }
-        self.holes.insert(nonce, now);
-        // Free nonces at the end are no holes: nothing waits behind them.
-        while self.next > 0 && self.holes.remove(&(self.next - 1)).is_some() {
-            self.next -= 1;
+        self.holes.insert(nonce, Hole { last: nonce, since: now });
+        self.trim();
+    }
+
+    /// Free nonces at the end are no holes: nothing waits behind them.
+    fn trim(&mut self) {
+        while let Some((first, hole)) = self.holes.last_key_value()
+            && hole.last.saturating_add(1) >= self.next
+        {
+            self.next = *first;
+            self.holes.pop_last();
         }
     }
 
-    /// The chain has executed `mined` transactions of the wallet. Answers the nonces that were used
-    /// by somebody else: free here, yet mined there.
-    pub(super) fn observe_mined(&mut self, mined: u64) -> Option<RangeInclusive<u64>> {
-        let foreign_hole = self.holes.range(..mined).next().map(|(nonce, _)| *nonce);
-        self.holes = self.holes.split_off(&mined);
-        let beyond = (mined > self.next).then_some(self.next);
+    fn forget_holes_from(&mut self, from: u64) {
+        self.holes.split_off(&from);
+        if let Some((_, hole)) = self.holes.iter_mut().next_back() {
+            // It may reach beyond, and begins below: so `from` is not 0.
+            hole.last = hole.last.min(from.saturating_sub(1));
+        }
+    }
+
+    /// Of the nonces below this count, those that are free here.
+    pub(super) fn foreign_below(&self, count: u64) -> Option<Foreign> {
+        let holes = self.holes.range(..count);
+        let within =
+            holes.map(|(first, hole)| (*first, hole.last.min(count - 1).saturating_add(1) - first));
+        let beyond = (count > self.next).then(|| (self.next, count - self.next));
+        within.chain(beyond).fold(None, |sum: Option<Foreign>, (first, nonces)| {
+            let known = sum.map_or(0, |sum| sum.nonces);
+            let first = sum.map_or(first, |sum| sum.first);
+            Some(Foreign { first, nonces: nonces.saturating_add(known) })
+        })
+    }
+
+    /// The chain has executed `mined` transactions of the wallet. Answers what somebody else used.
+    pub(super) fn observe_mined(&mut self, mined: u64) -> Option<Foreign> {
+        let foreign = self.foreign_below(mined);
+        let above = self.holes.split_off(&mined);
+        if let Some((_, hole)) = self.holes.pop_last()
+            && hole.last >= mined
+        {
+            self.holes.insert(mined, hole);
+        }
+        self.holes.retain(|first, _| *first >= mined);
+        self.holes.extend(above);
         self.next = self.next.max(mined);
-        foreign_hole.or(beyond).map(|first| first..=mined - 1)
+        foreign
+    }
+
+    /// The lowest free nonce: a count up to this one tells of nothing that is not ours.
+    pub(super) fn first_free(&self) -> u64 {
+        self.holes.first_key_value().map_or(self.next, |(first, _)| *first)
     }
 
     /// The lowest hole that has waited too long.
     pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
-        let (nonce, since) = self.holes.first_key_value()?;
-        (now.saturating_duration_since(*since) >= HOLE_PATIENCE).then_some(*nonce)
+        let (nonce, hole) = self.holes.first_key_value()?;
+        (now.saturating_duration_since(hole.since) >= HOLE_PATIENCE).then_some(*nonce)
     }
 
     pub(super) fn has_holes(&self) -> bool {
         !self.holes.is_empty()
+    }
+
+    /// The first nonce of the lowest hole that is wider than this.
+    pub(super) fn gap(&self, wider_than: u64) -> Option<u64> {
+        let wide = |(first, hole): &(&u64, &Hole)| hole.last - **first >= wider_than;
+        self.holes.iter().find(wide).map(|(first, _)| *first)
+    }
+
+    /// Every nonce from this free one on is free.
+    pub(super) fn cut(&mut self, first: u64) {
+        self.forget_holes_from(first);
+        self.next = self.next.min(first);
+        self.trim();
     }
 
     pub(super) fn peek_next(&self) -> u64 {
@@ -117,12 +208,78 @@ mod tests {
     fn foreign_use_is_noticed() {
         let mut nonces = Nonces::new(3, [], None, Instant::now());
         assert_eq!(nonces.observe_mined(3), None);
-        assert_eq!(nonces.observe_mined(5), Some(3..=4));
+        assert_eq!(nonces.observe_mined(5), Some(Foreign { first: 3, nonces: 2 }));
         assert_eq!(nonces.take(), 5);
         assert_eq!(nonces.observe_mined(6), None, "our own");
     }
 
+    #[test]
+    fn a9_holes_without_end_cost_nothing() {
+        let now = Instant::now();
+        let far = 1 << 40;
+        let mut nonces = Nonces::new(3, [far, far + 2, u64::MAX - 1], Some(u64::MAX), now);
+        assert_eq!((nonces.first_free(), nonces.peek_next()), (3, u64::MAX));
+        assert_eq!((nonces.gap(64), nonces.take(), nonces.gap(64)), (Some(3), 3, Some(4)));
+        let foreign = Foreign { first: 4, nonces: far - 4 + 1 };
+        assert_eq!(nonces.foreign_below(far + 3), Some(foreign));
+        nonces.cut(4);
+        assert_eq!((nonces.has_holes(), nonces.take(), nonces.take()), (false, 4, 5));
+        let mut last = Nonces::new(u64::MAX, [u64::MAX], None, now);
+        last.give_back(u64::MAX, now);
+        assert_eq!((last.take(), last.take(), last.peek_next()), (u64::MAX, u64::MAX, u64::MAX));
+    }
+
     proptest! {
+        /// Ranges of holes are what single nonces would be.
+        #[test]
+        fn holes_are_what_is_free(
+            taken in prop::collection::btree_set(0u64..60, 0..20),
+            mined in 0u64..60,
+            steps in prop::collection::vec((0u8..5, 0u64..70), 0..40),
+        ) {
+            let now = Instant::now();
+            let mut nonces = Nonces::new(mined, taken.iter().copied(), None, now);
+            // Used at the chain, or here.
+            let mut used: BTreeSet<u64> = (0..mined).chain(taken).collect();
+            let next = |used: &BTreeSet<u64>| used.last().map_or(0, |last| last + 1);
+            for (step, number) in steps {
+                match step {
+                    0 => {
+                        let free = (0..200).find(|nonce| !used.contains(nonce)).expect("some is");
+                        prop_assert_eq!(nonces.first_free(), free);
+                        prop_assert_eq!(nonces.take(), free);
+                        used.insert(free);
+                    }
+                    1 if used.contains(&number) => {
+                        nonces.give_back(number, now);
+                        used.remove(&number);
+                    }
+                    2 => {
+                        let foreign: Vec<u64> =
+                            (0..number).filter(|nonce| !used.contains(nonce)).collect();
+                        let told = nonces.observe_mined(number);
+                        prop_assert_eq!(told.map_or(0, |told| told.nonces), foreign.len() as u64);
+                        prop_assert_eq!(told.map(|told| told.first), foreign.first().copied());
+                        used.extend(foreign);
+                    }
+                    3 => {
+                        nonces.free_but(number, used.iter().copied(), now);
+                    }
+                    4 => {
+                        if let Some(first) = nonces.gap(number) {
+                            used.split_off(&first);
+                            nonces.cut(first);
+                        }
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(nonces.peek_next(), next(&used));
+                let free = (0..nonces.peek_next()).filter(|nonce| !used.contains(nonce));
+                let listed = nonces.holes.iter().flat_map(|(first, hole)| *first..=hole.last);
+                prop_assert_eq!(free.collect::<Vec<_>>(), listed.collect::<Vec<_>>());
+            }
+        }
+
         /// Whatever happens, a nonce in use is never handed out again, and none is skipped.
         ///
         /// Field failure T39.

@@ -207,7 +207,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             self.metrics.mined(mined);
         }
         self.metrics.foreign_nonces(foreign);
-        self.metrics.lane(self.book.gauges());
+        self.metrics.lane(self.book.gauges(Instant::now()));
         Ok(())
     }
 
@@ -220,6 +220,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 let result = match why {
                     GivenUp::Rejected => Sending::Rejected,
                     GivenUp::Displaced => Sending::Displaced,
+                    GivenUp::Stranded => Sending::Stranded,
                 };
                 self.metrics.transactions(result, ids.len() as u64);
                 self.ledger.gave_up(ids, why).await?;

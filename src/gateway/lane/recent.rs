@@ -18,7 +18,7 @@ use crate::{
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(15);
 /// A node whose head is below a block knows nothing of it; a chain that stays below for so long has
 /// gone back.
-const BELOW_FOR: Duration = Duration::from_mins(10);
+pub(super) const BELOW_FOR: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Copy, Debug)]
 struct Mined {
@@ -63,8 +63,13 @@ impl Recent {
         }
     }
 
-    pub(super) fn contains(&self, nonce: u64) -> bool {
-        self.mined.contains_key(&nonce)
+    pub(super) fn nonces(&self) -> impl Iterator<Item = u64> {
+        self.mined.keys().copied()
+    }
+
+    /// The nonce after the last of them.
+    pub(super) fn after_last(&self) -> u64 {
+        self.mined.last_key_value().map_or(0, |(last, _)| last.saturating_add(1))
     }
 
     /// The newest first: who finds a few unchanged in a row need not look further.

@@ -232,6 +232,12 @@ impl Slot {
         self.pooled && !self.replacing && self.accepted_at.is_some_and(long)
     }
 
+    /// In a node's hands for a while, and the count does not tell that it is mined.
+    pub(super) fn waits_for_long(&self, now: Instant) -> bool {
+        let long = |at| now.saturating_duration_since(at) >= REBROADCAST_AFTER;
+        self.accepted_at.is_some_and(long)
+    }
+
     /// It cannot be dearer: not before another while.
     pub(super) fn starve_on(&mut self, now: Instant) {
         self.accepted_at = Some(now);

@@ -3,13 +3,17 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use alloy::{
     consensus::{Transaction, TxEnvelope},
     eips::Decodable2718,
 };
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     book::{Book, Effect, Seen},
@@ -28,7 +32,7 @@ use crate::{
 struct FakeLedger {
     rows: Arc<Mutex<Vec<SignedTransaction>>>,
     mined: Arc<Mutex<HashMap<B256, BlockRef>>>,
-    given_up: Arc<Mutex<HashSet<B256>>>,
+    given_up: Arc<Mutex<HashMap<B256, GivenUp>>>,
     reopened: Arc<Mutex<Vec<B256>>>,
     broken: bool,
 }
@@ -47,8 +51,9 @@ impl FakeLedger {
             .map(|row| row.nonce)
             .collect();
         let given_up = lock(&self.given_up);
-        let open =
-            |row: &SignedTransaction| !used.contains(&row.nonce) && !given_up.contains(&row.hash);
+        let open = |row: &SignedTransaction| {
+            !used.contains(&row.nonce) && !given_up.contains_key(&row.hash)
+        };
         self.rows().into_iter().filter(open).collect()
     }
 
@@ -59,11 +64,14 @@ impl FakeLedger {
             let block = *mined.get(&row.hash)?;
             Some(MinedTransaction { nonce: row.nonce, hash: row.hash, block })
         });
-        Recovered {
-            mined: mined.collect(),
-            open,
-            highest: self.rows().iter().map(|row| row.nonce).max(),
-        }
+        let given_up = lock(&self.given_up);
+        let why = |row: &SignedTransaction| given_up.get(&row.hash).copied();
+        let free = [Some(GivenUp::Rejected), Some(GivenUp::Stranded)];
+        let rows = self.rows();
+        let highest =
+            rows.iter().filter(|row| !free.contains(&why(row))).map(|row| row.nonce).max();
+        let stranded = rows.into_iter().filter(|row| why(row) == Some(GivenUp::Stranded)).collect();
+        Recovered { mined: mined.collect(), open, highest, stranded }
     }
 }
 
@@ -72,7 +80,7 @@ impl TransactionLedger for FakeLedger {
         if self.broken {
             return Err(LedgerError("disk full".into()));
         }
-        lock(&self.given_up).retain(|hash| transactions.iter().all(|one| one.hash != *hash));
+        lock(&self.given_up).retain(|hash, _| transactions.iter().all(|one| one.hash != *hash));
         lock(&self.rows).extend(transactions);
         Ok(())
     }
@@ -80,8 +88,8 @@ impl TransactionLedger for FakeLedger {
         lock(&self.mined).insert(id.hash, block);
         Ok(())
     }
-    async fn gave_up(&self, ids: Vec<TransactionId>, _: GivenUp) -> Result<(), LedgerError> {
-        lock(&self.given_up).extend(ids.into_iter().map(|id| id.hash));
+    async fn gave_up(&self, ids: Vec<TransactionId>, why: GivenUp) -> Result<(), LedgerError> {
+        lock(&self.given_up).extend(ids.into_iter().map(|id| (id.hash, why)));
         Ok(())
     }
     async fn reopen(&self, ids: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
@@ -553,13 +561,8 @@ async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
     let replacement = signed[0].id();
     let receipt =
         Receipt { hash: first, block: head.block, success: true, gas_used: 1, gas_price: 1 };
-    let seen = Seen {
-        count: 1,
-        head: None,
-        open: vec![(0, Some(receipt))],
-        mined: Vec::new(),
-        is_whole: true,
-    };
+    let open = vec![(0, Some(receipt))];
+    let seen = Seen { count: 1, open, is_whole: true, ..Seen::default() };
     book.seen(Some(seen), Instant::now());
     book.effects();
     book.signed(signed, Vec::new(), Instant::now());
@@ -584,11 +587,11 @@ async fn foreign_transactions_that_are_dropped_leave_no_gap() {
     }
     scene.blocks(2).await;
     let mut second = scene.submit(2).await;
-    scene.blocks(24).await;
+    scene.blocks(40).await;
     landing(&mut second);
     assert_eq!(scene.ledger.rows().last().expect("a row").nonce, 4);
     // Nonces 1 to 4 leave the chain; 1 to 3 are nobody's.
-    scene.chain.reorganise(26, Vec::new());
+    scene.chain.reorganise(42, Vec::new());
     scene.chain.node().nonce = 1;
     scene.blocks(120).await;
     assert_eq!(scene.chain.node().nonce, 5, "no-ops filled what nobody needs");
@@ -647,3 +650,5 @@ async fn what_every_node_refused_is_given_up_in_the_journal() {
     refused.landing.try_recv().expect("answered").expect_err("refused");
     assert!(scene.ledger.open().is_empty());
 }
+
+mod counts;

@@ -26,6 +26,8 @@ use crate::{
     metrics::Metrics,
 };
 
+/// No wallet sends more: a million a second for two centuries.
+const MOST_TRANSACTIONS: u64 = 1 << 53;
 /// How long one endpoint may take of a call's deadline while another could be asked.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
 const HEADER: &str = "eth_getBlockByNumber";
@@ -414,10 +416,11 @@ impl Provider for ArbitrumProvider {
         self.ask("eth_getBalance", json!([address, "latest"])).await
     }
 
-    async fn transaction_count(&self, address: Address) -> Result<u64, RpcError> {
-        let count: alloy::primitives::U64 =
-            self.ask("eth_getTransactionCount", json!([address, "latest"])).await?;
-        Ok(count.to())
+    async fn transaction_count(&self, address: Address, at: At) -> Result<u64, RpcError> {
+        let asked = json!([address, named(at)]);
+        let count: U256 = self.ask("eth_getTransactionCount", asked).await?;
+        let count = u64::try_from(count).ok().filter(|count| *count <= MOST_TRANSACTIONS);
+        count.ok_or_else(|| self.unreadable("a transaction count that no wallet reaches"))
     }
 
     async fn priority_fee(&self) -> Result<u128, RpcError> {

@@ -19,6 +19,9 @@ const SURE_WITHIN: Duration = Duration::from_secs(30);
 /// Time for one request in a world without faults.
 const FRESH_WITHIN: Duration = Duration::from_mins(2);
 
+/// The same where somebody else used the wallet: it is held until ten minutes were quiet.
+const FRESH_AFTER_FOREIGN: Duration = Duration::from_mins(15);
+
 /// Waits until nothing is left to do, and judges.
 pub(super) async fn look(world: &World, running: &mut Running) {
     tokio::time::sleep(SURE_WITHIN).await;
@@ -41,8 +44,10 @@ pub(super) async fn look(world: &World, running: &mut Running) {
     }
     let fresh = world.state().request();
     let key = abi::decode(&fresh).expect("a request").key;
+    let foreign = world.state().plan.faults.foreign > 0;
+    let within = if foreign { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
     let through = world
-        .until(FRESH_WITHIN, async || {
+        .until(within, async || {
             matches!(outcome(running, key).await, Some(Outcome::Accepted { .. }))
         })
         .await;

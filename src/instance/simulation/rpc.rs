@@ -349,9 +349,18 @@ impl Provider for SimulatedNode {
         Ok(U256::MAX)
     }
 
-    async fn transaction_count(&self, _: Address) -> Result<u64, RpcError> {
-        self.ask("count", false, |state, node| {
-            told(Ok(state.chain.nonce(state.chain.sight(node))), u64::to_string)
+    async fn transaction_count(&self, _: Address, at: At) -> Result<u64, RpcError> {
+        self.ask("count", false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let block = match at {
+                At::Number(number) => Some(number).filter(|number| *number <= sight),
+                At::Hash(hash) => state.chain.number_of(hash).filter(|number| *number <= sight),
+                At::Latest | At::Safe | At::Finalized => Some(sight),
+            };
+            let Some(block) = block else {
+                return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
+            };
+            told(Ok(state.chain.nonce(block)), u64::to_string)
         })
         .await
     }

@@ -8,7 +8,9 @@ use tracing::warn;
 use super::{Book, Effect, Look, Seen};
 use crate::gateway::{
     lane::{
-        FOLLOWED, SignedTransaction,
+        SignedTransaction,
+        count::{News, Ours, Reading},
+        nonces::Foreign,
         recent::{GONE_AFTER, Looked},
         slot::Slot,
     },
@@ -44,11 +46,11 @@ impl Book {
     /// What the chain says about open nonces, and about those that were mined.
     pub(in crate::gateway::lane) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
         let asked_mined = self.looking.take().unwrap_or_default();
-        let Some(Seen { count, head, open, mined, is_whole }) = seen else {
+        let Some(Seen { count, votes, head, open, mined, is_whole }) = seen else {
             self.suspicious |= asked_mined;
             return;
         };
-        self.believe(count, now);
+        self.believe(&Reading { count, head, told: self.newest(), votes: votes.clone() }, now);
         let mut unseen = Vec::new();
         for (nonce, receipt) in open {
             match receipt {
@@ -60,8 +62,14 @@ impl Book {
             let Some(slot) = self.open.get_mut(&nonce) else { continue };
             // Otherwise the next head, or a second, shows whether the node only lagged.
             let patience = if slot.is_free() { USED_AFTER } else { GONE_AFTER };
-            if nonce < self.count && slot.unseen_for(now) >= patience {
-                self.displace(nonce);
+            if nonce >= count.max(self.belief.count()) || slot.unseen_for(now) < patience {
+                continue;
+            }
+            // The count alone is one node's word.
+            if votes.as_ref().is_some_and(|votes| votes.lowest() > nonce) {
+                self.displace(nonce, now);
+            } else {
+                self.belief.doubt();
             }
         }
         let Looked { moved, dropped, unsure, below } = self.recent.look(mined, head, now);
@@ -77,7 +85,7 @@ impl Book {
         // Behind for long is not reorganised: callers are listened to again.
         let maybe_gone =
             below_since.is_some_and(|since| now.saturating_duration_since(since) < GONE_AFTER);
-        self.reorganised = unsure || maybe_gone || self.lower_since.is_some() || since;
+        self.reorganised = unsure || maybe_gone || self.belief.may_have_fallen(now) || since;
         self.suspicious |= self.reorganised;
         if !dropped.is_empty() {
             warn!(
@@ -88,37 +96,52 @@ impl Book {
         }
     }
 
-    /// The chain's count, unless it is lower than before: then only once it has been for a while.
-    fn believe(&mut self, count: u64, now: Instant) {
-        if count >= self.count {
-            (self.count, self.lower_since) = (count, None);
-            if let Some(foreign) = self.nonces.observe_mined(count) {
-                self.tally.foreign += foreign.end() - foreign.start() + 1;
-                warn!(
-                    first = foreign.start(),
-                    last = foreign.end(),
-                    "nonces were used by transactions this journal does not know: \
-                     is the wallet used elsewhere?"
-                );
-            }
-            return;
-        }
-        let since = *self.lower_since.get_or_insert(now);
-        // A chain does not forget that much; a node that begins anew does.
-        let too_many = self.count - count > FOLLOWED;
-        if too_many || now.saturating_duration_since(since) < GONE_AFTER {
-            return;
-        }
-        (self.count, self.lower_since) = (count, None);
-        // What was ours is open again, or about to be; what was somebody else's is free.
-        for nonce in count..self.nonces.peek_next() {
-            let ours = self.open.contains_key(&nonce)
-                || self.signing.contains(&nonce)
-                || self.recent.contains(nonce);
-            if !ours {
-                self.nonces.give_back(nonce, now);
+    fn believe(&mut self, reading: &Reading, now: Instant) {
+        let nonces = &self.nonces;
+        let ours = Ours {
+            up_to: nonces.first_free(),
+            mined: self.recent.after_last(),
+            foreign_below: |count| nonces.foreign_below(count).map_or(0, |foreign| foreign.nonces),
+        };
+        match self.belief.hear(reading, ours, now) {
+            News::Nothing => {}
+            News::Risen(count) => _ = self.counted(count),
+            News::Fallen(count) => {
+                warn!(count, "the chain counts fewer transactions of the wallet than before");
+                // What was ours is open again, or about to be; what was somebody else's is free.
+                let open = self.open.keys().copied();
+                let taken = open.chain(self.signing.iter().copied()).chain(self.recent.nonces());
+                self.nonces.free_but(count, taken, now);
             }
         }
+        if let Some(votes) = reading.votes.as_ref().filter(|votes| !votes.agree())
+            && let Some(times) = self.repeats.heard("nodes contradict each other", now)
+        {
+            warn!(
+                %votes,
+                times,
+                "the gateway nodes contradict each other about the wallet's transaction count"
+            );
+        }
+    }
+
+    /// So many nonces are used. Answers how many of them by somebody else.
+    pub(super) fn counted(&mut self, count: u64) -> u64 {
+        self.stranded = self.stranded.split_off(&count);
+        let Some(Foreign { first, nonces }) = self.nonces.observe_mined(count) else { return 0 };
+        self.tally.foreign = self.tally.foreign.saturating_add(nonces);
+        warn!(
+            first,
+            nonces,
+            "nonces were used by transactions this journal does not know: \
+             is the wallet used elsewhere?"
+        );
+        nonces
+    }
+
+    /// The newest block's number.
+    fn newest(&self) -> u64 {
+        self.head.map_or(0, |(block, _)| block.number)
     }
 
     /// All bytes recorded for nonces whose transactions left the chain.
@@ -155,12 +178,15 @@ impl Book {
             return None;
         }
         let suspicious = std::mem::take(&mut self.suspicious);
+        let everyone = self.belief.asks_everyone(self.gap_since.is_some(), now);
         (self.looking, self.look_again, self.looked_at) = (Some(suspicious), false, now);
         let versions = |(nonce, slot): (&u64, &Slot)| {
             let nonce = *nonce;
             slot.versions().iter().map(move |version| (nonce, version.hash)).collect::<Vec<_>>()
         };
         let mined = if suspicious { self.recent.newest_first() } else { Vec::new() };
-        Some(Look { open: self.open.iter().flat_map(versions).collect(), mined })
+        let open = self.open.iter().flat_map(versions).collect();
+        let waits = self.open.values().next().is_some_and(|first| first.waits_for_long(now));
+        Some(Look { open, mined, believed: self.belief.count(), waits, everyone })
     }
 }

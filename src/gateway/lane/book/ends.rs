@@ -91,7 +91,7 @@ impl Book {
     /// Where there is a pool, the lowest nonce in it may be passed over for others that pay more.
     pub(super) fn raise_starving(&mut self, now: Instant) {
         let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
-        if *nonce != self.count || !slot.is_starving(now) {
+        if *nonce != self.belief.count() || !slot.is_starving(now) {
             return;
         }
         slot.starve_on(now);
@@ -109,6 +109,13 @@ impl Book {
 
     pub(super) fn land(&mut self, nonce: u64, receipt: &Receipt, now: Instant) {
         let Some(slot) = self.open.remove(&nonce) else { return };
+        self.still_since = Some(now);
+        let used = nonce.saturating_add(1);
+        self.belief.proven(used);
+        let foreign = self.counted(used);
+        if foreign > 0 {
+            self.belief.displaced(foreign, now);
+        }
         let Receipt { success, gas_used, gas_price, .. } = *receipt;
         self.tally.mined.push(Mined { success, gas_used, gas_price });
         let id = TransactionId { nonce, hash: receipt.hash };
@@ -144,8 +151,9 @@ impl Book {
     }
 
     /// The nonce was used by a transaction that is none of ours.
-    pub(super) fn displace(&mut self, nonce: u64) {
+    pub(super) fn displace(&mut self, nonce: u64, now: Instant) {
         let Some(slot) = self.open.remove(&nonce) else { return };
+        self.belief.displaced(1, now);
         self.tally.foreign += 1;
         warn!(
             nonce,
@@ -198,13 +206,27 @@ impl Book {
         )
     }
 
-    pub(super) fn announce_fee_hold(&mut self) {
-        let told = std::mem::replace(&mut self.fee_told, self.waiting.len());
+    pub(super) fn elsewhere_hold(&self, nonces: u64) -> Hold {
+        let sender = self.sender;
+        Hold::new(
+            HoldReason::WalletUsedElsewhere,
+            format!(
+                "somebody else sends from wallet {sender}: {nonces} of its nonces were used by \
+                 transactions that the journal does not know; stop that, and restart the instance to \
+                 go on at once: by itself it does after ten minutes without more of them"
+            ),
+        )
+    }
+
+    /// Tells everybody who waits for a nonce, once.
+    pub(super) fn announce(&mut self, hold: &Hold) {
+        let (reason, told) =
+            std::mem::replace(&mut self.told, (Some(hold.reason), self.waiting.len()));
+        let told = if reason == Some(hold.reason) { told } else { 0 };
         if told >= self.waiting.len() {
             return;
         }
-        let hold = self.fee_hold();
-        warn!(base_fee = self.market.base, "base fee is above max_fee_per_gas_gwei: answers wait");
+        warn!(reason = hold.reason.as_str(), detail = hold.detail, "answers wait");
         for payload in self.waiting.iter().skip(told) {
             let notice = Notice::Waiting(hold.clone());
             self.effects.push(Effect::Notify(payload.request, notice));

@@ -1,0 +1,114 @@
+//! Nonces that nobody needs: narrow gaps are filled, what lies beyond wide ones is given up.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Book, Effect};
+use crate::{
+    domain::{Hold, HoldReason},
+    gateway::lane::{GivenUp, Notice, SignedTransaction, recent::GONE_AFTER},
+};
+
+/// A gap that is wider is not filled: nothing of ours leaves one, but a wrong count does.
+const MOST_FILLED: u64 = 64;
+/// No-ops for holes, so that no fault spends a wallet.
+const NOOPS_A_MINUTE: usize = 60;
+const NOOPS_AN_HOUR: usize = 512;
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// When no-ops were made for holes.
+#[derive(Debug, Default)]
+pub(super) struct Budget(VecDeque<Instant>);
+
+impl Budget {
+    pub(super) fn spend(&mut self, now: Instant) {
+        self.0.push_back(now);
+    }
+
+    /// Whether one may be made now, and whether waiting a minute would not help.
+    fn may(&mut self, now: Instant) -> (bool, bool) {
+        let age = |at: &Instant| now.saturating_duration_since(*at);
+        while self.0.front().is_some_and(|at| age(at) >= HOUR) {
+            self.0.pop_front();
+        }
+        let lately = self.0.iter().rev().take_while(|at| age(at) < MINUTE).count();
+        let spent = self.0.len() >= NOOPS_AN_HOUR;
+        (lately < NOOPS_A_MINUTE && !spent, spent)
+    }
+}
+
+impl Book {
+    /// Whether the lowest hole is to be filled with a no-op now.
+    pub(super) fn may_fill(&mut self, now: Instant) -> bool {
+        let behind = |hole: &u64| self.open.last_key_value().is_some_and(|(last, _)| last > hole);
+        let Some(hole) = self.nonces.overdue(now).filter(behind) else { return false };
+        // Too wide: what lies beyond is given up, or the count is wrong.
+        if self.nonces.gap(MOST_FILLED) == Some(hole) {
+            return false;
+        }
+        let (may, spent) = self.noops.may(now);
+        if spent && let Some(times) = self.repeats.heard("no-ops are spent", now) {
+            let told = Hold::new(
+                HoldReason::WalletUsedElsewhere,
+                format!(
+                    "more than {NOOPS_AN_HOUR} nonces of wallet {} had to be filled within an hour: \
+                     look whether it is used elsewhere, and at the gateway nodes; restart the \
+                     instance to go on at once",
+                    self.sender
+                ),
+            );
+            warn!(times, detail = told.detail, "answers wait behind unused nonces");
+            let behind: Vec<_> =
+                self.open.range(hole..).filter_map(|(_, slot)| slot.current().request).collect();
+            for request in behind {
+                self.notify(Some(request), Notice::Waiting(told.clone()));
+            }
+        }
+        may
+    }
+
+    /// What lies beyond a wide gap was signed when a wrong count was believed, and is given up once all
+    /// nodes have said for a while that the chain has not come to the gap: its requests get other
+    /// nonces. Its bytes are kept in mind: a node may have them, and mine them should the chain ever
+    /// come there.
+    pub(super) fn strand(&mut self, now: Instant) {
+        let Some(first) = self.nonces.gap(MOST_FILLED) else {
+            self.gap_since = None;
+            return;
+        };
+        let since = *self.gap_since.get_or_insert(now);
+        let said_since = self.belief.at_most(first).map(|at| at.saturating_duration_since(since));
+        let is_sure =
+            said_since.is_some_and(|said| said >= GONE_AFTER) && self.recent.after_last() <= first;
+        // What is being signed may be for a nonce beyond.
+        if !is_sure || !self.signing.is_empty() || self.replacing > 0 {
+            return;
+        }
+        let beyond = self.open.split_off(&first);
+        let (lowest, transactions) = (beyond.keys().next().copied(), beyond.len());
+        warn!(
+            unused_from = first,
+            lowest,
+            transactions,
+            "signed far beyond the chain's count of the wallet's transactions, and never mined: \
+             their answers get other nonces"
+        );
+        self.nonces.cut(first);
+        self.gap_since = None;
+        for (nonce, slot) in beyond {
+            let versions = slot.into_versions();
+            let ids = versions.iter().map(SignedTransaction::id).collect();
+            self.effects.push(Effect::GiveUp(ids, GivenUp::Stranded));
+            for key in versions.iter().filter_map(|version| version.request) {
+                if self.by_request.get(&key) == Some(&nonce) {
+                    self.by_request.remove(&key);
+                    self.requeue(key);
+                }
+            }
+            self.stranded.insert(nonce, versions);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The first count of a lane: where its nonces begin.
+//!
+//! ```text
+//! ask every sound node --they agree--> within what the journal knows: begin
+//!                      │               far below what it knows to be mined: wait
+//!                      │               beyond: ask again, seconds later, and begin at the lower one
+//!                      └──they differ─> wait for a while; then the lowest that the journal does not
+//!                                       contradict
+//! ```
+//!
+//! Beyond is adopted however high: a journal that is new, rebuilt or restored knows nothing, and who
+//! has found "wallet used elsewhere" and starts the instance anew has said that it is in order.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
+
+use super::{
+    Recovered, Task,
+    count::{SECOND_READING, Votes},
+    votes,
+};
+use crate::{
+    backoff::Backoff,
+    domain::Address,
+    gateway::provider::Provider,
+    heart::Heart,
+    metrics::{LaneGauges, Metrics},
+    repeats::Repeats,
+};
+
+/// A count that is so much below what is known to be mined is of a node that is not up to date: no
+/// reorganisation is that deep.
+const FAR: u64 = 1024;
+/// How long nodes that contradict each other are waited for.
+const DISAGREE_FOR: Duration = Duration::from_secs(30);
+
+/// What the journal knows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// The nonce after the highest recorded one.
+    next: u64,
+    /// The nonce after the highest one known to be mined.
+    mined: u64,
+}
+
+impl Known {
+    pub(super) fn of(recovered: &Recovered) -> Self {
+        let after = |nonce: Option<u64>| nonce.map_or(0, |nonce| nonce.saturating_add(1));
+        let open = recovered.open.iter().map(|one| one.nonce).max();
+        let mined = after(recovered.mined.iter().map(|one| one.nonce).max());
+        Self { next: after(recovered.highest.max(open)).max(mined), mined }
+    }
+}
+
+/// What was heard so far.
+#[derive(Debug, Default)]
+struct First {
+    /// Since when a count beyond what is known is told, and the lowest such one.
+    beyond: Option<(Instant, u64)>,
+    differ_since: Option<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Begin(u64),
+    /// Soon again, for the second reading.
+    Again,
+    Wait(String),
+}
+
+impl First {
+    fn hear(&mut self, votes: &Votes, known: Known, now: Instant) -> Verdict {
+        if votes.agree() {
+            self.differ_since = None;
+        } else {
+            let since = *self.differ_since.get_or_insert(now);
+            if now.saturating_duration_since(since) < DISAGREE_FOR {
+                self.beyond = None;
+                return Verdict::Wait(format!(
+                    "the gateway nodes contradict each other: {votes}; take the wrong one out of \
+                     the configuration"
+                ));
+            }
+        }
+        let possible =
+            votes.0.iter().map(|(_, count)| *count).filter(|count| *count >= known.mined);
+        let count = possible.min().unwrap_or(votes.highest());
+        if count.saturating_add(FAR) < known.mined {
+            return Verdict::Wait(format!(
+                "{votes}, and the journal knows of {} mined ones: that node is not up to date; if \
+                 the chain was begun anew, remove the journal",
+                known.mined
+            ));
+        }
+        if count <= known.next {
+            return Verdict::Begin(count);
+        }
+        let (since, lowest) = self.beyond.map_or((now, count), |(at, low)| (at, low.min(count)));
+        self.beyond = Some((since, lowest));
+        if now.saturating_duration_since(since) < SECOND_READING {
+            return Verdict::Again;
+        }
+        Verdict::Begin(lowest)
+    }
+}
+
+/// Asks until it is known. Tells meanwhile that answers wait.
+pub(super) async fn first_count<P: Provider>(
+    provider: &P,
+    wallet: Address,
+    known: Known,
+    jobs: &mpsc::Receiver<Task>,
+    (heart, metrics): (&Heart, &Metrics),
+) -> u64 {
+    let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+    let mut repeats = Repeats::default();
+    let mut first = First::default();
+    let mut waits_since = None;
+    loop {
+        heart.beat().await;
+        let now = Instant::now();
+        waits_since = (!jobs.is_empty()).then(|| *waits_since.get_or_insert(now));
+        let still = waits_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        metrics.lane(LaneGauges { waiting: jobs.len(), still, ..LaneGauges::default() });
+        let why = match votes::ask_everyone(provider, wallet).await {
+            Ok(votes) => match first.hear(&votes, known, Instant::now()) {
+                Verdict::Begin(count) => {
+                    if count > known.next && known.next > 0 {
+                        warn!(
+                            count,
+                            known = known.next,
+                            "the wallet has sent transactions that this journal does not know"
+                        );
+                    }
+                    return count;
+                }
+                Verdict::Again => {
+                    info!(%votes, known = known.next, "the transaction count is looked at again");
+                    sleep(SECOND_READING).await;
+                    continue;
+                }
+                Verdict::Wait(why) => why,
+            },
+            Err(error) => error.to_string(),
+        };
+        if let Some(times) = repeats.heard(&why, Instant::now()) {
+            warn!(why, times, "waiting for the wallet's transaction count");
+        }
+        sleep(pause.next_delay()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn votes(counts: &[u64]) -> Votes {
+        Votes(counts.iter().enumerate().map(|(node, count)| (format!("{node}"), *count)).collect())
+    }
+
+    fn heard(readings: &[(u64, &[u64])], known: Known) -> Vec<Option<u64>> {
+        let begun = Instant::now();
+        let mut first = First::default();
+        let hear = |(seconds, counts): &(u64, &[u64])| match first.hear(
+            &votes(counts),
+            known,
+            begun + Duration::from_secs(*seconds),
+        ) {
+            Verdict::Begin(count) => Some(count),
+            Verdict::Again | Verdict::Wait(_) => None,
+        };
+        readings.iter().map(hear).collect()
+    }
+
+    const NEW: Known = Known { next: 0, mined: 0 };
+    const OLD: Known = Known { next: 5010, mined: 5000 };
+
+    #[test]
+    fn a9_what_the_journal_knows_is_believed_at_once() {
+        assert_eq!(heard(&[(0, &[0])], NEW), [Some(0)]);
+        assert_eq!(heard(&[(0, &[5010, 5010])], OLD), [Some(5010)]);
+        assert_eq!(heard(&[(0, &[4000])], OLD), [Some(4000)], "a reorganisation");
+    }
+
+    #[test]
+    fn a9_what_lies_beyond_is_read_twice_and_adopted_however_high() {
+        let far = 1 << 40;
+        assert_eq!(heard(&[(0, &[far]), (4, &[far]), (5, &[far])], NEW), [None, None, Some(far)]);
+        assert_eq!(heard(&[(0, &[far]), (5, &[7])], NEW), [None, Some(7)], "it was not so");
+        assert_eq!(heard(&[(0, &[6000]), (5, &[6002])], OLD), [None, Some(6000)]);
+        assert_eq!(heard(&[(0, &[6000]), (5, &[5005])], OLD), [None, Some(5005)]);
+    }
+
+    #[test]
+    fn a9_a_count_far_below_what_was_mined_is_waited_out() {
+        assert_eq!(heard(&[(0, &[3]), (100, &[3]), (200, &[5000])], OLD), [None, None, Some(5000)]);
+    }
+
+    #[test]
+    fn a9_nodes_that_differ_are_waited_for_and_the_possible_one_counts() {
+        let differ: &[(u64, &[u64])] = &[(0, &[9, 5000]), (29, &[9, 5000]), (30, &[9, 5000])];
+        assert_eq!(heard(differ, NEW), [None, None, None], "beyond: once more");
+        let twice: &[(u64, &[u64])] = &[(0, &[9, 50]), (30, &[9, 50]), (35, &[9, 50])];
+        assert_eq!(heard(twice, NEW), [None, None, Some(9)]);
+        let known: &[(u64, &[u64])] = &[(0, &[9, 5000]), (30, &[9, 5000])];
+        assert_eq!(heard(known, OLD), [None, Some(5000)], "9 is contradicted by the journal");
+        assert_eq!(heard(&[(0, &[9, 5000]), (1, &[5000, 5000])], OLD), [None, Some(5000)]);
+    }
+}

@@ -1,0 +1,90 @@
+//! The wallet's count at one block, asked of every sound node.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::count::Votes;
+use crate::{
+    domain::{Address, BlockRef},
+    gateway::provider::{At, NodeId, Provider, RpcError},
+};
+
+/// Who does not answer within this has no vote.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node has to say.
+enum Said {
+    Count(u64),
+    /// It does not know the block, or cannot look back.
+    NotAtBlock(RpcError),
+    Nothing(RpcError),
+}
+
+/// Asks every sound node that knows the newest block. Where no node can tell the count of a block,
+/// that of their newest ones is taken. Fails as one of them did, if nobody tells.
+pub(super) async fn ask_everyone(
+    provider: &impl Provider,
+    wallet: Address,
+) -> Result<Votes, RpcError> {
+    let nodes = provider.sound_nodes();
+    let block = provider.heads().borrow().map(|head| head.block);
+    let mut votes = Vec::new();
+    let (mut failed, mut able) = (None, false);
+    if let Some(block) = block {
+        let said = nodes.iter().map(|node| ask_at(provider, *node, wallet, block));
+        for (node, said) in nodes.iter().zip(join_all(said).await) {
+            match said {
+                Said::Count(count) => votes.push((provider.host(*node), count)),
+                Said::NotAtBlock(error) => {
+                    able = true;
+                    failed = Some(error);
+                }
+                Said::Nothing(error) => failed = Some(error),
+            }
+        }
+    }
+    if votes.is_empty() && (able || block.is_none()) {
+        let said = nodes.iter().map(|node| ask(provider, *node, wallet, At::Latest));
+        for (node, said) in nodes.iter().zip(join_all(said).await) {
+            match said {
+                Ok(count) => votes.push((provider.host(*node), count)),
+                Err(error) => failed = Some(error),
+            }
+        }
+    }
+    if votes.is_empty() {
+        let host = "the gateway".to_owned();
+        let nobody = || RpcError::Unavailable { host, what: "no node is connected".into() };
+        return Err(failed.unwrap_or_else(nobody));
+    }
+    Ok(Votes(votes))
+}
+
+async fn ask_at(provider: &impl Provider, node: NodeId, wallet: Address, block: BlockRef) -> Said {
+    let mut answer = ask(provider, node, wallet, At::Hash(block.hash)).await;
+    // Not every node takes a hash here.
+    if let Err(RpcError::Refused { .. }) = answer {
+        answer = ask(provider, node, wallet, At::Number(block.number)).await;
+    }
+    match answer {
+        Ok(count) => Said::Count(count),
+        Err(error @ RpcError::Refused { .. }) => Said::NotAtBlock(error),
+        Err(error) => Said::Nothing(error),
+    }
+}
+
+async fn ask(
+    provider: &impl Provider,
+    node: NodeId,
+    wallet: Address,
+    at: At,
+) -> Result<u64, RpcError> {
+    let only = provider.only(node);
+    let asked = timeout(PATIENCE, only.transaction_count(wallet, at)).await;
+    asked.unwrap_or_else(|_| {
+        let what = format!("no transaction count within {PATIENCE:?}");
+        Err(RpcError::Unavailable { host: provider.host(node), what: what.into() })
+    })
+}
