@@ -191,6 +191,54 @@ async fn one_node_of_two_is_enough() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
+/// A1: the node that is read from shows no logs. Another one does; alone it is asked until it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a1_logs_that_a_node_hides_are_found() -> Result<()> {
+    const RECEIPTS: &str = "eth_getBlockReceipts";
+    let hide = |node: &FaultyRpc| {
+        node.lie(|lies| lies.logs = Logs::Missing);
+        node.rule(Rule::always(RECEIPTS, Lie::method_not_found()));
+    };
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let first = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    let second = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    scene.start_with(program(), &over(&scene, &[&first, &second]))?;
+    let mut requests = scene.deployment.request(Ask::mixed(1, 1)).await?;
+    scene.answered(&requests).await?;
+    hide(&first);
+    let hidden = scene.deployment.request(Ask::mixed(1, 1)).await?;
+    scene.answered_within(&hidden, Duration::from_secs(8)).await?;
+    assert!(scene.log().contains("hides logs"));
+    hide(&second);
+    requests.extend(hidden);
+    let hidden = scene.deployment.request(Ask::mixed(1, 1)).await?;
+    let listed = || scene.query("SELECT count(*) FROM unproven", |row| row.get::<_, u32>(0));
+    until("the list", PATIENCE, POLL, async || Ok((listed()? != [0]).then_some(()))).await?;
+    assert!(first.calls(RECEIPTS) > 0 && second.calls(RECEIPTS) > 0);
+    first.be_honest();
+    scene.answered(&hidden).await?;
+    until("the proof", PATIENCE, POLL, async || Ok((listed()? == [0]).then_some(()))).await?;
+    requests.extend(hidden);
+    scene.audit(&requests, Journal::Whole).await
+}
+
+/// A6: a node whose headers have no `logsBloom`, told and asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a6_a_node_without_blooms_serves_as_well() -> Result<()> {
+    for scheme in ["ws", "http"] {
+        let mut scene = Scene::new(SceneOptions::default()).await?;
+        let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+        let of = ["eth_getBlockByNumber", "eth_getBlockByHash"];
+        node.lie(|lies| lies.leaves_out = of.map(|method| (method, "logsBloom")).to_vec());
+        let url = format!("{scheme}://{}", node.host());
+        let config = scene.config("").replace(&scene.anvil.ws_url(), &url);
+        scene.start_with(program(), &config)?;
+        let requests = scene.deployment.request(Ask::mixed(1, 1)).await?;
+        scene.audit(&requests, Journal::Whole).await?;
+    }
+    Ok(())
+}
+
 /// Of two nodes one swallows every transaction, says yes, and forgets it; the other is slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_accepts_and_forgets_costs_nothing() -> Result<()> {
