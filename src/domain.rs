@@ -334,6 +334,10 @@ hold_reasons! {
     CoreRefused = "core_refused",
     /// The Core failed on the request.
     CoreFailed = "core_failed",
+    /// The Core failed on the request and keeps to that until it is restarted.
+    CoreStuck = "core_stuck",
+    /// The Core says that it has the request, or takes it, and then that it does not know it.
+    CoreForgets = "core_forgets",
     /// The Core took the request and gave no answer within the timeout.
     CoreSilent = "core_silent",
     /// The Core answers another request of the same id, which has left the chain.
@@ -383,6 +387,14 @@ impl HoldReason {
             Self::CiphertextTooLarge => "ask the coprocessor that stored it",
             Self::UnknownKey => "connect the right Core, or wait until its key is generated",
             Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
+            Self::CoreStuck => {
+                "look at the Core's log for the cause, then restart the Core: until then it keeps \
+                 the request failed"
+            }
+            Self::CoreForgets => {
+                "the Core has deleted this id, or two Cores are behind one address: restart the \
+                 Core, or give it an address of its own"
+            }
             Self::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
             Self::AnswerDropped => "nothing: it is sent again",
             Self::RetryAsked => "nothing: it is tried as somebody asked",

@@ -17,6 +17,7 @@ pub mod depth;
 pub mod observation;
 mod dispatch;
 mod walk;
+mod dealings;
 mod blame;
 #[cfg(test)]
 mod fake_ledger;

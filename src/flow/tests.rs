@@ -1,10 +1,12 @@
 //! The walk's own decisions. Whole walks are tested from outside, on real rooms.
 
+mod core_contradicts;
 mod core_never_answers;
+mod scene;
 
 use tokio::task::JoinSet;
 
-use super::{dispatch::Places, walk::resume, *};
+use super::{dealings::resume, dispatch::Places, *};
 use crate::gateway::{abi, fake_chain::request_event};
 
 fn intake(id: u64, recovered: bool) -> Intake {
@@ -21,9 +23,13 @@ fn answer() -> Answer {
 }
 
 #[test]
-fn a_request_the_core_failed_on_is_asked_again() {
+fn what_the_core_may_have_is_polled_first() {
     let standing = |stage, held| Standing { stage, held, worked: Duration::ZERO };
-    assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreFailed))), Stage::Arrived);
+    for reason in [HoldReason::CoreFailed, HoldReason::CoreStuck, HoldReason::CoreForgets] {
+        assert_eq!(resume(standing(Stage::Asked, Some(reason))), Stage::Asked);
+        assert_eq!(resume(standing(Stage::Arrived, Some(reason))), Stage::Asked);
+    }
+    assert_eq!(resume(standing(Stage::Arrived, Some(HoldReason::CoreRefused))), Stage::Arrived);
     assert_eq!(resume(standing(Stage::Asked, Some(HoldReason::CoreSilent))), Stage::Asked);
     assert_eq!(resume(standing(Stage::Asked, None)), Stage::Asked);
     let answered = Stage::Answered(answer());

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
-    Flow, Intake, RequestLedger, Standing, Step,
+    Flow, Intake, RequestLedger, Step,
     blame::LEFT,
     ciphertexts::Buckets,
+    dealings::{Dealings, Next, resume},
     depth::Line,
     dispatch::Seat,
     kms_core::{self, CoreError, Ending, Poll},
@@ -36,9 +37,6 @@ use crate::{
 /// one. So does one whose answer the Core does not have for so long; of these one after the other,
 /// since a Core may also be slow.
 const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
-
-const FORGETFUL: &str = "the KMS Core forgets the request again and again; are there two behind one \
-                         address?";
 
 /// What may have happened to a request before.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +68,8 @@ pub(super) enum Ended {
 /// Where a stage leads.
 pub(super) enum Door {
     To(Stage, Step),
+    /// To the Core once more, after a pause, and what is odd in what it said.
+    Back(Stage, Option<&'static str>),
     Out(Outcome),
 }
 
@@ -110,24 +110,12 @@ struct Patience {
     last_why: String,
     /// Since when it got nowhere.
     stuck_since: Option<Instant>,
-    /// When the Core first forgot it.
-    forgotten_since: Option<Instant>,
 }
 
 impl Patience {
     fn new(ceiling: Duration) -> Self {
         let pause = Backoff::new(Duration::from_millis(200), ceiling);
-        Self { pause, last_why: String::new(), stuck_since: None, forgotten_since: None }
-    }
-
-    /// The Core forgot it. For how long it has been doing so.
-    fn forgotten(&mut self) -> Duration {
-        self.forgotten_since.get_or_insert_with(Instant::now).elapsed()
-    }
-
-    fn answered(&mut self) {
-        self.pause.reset();
-        self.forgotten_since = None;
+        Self { pause, last_why: String::new(), stuck_since: None }
     }
 
     /// The cause, unless it was the last one too.
@@ -166,11 +154,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             stage = resume(standing);
         }
         let mut patience = Patience::new(self.options.retry_interval);
+        let mut dealings = Dealings::begin(past.held);
         // An answer the contract did not take, and what it said.
         let mut rejected: Option<(Answer, Hold)> = None;
         loop {
             let begun = Instant::now();
-            let door = self.enter(&request, &stage, past, seat, &stop).await;
+            let door = self.enter(&request, &stage, past, &mut dealings, seat, &stop).await;
             let Some(door) = door else { return Ok(Ended::Stopped) };
             past.was_at(&stage);
             let setback = match door {
@@ -181,22 +170,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
                 Ok(Door::To(entered, noted)) => {
                     debug!(from = stage.as_str(), to = entered.as_str(), "door passed");
-                    let lost = matches!(noted, Step::Forgotten);
                     self.ledger.note(key, noted).await?;
                     stage = entered;
                     patience.stuck_since = None;
                     if matches!(stage, Stage::Answered(_)) {
-                        patience.answered();
+                        patience.pause.reset();
                     }
-                    if lost {
-                        if patience.forgotten() >= GIVE_WAY_AFTER && seat.is_wanted() {
-                            let hold = Hold::new(HoldReason::NoProgress, FORGETFUL);
-                            return Box::pin(self.hold(key, &stage, past, hold)).await;
-                        }
-                        // Not in a hot loop.
-                        if patience.pause(&stop).await.is_none() {
-                            return Ok(Ended::Stopped);
-                        }
+                    continue;
+                }
+                Ok(Door::Back(to, odd)) => {
+                    Box::pin(self.go_back(key, &stage, &to, odd)).await?;
+                    stage = to;
+                    patience.stuck_since = None;
+                    // Not in a hot loop.
+                    if patience.pause(&stop).await.is_none() {
+                        return Ok(Ended::Stopped);
                     }
                     continue;
                 }
@@ -279,6 +267,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         stage: &Stage,
         past: Past,
+        dealings: &mut Dealings,
         seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
@@ -287,7 +276,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let asking = async {
                     match self.settled_in_chain(request).await? {
                         Some(gone) => Ok(Door::Out(gone)),
-                        None => self.ask(request, past.maybe_asked).await,
+                        None => self.ask(request, past.maybe_asked, dealings).await,
                     }
                 };
                 stop.run_until_cancelled(Box::pin(asking)).await
@@ -296,7 +285,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let polling = async {
                     tokio::select! {
                         biased;
-                        door = self.poll(request) => door,
+                        door = self.poll(request, dealings) => door,
                         () = seat.wanted_after(GIVE_WAY_AFTER) => {
                             let why = "the KMS Core has no answer yet, and others waited for its \
                                        place; it is polled again";
@@ -328,6 +317,23 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         } else {
             debug!(stage, why, "attempt failed, trying again");
         }
+    }
+
+    async fn go_back(
+        &self,
+        key: RequestKey,
+        from: &Stage,
+        to: &Stage,
+        odd: Option<&'static str>,
+    ) -> Result<(), LedgerError> {
+        if let Some(why) = odd {
+            self.say_failed(from, why);
+            self.note_failure(key, from, why.to_owned()).await?;
+        }
+        if *to == Stage::Arrived {
+            self.ledger.note(key, Step::Forgotten).await?;
+        }
+        Ok(())
     }
 
     async fn note_failure(
@@ -420,7 +426,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them. Not the
     /// first time (`again`), the request may have left the chain meanwhile and its id be another
     /// one's, which the Core would then not take: only what is on chain is asked.
-    async fn ask(&self, request: &Request, again: bool) -> Result<Door, Setback> {
+    async fn ask(
+        &self,
+        request: &Request,
+        again: bool,
+        dealings: &mut Dealings,
+    ) -> Result<Door, Setback> {
         self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
         let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
@@ -445,11 +456,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let begun = Instant::now();
         let asking = self.core.ask(turn, request, fetched.ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
-            Ok(_) => {
+            Ok(asked) => {
+                dealings.asked(asked);
                 self.metrics.took(Room::CoreAsk, begun.elapsed());
                 Ok(Door::To(Stage::Asked, Step::Asked))
             }
-            Err(error) => Err(self.core_setback(&error).await),
+            Err(error) => {
+                let setback = self.core_setback(&error).await;
+                if matches!(error, CoreError::Unreachable { .. }) && setback.own {
+                    // It may have it: a poll tells, and needs no ciphertexts.
+                    dealings.cut_off();
+                    return Ok(Door::Back(Stage::Asked, Some("the KMS Core broke the ask off")));
+                }
+                Err(setback)
+            }
         }
     }
 
@@ -473,7 +493,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     }
 
     /// Room 3: poll to an answer.
-    async fn poll(&self, request: &Request) -> Result<Door, Setback> {
+    async fn poll(&self, request: &Request, dealings: &mut Dealings) -> Result<Door, Setback> {
         let signer = self
             .gateway_config
             .core_signer()
@@ -507,6 +527,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     );
                     return Err(Setback::own(Remedy::Hold(hold.clone()), &hold));
                 }
+                if let CoreError::Held(hold @ Hold { reason: HoldReason::CoreFailed, .. }) = &error
+                {
+                    return match dealings.failed(hold.clone()) {
+                        Next::Ask => Ok(Door::Back(Stage::Arrived, None)),
+                        Next::Poll => Ok(Door::Back(Stage::Asked, None)),
+                        Next::Hold(hold) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
+                    };
+                }
                 return Err(self.core_setback(&error).await);
             }
         };
@@ -515,14 +543,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 self.metrics.took(Room::CoreAnswer, begun.elapsed());
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
-            Ending::Forgotten => {
-                if let Some(times) = self.heard("forgotten") {
-                    info!(times, "the KMS Core does not know the request any more: asking again");
-                } else {
-                    debug!("the KMS Core does not know the request any more: asking again");
+            Ending::Forgotten => match dealings.unknown(Instant::now()) {
+                (Next::Poll, odd) => Ok(Door::Back(Stage::Asked, odd)),
+                (Next::Hold(hold), _) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
+                (Next::Ask, odd) => {
+                    if let Some(times) = self.heard("forgotten") {
+                        info!(
+                            times,
+                            "the KMS Core does not know the request any more: asking again"
+                        );
+                    } else {
+                        debug!("the KMS Core does not know the request any more: asking again");
+                    }
+                    Ok(Door::Back(Stage::Arrived, odd))
                 }
-                Ok(Door::To(Stage::Arrived, Step::Forgotten))
-            }
+            },
             Ending::Silent => {
                 let hold = Hold::new(
                     HoldReason::CoreSilent,
@@ -591,16 +626,6 @@ pub(super) fn unsupported(request: &Request, support: &Support) -> Option<Hold> 
         (_, Support::Served | Support::Upgraded { .. }) => return None,
     };
     Some(Hold::new(HoldReason::UnsupportedGeneration, why))
-}
-
-/// Where a walk goes on.
-pub(super) fn resume(standing: Standing) -> Stage {
-    match (standing.stage, standing.held) {
-        // Polling a failed request says only that it failed; asked again, a Core from v0.14 on does
-        // it again, and an older one says that it knows it.
-        (Stage::Asked, Some(HoldReason::CoreFailed)) => Stage::Arrived,
-        (stage, _) => stage,
-    }
 }
 
 /// Whether another answer of the Core might be taken where this one was not.

@@ -14,7 +14,10 @@ use tonic::{
     codegen::{Service as _, StdError},
 };
 
-use super::{chain::domain, world::Life};
+use super::{
+    chain::domain,
+    world::{CoreAge, Life},
+};
 use crate::{
     domain::{Address, B256},
     flow::kms_core::{
@@ -40,9 +43,14 @@ struct Entry {
     public_key: Option<Vec<u8>>,
     extra_data: bytes::Bytes,
     ready: Instant,
-    /// It failed, and says so until it is asked again.
+    /// It failed, and says so until it is asked again; or until the Core restarts, if it is an old one.
     failed: bool,
+    /// It exists, says an ask, and does not exist, says a poll. How often it was asked since.
+    deleted: Option<u32>,
 }
+
+/// Asks for what the Core has deleted, in one storm: two of each life, and one of each retry.
+const ASKS_OF_DELETED: u32 = 30;
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -65,6 +73,13 @@ impl Core {
     /// It restarts and knows nothing any more.
     pub fn restart(&mut self) {
         self.entries.clear();
+    }
+
+    /// It deletes what it was asked for first. Its number, if there was anything.
+    pub fn delete(&mut self) -> Option<String> {
+        let (id, entry) = self.entries.iter_mut().find(|(_, entry)| entry.deleted.is_none())?;
+        entry.deleted = Some(0);
+        Some(short(id))
     }
 
     fn sign(&self, digest: B256) -> bytes::Bytes {
@@ -152,7 +167,17 @@ impl Met {
             let slow = state.storm && state.dice.u8(..10) == 0;
             let pause = state.millis(if slow { 20_000 } else { 1500 });
             let fails_later = state.fault(faults.core_fails);
-            let known = state.core.entries.get(&id).is_some_and(|entry| !entry.failed);
+            let keeps = state.plan.core == CoreAge::KeepsFailed;
+            let known = state.core.entries.get_mut(&id).is_some_and(|entry| {
+                if let Some(asks) = &mut entry.deleted {
+                    *asks += 1;
+                }
+                entry.deleted.is_some() || !entry.failed || keeps
+            });
+            if state.core.entries.get(&id).and_then(|entry| entry.deleted) == Some(ASKS_OF_DELETED)
+            {
+                state.violations.push(format!("deleted {} is asked for ever", short(&id)));
+            }
             let handles: Vec<B256> = ciphertexts
                 .iter()
                 .map(|one| B256::try_from(one.external_handle.as_ref()).unwrap())
@@ -173,7 +198,8 @@ impl Met {
             } else {
                 let ready = Instant::now() + pause;
                 let failed = fails_later;
-                let entry = Entry { handles, public_key, extra_data, ready, failed };
+                let deleted = None;
+                let entry = Entry { handles, public_key, extra_data, ready, failed, deleted };
                 state.core.entries.insert(id.clone(), entry);
                 Ok(Response::new(v1::Empty {}))
             }
@@ -193,6 +219,7 @@ impl Met {
             match state.core.entries.get(id) {
                 _ if busy => Err(Status::resource_exhausted("slow down")),
                 None => Err(Status::not_found("no such request")),
+                Some(entry) if entry.deleted.is_some() => Err(Status::not_found("deleted")),
                 Some(entry) if entry.ready > Instant::now() => Err(Status::unavailable("not yet")),
                 Some(entry) if entry.failed => Err(Status::internal("failed")),
                 Some(entry) => Ok(entry.clone()),

@@ -87,6 +87,11 @@ impl State {
             self.core.restart();
             story.push_str("the core restarts; ");
         }
+        if self.fault(faults.core_deletes)
+            && let Some(number) = self.core.delete()
+        {
+            let _ = write!(story, "the core deletes {number}; ");
+        }
         if self.fault(faults.foreign) {
             self.chain.foreign(&mut self.dice);
             story.push_str("a foreign transaction; ");

@@ -86,6 +86,17 @@ fn a_request_whose_id_was_another_ones_is_answered() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A Core that says of some ids that they exist and that they do not is not asked for ever.
+#[test]
+fn a7_a_core_that_deletes_what_it_was_asked_for_is_left_alone() {
+    let wrong = play_all(0, 30, |seed| {
+        let mut plan = Plan::of(seed);
+        (plan.faults.core_deletes, plan.faults.core_restart, plan.faults.crash) = (200, 0, 0);
+        plan
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// For `scripts/simulate`: `SIMULATE=<from>,<count>`, or `SIMULATE=<seed>` to see its trace.
 #[test]
 #[ignore = "run by scripts/simulate"]

@@ -35,8 +35,17 @@ pub(super) struct Plan {
     pub offers_receipts: bool,
     /// Nodes behind one URL.
     pub nodes: usize,
+    pub core: CoreAge,
     pub storm: Duration,
     pub faults: Faults,
+}
+
+/// What the Core makes of a request that it failed on and is asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CoreAge {
+    /// Up to v0.13: it says that it knows it, and keeps it failed.
+    KeepsFailed,
+    DoesAgain,
 }
 
 /// In so many of a thousand cases, as long as the storm lasts.
@@ -74,8 +83,9 @@ pub(super) struct Faults {
     pub unanswered: u64,
     /// Logs of a range: twice and in the wrong order.
     pub shuffled: u64,
-    /// The Core: restarts (at each block), has no time, fails, is cut.
+    /// The Core: restarts, deletes a request (at each block); has no time, fails, is cut.
     pub core_restart: u64,
+    pub core_deletes: u64,
     pub core_busy: u64,
     pub core_fails: u64,
     pub core_cut: u64,
@@ -110,6 +120,7 @@ impl Plan {
             unanswered: rate(300),
             shuffled: rate(500),
             core_restart: rate(60),
+            core_deletes: rate(60),
             core_busy: rate(200),
             core_fails: rate(100),
             core_cut: rate(200),
@@ -124,6 +135,7 @@ impl Plan {
             executes_ahead: dice.bool(),
             offers_receipts: dice.bool(),
             nodes: dice.usize(1..=3),
+            core: if dice.bool() { CoreAge::KeepsFailed } else { CoreAge::DoesAgain },
             storm: Duration::from_secs(dice.u64(20..=120)),
             faults,
         }

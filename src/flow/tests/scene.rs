@@ -1,0 +1,374 @@
+//! A real walk of one request, with a Core, a bucket and a node in memory, in virtual time.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy::primitives::keccak256;
+use reqwest::{Body, Response};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Status,
+    codegen::{Service as _, StdError, http},
+};
+
+use crate::{
+    domain::{
+        Address, B256, Bytes, Event, Generation, HoldReason, LedgerError, Material, Operation,
+        Outcome, PublicDecryption, Request, RequestKey, SigningDomain, U256, stage::Stage,
+    },
+    flow::{
+        Batch, Flow, FlowOptions, Intake, RequestLedger, Standing, Step, Taken,
+        ciphertexts::{
+            Answers, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
+            SMALLEST_MEMORY_MIB, http_client,
+        },
+        depth::Line,
+        dispatch::{Places, Seat},
+        kms_core::{
+            self, KmsCore,
+            line::InProcess,
+            proto::{
+                grpc::health::v1 as health,
+                kms::v1,
+                kms_service::v1::core_service_endpoint_server::{
+                    CoreServiceEndpoint, CoreServiceEndpointServer,
+                },
+            },
+        },
+        submission::Submission,
+        walk::Ended,
+    },
+    gateway::{
+        decryption::{DecryptionAdapter, Support},
+        fake_chain::FakeChain,
+        gateway_config::GatewayConfigAdapter,
+        lane::{LaneOptions, Recovered, lane},
+        wallet::Wallet,
+    },
+    heart::Heart,
+    metrics::Metrics,
+    tls::TlsRoots,
+};
+
+pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
+pub(super) const EXPIRY: Duration = Duration::from_mins(15);
+
+type Script<T> = Arc<dyn Fn(usize) -> T + Send + Sync>;
+
+/// The Core: says to each ask and to each poll, counted from 1, what its script says.
+#[derive(Clone)]
+pub(super) struct Core {
+    ask: Script<Result<(), Status>>,
+    /// `None`: pending.
+    poll: Script<Option<Status>>,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub cut: bool,
+    pub asks: usize,
+    pub polls: usize,
+}
+
+impl Core {
+    pub fn new(
+        ask: impl Fn(usize) -> Result<(), Status> + Send + Sync + 'static,
+        poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
+    ) -> Self {
+        Self { ask: Arc::new(ask), poll: Arc::new(poll), told: Arc::default() }
+    }
+
+    /// It takes everything and answers nothing.
+    pub fn pending() -> Self {
+        Self::new(|_| Ok(()), |_| None)
+    }
+
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn cut(&self, cut: bool) {
+        self.told().cut = cut;
+    }
+
+    fn line(&self) -> InProcess {
+        let core = self.clone();
+        Arc::new(move |request| {
+            let core = core.clone();
+            Box::pin(async move {
+                if core.told().cut {
+                    return Err(StdError::from("cut"));
+                }
+                let answer = if request.uri().path().starts_with("/grpc.health") {
+                    health::health_server::HealthServer::new(core).call(request).await
+                } else {
+                    CoreServiceEndpointServer::new(core).call(request).await
+                };
+                let Ok(answer) = answer;
+                Ok(answer)
+            })
+        })
+    }
+
+    fn asked(&self) -> Reply<v1::Empty> {
+        let asks = {
+            let mut told = self.told();
+            told.asks += 1;
+            told.asks
+        };
+        (self.ask)(asks).map(|()| tonic::Response::new(v1::Empty {}))
+    }
+
+    async fn polled<T>(&self) -> Reply<T> {
+        let polls = {
+            let mut told = self.told();
+            told.polls += 1;
+            told.polls
+        };
+        if let Some(status) = (self.poll)(polls) {
+            return Err(status);
+        }
+        sleep(Duration::from_mins(1)).await;
+        Err(Status::unavailable("still running"))
+    }
+}
+
+type Reply<T> = Result<tonic::Response<T>, Status>;
+
+#[tonic::async_trait]
+impl CoreServiceEndpoint for Core {
+    async fn public_decrypt(
+        &self,
+        _: tonic::Request<v1::PublicDecryptionRequest>,
+    ) -> Reply<v1::Empty> {
+        self.asked()
+    }
+
+    async fn get_public_decryption_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::PublicDecryptionResponse> {
+        self.polled().await
+    }
+
+    async fn user_decrypt(&self, _: tonic::Request<v1::UserDecryptionRequest>) -> Reply<v1::Empty> {
+        self.asked()
+    }
+
+    async fn get_user_decryption_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::UserDecryptionResponse> {
+        self.polled().await
+    }
+}
+
+#[tonic::async_trait]
+impl health::health_server::Health for Core {
+    async fn check(
+        &self,
+        _: tonic::Request<health::HealthCheckRequest>,
+    ) -> Reply<health::HealthCheckResponse> {
+        Ok(tonic::Response::new(health::HealthCheckResponse { status: 1 }))
+    }
+}
+
+/// One request, as the journal would have it.
+#[derive(Clone, Debug)]
+pub(super) struct OneRequest(Arc<Mutex<Stored>>);
+
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub standing: Standing,
+    pub outcome: Option<Outcome>,
+    pub attempts: usize,
+    pub last_error: String,
+    pub detail: String,
+}
+
+impl OneRequest {
+    fn at(stage: Stage) -> Self {
+        let standing = Standing { stage, held: None, worked: Duration::ZERO };
+        let (last_error, detail) = Default::default();
+        let stored = Stored { standing, outcome: None, attempts: 0, last_error, detail };
+        Self(Arc::new(Mutex::new(stored)))
+    }
+
+    pub fn now(&self) -> Stored {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl RequestLedger for OneRequest {
+    async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
+        Ok(Vec::new())
+    }
+
+    async fn arrive(&self, _: Batch) -> Result<Taken, LedgerError> {
+        Ok(Taken::default())
+    }
+
+    async fn note(&self, _: RequestKey, step: Step) -> Result<(), LedgerError> {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match step {
+            Step::Held(hold) => {
+                now.standing.held = Some(hold.reason);
+                now.detail = hold.detail;
+            }
+            Step::Worked(time) => now.standing.worked += time,
+            Step::Settled(outcome) => now.outcome = Some(outcome),
+            Step::Asked => {
+                now.standing.stage = Stage::Asked;
+                now.standing.held = None;
+            }
+            Step::Forgotten => now.standing.stage = Stage::Arrived,
+            Step::Failed { why } => {
+                now.attempts += 1;
+                now.last_error = why;
+            }
+            Step::Answered(_) | Step::Submitted { .. } | Step::Returned { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn standing(&self, _: RequestKey) -> Result<Option<Standing>, LedgerError> {
+        Ok(Some(self.now().standing))
+    }
+}
+
+/// Every coprocessor has the same one.
+pub(super) struct OneBucket;
+
+impl Buckets for OneBucket {
+    async fn bucket(&self, _: Address) -> Result<Option<String>, BucketLookupError> {
+        Ok(Some("http://bucket.example/ct128".to_owned()))
+    }
+
+    async fn registered(&self, _: Address) -> Result<bool, BucketLookupError> {
+        Ok(true)
+    }
+}
+
+const CIPHERTEXT: &[u8] = b"a ciphertext";
+
+/// What the bucket answers, and counts.
+fn network(gets: Arc<AtomicUsize>) -> Answers {
+    Arc::new(move |_| {
+        gets.fetch_add(1, Ordering::Relaxed);
+        let response = http::Response::builder().status(200).body(Body::from(CIPHERTEXT)).unwrap();
+        Box::pin(async move { Ok(Response::from(response)) })
+    })
+}
+
+pub(super) struct Scene {
+    pub flow: Flow<FakeChain, OneBucket, OneRequest>,
+    pub core: Core,
+    pub request: Request,
+    gets: Arc<AtomicUsize>,
+    _lane: JoinSet<Result<(), LedgerError>>,
+    _depth: watch::Sender<Line>,
+    _support: watch::Sender<Support>,
+}
+
+impl Scene {
+    pub async fn new(core: Core, stage: Stage) -> Self {
+        let chain = FakeChain::new(100);
+        let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
+        let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: None };
+        let ledger = crate::flow::fake_ledger::FakeLedger::default();
+        let (lane, task) =
+            lane(chain.clone(), wallet.clone(), ledger, options, Recovered::default());
+        let mut running = JoinSet::new();
+        running.spawn(task.run(Heart::default(), CancellationToken::new()));
+        let domain = SigningDomain {
+            name: "Decryption".into(),
+            version: "1".into(),
+            chain_id: 1,
+            verifying_contract: Address::ZERO,
+        };
+        let (support, supported) = watch::channel(Support::Served);
+        let (depth, covered) = watch::channel(Line::OPEN);
+        let material = Material {
+            handle: B256::with_last_byte(1),
+            key_id: U256::ONE,
+            digest: keccak256(CIPHERTEXT),
+            coprocessors: vec![Address::ZERO],
+        };
+        let operation = PublicDecryption { materials: vec![material], extra_data: Bytes::new() };
+        let request = Request {
+            key: RequestKey { id: U256::ONE, content: B256::ZERO },
+            generation: Generation::G9,
+            block: chain.block(50),
+            transaction: B256::ZERO,
+            operation: Operation::PublicDecryption(operation),
+        };
+        let gets = Arc::new(AtomicUsize::new(0));
+        let http = http_client(
+            TlsRoots::load(None).unwrap().client_config(),
+            &crate::proxy::Proxies::default(),
+        );
+        let flow = Flow {
+            name: "one".to_owned(),
+            ciphertexts: Ciphertexts::new(CiphertextsOptions {
+                buckets: Arc::new(OneBucket),
+                fallback: None,
+                memory_mib: SMALLEST_MEMORY_MIB,
+                verify_coprocessors: false,
+                http: http.unwrap(),
+            })
+            .answered_by(network(gets.clone())),
+            core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
+            submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),
+            gateway_config: GatewayConfigAdapter::connect(chain, wallet.address()).await.unwrap(),
+            support: supported,
+            line: covered,
+            ledger: OneRequest::at(stage),
+            metrics: Metrics::default(),
+            repeats: Mutex::default(),
+            options: FlowOptions {
+                max_in_flight: 1,
+                public_decryption_timeout: TIMEOUT,
+                user_decryption_timeout: TIMEOUT,
+                retry_interval: Duration::from_secs(5),
+                request_expiry: EXPIRY,
+                maybe_answered_up_to: 0,
+            },
+        };
+        Self { flow, core, request, gets, _lane: running, _depth: depth, _support: support }
+    }
+
+    /// One walk, as after a restart or a held retry, and how long it takes.
+    pub async fn walk(&self, places: &Places) -> (Ended, Duration) {
+        let begun = Instant::now();
+        let request = self.request.clone();
+        let intake = Intake { request, recovered: true };
+        let seat = Seat { places, recovered: true };
+        let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
+        let ended = walk.await.unwrap();
+        (ended, begun.elapsed())
+    }
+
+    pub fn now(&self) -> Stored {
+        self.flow.ledger.now()
+    }
+
+    pub fn held(&self) -> Option<HoldReason> {
+        self.now().standing.held
+    }
+
+    /// Ciphertexts asked of the bucket.
+    pub fn gets(&self) -> usize {
+        self.gets.load(Ordering::Relaxed)
+    }
+}
