@@ -17,6 +17,7 @@ pub mod depth;
 pub mod observation;
 mod dispatch;
 mod walk;
+mod agreement;
 mod dealings;
 mod blame;
 #[cfg(test)]

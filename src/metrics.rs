@@ -167,6 +167,7 @@ struct Series {
     walking: LateGauge,
     walking_limit: LateGauge,
     undecodable: IntCounter,
+    witnessed: IntCounterVec,
     // the chain
     lag: LateGauge,
     /// Unix ms; 0: not behind, [`NEVER`]: not known.
@@ -233,6 +234,7 @@ impl Metrics {
         for result in Sending::ALL {
             series.transactions.with_label_values(&[result.as_str()]);
         }
+        series.witnessed.with_label_values(&["disputed"]);
         Self(Arc::new(series))
     }
 
@@ -266,6 +268,11 @@ impl Metrics {
     }
 
     // Requests.
+
+    /// What several nodes said of a request before the Core was asked.
+    pub fn witnessed(&self, result: &'static str) {
+        self.0.witnessed.with_label_values(&[result]).inc();
+    }
 
     /// A request was stored for the first time. `took`: since the head that showed it was heard of.
     pub fn arrived(&self, kind: Kind, took: Duration) {
@@ -587,6 +594,11 @@ impl Series {
             lag: r.late(
                 "lag_seconds",
                 "For how long a block has been known that is not read yet; 0: all are read.",
+            ),
+            witnessed: r.counters(
+                "requests_witnessed_total",
+                "Looks of several gateway nodes at a request before the Core is asked.",
+                &["result"],
             ),
             behind_since_ms: AtomicU64::new(NEVER),
             unsent: AtomicU64::new(0),

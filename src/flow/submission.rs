@@ -11,10 +11,10 @@ use tracing::{debug, warn};
 
 use self::gas::{GasBook, GasError};
 use crate::{
-    domain::{Answer, B256, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
-        decryption::{DecryptionAdapter, ORPHANED_AFTER, Whereabouts},
+        decryption::{DecryptionAdapter, ORPHANED_AFTER, Whereabouts, Witnessed},
         lane::{Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },
@@ -306,6 +306,11 @@ impl<P: Provider> Submission<P> {
             Some(_) => Err(SubmissionError::NotRequestedYet),
             None => Err(error.into()),
         }
+    }
+
+    /// Whether several nodes show the request in this block.
+    pub async fn witnessed(&self, request: &Request, block: BlockRef, again: bool) -> Witnessed {
+        self.adapter.witnessed(request, block, again).await
     }
 
     /// Where a request is now, and whether one of its `namesakes` has its id.

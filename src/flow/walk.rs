@@ -435,22 +435,28 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
         let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
+        let mut block = request.block;
         if again {
             let found = self.whereabouts(request).await;
             match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
-                Whereabouts::In(_) => {}
+                Whereabouts::In(now) => block = now,
                 Whereabouts::Unknown => return Err(Setback::own(Remedy::Retry, &LEFT)),
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
-        let begun = Instant::now();
-        let fetched = self
-            .ciphertexts
-            .fetch(request.materials())
-            .instrument(debug_span!("ciphertexts"))
-            .await
-            .map_err(|error| Setback::own(error.remedy(), &error))?;
-        self.metrics.took(Room::Ciphertexts, begun.elapsed());
+        let fetching = async {
+            let begun = Instant::now();
+            let fetching = self.ciphertexts.fetch(request.materials());
+            let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
+            let fetched = fetched.map_err(|error| Setback::own(error.remedy(), &error))?;
+            self.metrics.took(Room::Ciphertexts, begun.elapsed());
+            Ok(fetched)
+        };
+        let witnessing = self.witnessed(request, block, again);
+        let (fetched, witnessed) = tokio::try_join!(fetching, witnessing)?;
+        if let Some(end) = witnessed {
+            return Ok(Door::Out(end));
+        }
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
         let begun = Instant::now();

@@ -2,8 +2,12 @@
 //! chain through a provider.
 
 mod whereabouts;
+mod witness;
 
-pub use self::whereabouts::{ORPHANED_AFTER, Whereabouts};
+pub use self::{
+    whereabouts::{ORPHANED_AFTER, Whereabouts},
+    witness::Witnessed,
+};
 use crate::{
     domain::{Address, Answer, B256, Bytes, Event, OutsideText, Request, SigningDomain},
     gateway::{
@@ -31,6 +35,7 @@ pub enum Support {
 pub struct DecryptionAdapter<P> {
     provider: P,
     topics: std::sync::Arc<[B256]>,
+    memory: witness::Memory,
 }
 
 /// Why a view of a contract gave no value.
@@ -66,7 +71,8 @@ pub(super) async fn view<T, P: Provider>(
 
 impl<P: Provider> DecryptionAdapter<P> {
     pub fn new(provider: P) -> Self {
-        Self { provider, topics: abi::request_topics().into() }
+        let memory = witness::Memory::default();
+        Self { provider, topics: abi::request_topics().into(), memory }
     }
 
     pub fn provider(&self) -> &P {
@@ -76,7 +82,7 @@ impl<P: Provider> DecryptionAdapter<P> {
     /// The same contract, seen by this node alone.
     #[must_use]
     pub fn only(&self, node: NodeId) -> Self {
-        Self { provider: self.provider.only(node), topics: self.topics.clone() }
+        Self { provider: self.provider.only(node), ..self.clone() }
     }
 
     pub fn address(&self) -> Address {

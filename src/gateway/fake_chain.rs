@@ -86,6 +86,10 @@ pub(crate) struct Lies {
     pub estimate: Option<u64>,
     /// As the block of its height.
     pub shows: Option<BlockRef>,
+    /// Beside the events of their blocks.
+    pub forges: Vec<Event>,
+    /// It knows no block from this one on.
+    pub lags_from: Option<u64>,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -313,6 +317,18 @@ impl Node {
         }
     }
 
+    /// The same, as far as one of the nodes knows the chain.
+    fn header_of(&self, by: NodeId, at: At) -> Option<Head> {
+        let lags_from = self.lies[by.0].lags_from;
+        self.header(at).filter(|head| lags_from.is_none_or(|from| head.block.number < from))
+    }
+
+    /// What a node shows beside the events of a block.
+    fn forged(&self, by: NodeId, block: BlockRef) -> impl Iterator<Item = Event> {
+        let forged = self.lies[by.0].forges.iter().filter(move |event| event.block == block);
+        forged.cloned().collect::<Vec<_>>().into_iter()
+    }
+
     /// A header as this node tells it.
     fn as_told(&self, by: NodeId, head: &Head) -> Head {
         let bloom = match self.lies[by.0].blooms {
@@ -354,6 +370,9 @@ impl Provider for FakeChain {
     fn sound_nodes(&self) -> Vec<NodeId> {
         (0..self.node().lies.len()).map(NodeId).collect()
     }
+    fn node_count(&self) -> usize {
+        self.node().lies.len()
+    }
     fn only(&self, asked: NodeId) -> Self {
         Self { asked, ..self.clone() }
     }
@@ -371,7 +390,7 @@ impl Provider for FakeChain {
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
         let node = self.ask("header")?;
         let shown = node.lies[self.asked.0].shows.filter(|shown| at == At::Number(shown.number));
-        let head = node.header(at).map(|head| node.as_told(self.asked, &head));
+        let head = node.header_of(self.asked, at).map(|head| node.as_told(self.asked, &head));
         Ok(head.map(|head| Head { block: shown.unwrap_or(head.block), ..head }))
     }
     async fn block_logs(&self, hash: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
@@ -412,9 +431,11 @@ impl Provider for FakeChain {
         let by = self.asked;
         let answer = match range {
             LogRange::Block(hash) => {
-                let head = node.header(At::Hash(hash));
+                let head = node.header_of(by, At::Hash(hash));
                 let head = head.ok_or_else(|| refused("unknown block", None))?;
-                node.logs_of(usize::try_from(head.block.number).unwrap())
+                let mut events = node.logs_of(usize::try_from(head.block.number).unwrap());
+                events.extend(node.forged(by, head.block));
+                events
             }
             LogRange::Numbers { from, to } => {
                 if let Some((most, code, message)) = node.lies[by.0].takes_blocks
@@ -455,6 +476,15 @@ impl Provider for FakeChain {
         let mut answer = if node.lies[by.0].blind { Vec::new() } else { answer };
         answer.truncate(node.shows_at_most.unwrap_or(usize::MAX));
         Ok(Told { by, answer })
+    }
+    async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
+        let node = self.ask("emitted_by")?;
+        let forged = node.lies[self.asked.0].forges.iter();
+        let events = node.chain.iter().flat_map(|block| &block.events).chain(forged);
+        let own = events.filter(|event| event.transaction == transaction);
+        let own = own.map(|event| Emitted { address: CONTRACT, event: event.clone() });
+        let emitted: Vec<_> = own.collect();
+        Ok((!emitted.is_empty()).then_some(emitted))
     }
     async fn logs_between(
         &self,

@@ -196,6 +196,8 @@ pub trait Provider: Clone + Send + Sync + 'static {
     /// The sound nodes ([`choice`]), the one that is read from first; where none is sound, those
     /// that are connected. Whoever weighs one node's word asks the others by [`Provider::only`].
     fn sound_nodes(&self) -> Vec<NodeId>;
+    /// How many nodes there are, in whatever state.
+    fn node_count(&self) -> usize;
     /// The same chain, asked of this node alone: no other one answers in its place.
     #[must_use]
     fn only(&self, node: NodeId) -> Self;
@@ -220,6 +222,11 @@ pub trait Provider: Clone + Send + Sync + 'static {
         block: B256,
         way: Way,
     ) -> impl Future<Output = Result<Told<Vec<Emitted>>, RpcError>> + Send;
+    /// The logs in a transaction's receipt; `None`: the node has none.
+    fn emitted_by(
+        &self,
+        transaction: B256,
+    ) -> impl Future<Output = Result<Option<Vec<Emitted>>, RpcError>> + Send;
     /// The same of a range, with the headers of its ends, asked in one message: behind one URL may
     /// be many nodes, and what one of them knows proves nothing of another's logs.
     fn logs_between(

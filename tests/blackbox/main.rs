@@ -40,6 +40,7 @@ mod systemd;
 mod systemd_supervise;
 mod review;
 mod traces;
+mod trust;
 mod walk;
 mod wallet;
 mod wallet_change;

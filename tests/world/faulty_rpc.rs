@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{B256, Bytes, U64, keccak256};
+use alloy::primitives::{B256, Bytes, U64, U256, keccak256};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::{
@@ -168,7 +168,12 @@ pub enum Logs {
     Missing,
     /// Twice, and in the wrong order.
     Shuffled,
+    /// Each a second time, under an id that no contract gave: [`FORGED`] more.
+    Forged,
 }
+
+/// What is added to the ids of forged requests.
+pub const FORGED: u64 = 1_000_000;
 
 /// What comes of a question to a node that does not know all blocks.
 enum Bent {
@@ -432,6 +437,10 @@ impl Shared {
             match lies.logs {
                 Logs::AsTheyAre => {}
                 Logs::Missing => logs.clear(),
+                Logs::Forged => {
+                    let forged = logs.clone().into_iter().filter_map(forged);
+                    logs.extend(forged.collect::<Vec<_>>());
+                }
                 Logs::Shuffled => {
                     logs.reverse();
                     let again = logs.clone();
@@ -512,6 +521,16 @@ impl Script {
         }
         Some(rule.lie.clone())
     }
+}
+
+/// A log like this one of another request. `None`: it is of none.
+fn forged(mut log: Value) -> Option<Value> {
+    let id: B256 = serde_json::from_value(log["topics"][1].clone()).ok()?;
+    let id = U256::from_be_bytes(id.0) + U256::from(FORGED);
+    log["topics"][1] = json!(B256::from(id));
+    let index: U64 = serde_json::from_value(log["logIndex"].clone()).ok()?;
+    log["logIndex"] = json!(index + U64::from(1_000));
+    Some(log)
 }
 
 /// Asks of the node as if its chain ended at `knows`.

@@ -339,6 +339,10 @@ impl Provider for ArbitrumProvider {
         self.inner.shared.usable.borrow().order.iter().copied().map(NodeId).collect()
     }
 
+    fn node_count(&self) -> usize {
+        self.nodes().len()
+    }
+
     fn only(&self, node: NodeId) -> Self {
         Self { only: Some(node), ..self.clone() }
     }
@@ -377,6 +381,10 @@ impl Provider for ArbitrumProvider {
 
     async fn block_logs(&self, block: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
         self.all_logs(block, way).await
+    }
+
+    async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
+        self.logs_of(transaction).await
     }
 
     async fn logs_between(

@@ -77,4 +77,16 @@ impl ArbitrumProvider {
                 .collect()
         })
     }
+
+    /// See [`super::Provider::emitted_by`].
+    pub(super) async fn logs_of(
+        &self,
+        transaction: B256,
+    ) -> Result<Option<Vec<Emitted>>, RpcError> {
+        let receipt: Option<ReceiptLogs> =
+            self.told("eth_getTransactionReceipt", json!([transaction])).await?.answer;
+        let emitted =
+            |log: RawLog| Ok(Emitted { address: log.address, event: self.event(log)? });
+        receipt.map(|receipt| receipt.logs.into_iter().map(emitted).collect()).transpose()
+    }
 }

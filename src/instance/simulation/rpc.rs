@@ -201,6 +201,9 @@ impl Provider for SimulatedNode {
     fn sound_nodes(&self) -> Vec<NodeId> {
         vec![NodeId(0)]
     }
+    fn node_count(&self) -> usize {
+        1
+    }
     fn only(&self, _: NodeId) -> Self {
         self.clone()
     }
@@ -282,6 +285,21 @@ impl Provider for SimulatedNode {
                 let ids =
                     logs.answer.iter().map(|event| super::requests::number_of(event).to_string());
                 format!("[{}]", ids.collect::<Vec<_>>().join(" "))
+            })
+        })
+        .await
+    }
+
+    async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
+        self.ask(&format!("logs of transaction {transaction}"), false, |state, node| {
+            let sight = state.chain.sight(node);
+            let known = (0..=sight).filter_map(|number| state.chain.block(number));
+            let events = known.flat_map(|block| block.events.clone());
+            let own = events.filter(|event| event.transaction == transaction);
+            let emitted: Vec<_> =
+                own.map(|event| Emitted { address: DECRYPTION, event }).collect();
+            told(Ok((!emitted.is_empty()).then_some(emitted)), |emitted| {
+                format!("{} logs", emitted.as_ref().map_or(0, Vec::len))
             })
         })
         .await

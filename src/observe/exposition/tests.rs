@@ -22,6 +22,7 @@ fn full() -> Metrics {
     metrics.settled(kind, &Outcome::Accepted { transaction: B256::ZERO, block }, second);
     metrics.attempt_failed("asked");
     metrics.walking(1, 1000);
+    metrics.witnessed("by_two");
     metrics.behind_since(None);
     metrics.finality_tag(second);
     metrics.unproven_blocks(1);
@@ -222,9 +223,10 @@ fn dashboard_and_alerts_name_only_metrics_that_exist() {
 }
 
 /// What a panel would not tell better than `status` does.
-const NOT_ON_THE_DASHBOARD: [&str; 9] = [
+const NOT_ON_THE_DASHBOARD: [&str; 10] = [
     "kms_connector_holds_total",
     "kms_connector_undecodable_logs_total",
+    "kms_connector_requests_witnessed_total",
     "kms_connector_reorganisations_total",
     "kms_connector_instance_state_since_timestamp_seconds",
     "kms_connector_instance_generation",

@@ -1,0 +1,62 @@
+//! Whether the gateway nodes agree that a request is on chain: one that lies must not have anything
+//! decrypted.
+
+use super::{Flow, RequestLedger, ciphertexts::Buckets, walk::Setback};
+use crate::{
+    domain::{BlockRef, Outcome, Remedy, Request},
+    gateway::{decryption::Witnessed, provider::Provider},
+};
+
+impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+    /// Beside the ciphertexts: two nodes have to show the request, where there are two. One that is
+    /// behind or does not answer is waited for a moment, one that denies for as long as it does. An
+    /// outcome: it was never there, all of them say.
+    pub(super) async fn witnessed(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        again: bool,
+    ) -> Result<Option<Outcome>, Setback> {
+        match self.submission.witnessed(request, block, again).await {
+            Witnessed::NobodyElse => {}
+            Witnessed::ByTwo => self.metrics.witnessed("by_two"),
+            Witnessed::ByOne => self.metrics.witnessed("by_one"),
+            Witnessed::ByNobody => {
+                let why = "no gateway node shows the request just now";
+                return Err(Setback::new(Remedy::Retry, &why));
+            }
+            Witnessed::Disputed { shown_by, denied_by } => {
+                self.metrics.witnessed("disputed");
+                return Err(Setback::own(Remedy::Retry, &disputed(&shown_by, &denied_by)));
+            }
+            Witnessed::Nowhere => {
+                self.metrics.witnessed("nowhere");
+                return Ok(Some(Outcome::Orphaned));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn disputed(shown_by: &[String], denied_by: &str) -> String {
+    let shown_by = match shown_by {
+        [] => "was told before".to_owned(),
+        [one] => format!("{one} shows"),
+        more => format!("{} show", more.join(" and ")),
+    };
+    format!(
+        "the gateway node {denied_by} does not have this request, which {shown_by}: the KMS Core is \
+         not asked until they agree; one of them is broken, or lies"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b5_a_dispute_names_both_nodes() {
+        let said = disputed(&["a:1".to_owned()], "b:2");
+        assert!(said.contains("a:1 shows") && said.contains("b:2 does not have"), "{said}");
+    }
+}

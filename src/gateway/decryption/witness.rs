@@ -1,0 +1,313 @@
+//! Whether the nodes agree that a request is on chain. One that lies could have anything decrypted:
+//! before the Core is asked, two nodes have to show the event, where there are two.
+//!
+//! ```text
+//! node shows the event in its block ----------------------------------> a witness
+//! node has the block without the event, or another block there, twice -> it denies
+//! node does not know the block, or does not answer -> asked again until the patience is over
+//! ```
+//!
+//! Who told the request is not asked who: two nodes that show it are two, whichever told it first.
+//! An index of logs may be broken, so who shows none is asked for the transaction's receipt too.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex as Lock, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::DecryptionAdapter;
+use crate::{
+    domain::{B256, BlockRef, Event, Request, RequestKey},
+    gateway::{
+        abi,
+        provider::{At, Emitted, LogRange, NodeId, Provider},
+    },
+};
+
+/// How long a second node is waited for that is behind or does not answer.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions to a node that does not know the block.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Between the two looks of a node that denies: it may be about to see a reorganisation.
+const DENIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// What a node that denies may take for its second look.
+const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// Nodes asked about one request, at most.
+const ASKED: usize = 3;
+/// Blocks and nodes whose requests are remembered: those of a block are asked about together.
+const REMEMBERED: usize = 256;
+/// What a node showed counts for so long: it may think better of it.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What the nodes say of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Witnessed {
+    /// There is only one node, and nothing speaks against its word.
+    NobodyElse,
+    ByTwo,
+    /// The others are behind or do not answer.
+    ByOne,
+    /// So is every node.
+    ByNobody,
+    /// A node has the block without the event, or another block there, and says so again.
+    Disputed {
+        /// Hosts.
+        shown_by: Vec<String>,
+        denied_by: String,
+    },
+    /// Two nodes or more have the very block, none of them the event in it: it was never there.
+    Nowhere,
+}
+
+/// What one node says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Shows,
+    /// The block has no such event.
+    Absent,
+    /// Another block has that height.
+    OtherBlock,
+    /// It is behind, or does not answer.
+    Unknown,
+}
+
+/// The requests that a node showed in a block, and when it was asked.
+type Shown = Arc<Mutex<Option<(Instant, HashSet<RequestKey>)>>>;
+
+/// What nodes showed of the last blocks that were asked about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory(Arc<Lock<VecDeque<(B256, NodeId, Shown)>>>);
+
+impl Memory {
+    fn of(&self, block: B256, node: NodeId) -> Shown {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |(hash, by, _): &&(B256, NodeId, Shown)| (*hash, *by) == (block, node);
+        if let Some((_, _, shown)) = known.iter().find(is_it) {
+            return shown.clone();
+        }
+        if known.len() >= REMEMBERED {
+            known.pop_front();
+        }
+        let shown = Shown::default();
+        known.push_back((block, node, shown.clone()));
+        shown
+    }
+}
+
+fn keys(events: &[Event]) -> HashSet<RequestKey> {
+    events.iter().filter_map(|event| Some(abi::decode(event).ok()?.key)).collect()
+}
+
+impl<P: Provider> DecryptionAdapter<P> {
+    /// Asks the sound nodes for a request, where it is now: in `block`. The only node there is told it
+    /// just now, unless it was `again`, out of the journal: another one may have told it then.
+    pub async fn witnessed(&self, request: &Request, block: BlockRef, again: bool) -> Witnessed {
+        let alone = self.provider.node_count() < 2;
+        if alone && !again {
+            return Witnessed::NobodyElse;
+        }
+        let until = Instant::now() + PATIENCE;
+        let nodes = self.provider.sound_nodes().into_iter().take(ASKED);
+        let mut words: FuturesUnordered<_> =
+            nodes.map(|node| self.word_of(node, request, block, until)).collect();
+        let (mut shown_by, mut denied_by, mut absent) = (Vec::new(), None, 0);
+        while let Some((node, word)) = words.next().await {
+            match word {
+                Word::Shows => shown_by.push(self.provider.host(node)),
+                Word::Absent => absent += 1,
+                Word::OtherBlock | Word::Unknown => {}
+            }
+            if matches!(word, Word::Absent | Word::OtherBlock) {
+                denied_by = Some(self.provider.host(node));
+            }
+            if shown_by.len() >= 2 {
+                return Witnessed::ByTwo;
+            }
+        }
+        match denied_by {
+            Some(_) if shown_by.is_empty() && absent >= 2 => Witnessed::Nowhere,
+            Some(denied_by) => Witnessed::Disputed { shown_by, denied_by },
+            None if shown_by.is_empty() => Witnessed::ByNobody,
+            None if alone => Witnessed::NobodyElse,
+            None => Witnessed::ByOne,
+        }
+    }
+
+    /// Its last word until then; one that denies may take a moment longer to say so again.
+    async fn word_of(
+        &self,
+        node: NodeId,
+        request: &Request,
+        block: BlockRef,
+        until: Instant,
+    ) -> (NodeId, Word) {
+        let one = self.only(node);
+        let look = || one.look(node, request.key, request.transaction, block);
+        loop {
+            match timeout_at(until, look()).await.unwrap_or(Word::Unknown) {
+                Word::Shows => return (node, Word::Shows),
+                Word::Absent | Word::OtherBlock => {
+                    sleep(DENIED_AGAIN_AFTER).await;
+                    let again = timeout_at(Instant::now() + SECOND_LOOK, look()).await;
+                    return (node, again.unwrap_or(Word::Unknown));
+                }
+                Word::Unknown if Instant::now() + AGAIN_AFTER >= until => {
+                    return (node, Word::Unknown);
+                }
+                Word::Unknown => sleep(AGAIN_AFTER).await,
+            }
+        }
+    }
+
+    /// One look of one node.
+    async fn look(
+        &self,
+        node: NodeId,
+        key: RequestKey,
+        transaction: B256,
+        block: BlockRef,
+    ) -> Word {
+        let shown = self.memory.of(block.hash, node);
+        let told = {
+            // Who asks about the same block meanwhile waits for this answer.
+            let mut shown = shown.lock().await;
+            let known = shown.as_ref().filter(|(asked, _)| asked.elapsed() < FRESH);
+            if known.is_some_and(|(_, keys)| keys.contains(&key)) {
+                return Word::Shows;
+            }
+            let told = self.requests(LogRange::Block(block.hash)).await;
+            *shown = told.ok().map(|told| (Instant::now(), keys(&told.answer)));
+            shown.as_ref().map(|(_, keys)| keys.contains(&key))
+        };
+        if told == Some(true) {
+            return Word::Shows;
+        }
+        match self.provider.header(At::Number(block.number)).await {
+            Ok(Some(head)) if head.block.hash != block.hash => Word::OtherBlock,
+            Ok(Some(_)) => self.by_receipt(key, transaction, block, told.is_some()).await,
+            Ok(None) | Err(_) => Word::Unknown,
+        }
+    }
+
+    /// It has the block, and does not find the event by its index of logs; `looked`: there is one.
+    async fn by_receipt(
+        &self,
+        key: RequestKey,
+        transaction: B256,
+        block: BlockRef,
+        looked: bool,
+    ) -> Word {
+        let is_it = |emitted: &Emitted| {
+            emitted.address == self.address()
+                && emitted.event.block.hash == block.hash
+                && abi::decode(&emitted.event).is_ok_and(|request| request.key == key)
+        };
+        match self.provider.emitted_by(transaction).await {
+            Ok(Some(emitted)) if emitted.iter().any(is_it) => Word::Shows,
+            Ok(_) if looked => Word::Absent,
+            Ok(_) | Err(_) => Word::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fake_chain::{FakeChain, Lies, request_event};
+
+    /// A block with requests 1 and 2, told by two nodes.
+    fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
+        let chain = FakeChain::new(10);
+        chain.node().lies.push(Lies::default());
+        chain.mine(vec![request_event(1), request_event(2)]);
+        let block = chain.block(11);
+        let request = |id| abi::decode(&Event { block, ..request_event(id) }).unwrap();
+        let adapter = DecryptionAdapter::new(chain.clone());
+        (chain, adapter, [request(1), request(2)])
+    }
+
+    async fn ask(adapter: &DecryptionAdapter<FakeChain>, request: &Request) -> Witnessed {
+        adapter.witnessed(request, request.block, false).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_two_nodes_that_show_it_are_enough_and_asked_once_for_a_block() {
+        let (chain, adapter, [first, second]) = ground();
+        let begun = Instant::now();
+        let both = tokio::join!(ask(&adapter, &first), ask(&adapter, &second));
+        assert_eq!(both, (Witnessed::ByTwo, Witnessed::ByTwo));
+        assert_eq!((chain.calls("logs"), begun.elapsed()), (2, Duration::ZERO));
+        chain.node().lies.pop();
+        assert_eq!(ask(&adapter, &first).await, Witnessed::NobodyElse);
+        assert_eq!(chain.calls("logs"), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_log_that_another_node_does_not_have_is_disputed() {
+        let (chain, adapter, _) = ground();
+        let forged = Event { block: chain.block(11), ..request_event(3) };
+        chain.node().lies[0].forges.push(forged.clone());
+        let request = abi::decode(&forged).unwrap();
+        let disputed = Witnessed::Disputed {
+            shown_by: vec!["node-0".to_owned()],
+            denied_by: "node-1".to_owned(),
+        };
+        assert_eq!(ask(&adapter, &request).await, disputed);
+        // The same event of a block that nobody else has.
+        let hash = B256::repeat_byte(7);
+        let elsewhere = BlockRef { hash, ..request.block };
+        let denied = adapter.witnessed(&request, elsewhere, false).await;
+        assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+        // It was real, and came late.
+        chain.node().lies[1].forges.push(forged);
+        assert_eq!(ask(&adapter, &request).await, Witnessed::ByTwo);
+    }
+
+    /// The operator took the liar out, or it is honest now: what it forged stands in the journal.
+    #[tokio::test(start_paused = true)]
+    async fn b5_what_a_node_forged_that_is_gone_is_not_believed_either() {
+        let (chain, adapter, [first, _]) = ground();
+        let request = abi::decode(&Event { block: first.block, ..request_event(3) }).unwrap();
+        assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
+        chain.node().lies.pop();
+        let again = async |request: &Request| adapter.witnessed(request, request.block, true).await;
+        assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "one does not end it");
+        assert_eq!(again(&first).await, Witnessed::NobodyElse);
+        chain.node().lies[0].mute = true;
+        assert_eq!(again(&request).await, Witnessed::ByNobody);
+    }
+
+    /// Real nodes have broken indices for hours.
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_node_without_an_index_of_logs_is_a_witness_by_its_receipts() {
+        let (chain, adapter, [first, _]) = ground();
+        chain.node().lies[1].blind = true;
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_node_that_is_behind_or_down_delays_by_two_seconds_at_most() {
+        for down in [true, false] {
+            let (chain, adapter, [first, second]) = ground();
+            chain.node().lies[1].mute = down;
+            chain.node().lies[1].lags_from = Some(11);
+            let begun = Instant::now();
+            assert_eq!(ask(&adapter, &first).await, Witnessed::ByOne);
+            assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+            let (begun, catching_up) = (Instant::now(), async {
+                sleep(Duration::from_millis(600)).await;
+                chain.node().lies[1] = Lies::default();
+            });
+            let (witnessed, ()) = tokio::join!(ask(&adapter, &second), catching_up);
+            assert_eq!(witnessed, Witnessed::ByTwo);
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+    }
+}

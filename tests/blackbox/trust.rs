@@ -1,0 +1,52 @@
+//! What one gateway node that lies may cost where there is another one.
+
+use std::time::Duration;
+
+use alloy::primitives::U256;
+
+use crate::{
+    walk::program,
+    world::{
+        Result,
+        faulty_rpc::{FORGED, FaultyRpc, Logs},
+        request::Ask,
+        scene::{Scene, SceneOptions},
+        until,
+    },
+};
+
+/// Everything the connector may ask of its nodes was asked.
+const A_WHILE: Duration = Duration::from_secs(3);
+
+/// The node that is read from shows requests that are not on chain: nobody has them decrypted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b5_a_forged_log_is_not_asked_of_the_core() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let liar = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    liar.lie(|lies| lies.logs = Logs::Forged);
+    let honest = format!("gateway_fallback_urls = [\"{}\"]", scene.anvil.ws_url());
+    let config = scene.config(&honest);
+    let named = format!("gateway_url = \"{}\"", scene.anvil.ws_url());
+    let config = config.replace(&named, &format!("gateway_url = \"{}\"", liar.ws_url()));
+    scene.start_with(program(), &config)?;
+    let requests = scene.deployment.request(Ask::mixed(2, 2)).await?;
+    scene.answered(&requests).await?;
+    let rows = async |what: &str, like: &str| {
+        until(what, A_WHILE * 5, A_WHILE / 30, async || {
+            let count = format!("SELECT count(*) FROM requests WHERE {like}");
+            let count = scene.query(&count, |row| row.get::<_, i64>(0))?;
+            Ok((count.first() == Some(&4)).then_some(()))
+        })
+        .await
+    };
+    rows("the forged ones to be tried", "last_error LIKE '%does not have this request%'").await?;
+    tokio::time::sleep(A_WHILE).await;
+    for request in &requests {
+        assert_eq!(scene.core.accepted(request.id), 1);
+        let forged = request.id + U256::from(FORGED);
+        assert_eq!(scene.core.accepted(forged), 0, "a forged one was asked");
+    }
+    // Once the liar is honest nobody has them.
+    liar.be_honest();
+    rows("the forged ones to end", "outcome = 'orphaned'").await
+}
