@@ -11,7 +11,9 @@ use tracing::{debug, warn};
 
 use self::gas::{GasBook, GasError};
 use crate::{
-    domain::{Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{
+        Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request,
+    },
     gateway::{
         abi::{ContractError, Verdict},
         decryption::{DecryptionAdapter, ORPHANED_AFTER, Whereabouts, Witnessed},

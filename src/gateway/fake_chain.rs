@@ -88,8 +88,6 @@ pub(crate) struct Lies {
     pub shows: Option<BlockRef>,
     /// Beside the events of their blocks.
     pub forges: Vec<Event>,
-    /// It knows no block from this one on.
-    pub lags_from: Option<u64>,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -319,8 +317,13 @@ impl Node {
 
     /// The same, as far as one of the nodes knows the chain.
     fn header_of(&self, by: NodeId, at: At) -> Option<Head> {
-        let lags_from = self.lies[by.0].lags_from;
-        self.header(at).filter(|head| lags_from.is_none_or(|from| head.block.number < from))
+        let Some(from) = self.lies[by.0].lags_from else { return self.header(at) };
+        let known = |head: &Head| head.block.number < from;
+        let head = self.header(at).filter(known);
+        head.or_else(|| match at {
+            At::Latest => self.header(At::Number(from.checked_sub(1)?)),
+            At::Safe | At::Finalized | At::Number(_) | At::Hash(_) => None,
+        })
     }
 
     /// What a node shows beside the events of a block.

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
     gateway::provider::{
-        Addresses, ArbitrumProvider, At, LogRange, Provider, RpcError, endpoint::Endpoint, quirks,
+        Addresses, ArbitrumProvider, At, LogRange, Provider, RpcError, Sent, endpoint::Endpoint,
+        quirks,
     },
     heart::Hearts,
     tls::TlsRoots,
@@ -453,6 +454,38 @@ async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
             assert!(matches!(sent, Err(RpcError::Unavailable { .. })), "{sent:?}");
         }
     }
+    Ok(())
+}
+
+/// A node says at once that it was mined, and nobody else has such a receipt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b5_a_receipt_that_came_with_a_send_counts_if_another_node_has_it() -> Result<()> {
+    const RECEIPT: &str = "eth_getTransactionReceipt";
+    let ground = ground(&["ws", "http"]).await?;
+    ground.connected().await?;
+    let (raw, hash) = transaction();
+    let receipt = |block: u8| {
+        Lie::Result(serde_json::json!({
+            "transactionHash": hash, "status": "0x1", "gasUsed": "0x5208",
+            "blockNumber": "0x7", "blockHash": B256::repeat_byte(block),
+        }))
+    };
+    let send = async || ground.provider.send_raw_transaction_sync(&raw).await;
+    ground.nodes[0].rule(Rule::always(SEND, Lie::Silence));
+    ground.nodes[1].rule(Rule::always(SEND, receipt(1)));
+    assert_eq!(send().await.ok(), Some(Sent::Accepted), "forged");
+    ground.nodes[0].rule(Rule::always(RECEIPT, receipt(2)));
+    assert_eq!(send().await.ok(), Some(Sent::Accepted), "another block");
+    ground.nodes[0].be_honest();
+    ground.nodes[0].rule(Rule::always(SEND, Lie::Silence));
+    ground.nodes[0].rule(Rule::always(RECEIPT, receipt(1)));
+    assert!(matches!(send().await, Ok(Sent::Mined(_))));
+    ground.nodes[0].proxy.set(Weather::Cut);
+    until("the other one to be away", SOON, POLL, async || {
+        Ok((ground.provider.sound_nodes().len() == 1).then_some(()))
+    })
+    .await?;
+    assert!(matches!(send().await, Ok(Sent::Mined(_))), "there is nobody else");
     Ok(())
 }
 

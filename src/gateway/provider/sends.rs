@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use alloy::primitives::keccak256;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::{json, value::RawValue};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    CALL_DEADLINE, RpcError, Sent,
+    CALL_DEADLINE, NodeId, Provider, Receipt, RpcError, Sent,
     arbitrum::{ArbitrumProvider, client_of, hex},
     client::Client,
     endpoint::Endpoint,
@@ -19,6 +20,8 @@ use crate::domain::Bytes;
 
 /// One endpoint has refused a transaction: how long the others may take to say more.
 const SEND_GRACE: Duration = Duration::from_millis(500);
+/// How long another node may take to have the receipt that one sent back.
+const JOINS_WITHIN: Duration = Duration::from_secs(1);
 
 impl ArbitrumProvider {
     /// `wait`: a moment for the receipt, where a node offers that.
@@ -57,7 +60,11 @@ impl ArbitrumProvider {
             };
             let sent = match next {
                 None => break,
-                Some((_, Ok(sent))) => sent,
+                Some((_, Ok(Sent::Accepted))) => Sent::Accepted,
+                Some((index, Ok(Sent::Mined(receipt)))) => {
+                    self.leave(sends);
+                    return Ok(self.joined(NodeId(index), raw, receipt).await);
+                }
                 Some((_, Err(error))) if is_already_known(&error) => Sent::Accepted,
                 Some((index, Err(error))) => {
                     refusals.push((Some(index) == reading, error));
@@ -78,6 +85,31 @@ impl ArbitrumProvider {
         }
         let refused = verdict(refusals);
         Err(refused.unwrap_or_else(|| self.unavailable("no node is connected")))
+    }
+
+    /// A receipt that came with the answer to a send counts where another sound node has the same one.
+    /// Else the transaction is looked for as if none had come.
+    async fn joined(&self, by: NodeId, raw: &Bytes, receipt: Receipt) -> Sent {
+        if receipt.hash != keccak256(raw) {
+            return Sent::Accepted;
+        }
+        let other = self.sound_nodes().into_iter().find(|node| *node != by);
+        let Some(other) = other.filter(|_| self.only.is_none()) else {
+            return Sent::Mined(receipt);
+        };
+        let (other, until) = (self.only(other), Instant::now() + JOINS_WITHIN);
+        while Instant::now() < until {
+            let found = timeout_at(until, other.receipts(&[receipt.hash])).await;
+            let found = found.ok().and_then(Result::ok);
+            match found.and_then(|found| found.into_iter().flatten().next()) {
+                Some(same) if (same.block, same.success) == (receipt.block, receipt.success) => {
+                    return Sent::Mined(receipt);
+                }
+                Some(_) => break,
+                None => sleep(JOINS_WITHIN / 5).await,
+            }
+        }
+        Sent::Accepted
     }
 
     /// Sends that are under way go on without anybody waiting.

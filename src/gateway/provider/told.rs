@@ -85,8 +85,7 @@ impl ArbitrumProvider {
     ) -> Result<Option<Vec<Emitted>>, RpcError> {
         let receipt: Option<ReceiptLogs> =
             self.told("eth_getTransactionReceipt", json!([transaction])).await?.answer;
-        let emitted =
-            |log: RawLog| Ok(Emitted { address: log.address, event: self.event(log)? });
+        let emitted = |log: RawLog| Ok(Emitted { address: log.address, event: self.event(log)? });
         receipt.map(|receipt| receipt.logs.into_iter().map(emitted).collect()).transpose()
     }
 }

@@ -296,8 +296,7 @@ impl Provider for SimulatedNode {
             let known = (0..=sight).filter_map(|number| state.chain.block(number));
             let events = known.flat_map(|block| block.events.clone());
             let own = events.filter(|event| event.transaction == transaction);
-            let emitted: Vec<_> =
-                own.map(|event| Emitted { address: DECRYPTION, event }).collect();
+            let emitted: Vec<_> = own.map(|event| Emitted { address: DECRYPTION, event }).collect();
             told(Ok((!emitted.is_empty()).then_some(emitted)), |emitted| {
                 format!("{} logs", emitted.as_ref().map_or(0, Vec::len))
             })
