@@ -182,6 +182,7 @@ struct Series {
     fetches: IntCounterVec,
     bucket_hosts: FewNames,
     digest_mismatches: IntCounter,
+    wrong_format_headers: IntCounterVec,
     ciphertext_bytes: IntCounter,
     memory: LateGauge,
     memory_limit: LateGauge,
@@ -385,6 +386,12 @@ impl Metrics {
 
     pub fn digest_mismatch(&self) {
         self.0.digest_mismatches.inc();
+    }
+
+    /// `host`: host and port of the bucket.
+    pub fn wrong_format_header(&self, host: &str) {
+        let host = self.0.bucket_hosts.name(host);
+        self.0.wrong_format_headers.with_label_values(&[host]).inc();
     }
 
     /// Bytes that a bucket brought and that are the right ones.
@@ -624,6 +631,11 @@ impl Series {
             digest_mismatches: r.counter(
                 "digest_mismatches_total",
                 "Ciphertexts whose bytes had another digest than the chain says.",
+            ),
+            wrong_format_headers: r.counters(
+                "wrong_format_headers_total",
+                "Ciphertexts that came with a header of another format than they have.",
+                &["bucket_host"],
             ),
             ciphertext_bytes: r
                 .counter("ciphertext_bytes_total", "Bytes of ciphertexts fetched and found right."),

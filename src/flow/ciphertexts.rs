@@ -20,6 +20,7 @@
 mod bucket;
 mod download;
 mod fallback;
+mod format;
 mod http;
 mod memory;
 mod probe;
@@ -38,8 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::{
-    Address, B256, Bytes, Ciphertext, CiphertextFormat, Hold, HoldReason, Material, OutsideText,
-    Remedy,
+    Address, B256, Bytes, Ciphertext, Hold, HoldReason, Material, OutsideText, Remedy,
 };
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
@@ -52,6 +52,7 @@ pub use probe::{Probed, probe, probe_fallback};
 
 use bucket::{Bucket, Health};
 use download::{Patience, Progress, Wanted, download};
+use format::Format;
 use http::Http;
 use memory::Memory;
 
@@ -397,7 +398,10 @@ impl<B: Buckets> Ciphertexts<B> {
                         if !overtaken[index] {
                             self.health.well(&buckets[index]);
                         }
-                        return Ok(Ciphertext { handle: material.handle, format, body });
+                        if format.header_is_wrong {
+                            self.note_wrong_header(&buckets[index], material, format);
+                        }
+                        return Ok(Ciphertext { handle: material.handle, format: format.is, body });
                     }
                     Err(trouble) => {
                         self.note(&buckets[index], material, &trouble);
@@ -425,13 +429,26 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    fn count(&self, bucket: &Bucket, result: &Result<(CiphertextFormat, Bytes), Trouble>) {
+    fn count(&self, bucket: &Bucket, result: &Result<(Format, Bytes), Trouble>) {
         let word = result.as_ref().map_or_else(Trouble::word, |_| "ok");
         self.metrics.fetched(bucket.host(), word);
         match result {
             Ok((_, body)) => self.metrics.ciphertext_bytes(body.len() as u64),
             Err(Trouble::WrongBytes { .. }) => self.metrics.digest_mismatch(),
             Err(_) => {}
+        }
+    }
+
+    /// The right bytes under a wrong label: they are served by what they are themselves.
+    fn note_wrong_header(&self, bucket: &Bucket, material: &Material, format: Format) {
+        self.metrics.wrong_format_header(bucket.host());
+        let (shown, is) = (&bucket.shown, format.is);
+        let heard = self.health.heard(bucket, "wrong header", Instant::now());
+        if let Some(times) = heard {
+            let handle = material.handle;
+            tracing::warn!(bucket = %shown, %handle, ?is, times, "bucket misstates the format of a ciphertext");
+        } else {
+            tracing::debug!(bucket = %shown, handle = %material.handle, ?is, "wrong format header");
         }
     }
 

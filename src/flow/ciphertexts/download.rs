@@ -11,14 +11,12 @@ use reqwest::header::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::domain::{B256, Bytes, CiphertextFormat, OutsideText};
+use crate::domain::{B256, Bytes, OutsideText};
 
 use super::bucket::{Bucket, UnusableUrl};
+use super::format::{self, Format};
 use super::http::Http;
 use super::memory::{Held, LARGEST_CIPHERTEXT};
-
-/// Tells how the coprocessor serialised the object (protocol: ciphertext-storage 3).
-const FORMAT_HEADER: &str = "x-amz-meta-ct-format";
 
 /// Above this many bytes hashing (some 400 MB/s) would keep other tasks of its thread waiting.
 const HASHED_IN_PLACE: usize = 256 * 1024;
@@ -200,7 +198,7 @@ pub(super) async fn download(
     wanted: &Wanted<'_>,
     patience: &Patience,
     progress: &Progress,
-) -> Result<(CiphertextFormat, Bytes), Trouble> {
+) -> Result<(Format, Bytes), Trouble> {
     let url = bucket.object(wanted.digest);
     let signature = match &bucket.signer {
         Some(signer) => signer.headers(&url).await.map_err(Trouble::Unsignable)?,
@@ -216,7 +214,7 @@ pub(super) async fn download(
         Ok(Ok(response)) => response,
     };
     accept(response.status())?;
-    let format = format(response.headers());
+    let headers = response.headers().clone();
     let announced = response.content_length();
     match announced {
         Some(bytes) if bytes > LARGEST_CIPHERTEXT => return Err(Trouble::TooLarge { bytes }),
@@ -231,7 +229,7 @@ pub(super) async fn download(
     if digest(&body, wanted.held).await? != wanted.digest {
         return Err(Trouble::WrongBytes { received });
     }
-    Ok((format, body))
+    Ok((format::of(&headers, &body), body))
 }
 
 async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
@@ -303,17 +301,6 @@ pub(super) fn accept(status: StatusCode) -> Result<(), Trouble> {
     }
 }
 
-/// `compressed_on_*` is compressed; everything else, and silence, is expanded.
-fn format(headers: &HeaderMap) -> CiphertextFormat {
-    let value = headers.get(FORMAT_HEADER).map_or(&b""[..], |value| value.as_bytes());
-    let value = value.trim_ascii().to_ascii_lowercase();
-    if value.starts_with(b"compressed_on_") {
-        CiphertextFormat::BigCompressed
-    } else {
-        CiphertextFormat::BigExpanded
-    }
-}
-
 /// The innermost cause: it names the failure, while the outer layers name the URL.
 pub(super) fn cause(error: reqwest::Error) -> OutsideText {
     let error = error.without_url();
@@ -327,24 +314,6 @@ pub(super) fn cause(error: reqwest::Error) -> OutsideText {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::HeaderValue;
-
-    #[test]
-    fn the_format_header_is_read_as_the_protocol_says() {
-        assert_eq!(format(&HeaderMap::new()), CiphertextFormat::BigExpanded);
-        for (value, expected) in [
-            ("compressed_on_cpu", CiphertextFormat::BigCompressed),
-            ("compressed_on_gpu", CiphertextFormat::BigCompressed),
-            ("uncompressed_on_cpu", CiphertextFormat::BigExpanded),
-            ("uncompressed_on_gpu", CiphertextFormat::BigExpanded),
-            ("ct64_compressed", CiphertextFormat::BigExpanded),
-            ("", CiphertextFormat::BigExpanded),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("X-Amz-Meta-Ct-Format", HeaderValue::from_static(value));
-            assert_eq!(format(&headers), expected, "{value}");
-        }
-    }
 
     #[test]
     fn only_200_is_a_ciphertext() {

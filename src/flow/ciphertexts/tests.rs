@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use alloy::primitives::{U256, keccak256};
 
+use super::format::tests::object;
 use super::scripted::{Act, Server, Then};
 use super::*;
 use crate::domain::CiphertextFormat;
@@ -121,6 +122,44 @@ fn reason(error: &FetchError) -> Option<HoldReason> {
         Remedy::Hold(hold) => Some(hold.reason),
         Remedy::Retry | Remedy::Refuse(_) => None,
     }
+}
+
+/// Right bytes under a wrong label, or under none: what the object says of itself counts, at once and
+/// from whichever bucket.
+#[tokio::test]
+async fn b2_an_object_is_taken_for_what_it_says_itself() {
+    const NAMES: [&str; 2] = [
+        "high_level_api::CompressedSquashedNoiseCiphertextList",
+        "high_level_api::SquashedNoiseFheUint",
+    ];
+    const LABELS: [Option<&str>; 3] =
+        [None, Some("compressed_on_gpu"), Some("uncompressed_on_cpu")];
+    let objects: Vec<Vec<u8>> =
+        (0..6_u8).map(|nth| object(NAMES[usize::from(nth % 2)], &body(nth, 500))).collect();
+    let acts: HashMap<String, Act> = objects
+        .iter()
+        .enumerate()
+        .map(|(nth, body)| {
+            let act = Act::Serve { body: body.clone(), format: LABELS[nth / 2] };
+            (format!("{:x}", keccak256(body)), act)
+        })
+        .collect();
+    let server = Server::start(move |key| acts[key].clone()).await;
+    let metrics = Metrics::default();
+    let room = room(&[&server]).counting(metrics.clone());
+    let materials: Vec<_> = objects.iter().map(|body| material(5, body, 1)).collect();
+    let fetched = room.fetch(&materials).await.unwrap();
+    for (nth, ciphertext) in fetched.ciphertexts.iter().enumerate() {
+        let compressed = ciphertext.format == CiphertextFormat::BigCompressed;
+        assert_eq!(compressed, nth % 2 == 0, "{nth}");
+    }
+    assert_eq!(server.requests(), 6);
+    // None, or expanded, of what is compressed; compressed of what is expanded.
+    let counted = metrics.gather();
+    let wrong = counted.iter().find(|one| one.name().ends_with("wrong_format_headers_total"));
+    let wrong: f64 =
+        wrong.unwrap().get_metric().iter().map(|one| one.get_counter().get_value()).sum();
+    assert!((wrong - 3.0).abs() < f64::EPSILON, "{wrong}");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tonic::{
 
 use super::{
     chain::domain,
+    requests::COMPRESSED,
     world::{CoreAge, Life},
 };
 use crate::{
@@ -185,8 +186,14 @@ impl Met {
             for (one, handle) in ciphertexts.iter().zip(&handles) {
                 let digest = keccak256(&one.ciphertext);
                 let checked = state.catalogue.ciphertexts.contains_key(&digest);
-                if !checked || one.ciphertext[..32] != handle[..] {
+                if !checked || !one.ciphertext.ends_with(handle.as_slice()) {
                     state.violations.push(format!("the Core got other bytes for {handle}"));
+                }
+                let is_compressed =
+                    one.ciphertext.windows(COMPRESSED.len()).any(|is| is == COMPRESSED.as_bytes());
+                let said = one.ciphertext_format();
+                if (said == v1::CiphertextFormat::BigCompressed) != is_compressed {
+                    state.violations.push(format!("the Core was told that {handle} is {said:?}"));
                 }
             }
             if busy {

@@ -30,6 +30,10 @@ pub(super) const COPROCESSORS: [Address; 2] =
 /// The buckets' hosts, in the order of [`COPROCESSORS`].
 pub(super) const BUCKETS: [&str; 2] = ["http://one.bucket/ct128", "http://two.bucket/ct128"];
 
+/// The types of ciphertexts.
+pub(super) const COMPRESSED: &str = "high_level_api::CompressedSquashedNoiseCiphertextList";
+const EXPANDED: &str = "high_level_api::SquashedNoiseFheUint";
+
 /// Every request that was ever made.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
@@ -50,7 +54,7 @@ impl Catalogue {
             .map(|nth| {
                 let mut handle = keccak256([made.to_be_bytes(), nth.to_be_bytes()].concat());
                 handle.0[30] = 2;
-                let body = Bytes::from(handle.0.repeat(1 + dice.usize(..4)));
+                let body = ciphertext(handle, dice);
                 let digest = keccak256(&body);
                 self.ciphertexts.insert(digest, body);
                 (handle, U256::from(7), digest, COPROCESSORS.to_vec())
@@ -84,6 +88,14 @@ impl Catalogue {
             data: log.data,
         }
     }
+}
+
+/// Bytes that say what they are, as real ones do, and whose.
+fn ciphertext(handle: B256, dice: &mut Rng) -> Bytes {
+    let name = if dice.bool() { COMPRESSED } else { EXPANDED };
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let head = [&text("0.5")[..], &[0; 4], &text("0.1"), &text(name)].concat();
+    [head, handle.0.repeat(1 + dice.usize(..4))].concat().into()
 }
 
 /// The number a request was made under.

@@ -8,10 +8,22 @@ use tonic::codegen::http;
 use url::Url;
 
 use super::world::Life;
-use crate::{domain::B256, flow::ciphertexts::Answers};
+use crate::{
+    domain::{B256, Bytes},
+    flow::ciphertexts::Answers,
+};
 
 fn response(status: u16, body: impl Into<Body>) -> Response {
     http::Response::builder().status(status).body(body.into()).unwrap().into()
+}
+
+/// An object with a header that says how it is serialised, if anything.
+fn object(body: Bytes, label: &'static str) -> Response {
+    let mut response = http::Response::builder().status(200);
+    if !label.is_empty() {
+        response = response.header("x-amz-meta-ct-format", label);
+    }
+    response.body(Body::from(body.0)).unwrap().into()
 }
 
 /// An answer that never comes to its end.
@@ -43,8 +55,10 @@ fn answer(life: &Life, url: &Url) -> (reqwest::Result<Response>, &'static str, D
     let Some(body) = body else { return (Ok(response(404, "")), "missing", Duration::ZERO) };
     let quick = state.millis(50);
     let rate = state.plan.faults.store;
+    // No header is a word of any weight: objects of v0.7 have none, others lie.
+    let label = *state.dice.choice(&["", "compressed_on_cpu", "uncompressed_on_gpu"]).unwrap();
     if !state.fault(rate) {
-        return (Ok(response(200, body.0)), "there", quick);
+        return (Ok(object(body, label)), "there", quick);
     }
     match state.dice.u8(..7) {
         0 => (Ok(response(404, "")), "not yet there", quick),
@@ -52,7 +66,7 @@ fn answer(life: &Life, url: &Url) -> (reqwest::Result<Response>, &'static str, D
         2 => (Ok(response(403, "")), "denied", quick),
         3 => (Ok(response(200, body.0.slice(1..))), "other bytes", quick),
         4 => (cut(), "cut", quick),
-        5 => (Ok(response(200, body.0)), "late", state.millis(8000)),
-        _ => (Ok(response(200, body.0)), "silent", Duration::from_mins(10)),
+        5 => (Ok(object(body, label)), "late", state.millis(8000)),
+        _ => (Ok(object(body, label)), "silent", Duration::from_mins(10)),
     }
 }

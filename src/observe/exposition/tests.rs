@@ -27,6 +27,7 @@ fn full() -> Metrics {
     metrics.finality_tag(second);
     metrics.unproven_blocks(1);
     metrics.fetched("bucket:9000", "ok");
+    metrics.wrong_format_header("bucket:9000");
     metrics.ciphertext_memory(1, 2);
     metrics.core_call("public_decrypt", "ok");
     metrics.transactions(Sending::Rejected, 1);
