@@ -33,11 +33,14 @@ use tokio::{
     time::Instant,
 };
 
-use self::{ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore, submission::Submission};
+use self::{
+    arrivals::ids::Run, ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore,
+    submission::Submission,
+};
 use crate::{
     domain::{
         Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Outcome, Request,
-        RequestKey, stage::Stage,
+        RequestKey, U256, stage::Stage,
     },
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
     metrics::Metrics,
@@ -59,6 +62,8 @@ pub struct Batch {
     /// Blocks up to the cursor whose logs nobody could prove, all there are from now on; `None`: those
     /// known.
     pub unproven: Option<Vec<Unproven>>,
+    /// The ids of requests that are known with this batch, if they have changed: all of them.
+    pub ids: Option<Vec<Run>>,
 }
 
 /// Blocks that may hold more requests than any node shows.
@@ -123,6 +128,17 @@ pub struct Standing {
     pub worked: Duration,
 }
 
+/// Whether a request was answered by this node, by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// A transaction with the answer was broadcast, or the contract has it.
+    Yes,
+    /// There is a request, and it is not.
+    No,
+    /// There is no such request, or no more.
+    Unknown,
+}
+
 /// The port through which the flow records. The journal implements it.
 pub trait RequestLedger: Clone + Send + Sync + 'static {
     /// Door (a): stores the batch and its cursor durably (fsync) before it returns. A known request
@@ -149,6 +165,12 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
         &self,
         key: RequestKey,
     ) -> impl Future<Output = Result<Vec<Event>, LedgerError>> + Send;
+
+    /// Which of these ids were answered, in their order.
+    fn answered(
+        &self,
+        ids: Vec<U256>,
+    ) -> impl Future<Output = Result<Vec<Answered>, LedgerError>> + Send;
 }
 
 /// A request on its way into the walk.

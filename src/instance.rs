@@ -65,7 +65,12 @@ use crate::{
     domain::{Address, B256, BlockRef},
     flow::{
         Flow, FlowOptions, Intake, Unproven,
-        arrivals::{Arrivals, backfill::Backfill},
+        arrivals::{
+            Arrivals,
+            backfill::Backfill,
+            ids::{Ids, Run, SharedIds},
+            lookout::{Lookout, Sight},
+        },
         ciphertexts::MemoryUse,
         depth::Line,
         kms_core::{self, KmsCore},
@@ -320,6 +325,8 @@ struct Reading {
     begun_after: Option<u64>,
     read_twice: Option<u64>,
     unproven: Vec<Unproven>,
+    /// Which ids of requests are known.
+    ids: Vec<Run>,
     newest: Option<Position>,
 }
 
@@ -330,6 +337,7 @@ impl Reading {
             begun_after: journal.begun_after().await?,
             read_twice: journal.read_twice().await?,
             unproven: journal.unproven().await?,
+            ids: journal.seen_ids().await?,
             newest: journal.newest().await?,
         })
     }
@@ -533,15 +541,37 @@ impl Instance {
         } = around;
         let Ways { walk, walk_again, ripe } = ways;
         let (hearts, ripe_up_to) = (self.edges.hearts.clone(), ripe.subscribe());
-        let backfill = Backfill::new(decryption.clone(), journal.clone());
-        let Reading { cursor, begun_after, read_twice, unproven, newest } = reading;
-        let ledger = journal.clone();
-        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
-            .resuming(unproven, read_twice)
-            .only_from(depth(config), ripe)
-            .counting(self.edges.reporter.metrics.clone());
+        let Reading { cursor, begun_after, read_twice, unproven, newest, ids } = reading;
+        let (ledger, metrics) = (journal.clone(), self.edges.reporter.metrics.clone());
+        let ids = SharedIds::new(Ids::stored(&ids, Instant::now()));
+        let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
+        let arrivals =
+            Arrivals::new(decryption.clone(), ledger.clone(), walk, support, cursor, begun_after)
+                .resuming(unproven, read_twice)
+                .only_from(depth(config), ripe)
+                .knowing(ids.clone())
+                .counting(metrics.clone());
         let (progress, tag) = (arrivals.progress(), arrivals.tag());
         let notes = arrivals.notes();
+        let (sight, sighted) = watch::channel(Sight::default());
+        let lookout = Lookout {
+            adapter: decryption,
+            ledger,
+            ids,
+            suspects: arrivals.suspects(),
+            progress: progress.clone(),
+            wallet,
+            sight,
+            metrics,
+        };
+        let stop = self.edges.stop.clone();
+        self.tasks.spawn("lookout", async move {
+            match stop.run_until_cancelled(lookout.run()).await {
+                Some(Err(error)) => Err(error),
+                None => Ok(()),
+                Some(Ok(never)) => match never {},
+            }
+        });
         let ripening =
             Ripening { depth: depth(config), line: ripe_up_to.clone(), tag: tag.clone() };
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
@@ -587,6 +617,7 @@ impl Instance {
             progress,
             notes,
             tag,
+            sighted,
             wallet,
             memory,
         };
@@ -600,7 +631,7 @@ impl Instance {
     fn answer_inquiries(&mut self, inquiries: inquiries::Running) {
         let (desks, stop) = (self.edges.reporter.desk.clone(), self.below.clone());
         self.tasks.spawn("inquiries", async move {
-            stop.run_until_cancelled(inquiries.run(desks)).await;
+            stop.run_until_cancelled(Box::pin(inquiries.run(desks))).await;
             Ok::<(), String>(())
         });
     }

@@ -77,9 +77,10 @@ use self::{
 use crate::{
     clock,
     domain::{
-        Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, stage::Stage,
+        Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, U256,
+        stage::Stage,
     },
-    flow::{Batch, RequestLedger, Standing, Step, Taken, Unproven},
+    flow::{Answered, Batch, RequestLedger, Standing, Step, Taken, Unproven, arrivals::ids::Run},
     gateway::lane::{
         GivenUp, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger,
     },
@@ -409,6 +410,12 @@ impl Journal {
         self.read(move |connection| reader::unproven(connection, contract)).await
     }
 
+    /// Which ids of requests are known.
+    pub async fn seen_ids(&self) -> Result<Vec<Run>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::seen_ids(connection, contract)).await
+    }
+
     /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.
     pub async fn unfinished(
         &self,
@@ -611,6 +618,11 @@ impl RequestLedger for Journal {
     async fn namesakes(&self, key: RequestKey) -> Result<Vec<Event>, LedgerError> {
         let contract = self.contract;
         Ok(self.read(move |connection| reader::namesakes(connection, contract, key)).await?)
+    }
+
+    async fn answered(&self, ids: Vec<U256>) -> Result<Vec<Answered>, LedgerError> {
+        let contract = self.contract;
+        Ok(self.read(move |connection| reader::answered(connection, contract, &ids)).await?)
     }
 }
 

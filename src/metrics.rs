@@ -178,6 +178,8 @@ struct Series {
     reorganisations: IntCounter,
     still_tag: LateGauge,
     unproven: LateGauge,
+    hidden: LateGauge,
+    without_us: IntCounter,
     // ciphertexts
     fetches: IntCounterVec,
     bucket_hosts: FewNames,
@@ -374,6 +376,16 @@ impl Metrics {
     /// Blocks that no node could prove within a minute.
     pub fn unproven_blocks(&self, blocks: u64) {
         self.0.unproven.set_count(blocks);
+    }
+
+    /// Requests that no node shows, as far as their ids tell.
+    pub fn hidden_requests(&self, requests: u64) {
+        self.0.hidden.set_count(requests);
+    }
+
+    /// Others have answered so many more requests, and this node has not within a minute.
+    pub fn consensus_without_us(&self, requests: u64) {
+        self.0.without_us.inc_by(requests);
     }
 
     // Ciphertexts.
@@ -621,6 +633,14 @@ impl Series {
             unproven: r.late(
                 "unproven_blocks",
                 "Blocks whose logs no gateway node could prove within a minute.",
+            ),
+            hidden: r.late(
+                "requests_hidden",
+                "Requests that are on chain, by their ids, and that no node shows.",
+            ),
+            without_us: r.counter(
+                "consensus_without_us_total",
+                "Requests that others have answered, and this node had not a minute later.",
             ),
             fetches: r.counters(
                 "bucket_fetches_total",

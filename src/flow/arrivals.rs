@@ -26,6 +26,9 @@ mod second_reading;
 pub mod unproven;
 mod proof;
 pub mod notes;
+pub mod ids;
+pub mod lookout;
+mod consensus;
 mod decoded;
 mod unripe;
 mod ripening;
@@ -47,6 +50,7 @@ use self::{
     decoded::{Decoded, decode},
     first_reading::Read,
     gap::Plan,
+    ids::SharedIds,
     notes::Notes,
     proof::Proof,
     second_reading::SecondReading,
@@ -119,6 +123,7 @@ pub struct Arrivals<P, L> {
     connection: watch::Sender<u64>,
     notes: Notes,
     suspects: Suspects,
+    ids: SharedIds,
     /// What the other loops find.
     found: mpsc::Receiver<Found>,
     finders: mpsc::Sender<Found>,
@@ -210,6 +215,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             connection: watch::channel(0).0,
             notes,
             suspects: Suspects::default(),
+            ids: SharedIds::default(),
             found,
             finders,
             recent: BTreeMap::new(),
@@ -242,6 +248,16 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     #[must_use]
     pub fn only_from(mut self, depth: Depth, line: watch::Sender<Line>) -> Self {
         (self.depth, self.line) = (depth, line);
+        self
+    }
+
+    /// These ids of requests are known. Those that are read are added, and stored with what was read.
+    #[must_use]
+    pub fn knowing(mut self, ids: SharedIds) -> Self {
+        if let Some(cursor) = self.cursor {
+            ids.lock().set_origin(cursor);
+        }
+        self.ids = ids;
         self
     }
 
@@ -287,7 +303,12 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             (self.progress.subscribe(), self.connection.subscribe()),
             self.finders.clone(),
         );
-        let proof = Proof::new(self.adapter.clone(), self.notes.clone(), self.finders.clone());
+        let proof = Proof::new(
+            self.adapter.clone(),
+            self.notes.clone(),
+            self.ids.clone(),
+            self.finders.clone(),
+        );
         let reading = async {
             tokio::select! {
                 biased;
@@ -413,6 +434,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         // What is before the first block is nobody's business.
         self.begun_after = number;
         self.notes.open().begun_after = number;
+        self.ids.lock().set_origin(block);
         self.store(Vec::new(), Some(block)).await?;
         Ok(Some(block))
     }
@@ -474,6 +496,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         events: Vec<Event>,
         cursor: Option<BlockRef>,
     ) -> Result<Vec<BlockRef>, ReadError> {
+        self.ids.lock().saw_all(&events, Instant::now());
         let Decoded { mut batch, requests, upgrades } = decode(&self.adapter, events);
         batch.cursor = cursor;
         for event in upgrades {
@@ -500,6 +523,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
             return Ok(Vec::new());
         }
+        batch.ids = self.ids.lock().changed();
         let taken = self.heart.rest_while(self.ledger.arrive(batch)).await?;
         if cursor.is_some() {
             self.go_to(cursor);

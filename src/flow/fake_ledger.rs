@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Batch, RequestLedger, Standing, Step, Taken, Unproven};
+use super::{Answered, Batch, RequestLedger, Standing, Step, Taken, Unproven, arrivals::ids::Run};
 use crate::{
-    domain::{BlockRef, Event, LedgerError, RequestKey},
+    domain::{BlockRef, Event, LedgerError, RequestKey, U256},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
 };
 
@@ -20,6 +20,10 @@ pub(crate) struct Book {
     pub skipped: HashSet<(BlockRef, u64)>,
     pub read_twice: Option<u64>,
     pub unproven: Vec<Unproven>,
+    /// As they were stored last.
+    pub ids: Vec<Run>,
+    /// A test says so.
+    pub answered: HashSet<U256>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -35,6 +39,18 @@ impl RequestLedger for FakeLedger {
     async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
     }
+    async fn answered(&self, ids: Vec<U256>) -> Result<Vec<Answered>, LedgerError> {
+        let book = self.book();
+        let known = |id| book.requests.keys().any(|key| key.id == id);
+        Ok(ids
+            .into_iter()
+            .map(|id| match known(id) {
+                true if book.answered.contains(&id) => Answered::Yes,
+                true => Answered::No,
+                false => Answered::Unknown,
+            })
+            .collect())
+    }
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
         let mut book = self.book();
         let mut new = HashSet::new();
@@ -49,6 +65,9 @@ impl RequestLedger for FakeLedger {
         book.read_twice = batch.read_twice.or(book.read_twice);
         if let Some(unproven) = batch.unproven {
             book.unproven = unproven;
+        }
+        if let Some(ids) = batch.ids {
+            book.ids = ids;
         }
         let mut new: Vec<usize> = new.into_iter().collect();
         new.sort_unstable();

@@ -26,10 +26,14 @@ mod g7;
 mod g8;
 mod g14;
 mod head;
+mod consensus;
 mod errors;
+mod ids;
 mod views;
 
+pub use consensus::{CONSENSUS_TOPICS, answered_id};
 pub use errors::{ContractError, Verdict};
+pub use ids::{Counter, HIGHEST_COUNT, empty_response, requested_id};
 pub use views::{
     Coprocessor, Deployment, KmsNode, View, ViewError, ViewProblem, coprocessor,
     coprocessor_tx_senders, current_kms_context_id, decryption_consensus_tx_senders,

@@ -1,10 +1,12 @@
 //! ADAPTER: the Decryption contract. Knows its events, response functions and versions; asks the
 //! chain through a provider.
 
+mod requested;
 mod whereabouts;
 mod witness;
 
 pub use self::{
+    requested::{Question, Requested},
     whereabouts::{ORPHANED_AFTER, Whereabouts},
     witness::Witnessed,
 };
@@ -98,6 +100,13 @@ impl<P: Provider> DecryptionAdapter<P> {
     /// The contract's logs of interest, in chain order.
     pub async fn requests(&self, range: LogRange) -> Result<Told<Vec<Event>>, RpcError> {
         self.provider.logs(self.address(), &self.topics, range).await
+    }
+
+    /// The logs of a range that say that enough nodes have answered a request.
+    pub async fn consensus(&self, from: u64, to: u64) -> Result<Vec<Event>, RpcError> {
+        let range = LogRange::Numbers { from, to };
+        let told = self.provider.logs(self.address(), &abi::CONSENSUS_TOPICS, range).await?;
+        Ok(told.answer)
     }
 
     /// The same of a range, with the headers of its ends, by one node.

@@ -27,6 +27,9 @@ use super::{
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 
+/// The data of events that the contract does not know of.
+const FORGED: Bytes = Bytes::from_static(&[0xff]);
+
 pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
 
 #[derive(Clone, Debug)]
@@ -123,6 +126,8 @@ pub(crate) struct Node {
     pub calls: HashMap<&'static str, usize>,
     /// What the contract says to a response call; `None`: it takes it.
     pub verdict: Option<Bytes>,
+    /// It says of each response whether it knows the id, and takes none.
+    pub tells_ids: bool,
     pub estimate: u64,
     /// What a response really uses.
     pub gas_used: u64,
@@ -253,6 +258,11 @@ impl FakeChain {
         self.heads.send_replace(Some(head));
     }
 
+    /// A block whose logs show an event that is none of the chain's.
+    pub fn forge(&self, event: Event) {
+        self.mine(vec![Event { data: FORGED, ..event }]);
+    }
+
     pub fn mine_empty(&self, count: u64) {
         for _ in 0..count {
             self.mine(Vec::new());
@@ -358,6 +368,20 @@ impl Node {
         if self.hides(number) { Vec::new() } else { self.chain[number].events.clone() }
     }
 
+    /// What the contract says to a response with nothing in it, after that block.
+    fn says_of(&self, id: U256, at: Option<u64>) -> Bytes {
+        let known = self.chain.iter().take_while(|block| Some(block.head.block.number) <= at);
+        let mut events = known.flat_map(|block| &block.events).filter(|event| event.data != FORGED);
+        let data = if events.any(|event| abi::requested_id(event) == Some(id)) {
+            // ECDSAInvalidSignatureLength(0)
+            [&[0xfc, 0xe6, 0x98, 0xf7][..], &[0; 32]].concat()
+        } else {
+            // DecryptionNotRequested
+            [&[0xd4, 0x8a, 0xf9, 0x42][..], &id.to_be_bytes::<32>()].concat()
+        };
+        data.into()
+    }
+
     fn verdict(&self) -> Result<(), RpcError> {
         match &self.verdict {
             Some(data) => Err(refused("execution reverted", Some(data.clone()))),
@@ -427,7 +451,7 @@ impl Provider for FakeChain {
     async fn logs(
         &self,
         _: Address,
-        _: &[B256],
+        topics: &[B256],
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
         let mut node = self.ask("logs")?;
@@ -478,6 +502,7 @@ impl Provider for FakeChain {
         };
         let mut answer = if node.lies[by.0].blind { Vec::new() } else { answer };
         answer.truncate(node.shows_at_most.unwrap_or(usize::MAX));
+        answer.retain(|event| topics.is_empty() || topics.contains(&event.topics[0]));
         Ok(Told { by, answer })
     }
     async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
@@ -513,12 +538,16 @@ impl Provider for FakeChain {
         let told = self.logs(address, topics, LogRange::Numbers { from, to }).await?;
         Ok(Range { first, last, events: told.answer, by: told.by })
     }
-    async fn call(&self, _: &Call, at: At) -> Result<Bytes, RpcError> {
+    async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
         let node = self.ask("call")?;
         let asked = node.header(at).map(|head| head.block.number);
         let of_block = matches!(at, At::Hash(_) | At::Number(_));
         if of_block && asked.is_none_or(|asked| node.calls_know_below.is_some_and(|b| asked >= b)) {
             return Err(refused("header not found", None));
+        }
+        if node.tells_ids && call.to == CONTRACT {
+            let id = U256::from_be_slice(&call.data[4..36]);
+            return Err(refused("execution reverted", Some(node.says_of(id, asked))));
         }
         node.verdict().map(|()| Bytes::new())
     }

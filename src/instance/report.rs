@@ -22,6 +22,8 @@ use crate::{
     domain::{Address, BlockRef},
     flow::{
         arrivals::{
+            ids::Missing,
+            lookout::{Sight, Unanswered},
             notes::{Notes, Uncertain},
             unproven::Unclear,
         },
@@ -33,7 +35,10 @@ use crate::{
     heart::Heart,
     journal::{self, Journal, JournalError, Space},
     metrics::Standing,
-    observe::status::{Phase, ReadOnce, Reporter, StaleNode, StillTag, UnprovenBlocks, Unsent},
+    observe::status::{
+        HiddenRequests, Phase, ReadOnce, Reporter, StaleNode, StillTag, UnansweredRequests,
+        UnprovenBlocks, Unsent,
+    },
     repeats::Repeats,
 };
 
@@ -67,6 +72,8 @@ pub(super) struct Report {
     pub notes: Notes,
     /// The finality tag, where one is waited for.
     pub tag: watch::Receiver<Option<Tag>>,
+    /// What the contract says of the requests that were read.
+    pub sighted: watch::Receiver<Sight>,
     /// Absent where only observed.
     pub wallet: Option<Address>,
     /// What ciphertexts hold of their memory.
@@ -153,6 +160,9 @@ impl Report {
                 new.unproven = (blocks > 0).then_some(UnprovenBlocks { blocks, first, since_ms });
                 new.read_once = read_once.map(|(first, since_ms)| ReadOnce { first, since_ms });
                 new.unsent.clone_from(&unsent);
+                let sight = self.sighted.borrow();
+                new.hidden = sight.hidden.iter().map(|missing| hidden(missing, now_ms)).collect();
+                new.unanswered = sight.unanswered.as_ref().map(|one| unanswered(one, now_ms));
                 new.catching_up = match seen {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,
@@ -206,6 +216,34 @@ impl Report {
             }
         })
     }
+}
+
+fn hidden(missing: &Missing, now_ms: u64) -> HiddenRequests {
+    let id = |number| format!("{:#x}", missing.counter.id(number));
+    HiddenRequests {
+        requests: missing.count(),
+        first: id(missing.first),
+        last: id(missing.last),
+        from_block: missing.from,
+        to_block: missing.to,
+        since_ms: at_ms(missing.since, now_ms),
+    }
+}
+
+fn unanswered(of: &Unanswered, now_ms: u64) -> UnansweredRequests {
+    UnansweredRequests {
+        requests: of.requests as u64,
+        id: format!("{:#x}", of.id),
+        block: of.block,
+        since_ms: at_ms(of.since, now_ms),
+    }
+}
+
+/// A moment by the calendar.
+fn at_ms(moment: Instant, now_ms: u64) -> u64 {
+    let ago = u64::try_from(moment.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // Not another one at each look.
+    now_ms.saturating_sub(ago) / 1_000 * 1_000
 }
 
 /// Requests without an outcome.

@@ -61,7 +61,11 @@ use crate::{
     domain::B256,
     flow::{
         Flow, FlowOptions, Intakes,
-        arrivals::{Arrivals, Start},
+        arrivals::{
+            Arrivals, Start,
+            ids::{Ids, SharedIds},
+            lookout::{Lookout, Sight},
+        },
         ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
         depth::Line,
         kms_core::{self, KmsCore},
@@ -98,6 +102,8 @@ struct Running {
     stop: CancellationToken,
     below: CancellationToken,
     journal: Journal,
+    /// What the lookout says.
+    sight: watch::Receiver<Sight>,
 }
 
 /// How a life went on.
@@ -319,9 +325,25 @@ impl Machine<'_> {
         let (walk_again, again) = mpsc::channel(super::parts::RECOVERED_AHEAD);
         let intakes = Intakes { fresh, again };
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
-        let super::Reading { cursor, begun_after, read_twice, unproven, newest } = left.reading;
-        let arrivals = Arrivals::new(decryption, ledger, walk, support, cursor, begun_after)
-            .resuming(unproven, read_twice);
+        let super::Reading { cursor, begun_after, read_twice, unproven, newest, ids } =
+            left.reading;
+        let ids = SharedIds::new(Ids::stored(&ids, Instant::now()));
+        let reading = decryption.clone();
+        let arrivals = Arrivals::new(reading, ledger.clone(), walk, support, cursor, begun_after)
+            .resuming(unproven, read_twice)
+            .knowing(ids.clone());
+        let (sight_sender, sight) = watch::channel(Sight::default());
+        let lookout = Lookout {
+            adapter: decryption,
+            ledger,
+            ids,
+            suspects: arrivals.suspects(),
+            progress: arrivals.progress(),
+            wallet: Some(address),
+            sight: sight_sender,
+            metrics: Metrics::default(),
+        };
+        tasks.spawn("lookout", async move { lookout.run().await.map(|never| match never {}) });
         tasks.spawn("arrivals", arrivals.run(Start::Block(1), Heart::default(), stop.clone()));
         let recovery = Recovery {
             journal: journal.clone(),
@@ -335,7 +357,7 @@ impl Machine<'_> {
         tasks.spawn("recovery", async move {
             stopped.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
         });
-        Ok(Running { tasks: tasks.0, stop, below, journal })
+        Ok(Running { tasks: tasks.0, stop, below, journal, sight })
     }
 }
 

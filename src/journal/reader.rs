@@ -16,8 +16,11 @@ use super::{
 };
 use crate::{
     domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
-    flow::Unproven,
-    gateway::lane::{MinedTransaction, SignedTransaction},
+    flow::{Answered, Unproven, arrivals::ids::Run},
+    gateway::{
+        abi::Counter,
+        lane::{MinedTransaction, SignedTransaction},
+    },
     metrics::Standing,
 };
 
@@ -160,6 +163,37 @@ pub(super) fn begun_after(
         .prepare_cached(sql::SELECT_BEGUN_AFTER)?
         .query_row([Fixed(contract)], |row| number(row, 0))
         .optional()
+}
+
+/// Which ids of requests are known. Rows that nobody can read are left out.
+pub(super) fn seen_ids(connection: &Connection, contract: Address) -> rusqlite::Result<Vec<Run>> {
+    let mut select = connection.prepare_cached(sql::SELECT_SEEN_IDS)?;
+    let runs = select.query_map([Fixed(contract)], |row| {
+        let counter = row.get::<_, u8>(0).ok().and_then(Counter::from_tag);
+        let (first, last) = (number(row, 1)?, number(row, 2)?);
+        let (first_block, last_block) = (number(row, 3)?, number(row, 4)?);
+        Ok(counter.map(|counter| Run { counter, first, last, first_block, last_block }))
+    })?;
+    runs.filter_map(Result::transpose).collect()
+}
+
+/// Whether requests of these ids were answered.
+pub(super) fn answered(
+    connection: &Connection,
+    contract: Address,
+    ids: &[U256],
+) -> rusqlite::Result<Vec<Answered>> {
+    let mut select = connection.prepare_cached(sql::SELECT_ANSWERED)?;
+    let mut answered = |id: &U256| {
+        select.query_row(params![Fixed(contract), Fixed(*id)], |row| {
+            Ok(match (number(row, 0)?, number(row, 1)?) {
+                (0, _) => Answered::Unknown,
+                (_, 0) => Answered::No,
+                _ => Answered::Yes,
+            })
+        })
+    };
+    ids.iter().map(&mut answered).collect()
 }
 
 pub(super) fn unfinished(

@@ -18,7 +18,8 @@ pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 /// One entry per schema version, oldest first. Released entries never change.
 pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
 
-/// Blocks up to the cursor whose logs nobody could prove, and up to where all were read twice.
+/// Blocks up to the cursor whose logs nobody could prove, and up to where all were read twice. Which ids
+/// of requests are known: a hole is a request that somebody hides.
 const V7: &str = "
 ALTER TABLE cursors ADD COLUMN read_twice INTEGER;
 CREATE TABLE unproven (
@@ -28,6 +29,15 @@ CREATE TABLE unproven (
     hash BLOB,
     since INTEGER NOT NULL,
     PRIMARY KEY (contract, first)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE seen_ids (
+    contract BLOB NOT NULL,
+    counter INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    first_block INTEGER NOT NULL,
+    last_block INTEGER NOT NULL,
+    PRIMARY KEY (contract, counter, first)
 ) STRICT, WITHOUT ROWID;
 ";
 

@@ -49,6 +49,20 @@ INSERT INTO unproven (contract, first, last, hash, since) VALUES (?1, ?2, ?3, ?4
 pub(super) const SELECT_UNPROVEN: &str = "
 SELECT first, last, hash, since FROM unproven WHERE contract = ?1 ORDER BY first";
 
+/// Which ids of requests are known: a counter's tag, its numbers and their blocks.
+pub(super) const SELECT_SEEN_IDS: &str = "
+SELECT counter, first, last, first_block, last_block FROM seen_ids WHERE contract = ?1";
+pub(super) const DELETE_SEEN_IDS: &str = "DELETE FROM seen_ids WHERE contract = ?1";
+pub(super) const INSERT_SEEN_IDS: &str = "
+INSERT INTO seen_ids (contract, counter, first, last, first_block, last_block)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
+/// Whether there is a request `?2` of contract `?1`, and whether one of that id was answered.
+pub(super) const SELECT_ANSWERED: &str = "
+SELECT count(*), coalesce(sum(outcome IN ('accepted', 'already_answered')
+    OR (outcome IS NULL AND stage = 'submitted')), 0)
+FROM requests WHERE contract = ?1 AND id = ?2";
+
 /// The first cursor's number: no later cursor changes it.
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
@@ -369,6 +383,12 @@ SELECT contract, begun_after, number, hash, ?2, read_twice FROM old.cursors WHER
 pub(super) const INHERIT_UNPROVEN: &str = "
 INSERT INTO main.unproven SELECT * FROM old.unproven WHERE contract = ?1 ON CONFLICT DO NOTHING";
 
+/// `?1` contract.
+pub(super) const INHERIT_SEEN_IDS: &str = "
+INSERT INTO main.seen_ids (contract, counter, first, last, first_block, last_block)
+SELECT contract, counter, first, last, first_block, last_block FROM old.seen_ids
+WHERE contract = ?1 ON CONFLICT DO NOTHING";
+
 pub(super) const IS_EMPTY: &str = "
 SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)
     AND NOT EXISTS (SELECT 1 FROM transactions)";
@@ -421,6 +441,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (OPEN_AGAIN, "requests_by_key"),
     (REQUEST, "requests_by_key"),
     (NAMESAKES, "requests_by_key"),
+    (SELECT_ANSWERED, "requests_by_key"),
     (SELECT_PROGRESS, "requests_by_key"),
     (OPEN_TRANSACTIONS, "transactions_open"),
     (HAS_OPEN_TRANSACTIONS, "transactions_open"),

@@ -306,6 +306,7 @@ fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(Blo
     transaction.execute(sql::INHERIT_REQUESTS, params![Fixed(contract), young])?;
     transaction.execute(sql::INHERIT_EVENTS, of)?;
     transaction.execute(sql::INHERIT_ANSWERS, of)?;
+    transaction.execute(sql::INHERIT_SEEN_IDS, of)?;
     let requests = reader::in_hand(&transaction, contract)?;
     transaction.commit()?;
     Ok((cursor, requests))

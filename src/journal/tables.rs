@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Address, B256, BlockRef, HoldReason, RequestKey},
-    flow::{Arrival, Batch, Step, Taken, Unproven},
+    flow::{Arrival, Batch, Step, Taken, Unproven, arrivals::ids::Run},
     gateway::lane::{SignedTransaction, TransactionId},
 };
 
@@ -94,7 +94,26 @@ impl Tables<'_> {
         if let Some(unproven) = &batch.unproven {
             self.replace_unproven(unproven)?;
         }
+        if let Some(ids) = &batch.ids {
+            self.replace_ids(ids)?;
+        }
         Ok(taken)
+    }
+
+    fn replace_ids(&self, ids: &[Run]) -> rusqlite::Result<()> {
+        self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([Fixed(self.contract)])?;
+        let mut insert = self.transaction.prepare_cached(sql::INSERT_SEEN_IDS)?;
+        for Run { counter, first, last, first_block, last_block } in ids.iter().copied() {
+            insert.execute(params![
+                Fixed(self.contract),
+                counter.tag(),
+                Number(first),
+                Number(last),
+                Number(first_block),
+                Number(last_block),
+            ])?;
+        }
+        Ok(())
     }
 
     fn replace_unproven(&self, unproven: &[Unproven]) -> rusqlite::Result<()> {

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     domain::{Bytes, HoldReason, Outcome, Refusal, U256},
-    flow::Arrival,
+    flow::{Answered, Arrival, arrivals::ids::Run},
+    gateway::abi::Counter,
     heart::Heart,
 };
 
@@ -849,6 +850,41 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
     assert!(journal.standing(key(2)).await.unwrap().is_some());
     assert_eq!(journal.standing(key(3)).await.unwrap(), None);
     assert_eq!(journal.arrive(moved(Some(7))).await.unwrap(), Taken::default(), "only once");
+}
+
+#[tokio::test]
+async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let run = |counter, first| Run { counter, first, last: 9, first_block: 3, last_block: 5 };
+    let of_both = vec![run(Counter::Public, 1), run(Counter::User, 4)];
+    let known = Batch { ids: Some(of_both.clone()), ..batch([1, 2], Some(5)) };
+    running.journal.arrive(known).await.unwrap();
+    running.journal.arrive(batch([3], Some(6))).await.unwrap();
+    assert_eq!(running.journal.seen_ids().await.unwrap(), of_both, "they have not changed");
+    let fewer = vec![run(Counter::Common, 2)];
+    let known = Batch { ids: Some(fewer.clone()), ..Batch::default() };
+    running.journal.arrive(known).await.unwrap();
+    running.close().await.unwrap();
+    assert_eq!(Running::open(dir.path()).seen_ids().await.unwrap(), fewer);
+}
+
+#[tokio::test]
+async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch(1..=5, Some(5))).await.unwrap();
+    journal.note(key(2), Step::Answered(answer("two"))).await.unwrap();
+    journal.note(key(3), Step::Answered(answer("three"))).await.unwrap();
+    journal.note(key(3), Step::Submitted { transaction: hash(3) }).await.unwrap();
+    journal.note(key(4), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    journal.note(key(5), Step::Settled(Outcome::Expired)).await.unwrap();
+    journal.flush().await.unwrap();
+    let ids = (1..=6).map(U256::from).collect();
+    let (yes, no) = (Answered::Yes, Answered::No);
+    let expected = [no, no, yes, yes, no, Answered::Unknown];
+    assert_eq!(journal.answered(ids).await.unwrap(), expected);
 }
 
 /// The chain went to another fork and came back: the request is in the block it was in.

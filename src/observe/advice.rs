@@ -32,11 +32,8 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
         for reason in instance.gauges.held_by.keys() {
             to_do.push(format!("{reason}: {}", HoldReason::remedy_of(reason)));
         }
-        to_do.extend(instance.gauges.stale.iter().map(ToString::to_string));
-        to_do.extend(instance.gauges.still_tag.iter().map(ToString::to_string));
-        to_do.extend(instance.gauges.unproven.iter().map(ToString::to_string));
+        to_do.extend(instance.gauges.doubts());
         to_do.extend(instance.gauges.read_once.iter().map(ToString::to_string));
-        to_do.extend(instance.gauges.unsent.iter().map(ToString::to_string));
     }
     if instance.reload_failed.is_some() && state.is_up() {
         to_do.push("mend the file: until then it runs as it was".to_owned());

@@ -2,8 +2,9 @@
 //!
 //! An instance that should run is ready unless it is parked, backing off or starting. One that waits
 //! for something outside is: no restart of it would help, and others need not lose it for that. Files
-//! that cannot be applied while the old ones run, requests that are held, and gateway nodes and finality
-//! tags that stand still do not make anything unready, but are a reason to look.
+//! that cannot be applied while the old ones run, requests that are held, hidden or answered by others
+//! alone, and gateway nodes and finality tags that stand still do not make anything unready, but are a
+//! reason to look.
 
 use serde::{Deserialize, Serialize};
 
@@ -91,25 +92,11 @@ impl InstanceReadiness {
         let failed = failed.map(|failed| format!("reload failed: {failed}"));
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
-        let stale = one.gauges.stale.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
-        let tag =
-            one.gauges.still_tag.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
-        let unproven =
-            one.gauges.unproven.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
-        let unsent =
-            one.gauges.unsent.iter().filter(|_| one.state.is_up()).map(ToString::to_string);
+        let doubts = one.gauges.doubts().filter(|_| one.state.is_up());
         let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
         let warning = warning.map(|warning| format!("last warning: {}", warning.text));
-        let reason: Vec<String> = why
-            .into_iter()
-            .chain(failed)
-            .chain(held)
-            .chain(stale)
-            .chain(tag)
-            .chain(unproven)
-            .chain(unsent)
-            .chain(warning)
-            .collect();
+        let reason: Vec<String> =
+            why.into_iter().chain(failed).chain(held).chain(doubts).chain(warning).collect();
         Self {
             instance: one.name.clone(),
             ready,
@@ -134,7 +121,8 @@ impl InstanceReadiness {
 mod tests {
     use super::*;
     use crate::observe::status::{
-        Gauges, LastError, Reload, StaleNode, StillTag, StoppedBy, Unsent,
+        Gauges, HiddenRequests, LastError, Reload, StaleNode, StillTag, StoppedBy,
+        UnansweredRequests, Unsent,
     };
 
     fn instance(name: &str, state: State) -> InstanceStatus {
@@ -238,6 +226,30 @@ mod tests {
         let readiness = Readiness::of(&all);
         let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
         assert!(readiness.ready && reason.contains("node:8545 has shown no new block"), "{reason}");
+    }
+
+    #[test]
+    fn a0_c0_what_is_hidden_or_answered_by_others_alone_is_a_reason_to_look() {
+        let mut one = instance("a", State::Running);
+        one.gauges.hidden.push(HiddenRequests {
+            requests: 2,
+            first: "0x3".to_owned(),
+            last: "0x4".to_owned(),
+            from_block: 40,
+            to_block: 41,
+            since_ms: 0,
+        });
+        let (requests, id) = (1, "0x3".to_owned());
+        one.gauges.unanswered = Some(UnansweredRequests { requests, id, block: 42, since_ms: 0 });
+        let readiness = Readiness::of(&status(vec![one]));
+        let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
+        let hidden = "2 requests are hidden (0x3 to 0x4) since";
+        assert!(readiness.ready && reason.contains(hidden), "{reason}");
+        assert!(
+            reason.contains("others have answered 1 request that this node has not"),
+            "{reason}"
+        );
+        assert_eq!(readiness.instances[0].what_to_do.len(), 2);
     }
 
     #[test]

@@ -219,6 +219,12 @@ pub struct Gauges {
     /// Answers that wait, if none has been sent for long.
     #[serde(default)]
     pub unsent: Option<Unsent>,
+    /// Requests that are on chain and that no node shows.
+    #[serde(default)]
+    pub hidden: Vec<HiddenRequests>,
+    /// Requests that others have answered and this node has not.
+    #[serde(default)]
+    pub unanswered: Option<UnansweredRequests>,
 }
 
 impl Gauges {
@@ -227,6 +233,17 @@ impl Gauges {
     pub fn reasons(&self) -> Option<String> {
         let each = self.held_by.iter().map(|(reason, many)| format!("{many} {reason}"));
         (!self.held_by.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
+    }
+
+    /// What is wrong with what the chain shows, or with what is sent there, in words, with what to do.
+    pub fn doubts(&self) -> impl Iterator<Item = String> {
+        let stale = self.stale.iter().map(ToString::to_string);
+        let tag = self.still_tag.iter().map(ToString::to_string);
+        let unproven = self.unproven.iter().map(ToString::to_string);
+        let hidden = self.hidden.iter().map(ToString::to_string);
+        let unanswered = self.unanswered.iter().map(ToString::to_string);
+        let unsent = self.unsent.iter().map(ToString::to_string);
+        stale.chain(tag).chain(unproven).chain(hidden).chain(unanswered).chain(unsent)
     }
 
     /// Blocks between cursor and head, and those before it whose logs are in doubt.
@@ -365,6 +382,65 @@ impl fmt::Display for Unsent {
             "nothing was sent or mined since {since} while {answers} answers wait: what they are held \
              for says why; where they are not held, the log does: look for what is said of the \
              transaction count and of broadcasts, and at the gateway nodes"
+        )
+    }
+}
+
+/// Requests that are on chain, by their ids, and that no gateway node shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HiddenRequests {
+    pub requests: u64,
+    /// Their ids, as the chain writes them.
+    pub first: String,
+    pub last: String,
+    /// The blocks they are in, somewhere.
+    pub from_block: u64,
+    pub to_block: u64,
+    /// Since when this is known (Unix ms).
+    pub since_ms: u64,
+}
+
+/// In words, with what to do.
+impl fmt::Display for HiddenRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, first, last, from_block, to_block, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        match requests {
+            1 => write!(f, "request {first} is hidden")?,
+            _ => write!(f, "{requests} requests are hidden ({first} to {last})")?,
+        }
+        write!(
+            f,
+            " since {since}: no gateway node shows an event of theirs in blocks {from_block} to \
+             {to_block}, which are read again; have the log index of the node mended, or add \
+             another node to gateway_fallback_urls"
+        )
+    }
+}
+
+/// Requests that others have answered for more than a minute, and this node has not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnansweredRequests {
+    pub requests: u64,
+    /// The one that others have answered longest ago, as the chain writes it.
+    pub id: String,
+    /// The block that says so, and since when this is known (Unix ms).
+    pub block: u64,
+    pub since_ms: u64,
+}
+
+/// In words, with what to do.
+impl fmt::Display for UnansweredRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, id, block, since_ms } = self;
+        let since = clock::utc(*since_ms);
+        let count =
+            if *requests == 1 { "1 request".to_owned() } else { format!("{requests} requests") };
+        write!(
+            f,
+            "others have answered {count} that this node has not (the first one {id}, in block \
+             {block}, since {since}): `kms-connector requests show` of it says why; if it is not \
+             known there, have the log index of the gateway node mended, or add another node"
         )
     }
 }

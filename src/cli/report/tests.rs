@@ -44,6 +44,8 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             unproven: None,
             read_once: None,
             unsent: None,
+            hidden: Vec::new(),
+            unanswered: None,
         },
     }
 }

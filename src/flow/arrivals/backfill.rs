@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     decoded::{Decoded, decode},
+    ids::SharedIds,
     knows,
     pages::Pages,
 };
@@ -27,6 +28,7 @@ pub struct Backfill<P, L> {
     adapter: DecryptionAdapter<P>,
     ledger: L,
     pages: Pages,
+    ids: SharedIds,
 }
 
 /// A range that was read again.
@@ -51,13 +53,20 @@ pub enum BackfillError {
 
 impl<P: Provider, L: RequestLedger> Backfill<P, L> {
     pub fn new(adapter: DecryptionAdapter<P>, ledger: L) -> Self {
-        Self { adapter, ledger, pages: Pages::default() }
+        Self { adapter, ledger, pages: Pages::default(), ids: SharedIds::default() }
+    }
+
+    /// What it finds is missing no more.
+    #[must_use]
+    pub fn knowing(self, ids: SharedIds) -> Self {
+        Self { ids, ..self }
     }
 
     /// Reads from `from` on, not beyond `to`, and as much as the nodes tell at once. What is new is
     /// durable when this returns, and the caller's to be walked.
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
         let (events, to) = self.read_everywhere(from, to).await?;
+        self.ids.lock().saw_all(&events, Instant::now());
         let Decoded { batch, requests, .. } = decode(&self.adapter, events);
         let found = requests.len();
         let taken = if batch.arrivals.is_empty() && batch.skipped.is_empty() {

@@ -272,6 +272,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             warn!(at = number, back_to, "the chain was reorganised: reading again");
             self.metrics.reorganised();
             self.recent.split_off(&back_to);
+            self.ids.lock().back_to(back_to);
             {
                 let mut notes = self.notes.open();
                 notes.twice.back_to(back_to);

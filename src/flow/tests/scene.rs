@@ -211,6 +211,9 @@ impl OneRequest {
 }
 
 impl RequestLedger for OneRequest {
+    async fn answered(&self, ids: Vec<U256>) -> Result<Vec<crate::flow::Answered>, LedgerError> {
+        Ok(vec![crate::flow::Answered::No; ids.len()])
+    }
     async fn namesakes(&self, _: RequestKey) -> Result<Vec<Event>, LedgerError> {
         Ok(Vec::new())
     }

@@ -130,6 +130,8 @@ pub(super) struct Block {
     pub transactions: Vec<Mined>,
     /// The wallet's count after it.
     nonce: u64,
+    /// How many requests there were, by the tag of their ids.
+    requests: [u64; 3],
     /// Its logs are not shown before the chain is so high.
     pub shown_from: u64,
 }
@@ -140,6 +142,14 @@ pub(super) struct Node {
     /// So many blocks behind.
     pub lag: u64,
     pub pool: BTreeMap<u64, Transaction>,
+}
+
+/// Ids are counters, one for each kind.
+fn numbered(id: B256, requests: &mut [u64; 3]) -> B256 {
+    let tag = id[0];
+    let number = &mut requests[usize::from(tag)];
+    *number += 1;
+    B256::from(abi::Counter::from_tag(tag).expect("the world emits well").id(*number))
 }
 
 #[derive(Debug)]
@@ -219,12 +229,14 @@ impl Chain {
         let hash = keccak256([number.to_be_bytes(), self.forks.to_be_bytes()].concat());
         let block = BlockRef { number, hash };
         let mut events = Vec::new();
+        let mut requests = self.blocks.last().map_or([0; 3], |last| last.requests);
         for (wait, event) in std::mem::take(&mut self.due) {
-            match wait.checked_sub(1) {
-                Some(left) => self.due.push_back((left, event)),
-                None => {
-                    events.push(Event { block, log_index: events.len() as u64, ..event });
-                }
+            if let Some(left) = wait.checked_sub(1) {
+                self.due.push_back((left, event));
+            } else {
+                let log_index = events.len() as u64;
+                let topics = vec![event.topics[0], numbered(event.topics[1], &mut requests)];
+                events.push(Event { block, log_index, topics, ..event });
             }
         }
         let mut bloom = Bloom::ZERO;
@@ -253,7 +265,7 @@ impl Chain {
         let bloom = Some(bloom);
         let head = Head { block, parent, bloom, base_fee, connection: 0, by: NodeId(0) };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
-        self.blocks.push(Block { head, events, transactions, nonce, shown_from });
+        self.blocks.push(Block { head, events, transactions, nonce, requests, shown_from });
     }
 
     fn take_from_pools(&mut self, nonce: u64) -> Option<Transaction> {

@@ -3,7 +3,7 @@
 use super::world::Life;
 use crate::{
     domain::{BlockRef, Event, HoldReason, LedgerError, RequestKey, U256},
-    flow::{Batch, RequestLedger, Standing, Step, Taken},
+    flow::{Answered, Batch, RequestLedger, Standing, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
     journal::Journal,
 };
@@ -48,6 +48,11 @@ impl RequestLedger for Heard {
         let what = format!("namesakes {}", short(key));
         let told = |known: &Vec<Event>| format!("{}", known.len());
         self.call(what, self.journal.namesakes(key), told).await
+    }
+
+    async fn answered(&self, ids: Vec<U256>) -> Result<Vec<Answered>, LedgerError> {
+        let what = format!("answered {}", ids.len());
+        self.call(what, self.journal.answered(ids), |answered| format!("{answered:?}")).await
     }
 
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {

@@ -53,7 +53,7 @@ impl State {
     /// A new request for the next block.
     pub fn request(&mut self) -> Event {
         self.numbered += 1;
-        let event = self.catalogue.request(self.numbered, &mut self.dice);
+        let event = self.catalogue.request(&mut self.dice);
         self.chain.request(event.clone(), 0);
         event
     }
@@ -143,7 +143,7 @@ impl State {
         for event in dropped.events {
             let number = number_of(&event);
             if self.fault(faults.namesake) {
-                let other = self.catalogue.request(number, &mut self.dice);
+                let other = self.catalogue.request(&mut self.dice);
                 self.chain.request(other, 0);
                 let _ = write!(story, ", {number} is another");
             } else if self.dice.u8(..4) == 0 {

@@ -8,7 +8,6 @@ use std::{
 use super::{Running, chain::DECRYPTION, ledger::short, world::World};
 use crate::{
     domain::{Outcome, RequestKey, U256},
-    gateway::abi,
     journal::Holds,
 };
 
@@ -42,17 +41,26 @@ pub(super) async fn look(world: &World, running: &mut Running) {
         }
         return;
     }
-    let fresh = world.state().request();
-    let key = abi::decode(&fresh).expect("a request").key;
+    let fresh = world.state().request().transaction;
     let foreign = world.state().plan.faults.foreign > 0;
     let within = if foreign { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
     let through = world
         .until(within, async || {
+            let key = {
+                let chain = &world.state().chain;
+                let mut requests = chain.requests();
+                requests.find(|request| request.transaction == fresh).map(|request| request.key)
+            };
+            let Some(key) = key else { return false };
             matches!(outcome(running, key).await, Some(Outcome::Accepted { .. }))
         })
         .await;
     if !through {
-        world.violation(format!("the fresh request {} does not get through", short(key)));
+        world.violation(format!("the fresh request {fresh} does not get through"));
+    }
+    let hidden = running.sight.borrow().hidden.clone();
+    if !hidden.is_empty() {
+        world.violation(format!("requests are said to be hidden: {hidden:?}"));
     }
     judge(world, running).await;
 }

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use alloy::{primitives::keccak256, sol, sol_types::SolEvent};
 use fastrand::Rng;
 
-use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
+use crate::{
+    domain::{Address, B256, BlockRef, Bytes, Event, U256},
+    gateway::abi::Counter,
+};
 
 sol! {
     event PublicDecryptionRequest(
@@ -43,13 +46,14 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
-    /// A new request under this number, with handles of its own.
-    pub fn request(&mut self, number: u64, dice: &mut Rng) -> Event {
+    /// A new request, with handles of its own. Which number it has, its block decides.
+    pub fn request(&mut self, dice: &mut Rng) -> Event {
         self.made += 1;
         let made = self.made;
         let user = dice.bool();
         // The top byte is the kind's tag.
-        let id = (U256::from(1 + u8::from(user)) << 248) | U256::from(number);
+        let counter = if user { Counter::User } else { Counter::Public };
+        let id = counter.id(0);
         let materials: Vec<_> = (0..dice.u64(1..=3))
             .map(|nth| {
                 let mut handle = keccak256([made.to_be_bytes(), nth.to_be_bytes()].concat());
@@ -98,7 +102,7 @@ fn ciphertext(handle: B256, dice: &mut Rng) -> Bytes {
     [head, handle.0.repeat(1 + dice.usize(..4))].concat().into()
 }
 
-/// The number a request was made under.
+/// The number that a request's block gave it.
 pub(super) fn number_of(event: &Event) -> u64 {
     let id = U256::from_be_bytes(event.topics[1].0);
     (id & U256::from(u64::MAX)).to()

@@ -271,16 +271,19 @@ impl Provider for SimulatedNode {
     async fn logs(
         &self,
         _: Address,
-        _: &[B256],
+        topics: &[B256],
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
+        let topics = topics.to_vec();
         let what = match range {
             LogRange::Block(hash) => format!("logs of {hash}"),
             LogRange::Numbers { from, to } => format!("logs of {from} to {to}"),
         };
-        self.ask(&what, false, |state, node| {
-            let logs = logs_of(state, state.chain.sight(node), range);
-            let logs = logs.map(|answer| Told { by: NodeId(0), answer });
+        self.ask(&what, false, move |state, node| {
+            let logs = logs_of(state, state.chain.sight(node), range).map(|mut answer| {
+                answer.retain(|event| topics.contains(&event.topics[0]));
+                Told { by: NodeId(0), answer }
+            });
             told(logs, |logs| {
                 let ids =
                     logs.answer.iter().map(|event| super::requests::number_of(event).to_string());

@@ -90,6 +90,9 @@ async fn requests_in_hand_are_counted_as_they_move() {
 }
 
 const DOUBT: Unproven = Unproven { first: 180, last: 181, hash: None, since_ms: 1 };
+fn known() -> Run {
+    Run { counter: Counter::Public, first: 1, last: 8, first_block: 100, last_block: 150 }
+}
 
 /// Requests in every stage, one settled.
 async fn fill(journal: &Journal) {
@@ -97,7 +100,8 @@ async fn fill(journal: &Journal) {
     // A request's id is its block's number here.
     let mut settled_young = arrival(8);
     settled_young.event = event(150, 100);
-    let more = Batch { arrivals: vec![settled_young], ..Batch::default() };
+    let more =
+        Batch { arrivals: vec![settled_young], ids: Some(vec![known()]), ..Batch::default() };
     journal.arrive(more).await.unwrap();
     journal.note(key(8), Step::Answered(answer("eight"))).await.unwrap();
     journal.note(key(8), Step::Settled(Outcome::Expired)).await.unwrap();
@@ -135,6 +139,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     assert_eq!(new.begun_after().await.unwrap(), Some(3));
     assert_eq!(new.read_twice().await.unwrap(), Some(150));
     assert_eq!(new.unproven().await.unwrap(), [DOUBT]);
+    assert_eq!(new.seen_ids().await.unwrap(), [known()]);
     let requests = new.unfinished(None, 9, Holds::Included).await.unwrap();
     let found: Vec<_> = requests
         .iter()

@@ -26,6 +26,7 @@ fn full() -> Metrics {
     metrics.behind_since(None);
     metrics.finality_tag(second);
     metrics.unproven_blocks(1);
+    metrics.hidden_requests(1);
     metrics.fetched("bucket:9000", "ok");
     metrics.wrong_format_header("bucket:9000");
     metrics.ciphertext_memory(1, 2);

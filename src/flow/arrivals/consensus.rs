@@ -1,0 +1,161 @@
+//! Requests that enough other nodes have answered, and this one has not. Pure: it is told what the chain
+//! says, and when, and what the journal knows.
+//!
+//! Needs no trust in our own books: whatever they say of a request, if others reach consensus on it and
+//! it was not answered here, something is wrong here. A node that is a little later than the others is
+//! not: it is given a minute from the moment at which the consensus was heard of.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{domain::U256, flow::Answered};
+
+/// How much later than the others an answer may be.
+const LATE_AFTER: Duration = Duration::from_mins(1);
+/// What was not answered for so long is old news: the counter has it.
+const TOLD_FOR: Duration = Duration::from_hours(24);
+/// Requests whose time is not over yet.
+const MOST_WAITING: usize = 10_000;
+/// Those that are told as not answered.
+const MOST_LATE: usize = 1_000;
+/// Requests looked up at a time.
+const AT_ONCE: usize = 500;
+
+/// Requests on which consensus was heard of.
+#[derive(Debug, Default)]
+pub struct Consensus {
+    waiting: BTreeMap<U256, Heard>,
+    late: BTreeMap<U256, Heard>,
+    /// Where the last look at those that are late ended.
+    looked: Option<U256>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    block: u64,
+}
+
+/// What was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    pub requests: usize,
+    /// The one that others have answered longest ago, in this block, so long ago.
+    pub id: U256,
+    pub block: u64,
+    pub since: Instant,
+}
+
+impl Consensus {
+    /// The chain says so of this request, in this block.
+    pub fn heard(&mut self, id: U256, block: u64, now: Instant) {
+        let known = self.waiting.contains_key(&id) || self.late.contains_key(&id);
+        if !known && self.waiting.len() < MOST_WAITING {
+            self.waiting.insert(id, Heard { at: now, block });
+        }
+    }
+
+    /// Of which requests it has to be known whether they were answered.
+    pub fn due(&mut self, now: Instant) -> Vec<U256> {
+        let old = |heard: &Heard| now.saturating_duration_since(heard.at) >= TOLD_FOR;
+        self.late.retain(|_, heard| !old(heard));
+        let due = |heard: &Heard| now.saturating_duration_since(heard.at) >= LATE_AFTER;
+        let waiting = self.waiting.iter().filter(|(_, heard)| due(heard)).map(|(id, _)| *id);
+        let mut asked: Vec<U256> = waiting.take(AT_ONCE).collect();
+        // Those that are late by turns.
+        let after = self.looked.map_or(U256::ZERO, |looked| looked.saturating_add(U256::ONE));
+        let late = self.late.range(after..).map(|(id, _)| *id);
+        let late: Vec<U256> = late.take(AT_ONCE - asked.len()).collect();
+        self.looked = late.last().copied();
+        asked.extend(late);
+        asked
+    }
+
+    /// What the journal says of a request; `hidden`: it was never shown. Answers whether it is one
+    /// more that was not answered in time.
+    pub fn judge(&mut self, id: U256, answered: Answered, hidden: bool) -> bool {
+        // What the journal has no more was answered long ago, or is none of ours.
+        let missing = answered == Answered::No || (answered == Answered::Unknown && hidden);
+        if !missing {
+            self.late.remove(&id);
+        }
+        let Some(heard) = self.waiting.remove(&id).filter(|_| missing) else { return false };
+        self.late.insert(id, heard);
+        while self.late.len() > MOST_LATE {
+            let oldest = self.late.iter().min_by_key(|(_, heard)| heard.at).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { break };
+            self.late.remove(&oldest);
+        }
+        true
+    }
+
+    /// What is not answered yet; `None`: everything is.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Unanswered> {
+        let (id, heard) = self.late.iter().min_by_key(|(id, heard)| (heard.at, **id))?;
+        let requests = self.late.len();
+        Some(Unanswered { requests, id: *id, block: heard.block, since: heard.at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> U256 {
+        U256::from(number)
+    }
+
+    #[test]
+    fn c0_what_others_have_answered_and_this_node_has_not_is_told_until_it_has() {
+        let now = Instant::now();
+        let mut consensus = Consensus::default();
+        for number in 1..=5 {
+            consensus.heard(id(number), 100, now);
+        }
+        assert!(consensus.due(now + LATE_AFTER - Duration::from_secs(1)).is_empty());
+        let later = now + LATE_AFTER;
+        assert_eq!(consensus.due(later).len(), 5);
+        assert!(!consensus.judge(id(1), Answered::Yes, false));
+        assert!(consensus.judge(id(2), Answered::No, false));
+        assert!(consensus.judge(id(3), Answered::Unknown, true), "it was never shown");
+        assert!(!consensus.judge(id(4), Answered::Unknown, false), "the journal has it no more");
+        assert!(consensus.judge(id(5), Answered::No, false));
+        let told = consensus.unanswered().unwrap();
+        assert_eq!((told.requests, told.id, told.block, told.since), (3, id(2), 100, now));
+        // Heard of again, by another node.
+        consensus.heard(id(2), 100, later);
+        assert_eq!(consensus.due(later), [id(2), id(3), id(5)]);
+        assert!(!consensus.judge(id(2), Answered::No, false), "counted once");
+        assert!(!consensus.judge(id(2), Answered::Yes, false));
+        assert!(!consensus.judge(id(5), Answered::Yes, false));
+        assert_eq!(consensus.unanswered().unwrap().id, id(3));
+        assert!(consensus.due(now + TOLD_FOR).is_empty());
+        assert_eq!(consensus.unanswered(), None);
+    }
+
+    #[test]
+    fn c0_books_are_bounded_and_everything_has_its_turn() {
+        let now = Instant::now();
+        let mut consensus = Consensus::default();
+        for number in 0..MOST_WAITING + 10 {
+            consensus.heard(id(number), 1, now);
+        }
+        assert_eq!(consensus.waiting.len(), MOST_WAITING);
+        let later = now + LATE_AFTER;
+        while !consensus.waiting.is_empty() {
+            for id in consensus.due(later) {
+                consensus.judge(id, Answered::No, false);
+            }
+        }
+        assert_eq!(consensus.unanswered().unwrap().requests, MOST_LATE);
+        let mut seen: Vec<U256> = Vec::new();
+        for _ in 0..3 {
+            seen.extend(consensus.due(later));
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), MOST_LATE);
+    }
+}

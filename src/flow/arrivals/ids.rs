@@ -1,0 +1,537 @@
+//! Which ids of requests are known, and which are missing. Pure: it is told what is seen, and when.
+//!
+//! Ids are dense (`abi::Counter`), so an id between two known ones that no node shows is a request that
+//! somebody hides, and so is an id above the last known one that the contract itself knows.
+//!
+//! ```text
+//! id     1000 ... 1041         1044 ... 1050
+//!        known (a run)  hole   known           ahead: the contract knows 1052
+//! block  300      380          381      400    410
+//! ```
+//!
+//! Ids and blocks grow together: a missing id is in a block between those of its neighbours. Each
+//! counter begins with the first id seen, or where the contract's counter stood when reading began.
+//! What leaves the chain is forgotten and read anew, so its ids may come back in other blocks; an
+//! id that the new chain does not have is no hole. Where a reorganisation goes back farther than
+//! is remembered ([`RECENT`]), ids count as known that may be other requests' now.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    domain::{BlockRef, Event},
+    gateway::abi::{self, Counter},
+};
+
+/// A node may show logs late, and the second reading finds them: what is missing for longer is hidden.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two readings of the blocks of one hole, at most.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+/// Ids of a counter whose blocks are remembered one by one.
+const RECENT: usize = 4096;
+/// Runs of a counter. Of more, two holes become one with what was known between them.
+const MOST_RUNS: usize = 64;
+
+/// Ids without a hole: all from `first` to `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub counter: Counter,
+    pub first: u64,
+    pub last: u64,
+    /// The blocks of the first and the last.
+    pub first_block: u64,
+    pub last_block: u64,
+}
+
+/// Ids that nobody shows: all from `first` to `last`, in blocks from `from` to `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub counter: Counter,
+    pub first: u64,
+    pub last: u64,
+    pub from: u64,
+    pub to: u64,
+    /// Since they are known to be missing.
+    pub since: Instant,
+    /// The known id above them, whose being there proves them. `None`: the contract says so.
+    pub above: Option<u64>,
+}
+
+impl Missing {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.last.saturating_sub(self.first).saturating_add(1)
+    }
+}
+
+/// What is known of all counters of a contract.
+#[derive(Debug, Default)]
+pub struct Ids {
+    lines: BTreeMap<Counter, Line>,
+    /// The last block that nobody has to read.
+    origin: Option<BlockRef>,
+    /// Since the last [`Ids::changed`].
+    changed: bool,
+}
+
+/// [`Ids`] that several look at. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct SharedIds(Arc<Mutex<Ids>>);
+
+impl SharedIds {
+    #[must_use]
+    pub fn new(ids: Ids) -> Self {
+        Self(Arc::new(Mutex::new(ids)))
+    }
+
+    /// Held for a look, never over an await.
+    pub fn lock(&self) -> MutexGuard<'_, Ids> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// By first id. Never empty.
+    runs: BTreeMap<u64, Span>,
+    /// The blocks of the highest ids.
+    recent: BTreeMap<u64, u64>,
+    ahead: Option<Ahead>,
+    /// With this block the contract knew no id above the last one known.
+    ends_with: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    last: u64,
+    first_block: u64,
+    last_block: u64,
+    /// The hole below.
+    below: Option<Hole>,
+}
+
+/// An id above the last known one that is on chain with this block.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    number: u64,
+    block: u64,
+    hole: Hole,
+}
+
+/// What was done about a hole.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    since: Instant,
+    /// It is told, and its blocks are read again, after this.
+    next: Instant,
+    pause: Duration,
+    told: bool,
+}
+
+impl Hole {
+    fn new(now: Instant) -> Self {
+        Self { since: now, next: now + PATIENCE, pause: PATIENCE, told: false }
+    }
+
+    /// Whether it is due now, and if so whether for the first time.
+    fn turn(&mut self, now: Instant) -> Option<bool> {
+        if now < self.next {
+            return None;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Some(!std::mem::replace(&mut self.told, true))
+    }
+}
+
+impl Ids {
+    /// As they were stored. Rows that contradict each other are left out.
+    #[must_use]
+    pub fn stored(runs: &[Run], now: Instant) -> Self {
+        let mut ids = Self::default();
+        let mut runs: Vec<&Run> = runs.iter().filter(|run| run.first <= run.last).collect();
+        runs.sort_unstable_by_key(|run| (run.counter, run.first, run.last));
+        for Run { counter, first, last, first_block, last_block } in runs.into_iter().copied() {
+            let line = ids.lines.entry(counter).or_default();
+            let top = line.runs.last_key_value().map(|(_, span)| span.last);
+            // Touching ones would be one.
+            if top.is_some_and(|top| first <= top.saturating_add(1)) {
+                continue;
+            }
+            let below = top.map(|_| Hole::new(now));
+            line.runs.insert(first, Span { last, first_block, last_block, below });
+        }
+        ids
+    }
+
+    /// As they are to be stored.
+    pub fn runs(&self) -> impl Iterator<Item = Run> {
+        self.lines.iter().flat_map(|(counter, line)| {
+            line.runs.iter().map(|(first, span)| Run {
+                counter: *counter,
+                first: *first,
+                last: span.last,
+                first_block: span.first_block,
+                last_block: span.last_block,
+            })
+        })
+    }
+
+    /// [`Self::runs`], if they have changed since the last time.
+    pub fn changed(&mut self) -> Option<Vec<Run>> {
+        std::mem::take(&mut self.changed).then(|| self.runs().collect())
+    }
+
+    /// A log of this id was shown in this block.
+    pub fn saw(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
+        self.at_work(counter);
+        let line = self.lines.entry(counter).or_default();
+        self.changed |= line.saw(number, block, now);
+    }
+
+    /// Logs, of whatever the contract emits.
+    pub fn saw_all(&mut self, events: &[Event], now: Instant) {
+        for event in events {
+            if let Some((counter, number)) = abi::requested_id(event).and_then(Counter::of) {
+                self.saw(counter, number, event.block.number, now);
+            }
+        }
+    }
+
+    /// With this block the contract had counted up to `count`, before anything was seen of it.
+    pub fn begins(&mut self, counter: Counter, count: u64, block: u64, now: Instant) {
+        if count > 0 {
+            self.at_work(counter);
+        }
+        let line = self.lines.entry(counter).or_default();
+        self.changed |= line.begins(count, block, now);
+    }
+
+    /// Of a contract that counts by kind nothing is known of a common counter, and the other way round.
+    /// One that counts anew since an upgrade counts from somewhere.
+    fn at_work(&mut self, counter: Counter) {
+        self.lines.retain(|other, line| is_beside(*other, counter) || !line.is_unused());
+    }
+
+    /// This block is the last one that nobody has to read.
+    pub fn set_origin(&mut self, block: BlockRef) {
+        self.origin.get_or_insert(block);
+    }
+
+    #[must_use]
+    pub fn origin(&self) -> Option<BlockRef> {
+        self.origin
+    }
+
+    /// Counters of which nothing is known, and that may be at work.
+    #[must_use]
+    pub fn without_beginning(&self) -> Vec<Counter> {
+        let used =
+            |counter: &Counter| self.lines.get(counter).is_some_and(|line| !line.is_unused());
+        let others = |counter: Counter| {
+            Counter::ALL.into_iter().filter(move |other| !is_beside(*other, counter))
+        };
+        let unknown = |counter: &Counter| !self.lines.contains_key(counter);
+        let all = Counter::ALL.into_iter().filter(unknown);
+        all.filter(|counter| !others(*counter).any(|other| used(&other))).collect()
+    }
+
+    /// The chain above this block is read anew.
+    pub fn back_to(&mut self, block: u64) {
+        for line in self.lines.values_mut() {
+            self.changed |= line.back_to(block);
+        }
+    }
+
+    /// This id is on chain, with this block or an earlier one.
+    pub fn exists(&mut self, counter: Counter, number: u64, block: u64, now: Instant) {
+        if let Some(line) = self.lines.get_mut(&counter) {
+            line.exists(number, block, now);
+        }
+    }
+
+    /// With this block the contract knew no id above `last`.
+    pub fn ends(&mut self, counter: Counter, last: u64, block: u64) {
+        let Some(line) = self.lines.get_mut(&counter) else { return };
+        if line.last() == Some(last) {
+            line.ends_with = line.ends_with.max(Some(block));
+            if line.ahead.is_some_and(|ahead| ahead.block <= block) {
+                line.ahead = None;
+            }
+        }
+    }
+
+    /// The contract does not know this id, which was shown: it is forgotten, and with it the run that
+    /// begins with it.
+    pub fn forget(&mut self, counter: Counter, first: u64) {
+        let Some(line) = self.lines.get_mut(&counter) else { return };
+        if line.runs.len() > 1 && line.forget(first) {
+            self.changed = true;
+        }
+    }
+
+    /// The counters at work, and the last id known of each.
+    #[must_use]
+    pub fn last_known(&self) -> Vec<(Counter, u64)> {
+        let tagged = self
+            .lines
+            .iter()
+            .any(|(counter, line)| *counter != Counter::Common && !line.is_unused());
+        let at_work = |counter: &Counter| *counter != Counter::Common || !tagged;
+        let lines = self.lines.iter().filter(|(counter, _)| at_work(counter));
+        lines.filter_map(|(counter, line)| Some((*counter, line.last()?))).collect()
+    }
+
+    /// Whether an id is from after the first one known.
+    #[must_use]
+    pub fn is_ours(&self, counter: Counter, number: u64) -> bool {
+        let first = self.lines.get(&counter).and_then(|line| line.runs.keys().next());
+        first.is_some_and(|first| number > *first)
+    }
+
+    /// Whether an id was shown, or is from before anything was read.
+    #[must_use]
+    pub fn is_known(&self, counter: Counter, number: u64) -> bool {
+        let Some(line) = self.lines.get(&counter) else { return true };
+        match line.runs.range(..=number).next_back() {
+            Some((_, span)) => number <= span.last,
+            None => true,
+        }
+    }
+
+    /// What nobody has shown for [`PATIENCE`], while all blocks up to `cursor` were read.
+    #[must_use]
+    pub fn missing(&self, cursor: u64, now: Instant) -> Vec<Missing> {
+        let all = self.lines.iter().flat_map(|(counter, line)| line.missing(*counter, cursor));
+        all.filter(|one| now.saturating_duration_since(one.since) >= PATIENCE).collect()
+    }
+
+    /// Of [`Self::missing`] those whose blocks are to be read again now, and whether it is the first
+    /// time.
+    pub fn due(&mut self, cursor: u64, now: Instant) -> Vec<(Missing, bool)> {
+        let mut due = Vec::new();
+        for (counter, line) in &mut self.lines {
+            if let Some(ahead) = line.ahead.as_mut().filter(|ahead| ahead.block > cursor) {
+                // It may be in a block that is not read yet.
+                ahead.hole = Hole::new(now);
+            }
+            for one in line.missing(*counter, cursor) {
+                let hole = match one.above {
+                    Some(above) => line.runs.get_mut(&above).and_then(|span| span.below.as_mut()),
+                    None => line.ahead.as_mut().map(|ahead| &mut ahead.hole),
+                };
+                if let Some(first) = hole.and_then(|hole| hole.turn(now)) {
+                    due.push((one, first));
+                }
+            }
+        }
+        due
+    }
+
+    /// Whether the ids alone prove that no request of this block is missing.
+    #[must_use]
+    pub fn is_whole(&self, block: u64) -> bool {
+        let whole =
+            |counter: Counter| self.lines.get(&counter).is_some_and(|line| line.is_whole(block));
+        let unknown = |counter: Counter| !self.lines.contains_key(&counter);
+        let tagged = whole(Counter::Public) && whole(Counter::User);
+        let common = whole(Counter::Common);
+        // A counter that was never seen may have begun there, unless the others are at work.
+        (tagged && (common || unknown(Counter::Common)))
+            || (common && unknown(Counter::Public) && unknown(Counter::User))
+    }
+}
+
+/// Whether one contract counts with both.
+fn is_beside(one: Counter, other: Counter) -> bool {
+    (one == Counter::Common) == (other == Counter::Common)
+}
+
+impl Line {
+    fn last(&self) -> Option<u64> {
+        self.runs.last_key_value().map(|(_, span)| span.last)
+    }
+
+    /// Its counter stands where it stood before the contract's first request.
+    fn is_unused(&self) -> bool {
+        self.runs.len() == 1 && self.last() == Some(0)
+    }
+
+    fn saw(&mut self, number: u64, block: u64, now: Instant) -> bool {
+        let here = Span { last: number, first_block: block, last_block: block, below: None };
+        let Some((lowest, _)) = self.runs.first_key_value() else {
+            self.runs.insert(number, here);
+            self.recent.insert(number, block);
+            return true;
+        };
+        if number < *lowest {
+            return false;
+        }
+        self.remember(number, block);
+        // There is one: the lowest is not above.
+        let Some((first, below)) = self.runs.range_mut(..=number).next_back() else { return false };
+        let first = *first;
+        if number <= below.last {
+            let before = (below.first_block, below.last_block);
+            if number == first {
+                below.first_block = block;
+            }
+            if number == below.last {
+                below.last_block = block;
+            }
+            return before != (below.first_block, below.last_block);
+        }
+        let joins = below.last + 1 == number;
+        if joins {
+            (below.last, below.last_block) = (number, block);
+        }
+        let above = self.runs.range(number + 1..).next().map(|(first, span)| (*first, *span));
+        let ahead = self.ahead.map(|ahead| ahead.hole);
+        match above {
+            Some((next, span)) if next == number + 1 => {
+                self.runs.remove(&next);
+                if let Some(below) = self.runs.get_mut(&first).filter(|_| joins) {
+                    (below.last, below.last_block) = (span.last, span.last_block);
+                } else {
+                    self.runs.insert(number, Span { first_block: block, ..span });
+                }
+            }
+            Some(_) | None if joins => {}
+            // The hole that it was in is two now.
+            Some((_, span)) => {
+                self.runs.insert(number, Span { below: span.below, ..here });
+            }
+            None => {
+                let hole = ahead.unwrap_or_else(|| Hole::new(now));
+                self.runs.insert(number, Span { below: Some(hole), ..here });
+            }
+        }
+        if self.ahead.is_some_and(|ahead| Some(ahead.number) <= self.last()) {
+            self.ahead = None;
+        }
+        while self.runs.len() > MOST_RUNS {
+            let Some(second) = self.runs.keys().nth(1).copied() else { break };
+            self.forget(second);
+        }
+        true
+    }
+
+    fn remember(&mut self, number: u64, block: u64) {
+        self.recent.insert(number, block);
+        while self.recent.len() > RECENT {
+            self.recent.pop_first();
+        }
+    }
+
+    /// The holes below and above it become one.
+    fn forget(&mut self, first: u64) -> bool {
+        let Some(span) = self.runs.remove(&first) else { return false };
+        let above = self.runs.range_mut(first..).next();
+        if let Some((_, above)) = above {
+            above.below = span.below.or(above.below);
+        }
+        self.recent.retain(|number, _| !(first..=span.last).contains(number));
+        true
+    }
+
+    fn begins(&mut self, count: u64, block: u64, now: Instant) -> bool {
+        let base = Span { last: count, first_block: block, last_block: block, below: None };
+        let Some((lowest, span)) = self.runs.first_key_value() else {
+            self.runs.insert(count, base);
+            return true;
+        };
+        let (lowest, span) = (*lowest, *span);
+        if lowest <= count || block > span.first_block {
+            return false;
+        }
+        if lowest == count + 1 {
+            self.runs.remove(&lowest);
+            self.runs.insert(count, Span { first_block: block, ..span });
+        } else {
+            self.runs.insert(lowest, Span { below: Some(Hole::new(now)), ..span });
+            self.runs.insert(count, base);
+        }
+        true
+    }
+
+    fn back_to(&mut self, block: u64) -> bool {
+        self.ahead = None;
+        self.ends_with = self.ends_with.min(Some(block));
+        let gone = self.recent.iter().find(|(_, at)| **at > block).map(|(number, _)| *number);
+        let Some(gone) = gone else { return false };
+        self.recent.split_off(&gone);
+        self.runs.split_off(&gone);
+        let left = gone.saturating_sub(1);
+        let at = self.recent.get(&left).copied();
+        if let Some(mut top) = self.runs.last_entry() {
+            let top = top.get_mut();
+            if top.last >= gone {
+                top.last = left;
+                top.last_block = at.unwrap_or(top.last_block.min(block));
+            }
+        } else {
+            // Nothing of the counter is left on chain: it goes on from there.
+            let base = Span { last: left, first_block: block, last_block: block, below: None };
+            self.runs.insert(left, base);
+        }
+        true
+    }
+
+    fn exists(&mut self, number: u64, block: u64, now: Instant) {
+        if Some(number) <= self.last() {
+            return;
+        }
+        let ahead = self.ahead.get_or_insert(Ahead { number, block, hole: Hole::new(now) });
+        ahead.number = ahead.number.max(number);
+        ahead.block = ahead.block.max(block);
+    }
+
+    fn missing(&self, counter: Counter, cursor: u64) -> Vec<Missing> {
+        let pairs = self.runs.iter().zip(self.runs.iter().skip(1));
+        let holes = pairs.filter_map(|((_, below), (above, span))| {
+            let hole = span.below?;
+            // Of different forks, for a moment.
+            let (from, to) = (below.last_block, span.first_block);
+            Some(Missing {
+                counter,
+                first: below.last + 1,
+                last: above - 1,
+                from: from.min(to),
+                to: from.max(to),
+                since: hole.since,
+                above: Some(*above),
+            })
+        });
+        let top = self.runs.last_key_value().map(|(_, span)| *span);
+        let ahead = self.ahead.filter(|ahead| ahead.block <= cursor).zip(top);
+        let ahead =
+            ahead.filter(|(ahead, top)| ahead.number > top.last).map(|(ahead, top)| Missing {
+                counter,
+                first: top.last + 1,
+                last: ahead.number,
+                from: top.last_block.min(ahead.block),
+                to: ahead.block,
+                since: ahead.hole.since,
+                above: None,
+            });
+        holes.chain(ahead).collect()
+    }
+
+    /// Known without a hole from before this block to after it.
+    fn is_whole(&self, block: u64) -> bool {
+        let begun = self.runs.first_key_value().is_some_and(|(_, span)| span.first_block < block);
+        let top = self.runs.last_key_value().map_or(0, |(_, span)| span.last_block);
+        let ended = top > block || self.ends_with.is_some_and(|at| at >= block);
+        let touches = |one: &Missing| one.from <= block && block <= one.to;
+        begun && ended && !self.missing(Counter::Common, u64::MAX).iter().any(touches)
+    }
+}
+
+#[cfg(test)]
+mod tests;
