@@ -170,8 +170,9 @@ async fn not_requested(scene: &Scene) -> Result<()> {
     };
     deployment.emit_raw(vec![log]).await?;
     if deployment.variant == Variant::G7 {
-        // v0.7 does not look the id up: it hashes no handles, and recovers a stranger.
-        scene.held(id, "signer_not_registered").await?;
+        // v0.7 does not look the id up: it hashes no handles, and recovers a stranger. Core and
+        // registration are in order, as was checked here: nobody is told to register anything.
+        scene.held(id, "contract_rejected").await?;
         return Ok(());
     }
     let row = scene.settled(id, "refused").await?;
