@@ -26,7 +26,7 @@ use kms_connector::{
     gateway::{
         abi,
         lane::{
-            LaneOptions, Payload, Recovered, SignedTransaction,
+            HIGHEST_FEE, LaneOptions, Payload, Recovered, SignedTransaction,
             book::{Book, Effect},
             draft::Draft,
         },
@@ -238,18 +238,22 @@ fn payload(count: u64) -> Payload {
 }
 
 fn empty_book(wallet: &Wallet, max_in_flight: usize) -> Book {
-    let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight, max_fee_per_gas: None };
+    let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight, max_fee_per_gas: HIGHEST_FEE };
     let now = tokio::time::Instant::now();
     let mut book = Book::new(options, wallet.address(), 0, Recovered::default(), now);
-    book.head(&Head {
-        block: block(),
-        parent: B256::ZERO,
-        bloom: None,
-        by: NodeId(0),
-        base_fee: Some(1_000_000_000),
-        connection: 1,
-    });
-    book.tip(Some(0));
+    book.head(
+        &Head {
+            block: block(),
+            parent: B256::ZERO,
+            bloom: None,
+            by: NodeId(0),
+            base_fee: Some(1_000_000_000),
+            gas_limit: None,
+            connection: 1,
+        },
+        now,
+    );
+    book.tip(Some(0), now);
     book
 }
 

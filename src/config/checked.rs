@@ -33,6 +33,8 @@ const MIN_GAS_LIMIT: u64 = 100_000;
 const MIN_CIPHERTEXT_MEMORY_MIB: u64 = 160;
 /// A sequencer buffers this many transactions of one sender.
 const MAX_TRANSACTIONS_IN_FLIGHT: u32 = 1024;
+/// 1,000 gwei: no chain of the Gateway's kind comes near.
+const MAX_FEE_PER_GAS: u128 = 1_000_000_000_000;
 const DAY_SECS: u64 = 86_400;
 /// More blocks than an hour has on the Gateway's chain.
 const MAX_CONFIRMATIONS: u64 = 20_000;
@@ -158,7 +160,7 @@ impl Check<'_> {
             },
             verify_coprocessors: verify_coprocessors?.unwrap_or(false),
             gas_limit: gas_limit?,
-            max_fee_per_gas: max_fee_per_gas?,
+            max_fee_per_gas: max_fee_per_gas?.unwrap_or(MAX_FEE_PER_GAS),
             starting_block: starting_block?.unwrap_or(StartingBlock::Latest),
             finality: finality?.unwrap_or(Finality::Latest),
             public_decryption_confirmations,

@@ -122,7 +122,7 @@ fn shown(key: Key, config: &Config) -> Option<String> {
         Key::GatewayConfigDomainVersion => Some(config.gateway_config_domain.version.clone()),
         Key::VerifyCoprocessors => Some(config.verify_coprocessors.to_string()),
         Key::GasLimit => config.gas_limit.map(|limit| limit.to_string()),
-        Key::MaxFeePerGasGwei => config.max_fee_per_gas.map(gwei),
+        Key::MaxFeePerGasGwei => Some(gwei(config.max_fee_per_gas)),
         Key::StartingBlock => Some(match config.starting_block {
             StartingBlock::Latest => "latest".to_owned(),
             StartingBlock::Number(block) => block.to_string(),

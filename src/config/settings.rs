@@ -54,7 +54,7 @@ pub struct Config {
     /// Gas of each transaction; learned from estimates if absent.
     pub gas_limit: Option<u64>,
     /// In wei; a base fee above it holds requests instead of paying.
-    pub max_fee_per_gas: Option<u128>,
+    pub max_fee_per_gas: u128,
     /// Where an instance without a cursor begins to read.
     pub starting_block: StartingBlock,
     /// How final a request's block has to be before the Core is asked.

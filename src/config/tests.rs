@@ -86,7 +86,7 @@ fn defaults_are_the_seeds() {
     assert_eq!(config.max_requests_in_flight, 1000);
     assert_eq!(config.max_transactions_in_flight, 512);
     assert_eq!(config.held_retry, Duration::from_mins(5));
-    assert_eq!((config.max_fee_per_gas, config.private_authorities), (None, None));
+    assert_eq!((config.max_fee_per_gas, config.private_authorities), (1_000_000_000_000, None));
     assert_eq!(config.gateway_fallback_urls, []);
     assert_eq!(config.finality, Finality::Latest);
     assert_eq!(

@@ -68,6 +68,7 @@ struct Pooled {
     hash: B256,
     gas_limit: u64,
     max_fee: u128,
+    tip: u128,
 }
 
 /// What one of the chain's nodes says otherwise than the others.
@@ -86,6 +87,7 @@ pub(crate) struct Lies {
     pub lags_from: Option<u64>,
     pub transaction_count: Option<u64>,
     pub priority_fee: Option<u128>,
+    pub base_fee: Option<u128>,
     pub estimate: Option<u64>,
     /// As the block of its height.
     pub shows: Option<BlockRef>,
@@ -135,6 +137,11 @@ pub(crate) struct Node {
     pub nonce: u64,
     /// Wei per gas, from the next block on. What pays less stays in the pool.
     pub base_fee: u128,
+    /// What its blocks take; transactions with more are refused.
+    pub block_gas: Option<u64>,
+    /// What the wallet has, in wei; `None`: enough. And what it has paid.
+    pub funds: Option<U256>,
+    pub paid: U256,
     pub mood: Mood,
     pub hide_receipts: bool,
     /// A message that asks for more receipts is not answered.
@@ -182,6 +189,7 @@ impl FakeChain {
             gas_used: 90_000,
             connection: 1,
             base_fee: 1,
+            block_gas: Some(30_000_000),
             ..Node::default()
         };
         let (asked, node) = (NodeId(0), Arc::new(Mutex::new(node)));
@@ -235,9 +243,8 @@ impl FakeChain {
         }
         loop {
             let next = node.nonce;
-            let Some(Pooled { hash, gas_limit, max_fee }) = node.pool.get(&next).copied() else {
-                break;
-            };
+            let Some(pooled) = node.pool.get(&next).copied() else { break };
+            let Pooled { hash, gas_limit, max_fee, tip } = pooled;
             if max_fee < node.base_fee {
                 break;
             }
@@ -246,12 +253,15 @@ impl FakeChain {
             let out_of_gas = gas_limit < node.gas_used;
             let success = node.verdict.is_none() && !out_of_gas;
             let gas_used = if out_of_gas { gas_limit } else { node.gas_used };
-            node.receipts.insert(hash, Receipt { hash, block, success, gas_used, gas_price: 1 });
+            let gas_price = max_fee.min(node.base_fee + tip);
+            node.paid += U256::from(gas_used) * U256::from(gas_price);
+            node.receipts.insert(hash, Receipt { hash, block, success, gas_used, gas_price });
         }
         let parent = node.chain.last().map_or(B256::ZERO, |parent| parent.head.block.hash);
         let connection = node.connection;
-        let base_fee = Some(node.base_fee);
-        let head = Head { block, parent, bloom: Some(bloom), base_fee, connection, by: NodeId(0) };
+        let (base_fee, gas_limit) = (Some(node.base_fee), node.block_gas);
+        let (bloom, by) = (Some(bloom), NodeId(0));
+        let head = Head { block, parent, bloom, base_fee, gas_limit, connection, by };
         node.chain.push(Block { head, events, others });
         drop(node);
         let head = self.node().as_told(NodeId(0), &head);
@@ -350,7 +360,8 @@ impl Node {
             Blooms::Full => Some(Bloom::repeat_byte(0xff)),
             Blooms::Empty => Some(Bloom::ZERO),
         };
-        Head { bloom, by, ..*head }
+        let base_fee = self.lies[by.0].base_fee.or(head.base_fee);
+        Head { bloom, base_fee, by, ..*head }
     }
 
     /// Whether a block's logs are not shown this time.
@@ -596,6 +607,14 @@ impl Provider for FakeChain {
         let transaction = TxEnvelope::decode_2718(&mut raw.as_ref()).unwrap();
         let (hash, nonce) = (*transaction.tx_hash(), transaction.nonce());
         let (gas_limit, max_fee) = (transaction.gas_limit(), transaction.max_fee_per_gas());
+        let tip = transaction.max_priority_fee_per_gas().unwrap_or(0);
+        let cost = U256::from(gas_limit).saturating_mul(U256::from(max_fee));
+        if node.funds.is_some_and(|funds| funds - node.paid < cost) {
+            return Err(refused("insufficient funds for gas * price + value", None));
+        }
+        if node.block_gas.is_some_and(|most| gas_limit > most) {
+            return Err(refused("exceeds block gas limit", None));
+        }
         if nonce < node.nonce {
             return Err(refused("nonce too low", None));
         }
@@ -606,7 +625,7 @@ impl Provider for FakeChain {
             return Err(refused("already known", None));
         }
         node.sent.push(transaction.input().clone());
-        node.pool.insert(nonce, Pooled { hash, gas_limit, max_fee });
+        node.pool.insert(nonce, Pooled { hash, gas_limit, max_fee, tip });
         if node.mood == Mood::TakeSilently { Err(lost()) } else { Ok(hash) }
     }
     async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {

@@ -24,6 +24,7 @@ pub mod book;
 mod count;
 pub mod draft;
 mod look;
+mod market;
 mod nonces;
 mod owner;
 mod recent;
@@ -43,6 +44,10 @@ use crate::{
     heart::Heart,
     metrics::Metrics,
 };
+
+/// The most per gas that makes sense (wei): what is signed for more is out of all proportion, unless the
+/// operator allows more. 1,000 gwei: no chain of the Gateway's kind comes near.
+pub const HIGHEST_FEE: u128 = 1_000_000_000_000;
 
 /// So many mined transactions are followed: what a reorganisation drops is sent again.
 pub const FOLLOWED: u64 = 4096;
@@ -239,7 +244,7 @@ pub struct LaneOptions {
     /// Transactions recorded and not mined. A sequencer buffers 1,024.
     pub max_in_flight: usize,
     /// Wei per gas; above it payloads wait.
-    pub max_fee_per_gas: Option<u128>,
+    pub max_fee_per_gas: u128,
 }
 
 /// What callers ask of the lane.

@@ -57,6 +57,8 @@ pub struct Head {
     pub bloom: Option<alloy::primitives::Bloom>,
     /// Wei per gas; `None` before EIP-1559.
     pub base_fee: Option<u128>,
+    /// How much gas a block takes; `None`: the node does not say.
+    pub gas_limit: Option<u64>,
     /// Counts the connections made so far: another number means heads may have been missed.
     pub connection: u64,
     /// The node that told it.

@@ -15,7 +15,7 @@ use crate::{
     backoff::Backoff,
     domain::Address,
     gateway::{
-        lane::{SignedTransaction, TransactionId, TransactionLedger},
+        lane::{SignedTransaction, TransactionId, TransactionLedger, draft::tips_absurdly},
         provider::{At, Provider, RpcError},
     },
     heart::Heart,
@@ -154,13 +154,15 @@ async fn look<P: Provider>(
     Ok(Ok(looked))
 }
 
-/// The newest bytes of each nonce, in their order.
+/// The newest bytes of each nonce, in their order. Not those that a wrong tip would be paid for: there is
+/// no key to sign them anew, and the new wallet brings their answers.
 async fn broadcast<'t, P: Provider>(
     provider: &P,
     open: impl Iterator<Item = &'t Vec<SignedTransaction>>,
 ) {
+    let newest = open.filter_map(|versions| versions.last());
     let newest: Vec<SignedTransaction> =
-        open.filter_map(|versions| versions.last()).cloned().collect();
+        newest.filter(|newest| !tips_absurdly(newest)).cloned().collect();
     let sends: Vec<_> = newest
         .into_iter()
         .map(|transaction| async move {
@@ -193,6 +195,11 @@ mod tests {
     async fn sign(wallet: &Wallet, nonce: u64, fee: u128) -> SignedTransaction {
         let transaction =
             TxEip1559 { nonce, gas_limit: 100_000, max_fee_per_gas: fee, ..TxEip1559::default() };
+        sign_as(wallet, transaction).await
+    }
+
+    async fn sign_as(wallet: &Wallet, transaction: TxEip1559) -> SignedTransaction {
+        let nonce = transaction.nonce;
         let signature = wallet.sign_hash(transaction.signature_hash()).await.unwrap();
         let signed = transaction.into_signed(signature);
         let hash = *signed.hash();
@@ -249,6 +256,24 @@ mod tests {
         let receipt = chain.receipts(&[dear.hash]).await.unwrap();
         assert!(receipt[0].as_ref().is_some_and(|receipt| receipt.success));
         assert_eq!(chain.node().nonce, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a9b_what_a_wrong_tip_would_be_paid_for_is_not_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
+        let chain = FakeChain::new(3);
+        let tip = 100_000_000_000_000;
+        let transaction = TxEip1559 {
+            gas_limit: 100_000,
+            max_fee_per_gas: tip,
+            max_priority_fee_per_gas: tip,
+            ..TxEip1559::default()
+        };
+        let dear = sign_as(&wallet, transaction).await;
+        store(dir.path(), wallet.address(), vec![dear, sign(&wallet, 1, 1).await]).await;
+        assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [0, 1]);
+        assert_eq!(chain.node().nonce, 0);
     }
 
     #[tokio::test(start_paused = true)]

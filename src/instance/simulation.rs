@@ -74,7 +74,7 @@ use crate::{
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        lane::{LaneOptions, lane},
+        lane::{HIGHEST_FEE, LaneOptions, lane},
         provider::Provider,
         wallet::Wallet,
     },
@@ -288,7 +288,8 @@ impl Machine<'_> {
         let (address, cursor) = (self.wallet.address(), left.reading.cursor);
         let maybe_answered_up_to =
             super::past::maybe_answered_up_to(&node, address, cursor, &left.transactions).await;
-        let options = LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: None };
+        let options =
+            LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: HIGHEST_FEE };
         let (lane, lane_task) =
             lane(node.clone(), self.wallet.clone(), ledger.clone(), options, left.transactions);
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));

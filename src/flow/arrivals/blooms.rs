@@ -201,7 +201,8 @@ mod tests {
 
     fn head(by: usize, bloom: Option<&Bloom>) -> Head {
         let (parent, bloom) = (B256::ZERO, bloom.copied());
-        Head { block: BLOCK, parent, bloom, base_fee: None, connection: 1, by: NodeId(by) }
+        let by = NodeId(by);
+        Head { block: BLOCK, parent, bloom, base_fee: None, gas_limit: None, connection: 1, by }
     }
 
     /// First topics 1 and 2 are wanted.

@@ -1,9 +1,11 @@
 //! How much gas a response may use: the operator's figure, or learned from estimates.
 //!
-//! One estimate per generation, kind and size class serves every later answer of that class, so in
-//! steady state nothing is estimated. The answer that reaches the contract's threshold costs more
-//! than the others: it may run out of gas once, after which the class is estimated again and never
-//! goes below what was learned before.
+//! One estimate per generation, kind and size class serves every answer of that class for an hour, so in
+//! steady state next to nothing is estimated. The answer that reaches the contract's threshold costs
+//! more than the others: it may run out of gas once, after which the class never goes below that again.
+//!
+//! An estimate is one node's word. More than an answer may cost, or than a block takes, is a fault of
+//! that node: the others are asked.
 //!
 //! The operator's figure is sent without asking, as long as that works. Once it did not, an
 //! estimate comes first: what would fail again shows there for free, not as one more transaction.
@@ -11,15 +13,23 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::{
     domain::{Generation, Kind, Request},
-    gateway::provider::{Call, Provider, RpcError},
+    gateway::{
+        lane::draft::most_gas,
+        provider::{Call, Provider, RpcError},
+    },
 };
 
 /// Percent on top of an estimate.
 const MARGIN_PERCENT: u64 = 30;
+/// An estimate serves so long. What a wrong one taught goes with it.
+const LEARNED_FOR: Duration = Duration::from_hours(1);
 /// After an out-of-gas the class gets this much more than it had, whatever the estimate says.
 const STEP_PERCENT: u64 = 50;
 
@@ -31,19 +41,25 @@ type Entry = Arc<tokio::sync::Mutex<Known>>;
 
 #[derive(Debug, Default)]
 struct Known {
-    limit: Option<u64>,
-    /// Not less than this.
+    /// The limit, and when the first of the estimates was made that it stands for.
+    limit: Option<(u64, Instant)>,
+    /// Not less than this: so much was used up.
     floor: u64,
 }
 
 impl Known {
-    /// Takes an estimate in. What was learned never shrinks: an answer that reaches the threshold
-    /// costs more than the one that was estimated.
-    fn learn(&mut self, estimate: u64) -> u64 {
-        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.floor);
-        let limit = self.limit.map_or(limit, |known| known.max(limit));
-        self.limit = Some(limit);
-        limit
+    fn fresh(&self, now: Instant) -> Option<u64> {
+        let fresh = |at: Instant| now.saturating_duration_since(at) < LEARNED_FOR;
+        self.limit.filter(|(_, at)| fresh(*at)).map(|(limit, _)| limit)
+    }
+
+    /// Takes an estimate in. For a while what was learned does not shrink: an answer that reaches the
+    /// threshold costs more than the one that was estimated.
+    fn learn(&mut self, estimate: u64, most: u64, now: Instant) -> u64 {
+        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.floor).min(most);
+        let (known, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
+        self.limit = Some((limit.max(known), at));
+        limit.max(known)
     }
 }
 
@@ -89,23 +105,28 @@ impl GasBook {
     ) -> Result<u64, GasError> {
         if let Some(fixed) = self.fixed {
             if wary {
-                let needed = provider.estimate_gas(call).await?;
-                if needed - needed / ESTIMATE_ERROR > fixed {
-                    return Err(GasError::TooLow { fixed, needed });
+                match estimate(provider, call).await {
+                    Ok(needed) if needed - needed / ESTIMATE_ERROR > fixed => {
+                        return Err(GasError::TooLow { fixed, needed });
+                    }
+                    // Senseless: the operator's word is worth more.
+                    Ok(_) | Err(RpcError::Unreadable { .. }) => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
             return Ok(fixed);
         }
         let entry = self.entry(request, call);
+        let most = most(provider, call);
         if wary {
             // Without the lock: many of these come at once after a restart.
-            let estimate = provider.estimate_gas(call).await?;
-            return Ok(entry.lock().await.learn(estimate));
+            let estimate = estimate(provider, call).await?;
+            return Ok(entry.lock().await.learn(estimate, most, Instant::now()));
         }
         let mut known = entry.lock().await;
-        match known.limit {
+        match known.fresh(Instant::now()) {
             Some(limit) => Ok(limit),
-            None => Ok(known.learn(provider.estimate_gas(call).await?)),
+            None => Ok(known.learn(estimate(provider, call).await?, most, Instant::now())),
         }
     }
 
@@ -116,9 +137,10 @@ impl GasBook {
         }
         let entry = self.entry(request, call);
         let mut known = entry.lock().await;
-        known.floor = known.floor.max(plus_percent(limit, STEP_PERCENT));
+        let more = plus_percent(limit, STEP_PERCENT).min(most_gas(call.data.len()));
+        known.floor = known.floor.max(more);
         // Others with the old limit may come late: by then more is known.
-        known.limit = known.limit.filter(|known| *known > limit);
+        known.limit = known.limit.filter(|(known, _)| *known > limit);
     }
 
     fn entry(&self, request: &Request, call: &Call) -> Entry {
@@ -133,4 +155,34 @@ impl GasBook {
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         learned.entry(class).or_default().clone()
     }
+}
+
+/// More gas than this makes no sense for the call.
+fn most<P: Provider>(provider: &P, call: &Call) -> u64 {
+    let block = provider.heads().borrow().and_then(|head| head.gas_limit);
+    most_gas(call.data.len()).min(block.unwrap_or(u64::MAX))
+}
+
+/// An estimate that makes sense, of whichever sound node gives one.
+async fn estimate<P: Provider>(provider: &P, call: &Call) -> Result<u64, RpcError> {
+    let most = most(provider, call);
+    let first = provider.estimate_gas(call).await?;
+    if first <= most {
+        return Ok(first);
+    }
+    let nodes = provider.sound_nodes();
+    for node in nodes.iter().copied() {
+        let other = provider.only(node).estimate_gas(call).await;
+        if let Ok(other) = other
+            && other <= most
+        {
+            return Ok(other);
+        }
+    }
+    let hosts: Vec<String> = nodes.iter().map(|node| provider.host(*node)).collect();
+    let what = format!(
+        "an estimate of {first} gas, where no answer of this size needs more than {most}; if it does \
+         here, set gas_limit"
+    );
+    Err(RpcError::Unreadable { host: hosts.join(", "), what: what.into() })
 }

@@ -10,8 +10,8 @@ use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
     domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
-        fake_chain::{CONTRACT, FakeChain, request_event},
-        lane::{LaneOptions, Recovered, lane},
+        fake_chain::{CONTRACT, FakeChain, Lies, request_event},
+        lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     heart::Heart,
@@ -40,7 +40,7 @@ impl Scene {
     fn new(gas_limit: Option<u64>) -> Self {
         let chain = FakeChain::new(100);
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
-        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: None };
+        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: HIGHEST_FEE };
         let (lane, task) =
             lane(chain.clone(), wallet, FakeLedger::default(), options, Recovered::default());
         let mut running = JoinSet::new();
@@ -63,6 +63,14 @@ impl Scene {
         let answer = answer();
         let submitting = self.room.submit(&request, &answer, maybe_sent, &Silent);
         tokio::time::timeout(Duration::from_mins(2), submitting).await.expect("ends")
+    }
+
+    /// The gas limit of the next answer.
+    async fn limit(&self) -> u64 {
+        let request = request(1, self.chain.block(100));
+        let data = self.room.adapter.response(&request, &answer()).unwrap();
+        let call = Call { from: None, to: CONTRACT, data };
+        self.room.gas.limit(&request, &call, &self.chain, false).await.unwrap()
     }
 
     fn says(&self, error: &impl SolError) {
@@ -181,13 +189,8 @@ async fn out_of_gas_raises_the_limit_once() {
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
     }
-    let call = Call { from: None, to: CONTRACT, data: Bytes::new() };
-    let request = request(1, scene.chain.block(100));
-    let data = scene.room.adapter.response(&request, &answer()).unwrap();
-    let limit =
-        scene.room.gas.limit(&request, &Call { data, ..call }, &scene.chain, false).await.unwrap();
     // 130,000 was learned, half more was given.
-    assert_eq!(limit, 195_000);
+    assert_eq!(scene.limit().await, 195_000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,11 +203,54 @@ async fn a_fixed_gas_limit_that_does_not_do_is_said_after_one_transaction() {
     assert_eq!(scene.sent(), 1);
 }
 
+/// Nothing is signed for an estimate without sense, and it teaches nothing.
 #[tokio::test(start_paused = true)]
-async fn a_hostile_estimate_is_no_overflow() {
-    let scene = Scene::new(None);
+async fn a9c_an_absurd_estimate_is_the_nodes_fault() {
+    for wary in [false, true] {
+        let scene = Scene::new(None);
+        for absurd in [u64::MAX, 1 << 50, 30_000_001] {
+            scene.chain.node().estimate = absurd;
+            let error = scene.submit(1, wary).await.expect_err("nothing is sent");
+            assert_eq!(error.remedy(), Remedy::Retry, "{error}");
+            assert!(error.to_string().contains("set gas_limit"), "{error}");
+        }
+        assert_eq!(scene.sent(), 0);
+        scene.chain.node().estimate = 100_000;
+        scene.submit(1, wary).await.unwrap();
+        assert_eq!(scene.limit().await, 130_000);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a9c_another_nodes_estimate_counts_where_one_is_absurd() {
+    for gas_limit in [None, Some(500_000)] {
+        let scene = Scene::new(gas_limit);
+        scene.chain.node().lies.resize(2, Lies::default());
+        scene.chain.node().lies[0].estimate = Some(u64::MAX);
+        scene.submit(1, true).await.unwrap();
+        assert_eq!(scene.limit().await, gas_limit.unwrap_or(130_000));
+    }
+    // The operator's word is worth more than none.
+    let scene = Scene::new(Some(500_000));
     scene.chain.node().estimate = u64::MAX;
-    assert!(matches!(scene.submit(1, false).await, Ok(Outcome::Accepted { .. })));
+    scene.submit(1, true).await.unwrap();
+}
+
+/// Within what makes sense a wrong estimate costs nothing, and is forgotten.
+#[tokio::test(start_paused = true)]
+async fn a9c_what_was_learned_decays_unless_it_was_used_up() {
+    let scene = Scene::new(None);
+    scene.chain.node().estimate = 20_000_000;
+    scene.submit(1, false).await.unwrap();
+    scene.chain.node().estimate = 100_000;
+    scene.submit(2, true).await.unwrap();
+    assert_eq!(scene.limit().await, 26_000_000, "not at once");
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!(scene.limit().await, 130_000);
+    scene.chain.node().gas_used = 150_000;
+    scene.submit(3, false).await.unwrap();
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    assert_eq!(scene.limit().await, 195_000, "out of gas once, and never so again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -52,7 +52,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         fake_chain::FakeChain,
         gateway_config::GatewayConfigAdapter,
-        lane::{LaneOptions, Recovered, lane},
+        lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
     heart::Heart,
@@ -288,7 +288,7 @@ impl Scene {
     pub async fn new(core: Core, stage: Stage) -> Self {
         let chain = FakeChain::new(100);
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
-        let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: None };
+        let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
         let ledger = crate::flow::fake_ledger::FakeLedger::default();
         let (lane, task) =
             lane(chain.clone(), wallet.clone(), ledger, options, Recovered::default());

@@ -13,6 +13,7 @@
 
 mod chain;
 mod ends;
+mod fees;
 mod gaps;
 
 use std::{
@@ -28,7 +29,8 @@ use super::{
     GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered, SignedTransaction,
     SubmitError, TransactionId,
     count::{CountBelief, Votes},
-    draft::{Draft, Fees, recover_payload},
+    draft::{Draft, recover_payload},
+    market::Market,
     nonces::Nonces,
     recent::Recent,
     slot::{Answer, Slot},
@@ -104,15 +106,6 @@ pub(super) struct Seen {
     pub mined: Vec<(u64, Option<Receipt>)>,
     /// Everything that was asked is answered.
     pub is_whole: bool,
-}
-
-/// What a transaction made now costs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Market {
-    /// Wei per gas; `None` before the first head.
-    base: Option<u128>,
-    /// Wei per gas; `None` before the node was asked. Zero where it suggests none.
-    tip: Option<u128>,
 }
 
 /// The lane's books.
@@ -212,7 +205,7 @@ impl Book {
             recent: Recent::default(),
             broadcasting: 0,
             crowded_until: now,
-            market: Market::default(),
+            market: Market::new(options.max_fee_per_gas),
             head: None,
             belief: CountBelief::new(count),
             gap_since: None,
@@ -242,6 +235,7 @@ impl Book {
         for slot in book.open.values_mut() {
             // What the earlier run did with it is not known.
             slot.doubt();
+            slot.unchecked = true;
         }
         for transaction in mined {
             if !book.open.contains_key(&transaction.nonce) {
@@ -296,7 +290,9 @@ impl Book {
     }
 
     pub(super) fn wants_tip(&self) -> bool {
-        !self.waiting.is_empty() || self.nonces.has_holes()
+        !self.waiting.is_empty()
+            || self.nonces.has_holes()
+            || self.open.values().any(|slot| slot.unchecked)
     }
 
     // What callers say.
@@ -346,9 +342,25 @@ impl Book {
 
     // What the world says.
 
-    /// What the node suggests, if it does.
-    pub fn tip(&mut self, tip: Option<u128>) {
-        self.market.tip = tip.or(self.market.tip).or(Some(0));
+    /// What the nodes suggest, if they do.
+    pub fn tip(&mut self, tip: Option<u128>, now: Instant) {
+        self.market.tip(tip);
+        if let Some((suggested, paid)) = self.market.immodest_tip()
+            && let Some(times) = self.repeats.heard("the tip is immodest", now)
+        {
+            warn!(%suggested, %paid, times, "gateway nodes suggest a tip out of proportion");
+        }
+    }
+
+    /// The base fee of the newest block as several nodes have it.
+    pub(super) fn bases(&mut self, bases: &[u128], now: Instant) {
+        self.market.others(bases, now);
+    }
+
+    /// The block whose base fee the other nodes are to be asked for now.
+    pub(super) fn asks_bases(&mut self, now: Instant) -> Option<B256> {
+        let (head, _) = self.head?;
+        self.market.asks_others(now).then_some(head.hash)
     }
 
     /// These are signed and recorded, and those are not.
@@ -362,6 +374,7 @@ impl Book {
             let nonce = draft.nonce();
             if draft.replaces {
                 self.replacing -= 1;
+                self.sign_after = now + self.sign_pause.next_delay();
                 if let Some(slot) = self.open.get_mut(&nonce) {
                     slot.replacing = false;
                 }
@@ -490,14 +503,13 @@ impl Book {
                     self.notify(request, Notice::Waiting(hold));
                 }
             }
+            Answer::NoFunds if self.is_dear(slot) => self.sign_anew(&[nonce]),
             Answer::NoFunds => {
-                let what = format!(
-                    "wallet {} cannot pay for gas; send it funds, nothing else is needed",
-                    self.sender
-                );
-                self.notify(request, Notice::Waiting(Hold::new(HoldReason::NoFunds, what)));
+                let hold = self.no_funds_hold(slot);
+                self.notify(request, Notice::Waiting(hold));
             }
             Answer::TooCheap => self.raise_fee(nonce, 1),
+            Answer::Rejected if self.is_odd(slot) => self.sign_anew(&[nonce]),
             Answer::Rejected => {
                 if let Some(error) = error {
                     self.reject(nonce, refusal, error, now);
@@ -512,15 +524,11 @@ impl Book {
     pub fn act(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
         self.raise_starving(now);
         self.strand(now);
+        self.look_through(now);
         self.prepare(wanted, now);
         self.broadcast(now);
         let idle = self.waiting.is_empty() && self.open.is_empty();
         self.still_since = (!idle).then(|| self.still_since.unwrap_or(now));
-    }
-
-    fn fees(&self) -> Option<Fees> {
-        let (base, tip) = (self.market.base.unwrap_or(0), self.market.tip.unwrap_or(0));
-        Fees::over(base, tip, self.options.max_fee_per_gas)
     }
 
     fn prepare(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
@@ -529,7 +537,7 @@ impl Book {
             return;
         }
         // Once the fees are known.
-        if self.market.base.is_none() || self.market.tip.is_none() {
+        if !self.market.is_known() {
             return;
         }
         // What is open waits behind a hole: that is filled in any case. And who waits is told when
@@ -598,6 +606,10 @@ impl Book {
         }
         for (nonce, slot) in &mut self.open {
             let is_first = Some(*nonce) == first;
+            // Whether other bytes come first is to be known.
+            if slot.unchecked {
+                continue;
+            }
             // What all others wait behind needs no room.
             if room == 0 && !is_first {
                 break;

@@ -7,7 +7,10 @@ use alloy::{
     primitives::TxKind,
 };
 
-use super::{Payload, SignedTransaction};
+use super::{
+    Payload, SignedTransaction,
+    market::{Fees, HIGHEST_TIP},
+};
 use crate::{
     domain::{Address, RequestKey},
     gateway::wallet::{Wallet, WalletError},
@@ -16,24 +19,17 @@ use crate::{
 /// Gas of a no-op: a plain transfer plus Arbitrum's share for the parent chain.
 const NOOP_GAS: u64 = 500_000;
 
-/// Fees of a transaction, wei per gas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fees {
-    pub(super) max: u128,
-    pub(super) tip: u128,
+/// More gas than any answer costs, by the bytes of its calldata. On Arbitrum the parent chain's share is
+/// paid in gas of this one, and by the byte: where this chain is very much cheaper than its parent, that
+/// is most of it.
+#[must_use]
+pub fn most_gas(calldata: usize) -> u64 {
+    const CALL: u64 = 50_000_000;
+    const BYTE: u64 = 20_000;
+    (calldata as u64).saturating_mul(BYTE).saturating_add(CALL)
 }
 
 impl Fees {
-    /// Room for the base fee to double; `None` while the chain is dearer than `cap`.
-    pub(super) fn over(base: u128, tip: u128, cap: Option<u128>) -> Option<Self> {
-        let cap = cap.unwrap_or(u128::MAX);
-        if base > cap {
-            return None;
-        }
-        let max = base.saturating_mul(2).saturating_add(tip).min(cap);
-        Some(Self { max, tip: tip.min(max) })
-    }
-
     /// What a pool takes in place of `old`: at least an eighth more of both, where 10 % is asked.
     fn instead_of(old: &TxEnvelope, fees: Self) -> Self {
         let more = |fee: u128| fee.saturating_add(fee.div_ceil(8));
@@ -82,26 +78,43 @@ impl Draft {
         Self { transaction, request: None, replaces: false }
     }
 
-    /// The same bytes under the same nonce for higher fees; `None` where that would be above the cap,
-    /// or above `times` what a new transaction pays.
+    /// The same payload under the same nonce for higher fees; `None` where that would be above the
+    /// cap, or above `times` what a new transaction pays.
     pub(super) fn bump_of(
         current: &SignedTransaction,
         fees: Fees,
         times: u128,
-        cap: Option<u128>,
+        cap: u128,
     ) -> Option<Self> {
         let old = decode(current)?;
         let dearer = Fees::instead_of(&old, fees);
-        let limit = fees.max.saturating_mul(times).min(cap.unwrap_or(u128::MAX));
+        let limit = fees.max.saturating_mul(times).min(cap);
         if dearer.max > limit {
             return None;
         }
+        Self::again(current, &old, dearer, old.gas_limit())
+    }
+
+    /// The same payload under the same nonce for what it would pay now, and with no more gas than an
+    /// answer may cost, or than `gas`. Whichever of the two is mined, it is the same answer.
+    pub(super) fn anew(current: &SignedTransaction, fees: Fees, gas: Option<u64>) -> Option<Self> {
+        let old = decode(current)?;
+        let gas = gas.unwrap_or(u64::MAX).min(most_gas(old.input().len()));
+        Self::again(current, &old, fees, old.gas_limit().min(gas))
+    }
+
+    fn again(
+        current: &SignedTransaction,
+        old: &TxEnvelope,
+        fees: Fees,
+        gas_limit: u64,
+    ) -> Option<Self> {
         let transaction = TxEip1559 {
             chain_id: old.chain_id()?,
             nonce: current.nonce,
-            gas_limit: old.gas_limit(),
-            max_fee_per_gas: dearer.max,
-            max_priority_fee_per_gas: dearer.tip,
+            gas_limit,
+            max_fee_per_gas: fees.max,
+            max_priority_fee_per_gas: fees.tip,
             to: old.kind(),
             value: old.value(),
             input: old.input().clone(),
@@ -111,14 +124,16 @@ impl Draft {
     }
 
     /// A no-op in place of bytes that a node may or may not have: whichever is mined, the nonce is
-    /// used, and nothing else of the request under it.
+    /// used, and nothing else of the request under it. It pays more, up to `most`.
     pub(super) fn noop_instead_of(
         current: &SignedTransaction,
         chain_id: u64,
-        fees: Fees,
+        (fees, most): (Fees, u128),
         sender: Address,
     ) -> Self {
-        let fees = decode(current).map_or(fees, |old| Fees::instead_of(&old, fees));
+        let dearer = decode(current).map(|old| Fees::instead_of(&old, fees));
+        // A node that has such bytes takes nothing instead; for the others this will do.
+        let fees = dearer.filter(|dearer| dearer.max <= most).unwrap_or(fees);
         Self { replaces: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
     }
 
@@ -152,8 +167,26 @@ pub(super) fn recover_payload(
         request,
         to: decoded.to()?,
         data: decoded.input().clone(),
-        gas_limit: decoded.gas_limit(),
+        gas_limit: decoded.gas_limit().min(most_gas(decoded.input().len())),
     })
+}
+
+/// Fees and gas limit of signed bytes; `None` if they cannot be decoded, which ours can.
+pub(super) fn cost_of(transaction: &SignedTransaction) -> Option<(Fees, u64)> {
+    let decoded = decode(transaction)?;
+    let tip = decoded.max_priority_fee_per_gas().unwrap_or(0);
+    Some((Fees { max: decoded.max_fee_per_gas(), tip }, decoded.gas_limit()))
+}
+
+/// Whether signed bytes offer a tip that nobody would sign now, whatever the chain: better not sent.
+#[must_use]
+pub fn tips_absurdly(transaction: &SignedTransaction) -> bool {
+    cost_of(transaction).is_some_and(|(fees, _)| fees.tip > HIGHEST_TIP)
+}
+
+/// Whether bytes with this much gas are none that an answer needs.
+pub(super) fn is_too_much_gas(transaction: &SignedTransaction) -> bool {
+    decode(transaction).is_some_and(|one| one.gas_limit() > most_gas(one.input().len()))
 }
 
 /// 0 if the bytes cannot be decoded, which ours can.

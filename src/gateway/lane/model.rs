@@ -19,7 +19,8 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{
-    GivenUp, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction, TransactionId,
+    GivenUp, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction,
+    TransactionId,
     book::{Book, Effect, Look, Seen},
     count::Votes,
     look::maybe_mined,
@@ -195,7 +196,8 @@ impl Chain {
         let parent = self.blocks.last().map_or(B256::ZERO, |(block, _)| block.hash);
         let block = BlockRef { number, hash };
         self.blocks.push((block, mined));
-        Head { block, parent, bloom: None, base_fee: Some(1), connection: 1, by: NodeId(0) }
+        let (base_fee, gas_limit, by) = (Some(1), None, NodeId(0));
+        Head { block, parent, bloom: None, base_fee, gas_limit, connection: 1, by }
     }
 
     fn reorganise(&mut self, depth: usize, back: bool) {
@@ -317,7 +319,8 @@ struct World {
     reorganised_ever: bool,
 }
 
-const OPTIONS: LaneOptions = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: None };
+const OPTIONS: LaneOptions =
+    LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: HIGHEST_FEE };
 
 fn key(id: U256) -> RequestKey {
     RequestKey { id, content: B256::ZERO }
@@ -342,8 +345,8 @@ impl World {
         let wallet = Wallet::from_private_key(&[7; 32]).expect("a valid key");
         let mut book = Book::new(OPTIONS, wallet.address(), 0, Recovered::default(), now);
         let mut chain = Chain::default();
-        book.head(&chain.block(false));
-        book.tip(Some(0));
+        book.head(&chain.block(false), now);
+        book.tip(Some(0), now);
         Self {
             book,
             ledger: Ledger::default(),
@@ -402,7 +405,7 @@ impl World {
         let recovered = self.ledger.recovered();
         let (sender, count) = (self.wallet.address(), self.chain.count());
         self.book = Book::new(OPTIONS, sender, count, recovered, self.now);
-        self.book.tip(Some(0));
+        self.book.tip(Some(0), self.now);
         (self.later, self.look) = (Vec::new(), None);
         self.walk_again();
     }
@@ -424,7 +427,7 @@ impl World {
         if self.now >= self.next_block {
             self.next_block += BLOCK_TIME;
             let head = self.chain.block(std::mem::take(&mut self.foreign));
-            self.book.head(&head);
+            self.book.head(&head, self.now);
             self.check_chain()?;
         }
         let due: Vec<Later>;

@@ -17,6 +17,7 @@ use super::{
     book::{Book, Effect, Tally},
     draft::Draft,
     look::{self, Looked},
+    votes,
 };
 use crate::{
     domain::{B256, LedgerError, RequestKey},
@@ -31,7 +32,7 @@ use crate::{
 /// Signatures asked for at the same time (matters with AWS KMS).
 const SIGNING_AT_ONCE: usize = 16;
 const TICK: Duration = Duration::from_millis(100);
-/// The tip is asked for at most this often.
+/// The nodes are asked for a tip at most this often.
 const TIP_LIFETIME: Duration = Duration::from_mins(1);
 
 /// What ran beside the owner and came back.
@@ -39,7 +40,8 @@ enum Done {
     Prepared(Prepared),
     Sent { nonce: u64, hash: B256, result: Result<Sent, RpcError> },
     Looked(Looked),
-    Tip(Result<u128, RpcError>),
+    Tip(Option<u128>),
+    Bases(Vec<u128>),
 }
 
 struct Prepared {
@@ -123,7 +125,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 }
                 Ok(()) = heads.changed() => {
                     if let Some(head) = *heads.borrow_and_update() {
-                        self.book.head(&head);
+                        self.book.head(&head, Instant::now());
                     }
                 }
                 _ = tick.tick(), if busy => {}
@@ -176,11 +178,9 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             }
             Done::Tip(tip) => {
                 self.tip = TipAsked { at: Some(now), asking: false };
-                if let Err(error) = &tip {
-                    debug!(%error, "the node suggests no tip");
-                }
-                self.book.tip(tip.ok());
+                self.book.tip(tip, now);
             }
+            Done::Bases(bases) => self.book.bases(&bases, now),
         }
         Ok(())
     }
@@ -189,6 +189,11 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     async fn act(&mut self) -> Result<(), LedgerError> {
         let now = Instant::now();
         self.ask_tip(now);
+        if let Some(block) = self.book.asks_bases(now) {
+            let provider = self.provider.clone();
+            let asking = async move { Done::Bases(votes::ask_bases(&provider, block).await) };
+            self.beside.spawn(asking);
+        }
         let waiters = &self.waiters;
         let wanted = |key| waiters.get(&key).is_some_and(|waiter| !waiter.reply.is_closed());
         self.book.act(wanted, now);
@@ -259,7 +264,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         }
         self.tip.asking = true;
         let provider = self.provider.clone();
-        self.beside.spawn(async move { Done::Tip(provider.priority_fee().await) });
+        self.beside.spawn(async move { Done::Tip(votes::ask_tips(&provider).await) });
     }
 
     fn sign(&mut self, drafts: Vec<Draft>) {

@@ -53,6 +53,7 @@ pub(super) enum Answer {
 
 /// One taken nonce.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is known or not by itself")]
 pub(super) struct Slot {
     /// Recorded bytes for this nonce, oldest first. The last one is broadcast.
     versions: Vec<SignedTransaction>,
@@ -70,6 +71,8 @@ pub(super) struct Slot {
     maybe_taken: bool,
     /// Other bytes for it are being signed.
     pub replacing: bool,
+    /// Whether its bytes ask for too much is not known yet: it is not broadcast before.
+    pub unchecked: bool,
     /// Since when the chain counts this nonce as mined without showing our receipt.
     unseen_since: Option<Instant>,
     /// Why the node refuses it at the moment.
@@ -88,6 +91,7 @@ impl Slot {
             pooled: false,
             maybe_taken: false,
             replacing: false,
+            unchecked: false,
             unseen_since: None,
             refusal: None,
         }
@@ -118,7 +122,7 @@ impl Slot {
         self.due = now;
         (self.sent_at, self.accepted_at) = (None, None);
         (self.pooled, self.refusal) = (false, None);
-        self.replacing = false;
+        (self.replacing, self.unchecked) = (false, false);
     }
 
     /// What became of earlier broadcasts is not known.

@@ -17,7 +17,8 @@ use tokio::{
 
 use super::{
     book::{Book, Effect, Seen},
-    draft::{Draft, Fees},
+    draft::Draft,
+    market::Fees,
     *,
 };
 use crate::{
@@ -130,7 +131,7 @@ impl Scene {
     }
 
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
-        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: None };
+        let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: HIGHEST_FEE };
         let recovered = ledger.recovered();
         let (lane, task) = lane(chain.clone(), wallet(), ledger.clone(), options, recovered);
         let stop = CancellationToken::new();
@@ -201,14 +202,14 @@ async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
 
 #[tokio::test(start_paused = true)]
 async fn in_a_crowd_no_broadcast_waits_for_its_receipt() {
-    let options = LaneOptions { chain_id: 1, max_in_flight: 512, max_fee_per_gas: None };
+    let options = LaneOptions { chain_id: 1, max_in_flight: 512, max_fee_per_gas: HIGHEST_FEE };
     let chain = fake_chain();
     let head = chain.heads().borrow().expect("a head");
     let address = wallet().address();
     for (many, waits) in [(60, true), (70, false)] {
         let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
-        book.head(&head);
-        book.tip(Some(1));
+        book.head(&head, Instant::now());
+        book.tip(Some(1), Instant::now());
         assert_eq!(waits_of(&mut book, 0..many).await, vec![waits; usize::try_from(many).unwrap()]);
     }
 }
@@ -535,15 +536,15 @@ async fn b6_what_a_node_cannot_know_yet_has_not_left_the_chain() {
 #[tokio::test(start_paused = true)]
 async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
     let address = wallet().address();
-    let options = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: None };
+    let options = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: HIGHEST_FEE };
     let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
     let mut head = fake_chain().heads().borrow().expect("a head");
-    book.head(&head);
-    book.tip(Some(1));
+    book.head(&head, Instant::now());
+    book.tip(Some(1), Instant::now());
     let _waits = waits_of(&mut book, 1..2).await;
     let first = book.open_hashes()[0].1;
     head.base_fee = head.base_fee.map(|fee| fee * 10);
-    book.head(&head);
+    book.head(&head, Instant::now());
     let dear = RpcError::Refused {
         host: "node".into(),
         code: -32000,
@@ -652,3 +653,4 @@ async fn what_every_node_refused_is_given_up_in_the_journal() {
 }
 
 mod counts;
+mod fees;

@@ -1,13 +1,13 @@
-//! The wallet's count at one block, asked of every sound node.
+//! What every sound node says: of the wallet's count at one block, of the tip, of a block's base fee.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::count::Votes;
+use super::{count::Votes, market::median};
 use crate::{
-    domain::{Address, BlockRef},
+    domain::{Address, B256, BlockRef},
     gateway::provider::{At, NodeId, Provider, RpcError},
 };
 
@@ -87,4 +87,26 @@ async fn ask(
         let what = format!("no transaction count within {PATIENCE:?}");
         Err(RpcError::Unavailable { host: provider.host(node), what: what.into() })
     })
+}
+
+/// The lower median of what the sound nodes suggest as a tip; `None`: none suggests one.
+pub(super) async fn ask_tips(provider: &impl Provider) -> Option<u128> {
+    let nodes = provider.sound_nodes();
+    let asked = nodes.iter().map(|node| {
+        let only = provider.only(*node);
+        async move { timeout(PATIENCE, only.priority_fee()).await }
+    });
+    let tips: Vec<u128> = join_all(asked).await.into_iter().flatten().flatten().collect();
+    median(tips)
+}
+
+/// The base fee of a block, of each sound node that knows the block and one of it.
+pub(super) async fn ask_bases(provider: &impl Provider, block: B256) -> Vec<u128> {
+    let nodes = provider.sound_nodes();
+    let asked = nodes.iter().map(|node| {
+        let only = provider.only(*node);
+        async move { timeout(PATIENCE, only.header(At::Hash(block))).await }
+    });
+    let heads = join_all(asked).await.into_iter().flatten().flatten().flatten();
+    heads.filter_map(|head| head.base_fee).collect()
 }

@@ -44,6 +44,8 @@ pub(super) struct RawHead {
     logs_bloom: Option<Bloom>,
     #[serde(default, deserialize_with = "if_readable")]
     base_fee_per_gas: Option<U128>,
+    #[serde(default, deserialize_with = "if_readable")]
+    gas_limit: Option<U64>,
 }
 
 impl RawHead {
@@ -57,6 +59,7 @@ impl RawHead {
             parent: self.parent_hash,
             bloom: self.logs_bloom,
             base_fee: self.base_fee_per_gas.map(|fee| fee.to()),
+            gas_limit: self.gas_limit.map(|gas| gas.to()),
             connection,
             by,
         }

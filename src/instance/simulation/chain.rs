@@ -263,7 +263,8 @@ impl Chain {
         let parent = self.blocks.last().map_or(B256::ZERO, |last| last.head.block.hash);
         let base_fee = Some(self.base_fee);
         let bloom = Some(bloom);
-        let head = Head { block, parent, bloom, base_fee, connection: 0, by: NodeId(0) };
+        let (gas_limit, by) = (Some(30_000_000), NodeId(0));
+        let head = Head { block, parent, bloom, base_fee, gas_limit, connection: 0, by };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
         self.blocks.push(Block { head, events, transactions, nonce, requests, shown_from });
     }

@@ -27,7 +27,7 @@ const USED_AFTER: Duration = Duration::from_secs(3);
 
 impl Book {
     /// A newer block.
-    pub fn head(&mut self, head: &Head) {
+    pub fn head(&mut self, head: &Head, now: Instant) {
         // The first one follows nothing: the chain may have gone back since the first look.
         let follows = self.head.is_some_and(|last| {
             let (block, connection) = last;
@@ -39,7 +39,8 @@ impl Book {
         });
         self.suspicious |= !follows;
         self.look_again = true;
-        self.market.base = Some(head.base_fee.unwrap_or(0));
+        self.market.head(head.base_fee, now);
+        self.market.block_takes(head.gas_limit);
         self.head = Some((head.block, head.connection));
     }
 

@@ -2,9 +2,9 @@
 //! waits for its request is told.
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::{Book, Effect};
+use super::{Book, Effect, fees::MOST_TIMES};
 use crate::{
     domain::{Hold, HoldReason, RequestKey},
     gateway::{
@@ -17,9 +17,6 @@ use crate::{
     },
     metrics::Mined,
 };
-
-/// What starves in a pool pays at most so many times what a new transaction would.
-const DEAREST: u128 = 3;
 
 impl Book {
     /// The nodes proved that they will not take these bytes: the nonce is free again.
@@ -68,36 +65,10 @@ impl Book {
         slot.replacing = true;
         warn!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
         let (chain_id, sender) = (self.options.chain_id, self.sender);
-        let draft = Draft::noop_instead_of(slot.current(), chain_id, fees, sender);
+        let most = fees.max.saturating_mul(MOST_TIMES).min(self.market.cap());
+        let draft = Draft::noop_instead_of(slot.current(), chain_id, (fees, most), sender);
         self.replacing += 1;
         self.sign(vec![draft]);
-    }
-
-    /// The same payload under the same nonce with a higher fee, up to so many times that of a new one.
-    pub(super) fn raise_fee(&mut self, nonce: u64, times: u128) {
-        let (fees, cap) = (self.fees(), self.options.max_fee_per_gas);
-        let Some(slot) = self.open.get_mut(&nonce).filter(|slot| !slot.replacing) else { return };
-        let draft = fees.and_then(|fees| Draft::bump_of(slot.current(), fees, times, cap));
-        if let Some(draft) = draft {
-            slot.replacing = true;
-            self.replacing += 1;
-            self.sign(vec![draft]);
-        } else {
-            let request = slot.current().request;
-            self.notify(request, Notice::Waiting(self.fee_hold()));
-        }
-    }
-
-    /// Where there is a pool, the lowest nonce in it may be passed over for others that pay more.
-    pub(super) fn raise_starving(&mut self, now: Instant) {
-        let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
-        if *nonce != self.belief.count() || !slot.is_starving(now) {
-            return;
-        }
-        slot.starve_on(now);
-        let nonce = *nonce;
-        debug!(nonce, "in the pool for long and not mined: paying more");
-        self.raise_fee(nonce, DEAREST);
     }
 
     /// What was refused because this nonce was missing is sent again at once.
@@ -193,17 +164,6 @@ impl Book {
         if let Some(key) = request {
             self.effects.push(Effect::Notify(key, notice));
         }
-    }
-
-    pub(super) fn fee_hold(&self) -> Hold {
-        let base = self.market.base.unwrap_or(0);
-        Hold::new(
-            HoldReason::FeeCap,
-            format!(
-                "the chain's base fee is {base} wei per gas, above max_fee_per_gas_gwei; \
-                 raise it or wait"
-            ),
-        )
     }
 
     pub(super) fn elsewhere_hold(&self, nonces: u64) -> Hold {

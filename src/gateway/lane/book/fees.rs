@@ -1,0 +1,149 @@
+//! What transactions pay: more where they are passed over, less where they were signed for more than
+//! anybody would pay now; and what whoever waits is told about it.
+
+use alloy::primitives::utils::{format_ether, format_units};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{Book, Effect};
+use crate::{
+    domain::{Hold, HoldReason, U256},
+    gateway::lane::{
+        Notice,
+        draft::{Draft, cost_of, is_too_much_gas},
+        market::Fees,
+        slot::Slot,
+    },
+};
+
+/// What starves in a pool pays at most so many times what a new transaction would.
+pub(super) const MOST_TIMES: u128 = 3;
+
+impl Book {
+    pub(super) fn fees(&self) -> Option<Fees> {
+        self.market.fees()
+    }
+
+    /// The same payload under the same nonce with a higher fee, up to so many times that of a new one.
+    pub(super) fn raise_fee(&mut self, nonce: u64, times: u128) {
+        let (fees, cap) = (self.fees(), self.market.cap());
+        let Some(slot) = self.open.get_mut(&nonce).filter(|slot| !slot.replacing) else { return };
+        let draft = fees.and_then(|fees| Draft::bump_of(slot.current(), fees, times, cap));
+        if let Some(draft) = draft {
+            slot.replacing = true;
+            self.replacing += 1;
+            self.effects.push(Effect::Sign(vec![draft]));
+        } else if fees.is_none_or(|fees| fees.max >= cap) {
+            let request = slot.current().request;
+            self.notify(request, Notice::Waiting(self.fee_hold()));
+        }
+    }
+
+    /// Where there is a pool, the lowest nonce in it may be passed over for others that pay more.
+    pub(super) fn raise_starving(&mut self, now: Instant) {
+        let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
+        if *nonce != self.belief.count() || !slot.is_starving(now) {
+            return;
+        }
+        slot.starve_on(now);
+        let nonce = *nonce;
+        debug!(nonce, "in the pool for long and not mined: paying more");
+        self.raise_fee(nonce, MOST_TIMES);
+    }
+
+    /// Whether a transaction asks for more than would be signed now: for fees that are out of all
+    /// proportion, or for more gas than an answer costs.
+    pub(super) fn is_odd(&self, slot: &Slot) -> bool {
+        let current = slot.current();
+        let absurd = cost_of(current).is_some_and(|(fees, _)| self.market.is_absurd(fees));
+        absurd || is_too_much_gas(current)
+    }
+
+    /// Whether it asks for more than twice what it would now: it may be too much for the wallet, and
+    /// that would not be.
+    pub(super) fn is_dear(&self, slot: &Slot) -> bool {
+        let (Some(fees), Some((signed, _))) = (self.fees(), cost_of(slot.current())) else {
+            return false;
+        };
+        signed.max > fees.max.saturating_mul(2) || self.is_odd(slot)
+    }
+
+    /// The same payload under the same nonce, for what it would pay now: which of the two is mined is
+    /// all one. Should a node have the old one, it keeps it.
+    pub(super) fn sign_anew(&mut self, nonces: &[u64]) {
+        let Some(fees) = self.fees() else {
+            let hold = self.fee_hold();
+            for request in nonces.iter().filter_map(|nonce| self.open.get(nonce)?.current().request)
+            {
+                self.effects.push(Effect::Notify(request, Notice::Waiting(hold.clone())));
+            }
+            return;
+        };
+        let mut drafts = Vec::new();
+        for nonce in nonces {
+            let Some(slot) = self.open.get_mut(nonce).filter(|slot| !slot.replacing) else {
+                continue;
+            };
+            let Some(draft) = Draft::anew(slot.current(), fees, self.market.block_gas()) else {
+                continue;
+            };
+            warn!(
+                nonce,
+                transaction = %slot.current().hash,
+                "signed for more than it needs, and not mined: it is signed anew for less"
+            );
+            slot.replacing = true;
+            drafts.push(draft);
+        }
+        self.replacing += drafts.len();
+        self.sign(drafts);
+    }
+
+    /// What an earlier run signed is looked at before it is sent.
+    pub(super) fn look_through(&mut self, now: Instant) {
+        if !self.market.is_known() || now < self.sign_after {
+            return;
+        }
+        let unchecked = self.open.iter().filter(|(_, slot)| slot.unchecked && !slot.replacing);
+        let (odd, fine): (Vec<_>, Vec<_>) = unchecked.partition(|(_, slot)| self.is_odd(slot));
+        let nonces = |of: Vec<(&u64, &Slot)>| of.into_iter().map(|(nonce, _)| *nonce).collect();
+        let (odd, fine): (Vec<u64>, Vec<u64>) = (nonces(odd), nonces(fine));
+        for nonce in fine {
+            if let Some(slot) = self.open.get_mut(&nonce) {
+                slot.unchecked = false;
+            }
+        }
+        if !odd.is_empty() {
+            self.sign_anew(&odd);
+        }
+    }
+
+    pub(super) fn fee_hold(&self) -> Hold {
+        let (base, cap) = (gwei(self.market.base()), gwei(self.market.cap()));
+        let detail = format!(
+            "the chain's base fee is {base} gwei, above max_fee_per_gas_gwei = {cap}; raise it if the \
+             chain is that dear, or wait"
+        );
+        Hold::new(HoldReason::FeeCap, detail)
+    }
+
+    /// With what is asked for, so that it shows whether that is sane.
+    pub(super) fn no_funds_hold(&self, slot: &Slot) -> Hold {
+        let cost = cost_of(slot.current()).map_or_else(String::new, |(fees, gas)| {
+            let most = U256::from(fees.max).saturating_mul(U256::from(gas));
+            let (most, fee) = (format_ether(most), gwei(fees.max));
+            format!(" ({gas} gas for at most {fee} gwei each: it has to have {most})")
+        });
+        let wallet = self.sender;
+        let detail = format!(
+            "wallet {wallet} cannot pay for gas{cost}; send it funds, nothing else is needed"
+        );
+        Hold::new(HoldReason::NoFunds, detail)
+    }
+}
+
+fn gwei(wei: u128) -> String {
+    let text = format_units(wei, "gwei").unwrap_or_else(|_| format!("{wei} wei/1e9"));
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text.is_empty() { "0".to_owned() } else { text.to_owned() }
+}
