@@ -83,6 +83,8 @@ pub(crate) struct Lies {
     pub takes_blocks: Option<(u64, i64, &'static str)>,
     /// Answers nothing.
     pub mute: bool,
+    /// Logs are said to be of this block.
+    pub misplaces: Option<u64>,
     /// It has no blocks from here on.
     pub lags_from: Option<u64>,
     pub transaction_count: Option<u64>,
@@ -513,6 +515,11 @@ impl Provider for FakeChain {
         };
         let mut answer = if node.lies[by.0].blind { Vec::new() } else { answer };
         answer.truncate(node.shows_at_most.unwrap_or(usize::MAX));
+        if let Some(number) = node.lies[by.0].misplaces {
+            for event in &mut answer {
+                event.block.number = number;
+            }
+        }
         answer.retain(|event| topics.is_empty() || topics.contains(&event.topics[0]));
         Ok(Told { by, answer })
     }

@@ -305,7 +305,8 @@ pub(super) async fn check_wallet<P: Provider>(
     }
     let fresh = journal.is_empty().await.unwrap_or(false);
     let Ok(used @ 1..) = provider.transaction_count(wallet, At::Latest).await else { return };
-    let known = journal.highest_nonce().await.ok().flatten().map_or(0, |highest| highest + 1);
+    let known =
+        journal.highest_nonce().await.ok().flatten().map_or(0, |highest| highest.saturating_add(1));
     if fresh && config.starting_block == config::StartingBlock::Latest {
         warn!(
             %wallet,

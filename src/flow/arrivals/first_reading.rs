@@ -219,6 +219,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 },
             };
         }
+        // Of the block by its hash, and of another by its number.
+        if events.iter().any(|event| event.block != block) {
+            let (host, what) = (self.adapter.provider().host(by), "a log of another block".into());
+            return (block.number, Err(RpcError::Unreadable { host, what }));
+        }
         (block.number, Ok(Shown { block, events, by, doubt }))
     }
 

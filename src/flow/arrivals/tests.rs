@@ -493,6 +493,22 @@ async fn t17_a_request_waits_for_the_finality_tag() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b11_a_log_under_another_blocks_number_is_not_taken() {
+    let chain = FakeChain::new(40);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    chain.node().lies[0].misplaces = Some(u64::MAX);
+    chain.mine(vec![request_event(1)]);
+    pass(3000).await;
+    assert_eq!((reading.walked(), reading.cursor().unwrap().number), (vec![], 40));
+    chain.node().lies[0].misplaces = None;
+    pass(6000).await;
+    let stored: Vec<u64> =
+        reading.ledger.book().requests.values().map(|block| block.number).collect();
+    assert_eq!((reading.walked(), stored), (vec![1], vec![41]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a8_where_the_tag_stands_is_told_while_requests_wait() {
     let chain = FakeChain::new(40);
     let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };

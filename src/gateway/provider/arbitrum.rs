@@ -376,7 +376,7 @@ impl Provider for ArbitrumProvider {
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
         let told: Told<Vec<RawLog>> = self.told(LOGS, filter(address, topics, range)).await?;
-        told.and_then(|logs| self.events(logs, address, topics))
+        told.and_then(|logs| self.events(logs, address, topics, range))
     }
 
     async fn block_logs(&self, block: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
@@ -402,7 +402,7 @@ impl Provider for ArbitrumProvider {
             })
             .await?;
         let head = |raw: Option<RawHead>| raw.map(|raw| raw.into_head(0, by));
-        let events = self.events(logs, address, topics)?;
+        let events = self.events(logs, address, topics, LogRange::Numbers { from, to })?;
         Ok(Range { first: head(first), last: head(last), events, by })
     }
 
@@ -525,6 +525,7 @@ impl ArbitrumProvider {
         logs: Vec<RawLog>,
         address: Address,
         topics: &[B256],
+        range: LogRange,
     ) -> Result<Vec<Event>, RpcError> {
         let mut events = Vec::with_capacity(logs.len());
         for log in logs {
@@ -535,7 +536,16 @@ impl ArbitrumProvider {
             if !log.topic0().is_some_and(|topic| topics.contains(topic)) {
                 continue;
             }
-            events.push(self.event(log)?);
+            let event = self.event(log)?;
+            let asked = match range {
+                LogRange::Block(hash) => event.block.hash == hash,
+                LogRange::Numbers { from, to } => (from..=to).contains(&event.block.number),
+            };
+            // Left out, it might be one of ours under a wrong number.
+            if !asked {
+                return Err(self.unreadable("a log of another block than those asked for"));
+            }
+            events.push(event);
         }
         events.sort_by_key(|event| (event.block.number, event.log_index));
         Ok(events)

@@ -23,7 +23,7 @@ use super::{
     Head, NodeId, RpcError,
     client::Client,
     endpoint::{Connected, Endpoint},
-    raw::if_readable,
+    raw::{Number, if_readable},
 };
 use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, repeats::Repeats};
 
@@ -37,7 +37,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawHead {
-    number: U64,
+    number: Number,
     hash: B256,
     parent_hash: B256,
     #[serde(default, deserialize_with = "if_readable")]
@@ -324,6 +324,11 @@ mod tests {
         assert_eq!((odd.bloom, odd.base_fee), (None, None));
         let null = read(&[("logsBloom", json!(null)), ("baseFeePerGas", json!(null))]);
         assert_eq!((null.bloom, null.base_fee), (None, None));
+        let absurd = json!({
+            "number": "0xffffffffffffffff", "hash": B256::ZERO, "parentHash": B256::ZERO,
+        });
+        let error = serde_json::from_value::<RawHead>(absurd).unwrap_err();
+        assert!(error.to_string().contains("no chain has reached"), "B11: {error}");
         let full = read(&[("logsBloom", json!(Bloom::ZERO)), ("baseFeePerGas", json!("0x5"))]);
         assert_eq!((full.bloom, full.base_fee), (Some(Bloom::ZERO), Some(5)));
     }

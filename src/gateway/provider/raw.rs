@@ -7,6 +7,30 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use super::Receipt;
 use crate::domain::{Address, B256, BlockRef, Bytes, Event};
 
+/// A block's number, a log's place in it, the gas of a transaction. No chain has numbers that a float
+/// does not hold: a node that says so says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Number(u64);
+
+impl Number {
+    const HIGHEST: u64 = (1 << 53) - 1;
+
+    pub(super) fn to<T: From<u64>>(self) -> T {
+        self.0.into()
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number: u64 = U64::deserialize(deserializer)?.to();
+        if number > Self::HIGHEST {
+            let what = format!("{number}, a number that no chain has reached");
+            return Err(serde::de::Error::custom(what));
+        }
+        Ok(Self(number))
+    }
+}
+
 /// A log. One without a block is of a block that is not made yet.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -14,10 +38,10 @@ pub(super) struct RawLog {
     pub address: Address,
     topics: Vec<B256>,
     data: Bytes,
-    block_number: Option<U64>,
+    block_number: Option<Number>,
     block_hash: Option<B256>,
     transaction_hash: Option<B256>,
-    log_index: Option<U64>,
+    log_index: Option<Number>,
     #[serde(default, deserialize_with = "if_readable")]
     removed: Option<bool>,
 }
@@ -45,6 +69,9 @@ impl RawLog {
     }
 }
 
+/// Wei per gas beyond which nobody has paid: what is spent is counted, and counts stay.
+const DEAREST: u128 = 1_000_000_000_000_000_000;
+
 /// A receipt. There is no status in those of blocks before Byzantium, where no contract of ours could
 /// run: one without it is no receipt.
 #[derive(Clone, Debug, Deserialize)]
@@ -52,10 +79,10 @@ impl RawLog {
 pub(super) struct RawReceipt {
     transaction_hash: B256,
     status: U64,
-    block_number: Option<U64>,
+    block_number: Option<Number>,
     block_hash: Option<B256>,
     #[serde(default, deserialize_with = "if_readable")]
-    gas_used: Option<U64>,
+    gas_used: Option<Number>,
     #[serde(default, deserialize_with = "if_readable")]
     effective_gas_price: Option<U128>,
 }
@@ -68,7 +95,7 @@ impl RawReceipt {
             block: BlockRef { number: self.block_number?.to(), hash: self.block_hash? },
             success: self.status == U64::from(1),
             gas_used: self.gas_used.unwrap_or_default().to(),
-            gas_price: self.effective_gas_price.unwrap_or_default().to(),
+            gas_price: self.effective_gas_price.map_or(0, |price| price.to::<u128>().min(DEAREST)),
         })
     }
 }
@@ -127,6 +154,29 @@ mod tests {
             value["root"] = json!(B256::repeat_byte(3));
         });
         assert_eq!(early, None, "whether it succeeded is not said");
+    }
+
+    #[test]
+    fn b11_numbers_that_no_chain_has_reached_are_unreadable() {
+        let absurd = json!("0xffffffffffffffff");
+        assert_eq!(receipt(|value| value["blockNumber"] = absurd.clone()), None);
+        let costly = receipt(|value| {
+            value["gasUsed"] = absurd.clone();
+            value["effectiveGasPrice"] = json!("0xffffffffffffffffffffffffffffffff");
+        });
+        let costly = costly.unwrap();
+        assert_eq!((costly.gas_used, costly.gas_price), (0, DEAREST));
+        for key in ["blockNumber", "logIndex"] {
+            let mut log = json!({
+                "address": Address::repeat_byte(1), "topics": [], "data": "0x",
+                "blockNumber": "0x1fffffffffffff", "blockHash": B256::repeat_byte(4),
+                "transactionHash": B256::repeat_byte(5), "logIndex": "0x0",
+            });
+            serde_json::from_value::<RawLog>(log.clone()).unwrap();
+            log[key] = absurd.clone();
+            let error = serde_json::from_value::<RawLog>(log).unwrap_err();
+            assert!(error.to_string().contains("no chain has reached"), "{error}");
+        }
     }
 
     #[test]
