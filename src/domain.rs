@@ -430,6 +430,28 @@ impl Material {
     }
 }
 
+/// How many bits a value of this FHE type has; a Bool counts as two, as on chain. `None`: a type this
+/// connector does not know.
+#[must_use]
+pub fn fhe_bits(fhe_type: u8) -> Option<u64> {
+    Some(match fhe_type {
+        0 | 12 => 2,
+        1 => 4,
+        13 => 6,
+        2 => 8,
+        3 => 16,
+        4 => 32,
+        5 => 64,
+        6 => 128,
+        7 => 160,
+        8 => 256,
+        9 => 512,
+        10 => 1024,
+        11 => 2048,
+        _ => return None,
+    })
+}
+
 /// A ciphertext whose bytes are proven to be those the chain asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ciphertext {

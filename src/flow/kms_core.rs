@@ -23,21 +23,20 @@
 
 pub mod codec;
 pub(crate) mod line;
+mod lines;
 pub mod pace;
 pub mod proto;
+mod reply;
 pub mod signature;
 pub mod status;
 pub mod wire;
 
-use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use url::Url;
 
@@ -50,14 +49,18 @@ use crate::metrics::Metrics;
 use crate::tls::TlsRoots;
 use crate::traces;
 use line::Line;
+use lines::Lines;
 use pace::{Pace, Turn};
 use proto::grpc::health::v1 as health_v1;
 use proto::kms::v1;
 use proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
+use reply::Limit;
 use status::{Call, Meaning};
 use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
 
-/// The largest message sent or taken. Cores take 100 MiB by default, and more if told so; the
+pub use lines::EndpointError;
+
+/// The largest message sent. Cores take 100 MiB by default, and more if told so; the
 /// largest legal request holds about 64 MiB of ciphertext.
 pub const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 
@@ -66,10 +69,6 @@ const SERVICE: &str = "kms_service.v1.CoreServiceEndpoint";
 
 /// The first pause between two polls; doubled up to the caller's ceiling.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-
-/// Polls one connection carries before the next one is opened.
-const POLLS_PER_CONNECTION: usize = 100;
-const POLL_CONNECTIONS: usize = 16;
 
 /// For so long, a Core that did not answer is not asked again how it is.
 const SILENT_FOR: Duration = Duration::from_secs(1);
@@ -102,17 +101,6 @@ impl Default for Options {
             health: Duration::from_secs(5),
         }
     }
-}
-
-/// Why `kms_core_endpoint` cannot be used. Names no part of the URL: it may hold a secret.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    #[error("kms_core_endpoint must begin with http:// or https://")]
-    Scheme,
-    #[error("kms_core_endpoint names no host")]
-    Host,
-    #[error("kms_core_endpoint cannot be used: {0}")]
-    Unusable(#[source] tonic::transport::Error),
 }
 
 /// Why a call brought no result.
@@ -190,8 +178,6 @@ pub enum Health {
 /// the connections.
 #[derive(Clone, Debug)]
 pub struct KmsCore {
-    asks: Line,
-    polls: Arc<[Connection]>,
     lines: Lines,
     domain: Arc<SigningDomain>,
     host: Arc<str>,
@@ -211,33 +197,6 @@ struct Heard {
     told: Instant,
 }
 
-/// One connection for polls, and how many it carries.
-#[derive(Debug, Default)]
-struct Connection {
-    /// Made when it is needed first: an idle instance has none.
-    line: OnceLock<Line>,
-    polls: AtomicUsize,
-}
-
-/// Makes lines to the Core.
-#[derive(Clone)]
-struct Lines(Arc<dyn Fn() -> Line + Send + Sync>);
-
-impl fmt::Debug for Lines {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lines")
-    }
-}
-
-/// One poll's place on a connection, given back on drop.
-struct Place<'a>(&'a Connection);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.polls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl KmsCore {
     /// Prepares the client; connects at the first call, and again whenever the connection is lost.
     /// Only scheme, host and port of `endpoint` are used. Must be called within a tokio runtime.
@@ -252,21 +211,13 @@ impl KmsCore {
             endpoint.host_str().unwrap_or("?"),
             endpoint.port().map(|port| format!(":{port}")).unwrap_or_default()
         );
-        let endpoint = prepare(endpoint, roots, &options)?;
-        Ok(Self::over(move || line::to(&endpoint), &host, domain, options))
+        let lines = Lines::to(endpoint, roots, options.connect)?;
+        Ok(Self::over(lines, &host, domain, options))
     }
 
-    /// The client over lines that connect by themselves.
-    fn over(
-        line: impl Fn() -> Line + Send + Sync + 'static,
-        host: &str,
-        domain: SigningDomain,
-        options: Options,
-    ) -> Self {
+    fn over(lines: Lines, host: &str, domain: SigningDomain, options: Options) -> Self {
         Self {
-            asks: line(),
-            polls: std::iter::repeat_with(Connection::default).take(POLL_CONNECTIONS).collect(),
-            lines: Lines(Arc::new(line)),
+            lines,
             pace: Arc::default(),
             lost: watch::channel(None).0,
             heard: Arc::default(),
@@ -351,7 +302,7 @@ impl KmsCore {
         let key_id = wire::key_id(materials)?;
         let ciphertexts = wire::typed_ciphertexts(materials, ciphertexts)?;
         let (id, domain, extra_data) = (request.key.id, &self.domain, self.options.extra_data);
-        let mut client = client(self.asks.clone());
+        let mut client = client(self.lines.for_asks());
         let outcome = match &request.operation {
             Operation::PublicDecryption(public) => {
                 let message =
@@ -490,7 +441,7 @@ impl KmsCore {
 
     async fn ask_health(&self) -> Result<Health, CoreError> {
         use health_v1::health_check_response::ServingStatus;
-        let mut client = health_v1::health_client::HealthClient::new(self.asks.clone());
+        let mut client = health_v1::health_client::HealthClient::new(self.lines.for_asks());
         let question = health_v1::HealthCheckRequest { service: SERVICE.to_owned() };
         match self.call("health", self.options.health, client.check(question)).await {
             Ok(response) => Ok(match response.status() {
@@ -543,19 +494,22 @@ impl KmsCore {
         request: &'a Request,
         limit: Duration,
     ) -> Result<Result<Reply<'a>, NoReply>, RequestError> {
-        let place = self.place();
-        let line = place.0.line.get_or_init(|| (self.lines.0)());
-        let mut client = client(line.clone());
-        let id = wire::request_id(request.key.id);
+        let (line, _place) = self.lines.for_poll();
+        let mut client = client(line);
+        let question = || {
+            let mut question = traced(wire::request_id(request.key.id));
+            question.extensions_mut().insert(Limit::of(request));
+            question
+        };
         Ok(match &request.operation {
             Operation::PublicDecryption(public) => {
-                let polling = client.get_public_decryption_result(traced(id));
+                let polling = client.get_public_decryption_result(question());
                 self.call("get_public_decryption_result", limit, polling)
                     .await
                     .map(|response| Reply::Public(public, response))
             }
             Operation::UserDecryption(user) => {
-                let polling = client.get_user_decryption_result(traced(id));
+                let polling = client.get_user_decryption_result(question());
                 self.call("get_user_decryption_result", limit, polling)
                     .await
                     .map(|response| Reply::User(user, response))
@@ -597,19 +551,6 @@ impl KmsCore {
     #[must_use]
     pub fn signer_of(&self, request: &Request, answer: &Answer) -> Option<Address> {
         signature::signer_of(&self.domain, request, answer).ok()
-    }
-
-    /// A place on the first connection with room, or on the emptiest.
-    fn place(&self) -> Place<'_> {
-        let load = |connection: &&Connection| connection.polls.load(Ordering::Relaxed);
-        let connection = self
-            .polls
-            .iter()
-            .find(|connection| load(connection) < POLLS_PER_CONNECTION)
-            .or_else(|| self.polls.iter().min_by_key(load))
-            .expect("there is at least one connection");
-        connection.polls.fetch_add(1, Ordering::Relaxed);
-        Place(connection)
     }
 }
 
@@ -662,30 +603,6 @@ fn within_limit(message: &impl Message) -> Result<(), CoreError> {
         HoldReason::MessageTooLarge,
         format!("the request to the KMS Core has {size} bytes, at most {MESSAGE_LIMIT} are sent"),
     )))
-}
-
-fn prepare(url: &Url, roots: &TlsRoots, options: &Options) -> Result<Endpoint, EndpointError> {
-    let secure = match url.scheme() {
-        "https" => true,
-        "http" => false,
-        _ => return Err(EndpointError::Scheme),
-    };
-    let host = url.host_str().ok_or(EndpointError::Host)?;
-    let port = url.port_or_known_default().ok_or(EndpointError::Host)?;
-    let endpoint = Endpoint::from_shared(format!("{}://{host}:{port}", url.scheme()))
-        .map_err(EndpointError::Unusable)?
-        .connect_timeout(options.connect)
-        .tcp_nodelay(true)
-        .http2_adaptive_window(true)
-        // A peer that vanished is noticed within 40 s instead of at the next answer that never
-        // comes; also while idle, because proxies drop quiet connections without a word.
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
-    if !secure {
-        return Ok(endpoint);
-    }
-    endpoint.tls_config(roots.grpc_config()).map_err(EndpointError::Unusable)
 }
 
 fn is_ours(status: &Status) -> bool {

@@ -751,7 +751,7 @@ impl Shared {
         v1::UserDecryptionResponse {
             signature: vec![7; 64 + behaviour.padding].into(),
             external_signature: signature,
-            payload: (fault != Some(Fault::Empty)).then_some(payload),
+            payload: (fault != Some(Fault::Empty)).then(|| payload.encode_to_vec().into()),
             extra_data: if echoes { echo(entry.extra_data, fault) } else { Bytes::new() },
         }
     }

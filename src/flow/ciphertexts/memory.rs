@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::domain::fhe_bits;
+
 /// The largest ciphertext the protocol allows, in bytes (protocol: ciphertext-storage 7).
 pub const LARGEST_CIPHERTEXT: u64 = 69_206_016;
 
@@ -22,22 +24,7 @@ const BLOCK: u64 = 65_552;
 /// `None`: a type this connector does not know.
 pub(super) fn expected_bytes(fhe_type: u8) -> Option<u64> {
     // Two 2-bit blocks are packed into one.
-    let bits: u64 = match fhe_type {
-        0 | 12 => 2,
-        1 => 4,
-        13 => 6,
-        2 => 8,
-        3 => 16,
-        4 => 32,
-        5 => 64,
-        6 => 128,
-        7 => 160,
-        8 => 256,
-        9 => 512,
-        10 => 1024,
-        11 => 2048,
-        _ => return None,
-    };
+    let bits = fhe_bits(fhe_type)?;
     let body = bits.div_ceil(4) * BLOCK;
     Some(body + body / 64 + 4096)
 }

@@ -7,6 +7,7 @@ use std::error::Error as _;
 
 use tonic::{Code, Status};
 
+use super::reply::TooLarge;
 use crate::domain::HoldReason;
 
 /// A code's name, for counting.
@@ -68,6 +69,11 @@ pub fn meaning(call: Call, status: &Status) -> Meaning {
     if let Some(source) = status.source() {
         return if source.is::<prost::DecodeError>() {
             Meaning::Hold(HoldReason::InvalidAnswer, "the reply is not the expected message")
+        } else if source.is::<TooLarge>() {
+            Meaning::Hold(
+                HoldReason::InvalidAnswer,
+                "the KMS Core's reply is larger than any answer to this request",
+            )
         } else {
             Meaning::Unreachable
         };

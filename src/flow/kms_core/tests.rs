@@ -10,11 +10,15 @@ use std::{
 };
 
 use alloy::primitives::U256;
+use futures_util::{StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use proptest::prelude::*;
 use tokio::task::JoinSet;
 use tonic::{
     Request, Response, Status,
-    codegen::{Service as _, StdError},
+    body::Body,
+    codegen::{Service as _, StdError, http},
 };
 
 use super::{
@@ -24,8 +28,8 @@ use super::{
     unreachable,
 };
 use crate::domain::{
-    self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, Material,
-    Operation, PublicDecryption, RequestKey, SigningDomain, is_plain,
+    self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
+    Material, Operation, PublicDecryption, RequestKey, SigningDomain, is_plain,
 };
 
 /// A line to a Core that can be cut, and how often its health was asked.
@@ -62,20 +66,43 @@ fn core(line: &Line) -> KmsCore {
             Ok(answer)
         })
     });
+    core_over(&call)
+}
+
+fn core_over(call: &InProcess) -> KmsCore {
     let domain = SigningDomain {
         name: "Decryption".into(),
         version: "1".into(),
         chain_id: 1,
         verifying_contract: Address::ZERO,
     };
-    KmsCore::in_process(&call, domain, Options::default())
+    KmsCore::in_process(call, domain, Options::default())
 }
 
-/// Asks in vain, so that the Core counts as lost.
-async fn lose(core: &KmsCore) {
-    let handle = B256::with_last_byte(1);
-    let material = Material { handle, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
-    let request = domain::Request {
+/// A Core that answers a poll with the beginning of a gigabyte.
+#[tokio::test(start_paused = true)]
+async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
+    let call: InProcess = Arc::new(|_| {
+        let begins = [&[0][..], &(1_u32 << 30).to_be_bytes(), b"begins"].concat();
+        let piece = Ok::<_, Status>(Frame::data(bytes::Bytes::from(begins)));
+        let body = StreamBody::new(stream::iter([piece]).chain(stream::pending()));
+        let answer = http::Response::builder().header("content-type", "application/grpc");
+        Box::pin(async move { Ok(answer.body(Body::new(body))?) })
+    });
+    let begun = tokio::time::Instant::now();
+    let error = core_over(&call).poll(&request(), None).await.unwrap_err();
+    let CoreError::Held(hold) = error else { panic!("{error}") };
+    assert_eq!(hold.reason, HoldReason::InvalidAnswer);
+    assert!(hold.detail.contains("1073741824"), "{hold}");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+const HANDLE: B256 = B256::with_last_byte(1);
+
+fn request() -> domain::Request {
+    let material =
+        Material { handle: HANDLE, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
+    domain::Request {
         key: RequestKey { id: U256::ONE, content: B256::ZERO },
         generation: Generation::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
@@ -84,11 +111,15 @@ async fn lose(core: &KmsCore) {
             materials: vec![material],
             extra_data: Bytes::new(),
         }),
-    };
+    }
+}
+
+/// Asks in vain, so that the Core counts as lost.
+async fn lose(core: &KmsCore) {
     let body = Bytes::from_static(&[1]);
-    let ciphertext = Ciphertext { handle, format: CiphertextFormat::BigExpanded, body };
+    let ciphertext = Ciphertext { handle: HANDLE, format: CiphertextFormat::BigExpanded, body };
     let turn = core.turn().await.unwrap();
-    let lost = core.ask(turn, &request, vec![ciphertext]).await.unwrap_err();
+    let lost = core.ask(turn, &request(), vec![ciphertext]).await.unwrap_err();
     assert!(matches!(lost, CoreError::Unreachable { .. }), "{lost}");
 }
 

@@ -7,7 +7,10 @@
 use alloy::hex;
 use alloy::primitives::U256;
 use bytes::Bytes;
-use prost::Message as _;
+use prost::{
+    Message as _,
+    encoding::{self, DecodeContext},
+};
 
 use super::proto::kms::v1;
 use crate::domain::{
@@ -249,6 +252,7 @@ pub fn public_reply(
 ) -> Result<PublicReply, ReplyError> {
     let (id, reply) = match response.payload {
         Some(payload) => {
+            same_count(occurrences(&payload, 2)?, request.materials().len())?;
             let payload = v1::PublicDecryptionResponsePayload::decode(payload)
                 .map_err(|_| ReplyError::Undecodable)?;
             let reply = PublicReply {
@@ -262,10 +266,10 @@ pub fn public_reply(
             return Err(ReplyError::NoPayload);
         }
         None => {
-            let payload = v1::EarlyPublicDecryptionResponsePayload::decode(
-                response.payload_or_external_signature,
-            )
-            .map_err(|_| ReplyError::Undecodable)?;
+            let payload = response.payload_or_external_signature;
+            same_count(occurrences(&payload, 3)?, request.materials().len())?;
+            let payload = v1::EarlyPublicDecryptionResponsePayload::decode(payload)
+                .map_err(|_| ReplyError::Undecodable)?;
             let reply = PublicReply {
                 plaintexts: payload.plaintexts,
                 signature: payload.external_signature.unwrap_or_default(),
@@ -279,7 +283,6 @@ pub fn public_reply(
     {
         return Err(ReplyError::OtherRequest(id.request_id.into()));
     }
-    same_count(reply.plaintexts.len(), request.materials().len())?;
     Ok(reply)
 }
 
@@ -290,6 +293,20 @@ fn is_id(text: &v1::RequestId, id: U256) -> bool {
     digits.eq_ignore_ascii_case(&request_id(id).request_id)
 }
 
+/// How often a field stands in a message that is not decoded yet: each time takes two bytes of it, and
+/// twenty times as much when it is.
+fn occurrences(mut message: &[u8], field: u32) -> Result<usize, ReplyError> {
+    let mut count = 0;
+    while !message.is_empty() {
+        let (tag, wire_type) =
+            encoding::decode_key(&mut message).map_err(|_| ReplyError::Undecodable)?;
+        encoding::skip_field(wire_type, tag, &mut message, DecodeContext::default())
+            .map_err(|_| ReplyError::Undecodable)?;
+        count += usize::from(tag == field);
+    }
+    Ok(count)
+}
+
 fn same_count(got: usize, want: usize) -> Result<(), ReplyError> {
     if got == want { Ok(()) } else { Err(ReplyError::Count { got, want }) }
 }
@@ -298,11 +315,13 @@ fn same_count(got: usize, want: usize) -> Result<(), ReplyError> {
 /// `request`.
 pub fn user_payload(
     request: &Request,
-    payload: Option<v1::UserDecryptionResponsePayload>,
+    payload: Option<Bytes>,
 ) -> Result<v1::UserDecryptionResponsePayload, ReplyError> {
     let payload = payload.ok_or(ReplyError::NoPayload)?;
     let materials = request.materials();
-    same_count(payload.signcrypted_ciphertexts.len(), materials.len())?;
+    same_count(occurrences(&payload, 3)?, materials.len())?;
+    let payload =
+        v1::UserDecryptionResponsePayload::decode(payload).map_err(|_| ReplyError::Undecodable)?;
     for (index, (share, material)) in
         payload.signcrypted_ciphertexts.iter().zip(materials).enumerate()
     {

@@ -314,7 +314,7 @@ impl CoreServiceEndpoint for Met {
         );
         Ok(Response::new(v1::UserDecryptionResponse {
             external_signature: self.sign(digest),
-            payload: Some(payload),
+            payload: Some(payload.encode_to_vec().into()),
             extra_data,
             ..Default::default()
         }))

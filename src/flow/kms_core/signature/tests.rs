@@ -363,7 +363,7 @@ fn responses() -> [Vec<u8>; 3] {
         user_digest(&domain(), b"key", &[HANDLE], &wire::user_decrypted_share(&payload), Some(&[]));
     let user = v1::UserDecryptionResponse {
         external_signature: signer().sign_hash_sync(&digest).unwrap().as_bytes().to_vec().into(),
-        payload: Some(payload),
+        payload: Some(payload.encode_to_vec().into()),
         ..Default::default()
     };
     [early.encode_to_vec(), public.encode_to_vec(), user.encode_to_vec()]

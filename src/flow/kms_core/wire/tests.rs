@@ -324,16 +324,39 @@ fn a_user_reply_must_be_about_the_same_handles() {
         ..Default::default()
     };
     let own = request.materials()[0].handle;
-    assert!(user_payload(&request, Some(payload(own.as_slice()))).is_ok());
+    let read = |payload: &v1::UserDecryptionResponsePayload| {
+        user_payload(&request, Some(payload.encode_to_vec().into()))
+    };
+    assert!(read(&payload(own.as_slice())).is_ok());
+    assert_eq!(read(&payload(&[0x99; 32])), Err(ReplyError::OtherHandle { index: 0 }));
     assert_eq!(
-        user_payload(&request, Some(payload(&[0x99; 32]))),
-        Err(ReplyError::OtherHandle { index: 0 })
-    );
-    assert_eq!(
-        user_payload(&request, Some(v1::UserDecryptionResponsePayload::default())),
+        read(&v1::UserDecryptionResponsePayload::default()),
         Err(ReplyError::Count { got: 0, want: 1 })
     );
     assert_eq!(user_payload(&request, None), Err(ReplyError::NoPayload));
+    let garbage = Bytes::from_static(&[0xff; 9]);
+    assert_eq!(user_payload(&request, Some(garbage)), Err(ReplyError::Undecodable));
+}
+
+/// Two bytes each: decoded they would take twenty to forty times as much.
+#[test]
+fn b4_a_reply_of_a_million_results_is_counted_before_it_is_read() {
+    let million = 1_000_000;
+    let shares = Bytes::from([3 << 3 | 2, 0].repeat(million));
+    let asked = request(Operation::UserDecryption(user_operation(vec![material(2, 1)], &[])));
+    let too_many = ReplyError::Count { got: million, want: 1 };
+    assert_eq!(user_payload(&asked, Some(shares.clone())), Err(too_many.clone()));
+    let asked = public(vec![material(2, 1)]);
+    let modern = v1::PublicDecryptionResponse {
+        payload: Some(Bytes::from([2 << 3 | 2, 0].repeat(million))),
+        ..Default::default()
+    };
+    assert_eq!(public_reply(&asked, modern), Err(too_many.clone()));
+    let early = v1::PublicDecryptionResponse {
+        payload_or_external_signature: shares,
+        ..Default::default()
+    };
+    assert_eq!(public_reply(&asked, early), Err(too_many));
 }
 
 /// What the legacy encoding is by definition, by another implementation of the ABI.
