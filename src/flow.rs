@@ -15,6 +15,7 @@ pub mod kms_core;
 pub mod submission;
 pub mod depth;
 pub mod observation;
+mod intake;
 mod dispatch;
 mod walk;
 mod agreement;
@@ -28,19 +29,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
+pub use self::intake::{Entrance, Intake, Intakes, entrances};
 use self::{
     arrivals::ids::Run, ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore,
     submission::Submission,
 };
 use crate::{
     domain::{
-        Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Outcome, Request,
-        RequestKey, U256, stage::Stage,
+        Answer, B256, BlockRef, Event, Hold, HoldReason, Kind, LedgerError, Outcome, RequestKey,
+        U256, stage::Stage,
     },
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
     metrics::Metrics,
@@ -171,25 +170,6 @@ pub trait RequestLedger: Clone + Send + Sync + 'static {
         &self,
         ids: Vec<U256>,
     ) -> impl Future<Output = Result<Vec<Answered>, LedgerError>> + Send;
-}
-
-/// A request on its way into the walk.
-#[derive(Clone, Debug)]
-pub struct Intake {
-    pub request: Request,
-    /// It was walked before, by an earlier run or by this one: where it stands is asked of the
-    /// ledger when its walk begins. What was read earlier may be outdated by then.
-    pub recovered: bool,
-}
-
-/// Where requests come from.
-#[derive(Debug)]
-pub struct Intakes {
-    /// From the chain.
-    pub fresh: mpsc::Receiver<Intake>,
-    /// Out of the journal. Never more than half of the walks, so that thousands that were left, or
-    /// cannot be answered, do not delay what is new.
-    pub again: mpsc::Receiver<Intake>,
 }
 
 /// Limits and patience of the walk.

@@ -17,6 +17,7 @@ mod check;
 pub mod checkup;
 mod world;
 mod recovery;
+mod attendance;
 mod rebuild;
 mod inquiries;
 mod observer;
@@ -39,32 +40,33 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::{Id, JoinError, JoinHandle, JoinSet, spawn_blocking},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-pub use self::{
-    check::check,
-    exit::Exit,
-    inquiries::answer_stopped,
-    rebuild::{RebuildError, rebuild},
-};
 use self::{
+    attendance::Attendance,
     inquiries::Ripening,
     parts::{depth, fail, gateway, intakes, load_roots, open_ciphertexts, refuse, start},
     recovery::Recovery,
     report::Report,
     world::Waits,
 };
+pub use self::{
+    check::check,
+    exit::Exit,
+    inquiries::answer_stopped,
+    rebuild::{RebuildError, rebuild},
+};
 use crate::{
     backoff::Backoff,
     config::Config,
     domain::{Address, B256, BlockRef},
     flow::{
-        Flow, FlowOptions, Intake, Unproven,
+        Entrance, Flow, FlowOptions, Unproven,
         arrivals::{
             Arrivals,
             backfill::Backfill,
@@ -307,8 +309,8 @@ struct Around {
 
 /// The ways into a walk.
 struct Ways {
-    walk: mpsc::Sender<Intake>,
-    walk_again: mpsc::Sender<Intake>,
+    walk: Entrance,
+    walk_again: Entrance,
     /// Up to which block.
     ripe: watch::Sender<Line>,
 }
@@ -586,11 +588,13 @@ impl Instance {
         };
         self.answer_inquiries(inquiries);
 
+        let taken = self.attend(&journal, &walk_again, newest, &ripe_up_to);
         let recovery = Recovery {
             journal: journal.clone(),
             walk: walk_again,
             held_retry: config.held_retry,
             newest,
+            taken,
             line: ripe_up_to,
             heart: hearts.heart(heart::RECOVERY),
         };
@@ -625,6 +629,30 @@ impl Instance {
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))
         });
+    }
+
+    /// Looks after requests that nobody has in hand. Recovery tells there how far it is.
+    fn attend(
+        &mut self,
+        journal: &Journal,
+        walk: &Entrance,
+        newest: Option<Position>,
+        line: &watch::Receiver<Line>,
+    ) -> watch::Sender<Option<Position>> {
+        let (taken, taken_up_to) = watch::channel(None);
+        let attendance = Attendance {
+            journal: journal.clone(),
+            walk: walk.clone(),
+            newest,
+            taken: taken_up_to,
+            line: line.clone(),
+            metrics: self.edges.reporter.metrics.clone(),
+        };
+        let stop = self.edges.stop.clone();
+        self.tasks.spawn("attendance", async move {
+            stop.run_until_cancelled(attendance.run()).await.unwrap_or(Ok(()))
+        });
+        taken
     }
 
     /// Who asks for requests is answered until the journal closes.

@@ -438,6 +438,18 @@ impl Journal {
         self.read(move |connection| reader::held(connection, contract, after, limit)).await
     }
 
+    /// Requests without an outcome that are not held, by name alone: oldest first, at most `limit` of
+    /// those `after` a position.
+    pub async fn unfinished_keys(
+        &self,
+        after: Option<Position>,
+        limit: u32,
+    ) -> Result<Vec<(Position, RequestKey)>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::unfinished_keys(connection, contract, after, limit))
+            .await
+    }
+
     /// All that is stored of one request, settled or not.
     pub async fn request(&self, key: RequestKey) -> Result<Option<RequestRecord>, JournalError> {
         let contract = self.contract;

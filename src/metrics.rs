@@ -164,6 +164,7 @@ struct Series {
     rooms: [Histogram; Room::ALL.len()],
     attempts_failed: IntCounterVec,
     panics: IntCounter,
+    unattended: IntCounter,
     walking: LateGauge,
     walking_limit: LateGauge,
     undecodable: IntCounter,
@@ -340,6 +341,16 @@ impl Metrics {
     /// An attempt of a request failed in this stage, and is made again.
     pub fn attempt_failed(&self, stage: &'static str) {
         self.0.attempts_failed.with_label_values(&[stage]).inc();
+    }
+
+    /// An open request that nobody walked was found.
+    pub fn unattended(&self) {
+        self.0.unattended.inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn unattended_so_far(&self) -> u64 {
+        self.0.unattended.get()
     }
 
     pub fn walk_panicked(&self) {
@@ -607,6 +618,10 @@ impl Series {
                 &["stage"],
             ),
             panics: r.counter("walk_panics_total", "Walks of a request that panicked."),
+            unattended: r.counter(
+                "requests_unattended_total",
+                "Open requests that nobody walked, found and walked again.",
+            ),
             walking: r.late("requests_walking", "Requests that are walked at this moment."),
             walking_limit: r.late("requests_walking_limit", "max_requests_in_flight."),
             undecodable: r.counter("undecodable_logs_total", "Logs stored and not understood."),

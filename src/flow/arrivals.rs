@@ -58,7 +58,7 @@ use self::{
     unripe::Unripe,
 };
 use super::{
-    Intake, RequestLedger, Unproven,
+    Entrance, RequestLedger, Unproven,
     depth::{Depth, Line, Tag},
 };
 use crate::{
@@ -101,7 +101,7 @@ pub enum Start {
 pub struct Arrivals<P, L> {
     adapter: DecryptionAdapter<P>,
     ledger: L,
-    walk: mpsc::Sender<Intake>,
+    walk: Entrance,
     /// Told of an upgrade before any request that came after it is walked.
     support: watch::Sender<Support>,
     /// Upgrades seen, by transaction and log index.
@@ -184,7 +184,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     pub fn new(
         adapter: DecryptionAdapter<P>,
         ledger: L,
-        walk: mpsc::Sender<Intake>,
+        walk: Entrance,
         support: watch::Sender<Support>,
         cursor: Option<BlockRef>,
         begun_after: Option<u64>,
@@ -546,7 +546,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                     "request arrived");
             }
             let covered = self.line.borrow().covers(request.kind(), request.block.number);
-            let intake = Intake { request, recovered };
+            let intake = self.walk.take(request, recovered);
             if covered {
                 self.hand_on(intake).await?;
             } else {

@@ -128,7 +128,7 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
         places: &Places,
         stop: &CancellationToken,
     ) -> Result<(), LedgerError> {
-        let Intake { request, recovered } = intake;
+        let Intake { request, recovered, hand: _hand } = intake;
         let (key, mut held_before) = (request.key, None);
         if recovered {
             // Settled meanwhile: nothing is left to do.

@@ -4,14 +4,14 @@ mod core_contradicts;
 mod core_never_answers;
 mod scene;
 
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{dealings::resume, dispatch::Places, *};
 use crate::gateway::{abi, fake_chain::request_event};
 
 fn intake(id: u64, recovered: bool) -> Intake {
     let request = abi::decode(&request_event(id)).unwrap();
-    Intake { request, recovered }
+    Intake::alone(request, recovered)
 }
 
 fn answer() -> Answer {

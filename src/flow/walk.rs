@@ -141,7 +141,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         seat: Seat<'_>,
         stop: CancellationToken,
     ) -> Result<Ended, LedgerError> {
-        let Intake { request, recovered } = intake;
+        let Intake { request, recovered, hand: _hand } = intake;
         let key = request.key;
         let (mut stage, mut worked) = (Stage::Arrived, Duration::ZERO);
         let mut past = self.past(&request, recovered);

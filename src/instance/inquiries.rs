@@ -3,27 +3,32 @@
 //! ```text
 //! control socket -> supervisor -> desk -> here -> journal's reader -> the asker
 //!                                          |
-//!                                          +-> requests to be tried -> recovery's channel -> walk
+//!                                          +-> wishes -> recovery's channel -> walk
 //! ```
 //!
-//! One question at a time, each bounded: a page, or a few seconds of reading blocks again. What is to
-//! be walked waits here and never keeps an answer waiting; a crash loses none of it, because all of
-//! it is open in the journal. The walk itself sees to it that no request is walked twice at a time.
+//! One question at a time, each bounded: a page of the journal. What stores something is a wish
+//! ([`wish`]), one at a time beside the questions: a disk may be full, and keeps nobody from asking.
+//! What is to be walked waits here and never keeps an answer waiting; a crash loses none of it, because
+//! all of it is open in the journal. The walk itself sees to it that no request is walked twice at a
+//! time.
+
+mod wish;
 
 use std::{collections::VecDeque, path::Path, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
+use self::wish::Wishes;
 use crate::{
     domain::{BlockRef, Bytes, Kind, Outcome, Refusal, U256},
     flow::{
-        Intake,
+        Entrance, Intake,
         arrivals::backfill::Backfill,
         depth::{Depth, Line, Tag},
     },
@@ -37,12 +42,12 @@ use crate::{
         QueryError, ReadOnly, RequestRecord, StageName,
     },
     observe::requests::{
-        Accepted, Asked, Backfilled, Desk, EventPlace, ExportedAnswer, ExportedRequest, HeldFor,
-        Inquiry, RequestLine, RequestStory, Retried, Told, TransactionLine, Verdict, Which,
+        Accepted, Asked, Desk, EventPlace, ExportedAnswer, ExportedRequest, HeldFor, Inquiry,
+        Reply, RequestLine, RequestStory, Retried, Told, TransactionLine, Verdict, Which,
     },
 };
 
-/// Questions that wait.
+/// Questions that wait, and wishes.
 const DESK: usize = 8;
 /// Requests on a page of a list.
 const LISTED: u32 = 500;
@@ -50,12 +55,6 @@ const LISTED: u32 = 500;
 const EXPORTED: u32 = 16;
 /// And bytes of events and answers, which take twice as many in hex.
 const EXPORTED_BYTES: usize = 8 << 20;
-/// How long blocks are read for one answer.
-const BACKFILL_FOR: Duration = Duration::from_secs(3);
-/// One range of blocks, by a node that is slow.
-const RANGE_DEADLINE: Duration = Duration::from_secs(30);
-/// So many requests may wait for the walk before no more blocks are read.
-const MOST_WAITING: usize = 10_000;
 /// How long the journal of an instance that does not run may take to store something.
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -64,7 +63,7 @@ const STORE_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) struct Inquiries<P: Provider> {
     pub journal: Journal,
     pub backfill: Backfill<P, Journal>,
-    pub walk: mpsc::Sender<Intake>,
+    pub walk: Entrance,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
     pub ripening: Ripening,
@@ -105,15 +104,47 @@ impl Ripening {
 
 impl<P: Provider> Inquiries<P> {
     /// Puts up a desk, and answers what is asked there until the tasks it hands on to have ended.
-    pub(super) async fn run(mut self, desks: watch::Sender<Option<Desk>>) {
+    pub(super) async fn run(self, desks: watch::Sender<Option<Desk>>) {
+        let Self { journal, backfill, walk, progress, ripening } = self;
         let (desk, mut inbox) = mpsc::channel(DESK);
         desks.send_replace(Some(desk));
-        let (mut waiting, walk) = (VecDeque::new(), self.walk.clone());
+        let line = ripening.line.clone();
+        let wishes = Wishes::new(journal.clone(), backfill, walk.clone(), progress, line);
+        let mut wanted: VecDeque<(Inquiry, Reply)> = VecDeque::new();
+        let mut wish: Option<BoxFuture<'_, Vec<Intake>>> = None;
+        let mut waiting: VecDeque<Intake> = VecDeque::new();
         loop {
+            if wish.is_none()
+                && let Some((inquiry, reply)) = wanted.pop_front()
+            {
+                wish = Some(Box::pin(wishes.fulfil(inquiry, reply, waiting.len())));
+            }
+            let fulfilling = async {
+                match wish.as_mut() {
+                    Some(wish) => wish.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 asked = inbox.recv() => {
                     let Some(Asked { inquiry, reply }) = asked else { return };
-                    reply.send(self.answer(inquiry, &mut waiting).await);
+                    if !inquiry.is_wish() {
+                        let asked = journal.look(move |look| Ok(read(look, &inquiry))).await;
+                        let mut told = asked.unwrap_or_else(|error| Err(error.to_string()));
+                        if let Ok(told) = &mut told {
+                            ripening.explain(told);
+                        }
+                        reply.send(told);
+                    } else if wanted.len() < DESK {
+                        wanted.push_back((inquiry, reply));
+                    } else {
+                        let why = "it still does what others wish: ask again in a moment";
+                        reply.send(Err(why.to_owned()));
+                    }
+                }
+                found = fulfilling => {
+                    wish = None;
+                    waiting.extend(found);
                 }
                 Ok(place) = walk.reserve(), if !waiting.is_empty() => {
                     if let Some(intake) = waiting.pop_front() {
@@ -123,108 +154,6 @@ impl<P: Provider> Inquiries<P> {
             }
         }
     }
-
-    async fn answer(
-        &mut self,
-        inquiry: Inquiry,
-        waiting: &mut VecDeque<Intake>,
-    ) -> Result<Told, String> {
-        match inquiry {
-            Inquiry::List { .. } | Inquiry::Export { .. } | Inquiry::Show { .. } => {
-                let asked = self.journal.look(move |look| Ok(read(look, &inquiry))).await;
-                let mut told = asked.map_err(|error| error.to_string())??;
-                self.ripening.explain(&mut told);
-                Ok(told)
-            }
-            Inquiry::Retry { id } => {
-                let id = parse(&id)?;
-                // What was noted is to be seen.
-                self.journal.flush().await.map_err(|error| error.to_string())?;
-                let found = self.journal.look(move |look| look.with_id(id)).await;
-                let found = found.map_err(|error| error.to_string())?;
-                let found = some(found, id)?;
-                let mut retried = Vec::new();
-                for record in found {
-                    let (told, try_now) = retry(&self.journal, &record, Stands::InWalk).await?;
-                    if try_now {
-                        match abi::decode(&record.event) {
-                            Ok(request) => {
-                                waiting.push_back(Intake { request, recovered: true });
-                            }
-                            Err(error) => {
-                                let why = "a stored request cannot be decoded by this version";
-                                return Err(format!("{why}: {error}"));
-                            }
-                        }
-                    }
-                    info!(request = %record.key, verdict = told.text, "an operator asks for another try");
-                    retried.push(told);
-                }
-                Ok(Told::Retried { requests: retried })
-            }
-            Inquiry::Backfill { from, to } => self.backfill(from, to, waiting).await,
-        }
-    }
-
-    async fn backfill(
-        &mut self,
-        from: u64,
-        to: Option<u64>,
-        waiting: &mut VecDeque<Intake>,
-    ) -> Result<Told, String> {
-        let Some(cursor) = self.progress.borrow().map(|block| block.number) else {
-            return Err("it has read no block yet: ask again when it has".to_owned());
-        };
-        // What comes after the cursor is read in its turn.
-        let end = to.unwrap_or(cursor).min(cursor);
-        if from > end {
-            return Err(match to {
-                Some(to) if to < from => format!("--to {to} is before --from {from}"),
-                Some(_) | None => {
-                    format!("it has read up to block {cursor}: block {from} is read in its turn")
-                }
-            });
-        }
-        let mut read = Backfilled { from, to: from, end, requests: 0, new: 0 };
-        let (begun, mut next) = (Instant::now(), from);
-        while next <= end {
-            if waiting.len() >= MOST_WAITING {
-                return Err(format!(
-                    "{} requests found so far wait for a place: block {next} is the next to be \
-                     read, ask for it again when `status` shows fewer in hand",
-                    waiting.len()
-                ));
-            }
-            let reading = timeout(RANGE_DEADLINE, self.backfill.read(next, end)).await;
-            let range = match reading {
-                Ok(Ok(range)) => range,
-                Ok(Err(error)) => {
-                    return Err(format!("{error}; go on with --from {next}"));
-                }
-                Err(_) => {
-                    return Err(format!(
-                        "no answer of the node within {RANGE_DEADLINE:?}; go on with --from {next}"
-                    ));
-                }
-            };
-            read.to = range.to;
-            read.requests += range.requests as u64;
-            read.new += range.new.len() as u64;
-            for intake in &range.new {
-                let request = &intake.request;
-                warn!(request = %request.key, block = request.block.number,
-                    "a request that was not known is found in blocks that are read again");
-            }
-            waiting.extend(range.new);
-            next = range.to + 1;
-            if begun.elapsed() >= BACKFILL_FOR {
-                break;
-            }
-        }
-        let Backfilled { from, to, end, requests, new } = read;
-        info!(from, to, end, requests, new, "blocks are read again for an operator");
-        Ok(Told::Backfilled(read))
-    }
 }
 
 /// The task of a running instance.
@@ -233,7 +162,10 @@ pub(super) type Running = Inquiries<ArbitrumProvider>;
 /// Whether a request that is to be tried again has a walk to go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stands {
-    InWalk,
+    /// And whether it is forgotten: it should be walked, and nobody has it in hand.
+    InWalk {
+        forgotten: bool,
+    },
     InJournal,
 }
 
@@ -341,7 +273,7 @@ async fn retry(
     stands: Stands,
 ) -> Result<(Retried, bool), String> {
     let when = match stands {
-        Stands::InWalk => "tried again now",
+        Stands::InWalk { .. } => "tried again now",
         Stands::InJournal => "tried again when the instance starts",
     };
     let progress = &record.progress;
@@ -351,7 +283,13 @@ async fn retry(
         }
         (None, None) => {
             let stage = progress.stage.as_str();
-            (Verdict::InHand, format!("it is in hand ({stage}) and not held: nothing to do"))
+            if stands == (Stands::InWalk { forgotten: true }) {
+                let text =
+                    format!("nobody walked it ({stage}): it is {when}; please report its log");
+                (Verdict::Tried, text)
+            } else {
+                (Verdict::InHand, format!("it is in hand ({stage}) and not held: nothing to do"))
+            }
         }
         (Some(outcome @ (Outcome::Refused(_) | Outcome::Expired | Outcome::Orphaned)), _) => {
             let ended = outcome.as_str();
@@ -382,7 +320,7 @@ async fn retry(
     let id = format!("{:#x}", record.key.id);
     let content = record.key.content.to_string();
     let walks = matches!(verdict, Verdict::Tried | Verdict::OpenedAgain);
-    Ok((Retried { id, content, verdict, text }, walks && stands == Stands::InWalk))
+    Ok((Retried { id, content, verdict, text }, walks && stands != Stands::InJournal))
 }
 
 fn line_of_listed(listed: &Listed) -> RequestLine {
@@ -518,7 +456,12 @@ async fn retry_stopped(
         }
         Ok(Told::Retried { requests: retried })
     };
-    let late = |_| Err(format!("the journal took longer than {STORE_DEADLINE:?}"));
+    let late = |_| {
+        Err(format!(
+            "the journal took longer than {STORE_DEADLINE:?}: what was asked may be stored all the \
+             same; see the disk, and ask again"
+        ))
+    };
     let told = timeout(STORE_DEADLINE, storing).await.unwrap_or_else(late);
     stop.cancel();
     // Its end closes the file.
@@ -527,80 +470,4 @@ async fn retry_stopped(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        domain::{B256, Event, RequestKey},
-        flow::depth::Finality,
-    };
-
-    fn just_arrived() -> Progress {
-        Progress {
-            stage: StageName::Arrived,
-            held: None,
-            attempts: 0,
-            last_error: None,
-            worked_ms: 0,
-            transaction: None,
-            arrived_at_ms: 0,
-            asked_at_ms: None,
-            answered_at_ms: None,
-            submitted_at_ms: None,
-            settled_at_ms: None,
-            outcome: None,
-        }
-    }
-
-    #[test]
-    fn an_export_is_cut_at_its_bytes_and_goes_on() {
-        let record = |data: usize| RequestRecord {
-            position: Position::from_number(1),
-            key: RequestKey { id: U256::from(1), content: B256::ZERO },
-            kind: Kind::PublicDecryption,
-            event: Event {
-                block: BlockRef { number: 1, hash: B256::ZERO },
-                transaction: B256::ZERO,
-                log_index: 0,
-                topics: Vec::new(),
-                data: Bytes::from(vec![0; data]),
-            },
-            answer: None,
-            progress: just_arrived(),
-        };
-        let (half, whole) = (EXPORTED_BYTES / 2, EXPORTED_BYTES + 1);
-        assert_eq!(fitting(&[record(half), record(half), record(1)]), 2);
-        assert_eq!(fitting(&[record(whole), record(1)]), 1, "one goes in any case");
-        assert_eq!(fitting(&[record(1), record(whole)]), 1);
-    }
-
-    #[test]
-    fn a8_who_waits_for_the_tag_says_so_and_nobody_else() {
-        let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
-        let mut tag = Tag::new(Finality::Finalized, 100, 0);
-        tag.look(Some(90), 100, 0);
-        let ripening = Ripening {
-            depth,
-            line: watch::channel(depth.line(100, tag.at)).1,
-            tag: watch::channel(Some(tag)).1,
-        };
-        let kind = Kind::UserDecryption.as_str();
-        let request = |block| line(String::new(), String::new(), kind, block, &just_arrived());
-        let mut told = Told::Lines { requests: vec![request(90), request(91)], next: None };
-        ripening.explain(&mut told);
-        let Told::Lines { requests, .. } = told else { panic!() };
-        assert_eq!(requests[0].waits, None);
-        assert!(requests[1].waits.as_ref().unwrap().contains("finalized stands at block 90 since"));
-    }
-
-    #[test]
-    fn ids_are_read_as_operators_write_them() {
-        for (text, id) in [("7", 7), ("0x07", 7), ("0X1f", 31), (" 10 ", 10)] {
-            assert_eq!(parse(text), Ok(U256::from(id)), "{text}");
-        }
-        let long = "0x0100000000000000000000000000000000000000000000000000000000000005";
-        assert_eq!(parse(long), Ok((U256::from(1) << 248) | U256::from(5)));
-        for text in ["", "0x", "1f", "0xzz", "-1", &format!("0x1{}", "0".repeat(64))] {
-            assert!(parse(text).unwrap_err().contains("request id"), "{text}");
-        }
-    }
-}
+mod tests;

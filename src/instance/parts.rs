@@ -2,7 +2,6 @@
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
 use tracing::info;
 
 use super::BuildError;
@@ -10,12 +9,13 @@ use crate::{
     config::{self, Config, SecretUrl},
     domain::{Address, BlockRef, OutsideText},
     flow::{
-        Intake, Intakes,
+        Entrance, Intakes,
         arrivals::Start,
         ciphertexts::{
             self, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
         },
         depth::{Depth, Finality},
+        entrances,
     },
     gateway::{
         gateway_config::GatewayConfigAdapter,
@@ -32,10 +32,8 @@ pub(super) const RECOVERED_AHEAD: usize = 64;
 const IDLE_CONNECTIONS: usize = 16;
 
 /// The channels of a walk.
-pub(super) fn intakes(config: &Config) -> (Intakes, mpsc::Sender<Intake>, mpsc::Sender<Intake>) {
-    let (walk, fresh) = mpsc::channel(config.channel_size);
-    let (walk_again, again) = mpsc::channel(RECOVERED_AHEAD);
-    (Intakes { fresh, again }, walk, walk_again)
+pub(super) fn intakes(config: &Config) -> (Intakes, Entrance, Entrance) {
+    entrances(config.channel_size, RECOVERED_AHEAD)
 }
 
 /// Where reading begins if the journal does not say.

@@ -7,14 +7,14 @@
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tracing::{debug, error, info};
 
 use crate::{
     domain::stage::Stage,
-    flow::{Intake, depth::Line},
+    flow::{Entrance, Intake, depth::Line},
     gateway::abi,
     heart::Heart,
     journal::{Holds, Journal, JournalError, Position},
@@ -29,10 +29,12 @@ const UNRIPE: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Recovery {
     pub journal: Journal,
-    pub walk: mpsc::Sender<Intake>,
+    pub walk: Entrance,
     pub held_retry: Duration,
     /// The newest request of an earlier run; younger ones come from the chain.
     pub newest: Option<Position>,
+    /// Up to where those of the earlier run are in hand.
+    pub taken: watch::Sender<Option<Position>>,
     /// Up to which block requests may be walked.
     pub line: watch::Receiver<Line>,
     pub heart: Heart,
@@ -42,6 +44,7 @@ impl Recovery {
     pub(super) async fn run(self) -> Result<(), JournalError> {
         if let Some(newest) = self.newest {
             let taken = self.feed(Holds::Included, Some(newest)).await?;
+            self.taken.send_replace(Some(newest));
             if taken > 0 {
                 info!(requests = taken, "unfinished requests of an earlier run are walked again");
             }
@@ -77,6 +80,10 @@ impl Recovery {
             self.heart.beat().await;
             let page = self.journal.unfinished(after, PAGE, holds).await?;
             let Some(last) = page.last() else { break };
+            if until.is_some() {
+                // The page before.
+                self.taken.send_replace(after);
+            }
             after = Some(last.position);
             for row in page {
                 if until.is_some_and(|until| row.position > until) {
@@ -85,7 +92,7 @@ impl Recovery {
                 match abi::decode(&row.event) {
                     Ok(request) => {
                         taken += 1;
-                        let intake = Intake { request, recovered: true };
+                        let intake = self.walk.take(request, true);
                         let (kind, number) = (intake.request.kind(), intake.request.block.number);
                         let covered = self.line.borrow().covers(kind, number);
                         if covered || row.stage != Stage::Arrived {

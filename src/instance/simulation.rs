@@ -43,7 +43,7 @@ mod world;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -55,12 +55,12 @@ use self::{
     rpc::SimulatedNode,
     world::{Life, Plan, State, World},
 };
-use super::{LeftOver, recovery::Recovery};
+use super::{LeftOver, attendance::Attendance, recovery::Recovery};
 use crate::{
     backoff::Backoff,
     domain::B256,
     flow::{
-        Flow, FlowOptions, Intakes,
+        Flow, FlowOptions,
         arrivals::{
             Arrivals, Start,
             ids::{Ids, SharedIds},
@@ -68,6 +68,7 @@ use crate::{
         },
         ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
         depth::Line,
+        entrances,
         kms_core::{self, KmsCore},
         submission::Submission,
     },
@@ -104,6 +105,8 @@ struct Running {
     journal: Journal,
     /// What the lookout says.
     sight: watch::Receiver<Sight>,
+    /// What the attendance found.
+    counted: Metrics,
 }
 
 /// How a life went on.
@@ -171,6 +174,7 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let mut running = running;
     oracle::look(&world, &mut running).await;
     running.stop(&world).await;
+    running.judge(&world);
     running.tasks.shutdown().await;
     nature.shutdown().await;
     simulated::set(None);
@@ -264,6 +268,7 @@ impl Machine<'_> {
                 }
             }
         }
+        running.judge(&self.world);
         running.tasks.shutdown().await;
         Ended::Over
     }
@@ -322,9 +327,7 @@ impl Machine<'_> {
                 maybe_answered_up_to,
             },
         };
-        let (walk, fresh) = mpsc::channel(4);
-        let (walk_again, again) = mpsc::channel(super::parts::RECOVERED_AHEAD);
-        let intakes = Intakes { fresh, again };
+        let (intakes, walk, walk_again) = entrances(4, super::parts::RECOVERED_AHEAD);
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
         let super::Reading { cursor, begun_after, read_twice, unproven, newest, ids } =
             left.reading;
@@ -346,11 +349,23 @@ impl Machine<'_> {
         };
         tasks.spawn("lookout", async move { lookout.run().await.map(|never| match never {}) });
         tasks.spawn("arrivals", arrivals.run(Start::Block(1), Heart::default(), stop.clone()));
+        let (taken, taken_up_to) = watch::channel(None);
+        let counted = Metrics::new();
+        let attendance = Attendance {
+            journal: journal.clone(),
+            walk: walk_again.clone(),
+            newest,
+            taken: taken_up_to,
+            line: depth.clone(),
+            metrics: counted.clone(),
+        };
+        tasks.attend(attendance, stop.clone());
         let recovery = Recovery {
             journal: journal.clone(),
             walk: walk_again,
             held_retry: HELD_RETRY,
             newest,
+            taken,
             line: depth,
             heart: Heart::default(),
         };
@@ -358,13 +373,19 @@ impl Machine<'_> {
         tasks.spawn("recovery", async move {
             stopped.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
         });
-        Ok(Running { tasks: tasks.0, stop, below, journal, sight })
+        Ok(Running { tasks: tasks.0, stop, below, journal, sight, counted })
     }
 }
 
 struct Tasks(JoinSet<(&'static str, Result<(), String>)>);
 
 impl Tasks {
+    fn attend(&mut self, attendance: Attendance, stop: CancellationToken) {
+        self.spawn("attendance", async move {
+            stop.run_until_cancelled(attendance.run()).await.unwrap_or(Ok(()))
+        });
+    }
+
     fn spawn<E: std::fmt::Display>(
         &mut self,
         name: &'static str,
@@ -385,6 +406,14 @@ async fn connect<P: Provider>(node: &P, wallet: crate::domain::Address) -> Gatew
 }
 
 impl Running {
+    /// Nobody was ever forgotten.
+    fn judge(&self, world: &World) {
+        let forgotten = self.counted.unattended_so_far();
+        if forgotten > 0 {
+            world.violation(format!("{forgotten} open requests were in nobody's hands"));
+        }
+    }
+
     /// A drain, as `Instance::close` does it: the walk first, the journal last.
     async fn stop(&mut self, world: &World) {
         world.say(format_args!("the process is told to stop"));

@@ -251,6 +251,22 @@ pub(super) fn held(
         .collect())
 }
 
+/// Unfinished requests that are not held, oldest first, by name alone.
+pub(super) fn unfinished_keys(
+    connection: &Connection,
+    contract: Address,
+    after: Option<Position>,
+    limit: u32,
+) -> rusqlite::Result<Vec<(Position, RequestKey)>> {
+    connection
+        .prepare_cached(sql::UNFINISHED_KEYS)?
+        .query_map(params![Fixed(contract), after_seq(after), limit], |row| {
+            let id: Fixed<U256> = row.get(1)?;
+            Ok((Position(row.get(0)?), RequestKey { id: id.0, content: hash(row, 2)? }))
+        })?
+        .collect()
+}
+
 pub(super) fn request(
     connection: &Connection,
     contract: Address,

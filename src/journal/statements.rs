@@ -250,6 +250,13 @@ pub(super) const HELD: &str = concat!(
      WHERE r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
 );
 
+/// Of which nothing is known but that it is not held: `?1` contract, `?2` the last position seen, `?3`
+/// how many.
+pub(super) const UNFINISHED_KEYS: &str = "
+SELECT r.seq, r.id, r.content FROM requests r
+WHERE r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL AND r.seq > ?2
+ORDER BY r.seq LIMIT ?3";
+
 /// A mined transaction closes its nonce for all that share it.
 pub(super) const OPEN_TRANSACTIONS: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
@@ -431,6 +438,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (UNFINISHED_NOT_HELD, "requests_unfinished"),
     (UNFINISHED_HELD, "requests_held"),
     (HELD, "requests_held"),
+    (UNFINISHED_KEYS, "requests_unfinished"),
     (LISTED_UNFINISHED, "requests_unfinished"),
     (LISTED_HELD, "requests_held"),
     (LISTED_ENDED, "requests_settled"),

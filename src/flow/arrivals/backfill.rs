@@ -14,8 +14,8 @@ use super::{
     pages::Pages,
 };
 use crate::{
-    domain::{Event, LedgerError},
-    flow::{Intake, RequestLedger, Taken},
+    domain::{Event, LedgerError, Request},
+    flow::{Batch, RequestLedger},
     gateway::{
         decryption::DecryptionAdapter,
         provider::{NodeId, Provider},
@@ -36,20 +36,23 @@ pub struct Backfill<P, L> {
 pub struct Reread {
     /// The last block that was read.
     pub to: u64,
-    /// Requests found.
-    pub requests: usize,
-    /// Those of them that were not known: they are stored.
-    pub new: Vec<Intake>,
+    batch: Batch,
+    /// The requests of the batch, in its order.
+    requests: Vec<Request>,
+}
+
+impl Reread {
+    /// How many requests there are in it.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
 }
 
 /// Why a range was not read. The same again may succeed.
 #[derive(Debug, thiserror::Error)]
-pub enum BackfillError {
-    #[error("{0}")]
-    Chain(String),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
+#[error("{0}")]
+pub struct BackfillError(String);
 
 impl<P: Provider, L: RequestLedger> Backfill<P, L> {
     pub fn new(adapter: DecryptionAdapter<P>, ledger: L) -> Self {
@@ -62,23 +65,27 @@ impl<P: Provider, L: RequestLedger> Backfill<P, L> {
         Self { ids, ..self }
     }
 
-    /// Reads from `from` on, not beyond `to`, and as much as the nodes tell at once. What is new is
-    /// durable when this returns, and the caller's to be walked.
+    /// Reads from `from` on, not beyond `to`, and as much as the nodes tell at once. Stores nothing:
+    /// dropping the future loses nothing.
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
         let (events, to) = self.read_everywhere(from, to).await?;
         self.ids.lock().saw_all(&events, Instant::now());
         let Decoded { batch, requests, .. } = decode(&self.adapter, events);
-        let found = requests.len();
-        let taken = if batch.arrivals.is_empty() && batch.skipped.is_empty() {
-            Taken::default()
-        } else {
-            self.ledger.arrive(batch).await?
-        };
+        Ok(Reread { to, batch, requests })
+    }
+
+    /// Stores what was read. Answers the requests that were not known: they are durable then, and the
+    /// caller's to be walked. From its first poll on they may become known to the ledger, however long
+    /// that takes: the future is to be waited for to its end.
+    pub async fn store(&self, read: Reread) -> Result<Vec<Request>, LedgerError> {
+        let Reread { batch, requests, .. } = read;
+        if batch.arrivals.is_empty() && batch.skipped.is_empty() {
+            return Ok(Vec::new());
+        }
+        let taken = self.ledger.arrive(batch).await?;
         let mut requests: Vec<Option<_>> = requests.into_iter().map(Some).collect();
         let new = taken.new.into_iter().filter_map(|index| requests.get_mut(index)?.take());
-        // It may have been answered by an earlier life.
-        let new = new.map(|request| Intake { request, recovered: true }).collect();
-        Ok(Reread { to, requests: found, new })
+        Ok(new.collect())
     }
 
     /// The events of a page that any node shows, and where the page ends. One node that knows the
@@ -119,7 +126,7 @@ impl<P: Provider, L: RequestLedger> Backfill<P, L> {
                 }
             }
             match failed {
-                Some(error) if answers == 0 => return Err(BackfillError::Chain(error)),
+                Some(error) if answers == 0 => return Err(BackfillError(error)),
                 Some(_) | None => {}
             }
             events.sort_by_key(|event| (event.block.number, event.log_index));

@@ -8,6 +8,7 @@ use super::{
     super::{depth::Finality, fake_ledger::FakeLedger},
     *,
 };
+use crate::flow::{Intake, entrances};
 use crate::gateway::fake_chain::{Blooms, FakeChain, Lies, request_event, upgrade_event};
 
 struct Reading {
@@ -54,17 +55,18 @@ impl Reading {
             let book = ledger.book();
             (book.unproven.clone(), book.read_twice)
         };
-        let (sender, walk) = mpsc::channel(channel);
+        let (intakes, entrance, _) = entrances(channel, 1);
         let (support_sender, support) = watch::channel(Support::Served);
         let adapter = DecryptionAdapter::new(chain);
-        let arrivals = Arrivals::new(adapter, ledger.clone(), sender, support_sender, cursor, None)
-            .resuming(unproven, read_twice)
-            .only_from(depth, watch::channel(depth.line(0, None)).0);
+        let arrivals =
+            Arrivals::new(adapter, ledger.clone(), entrance, support_sender, cursor, None)
+                .resuming(unproven, read_twice)
+                .only_from(depth, watch::channel(depth.line(0, None)).0);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
         let (suspects, notes, tag) = (arrivals.suspects(), arrivals.notes(), arrivals.tag());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
-        Self { ledger, progress, tag, walk, support, suspects, notes, stop, running }
+        Self { ledger, progress, tag, walk: intakes.fresh, support, suspects, notes, stop, running }
     }
 
     /// What went to the walk so far.
@@ -553,10 +555,10 @@ async fn backfilled(
     let (mut requests, mut new, mut next) = (0, Vec::new(), from);
     while next <= to {
         let read = backfill.read(next, to).await?;
-        requests += read.requests;
-        assert!(read.new.iter().all(|intake| intake.recovered));
-        new.extend(read.new.iter().map(|intake| intake.request.key.id.to::<u64>()));
+        requests += read.requests();
         next = read.to + 1;
+        let found = backfill.store(read).await.unwrap();
+        new.extend(found.iter().map(|request| request.key.id.to::<u64>()));
     }
     Ok((requests, new))
 }

@@ -46,7 +46,7 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
     let waiting = || {
         let request = scene.request.clone();
-        Intake { request, recovered: false }
+        Intake::alone(request, false)
     };
     fresh.send(waiting()).await.unwrap();
     let place = places.next(&mut intakes).await.unwrap();

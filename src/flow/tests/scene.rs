@@ -355,7 +355,7 @@ impl Scene {
     pub async fn walk(&self, places: &Places) -> (Ended, Duration) {
         let begun = Instant::now();
         let request = self.request.clone();
-        let intake = Intake { request, recovered: true };
+        let intake = Intake::alone(request, true);
         let seat = Seat { places, recovered: true };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();

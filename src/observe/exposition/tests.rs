@@ -23,6 +23,7 @@ fn full() -> Metrics {
     metrics.attempt_failed("asked");
     metrics.walking(1, 1000);
     metrics.witnessed("by_two");
+    metrics.unattended();
     metrics.behind_since(None);
     metrics.finality_tag(second);
     metrics.unproven_blocks(1);

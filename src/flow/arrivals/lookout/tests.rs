@@ -34,14 +34,15 @@ impl Watched {
 
     /// As a process with what an earlier one has stored.
     fn go_on(chain: &FakeChain, ledger: FakeLedger, start: Start) -> Self {
-        let (sender, walk) = mpsc::channel(1000);
+        let (intakes, entrance, _) = crate::flow::entrances(1000, 1);
+        let walk = intakes.fresh;
         let (support, _) = watch::channel(Support::Served);
         let cursor = ledger.book().cursor;
         let runs = ledger.book().ids.clone();
         let ids = SharedIds::new(Ids::stored(&runs, Instant::now()));
         let adapter = DecryptionAdapter::new(chain.clone());
         let arrivals =
-            Arrivals::new(adapter.clone(), ledger.clone(), sender, support, cursor, None)
+            Arrivals::new(adapter.clone(), ledger.clone(), entrance, support, cursor, None)
                 .knowing(ids.clone());
         let (sight_sender, sight) = watch::channel(Sight::default());
         let metrics = Metrics::default();

@@ -1,0 +1,243 @@
+//! What operators ask and wish: also while the disk is full, and of what nobody walks.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+use super::*;
+use crate::{
+    domain::{Address, B256, Event, RequestKey},
+    flow::{Arrival, Batch, Intakes, RequestLedger as _, Step, depth::Finality, entrances},
+    gateway::{
+        decryption::DecryptionAdapter,
+        fake_chain::{FakeChain, request_event},
+    },
+    simulated::{self, DiskFault, Ground},
+};
+
+struct World {
+    journal: Journal,
+    desk: Desk,
+    walk: Entrance,
+    intakes: Intakes,
+    full: Arc<AtomicBool>,
+    _dir: tempfile::TempDir,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let full = Arc::new(AtomicBool::new(false));
+        let is_full = full.clone();
+        let commit = move || is_full.load(Ordering::Relaxed).then_some(DiskFault::NotStored);
+        let ready = || -> BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
+        let (turn, commit) = (Arc::new(ready), Arc::new(commit));
+        simulated::set(Some(Ground { begun: Instant::now(), turn, commit }));
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Address::repeat_byte(1);
+        let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
+        let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let stopping = stop.clone();
+        tasks.spawn(async move {
+            let _ended = writer.run(Heart::default(), stopping).await;
+        });
+        let chain = FakeChain::new(10);
+        chain.mine(vec![request_event(1), request_event(2)]);
+        chain.mine_empty(3);
+        let backfill = Backfill::new(DecryptionAdapter::new(chain.clone()), journal.clone());
+        let (intakes, _, walk) = entrances(8, 8);
+        let line = watch::channel(Line::OPEN).1;
+        let ripening = Ripening { depth: Depth::NONE, line, tag: watch::channel(None).1 };
+        let progress = watch::channel(Some(chain.block(chain.height()))).1;
+        let inquiries = Inquiries {
+            journal: journal.clone(),
+            backfill,
+            walk: walk.clone(),
+            progress,
+            ripening,
+        };
+        let (desks, mut desk) = watch::channel(None);
+        tasks.spawn(inquiries.run(desks));
+        let desk = desk.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        Self { journal, desk, walk, intakes, full, _dir: dir, stop, tasks }
+    }
+
+    fn ask(&self, inquiry: Inquiry) -> oneshot::Receiver<Result<Told, String>> {
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(move |told| {
+            let _ = sender.send(told);
+        });
+        self.desk.try_send(Asked { inquiry, reply }).unwrap();
+        answer
+    }
+
+    async fn hear(&self, inquiry: Inquiry) -> Result<Told, String> {
+        self.ask(inquiry).await.unwrap()
+    }
+
+    async fn listed(&self) -> usize {
+        let which = Which::All;
+        let told = self.hear(Inquiry::List { which, after: None }).await.unwrap();
+        let Told::Lines { requests, .. } = told else { panic!("{told:?}") };
+        requests.len()
+    }
+
+    async fn walked(&mut self) -> u64 {
+        let next = timeout(Duration::from_secs(30), self.intakes.again.recv());
+        let intake = next.await.expect("somebody to be walked").unwrap();
+        assert!(intake.recovered && self.walk.attends(intake.request.key));
+        intake.request.key.id.to()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        self.tasks.shutdown().await;
+        simulated::set(None);
+    }
+}
+
+fn backfill() -> Inquiry {
+    Inquiry::Backfill { from: 1, to: None }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a10_what_a_backfill_finds_on_a_full_disk_is_stored_later_and_walked() {
+    let mut world = World::new().await;
+    world.full.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    let told = world.hear(backfill()).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_mins(1), "in time for who asks");
+    assert!(told.contains("stored and walked") && told.contains("--from 15"), "{told}");
+    assert!(!told.contains("node"), "{told}");
+    // Questions go on; further wishes wait their turn.
+    assert_eq!(world.listed().await, 0);
+    let second = world.ask(backfill());
+    sleep(Duration::from_mins(10)).await;
+    world.full.store(false, Ordering::Relaxed);
+    let mut walked = [world.walked().await, world.walked().await];
+    walked.sort_unstable();
+    assert_eq!(walked, [1, 2]);
+    let Told::Backfilled(read) = second.await.unwrap().unwrap() else { panic!() };
+    assert_eq!((read.requests, read.new), (2, 0));
+    assert_eq!(world.listed().await, 2);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a10_a_retry_on_a_full_disk_is_done_later() {
+    let mut world = World::new().await;
+    let key = store(&world.journal, 1).await;
+    let end = Step::Settled(Outcome::Expired);
+    world.journal.note(key, end).await.unwrap();
+    world.journal.flush().await.unwrap();
+    world.full.store(true, Ordering::Relaxed);
+    let told = world.hear(Inquiry::Retry { id: "1".to_owned() }).await.unwrap_err();
+    assert!(told.contains("as soon as it is"), "{told}");
+    world.full.store(false, Ordering::Relaxed);
+    assert_eq!(world.walked().await, 1);
+    world.end().await;
+}
+
+async fn store(journal: &Journal, id: u64) -> RequestKey {
+    let request = abi::decode(&request_event(id)).unwrap();
+    let arrival = Arrival { key: request.key, kind: request.kind(), event: request_event(id) };
+    let batch = Batch { arrivals: vec![arrival], ..Batch::default() };
+    journal.arrive(batch).await.unwrap();
+    request.key
+}
+
+#[tokio::test(start_paused = true)]
+async fn a10_a_retry_walks_what_nobody_walks_and_leaves_what_is_in_hand() {
+    let mut world = World::new().await;
+    store(&world.journal, 1).await;
+    let hand = world.walk.take(abi::decode(&request_event(1)).unwrap(), false);
+    let verdict = async |world: &World| {
+        let told = world.hear(Inquiry::Retry { id: "1".to_owned() }).await.unwrap();
+        let Told::Retried { requests } = told else { panic!("{told:?}") };
+        requests[0].verdict
+    };
+    assert_eq!(verdict(&world).await, Verdict::InHand);
+    drop(hand);
+    assert_eq!(verdict(&world).await, Verdict::Tried);
+    assert_eq!(world.walked().await, 1);
+    world.end().await;
+}
+
+fn just_arrived() -> Progress {
+    Progress {
+        stage: StageName::Arrived,
+        held: None,
+        attempts: 0,
+        last_error: None,
+        worked_ms: 0,
+        transaction: None,
+        arrived_at_ms: 0,
+        asked_at_ms: None,
+        answered_at_ms: None,
+        submitted_at_ms: None,
+        settled_at_ms: None,
+        outcome: None,
+    }
+}
+
+#[test]
+fn an_export_is_cut_at_its_bytes_and_goes_on() {
+    let record = |data: usize| RequestRecord {
+        position: Position::from_number(1),
+        key: RequestKey { id: U256::from(1), content: B256::ZERO },
+        kind: Kind::PublicDecryption,
+        event: Event {
+            block: BlockRef { number: 1, hash: B256::ZERO },
+            transaction: B256::ZERO,
+            log_index: 0,
+            topics: Vec::new(),
+            data: Bytes::from(vec![0; data]),
+        },
+        answer: None,
+        progress: just_arrived(),
+    };
+    let (half, whole) = (EXPORTED_BYTES / 2, EXPORTED_BYTES + 1);
+    assert_eq!(fitting(&[record(half), record(half), record(1)]), 2);
+    assert_eq!(fitting(&[record(whole), record(1)]), 1, "one goes in any case");
+    assert_eq!(fitting(&[record(1), record(whole)]), 1);
+}
+
+#[test]
+fn a8_who_waits_for_the_tag_says_so_and_nobody_else() {
+    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+    let mut tag = Tag::new(Finality::Finalized, 100, 0);
+    tag.look(Some(90), 100, 0);
+    let ripening = Ripening {
+        depth,
+        line: watch::channel(depth.line(100, tag.at)).1,
+        tag: watch::channel(Some(tag)).1,
+    };
+    let kind = Kind::UserDecryption.as_str();
+    let request = |block| line(String::new(), String::new(), kind, block, &just_arrived());
+    let mut told = Told::Lines { requests: vec![request(90), request(91)], next: None };
+    ripening.explain(&mut told);
+    let Told::Lines { requests, .. } = told else { panic!() };
+    assert_eq!(requests[0].waits, None);
+    assert!(requests[1].waits.as_ref().unwrap().contains("finalized stands at block 90 since"));
+}
+
+#[test]
+fn ids_are_read_as_operators_write_them() {
+    for (text, id) in [("7", 7), ("0x07", 7), ("0X1f", 31), (" 10 ", 10)] {
+        assert_eq!(parse(text), Ok(U256::from(id)), "{text}");
+    }
+    let long = "0x0100000000000000000000000000000000000000000000000000000000000005";
+    assert_eq!(parse(long), Ok((U256::from(1) << 248) | U256::from(5)));
+    for text in ["", "0x", "1f", "0xzz", "-1", &format!("0x1{}", "0".repeat(64))] {
+        assert!(parse(text).unwrap_err().contains("request id"), "{text}");
+    }
+}
