@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::keccak256;
+use alloy::{primitives::keccak256, sol, sol_types::SolEvent as _};
 use reqwest::{Body, Response};
 use tokio::{
     sync::watch,
@@ -23,8 +23,8 @@ use tonic::{
 
 use crate::{
     domain::{
-        Address, B256, Bytes, Event, Generation, HoldReason, LedgerError, Material, Operation,
-        Outcome, PublicDecryption, Request, RequestKey, SigningDomain, U256, stage::Stage,
+        Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, Request,
+        RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
         Batch, Flow, FlowOptions, Intake, RequestLedger, Standing, Step, Taken,
@@ -49,6 +49,7 @@ use crate::{
         walk::Ended,
     },
     gateway::{
+        abi,
         decryption::{DecryptionAdapter, Support},
         fake_chain::FakeChain,
         gateway_config::GatewayConfigAdapter,
@@ -274,6 +275,33 @@ fn network(gets: Arc<AtomicUsize>) -> Answers {
     })
 }
 
+sol! {
+    event PublicDecryptionRequest(
+        uint256 indexed decryptionId,
+        (bytes32, uint256, bytes32, address[])[] snsCtMaterials,
+        bytes extraData
+    );
+}
+
+/// The one request, as the chain shows it.
+fn event() -> Event {
+    let handle = B256::with_last_byte(1);
+    let material = (handle, U256::ONE, keccak256(CIPHERTEXT), vec![Address::ZERO]);
+    let log = PublicDecryptionRequest {
+        decryptionId: (U256::ONE << 248) | U256::ONE,
+        snsCtMaterials: vec![material],
+        extraData: Bytes::new(),
+    };
+    let log = log.encode_log_data();
+    Event {
+        block: BlockRef { number: 0, hash: B256::ZERO },
+        transaction: B256::with_last_byte(2),
+        log_index: 0,
+        topics: log.topics().to_vec(),
+        data: log.data,
+    }
+}
+
 pub(super) struct Scene {
     pub flow: Flow<FakeChain, OneBucket, OneRequest>,
     pub core: Core,
@@ -286,7 +314,9 @@ pub(super) struct Scene {
 
 impl Scene {
     pub async fn new(core: Core, stage: Stage) -> Self {
-        let chain = FakeChain::new(100);
+        let chain = FakeChain::new(49);
+        chain.mine(vec![event()]);
+        chain.mine_empty(50);
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
         let ledger = crate::flow::fake_ledger::FakeLedger::default();
@@ -302,20 +332,8 @@ impl Scene {
         };
         let (support, supported) = watch::channel(Support::Served);
         let (depth, covered) = watch::channel(Line::OPEN);
-        let material = Material {
-            handle: B256::with_last_byte(1),
-            key_id: U256::ONE,
-            digest: keccak256(CIPHERTEXT),
-            coprocessors: vec![Address::ZERO],
-        };
-        let operation = PublicDecryption { materials: vec![material], extra_data: Bytes::new() };
-        let request = Request {
-            key: RequestKey { id: U256::ONE, content: B256::ZERO },
-            generation: Generation::G9,
-            block: chain.block(50),
-            transaction: B256::ZERO,
-            operation: Operation::PublicDecryption(operation),
-        };
+        let event = Event { block: chain.block(50), ..event() };
+        let request = abi::decode(&event).expect("a request");
         let gets = Arc::new(AtomicUsize::new(0));
         let http = http_client(
             TlsRoots::load(None).unwrap().client_config(),
