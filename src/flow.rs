@@ -21,6 +21,7 @@ mod walk;
 mod agreement;
 mod dealings;
 mod blame;
+mod noting;
 #[cfg(test)]
 mod fake_ledger;
 

@@ -417,7 +417,9 @@ impl Instance {
         let left = LeftOver::read(&journal).await.map_err(fail)?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
         let maybe_answered_up_to =
-            past::maybe_answered_up_to(&provider, address, cursor, &left.transactions).await;
+            past::maybe_answered_up_to(&provider, &journal, address, cursor, &left.transactions)
+                .await
+                .map_err(fail)?;
         let ground = Ground {
             roots,
             provider,

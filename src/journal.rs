@@ -416,6 +416,19 @@ impl Journal {
         self.read(move |connection| reader::seen_ids(connection, contract)).await
     }
 
+    /// Up to which block the wallet may have answered requests without this journal: 0 where it knows
+    /// of all.
+    pub async fn forgotten_up_to(&self) -> Result<u64, JournalError> {
+        let contract = self.contract;
+        let up_to = self.read(move |connection| reader::forgotten_up_to(connection, contract));
+        Ok(up_to.await?.unwrap_or(0))
+    }
+
+    /// Answers to requests up to this block may be missing here, for ever. Durable.
+    pub async fn forget_up_to(&self, block: u64) -> Result<(), LedgerError> {
+        self.durable(Work::ForgetUpTo(block)).await.map(|_| ())
+    }
+
     /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.
     pub async fn unfinished(
         &self,

@@ -69,7 +69,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         answer: &Answer,
         error: SubmissionError,
     ) -> Result<Door, Setback> {
-        let as_said = || Setback { own: error.is_own(), ..Setback::new(error.remedy(), &error) };
+        let as_said = || Setback::of(&error);
         if !error.is_of_contract() {
             return Err(as_said());
         }

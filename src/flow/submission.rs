@@ -1,22 +1,24 @@
 //! Room 4: answer -> adapter -> lane -> receipt -> outcome.
 
+mod earlier;
 mod gas;
+mod opinion;
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{debug, warn};
 
-use self::gas::{GasBook, GasError};
+use self::{
+    earlier::{Earlier, Found},
+    gas::{GasBook, GasError},
+};
 use crate::{
     domain::{
         Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request,
     },
     gateway::{
         abi::{ContractError, Verdict},
-        decryption::{DecryptionAdapter, ORPHANED_AFTER, Whereabouts, Witnessed},
+        decryption::{DecryptionAdapter, Whereabouts, Witnessed},
         lane::{Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },
@@ -34,9 +36,21 @@ pub struct Submission<P> {
     lane: Lane,
     adapter: DecryptionAdapter<P>,
     gas: GasBook,
+    earlier: Earlier<P>,
     /// The last answer was not taken: until one is, each is tried out before gas is spent on it.
     trouble: AtomicBool,
     metrics: Metrics,
+}
+
+/// What may have become of an answer before it is brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: it is new.
+    Nothing,
+    /// A transaction with it may exist.
+    MaybeSent,
+    /// So may one with another answer to the request, of which the journal does not know.
+    MaybeForgotten,
 }
 
 /// What became of a payload.
@@ -71,6 +85,14 @@ pub enum SubmissionError {
     /// The contract executed the answer and does not take it.
     #[error("{0}")]
     Rejected(ContractError),
+    #[error(
+        "an earlier answer of this wallet is in one of the last blocks: it is looked for again"
+    )]
+    EarlierYoung,
+    #[error("earlier answers of this wallet are looked for, in parts")]
+    EarlierNotYet,
+    #[error("the gateway nodes contradict each other on whether this was answered")]
+    Contradicted,
     #[error("the contract is paused")]
     Paused,
     #[error("the contract does not know this request, the node may lag")]
@@ -91,7 +113,13 @@ impl SubmissionError {
                 Verdict::AlreadyAnswered | Verdict::NotRequested | Verdict::Retry => Remedy::Retry,
             },
             Self::NotRequested => Remedy::Refuse(Refusal::NotRequested),
-            Self::Rpc(_) | Self::Paused | Self::NotRequestedYet | Self::Stopped => Remedy::Retry,
+            Self::Rpc(_)
+            | Self::EarlierYoung
+            | Self::EarlierNotYet
+            | Self::Contradicted
+            | Self::Paused
+            | Self::NotRequestedYet
+            | Self::Stopped => Remedy::Retry,
         }
     }
 
@@ -99,8 +127,13 @@ impl SubmissionError {
     #[must_use]
     pub fn is_own(&self) -> bool {
         match self {
-            Self::Held(_) | Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet => true,
-            Self::Rpc(_) | Self::Paused | Self::Stopped => false,
+            Self::Held(_)
+            | Self::Rejected(_)
+            | Self::EarlierYoung
+            | Self::Contradicted
+            | Self::NotRequested
+            | Self::NotRequestedYet => true,
+            Self::Rpc(_) | Self::EarlierNotYet | Self::Paused | Self::Stopped => false,
         }
     }
 
@@ -109,7 +142,13 @@ impl SubmissionError {
     pub fn is_of_contract(&self) -> bool {
         match self {
             Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet => true,
-            Self::Held(_) | Self::Rpc(_) | Self::Paused | Self::Stopped => false,
+            Self::Held(_)
+            | Self::Rpc(_)
+            | Self::EarlierYoung
+            | Self::EarlierNotYet
+            | Self::Contradicted
+            | Self::Paused
+            | Self::Stopped => false,
         }
     }
 }
@@ -118,7 +157,8 @@ impl<P: Provider> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction; `None` learns from estimates.
     pub fn new(lane: Lane, adapter: DecryptionAdapter<P>, gas_limit: Option<u64>) -> Self {
         let (gas, metrics) = (GasBook::new(gas_limit), Metrics::default());
-        Self { lane, adapter, gas, trouble: AtomicBool::new(false), metrics }
+        let earlier = Earlier::new(adapter.clone(), lane.sender());
+        Self { lane, adapter, gas, earlier, trouble: AtomicBool::new(false), metrics }
     }
 
     /// Counts there.
@@ -128,13 +168,26 @@ impl<P: Provider> Submission<P> {
         self
     }
 
-    /// Brings the answer on chain. `maybe_sent`: a transaction with it may exist already, so it is
-    /// looked for, and no gas is spent before the node says that the contract would take the answer.
+    /// Whether an earlier life of this wallet has answered the request: then that is its outcome.
+    pub async fn earlier_answer(
+        &self,
+        request: &Request,
+    ) -> Result<Option<Outcome>, SubmissionError> {
+        match self.earlier.look(request.into()).await? {
+            Found::No => Ok(None),
+            Found::Yes => Ok(Some(Outcome::AlreadyAnswered)),
+            Found::Young => Err(SubmissionError::EarlierYoung),
+            Found::NotYet => Err(SubmissionError::EarlierNotYet),
+        }
+    }
+
+    /// Brings the answer on chain. What may have been sent `before` is looked for, and then no gas is
+    /// spent before the node says that the contract would take the answer.
     pub async fn submit(
         &self,
         request: &Request,
         answer: &Answer,
-        maybe_sent: bool,
+        before: Before,
         report: &impl Report,
     ) -> Result<Outcome, SubmissionError> {
         let Some(data) = self.adapter.response(request, answer) else {
@@ -152,11 +205,17 @@ impl<P: Provider> Submission<P> {
                 ),
             )));
         }
+        let maybe_sent = before != Before::Nothing;
         let call = Call { from: Some(self.lane.sender()), to: self.adapter.address(), data };
         if maybe_sent
             && let Some(submission) = self.lane.attach(request.key).await.map_err(into_error)?
             && let Sent::Landed(landing) = self.follow(submission, report).await?
             && let Some(outcome) = self.read_landing(request, &call, landing).await?
+        {
+            return Ok(outcome);
+        }
+        if before == Before::MaybeForgotten
+            && let Some(outcome) = self.earlier_answer(request).await?
         {
             return Ok(outcome);
         }
@@ -268,45 +327,11 @@ impl<P: Provider> Submission<P> {
             Verdict::AlreadyAnswered => {
                 // Others are not in trouble because this one had been answered.
                 self.trouble.store(false, Ordering::Relaxed);
-                Ok(Outcome::AlreadyAnswered)
+                self.already_answered(call).await
             }
             Verdict::Retry => Err(SubmissionError::Paused),
             Verdict::Hold(_) => Err(SubmissionError::Rejected(error)),
             Verdict::NotRequested => self.second_opinion(request, call).await,
-        }
-    }
-
-    /// A lagging node does not know young requests: believed only of the state after the request's
-    /// own block, named by its hash [10]. Behind one URL the node that has the block and the one
-    /// that is asked next need not be the same, and one without the block cannot answer this.
-    async fn second_opinion(
-        &self,
-        request: &Request,
-        call: &Call,
-    ) -> Result<Outcome, SubmissionError> {
-        let provider = self.adapter.provider();
-        let block = match self.whereabouts(request, &[]).await? {
-            Whereabouts::In(block) => block,
-            Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
-            Whereabouts::Gone => return Ok(Outcome::Orphaned),
-        };
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let mut again = provider.call(call, At::Hash(block.hash)).await;
-        let head = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
-        if let Err(RpcError::Refused { .. }) = &again
-            && again.as_ref().is_err_and(|error| error.revert_data().is_none())
-            && head.saturating_sub(block.number) >= ORPHANED_AFTER
-        {
-            // A node may have thrown the state of old blocks away, but does not lag that far.
-            again = provider.call(call, At::Latest).await;
-        }
-        let Err(error) = again else {
-            return Err(SubmissionError::NotRequestedYet);
-        };
-        match error.revert_data().and_then(|data| ContractError::decode(&data)) {
-            Some(ContractError::DecryptionNotRequested(_)) => Err(SubmissionError::NotRequested),
-            Some(_) => Err(SubmissionError::NotRequestedYet),
-            None => Err(error.into()),
         }
     }
 

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
@@ -17,7 +14,8 @@ use super::{
     depth::Line,
     dispatch::Seat,
     kms_core::{self, CoreError, Ending, Poll},
-    submission::{Progress, Report, SubmissionError},
+    noting::Noting,
+    submission::{Before, SubmissionError},
 };
 use crate::{
     backoff::Backoff,
@@ -45,6 +43,8 @@ struct Past {
     maybe_asked: bool,
     /// A transaction with its answer may exist.
     maybe_sent: bool,
+    /// An earlier life may have answered it that the journal does not know of, and nobody has looked.
+    maybe_forgotten: bool,
     /// Why it was held when this walk began: that was said.
     held: Option<HoldReason>,
 }
@@ -53,6 +53,14 @@ impl Past {
     fn was_at(&mut self, stage: &Stage) {
         self.maybe_asked = true;
         self.maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
+    }
+
+    fn before(self) -> Before {
+        match (self.maybe_forgotten, self.maybe_sent) {
+            (true, _) => Before::MaybeForgotten,
+            (false, true) => Before::MaybeSent,
+            (false, false) => Before::Nothing,
+        }
     }
 }
 
@@ -85,6 +93,11 @@ impl Setback {
     /// Trouble that every request has: the chain or the Core does not answer.
     pub(super) fn new(remedy: Remedy, why: &impl ToString) -> Self {
         Self { remedy, why: why.to_string(), own: false }
+    }
+
+    /// Of room 4.
+    pub(super) fn of(error: &SubmissionError) -> Self {
+        Self { own: error.is_own(), ..Self::new(error.remedy(), error) }
     }
 
     pub(super) fn own(remedy: Remedy, why: &impl ToString) -> Self {
@@ -159,7 +172,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut rejected: Option<(Answer, Hold)> = None;
         loop {
             let begun = Instant::now();
-            let door = self.enter(&request, &stage, past, &mut dealings, seat, &stop).await;
+            let door = self.step(&request, &stage, &mut past, &mut dealings, seat, &stop).await;
             let Some(door) = door else { return Ok(Ended::Stopped) };
             past.was_at(&stage);
             let setback = match door {
@@ -252,8 +265,31 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// A request that was on chain before this start may have been answered by a run whose journal is
     /// gone.
     fn past(&self, request: &Request, recovered: bool) -> Past {
-        let is_old = request.block.number <= self.options.maybe_answered_up_to;
-        Past { maybe_asked: recovered, maybe_sent: recovered || is_old, held: None }
+        let maybe_forgotten = request.block.number <= self.options.maybe_answered_up_to;
+        let maybe_sent = recovered || maybe_forgotten;
+        Past { maybe_asked: recovered, maybe_sent, maybe_forgotten, held: None }
+    }
+
+    /// [`Self::enter`], once nobody can have answered the request before without the journal's knowing.
+    /// What was sent by its own account is looked at by the room that sends.
+    async fn step(
+        &self,
+        request: &Request,
+        stage: &Stage,
+        past: &mut Past,
+        dealings: &mut Dealings,
+        seat: Seat<'_>,
+        stop: &CancellationToken,
+    ) -> Option<Result<Door, Setback>> {
+        if past.maybe_forgotten && matches!(stage, Stage::Arrived | Stage::Asked) {
+            let looking = Box::pin(self.submission.earlier_answer(request));
+            match stop.run_until_cancelled(looking).await? {
+                Ok(Some(outcome)) => return Some(Ok(Door::Out(outcome))),
+                Ok(None) => past.maybe_forgotten = false,
+                Err(error) => return Some(Err(Setback::of(&error))),
+            }
+        }
+        self.enter(request, stage, *past, dealings, seat, stop).await
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
@@ -298,7 +334,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
                 let noting = Noting::new(self, request.key);
-                let submitting = self.submit(request, answer, past.maybe_sent, &noting);
+                let submitting = self.submit(request, answer, past.before(), &noting);
                 tokio::select! {
                     biased;
                     done = Box::pin(submitting) => Some(done),
@@ -597,11 +633,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         request: &Request,
         answer: &Answer,
-        maybe_sent: bool,
+        before: Before,
         noting: &Noting<'_, P, B, L>,
     ) -> Result<Door, Setback> {
         let begun = Instant::now();
-        let submitting = self.submission.submit(request, answer, maybe_sent, noting);
+        let submitting = self.submission.submit(request, answer, before, noting);
         let error = match submitting.instrument(debug_span!("gateway")).await {
             Ok(outcome) => {
                 self.metrics.took(Room::Submission, begun.elapsed());
@@ -643,55 +679,4 @@ fn blames_answer(reason: HoldReason) -> bool {
             | HoldReason::InvalidAnswer
             | HoldReason::ContractRejected
     )
-}
-
-/// Notes in the ledger what room 4 reports while it waits.
-struct Noting<'a, P, B, L> {
-    flow: &'a Flow<P, B, L>,
-    key: RequestKey,
-    /// It goes on by itself once somebody mended something.
-    waits: watch::Sender<bool>,
-}
-
-impl<P: Provider, B: Buckets, L: RequestLedger> Report for Noting<'_, P, B, L> {
-    async fn report(&self, progress: Progress) {
-        let step = match progress {
-            Progress::Submitted { transaction } => {
-                debug!(%transaction, "transaction broadcast");
-                Step::Submitted { transaction }
-            }
-            Progress::Waiting(hold) => {
-                let (reason, detail) = (hold.reason.as_str(), &hold.detail);
-                if let Some(times) = self.flow.heard(&format!("waits {hold}")) {
-                    warn!(reason, detail, times, "request waits");
-                } else {
-                    debug!(reason, detail, "request waits");
-                }
-                self.flow.metrics.held(hold.reason);
-                Step::Held(hold)
-            }
-        };
-        self.waits.send_replace(matches!(step, Step::Held(_)));
-        self.note(step).await;
-    }
-}
-
-impl<'a, P, B, L: RequestLedger> Noting<'a, P, B, L> {
-    fn new(flow: &'a Flow<P, B, L>, key: RequestKey) -> Self {
-        Self { flow, key, waits: watch::channel(false).0 }
-    }
-
-    /// Until it waits for somebody after `stop`.
-    async fn waits_at(&self, stop: &CancellationToken) {
-        stop.cancelled().await;
-        // The sender is ours, so there is no error.
-        let _ = self.waits.subscribe().wait_for(|waits| *waits).await;
-    }
-
-    async fn note(&self, step: Step) {
-        // A journal that fails ends the instance by its own way.
-        if let Err(error) = self.flow.ledger.note(self.key, step).await {
-            debug!(%error, "could not note a step");
-        }
-    }
 }

@@ -29,11 +29,13 @@ mod head;
 mod consensus;
 mod errors;
 mod ids;
+mod responses;
 mod views;
 
 pub use consensus::{CONSENSUS_TOPICS, answered_id};
 pub use errors::{ContractError, Verdict};
 pub use ids::{Counter, HIGHEST_COUNT, empty_response, requested_id};
+pub use responses::{RESPONSE_TOPICS, Responder, events_tell, response, response_id};
 pub use views::{
     Coprocessor, Deployment, KmsNode, View, ViewError, ViewProblem, coprocessor,
     coprocessor_tx_senders, current_kms_context_id, decryption_consensus_tx_senders,

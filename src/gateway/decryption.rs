@@ -1,11 +1,13 @@
 //! ADAPTER: the Decryption contract. Knows its events, response functions and versions; asks the
 //! chain through a provider.
 
+mod answers;
 mod requested;
 mod whereabouts;
 mod witness;
 
 pub use self::{
+    answers::{Shown, Sought},
     requested::{Question, Requested},
     whereabouts::{ORPHANED_AFTER, Whereabouts},
     witness::Witnessed,

@@ -2,6 +2,8 @@
 //! refuses as told, call by call. Where a seed decides, and the contract is a real one, it is
 //! `instance::simulation`.
 
+mod past;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,7 +24,7 @@ use super::{
     abi,
     provider::{
         Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range,
-        Receipt, RpcError, Sent, Told, Way,
+        Receipt, RpcError, Sent, Told, Transaction, Way,
     },
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
@@ -95,6 +97,10 @@ pub(crate) struct Lies {
     pub shows: Option<BlockRef>,
     /// Beside the events of their blocks.
     pub forges: Vec<Event>,
+    /// Whom the contract lists, whatever the request.
+    pub lists: Option<Vec<Address>>,
+    /// What the contract says to a response call; `None`: as it is.
+    pub verdict: Option<Bytes>,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -157,6 +163,7 @@ pub(crate) struct Node {
     /// Refuses raw transactions as if it had executed them, with this data.
     pub reverts_in_advance: Option<Bytes>,
     pub sent: Vec<Bytes>,
+    pub past: past::Past,
 }
 
 #[derive(Clone, Debug)]
@@ -395,8 +402,8 @@ impl Node {
         data.into()
     }
 
-    fn verdict(&self) -> Result<(), RpcError> {
-        match &self.verdict {
+    fn verdict(&self, by: NodeId) -> Result<(), RpcError> {
+        match self.lies[by.0].verdict.as_ref().or(self.verdict.as_ref()) {
             Some(data) => Err(refused("execution reverted", Some(data.clone()))),
             None => Ok(()),
         }
@@ -563,15 +570,70 @@ impl Provider for FakeChain {
         if of_block && asked.is_none_or(|asked| node.calls_know_below.is_some_and(|b| asked >= b)) {
             return Err(refused("header not found", None));
         }
+        if let Some(answer) = node.view(self.asked.0, &call.data, asked.unwrap_or(u64::MAX)) {
+            return answer;
+        }
         if node.tells_ids && call.to == CONTRACT {
             let id = U256::from_be_slice(&call.data[4..36]);
             return Err(refused("execution reverted", Some(node.says_of(id, asked))));
         }
-        node.verdict().map(|()| Bytes::new())
+        node.verdict(self.asked).map(|()| Bytes::new())
+    }
+    async fn calls(
+        &self,
+        calls: &[Call],
+        at: At,
+    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
+        let mut said = Vec::new();
+        let takes = {
+            let mut node = self.ask("calls")?;
+            *node.calls.entry("calls in messages").or_default() += calls.len();
+            node.past.takes
+        };
+        sleep(takes).await;
+        for call in calls {
+            said.push(self.call(call, at).await);
+        }
+        Ok(said)
+    }
+    async fn logs_with(
+        &self,
+        _: Address,
+        first: &[B256],
+        second: &[B256],
+        range: (u64, u64),
+    ) -> Result<Vec<Event>, RpcError> {
+        let node = self.ask("logs_with")?;
+        if node.lies[self.asked.0].blind {
+            return Ok(Vec::new());
+        }
+        match node.longest_range {
+            Some((longest, _)) if range.1 - range.0 >= longest => {
+                Err(refused("query returned more than 10000 results", None))
+            }
+            _ => Ok(node.logs_with(first, second, range)),
+        }
+    }
+    async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
+        Ok(self.ask("senders")?.senders(transactions))
+    }
+    async fn counts_at(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Option<u64>>, RpcError> {
+        Ok(self.ask("counts_at")?.counts_at(sender, blocks))
+    }
+    async fn transactions_of(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Transaction>, RpcError> {
+        Ok(self.ask("transactions_of")?.transactions_of(sender, blocks))
     }
     async fn estimate_gas(&self, _: &Call) -> Result<u64, RpcError> {
         let node = self.ask("estimate")?;
-        node.verdict().map(|()| node.lies[self.asked.0].estimate.unwrap_or(node.estimate))
+        node.verdict(self.asked).map(|()| node.lies[self.asked.0].estimate.unwrap_or(node.estimate))
     }
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
         Ok(usize::from(address == CONTRACT))

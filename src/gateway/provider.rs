@@ -19,6 +19,7 @@ mod client;
 pub mod connection;
 pub mod endpoint;
 pub mod endpoints;
+mod history;
 mod http;
 mod message;
 pub mod quirks;
@@ -111,6 +112,14 @@ pub struct Call {
     pub from: Option<Address>,
     pub to: Address,
     pub data: Bytes,
+}
+
+/// A mined transaction, as far as it tells what somebody did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    pub hash: B256,
+    pub to: Option<Address>,
+    pub input: Bytes,
 }
 
 /// What became of a transaction that a node took.
@@ -239,6 +248,39 @@ pub trait Provider: Clone + Send + Sync + 'static {
         to: u64,
     ) -> impl Future<Output = Result<Range, RpcError>> + Send;
     fn call(&self, call: &Call, at: At) -> impl Future<Output = Result<Bytes, RpcError>> + Send;
+    /// Several calls of one node, and what each came to, in their order.
+    fn calls(
+        &self,
+        calls: &[Call],
+        at: At,
+    ) -> impl Future<Output = Result<Vec<Result<Bytes, RpcError>>, RpcError>> + Send;
+    /// Logs of `address` with one of `first` as their first topic and one of `second` as their second,
+    /// in these blocks, both ends included, in chain order.
+    fn logs_with(
+        &self,
+        address: Address,
+        first: &[B256],
+        second: &[B256],
+        range: (u64, u64),
+    ) -> impl Future<Output = Result<Vec<Event>, RpcError>> + Send;
+    /// Who sent each of these transactions; `None` where the node does not know it.
+    fn senders(
+        &self,
+        transactions: &[B256],
+    ) -> impl Future<Output = Result<Vec<Option<Address>>, RpcError>> + Send;
+    /// How many transactions of `sender` are mined up to each of these blocks; `None` where the node
+    /// has thrown the state of the block away.
+    fn counts_at(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> impl Future<Output = Result<Vec<Option<u64>>, RpcError>> + Send;
+    /// The transactions of `sender` in these blocks.
+    fn transactions_of(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> impl Future<Output = Result<Vec<Transaction>, RpcError>> + Send;
     fn estimate_gas(&self, call: &Call) -> impl Future<Output = Result<u64, RpcError>> + Send;
     fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
     fn balance(&self, address: Address) -> impl Future<Output = Result<U256, RpcError>> + Send;

@@ -1,39 +1,88 @@
 //! Whether somebody may have answered what stands on chain already, without this journal knowing.
 //!
 //! A journal that is lost, rebuilt or restored from a backup does not know of answers that were sent
-//! since. Requests that were on chain before the start are then asked about one by one, before gas is
-//! spent on them. Where the journal knows the wallet's last transaction and none is missing, nobody
-//! else has answered, and that would be a question for each request found after a restart.
+//! since. Each request that was on chain before that start is looked for at the contract before it is
+//! asked and sent, also after later restarts: the journal remembers up to which block. Where it knows
+//! the wallet's last transaction and none is missing, nobody else has answered, and that would be a
+//! question for each request found after a restart.
 
-use tracing::debug;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
 
 use crate::{
-    domain::{Address, BlockRef},
+    backoff::Backoff,
+    domain::{Address, BlockRef, LedgerError},
     gateway::{
         lane::Recovered,
         provider::{At, Provider},
     },
+    journal::Journal,
+    repeats::Repeats,
 };
 
 /// A cursor behind the journal's own transactions by more blocks was set back by somebody. What a
 /// crash takes away of it are seconds.
 const SET_BACK: u64 = 1000;
+/// A node that says nothing for so long has no vote.
+const VOTE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Requests up to this block may have been answered. A node that does not tell the wallet's count
-/// leaves it open: then it is the head.
+/// Requests up to this block may have been answered. Nodes that do not tell the wallet's count leave
+/// it open.
 pub(super) async fn maybe_answered_up_to<P: Provider>(
     provider: &P,
+    journal: &Journal,
     wallet: Address,
     cursor: Option<BlockRef>,
     recovered: &Recovered,
-) -> u64 {
-    let count = provider.transaction_count(wallet, At::Latest).await;
-    if count.as_ref().is_ok_and(|count| knows_all(cursor, recovered, *count)) {
-        return 0;
+) -> Result<u64, LedgerError> {
+    let known = journal.forgotten_up_to().await?;
+    let count = highest_count(provider, wallet).await;
+    if count.is_some_and(|count| knows_all(cursor, recovered, count)) {
+        return Ok(known);
     }
-    let head = provider.heads().borrow().map_or(0, |head| head.block.number);
+    let head = head(provider).await;
     debug!(head, ?count, "requests of earlier blocks may be answered already");
-    head
+    if head > known {
+        journal.forget_up_to(head).await?;
+    }
+    Ok(known.max(head))
+}
+
+/// The wallet's count, by the node that knows most of it. `None`: nobody says.
+async fn highest_count<P: Provider>(provider: &P, wallet: Address) -> Option<u64> {
+    let asked =
+        provider.sound_nodes().into_iter().map(|node| {
+            let one = provider.only(node);
+            async move {
+                timeout(VOTE_WITHIN, one.transaction_count(wallet, At::Latest)).await.ok()?.ok()
+            }
+        });
+    match join_all(asked).await.into_iter().flatten().max() {
+        Some(count) => Some(count),
+        None => provider.transaction_count(wallet, At::Latest).await.ok(),
+    }
+}
+
+/// The newest block, once a node tells.
+async fn head<P: Provider>(provider: &P) -> u64 {
+    let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut repeats = Repeats::default();
+    loop {
+        let heard = provider.heads().borrow().map(|head| head.block.number);
+        let told = provider.header(At::Latest).await;
+        let told_now = told.as_ref().ok().and_then(|head| Some(head.as_ref()?.block.number));
+        if let Some(head) = heard.max(told_now) {
+            return head;
+        }
+        let why = told.map_or_else(|error| error.to_string(), |_| "no newest block".to_owned());
+        if let Some(times) = repeats.heard(&why, Instant::now()) {
+            warn!(why, times, "waiting for the newest block");
+        }
+        sleep(pause.next_delay()).await;
+    }
 }
 
 /// Whether the journal knows all transactions of a wallet that has sent so many.

@@ -291,8 +291,9 @@ impl Machine<'_> {
         let writing = writer.run(Heart::default(), CancellationToken::new());
         tasks.spawn("journal", async move { writing.await.map(drop) });
         let (address, cursor) = (self.wallet.address(), left.reading.cursor);
-        let maybe_answered_up_to =
-            super::past::maybe_answered_up_to(&node, address, cursor, &left.transactions).await;
+        let known = &left.transactions;
+        let up_to = super::past::maybe_answered_up_to(&node, &journal, address, cursor, known);
+        let maybe_answered_up_to = up_to.await.map_err(|error| error.to_string())?;
         let options =
             LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: HIGHEST_FEE };
         let (lane, lane_task) =

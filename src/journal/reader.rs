@@ -155,6 +155,16 @@ pub(super) fn unproven(
     rows.collect()
 }
 
+pub(super) fn forgotten_up_to(
+    connection: &Connection,
+    contract: Address,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(sql::SELECT_FORGOTTEN)?
+        .query_row([Fixed(contract)], |row| number(row, 0))
+        .optional()
+}
+
 pub(super) fn begun_after(
     connection: &Connection,
     contract: Address,

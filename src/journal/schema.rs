@@ -19,7 +19,8 @@ pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
 
 /// Blocks up to the cursor whose logs nobody could prove, and up to where all were read twice. Which ids
-/// of requests are known: a hole is a request that somebody hides.
+/// of requests are known: a hole is a request that somebody hides. Up to which block answers may have
+/// been given of which nothing is known: before the journal began, and before it was found to lack some.
 const V7: &str = "
 ALTER TABLE cursors ADD COLUMN read_twice INTEGER;
 CREATE TABLE unproven (
@@ -39,6 +40,11 @@ CREATE TABLE seen_ids (
     last_block INTEGER NOT NULL,
     PRIMARY KEY (contract, counter, first)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE forgotten (
+    contract BLOB PRIMARY KEY,
+    up_to INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO forgotten SELECT contract, begun_after FROM cursors;
 ";
 
 /// Transactions are found by nonce and hash: an index by hash alone is written all over for every

@@ -63,6 +63,12 @@ SELECT count(*), coalesce(sum(outcome IN ('accepted', 'already_answered')
     OR (outcome IS NULL AND stage = 'submitted')), 0)
 FROM requests WHERE contract = ?1 AND id = ?2";
 
+/// Up to which block answers may have been given without this journal.
+pub(super) const SELECT_FORGOTTEN: &str = "SELECT up_to FROM forgotten WHERE contract = ?1";
+pub(super) const FORGET: &str = "
+INSERT INTO forgotten (contract, up_to) VALUES (?1, ?2)
+ON CONFLICT (contract) DO UPDATE SET up_to = max(up_to, excluded.up_to)";
+
 /// The first cursor's number: no later cursor changes it.
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 

@@ -53,6 +53,11 @@ impl Tables<'_> {
             }
             Work::Reopen(ids) => self.reopen(ids, now_ms).map(Done::Reopened),
             Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
+            Work::ForgetUpTo(block) => {
+                let up_to = params![Fixed(self.contract), Number(*block)];
+                self.transaction.prepare_cached(sql::FORGET)?.execute(up_to)?;
+                Ok(Done::Nothing)
+            }
             Work::Prune { settled_before_ms, final_block } => {
                 self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
             }

@@ -79,6 +79,8 @@ pub(super) enum Work {
     Reopen(Vec<TransactionId>),
     /// One that ended without an answer.
     OpenAgain(RequestKey),
+    /// Answers to requests up to this block may be missing.
+    ForgetUpTo(u64),
     /// One chunk of what is old.
     Prune {
         settled_before_ms: u64,
@@ -98,6 +100,7 @@ impl Work {
             | Self::Mined(..)
             | Self::GiveUp(..)
             | Self::Prune { .. }
+            | Self::ForgetUpTo(_)
             | Self::Flush => false,
         }
     }
@@ -151,6 +154,7 @@ impl Command {
             | Work::GiveUp(..)
             | Work::Reopen(_)
             | Work::OpenAgain(_)
+            | Work::ForgetUpTo(_)
             | Work::Flush => 0,
         };
         bytes + 512

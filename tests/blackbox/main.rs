@@ -17,6 +17,7 @@ mod endpoints;
 mod errors;
 mod faults;
 mod finality;
+mod forgotten;
 mod fleet;
 mod health;
 mod instance;

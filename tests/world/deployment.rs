@@ -115,10 +115,7 @@ impl Deployment {
         };
         let mut calls: Vec<_> = nodes.iter().map(|node| deployment.register_call(*node)).collect();
         calls.extend(stores.iter().map(|s| deployment.bucket_call(s.tx_sender, s.bucket.url())));
-        calls.push(deployment.config_call(&GatewayConfig::setThresholdsCall {
-            publicDecryption: U256::from(thresholds.public),
-            userDecryption: U256::from(thresholds.user),
-        }));
+        calls.push(deployment.thresholds_call(thresholds));
         chain.send_all(calls).await?;
         Ok(deployment)
     }
@@ -169,6 +166,18 @@ impl Deployment {
                 signerAddress: tx_sender.create(0),
                 s3BucketUrl: url.into(),
             },
+        })
+    }
+
+    /// Sets how many answers make a consensus from now on.
+    pub async fn set_thresholds(&self, thresholds: Thresholds) -> Result<()> {
+        self.chain.send(self.thresholds_call(thresholds)).await.map(drop)
+    }
+
+    fn thresholds_call(&self, thresholds: Thresholds) -> Call {
+        self.config_call(&GatewayConfig::setThresholdsCall {
+            publicDecryption: U256::from(thresholds.public),
+            userDecryption: U256::from(thresholds.user),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Answers on their way through a real lane onto a chain in memory, on a paused clock.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use alloy::sol_types::SolError;
 use tokio::task::JoinSet;
@@ -61,7 +61,8 @@ impl Scene {
     async fn submit(&self, id: u64, maybe_sent: bool) -> Result<Outcome, SubmissionError> {
         let request = request(id, self.chain.block(100));
         let answer = answer();
-        let submitting = self.room.submit(&request, &answer, maybe_sent, &Silent);
+        let before = if maybe_sent { Before::MaybeSent } else { Before::Nothing };
+        let submitting = self.room.submit(&request, &answer, before, &Silent);
         tokio::time::timeout(Duration::from_mins(2), submitting).await.expect("ends")
     }
 
@@ -167,9 +168,9 @@ async fn a_refusal_in_advance_is_judged_by_what_it_says() {
         scene.chain.node().reverts_in_advance = Some(already().abi_encode().into());
         scene.says(&already());
         assert_eq!(scene.submit(2, false).await.unwrap(), Outcome::AlreadyAnswered);
-        // Even if the node that is asked lags behind the one that refuses.
+        // Not before the nodes that are asked know it too: they lag, or the one that refuses lies.
         scene.chain.node().verdict = None;
-        assert_eq!(scene.submit(3, false).await.unwrap(), Outcome::AlreadyAnswered);
+        assert_eq!(scene.submit(3, false).await.unwrap_err().remedy(), Remedy::Retry);
     }
 }
 
@@ -183,7 +184,7 @@ async fn out_of_gas_raises_the_limit_once() {
     for id in 1..40 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
         submitting.spawn(async move {
-            room.submit(&request(id, block), &answer(), false, &Silent).await
+            room.submit(&request(id, block), &answer(), Before::Nothing, &Silent).await
         });
     }
     for outcome in submitting.join_all().await {
@@ -289,7 +290,7 @@ async fn a_request_that_left_the_chain_is_orphaned_once_its_block_is_buried() {
     let stray = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let stray = request(1, stray);
     let answer = answer();
-    let submit = || scene.room.submit(&stray, &answer, true, &Silent);
+    let submit = || scene.room.submit(&stray, &answer, Before::MaybeSent, &Silent);
     assert_eq!(submit().await.unwrap_err().remedy(), Remedy::Retry, "it may come back");
     scene.chain.mine_empty(70);
     assert_eq!(submit().await.unwrap(), Outcome::Orphaned);
@@ -306,8 +307,28 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     let key = crate::gateway::abi::decode(&request_event(1)).unwrap().key;
     let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let moved = Request { key, ..request(1, was) };
-    let said = scene.room.submit(&moved, &answer(), true, &Silent).await;
+    let said = scene.room.submit(&moved, &answer(), Before::MaybeSent, &Silent).await;
     // The node has it in its chain, so its word counts.
     assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
     assert_eq!(moved.kind(), Kind::PublicDecryption);
+}
+
+/// What ends a request is not one node's word: neither that it was answered, nor that it is unknown.
+#[tokio::test(start_paused = true)]
+async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
+    let scene = Scene::new(None);
+    let unknown = DecryptionNotRequested { decryptionId: U256::from(1) }.abi_encode();
+    scene.chain.node().lies.push(Lies::default());
+    for lie in [already().abi_encode(), unknown] {
+        scene.chain.node().lies[0].verdict = Some(lie.into());
+        assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
+        // Who does not answer has no say.
+        scene.chain.node().lies[1].mute = true;
+        assert_ne!(
+            scene.submit(1, true).await.err().map(|error| error.remedy()),
+            Some(Remedy::Retry)
+        );
+        scene.chain.node().lies[1].mute = false;
+    }
+    assert_eq!(scene.sent(), 0);
 }

@@ -31,6 +31,10 @@ sol! {
     ) external;
 }
 
+/// Of the functions that bring an answer.
+pub(super) const RESPONSE_SELECTORS: [[u8; 4]; 2] =
+    [publicDecryptionResponseCall::SELECTOR, userDecryptionResponseCall::SELECTOR];
+
 pub(super) const PUBLIC_REQUEST: Shape = Shape {
     topic0: PublicDecryptionRequest::SIGNATURE_HASH,
     event: PublicDecryptionRequest::SIGNATURE,

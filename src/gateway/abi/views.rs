@@ -293,7 +293,7 @@ pub fn deployment_from_version(decryption_version: &str) -> Deployment {
     }
 }
 
-fn version_numbers(version: &str) -> Option<(u32, u32, u32)> {
+pub(super) fn version_numbers(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.strip_prefix("Decryption v")?.split('.').map(|part| {
         // `parse` alone would take a sign.
         part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten()

@@ -1,7 +1,7 @@
 //! The task behind a lane: it carries out what the [`Book`] decides. One task owns the book, so
 //! nothing is locked; everything slow runs beside it and comes back as a [`Done`].
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::{
@@ -64,7 +64,8 @@ pub(super) struct Owner<P, L> {
     ledger: L,
     jobs: mpsc::Receiver<Task>,
     book: Book,
-    waiters: HashMap<RequestKey, Waiter>,
+    /// In an order, so that a run can be repeated to its end.
+    waiters: BTreeMap<RequestKey, Waiter>,
     beside: JoinSet<Done>,
     tip: TipAsked,
     /// Receipts asked for in one message.
@@ -83,7 +84,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             ledger,
             jobs,
             book,
-            waiters: HashMap::new(),
+            waiters: BTreeMap::new(),
             beside: JoinSet::new(),
             tip: TipAsked::default(),
             at_once: look::MOST_AT_ONCE,

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::{
     Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range, Receipt,
-    RpcError, Sent, Told, Way, batches,
+    RpcError, Sent, Told, Transaction, Way, batches,
     client::Client,
     connection::{self, RawHead},
     endpoint::Endpoint,
@@ -154,7 +154,7 @@ impl ArbitrumProvider {
     }
 
     /// One call within [`CALL_DEADLINE`], waiting for a connection if there is none.
-    async fn ask<Answer: DeserializeOwned>(
+    pub(super) async fn ask<Answer: DeserializeOwned>(
         &self,
         method: &'static str,
         params: Value,
@@ -410,6 +410,44 @@ impl Provider for ArbitrumProvider {
         self.ask("eth_call", json!([transaction(call), named(at)])).await
     }
 
+    async fn calls(
+        &self,
+        calls: &[Call],
+        at: At,
+    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
+        self.call_each(calls, at).await
+    }
+
+    async fn logs_with(
+        &self,
+        address: Address,
+        first: &[B256],
+        second: &[B256],
+        range: (u64, u64),
+    ) -> Result<Vec<Event>, RpcError> {
+        self.logs_by_topics(address, [first, second], range).await
+    }
+
+    async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
+        self.senders_of(transactions).await
+    }
+
+    async fn counts_at(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Option<u64>>, RpcError> {
+        self.transaction_counts(sender, blocks).await
+    }
+
+    async fn transactions_of(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Transaction>, RpcError> {
+        self.transactions_in(sender, blocks).await
+    }
+
     async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
         let gas: U256 = self.ask("eth_estimateGas", json!([transaction(call)])).await?;
         u64::try_from(gas).map_err(|_| self.unreadable("a gas estimate beyond 64 bits"))
@@ -520,7 +558,7 @@ impl ArbitrumProvider {
     }
 
     /// What was asked for of what a node answered, in chain order.
-    fn events(
+    pub(super) fn events(
         &self,
         logs: Vec<RawLog>,
         address: Address,
@@ -573,7 +611,7 @@ pub(super) fn hex(number: u64) -> String {
 }
 
 /// As a parameter. A hash is told from a number by its form (EIP-1898).
-fn named(at: At) -> Value {
+pub(super) fn named(at: At) -> Value {
     match at {
         At::Latest => json!("latest"),
         At::Safe => json!("safe"),
@@ -630,7 +668,7 @@ async fn range(
     batches::together_or_apart(client, node, &calls, read, apart).await
 }
 
-fn transaction(call: &Call) -> serde_json::Value {
+pub(super) fn transaction(call: &Call) -> serde_json::Value {
     match call.from {
         Some(from) => json!({ "from": from, "to": call.to, "data": call.data }),
         None => json!({ "to": call.to, "data": call.data }),

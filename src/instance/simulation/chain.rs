@@ -24,7 +24,7 @@ use crate::{
     flow::kms_core::signature,
     gateway::{
         abi,
-        provider::{Head, NodeId, Receipt},
+        provider::{self, Head, NodeId, Receipt},
     },
 };
 
@@ -84,6 +84,11 @@ impl Transaction {
     pub fn foreign(nonce: u64, salt: u64) -> Self {
         let hash = keccak256([nonce.to_be_bytes(), salt.to_be_bytes()].concat());
         Self { hash, nonce, max_fee: u128::MAX, to: None, input: Bytes::new() }
+    }
+
+    /// As a node tells it.
+    pub fn told(&self) -> provider::Transaction {
+        provider::Transaction { hash: self.hash, to: self.to, input: self.input.clone() }
     }
 
     /// The request it answers.
@@ -339,6 +344,11 @@ impl Chain {
             return Err(KmsNodeAlreadySigned { decryptionId: id, signer }.abi_encode().into());
         }
         Ok(())
+    }
+
+    /// Whether the contract has an answer to a request in block `number`.
+    pub fn is_answered(&self, id: U256, number: u64) -> bool {
+        self.answered.get(&id).is_some_and(|block| *block <= number)
     }
 
     /// How far this node sees.

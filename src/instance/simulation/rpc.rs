@@ -21,7 +21,7 @@ use crate::{
         abi,
         provider::{
             Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range,
-            Receipt, RpcError, Sent, Told, Way,
+            Receipt, RpcError, Sent, Told, Transaction as Mined, Way,
         },
     },
 };
@@ -159,6 +159,13 @@ fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<
                 return Ok((coprocessor, coprocessor, text(url)).abi_encode().into());
             }
         }
+    }
+    if call.to == DECRYPTION
+        && let Some(id) = call.data.get(4..36).map(U256::from_be_slice)
+        && call.data == abi::decryption_consensus_tx_senders(id).calldata()
+    {
+        let answered = state.chain.is_answered(id, number);
+        return Ok(if answered { vec![wallet] } else { vec![] }.abi_encode().into());
     }
     let to = Some(call.to);
     match state.chain.execute(to, &call.data, number) {
@@ -347,6 +354,71 @@ impl Provider for SimulatedNode {
                 return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
             };
             told(contract(&call, state, wallet, number), |_| "taken".to_owned())
+        })
+        .await
+    }
+
+    async fn calls(
+        &self,
+        calls: &[Call],
+        at: At,
+    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
+        let (calls, wallet) = (calls.to_vec(), self.wallet);
+        self.ask(&format!("{} calls", calls.len()), false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let number = match at {
+                At::Number(number) => Some(number),
+                At::Hash(hash) => {
+                    state.chain.block_of(hash, sight).map(|one| one.head.block.number)
+                }
+                At::Latest | At::Safe | At::Finalized => Some(sight),
+            };
+            let Some(number) = number.filter(|number| *number <= sight) else {
+                return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
+            };
+            let said = calls.iter().map(|call| contract(call, state, wallet, number)).collect();
+            told(Ok(said), |_| format!("of block {number}"))
+        })
+        .await
+    }
+
+    /// The contract has its list from the first answer on, so that nobody has to ask for more.
+    async fn logs_with(
+        &self,
+        _: Address,
+        _: &[B256],
+        _: &[B256],
+        (from, to): (u64, u64),
+    ) -> Result<Vec<Event>, RpcError> {
+        let what = format!("response logs of {from} to {to}");
+        self.ask(&what, false, |_, _| (Ok(Vec::new()), "none".to_owned())).await
+    }
+
+    async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
+        let none = vec![None; transactions.len()];
+        self.ask("senders", false, move |_, _| (Ok(none), "none".to_owned())).await
+    }
+
+    async fn counts_at(&self, _: Address, blocks: &[u64]) -> Result<Vec<Option<u64>>, RpcError> {
+        let blocks = blocks.to_vec();
+        self.ask("counts", false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let count = |block: &u64| (*block <= sight).then(|| state.chain.nonce(*block));
+            (Ok(blocks.iter().map(count).collect()), format!("up to {sight}"))
+        })
+        .await
+    }
+
+    async fn transactions_of(&self, _: Address, blocks: &[u64]) -> Result<Vec<Mined>, RpcError> {
+        let blocks = blocks.to_vec();
+        self.ask("own transactions", false, move |state, node| {
+            let sight = state.chain.sight(node);
+            let known = blocks.iter().filter(|block| **block <= sight);
+            let known = known.filter_map(|block| state.chain.block(*block));
+            let mined = known.flat_map(|block| &block.transactions);
+            let mined: Vec<Mined> = mined.map(|one| one.transaction.told()).collect();
+            let note = format!("{}", mined.len());
+            (Ok(mined), note)
         })
         .await
     }

@@ -1,0 +1,114 @@
+//! What the contract says by one node, and by all: what ends a request is not one node's word.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{Submission, SubmissionError};
+use crate::{
+    domain::{Outcome, Request},
+    gateway::{
+        abi::ContractError,
+        decryption::{ORPHANED_AFTER, Whereabouts},
+        provider::{At, Call, Provider, RpcError},
+    },
+};
+
+/// Between the first word of a node and the second.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// A node that says nothing for so long has no vote.
+const VOTE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a node's contract says to an answer. An error: nothing.
+type Said = Result<Option<ContractError>, RpcError>;
+
+impl<P: Provider> Submission<P> {
+    /// That there is an answer already ends a request. The contract says it of a signer: whichever
+    /// wallet brought it, another one cannot be brought.
+    pub(super) async fn already_answered(&self, call: &Call) -> Result<Outcome, SubmissionError> {
+        let said = self.everyone(call, At::Latest).await;
+        let known =
+            |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
+        match agreed(said, known) {
+            Ok(true) => Ok(Outcome::AlreadyAnswered),
+            Ok(false) => Err(SubmissionError::Contradicted),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A lagging node does not know young requests: believed only of the state after the request's
+    /// own block, named by its hash [10]. Behind one URL the node that has the block and the one
+    /// that is asked next need not be the same, and one without the block cannot answer this.
+    pub(super) async fn second_opinion(
+        &self,
+        request: &Request,
+        call: &Call,
+    ) -> Result<Outcome, SubmissionError> {
+        let block = match self.whereabouts(request, &[]).await? {
+            Whereabouts::In(block) => block,
+            Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
+            Whereabouts::Gone => return Ok(Outcome::Orphaned),
+        };
+        sleep(AGAIN_AFTER).await;
+        let unknown =
+            |error: &ContractError| matches!(error, ContractError::DecryptionNotRequested(_));
+        let mut again = agreed(self.everyone(call, At::Hash(block.hash)).await, unknown);
+        let head = self.adapter.provider().header(At::Latest).await?;
+        let head = head.map_or(0, |head| head.block.number);
+        if matches!(&again, Err(RpcError::Refused { .. }))
+            && head.saturating_sub(block.number) >= ORPHANED_AFTER
+        {
+            // Nodes may have thrown the state of old blocks away, but do not lag that far.
+            again = agreed(self.everyone(call, At::Latest).await, unknown);
+        }
+        Err(match again {
+            Ok(true) => SubmissionError::NotRequested,
+            Ok(false) => SubmissionError::NotRequestedYet,
+            Err(error) => error.into(),
+        })
+    }
+
+    /// What the contract says to an answer, by each sound node.
+    async fn everyone(&self, call: &Call, at: At) -> Vec<Said> {
+        let provider = self.adapter.provider();
+        let asked = provider.sound_nodes().into_iter().map(|node| {
+            let one = provider.only(node);
+            async move { timeout(VOTE_WITHIN, one.call(call, at)).await.ok() }
+        });
+        let mut answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        if answers.is_empty() {
+            // None is connected now, or none answers.
+            answers.push(provider.call(call, at).await);
+        }
+        answers.into_iter().map(read).collect()
+    }
+}
+
+/// `None`: it takes the answer.
+fn read(answer: Result<crate::domain::Bytes, RpcError>) -> Said {
+    match answer {
+        Ok(_) => Ok(None),
+        Err(error) => match error.revert_data().and_then(|data| ContractError::decode(&data)) {
+            Some(said) => Ok(Some(said)),
+            None => Err(error),
+        },
+    }
+}
+
+/// Whether all who have a say say this. Nobody has: why.
+fn agreed(said: Vec<Said>, this: impl Fn(&ContractError) -> bool) -> Result<bool, RpcError> {
+    let (mut votes, mut failed) = (Vec::new(), None);
+    for one in said {
+        match one {
+            Ok(said) => votes.push(said.as_ref().is_some_and(&this)),
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if votes.is_empty() => Err(error),
+        Some(_) | None => Ok(!votes.is_empty() && votes.into_iter().all(|vote| vote)),
+    }
+}

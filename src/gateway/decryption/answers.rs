@@ -1,0 +1,404 @@
+//! Whether answers of a wallet are in the chain already, as one node shows it (gateway-abi 4.1 to 4.3).
+//!
+//! The contract refuses a second answer by signer, not by wallet: whoever does not know any more what
+//! a wallet has sent cannot leave it to the contract. Cheapest first, and each only for what is left:
+//!
+//! ```text
+//! the contract's list of who formed the consensus      v0.8.0-1 on, once there is one
+//!   -> response events by id, in the blocks after      G9 on (public ones v0.10 on)
+//!     -> the wallet's own transactions in the next     where no event tells
+//!        blocks
+//! ```
+//!
+//! What is in one of the last blocks may leave the chain with it: it is told apart. Everything is
+//! bounded: where a bound ends the look, an answer that was not found counts as not given.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use tracing::debug;
+
+use super::DecryptionAdapter;
+use crate::{
+    domain::{Address, B256, Event, Kind, Request, U256},
+    gateway::{
+        abi::{self, Responder},
+        provider::{At, Call, Provider, RpcError, Transaction, quirks::TooMuch},
+    },
+};
+
+/// An answer under so many blocks stays.
+pub const SETTLED_AFTER: u64 = 12;
+/// Events are looked for in so many blocks after a request: more than an hour of blocks.
+const EVENTS_WITHIN: u64 = 20_000;
+/// Blocks of one question for events, as long as the node takes them, and questions for one look.
+const PAGE: u64 = 2_000;
+const MOST_PAGES: usize = 64;
+/// Own transactions are looked for in so many blocks after a request.
+const OWN_WITHIN: u64 = 1_000;
+/// In steps of so many blocks it is asked whether there are any; so many at a time, and so often for
+/// one look.
+const STEP: u64 = 50;
+const SPAN: u64 = 1_000;
+const MOST_SPANS: usize = 10;
+/// No more is begun with once so many blocks were read whole, of which so many are in one message.
+const MOST_BLOCKS: usize = 2_000;
+const BLOCKS_AT_ONCE: usize = 10;
+/// What a version is like whose events tell of every answer they can tell of.
+const NEWEST: Option<&str> = Some("Decryption v0.3.0");
+/// Senders of transactions asked for in one message.
+const SENDERS_AT_ONCE: usize = 100;
+
+/// A request whose answer is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    pub id: U256,
+    pub kind: Kind,
+    pub block: u64,
+}
+
+impl From<&Request> for Sought {
+    fn from(request: &Request) -> Self {
+        Self { id: request.key.id, kind: request.kind(), block: request.block.number }
+    }
+}
+
+/// What a node shows of a wallet's answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Nothing,
+    /// It is in one of the last blocks.
+    Young,
+    Settled,
+    /// There was too much to read: to be looked for again.
+    NotYet,
+}
+
+/// Whose answers a contract lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listed {
+    Ours,
+    Others,
+    /// There is no consensus, or no such list.
+    Nobody,
+}
+
+/// What is open of a look, and what was found.
+struct Look<'s> {
+    sought: &'s [Sought],
+    found: Vec<Option<Shown>>,
+    /// At or below it an answer stays.
+    settled: u64,
+    head: u64,
+}
+
+impl Look<'_> {
+    fn open(&self) -> Vec<usize> {
+        (0..self.found.len()).filter(|index| self.found[*index].is_none()).collect()
+    }
+
+    /// Where answers to those open that `are` may be.
+    fn windows(&self, are: impl Fn(&Sought) -> bool, within: u64) -> Vec<Window> {
+        let open = self.open().into_iter().filter(|index| are(&self.sought[*index]));
+        windows(open.map(|index| (index, self.sought[index].block)).collect(), within, self.head)
+    }
+
+    /// The ids that are still open in a window, as topics.
+    fn ids_of(&self, window: &Window) -> Vec<B256> {
+        let open = window.sought.iter().filter(|index| self.found[**index].is_none());
+        open.map(|index| B256::from(self.sought[*index].id)).collect()
+    }
+
+    /// Those open in a window whose block `is` so are looked for another time.
+    fn put_off(&mut self, window: &Window, is: impl Fn(u64) -> bool) {
+        for index in &window.sought {
+            if is(self.sought[*index].block) {
+                self.found[*index].get_or_insert(Shown::NotYet);
+            }
+        }
+    }
+
+    /// An answer to this id is in this block.
+    fn find(&mut self, id: U256, block: u64) {
+        let shown = if block <= self.settled { Shown::Settled } else { Shown::Young };
+        for (sought, found) in self.sought.iter().zip(&mut self.found) {
+            if sought.id == id && *found != Some(Shown::Settled) {
+                *found = Some(shown);
+            }
+        }
+    }
+}
+
+/// A range of blocks, and which of the sought are in it.
+#[derive(Debug, PartialEq, Eq)]
+struct Window {
+    from: u64,
+    to: u64,
+    sought: Vec<usize>,
+}
+
+/// The blocks in which answers to these may be, each block once. `of`: index and block of each.
+fn windows(mut of: Vec<(usize, u64)>, within: u64, head: u64) -> Vec<Window> {
+    of.sort_by_key(|(index, block)| (*block, *index));
+    let mut windows: Vec<Window> = Vec::new();
+    for (index, block) in of.into_iter().filter(|(_, block)| *block <= head) {
+        let to = block.saturating_add(within).min(head);
+        match windows.last_mut().filter(|last| block <= last.to) {
+            Some(last) => {
+                last.to = to;
+                last.sought.push(index);
+            }
+            None => windows.push(Window { from: block, to, sought: vec![index] }),
+        }
+    }
+    windows
+}
+
+impl<P: Provider> DecryptionAdapter<P> {
+    /// What the node shows of this wallet's answers, in the order of `sought`.
+    pub async fn answers_of(
+        &self,
+        wallet: Address,
+        sought: &[Sought],
+    ) -> Result<Vec<Shown>, RpcError> {
+        let head = self.provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
+        let settled = head.saturating_sub(SETTLED_AFTER);
+        // What it has not reached it cannot tell of.
+        let ahead = |one: &Sought| (one.block > head).then_some(Shown::NotYet);
+        let found = sought.iter().map(ahead).collect();
+        let mut look = Look { sought, found, settled, head };
+        let open = look.open();
+        for (index, listed) in self.listed(wallet, &look, &open, At::Number(settled)).await? {
+            if listed == Listed::Ours {
+                look.found[index] = Some(Shown::Settled);
+            }
+        }
+        let open = look.open();
+        for (index, listed) in self.listed(wallet, &look, &open, At::Latest).await? {
+            look.found[index] = match listed {
+                Listed::Ours => Some(Shown::Young),
+                // Of a user decryption all who answered are listed, of a public one those who agree.
+                Listed::Others if sought[index].kind == Kind::UserDecryption => {
+                    Some(Shown::Nothing)
+                }
+                Listed::Others | Listed::Nobody => None,
+            };
+        }
+        self.find_events(wallet, &mut look).await?;
+        self.find_transactions(wallet, &mut look).await?;
+        Ok(look.found.into_iter().map(|found| found.unwrap_or(Shown::Nothing)).collect())
+    }
+
+    /// Whom the contract lists, for each of these.
+    async fn listed(
+        &self,
+        wallet: Address,
+        look: &Look<'_>,
+        of: &[usize],
+        at: At,
+    ) -> Result<Vec<(usize, Listed)>, RpcError> {
+        let views: Vec<_> = of
+            .iter()
+            .map(|index| abi::decryption_consensus_tx_senders(look.sought[*index].id))
+            .collect();
+        let to = self.address();
+        let calls: Vec<Call> =
+            views.iter().map(|view| Call { from: None, to, data: view.calldata() }).collect();
+        let said = self.provider.calls(&calls, at).await?;
+        let mut listed = Vec::with_capacity(of.len());
+        for ((index, view), said) in of.iter().zip(&views).zip(said) {
+            let senders = match said {
+                Ok(returned) => view.decode(&returned).unwrap_or_default(),
+                // The contract has no such function.
+                Err(error) if error.revert_data().is_some() => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            listed.push((
+                *index,
+                match senders.as_slice() {
+                    [] => Listed::Nobody,
+                    senders if senders.contains(&wallet) => Listed::Ours,
+                    _ => Listed::Others,
+                },
+            ));
+        }
+        Ok(listed)
+    }
+
+    async fn find_events(&self, wallet: Address, look: &mut Look<'_>) -> Result<(), RpcError> {
+        let told = |one: &Sought| !(one.id >> 248_usize).is_zero();
+        let (mut left, mut page) = (MOST_PAGES, PAGE);
+        for window in look.windows(told, EVENTS_WITHIN) {
+            let mut next = window.from;
+            while next <= window.to && left > 0 {
+                let ids = look.ids_of(&window);
+                if ids.is_empty() {
+                    break;
+                }
+                left -= 1;
+                let range = (next, window.to.min(next.saturating_add(page - 1)));
+                let contract = self.address();
+                let told = &abi::RESPONSE_TOPICS;
+                match self.provider.logs_with(contract, told, &ids, range).await {
+                    Ok(events) => {
+                        for (id, block) in self.own(wallet, events).await? {
+                            look.find(id, block);
+                        }
+                        next = range.1 + 1;
+                    }
+                    Err(error) if page > 1 => {
+                        let wished = match error.too_much() {
+                            Some(TooMuch::Blocks { most }) => most,
+                            Some(TooMuch::Results) => None,
+                            None => return Err(error),
+                        };
+                        page = wished.unwrap_or(page).clamp(1, page / 2);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            // What was begun with is as good as read: a node that tells so little at once is not
+            // asked for more.
+            look.put_off(&window, |block| block >= next && next <= window.to);
+        }
+        Ok(())
+    }
+
+    /// Ids and blocks of those response events that tell of this wallet's answers.
+    async fn own(&self, wallet: Address, events: Vec<Event>) -> Result<Vec<(U256, u64)>, RpcError> {
+        let (mut own, mut nameless) = (Vec::new(), Vec::new());
+        for event in events {
+            match abi::response(&event) {
+                Some((id, Responder::Named(sender))) if sender == wallet => {
+                    own.push((id, event.block.number));
+                }
+                Some((id, Responder::Sender)) => {
+                    nameless.push((event.transaction, id, event.block.number));
+                }
+                Some(_) | None => {}
+            }
+        }
+        let transactions: BTreeSet<B256> = nameless.iter().map(|(hash, ..)| *hash).collect();
+        let transactions: Vec<B256> = transactions.into_iter().collect();
+        let mut ours = HashSet::new();
+        for asked in transactions.chunks(SENDERS_AT_ONCE) {
+            let senders = self.provider.senders(asked).await?;
+            let asked = asked.iter().zip(senders);
+            ours.extend(asked.filter(|(_, sender)| *sender == Some(wallet)).map(|(hash, _)| *hash));
+        }
+        let nameless = nameless.into_iter().filter(|(hash, ..)| ours.contains(hash));
+        own.extend(nameless.map(|(_, id, block)| (id, block)));
+        Ok(own)
+    }
+
+    async fn find_transactions(
+        &self,
+        wallet: Address,
+        look: &mut Look<'_>,
+    ) -> Result<(), RpcError> {
+        let depends = |one: &Sought| {
+            abi::events_tell(one.kind, one.id, None) != abi::events_tell(one.kind, one.id, NEWEST)
+        };
+        let version = if look.open().iter().any(|index| depends(&look.sought[*index])) {
+            self.optional(self.address(), abi::decryption_version()).await?
+        } else {
+            None
+        };
+        let silent = |one: &Sought| !abi::events_tell(one.kind, one.id, version.as_deref());
+        let (mut spans, mut blocks) = (MOST_SPANS, MOST_BLOCKS);
+        for window in look.windows(silent, OWN_WITHIN) {
+            let mut read_to = window.from;
+            while read_to < window.to && spans > 0 && blocks > 0 {
+                let to = window.to.min(read_to.saturating_add(SPAN));
+                let these = self.blocks_with_any(wallet, read_to, to).await?;
+                spans -= 1;
+                blocks = blocks.saturating_sub(these.len());
+                for (id, block) in self.sent(wallet, &these).await? {
+                    look.find(id, block);
+                }
+                read_to = to;
+            }
+            look.put_off(&window, |block| {
+                block.saturating_add(OWN_WITHIN) > read_to && read_to < window.to
+            });
+        }
+        Ok(())
+    }
+
+    /// Of the blocks after `from` up to `to`, those that may have transactions of the wallet.
+    async fn blocks_with_any(
+        &self,
+        wallet: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<u64>, RpcError> {
+        let mut edges: Vec<u64> = Vec::new();
+        let mut edge = from;
+        while edge < to {
+            edges.push(edge);
+            edge = edge.saturating_add(STEP);
+        }
+        edges.push(to);
+        let counts = self.provider.counts_at(wallet, &edges).await?;
+        let mut blocks = Vec::new();
+        for (edges, counts) in edges.windows(2).zip(counts.windows(2)) {
+            let none = matches!(counts, [Some(before), Some(after)] if before == after);
+            if !none {
+                blocks.extend(edges[0] + 1..=edges[1]);
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// A block that is too large to be read is passed over.
+    async fn transactions_of(
+        &self,
+        wallet: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Transaction>, RpcError> {
+        match self.provider.transactions_of(wallet, blocks).await {
+            Err(error) if error.too_much().is_some() => debug!(%error, "read one by one"),
+            read => return read,
+        }
+        let mut own = Vec::new();
+        for block in blocks {
+            match self.provider.transactions_of(wallet, &[*block]).await {
+                Ok(more) => own.extend(more),
+                Err(error) if error.too_much().is_some() => {
+                    debug!(block, %error, "own transactions of this block are not read");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(own)
+    }
+
+    /// Ids and blocks of the answers that the wallet brought in these blocks.
+    async fn sent(&self, wallet: Address, blocks: &[u64]) -> Result<Vec<(U256, u64)>, RpcError> {
+        let mut answers = BTreeMap::new();
+        for these in blocks.chunks(BLOCKS_AT_ONCE) {
+            for transaction in self.transactions_of(wallet, these).await? {
+                if transaction.to == Some(self.address())
+                    && let Some(id) = abi::response_id(&transaction.input)
+                {
+                    answers.insert(transaction.hash, id);
+                }
+            }
+        }
+        let hashes: Vec<B256> = answers.keys().copied().collect();
+        let mut found = Vec::new();
+        for asked in hashes.chunks(SENDERS_AT_ONCE) {
+            // What reverted is no answer.
+            for receipt in self.provider.receipts(asked).await?.into_iter().flatten() {
+                if receipt.success
+                    && let Some(id) = answers.get(&receipt.hash)
+                {
+                    found.push((*id, receipt.block.number));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! What happened on chain some time ago, of many things at a time: views of a contract, logs by their
+//! second topic, who sent which transactions.
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    ArbitrumProvider, At, Call, LogRange, RpcError, Transaction,
+    arbitrum::{hex, named, transaction},
+    batches,
+    client::Client,
+    raw::RawLog,
+};
+use crate::domain::{Address, B256, Bytes, Event, U256};
+
+/// A transaction, as far as it tells what somebody did.
+#[derive(Debug, Deserialize)]
+struct RawTransaction {
+    hash: B256,
+    from: Address,
+    to: Option<Address>,
+    input: Bytes,
+}
+
+/// Whose a transaction is. The rest may be large, and is not kept.
+#[derive(Debug, Deserialize)]
+struct RawSender {
+    hash: B256,
+    from: Address,
+}
+
+/// A block, as far as its transactions go.
+#[derive(Debug, Deserialize)]
+struct RawBlock {
+    transactions: Vec<RawTransaction>,
+}
+
+impl ArbitrumProvider {
+    /// See [`super::Provider::calls`].
+    pub(super) async fn call_each(
+        &self,
+        calls: &[Call],
+        at: At,
+    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
+        let params = calls.iter().map(|call| json!([transaction(call), named(at)])).collect();
+        self.each("eth_call", params, |client, said| {
+            said.and_then(|raw| client.endpoint().parse(&raw))
+        })
+        .await
+    }
+
+    /// See [`super::Provider::logs_with`].
+    pub(super) async fn logs_by_topics(
+        &self,
+        address: Address,
+        topics: [&[B256]; 2],
+        (from, to): (u64, u64),
+    ) -> Result<Vec<Event>, RpcError> {
+        let filter = json!([{
+            "address": address, "topics": topics, "fromBlock": hex(from), "toBlock": hex(to),
+        }]);
+        let logs: Vec<RawLog> = self.ask("eth_getLogs", filter).await?;
+        let events = self.events(logs, address, topics[0], LogRange::Numbers { from, to })?;
+        let asked = |event: &Event| {
+            (from..=to).contains(&event.block.number)
+                && event.topics.get(1).is_some_and(|second| topics[1].contains(second))
+        };
+        Ok(events.into_iter().filter(asked).collect())
+    }
+
+    /// See [`super::Provider::senders`].
+    pub(super) async fn senders_of(
+        &self,
+        transactions: &[B256],
+    ) -> Result<Vec<Option<Address>>, RpcError> {
+        let params = transactions.iter().map(|hash| json!([hash])).collect();
+        let found = self.each("eth_getTransactionByHash", params, found::<RawSender>).await?;
+        let found = found.into_iter().zip(transactions).map(|(found, hash)| {
+            let sender = found?.filter(|sender| sender.hash == *hash);
+            Ok(sender.map(|sender| sender.from))
+        });
+        found.collect()
+    }
+
+    /// See [`super::Provider::counts_at`].
+    pub(super) async fn transaction_counts(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Option<u64>>, RpcError> {
+        let params = blocks.iter().map(|block| json!([sender, hex(*block)])).collect();
+        let counts = self.each("eth_getTransactionCount", params, found::<U256>).await?;
+        let counts = counts.into_iter().map(|count| match count {
+            Ok(count) => Ok(count.and_then(|count| u64::try_from(count).ok())),
+            // It has no state of that block any more.
+            Err(RpcError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        });
+        counts.collect()
+    }
+
+    /// See [`super::Provider::transactions_of`].
+    pub(super) async fn transactions_in(
+        &self,
+        sender: Address,
+        blocks: &[u64],
+    ) -> Result<Vec<Transaction>, RpcError> {
+        let params = blocks.iter().map(|block| json!([hex(*block), true])).collect();
+        let read = self.each("eth_getBlockByNumber", params, found::<RawBlock>).await?;
+        let mut own = Vec::new();
+        for block in read {
+            let block = block?.ok_or_else(|| self.unreadable("no such block"))?;
+            let of_sender = block.transactions.into_iter().filter(|one| one.from == sender);
+            own.extend(of_sender.map(|RawTransaction { hash, to, input, .. }| Transaction {
+                hash,
+                to,
+                input,
+            }));
+        }
+        Ok(own)
+    }
+
+    /// One method with many parameters, at one node; each answer is read by itself.
+    async fn each<T: Send>(
+        &self,
+        method: &'static str,
+        params: Vec<Value>,
+        read: impl Fn(&Client, batches::Said) -> Result<T, RpcError> + Copy + Send + Sync,
+    ) -> Result<Vec<Result<T, RpcError>>, RpcError> {
+        if params.is_empty() {
+            return Ok(Vec::new());
+        }
+        let calls: Vec<batches::Call> = params.into_iter().map(|params| (method, params)).collect();
+        let told = self
+            .told_by(method, |client, node| {
+                let calls = calls.clone();
+                async move {
+                    let said = batches::ask_each(&client, &node, calls).await?;
+                    if let Some(busy) = said
+                        .iter()
+                        .find_map(|said| said.as_ref().err().filter(|error| error.is_busy()))
+                    {
+                        return Err(busy.clone());
+                    }
+                    Ok(said.into_iter().map(|said| read(&client, said)).collect())
+                }
+            })
+            .await?;
+        Ok(told.answer)
+    }
+}
+
+/// An answer that may be that there is none.
+fn found<T: DeserializeOwned>(client: &Client, said: batches::Said) -> Result<Option<T>, RpcError> {
+    client.endpoint().parse(&said?)
+}
