@@ -625,7 +625,7 @@ impl World {
 }
 
 proptest! {
-    /// T39.
+    /// T39, and A9: counts of several nodes that are wrong, late and alternating.
     #[test]
     fn nonces_are_used_once_and_in_time(events in prop::collection::vec(event(), 1..120)) {
         let mut world = World::new();
