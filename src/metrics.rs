@@ -654,7 +654,7 @@ impl Series {
                 "Requests that are on chain, by their ids, and that no node shows.",
             ),
             without_us: r.counter(
-                "consensus_without_us_total",
+                "consensus_missed_total",
                 "Requests that others have answered, and this node had not a minute later.",
             ),
             fetches: r.counters(

@@ -214,7 +214,10 @@ async fn a1_logs_that_a_node_hides_are_found() -> Result<()> {
     let hidden = scene.deployment.request(Ask::mixed(1, 1)).await?;
     let listed = || scene.query("SELECT count(*) FROM unproven", |row| row.get::<_, u32>(0));
     until("the list", PATIENCE, POLL, async || Ok((listed()? != [0]).then_some(()))).await?;
-    assert!(first.calls(RECEIPTS) > 0 && second.calls(RECEIPTS) > 0);
+    until("the question to both nodes", PATIENCE, POLL, async || {
+        Ok((first.calls(RECEIPTS) > 0 && second.calls(RECEIPTS) > 0).then_some(()))
+    })
+    .await?;
     first.be_honest();
     scene.answered(&hidden).await?;
     until("the proof", PATIENCE, POLL, async || Ok((listed()? == [0]).then_some(()))).await?;

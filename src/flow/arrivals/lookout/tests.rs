@@ -303,7 +303,7 @@ async fn c0_consensus_on_what_was_not_answered_here_is_counted_and_told() {
     );
     assert_eq!(watched.hidden(), 0, "these logs are no requests");
     let counted = watched.metrics.gather();
-    let counted = counted.iter().find(|one| one.name().ends_with("consensus_without_us_total"));
+    let counted = counted.iter().find(|one| one.name().ends_with("consensus_missed_total"));
     assert_eq!(counted.unwrap().get_metric()[0].get_counter().get_value().to_string(), "1");
     watched.ledger.book().answered.insert(U256::from(4));
     watched.seconds(60).await;
