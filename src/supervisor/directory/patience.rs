@@ -14,7 +14,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::warn;
@@ -85,8 +85,11 @@ impl Patience {
             let worker = start(vec![(index, files[index].clone())], work.clone())?;
             Some((index, worker))
         });
-        for (index, worker) in alone.collect::<Vec<_>>() {
-            match worker.results.recv_timeout(LIMIT) {
+        // They run at the same time, so they share one limit.
+        let alone: Vec<_> = alone.collect();
+        let until = Instant::now() + LIMIT;
+        for (index, worker) in alone {
+            match worker.results.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok((_, result)) => results[index] = Some(result),
                 Err(_) => self.give_up((what, files[index].clone()), &worker),
             }
@@ -125,8 +128,6 @@ fn start<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     fn names(names: &[&str]) -> Vec<PathBuf> {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     /// Two of five files do not end; the others are read, once and in order, and the next reading
-    /// waits for nobody.
+    /// waits for nobody. However many hang, they take two limits together.
     #[test]
     fn d1_a_file_that_does_not_end_costs_no_other_its_turn() {
         let (patience, hung) = (Patience::default(), Arc::new(AtomicBool::new(true)));
@@ -162,5 +163,19 @@ mod tests {
         assert_eq!(read(&patience), (0..5).map(Some).collect::<Vec<_>>(), "they answer again");
         assert!(patience.stuck().is_empty());
         assert_eq!(patience.each(Work::Read, &[], |index, _| index), []);
+
+        hung.store(true, Ordering::Release);
+        let (begun, many) = (Instant::now(), names(&["b"; 6]));
+        let none = patience.each(Work::Load, &many, {
+            let hung = hung.clone();
+            move |_, _| {
+                while hung.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        });
+        assert_eq!(none, vec![None; 6]);
+        assert!(begun.elapsed() < LIMIT * 3, "{:?}", begun.elapsed());
+        hung.store(false, Ordering::Release);
     }
 }
