@@ -134,7 +134,10 @@ impl Market {
             return;
         };
         if bases.len() < 2 {
-            *leap = Leap { since: now, denied: false, ..*leap };
+            if leap.denied {
+                // Who denied it is away: from here on it may prove itself by standing.
+                *leap = Leap { since: now, denied: false, ..*leap };
+            }
             return;
         }
         let leap = Leap { denied: true, lowest, ..*leap };
@@ -299,6 +302,17 @@ mod tests {
         assert_eq!(watch.0.base(), GWEI, "its own word");
         watch.0.others(&[100 * GWEI, 99 * GWEI], watch.at(1));
         assert_eq!(watch.0.base(), 99 * GWEI);
+        // Where no other node is, asking takes a moment each time and puts off nothing.
+        let mut alone = Watch::new(HIGHEST_FEE);
+        alone.head(0, 1);
+        for quarter in 0..24u64 {
+            let at = alone.1 + Duration::from_millis(quarter * 250);
+            alone.0.head(Some(100 * GWEI), at);
+            if alone.0.asks_others(at) {
+                alone.0.others(&[100 * GWEI], at + Duration::from_millis(3));
+            }
+        }
+        assert_eq!(alone.0.base(), 100 * GWEI);
         // One that lies for long is not believed because it has stood.
         let mut liar = Watch::new(HIGHEST_FEE);
         liar.head(0, 1);
