@@ -5,6 +5,8 @@
 //! [`Exit`], and `main` returns it.
 
 mod places;
+mod surroundings;
+mod dumps;
 mod run;
 mod list;
 mod validate;
@@ -628,6 +630,7 @@ impl Cli {
 
     /// Does what was asked for. `kept`: by the process's log.
     pub async fn run(self, environment: Environment, kept: logging::Kept) -> Exit {
+        dumps::forbid();
         if let Err(problems) = crate::config::check_places(&environment) {
             return run::refuse(&problems);
         }

@@ -80,6 +80,26 @@ pub fn parse(text: &str) -> Result<Url, BadProxy> {
     url.ok().filter(Url::has_host).ok_or(BadProxy::NoUrl)
 }
 
+/// What makes one doubt that a text which can be taken for a proxy is one. Repeats no part of it.
+#[must_use]
+pub fn oddity(text: &str) -> Option<&'static str> {
+    let text = text.trim();
+    let url = parse(text).ok()?;
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let port = host.rsplit_once(':').is_some_and(|(_, port)| {
+        !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
+    });
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        Some("has more behind its host and port, which has no effect")
+    } else if !port {
+        Some("names no port: 80 is used")
+    } else {
+        None
+    }
+}
+
 impl Proxies {
     /// `no` is the text of `NO_PROXY`.
     #[must_use]
@@ -248,6 +268,19 @@ mod tests {
         assert_eq!(parse("https://proxy"), Err(BadProxy::Scheme));
         assert_eq!(parse("http://"), Err(BadProxy::NoUrl));
         assert_eq!(parse("a b c"), Err(BadProxy::NoUrl));
+    }
+
+    #[test]
+    fn b12_what_looks_like_no_proxy_is_told_without_repeating_it() {
+        for fine in ["proxy:3128", "http://proxy:80", "http://u:p@proxy:1/", "[::1]:3128", "a b"] {
+            assert_eq!(oddity(fine), None, "{fine}");
+        }
+        for junk in ["junk", "1", "true", "http://proxy.example", "[::1]", "u:1@proxy", "proxy:"] {
+            assert!(oddity(junk).is_some_and(|odd| odd.contains("port")), "{junk}");
+        }
+        for more in ["http://proxy:1/CANARY", "proxy:1/?q", "proxy:1#x"] {
+            assert!(oddity(more).is_some_and(|odd| odd.contains("no effect")), "{more}");
+        }
     }
 
     #[test]

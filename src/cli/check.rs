@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Exit, places, print,
+    surroundings::{self, Eyes, Odd},
     text::{Colour, painted, printable},
     validate::conflicts,
 };
@@ -22,6 +23,7 @@ use crate::{
 /// Instances looked at at the same time.
 const AT_ONCE: usize = 4;
 const CONFIGURATION: &str = "configuration";
+const SURROUNDINGS: &str = "surroundings";
 
 /// Which configurations.
 #[derive(Debug)]
@@ -68,7 +70,8 @@ impl Report {
 
 /// Looks, and says what was found. 78 if a configuration is bad, 1 if something does not work.
 pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
-    let reports = match which {
+    let (files, state_dir) = (files_of(&which, &places.config_dir), places.state_dir.clone());
+    let mut reports = match which {
         Which::All => all(&places).await,
         Which::Instance(name) => {
             let file = places.config_dir.join(format!("{name}.toml"));
@@ -83,8 +86,28 @@ pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
             Err(problems) => vec![Report::bad("-", of_problems(&problems))],
         },
     };
+    let odd = surroundings::look(&files, &state_dir, Eyes::Command);
+    if !odd.is_empty() {
+        let of = |Odd { path, why, remedy }| {
+            Finding::warn(SURROUNDINGS, format!("{} {why}", path.display()), remedy)
+        };
+        let findings = odd.into_iter().map(of).collect();
+        reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
+    }
     let text = if form.json { as_json(&reports) } else { as_text(&reports, form.colours) };
     print(&text, ending(&reports))
+}
+
+/// Where they are, as far as that is known before they are read.
+fn files_of(which: &Which, config_dir: &Path) -> Files {
+    let one = |file| Files::One { file, name: None };
+    match which {
+        Which::All => Files::Directory(config_dir.to_owned()),
+        Which::Instance(name) => one(Some(config_dir.join(format!("{name}.toml")))),
+        Which::File(file) => {
+            one(file.as_ref().and_then(|file| places::find(file, config_dir).ok()))
+        }
+    }
 }
 
 fn ending(reports: &[Report]) -> Exit {

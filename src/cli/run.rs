@@ -1,8 +1,14 @@
 //! `start` and `supervise`: the same supervisor, over one configuration or a directory of them.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, pin::pin};
 
-use super::{Exit, complain, places};
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::{
+    Exit, complain, places,
+    surroundings::{self, Eyes, Odd},
+};
 use crate::{
     config::{Environment, Problem, Problems},
     instance,
@@ -47,8 +53,15 @@ fn absolute(path: PathBuf) -> PathBuf {
 
 async fn run(files: Files, places: Places, kept: Kept) -> Exit {
     let Places { state_dir, socket, listen, listen_names, environment } = places;
+    let telling = tell_who_else_writes(files.clone(), state_dir.clone());
     let options = Options { files, state_dir, socket, listen, listen_names, environment, kept };
-    match supervisor::run(options).await {
+    let mut supervising = pin!(supervisor::run(options));
+    // Nothing waits for it: a file system that does not answer keeps no service from starting or ending.
+    let ended = tokio::select! {
+        ended = &mut supervising => ended,
+        () = telling => supervising.await,
+    };
+    match ended {
         Ok(instance::Exit::Stopped) => Exit::Success,
         Ok(instance::Exit::Refused { .. }) => Exit::BadConfiguration,
         Ok(
@@ -65,6 +78,15 @@ async fn run(files: Files, places: Places, kept: Kept) -> Exit {
             }
             Exit::Failure
         }
+    }
+}
+
+async fn tell_who_else_writes(files: Files, state_dir: PathBuf) {
+    let look = move || surroundings::look(&files, &state_dir, Eyes::Service);
+    // Who panicked there has said so.
+    let odd = spawn_blocking(look).await.unwrap_or_default();
+    for Odd { path, why, remedy } in odd {
+        warn!(path = %path.display(), why, remedy, "others can change what is trusted here");
     }
 }
 

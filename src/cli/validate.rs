@@ -5,7 +5,10 @@ use std::{
     path::Path,
 };
 
-use super::{Exit, complain, describe, places, print};
+use super::{
+    Exit, complain, describe, places, print,
+    surroundings::{self, Eyes},
+};
 use crate::{
     config::{self, Environment, Mode, Problems},
     supervisor::{
@@ -16,6 +19,7 @@ use crate::{
 
 /// One file: what it says, or everything that is wrong with it.
 pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> Exit {
+    let state_dir = places::state_dir(&environment);
     let loaded = places::find(file, config_dir)
         .and_then(|file| Ok((file.clone(), places::load(Some(file), environment)?)));
     let (file, loaded) = match loaded {
@@ -28,6 +32,7 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> E
     for warning in &loaded.warnings {
         complain(format_args!("warning: {warning}"));
     }
+    warn_of_others(&Files::One { file: Some(file.clone()), name: None }, &state_dir);
     let config = &loaded.config;
     let name = config::instance_name(Mode::Start, None, Some(&file), config);
     let core = if config.observes {
@@ -68,6 +73,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     for warning in settled.odd_variables(environment) {
         complain(format_args!("warning: {warning}"));
     }
+    warn_of_others(&files, &places::state_dir(environment));
     if look.files.is_empty() {
         complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
@@ -88,6 +94,12 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
         }
     }
     print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
+}
+
+fn warn_of_others(files: &Files, state_dir: &Path) {
+    for odd in surroundings::look(files, state_dir, Eyes::Command) {
+        complain(format_args!("warning: {odd}"));
+    }
 }
 
 fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String {

@@ -406,6 +406,13 @@ impl Check<'_> {
 
     fn proxy(&mut self, name: &str) -> Found<Url> {
         let Some((name, text)) = self.usual_variable(name) else { return Ok(None) };
+        if let Some(odd) = proxy::oddity(&text) {
+            self.raw.warnings.push(Warning {
+                place: Place::Variable(name.clone()),
+                key: None,
+                message: format!("{odd}; write it like http://proxy.example:3128"),
+            });
+        }
         proxy::parse(&text).map(Some).map_err(|error| {
             self.raw.problems.push(Problem {
                 place: Place::Variable(name),

@@ -37,6 +37,7 @@ mod secrets;
 mod servers;
 mod storm;
 mod supervise;
+mod surroundings;
 mod systemd;
 mod systemd_supervise;
 mod review;

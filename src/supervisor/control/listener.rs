@@ -178,15 +178,20 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Holds others off the directory until dropped.
-async fn lock(directory: &Path) -> io::Result<File> {
+/// Holds others off the directory until dropped. Whoever can read it can lock it for ever: `None`
+/// after a while.
+async fn lock(directory: &Path) -> io::Result<Option<File>> {
     let file = File::open(directory)?;
     let begun = Instant::now();
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_DEADLINE => {
                 sleep(Duration::from_millis(20)).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                warn!(directory = %directory.display(), "somebody keeps the control socket's directory locked");
+                return Ok(None);
             }
             Err(error) => return Err(error.into()),
         }

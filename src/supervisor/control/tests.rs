@@ -167,6 +167,17 @@ async fn of_many_that_bind_at_once_one_does() {
     }
 }
 
+/// Whoever can read a directory can lock it.
+#[tokio::test]
+async fn b12_a_directory_that_somebody_keeps_locked_keeps_nobody_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let held = fs::File::open(directory.path()).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let path = directory.path().join("control.sock");
+    let listener = Listener::bind(&at(&path)).await.unwrap();
+    assert_eq!(listener.path(), path);
+}
+
 #[tokio::test]
 async fn what_is_no_socket_stays() {
     let directory = tempfile::tempdir().unwrap();

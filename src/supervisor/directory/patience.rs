@@ -29,6 +29,8 @@ const AT_ONCE: usize = 128;
 pub enum Work {
     Read,
     Load,
+    /// Its modes and those of what is above it.
+    Look,
 }
 
 type Stuck = BTreeMap<(Work, PathBuf), Arc<AtomicBool>>;

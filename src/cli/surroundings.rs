@@ -1,0 +1,214 @@
+//! Who else can change what a process of ours trusts: the directories that it reads configurations
+//! from and keeps journals in. It works all the same, so this only warns; and nothing is mended, since
+//! whoever set a mode may have had a reason.
+
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+use crate::supervisor::directory::{Files, Patience, Work, is_configuration};
+
+/// Something that others can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Odd {
+    pub path: PathBuf,
+    pub why: String,
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, why, remedy } = self;
+        write!(f, "{} {why}; {remedy}", path.display())
+    }
+}
+
+/// What it is trusted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// Journals: whoever writes there puts another one in a journal's place.
+    State,
+    /// Configurations: whoever writes there says what runs, and with which wallet.
+    Configuration,
+    /// Above one of these: who writes there puts another directory in its place.
+    Above,
+}
+
+/// What the file system says of one name.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    mode: u32,
+    owner: u32,
+    /// Nobody writes there, whatever the modes say: a mounted `ConfigMap`.
+    read_only: bool,
+}
+
+/// Whose eyes look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eyes {
+    /// Those of the process that reads and writes there.
+    Service,
+    /// Those of a command. As root it looks at what belongs to the service's user, as it should.
+    Command,
+}
+
+/// Looks at them, and at what is above them. What is not there, or cannot be looked at, is told where
+/// it is needed. Blocks, for a file system that does not answer no longer than there is patience.
+pub(super) fn look(files: &Files, state_dir: &Path, eyes: Eyes) -> Vec<Odd> {
+    let mut trusted = vec![(state_dir.to_owned(), Trust::State)];
+    match files {
+        Files::Directory(directory) => {
+            trusted.push((directory.clone(), Trust::Configuration));
+            trusted.extend(files_in(directory).map(|file| (file, Trust::Configuration)));
+        }
+        Files::One { file: Some(file), .. } => {
+            let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory.unwrap_or(Path::new("."));
+            trusted.push((directory.to_owned(), Trust::Configuration));
+            trusted.push((file.clone(), Trust::Configuration));
+        }
+        Files::One { file: None, .. } => {}
+    }
+    let (paths, trusts): (Vec<_>, Vec<_>) = trusted.into_iter().unzip();
+    let looked = Patience::default().each(Work::Look, &paths, {
+        let state_dir = state_dir.to_owned();
+        move |index, path| odd_around(path, trusts[index], user_of_the_service(&state_dir, eyes))
+    });
+    let mut odd: Vec<Odd> = Vec::new();
+    for found in looked.into_iter().flatten().flatten() {
+        if odd.iter().all(|known| known.path != found.path) {
+            odd.push(found);
+        }
+    }
+    odd
+}
+
+fn user_of_the_service(state_dir: &Path, eyes: Eyes) -> u32 {
+    let own = rustix::process::geteuid().as_raw();
+    match eyes {
+        Eyes::Command if own == 0 => fs::metadata(state_dir).map_or(own, |found| found.uid()),
+        Eyes::Command | Eyes::Service => own,
+    }
+}
+
+/// One of them where links lead, and all above it; if it is to be made yet, above the place for it.
+fn odd_around(path: &Path, trust: Trust, user: u32) -> Vec<Odd> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = |above: &Path| Some((above.canonicalize().ok()?, above == path));
+    let Some((real, is_itself)) = path.ancestors().find_map(there) else { return Vec::new() };
+    let trust = if is_itself { trust } else { Trust::Above };
+    let above = real.ancestors().skip(1).map(|above| (above, Trust::Above));
+    let all = [(real.as_path(), trust)].into_iter().chain(above);
+    let odd = |(path, trust): (&Path, Trust)| {
+        let (why, remedy) = judge(found(path).ok()?, trust, user)?;
+        Some(Odd { path: path.to_owned(), why, remedy })
+    };
+    all.filter_map(odd).collect()
+}
+
+fn files_in(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| is_configuration(&entry.file_name())).map(|entry| entry.path())
+}
+
+fn found(path: &Path) -> io::Result<Found> {
+    let metadata = fs::metadata(path)?;
+    let read_only = statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY);
+    Ok(Found { mode: metadata.mode(), owner: metadata.uid(), read_only })
+}
+
+/// Why others than root and this user can change it, and what to do.
+fn judge(found: Found, trust: Trust, user: u32) -> Option<(String, &'static str)> {
+    let Found { mode, owner, read_only } = found;
+    if read_only {
+        return None;
+    }
+    let sticky = mode & 0o1000 != 0;
+    let stakes = match trust {
+        Trust::State => "can put another journal in the place of one",
+        Trust::Configuration => "can say what runs here, and with which wallet",
+        Trust::Above if sticky => return None,
+        Trust::Above => "can put another directory in the place of one that is trusted",
+    };
+    if mode & 0o002 != 0 {
+        let why = format!("can be written by everybody (mode {:03o}), who {stakes}", mode & 0o777);
+        return Some((why, "take that away with chmod o-w"));
+    }
+    if trust != Trust::Above && owner != 0 && owner != user {
+        let why =
+            format!("belongs to user {owner}, who is neither root nor user {user} and {stakes}");
+        return Some((why, "give it to the service's user with chown"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn is_odd(mode: u32, owner: u32, trust: Trust, user: u32) -> bool {
+        judge(Found { mode, owner, read_only: false }, trust, user).is_some()
+    }
+
+    #[test]
+    fn b12_what_others_can_write_or_have_is_told() {
+        for trust in [Trust::State, Trust::Configuration] {
+            for mode in [0o777, 0o1777, 0o702] {
+                assert!(is_odd(mode, 7, trust, 7), "{mode:o}");
+            }
+            for mode in [0o700, 0o755, 0o775, 0o2775] {
+                assert!(!is_odd(mode, 7, trust, 7), "{mode:o}");
+                assert!(!is_odd(mode, 0, trust, 7), "{mode:o}");
+                assert!(is_odd(mode, 8, trust, 7), "{mode:o}");
+                assert!(is_odd(mode, 8, trust, 0), "{mode:o}");
+            }
+            let mounted = Found { mode: 0o777, owner: 8, read_only: true };
+            assert_eq!(judge(mounted, trust, 7), None);
+        }
+        assert!(is_odd(0o777, 0, Trust::Above, 7));
+        assert!(!is_odd(0o1777, 0, Trust::Above, 7), "/tmp");
+        assert!(!is_odd(0o755, 8, Trust::Above, 7));
+    }
+
+    #[test]
+    fn b12_directories_files_and_what_is_above_them_are_looked_at() {
+        let home = tempfile::tempdir().unwrap();
+        let open = |path: &Path| {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        };
+        let [state, configs] = ["a/state", "configs"].map(|name| home.path().join(name));
+        fs::create_dir_all(&state).unwrap();
+        fs::create_dir(&configs).unwrap();
+        for name in ["one.toml", "notes.txt"] {
+            fs::write(configs.join(name), "").unwrap();
+        }
+        symlink(&configs, home.path().join("link")).unwrap();
+        let look = |files: &Files, state: &Path| super::look(files, state, Eyes::Service);
+        let files = Files::Directory(home.path().join("link"));
+        assert_eq!(look(&files, &state), []);
+        assert_eq!(look(&files, &home.path().join("not there")), []);
+
+        open(&home.path().join("a"));
+        open(&configs.join("one.toml"));
+        open(&configs.join("notes.txt"));
+        let names = |odd: Vec<Odd>| -> Vec<String> {
+            let name = |odd: &Odd| odd.path.file_name().unwrap().to_string_lossy().into_owned();
+            odd.iter().map(name).collect()
+        };
+        assert_eq!(names(look(&files, &state)), ["a", "one.toml"]);
+        assert_eq!(names(look(&files, &home.path().join("a/to/be/made"))), ["a", "one.toml"]);
+        open(&configs);
+        let one = Files::One { file: Some(configs.join("one.toml")), name: None };
+        assert_eq!(names(look(&one, &state)), ["a", "configs", "one.toml"]);
+        let none = Files::One { file: None, name: None };
+        let told = look(&none, &configs);
+        assert_eq!(names(told.clone()), ["configs"]);
+        assert!(told[0].to_string().contains("another journal"), "{}", told[0]);
+    }
+}
