@@ -30,6 +30,7 @@ mod observe;
 mod outages;
 mod logs;
 mod page;
+mod poisoned;
 mod random_changes;
 mod requests;
 mod reload;

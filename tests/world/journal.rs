@@ -1,5 +1,5 @@
-//! The journal as an operator reads it: with plain SQL, while the connector writes. The one place
-//! of the test world that names its columns.
+//! The journal as an operator reads it: with plain SQL, while the connector writes; and as an earlier
+//! version left it. The one place of the test world that names its columns.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256, U256};
-use rusqlite::{Connection, OpenFlags, Row, types::FromSqlError};
+use rusqlite::{Connection, OpenFlags, Row, params, types::FromSqlError};
 
 use super::{Error, Result};
 
@@ -102,4 +102,48 @@ pub fn query<T>(
         statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>()
     };
     query().map_err(|error| Error::other(format!("{sql}: {error}")))
+}
+
+/// Sequence number and bytes of every recorded transaction, in the order in which they were signed.
+pub fn signed(file: &Path) -> Result<Vec<(i64, Vec<u8>)>> {
+    query(file, "SELECT seq, raw FROM transactions ORDER BY seq", |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
+}
+
+/// Puts other bytes into the row of a recorded transaction: nonce, hash, and the bytes.
+pub fn sign_instead(file: &Path, seq: i64, (nonce, hash, raw): (u64, B256, &[u8])) -> Result<()> {
+    let put = || -> rusqlite::Result<usize> {
+        let sql = "UPDATE transactions SET nonce = ?2, hash = ?3, raw = ?4 WHERE seq = ?1";
+        let nonce = nonce.cast_signed();
+        Connection::open(file)?.execute(sql, params![seq, nonce, hash.as_slice(), raw])
+    };
+    let put = put().map_err(|error| Error::other(format!("other bytes: {error}")))?;
+    if put == 1 { Ok(()) } else { Err(Error::other("no such transaction")) }
+}
+
+/// The tables of schema version 6, as the program that made them left them.
+const VERSION_6: &str = include_str!("journal-version-6.sql");
+
+/// Makes of the journal `file`, which nobody has open, one of schema version 6 with the same rows.
+pub fn into_version_6(file: &Path) -> Result<()> {
+    let old = file.with_extension("version-6");
+    let copy = || -> rusqlite::Result<()> {
+        // The last one who closes it leaves all in the file itself.
+        Connection::open(file)?.pragma_update(None, "journal_mode", "DELETE")?;
+        let connection = Connection::open(&old)?;
+        connection.execute_batch(VERSION_6)?;
+        connection.execute("ATTACH DATABASE ?1 AS now", [file.to_str()])?;
+        let sql = "SELECT m.name, group_concat(c.name) FROM sqlite_master m, \
+                   pragma_table_info(m.name) c WHERE m.type = 'table' GROUP BY m.name";
+        let mut tables = connection.prepare(sql)?;
+        let tables = tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for (table, columns) in tables.collect::<rusqlite::Result<Vec<(String, String)>>>()? {
+            let sql = format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM now.{table}");
+            connection.execute(&sql, [])?;
+        }
+        Ok(())
+    };
+    copy().map_err(|error| Error::other(format!("an old journal: {error}")))?;
+    std::fs::rename(&old, file).map_err(|error| Error::Io("an old journal".into(), error))
 }

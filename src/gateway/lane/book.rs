@@ -503,13 +503,13 @@ impl Book {
                     self.notify(request, Notice::Waiting(hold));
                 }
             }
-            Answer::NoFunds if self.is_dear(slot) => self.sign_anew(&[nonce]),
+            Answer::NoFunds if self.is_dear(slot) => self.sign_anew(&[nonce], now),
             Answer::NoFunds => {
                 let hold = self.no_funds_hold(slot);
                 self.notify(request, Notice::Waiting(hold));
             }
             Answer::TooCheap => self.raise_fee(nonce, 1),
-            Answer::Rejected if self.is_odd(slot) => self.sign_anew(&[nonce]),
+            Answer::Rejected if self.is_odd(slot) => self.sign_anew(&[nonce], now),
             Answer::Rejected => {
                 if let Some(error) = error {
                     self.reject(nonce, refusal, error, now);

@@ -70,7 +70,7 @@ impl Book {
 
     /// The same payload under the same nonce, for what it would pay now: which of the two is mined is
     /// all one. Should a node have the old one, it keeps it.
-    pub(super) fn sign_anew(&mut self, nonces: &[u64]) {
+    pub(super) fn sign_anew(&mut self, nonces: &[u64], now: Instant) {
         let Some(fees) = self.fees() else {
             let hold = self.fee_hold();
             for request in nonces.iter().filter_map(|nonce| self.open.get(nonce)?.current().request)
@@ -87,13 +87,19 @@ impl Book {
             let Some(draft) = Draft::anew(slot.current(), fees, self.market.block_gas()) else {
                 continue;
             };
-            warn!(
-                nonce,
-                transaction = %slot.current().hash,
-                "signed for more than it needs, and not mined: it is signed anew for less"
-            );
+            debug!(nonce, transaction = %slot.current().hash, "signed for more than it needs");
             slot.replacing = true;
             drafts.push(draft);
+        }
+        if !drafts.is_empty()
+            && let Some(times) = self.repeats.heard("signed for too much", now)
+        {
+            let transactions = drafts.len();
+            warn!(
+                transactions,
+                times,
+                "signed for more than they need, and not mined: they are signed anew for less"
+            );
         }
         self.replacing += drafts.len();
         self.sign(drafts);
@@ -114,7 +120,7 @@ impl Book {
             }
         }
         if !odd.is_empty() {
-            self.sign_anew(&odd);
+            self.sign_anew(&odd, now);
         }
     }
 
