@@ -382,7 +382,7 @@ impl HoldReason {
             }
             Self::FeeCap => "wait until the fee falls, or raise max_fee_per_gas_gwei",
             Self::AccessDenied => {
-                "look at the policies of buckets and AWS key, and at the credentials"
+                "its detail has the code of S3 or AWS KMS, and what to do about that"
             }
             Self::CiphertextTooLarge => "ask the coprocessor that stored it",
             Self::UnknownKey => "connect the right Core, or wait until its key is generated",

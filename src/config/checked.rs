@@ -357,8 +357,39 @@ impl Check<'_> {
         let endpoint = self.url(Key::S3Endpoint, &["http", "https"]);
         match (region?, bucket?, endpoint?) {
             (None, _, None) | (_, None, _) => Err(Noted), // noted as missing above
-            (region, Some(bucket), endpoint) => Ok(Some(S3 { region, bucket, endpoint })),
+            (region, Some(bucket), endpoint) => {
+                if let Some(endpoint) = &endpoint {
+                    self.warn_of_bucket_twice(&bucket, endpoint);
+                }
+                Ok(Some(S3 { region, bucket, endpoint }))
+            }
         }
+    }
+
+    /// The bucket's name is added to the endpoint as its path: it should not stand there already.
+    fn warn_of_bucket_twice(&mut self, bucket: &str, endpoint: &SecretUrl) {
+        let url = endpoint.expose();
+        let host = url.host_str().unwrap_or_default();
+        let in_host = host.strip_prefix(bucket).is_some_and(|rest| rest.starts_with('.'));
+        let in_path = url.path().trim_end_matches('/').rsplit('/').next() == Some(bucket);
+        let message = match (in_host, in_path) {
+            (true, _) => {
+                "its host begins with the bucket's name, which is added as the path once more: \
+                          write the endpoint without the bucket (https://s3.REGION.amazonaws.com)"
+            }
+            (false, true) => {
+                "it ends in the bucket's name, which is added once more: write the \
+                              endpoint without the bucket"
+            }
+            (false, false) => return,
+        };
+        let key = Key::S3Endpoint;
+        let place = self.raw.get(key).map(|given| given.place.clone());
+        self.raw.warnings.push(Warning {
+            place: place.unwrap_or_else(|| self.whole()),
+            key: Some(key.name().to_owned()),
+            message: message.to_owned(),
+        });
     }
 
     fn private_authorities(&mut self) -> Found<PrivateAuthorities> {

@@ -1300,3 +1300,17 @@ fn c5_what_no_proxy_does_not_understand_is_warned_about() {
     assert_eq!(odd, 2, "{warnings:?}");
     assert!(!warnings.concat().contains("CANARY"), "{warnings:?}");
 }
+
+#[test]
+fn c4_an_endpoint_that_names_the_bucket_is_warned_about() {
+    for (endpoint, expected) in [
+        ("https://my-bucket.s3.eu-west-1.amazonaws.com", true),
+        ("http://minio:9000/my-bucket/", true),
+        ("https://my-bucket-store.example", false),
+        ("https://s3.eu-west-1.amazonaws.com", false),
+        ("http://my-bucket:9000", false),
+    ] {
+        let text = format!("[s3_config]\nbucket = \"my-bucket\"\nendpoint = \"{endpoint}\"");
+        assert_eq!(warned(&good(&text), "s3_config.endpoint"), expected, "{endpoint}");
+    }
+}

@@ -24,6 +24,7 @@ mod format;
 mod http;
 mod memory;
 mod probe;
+mod s3_error;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
@@ -48,7 +49,8 @@ pub use bucket::UnusableUrl;
 pub use download::Trouble;
 pub use fallback::FallbackStore;
 pub use memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB};
-pub use probe::{Probed, probe, probe_fallback};
+pub use probe::{Answer, Probed, probe, probe_fallback};
+pub use s3_error::S3Error;
 
 use bucket::{Bucket, Health};
 use download::{Patience, Progress, Wanted, download};
@@ -66,6 +68,8 @@ const LOOKUPS_AT_ONCE: usize = 16;
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a request is taken anew because its ciphertexts turned out larger.
 const ROUNDS: usize = 4;
+/// What all buckets of a request refuse is tried again for so long before it is held.
+const REFUSALS_TRIED_AGAIN: Duration = Duration::from_mins(2);
 /// Connecting, TLS included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -297,6 +301,7 @@ impl<B: Buckets> Ciphertexts<B> {
                 }
                 Some(Err(trouble)) => failures.push(BucketFailure {
                     bucket: format!("coprocessor {coprocessor}"),
+                    own: false,
                     trouble: trouble.clone(),
                 }),
                 // Another coprocessor has the same bucket.
@@ -408,8 +413,8 @@ impl<B: Buckets> Ciphertexts<B> {
                         if let Trouble::Outgrown { bytes } = trouble {
                             larger.push(bytes);
                         }
-                        let bucket = buckets[index].shown.clone();
-                        failures.push(BucketFailure { bucket, trouble });
+                        let (bucket, own) = (buckets[index].shown.clone(), buckets[index].is_own());
+                        failures.push(BucketFailure { bucket, own, trouble });
                         if next < buckets.len() {
                             calls.push(call(next));
                             next += 1;
@@ -463,7 +468,8 @@ impl<B: Buckets> Ciphertexts<B> {
             None
         };
         if let Some(times) = times {
-            tracing::warn!(bucket = %bucket.shown, %trouble, times, "bucket in trouble");
+            let to_do = trouble.remedy(bucket.is_own());
+            tracing::warn!(bucket = %bucket.shown, %trouble, to_do, times, "bucket in trouble");
         } else {
             tracing::debug!(bucket = %bucket.shown, handle = %material.handle, %trouble, "not brought");
         }
@@ -485,7 +491,15 @@ enum Interrupted {
 pub struct BucketFailure {
     /// Scheme, host and port; or the coprocessor's address.
     pub bucket: String,
+    /// It is the one of `[s3_config]`.
+    pub own: bool,
     pub trouble: Trouble,
+}
+
+impl BucketFailure {
+    fn remedy(&self) -> Option<String> {
+        self.trouble.remedy(self.own)
+    }
 }
 
 impl fmt::Display for BucketFailure {
@@ -515,39 +529,35 @@ fn listed(failures: &[BucketFailure]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What to do, where it is somebody else's bucket that has to be mended.
-fn advice(failures: &[BucketFailure]) -> &'static str {
-    let any = |is: fn(&Trouble) -> bool| failures.iter().any(|failure| is(&failure.trouble));
-    if any(|trouble| matches!(trouble, Trouble::WrongBytes { .. })) {
-        "; have its coprocessor store the right bytes again"
-    } else if any(|trouble| matches!(trouble, Trouble::Connect(_) | Trouble::Silent)) {
-        "; look at the way to that bucket, or tell its coprocessor"
-    } else {
-        ""
-    }
+/// What to do, where somebody can do something: each thing once.
+fn advice(failures: &[BucketFailure]) -> String {
+    let mut remedies: Vec<String> = failures.iter().filter_map(BucketFailure::remedy).collect();
+    remedies.sort_unstable();
+    remedies.dedup();
+    remedies.iter().fold(String::new(), |all, remedy| all + "; " + remedy)
 }
 
 impl FetchError {
-    /// Retry, unless every bucket that was asked says what only an operator can mend.
+    /// Retry, unless every bucket that was asked says what only an operator can mend. What S3 refuses
+    /// may be an object that is not there yet, a clock or a session about to be set right, so that is
+    /// tried again as everything else until it was refused for so long (`refused_for`).
     #[must_use]
-    pub fn remedy(&self) -> Remedy {
+    pub fn remedy(&self, refused_for: Duration) -> Remedy {
         match self {
             Self::UnsupportedType { .. } => self.hold(HoldReason::UnsupportedType),
             Self::TooLarge { .. } => self.hold(HoldReason::CiphertextTooLarge),
-            Self::NotBrought { failures, .. } => {
-                let asked: Vec<&Trouble> = failures
-                    .iter()
-                    .map(|failure| &failure.trouble)
-                    .filter(|trouble| !matches!(trouble, Trouble::NoUrl | Trouble::Unregistered))
-                    .collect();
-                let all = |is: fn(&Trouble) -> bool| {
-                    !asked.is_empty() && asked.iter().all(|trouble| is(trouble))
-                };
-                if all(|trouble| matches!(trouble, Trouble::AccessDenied(_))) {
+            Self::NotBrought { .. } if self.is_refused() => {
+                if refused_for >= REFUSALS_TRIED_AGAIN {
                     self.hold(HoldReason::AccessDenied)
-                } else if all(|trouble| {
+                } else {
+                    Remedy::Retry
+                }
+            }
+            Self::NotBrought { .. } => {
+                let too_large = |trouble: &Trouble| {
                     matches!(trouble, Trouble::TooLarge { .. } | Trouble::Outgrown { .. })
-                }) {
+                };
+                if self.all_asked(too_large) {
                     self.hold(HoldReason::CiphertextTooLarge)
                 } else {
                     Remedy::Retry
@@ -556,8 +566,51 @@ impl FetchError {
         }
     }
 
+    /// Whether every bucket that was asked refuses.
+    fn is_refused(&self) -> bool {
+        self.all_asked(
+            |trouble| matches!(trouble, Trouble::Refused(error) if error.needs_somebody()),
+        )
+    }
+
+    /// Whether it is so of every bucket that was asked, and one was.
+    fn all_asked(&self, is: impl Fn(&Trouble) -> bool) -> bool {
+        let Self::NotBrought { failures, .. } = self else { return false };
+        let mut asked = failures
+            .iter()
+            .map(|failure| &failure.trouble)
+            .filter(|trouble| !matches!(trouble, Trouble::NoUrl | Trouble::Unregistered))
+            .peekable();
+        asked.peek().is_some() && asked.all(is)
+    }
+
     fn hold(&self, reason: HoldReason) -> Remedy {
         Remedy::Hold(Hold::new(reason, self.to_string()))
+    }
+}
+
+/// For how long the buckets of one request have refused by now.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusals {
+    held: bool,
+    since: Option<Instant>,
+}
+
+impl Refusals {
+    /// `held`: why the request was held when its walk began.
+    #[must_use]
+    pub fn begin(held: Option<HoldReason>) -> Self {
+        Self { held: held == Some(HoldReason::AccessDenied), since: None }
+    }
+
+    /// What to do about the error. What was held for a refusal before is held again at once.
+    pub fn weigh(&mut self, error: &FetchError, now: Instant) -> Remedy {
+        let refused_for = match (error.is_refused(), self.held) {
+            (false, _) => Duration::ZERO,
+            (true, true) => Duration::MAX,
+            (true, false) => now.saturating_duration_since(*self.since.get_or_insert(now)),
+        };
+        error.remedy(refused_for)
     }
 }
 

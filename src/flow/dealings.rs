@@ -1,4 +1,4 @@
-//! What the Core's answers to one request mean together. Pure.
+//! What the Core's answers to one request mean together, and the buckets' refusals. Pure.
 //!
 //! One by one each of them is in order: that it knows the id, that it does not, that it failed. A Core
 //! that says them in turn would be asked for ever, each time with all ciphertexts. So every round that
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Standing, kms_core::Asked};
+use super::{Standing, ciphertexts::Refusals, kms_core::Asked};
 use crate::domain::{Hold, HoldReason, stage::Stage};
 
 /// So often the Core may not know a request that it was asked for.
@@ -46,9 +46,11 @@ enum LastAsk {
     CutOff,
 }
 
-/// What the Core said of one request in one walk.
+/// What the Core and the buckets said of one request in one walk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dealings {
+    /// Of the buckets.
+    pub refusals: Refusals,
     /// Why it was held when the walk began.
     held: Option<HoldReason>,
     ask: LastAsk,
@@ -73,7 +75,8 @@ impl Dealings {
         // What was found out before need not be found out again: it is asked once.
         let rounds = if held == Some(HoldReason::CoreForgets) { ROUNDS - 2 } else { 0 };
         let ask = LastAsk::Earlier;
-        Self { held, ask, failed_before_ask: false, failed: false, rounds, since: None }
+        let refusals = Refusals::begin(held);
+        Self { refusals, held, ask, failed_before_ask: false, failed: false, rounds, since: None }
     }
 
     pub fn asked(&mut self, asked: Asked) {

@@ -22,7 +22,7 @@ use tracing::{Instrument, debug, error, error_span, warn};
 
 use super::{
     Intake, Intakes, RequestLedger, Step,
-    ciphertexts::{Buckets, Ciphertexts},
+    ciphertexts::{Buckets, Ciphertexts, Refusals},
     dispatch::{Place, Places, Seat},
     kms_core::wire,
     walk::unsupported,
@@ -138,8 +138,10 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
         let seat = Seat { places, recovered };
         let mut pause = Backoff::new(Duration::from_millis(200), self.retry_interval);
         let (begun, mut last_why) = (Instant::now(), String::new());
+        let mut refusals = Refusals::begin(held_before);
         loop {
-            let Some(looked) = stop.run_until_cancelled(self.look(&request)).await else {
+            let looking = self.look(&request, &mut refusals);
+            let Some(looked) = stop.run_until_cancelled(looking).await else {
                 return Ok(());
             };
             let Err((remedy, why)) = looked else {
@@ -187,7 +189,11 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
     }
 
     /// All that comes before the Core is asked.
-    async fn look(&self, request: &Request) -> Result<(), (Remedy, String)> {
+    async fn look(
+        &self,
+        request: &Request,
+        refusals: &mut Refusals,
+    ) -> Result<(), (Remedy, String)> {
         let mut support = self.support.clone();
         let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
         let Ok(support) = known.map(|support| support.clone()) else {
@@ -200,6 +206,8 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
         wire::check(request).map_err(|error| (error.remedy(), error.to_string()))?;
         // Dropped as soon as they are proven.
         let fetched = self.ciphertexts.fetch(request.materials()).await;
-        fetched.map(drop).map_err(|error| (error.remedy(), error.to_string()))
+        fetched
+            .map(drop)
+            .map_err(|error| (refusals.weigh(&error, Instant::now()), error.to_string()))
     }
 }

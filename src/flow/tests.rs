@@ -1,5 +1,6 @@
 //! The walk's own decisions. Whole walks are tested from outside, on real rooms.
 
+mod bucket_refuses;
 mod core_contradicts;
 mod core_never_answers;
 mod scene;

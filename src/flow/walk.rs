@@ -480,11 +480,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
+        let refusals = &mut dealings.refusals;
         let fetching = async {
             let begun = Instant::now();
             let fetching = self.ciphertexts.fetch(request.materials());
             let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
-            let fetched = fetched.map_err(|error| Setback::own(error.remedy(), &error))?;
+            let fetched = fetched
+                .map_err(|error| Setback::own(refusals.weigh(&error, Instant::now()), &error))?;
             self.metrics.took(Room::Ciphertexts, begun.elapsed());
             Ok(fetched)
         };

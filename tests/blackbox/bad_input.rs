@@ -480,7 +480,7 @@ async fn bad_buckets_are_told_and_passed_over() -> Result<()> {
         (Fault::Unannounced { sent: HUGE }, Box::new(too_large)),
         (Fault::Body { announced: 512, sent: 100 }, Box::new(retried("127.0.0.1"))),
         (Fault::Redirect(good.bucket.url().to_owned()), Box::new(retried("redirect"))),
-        (Fault::Status(403), Box::new(|row: &Row| row.held == "access_denied")),
+        (Fault::Status(403), Box::new(retried("access denied (403)"))),
         (Fault::Status(404), Box::new(retried("127.0.0.1"))),
         (Fault::Status(500), Box::new(retried("500"))),
     ];

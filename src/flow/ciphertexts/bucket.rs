@@ -13,6 +13,7 @@ use url::Url;
 use crate::{domain::B256, repeats::Repeats};
 
 use super::fallback::Signer;
+use super::s3_error::{Meaning, S3Error};
 
 /// How long a bucket that failed or was slow is tried last.
 const TROUBLE_REMEMBERED: Duration = Duration::from_secs(30);
@@ -77,6 +78,22 @@ impl Bucket {
         url.set_path(&path);
         url.set_fragment(None);
         url
+    }
+
+    /// Whether it is the one of `[s3_config]`.
+    pub(super) fn is_own(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// What its answer says, which is no object. Credentials that it does not take are looked for anew.
+    pub(super) async fn refused(&self, response: reqwest::Response, signed: bool) -> S3Error {
+        let error = S3Error::of(response, signed).await;
+        if let Some(signer) = &self.signer
+            && error.meaning() == Meaning::Credentials
+        {
+            signer.doubt();
+        }
+        error
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {

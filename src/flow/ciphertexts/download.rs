@@ -17,6 +17,7 @@ use super::bucket::{Bucket, UnusableUrl};
 use super::format::{self, Format};
 use super::http::Http;
 use super::memory::{Held, LARGEST_CIPHERTEXT};
+use super::s3_error::{Meaning, S3Error};
 
 /// Above this many bytes hashing (some 400 MB/s) would keep other tasks of its thread waiting.
 const HASHED_IN_PLACE: usize = 256 * 1024;
@@ -65,17 +66,9 @@ pub enum Trouble {
     Connect(OutsideText),
     #[error("no answer in time")]
     Silent,
-    /// S3 also answers this for an object that does not exist, where listing is not allowed.
-    #[error("access denied ({0})")]
-    AccessDenied(u16),
-    #[error("not there (404)")]
-    Missing,
-    #[error("there is no such bucket")]
-    NoBucket,
-    #[error("redirects ({0}), which is not followed")]
-    Redirects(u16),
-    #[error("status {0}")]
-    Status(u16),
+    /// It answers, and not with an object.
+    #[error(transparent)]
+    Refused(#[from] S3Error),
     #[error("{bytes} bytes or more, above the protocol's limit of {LARGEST_CIPHERTEXT}")]
     TooLarge { bytes: u64 },
     /// Larger than its share of the memory reserved. `bytes`: what it announces, or a guess.
@@ -102,11 +95,7 @@ impl Trouble {
             Self::Unsignable(_) => "unsignable",
             Self::Connect(_) => "connect",
             Self::Silent => "silent",
-            Self::AccessDenied(_) => "access_denied",
-            Self::Missing => "missing",
-            Self::NoBucket => "no_bucket",
-            Self::Redirects(_) => "redirect",
-            Self::Status(_) => "status",
+            Self::Refused(error) => error.word(),
             Self::TooLarge { .. } => "too_large",
             Self::Outgrown { .. } => "outgrown",
             Self::Stalled { .. } => "stalled",
@@ -118,14 +107,46 @@ impl Trouble {
 
     /// Whether it speaks against the bucket, and not merely against this object's being there.
     pub(super) fn is_the_buckets(&self) -> bool {
-        !matches!(
-            self,
-            Self::Missing
-                | Self::Outgrown { .. }
-                | Self::NoUrl
-                | Self::Unregistered
-                | Self::Lookup(_)
-        )
+        match self {
+            Self::Refused(error) => error.meaning() != Meaning::Missing,
+            Self::Outgrown { .. } | Self::NoUrl | Self::Unregistered | Self::Lookup(_) => false,
+            Self::UnusableUrl(_)
+            | Self::Unsignable(_)
+            | Self::Connect(_)
+            | Self::Silent
+            | Self::TooLarge { .. }
+            | Self::Stalled { .. }
+            | Self::TooSlow { .. }
+            | Self::Cut { .. }
+            | Self::WrongBytes { .. } => true,
+        }
+    }
+
+    /// What to do, if somebody can do something. `own`: it is the bucket of `[s3_config]`.
+    #[must_use]
+    pub fn remedy(&self, own: bool) -> Option<String> {
+        match self {
+            Self::Refused(error) => error.remedy(own),
+            Self::WrongBytes { .. } => {
+                Some("have its coprocessor store the right bytes again".to_owned())
+            }
+            Self::Connect(_) | Self::Silent if own => {
+                Some("look at the way to that bucket, and at [s3_config]".to_owned())
+            }
+            Self::Connect(_) | Self::Silent => {
+                Some("look at the way to that bucket, or tell its coprocessor".to_owned())
+            }
+            Self::NoUrl
+            | Self::Unregistered
+            | Self::Lookup(_)
+            | Self::UnusableUrl(_)
+            | Self::Unsignable(_)
+            | Self::TooLarge { .. }
+            | Self::Outgrown { .. }
+            | Self::Stalled { .. }
+            | Self::TooSlow { .. }
+            | Self::Cut { .. } => None,
+        }
     }
 }
 
@@ -204,6 +225,7 @@ pub(super) async fn download(
         Some(signer) => signer.headers(&url).await.map_err(Trouble::Unsignable)?,
         None => HeaderMap::new(),
     };
+    let signed = !signature.is_empty();
     // Neither semaphore is ever closed. No deadline: every holder has one.
     let _turn = turns.acquire().await;
     let call = http.get(url, signature);
@@ -213,7 +235,9 @@ pub(super) async fn download(
         Ok(Err(error)) => return Err(Trouble::Cut { received: 0, why: cause(error) }),
         Ok(Ok(response)) => response,
     };
-    accept(response.status())?;
+    if response.status() != StatusCode::OK {
+        return Err(bucket.refused(response, signed).await.into());
+    }
     let headers = response.headers().clone();
     let announced = response.content_length();
     match announced {
@@ -291,16 +315,6 @@ async fn read(
     Ok(Bytes::from(body))
 }
 
-pub(super) fn accept(status: StatusCode) -> Result<(), Trouble> {
-    match status.as_u16() {
-        200 => Ok(()),
-        code @ (401 | 403) => Err(Trouble::AccessDenied(code)),
-        404 => Err(Trouble::Missing),
-        code @ 300..=399 => Err(Trouble::Redirects(code)),
-        code => Err(Trouble::Status(code)),
-    }
-}
-
 /// The innermost cause: it names the failure, while the outer layers name the URL.
 pub(super) fn cause(error: reqwest::Error) -> OutsideText {
     let error = error.without_url();
@@ -314,18 +328,6 @@ pub(super) fn cause(error: reqwest::Error) -> OutsideText {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_200_is_a_ciphertext() {
-        let trouble = |code| accept(StatusCode::from_u16(code).unwrap()).err();
-        assert_eq!(trouble(200), None);
-        assert_eq!(trouble(403), Some(Trouble::AccessDenied(403)));
-        assert_eq!(trouble(404), Some(Trouble::Missing));
-        assert_eq!(trouble(301), Some(Trouble::Redirects(301)));
-        for code in [204, 206, 400, 429, 500, 503] {
-            assert_eq!(trouble(code), Some(Trouble::Status(code)));
-        }
-    }
 
     #[test]
     fn a_pace_is_judged_by_where_it_leads() {

@@ -81,7 +81,8 @@ impl FallbackStore {
         let signer = Signer {
             region: region.to_owned(),
             http: OnceLock::new(),
-            state: Mutex::new(State { provider: credentials, ..State::default() }),
+            given: credentials,
+            state: Mutex::default(),
         };
         Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
     }
@@ -102,12 +103,15 @@ pub(super) struct Signer {
     region: String,
     /// For who asks for credentials; without it their own.
     http: OnceLock<SharedHttpClient>,
+    /// Instead of the usual chain.
+    given: Option<SharedCredentialsProvider>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Built at first use: the chain reads files.
+    /// The usual chain, once it found some. Until then it is built anew for each question: what it read
+    /// of files it keeps.
     provider: Option<SharedCredentialsProvider>,
     /// A question under way. Whoever needs the answer drives it on.
     looking: Option<Shared<BoxFuture<'static, Looked>>>,
@@ -127,6 +131,7 @@ struct Looked {
 #[derive(Clone)]
 struct Found {
     credentials: Option<Credentials>,
+    since: Instant,
     good_until: Instant,
 }
 
@@ -158,7 +163,7 @@ impl Signer {
             if let Some(found) = state.found.as_ref().filter(fresh) {
                 return found.credentials.clone();
             }
-            let provider = state.provider.clone();
+            let provider = self.given.clone().or_else(|| state.provider.clone());
             state.looking.get_or_insert_with(|| self.look(provider).boxed().shared()).clone()
         };
         let looked = timeout(CREDENTIALS_DEADLINE, looking).await;
@@ -166,7 +171,8 @@ impl Signer {
         let credentials = match looked {
             Ok(looked) => {
                 state.looking = None;
-                state.provider = Some(looked.provider);
+                state.provider =
+                    matches!(looked.credentials, Ok(Some(_))).then_some(looked.provider);
                 looked.credentials
             }
             Err(_) => Err(format!("no answer within {CREDENTIALS_DEADLINE:?}")),
@@ -181,9 +187,23 @@ impl Signer {
             Err(_) => LOOKED_AT_SOON,
         };
         let credentials = credentials.ok().flatten();
-        state.found =
-            Some(Found { credentials: credentials.clone(), good_until: Instant::now() + lifetime });
+        let since = Instant::now();
+        let good_until = since + lifetime;
+        state.found = Some(Found { credentials: credentials.clone(), since, good_until });
         credentials
+    }
+
+    /// The store does not take these credentials: others may be there by now. Calls under way with the
+    /// same ones say so together, so it counts once in a while only.
+    pub(super) fn doubt(&self) {
+        let mut state = self.state();
+        let State { provider, found, .. } = &mut *state;
+        if let Some(found) = found
+            && found.since.elapsed() >= LOOKED_AT_SOON
+        {
+            found.good_until = found.since;
+            *provider = None;
+        }
     }
 
     fn look(
@@ -453,6 +473,24 @@ mod tests {
                 waited += 1;
                 assert!(waited < 20);
             }
+        }
+    }
+
+    /// A key was made invalid, and another one is there by now.
+    #[tokio::test(start_paused = true)]
+    async fn c4_credentials_that_are_refused_are_looked_for_anew() {
+        let (store, count) = counting(Some(Duration::from_hours(1)));
+        let url = store.bucket.object(B256::ZERO);
+        let signer = store.bucket.signer.as_ref().unwrap();
+        signer.headers(&url).await.unwrap();
+        for expected in 2..5 {
+            tokio::time::advance(LOOKED_AT_SOON).await;
+            // Calls that were under way together.
+            for _ in 0..10 {
+                signer.doubt();
+                signer.headers(&url).await.unwrap();
+            }
+            assert_eq!(count.load(Ordering::SeqCst), expected);
         }
     }
 }

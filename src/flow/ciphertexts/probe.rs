@@ -7,16 +7,15 @@ use reqwest::header::{DATE, HeaderMap};
 use tokio::time::timeout;
 
 use super::{
-    FallbackStore, Trouble,
+    FallbackStore, S3Error, Trouble,
     bucket::Bucket,
-    download::{accept, cause},
+    download::cause,
+    s3_error::{Code, Meaning},
 };
 use crate::domain::B256;
 
 /// From connecting to the end of what is read.
 const PROBE_DEADLINE: Duration = Duration::from_secs(6);
-/// An error's body is no longer, where it is of interest.
-const READ: usize = 4096;
 /// The digest of nothing that is ever stored.
 const NOBODYS: B256 = B256::ZERO;
 
@@ -25,10 +24,22 @@ const NOBODYS: B256 = B256::ZERO;
 pub struct Probed {
     /// Scheme, host and port.
     pub shown: String,
-    /// The status, if it is one of a bucket that works.
-    pub found: Result<u16, Trouble>,
+    pub found: Result<Answer, Trouble>,
+    /// What to do about that, if the bucket itself says it.
+    pub remedy: Option<String>,
     /// The server's clock: its header `date`.
     pub date: Option<String>,
+}
+
+/// Of a bucket that may well work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Status(u16),
+    /// Where listing is not allowed, S3 says so of whatever is not there. If objects are brought, this
+    /// is as it should be.
+    Denied(S3Error),
+    /// The same, but it is not said as S3 says it, or the call had no signature that it may need.
+    Doubtful(S3Error),
 }
 
 /// Asks the bucket of this URL.
@@ -36,7 +47,8 @@ pub async fn probe(http: &reqwest::Client, base: &str) -> Probed {
     match Bucket::new(base) {
         Ok(bucket) => ask(http, &bucket).await,
         Err(unusable) => {
-            Probed { shown: "a bucket".to_owned(), found: Err(unusable.into()), date: None }
+            let (shown, found) = ("a bucket".to_owned(), Err(unusable.into()));
+            Probed { shown, found, remedy: None, date: None }
         }
     }
 }
@@ -50,41 +62,119 @@ async fn ask(http: &reqwest::Client, bucket: &Bucket) -> Probed {
     let mut date = None;
     let found = timeout(PROBE_DEADLINE, get(http, bucket, &mut date)).await;
     let found = found.unwrap_or(Err(Trouble::Silent));
-    Probed { shown: bucket.shown.clone(), found, date }
+    let remedy = match &found {
+        Ok(Answer::Status(_) | Answer::Denied(_)) => None,
+        Ok(Answer::Doubtful(error)) => error.remedy(bucket.is_own()),
+        Err(trouble) => trouble.remedy(bucket.is_own()),
+    };
+    Probed { shown: bucket.shown.clone(), found, remedy, date }
 }
 
 async fn get(
     http: &reqwest::Client,
     bucket: &Bucket,
     date: &mut Option<String>,
-) -> Result<u16, Trouble> {
+) -> Result<Answer, Trouble> {
     let url = bucket.object(NOBODYS);
     let signature = match &bucket.signer {
         Some(signer) => signer.headers(&url).await.map_err(Trouble::Unsignable)?,
         None => HeaderMap::new(),
     };
-    let mut response = match http.get(url).headers(signature).send().await {
+    let signed = !signature.is_empty();
+    let response = match http.get(url).headers(signature).send().await {
         Ok(response) => response,
         Err(error) if error.is_connect() => return Err(Trouble::Connect(cause(error))),
         Err(error) => return Err(Trouble::Cut { received: 0, why: cause(error) }),
     };
     *date = response.headers().get(DATE).and_then(|date| Some(date.to_str().ok()?.to_owned()));
-    let status = response.status();
-    match accept(status) {
-        // 403: where listing is not allowed, S3 says so of whatever is not there.
-        Ok(()) | Err(Trouble::AccessDenied(403)) => Ok(status.as_u16()),
-        Err(Trouble::Missing) => {
-            let mut body = Vec::new();
-            while body.len() < READ
-                && let Ok(Some(piece)) = response.chunk().await
-            {
-                body.extend_from_slice(&piece);
-            }
-            if String::from_utf8_lossy(&body).contains("NoSuchBucket") {
-                return Err(Trouble::NoBucket);
-            }
-            Ok(status.as_u16())
+    let status = response.status().as_u16();
+    if status == 200 {
+        return Ok(Answer::Status(status));
+    }
+    let error = bucket.refused(response, signed).await;
+    match error.meaning() {
+        Meaning::Missing => Ok(Answer::Status(status)),
+        Meaning::Denied if error.code != Some(Code::AccessDenied) => Ok(Answer::Doubtful(error)),
+        Meaning::Denied if bucket.is_own() && !signed => Ok(Answer::Doubtful(error)),
+        Meaning::Denied => Ok(Answer::Denied(error)),
+        Meaning::NoBucket
+        | Meaning::OtherRegion
+        | Meaning::Redirect
+        | Meaning::Credentials
+        | Meaning::Clock
+        | Meaning::Status => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::{
+        Credentials,
+        provider::{
+            ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future,
+        },
+    };
+
+    use super::*;
+    use crate::flow::ciphertexts::{
+        s3_error::tests::body,
+        scripted::{Act, Server},
+        tests::plain_http,
+    };
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ProvideCredentials for Nobody {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::ready(Err(CredentialsError::not_loaded_no_source()))
         }
-        Err(trouble) => Err(trouble),
+    }
+
+    /// What a check says of buckets that refuse: only what S3 says of any object that is not there may
+    /// be as it should.
+    #[tokio::test]
+    async fn c4_a_check_tells_refusals_apart() {
+        for (status, code) in [
+            (403, "RequestTimeTooSkewed"),
+            (400, "ExpiredToken"),
+            (403, "SignatureDoesNotMatch"),
+            (403, "InvalidAccessKeyId"),
+            (400, "AuthorizationHeaderMalformed"),
+            (301, "PermanentRedirect"),
+            (404, "NoSuchBucket"),
+        ] {
+            let act = Act::Refuse { status, header: "x-amz-id: 1", body: body(code, "") };
+            let server = Server::always(act).await;
+            let probed = probe(&plain_http(), &server.url()).await;
+            let trouble = probed.found.unwrap_err().to_string();
+            assert!(trouble.contains(code), "{trouble}");
+            assert!(probed.remedy.is_some(), "{code}");
+        }
+        let denied = Act::Refuse { status: 403, header: "a: b", body: body("AccessDenied", "") };
+        let server = Server::always(denied).await;
+        let probed = probe(&plain_http(), &server.url()).await;
+        assert!(matches!(probed.found, Ok(Answer::Denied(_))), "{probed:?}");
+
+        // One that may need a signature, with and without.
+        let endpoint = format!("http://{}", server.address);
+        let given = SharedCredentialsProvider::new(Credentials::new("a", "b", None, None, "test"));
+        let store =
+            FallbackStore::with_credentials("r", "b", Some(&endpoint), Some(given)).unwrap();
+        let probed = probe_fallback(&plain_http(), &store).await;
+        assert!(matches!(probed.found, Ok(Answer::Denied(_))), "{probed:?}");
+        let none = SharedCredentialsProvider::new(Nobody);
+        let store = FallbackStore::with_credentials("r", "b", Some(&endpoint), Some(none)).unwrap();
+        let probed = probe_fallback(&plain_http(), &store).await;
+        assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");
+        assert!(probed.remedy.unwrap().contains("no AWS credentials"));
+
+        // Nobody says that this is a bucket.
+        let server = Server::always(Act::Status(403)).await;
+        let probed = probe(&plain_http(), &server.url()).await;
+        assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");
     }
 }

@@ -24,6 +24,12 @@ pub(super) enum Act {
         after: Duration,
     },
     Status(u16),
+    /// A status, one more header line and a body.
+    Refuse {
+        status: u16,
+        header: &'static str,
+        body: String,
+    },
     Redirect(String),
     /// Never answers.
     BlackHole,
@@ -180,6 +186,15 @@ async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<
         Act::Status(code) => {
             let head = format!("HTTP/1.1 {code} X\r\ncontent-length: 2\r\n\r\nno");
             stream.write_all(head.as_bytes()).await?;
+            Ok(true)
+        }
+        Act::Refuse { status, header, body } => {
+            let head = format!(
+                "HTTP/1.1 {status} X\r\n{header}\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(body.as_bytes()).await?;
             Ok(true)
         }
         Act::Redirect(to) => {

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use alloy::primitives::{U256, keccak256};
 
 use super::format::tests::object;
+use super::s3_error::{Meaning, tests::body as xml};
 use super::scripted::{Act, Server, Then};
 use super::*;
 use crate::domain::CiphertextFormat;
@@ -44,7 +45,7 @@ fn registry(urls: &[String]) -> Registry {
 }
 
 /// Plain HTTP only: no roots.
-fn plain_http() -> reqwest::Client {
+pub(super) fn plain_http() -> reqwest::Client {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -117,8 +118,13 @@ fn troubles(error: &FetchError) -> Vec<Trouble> {
     }
 }
 
+fn refused(trouble: &Trouble) -> Option<Meaning> {
+    if let Trouble::Refused(error) = trouble { Some(error.meaning()) } else { None }
+}
+
+/// Once it is so for long.
 fn reason(error: &FetchError) -> Option<HoldReason> {
-    match error.remedy() {
+    match error.remedy(Duration::MAX) {
         Remedy::Hold(hold) => Some(hold.reason),
         Remedy::Retry | Remedy::Refuse(_) => None,
     }
@@ -250,13 +256,13 @@ async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
         }),
         ("empty", serve(&[]), |it| *it == Trouble::WrongBytes { received: 0 }),
         ("redirect", Act::Redirect(format!("{}/x", good.url())), |it| {
-            *it == Trouble::Redirects(307)
+            refused(it) == Some(Meaning::Redirect)
         }),
-        ("401", Act::Status(401), |it| *it == Trouble::AccessDenied(401)),
-        ("403", Act::Status(403), |it| *it == Trouble::AccessDenied(403)),
-        ("404", Act::Status(404), |it| *it == Trouble::Missing),
-        ("500", Act::Status(500), |it| *it == Trouble::Status(500)),
-        ("206", Act::Status(206), |it| *it == Trouble::Status(206)),
+        ("401", Act::Status(401), |it| refused(it) == Some(Meaning::Denied)),
+        ("403", Act::Status(403), |it| refused(it) == Some(Meaning::Denied)),
+        ("404", Act::Status(404), |it| refused(it) == Some(Meaning::Missing)),
+        ("500", Act::Status(500), |it| refused(it) == Some(Meaning::Status)),
+        ("206", Act::Status(206), |it| refused(it) == Some(Meaning::Status)),
         (
             "drip",
             Act::Drip { body: wanted.clone(), piece: 10, pause: Duration::from_millis(100) },
@@ -292,7 +298,7 @@ async fn nobody_listening_is_a_connect_failure() {
     let room = room_with(registry(&[format!("http://{address}/b")]), SMALLEST_MEMORY_MIB);
     let error = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(matches!(&troubles(&error)[..], [Trouble::Connect(why)] if why.contains("refused")));
-    assert_eq!(error.remedy(), Remedy::Retry);
+    assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
 }
 
 /// Field failure T22.
@@ -332,20 +338,54 @@ async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
     for (servers, expected) in cases {
         let error = room(servers).fetch(&[material(0, b"x", servers.len())]).await.unwrap_err();
         assert_eq!(reason(&error), expected, "{error}");
+        let at_first = error.remedy(Duration::from_mins(1));
+        assert_eq!(at_first == Remedy::Retry, expected != Some(HoldReason::CiphertextTooLarge));
     }
 
     let nothing = room(&[]);
     let error = nothing.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
-    assert_eq!(error.remedy(), Remedy::Retry);
+    assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     assert_eq!(troubles(&error), [Trouble::NoUrl, Trouble::NoUrl]);
     let error = nothing.fetch(&[material(0, b"x", 0)]).await.unwrap_err();
-    assert_eq!(error.remedy(), Remedy::Retry);
+    assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     let error = nothing.fetch(&[material(200, b"x", 2)]).await.unwrap_err();
     assert_eq!(reason(&error), Some(HoldReason::UnsupportedType));
     // 2048 bits five times: no contract lets that through.
     let error = nothing.fetch(&vec![material(11, b"x", 1); 5]).await.unwrap_err();
     assert!(matches!(error, FetchError::TooLarge { budget_mib: SMALLEST_MEMORY_MIB, .. }));
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
+}
+
+/// What is wrong at a bucket is said as S3 says it, with what is to be done by whom; nothing else of what
+/// it says is.
+#[tokio::test]
+async fn c4_the_error_names_code_region_and_remedy() {
+    let moved = |header| Act::Refuse {
+        status: 301,
+        header,
+        body: xml("PermanentRedirect", "<Endpoint>canary.s3.amazonaws.com</Endpoint>"),
+    };
+    let server = Server::always(moved("x-amz-bucket-region: eu-central-1")).await;
+    let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    let said = error.to_string();
+    for word in ["301 PermanentRedirect", "region eu-central-1", "coprocessor"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(!said.contains("canary"), "{said}");
+    assert_eq!(reason(&error), Some(HoldReason::AccessDenied));
+
+    let mut own = room(&[]);
+    let endpoint = format!("http://{}", server.address);
+    own.fallback = Some(FallbackStore::new("us-east-1", "mine", Some(&endpoint)).unwrap().bucket);
+    let error = own.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    assert!(error.to_string().contains("region = \"eu-central-1\""), "{error}");
+
+    // A long body is not read to its end, and what is no region is none.
+    let (header, body) = ("x-amz-bucket-region: Canary!", "<Error>".repeat(1_000_000));
+    let server = Server::always(Act::Refuse { status: 403, header, body }).await;
+    let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
+    assert!(error.to_string().contains("access denied (403)"), "{error}");
+    assert!(!error.to_string().contains("Canary"), "{error}");
 }
 
 #[tokio::test]
@@ -355,7 +395,7 @@ async fn never_a_part_of_a_request() {
     let room = room(&[&server]);
     let materials: Vec<_> = bodies.iter().map(|body| material(2, body, 1)).collect();
     let error = room.fetch(&materials).await.unwrap_err();
-    assert_eq!(troubles(&error), [Trouble::Missing]);
+    assert_eq!(troubles(&error).iter().filter_map(refused).collect::<Vec<_>>(), [Meaning::Missing]);
     assert!(error.to_string().contains(&materials[19].handle.to_string()));
     assert_eq!(room.reserved_kib(), 0);
 }
@@ -383,7 +423,7 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
     let mut elsewhere = room(&[&empty]);
     elsewhere.fallback = Some(fallback());
     let error = elsewhere.fetch(&[material(0, &wanted, 1)]).await.unwrap_err();
-    assert_eq!(troubles(&error), [Trouble::Missing]);
+    assert_eq!(refused(&troubles(&error)[0]), Some(Meaning::Missing));
     assert_eq!(store.requests(), 0);
 
     for answer in [Ok(None), Ok(Some("  ".to_owned())), Err(BucketLookupError("down".into()))] {
@@ -421,7 +461,7 @@ async fn strangers_are_skipped_where_coprocessors_are_verified() {
     nobody.fallback = Some(FallbackStore::new("r", "b", Some(&endpoint)).unwrap().bucket);
     let error = nobody.fetch(&[material(0, &wanted, 2)]).await.unwrap_err();
     assert_eq!(troubles(&error), [Trouble::Unregistered, Trouble::Unregistered]);
-    assert_eq!(error.remedy(), Remedy::Retry);
+    assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     assert_eq!((one.requests(), two.requests()), (0, 1), "nobody was asked");
 
     let mut lax = verified(vec![coprocessor(0)]);
@@ -439,10 +479,9 @@ async fn unusable_urls_are_failed_buckets_and_secrets_stay_inside() {
     ];
     let room = room_with(registry(&urls), SMALLEST_MEMORY_MIB);
     let error = room.fetch(&[material(0, b"x", 2)]).await.unwrap_err();
-    assert_eq!(
-        troubles(&error),
-        [Trouble::UnusableUrl(UnusableUrl::Scheme), Trouble::AccessDenied(403)]
-    );
+    let troubles = troubles(&error);
+    assert_eq!(troubles[0], Trouble::UnusableUrl(UnusableUrl::Scheme));
+    assert_eq!(refused(&troubles[1]), Some(Meaning::Denied));
     for text in [format!("{error}"), format!("{error:?}")] {
         assert!(!text.contains("canary"), "{text}");
         assert!(text.contains(&server.address.to_string()), "{text}");

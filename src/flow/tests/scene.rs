@@ -266,11 +266,18 @@ impl Buckets for OneBucket {
 
 const CIPHERTEXT: &[u8] = b"a ciphertext";
 
+/// The bucket: says to each question, counted from 1, this status and body, or brings the ciphertext.
+pub(super) type Refusing = Script<Option<(u16, &'static str)>>;
+
 /// What the bucket answers, and counts.
-fn network(gets: Arc<AtomicUsize>) -> Answers {
+fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> Answers {
     Arc::new(move |_| {
-        gets.fetch_add(1, Ordering::Relaxed);
-        let response = http::Response::builder().status(200).body(Body::from(CIPHERTEXT)).unwrap();
+        let nth = gets.fetch_add(1, Ordering::Relaxed) + 1;
+        let (status, body) = match refusing(nth) {
+            Some((status, body)) => (status, Body::from(body)),
+            None => (200, Body::from(CIPHERTEXT)),
+        };
+        let response = http::Response::builder().status(status).body(body).unwrap();
         Box::pin(async move { Ok(Response::from(response)) })
     })
 }
@@ -314,6 +321,15 @@ pub(super) struct Scene {
 
 impl Scene {
     pub async fn new(core: Core, stage: Stage) -> Self {
+        Self::refused_by_bucket(core, stage, |_| None).await
+    }
+
+    /// With a bucket that does not always bring the ciphertext.
+    pub async fn refused_by_bucket(
+        core: Core,
+        stage: Stage,
+        refusing: impl Fn(usize) -> Option<(u16, &'static str)> + Send + Sync + 'static,
+    ) -> Self {
         let chain = FakeChain::new(49);
         chain.mine(vec![event()]);
         chain.mine_empty(50);
@@ -348,7 +364,7 @@ impl Scene {
                 verify_coprocessors: false,
                 http: http.unwrap(),
             })
-            .answered_by(network(gets.clone())),
+            .answered_by(network(gets.clone(), Arc::new(refusing))),
             core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
             submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),
             gateway_config: GatewayConfigAdapter::connect(chain, wallet.address()).await.unwrap(),

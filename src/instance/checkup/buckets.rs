@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Finding, PATIENCE, Verdict};
 use crate::{
     clock,
-    flow::ciphertexts::{FallbackStore, Probed, probe, probe_fallback},
+    flow::ciphertexts::{Answer, FallbackStore, Probed, probe, probe_fallback},
     gateway::{gateway_config::GatewayConfigAdapter, provider::Provider},
 };
 
@@ -89,12 +89,28 @@ pub(super) async fn look_at_fallback(
 fn judge(subject: &'static str, probed: &Probed, others_work: bool) -> Finding {
     let shown = &probed.shown;
     match &probed.found {
-        Ok(status) => Finding::ok(subject, format!("{shown} answers (status {status})")),
+        Ok(Answer::Status(status)) => {
+            Finding::ok(subject, format!("{shown} answers (status {status})"))
+        }
+        Ok(Answer::Denied(error)) => Finding::ok(
+            subject,
+            format!(
+                "{shown} answers ({error}: as S3 does of an object that is not there, without \
+                     s3:ListBucket)"
+            ),
+        ),
+        Ok(Answer::Doubtful(error)) => Finding::warn(
+            subject,
+            format!("{shown} answers: {error}"),
+            probed.remedy.clone().unwrap_or_default(),
+        ),
         Err(trouble) => Finding {
             verdict: if others_work { Verdict::Warn } else { Verdict::Fail },
             subject,
             found: format!("{shown}: {trouble}"),
-            remedy: if others_work {
+            remedy: if let Some(remedy) = &probed.remedy {
+                remedy.clone()
+            } else if others_work {
                 "others have the same ciphertexts: tell the coprocessor's operator".to_owned()
             } else if subject == SUBJECT {
                 "look at the network and the proxy; tell the coprocessors' operators".to_owned()

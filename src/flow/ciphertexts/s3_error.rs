@@ -1,0 +1,411 @@
+//! What a bucket says instead of an object. Pure, but for the reading of a small body.
+//!
+//! S3 says it by a status, a code in an XML body, and the bucket's region where another one was asked.
+//! Each code has a remedy of its own; what else stands in the body is not read. It is the word of this
+//! bucket for this call: others are asked none the less, and of its text only what looks like a code or
+//! a region is shown.
+
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::Response;
+use reqwest::header::HeaderMap;
+use tokio::time::timeout;
+
+/// No error of S3 is longer.
+const LONGEST_BODY: usize = 4096;
+/// For all of the body; what did not come by then is not waited for.
+const BODY_DEADLINE: Duration = Duration::from_secs(1);
+/// A code or a region is no longer.
+const LONGEST_WORD: usize = 48;
+const REGION_HEADER: &str = "x-amz-bucket-region";
+
+macro_rules! codes {
+    ($($variant:ident,)+) => {
+        /// The codes of S3 that mean something for what is to be done; each is called as S3 calls it.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $($variant,)+
+            /// Another one.
+            Other(Box<str>),
+        }
+
+        impl Code {
+            fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$variant => stringify!($variant),)+
+                    Self::Other(name) => name,
+                }
+            }
+
+            fn from_name(name: &str) -> Self {
+                match name {
+                    $(stringify!($variant) => Self::$variant,)+
+                    _ => Self::Other(name.into()),
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    AccessDenied,
+    AllAccessDisabled,
+    AuthorizationHeaderMalformed,
+    AuthorizationQueryParametersError,
+    ExpiredToken,
+    IllegalLocationConstraintException,
+    InvalidAccessKeyId,
+    InvalidToken,
+    NoSuchBucket,
+    NoSuchKey,
+    PermanentRedirect,
+    RequestExpired,
+    RequestTimeTooSkewed,
+    SignatureDoesNotMatch,
+    TemporaryRedirect,
+    TokenRefreshRequired,
+}
+
+/// An answer that is no object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Error {
+    pub status: u16,
+    /// `None`: it is not S3 that answers, or it says nothing.
+    pub code: Option<Code>,
+    /// Where the bucket lies, if that is what is wrong.
+    region: Option<Box<str>>,
+    /// Whether the call was signed.
+    signed: bool,
+}
+
+/// What it comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Also where listing is not allowed and the object is not there (yet).
+    Denied,
+    Missing,
+    NoBucket,
+    /// The bucket is in another region than the one that was asked.
+    OtherRegion,
+    Redirect,
+    /// The credentials, not what they are allowed to do.
+    Credentials,
+    /// The two clocks.
+    Clock,
+    /// Anything else, which may pass.
+    Status,
+}
+
+impl S3Error {
+    /// Of a response that is no object. Reads no more of it than it needs.
+    pub(super) async fn of(mut response: Response, signed: bool) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let mut body = Vec::new();
+        let reading = async {
+            while body.len() < LONGEST_BODY
+                && let Ok(Some(piece)) = response.chunk().await
+            {
+                let room = LONGEST_BODY - body.len();
+                body.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+        };
+        let _ = timeout(BODY_DEADLINE, reading).await;
+        Self::parse(status, &headers, &body, signed)
+    }
+
+    pub(super) fn parse(status: u16, headers: &HeaderMap, body: &[u8], signed: bool) -> Self {
+        let body = String::from_utf8_lossy(body);
+        let code = element(&body, "Code").filter(|code| is_code(code)).map(Code::from_name);
+        let header = headers.get(REGION_HEADER).and_then(|region| region.to_str().ok());
+        let region = header.or_else(|| element(&body, "Region")).filter(|region| is_region(region));
+        Self { status, code, region: region.map(Into::into), signed }
+    }
+
+    #[must_use]
+    pub fn meaning(&self) -> Meaning {
+        use Code as C;
+        match (&self.code, self.status) {
+            (Some(C::NoSuchBucket), _) => Meaning::NoBucket,
+            (Some(C::RequestTimeTooSkewed | C::RequestExpired), _) => Meaning::Clock,
+            (
+                Some(
+                    C::ExpiredToken
+                    | C::InvalidToken
+                    | C::TokenRefreshRequired
+                    | C::InvalidAccessKeyId
+                    | C::SignatureDoesNotMatch,
+                ),
+                _,
+            ) => Meaning::Credentials,
+            (
+                Some(
+                    C::PermanentRedirect
+                    | C::TemporaryRedirect
+                    | C::IllegalLocationConstraintException
+                    | C::AuthorizationHeaderMalformed
+                    | C::AuthorizationQueryParametersError,
+                ),
+                _,
+            ) => Meaning::OtherRegion,
+            (Some(C::AccessDenied | C::AllAccessDisabled), _) | (_, 401 | 403) => Meaning::Denied,
+            (Some(C::NoSuchKey), _) | (_, 404) => Meaning::Missing,
+            (_, 300..=399) if self.region.is_some() => Meaning::OtherRegion,
+            (_, 300..=399) => Meaning::Redirect,
+            (Some(C::Other(_)) | None, _) => Meaning::Status,
+        }
+    }
+
+    /// One word, for counting.
+    pub(super) fn word(&self) -> &'static str {
+        match self.meaning() {
+            Meaning::Denied => "access_denied",
+            Meaning::Missing => "missing",
+            Meaning::NoBucket => "no_bucket",
+            Meaning::OtherRegion => "other_region",
+            Meaning::Redirect => "redirect",
+            Meaning::Credentials => "credentials",
+            Meaning::Clock => "clock",
+            Meaning::Status => "status",
+        }
+    }
+
+    /// Whether somebody has to do something before another call can bring the object.
+    #[must_use]
+    pub fn needs_somebody(&self) -> bool {
+        match self.meaning() {
+            Meaning::Denied | Meaning::OtherRegion | Meaning::Credentials | Meaning::Clock => true,
+            Meaning::Missing | Meaning::NoBucket | Meaning::Redirect | Meaning::Status => false,
+        }
+    }
+
+    /// What to do. `own`: it is the bucket of `[s3_config]`; all others are their coprocessors'. `None`:
+    /// what is wrong says it, or nothing is to be done yet.
+    #[must_use]
+    pub fn remedy(&self, own: bool) -> Option<String> {
+        let coprocessors = |what: &str| Some(format!("tell its coprocessor: {what}"));
+        let region = self.region.as_deref();
+        match (self.meaning(), own) {
+            (Meaning::Denied, true) if !self.signed => Some(
+                "no AWS credentials were found, so the call was not signed: give the process some \
+                 that may s3:GetObject, unless the bucket is public and the object is not there yet"
+                    .to_owned(),
+            ),
+            (Meaning::Denied, true) => Some(
+                "allow these credentials s3:GetObject in this bucket, unless the object is only not \
+                 there yet, of which S3 says the same without s3:ListBucket"
+                    .to_owned(),
+            ),
+            (Meaning::Denied, false) => coprocessors(
+                "its policy, unless the object is only not there yet, of which S3 says the same",
+            ),
+            (Meaning::OtherRegion, true) => Some(match region {
+                Some(region) => format!(
+                    "set region = \"{region}\" in [s3_config], and the endpoint of that region if one \
+                     is set"
+                ),
+                None => "correct region and endpoint in [s3_config]".to_owned(),
+            }),
+            (Meaning::OtherRegion, false) => Some(match region {
+                Some(region) => format!(
+                    "tell its coprocessor: the bucket's URL has to be that of the region {region}"
+                ),
+                None => "tell its coprocessor: the bucket's URL is that of another region".to_owned(),
+            }),
+            (Meaning::Redirect, false) => coprocessors("redirects are not followed"),
+            (Meaning::NoBucket, false) => coprocessors("its URL names no bucket"),
+            (Meaning::Redirect | Meaning::NoBucket, true) => {
+                Some("correct bucket and endpoint in [s3_config]".to_owned())
+            }
+            (Meaning::Clock, _) => Some("set the clock of this machine right".to_owned()),
+            (Meaning::Credentials, _) => Some(self.of_credentials().to_owned()),
+            (Meaning::Missing | Meaning::Status, _) => None,
+        }
+    }
+
+    fn of_credentials(&self) -> &'static str {
+        match &self.code {
+            Some(Code::InvalidAccessKeyId) => {
+                "the access key is not known there: give the process credentials of that account, or \
+                 correct the endpoint in [s3_config]"
+            }
+            Some(Code::SignatureDoesNotMatch) => {
+                "the secret key is not the one of the access key: give the process the right one; \
+                 if it is right, something on the way changes the calls"
+            }
+            Some(_) | None => {
+                "the session has ended: renew the credentials of the process, which are looked for \
+                 again every few seconds"
+            }
+        }
+    }
+}
+
+impl fmt::Display for S3Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status;
+        let shown = match &self.code {
+            Some(code) => format!("{status} {}", code.as_str()),
+            None => status.to_string(),
+        };
+        match (self.meaning(), &self.region) {
+            (Meaning::Denied, _) => write!(f, "access denied ({shown})"),
+            (Meaning::Missing, _) => write!(f, "not there ({shown})"),
+            (Meaning::NoBucket, _) => write!(f, "there is no such bucket ({shown})"),
+            (Meaning::OtherRegion, Some(region)) => {
+                write!(f, "the bucket is in the region {region} ({shown})")
+            }
+            (Meaning::OtherRegion, None) => {
+                write!(f, "the bucket is in another region ({shown})")
+            }
+            (Meaning::Redirect, _) => write!(f, "redirects ({shown}), which is not followed"),
+            (Meaning::Credentials, _) => write!(f, "the credentials are refused ({shown})"),
+            (Meaning::Clock, _) => {
+                write!(f, "the clock of this machine and that of the bucket differ ({shown})")
+            }
+            (Meaning::Status, _) => write!(f, "status {shown}"),
+        }
+    }
+}
+
+impl std::error::Error for S3Error {}
+
+/// The text of the first element of this name, of an XML document that begins as S3's errors do.
+fn element<'b>(body: &'b str, name: &str) -> Option<&'b str> {
+    let start = body.trim_start_matches('\u{feff}').trim_start();
+    if !start.starts_with("<?xml") && !start.starts_with("<Error") {
+        return None;
+    }
+    let (_, rest) = body.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once("</")?;
+    Some(text.trim())
+}
+
+/// Codes are words of letters; a secret that somebody repeats to us is none.
+fn is_code(text: &str) -> bool {
+    (1..=LONGEST_WORD).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
+fn is_region(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=LONGEST_WORD).contains(&text.len()) && text.bytes().all(plain)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    /// As AWS writes them.
+    pub(in crate::flow::ciphertexts) fn body(code: &str, more: &str) -> String {
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>Words.\
+             </Message>{more}<RequestId>4442587FB7D0A2F9</RequestId></Error>"
+        )
+    }
+
+    fn error(status: u16, region: &'static str, body: &str) -> S3Error {
+        let mut headers = HeaderMap::new();
+        if !region.is_empty() {
+            headers.insert(REGION_HEADER, HeaderValue::from_static(region));
+        }
+        S3Error::parse(status, &headers, body.as_bytes(), true)
+    }
+
+    #[test]
+    fn c4_a_301_names_the_region() {
+        let moved = body("PermanentRedirect", "<Endpoint>b.s3.amazonaws.com</Endpoint>");
+        for error in [error(301, "eu-central-1", &moved), error(301, "eu-central-1", "")] {
+            assert_eq!(error.meaning(), Meaning::OtherRegion);
+            assert!(error.to_string().contains("eu-central-1"), "{error}");
+            let own = error.remedy(true).unwrap();
+            assert!(own.contains("region = \"eu-central-1\""), "{own}");
+            assert!(error.remedy(false).unwrap().contains("coprocessor"));
+        }
+        let other = error(301, "", &moved);
+        assert_eq!((other.meaning(), other.region.as_deref()), (Meaning::OtherRegion, None));
+        // Anybody else's redirect.
+        assert_eq!(error(301, "", "<html>moved</html>").meaning(), Meaning::Redirect);
+    }
+
+    #[test]
+    fn c4_every_code_has_its_own_remedy() {
+        let region = "<Region>us-west-2</Region>";
+        let malformed = error(400, "", &body("AuthorizationHeaderMalformed", region));
+        assert!(malformed.remedy(true).unwrap().contains("us-west-2"));
+        assert!(malformed.to_string().contains("AuthorizationHeaderMalformed"), "{malformed}");
+        let mut remedies = Vec::new();
+        for (status, code, meaning) in [
+            (403, "AccessDenied", Meaning::Denied),
+            (403, "RequestTimeTooSkewed", Meaning::Clock),
+            (400, "ExpiredToken", Meaning::Credentials),
+            (403, "SignatureDoesNotMatch", Meaning::Credentials),
+            (403, "InvalidAccessKeyId", Meaning::Credentials),
+            (400, "AuthorizationHeaderMalformed", Meaning::OtherRegion),
+            (404, "NoSuchBucket", Meaning::NoBucket),
+        ] {
+            let error = error(status, "", &body(code, ""));
+            assert_eq!(error.meaning(), meaning, "{code}");
+            assert!(error.to_string().contains(&format!("{status} {code}")), "{error}");
+            remedies.push(error.remedy(true).unwrap());
+        }
+        remedies.sort_unstable();
+        remedies.dedup();
+        assert_eq!(remedies.len(), 7);
+        let unsigned = S3Error { signed: false, ..error(403, "", &body("AccessDenied", "")) };
+        assert!(unsigned.remedy(true).unwrap().contains("no AWS credentials"));
+        // What may pass by itself, and what only is not there.
+        for (status, code) in
+            [(503, "SlowDown"), (500, "InternalError"), (404, "NoSuchKey"), (400, "Novel")]
+        {
+            let error = error(status, "", &body(code, ""));
+            assert_eq!((error.remedy(true), error.needs_somebody()), (None, false), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_a_code_the_status_counts() {
+        for (status, meaning) in [
+            (401, Meaning::Denied),
+            (403, Meaning::Denied),
+            (404, Meaning::Missing),
+            (307, Meaning::Redirect),
+            (206, Meaning::Status),
+            (400, Meaning::Status),
+            (429, Meaning::Status),
+            (500, Meaning::Status),
+        ] {
+            for body in ["", "no", "<html><Code>AccessDenied</Code></html>"] {
+                let error = error(status, "", body);
+                assert_eq!((error.meaning(), error.code.clone()), (meaning, None), "{error}");
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever a bucket says of itself: what is shown is short, of plain words, and nothing that
+        /// it was told in confidence.
+        #[test]
+        fn c4_no_body_is_shown_but_for_codes_and_regions(
+            status in 200_u16..600,
+            code in "\\PC{0,60}",
+            region in "\\PC{0,60}",
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            const SECRET: &str = "cAnArY7351";
+            let texts = [
+                body(&code, &format!("<Region>{region}</Region>")).into_bytes(),
+                body(SECRET, &format!("<Region>{SECRET}</Region>")).into_bytes(),
+                bytes,
+            ];
+            for text in texts {
+                let error = S3Error::parse(status, &HeaderMap::new(), &text, false);
+                let shown = format!("{error} {:?} {:?}", error.remedy(true), error.remedy(false));
+                prop_assert!(!shown.contains(SECRET), "{shown}");
+                prop_assert!(shown.len() < 700 && shown.is_ascii(), "{shown}");
+            }
+        }
+    }
+}
