@@ -573,7 +573,11 @@ impl Book {
         let mut drafts = Vec::new();
         if overdue {
             let nonce = self.nonces.take();
-            warn!(nonce, "filling a nonce nobody needs with a no-op");
+            if let Some(times) = self.repeats.heard("a no-op", now) {
+                warn!(nonce, times, "filling a nonce nobody needs with a no-op");
+            } else {
+                debug!(nonce, "filling a nonce nobody needs with a no-op");
+            }
             self.noops.spend(now);
             drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
         }

@@ -2,7 +2,7 @@
 //! waits for its request is told.
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Book, Effect, fees::MOST_TIMES};
 use crate::{
@@ -28,7 +28,7 @@ impl Book {
         now: Instant,
     ) {
         if self.open.get(&nonce).is_some_and(|slot| !slot.is_free()) {
-            self.replace_by_noop(nonce);
+            self.replace_by_noop(nonce, now);
             return;
         }
         let Some(slot) = self.open.remove(&nonce) else { return };
@@ -56,14 +56,21 @@ impl Book {
 
     /// An earlier send of these bytes may have reached somebody: a no-op is sent in their place, and
     /// what it displaces gets a new nonce once either is mined.
-    pub(super) fn replace_by_noop(&mut self, nonce: u64) {
+    pub(super) fn replace_by_noop(&mut self, nonce: u64, now: Instant) {
         let Some(fees) = self.fees() else { return };
         let Some(slot) = self.open.get_mut(&nonce) else { return };
         if slot.current().request.is_none() || slot.replacing {
             return;
         }
         slot.replacing = true;
-        warn!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
+        if let Some(times) = self.repeats.heard("a no-op instead", now) {
+            warn!(
+                nonce,
+                times, "refused now, and maybe taken before: a no-op is sent in its place"
+            );
+        } else {
+            debug!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
+        }
         let (chain_id, sender) = (self.options.chain_id, self.sender);
         let most = fees.max.saturating_mul(MOST_TIMES).min(self.market.cap());
         let draft = Draft::noop_instead_of(slot.current(), chain_id, (fees, most), sender);
@@ -126,12 +133,18 @@ impl Book {
         let Some(slot) = self.open.remove(&nonce) else { return };
         self.belief.displaced(1, now);
         self.tally.foreign += 1;
-        warn!(
-            nonce,
-            transaction = %slot.current().hash,
-            "the nonce was used by a transaction this journal does not know; \
-             the answer is sent again: is the wallet used elsewhere?"
-        );
+        let transaction = slot.current().hash;
+        if let Some(times) = self.repeats.heard("displaced", now) {
+            warn!(
+                nonce,
+                %transaction,
+                times,
+                "the nonce was used by a transaction this journal does not know; \
+                 the answer is sent again: is the wallet used elsewhere?"
+            );
+        } else {
+            debug!(nonce, %transaction, "the nonce was used by a transaction that is not ours");
+        }
         let versions = slot.into_versions();
         let ids = versions.iter().map(SignedTransaction::id).collect();
         self.effects.push(Effect::GiveUp(ids, GivenUp::Displaced));
