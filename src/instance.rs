@@ -16,6 +16,7 @@ pub mod exit;
 mod check;
 pub mod checkup;
 mod world;
+mod genesis;
 mod recovery;
 mod attendance;
 mod rebuild;
@@ -64,7 +65,7 @@ pub use self::{
 use crate::{
     backoff::Backoff,
     config::Config,
-    domain::{Address, B256, BlockRef},
+    domain::{Address, BlockRef},
     flow::{
         Entrance, Flow, FlowOptions, Unproven,
         arrivals::{
@@ -386,10 +387,10 @@ impl Instance {
         if let Err(error) = provider.first_attempt().await {
             waits.on(&gateway, &error.to_string());
         }
-        let genesis = waits.until_ready(&gateway, || world::ask_genesis(&provider)).await?;
+        waits.until_ready(&gateway, || world::ask_chain(&provider)).await?;
         waits.over();
         if config.observes {
-            return self.build_observer(config, roots, provider, genesis).await;
+            return self.build_observer(config, roots, provider).await;
         }
         let opening = waits.until_ready("AWS KMS", || world::ask_wallet(config));
         let wallet = Arc::new(opening.await?);
@@ -398,7 +399,7 @@ impl Instance {
         self.edges.reporter.gauges.send_modify(|gauges| {
             gauges.wallet = Some(wallet.address().to_string());
         });
-        let journal = self.open_journal(config, genesis, wallet.address(), &provider).await?;
+        let journal = self.open_journal(config, wallet.address(), &provider).await?;
 
         let decryption = DecryptionAdapter::new(provider.clone());
         let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
@@ -545,6 +546,9 @@ impl Instance {
         } = around;
         let Ways { walk, walk_again, ripe } = ways;
         let (hearts, ripe_up_to) = (self.edges.hearts.clone(), ripe.subscribe());
+        if let Some(cursor) = reading.cursor {
+            provider.begin_after(cursor);
+        }
         let Reading { cursor, begun_after, read_twice, unproven, newest, ids } = reading;
         let (ledger, metrics) = (journal.clone(), self.edges.reporter.metrics.clone());
         let ids = SharedIds::new(Ids::stored(&ids, Instant::now()));
@@ -556,6 +560,7 @@ impl Instance {
                 .knowing(ids.clone())
                 .counting(metrics.clone());
         let (progress, tag) = (arrivals.progress(), arrivals.tag());
+        self.follow_reading(provider.clone(), progress.clone());
         let notes = arrivals.notes();
         let (sight, sighted) = watch::channel(Sight::default());
         let lookout = Lookout {
@@ -657,6 +662,29 @@ impl Instance {
         taken
     }
 
+    /// By what was read nodes are told from those of other chains.
+    fn follow_reading(
+        &mut self,
+        provider: ArbitrumProvider,
+        mut progress: watch::Receiver<Option<BlockRef>>,
+    ) {
+        let stop = self.below.clone();
+        self.tasks.spawn("known blocks", async move {
+            let following = async {
+                while progress.changed().await.is_ok() {
+                    let read = *progress.borrow_and_update();
+                    if let Some(block) = read {
+                        provider.read_up_to(block).await;
+                    }
+                }
+                // Nothing is read any more: the instance is about to end.
+                std::future::pending::<()>().await;
+            };
+            stop.run_until_cancelled(following).await;
+            Ok::<(), String>(())
+        });
+    }
+
     /// Who asks for requests is answered until the journal closes.
     fn answer_inquiries(&mut self, inquiries: inquiries::Running) {
         let (desks, stop) = (self.edges.reporter.desk.clone(), self.below.clone());
@@ -671,10 +699,21 @@ impl Instance {
     async fn open_journal(
         &mut self,
         config: &Config,
-        genesis: B256,
         wallet: Address,
         provider: &ArbitrumProvider,
     ) -> Result<Journal, BuildError> {
+        let dir = if config.observes {
+            observe_dir(&self.edges.state_dir, &self.edges.name)
+        } else {
+            self.edges.state_dir.clone()
+        };
+        let (gateway, waits) =
+            (world::gateway_name(provider), Waits::building(&self.edges.reporter));
+        let name = &self.edges.name;
+        let known = world::known_beginnings(config, dir.clone(), wallet, name).await?;
+        let genesis =
+            waits.until_ready(&gateway, || world::settle_genesis(provider, &known)).await?;
+        waits.over();
         let identity = Identity { chain_id: config.chain_id, genesis, wallet };
         let mut kept = None;
         if let Some(estate) = self.estate.take() {
@@ -685,13 +724,7 @@ impl Instance {
                 estate.close().await;
             }
         }
-        let dir = if config.observes {
-            observe_dir(&self.edges.state_dir, &self.edges.name)
-        } else {
-            self.edges.state_dir.clone()
-        };
         let begun = Instant::now();
-        let waits = Waits::building(&self.edges.reporter);
         let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut last = None;
         let opened = loop {

@@ -23,6 +23,7 @@
 //!
 //! Reads go through a connection of their own (WAL lets them run beside a commit), one at a time.
 
+mod beginnings;
 mod condition;
 mod errors;
 mod glance;
@@ -57,6 +58,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 pub use self::{
+    beginnings::{Beginning, beginnings},
     condition::{Condition, Damage},
     errors::{JournalError, OpenError, OpenWarning},
     glance::{Content, Glance, Holder, glance},

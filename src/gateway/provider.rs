@@ -21,6 +21,7 @@ pub mod endpoint;
 pub mod endpoints;
 mod history;
 mod http;
+mod identity;
 mod message;
 pub mod quirks;
 mod raw;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 
 pub use self::{
     arbitrum::ArbitrumProvider,
+    identity::Beginning,
     quirks::TooMuch,
     told::{Emitted, Told, Way},
 };
@@ -143,6 +145,9 @@ pub enum RpcError {
     /// Behind the URL is another chain than the configured one. Nothing is read or sent.
     #[error("{host} serves chain id {found}, the configuration says chain_id = {expected}")]
     WrongChain { host: String, expected: u64, found: u64 },
+    /// Behind the URL is another chain of the same id: its block 0 is another one.
+    #[error("{host} is of another chain: its block 0 is {found}, and not {expected}")]
+    WrongGenesis { host: String, expected: B256, found: B256 },
     /// The node answered something that is not an answer to the question.
     #[error("{host} gave an unreadable answer: {what}")]
     Unreadable { host: String, what: OutsideText },
@@ -158,7 +163,7 @@ impl RpcError {
         match self {
             Self::Unavailable { .. } => "unavailable",
             Self::Refused { .. } => "refused",
-            Self::WrongChain { .. } => "wrong_chain",
+            Self::WrongChain { .. } | Self::WrongGenesis { .. } => "wrong_chain",
             Self::Unreadable { .. } => "unreadable",
             Self::TooLarge { .. } => "too_large",
         }
@@ -177,7 +182,10 @@ impl RpcError {
         match self {
             Self::Refused { code, message, .. } => quirks::too_much(*code, message),
             Self::TooLarge { .. } => Some(TooMuch::Results),
-            Self::Unavailable { .. } | Self::WrongChain { .. } | Self::Unreadable { .. } => None,
+            Self::Unavailable { .. }
+            | Self::WrongChain { .. }
+            | Self::WrongGenesis { .. }
+            | Self::Unreadable { .. } => None,
         }
     }
 
@@ -191,6 +199,7 @@ impl RpcError {
                 .or_else(|| data.clone().filter(|data| data.len() >= 4)),
             Self::Unavailable { .. }
             | Self::WrongChain { .. }
+            | Self::WrongGenesis { .. }
             | Self::Unreadable { .. }
             | Self::TooLarge { .. } => None,
         }

@@ -90,7 +90,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
 async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(), CheckError> {
     let asking = async {
         provider.first_attempt().await?;
-        world::ask_genesis(provider).await?;
+        world::ask_chain(provider).await?;
         let decryption = DecryptionAdapter::new(provider.clone());
         let deployed =
             decryption.is_deployed().await.map_err(|error: RpcError| Unready::from(error))?;

@@ -226,10 +226,11 @@ async fn look_at_chain(
     let journal = async {
         let own = config.observes.then_some(OBSERVER);
         let Some(address) = address.or(own) else { return Vec::new() };
-        let (head, genesis) =
-            (seen.newest.map(|(number, _)| number), world::ask_genesis(provider).await);
-        match genesis {
+        let known = world::known_beginnings(config, state_dir.to_owned(), address, "").await;
+        let known = known.unwrap_or_default();
+        match world::settle_genesis(provider, &known).await {
             Ok(genesis) => {
+                let head = seen.newest.map(|(number, _)| number);
                 let whose = disk::Whose { config, genesis, wallet: address, head };
                 disk::look_at_journal(state_dir.to_owned(), &whose).await
             }

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     config::Config,
-    domain::B256,
     flow::observation::Observation,
     gateway::{decryption::DecryptionAdapter, provider::ArbitrumProvider},
     heart,
@@ -27,12 +26,11 @@ impl Instance {
         config: &Config,
         roots: TlsRoots,
         provider: ArbitrumProvider,
-        genesis: B256,
     ) -> Result<(), BuildError> {
         let (waits, gateway) =
             (Waits::building(&self.edges.reporter), world::gateway_name(&provider));
         info!("mode = \"observe\": nothing is asked, signed or sent");
-        let journal = self.open_journal(config, genesis, OBSERVER, &provider).await?;
+        let journal = self.open_journal(config, OBSERVER, &provider).await?;
         let decryption = DecryptionAdapter::new(provider.clone());
         world::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;

@@ -1,11 +1,14 @@
 //! A journal made anew for a configuration, found without becoming an instance: the node tells which
 //! journal it is and where the chain stands, the journal does the rest.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     task::{JoinSet, spawn_blocking},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +27,8 @@ use crate::{
 
 /// How long node and wallet are asked.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at what the nodes say of the chain.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Why nothing was rebuilt. What was there before is there still.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +63,7 @@ pub async fn rebuild(
     let mut tasks = JoinSet::new();
     tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
     let name = world::gateway_name(&provider);
-    let asked = timeout(PATIENCE, ask(&provider, config, from)).await;
+    let asked = timeout(PATIENCE, ask(&provider, config, &state_dir, from)).await;
     tasks.shutdown().await;
     let late = |_| RebuildError::Unreachable(format!("{name}: no answer in {PATIENCE:?}"));
     let (identity, cursor) = asked.map_err(late)?.map_err(|refused| match refused {
@@ -107,6 +112,7 @@ impl From<Unready> for Refused {
 async fn ask(
     provider: &ArbitrumProvider,
     config: &Config,
+    state_dir: &Path,
     from: u64,
 ) -> Result<(Identity, BlockRef), Refused> {
     let wallet = if config.observes {
@@ -116,8 +122,17 @@ async fn ask(
         let refused = |unready| Refused::Unready(Some("the wallet".to_owned()), unready);
         opened.map_err(refused)?.address()
     };
+    let begun = Instant::now();
     provider.first_attempt().await?;
-    let genesis = world::ask_genesis(provider).await?;
+    let known = world::known_beginnings(config, state_dir.to_owned(), wallet, "").await;
+    let known = known.map_err(|_| Unready::Yet("the state directory cannot be read".to_owned()))?;
+    let genesis = loop {
+        match world::settle_genesis(provider, &known).await {
+            Ok(genesis) => break genesis,
+            Err(Unready::Yet(_)) if begun.elapsed() < PATIENCE / 2 => sleep(AGAIN_AFTER).await,
+            Err(unready) => return Err(unready.into()),
+        }
+    };
     let identity = Identity { chain_id: config.chain_id, genesis, wallet };
     let before = from.saturating_sub(1);
     let Some(cursor) = provider.header(At::Number(before)).await? else {

@@ -2,12 +2,19 @@
 //! waited for and named; a contradiction refuses; what an operator should know is said once. The
 //! questions (`ask_…`) are asked once each, so that a check of a configuration asks the same ones.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, path::PathBuf, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 use tracing::{info, warn};
 
-use super::BuildError;
+use super::{
+    BuildError,
+    genesis::{Decision, decide},
+    parts::fail,
+};
 use crate::{
     backoff::Backoff,
     config::{self, Config},
@@ -18,7 +25,7 @@ use crate::{
         provider::{ArbitrumProvider, At, Provider, RpcError},
         wallet::{Wallet, WalletError},
     },
-    journal::Journal,
+    journal::{self, Journal},
     observe::status::{Phase, Reporter},
     repeats::Repeats,
 };
@@ -128,6 +135,7 @@ impl From<RpcError> for Unready {
                 Self::Ever(format!("{error}; correct chain_id or gateway_url"))
             }
             RpcError::Unavailable { .. }
+            | RpcError::WrongGenesis { .. }
             | RpcError::Refused { .. }
             | RpcError::Unreadable { .. }
             | RpcError::TooLarge { .. } => Self::Yet(error.to_string()),
@@ -135,11 +143,41 @@ impl From<RpcError> for Unready {
     }
 }
 
-/// The hash of the chain's first block.
-pub(super) async fn ask_genesis<P: Provider>(provider: &P) -> Result<B256, Unready> {
-    match provider.header(At::Number(0)).await? {
-        Some(genesis) => Ok(genesis.block.hash),
-        None => Err(Unready::Yet("it knows no genesis block yet".to_owned())),
+/// Whether a node of the chain id is there.
+pub(super) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
+    Ok(provider.chain_id().await.map(drop)?)
+}
+
+/// What the journals of `dir` know of the chain.
+pub(super) async fn known_beginnings(
+    config: &Config,
+    dir: PathBuf,
+    wallet: Address,
+    name: &str,
+) -> Result<Vec<journal::Beginning>, BuildError> {
+    let (chain_id, name) = (config.chain_id, name.to_owned());
+    let looking = spawn_blocking(move || journal::beginnings(&dir, chain_id, wallet, &name));
+    match looking.await {
+        Ok(known) => known.map_err(|error| fail(format!("looking for journals: {error}"))),
+        Err(error) => Err(fail(format!("looking for journals: {error}"))),
+    }
+}
+
+/// Which chain of this id is meant, by all nodes and by what is `known`. The nodes of others are left
+/// out from now on.
+pub(super) async fn settle_genesis(
+    provider: &ArbitrumProvider,
+    known: &[journal::Beginning],
+) -> Result<B256, Unready> {
+    if let Some(error) = provider.trouble() {
+        return Err(error.into());
+    }
+    match decide(known, &provider.beginnings()) {
+        Decision::Is(genesis) => {
+            provider.settle_genesis(genesis).await;
+            Ok(genesis)
+        }
+        Decision::Wait(why) => Err(Unready::Yet(why)),
     }
 }
 

@@ -236,7 +236,7 @@ fn keeper_by_lock(dir: &Path, stem: &str) -> Option<String> {
 }
 
 /// When the file was last written to, in Unix milliseconds.
-fn written_ms(path: &Path) -> Option<u64> {
+pub(super) fn written_ms(path: &Path) -> Option<u64> {
     let newest = [path.to_owned(), names::beside(path, "-wal")]
         .iter()
         .filter_map(|file| fs::metadata(file).ok()?.modified().ok())

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use alloy::primitives::U256;
+use alloy::primitives::{B256, U256};
 
 use crate::{
     walk::program,
     world::{
-        Result,
+        Error, Result,
         faulty_rpc::{FORGED, FaultyRpc, Logs},
+        proxy::Weather,
         request::Ask,
         scene::{Scene, SceneOptions},
         until,
@@ -49,4 +50,33 @@ async fn b5_a_forged_log_is_not_asked_of_the_core() -> Result<()> {
     // Once the liar is honest nobody has them.
     liar.be_honest();
     rows("the forged ones to end", "outcome = 'orphaned'").await
+}
+
+/// Nodes of other chains have the same chain id: which one is meant is not said by whoever is there
+/// first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b1_a_restart_with_only_a_liar_begins_no_other_journal() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    scene.start(program())?;
+    scene.answered(&scene.deployment.request(Ask::mixed(1, 1)).await?).await?;
+    scene.stop().await?;
+    let liar = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    let right = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    liar.lie(|lies| lies.other_blocks = vec![(0, B256::repeat_byte(9))]);
+    right.proxy.set(Weather::Cut);
+    let fallback = format!("gateway_fallback_urls = [\"{}\"]", liar.ws_url());
+    let config = scene.config(&fallback).replace(
+        &format!("gateway_url = \"{}\"", scene.anvil.ws_url()),
+        &format!("gateway_url = \"{}\"", right.ws_url()),
+    );
+    scene.start_with(program(), &config)?;
+    let requests = scene.deployment.request(Ask::mixed(1, 1)).await?;
+    scene.logged("may know better").await?;
+    tokio::time::sleep(A_WHILE).await;
+    let journals =
+        std::fs::read_dir(scene.state_dir()).map_err(|e| Error::Io("state".into(), e))?;
+    let journals = journals.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    assert_eq!(journals.filter(|name| name.ends_with(".sqlite3")).count(), 1);
+    right.proxy.set(Weather::Clear);
+    scene.answered(&requests).await
 }

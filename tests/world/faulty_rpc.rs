@@ -137,6 +137,12 @@ pub struct Lies {
     /// Blooms say that no block has logs.
     pub empty_blooms: bool,
     pub chain_id: Option<u64>,
+    /// Blocks whose headers have another hash: number, hash.
+    pub other_blocks: Vec<(u64, B256)>,
+    /// What it says of block 0, instead of it.
+    pub without_block_0: Option<Lie>,
+    /// It tells of a head of this height, and has no block above the real one.
+    pub tells_head: Option<u64>,
     /// Subscriptions are accepted and tell nothing.
     pub silent_subscriptions: bool,
     /// What the tags `safe` and `finalized` name.
@@ -425,6 +431,12 @@ impl Shared {
             let _gone = subscriber.try_send(name.clone());
             return Answer::Json(result(name));
         }
+        if let Some(lie) = &lies.without_block_0
+            && method == "eth_getBlockByNumber"
+            && call["params"][0] == "0x0"
+        {
+            return Self::tell(lie, call);
+        }
         let Ok(knows) = self.height(&lies, second).await else { return Answer::Status(502) };
         let mut asked = call.clone();
         match bend_question(&mut asked, method, knows, lies.finalized) {
@@ -459,6 +471,17 @@ impl Shared {
         for (_, field) in lies.leaves_out.iter().filter(|(of, _)| *of == method) {
             if let Some(result) = answer["result"].as_object_mut() {
                 result.remove(*field);
+            }
+        }
+        if method == "eth_getBlockByNumber" && answer["result"].is_object() {
+            let number: U64 =
+                serde_json::from_value(answer["result"]["number"].clone()).unwrap_or_default();
+            if let Some((_, hash)) = lies.other_blocks.iter().find(|(n, _)| U64::from(*n) == number)
+            {
+                answer["result"]["hash"] = json!(hash);
+            }
+            if let (Some(head), Some("latest")) = (lies.tells_head, call["params"][0].as_str()) {
+                answer["result"]["number"] = json!(U64::from(head));
             }
         }
         if lies.empty_blooms && answer["result"]["logsBloom"].is_string() {

@@ -55,7 +55,10 @@ impl Pages {
             // Of something else: smaller ranges would only be more calls.
             (
                 None,
-                RpcError::Refused { .. } | RpcError::TooLarge { .. } | RpcError::WrongChain { .. },
+                RpcError::Refused { .. }
+                | RpcError::TooLarge { .. }
+                | RpcError::WrongChain { .. }
+                | RpcError::WrongGenesis { .. },
             ) => return false,
         }
         asked > 1

@@ -454,6 +454,7 @@ impl Book {
                     RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
                     RpcError::Unavailable { .. }
                     | RpcError::WrongChain { .. }
+                    | RpcError::WrongGenesis { .. }
                     | RpcError::Unreadable { .. }
                     | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
                 };

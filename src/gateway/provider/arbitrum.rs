@@ -18,11 +18,13 @@ use super::{
     client::Client,
     connection::{self, RawHead},
     endpoint::Endpoint,
-    endpoints, quirks,
+    endpoints,
+    identity::Beginning,
+    quirks,
     raw::{RawLog, RawReceipt},
 };
 use crate::{
-    domain::{Address, B256, Bytes, Event, OutsideText, U256},
+    domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256},
     metrics::Metrics,
 };
 
@@ -92,9 +94,13 @@ impl ArbitrumProvider {
     #[must_use]
     pub fn trouble(&self) -> Option<RpcError> {
         let mut troubles = Vec::new();
+        let nobody = self.inner.shared.usable.borrow().order.is_empty();
         for node in self.nodes() {
             match &*node.link.borrow() {
-                connection::Link::Up(_) => return None,
+                connection::Link::Up(_) => match node.contradiction() {
+                    Some(why) if nobody => troubles.push(why),
+                    Some(_) | None => return None,
+                },
                 connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => {
                     troubles.push(why.clone());
                 }
@@ -130,6 +136,47 @@ impl ArbitrumProvider {
             }
         }
         self.trouble().map_or(Ok(()), Err)
+    }
+
+    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
+    #[must_use]
+    pub fn beginnings(&self) -> Vec<(&str, Beginning)> {
+        let of = |node: &endpoints::Node| match (&*node.link.borrow(), node.found.borrow().genesis)
+        {
+            (connection::Link::Down(None), _) => Beginning::Untried,
+            (connection::Link::WrongChain(RpcError::WrongGenesis { found, .. }), _) => {
+                Beginning::Is(*found)
+            }
+            (connection::Link::WrongChain(_), _) => Beginning::OfAnotherId,
+            (connection::Link::Up(_), Some(Some(genesis))) => Beginning::Is(genesis),
+            (connection::Link::Up(_), Some(None)) => Beginning::Untold,
+            (connection::Link::Down(Some(_)) | connection::Link::Up(_), _) => Beginning::Away,
+        };
+        self.nodes().iter().map(|node| (node.endpoint.host(), of(node))).collect()
+    }
+
+    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
+    pub async fn settle_genesis(&self, genesis: B256) {
+        self.inner.shared.settle_genesis(genesis).await;
+    }
+
+    /// Everything up to this block was read by an earlier run: a node that has it comes before one
+    /// that has another one there.
+    pub fn begin_after(&self, block: BlockRef) {
+        self.inner.shared.learn(|known| known.begin_after(block));
+    }
+
+    /// Everything up to this block was read. Once it is deep, a node that has another one there is of
+    /// another chain, as long as some node is not. Now and then a node is asked.
+    pub async fn read_up_to(&self, block: BlockRef) {
+        let mut ripe = None;
+        self.inner.shared.learn(|known| ripe = known.read_up_to(block));
+        if let Some(ripe) = ripe
+            && let Ok(found) = self.header(At::Number(ripe.number)).await
+        {
+            let is_there = found.is_some_and(|head| head.block == ripe);
+            self.inner.shared.learn(|known| known.looked_at(ripe, is_there, block));
+        }
     }
 
     /// The newest block's number and time (Unix seconds): for a check of clocks.
@@ -268,7 +315,9 @@ impl ArbitrumProvider {
                     }
                 }
                 RpcError::TooLarge { .. } => oversized.push(node),
-                RpcError::WrongChain { .. } | RpcError::Unreadable { .. } => {}
+                RpcError::WrongChain { .. }
+                | RpcError::WrongGenesis { .. }
+                | RpcError::Unreadable { .. } => {}
             }
             // The first one's word counts, unless it did not answer.
             match failed {

@@ -107,7 +107,11 @@ async fn ask_apart(client: &Client, calls: Vec<Call>) -> Result<Vec<Said>, RpcEr
     let at_once = if client.has_arrays() { APART_AT_ONCE } else { calls.len().max(1) };
     let asked = calls.into_iter().map(|(method, params)| async move {
         match client.ask::<Box<RawValue>>(method, &params).await {
-            Err(error @ (RpcError::Unavailable { .. } | RpcError::WrongChain { .. })) => Err(error),
+            Err(
+                error @ (RpcError::Unavailable { .. }
+                | RpcError::WrongChain { .. }
+                | RpcError::WrongGenesis { .. }),
+            ) => Err(error),
             Err(error) if error.is_busy() => Err(error),
             said => Ok(said),
         }

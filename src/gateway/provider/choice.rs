@@ -8,6 +8,11 @@
 //! read from A --not sound--> the first sound one --A sound for a minute--> read from A
 //! ```
 //!
+//! A node of another chain may have the same chain id. So a node is **kin**: ours (it has shown a block
+//! that is known), unknown, or another's (it contradicts such a block, or lacks blocks it claims to
+//! have). Where one is ours, only the heads of ours say that a node is behind; another's is read from
+//! only if every node is another's: then the chain itself is another one.
+//!
 //! A node is behind by time, not by blocks: somebody has known a block above its head for so long.
 //! That fits any block time, and a chain that makes no blocks while nobody sends.
 
@@ -25,6 +30,20 @@ pub const RETURN_AFTER: Duration = Duration::from_mins(1);
 pub const FLOOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Heights remembered with the time they were first seen.
 const REMEMBERED: usize = 256;
+/// Every node contradicts what is known for so long: it is given up.
+pub const KIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether a node's chain is the one that is read, as far as was looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kin {
+    /// It has a block that is known.
+    Ours,
+    /// There was nothing to compare.
+    #[default]
+    Unknown,
+    /// It contradicts, or does not have what it tells of.
+    Another,
+}
 
 /// What is seen of one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +53,7 @@ pub struct Sight {
     pub head: Option<u64>,
     /// Calls in a row that it did not answer are too many.
     pub failing: bool,
+    pub kin: Kin,
 }
 
 /// Why another node is read from than before.
@@ -43,6 +63,7 @@ pub enum Why {
     Lost,
     Behind,
     NoAnswers,
+    AnotherChain,
     /// It stands earlier, and has been sound for long enough.
     SoundAgain,
 }
@@ -55,6 +76,7 @@ impl Why {
             Self::Lost => "the other one is not connected",
             Self::Behind => "the other one is behind",
             Self::NoAnswers => "the other one does not answer",
+            Self::AnotherChain => "the other one contradicts what is known of the chain",
             Self::SoundAgain => "it is in order and stands before the other one",
         }
     }
@@ -85,6 +107,8 @@ pub struct Choice {
     seen: VecDeque<(u64, Instant)>,
     floor: u64,
     below_floor_since: Option<Instant>,
+    /// Every node is connected and another's.
+    another_since: Option<Instant>,
     reading: Option<usize>,
 }
 
@@ -96,6 +120,7 @@ impl Choice {
             seen: VecDeque::new(),
             floor: 0,
             below_floor_since: None,
+            another_since: None,
             reading: None,
         }
     }
@@ -113,14 +138,18 @@ impl Choice {
     }
 
     /// Looks at all nodes, in their order, and chooses.
-    pub fn look(&mut self, sights: &[Sight], now: Instant) -> Order {
-        self.remember(sights, now);
+    pub fn look(&mut self, seen: &[Sight], now: Instant) -> Order {
+        let sights = &self.by_kin(seen, now)[..];
+        let ours = sights.iter().any(|sight| sight.up && sight.kin == Kin::Ours);
+        let is_heard = |sight: &&Sight| sight.up && (sight.kin == Kin::Ours || !ours);
+        let heard = sights.iter().filter(is_heard).filter_map(|sight| sight.head).max();
+        self.remember(heard, now);
         let above_floor = self.is_above_floor(sights, now);
         for (index, sight) in sights.iter().enumerate() {
             if sight.failing {
                 self.standings[index].set_aside_until = Some(now + SET_ASIDE_FOR);
             }
-            let sound = self.is_sound(index, sight, now);
+            let sound = is_heard(&sight) && self.is_sound(index, sight, now);
             let standing = &mut self.standings[index];
             standing.failed |= standing.sound_since.is_some() && !sound;
             standing.sound_since = sound.then(|| standing.sound_since.unwrap_or(now));
@@ -146,6 +175,7 @@ impl Choice {
         nodes.insert(0, first);
         let switched = (before != Some(first)).then(|| match before {
             None => Why::First,
+            Some(other) if seen[other].up && !sights[other].up => Why::AnotherChain,
             Some(other) if !sights[other].up => Why::Lost,
             Some(other) if self.is_set_aside(other, now) => Why::NoAnswers,
             Some(other) if self.standings[other].sound_since.is_none() => Why::Behind,
@@ -177,8 +207,25 @@ impl Choice {
         self.standings[index].set_aside_until.is_some_and(|until| now < until)
     }
 
-    fn remember(&mut self, sights: &[Sight], now: Instant) {
-        let highest = sights.iter().filter(|sight| sight.up).filter_map(|sight| sight.head).max();
+    /// Another's counts as not connected, unless all are: then what is known is of another chain than
+    /// this one is now. The only node is believed at once: nobody else could know better.
+    fn by_kin(&mut self, seen: &[Sight], now: Instant) -> Vec<Sight> {
+        let all = seen.iter().all(|sight| sight.up && sight.kin == Kin::Another);
+        let since = *self.another_since.get_or_insert(now);
+        let patient = seen.len() > 1 && now.saturating_duration_since(since) < KIN_PATIENCE;
+        if !all {
+            self.another_since = None;
+        }
+        let believed = seen.len() == 1 || (all && !patient);
+        let by_kin = seen.iter().map(|sight| match sight.kin {
+            Kin::Ours | Kin::Unknown => *sight,
+            Kin::Another if believed => Sight { kin: Kin::Unknown, ..*sight },
+            Kin::Another => Sight { up: false, ..*sight },
+        });
+        by_kin.collect()
+    }
+
+    fn remember(&mut self, highest: Option<u64>, now: Instant) {
         let Some(highest) = highest else { return };
         // Nobody shows these any more.
         while self.seen.back().is_some_and(|(height, _)| *height > highest) {
@@ -221,10 +268,18 @@ mod tests {
     use super::*;
 
     fn at(head: u64) -> Sight {
-        Sight { up: true, head: Some(head), failing: false }
+        Sight { up: true, head: Some(head), failing: false, kin: Kin::Ours }
     }
 
-    const DOWN: Sight = Sight { up: false, head: Some(1), failing: false };
+    const DOWN: Sight = Sight { up: false, head: Some(1), failing: false, kin: Kin::Unknown };
+
+    fn another(head: u64) -> Sight {
+        Sight { kin: Kin::Another, ..at(head) }
+    }
+
+    fn unknown(head: u64) -> Sight {
+        Sight { kin: Kin::Unknown, ..at(head) }
+    }
 
     /// Time in seconds from a begin.
     struct Watch(Choice, Instant);
@@ -311,12 +366,59 @@ mod tests {
         assert_eq!(watch.look(92, &both).nodes, [0, 1], "better than none");
     }
 
+    #[test]
+    fn b1_a_node_of_another_chain_blames_nobody_and_is_not_read_from() {
+        let mut watch = Watch::new(2);
+        assert_eq!(watch.look(0, &[at(10), another(5_000_000)]), order(&[0], Some(Why::First)));
+        for seconds in 1..100 {
+            let sights = [at(10 + seconds), another(5_000_000 + seconds)];
+            assert_eq!(watch.look(seconds, &sights), order(&[0], None));
+        }
+        assert_eq!(watch.0.behind(10, watch.1), Duration::ZERO);
+        // The right one is away: it is waited for.
+        assert_eq!(watch.look(200, &[DOWN, another(5_000_200)]), Order::default());
+        assert_eq!(watch.look(10_000, &[DOWN, another(5_010_000)]), Order::default());
+        assert_eq!(watch.look(10_001, &[at(200), another(5_010_000)]).nodes, [0]);
+        // It turns out while it is read from.
+        let mut watch = Watch::new(2);
+        watch.look(0, &[DOWN, unknown(5_000_000)]);
+        assert_eq!(watch.look(1, &[at(10), another(5_000_000)]), Order::default(), "the floor");
+        let right = watch.look(4, &[at(10), another(5_000_000)]);
+        assert_eq!(right, order(&[0], Some(Why::AnotherChain)));
+    }
+
+    /// Its block 0 is not there any more, say.
+    #[test]
+    fn b1_a_node_of_which_nothing_is_known_is_read_from_where_no_other_is() {
+        let mut watch = Watch::new(2);
+        assert_eq!(watch.look(0, &[at(10), unknown(50)]), order(&[0], Some(Why::First)));
+        assert_eq!(watch.look(10, &[at(11), unknown(60)]).nodes, [0], "nor says it who is behind");
+        assert_eq!(watch.look(11, &[DOWN, unknown(60)]), order(&[1], Some(Why::Lost)));
+        let mut watch = Watch::new(2);
+        assert_eq!(watch.look(0, &[unknown(10), unknown(11)]).nodes, [0, 1]);
+        assert_eq!(watch.look(6, &[unknown(10), unknown(11)]).nodes, [1], "as if all were ours");
+    }
+
+    /// A test chain was made anew.
+    #[test]
+    fn b1_what_every_node_contradicts_is_given_up() {
+        let mut watch = Watch::new(2);
+        watch.look(0, &[at(100), at(100)]);
+        assert_eq!(watch.look(1, &[another(5), another(5)]), Order::default());
+        assert_eq!(watch.look(5, &[another(5), another(5)]), Order::default(), "the floor");
+        assert_eq!(watch.look(9, &[another(6), another(6)]).nodes, [0, 1]);
+        let mut alone = Watch::new(1);
+        alone.look(0, &[at(100)]);
+        assert_eq!(alone.look(1, &[another(5)]).nodes, [0]);
+    }
+
     proptest! {
         /// A node that is connected and at the floor is found; the first one always is.
         #[test]
         fn who_is_read_from_is_up_and_not_below_the_floor(
             steps in prop::collection::vec(
-                (0u64..8, prop::collection::vec((any::<bool>(), 0u64..30, any::<bool>()), 3)), 1..60)
+                (0u64..8, prop::collection::vec(
+                    (any::<bool>(), 0u64..30, any::<bool>(), 0..8usize), 3)), 1..60)
         ) {
             let mut watch = Watch::new(3);
             let mut seconds = 0;
@@ -324,15 +426,25 @@ mod tests {
                 seconds += pause;
                 let sights: Vec<Sight> = nodes
                     .into_iter()
-                    .map(|(up, head, failing)| Sight { up, head: Some(head), failing })
+                    .map(|(up, head, failing, kin)| {
+                        let kin = match kin {
+                            0 => Kin::Another,
+                            1 => Kin::Unknown,
+                            _ => Kin::Ours,
+                        };
+                        Sight { up, head: Some(head), failing, kin }
+                    })
                     .collect();
                 let floor = watch.0.floor;
                 let order = watch.look(seconds, &sights);
-                let usable = |sight: &Sight| sight.up && sight.head >= Some(floor);
+                let kin = |sight: &Sight| sight.kin != Kin::Another;
+                let usable = |sight: &Sight| sight.up && sight.head >= Some(floor) && kin(sight);
+                let all_another = sights.iter().all(|sight| sight.up && !kin(sight));
                 if sights.iter().any(usable) {
                     prop_assert!(!order.nodes.is_empty());
                     prop_assert!(order.nodes.iter().all(|index| usable(&sights[*index])));
                 }
+                prop_assert!(all_another || order.nodes.iter().all(|index| kin(&sights[*index])));
                 prop_assert!(order.nodes.iter().all(|index| sights[*index].up));
             }
         }

@@ -1,10 +1,11 @@
 //! One endpoint kept connected: the client everyone calls through, and the newest head.
 //!
 //! ```text
-//! connect -> chain id checked -> subscribe newHeads (ws) or poll (http) -> lost -> connect …
+//! connect -> chain id, block 0 checked -> subscribe newHeads (ws) or poll (http) -> lost -> connect …
 //! ```
 //!
-//! A chain id is checked at every connection: behind one URL another chain may answer tomorrow.
+//! Which chain it is is checked at every connection, and now and then after that: behind one URL another
+//! chain may answer tomorrow.
 //! Which of several endpoints is read from is decided elsewhere ([`super::endpoints`]).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -14,15 +15,17 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
     Head, NodeId, RpcError,
+    choice::Kin,
     client::Client,
     endpoint::{Connected, Endpoint},
+    identity::{self, Found, Known},
     raw::{Number, if_readable},
 };
 use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, repeats::Repeats};
@@ -31,6 +34,14 @@ use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, repeats::Repeats};
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A subscription that has been silent for so long is checked by a call.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How often a connected node is asked which chain it is of.
+const IDENTIFIED_EVERY: Duration = Duration::from_mins(1);
+/// And one that is not known to be of ours.
+const DOUBTED_EVERY: Duration = Duration::from_secs(5);
+/// What contradicts is looked at again after this: the chain may be about to change.
+const CONTRADICTS_AFTER: Duration = Duration::from_secs(1);
+/// How long a node may take for a block by which it is told from others.
+const HEADER_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them. What it can
 /// do without may be missing, or of a form that nobody can read.
@@ -49,13 +60,17 @@ pub(super) struct RawHead {
 }
 
 impl RawHead {
+    pub(super) fn block(&self) -> BlockRef {
+        BlockRef { number: self.number.to(), hash: self.hash }
+    }
+
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
         self.hash == other.hash
     }
 
     pub(super) fn into_head(self, connection: u64, by: NodeId) -> Head {
         Head {
-            block: BlockRef { number: self.number.to(), hash: self.hash },
+            block: self.block(),
             parent: self.parent_hash,
             bloom: self.logs_bloom,
             base_fee: self.base_fee_per_gas.map(|fee| fee.to()),
@@ -72,7 +87,8 @@ pub enum Link {
     /// With the last problem.
     Down(Option<RpcError>),
     Up(Client),
-    /// The endpoint answers, and serves another chain: an [`RpcError::WrongChain`].
+    /// The endpoint answers, and serves another chain: an [`RpcError::WrongChain`] or
+    /// [`RpcError::WrongGenesis`].
     WrongChain(RpcError),
 }
 
@@ -83,8 +99,13 @@ pub(super) struct Outlet {
     pub heads: watch::Sender<Option<Head>>,
     /// Woken at each change of either.
     pub changed: Arc<Notify>,
+    pub found: watch::Sender<Found>,
     /// Wakes the connection: others know a newer head.
     pub doubt: Arc<Notify>,
+    /// It tells of later blocks than others: does it have this one?
+    pub claim: watch::Receiver<Option<u64>>,
+    /// Wakes the connection: there is a claim, or more is known of the chain.
+    pub asked: Arc<Notify>,
 }
 
 impl Outlet {
@@ -92,6 +113,18 @@ impl Outlet {
         self.link.send_replace(link);
         self.changed.notify_one();
     }
+
+    fn found(&self, found: Found) {
+        self.found.send_replace(found);
+        self.changed.notify_one();
+    }
+}
+
+/// Why a subscription is looked at.
+enum Woken {
+    ByHead,
+    BySilence,
+    ToIdentify,
 }
 
 /// The task that keeps one endpoint connected. Runs until stopped; an outage is not an exit.
@@ -102,6 +135,12 @@ pub(super) struct Connection {
     /// Others can do what this one cannot.
     one_of_many: bool,
     outlet: Outlet,
+    known: watch::Receiver<Known>,
+    /// When it is to be asked again which chain it is of.
+    identify_at: Instant,
+    /// A block that it told of and did not have.
+    claimed: Option<u64>,
+    doubts: Repeats,
     connections: u64,
     heart: Heart,
 }
@@ -112,9 +151,20 @@ impl Connection {
         chain_id: u64,
         one_of_many: bool,
         outlet: Outlet,
+        known: watch::Receiver<Known>,
     ) -> Self {
-        let heart = Heart::default();
-        Self { endpoint, chain_id, one_of_many, outlet, connections: 0, heart }
+        Self {
+            endpoint,
+            chain_id,
+            one_of_many,
+            outlet,
+            known,
+            identify_at: Instant::now(),
+            claimed: None,
+            doubts: Repeats::default(),
+            connections: 0,
+            heart: Heart::default(),
+        }
     }
 
     /// Connects, follows the head, and connects again, until `stop`.
@@ -127,7 +177,8 @@ impl Connection {
             let Some(ended) = stop.run_until_cancelled(following).await else {
                 break;
             };
-            let wrong_chain = matches!(ended, RpcError::WrongChain { .. });
+            let wrong_chain =
+                matches!(ended, RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. });
             self.outlet.link(if wrong_chain {
                 Link::WrongChain(ended.clone())
             } else {
@@ -174,7 +225,7 @@ impl Connection {
     }
 
     async fn follow_subscription(
-        &self,
+        &mut self,
         client: Client,
         mut heads: watch::Receiver<Option<RawHead>>,
         pause: &mut Backoff,
@@ -183,20 +234,31 @@ impl Connection {
         let subscribing = client.ask::<Box<RawValue>>("eth_subscribe", &("newHeads",));
         self.within_deadline("eth_subscribe", subscribing).await?;
         self.announce(&client, pause).await?;
+        let mut silent_at = Instant::now() + SILENCE;
         loop {
             self.heart.beat().await;
-            let told = tokio::select! {
+            let woken = tokio::select! {
                 biased;
                 changed = heads.changed() => {
                     changed.map_err(|_| self.unavailable("connection lost"))?;
-                    true
+                    Woken::ByHead
                 }
-                () = sleep(SILENCE) => false,
-                () = self.outlet.doubt.notified() => false,
+                () = sleep_until(silent_at) => Woken::BySilence,
+                () = self.outlet.doubt.notified() => Woken::BySilence,
+                () = sleep_until(self.identify_at) => Woken::ToIdentify,
+                () = self.outlet.asked.notified() => Woken::ToIdentify,
             };
-            if !told {
-                self.check_silence(&client, &heads).await?;
-                continue;
+            match woken {
+                Woken::ByHead => silent_at = Instant::now() + SILENCE,
+                Woken::BySilence => {
+                    silent_at = Instant::now() + SILENCE;
+                    self.check_silence(&client, &heads).await?;
+                    continue;
+                }
+                Woken::ToIdentify => {
+                    self.identify_again(&client).await?;
+                    continue;
+                }
             }
             // Slow reading loses those between: the next one shows the gap, which is then filled.
             let head = heads.borrow_and_update().clone();
@@ -225,7 +287,7 @@ impl Connection {
     }
 
     async fn follow_by_polling(
-        &self,
+        &mut self,
         client: Client,
         pause: &mut Backoff,
     ) -> Result<Infallible, RpcError> {
@@ -235,21 +297,19 @@ impl Connection {
             let started = Instant::now();
             let head = self.latest(&client).await?;
             self.publish(head);
+            self.identify_again(&client).await?;
             sleep(POLL_INTERVAL.saturating_sub(started.elapsed())).await;
         }
     }
 
     /// First answer of the node, then everyone may call through this client.
-    async fn announce(&self, client: &Client, pause: &mut Backoff) -> Result<(), RpcError> {
-        let asking = client.ask_plainly::<U64>("eth_chainId");
-        let found = self.within_deadline("eth_chainId", asking).await?.to::<u64>();
-        if found != self.chain_id {
-            return Err(RpcError::WrongChain {
-                host: self.endpoint.host().to_owned(),
-                expected: self.chain_id,
-                found,
-            });
+    async fn announce(&mut self, client: &Client, pause: &mut Backoff) -> Result<(), RpcError> {
+        self.check_chain_id(client).await?;
+        if self.outlet.found.borrow().kin != Kin::Another {
+            // Another node may be behind the URL than before.
+            self.outlet.found(Found::default());
         }
+        self.identify_or_later(client).await?;
         let head = self.latest(client).await?;
         info!(
             host = self.endpoint.host(),
@@ -261,6 +321,124 @@ impl Connection {
         self.outlet.link(Link::Up(client.clone()));
         pause.reset();
         Ok(())
+    }
+
+    async fn check_chain_id(&self, client: &Client) -> Result<(), RpcError> {
+        let asking = client.ask_plainly::<U64>("eth_chainId");
+        let found = self.within_deadline("eth_chainId", asking).await?.to::<u64>();
+        if found != self.chain_id {
+            let host = self.endpoint.host().to_owned();
+            return Err(RpcError::WrongChain { host, expected: self.chain_id, found });
+        }
+        Ok(())
+    }
+
+    /// Which chain of its id the node is of. What it does not answer now it is asked later; until then
+    /// it is what it was found to be before.
+    async fn identify_or_later(&mut self, client: &Client) -> Result<(), RpcError> {
+        match self.identify(client).await {
+            Err(error @ RpcError::WrongGenesis { .. }) => Err(error),
+            Err(_) => {
+                self.identify_at = Instant::now() + DOUBTED_EVERY;
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn identify(&mut self, client: &Client) -> Result<(), RpcError> {
+        let genesis = self.header(identity::genesis(client)).await?;
+        let known = *self.known.borrow_and_update();
+        if let (Some(expected), Some(found)) = (known.genesis, genesis)
+            && expected != found
+        {
+            self.outlet.found(Found { genesis: Some(genesis), ..Found::default() });
+            let host = self.endpoint.host().to_owned();
+            return Err(RpcError::WrongGenesis { host, expected, found });
+        }
+        let mut found = self.look(client, known, genesis).await?;
+        if found.kin == Kin::Another {
+            sleep(CONTRADICTS_AFTER).await;
+            let known = *self.known.borrow_and_update();
+            found = self.look(client, known, genesis).await?;
+        }
+        if found.kin != Kin::Another {
+            self.claimed = None;
+        }
+        self.now_known_as(found);
+        Ok(())
+    }
+
+    async fn look(
+        &self,
+        client: &Client,
+        mut known: Known,
+        genesis: Option<B256>,
+    ) -> Result<Found, RpcError> {
+        if !self.one_of_many {
+            // Nobody could know better.
+            (known.settled, known.recent) = (None, None);
+        }
+        self.header(identity::look(client, known, genesis, self.claimed)).await
+    }
+
+    fn now_known_as(&mut self, found: Found) {
+        let told = found.genesis.flatten().is_some();
+        let sure = found.kin == Kin::Ours || (told && !self.one_of_many);
+        self.identify_at = Instant::now() + if sure { IDENTIFIED_EVERY } else { DOUBTED_EVERY };
+        let (host, why) = (self.endpoint.host(), &found.why);
+        if found.kin == Kin::Another
+            && let Some(times) = self.doubts.heard(why, Instant::now())
+        {
+            error!(host, why, times, "a gateway node contradicts what is known of the chain");
+        }
+        self.outlet.found(found);
+    }
+
+    /// Where it is due, or there is news.
+    async fn identify_again(&mut self, client: &Client) -> Result<(), RpcError> {
+        let is_asked = self.outlet.claim.has_changed().unwrap_or(false);
+        let claim = *self.outlet.claim.borrow_and_update();
+        if let Some(number) = claim.filter(|_| is_asked) {
+            self.look_at_claim(client, number).await;
+        }
+        let is_due = Instant::now() >= self.identify_at;
+        let is_news = self.known.has_changed().unwrap_or(false) && {
+            let known = *self.known.borrow_and_update();
+            // Who is ours by block 0 may have other blocks than those that were read.
+            known.settled.is_none() || self.outlet.found.borrow().kin_by(&known) != Kin::Ours
+        };
+        if !is_due && !is_news {
+            return Ok(());
+        }
+        match self.check_chain_id(client).await {
+            Err(error @ RpcError::WrongChain { .. }) => Err(error),
+            Ok(()) | Err(_) => self.identify_or_later(client).await,
+        }
+    }
+
+    /// It tells of this block, or of later ones: it has to have it.
+    async fn look_at_claim(&mut self, client: &Client, number: u64) {
+        for is_sure in [false, true] {
+            if !matches!(self.header(identity::has(client, number)).await, Ok(false)) {
+                return;
+            }
+            if !is_sure {
+                sleep(CONTRADICTS_AFTER).await;
+            }
+        }
+        self.claimed = Some(number);
+        let genesis = self.outlet.found.borrow().genesis;
+        let why = identity::lacks(number);
+        self.now_known_as(Found { genesis, kin: Kin::Another, why, ..Found::default() });
+    }
+
+    async fn header<T>(
+        &self,
+        asking: impl Future<Output = Result<T, RpcError>>,
+    ) -> Result<T, RpcError> {
+        let late = |_| self.unavailable(&format!("{} timed out", identity::HEADER));
+        timeout(HEADER_DEADLINE, asking).await.map_err(late)?
     }
 
     async fn latest(&self, client: &Client) -> Result<RawHead, RpcError> {

@@ -30,12 +30,14 @@ use super::{
     Head, NodeId, RpcError,
     batches::Batches,
     bounds::Room,
-    choice::{Choice, Order, Sight},
+    choice::{Choice, Kin, Order, Sight},
     connection::{Connection, Link, Outlet},
     endpoint::Endpoint,
+    identity::{Found, Known},
     quirks::SyncSpelling,
 };
 use crate::{
+    domain::B256,
     heart::{GATEWAY_CONNECTION, Hearts},
     repeats::Repeats,
 };
@@ -44,6 +46,10 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Others have known a newer head for so long: the endpoint that is read from looks again.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
+/// More blocks than nodes of one chain are apart.
+const LEAP: u64 = 64;
+/// A node that tells of more blocks than another is asked for one of them so often, at most.
+const CLAIMED_EVERY: Duration = Duration::from_secs(1);
 /// Calls in a row that an endpoint left unanswered.
 const FAILING: u32 = 2;
 /// Sends that go on after another endpoint has taken the transaction.
@@ -55,7 +61,10 @@ pub(super) struct Node {
     pub endpoint: Arc<Endpoint>,
     pub link: watch::Receiver<Link>,
     heads: watch::Receiver<Option<Head>>,
+    pub found: watch::Receiver<Found>,
     doubt: Arc<Notify>,
+    claim: Arc<watch::Sender<Option<u64>>>,
+    asked: Arc<Notify>,
     /// Unanswered calls in a row.
     unanswered: Arc<AtomicU32>,
     sync: Arc<Mutex<SyncSpelling>>,
@@ -94,19 +103,42 @@ impl Node {
 
     /// Its host, whether it is connected and of the right chain, and its newest block.
     pub(super) fn health(&self) -> (&str, bool, Option<u64>) {
-        let up = matches!(&*self.link.borrow(), Link::Up(_));
+        let up = self.is_up() && self.found.borrow().kin != Kin::Another;
         (self.endpoint.host(), up, self.heads.borrow().map(|head| head.block.number))
     }
 
-    fn sight(&self, several: bool) -> Sight {
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.link.borrow(), Link::Up(_))
+    }
+
+    /// Why it is not read from though it is connected.
+    pub(super) fn contradiction(&self) -> Option<RpcError> {
+        let found = self.found.borrow();
+        let another = self.is_up() && found.kin == Kin::Another;
+        another.then(|| self.endpoint.unavailable(&format!("not read from: {}", found.why)))
+    }
+
+    /// Whether it has a block that it should have.
+    fn claims(&self, number: u64) {
+        self.claim.send_replace(Some(number));
+        self.asked.notify_one();
+    }
+
+    /// More is known of the chain.
+    fn compare(&self) {
+        self.asked.notify_one();
+    }
+
+    fn sight(&self, several: bool, known: &Known) -> Sight {
         let failing = several && self.unanswered.load(Ordering::Relaxed) >= FAILING;
         if failing {
             self.answered();
         }
         Sight {
-            up: matches!(&*self.link.borrow(), Link::Up(_)),
+            up: self.is_up(),
             head: self.heads.borrow().map(|head| head.block.number),
             failing,
+            kin: self.found.borrow().kin_by(known),
         }
     }
 }
@@ -118,6 +150,8 @@ pub(super) struct Usable {
     pub order: Arc<[usize]>,
     /// Every endpoint serves another chain.
     pub wrong_chain: Option<RpcError>,
+    /// The block 0 by which they were judged.
+    genesis: Option<B256>,
 }
 
 /// The work of a send that nobody waits for any more.
@@ -130,6 +164,30 @@ pub(super) struct Shared {
     pub usable: watch::Receiver<Usable>,
     pub heads: watch::Receiver<Option<Head>>,
     pub stragglers: mpsc::Sender<Straggler>,
+    known: watch::Sender<Known>,
+    changed: Arc<Notify>,
+}
+
+impl Shared {
+    /// Nodes with another block 0 are left out from now on.
+    pub(super) async fn settle_genesis(&self, genesis: B256) {
+        self.learn(|known| known.genesis = Some(genesis));
+        self.changed.notify_one();
+        let mut usable = self.usable.clone();
+        // The connections' task may have ended.
+        let _ = usable.wait_for(|usable| usable.genesis == Some(genesis)).await;
+    }
+
+    pub(super) fn learn(&self, learn: impl FnOnce(&mut Known)) {
+        let changed = self.known.send_if_modified(|known| {
+            let before = *known;
+            learn(known);
+            *known != before
+        });
+        if changed {
+            self.nodes.iter().for_each(Node::compare);
+        }
+    }
 }
 
 /// The tasks that keep all endpoints connected. The owner runs them.
@@ -141,6 +199,11 @@ pub struct Connections {
     heads: watch::Sender<Option<Head>>,
     stragglers: mpsc::Receiver<Straggler>,
     choice: Choice,
+    known: watch::Receiver<Known>,
+    /// By which block 0 was chosen.
+    genesis: Option<B256>,
+    /// When a claim was last asked for.
+    claimed_at: Instant,
     /// The endpoint and connection the last head came from.
     source: Option<(usize, u64)>,
     /// Counts the changes of the source.
@@ -158,25 +221,35 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
     let changed = Arc::new(Notify::new());
     let (mut connections, mut nodes) = (Vec::new(), Vec::new());
     let one_of_many = endpoints.len() > 1;
+    let (known_sender, known) = watch::channel(Known::default());
     let room = Room::new();
     for endpoint in endpoints {
         let endpoint = Arc::new(endpoint.within(room.clone()));
         let (link_sender, link) = watch::channel(Link::Down(None));
         let (head_sender, heads) = watch::channel(None);
-        let doubt = Arc::new(Notify::new());
+        let (found_sender, found) = watch::channel(Found::default());
+        let (claim, claims) = watch::channel(None);
+        let (doubt, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let outlet = Outlet {
             link: link_sender,
             heads: head_sender,
+            found: found_sender,
             changed: changed.clone(),
             doubt: doubt.clone(),
+            claim: claims,
+            asked: asked.clone(),
         };
         let sync = Arc::new(Mutex::new(SyncSpelling::Number));
-        connections.push(Connection::new(endpoint.clone(), chain_id, one_of_many, outlet));
+        let (of, known) = (endpoint.clone(), known.clone());
+        connections.push(Connection::new(of, chain_id, one_of_many, outlet, known));
         nodes.push(Node {
             endpoint,
             link,
             heads,
+            found,
             doubt,
+            claim: Arc::new(claim),
+            asked,
             unanswered: Arc::default(),
             sync,
             batches: Arc::default(),
@@ -186,7 +259,14 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
     let (usable_sender, usable) = watch::channel(Usable::default());
     let (head_sender, heads) = watch::channel(None);
     let (stragglers_sender, stragglers) = mpsc::channel(STRAGGLERS);
-    let shared = Shared { nodes: nodes.clone(), usable, heads, stragglers: stragglers_sender };
+    let shared = Shared {
+        nodes: nodes.clone(),
+        usable,
+        heads,
+        stragglers: stragglers_sender,
+        known: known_sender,
+        changed: changed.clone(),
+    };
     let connections = Connections {
         each: connections,
         choice: Choice::new(nodes.len()),
@@ -195,6 +275,9 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
         usable: usable_sender,
         heads: head_sender,
         stragglers,
+        known,
+        genesis: None,
+        claimed_at: Instant::now(),
         source: None,
         sources: 0,
     };
@@ -238,7 +321,16 @@ impl Connections {
     fn look(&mut self) {
         let several = self.nodes.len() > 1;
         let now = Instant::now();
-        let sights: Vec<Sight> = self.nodes.iter().map(|node| node.sight(several)).collect();
+        let known = *self.known.borrow();
+        if self.genesis != known.genesis {
+            // What was heard until now may have been heard of another chain.
+            self.genesis = known.genesis;
+            self.choice = Choice::new(self.nodes.len());
+            self.heads.send_replace(None);
+        }
+        let sights: Vec<Sight> =
+            self.nodes.iter().map(|node| node.sight(several, &known)).collect();
+        self.ask_for_claims(&sights, &known, now);
         let Order { nodes, switched } = self.choice.look(&sights, now);
         if let Some(why) = switched.filter(|_| several)
             && let Some(node) = nodes.first()
@@ -267,6 +359,27 @@ impl Connections {
         });
     }
 
+    /// Whoever tells of blocks far above what another one has and what was read, or of newer ones for
+    /// long, has to have what it tells of: else it makes those look behind that are right.
+    fn ask_for_claims(&mut self, sights: &[Sight], known: &Known, now: Instant) {
+        if now.saturating_duration_since(self.claimed_at) < CLAIMED_EVERY {
+            return;
+        }
+        let heads = sights.iter().filter(|sight| sight.up && sight.kin != Kin::Another);
+        let Some(lowest) = heads.filter_map(|sight| sight.head).min() else { return };
+        // A node that is far behind says nothing of others, which may have pruned what it lacks.
+        let base = lowest.max(known.highest());
+        let farthest = base.saturating_add(LEAP);
+        let is_late = lowest == base && self.choice.behind(lowest, now) >= DOUBT_AFTER;
+        for (node, sight) in self.nodes.iter().zip(sights) {
+            let heard = sight.head.filter(|_| sight.up && sight.kin != Kin::Another);
+            if let Some(head) = heard.filter(|head| *head > farthest || (is_late && *head > base)) {
+                node.claims(head.min(farthest));
+                self.claimed_at = now;
+            }
+        }
+    }
+
     fn tell_usable(&self, nodes: Vec<usize>) {
         let mut wrong: Vec<RpcError> = Vec::new();
         for node in &self.nodes {
@@ -277,9 +390,10 @@ impl Connections {
         let all_wrong = wrong.len() == self.nodes.len();
         let wrong_chain = wrong.into_iter().next().filter(|_| all_wrong);
         self.usable.send_if_modified(|usable| {
-            let changed =
-                *usable.order != *nodes || usable.wrong_chain.is_some() != wrong_chain.is_some();
-            *usable = Usable { order: nodes.into(), wrong_chain };
+            let changed = *usable.order != *nodes
+                || usable.wrong_chain.is_some() != wrong_chain.is_some()
+                || usable.genesis != self.genesis;
+            *usable = Usable { order: nodes.into(), wrong_chain, genesis: self.genesis };
             changed
         });
     }

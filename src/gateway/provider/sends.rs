@@ -26,10 +26,15 @@ const JOINS_WITHIN: Duration = Duration::from_secs(1);
 impl ArbitrumProvider {
     /// `wait`: a moment for the receipt, where a node offers that.
     pub(super) async fn send_to_all(&self, raw: &Bytes, wait: bool) -> Result<Sent, RpcError> {
-        let reading = self.usable().await?.first().copied();
+        let usable = self.usable().await?;
+        let reading = usable.first().copied();
         let mut sends = FuturesUnordered::new();
         for (index, node) in self.nodes().iter().enumerate() {
             if self.only.is_some_and(|only| only.0 != index) {
+                continue;
+            }
+            // What is signed for this chain is as good on another one of its id.
+            if node.contradiction().is_some() && !usable.contains(&index) {
                 continue;
             }
             let Some(client) = client_of(node) else { continue };
@@ -160,6 +165,7 @@ async fn send_and_wait(
             RpcError::Refused { code, message, .. } => spelling.after(*code, message),
             RpcError::Unavailable { .. }
             | RpcError::WrongChain { .. }
+            | RpcError::WrongGenesis { .. }
             | RpcError::Unreadable { .. }
             | RpcError::TooLarge { .. } => None,
         };
@@ -182,6 +188,7 @@ fn refusal_of(error: &RpcError) -> quirks::Refusal {
         RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
         RpcError::Unavailable { .. }
         | RpcError::WrongChain { .. }
+        | RpcError::WrongGenesis { .. }
         | RpcError::Unreadable { .. }
         | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
     }

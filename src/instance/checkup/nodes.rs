@@ -6,7 +6,7 @@ use super::{Finding, PATIENCE, buckets::ServerDate};
 use crate::{
     clock,
     config::Finality,
-    gateway::provider::{ArbitrumProvider, RpcError},
+    gateway::provider::{ArbitrumProvider, Beginning, RpcError},
 };
 
 const SUBJECT: &str = "gateway node";
@@ -41,7 +41,10 @@ pub(super) struct Seen {
 }
 
 pub(super) async fn look(nodes: &[Node]) -> Seen {
-    let tips = join_all(nodes.iter().map(ask)).await;
+    let mut tips = join_all(nodes.iter().map(ask)).await;
+    let beginnings = nodes.iter().map(|node| node.provider.beginnings().pop());
+    let beginnings: Vec<_> = beginnings.map(|told| told.map(|(_, told)| told)).collect();
+    contradict(&mut tips, &beginnings);
     let refusals = join_all(nodes.iter().zip(&tips).map(|(node, tip)| async move {
         // Who does not answer at all is told below.
         let asking = node.provider.refuses_arrays();
@@ -54,6 +57,21 @@ pub(super) async fn look(nodes: &[Node]) -> Seen {
     let refusals = shown().zip(refusals).filter_map(|(shown, error)| Some((shown, error?)));
     seen.findings.extend(refusals.map(|(shown, error)| of_refusal(shown, &error)));
     seen
+}
+
+/// Nodes of one id may be of different chains: what counts is the first one that tells its block 0.
+fn contradict(tips: &mut [Tip], beginnings: &[Option<Beginning>]) {
+    let said = |told: &Option<Beginning>| match told {
+        Some(Beginning::Is(genesis)) => Some(*genesis),
+        Some(_) | None => None,
+    };
+    let Some(expected) = beginnings.iter().find_map(said) else { return };
+    for (tip, told) in tips.iter_mut().zip(beginnings) {
+        if let Some(found) = said(told).filter(|found| *found != expected) {
+            let host = "the node".to_owned();
+            *tip = Err(RpcError::WrongGenesis { host, expected, found });
+        }
+    }
 }
 
 fn of_refusal(shown: &str, error: &RpcError) -> Finding {
@@ -88,11 +106,13 @@ fn judge(answers: Vec<(&str, Tip)>, now_ms: u64) -> Seen {
             let behind = newest.map_or(0, |(newest, _)| newest.saturating_sub(number));
             of_tip(shown, number, now_ms / 1_000, time, behind)
         }
-        Err(error @ RpcError::WrongChain { .. }) => Finding::fail(
-            SUBJECT,
-            format!("{shown}: {error}"),
-            "correct chain_id, gateway_url or gateway_fallback_urls",
-        ),
+        Err(error @ (RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. })) => {
+            Finding::fail(
+                SUBJECT,
+                format!("{shown}: {error}"),
+                "correct chain_id, gateway_url or gateway_fallback_urls",
+            )
+        }
         Err(error) if best.is_some() => Finding::warn(
             SUBJECT,
             format!("{shown}: {error}"),
@@ -232,6 +252,14 @@ mod tests {
         assert_eq!(verdict(Some((90, NOW - 3_601))), Verdict::Warn);
         assert_eq!(verdict(None), Verdict::Warn);
         assert_eq!(verdict(Some((u64::MAX, u64::MAX))), Verdict::Ok, "no arithmetic of it wraps");
+    }
+
+    #[test]
+    fn b1_a_node_of_another_chain_of_the_same_id_is_told() {
+        let is = |byte| Some(Beginning::Is(crate::domain::B256::repeat_byte(byte)));
+        let mut tips = vec![Ok((9, NOW)), Ok((5_000_000, NOW)), Ok((9, NOW))];
+        contradict(&mut tips, &[is(1), is(2), Some(Beginning::Untold)]);
+        assert_eq!(verdicts(tips), [Verdict::Ok, Verdict::Fail, Verdict::Ok]);
     }
 
     #[test]

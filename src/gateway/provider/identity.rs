@@ -1,0 +1,231 @@
+//! By what a node is told from one of another chain: block 0, and blocks that were read. Pure, but for
+//! what a node is asked.
+//!
+//! Nodes of other chains have the same chain id (test chains), and behind one URL another chain may
+//! answer tomorrow. A node may not have block 0 any more: that is no contradiction. And one may tell of
+//! blocks that it does not have.
+
+use alloy::primitives::{B256, U64};
+use serde_json::json;
+
+use super::{RpcError, choice::Kin, client::Client, connection::RawHead};
+use crate::domain::BlockRef;
+
+/// A block under so many others does not leave the chain.
+const DEEP: u64 = 64;
+
+/// What a node says of block 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// It was not connected yet.
+    Untried,
+    /// It is not connected.
+    Away,
+    /// It is of another chain id.
+    OfAnotherId,
+    /// It does not have it any more, or does not say.
+    Untold,
+    Is(B256),
+}
+
+/// What is known of the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The hash of block 0.
+    pub genesis: Option<B256>,
+    /// A block that was read and is deep: whoever has another one there is of another chain.
+    pub settled: Option<BlockRef>,
+    /// A block that was read: it may leave the chain still.
+    pub recent: Option<BlockRef>,
+}
+
+impl Known {
+    /// Everything up to this block was read by an earlier run.
+    pub(super) fn begin_after(&mut self, block: BlockRef) {
+        (self.settled, self.recent) = (None, Some(block));
+    }
+
+    /// Everything up to this block was read. The recent block, if it is deep now: it is settled once a
+    /// look has shown that it is still there.
+    pub(super) fn read_up_to(&mut self, block: BlockRef) -> Option<BlockRef> {
+        let is_behind = |known: Option<BlockRef>| known.is_some_and(|it| block.number < it.number);
+        if is_behind(self.settled) {
+            self.settled = None;
+        }
+        if is_behind(self.recent) || self.recent.is_none() {
+            // The chain went back behind it.
+            self.recent = Some(block);
+        }
+        self.recent.filter(|recent| block.number >= recent.number.saturating_add(DEEP))
+    }
+
+    /// What was recent is still there, or is not, under this block.
+    pub(super) fn looked_at(&mut self, was_recent: BlockRef, is_there: bool, read: BlockRef) {
+        if self.recent == Some(was_recent) {
+            self.settled = if is_there { Some(was_recent) } else { None };
+            self.recent = Some(read);
+        }
+    }
+
+    /// The highest block that is known.
+    pub(super) fn highest(&self) -> u64 {
+        self.recent.or(self.settled).map_or(0, |block| block.number)
+    }
+}
+
+/// What a node was found to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Its block 0. `None`: it was not asked. `Some(None)`: it has none, or does not tell.
+    #[expect(clippy::option_option, reason = "not asked, and asked in vain, are two things")]
+    pub genesis: Option<Option<B256>>,
+    pub kin: Kin,
+    /// It has another block where one was read not long ago.
+    pub strays: bool,
+    /// Why it is another's.
+    pub why: String,
+}
+
+impl Found {
+    fn another(genesis: Option<B256>, why: String) -> Self {
+        Self { genesis: Some(genesis), kin: Kin::Another, why, ..Self::default() }
+    }
+
+    /// What is known now may be more than when the node was asked.
+    pub(super) fn kin_by(&self, known: &Known) -> Kin {
+        match (known.genesis, self.genesis.flatten()) {
+            (Some(expected), Some(found)) if expected != found => Kin::Another,
+            (Some(_), Some(_)) if self.kin == Kin::Unknown && !self.strays => Kin::Ours,
+            _ => self.kin,
+        }
+    }
+}
+
+pub(super) const HEADER: &str = "eth_getBlockByNumber";
+
+/// Block 0, as far as the node tells. An error: it does not answer.
+pub(super) async fn genesis(client: &Client) -> Result<Option<B256>, RpcError> {
+    hash_of(client, 0).await
+}
+
+/// The hash of a block, as far as the node tells: it may have pruned it, and say so by an error.
+async fn hash_of(client: &Client, number: u64) -> Result<Option<B256>, RpcError> {
+    match client.ask::<Option<RawHead>>(HEADER, &json!([U64::from(number), false])).await {
+        Ok(head) => Ok(head.map(|head| head.block().hash)),
+        Err(error) if error.is_busy() => Err(error),
+        Err(RpcError::Refused { .. } | RpcError::Unreadable { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a node is, by what is known. `claimed`: a block that it told of and did not have the last time.
+pub(super) async fn look(
+    client: &Client,
+    known: Known,
+    genesis: Option<B256>,
+    claimed: Option<u64>,
+) -> Result<Found, RpcError> {
+    let mut strays = false;
+    let mut kin = match (known.genesis, genesis) {
+        (Some(expected), Some(found)) if expected == found => Kin::Ours,
+        _ => Kin::Unknown,
+    };
+    if let Some(BlockRef { number, hash }) = known.settled
+        && let Some(found) = hash_of(client, number).await?
+    {
+        if found != hash {
+            let why = format!("its block {number} is {found}, and {hash} was read before");
+            return Ok(Found::another(genesis, why));
+        }
+        kin = Kin::Ours;
+    }
+    if let Some(BlockRef { number, hash }) = known.recent
+        && let Some(found) = hash_of(client, number).await?
+    {
+        // The block may have left the chain: that proves nothing, and nor does it show kinship.
+        strays = found != hash;
+        kin = if strays { Kin::Unknown } else { Kin::Ours };
+    }
+    if let Some(number) = claimed
+        && !has(client, number).await?
+    {
+        return Ok(Found::another(genesis, lacks(number)));
+    }
+    Ok(Found { genesis: Some(genesis), kin, strays, why: String::new() })
+}
+
+/// Whether a node has a block below the head that it tells of.
+pub(super) async fn has(client: &Client, number: u64) -> Result<bool, RpcError> {
+    let head: Option<RawHead> = client.ask(HEADER, &json!([U64::from(number), false])).await?;
+    Ok(head.is_some())
+}
+
+pub(super) fn lacks(number: u64) -> String {
+    format!("it does not have block {number}, and tells of it or of later ones")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block(number: u64) -> BlockRef {
+        BlockRef { number, hash: B256::with_last_byte(u8::try_from(number % 251).unwrap()) }
+    }
+
+    #[test]
+    fn b1_a_block_settles_when_it_is_deep_and_still_there() {
+        let mut known = Known::default();
+        assert_eq!(known.read_up_to(block(100)), None);
+        assert_eq!(known.read_up_to(block(163)), None, "it may leave the chain");
+        assert_eq!((known.settled, known.recent), (None, Some(block(100))));
+        assert_eq!(known.read_up_to(block(164)), Some(block(100)));
+        known.looked_at(block(100), true, block(164));
+        assert_eq!((known.settled, known.recent), (Some(block(100)), Some(block(164))));
+        // It left the chain, and nobody saw that the reading went back.
+        assert_eq!(known.read_up_to(block(228)), Some(block(164)));
+        known.looked_at(block(164), false, block(228));
+        assert_eq!((known.settled, known.recent), (None, Some(block(228))));
+        known.begin_after(block(50));
+        assert_eq!((known.settled, known.recent), (None, Some(block(50))), "it may have left");
+        known.looked_at(block(228), true, block(300));
+        assert_eq!(known.settled, None, "an answer to what was asked before");
+    }
+
+    #[test]
+    fn b1_a_missing_block_0_is_no_contradiction() {
+        let known = |genesis| Known { genesis, ..Known::default() };
+        let found = |genesis| Found { genesis: Some(genesis), ..Found::default() };
+        let (one, other) = (Some(B256::repeat_byte(1)), Some(B256::repeat_byte(2)));
+        assert_eq!(found(None).kin_by(&known(one)), Kin::Unknown);
+        assert_eq!(found(one).kin_by(&known(None)), Kin::Unknown);
+        assert_eq!(found(one).kin_by(&known(one)), Kin::Ours);
+        let strays = Found { strays: true, ..found(one) };
+        assert_eq!(strays.kin_by(&known(one)), Kin::Unknown, "it has other blocks");
+        assert_eq!(found(other).kin_by(&known(one)), Kin::Another);
+    }
+
+    proptest! {
+        /// However reading goes on and back, what is known was read, and what is settled was deep.
+        #[test]
+        fn b1_the_known_blocks_are_below_what_is_read(
+            begun in prop::option::of(0u64..500),
+            steps in prop::collection::vec((0u64..1000, any::<bool>()), 1..60),
+        ) {
+            let mut known = Known::default();
+            if let Some(begun) = begun {
+                known.begin_after(block(begun));
+            }
+            for (read, is_there) in steps {
+                if let Some(ripe) = known.read_up_to(block(read)) {
+                    prop_assert!(ripe.number + DEEP <= read);
+                    known.looked_at(ripe, is_there, block(read));
+                }
+                prop_assert!(known.highest() <= read);
+                prop_assert!(known.recent.is_some());
+                prop_assert!(known.settled.is_none_or(|settled| settled.number <= read));
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which chains the journals of a directory are of. Chains of one id differ by their block 0, and no node
+//! is to say alone which one is meant where a journal knows it. Nothing is made, taken or repaired.
+
+use std::{fs, io, path::Path};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{B64, Identity, names, read_identity, schema, statements as sql, succession};
+use crate::domain::{Address, B256};
+
+/// A chain that a journal is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// How its block 0 begins, as in the file's name.
+    begins: String,
+    /// Its block 0; `None`: the journal cannot be read.
+    pub genesis: Option<B256>,
+    written_ms: u64,
+}
+
+impl Beginning {
+    /// Whether it is the chain with this block 0.
+    #[must_use]
+    pub fn is_of(&self, genesis: B256) -> bool {
+        self.begins == begin(genesis)
+    }
+}
+
+fn begin(genesis: B256) -> String {
+    format!("{:x}", B64(&genesis))
+}
+
+/// The chains of this id that journals of the wallet are of, the one that was written last first; those
+/// that were set aside count. Where there is none, those of the instance called `keeper`, whose wallet
+/// was changed. Blocking.
+pub fn beginnings(
+    dir: &Path,
+    chain_id: u64,
+    wallet: Address,
+    keeper: &str,
+) -> io::Result<Vec<Beginning>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let (chain, wallet) = (chain_id.to_string(), format!("{wallet:x}"));
+    let (mut own, mut kept) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let stem = names::stem_of_aside(&name).or_else(|| name.strip_suffix(names::ENDING));
+        let parts = stem.map(|stem| stem.splitn(3, '-').collect::<Vec<_>>());
+        let Some([of_chain, begins, of_wallet]) = parts.as_deref() else { continue };
+        if *of_chain != chain || begins.len() != 16 {
+            continue;
+        }
+        let (identity, name) = look_into(&path).unwrap_or_default();
+        let beginning = Beginning {
+            begins: (*begins).to_owned(),
+            genesis: identity.map(|identity| identity.genesis),
+            written_ms: succession::written_ms(&path).unwrap_or_default(),
+        };
+        if *of_wallet == wallet {
+            own.push(beginning);
+        } else if name.as_deref() == Some(keeper) {
+            kept.push(beginning);
+        }
+    }
+    let mut found = if own.is_empty() { kept } else { own };
+    found.sort_by_key(|beginning| std::cmp::Reverse(beginning.written_ms));
+    Ok(found)
+}
+
+/// Whose it is, as far as it says: chain and wallet, and who keeps it.
+fn look_into(path: &Path) -> rusqlite::Result<(Option<Identity>, Option<String>)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(schema::BUSY_TIMEOUT)?;
+    let identity = read_identity(&connection)?;
+    let keeper = connection.query_row(sql::SELECT_KEEPER, [], |row| row.get(0)).ok();
+    Ok((identity, keeper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::open_as;
+
+    #[test]
+    fn b1_the_chains_of_a_wallet_are_found_by_its_journals() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wallet, contract) = (Address::repeat_byte(1), Address::repeat_byte(9));
+        let find = |chain_id, wallet, keeper: &str| {
+            let found = beginnings(dir.path(), chain_id, wallet, keeper).unwrap();
+            found.into_iter().map(|beginning| beginning.genesis.unwrap()).collect::<Vec<_>>()
+        };
+        assert!(find(7, wallet, "one").is_empty());
+        let make = |chain_id, genesis, wallet, keeper| {
+            let identity = Identity { chain_id, genesis: B256::repeat_byte(genesis), wallet };
+            drop(open_as(dir.path(), identity, contract, keeper, None).unwrap());
+        };
+        make(7, 2, wallet, "one");
+        make(8, 3, wallet, "one");
+        make(7, 4, Address::repeat_byte(5), "other");
+        assert_eq!(find(7, wallet, "one"), [B256::repeat_byte(2)]);
+        let changed = Address::repeat_byte(6);
+        assert_eq!(find(7, changed, "one"), [B256::repeat_byte(2)], "its wallet was changed");
+        assert!(find(7, changed, "new").is_empty());
+        let known = beginnings(dir.path(), 7, wallet, "one").unwrap();
+        assert!(known[0].is_of(B256::repeat_byte(2)) && !known[0].is_of(B256::repeat_byte(4)));
+    }
+}
