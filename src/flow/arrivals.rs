@@ -254,8 +254,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// These ids of requests are known. Those that are read are added, and stored with what was read.
     #[must_use]
     pub fn knowing(mut self, ids: SharedIds) -> Self {
-        if let Some(cursor) = self.cursor {
-            ids.lock().set_origin(cursor);
+        if self.cursor.is_some() {
+            ids.lock().set_origin(self.begun_after);
         }
         self.ids = ids;
         self
@@ -434,7 +434,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         // What is before the first block is nobody's business.
         self.begun_after = number;
         self.notes.open().begun_after = number;
-        self.ids.lock().set_origin(block);
+        self.ids.lock().set_origin(number);
         self.store(Vec::new(), Some(block)).await?;
         Ok(Some(block))
     }
@@ -532,7 +532,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         let mut requests: Vec<Option<Request>> = requests.into_iter().map(Some).collect();
-        let mut came = Vec::new();
+        // All are in hand before the first one waits for room.
+        let (mut came, mut intakes) = (Vec::new(), Vec::new());
         let new = taken.new.into_iter().map(|index| (index, false));
         for (index, recovered) in new.chain(taken.reopened.into_iter().map(|index| (index, true))) {
             let Some(request) = requests.get_mut(index).and_then(Option::take) else { continue };
@@ -545,8 +546,11 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 info!(request = %request.key, kind = %request.kind(), block = request.block.number,
                     "request arrived");
             }
+            intakes.push(self.walk.take(request, recovered));
+        }
+        for intake in intakes {
+            let request = &intake.request;
             let covered = self.line.borrow().covers(request.kind(), request.block.number);
-            let intake = self.walk.take(request, recovered);
             if covered {
                 self.hand_on(intake).await?;
             } else {

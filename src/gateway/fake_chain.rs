@@ -532,6 +532,9 @@ impl Provider for FakeChain {
     }
     async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
         let node = self.ask("emitted_by")?;
+        if node.hide_receipts {
+            return Ok(None);
+        }
         let forged = node.lies[self.asked.0].forges.iter();
         let events = node.chain.iter().flat_map(|block| &block.events).chain(forged);
         let own = events.filter(|event| event.transaction == transaction);

@@ -33,6 +33,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) use self::sends::{is_already_known, verdict};
 pub use self::{
     arbitrum::ArbitrumProvider,
     identity::Beginning,

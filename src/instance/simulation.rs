@@ -25,13 +25,18 @@
 //!   (`crate::simulated`). What it noted and had not committed dies with the process, as it does
 //!   outside. So no model of the journal is needed that would have to be proved right first.
 //!
+//! There are one or two endpoints, each with machines behind it. The product's own choice tells which
+//! one is read from (`endpoints`); what each says that is not so stands in `lies`.
+//!
 //! Not played: `instance::build` and its waiting for the world, the report, pruning, an upgrade of the
-//! contract, an earlier wallet; connections (`provider::connection`), HTTP/2 and sockets. They have
-//! tests of their own.
+//! contract, an earlier wallet; connections (`provider::connection`), arrays of calls, the fields of a
+//! receipt, HTTP/2 and sockets. They have tests of their own.
 
 mod chain;
 mod core;
+mod endpoints;
 mod ledger;
+mod lies;
 mod nature;
 mod oracle;
 mod requests;
@@ -40,7 +45,7 @@ mod store;
 mod tests;
 mod world;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -67,7 +72,6 @@ use crate::{
             lookout::{Lookout, Sight},
         },
         ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
-        depth::Line,
         entrances,
         kms_core::{self, KmsCore},
         submission::Submission,
@@ -122,6 +126,8 @@ enum Ended {
 struct Told {
     violations: Vec<String>,
     trace: String,
+    /// How often the connector was told what is not so, by what it was.
+    fired: BTreeMap<&'static str, u64>,
 }
 
 /// Plays one seed from its beginning to its end.
@@ -163,9 +169,10 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     };
     let mut nature = JoinSet::new();
     nature.spawn(nature::turns(world.clone()));
+    nature.spawn(nature::looks(world.clone()));
     let running = loop {
         match machine.one_life().await {
-            Ended::Over => sleep(Duration::from_millis(500)).await,
+            Ended::Over => machine.pause().await,
             Ended::Calm(running) => break running,
         }
     };
@@ -178,8 +185,11 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     running.tasks.shutdown().await;
     nature.shutdown().await;
     simulated::set(None);
-    let violations = world.state().violations.clone();
-    Told { violations, trace: world.trace() }
+    let (violations, fired) = {
+        let state = world.state();
+        (state.violations.clone(), state.fired.clone())
+    };
+    Told { violations, trace: world.trace(), fired }
 }
 
 fn no_roots() -> rustls::ClientConfig {
@@ -216,12 +226,46 @@ fn ground(life: &Life) -> Ground {
 }
 
 impl Machine<'_> {
+    /// Between two lives.
+    async fn pause(&self) {
+        sleep(Duration::from_millis(500)).await;
+        let (loses, rekeys, seen) = {
+            let mut state = self.world.state();
+            let faults = state.plan.faults;
+            let loses = !state.lost && state.fault(faults.journal_lost);
+            let rekeys = loses && state.dice.u64(..1000) < faults.signer_changed;
+            (loses, rekeys, state.chain.height() + nature::LATEST + 2)
+        };
+        if !loses {
+            return;
+        }
+        self.world.say(format_args!("the journal is lost; another key: {rekeys}"));
+        for file in std::fs::read_dir(self.state_dir).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        {
+            let mut state = self.world.state();
+            state.lost = true;
+            state.fired("journal");
+            if rekeys {
+                state.core.change_key();
+                let signer = state.core.address();
+                state.chain.register(signer);
+                state.fired("signing key");
+            }
+        }
+        // Whoever does such things takes his time: no node is so far behind.
+        while self.world.state().chain.height() < seen {
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// A process from its start to its end, or to the end of the storm.
     async fn one_life(&self) -> Ended {
         let life = Life::new(self.world.clone());
         simulated::set(Some(ground(&life)));
         self.world.say(format_args!("the process starts"));
-        self.world.state().connections += 1;
+        self.world.state().connect();
         let started = tokio::select! {
             biased;
             () = life.died.cancelled() => return Ended::Over,
@@ -273,6 +317,21 @@ impl Machine<'_> {
         Ended::Over
     }
 
+    fn ciphertexts(
+        &self,
+        life: &Life,
+        registry: &GatewayConfigAdapter<SimulatedNode>,
+    ) -> Ciphertexts<GatewayConfigAdapter<SimulatedNode>> {
+        Ciphertexts::new(CiphertextsOptions {
+            buckets: Arc::new(registry.clone()),
+            fallback: None,
+            memory_mib: SMALLEST_MEMORY_MIB,
+            verify_coprocessors: false,
+            http: self.http.clone(),
+        })
+        .answered_by(store::network(life))
+    }
+
     /// As `Instance::build` and `Instance::open_rooms` do it.
     async fn start(&self, life: &Life) -> Result<Running, String> {
         let identity =
@@ -280,12 +339,18 @@ impl Machine<'_> {
         let opened = Journal::open(self.state_dir, identity, DECRYPTION);
         let (journal, writer) = opened.map_err(|error| error.to_string())?;
         let left = LeftOver::read(&journal).await.map_err(|error| error.to_string())?;
-        let node = SimulatedNode { life: life.clone(), wallet: self.wallet.address() };
+        let (stragglers, left_to_send) = endpoints::stragglers();
+        let wallet = self.wallet.address();
+        let node = SimulatedNode { life: life.clone(), wallet, only: None, stragglers };
         let registry = connect(&node, self.wallet.address()).await;
         let decryption = DecryptionAdapter::new(node.clone());
         let (support, _) = watch::channel(Support::Served);
         let ledger = Heard { life: life.clone(), journal: journal.clone() };
         let mut tasks = Tasks(JoinSet::new());
+        tasks.0.spawn(async move {
+            endpoints::finish(left_to_send).await;
+            ("stragglers", Ok(()))
+        });
         let (stop, below) = (CancellationToken::new(), CancellationToken::new());
 
         let writing = writer.run(Heart::default(), CancellationToken::new());
@@ -299,34 +364,20 @@ impl Machine<'_> {
         let (lane, lane_task) =
             lane(node.clone(), self.wallet.clone(), ledger.clone(), options, left.transactions);
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
-        // No depth is asked for: every block counts at once.
-        let (_, depth) = watch::channel(Line::OPEN);
+        let depth = self.world.state().plan.depth;
+        let (ripe, ripe_up_to) = watch::channel(depth.line(0, None));
         let flow = Flow {
             name: "one".to_owned(),
-            ciphertexts: Ciphertexts::new(CiphertextsOptions {
-                buckets: Arc::new(registry.clone()),
-                fallback: None,
-                memory_mib: SMALLEST_MEMORY_MIB,
-                verify_coprocessors: false,
-                http: self.http.clone(),
-            })
-            .answered_by(store::network(life)),
+            ciphertexts: self.ciphertexts(life, &registry),
             core: KmsCore::in_process(&core::line(life), domain(), kms_core::Options::default()),
             submission: Submission::new(lane, decryption.clone(), None),
             gateway_config: registry,
             support: support.subscribe(),
-            line: depth.clone(),
+            line: ripe_up_to.clone(),
             ledger: ledger.clone(),
             metrics: Metrics::default(),
             repeats: std::sync::Mutex::default(),
-            options: FlowOptions {
-                max_in_flight: 12,
-                public_decryption_timeout: Duration::from_secs(30),
-                user_decryption_timeout: Duration::from_secs(30),
-                retry_interval: Duration::from_secs(2),
-                request_expiry: Duration::from_hours(240),
-                maybe_answered_up_to,
-            },
+            options: flow_options(maybe_answered_up_to),
         };
         let (intakes, walk, walk_again) = entrances(4, super::parts::RECOVERED_AHEAD);
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
@@ -336,6 +387,7 @@ impl Machine<'_> {
         let reading = decryption.clone();
         let arrivals = Arrivals::new(reading, ledger.clone(), walk, support, cursor, begun_after)
             .resuming(unproven, read_twice)
+            .only_from(depth, ripe)
             .knowing(ids.clone());
         let (sight_sender, sight) = watch::channel(Sight::default());
         let lookout = Lookout {
@@ -357,7 +409,7 @@ impl Machine<'_> {
             walk: walk_again.clone(),
             newest,
             taken: taken_up_to,
-            line: depth.clone(),
+            line: ripe_up_to.clone(),
             metrics: counted.clone(),
         };
         tasks.attend(attendance, stop.clone());
@@ -367,7 +419,7 @@ impl Machine<'_> {
             held_retry: HELD_RETRY,
             newest,
             taken,
-            line: depth,
+            line: ripe_up_to,
             heart: Heart::default(),
         };
         let stopped = stop.clone();
@@ -375,6 +427,17 @@ impl Machine<'_> {
             stopped.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
         });
         Ok(Running { tasks: tasks.0, stop, below, journal, sight, counted })
+    }
+}
+
+fn flow_options(maybe_answered_up_to: u64) -> FlowOptions {
+    FlowOptions {
+        max_in_flight: 12,
+        public_decryption_timeout: Duration::from_secs(30),
+        user_decryption_timeout: Duration::from_secs(30),
+        retry_interval: Duration::from_secs(2),
+        request_expiry: Duration::from_hours(240),
+        maybe_answered_up_to,
     }
 }
 

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Ids and blocks grow together: a missing id is in a block between those of its neighbours. Each
-//! counter begins with the first id seen, or where the contract's counter stood when reading began.
+//! counter begins where the contract's stood when reading began; with the first id seen, as long as
+//! nobody tells that.
 //! What leaves the chain is forgotten and read anew, so its ids may come back in other blocks; an
 //! id that the new chain does not have is no hole. Where a reorganisation goes back farther than
 //! is remembered ([`RECENT`]), ids count as known that may be other requests' now.
@@ -24,7 +25,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    domain::{BlockRef, Event},
+    domain::Event,
     gateway::abi::{self, Counter},
 };
 
@@ -75,7 +76,7 @@ impl Missing {
 pub struct Ids {
     lines: BTreeMap<Counter, Line>,
     /// The last block that nobody has to read.
-    origin: Option<BlockRef>,
+    origin: Option<u64>,
     /// Since the last [`Ids::changed`].
     changed: bool,
 }
@@ -220,26 +221,35 @@ impl Ids {
     }
 
     /// This block is the last one that nobody has to read.
-    pub fn set_origin(&mut self, block: BlockRef) {
+    pub fn set_origin(&mut self, block: u64) {
         self.origin.get_or_insert(block);
     }
 
     #[must_use]
-    pub fn origin(&self) -> Option<BlockRef> {
+    pub fn origin(&self) -> Option<u64> {
         self.origin
     }
 
-    /// Counters of which nothing is known, and that may be at work.
+    /// Counters that may be at work, and of which nobody knows where they stood when reading began:
+    /// with the first id known and its block, if there is one. Requests below it may be hidden.
     #[must_use]
-    pub fn without_beginning(&self) -> Vec<Counter> {
+    pub fn without_beginning(&self) -> Vec<(Counter, Option<(u64, u64)>)> {
         let used =
             |counter: &Counter| self.lines.get(counter).is_some_and(|line| !line.is_unused());
         let others = |counter: Counter| {
             Counter::ALL.into_iter().filter(move |other| !is_beside(*other, counter))
         };
-        let unknown = |counter: &Counter| !self.lines.contains_key(counter);
-        let all = Counter::ALL.into_iter().filter(unknown);
-        all.filter(|counter| !others(*counter).any(|other| used(&other))).collect()
+        let origin = self.origin.unwrap_or(u64::MAX);
+        let open = |counter: Counter| match self.lines.get(&counter) {
+            None => Some((counter, None)),
+            Some(line) => {
+                let (first, span) = line.runs.first_key_value()?;
+                let first = (*first, span.first_block);
+                (span.first_block > origin).then_some((counter, Some(first)))
+            }
+        };
+        let all = Counter::ALL.into_iter().filter_map(open);
+        all.filter(|(counter, _)| !others(*counter).any(|other| used(&other))).collect()
     }
 
     /// The chain above this block is read anew.

@@ -11,7 +11,7 @@
 //! A task of its own beside the reading: nothing waits for it, and it needs no log index. It asks the
 //! node that is read from and the others by turns.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -47,6 +47,8 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 const ASK_AGAIN_AFTER: Duration = Duration::from_mins(10);
 /// How far above the last one known the contract's last id is looked for.
 const FARTHEST: u64 = 1 << 20;
+/// So often it is asked where a counter stood when reading began. That block's state may be gone.
+const MOST_TRIES: u32 = 10;
 /// Ranges of blocks read for consensus at a time.
 const PAGES: usize = 4;
 /// Requests that nobody has shown and others have answered, asked about at a time.
@@ -85,8 +87,8 @@ struct Memory {
     /// Counts the rounds of questions.
     turn: usize,
     question: Telling,
-    /// Counters whose beginning was looked for.
-    begun: BTreeSet<Counter>,
+    /// How often the beginning of a counter was looked for in vain.
+    begun: BTreeMap<Counter, u32>,
     consensus: Consensus,
     pages: Pages,
     /// Up to this block consensus was looked for.
@@ -245,7 +247,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
                 question
             }
         };
-        self.find_beginnings(adapter, question, memory).await?;
+        self.find_beginnings(adapter, question, cursor, memory).await?;
         let known = self.ids.lock().last_known();
         for (counter, last) in known {
             self.ask_beyond(adapter, question, cursor, (counter, last), memory).await?;
@@ -253,36 +255,47 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
         Ok(())
     }
 
-    /// Where the counters stood when reading began, of which nothing was shown yet.
+    /// Where the counters stood when reading began, as far as that is not known: what was asked for
+    /// since then, and is below the first one that was shown, is hidden.
     async fn find_beginnings(
         &self,
         adapter: &DecryptionAdapter<P>,
         question: Question,
+        cursor: BlockRef,
         memory: &mut Memory,
     ) -> Result<(), RpcError> {
-        let (unknown, origin) = {
+        let (open, origin) = {
             let ids = self.ids.lock();
             (ids.without_beginning(), ids.origin())
         };
         let Some(origin) = origin else { return Ok(()) };
-        for counter in unknown {
-            if memory.begun.contains(&counter) {
+        for (counter, first) in open {
+            let tries = memory.begun.entry(counter).or_default();
+            if *tries >= MOST_TRIES {
                 continue;
             }
-            let at = At::Hash(origin.hash);
-            let count = match count_at(adapter, question, counter, 0, at).await {
-                Ok(count) => count,
-                // The state of that block is gone, and what was asked for since is not known.
+            *tries += 1;
+            let found = match beginning(adapter, question, counter, first, origin).await {
+                Ok(count) => count.map(|count| (count, origin)),
+                // The state of that block is gone, or the node does not have it yet.
                 Err(error @ RpcError::Refused { .. }) => {
                     debug!(%error, counter = counter.as_str(), "where the ids began is not known");
                     let now = adapter.is_requested(question, counter, 1, At::Latest).await?;
-                    (now == Requested::No).then_some(0)
+                    match (now, first) {
+                        (Requested::No, _) => Some((0, origin)),
+                        // Nothing was shown up to the cursor: what is hidden below stays so.
+                        (Requested::Yes, None) if *tries >= MOST_TRIES => {
+                            let at = At::Hash(cursor.hash);
+                            let count = count_at(adapter, question, counter, 0, at).await?;
+                            count.map(|count| (count, cursor.number))
+                        }
+                        (Requested::Yes | Requested::Untold, _) => None,
+                    }
                 }
                 Err(error) => return Err(error),
             };
-            memory.begun.insert(counter);
-            if let Some(count) = count {
-                self.ids.lock().begins(counter, count, origin.number, Instant::now());
+            if let Some((count, block)) = found {
+                self.ids.lock().begins(counter, count, block, Instant::now());
             }
         }
         Ok(())
@@ -418,6 +431,35 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
             );
         }
         Ok(())
+    }
+}
+
+/// How far a counter had counted at the block `origin`. `first`: the first of its ids that was shown,
+/// and in which block. `None`: not told.
+async fn beginning<P: Provider>(
+    adapter: &DecryptionAdapter<P>,
+    question: Question,
+    counter: Counter,
+    first: Option<(u64, u64)>,
+    origin: u64,
+) -> Result<Option<u64>, RpcError> {
+    let at = At::Number(origin);
+    let Some((below, block)) = first.map(|(first, block)| (first.saturating_sub(1), block)) else {
+        return count_at(adapter, question, counter, 0, at).await;
+    };
+    if below == 0 {
+        return Ok(Some(0));
+    }
+    match adapter.is_requested(question, counter, below, at).await? {
+        Requested::Yes => return Ok(Some(below)),
+        Requested::No => {}
+        Requested::Untold => return Ok(None),
+    }
+    // One that counts from somewhere since an upgrade has none below.
+    match adapter.is_requested(question, counter, below, At::Number(block)).await? {
+        Requested::Yes => count_at(adapter, question, counter, 0, at).await,
+        Requested::No => Ok(Some(below)),
+        Requested::Untold => Ok(None),
     }
 }
 

@@ -16,6 +16,7 @@ struct Reading {
     progress: watch::Receiver<Option<BlockRef>>,
     tag: watch::Receiver<Option<Tag>>,
     walk: mpsc::Receiver<Intake>,
+    entrance: Entrance,
     support: watch::Receiver<Support>,
     suspects: Suspects,
     notes: Notes,
@@ -59,14 +60,15 @@ impl Reading {
         let (support_sender, support) = watch::channel(Support::Served);
         let adapter = DecryptionAdapter::new(chain);
         let arrivals =
-            Arrivals::new(adapter, ledger.clone(), entrance, support_sender, cursor, None)
+            Arrivals::new(adapter, ledger.clone(), entrance.clone(), support_sender, cursor, None)
                 .resuming(unproven, read_twice)
                 .only_from(depth, watch::channel(depth.line(0, None)).0);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
         let (suspects, notes, tag) = (arrivals.suspects(), arrivals.notes(), arrivals.tag());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
-        Self { ledger, progress, tag, walk: intakes.fresh, support, suspects, notes, stop, running }
+        let walk = intakes.fresh;
+        Self { ledger, progress, tag, walk, entrance, support, suspects, notes, stop, running }
     }
 
     /// What went to the walk so far.
@@ -336,6 +338,20 @@ async fn a_full_channel_waits() {
         pass(10_000).await;
         assert_eq!(reading.walk.recv().await.unwrap().request.key.id.to::<u64>(), id);
     }
+}
+
+/// Also those of a batch that stand behind the one that waits.
+#[tokio::test(start_paused = true)]
+async fn a10_what_waits_for_room_is_in_hand() {
+    let chain = FakeChain::new(1);
+    chain.mine((1..=4).map(request_event).collect());
+    let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
+    pass(1000).await;
+    for id in 1..=4 {
+        let key = crate::gateway::abi::decode(&request_event(id)).unwrap().key;
+        assert!(reading.entrance.attends(key), "{id}");
+    }
+    assert_eq!(reading.walked(), [1]);
 }
 
 /// T15: one log that cannot be read stops nothing.

@@ -1,8 +1,8 @@
 //! Where a request is in the chain now: its block may have been replaced, and its id, which is a
 //! counter's, may be another request's since.
 //!
-//! A transaction that a reorganisation puts into another block may get another id there, so that a
-//! receipt alone proves nothing: the request is where its event is. And no one node ends a request:
+//! A transaction that a reorganisation puts into another block may get another id there, so that it
+//! proves nothing by being there: the request is where its event is. And no one node ends a request:
 //! that it is gone is said twice, seconds apart, by every sound node that answers.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::{
     domain::{BlockRef, Event, Request},
     gateway::{
         abi,
-        provider::{At, LogRange, Provider, RpcError},
+        provider::{At, Emitted, Provider, RpcError},
     },
 };
 
@@ -104,16 +104,14 @@ impl<P: Provider> DecryptionAdapter<P> {
         if now.block.hash == was.hash {
             return Ok(Sight::In(was));
         }
-        let receipts = provider.receipts(&[request.transaction]).await?;
-        if let Some(receipt) = receipts.into_iter().flatten().find(|receipt| receipt.success) {
-            let events = self.requests(LogRange::Block(receipt.block.hash)).await?.answer;
-            let is_it = |event: &Event| {
-                event.transaction == request.transaction
-                    && abi::decode(event).is_ok_and(|found| found.key == request.key)
-            };
-            if events.iter().any(is_it) {
-                return Ok(Sight::In(receipt.block));
-            }
+        // Its receipt has its logs: a node that has lost them from its index still tells them there.
+        let emitted = provider.emitted_by(request.transaction).await?.unwrap_or_default();
+        let is_it = |one: &&Emitted| {
+            one.address == self.address()
+                && abi::decode(&one.event).is_ok_and(|found| found.key == request.key)
+        };
+        if let Some(here) = emitted.iter().find(is_it) {
+            return Ok(Sight::In(here.event.block));
         }
         let mut id_taken = false;
         for namesake in namesakes.iter().take(NAMESAKES) {
@@ -178,6 +176,17 @@ mod tests {
         chain.mine(vec![]);
         let (chain, request, adapter) = scene();
         chain.reorganise(20, vec![vec![], vec![request_event(7)]]);
+        let there = Whereabouts::In(chain.block(102));
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), there);
+    }
+
+    /// A node that shows no logs for a while still has receipts.
+    #[tokio::test(start_paused = true)]
+    async fn a14_a_request_whose_logs_are_hidden_is_not_gone() {
+        let (chain, request, adapter) = scene();
+        chain.reorganise(20, vec![vec![], vec![request_event(7)]]);
+        chain.mine_empty(70);
+        chain.node().lies[0].blind = true;
         let there = Whereabouts::In(chain.block(102));
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), there);
     }

@@ -30,12 +30,13 @@ pub fn most_gas(calldata: usize) -> u64 {
 }
 
 impl Fees {
-    /// What a pool takes in place of `old`: at least an eighth more of both, where 10 % is asked.
+    /// What a pool takes in place of `old`: at least an eighth more of both, where 10 % is asked. But
+    /// no tip above the ceiling, even if a pool that has `old` then keeps that.
     fn instead_of(old: &TxEnvelope, fees: Self) -> Self {
         let more = |fee: u128| fee.saturating_add(fee.div_ceil(8));
         let max = fees.max.max(more(old.max_fee_per_gas()));
         let tip = fees.tip.max(more(old.max_priority_fee_per_gas().unwrap_or(0)));
-        Self { max, tip: tip.min(max) }
+        Self { max, tip: tip.min(max).min(HIGHEST_TIP) }
     }
 }
 
@@ -196,4 +197,32 @@ pub(super) fn gas_limit_of(transaction: &SignedTransaction) -> u64 {
 
 fn decode(transaction: &SignedTransaction) -> Option<TxEnvelope> {
     TxEnvelope::decode_2718(&mut transaction.raw.as_ref()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::B256;
+
+    #[test]
+    fn a9b_no_replacement_tips_above_the_ceiling() {
+        let request = RequestKey { id: crate::domain::U256::from(1), content: B256::ZERO };
+        let payload =
+            Payload { request, to: Address::ZERO, data: vec![1].into(), gas_limit: 100_000 };
+        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
+        let now = Fees { max: 2 * HIGHEST_TIP, tip: HIGHEST_TIP };
+        for tip in [HIGHEST_TIP - 1, HIGHEST_TIP, 1000 * HIGHEST_TIP] {
+            let old = Fees { max: tip, tip };
+            let signed = futures_util::FutureExt::now_or_never(
+                Draft::of_payload(1, 0, old, &payload).sign(&wallet),
+            );
+            let signed = signed.unwrap().unwrap();
+            let bump = Draft::bump_of(&signed, now, 10_000, u128::MAX).unwrap();
+            let noop = Draft::noop_instead_of(&signed, 1, (now, u128::MAX), Address::ZERO);
+            for draft in [bump, noop] {
+                assert_eq!(draft.transaction.max_priority_fee_per_gas, HIGHEST_TIP);
+                assert!(draft.transaction.max_fee_per_gas > tip, "it outbids what it replaces");
+            }
+        }
+    }
 }

@@ -24,6 +24,7 @@ use crate::{
     flow::kms_core::signature,
     gateway::{
         abi,
+        lane::{HIGHEST_FEE, draft::most_gas},
         provider::{self, Head, NodeId, Receipt},
     },
 };
@@ -64,9 +65,22 @@ pub(super) struct Transaction {
     pub hash: B256,
     pub nonce: u64,
     pub max_fee: u128,
+    tip: u128,
+    gas_limit: u64,
     to: Option<Address>,
     input: Bytes,
+    /// Of the same wallet, and not of this connector.
+    pub foreign: bool,
 }
+
+/// What a block takes.
+const BLOCK_GAS: u64 = 30_000_000;
+/// What an answer takes, and a transaction that does nothing, with each byte of it.
+const ANSWER_GAS: u64 = 60_000;
+const PLAIN_GAS: u64 = 21_000;
+const BYTE_GAS: u64 = 16;
+/// No tip is ever as high.
+const HIGHEST_TIP: u128 = 100_000_000_000;
 
 impl Transaction {
     pub fn read(raw: &Bytes) -> Self {
@@ -75,15 +89,51 @@ impl Transaction {
             hash: *read.tx_hash(),
             nonce: read.nonce(),
             max_fee: read.max_fee_per_gas(),
+            tip: read.max_priority_fee_per_gas().unwrap_or(0),
+            gas_limit: read.gas_limit(),
             to: read.to(),
             input: read.input().clone(),
+            foreign: false,
         }
+    }
+
+    /// What nobody should have signed, whatever the nodes said.
+    pub fn is_out_of_bounds(&self) -> Option<String> {
+        let Self { max_fee, tip, gas_limit, .. } = *self;
+        let fine = max_fee <= HIGHEST_FEE
+            && tip <= HIGHEST_TIP
+            && gas_limit <= BLOCK_GAS.min(most_gas(self.input.len()));
+        (!fine).then(|| format!("{max_fee} wei per gas, a tip of {tip}, {gas_limit} gas"))
+    }
+
+    fn intrinsic_gas(&self) -> u64 {
+        PLAIN_GAS + BYTE_GAS * self.input.len() as u64
+    }
+
+    /// What it takes to its end.
+    fn gas(&self) -> u64 {
+        let answers = if self.input.is_empty() { 0 } else { ANSWER_GAS };
+        self.intrinsic_gas() + answers
     }
 
     /// Of the same wallet, and not of this connector.
     pub fn foreign(nonce: u64, salt: u64) -> Self {
         let hash = keccak256([nonce.to_be_bytes(), salt.to_be_bytes()].concat());
-        Self { hash, nonce, max_fee: u128::MAX, to: None, input: Bytes::new() }
+        Self {
+            hash,
+            nonce,
+            max_fee: u128::MAX,
+            tip: 0,
+            gas_limit: BLOCK_GAS,
+            to: None,
+            input: Bytes::new(),
+            foreign: true,
+        }
+    }
+
+    /// Whether its gas is not enough for it.
+    pub fn runs_out(&self) -> bool {
+        self.gas_limit < self.gas()
     }
 
     /// As a node tells it.
@@ -171,9 +221,12 @@ pub(super) struct Chain {
     again: BTreeMap<u64, Transaction>,
     /// By id, with the block.
     requested: BTreeMap<U256, (u64, Request)>,
-    /// Successful answers by id, with the block.
-    answered: BTreeMap<U256, u64>,
-    signer: Address,
+    /// Successful answers by id and signer, with the block.
+    answered: BTreeMap<(U256, Address), u64>,
+    /// Who signs from which block on.
+    signers: Vec<(u64, Address)>,
+    /// No reorganisation goes below this block.
+    floor: u64,
 }
 
 /// What became of what a reorganisation dropped.
@@ -195,7 +248,8 @@ impl Chain {
             again: BTreeMap::new(),
             requested: BTreeMap::new(),
             answered: BTreeMap::new(),
-            signer,
+            signers: vec![(0, signer)],
+            floor: 1,
         };
         chain.mine(0);
         chain
@@ -257,18 +311,21 @@ impl Chain {
         let mut transactions = Vec::new();
         while let Some(transaction) = self.take_from_pools(nonce) {
             nonce += 1;
-            let success = self.execute(transaction.to, &transaction.input, number).is_ok();
+            let success = !transaction.runs_out()
+                && self.execute(transaction.to, &transaction.input, number).is_ok();
             if success && let Some(id) = transaction.answers() {
-                self.answered.insert(id, number);
+                self.answered.insert((id, self.signer(number)), number);
             }
-            let receipt =
-                Receipt { hash: transaction.hash, block, success, gas_used: 90_000, gas_price: 1 };
+            let gas_used = transaction.gas().min(transaction.gas_limit);
+            let gas_price = transaction.max_fee.min(self.base_fee.saturating_add(transaction.tip));
+            let hash = transaction.hash;
+            let receipt = Receipt { hash, block, success, gas_used, gas_price };
             transactions.push(Mined { transaction, receipt });
         }
         let parent = self.blocks.last().map_or(B256::ZERO, |last| last.head.block.hash);
         let base_fee = Some(self.base_fee);
         let bloom = Some(bloom);
-        let (gas_limit, by) = (Some(30_000_000), NodeId(0));
+        let (gas_limit, by) = (Some(BLOCK_GAS), NodeId(0));
         let head = Head { block, parent, bloom, base_fee, gas_limit, connection: 0, by };
         let shown_from = if events.is_empty() { 0 } else { number + hidden_for };
         self.blocks.push(Block { head, events, transactions, nonce, requests, shown_from });
@@ -291,6 +348,22 @@ impl Chain {
             node.pool.remove(&nonce);
         }
         found
+    }
+
+    /// How deep a reorganisation may be.
+    pub fn deepest(&self) -> u64 {
+        self.height().saturating_sub(self.floor)
+    }
+
+    /// From the next block on another one signs. What is below stays.
+    pub fn register(&mut self, signer: Address) {
+        self.floor = self.height() + 1;
+        self.signers.push((self.floor, signer));
+    }
+
+    fn signer(&self, number: u64) -> Address {
+        let of = self.signers.iter().rev().find(|(from, _)| *from <= number);
+        of.map_or(Address::ZERO, |(_, signer)| *signer)
     }
 
     /// The last `depth` blocks leave the chain. The caller decides what comes back.
@@ -337,18 +410,19 @@ impl Chain {
         let signer = signature::parse_signature(&signature)
             .and_then(|signature| signature::recover(&signature, digest))
             .unwrap_or_default();
-        if signer != self.signer {
+        if signer != self.signer(number) {
             return Err(NotKmsSigner { signerAddress: signer }.abi_encode().into());
         }
-        if self.answered.get(&id).is_some_and(|block| *block <= number) {
+        if self.answered.get(&(id, signer)).is_some_and(|block| *block <= number) {
             return Err(KmsNodeAlreadySigned { decryptionId: id, signer }.abi_encode().into());
         }
         Ok(())
     }
 
-    /// Whether the contract has an answer to a request in block `number`.
+    /// Whether the contract has an answer to a request in block `number`, whoever signed it.
     pub fn is_answered(&self, id: U256, number: u64) -> bool {
-        self.answered.get(&id).is_some_and(|block| *block <= number)
+        let mut answers = self.answered.range((id, Address::ZERO)..);
+        answers.next().is_some_and(|((of, _), block)| *of == id && *block <= number)
     }
 
     /// How far this node sees.
@@ -400,7 +474,13 @@ impl Chain {
     ) -> Result<B256, (&'static str, Option<Bytes>)> {
         let sight = self.sight(node);
         let next = self.nonce(sight);
-        let Transaction { hash, nonce, max_fee, to, .. } = transaction;
+        let Transaction { hash, nonce, max_fee, gas_limit, to, .. } = transaction;
+        if gas_limit > BLOCK_GAS {
+            return Err(("exceeds block gas limit", None));
+        }
+        if gas_limit < transaction.intrinsic_gas() {
+            return Err(("intrinsic gas too low", None));
+        }
         if nonce < next {
             return Err(("nonce too low", None));
         }

@@ -71,6 +71,12 @@ impl Core {
         self.signer.address()
     }
 
+    /// It has another key to sign with.
+    pub fn change_key(&mut self) {
+        self.signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x52)).unwrap();
+        self.restart();
+    }
+
     /// It restarts and knows nothing any more.
     pub fn restart(&mut self) {
         self.entries.clear();

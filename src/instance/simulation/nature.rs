@@ -5,6 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    endpoints::LOOK_EVERY,
     requests::number_of,
     world::{State, World},
 };
@@ -14,10 +15,20 @@ use crate::domain::Event;
 const DEEPEST: u64 = 5;
 /// For so many blocks a node may lag, or hide the logs of a block. Less than what is always read
 /// twice.
-const LATEST: u64 = 25;
+pub(super) const LATEST: u64 = 25;
 /// For so long no logs are shown. Less than what lies between two readings of a block.
 const BLIND: Duration = Duration::from_secs(7);
+/// For so long an endpoint cannot be connected to.
+const AWAY: Duration = Duration::from_secs(20);
 const BASE_FEE: u128 = 1_000_000_000;
+
+/// Staleness shows by time alone.
+pub(super) async fn looks(world: World) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        world.state().look();
+    }
+}
 
 /// Block after block, for ever.
 pub(super) async fn turns(world: World) {
@@ -37,6 +48,9 @@ pub(super) async fn turns(world: World) {
 impl State {
     /// The chain before the connector's first start: a third of the requests are in it.
     pub fn history(&mut self) {
+        if self.plan.broken_at_first {
+            self.break_index();
+        }
         for number in 1..=self.plan.history {
             let wanted = self.plan.requests * number / self.plan.history / 3;
             self.request_until(wanted);
@@ -62,7 +76,7 @@ impl State {
     fn block(&mut self, elapsed: f64) -> String {
         let faults = self.plan.faults;
         let mut story = String::new();
-        for node in 0..self.plan.nodes {
+        for node in 0..self.chain.nodes.len() {
             if self.fault(faults.lag) {
                 self.chain.nodes[node].lag = self.dice.u64(1..=LATEST);
             } else if self.dice.u8(..4) == 0 {
@@ -73,9 +87,18 @@ impl State {
                 story.push_str("a pool is forgotten; ");
             }
         }
-        if self.fault(faults.reconnect) {
-            self.connections += 1;
+        for endpoint in 0..self.plan.urls {
+            if self.fault(faults.reconnect) {
+                self.endpoints[endpoint].connection += 1;
+            }
+            if self.plan.urls > 1 && self.fault(faults.away) {
+                let away = AWAY.mul_f64(self.dice.f64());
+                self.endpoints[endpoint].away_until = Some(Instant::now() + away);
+                self.fired("away");
+                let _ = write!(story, "endpoint {endpoint} is away; ");
+            }
         }
+        story.push_str(&self.begin_lies());
         if self.blind_until.is_none() && self.fault(faults.blind) {
             self.blind_until = Some(Instant::now() + BLIND.mul_f64(self.dice.f64()));
             story.push_str("no logs are shown; ");
@@ -118,22 +141,30 @@ impl State {
         }
         let hidden = if self.fault(faults.hidden) { self.dice.u64(1..=LATEST) } else { 0 };
         self.chain.mine(hidden);
-        if !self.fault(faults.unannounced) {
-            self.announce();
+        for endpoint in 0..self.plan.urls {
+            if !self.fault(faults.unannounced) {
+                self.hear(endpoint);
+            }
         }
+        self.look();
         let height = self.chain.height();
         let block = self.chain.block(height).expect("just mined");
         let events: Vec<u64> = block.events.iter().map(number_of).collect();
+        let ran_out = block.transactions.iter().any(|mined| mined.transaction.runs_out());
         let mined: Vec<_> = block
             .transactions
             .iter()
             .map(|mined| (mined.transaction.nonce, mined.receipt.success))
             .collect();
-        format!("{story}block {} {}: {events:?} {mined:?}", height, block.head.block.hash)
+        let _ = write!(story, "block {height} {}: {events:?} {mined:?}", block.head.block.hash);
+        if ran_out {
+            self.fired("out of gas");
+        }
+        story
     }
 
     fn reorganise(&mut self) -> String {
-        let depth = self.dice.u64(1..=DEEPEST).min(self.chain.height() - 1);
+        let depth = self.dice.u64(1..=DEEPEST).min(self.chain.deepest());
         if depth == 0 {
             return String::new();
         }
@@ -175,6 +206,10 @@ impl State {
     pub fn heal(&mut self) {
         self.storm = false;
         self.blind_until = Some(Instant::now());
+        self.end_lies();
+        for endpoint in &mut self.endpoints {
+            endpoint.away_until = None;
+        }
         for node in &mut self.chain.nodes {
             node.lag = 0;
         }

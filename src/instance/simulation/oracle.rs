@@ -15,11 +15,18 @@ use crate::{
 const QUIET_WITHIN: Duration = Duration::from_mins(30);
 /// What the chain dropped last is believed to be gone by then.
 const SURE_WITHIN: Duration = Duration::from_secs(30);
+/// What was hidden and is found is not told any more.
+const SEEN_WITHIN: Duration = Duration::from_mins(1);
 /// Time for one request in a world without faults.
 const FRESH_WITHIN: Duration = Duration::from_mins(2);
 
 /// The same where somebody else used the wallet: it is held until ten minutes were quiet.
 const FRESH_AFTER_FOREIGN: Duration = Duration::from_mins(15);
+
+/// A gap that is wider is not filled.
+const MOST_FILLED: u64 = 64;
+/// Nonces that were filled with nothing, in one story.
+const MOST_NOOPS: usize = 64;
 
 /// Waits until nothing is left to do, and judges.
 pub(super) async fn look(world: &World, running: &mut Running) {
@@ -42,8 +49,8 @@ pub(super) async fn look(world: &World, running: &mut Running) {
         return;
     }
     let fresh = world.state().request().transaction;
-    let foreign = world.state().plan.faults.foreign > 0;
-    let within = if foreign { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
+    let plan = world.state().plan;
+    let within = if plan.may_hold_wallet() { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
     let through = world
         .until(within, async || {
             let key = {
@@ -58,8 +65,9 @@ pub(super) async fn look(world: &World, running: &mut Running) {
     if !through {
         world.violation(format!("the fresh request {fresh} does not get through"));
     }
-    let hidden = running.sight.borrow().hidden.clone();
-    if !hidden.is_empty() {
+    // It is looked at every few seconds.
+    if !world.until(SEEN_WITHIN, async || running.sight.borrow().hidden.is_empty()).await {
+        let hidden = running.sight.borrow().hidden.clone();
         world.violation(format!("requests are said to be hidden: {hidden:?}"));
     }
     judge(world, running).await;
@@ -86,7 +94,13 @@ async fn still_open(world: &World, running: &Running) -> Vec<String> {
     }
     for key in keys.iter().copied() {
         match running.journal.request(key).await {
-            Ok(Some(record)) if record.progress.outcome.is_some() => {}
+            // That it left the chain is no end: it is there.
+            Ok(Some(record))
+                if record
+                    .progress
+                    .outcome
+                    .as_ref()
+                    .is_some_and(|end| *end != Outcome::Orphaned) => {}
             Ok(Some(record)) => left.push(format!(
                 "request {} has no outcome: {} {:?} {:?}",
                 short(key),
@@ -147,8 +161,20 @@ async fn judge(world: &World, running: &Running) {
         }
         let next = state.chain.nonce(state.chain.height());
         for node in &state.chain.nodes {
-            waiting.extend(node.pool.keys().filter(|nonce| **nonce >= next).copied());
+            // What is far beyond was signed under a wrong count, and was given up.
+            let near = node.pool.range(next..next + MOST_FILLED);
+            waiting.extend(near.map(|(nonce, _)| *nonce));
         }
+    }
+    let noops = {
+        let state = world.state();
+        let mined = state.chain.blocks().iter().flat_map(|block| &block.transactions);
+        let own = mined.map(|mined| &mined.transaction).filter(|one| !one.foreign);
+        own.filter(|one| one.answers().is_none()).count()
+    };
+    world.say(format_args!("{noops} nonces were filled with nothing"));
+    if noops > MOST_NOOPS {
+        world.violation(format!("{noops} nonces were filled with nothing"));
     }
     if !waiting.is_empty() {
         world.violation(format!("a nonce is missing below {waiting:?}"));

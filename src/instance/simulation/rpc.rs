@@ -1,17 +1,19 @@
 //! The node as one life of the process sees it, behind the product's own port ([`Provider`]): late,
-//! mute, lagging, forgetful, untrue. Several nodes may stand behind its one URL, and each call meets
-//! any of them.
+//! mute, lagging, forgetful, untrue. Several machines may stand behind one URL, and each call meets
+//! any of them; which of the URLs is asked decides `endpoints`, and what one says wrongly `lies`.
 
 use std::time::Duration;
 
 use alloy::sol_types::SolValue;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 
 use super::{
     chain::{DECRYPTION, GATEWAY_CONFIG, Transaction},
+    endpoints::Straggler,
+    lies::BlockReceipts,
     requests::{BUCKETS, COPROCESSORS},
     world::{Life, State},
 };
@@ -27,6 +29,11 @@ use crate::{
 };
 
 const HOST: &str = "node";
+/// So many blocks under the head are the tags; deeper than any reorganisation.
+const SAFE_AFTER: u64 = 8;
+const FINAL_AFTER: u64 = 16;
+/// A count above is none, as in `provider::arbitrum`.
+const MOST_TRANSACTIONS: u64 = 1 << 53;
 /// A raw transaction is out, and nobody here has heard so.
 const RISKY: u64 = 8;
 
@@ -34,6 +41,9 @@ const RISKY: u64 = 8;
 pub(super) struct SimulatedNode {
     pub life: Life,
     pub wallet: Address,
+    /// The endpoint that is asked alone.
+    pub only: Option<NodeId>,
+    pub stragglers: mpsc::Sender<Straggler>,
 }
 
 /// What becomes of one call.
@@ -47,11 +57,11 @@ enum Fate {
     Refused(i64, &'static str),
 }
 
-fn unavailable(what: &str) -> RpcError {
+pub(super) fn unavailable(what: &str) -> RpcError {
     RpcError::Unavailable { host: HOST.into(), what: what.into() }
 }
 
-fn refused(code: i64, message: &str, data: Option<Bytes>) -> RpcError {
+pub(super) fn refused(code: i64, message: &str, data: Option<Bytes>) -> RpcError {
     RpcError::Refused { host: HOST.into(), code, message: message.into(), data }
 }
 
@@ -102,12 +112,13 @@ impl SimulatedNode {
         (Fate::Answered, quick)
     }
 
-    /// One call, from the question to the answer.
-    async fn ask<T>(
+    /// One call of one endpoint, from the question to the answer.
+    pub async fn attempt<T>(
         &self,
+        endpoint: usize,
         what: &str,
         raw: bool,
-        act: impl FnOnce(&mut State, usize) -> (Result<T, RpcError>, String) + Send,
+        act: impl Fn(&mut State, usize) -> (Result<T, RpcError>, String) + Send,
     ) -> Result<T, RpcError> {
         self.life.point().await;
         let (fate, pause) = self.fate(raw);
@@ -115,9 +126,11 @@ impl SimulatedNode {
         sleep(pause / 3).await;
         let (answer, asked, note) = {
             let mut state = self.life.world.state();
-            let nodes = state.plan.nodes;
-            let asked = state.dice.usize(..nodes);
+            let asked = state.machine(endpoint);
             let (answer, note) = match fate {
+                _ if state.endpoints[endpoint].is_away() => {
+                    (Err(unavailable("not connected")), "away".to_owned())
+                }
                 Fate::Answered => act(&mut state, asked),
                 Fate::Unanswered => {
                     let done = act(&mut state, asked).1;
@@ -174,9 +187,9 @@ fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<
     }
 }
 
-/// What a node that sees the chain up to `sight` shows.
-fn logs_of(state: &mut State, sight: u64, range: LogRange) -> Result<Vec<Event>, RpcError> {
-    let height = state.chain.height();
+/// What a machine shows of its logs, but for what is broken at its endpoint.
+fn logs_of(state: &mut State, machine: usize, range: LogRange) -> Result<Vec<Event>, RpcError> {
+    let (height, sight) = (state.chain.height(), state.chain.sight(machine));
     let blind = state.blind_until.is_some_and(|until| Instant::now() < until);
     let shown = |block: &super::chain::Block| {
         if blind || block.shown_from > height { Vec::new() } else { block.events.clone() }
@@ -199,29 +212,36 @@ fn logs_of(state: &mut State, sight: u64, range: LogRange) -> Result<Vec<Event>,
     }
 }
 
+/// The same, as its endpoint answers it.
+fn ranged(state: &mut State, machine: usize, range: LogRange) -> Result<Vec<Event>, RpcError> {
+    let endpoint = state.endpoint_of(machine);
+    if let LogRange::Numbers { from, to } = range {
+        state.takes_range(endpoint, to.saturating_sub(from) + 1)?;
+    }
+    let logs = logs_of(state, machine, range)?;
+    Ok(state.shown_by(endpoint, logs))
+}
+
 impl Provider for SimulatedNode {
     fn addresses(&self) -> Addresses {
         Addresses { decryption: DECRYPTION, gateway_config: GATEWAY_CONFIG }
     }
 
-    /// One URL, whoever answers behind it.
     fn sound_nodes(&self) -> Vec<NodeId> {
-        vec![NodeId(0)]
+        self.order().into_iter().map(NodeId).collect()
     }
     fn node_count(&self) -> usize {
-        1
+        self.life.world.state().plan.urls
     }
-    fn only(&self, _: NodeId) -> Self {
-        self.clone()
+    fn only(&self, node: NodeId) -> Self {
+        Self { only: Some(node), ..self.clone() }
     }
-    fn host(&self, _: NodeId) -> String {
-        HOST.to_owned()
+    fn host(&self, node: NodeId) -> String {
+        format!("{HOST}-{}", node.0)
     }
     fn heads(&self) -> watch::Receiver<Option<Head>> {
         let mut state = self.life.world.state();
-        let head = state.chain.block(state.chain.height()).map(|block| block.head);
-        let head = head.map(|head| Head { connection: state.connections, ..head });
-        let (sender, mut heads) = watch::channel(head);
+        let (sender, mut heads) = watch::channel(state.reading.told());
         heads.mark_changed();
         state.listeners.push(sender);
         heads
@@ -239,18 +259,23 @@ impl Provider for SimulatedNode {
             At::Number(number) => format!("header of {number}"),
             At::Hash(hash) => format!("header of {hash}"),
         };
-        self.ask(&what, false, |state, node| {
-            let sight = state.chain.sight(node);
+        self.ask(&what, |state, node| {
+            let (sight, endpoint) = (state.chain.sight(node), state.endpoint_of(node));
+            let tagged = match at {
+                At::Safe | At::Finalized => state.tag_follows(endpoint, sight),
+                At::Latest | At::Number(_) | At::Hash(_) => sight,
+            };
             let found = match at {
                 At::Latest => state.chain.block(sight),
-                At::Safe => state.chain.block(sight.saturating_sub(32)),
-                At::Finalized => state.chain.block(sight.saturating_sub(64)),
+                At::Safe => state.chain.block(tagged.saturating_sub(SAFE_AFTER)),
+                At::Finalized => state.chain.block(tagged.saturating_sub(FINAL_AFTER)),
                 At::Number(number) if number > sight => None,
                 At::Number(number) => state.chain.block(number),
                 At::Hash(hash) => state.chain.block_of(hash, sight),
             };
-            let connection = state.connections;
-            let head = found.map(|block| Head { connection, ..block.head });
+            let by = NodeId(endpoint);
+            let head = found.map(|block| Head { by, ..block.head });
+            let head = head.map(|head| state.as_told(endpoint, &head));
             told(Ok(head), |head| match head {
                 Some(head) => format!("{} {}", head.block.number, head.block.hash),
                 None => "unknown".to_owned(),
@@ -264,11 +289,24 @@ impl Provider for SimulatedNode {
             Way::Logs => format!("all logs of {hash}"),
             Way::Receipts => format!("receipts of {hash}"),
         };
-        self.ask(&what, false, |state, node| {
-            let logs = logs_of(state, state.chain.sight(node), LogRange::Block(hash));
+        self.ask(&what, |state, node| {
+            let endpoint = state.endpoint_of(node);
+            let receipts = match way {
+                Way::Logs => BlockReceipts::Hidden,
+                Way::Receipts => state.block_receipts(endpoint),
+            };
+            let mut logs = logs_of(state, node, LogRange::Block(hash));
+            match receipts {
+                BlockReceipts::Shown => {}
+                BlockReceipts::NotOffered => logs = Err(refused(-32_601, "not offered", None)),
+                BlockReceipts::Hidden => {
+                    logs = logs.map(|logs| state.shown_by(endpoint, logs));
+                }
+            }
             let emitted = logs.map(|logs| {
                 let of_contract = |event| Emitted { address: DECRYPTION, event };
-                Told { by: NodeId(0), answer: logs.into_iter().map(of_contract).collect() }
+                let answer = logs.into_iter().map(of_contract).collect();
+                Told { by: NodeId(endpoint), answer }
             });
             told(emitted, |emitted: &Told<Vec<_>>| format!("{} logs", emitted.answer.len()))
         })
@@ -286,10 +324,11 @@ impl Provider for SimulatedNode {
             LogRange::Block(hash) => format!("logs of {hash}"),
             LogRange::Numbers { from, to } => format!("logs of {from} to {to}"),
         };
-        self.ask(&what, false, move |state, node| {
-            let logs = logs_of(state, state.chain.sight(node), range).map(|mut answer| {
+        self.ask(&what, move |state, node| {
+            let endpoint = state.endpoint_of(node);
+            let logs = ranged(state, node, range).map(|mut answer| {
                 answer.retain(|event| topics.contains(&event.topics[0]));
-                Told { by: NodeId(0), answer }
+                Told { by: NodeId(endpoint), answer }
             });
             told(logs, |logs| {
                 let ids =
@@ -301,12 +340,21 @@ impl Provider for SimulatedNode {
     }
 
     async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
-        self.ask(&format!("logs of transaction {transaction}"), false, |state, node| {
+        self.ask(&format!("logs of transaction {transaction}"), |state, node| {
             let sight = state.chain.sight(node);
             let known = (0..=sight).filter_map(|number| state.chain.block(number));
             let events = known.flat_map(|block| block.events.clone());
             let own = events.filter(|event| event.transaction == transaction);
-            let emitted: Vec<_> = own.map(|event| Emitted { address: DECRYPTION, event }).collect();
+            let own: Vec<Event> = own.collect();
+            let rate = state.plan.faults.odd_receipt;
+            if !own.is_empty() && state.fault(rate) {
+                state.fired("receipt");
+                let what = "an odd receipt".into();
+                let odd = RpcError::Unreadable { host: HOST.into(), what };
+                return (Err(odd), "odd".to_owned());
+            }
+            let emitted: Vec<Emitted> =
+                own.into_iter().map(|event| Emitted { address: DECRYPTION, event }).collect();
             told(Ok((!emitted.is_empty()).then_some(emitted)), |emitted| {
                 format!("{} logs", emitted.as_ref().map_or(0, Vec::len))
             })
@@ -321,16 +369,16 @@ impl Provider for SimulatedNode {
         from: u64,
         to: u64,
     ) -> Result<Range, RpcError> {
-        self.ask(&format!("blocks {from} to {to}"), false, |state, node| {
-            let sight = state.chain.sight(node);
-            let connection = state.connections;
-            let head = |number: u64| {
+        self.ask(&format!("blocks {from} to {to}"), |state, node| {
+            let (sight, endpoint) = (state.chain.sight(node), state.endpoint_of(node));
+            let by = NodeId(endpoint);
+            let mut head = |number: u64| {
                 let block = (number <= sight).then(|| state.chain.block(number)).flatten();
-                block.map(|block| Head { connection, ..block.head })
+                let head = block.map(|block| Head { by, ..block.head })?;
+                Some(state.as_told(endpoint, &head))
             };
             let (first, last) = (head(from), head(to));
-            let events = logs_of(state, sight, LogRange::Numbers { from, to });
-            let by = NodeId(0);
+            let events = ranged(state, node, LogRange::Numbers { from, to });
             told(events.map(|events| Range { first, last, events, by }), |range| {
                 let last = range.last.map_or(0, |head| head.block.number);
                 format!("{} logs up to {last}", range.events.len())
@@ -341,7 +389,7 @@ impl Provider for SimulatedNode {
 
     async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
         let (call, wallet) = (call.clone(), self.wallet);
-        self.ask("call", false, move |state, node| {
+        self.ask("call", move |state, node| {
             let sight = state.chain.sight(node);
             let number = match at {
                 At::Number(number) => Some(number),
@@ -364,7 +412,7 @@ impl Provider for SimulatedNode {
         at: At,
     ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
         let (calls, wallet) = (calls.to_vec(), self.wallet);
-        self.ask(&format!("{} calls", calls.len()), false, move |state, node| {
+        self.ask(&format!("{} calls", calls.len()), move |state, node| {
             let sight = state.chain.sight(node);
             let number = match at {
                 At::Number(number) => Some(number),
@@ -391,17 +439,17 @@ impl Provider for SimulatedNode {
         (from, to): (u64, u64),
     ) -> Result<Vec<Event>, RpcError> {
         let what = format!("response logs of {from} to {to}");
-        self.ask(&what, false, |_, _| (Ok(Vec::new()), "none".to_owned())).await
+        self.ask(&what, |_, _| (Ok(Vec::new()), "none".to_owned())).await
     }
 
     async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
         let none = vec![None; transactions.len()];
-        self.ask("senders", false, move |_, _| (Ok(none), "none".to_owned())).await
+        self.ask("senders", move |_, _| (Ok(none.clone()), "none".to_owned())).await
     }
 
     async fn counts_at(&self, _: Address, blocks: &[u64]) -> Result<Vec<Option<u64>>, RpcError> {
         let blocks = blocks.to_vec();
-        self.ask("counts", false, move |state, node| {
+        self.ask("counts", move |state, node| {
             let sight = state.chain.sight(node);
             let count = |block: &u64| (*block <= sight).then(|| state.chain.nonce(*block));
             (Ok(blocks.iter().map(count).collect()), format!("up to {sight}"))
@@ -411,7 +459,7 @@ impl Provider for SimulatedNode {
 
     async fn transactions_of(&self, _: Address, blocks: &[u64]) -> Result<Vec<Mined>, RpcError> {
         let blocks = blocks.to_vec();
-        self.ask("own transactions", false, move |state, node| {
+        self.ask("own transactions", move |state, node| {
             let sight = state.chain.sight(node);
             let known = blocks.iter().filter(|block| **block <= sight);
             let known = known.filter_map(|block| state.chain.block(*block));
@@ -425,16 +473,17 @@ impl Provider for SimulatedNode {
 
     async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
         let (call, wallet) = (call.clone(), self.wallet);
-        self.ask("estimate", false, move |state, node| {
+        self.ask("estimate", move |state, node| {
             let sight = state.chain.sight(node);
+            let endpoint = state.endpoint_of(node);
             let gas = contract(&call, state, wallet, sight).map(|_| 100_000);
-            told(gas, u64::to_string)
+            told(gas.map(|gas| state.told_estimate(endpoint, gas)), u64::to_string)
         })
         .await
     }
 
     async fn code_size(&self, _: Address) -> Result<usize, RpcError> {
-        self.ask("code", false, |_, _| (Ok(1), "some".to_owned())).await
+        self.ask("code", |_, _| (Ok(1), "some".to_owned())).await
     }
 
     async fn balance(&self, _: Address) -> Result<U256, RpcError> {
@@ -442,7 +491,7 @@ impl Provider for SimulatedNode {
     }
 
     async fn transaction_count(&self, _: Address, at: At) -> Result<u64, RpcError> {
-        self.ask("count", false, move |state, node| {
+        self.ask("count", move |state, node| {
             let sight = state.chain.sight(node);
             let block = match at {
                 At::Number(number) => Some(number).filter(|number| *number <= sight),
@@ -452,13 +501,25 @@ impl Provider for SimulatedNode {
             let Some(block) = block else {
                 return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
             };
-            told(Ok(state.chain.nonce(block)), u64::to_string)
+            let (endpoint, count) = (state.endpoint_of(node), state.chain.nonce(block));
+            let count = match state.told_count(endpoint, count) {
+                senseless @ MOST_TRANSACTIONS.. => Err(RpcError::Unreadable {
+                    host: HOST.into(),
+                    what: format!("{senseless} transactions").into(),
+                }),
+                count => Ok(count),
+            };
+            told(count, u64::to_string)
         })
         .await
     }
 
     async fn priority_fee(&self) -> Result<u128, RpcError> {
-        self.ask("tip", false, |_, _| (Ok(0), "0".to_owned())).await
+        self.ask("tip", |state, node| {
+            let endpoint = state.endpoint_of(node);
+            told(Ok(state.told_tip(endpoint)), u128::to_string)
+        })
+        .await
     }
 
     async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
@@ -469,9 +530,12 @@ impl Provider for SimulatedNode {
         };
         let (nonce, hash) = (transaction.nonce, transaction.hash);
         let what = format!("send {hash} nonce {nonce} for {answers}");
-        self.ask(&what, true, move |state, node| {
+        if let Some(what) = transaction.is_out_of_bounds() {
+            self.life.world.violation(format!("{hash} was signed for {what}"));
+        }
+        self.send_to_all(hash, &what, move |state, node| {
             let (mempool, ahead) = (state.plan.mempool, state.plan.executes_ahead);
-            let offered = state.chain.offer(node, transaction, mempool, ahead);
+            let offered = state.chain.offer(node, transaction.clone(), mempool, ahead);
             let offered = offered.map_err(|(text, data)| {
                 refused(if data.is_some() { 3 } else { -32_000 }, text, data)
             });
@@ -496,10 +560,20 @@ impl Provider for SimulatedNode {
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
         let hashes = hashes.to_vec();
-        self.ask("receipts", false, move |state, node| {
+        self.ask("receipts", move |state, node| {
             let sight = state.chain.sight(node);
-            let receipts: Vec<_> =
-                hashes.iter().map(|hash| state.chain.receipt(*hash, sight)).collect();
+            let receipts: Vec<_> = hashes
+                .iter()
+                .map(|hash| {
+                    let receipt = state.chain.receipt(*hash, sight)?;
+                    let rate = state.plan.faults.odd_receipt;
+                    if state.fault(rate) {
+                        state.fired("receipt");
+                        return None;
+                    }
+                    Some(receipt)
+                })
+                .collect();
             told(Ok(receipts), |receipts| {
                 let shown = receipts.iter().zip(&hashes).map(|(receipt, hash)| match receipt {
                     Some(one) => format!("{hash} in {} {}", one.block.number, one.success),

@@ -2,6 +2,7 @@
 //! one pair of dice, every event in one trace.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,12 +15,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{chain::Chain, core::Core, requests::Catalogue};
-use crate::gateway::provider::Head;
+use super::{
+    chain::Chain,
+    core::Core,
+    endpoints::{Endpoint, Reading},
+    lies::{Blooms, LIMITS},
+    requests::Catalogue,
+};
+use crate::{
+    flow::depth::{Depth, Finality},
+    gateway::provider::Head,
+};
 
 /// What one seed plays. Each fault is absent from about half of the seeds, so that those that are
 /// left are seen alone and in pairs too.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Plan {
     pub requests: u64,
     /// They come in so many bursts, so that many are on their way at once; zero: one by one.
@@ -33,8 +44,16 @@ pub(super) struct Plan {
     pub executes_ahead: bool,
     /// A sender waits for the receipt (EIP-7966).
     pub offers_receipts: bool,
-    /// Nodes behind one URL.
+    /// Machines, of which each URL has one at least.
     pub nodes: usize,
+    pub urls: usize,
+    /// Of each URL: what its headers say of logs, and which of the field's limits its ranges have.
+    pub blooms: [Blooms; 2],
+    pub limits: [Option<usize>; 2],
+    /// The index of logs is broken before the connector's first start.
+    pub broken_at_first: bool,
+    /// How deep a block has to be before its requests are walked.
+    pub depth: Depth,
     pub core: CoreAge,
     pub storm: Duration,
     pub faults: Faults,
@@ -91,6 +110,20 @@ pub(super) struct Faults {
     pub core_cut: u64,
     /// The store of ciphertexts.
     pub store: u64,
+    /// At each block, of one endpoint: it cannot be connected to; its index of logs breaks, or that of
+    /// all; its count, tip, base fee, estimates are wrong for seconds; its tags stand still.
+    pub away: u64,
+    pub index: u64,
+    pub count: u64,
+    pub tip: u64,
+    pub base: u64,
+    pub estimate: u64,
+    pub tag: u64,
+    /// A receipt that nobody can read.
+    pub odd_receipt: u64,
+    /// At a start: the journal is gone. And if so, whether the Core has another signing key.
+    pub journal_lost: u64,
+    pub signer_changed: u64,
 }
 
 impl Plan {
@@ -125,7 +158,33 @@ impl Plan {
             core_fails: rate(100),
             core_cut: rate(200),
             store: rate(300),
+            away: rate(30),
+            index: rate(60),
+            count: rate(60),
+            tip: rate(100),
+            base: rate(60),
+            estimate: rate(100),
+            tag: rate(60),
+            odd_receipt: rate(100),
+            journal_lost: rate(200),
+            signer_changed: rate(1000),
         };
+        let blooms = [Blooms::Missing, Blooms::Full, Blooms::Empty];
+        let mut bloom =
+            || if dice.u8(..4) == 0 { *dice.choice(&blooms).unwrap() } else { Blooms::AsTheyAre };
+        let blooms = [bloom(), bloom()];
+        let mut limit = || dice.bool().then(|| dice.usize(..LIMITS.len()));
+        let limits = [limit(), limit()];
+        let urls = dice.usize(1..=2);
+        let confirmations = Depth { public_decryption: 3, user_decryption: 1, ..Depth::NONE };
+        let depths = [
+            Depth::NONE,
+            Depth::NONE,
+            Depth::NONE,
+            confirmations,
+            Depth { finality: Finality::Safe, ..Depth::NONE },
+            Depth { finality: Finality::Finalized, ..confirmations },
+        ];
         Self {
             requests: dice.u64(3..=20),
             bursts: if dice.bool() { dice.u64(1..=3) } else { 0 },
@@ -134,7 +193,12 @@ impl Plan {
             mempool: dice.bool(),
             executes_ahead: dice.bool(),
             offers_receipts: dice.bool(),
-            nodes: dice.usize(1..=3),
+            nodes: dice.usize(urls..=3),
+            urls,
+            blooms,
+            limits,
+            broken_at_first: dice.u8(..8) == 0,
+            depth: *dice.choice(&depths).unwrap(),
             core: if dice.bool() { CoreAge::KeepsFailed } else { CoreAge::DoesAgain },
             storm: Duration::from_secs(dice.u64(20..=120)),
             faults,
@@ -144,10 +208,20 @@ impl Plan {
 
 impl Plan {
     /// Whether a payload may be mined a second time, in vain: where the chain takes a transaction
-    /// back, or the wallet's count is of another node than the receipts, nobody can know better.
+    /// back, or the wallet's count is of another node than the receipts, or is wrong, or the journal
+    /// is lost, nobody can know better. Nor where gas was estimated too low.
     pub fn may_waste(&self) -> bool {
         let faults = self.faults;
-        faults.reorganisation > 0 || (self.nodes > 1 && faults.lag > 0)
+        faults.reorganisation > 0
+            || (self.nodes > 1 && faults.lag > 0)
+            || faults.count > 0
+            || faults.estimate > 0
+            || faults.journal_lost > 0
+    }
+
+    /// Whether the wallet may be held as used elsewhere.
+    pub fn may_hold_wallet(&self) -> bool {
+        self.faults.foreign > 0 || self.faults.count > 0 || self.faults.journal_lost > 0
     }
 }
 
@@ -162,7 +236,14 @@ pub(super) struct State {
     /// Who hears of heads: one channel each, because receivers of one channel wake in no fixed
     /// order.
     pub listeners: Vec<watch::Sender<Option<Head>>>,
-    pub connections: u64,
+    pub endpoints: Vec<Endpoint>,
+    pub reading: Reading,
+    /// How often an index of logs broke.
+    pub broken_indices: u32,
+    /// The journal was lost once.
+    pub lost: bool,
+    /// How often the connector was told what is not so, by what it was.
+    pub fired: BTreeMap<&'static str, u64>,
     /// Until then no node shows logs. Once in a story: every block is read twice, and who hides it at
     /// both times hides it for good.
     pub blind_until: Option<Instant>,
@@ -183,13 +264,17 @@ impl State {
         let core = Core::default();
         Self {
             chain: Chain::new(plan.nodes, core.address()),
+            endpoints: (0..plan.urls).map(|_| Endpoint::default()).collect(),
+            reading: Reading::new(plan.urls),
+            broken_indices: 0,
+            lost: false,
+            fired: BTreeMap::new(),
             plan: *plan,
             dice: Rng::with_seed(seed ^ 0x5eed),
             storm: true,
             core,
             catalogue: Catalogue::default(),
             listeners: Vec::new(),
-            connections: 0,
             blind_until: None,
             numbered: 0,
             violations: Vec::new(),
@@ -208,15 +293,8 @@ impl State {
         Duration::from_millis(self.dice.u64(0..=most))
     }
 
-    pub fn announce(&mut self) {
-        let node = self.dice.usize(..self.chain.nodes.len());
-        let sight = self.chain.sight(node);
-        let head = self.chain.block(sight).map(|block| block.head);
-        let head = head.map(|head| Head { connection: self.connections, ..head });
-        self.listeners.retain(|listener| !listener.is_closed());
-        for listener in &self.listeners {
-            listener.send_replace(head);
-        }
+    pub fn fired(&mut self, fault: &'static str) {
+        *self.fired.entry(fault).or_default() += 1;
     }
 }
 

@@ -1,0 +1,314 @@
+//! The endpoints of the connector's configuration: one or two, each with machines behind it. Which one
+//! is read from decides the product's own [`Choice`]; who is asked after a failure, and what the
+//! answers to a send mean together, is as in `gateway::provider`.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    lies::Lies,
+    rpc::{SimulatedNode, unavailable},
+    world::State,
+};
+use crate::{
+    domain::B256,
+    gateway::provider::{
+        self, CALL_DEADLINE, Head, NodeId, RpcError,
+        choice::{Choice, Kin, Order, Sight},
+        quirks,
+    },
+};
+
+/// As in `provider::endpoints`: between two looks, and after which one that is behind looks again.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
+const FAILING: u32 = 2;
+/// As in `provider::arbitrum`: where there is another endpoint.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+/// As in `provider::sends`.
+const SEND_GRACE: Duration = Duration::from_millis(500);
+const STRAGGLERS: usize = 64;
+
+/// One endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Endpoint {
+    pub lies: Lies,
+    /// The last head it told.
+    head: Option<Head>,
+    pub connection: u64,
+    /// It cannot be connected to.
+    pub away_until: Option<Instant>,
+    /// Unanswered calls in a row.
+    unanswered: u32,
+}
+
+impl Endpoint {
+    pub fn is_away(&self) -> bool {
+        self.away_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// What one life of the process makes of its endpoints.
+#[derive(Debug)]
+pub(super) struct Reading {
+    choice: Choice,
+    order: Vec<usize>,
+    source: Option<(usize, u64)>,
+    sources: u64,
+    told: Option<Head>,
+}
+
+impl Reading {
+    pub fn new(urls: usize) -> Self {
+        let choice = Choice::new(urls);
+        Self { choice, order: Vec::new(), source: None, sources: 0, told: None }
+    }
+
+    pub fn told(&self) -> Option<Head> {
+        self.told
+    }
+}
+
+impl State {
+    /// Behind which endpoint a machine is.
+    pub fn endpoint_of(&self, machine: usize) -> usize {
+        machine % self.plan.urls
+    }
+
+    /// A machine behind an endpoint.
+    pub fn machine(&mut self, endpoint: usize) -> usize {
+        let behind = (self.chain.nodes.len() - endpoint).div_ceil(self.plan.urls);
+        endpoint + self.plan.urls * self.dice.usize(..behind)
+    }
+
+    /// The process starts and connects.
+    pub fn connect(&mut self) {
+        self.reading = Reading::new(self.plan.urls);
+        for endpoint in 0..self.plan.urls {
+            self.endpoints[endpoint].connection += 1;
+            self.endpoints[endpoint].unanswered = 0;
+            self.hear(endpoint);
+        }
+        self.look();
+    }
+
+    /// An endpoint tells its head.
+    pub fn hear(&mut self, endpoint: usize) {
+        if self.endpoints[endpoint].is_away() {
+            return;
+        }
+        let machine = self.machine(endpoint);
+        let sight = self.chain.sight(machine);
+        let Some(head) = self.chain.block(sight).map(|block| block.head) else { return };
+        let head = self.as_told(endpoint, &head);
+        let connection = self.endpoints[endpoint].connection;
+        self.endpoints[endpoint].head = Some(Head { connection, ..head });
+    }
+
+    /// As `provider::endpoints` looks at all of them and chooses.
+    pub fn look(&mut self) {
+        let (now, several) = (Instant::now(), self.endpoints.len() > 1);
+        let mut sights = Vec::with_capacity(self.endpoints.len());
+        for endpoint in &mut self.endpoints {
+            let failing = several && endpoint.unanswered >= FAILING;
+            if failing {
+                endpoint.unanswered = 0;
+            }
+            let head = endpoint.head.map(|head| head.block.number);
+            sights.push(Sight { up: !endpoint.is_away(), head, failing, kin: Kin::Ours });
+        }
+        let Order { nodes, .. } = self.reading.choice.look(&sights, now);
+        self.reading.order = nodes;
+        let Some(first) = self.reading.order.first().copied() else { return };
+        let Some(head) = self.endpoints[first].head else { return };
+        if self.reading.choice.behind(head.block.number, now) >= DOUBT_AFTER {
+            self.hear(first);
+        }
+        let Some(head) = self.endpoints[first].head else { return };
+        let reading = &mut self.reading;
+        reading.choice.acted_on(head.block.number);
+        let source = Some((first, head.connection));
+        if reading.source != source {
+            (reading.source, reading.sources) = (source, reading.sources + 1);
+        }
+        let head = Some(Head { connection: reading.sources, by: NodeId(first), ..head });
+        if reading.told != head {
+            reading.told = head;
+            self.listeners.retain(|listener| !listener.is_closed());
+            for listener in &self.listeners {
+                listener.send_replace(head);
+            }
+        }
+    }
+}
+
+impl SimulatedNode {
+    pub fn order(&self) -> Vec<usize> {
+        self.life.world.state().reading.order.clone()
+    }
+
+    async fn usable(&self, deadline: Instant) -> Vec<usize> {
+        if let Some(NodeId(only)) = self.only {
+            return vec![only];
+        }
+        loop {
+            let order = self.order();
+            if !order.is_empty() || Instant::now() >= deadline {
+                return order;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// One question of the endpoint that is read from; where it does not answer, of the next one.
+    pub async fn ask<T>(
+        &self,
+        what: &str,
+        act: impl Fn(&mut State, usize) -> (Result<T, RpcError>, String) + Send + Sync,
+    ) -> Result<T, RpcError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let mut tried = Vec::new();
+        let mut failed: Option<RpcError> = None;
+        loop {
+            let order = match (&failed, self.only) {
+                (Some(_), Some(_)) => Vec::new(),
+                (Some(_), None) => self.order(),
+                (None, _) => self.usable(deadline).await,
+            };
+            let left: Vec<usize> =
+                order.into_iter().filter(|endpoint| !tried.contains(endpoint)).collect();
+            let Some(endpoint) = left.first().copied() else {
+                return Err(failed.unwrap_or_else(|| unavailable("no node is connected")));
+            };
+            tried.push(endpoint);
+            let soon = Instant::now() + ATTEMPT_DEADLINE;
+            let until = if left.len() == 1 { deadline } else { deadline.min(soon) };
+            let asked = timeout_at(until, self.attempt(endpoint, what, false, &act)).await;
+            let error = match asked.unwrap_or_else(|_| Err(unavailable("timed out"))) {
+                Ok(answer) => {
+                    self.life.world.state().endpoints[endpoint].unanswered = 0;
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            match &error {
+                RpcError::Unavailable { .. } => {
+                    self.life.world.state().endpoints[endpoint].unanswered += 1;
+                }
+                RpcError::Refused { code, message, .. } => {
+                    self.life.world.state().endpoints[endpoint].unanswered = 0;
+                    if !quirks::is_about_node(*code, message) {
+                        return Err(error);
+                    }
+                }
+                RpcError::TooLarge { .. }
+                | RpcError::WrongChain { .. }
+                | RpcError::WrongGenesis { .. }
+                | RpcError::Unreadable { .. } => {}
+            }
+            match failed {
+                Some(RpcError::Unavailable { .. }) | None => failed = Some(error),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A raw transaction to every endpoint. What one of them does after another one has taken it, it
+    /// does beside.
+    pub async fn send_to_all(
+        &self,
+        hash: B256,
+        what: &str,
+        act: impl Fn(&mut State, usize) -> (Result<B256, RpcError>, String)
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<B256, RpcError> {
+        let reading = self.usable(Instant::now() + CALL_DEADLINE).await.first().copied();
+        if reading.is_none() {
+            return Err(unavailable("no node is connected"));
+        }
+        let urls = self.life.world.state().plan.urls;
+        let mut sends = FuturesUnordered::new();
+        for endpoint in (0..urls).filter(|one| self.only.is_none_or(|only| only.0 == *one)) {
+            if self.life.world.state().endpoints[endpoint].is_away() {
+                continue;
+            }
+            let (node, what, act) = (self.clone(), what.to_owned(), act.clone());
+            let sending = async move {
+                let deadline = Instant::now() + CALL_DEADLINE;
+                let sent = timeout_at(deadline, node.attempt(endpoint, &what, true, &act)).await;
+                (endpoint, sent.unwrap_or_else(|_| Err(unavailable("timed out"))))
+            };
+            sends.push(sending.boxed());
+        }
+        let asked = sends.len();
+        let (mut refusals, mut grace) = (Vec::with_capacity(asked), None);
+        loop {
+            let next = match grace {
+                None => sends.next().await,
+                Some(until) => match timeout_at(until, sends.next()).await {
+                    Ok(next) => next,
+                    Err(_) => break,
+                },
+            };
+            match next {
+                None => break,
+                Some((_, Ok(hash))) => {
+                    self.leave(sends);
+                    return Ok(hash);
+                }
+                Some((_, Err(error))) if provider::is_already_known(&error) => {
+                    self.leave(sends);
+                    return Ok(hash);
+                }
+                Some((endpoint, Err(error))) => {
+                    refusals.push((Some(endpoint) == reading, error));
+                    grace = grace.or(Some(Instant::now() + SEND_GRACE));
+                }
+            }
+        }
+        if refusals.len() < asked {
+            self.leave(sends);
+            return Err(unavailable("a node did not say what became of it"));
+        }
+        let refused = provider::verdict(refusals);
+        Err(refused.unwrap_or_else(|| unavailable("no node is connected")))
+    }
+
+    fn leave(&self, sends: FuturesUnordered<BoxFuture<'static, Said>>) {
+        if !sends.is_empty() {
+            // Beyond the bound it is left undone, as outside.
+            let _ = self.stragglers.try_send(sends.for_each(|_| async {}).boxed());
+        }
+    }
+}
+
+/// What an endpoint said to a raw transaction.
+type Said = (usize, Result<B256, RpcError>);
+
+/// What goes on after its caller was answered.
+pub(super) type Straggler = BoxFuture<'static, ()>;
+
+pub(super) fn stragglers() -> (mpsc::Sender<Straggler>, mpsc::Receiver<Straggler>) {
+    mpsc::channel(STRAGGLERS)
+}
+
+/// Brings them to their end.
+pub(super) async fn finish(mut stragglers: mpsc::Receiver<Straggler>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = under_way.next() => {}
+            Some(straggler) = stragglers.recv() => under_way.push(straggler),
+            else => std::future::pending::<()>().await,
+        }
+    }
+}

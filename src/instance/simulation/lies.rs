@@ -1,0 +1,283 @@
+//! What an endpoint says that is not so, or does not say: its index of logs breaks for minutes, its
+//! counts, fees and estimates are wrong for seconds, its tags stand still, its headers have odd blooms,
+//! it takes ranges of a few blocks only.
+//!
+//! Everything has its time and ends, but blooms and ranges, which are what they are for a whole story.
+//! A fault that was seen by the connector is counted where it is told, not where it is drawn.
+
+use std::time::Duration;
+
+use alloy::primitives::Bloom;
+use tokio::time::Instant;
+
+use super::world::State;
+use crate::{
+    domain::Event,
+    gateway::provider::{Head, RpcError},
+};
+
+/// What an endpoint says of the logs that a block may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blooms {
+    AsTheyAre,
+    Missing,
+    Full,
+    Empty,
+}
+
+/// So many blocks in one question for logs, and how the field says so.
+pub(super) const LIMITS: [(u64, i64, &str); 7] = [
+    (1, -32_602, "query exceeds max block range"),
+    (5, -32_600, "block range too high"),
+    (
+        10,
+        -32_600,
+        "Under the Free tier plan, you can make eth_getLogs requests with up to a 10 block range.",
+    ),
+    (20, -32_000, "block range is bigger than maxBlockRange"),
+    (50, -32_602, "eth_getLogs is limited to 0 - 50 blocks range"),
+    (100, -32_602, "range 600 exceeds limit of 100"),
+    (100, -32_005, "block range too large, max range: 100"),
+];
+
+/// For how long an index of logs is broken.
+const BROKEN: (u64, u64) = (60, 240);
+/// For how long a number is wrong.
+const WRONG: (u64, u64) = (1, 15);
+/// For how long a tag stands still.
+const STILL: (u64, u64) = (20, 300);
+
+/// What the receipts of a whole block are, while the index is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockReceipts {
+    Shown,
+    NotOffered,
+    /// As empty as the logs.
+    Hidden,
+}
+
+/// A broken index of logs.
+#[derive(Clone, Copy, Debug)]
+struct BrokenIndex {
+    until: Instant,
+    /// Every other log is shown.
+    partial: bool,
+    receipts: BlockReceipts,
+}
+
+/// A wrong count of the wallet's transactions.
+#[derive(Clone, Copy, Debug)]
+enum Count {
+    Ahead(u64),
+    Behind(u64),
+    None,
+}
+
+/// A wrong number.
+#[derive(Clone, Copy, Debug)]
+struct Wrong<T> {
+    until: Instant,
+    what: T,
+    /// Each second answer is right.
+    alternates: bool,
+    told: u64,
+}
+
+impl<T: Copy> Wrong<T> {
+    fn tell(of: &mut Option<Self>) -> Option<T> {
+        let wrong = of.as_mut()?;
+        wrong.told += 1;
+        let now = Instant::now() < wrong.until && (!wrong.alternates || wrong.told % 2 == 1);
+        now.then_some(wrong.what)
+    }
+}
+
+/// Of one endpoint.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lies {
+    index: Option<BrokenIndex>,
+    count: Option<Wrong<Count>>,
+    tip: Option<Wrong<u128>>,
+    base: Option<Wrong<u128>>,
+    estimate: Option<Wrong<u64>>,
+    /// Since this height.
+    tag: Option<(Instant, u64)>,
+}
+
+impl Lies {
+    fn index(&self) -> Option<BrokenIndex> {
+        self.index.filter(|broken| Instant::now() < broken.until)
+    }
+}
+
+const GWEI: u128 = 1_000_000_000;
+const TIPS: [u128; 5] = [100_000 * GWEI, u64::MAX as u128, u128::MAX, 50 * GWEI, 1];
+const BASES: [u128; 6] = [100_000 * GWEI, u64::MAX as u128, u128::MAX, 90 * GWEI, 1, 0];
+const ESTIMATES: [u64; 6] = [u64::MAX, u64::MAX / 2, 30_000_001, 1_000_000_000, 50_000, 0];
+
+impl State {
+    /// At each block.
+    pub fn begin_lies(&mut self) -> String {
+        let faults = self.plan.faults;
+        let mut story = String::new();
+        if self.fault(faults.index) && self.broken_indices < 2 {
+            self.break_index();
+            story.push_str("an index of logs breaks; ");
+        }
+        for endpoint in 0..self.plan.urls {
+            if self.fault(faults.count) {
+                let what = match self.dice.u8(..8) {
+                    0 => Count::Ahead(1),
+                    1 => Count::Ahead(3),
+                    2 => Count::Ahead(50),
+                    3 => Count::Ahead(5000),
+                    4 => Count::Ahead(1 << 40),
+                    5 => Count::Ahead(u64::MAX / 2),
+                    6 => Count::Behind(self.dice.u64(1..=20)),
+                    _ => Count::None,
+                };
+                self.endpoints[endpoint].lies.count = Some(self.wrong(what));
+            }
+            if self.fault(faults.tip) {
+                let what = *self.dice.choice(&TIPS).unwrap();
+                self.endpoints[endpoint].lies.tip = Some(self.wrong(what));
+            }
+            if self.fault(faults.base) {
+                let what = *self.dice.choice(&BASES).unwrap();
+                self.endpoints[endpoint].lies.base = Some(self.wrong(what));
+            }
+            if self.fault(faults.estimate) {
+                let what = *self.dice.choice(&ESTIMATES).unwrap();
+                self.endpoints[endpoint].lies.estimate = Some(self.wrong(what));
+            }
+            if self.fault(faults.tag) && self.endpoints[endpoint].lies.tag.is_none() {
+                let until = self.moment(STILL);
+                self.endpoints[endpoint].lies.tag = Some((until, self.chain.height()));
+            }
+        }
+        story
+    }
+
+    /// Of one endpoint or of all. It outlasts the storm.
+    pub fn break_index(&mut self) {
+        let until = self.moment(BROKEN);
+        let receipts = match self.dice.u8(..3) {
+            0 => BlockReceipts::Shown,
+            1 => BlockReceipts::NotOffered,
+            _ => BlockReceipts::Hidden,
+        };
+        let broken = BrokenIndex { until, partial: self.dice.u8(..4) == 0, receipts };
+        self.broken_indices += 1;
+        let all = self.dice.bool();
+        let one = self.dice.usize(..self.plan.urls);
+        for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
+            if all || index == one {
+                endpoint.lies.index = Some(broken);
+            }
+        }
+    }
+
+    fn moment(&mut self, (least, most): (u64, u64)) -> Instant {
+        Instant::now() + Duration::from_secs(self.dice.u64(least..=most))
+    }
+
+    fn wrong<T>(&mut self, what: T) -> Wrong<T> {
+        let until = self.moment(WRONG);
+        Wrong { until, what, alternates: self.dice.u8(..4) == 0, told: 0 }
+    }
+
+    /// What the endpoint says by itself is right from now on. Its index mends when its time is over,
+    /// and so do tags.
+    pub fn end_lies(&mut self) {
+        for endpoint in &mut self.endpoints {
+            let Lies { index, tag, .. } = endpoint.lies;
+            endpoint.lies = Lies { index, tag, ..Lies::default() };
+        }
+    }
+
+    /// What a broken index leaves of logs.
+    pub fn shown_by(&mut self, endpoint: usize, mut events: Vec<Event>) -> Vec<Event> {
+        let Some(broken) = self.endpoints[endpoint].lies.index() else { return events };
+        let all = events.len();
+        events.retain(|event| broken.partial && event.transaction[31].is_multiple_of(2));
+        if events.len() < all {
+            self.fired(if self.endpoints.len() > 1 { "index of one of two" } else { "index" });
+        }
+        events
+    }
+
+    /// How the receipts of a block are told.
+    pub fn block_receipts(&self, endpoint: usize) -> BlockReceipts {
+        self.endpoints[endpoint].lies.index().map_or(BlockReceipts::Shown, |broken| broken.receipts)
+    }
+
+    /// A header, as the endpoint tells it.
+    pub fn as_told(&mut self, endpoint: usize, head: &Head) -> Head {
+        let bloom = match self.plan.blooms[endpoint] {
+            Blooms::AsTheyAre => head.bloom,
+            Blooms::Missing => None,
+            Blooms::Full => Some(Bloom::repeat_byte(0xff)),
+            Blooms::Empty => Some(Bloom::ZERO),
+        };
+        if bloom != head.bloom {
+            self.fired("bloom");
+        }
+        let wrong = Wrong::tell(&mut self.endpoints[endpoint].lies.base);
+        if wrong.is_some() {
+            self.fired("base fee");
+        }
+        Head { bloom, base_fee: wrong.or(head.base_fee), ..*head }
+    }
+
+    /// A question for so many blocks.
+    pub fn takes_range(&mut self, endpoint: usize, blocks: u64) -> Result<(), RpcError> {
+        let Some(limit) = self.plan.limits[endpoint] else { return Ok(()) };
+        let (most, code, message) = LIMITS[limit];
+        if blocks <= most {
+            return Ok(());
+        }
+        self.fired("range");
+        Err(super::rpc::refused(code, message, None))
+    }
+
+    /// The wallet's count, where it is `count`.
+    pub fn told_count(&mut self, endpoint: usize, count: u64) -> u64 {
+        let told = match Wrong::tell(&mut self.endpoints[endpoint].lies.count) {
+            Some(Count::Ahead(by)) => count.saturating_add(by),
+            Some(Count::Behind(by)) => count.saturating_sub(by),
+            Some(Count::None) => 0,
+            None => count,
+        };
+        if told != count {
+            self.fired(if told > count { "count too high" } else { "count too low" });
+        }
+        told
+    }
+
+    pub fn told_tip(&mut self, endpoint: usize) -> u128 {
+        let wrong = Wrong::tell(&mut self.endpoints[endpoint].lies.tip);
+        if wrong.is_some() {
+            self.fired("tip");
+        }
+        wrong.unwrap_or(0)
+    }
+
+    pub fn told_estimate(&mut self, endpoint: usize, gas: u64) -> u64 {
+        let wrong = Wrong::tell(&mut self.endpoints[endpoint].lies.estimate);
+        if wrong.is_some() {
+            self.fired("estimate");
+        }
+        wrong.unwrap_or(gas)
+    }
+
+    /// The height that a tag follows, where the endpoint sees up to `sight`.
+    pub fn tag_follows(&mut self, endpoint: usize, sight: u64) -> u64 {
+        match self.endpoints[endpoint].lies.tag {
+            Some((until, height)) if Instant::now() < until && height < sight => {
+                self.fired("tag");
+                height
+            }
+            _ => sight,
+        }
+    }
+}
