@@ -668,8 +668,13 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 async fn connection(stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     stream.set_nodelay(true).map_err(|e| Error::Io("nodelay".into(), e))?;
     let mut method = [0; 4];
-    while stream.peek(&mut method).await.map_err(|e| Error::Io("peek".into(), e))? < 4 {
-        sleep(Duration::from_millis(1)).await;
+    loop {
+        match stream.peek(&mut method).await.map_err(|e| Error::Io("peek".into(), e))? {
+            // It left without a word.
+            0 => return Ok(()),
+            1..4 => sleep(Duration::from_millis(1)).await,
+            _ => break,
+        }
     }
     if &method == b"GET " {
         web_socket(stream, shared).await
@@ -754,7 +759,12 @@ async fn http(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()
             Answer::Status(status) => (status, String::new()),
             Answer::Failed(status, answer) => (status, answer.to_string()),
             Answer::Flood => return flood(stream, shared).await,
-            Answer::Nothing => std::future::pending().await,
+            // Until the client has had enough.
+            Answer::Nothing => {
+                let mut more = [0; 64];
+                while stream.read(&mut more).await? > 0 {}
+                return Ok(());
+            }
         };
         let head = format!(
             "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
