@@ -50,7 +50,7 @@ use self::{
     operator::Pending,
     plan::WalletClaim,
     service_manager::ServiceManager,
-    slot::{Aftermath, Slot},
+    slot::{Aftermath, Slot, Unapplied},
     watcher::Watcher,
 };
 use crate::{
@@ -530,8 +530,13 @@ impl<I: Instances> Supervisor<I> {
         let Some(slot) = self.slots.get_mut(&name) else { return };
         let result_is_good = result.is_ok();
         match slot.checked(&config, result, Instant::now()) {
-            Some(why) => {
-                error!(instance = name, why, "reload failed");
+            Some(Unapplied { why, waits }) => {
+                if waits {
+                    warn!(instance = name, why, again_in = ?slot::CHECK_AGAIN,
+                        "a new configuration waits for what it needs");
+                } else {
+                    error!(instance = name, why, "reload failed");
+                }
                 self.reload.at_ms = clock::unix_millis();
             }
             None if result_is_good => {

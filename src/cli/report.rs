@@ -179,7 +179,8 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     }
     let told = parked_for(state);
     if let Some(why) = instance.reload_failed.as_ref().filter(|why| told != Some(why)) {
-        lines.push(("reload failed", why.clone()));
+        let label = if instance.reload_waits { "new file waits" } else { "reload failed" };
+        lines.push((label, why.clone()));
     }
     if instance.changing && *state != State::Starting {
         lines.push(("changing", "its new configuration is being checked or started".to_owned()));

@@ -3,7 +3,8 @@
 use super::status::{InstanceStatus, State, StoppedBy};
 use crate::domain::HoldReason;
 
-/// What to do, one thing each; empty if there is nothing.
+/// What to do, one thing each, which says what it is about where there may be several; empty if there is
+/// nothing.
 #[must_use]
 pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     let InstanceStatus { name, state, .. } = instance;
@@ -11,7 +12,7 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     match state {
         State::Running | State::Starting | State::Draining => {}
         State::Waiting { .. } => {
-            to_do.push("nothing if that is known: it goes on by itself".to_owned());
+            to_do.push("waiting: nothing if that is known, it goes on by itself".to_owned());
         }
         State::BackingOff { .. } => {
             to_do.push(format!("`kms-connector restart {name}` tries at once"));
@@ -36,7 +37,14 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
         to_do.extend(instance.gauges.read_once.iter().map(ToString::to_string));
     }
     if instance.reload_failed.is_some() && state.is_up() {
-        to_do.push("mend the file: until then it runs as it was".to_owned());
+        to_do.push(if instance.reload_waits {
+            format!(
+                "new file: nothing, it is in order and applied once what it needs answers; \
+                 `kms-connector reload {name}` tries at once"
+            )
+        } else {
+            "file: mend what it says; until then the instance runs as it was".to_owned()
+        });
     }
     to_do
 }

@@ -89,7 +89,10 @@ impl InstanceReadiness {
             State::Stopped { by } => Some(format!("stopped by {}", by.as_str())),
         };
         let failed = one.reload_failed.as_ref().filter(|failed| why.as_ref() != Some(failed));
-        let failed = failed.map(|failed| format!("reload failed: {failed}"));
+        let failed = failed.map(|failed| match one.reload_waits {
+            true => format!("its new configuration waits: {failed}"),
+            false => format!("reload failed: {failed}"),
+        });
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
         let doubts = one.gauges.doubts().filter(|_| one.state.is_up());
@@ -136,6 +139,7 @@ mod tests {
             last_error: None,
             last_warning: None,
             reload_failed: None,
+            reload_waits: false,
             changing: false,
             config_hash: None,
             chain_id: None,
@@ -271,6 +275,23 @@ mod tests {
         let [reason] = &readiness.reasons[..] else { panic!("{readiness:?}") };
         assert!(readiness.ready && reason.contains("80 answers wait"), "{reason}");
         assert!(what_to_do(&one)[0].contains("80 answers wait"));
+    }
+
+    #[test]
+    fn d6_a_good_file_is_not_to_be_mended_and_every_line_says_what_it_is_about() {
+        let state = State::Waiting { on: "the node".to_owned(), why: "no answer".to_owned() };
+        let mut one = instance("a", state);
+        one.reload_failed = Some("no answer; the configuration from before runs on".to_owned());
+        for (waits, words) in [(true, "nothing"), (false, "mend")] {
+            one.reload_waits = waits;
+            let to_do = what_to_do(&one);
+            assert_eq!(to_do.len(), 2, "{to_do:?}");
+            assert!(to_do[0].starts_with("waiting: "), "{to_do:?}");
+            let (about, advice) = to_do[1].split_once(": ").unwrap();
+            assert!(about.ends_with("file") && advice.starts_with(words), "{to_do:?}");
+            let readiness = Readiness::of(&status(vec![one.clone()]));
+            assert_eq!(readiness.reasons[0].contains("reload failed"), !waits, "{readiness:?}");
+        }
     }
 
     #[test]

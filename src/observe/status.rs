@@ -58,6 +58,9 @@ pub struct InstanceStatus {
     pub last_warning: Option<LastError>,
     /// Why the file's content is not what runs.
     pub reload_failed: Option<String>,
+    /// The file is in order: it is applied once what it needs answers.
+    #[serde(default)]
+    pub reload_waits: bool,
     /// A new configuration is being checked or switched to.
     pub changing: bool,
     /// The beginning of the SHA-256 of the file whose content runs (see `sha256sum`).

@@ -39,7 +39,7 @@ use crate::{
 /// How long an aborted instance may take to close its journal before its task is dropped.
 const ABORT_LIMIT: Duration = Duration::from_secs(15);
 /// An unreachable dependency of a changed configuration is tried again after this.
-const CHECK_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// A new configuration that waits this long is taken for what the operator wants.
 const PROBATION: Duration = Duration::from_mins(2);
 
@@ -147,7 +147,15 @@ struct Complaints {
     /// The file is wrong, or collides with another.
     file: Option<String>,
     /// The new configuration could not replace the old one.
-    change: Option<String>,
+    change: Option<Unapplied>,
+}
+
+/// Why a new configuration did not replace the old one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unapplied {
+    pub why: String,
+    /// Nothing is known against it: what it needs does not answer, and it is tried again by itself.
+    pub waits: bool,
 }
 
 /// One instance.
@@ -499,7 +507,7 @@ impl<E> Slot<E> {
         config: &Arc<Config>,
         result: Result<(), CheckError>,
         now: Instant,
-    ) -> Option<String> {
+    ) -> Option<Unapplied> {
         if !matches!(&self.change, Change::Checking(checking) if checking == config) {
             return None; // The files say something else by now.
         }
@@ -520,13 +528,15 @@ impl<E> Slot<E> {
         };
         self.fallback = Some(run.target.clone());
         self.change = Change::Rejected { config: config.clone(), again_at: Some(again_at) };
-        self.complain(format!("{error}; the configuration from before runs on"))
+        let waits = matches!(error, CheckError::Unreachable(_));
+        self.complain(format!("{error}; the configuration from before runs on"), waits)
     }
 
-    fn complain(&mut self, why: String) -> Option<String> {
-        let news = self.complaints.change.as_ref() != Some(&why);
-        self.complaints.change = Some(why.clone());
-        news.then_some(why)
+    fn complain(&mut self, why: String, waits: bool) -> Option<Unapplied> {
+        let unapplied = Unapplied { why, waits };
+        let news = self.complaints.change.as_ref() != Some(&unapplied);
+        self.complaints.change = Some(unapplied.clone());
+        news.then_some(unapplied)
     }
 
     /// A generation is over. `jitter`: a number from 0 to 1.
@@ -556,7 +566,7 @@ impl<E> Slot<E> {
             return Aftermath::AsTold;
         }
         if let Some(previous) = run.replaced {
-            self.complain(format!("{exit}; the configuration from before runs again"));
+            self.complain(format!("{exit}; the configuration from before runs again"), false);
             self.fallback = Some(previous);
             self.change = Change::Rejected { config: run.target.config.clone(), again_at: None };
             return Aftermath::RolledBack;
@@ -649,6 +659,9 @@ impl<E> Slot<E> {
         let complaint = match (self.complaint(), &self.shown.0) {
             // A parked one's reason is told already.
             (None, _) | (_, State::Parked { .. }) => String::new(),
+            (Some(why), _) if self.is_waiting_to_change() => {
+                format!("; its new configuration waits, and is tried again by itself: {why}")
+            }
             (Some(why), _) => format!("; reload failed: {why}"),
         };
         format!("{}: {}{generation}{complaint}", self.name, self.described())
@@ -658,6 +671,9 @@ impl<E> Slot<E> {
     pub fn in_short(&self) -> Option<String> {
         match (&self.shown.0, self.complaint()) {
             (State::Running, None) => None,
+            (State::Running, Some(_)) if self.is_waiting_to_change() => {
+                Some(format!("{} waits to change", self.name))
+            }
             (State::Running, Some(_)) => Some(format!("{} reload failed", self.name)),
             (_, _) => Some(format!("{} {}", self.name, self.described())),
         }
@@ -678,7 +694,13 @@ impl<E> Slot<E> {
 
     /// Why the files do not say what runs.
     pub fn complaint(&self) -> Option<&str> {
-        self.complaints.file.as_deref().or(self.complaints.change.as_deref())
+        let of_change = self.complaints.change.as_ref().map(|unapplied| unapplied.why.as_str());
+        self.complaints.file.as_deref().or(of_change)
+    }
+
+    /// Whether that is only because what its new configuration needs does not answer.
+    fn is_waiting_to_change(&self) -> bool {
+        self.complaints.file.is_none() && self.complaints.change.as_ref().is_some_and(|it| it.waits)
     }
 
     pub fn status(&self) -> InstanceStatus {
@@ -694,6 +716,7 @@ impl<E> Slot<E> {
             last_error: self.last_error.clone(),
             last_warning: None,
             reload_failed: self.complaint().map(str::to_owned),
+            reload_waits: self.is_waiting_to_change(),
             changing: self.is_changing(),
             config_hash: target
                 .and_then(|target| target.hash.as_ref())

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Inputs, Instances, SignalSource, Supervisor,
-    control::{Answer, Asked, Request},
+    control::{self, Answer, Asked, Request},
     directory::{Files, Settled},
     lifecycle::Signal,
     plan::WalletClaim,
@@ -92,6 +92,8 @@ const FAILS_AT_START: u64 = 103;
 const FAILS_LATER: u64 = 104;
 /// Finishes nothing of what is in hand before it is aborted.
 const DRAINS_LONG: u64 = 105;
+/// What it needs does not answer at all.
+const BLACK_HOLE: u64 = 106;
 
 fn version(config: &Config) -> u64 {
     config.retry_interval.as_secs()
@@ -145,6 +147,7 @@ impl Instances for Stage {
             match version(&config) {
                 REFUSED => Err(CheckError::Refused("wrong chain".into())),
                 UNREACHABLE => Err(CheckError::Unreachable("no answer".into())),
+                BLACK_HOLE => std::future::pending().await,
                 _ => Ok(()),
             }
         }
@@ -366,6 +369,45 @@ async fn a_change_that_fails_leaves_or_brings_back_what_ran() {
         assert_eq!(rig.stage.playing()["a"].version, 3, "{bad}");
         rig.end().await;
     }
+}
+
+/// Half of them for all, half for the one whose new configuration is tried for twenty seconds.
+#[tokio::test(start_paused = true)]
+async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
+    let rig = Rig::new();
+    rig.write("a.toml", &content(1, 1));
+    quiet().await;
+    rig.write("a.toml", &content(1, BLACK_HOLE));
+    let path = rig.dir.with_file_name("control.sock");
+    let candidates = control::candidates(Some(&path), &Environment::default(), &rig.dir);
+    let listener = control::Listener::bind(&candidates).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listener.serve(rig.commands.clone(), rig.stop.clone()));
+    let mut asking = JoinSet::new();
+    for number in 0..50 {
+        let request = Request::Reload { name: (number % 2 == 0).then(|| "a".to_owned()) };
+        let candidates = candidates.clone();
+        asking.spawn(async move {
+            control::ask(&candidates, &request, Duration::from_secs(30)).await.unwrap()
+        });
+    }
+    for answer in asking.join_all().await {
+        let Answer::Done { lines, failed } = answer else { panic!("{answer:?}") };
+        assert!(failed && lines[0].contains("waits") && !lines[0].contains("failed"), "{lines:?}");
+    }
+    let a = rig.instance("a").await;
+    assert!(a.state == State::Running && a.reload_failed.is_some() && a.reload_waits, "{a:?}");
+    // What is wrong in a file is its own matter.
+    rig.write("a.toml", "nonsense");
+    quiet().await;
+    let a = rig.instance("a").await;
+    assert!(a.reload_failed.is_some() && !a.reload_waits, "{a:?}");
+    rig.write("a.toml", &content(1, 2));
+    quiet().await;
+    let a = rig.instance("a").await;
+    assert_eq!((a.reload_failed, a.reload_waits, a.generation), (None, false, 2));
+    rig.end().await;
+    tasks.join_all().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -356,6 +356,7 @@ fn instance(file: &Path, state: State) -> InstanceStatus {
         last_error: None,
         last_warning: None,
         reload_failed: None,
+        reload_waits: false,
         changing: false,
         config_hash: None,
         chain_id: Some(4242),

@@ -24,6 +24,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
         last_error: None,
         last_warning: None,
         reload_failed: None,
+        reload_waits: false,
         changing: false,
         config_hash: Some("9f86d081884c".to_owned()),
         chain_id: Some(261_131),
@@ -147,13 +148,13 @@ config-4  parked       3m ago     0    0         -    -        -     -
 
 config-1: running
   reload failed  config-1.toml:3: gas_limit: found 6000
-  what to do     mend the file: until then it runs as it was
+  what to do     file: mend what it says; until then the instance runs as it was
 
 config-2: waiting
   for         the KMS Core at core-2.example:50052
   since       5m ago (2026-09-14 16:00:12 UTC)
   why         connection refused
-  what to do  nothing if that is known: it goes on by itself
+  what to do  waiting: nothing if that is known, it goes on by itself
 
 config-3: backing-off
   next try    in 12s (2026-09-14 16:05:24 UTC)

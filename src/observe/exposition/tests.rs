@@ -63,6 +63,7 @@ fn instance(name: &str) -> InstanceStatus {
         last_error: None,
         last_warning: None,
         reload_failed: Some("bad TOML".to_owned()),
+        reload_waits: false,
         changing: false,
         config_hash: None,
         chain_id: Some(412_346),

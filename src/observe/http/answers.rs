@@ -220,6 +220,7 @@ mod tests {
             last_error: None,
             last_warning: None,
             reload_failed: None,
+            reload_waits: false,
             changing: false,
             config_hash: None,
             chain_id: Some(1),

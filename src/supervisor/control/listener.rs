@@ -21,8 +21,8 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::{UnixListener, UnixSocket, UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -47,6 +47,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one supervisor waits for another that binds in the same directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
+/// How often it is looked whether the socket is still where commands look for it: as often as the files
+/// are read.
+const THERE_EVERY: Duration = Duration::from_secs(30);
+/// How long that may take.
+const THERE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the last answers may take once the loop has ended.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -73,6 +78,10 @@ pub struct Listener {
     /// Goes before the socket, which keeps its inode from being another's.
     file: SocketFile,
     socket: UnixListener,
+    /// Where it may be bound again.
+    candidates: Candidates,
+    /// That it is gone and cannot be bound again was told.
+    complained: bool,
 }
 
 /// The socket's file, as long as it is the one we made.
@@ -123,7 +132,34 @@ impl Listener {
         // Nobody can connect before `listen`: the mode holds from the first connection on.
         open_to_group(&path, &file).map_err(failed("setting its mode"))?;
         let socket = socket.listen(BACKLOG).map_err(failed("listening"))?;
-        Ok(Self { file, socket })
+        Ok(Self { file, socket, candidates: candidates.clone(), complained: false })
+    }
+
+    /// Binds again if somebody removed the socket, or put something else in its place: no command finds
+    /// it then.
+    async fn look_after_itself(&mut self) {
+        let (path, own) = (self.file.path.clone(), self.file.identity);
+        let there = move || fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == own);
+        let looking = timeout(THERE_DEADLINE, spawn_blocking(there)).await;
+        // A disk that does not answer says nothing.
+        if !matches!(looking, Ok(Ok(false))) {
+            self.complained &= !matches!(looking, Ok(Ok(true)));
+            return;
+        }
+        match Self::bind(&self.candidates).await {
+            Ok(again) => {
+                *self = again;
+                warn!(path = %self.path().display(), "the control socket was removed and is bound again");
+            }
+            Err(error) if !self.complained => {
+                self.complained = true;
+                warn!(
+                    %error, again_in = ?THERE_EVERY,
+                    "the control socket was removed and cannot be bound again: commands do not reach this process"
+                );
+            }
+            Err(_) => {}
+        }
     }
 
     /// Where it listens.
@@ -133,14 +169,17 @@ impl Listener {
     }
 
     /// Serves until `stop`. Whoever waits for an answer then gets it if it comes at once.
-    pub async fn serve(self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
+    pub async fn serve(mut self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
         let crowd = Crowd::new(PLACES);
+        let mut looks = interval(THERE_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut connections = JoinSet::new();
         let mut accepting = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = connections.join_next() => note(ended),
+                _ = looks.tick() => self.look_after_itself().await,
                 accepted = self.socket.accept() => {
                     match accepted {
                         Ok((stream, _)) => {

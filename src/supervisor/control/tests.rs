@@ -178,6 +178,59 @@ async fn b12_a_directory_that_somebody_keeps_locked_keeps_nobody_from_starting()
     assert_eq!(listener.path(), path);
 }
 
+/// Asks again and again until somebody answers; fails after a minute of the test's clock.
+async fn until_reached(candidates: &Candidates) {
+    let reached = async {
+        while client::find(candidates).await.is_err() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_mins(1), reached).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn d4_a_socket_that_was_removed_is_bound_again() {
+    let mut world = World::new().await;
+    for _ in 0..2 {
+        fs::remove_file(world.path()).unwrap();
+        until_reached(&world.candidates).await;
+        assert_eq!(world.restart("a").await.unwrap(), done("a"));
+        assert_eq!(fs::metadata(world.path()).unwrap().permissions().mode() & 0o777, 0o660);
+    }
+    // One that nobody answers on any more, in its place.
+    fs::remove_file(world.path()).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(world.path()).unwrap());
+    until_reached(&world.candidates).await;
+    // What is somebody else's stays.
+    fs::remove_file(world.path()).unwrap();
+    fs::write(world.path(), "precious").unwrap();
+    sleep(Duration::from_mins(2)).await;
+    assert_eq!(fs::read(world.path()).unwrap(), b"precious");
+    fs::remove_file(world.path()).unwrap();
+    until_reached(&world.candidates).await;
+    world.stop.cancel();
+    world.tasks.join_next().await.unwrap().unwrap();
+    assert!(!world.path().exists());
+}
+
+/// The directory went along with it: it is made anew, or the next place will do.
+#[tokio::test(start_paused = true)]
+async fn d4_a_directory_that_was_removed_is_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    let nobody = Environment::default();
+    let candidates = Candidates::among(None, &nobody, &home.path().join("run"), &state);
+    let listener = Listener::bind(&candidates).await.unwrap();
+    let (commands, _asked) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listener.serve(commands, stop.clone()));
+    fs::remove_dir_all(&state).unwrap();
+    until_reached(&candidates).await;
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn what_is_no_socket_stays() {
     let directory = tempfile::tempdir().unwrap();
@@ -337,6 +390,7 @@ async fn b8_whoever_sits_there_in_silence_keeps_no_operator_out() {
     }
 }
 
+/// C11: a minute, in which it held its place.
 #[tokio::test]
 async fn b8_who_hangs_up_leaves_and_who_has_said_all_is_answered() {
     let world = World::new().await;
