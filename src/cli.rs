@@ -6,7 +6,9 @@
 
 mod places;
 mod surroundings;
+mod limits;
 mod dumps;
+mod open_files;
 mod run;
 mod list;
 mod validate;

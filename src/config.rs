@@ -10,6 +10,7 @@
 
 mod raw;
 mod checked;
+mod files;
 mod effective;
 mod foreign;
 mod problems;
@@ -146,7 +147,7 @@ fn assembled(
 
 /// The content of a configuration file, which may hold a key.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problems> {
-    checked::read_small_file(path, FILE_LIMIT).map_err(|found| unreadable(Place::file(path), found))
+    files::read_small_file(path, FILE_LIMIT).map_err(|found| unreadable(Place::file(path), found))
 }
 
 fn unreadable(place: Place, found: String) -> Problems {

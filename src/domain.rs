@@ -210,6 +210,18 @@ pub struct SigningDomain {
     pub verifying_contract: Address,
 }
 
+/// As an operator reads it. A contract may say anything of itself.
+impl fmt::Display for SigningDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, version, chain_id, verifying_contract } = self;
+        let [name, version] = [name, version].map(|said| excerpt(80, said));
+        write!(
+            f,
+            "name \"{name}\", version \"{version}\", chain id {chain_id}, contract {verifying_contract}"
+        )
+    }
+}
+
 /// How a request ended: exactly one per request. Terminal only because nobody could change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -465,4 +477,23 @@ pub struct Ciphertext {
 pub enum CiphertextFormat {
     BigCompressed,
     BigExpanded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d8_a_signing_domain_is_told_in_words_and_whatever_it_says_is_one_line() {
+        let domain = SigningDomain {
+            name: format!("Decryption\u{1b}[2J\n{}", "x".repeat(1000)),
+            version: "1".to_owned(),
+            chain_id: 7,
+            verifying_contract: Address::ZERO,
+        };
+        let told = domain.to_string();
+        assert!(told.starts_with("name \"Decryption\\u{1b}[2J\\n"), "{told}");
+        assert!(told.contains("version \"1\", chain id 7, contract 0x00"), "{told}");
+        assert!(told.len() < 250 && !told.contains("SigningDomain"), "{told}");
+    }
 }

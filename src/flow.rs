@@ -114,6 +114,8 @@ pub enum Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     pub new: Vec<usize>,
+    /// Undecodable logs that were not known, by their place in the batch.
+    pub skipped: Vec<usize>,
     /// Settled, and now in another block: the chain was reorganised, and what settled them may be
     /// gone with it. They are open again.
     pub reopened: Vec<usize>,

@@ -256,6 +256,7 @@ pub fn space(path: &Path) -> io::Result<Space> {
 pub struct Pruned {
     pub requests: u64,
     pub transactions: u64,
+    pub skipped_logs: u64,
 }
 
 /// How much the writer did since it was opened.
@@ -559,8 +560,8 @@ impl Journal {
 
     /// Removes, of every contract in the file, requests settled before `settled_before_ms` (Unix
     /// ms) whose outcome's block is at most `final_block`, and transactions signed before that
-    /// whose nonce is used for good and whose request is settled and as old (or gone). The highest
-    /// nonce stays. Goes in chunks, other commits in between; dropping the future stops between
+    /// whose nonce is used for good and whose request is settled and as old (or gone), and
+    /// undecodable logs stored before that of such blocks. The highest nonce stays. Goes in chunks, other commits in between; dropping the future stops between
     /// chunks.
     pub async fn prune(
         &self,
@@ -573,6 +574,7 @@ impl Journal {
                 Done::Pruned(chunk) => {
                     total.requests += chunk.requests;
                     total.transactions += chunk.transactions;
+                    total.skipped_logs += chunk.skipped_logs;
                     if !chunk.is_full_chunk() {
                         return Ok(total);
                     }

@@ -368,6 +368,11 @@ impl Metrics {
         self.0.undecodable.inc();
     }
 
+    #[cfg(test)]
+    pub(crate) fn undecodable_so_far(&self) -> u64 {
+        self.0.undecodable.get()
+    }
+
     // The chain.
 
     /// Since when (Unix ms) a block is known that was not read yet; `None`: all are read.

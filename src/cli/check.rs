@@ -184,7 +184,8 @@ async fn all(places: &Places) -> Vec<Report> {
     if let Err(problems) = config::check_environment(environment) {
         reports.push(Report::bad("-", of_problems(&problems)));
     }
-    let odd = settled.odd_variables(environment);
+    let mut odd = settled.odd_variables(environment);
+    odd.extend(directory::misnamed(config_dir));
     if !odd.is_empty() {
         let findings = of_warnings(&odd);
         reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });

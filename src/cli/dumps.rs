@@ -8,9 +8,13 @@
 
 use std::{fs, io};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::warn;
 
+use super::limits;
+
+/// As the kernel calls it.
+const LIMIT: &str = "Max core file size";
 /// Which memory a dump holds, a bit for each kind: none.
 const FILTER: &str = "/proc/self/coredump_filter";
 
@@ -20,7 +24,8 @@ pub(super) fn forbid() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none).map_err(io::Error::from);
     let limited = limited.or_else(|error| {
-        if getrlimit(Resource::Core).current == Some(0) { Ok(()) } else { Err(error) }
+        let is_none = limits::of(LIMIT).is_some_and(|limit| limit.current == Some(0));
+        if is_none { Ok(()) } else { Err(error) }
     });
     let emptied = match fs::write(FILTER, "0") {
         // A kernel that makes no dumps has no such file.
@@ -39,8 +44,8 @@ mod tests {
     #[test]
     fn b12_core_dumps_are_forbidden() {
         forbid();
-        let limit = getrlimit(Resource::Core);
-        assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        assert_eq!(limits::of(LIMIT), Some(none));
         let filter = fs::read_to_string(FILTER).unwrap();
         assert_eq!(filter.trim().trim_start_matches('0'), "", "{filter}");
     }

@@ -8,13 +8,16 @@ use std::{
 use super::{
     Exit, complain, describe, places, print,
     status::{self, StatusError},
-    text::{ago, table},
+    text::{ago, short, table},
 };
 use crate::{
     clock,
     config::{self, Config, Environment, Loaded, Mode, Problems},
     observe::status::InstanceStatus,
-    supervisor::control::{AskError, Candidates},
+    supervisor::{
+        control::{AskError, Candidates},
+        directory,
+    },
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +28,13 @@ pub(super) enum Form {
 }
 
 pub(super) async fn list(
-    directory: &Path,
+    config_dir: &Path,
     environment: &Environment,
     candidates: &Candidates,
     full_path: bool,
     form: Form,
 ) -> Exit {
-    let names = match places::config_names(directory) {
+    let names = match places::config_names(config_dir) {
         Ok(names) => names,
         Err(problems) => {
             complain(problems);
@@ -39,12 +42,15 @@ pub(super) async fn list(
         }
     };
     let full = |name: &str| {
-        let path = directory.join(name);
+        let path = config_dir.join(name);
         std::path::absolute(&path).unwrap_or(path)
     };
     let shown = |name: &str| {
         if full_path { full(name).display().to_string() } else { name.to_owned() }
     };
+    for odd in directory::misnamed(config_dir) {
+        complain(format_args!("warning: {odd}"));
+    }
     match form {
         Form::Plain => {
             print(&names.iter().map(|name| shown(name) + "\n").collect::<String>(), Exit::Success)
@@ -58,7 +64,8 @@ pub(super) async fn list(
             let mut rows = vec![header.map(str::to_owned)];
             for name in &names {
                 let path = full(name);
-                rows.push(long_row(shown(name), &path, environment, running.of(&path)));
+                let file = if full_path { shown(name) } else { short(name) };
+                rows.push(long_row(file, &path, environment, running.of(&path)));
             }
             print(&table(&rows), Exit::Success)
         }
@@ -134,7 +141,7 @@ fn long_row(
     };
     let name = loaded.as_ref().map_or_else(
         |_| "-".to_owned(),
-        |loaded| config::instance_name(Mode::Start, None, Some(path), &loaded.config),
+        |loaded| short(&config::instance_name(Mode::Start, None, Some(path), &loaded.config)),
     );
     let now = clock::unix_millis();
     let state =

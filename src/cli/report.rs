@@ -3,7 +3,7 @@
 //! First the process and its files, then one line per instance, then a block for each that does not
 //! simply run: what it waits for or why it stands, until when, and what to do.
 
-use super::text::{Colour, ago, due, painted, pairs, printable, span, utc, when};
+use super::text::{Colour, ago, due, painted, pairs, printable, short, span, utc, when};
 use crate::observe::{
     advice::what_to_do,
     status::{CatchUp, InstanceStatus, LastError, Reload, State, Status},
@@ -109,7 +109,7 @@ fn row(instance: &InstanceStatus, now_ms: u64) -> [String; 9] {
         number.filter(|_| instance.state.is_up()).map_or_else(|| "-".to_owned(), |n| n.to_string())
     };
     [
-        instance.name.clone(),
+        short(&instance.name),
         instance.state.word().to_owned(),
         ago(now_ms, instance.since_ms),
         instance.generation.to_string(),

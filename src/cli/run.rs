@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
-    Exit, complain, places,
+    Exit, complain, open_files, places,
     surroundings::{self, Eyes, Odd},
 };
 use crate::{
@@ -52,6 +52,9 @@ fn absolute(path: PathBuf) -> PathBuf {
 }
 
 async fn run(files: Files, places: Places, kept: Kept) -> Exit {
+    if let Err(error) = open_files::raise() {
+        return cannot_start(&error);
+    }
     let Places { state_dir, socket, listen, listen_names, environment } = places;
     let telling = tell_who_else_writes(files.clone(), state_dir.clone());
     let options = Options { files, state_dir, socket, listen, listen_names, environment, kept };
@@ -71,14 +74,18 @@ async fn run(files: Files, places: Places, kept: Kept) -> Exit {
         ) => Exit::Failure,
         Err(RunError::Configuration(problems)) => refuse(&problems),
         Err(error @ (RunError::Signals(_) | RunError::Control(_) | RunError::Http(_))) => {
-            if tracing::enabled!(tracing::Level::ERROR) {
-                tracing::error!(%error, "cannot start");
-            } else {
-                complain(format_args!("cannot start: {error}"));
-            }
-            Exit::Failure
+            cannot_start(&error)
         }
     }
+}
+
+fn cannot_start(error: &dyn std::error::Error) -> Exit {
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(%error, "cannot start");
+    } else {
+        complain(format_args!("cannot start: {error}"));
+    }
+    Exit::Failure
 }
 
 async fn tell_who_else_writes(files: Files, state_dir: PathBuf) {

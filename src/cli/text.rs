@@ -61,6 +61,18 @@ fn plain(line: &str) -> String {
     excerpt(usize::MAX, line)
 }
 
+/// Of a long name its beginning and its end, so that a table fits a screen.
+pub(super) fn short(name: &str) -> String {
+    const LONGEST: usize = 40;
+    const END: usize = 12;
+    let length = name.chars().count();
+    if length <= LONGEST {
+        return name.to_owned();
+    }
+    let begin = name.chars().take(LONGEST - END - 1);
+    begin.chain(['…']).chain(name.chars().skip(length - END)).collect()
+}
+
 /// A length of time in its two largest units.
 pub(super) fn span(millis: u64) -> String {
     let seconds = millis / 1_000;
@@ -158,6 +170,16 @@ mod tests {
         assert_eq!(ago(1_000, 9_000), "0s ago");
         assert_eq!(due(1_000, 1_000), "now (1970-01-01 00:00:01 UTC)");
         assert_eq!(due(1_000, 13_000), "in 12s (1970-01-01 00:00:13 UTC)");
+    }
+
+    #[test]
+    fn d8_long_names_make_no_wide_tables() {
+        let long = format!("{}-north-7", "é".repeat(117));
+        let shown = short(&long);
+        assert_eq!(shown.chars().count(), 40);
+        assert!(shown.starts_with('é') && shown.contains('…') && shown.ends_with("-north-7"));
+        assert_eq!(short("config-1"), "config-1");
+        assert_eq!(short(&long[..80]), long[..80], "forty characters");
     }
 
     #[test]

@@ -70,7 +70,9 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
         complain(config::unusable_directory(config_dir, problem));
         return Exit::BadConfiguration;
     }
-    for warning in settled.odd_variables(environment) {
+    for warning in
+        settled.odd_variables(environment).into_iter().chain(directory::misnamed(config_dir))
+    {
         complain(format_args!("warning: {warning}"));
     }
     warn_of_others(&files, &places::state_dir(environment));

@@ -4,7 +4,6 @@
 //! stand here, beside the key they belong to. The only I/O is reading the files that keys name.
 
 use std::fs;
-use std::io::Read;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,8 +14,8 @@ use alloy::primitives::{Address, address};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
-use zeroize::Zeroizing;
 
+use super::files::{Guard, Verdict, read_key_file, read_small_file};
 use super::problems::{Place, Problem, Problems, Warning};
 use super::raw::{Given, Key, Layer, PREFIX, Raw, Value, show, show_shape};
 use super::secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl, strip_0x};
@@ -566,8 +565,8 @@ impl Check<'_> {
     fn key_file(&mut self) -> Found<PrivateKey> {
         let key = Key::PrivateKeyFile;
         let Some(path) = self.path(key)? else { return Ok(None) };
-        let text = match read_key_file(&path) {
-            Ok(text) => text,
+        let (text, guard) = match read_key_file(&path) {
+            Ok(read) => read,
             Err(found) => {
                 let allowed = "a readable file with 64 hex digits, with or without 0x";
                 let advice = "Check its path, and that the service's user may read it";
@@ -576,46 +575,30 @@ impl Check<'_> {
         };
         let in_credentials =
             self.source.credentials_directory.as_deref().is_some_and(|dir| path.starts_with(dir));
+        // systemd guards those.
         if !in_credentials {
-            self.key_file_mode(&path)?;
+            self.key_guard(&path, guard)?;
         }
         let place = Place::file(&path);
         self.judge_key(&text, &place, key.name()).map(Some)
     }
 
-    /// A key file is for its owner. The credentials directory is exempt: systemd guards it.
-    fn key_file_mode(&mut self, path: &Path) -> Result<(), Noted> {
-        let mode = match fs::metadata(path) {
-            Ok(meta) => meta.permissions().mode(),
-            Err(error) => {
-                return Err(self.bad(
-                    Key::PrivateKeyFile,
-                    error.to_string(),
-                    "a readable file",
-                    "",
-                ));
+    /// A key file is for its owner, who is root or the service's user.
+    fn key_guard(&mut self, path: &Path, guard: Guard) -> Result<(), Noted> {
+        match guard.judge(rustix::process::geteuid().as_raw()) {
+            Verdict::Fine => Ok(()),
+            Verdict::Odd(message) => {
+                self.raw.warnings.push(Warning {
+                    place: Place::file(path),
+                    key: Some(Key::PrivateKeyFile.name().to_owned()),
+                    message,
+                });
+                Ok(())
             }
-        };
-        if mode & 0o006 != 0 {
-            return Err(self.bad(
-                Key::PrivateKeyFile,
-                format!(
-                    "a key file open to every user of this machine (mode {:03o})",
-                    mode & 0o777
-                ),
-                "mode 600 or 400",
-                "chmod 600 it; in Kubernetes set the secret volume's defaultMode to 0400",
-            ));
+            Verdict::Refused { found, allowed, advice } => {
+                Err(self.bad(Key::PrivateKeyFile, found, allowed, advice))
+            }
         }
-        if mode & 0o060 != 0 {
-            let mode = mode & 0o777;
-            self.raw.warnings.push(Warning {
-                place: Place::file(path),
-                key: Some(Key::PrivateKeyFile.name().to_owned()),
-                message: format!("is open to its group (mode {mode:03o}); chmod 600 it"),
-            });
-        }
-        Ok(())
     }
 
     /// `$CREDENTIALS_DIRECTORY/<stem>.private_key`; under `start` also the bare `private_key`.
@@ -628,7 +611,7 @@ impl Check<'_> {
         let Some(path) = own.into_iter().chain(bare).find(present) else { return Ok(None) };
         let place = Place::file(&path);
         match read_key_file(&path) {
-            Ok(text) => self.judge_key(&text, &place, "private_key").map(Some),
+            Ok((text, _)) => self.judge_key(&text, &place, "private_key").map(Some),
             Err(found) => {
                 self.raw.problems.push(Problem {
                     place,
@@ -964,32 +947,6 @@ fn gwei_to_wei(text: &str) -> Option<u128> {
     let fraction: u128 = format!("{fraction:0<9}").parse().ok()?;
     let wei = whole * 1_000_000_000 + fraction;
     (1..=1_000_000_000_000_000).contains(&wei).then_some(wei)
-}
-
-/// A file's content, or in words why not. Not for pipes and devices, which could block for ever.
-pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, String> {
-    let shown = path.display();
-    let meta = fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;
-    if !meta.is_file() {
-        return Err(format!("{shown}, which is not a file"));
-    }
-    if meta.len() > limit {
-        return Err(format!("{shown}, which has {} bytes, more than {limit}", meta.len()));
-    }
-    let file = fs::File::open(path).map_err(|error| format!("{shown}: {error}"))?;
-    // Room for all of it at once: a growing buffer leaves copies of secrets behind.
-    let room = usize::try_from(meta.len()).unwrap_or_default() + 1;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(limit).read_to_end(&mut bytes).map_err(|error| format!("{shown}: {error}"))?;
-    Ok(bytes)
-}
-
-fn read_key_file(path: &Path) -> Result<Zeroizing<String>, String> {
-    let bytes = read_small_file(path, 4096)?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(format!("{}, whose bytes are not text", path.display())),
-    }
 }
 
 #[cfg(test)]

@@ -632,7 +632,7 @@ fn no_wallet_is_a_problem_that_names_the_ways() {
 }
 
 #[test]
-fn key_files_are_for_their_owner() {
+fn c11_key_files_are_for_their_owner() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("one.toml");
     fs::write(&config, "private_key_file = 'one.key'").unwrap();
@@ -643,8 +643,18 @@ fn key_files_are_for_their_owner() {
     let loaded = load(&source).unwrap();
     assert_eq!(key_of(&loaded), KEY);
     assert!(!warned(&loaded, "private_key_file"));
+    // Of root's, a group may read one, as in a Kubernetes secret.
+    let is_root = rustix::process::geteuid().is_root();
     write(&path, KEY, 0o640);
+    assert_eq!(warned(&load(&source).unwrap(), "private_key_file"), !is_root);
+    write(&path, KEY, 0o660);
     assert!(warned(&load(&source).unwrap(), "private_key_file"));
+    if is_root {
+        write(&path, KEY, 0o400);
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        assert!(warned(&load(&source).unwrap(), "private_key_file"));
+        fs::remove_file(&path).unwrap();
+    }
     for mode in [0o644, 0o602] {
         write(&path, KEY, mode);
         assert!(load(&source).unwrap_err().to_string().contains("every user"));
@@ -653,6 +663,20 @@ fn key_files_are_for_their_owner() {
     assert!(load(&source).unwrap_err().to_string().contains("63 hex digits"));
     fs::remove_file(&path).unwrap();
     assert!(load(&source).unwrap_err().to_string().contains("one.key"));
+}
+
+#[test]
+fn d8_an_editors_mark_before_a_key_is_no_digit() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("one.key");
+    let text = format!("private_key_file = '{}'", path.display());
+    write(&path, &format!("\u{feff}{KEY}\r\n"), 0o600);
+    assert_eq!(key_of(&load_text(&text, env([]), Mode::Start).unwrap()), KEY);
+    let wide: Vec<u8> =
+        format!("\u{feff}{KEY}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(&path, wide).unwrap();
+    let problems = load_text(&text, env([]), Mode::Start).unwrap_err().to_string();
+    assert!(problems.contains("UTF-16") && problems.contains("one.key"), "{problems}");
 }
 
 #[test]

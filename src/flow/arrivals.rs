@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::{
-    decoded::{Decoded, decode},
+    decoded::{Decoded, decode, tell_of},
     first_reading::Read,
     gap::Plan,
     ids::SharedIds,
@@ -507,7 +507,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             }
         }
         for (event, _) in &batch.skipped {
-            self.metrics.undecodable_log();
             self.is_damaged(event);
         }
         {
@@ -524,7 +523,12 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             return Ok(Vec::new());
         }
         batch.ids = self.ids.lock().changed();
+        let skipped = batch.skipped.clone();
         let taken = self.heart.rest_while(self.ledger.arrive(batch)).await?;
+        tell_of(&skipped, &taken);
+        for _ in &taken.skipped {
+            self.metrics.undecodable_log();
+        }
         if cursor.is_some() {
             self.go_to(cursor);
             // Not all instances of a process at the same block.

@@ -59,8 +59,12 @@ impl RequestLedger for FakeLedger {
                 new.insert(index);
             }
         }
-        let skipped = batch.skipped.iter().map(|(event, _)| (event.block, event.log_index));
-        book.skipped.extend(skipped);
+        let mut skipped = Vec::new();
+        for (index, (event, _)) in batch.skipped.iter().enumerate() {
+            if book.skipped.insert((event.block, event.log_index)) {
+                skipped.push(index);
+            }
+        }
         book.cursor = batch.cursor.or(book.cursor);
         book.read_twice = batch.read_twice.or(book.read_twice);
         if let Some(unproven) = batch.unproven {
@@ -71,7 +75,7 @@ impl RequestLedger for FakeLedger {
         }
         let mut new: Vec<usize> = new.into_iter().collect();
         new.sort_unstable();
-        Ok(Taken { new, reopened: Vec::new() })
+        Ok(Taken { new, skipped, reopened: Vec::new() })
     }
     async fn note(&self, _: RequestKey, _: Step) -> Result<(), LedgerError> {
         Ok(())

@@ -57,6 +57,32 @@ pub(super) async fn follow_support<P: Provider>(
     }
 }
 
+/// So deep no chain of the Gateway's kind is reorganised: at four blocks a second, seven hours.
+const DEEP: u64 = 100_000;
+/// The tag may be missing so often in a row, half an hour, before it counts as not offered.
+const UNTOLD: u32 = 3;
+
+/// Up to where nothing changes any more: what the node's tag says, or far below the head where no node
+/// has the tag. `untold`: how often in a row it was not told.
+async fn final_block<P: Provider>(provider: &P, untold: &mut u32) -> Option<u64> {
+    if let Ok(Some(last)) = provider.header(At::Finalized).await {
+        *untold = 0;
+        return Some(last.block.number);
+    }
+    *untold = untold.saturating_add(1);
+    if *untold < UNTOLD {
+        return None;
+    }
+    let head = provider.header(At::Latest).await.ok()??.block.number;
+    if *untold == UNTOLD {
+        warn!(
+            below_head = DEEP,
+            "no gateway node tells a finalized block: the journal is pruned up to so many blocks below the head"
+        );
+    }
+    head.checked_sub(DEEP)
+}
+
 /// Slow chores: pruning.
 pub(super) async fn housekeeping<P: Provider>(
     journal: Journal,
@@ -66,6 +92,7 @@ pub(super) async fn housekeeping<P: Provider>(
 ) -> Result<(), String> {
     let mut chores = interval(HOUSEKEEPING_EVERY);
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut untold = 0;
     loop {
         heart.rest();
         tokio::select! {
@@ -73,11 +100,39 @@ pub(super) async fn housekeeping<P: Provider>(
             () = heart.called() => {}
         }
         heart.beat().await;
-        let Ok(Some(last)) = provider.header(At::Finalized).await else { continue };
+        let Some(last) = final_block(&provider, &mut untold).await else { continue };
         let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let before = clock::unix_millis().saturating_sub(millis);
-        let pruned = heart.rest_while(journal.prune(before, last.block.number)).await;
+        let pruned = heart.rest_while(journal.prune(before, last)).await;
         let pruned = pruned.map_err(|error| error.to_string())?;
-        debug!(requests = pruned.requests, transactions = pruned.transactions, "journal pruned");
+        debug!(
+            requests = pruned.requests,
+            transactions = pruned.transactions,
+            skipped_logs = pruned.skipped_logs,
+            "journal pruned"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fake_chain::FakeChain;
+
+    #[tokio::test]
+    async fn c11_without_the_tag_what_is_deep_enough_counts_as_final() {
+        let chain = FakeChain::new(DEEP + 7);
+        let mut untold = 0;
+        let mut asked = Vec::new();
+        for tagged in [Some(5), None, None, None, None, Some(9), None] {
+            chain.node().tagged = tagged;
+            asked.push(final_block(&chain, &mut untold).await);
+        }
+        assert_eq!(asked, [Some(5), None, None, Some(7), Some(7), Some(9), None]);
+        // A young chain has nothing that deep.
+        let young = FakeChain::new(7);
+        for _ in 0..5 {
+            assert_eq!(final_block(&young, &mut untold).await, None);
+        }
     }
 }

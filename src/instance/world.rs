@@ -215,8 +215,8 @@ pub(super) async fn ask_domain<P: Provider>(
     let address = configured.verifying_contract;
     match decryption.signing_domain().await? {
         Some(deployed) if deployed != configured => Err(Unready::Ever(format!(
-            "the contract at {address} signs under {deployed:?}, the configuration says \
-             {configured:?}; correct decryption_domain_name, decryption_domain_version, chain_id \
+            "the contract at {address} signs under {deployed}; the configuration says \
+             {configured}; correct decryption_domain_name, decryption_domain_version, chain_id \
              or decryption_address"
         ))),
         Some(_) => Ok(configured),

@@ -45,6 +45,7 @@ CREATE TABLE forgotten (
     up_to INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 INSERT INTO forgotten SELECT contract, begun_after FROM cursors;
+CREATE INDEX skipped_by_age ON skipped_logs (skipped_at);
 ";
 
 /// Transactions are found by nonce and hash: an index by hash alone is written all over for every

@@ -419,6 +419,12 @@ pub(super) const DELETE_REQUEST: [&str; 3] = [
     "DELETE FROM requests WHERE seq = ?1",
 ];
 
+/// `?1` stored before, `?2` final block, `?3` how many.
+pub(super) const DELETE_OLD_SKIPPED: &str = "
+DELETE FROM skipped_logs WHERE seq IN (
+    SELECT seq FROM skipped_logs WHERE skipped_at < ?1 AND block_number <= ?2
+    ORDER BY skipped_at LIMIT ?3)";
+
 /// The highest nonce that is mined for good: every nonce below it is as well.
 pub(super) const HIGHEST_FINAL_NONCE: &str = "
 SELECT nonce FROM transactions WHERE mined_block_number <= ?1 ORDER BY nonce DESC LIMIT 1";
@@ -469,4 +475,5 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (OLDEST_FAILING, "requests_unfinished"),
     (OLD_REQUESTS, "requests_settled"),
     (OLD_TRANSACTIONS, "transactions_by_age"),
+    (DELETE_OLD_SKIPPED, "skipped_by_age"),
 ];

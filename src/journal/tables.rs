@@ -74,8 +74,8 @@ impl Tables<'_> {
                 taken.reopened.push(index);
             }
         }
-        for (event, reason) in &batch.skipped {
-            self.transaction.prepare_cached(sql::INSERT_SKIPPED)?.execute(params![
+        for (index, (event, reason)) in batch.skipped.iter().enumerate() {
+            let stored = self.transaction.prepare_cached(sql::INSERT_SKIPPED)?.execute(params![
                 Fixed(self.contract),
                 reason,
                 Number(now_ms),
@@ -86,6 +86,9 @@ impl Tables<'_> {
                 topics_to_blob(&event.topics),
                 event.data.as_ref(),
             ])?;
+            if stored > 0 {
+                taken.skipped.push(index);
+            }
         }
         if let Some(cursor) = batch.cursor {
             self.transaction.prepare_cached(sql::SET_CURSOR)?.execute(params![
@@ -357,6 +360,10 @@ impl Tables<'_> {
                 statement.execute([seq])?;
             }
         }
+        let skipped = self
+            .transaction
+            .prepare_cached(sql::DELETE_OLD_SKIPPED)?
+            .execute(params![before, last, PRUNE_CHUNK])?;
         let highest: Option<Number> =
             self.transaction.query_row(sql::HIGHEST_NONCE, [], |row| row.get(0))?;
         let highest_final: Option<Number> = self
@@ -381,13 +388,18 @@ impl Tables<'_> {
         for seq in &displaced {
             statement.execute([seq])?;
         }
-        Ok(Pruned { requests: old.len() as u64, transactions: displaced.len() as u64 })
+        Ok(Pruned {
+            requests: old.len() as u64,
+            transactions: displaced.len() as u64,
+            skipped_logs: skipped as u64,
+        })
     }
 }
 
 impl Pruned {
     /// Whether a further chunk may find more.
     pub(super) fn is_full_chunk(self) -> bool {
-        self.requests >= u64::from(PRUNE_CHUNK) || self.transactions >= u64::from(PRUNE_CHUNK)
+        let most = self.requests.max(self.transactions).max(self.skipped_logs);
+        most >= u64::from(PRUNE_CHUNK)
     }
 }

@@ -261,15 +261,24 @@ async fn what_settles_is_counted_once() {
 }
 
 #[tokio::test]
-async fn skipped_logs_are_stored_once() {
+async fn c11_skipped_logs_are_stored_once_and_pruned() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    for _ in 0..2 {
-        let skipped = vec![(event(8, 40), "data too short".to_owned())];
-        let batch = Batch { skipped, cursor: Some(block(8)), ..Batch::default() };
-        assert!(journal.arrive(batch).await.unwrap().new.is_empty());
+    let batch = |count: u64| {
+        let log = |log_index| Event { log_index, ..event(8, 40) };
+        let skipped = (0..count).map(|index| (log(index), "too short".to_owned()));
+        Batch { skipped: skipped.collect(), cursor: Some(block(8)), ..Batch::default() }
+    };
+    for (count, new) in [(1, vec![0]), (1, vec![]), (1500, (1..1500).collect::<Vec<usize>>())] {
+        let taken = journal.arrive(batch(count)).await.unwrap();
+        assert_eq!((taken.new.len(), taken.skipped), (0, new));
     }
-    assert_eq!(journal.counts().await.unwrap().skipped_logs, 1);
+    assert_eq!(journal.counts().await.unwrap().skipped_logs, 1500);
+    for (before, final_block, gone) in [(0, 8, 0), (u64::MAX, 7, 0), (u64::MAX, 8, 1500)] {
+        let pruned = journal.prune(before, final_block).await.unwrap();
+        assert_eq!(pruned, Pruned { skipped_logs: gone, ..Pruned::default() });
+    }
+    assert_eq!(journal.counts().await.unwrap().skipped_logs, 0);
     journal.close().await.unwrap();
 }
 
@@ -348,7 +357,7 @@ async fn pruning_takes_what_is_old_settled_and_final() {
 
     let commits = journal.statistics().commits;
     let pruned = journal.prune(u64::MAX, 100).await.unwrap();
-    assert_eq!(pruned, Pruned { requests: 1100, transactions: 5 });
+    assert_eq!(pruned, Pruned { requests: 1100, transactions: 5, skipped_logs: 0 });
     assert!(journal.statistics().commits >= commits + 3, "in chunks");
     assert_eq!(journal.prune(u64::MAX, 100).await.unwrap(), Pruned::default());
     let nonces =
@@ -361,7 +370,7 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     journal.mined(signed(6, 0, None).id(), block(901)).await.unwrap();
     journal.mined(signed(7, 0, None).id(), block(902)).await.unwrap();
     let pruned = journal.prune(u64::MAX, 1000).await.unwrap();
-    assert_eq!(pruned, Pruned { requests: 100, transactions: 2 });
+    assert_eq!(pruned, Pruned { requests: 100, transactions: 2, skipped_logs: 0 });
     assert_eq!(journal.highest_nonce().await.unwrap(), Some(7));
     assert!(journal.transactions_of(key(1300)).await.unwrap().len() == 1);
     journal.close().await.unwrap();
@@ -846,7 +855,7 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
     assert_eq!(first.answer, Some(answer("a")), "the answer stays");
     // Read block by block: what the chain had settled is open again, what we gave up is not.
     let taken = journal.arrive(moved(Some(7))).await.unwrap();
-    assert_eq!(taken, Taken { new: vec![], reopened: vec![1] });
+    assert_eq!(taken, Taken { reopened: vec![1], ..Taken::default() });
     assert!(journal.standing(key(2)).await.unwrap().is_some());
     assert_eq!(journal.standing(key(3)).await.unwrap(), None);
     assert_eq!(journal.arrive(moved(Some(7))).await.unwrap(), Taken::default(), "only once");
@@ -898,7 +907,7 @@ async fn a14_an_orphan_is_open_again_where_the_chain_is_what_it_was() {
     journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     assert_eq!(journal.arrive(batch([1, 2], None)).await.unwrap(), Taken::default());
     let back = journal.arrive(batch([1, 2], Some(5))).await.unwrap();
-    assert_eq!(back, Taken { new: vec![], reopened: vec![0] });
+    assert_eq!(back, Taken { reopened: vec![0], ..Taken::default() });
     assert!(journal.standing(key(1)).await.unwrap().is_some());
     assert_eq!(journal.arrive(batch([1, 2], Some(5))).await.unwrap(), Taken::default());
 }

@@ -89,10 +89,8 @@ impl InstanceReadiness {
             State::Stopped { by } => Some(format!("stopped by {}", by.as_str())),
         };
         let failed = one.reload_failed.as_ref().filter(|failed| why.as_ref() != Some(failed));
-        let failed = failed.map(|failed| match one.reload_waits {
-            true => format!("its new configuration waits: {failed}"),
-            false => format!("reload failed: {failed}"),
-        });
+        let said = if one.reload_waits { "its new configuration waits" } else { "reload failed" };
+        let failed = failed.map(|failed| format!("{said}: {failed}"));
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
         let doubts = one.gauges.doubts().filter(|_| one.state.is_up());

@@ -150,6 +150,28 @@ pub fn is_configuration(name: &OsStr) -> bool {
     name.strip_suffix(b".toml").is_some_and(|stem| !stem.is_empty()) && !name.starts_with(b".")
 }
 
+/// Files that somebody may take for configurations, by their names. Nothing of a directory that cannot be
+/// listed: that is told where it is read.
+#[must_use]
+pub fn misnamed(directory: &Path) -> Vec<Warning> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let odd = entries.filter(|entry| {
+        let name = entry.file_name();
+        let is_toml =
+            Path::new(&name).extension().is_some_and(|of| of.eq_ignore_ascii_case("toml"));
+        let is_hidden = name.as_bytes().starts_with(b".");
+        is_toml && !is_hidden && !is_configuration(&name)
+    });
+    let mut odd: Vec<PathBuf> = odd.map(|entry| entry.path()).collect();
+    odd.sort();
+    let warning = |path: PathBuf| Warning {
+        place: at(&path),
+        key: None,
+        message: "is not read: the name of a configuration ends in .toml, in lower case".to_owned(),
+    };
+    odd.into_iter().map(warning).collect()
+}
+
 /// `None` if it is a directory, or went away since it was listed. A link that leads nowhere is there: what it
 /// leads to may be on a file system that is gone for a while, and ends no instance.
 fn content(path: &Path) -> Option<Content> {

@@ -143,6 +143,13 @@ pub fn plan(current: &Configs, desired: &Desired, running: &BTreeSet<String>) ->
     plan
 }
 
+/// A Core by host and port: the rest of its URL leads to no other one, since gRPC sends none of it.
+fn core_of(config: &Config) -> String {
+    let url = config.kms_core_endpoint.expose();
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+    format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
+}
+
 /// What is taken, and by whom.
 #[derive(Default)]
 struct Claims<'a> {
@@ -157,7 +164,7 @@ impl<'a> Claims<'a> {
             // Neither sends nor asks.
             return Ok(());
         }
-        let endpoint = config.kms_core_endpoint.expose().to_string();
+        let endpoint = core_of(config);
         if let Some((chain_id, decryption, other)) = self.cores.get(&endpoint)
             && (*chain_id, *decryption) != (config.chain_id, config.decryption_address)
         {
@@ -270,6 +277,38 @@ mod tests {
         // Two nodes of one deployment on one Core are odd, and harmless.
         let desired = files([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
         assert_eq!(plan(&Configs::new(), &desired), Plan::default());
+    }
+
+    #[test]
+    fn c11_a_core_is_a_host_and_a_port_however_its_url_goes_on() {
+        let with_core = |chain: u32, url: &str| {
+            let variables = [
+                ("KMS_CONNECTOR_CHAIN_ID", chain.to_string()),
+                ("KMS_CONNECTOR_PRIVATE_KEY", format!("{chain:064x}")),
+                ("KMS_CONNECTOR_KMS_CORE_ENDPOINT", url.to_owned()),
+            ];
+            let environment: Environment = variables.into_iter().collect();
+            let source =
+                Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+            Arc::new(load(&source).unwrap().config)
+        };
+        let refused = |one: &str, other: &str| {
+            let desired = files([("a", with_core(1, one)), ("b", with_core(2, other))]);
+            plan(&Configs::new(), &desired).refused.contains_key("b")
+        };
+        let core = "http://core.example:50051";
+        for same in [
+            "http://core.example:50051/",
+            "http://core.example:50051/a/path",
+            "http://CORE.example:50051/?q",
+            "https://core.example.:50051",
+        ] {
+            assert!(refused(core, same) && refused(same, core), "{same}");
+        }
+        assert!(refused("http://core.example/x", "http://core.example:80"));
+        for other in ["http://core.example:50052", "http://core-2.example:50051"] {
+            assert!(!refused(core, other), "{other}");
+        }
     }
 
     #[test]

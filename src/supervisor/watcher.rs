@@ -72,7 +72,7 @@ pub struct Watcher {
     home: Option<Identity>,
     /// Somebody asked for this reading: what it says is meant.
     asked: bool,
-    /// Variables that were warned of.
+    /// Variables and files that were warned of.
     warned: BTreeSet<Warning>,
 }
 
@@ -214,20 +214,25 @@ impl Watcher {
 
     async fn read(&mut self) -> Listing {
         let (files, eye, patience) = (self.files.clone(), self.eye.clone(), self.patience.clone());
-        let (listing, home) = self
+        let (listing, home, misnamed) = self
             .aside(move || {
                 // First the watch: what changes after the reading must wake.
                 if let Some(eye) = eye {
                     eye.open();
                 }
                 let listing = directory::read(&files, &patience);
-                let home = match &files {
-                    Files::Directory(directory) => directory::identity(directory),
-                    Files::One { .. } => None,
+                let (home, misnamed) = match &files {
+                    Files::Directory(directory) => {
+                        (directory::identity(directory), directory::misnamed(directory))
+                    }
+                    Files::One { .. } => (None, Vec::new()),
                 };
-                (listing, home)
+                (listing, home, misnamed)
             })
             .await?;
+        for warning in misnamed {
+            self.warn_once(warning);
+        }
         let listing = listing?;
         let is_elsewhere = self.home.is_some() && self.home != home;
         if listing.is_empty() && is_elsewhere && !self.settled.is_empty() && !self.asked {
@@ -261,10 +266,14 @@ impl Watcher {
             return; // one file's process may share its environment with others
         }
         for warning in self.settled.odd_variables(&self.environment) {
-            if self.warned.insert(warning.clone()) {
-                let Warning { place, key, message } = warning;
-                warn!(%place, key, warning = message, "configuration warning");
-            }
+            self.warn_once(warning);
+        }
+    }
+
+    fn warn_once(&mut self, warning: Warning) {
+        if self.warned.insert(warning.clone()) {
+            let Warning { place, key, message } = warning;
+            warn!(%place, key, warning = message, "configuration warning");
         }
     }
 }

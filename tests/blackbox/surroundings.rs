@@ -102,3 +102,20 @@ fn b12_no_way_of_starting_leaves_core_dumps() {
         });
     }
 }
+
+#[test]
+fn d8_too_few_open_files_are_no_problem_of_a_configuration() {
+    let home = tempfile::tempdir().unwrap();
+    let [configs, _] = make(home.path(), 0o700);
+    fs::write(configs.join("one.toml"), CONFIG).unwrap();
+    let kc = env!("CARGO_BIN_EXE_kms-connector");
+    for limit in [12, 16, 100] {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("ulimit -n {limit}; exec {kc} supervise")]).env_clear();
+        shell.env("KMS_CONNECTOR_CONFIG_DIR", &configs).current_dir(home.path());
+        let ended = shell.output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains("ulimit") && !said.contains("configuration problem"), "{said}");
+    }
+}

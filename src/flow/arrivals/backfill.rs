@@ -8,7 +8,7 @@
 use tokio::time::Instant;
 
 use super::{
-    decoded::{Decoded, decode},
+    decoded::{Decoded, decode, tell_of},
     ids::SharedIds,
     knows,
     pages::Pages,
@@ -82,7 +82,9 @@ impl<P: Provider, L: RequestLedger> Backfill<P, L> {
         if batch.arrivals.is_empty() && batch.skipped.is_empty() {
             return Ok(Vec::new());
         }
+        let skipped = batch.skipped.clone();
         let taken = self.ledger.arrive(batch).await?;
+        tell_of(&skipped, &taken);
         let mut requests: Vec<Option<_>> = requests.into_iter().map(Some).collect();
         let new = taken.new.into_iter().filter_map(|index| requests.get_mut(index)?.take());
         Ok(new.collect())

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::{
     domain::{B256, Event, Generation, Request, U256},
-    flow::{Arrival, Batch},
+    flow::{Arrival, Batch, Taken},
     gateway::{decryption::DecryptionAdapter, provider::Provider},
 };
 
@@ -40,17 +40,21 @@ pub(super) fn decode<P: Provider>(adapter: &DecryptionAdapter<P>, events: Vec<Ev
                 decoded.batch.arrivals.push(arrival);
                 decoded.requests.push(request);
             }
-            Err(error) => {
-                warn!(
-                    block = event.block.number,
-                    transaction = %event.transaction,
-                    log_index = event.log_index,
-                    %error,
-                    "a log cannot be decoded: stored and skipped"
-                );
-                decoded.batch.skipped.push((event, error.to_string()));
-            }
+            Err(error) => decoded.batch.skipped.push((event, error.to_string())),
         }
     }
     decoded
+}
+
+/// Says which logs nobody can read, each when it is stored: it is read many times.
+pub(super) fn tell_of(skipped: &[(Event, String)], taken: &Taken) {
+    for (event, error) in taken.skipped.iter().filter_map(|index| skipped.get(*index)) {
+        warn!(
+            block = event.block.number,
+            transaction = %event.transaction,
+            log_index = event.log_index,
+            error,
+            "a log cannot be decoded: stored and skipped"
+        );
+    }
 }

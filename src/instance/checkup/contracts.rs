@@ -41,7 +41,7 @@ pub(super) async fn look<P: Provider>(provider: &P, config: &Config) -> Vec<Find
         let of_domain = match domain {
             Some(deployed) if deployed != configured => Finding::fail(
                 "signing domain",
-                format!("the contract says {deployed:?}, the configuration {configured:?}"),
+                format!("the contract says {deployed}; the configuration says {configured}"),
                 "correct decryption_domain_name, decryption_domain_version, chain_id or \
                  decryption_address",
             ),

@@ -55,6 +55,18 @@ fn files_that_are_no_configurations_do_not_count() {
 }
 
 #[test]
+fn d8_a_file_whose_name_nearly_fits_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["X.TOML", "y.Toml", "a.toml", ".b.TOML", "c.toml~", "notes.txt", "TOML"] {
+        write(directory.path(), name, "");
+    }
+    let told: Vec<String> = misnamed(directory.path()).iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("X.TOML") && told[1].contains("y.Toml"), "{told:?}");
+    assert!(misnamed(&directory.path().join("none")).is_empty());
+}
+
+#[test]
 fn a_file_is_an_instance_with_what_it_says() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "one.toml", text(7));

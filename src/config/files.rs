@@ -1,0 +1,162 @@
+//! Files that are read whole: configurations, and what their keys name. Looked at on the open
+//! descriptor, so that what is judged is what was read.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+/// No key is longer.
+const LONGEST_KEY: u64 = 4096;
+
+/// A file's content, or in words why not. Not for pipes and devices, which could block for ever.
+pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, String> {
+    read(path, limit).map(|(bytes, _)| bytes)
+}
+
+/// A key's text, and whose its file is.
+pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, Guard), String> {
+    let (bytes, file) = read(path, LONGEST_KEY)?;
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(format!("{}, which is UTF-16: save it as UTF-8", path.display()));
+    }
+    // What some editors put before a text says nothing.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    match std::str::from_utf8(text) {
+        Ok(text) => Ok((Zeroizing::new(text.to_owned()), Guard::of(&file))),
+        Err(_) => Err(format!("{}, whose bytes are not text", path.display())),
+    }
+}
+
+/// Opening a pipe would wait for who writes, so the name is looked at before; what counts is what was
+/// opened.
+fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), String> {
+    let failed = |error: io::Error| format!("{}: {}", path.display(), in_words(&error));
+    let is_file = |meta: &Metadata| {
+        meta.is_file()
+            .then_some(())
+            .ok_or_else(|| format!("{}, which is not a file", path.display()))
+    };
+    is_file(&fs::metadata(path).map_err(failed)?)?;
+    let file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    is_file(&meta)?;
+    if meta.len() > limit {
+        let (shown, length) = (path.display(), meta.len());
+        return Err(format!("{shown}, which has {length} bytes, more than {limit}"));
+    }
+    // Room for all of it at once: a growing buffer leaves copies of secrets behind.
+    let room = usize::try_from(meta.len()).unwrap_or_default() + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    Ok((bytes, meta))
+}
+
+/// What is short is no fault of the file.
+fn in_words(error: &io::Error) -> String {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => format!(
+            "{error}: nothing is wrong with the file, more files have to be allowed (ulimit -n, \
+             LimitNOFILE=)"
+        ),
+        _ => error.to_string(),
+    }
+}
+
+/// Who can read and change a key file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Guard {
+    mode: u32,
+    owner: u32,
+}
+
+/// What is to be said of a guard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Fine,
+    Odd(String),
+    Refused { found: String, allowed: &'static str, advice: &'static str },
+}
+
+impl Guard {
+    fn of(file: &Metadata) -> Self {
+        Self { mode: file.mode() & 0o777, owner: file.uid() }
+    }
+
+    /// `own`: who reads it.
+    pub(super) fn judge(self, own: u32) -> Verdict {
+        let Self { mode, owner } = self;
+        if mode & 0o006 != 0 {
+            return Verdict::Refused {
+                found: format!("a key file open to every user of this machine (mode {mode:03o})"),
+                allowed: "mode 600 or 400",
+                advice: "chmod 600 it; in Kubernetes set the secret volume's defaultMode to 0400",
+            };
+        }
+        if owner != 0 && owner != own {
+            // Root may be looking after a service that has its own user.
+            return if own == 0 {
+                Verdict::Odd(format!(
+                    "belongs to user {owner}, who can put another key there; chown it to root, \
+                     unless that is the service's user"
+                ))
+            } else {
+                Verdict::Refused {
+                    found: format!("a key file of user {owner}, who can put another key there"),
+                    allowed: "a file of root or of the service's user",
+                    advice: "chown it to one of them",
+                }
+            };
+        }
+        // Kubernetes gives a secret to root and the pod's group.
+        let odd = if owner == 0 { 0o020 } else { 0o060 };
+        if mode & odd != 0 {
+            return Verdict::Odd(format!("is open to its group (mode {mode:03o}); chmod 600 it"));
+        }
+        Verdict::Fine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c11_a_key_file_is_roots_or_the_services_and_roots_may_be_read_by_its_group() {
+        let word = |mode: u32, owner: u32, own: u32| match (Guard { mode, owner }).judge(own) {
+            Verdict::Fine => "fine",
+            Verdict::Odd(_) => "odd",
+            Verdict::Refused { .. } => "refused",
+        };
+        for (mode, owner, own, expected) in [
+            (0o400, 7, 7, "fine"),
+            (0o600, 0, 7, "fine"),
+            (0o440, 0, 7, "fine"),
+            (0o440, 0, 0, "fine"),
+            (0o460, 0, 7, "odd"),
+            (0o420, 0, 7, "odd"),
+            (0o440, 7, 7, "odd"),
+            (0o660, 7, 7, "odd"),
+            (0o400, 8, 7, "refused"),
+            (0o440, 8, 7, "refused"),
+            (0o400, 8, 0, "odd"),
+            (0o444, 7, 7, "refused"),
+            (0o602, 0, 0, "refused"),
+            (0o644, 8, 0, "refused"),
+        ] {
+            assert_eq!(word(mode, owner, own), expected, "{mode:o} {owner} {own}");
+        }
+    }
+
+    #[test]
+    fn d8_what_is_short_is_not_blamed_on_the_file() {
+        let said = |code: i32| in_words(&io::Error::from_raw_os_error(code));
+        assert!(said(24).contains("ulimit -n") && said(23).contains("ulimit -n"), "{}", said(24));
+        assert!(!said(13).contains("ulimit"));
+    }
+}
