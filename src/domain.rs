@@ -322,6 +322,8 @@ hold_reasons! {
     UnsupportedType = "unsupported_type",
     /// The Core signed with another key than the one registered for this node.
     SignerMismatch = "signer_mismatch",
+    /// Its event makes no sense, and not every gateway node has confirmed it.
+    Unconfirmed = "unconfirmed",
     /// The Core's answer makes no sense (empty signature, wrong id, undecodable).
     InvalidAnswer = "invalid_answer",
     /// The wallet is not a registered KMS transaction sender.
@@ -406,6 +408,9 @@ impl HoldReason {
             Self::CoreForgets => {
                 "the Core has deleted this id, or two Cores are behind one address: restart the \
                  Core, or give it an address of its own"
+            }
+            Self::Unconfirmed => {
+                "nothing: it is read again; nodes that differ: ask their operators"
             }
             Self::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
             Self::AnswerDropped => "nothing: it is sent again",

@@ -16,6 +16,7 @@ pub mod submission;
 pub mod depth;
 pub mod observation;
 mod intake;
+mod confirmation;
 mod dispatch;
 mod walk;
 mod agreement;
@@ -32,10 +33,13 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-pub use self::intake::{Entrance, Intake, Intakes, entrances};
 use self::{
     arrivals::ids::Run, ciphertexts::Ciphertexts, depth::Line, kms_core::KmsCore,
     submission::Submission,
+};
+pub use self::{
+    confirmation::Confirmation,
+    intake::{Entrance, Intake, Intakes, entrances},
 };
 use crate::{
     domain::{
@@ -201,6 +205,8 @@ pub struct Flow<P, B, L> {
     pub core: KmsCore,
     pub submission: Submission<P>,
     pub gateway_config: GatewayConfigAdapter<P>,
+    /// Who is asked before a request ends that makes no sense.
+    pub confirmation: Confirmation<P>,
     /// Whether the deployed contract is one we can serve.
     pub support: watch::Receiver<Support>,
     /// Up to which block requests may be walked.

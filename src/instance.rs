@@ -67,12 +67,13 @@ use crate::{
     config::Config,
     domain::{Address, BlockRef},
     flow::{
-        Entrance, Flow, FlowOptions, Unproven,
+        Confirmation, Entrance, Flow, FlowOptions, Unproven,
         arrivals::{
             Arrivals,
             backfill::Backfill,
             ids::{Ids, Run, SharedIds},
             lookout::{Lookout, Sight},
+            suspects::Suspects,
         },
         ciphertexts::MemoryUse,
         depth::Line,
@@ -314,6 +315,8 @@ struct Ways {
     walk_again: Entrance,
     /// Up to which block.
     ripe: watch::Sender<Line>,
+    /// Blocks the walk wants to be read again.
+    suspects: Suspects,
 }
 
 /// Where an earlier run left the journal.
@@ -488,6 +491,7 @@ impl Instance {
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
+        let suspects = Suspects::default();
         let flow = Flow {
             name: self.edges.name.clone(),
             ciphertexts,
@@ -495,6 +499,7 @@ impl Instance {
             submission: Submission::new(lane, decryption.clone(), config.gas_limit)
                 .counting(metrics.clone()),
             gateway_config: registry,
+            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
             line: ripe_up_to,
             ledger: journal.clone(),
@@ -513,7 +518,7 @@ impl Instance {
         let (heart, stop) = (hearts.heart(heart::WALK), self.edges.stop.clone());
         self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
         let (core, observed) = (Some(core), None);
-        let ways = Ways { walk, walk_again, ripe };
+        let ways = Ways { walk, walk_again, ripe, suspects };
         let reading = left.reading;
         let (wallet, memory) = (Some(address), Some(memory));
         let around = Around {
@@ -544,7 +549,7 @@ impl Instance {
             wallet,
             memory,
         } = around;
-        let Ways { walk, walk_again, ripe } = ways;
+        let Ways { walk, walk_again, ripe, suspects } = ways;
         let (hearts, ripe_up_to) = (self.edges.hearts.clone(), ripe.subscribe());
         if let Some(cursor) = reading.cursor {
             provider.begin_after(cursor);
@@ -555,6 +560,7 @@ impl Instance {
         let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
         let arrivals =
             Arrivals::new(decryption.clone(), ledger.clone(), walk, support, cursor, begun_after)
+                .suspecting(suspects)
                 .resuming(unproven, read_twice)
                 .only_from(depth(config), ripe)
                 .knowing(ids.clone())

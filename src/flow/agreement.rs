@@ -31,6 +31,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
             Witnessed::Nowhere => {
                 self.metrics.witnessed("nowhere");
+                // What should be in its place may not be known.
+                self.confirmation.read_again(request);
                 return Ok(Some(Outcome::Orphaned));
             }
         }

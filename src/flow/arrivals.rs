@@ -243,6 +243,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         self
     }
 
+    /// What others suspect is read again.
+    #[must_use]
+    pub fn suspecting(mut self, suspects: Suspects) -> Self {
+        self.suspects = suspects;
+        self
+    }
+
     /// What is not so deep in the chain is stored, and not walked yet. Up to where it is, `line`
     /// tells whoever else walks requests.
     #[must_use]

@@ -23,6 +23,7 @@ use tracing::{Instrument, debug, error, error_span, warn};
 use super::{
     Intake, Intakes, RequestLedger, Step,
     ciphertexts::{Buckets, Ciphertexts, Refusals},
+    confirmation::{Confirmation, Confirmed},
     dispatch::{Place, Places, Seat},
     kms_core::wire,
     walk::unsupported,
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     domain::{Hold, HoldReason, LedgerError, Outcome, Remedy, Request, RequestKey},
-    gateway::decryption::Support,
+    gateway::{decryption::Support, provider::Provider},
     heart::Heart,
     metrics::Metrics,
     repeats::Repeats,
@@ -41,8 +42,10 @@ const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
 
 /// What observes.
 #[derive(Debug)]
-pub struct Observation<B, L> {
+pub struct Observation<P, B, L> {
     pub ciphertexts: Ciphertexts<B>,
+    /// Who is asked before a request ends that makes no sense.
+    pub confirmation: Confirmation<P>,
     /// Whether the deployed contract is one whose requests could be answered.
     pub support: watch::Receiver<Support>,
     pub ledger: L,
@@ -65,7 +68,7 @@ struct InHand {
     keys: HashSet<RequestKey>,
 }
 
-impl<B: Buckets, L: RequestLedger> Observation<B, L> {
+impl<P: Provider, B: Buckets, L: RequestLedger> Observation<P, B, L> {
     /// Takes requests in and looks at each in a task of its own, until `stop`: what is in hand then
     /// stays in the journal. Fails only when the journal does.
     pub async fn run(
@@ -151,11 +154,25 @@ impl<B: Buckets, L: RequestLedger> Observation<B, L> {
             };
             let hold = match remedy {
                 Remedy::Refuse(refusal) => {
-                    warn!(why = %refusal, "observed: the request would be refused");
-                    let refused = Step::Settled(Outcome::Refused(refusal));
-                    return self.ledger.note(key, refused).await;
+                    match self.confirmation.of(&request, held_before).await {
+                        Confirmed::NotYet(hold) => hold,
+                        Confirmed::Gone => {
+                            let gone = Step::Settled(Outcome::Orphaned);
+                            return self.ledger.note(key, gone).await;
+                        }
+                        Confirmed::Yes => {
+                            warn!(why = %refusal, "observed: the request would be refused");
+                            let refused = Step::Settled(Outcome::Refused(refusal));
+                            return self.ledger.note(key, refused).await;
+                        }
+                    }
                 }
-                Remedy::Hold(hold) => hold,
+                Remedy::Hold(hold) => {
+                    if hold.reason == HoldReason::UnsupportedType {
+                        self.confirmation.read_again(&request);
+                    }
+                    hold
+                }
                 Remedy::Retry if begun.elapsed() >= GIVE_WAY_AFTER && seat.is_wanted() => {
                     Hold::new(HoldReason::NoProgress, why)
                 }

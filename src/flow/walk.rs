@@ -208,20 +208,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Some((_, hold)) => setback.without_better_answer(&stage, hold),
                 None => setback,
             };
+            let confirming = Box::pin(self.confirm(&request, setback, past.held));
+            let setback = match stop.run_until_cancelled(confirming).await {
+                None => return Ok(Ended::Stopped),
+                Some(Ok(setback)) => setback,
+                Some(Err(gone)) => return Box::pin(self.settle(&request, gone)).await,
+            };
             match setback.remedy {
                 Remedy::Refuse(refusal) => {
                     return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
                 }
                 Remedy::Hold(hold) => {
-                    // Nobody waits for an answer that the chain does not ask for any more.
-                    let looking = Box::pin(self.whereabouts(&request));
-                    let Some(found) = stop.run_until_cancelled(looking).await else {
-                        return Ok(Ended::Stopped);
-                    };
-                    // Not known counts as no.
-                    if matches!(found, Ok(Whereabouts::Gone)) {
-                        return Box::pin(self.settle(&request, Outcome::Orphaned)).await;
-                    }
                     if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
                         && recovered
                         && rejected.is_none()

@@ -75,9 +75,12 @@ struct Pooled {
 
 /// What one of the chain's nodes says otherwise than the others.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a lie of its own")]
 pub(crate) struct Lies {
     /// Its index of logs is broken: it shows none.
     pub blind: bool,
+    /// The data of its logs is all zeroes.
+    pub zeroes: bool,
     /// It does not tell the receipts of a block.
     pub no_block_receipts: bool,
     pub blooms: Blooms,
@@ -528,6 +531,11 @@ impl Provider for FakeChain {
             }
         }
         answer.retain(|event| topics.is_empty() || topics.contains(&event.topics[0]));
+        if node.lies[by.0].zeroes {
+            for event in &mut answer {
+                event.data = vec![0; event.data.len()].into();
+            }
+        }
         Ok(Told { by, answer })
     }
     async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {

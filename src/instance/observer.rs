@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    flow::observation::Observation,
+    flow::{Confirmation, arrivals::suspects::Suspects, observation::Observation},
     gateway::{decryption::DecryptionAdapter, provider::ArbitrumProvider},
     heart,
     tls::TlsRoots,
@@ -40,7 +40,9 @@ impl Instance {
         let (ripe, _) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);
         let metrics = self.edges.reporter.metrics.clone();
+        let suspects = Suspects::default();
         let observation = Observation {
+            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             ciphertexts: open_ciphertexts(config, &roots, registry)?.counting(metrics.clone()),
             support: support.subscribe(),
             ledger: journal.clone(),
@@ -66,7 +68,7 @@ impl Instance {
             wallet,
             memory,
         };
-        self.open_around(config, around, Ways { walk, walk_again, ripe });
+        self.open_around(config, around, Ways { walk, walk_again, ripe, suspects });
         info!("instance running");
         Ok(())
     }

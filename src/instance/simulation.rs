@@ -65,11 +65,12 @@ use crate::{
     backoff::Backoff,
     domain::B256,
     flow::{
-        Flow, FlowOptions,
+        Confirmation, Flow, FlowOptions,
         arrivals::{
             Arrivals, Start,
             ids::{Ids, SharedIds},
             lookout::{Lookout, Sight},
+            suspects::Suspects,
         },
         ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
         entrances,
@@ -366,12 +367,14 @@ impl Machine<'_> {
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
         let depth = self.world.state().plan.depth;
         let (ripe, ripe_up_to) = watch::channel(depth.line(0, None));
+        let suspects = Suspects::default();
         let flow = Flow {
             name: "one".to_owned(),
             ciphertexts: self.ciphertexts(life, &registry),
             core: KmsCore::in_process(&core::line(life), domain(), kms_core::Options::default()),
             submission: Submission::new(lane, decryption.clone(), None),
             gateway_config: registry,
+            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
             line: ripe_up_to.clone(),
             ledger: ledger.clone(),
@@ -386,6 +389,7 @@ impl Machine<'_> {
         let ids = SharedIds::new(Ids::stored(&ids, Instant::now()));
         let reading = decryption.clone();
         let arrivals = Arrivals::new(reading, ledger.clone(), walk, support, cursor, begun_after)
+            .suspecting(suspects)
             .resuming(unproven, read_twice)
             .only_from(depth, ripe)
             .knowing(ids.clone());

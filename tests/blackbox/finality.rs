@@ -225,6 +225,37 @@ async fn a1_logs_that_a_node_hides_are_found() -> Result<()> {
     scene.audit(&requests, Journal::Whole).await
 }
 
+/// B11: a node shows logs whose data is all zeroes, which ask for nothing: no request ends by that, and
+/// what is in their place is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b11_zeroed_logs_end_no_request() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    scene.start_with(program(), &over(&scene, &[&node]))?;
+    scene.logged("instance running").await?;
+    node.lie(|lies| lies.logs = Logs::Zeroed);
+    let requests = scene.deployment.request(Ask::mixed(1, 1)).await?;
+    let held = || {
+        scene.query("SELECT hold_reason FROM requests WHERE hold_reason IS NOT NULL", |row| {
+            row.get::<_, String>(0)
+        })
+    };
+    until("the holds", PATIENCE, POLL, async || {
+        Ok((held()?.iter().filter(|reason| *reason == "unconfirmed").count() == 2).then_some(()))
+    })
+    .await?;
+    node.be_honest();
+    scene.answered_within(&requests, PATIENCE * 2).await?;
+    until("the end of what was never there", PATIENCE, POLL, async || {
+        Ok(held()?.is_empty().then_some(()))
+    })
+    .await?;
+    let outcomes =
+        scene.query("SELECT outcome FROM requests ORDER BY seq", |row| row.get::<_, String>(0))?;
+    assert_eq!(outcomes, ["orphaned", "orphaned", "accepted", "accepted"]);
+    Ok(())
+}
+
 /// A6: a node whose headers have no `logsBloom`, told and asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a6_a_node_without_blooms_serves_as_well() -> Result<()> {

@@ -178,6 +178,8 @@ pub enum Logs {
     Shuffled,
     /// Each a second time, under an id that no contract gave: [`FORGED`] more.
     Forged,
+    /// With data that is all zeroes.
+    Zeroed,
 }
 
 /// What is added to the ids of forged requests.
@@ -465,6 +467,12 @@ impl Shared {
                     logs.reverse();
                     let again = logs.clone();
                     logs.extend(again);
+                }
+                Logs::Zeroed => {
+                    for log in logs {
+                        let data = log["data"].as_str().unwrap_or("0x");
+                        log["data"] = format!("0x{}", "0".repeat(data.len() - 2)).into();
+                    }
                 }
             }
         }

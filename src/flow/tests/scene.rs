@@ -365,6 +365,10 @@ impl Scene {
                 http: http.unwrap(),
             })
             .answered_by(network(gets.clone(), Arc::new(refusing))),
+            confirmation: crate::flow::Confirmation::new(
+                DecryptionAdapter::new(chain.clone()),
+                crate::flow::arrivals::suspects::Suspects::default(),
+            ),
             core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
             submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),
             gateway_config: GatewayConfigAdapter::connect(chain, wallet.address()).await.unwrap(),

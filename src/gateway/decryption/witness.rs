@@ -109,14 +109,24 @@ impl<P: Provider> DecryptionAdapter<P> {
     /// Asks the sound nodes for a request, where it is now: in `block`. The only node there is told it
     /// just now, unless it was `again`, out of the journal: another one may have told it then.
     pub async fn witnessed(&self, request: &Request, block: BlockRef, again: bool) -> Witnessed {
-        let alone = self.provider.node_count() < 2;
-        if alone && !again {
+        if self.provider.node_count() < 2 && !again {
             return Witnessed::NobodyElse;
         }
+        self.ask_around(request, block, FRESH).await
+    }
+
+    /// The same, of what the nodes show now: nothing that they showed before counts.
+    pub async fn witnessed_anew(&self, request: &Request) -> Witnessed {
+        self.ask_around(request, request.block, Duration::ZERO).await
+    }
+
+    /// What a node showed counts for as long as it is `fresh`.
+    async fn ask_around(&self, request: &Request, block: BlockRef, fresh: Duration) -> Witnessed {
+        let alone = self.provider.node_count() < 2;
         let until = Instant::now() + PATIENCE;
         let nodes = self.provider.sound_nodes().into_iter().take(ASKED);
         let mut words: FuturesUnordered<_> =
-            nodes.map(|node| self.word_of(node, request, block, until)).collect();
+            nodes.map(|node| self.word_of(node, request, (block, fresh), until)).collect();
         let (mut shown_by, mut denied_by, mut absent) = (Vec::new(), None, 0);
         while let Some((node, word)) = words.next().await {
             match word {
@@ -145,11 +155,11 @@ impl<P: Provider> DecryptionAdapter<P> {
         &self,
         node: NodeId,
         request: &Request,
-        block: BlockRef,
+        (block, fresh): (BlockRef, Duration),
         until: Instant,
     ) -> (NodeId, Word) {
         let one = self.only(node);
-        let look = || one.look(node, request.key, request.transaction, block);
+        let look = || one.look(node, request, block, fresh);
         loop {
             match timeout_at(until, look()).await.unwrap_or(Word::Unknown) {
                 Word::Shows => return (node, Word::Shows),
@@ -170,15 +180,16 @@ impl<P: Provider> DecryptionAdapter<P> {
     async fn look(
         &self,
         node: NodeId,
-        key: RequestKey,
-        transaction: B256,
+        request: &Request,
         block: BlockRef,
+        fresh: Duration,
     ) -> Word {
+        let key = request.key;
         let shown = self.memory.of(block.hash, node);
         let told = {
             // Who asks about the same block meanwhile waits for this answer.
             let mut shown = shown.lock().await;
-            let known = shown.as_ref().filter(|(asked, _)| asked.elapsed() < FRESH);
+            let known = shown.as_ref().filter(|(asked, _)| asked.elapsed() < fresh);
             if known.is_some_and(|(_, keys)| keys.contains(&key)) {
                 return Word::Shows;
             }
@@ -191,7 +202,7 @@ impl<P: Provider> DecryptionAdapter<P> {
         }
         match self.provider.header(At::Number(block.number)).await {
             Ok(Some(head)) if head.block.hash != block.hash => Word::OtherBlock,
-            Ok(Some(_)) => self.by_receipt(key, transaction, block, told.is_some()).await,
+            Ok(Some(_)) => self.by_receipt(key, request.transaction, block, told.is_some()).await,
             Ok(None) | Err(_) => Word::Unknown,
         }
     }

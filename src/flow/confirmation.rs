@@ -1,0 +1,188 @@
+//! Before a request ends because its event makes no sense, the event is looked for again: a log that
+//! one node damaged, or made up, ends nothing.
+//!
+//! ```text
+//! two nodes show it ----------------------------------------------------> it ends
+//! one shows it, and there is no other one -> held -> at the retry it ends
+//! one shows it, and another one denies, is behind, or does not answer --> held
+//! nobody has it in its block -------------------------------------------> not in the chain: gone
+//! ```
+//!
+//! Unless it ends, its block is read again at every node: what should be in its place may not be known.
+//! So it is for a request that is held for what its event says, and may end some day.
+
+use tracing::debug;
+
+use super::{
+    Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets, walk::Setback,
+};
+use crate::{
+    domain::{Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    gateway::{
+        decryption::{DecryptionAdapter, Whereabouts, Witnessed},
+        provider::Provider,
+    },
+};
+
+/// Who can be asked for an event.
+#[derive(Clone, Debug)]
+pub struct Confirmation<P> {
+    adapter: DecryptionAdapter<P>,
+    suspects: Suspects,
+}
+
+/// What becomes of a request whose event makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// It is as it was read.
+    Yes,
+    /// No node shows it.
+    Gone,
+    /// Neither is certain.
+    NotYet(Hold),
+}
+
+/// What follows. `alone`: there is one node only; `before`: it was held for this.
+fn weigh(witnessed: &Witnessed, alone: bool, before: bool) -> Confirmed {
+    let why = match witnessed {
+        Witnessed::ByTwo => return Confirmed::Yes,
+        Witnessed::NobodyElse if before => return Confirmed::Yes,
+        Witnessed::Nowhere => return Confirmed::Gone,
+        Witnessed::Disputed { shown_by, .. } if alone && shown_by.is_empty() => {
+            return Confirmed::Gone;
+        }
+        Witnessed::NobodyElse => "only one gateway node can be asked".to_owned(),
+        Witnessed::ByOne => "no other gateway node has its block, or answers".to_owned(),
+        Witnessed::ByNobody => "no gateway node shows its block now".to_owned(),
+        Witnessed::Disputed { denied_by, .. } => format!("{denied_by} does not show it"),
+    };
+    let why = format!("its event makes no sense, and {why}: it is read again");
+    Confirmed::NotYet(Hold::new(HoldReason::Unconfirmed, why))
+}
+
+impl<P: Provider> Confirmation<P> {
+    pub fn new(adapter: DecryptionAdapter<P>, suspects: Suspects) -> Self {
+        Self { adapter, suspects }
+    }
+
+    /// Whether a request that cannot be answered is what the chain holds. `held`: why it was held when
+    /// its walk began.
+    pub(super) async fn of(&self, request: &Request, held: Option<HoldReason>) -> Confirmed {
+        let alone = self.adapter.provider().node_count() < 2;
+        let witnessed = self.adapter.witnessed_anew(request).await;
+        let confirmed = weigh(&witnessed, alone, held == Some(HoldReason::Unconfirmed));
+        if confirmed != Confirmed::Yes {
+            debug!(?witnessed, "an event that makes no sense is not confirmed");
+            self.read_again(request);
+        }
+        confirmed
+    }
+
+    /// The event may not be what the chain holds: its block is read at every node.
+    pub(super) fn read_again(&self, request: &Request) {
+        let number = request.block.number;
+        self.suspects.read_everywhere(number, number);
+    }
+}
+
+impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+    /// A setback that ends the request or sets it aside, or what takes its place once the chain was
+    /// looked at. An outcome: it is not there. `before`: why it was held when its walk began.
+    pub(super) async fn confirm(
+        &self,
+        request: &Request,
+        setback: Setback,
+        before: Option<HoldReason>,
+    ) -> Result<Setback, Outcome> {
+        let setback = match &setback.remedy {
+            Remedy::Retry | Remedy::Refuse(Refusal::NotRequested) => return Ok(setback),
+            Remedy::Refuse(Refusal::Malformed(_)) => {
+                match self.confirmation.of(request, before).await {
+                    Confirmed::Yes => return Ok(setback),
+                    Confirmed::Gone => return Err(Outcome::Orphaned),
+                    Confirmed::NotYet(hold) => Setback::own(Remedy::Hold(hold.clone()), &hold),
+                }
+            }
+            Remedy::Hold(hold) => {
+                if hold.reason == HoldReason::UnsupportedType {
+                    self.confirmation.read_again(request);
+                }
+                setback
+            }
+        };
+        // Nobody waits for an answer that the chain does not ask for any more. Not known counts as no.
+        match self.whereabouts(request).await {
+            Ok(Whereabouts::Gone) => Err(Outcome::Orphaned),
+            Ok(Whereabouts::In(_) | Whereabouts::Unknown) | Err(_) => Ok(setback),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::Event,
+        gateway::{
+            abi,
+            fake_chain::{FakeChain, Lies, request_event},
+        },
+    };
+
+    /// A request as one node damaged its event, on a chain that has it whole.
+    fn scene() -> (FakeChain, Confirmation<FakeChain>, Suspects, Request) {
+        let chain = FakeChain::new(40);
+        let whole = Event { data: vec![7; 64].into(), ..request_event(1) };
+        chain.mine(vec![whole.clone()]);
+        let damaged = Event { block: chain.block(41), data: vec![0; 64].into(), ..whole };
+        let suspects = Suspects::default();
+        let adapter = DecryptionAdapter::new(chain.clone());
+        let request = abi::decode(&damaged).unwrap();
+        (chain, Confirmation::new(adapter, suspects.clone()), suspects, request)
+    }
+
+    fn zeroes() -> Lies {
+        Lies { zeroes: true, ..Lies::default() }
+    }
+
+    fn is_held(confirmed: &Confirmed) -> bool {
+        matches!(confirmed, Confirmed::NotYet(hold) if hold.reason == HoldReason::Unconfirmed)
+    }
+
+    const UNCONFIRMED: Option<HoldReason> = Some(HoldReason::Unconfirmed);
+
+    #[tokio::test(start_paused = true)]
+    async fn b11_what_one_node_shows_and_another_denies_ends_nothing() {
+        let (chain, confirmation, suspects, request) = scene();
+        let silent = Lies { mute: true, ..Lies::default() };
+        for other in [Lies::default(), silent.clone()] {
+            chain.node().lies = vec![zeroes(), other];
+            for held in [None, UNCONFIRMED] {
+                assert!(is_held(&confirmation.of(&request, held).await));
+                assert!(suspects.is_waiting(41, 41));
+            }
+        }
+        chain.node().lies = vec![silent];
+        assert!(is_held(&confirmation.of(&request, UNCONFIRMED).await));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b11_what_all_nodes_say_ends_it() {
+        let (chain, confirmation, _, request) = scene();
+        chain.node().lies = vec![zeroes(), zeroes()];
+        assert_eq!(confirmation.of(&request, None).await, Confirmed::Yes);
+        chain.node().lies = vec![Lies::default(), Lies::default()];
+        assert_eq!(confirmation.of(&request, None).await, Confirmed::Gone);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b11_one_node_alone_is_asked_again_later() {
+        let (chain, confirmation, _, request) = scene();
+        chain.node().lies = vec![zeroes()];
+        assert!(is_held(&confirmation.of(&request, None).await));
+        assert_eq!(confirmation.of(&request, UNCONFIRMED).await, Confirmed::Yes);
+        // What it showed a moment ago does not count.
+        chain.node().lies = vec![Lies::default()];
+        assert_eq!(confirmation.of(&request, UNCONFIRMED).await, Confirmed::Gone);
+    }
+}
