@@ -23,6 +23,7 @@ mod history;
 mod http;
 mod identity;
 mod message;
+mod pace;
 pub mod quirks;
 mod raw;
 mod sends;
@@ -153,6 +154,9 @@ pub enum RpcError {
     /// The node answered something that is not an answer to the question.
     #[error("{host} gave an unreadable answer: {what}")]
     Unreadable { host: String, what: OutsideText },
+    /// It is asked too often, or will be back later: it did not look at the question.
+    #[error("{host} is asked too often: {what}")]
+    Busy { host: String, what: OutsideText },
     /// The answer has more than so many bytes, and was not read: no legal one of a single block has.
     #[error("{host} answered more than {} MiB", bound.div_ceil(1 << 20))]
     TooLarge { host: String, bound: usize },
@@ -164,6 +168,8 @@ impl RpcError {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Unavailable { .. } => "unavailable",
+            Self::Busy { .. } => "busy",
+            Self::Refused { .. } if self.is_too_often() => "busy",
             Self::Refused { .. } => "refused",
             Self::WrongChain { .. } | Self::WrongGenesis { .. } => "wrong_chain",
             Self::Unreadable { .. } => "unreadable",
@@ -171,11 +177,26 @@ impl RpcError {
         }
     }
 
+    /// The node is asked too often, whatever the question was: it is left alone for a while.
+    #[must_use]
+    pub fn is_too_often(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Refused { code, message, .. } => quirks::is_too_often(*code, message),
+            Self::Unavailable { .. }
+            | Self::WrongChain { .. }
+            | Self::WrongGenesis { .. }
+            | Self::Unreadable { .. }
+            | Self::TooLarge { .. } => false,
+        }
+    }
+
     /// The node has no time: the same question may be answered later.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Refused { code, message, .. }
-            if quirks::refusal(*code, message) == quirks::Refusal::Busy)
+        self.is_too_often()
+            || matches!(self, Self::Refused { code, message, .. }
+                if quirks::refusal(*code, message) == quirks::Refusal::Busy)
     }
 
     /// Whether an answer about fewer blocks may be given, and why.
@@ -187,7 +208,8 @@ impl RpcError {
             Self::Unavailable { .. }
             | Self::WrongChain { .. }
             | Self::WrongGenesis { .. }
-            | Self::Unreadable { .. } => None,
+            | Self::Unreadable { .. }
+            | Self::Busy { .. } => None,
         }
     }
 
@@ -203,6 +225,7 @@ impl RpcError {
             | Self::WrongChain { .. }
             | Self::WrongGenesis { .. }
             | Self::Unreadable { .. }
+            | Self::Busy { .. }
             | Self::TooLarge { .. } => None,
         }
     }

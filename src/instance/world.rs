@@ -138,6 +138,7 @@ impl From<RpcError> for Unready {
             | RpcError::WrongGenesis { .. }
             | RpcError::Refused { .. }
             | RpcError::Unreadable { .. }
+            | RpcError::Busy { .. }
             | RpcError::TooLarge { .. } => Self::Yet(error.to_string()),
         }
     }

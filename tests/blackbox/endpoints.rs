@@ -356,11 +356,14 @@ async fn trouble_of_the_node_is_not_an_answer() -> Result<()> {
         Lie::Result(serde_json::json!("no number")),
     ];
     for lie in lies {
+        // One that is asked too often is left alone for a moment.
+        ground.reads_from(0).await?;
         ground.nodes[0].rule(Rule::times(1, "eth_getCode", lie.clone()));
         let asked = ground.provider.code_size(Address::ZERO).await;
         assert_eq!(asked.as_ref().ok(), Some(&0), "{lie:?}: {asked:?}");
     }
     ground.nodes[0].be_honest();
+    ground.reads_from(0).await?;
     ground.reads_from(0).await?;
     let calls = ground.nodes[1].calls("eth_getCode");
     let reverted = Lie::Error {
@@ -373,6 +376,105 @@ async fn trouble_of_the_node_is_not_an_answer() -> Result<()> {
     let data = asked.err().and_then(|error| error.revert_data());
     assert_eq!(data, Some(Bytes::from_static(&[0x12, 0x34, 0x56, 0x78])));
     assert_eq!(ground.nodes[1].calls("eth_getCode"), calls, "nobody else was asked");
+    Ok(())
+}
+
+/// Head polls that are refused for a moment take no connection down, of whichever node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c1_a_head_poll_that_is_refused_for_now_is_no_disconnect() -> Result<()> {
+    const HEAD: &str = "eth_getBlockByNumber";
+    let ground = ground(&["http"]).await?;
+    ground.connected().await?;
+    let connection = || ground.provider.heads().borrow().map(|head| head.connection);
+    let before = connection();
+    for lie in [Lie::Status(429), Lie::Later(503, 0), Lie::error(-32005, "rate limit exceeded")] {
+        ground.nodes[0].rule(Rule::times(1, HEAD, lie));
+        let (calls, head) = (ground.nodes[0].calls(HEAD), ground.head());
+        until("more polls and heads", SOON, POLL, async || {
+            assert!(ground.provider.trouble().is_none(), "it counts as gone");
+            let more = ground.nodes[0].calls(HEAD) > calls + 3 && ground.head() > head;
+            Ok(more.then_some(()))
+        })
+        .await?;
+    }
+    assert_eq!(connection(), before);
+    Ok(())
+}
+
+/// Whoever says that it is asked too often is left alone for a while: others are asked meanwhile, and
+/// where there are none it is asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c1_a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
+    const LOGS: &str = "eth_getLogs";
+    let failed = |e: RpcError| Error::other(e.to_string());
+    let range = LogRange::Numbers { from: 0, to: 1 };
+    let ground = ground(&["http", "http"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    for lie in [
+        Lie::error(-32005, "daily request count exceeded, request rate limited"),
+        Lie::error(-32000, "rate limit exceeded"),
+        Lie::Later(429, 1),
+    ] {
+        ground.reads_from(0).await?;
+        ground.nodes[0].rule(Rule::always(LOGS, lie.clone()));
+        let calls = ground.nodes[0].calls(LOGS);
+        for _ in 0..20 {
+            ground.provider.logs(Address::ZERO, &[], range).await.map_err(failed)?;
+        }
+        let asked = ground.nodes[0].calls(LOGS) - calls;
+        assert!(asked <= 3, "{lie:?}: {asked}");
+        ground.nodes[0].be_honest();
+        ground.nodes[0].rule(Rule::times(2, LOGS, lie.clone()));
+        let alone = ground.provider.only(kms_connector::gateway::provider::NodeId(0));
+        alone.logs(Address::ZERO, &[], range).await.map_err(failed)?;
+        ground.nodes[0].be_honest();
+    }
+    Ok(())
+}
+
+/// A handshake that is refused with a time is not tried before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c1_retry_after_is_kept_where_a_web_socket_is_refused() -> Result<()> {
+    let ground = ground(&["ws"]).await?;
+    ground.connected().await?;
+    let node = &ground.nodes[0];
+    node.lie(|lies| lies.no_upgrade = Some((429, 2)));
+    let before = node.upgrades().len();
+    node.proxy.set(Weather::Cut);
+    node.proxy.set(Weather::Clear);
+    until("two handshakes", SOON, POLL, async || {
+        Ok((node.upgrades().len() >= before + 2).then_some(()))
+    })
+    .await?;
+    let upgrades = node.upgrades();
+    let between = upgrades[before + 1] - upgrades[before];
+    assert!(between >= Duration::from_millis(1_900), "{between:?}");
+    node.be_honest();
+    ground.connected().await
+}
+
+/// A node that offers no subscription over its WebSocket is asked for its head over the same one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c2_a_node_without_subscriptions_is_polled_over_its_web_socket() -> Result<()> {
+    let ground = ground(&["ws"]).await?;
+    let node = &ground.nodes[0];
+    for refusal in [Lie::method_not_found(), Lie::error(-32000, "notifications not supported")] {
+        node.be_honest();
+        node.rule(Rule::always("eth_subscribe", refusal));
+        node.proxy.set(Weather::Cut);
+        node.proxy.set(Weather::Clear);
+        let (asked, head) = (node.calls("eth_subscribe"), ground.head());
+        until("heads", SOON, POLL, async || {
+            Ok((node.calls("eth_subscribe") > asked && ground.head() > head + 2).then_some(()))
+        })
+        .await?;
+        let (asked, upgrades) = (node.calls("eth_subscribe"), node.upgrades().len());
+        let head = ground.head();
+        until("more heads", SOON, POLL, async || Ok((ground.head() > head + 2).then_some(())))
+            .await?;
+        assert_eq!((node.calls("eth_subscribe"), node.upgrades().len()), (asked, upgrades));
+    }
     Ok(())
 }
 
@@ -439,8 +541,9 @@ async fn a4_a_node_that_refuses_arrays_is_asked_call_by_call() -> Result<()> {
     ground.nodes[0].lie(|lies| lies.arrays = Arrays::Status(429));
     assert!(ground.provider.receipts(&hashes).await.is_err());
     ground.nodes[0].be_honest();
+    let arrays = ground.nodes[0].arrays();
     ground.reads_several(&hashes).await?;
-    assert_eq!(ground.nodes[0].arrays(), 5);
+    assert_eq!(ground.nodes[0].arrays(), arrays + 2);
     Ok(())
 }
 
@@ -570,7 +673,8 @@ async fn a_refusal_is_one_only_if_every_node_proves_it() -> Result<()> {
         assert_eq!(refusal(&sent), expected, "{first:?}, {second:?}: {sent:?}");
         assert!(sent.is_err());
         if expected.is_none() {
-            assert!(matches!(sent, Err(RpcError::Unavailable { .. })), "{sent:?}");
+            let unknown = matches!(sent, Err(RpcError::Unavailable { .. } | RpcError::Busy { .. }));
+            assert!(unknown, "{sent:?}");
         }
     }
     Ok(())

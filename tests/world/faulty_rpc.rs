@@ -24,7 +24,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinSet,
-    time::{interval, sleep},
+    time::{Instant, interval, sleep},
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -44,6 +44,8 @@ pub enum Lie {
     Result(Value),
     /// An HTTP status, such as 429 or 503, with an empty body. A WebSocket is closed.
     Status(u16),
+    /// The same, and after how many seconds to come back.
+    Later(u16, u64),
     /// A frame or body that is no JSON.
     Malformed,
     /// Never.
@@ -152,6 +154,8 @@ pub struct Lies {
     pub leaves_out: Vec<(&'static str, &'static str)>,
     /// What views return, by the beginning of their calldata.
     pub views: Vec<(&'static str, Value)>,
+    /// Handshakes of sockets are refused with this status, to come back after so many seconds.
+    pub no_upgrade: Option<(u16, u64)>,
 }
 
 /// What it does with several calls in one message.
@@ -202,6 +206,8 @@ struct Script {
     calls: HashMap<String, usize>,
     /// Messages with several calls.
     arrays: usize,
+    /// When a handshake came.
+    upgrades: Vec<Instant>,
     /// Bytes of answers without end that somebody took.
     flooded: usize,
     transactions: Vec<Bytes>,
@@ -279,6 +285,11 @@ impl FaultyRpc {
         self.shared.script().arrays
     }
 
+    /// When a handshake came.
+    pub fn upgrades(&self) -> Vec<Instant> {
+        self.shared.script().upgrades.clone()
+    }
+
     /// How many bytes of answers without end were taken.
     pub fn flooded(&self) -> usize {
         self.shared.script().flooded
@@ -298,6 +309,8 @@ enum Answer {
     Flood,
     /// The WebSocket is closed, or an HTTP answer with this status.
     Status(u16),
+    /// With the seconds after which to come back.
+    Later(u16, u64),
     Malformed,
     Nothing,
 }
@@ -329,6 +342,7 @@ impl Shared {
                     match self.answer_one(call, second, subscriber).await {
                         Answer::Json(answer) => answers.push(answer),
                         other @ (Answer::Status(_)
+                        | Answer::Later(..)
                         | Answer::Failed(..)
                         | Answer::Flood
                         | Answer::Malformed
@@ -387,6 +401,7 @@ impl Shared {
                 Answer::Json(json!({"jsonrpc": "2.0", "id": call["id"], "result": result}))
             }
             Lie::Status(status) => Answer::Status(*status),
+            Lie::Later(status, seconds) => Answer::Later(*status, *seconds),
             Lie::Malformed => Answer::Malformed,
             Lie::Flood => Answer::Flood,
             Lie::Silence | Lie::Late(_) | Lie::After(_) => Answer::Nothing,
@@ -530,6 +545,7 @@ impl Shared {
         match self.told(&call, "eth_getBlockByNumber", false, None).await {
             Answer::Json(answer) => Some(answer["result"].clone()).filter(Value::is_object),
             Answer::Status(_)
+            | Answer::Later(..)
             | Answer::Failed(..)
             | Answer::Flood
             | Answer::Malformed
@@ -694,7 +710,23 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
 /// Told of the subscription's name.
 type Subscriber = mpsc::Sender<Value>;
 
-async fn web_socket(stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
+async fn web_socket(mut stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
+    let no_upgrade = {
+        let mut script = shared.script();
+        script.upgrades.push(Instant::now());
+        script.lies.no_upgrade
+    };
+    if let Some((status, seconds)) = no_upgrade {
+        let head = format!(
+            "HTTP/1.1 {status} Told\r\nretry-after: {seconds}\r\ncontent-length: 0\r\n\r\n"
+        );
+        let mut question = [0; 4096];
+        let refusing = async {
+            let _part = stream.read(&mut question).await?;
+            stream.write_all(head.as_bytes()).await
+        };
+        return refusing.await.map_err(|e| Error::Io("an upgrade".into(), e));
+    }
     let failed = |e: tokio_tungstenite::tungstenite::Error| Error::other(e.to_string());
     let socket = tokio_tungstenite::accept_async(stream).await.map_err(failed)?;
     let (mut writer, mut reader) = socket.split();
@@ -716,7 +748,7 @@ async fn web_socket(stream: TcpStream, shared: &Arc<Shared>) -> Result<()> {
                 Answer::Json(answer) => answer.to_string(),
                 Answer::Malformed => "{this is no JSON".to_owned(),
                 Answer::Nothing => continue,
-                Answer::Status(_) | Answer::Failed(..) => return Ok(()),
+                Answer::Status(_) | Answer::Later(..) | Answer::Failed(..) => return Ok(()),
                 Answer::Flood => format!("\"{}\"", " ".repeat(FLOOD)),
             },
             Some(name) = names.recv() => {
@@ -761,7 +793,12 @@ async fn http(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         let message = serde_json::from_slice(&body).map_err(std::io::Error::other)?;
+        let mut more = String::new();
         let (status, body) = match shared.answer(message, None).await {
+            Answer::Later(status, seconds) => {
+                more = format!("retry-after: {seconds}\r\n");
+                (status, String::new())
+            }
             Answer::Json(answer) => (200, answer.to_string()),
             Answer::Malformed => (200, "{this is no JSON".to_owned()),
             Answer::Status(status) => (status, String::new()),
@@ -775,7 +812,7 @@ async fn http(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()
             }
         };
         let head = format!(
-            "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{more}\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).await?;

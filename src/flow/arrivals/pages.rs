@@ -56,6 +56,7 @@ impl Pages {
             (
                 None,
                 RpcError::Refused { .. }
+                | RpcError::Busy { .. }
                 | RpcError::TooLarge { .. }
                 | RpcError::WrongChain { .. }
                 | RpcError::WrongGenesis { .. },
@@ -216,17 +217,22 @@ mod tests {
     }
 
     #[test]
-    fn a_node_in_a_hurry_is_not_asked_for_less() {
+    fn c1_a_node_in_a_hurry_is_not_asked_for_less() {
         let (mut pages, now) = (Pages::default(), Instant::now());
         for (code, message) in [
             (429, "too many requests"),
             (-32005, "daily request count exceeded, request rate limited"),
+            (-32000, "rate limit exceeded"),
+            (-32005, "project ID request rate exceeded"),
             (-32000, "header not found"),
             (-32602, "block range extends beyond current head block"),
         ] {
             assert!(!pages.failed(NODE, (1, 500), &refusal(code, message), now), "{message}");
             assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST), "{message}");
         }
+        let busy = RpcError::Busy { host: "node".into(), what: "HTTP status 429".into() };
+        assert!(!pages.failed(NODE, (1, 500), &busy, now));
+        assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST));
         let silent = RpcError::Unavailable { host: "node".into(), what: "timed out".into() };
         assert!(!pages.failed(NODE, (1, 500), &silent, now));
         assert_eq!(pages.page(NODE, 1, 5000), (1, FIRST / 2));

@@ -456,6 +456,7 @@ impl Book {
                     | RpcError::WrongChain { .. }
                     | RpcError::WrongGenesis { .. }
                     | RpcError::Unreadable { .. }
+                    | RpcError::Busy { .. }
                     | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
                 };
                 (Some(error), refusal)

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::warn;
 
@@ -209,7 +209,8 @@ impl ArbitrumProvider {
         self.told(method, params).await.map(|told| told.answer)
     }
 
-    /// Asks the endpoint that is read from; where it does not answer, the next one.
+    /// Asks the endpoint that is read from; where it does not answer, the next one. One that is asked
+    /// too often is left alone: others are asked meanwhile, and if there are none it is asked again.
     async fn ask_by<Answer, Asking>(
         &self,
         method: &'static str,
@@ -265,6 +266,7 @@ impl ArbitrumProvider {
         let deadline = Instant::now() + CALL_DEADLINE;
         let mut tried: Vec<usize> = Vec::new();
         let (mut failed, mut oversized) = (None, Vec::<&endpoints::Node>::new());
+        let mut busy = None;
         loop {
             let order = match &failed {
                 None => match timeout_at(deadline, self.usable()).await {
@@ -276,11 +278,22 @@ impl ArbitrumProvider {
             };
             let left: Vec<usize> =
                 order.iter().copied().filter(|index| !tried.contains(index)).collect();
-            let Some(index) = left.first().copied() else {
-                return Err(failed.unwrap_or_else(|| self.timed_out(method)));
+            let nodes = left.iter().filter_map(|index| Some((*index, self.nodes().get(*index)?)));
+            // The first of those that wait least.
+            let free = nodes.map(|(index, node)| (index, node, node.pause()));
+            let Some((index, node, pause)) = free.min_by_key(|(_, _, pause)| *pause) else {
+                return Err(failed.or(busy).unwrap_or_else(|| self.timed_out(method)));
             };
+            if !pause.is_zero() {
+                if Instant::now() + pause + ATTEMPT_DEADLINE > deadline {
+                    let what = format!("it is left alone for {} s more", pause.as_secs() + 1);
+                    let busy = || busy.unwrap_or_else(|| node.endpoint.busy(&what));
+                    return Err(failed.unwrap_or_else(busy));
+                }
+                sleep(pause).await;
+                continue;
+            }
             tried.push(index);
-            let Some(node) = self.nodes().get(index) else { continue };
             let Some(client) = client_of(node) else {
                 failed.get_or_insert_with(|| lost(node));
                 continue;
@@ -305,6 +318,16 @@ impl ArbitrumProvider {
                     RpcError::Unavailable { host, what: format!("{method} timed out").into() }
                 }
             };
+            if error.is_too_often() {
+                if let Some(times) = node.heard("asked too often") {
+                    let host = node.endpoint.host();
+                    warn!(host, %error, times, "a gateway node is left alone for a moment");
+                }
+                // It may be asked once more.
+                tried.pop();
+                busy = Some(error);
+                continue;
+            }
             match &error {
                 RpcError::Unavailable { .. } => node.left_unanswered(),
                 RpcError::Refused { code, message, .. } => {
@@ -317,7 +340,8 @@ impl ArbitrumProvider {
                 RpcError::TooLarge { .. } => oversized.push(node),
                 RpcError::WrongChain { .. }
                 | RpcError::WrongGenesis { .. }
-                | RpcError::Unreadable { .. } => {}
+                | RpcError::Unreadable { .. }
+                | RpcError::Busy { .. } => {}
             }
             // The first one's word counts, unless it did not answer.
             match failed {

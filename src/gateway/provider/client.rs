@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -53,6 +54,8 @@ pub(super) enum Unanswered {
     Lost(String),
     /// An HTTP status, and nothing to go with it.
     Status(u16),
+    /// An HTTP status that says to come back later, when, and the node's words with it.
+    Later { status: u16, back_in: Option<Duration>, said: Option<String> },
     /// More than so many bytes.
     TooLarge(usize),
 }
@@ -140,7 +143,9 @@ impl Client {
             Err(unanswered) => {
                 let maybe_apart = match &unanswered {
                     Unanswered::Status(status) => quirks::may_dislike_arrays(*status),
-                    Unanswered::Lost(_) | Unanswered::TooLarge(_) => false,
+                    Unanswered::Lost(_) | Unanswered::TooLarge(_) | Unanswered::Later { .. } => {
+                        false
+                    }
                 };
                 return Err(NotTogether { error: self.endpoint.explain(unanswered), maybe_apart });
             }

@@ -1,14 +1,22 @@
 //! One endpoint kept connected: the client everyone calls through, and the newest head.
 //!
 //! ```text
-//! connect -> chain id, block 0 checked -> subscribe newHeads (ws) or poll (http) -> lost -> connect …
+//! connect -> chain id, block 0 checked -> subscribe newHeads (ws), or poll (http, and a node that
+//!            offers no subscription) -> lost -> connect …
 //! ```
 //!
 //! Which chain it is is checked at every connection, and now and then after that: behind one URL another
 //! chain may answer tomorrow.
 //! Which of several endpoints is read from is decided elsewhere ([`super::endpoints`]).
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use alloy::primitives::{B256, Bloom, U64, U128};
 use serde::Deserialize;
@@ -32,6 +40,8 @@ use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, repeats::Repeats};
 
 /// Over http, how often the head is asked for: the Gateway's block time.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// A node that says only that it has no time for so long is not connected.
+const BUSY_FOR: Duration = Duration::from_mins(1);
 /// A subscription that has been silent for so long is checked by a call.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How often a connected node is asked which chain it is of.
@@ -142,6 +152,8 @@ pub(super) struct Connection {
     claimed: Option<u64>,
     doubts: Repeats,
     connections: u64,
+    /// It has no subscriptions, and that was said.
+    polled: AtomicBool,
     heart: Heart,
 }
 
@@ -163,6 +175,7 @@ impl Connection {
             claimed: None,
             doubts: Repeats::default(),
             connections: 0,
+            polled: AtomicBool::new(false),
             heart: Heart::default(),
         }
     }
@@ -195,7 +208,10 @@ impl Connection {
                     }
                 }
             }
-            if stop.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
+            // As long as it wishes, where it says so.
+            let pause = pause.next_delay().max(self.endpoint.pause());
+            self.heart.rest();
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 break;
             }
         }
@@ -232,9 +248,16 @@ impl Connection {
     ) -> Result<Infallible, RpcError> {
         // Whatever it calls it: there is no other one on this connection.
         let subscribing = client.ask::<Box<RawValue>>("eth_subscribe", &("newHeads",));
-        self.within_deadline("eth_subscribe", subscribing).await?;
+        match self.within_deadline("eth_subscribe", subscribing).await {
+            Ok(_name) => {}
+            Err(error @ RpcError::Refused { .. }) if !error.is_busy() => {
+                self.say_polled(&error);
+                return self.follow_by_polling(client, pause).await;
+            }
+            Err(error) => return Err(error),
+        }
         self.announce(&client, pause).await?;
-        let mut silent_at = Instant::now() + SILENCE;
+        let (mut silent_at, mut busy) = (Instant::now() + SILENCE, None);
         loop {
             self.heart.beat().await;
             let woken = tokio::select! {
@@ -252,7 +275,7 @@ impl Connection {
                 Woken::ByHead => silent_at = Instant::now() + SILENCE,
                 Woken::BySilence => {
                     silent_at = Instant::now() + SILENCE;
-                    self.check_silence(&client, &heads).await?;
+                    self.check_silence(&client, &heads, &mut busy).await?;
                     continue;
                 }
                 Woken::ToIdentify => {
@@ -268,14 +291,23 @@ impl Connection {
         }
     }
 
+    /// A node that offers no subscription is as good as one over http.
+    fn say_polled(&self, error: &RpcError) {
+        if !self.polled.swap(true, Ordering::Relaxed) {
+            let host = self.endpoint.host();
+            info!(host, %error, "a gateway node offers no subscription: it is asked for its head");
+        }
+    }
+
     /// A silent subscription over a living connection is a dead subscription.
     async fn check_silence(
         &self,
         client: &Client,
         heads: &watch::Receiver<Option<RawHead>>,
+        busy: &mut Option<Instant>,
     ) -> Result<(), RpcError> {
         let known = self.outlet.heads.borrow().map(|head| head.block);
-        let latest = self.latest(client).await?;
+        let Some(latest) = self.latest_unless_busy(client, busy).await? else { return Ok(()) };
         let missed = known.is_some_and(|known| latest.number.to::<u64>() > known.number + 1);
         // It may have spoken meanwhile.
         if missed && !heads.has_changed().unwrap_or(false) {
@@ -292,13 +324,41 @@ impl Connection {
         pause: &mut Backoff,
     ) -> Result<Infallible, RpcError> {
         self.announce(&client, pause).await?;
+        let mut busy = None;
         loop {
             self.heart.beat().await;
             let started = Instant::now();
-            let head = self.latest(&client).await?;
-            self.publish(head);
-            self.identify_again(&client).await?;
-            sleep(POLL_INTERVAL.saturating_sub(started.elapsed())).await;
+            if let Some(head) = self.latest_unless_busy(&client, &mut busy).await? {
+                self.publish(head);
+                self.identify_again(&client).await?;
+            }
+            let pause = POLL_INTERVAL.saturating_sub(started.elapsed());
+            self.heart.rest();
+            sleep(pause.max(self.endpoint.pause())).await;
+        }
+    }
+
+    /// The newest head. A node that has no time for a while is not gone: `None`. `busy`: since when it
+    /// has none.
+    async fn latest_unless_busy(
+        &self,
+        client: &Client,
+        busy: &mut Option<Instant>,
+    ) -> Result<Option<RawHead>, RpcError> {
+        if !self.endpoint.pause().is_zero() {
+            return Ok(None);
+        }
+        match self.latest(client).await {
+            Ok(head) => {
+                *busy = None;
+                self.endpoint.answered();
+                Ok(Some(head))
+            }
+            Err(error) if error.is_busy() => {
+                let since = *busy.get_or_insert_with(Instant::now);
+                if since.elapsed() < BUSY_FOR { Ok(None) } else { Err(error) }
+            }
+            Err(error) => Err(error),
         }
     }
 

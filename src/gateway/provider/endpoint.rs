@@ -1,11 +1,18 @@
 //! Where a node is reached, and what may be told of it: URLs hold API keys, and a node repeats what it
 //! was asked.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use url::Url;
 
 use super::{
@@ -15,6 +22,8 @@ use super::{
     connection::RawHead,
     http::Http,
     message::Refused,
+    pace::Pace,
+    quirks,
     socket::{self, Socket},
 };
 use crate::{domain::OutsideText, proxy::Proxies};
@@ -34,6 +43,7 @@ pub struct Endpoint {
     http: reqwest::Client,
     proxies: Proxies,
     room: Room,
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -65,8 +75,8 @@ impl Endpoint {
         let header = header.map(|header| header.to_string());
         secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
         secrets.retain(|secret| secret.len() >= 6);
-        let (proxies, room) = (Proxies::default(), Room::new());
-        Self { url, host, secrets: secrets.into(), tls, http, proxies, room }
+        let (proxies, room, pace) = (Proxies::default(), Room::new(), Arc::default());
+        Self { url, host, secrets: secrets.into(), tls, http, proxies, room, pace }
     }
 
     /// A WebSocket goes through these; `http` knows its own way.
@@ -112,7 +122,7 @@ impl Endpoint {
             return Ok(Connected::Http(Client::over_http(self.clone(), http)));
         }
         let (line, heads, socket) = match timeout(CONNECT_DEADLINE, socket::open(self)).await {
-            Ok(opened) => opened.map_err(|error| self.unavailable(&error.to_string()))?,
+            Ok(opened) => opened.map_err(|error| self.explain(error.unanswered()))?,
             Err(_) => {
                 return Err(self.unavailable(&format!("no connection within {CONNECT_DEADLINE:?}")));
             }
@@ -127,6 +137,11 @@ impl Endpoint {
             Unanswered::Lost(what) => self.unavailable(&what),
             // Its body is the node's or a proxy's: it may repeat the key it did not like.
             Unanswered::Status(status) => self.unavailable(&format!("HTTP status {status}")),
+            Unanswered::Later { status, back_in, said } => {
+                self.pace().asked_too_often(back_in, Instant::now());
+                let said = said.map(|said| format!(": {said}")).unwrap_or_default();
+                self.busy(&format!("HTTP status {status}{said}"))
+            }
             Unanswered::TooLarge(bound) => {
                 RpcError::TooLarge { host: self.host.to_string(), bound }
             }
@@ -134,13 +149,35 @@ impl Endpoint {
     }
 
     /// An error object, without what the URL hides.
-    pub(super) fn refused(&self, Refused { code, message, data }: Refused) -> RpcError {
+    pub(super) fn refused(&self, refused: Refused) -> RpcError {
+        let Refused { code, message, data, back_in } = refused;
+        if quirks::is_too_often(code, &message) {
+            self.pace().asked_too_often(back_in, Instant::now());
+        }
         let message = self.scrub(&message);
         RpcError::Refused { host: self.host.to_string(), code, message, data }
     }
 
     pub(super) fn parse<A: DeserializeOwned>(&self, result: &RawValue) -> Result<A, RpcError> {
         serde_json::from_str(result.get()).map_err(|error| self.unreadable(&error.to_string()))
+    }
+
+    /// For how long it is to be left alone: it was asked too often.
+    pub(super) fn pause(&self) -> Duration {
+        self.pace().left(Instant::now())
+    }
+
+    /// It answers.
+    pub(super) fn answered(&self) {
+        self.pace().answered(Instant::now());
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn busy(&self, what: &str) -> RpcError {
+        RpcError::Busy { host: self.host.to_string(), what: self.scrub(what) }
     }
 
     pub(super) fn unavailable(&self, what: &str) -> RpcError {

@@ -76,6 +76,13 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
+        self.endpoint.answered();
+    }
+
+    /// For how long it is to be left alone. One that is not connected need not be waited for.
+    pub(super) fn pause(&self) -> Duration {
+        let up = matches!(&*self.link.borrow(), Link::Up(_));
+        if up { self.endpoint.pause() } else { Duration::ZERO }
     }
 
     pub(super) fn left_unanswered(&self) {

@@ -1,6 +1,11 @@
 //! JSON-RPC over HTTP: one message out, one in, read no further than to its bound.
 
-use reqwest::{Response, header::CONTENT_TYPE};
+use std::time::{Duration, UNIX_EPOCH};
+
+use reqwest::{
+    Response,
+    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+};
 use url::Url;
 
 use super::{
@@ -8,6 +13,7 @@ use super::{
     client::Unanswered,
     message::{self, Message},
 };
+use crate::clock;
 
 /// The way to one node.
 #[derive(Clone)]
@@ -49,13 +55,18 @@ impl Http {
         let asking = asking.header(CONTENT_TYPE, "application/json").body(question);
         let answer = asking.send().await.map_err(|error| lost(&error))?;
         let status = answer.status();
+        let later = comes_back(status.as_u16(), answer.headers());
         let body = self.read(answer, bound).await;
         if status.is_success() {
             return body;
         }
+        if let Some(Later { back_in }) = later {
+            let said = body.ok().and_then(|body| error_in(body.bytes()));
+            return Err(Unanswered::Later { status: status.as_u16(), back_in, said });
+        }
         // Words with it are the node's; a page in HTML is what stands before it.
         match body {
-            Ok(body) if is_error(body.bytes()) => Ok(body),
+            Ok(body) if error_in(body.bytes()).is_some() => Ok(body),
             Ok(_) | Err(_) => Err(Unanswered::Status(status.as_u16())),
         }
     }
@@ -82,8 +93,37 @@ impl Http {
     }
 }
 
-fn is_error(body: &[u8]) -> bool {
-    matches!(message::read(body), Ok(Message::One(answer)) if answer.said.is_err())
+/// The words of an error object.
+fn error_in(body: &[u8]) -> Option<String> {
+    match message::read(body) {
+        Ok(Message::One(answer)) => answer.said.err().map(|refused| refused.message),
+        Ok(Message::Many(_) | Message::Notice(_)) | Err(_) => None,
+    }
+}
+
+/// The same question may be answered later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Later {
+    /// When, if it says so.
+    pub back_in: Option<Duration>,
+}
+
+/// Whether a status says so.
+pub(super) fn comes_back(status: u16, headers: &HeaderMap) -> Option<Later> {
+    let told = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let back_in = told.and_then(|told| retry_after(told, clock::unix_millis()));
+    (status == 429 || (status == 503 && back_in.is_some())).then_some(Later { back_in })
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
+fn retry_after(told: &str, now_ms: u64) -> Option<Duration> {
+    let told = told.trim();
+    if let Ok(seconds) = told.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(told).ok()?;
+    let now = UNIX_EPOCH + Duration::from_millis(now_ms);
+    Some(at.duration_since(now).unwrap_or_default())
 }
 
 /// The causes of a client's error without its first line, which holds the URL.
@@ -95,4 +135,32 @@ fn lost(error: &reqwest::Error) -> Unanswered {
         source = cause.source();
     }
     Unanswered::Lost(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c1_retry_after_is_seconds_or_a_date() {
+        let now_ms = 1_000_000_000_000;
+        for (told, expected) in [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Sun, 09 Sep 2001 01:46:50 GMT", Some(10)),
+            ("Sun, 09 Sep 2001 01:46:30 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after(told, now_ms), expected.map(Duration::from_secs), "{told:?}");
+        }
+        let mut headers = HeaderMap::new();
+        assert_eq!(comes_back(429, &headers), Some(Later { back_in: None }));
+        assert_eq!(comes_back(503, &headers), None);
+        headers.insert(RETRY_AFTER, "7".parse().unwrap());
+        let later = Later { back_in: Some(Duration::from_secs(7)) };
+        assert_eq!(comes_back(503, &headers), Some(later));
+        assert_eq!(comes_back(500, &headers), None);
+    }
 }

@@ -3,6 +3,8 @@
 //! Nodes and what stands before them differ in what they leave out: an answer is read by what is
 //! needed of it, and borrowed from the message it came in.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
@@ -48,6 +50,8 @@ pub(super) struct Refused {
     pub message: String,
     /// Of a revert.
     pub data: Option<Bytes>,
+    /// When to ask again (Infura's `data.rate.backoff_seconds`).
+    pub back_in: Option<Duration>,
 }
 
 /// What stands in a message.
@@ -117,7 +121,9 @@ fn refused(error: &RawValue) -> Refused {
     let code = code.as_i64().or_else(|| code.as_str()?.parse().ok()).unwrap_or_default();
     let message = value["message"].as_str().or(value.as_str()).unwrap_or_default().to_owned();
     let data = quirks::is_revert(code, &message).then(|| hex_in(&value["data"])).flatten();
-    Refused { code, message, data }
+    let back_in = value["data"]["rate"]["backoff_seconds"].as_f64();
+    let back_in = back_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    Refused { code, message, data, back_in }
 }
 
 /// The first text in hex: nodes put the data of a revert into one, or into one in an object.
@@ -154,7 +160,12 @@ mod tests {
             one(r#"{"id":7,"result":{"a":1},"error":null}"#),
             (Some(7), Ok("{\"a\":1}".into()))
         );
-        let refused = |code, message: &str| Refused { code, message: message.into(), data: None };
+        let refused = |code, message: &str| Refused {
+            code,
+            message: message.into(),
+            data: None,
+            back_in: None,
+        };
         let odd = r#"{"id":null,"error":{"code":-32600,"message":"batch requests are disabled"}}"#;
         assert_eq!(one(odd), (None, Err(refused(-32600, "batch requests are disabled"))));
         assert_eq!(one(r#"{"error":"no"}"#), (None, Err(refused(0, "no"))));
@@ -170,6 +181,10 @@ mod tests {
         assert_eq!(reverted(r#""Reverted 0x01020304""#), data);
         assert_eq!(reverted(r#"{"reason":{"data":"0x01020304"}}"#), data);
         assert_eq!(reverted("[1]"), None);
+        let limited = r#"{"id":1,"error":{"code":-32005,"message":"project ID request rate exceeded",
+            "data":{"rate":{"allowed_rps":1,"backoff_seconds":1.5}}}}"#;
+        let back_in = one(limited).1.unwrap_err().back_in;
+        assert_eq!(back_in, Some(Duration::from_millis(1_500)), "C1");
         // EIP-7966: the hash of what was sent is no revert.
         let sent = r#"{"id":1,"error":{"code":4,"message":"not yet mined","data":"0x01020304"}}"#;
         assert_eq!(one(sent).1.unwrap_err().data, None);

@@ -68,12 +68,62 @@ const PATTERNS: &[(&str, Refusal)] = &[
     ("transaction too large", Refusal::Unacceptable),
     ("exceeds the configured cap", Refusal::Unacceptable),
     ("execution reverted", Refusal::Reverted),
-    ("rate limit", Refusal::Busy),
-    ("too many requests", Refusal::Busy),
     ("context deadline exceeded", Refusal::Busy),
     ("txpool is full", Refusal::Busy),
     ("queue full", Refusal::Busy),
 ];
+
+/// Said of who asks too often, whatever is asked. Not `limit exceeded` alone, which is said of results
+/// too, and no code but 429: -32005 is both.
+const TOO_OFTEN: &[&str] = &[
+    "rate limit",
+    "rate-limit",
+    "ratelimit",
+    // Infura
+    "request rate",
+    // QuickNode
+    "request limit",
+    // Chainstack
+    "rps limit",
+    // dRPC without its plural
+    "too many request",
+    "too many concurrent",
+    "per second",
+    "request count exceeded",
+    "daily request",
+    "throughput",
+    // Alchemy
+    "capacity",
+    "compute unit",
+    "quota",
+    "credits",
+];
+
+/// In lower case.
+fn says_too_often(text: &str) -> bool {
+    TOO_OFTEN.iter().any(|pattern| text.contains(pattern))
+}
+
+/// Whether an error says that the node is asked too often: nothing is wrong with the question.
+#[must_use]
+pub fn is_too_often(code: i64, message: &str) -> bool {
+    code == 429 || (says_too_often(&message.to_lowercase()) && !is_revert(code, message))
+}
+
+/// Whether an error says that the node does not offer the method.
+#[must_use]
+pub fn is_not_offered(code: i64, message: &str) -> bool {
+    let text = message.to_lowercase();
+    let unknown = [
+        "method not found",
+        "not supported",
+        "unsupported method",
+        "does not exist",
+        "is not available",
+        "not whitelisted",
+    ];
+    code == -32601 || unknown.iter().any(|pattern| text.contains(pattern))
+}
 
 /// How long a node is asked to wait for the receipt (EIP-7966; the node's own default).
 pub const SYNC_PATIENCE_MS: u64 = 2_000;
@@ -94,19 +144,10 @@ impl SyncSpelling {
     /// else.
     #[must_use]
     pub fn after(self, code: i64, message: &str) -> Option<Self> {
-        let text = message.to_lowercase();
-        let unknown = [
-            "method not found",
-            "not supported",
-            "unsupported method",
-            "does not exist",
-            "is not available",
-            "not whitelisted",
-        ];
-        if code == -32601 || unknown.iter().any(|pattern| text.contains(pattern)) {
+        if is_not_offered(code, message) {
             return Some(Self::Unsupported);
         }
-        let about_timeout = text.contains("invalid argument 1")
+        let about_timeout = message.to_lowercase().contains("invalid argument 1")
             || (code == -32602 && refusal(code, message) == Refusal::Unknown);
         match self {
             _ if !about_timeout => None,
@@ -133,6 +174,7 @@ pub fn refusal(code: i64, message: &str) -> Refusal {
         return *refusal;
     }
     match code {
+        _ if says_too_often(&text) => Refusal::Busy,
         429 | -32005 => Refusal::Busy,
         3 => Refusal::Reverted,
         _ => Refusal::Unknown,
@@ -198,6 +240,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn c1_who_is_asked_too_often_is_told_from_who_is_asked_for_too_much() {
+        for (code, message, too_often) in [
+            (429, "slow down", true),
+            (-32005, "daily request count exceeded, request rate limited", true),
+            (-32000, "rate limit exceeded", true),
+            (-32005, "project ID request rate exceeded", true),
+            (-32007, "15/second request limit reached - reduce calls per second", true),
+            (-32005, "You've exceeded the RPS limit available on the current plan.", true),
+            (15, "Too many request, try again later", true),
+            (-32602, "range 600 exceeds limit of 100", false),
+            (-32602, "query exceeds max block range", false),
+            (-32005, "query returned more than 10000 results", false),
+            (-32005, "limit exceeded", false),
+            (-32000, "header not found", false),
+            (3, "execution reverted: rate limit exceeded", false),
+        ] {
+            assert_eq!(is_too_often(code, message), too_often, "{message}");
+            if too_often {
+                assert_eq!(refusal(code, message), Refusal::Busy, "{message}");
+                assert_eq!(too_much(code, message), None, "{message}");
+                assert!(is_about_node(code, message), "{message}");
+            }
+        }
+        assert!(is_not_offered(-32601, "") && is_not_offered(0, "Method not found"));
+        assert!(!is_not_offered(-32000, "header not found"));
+    }
+
     proptest! {
         /// T39: whatever stands around it and however it is written, a text of the table is
         /// understood, unless an earlier one of the table stands there too.
@@ -225,7 +295,8 @@ mod tests {
         #[test]
         fn a_text_nobody_knows_proves_nothing(code in any::<i64>(), text in "\\PC{0,80}") {
             let lower = text.to_lowercase();
-            let known = PATTERNS.iter().any(|(pattern, _)| lower.contains(pattern));
+            let known = PATTERNS.iter().any(|(pattern, _)| lower.contains(pattern))
+                || says_too_often(&lower);
             let by_code = matches!(code, 3..=5 | 429 | -32005);
             prop_assert!(known || by_code || refusal(code, &text) == Refusal::Unknown);
             if is_revert(code, &text) {

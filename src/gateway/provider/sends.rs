@@ -167,6 +167,7 @@ async fn send_and_wait(
             | RpcError::WrongChain { .. }
             | RpcError::WrongGenesis { .. }
             | RpcError::Unreadable { .. }
+            | RpcError::Busy { .. }
             | RpcError::TooLarge { .. } => None,
         };
         match other {
@@ -190,6 +191,8 @@ fn refusal_of(error: &RpcError) -> quirks::Refusal {
         | RpcError::WrongChain { .. }
         | RpcError::WrongGenesis { .. }
         | RpcError::Unreadable { .. }
+        // Of HTTP: what stands before the node may have passed it on all the same.
+        | RpcError::Busy { .. }
         | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
     }
 }

@@ -38,7 +38,7 @@ use super::{
     client::Unanswered,
     connection::RawHead,
     endpoint::Endpoint,
-    http::Body,
+    http::{self, Body, Later},
     message::{self, Message},
 };
 
@@ -62,6 +62,21 @@ pub(super) enum OpenError {
     WebSocket(#[from] Box<tungstenite::Error>),
     #[error("user name or password cannot be sent as a header")]
     Authorization,
+}
+
+impl OpenError {
+    /// What the node, or who stands before it, answered to the handshake.
+    pub(super) fn unanswered(&self) -> Unanswered {
+        if let Self::WebSocket(error) = self
+            && let tungstenite::Error::Http(answer) = &**error
+        {
+            let status = answer.status().as_u16();
+            if let Some(Later { back_in }) = http::comes_back(status, answer.headers()) {
+                return Unanswered::Later { status, back_in, said: None };
+            }
+        }
+        Unanswered::Lost(self.to_string())
+    }
 }
 
 /// A question on its way.

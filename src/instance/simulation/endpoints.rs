@@ -209,7 +209,8 @@ impl SimulatedNode {
                 RpcError::TooLarge { .. }
                 | RpcError::WrongChain { .. }
                 | RpcError::WrongGenesis { .. }
-                | RpcError::Unreadable { .. } => {}
+                | RpcError::Unreadable { .. }
+                | RpcError::Busy { .. } => {}
             }
             match failed {
                 Some(RpcError::Unavailable { .. }) | None => failed = Some(error),

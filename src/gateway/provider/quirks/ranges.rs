@@ -1,5 +1,5 @@
 //! What nodes mean when they refuse `eth_getLogs` of a range: too many blocks, too much in them, or
-//! something else.
+//! something else. Who is asked too often is not asked for smaller ranges, which would be more calls.
 
 /// Why a range was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,23 +9,6 @@ pub enum TooMuch {
     /// What is in them. Another range of this length may be answered.
     Results,
 }
-
-/// Said of who asks too often: smaller ranges would be more calls.
-const TOO_OFTEN: &[&str] = &[
-    "rate limit",
-    "rate-limit",
-    "ratelimit",
-    "too many requests",
-    "too many concurrent",
-    "per second",
-    "request count exceeded",
-    "daily request",
-    "throughput",
-    "capacity",
-    "compute unit",
-    "quota",
-    "credits",
-];
 
 /// These speak of ranges, and of none that is too long.
 const OTHER_RANGES: &[&str] = &["beyond current head", "invalid block range", "invalid range"];
@@ -82,7 +65,7 @@ const NUMBERED: &[&str] = &[
 pub fn too_much(code: i64, message: &str) -> Option<TooMuch> {
     let text = message.to_lowercase();
     let says = |patterns: &[&str]| patterns.iter().any(|pattern| text.contains(pattern));
-    if code == 429 || says(TOO_OFTEN) || says(OTHER_RANGES) {
+    if super::is_too_often(code, message) || says(OTHER_RANGES) {
         return None;
     }
     if says(BLOCKS) && !text.contains("logs matched") {
