@@ -39,7 +39,7 @@ use self::{
 };
 pub use self::{
     confirmation::Confirmation,
-    intake::{Entrance, Intake, Intakes, entrances},
+    intake::{Attended, Doing, Entrance, Intake, Intakes, entrances},
 };
 use crate::{
     domain::{

@@ -21,6 +21,7 @@ mod recovery;
 mod attendance;
 mod rebuild;
 mod inquiries;
+mod why;
 mod observer;
 mod earlier_wallet;
 mod housekeeping;
@@ -50,10 +51,10 @@ use tracing::{debug, error, info, warn};
 
 use self::{
     attendance::Attendance,
-    inquiries::Ripening,
     parts::{depth, fail, gateway, intakes, load_roots, open_ciphertexts, refuse, start},
     recovery::Recovery,
     report::Report,
+    why::Why,
     world::Waits,
 };
 pub use self::{
@@ -587,8 +588,7 @@ impl Instance {
                 Some(Ok(never)) => match never {},
             }
         });
-        let ripening =
-            Ripening { depth: depth(config), line: ripe_up_to.clone(), tag: tag.clone() };
+        let why = Why::new(depth(config), &ripe_up_to, &tag, &walk_again);
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.edges.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
 
@@ -597,7 +597,7 @@ impl Instance {
             backfill,
             walk: walk_again.clone(),
             progress: progress.clone(),
-            ripening,
+            why: why.clone(),
         };
         self.answer_inquiries(inquiries);
 
@@ -632,6 +632,7 @@ impl Instance {
             observed,
             journal,
             progress,
+            why,
             notes,
             tag,
             sighted,
@@ -640,7 +641,7 @@ impl Instance {
         };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
-            stop.run_until_cancelled(report.run(heart)).await.unwrap_or(Ok(()))
+            stop.run_until_cancelled(Box::pin(report.run(heart))).await.unwrap_or(Ok(()))
         });
     }
 

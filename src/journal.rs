@@ -481,6 +481,12 @@ impl Journal {
         self.read(move |connection| ask(&Look::new(connection, contract))).await
     }
 
+    /// The oldest request without an outcome that is not held.
+    pub async fn oldest(&self) -> Result<Option<Listed>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| Look::new(connection, contract).oldest()).await
+    }
+
     /// Signed transactions of the wallet, whatever their contract, whose nonce no stored
     /// transaction is known to have used; ordered by nonce, then by age.
     pub async fn open_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {

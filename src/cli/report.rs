@@ -192,6 +192,11 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
         let text = format!("{observed} requests since it started; nothing is asked or sent");
         lines.push(("observed", text));
     }
+    if state.is_up()
+        && let Some(waits) = &instance.gauges.waits
+    {
+        lines.push(("longest wait", waits.to_string()));
+    }
     if state.is_up() && instance.gauges.held > 0 {
         let held = instance.gauges.held;
         let each = format!("`kms-connector requests --held --instance {name}` shows each");

@@ -197,7 +197,7 @@ fn overview(found: &[RequestLine], now_ms: u64) -> String {
             line.id.clone(),
             line.kind.clone(),
             stage(line),
-            ago(now_ms, since(line)),
+            ago(now_ms, line.since_ms()),
             span(now_ms.saturating_sub(line.arrived_at_ms)),
             line.attempts.to_string(),
             line.block.to_string(),
@@ -214,19 +214,6 @@ fn stage(line: &RequestLine) -> String {
         (None, Some(_)) => format!("{} held", line.stage),
         (None, None) => line.stage.clone(),
     }
-}
-
-/// Since when it stands so.
-fn since(line: &RequestLine) -> u64 {
-    let held = line.held.as_ref().map(|held| held.since_ms);
-    let stages = [line.submitted_at_ms, line.answered_at_ms, line.asked_at_ms];
-    let entered = match line.stage.as_str() {
-        "submitted" => stages[0],
-        "answered" => stages[1],
-        "asked" => stages[2],
-        _ => None,
-    };
-    line.settled_at_ms.or(held).or(entered).unwrap_or(line.arrived_at_ms)
 }
 
 fn why(line: &RequestLine) -> String {

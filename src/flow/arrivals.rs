@@ -18,7 +18,7 @@
 
 pub mod gap;
 mod pages;
-mod blooms;
+pub mod blooms;
 mod first_reading;
 mod twice;
 pub mod suspects;

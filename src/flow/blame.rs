@@ -61,6 +61,17 @@ fn fault(error: &ContractError, ours: Option<Address>, registered: Option<Addres
     }
 }
 
+/// Whether another answer of the Core might be taken where this one was not.
+pub(super) fn blames_answer(reason: HoldReason) -> bool {
+    matches!(
+        reason,
+        HoldReason::SignerNotRegistered
+            | HoldReason::WalletCoreMismatch
+            | HoldReason::InvalidAnswer
+            | HoldReason::ContractRejected
+    )
+}
+
 impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// What follows from an answer that was not taken: first the chain is looked at.
     pub(super) async fn weigh(

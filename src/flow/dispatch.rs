@@ -18,7 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span};
 
-use super::{Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, walk::Ended};
+use super::{
+    Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, intake::Hand, walk::Ended,
+};
 #[cfg(debug_assertions)]
 use crate::heart::{Hearts, REQUEST_WALK};
 use crate::{
@@ -149,6 +151,7 @@ impl Places {
 /// The place of a walk, which another request may want.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seat<'a> {
+    pub hand: &'a Hand,
     pub places: &'a Places,
     /// The request came out of the journal.
     pub recovered: bool,
@@ -262,7 +265,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             sleep(pause).await;
             #[cfg(debug_assertions)]
             hearts.fall_ill(REQUEST_WALK).await;
-            let seat = Seat { places: &places, recovered: intake.recovered };
+            let hand = intake.hand.clone();
+            let seat = Seat { hand: &hand, places: &places, recovered: intake.recovered };
             flow.walk(intake, seat, stop).await
         };
         let handle = walks.tasks.spawn(walk.instrument(span));

@@ -7,12 +7,50 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::mpsc;
 
 use crate::domain::{Request, RequestKey};
+
+/// What somebody does with a request that they have in hand, as operators read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Not walked yet.
+    Waiting,
+    /// It may have been answered, or have left the chain.
+    LookingBack,
+    WaitingForCore,
+    Fetching,
+    Asking,
+    Polling,
+    Sending,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waits for a place among the max_in_flight that are in hand",
+            Self::LookingBack => "the gateway nodes are asked what became of it",
+            Self::WaitingForCore => "waits for its turn at the KMS Core",
+            Self::Fetching => "its ciphertexts are fetched, or wait for memory",
+            Self::Asking => "the KMS Core takes it in",
+            Self::Polling => "the KMS Core works on it",
+            Self::Sending => "its answer is signed and sent, after those before it",
+        })
+    }
+}
+
+/// Who looks after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attended {
+    Nobody,
+    By(Doing),
+    /// What was done last failed, and is tried again after a pause.
+    InVain,
+}
 
 /// A request on its way into the walk.
 #[derive(Clone, Debug)]
@@ -22,7 +60,7 @@ pub struct Intake {
     /// ledger when its walk begins. What was read earlier may be outdated by then.
     pub recovered: bool,
     /// Kept as long as somebody looks after it.
-    pub(super) hand: Hand,
+    pub(crate) hand: Hand,
 }
 
 impl Intake {
@@ -76,7 +114,13 @@ impl Entrance {
     /// Whether anybody has the request in hand.
     #[must_use]
     pub fn attends(&self, key: RequestKey) -> bool {
-        self.hands.counts().contains_key(&key)
+        self.hands.held().contains_key(&key)
+    }
+
+    /// What is done with it.
+    #[must_use]
+    pub fn attended(&self, key: RequestKey) -> Attended {
+        self.hands.held().get(&key).map_or(Attended::Nobody, |held| held.now)
     }
 
     /// Waits until there is room for it. Cancel-safe but for the intake.
@@ -92,24 +136,49 @@ impl Entrance {
 
 /// How many hands hold each request.
 #[derive(Clone, Debug, Default)]
-struct Hands(Arc<Mutex<HashMap<RequestKey, usize>>>);
+struct Hands(Arc<Mutex<HashMap<RequestKey, Held>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    hands: usize,
+    now: Attended,
+}
 
 impl Hands {
-    fn counts(&self) -> MutexGuard<'_, HashMap<RequestKey, usize>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<RequestKey, Held>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, key: RequestKey) -> Hand {
-        *self.counts().entry(key).or_default() += 1;
+        let new = Held { hands: 0, now: Attended::By(Doing::Waiting) };
+        self.held().entry(key).or_insert(new).hands += 1;
         Hand { key, hands: self.clone() }
     }
 }
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Hand {
+pub(crate) struct Hand {
     key: RequestKey,
     hands: Hands,
+}
+
+impl Hand {
+    /// What is done with it from now on.
+    pub(crate) fn does(&self, doing: Doing) {
+        self.set(Attended::By(doing));
+    }
+
+    /// It failed: why, the ledger tells.
+    pub(crate) fn failed(&self) {
+        self.set(Attended::InVain);
+    }
+
+    fn set(&self, now: Attended) {
+        if let Some(held) = self.hands.held().get_mut(&self.key) {
+            held.now = now;
+        }
+    }
 }
 
 impl Clone for Hand {
@@ -120,11 +189,11 @@ impl Clone for Hand {
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        let mut counts = self.hands.counts();
-        if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.key);
+        let mut all = self.hands.held();
+        if let Some(held) = all.get_mut(&self.key) {
+            held.hands -= 1;
+            if held.hands == 0 {
+                all.remove(&self.key);
             }
         }
     }
@@ -147,8 +216,14 @@ mod tests {
         let kept = taken.clone();
         drop(taken);
         assert!(again.attends(key));
+        assert_eq!(again.attended(key), Attended::By(Doing::Waiting));
+        kept.hand.does(Doing::Polling);
+        assert_eq!(again.attended(key), Attended::By(Doing::Polling));
+        kept.hand.failed();
+        assert_eq!(again.attended(key), Attended::InVain);
         drop(kept);
         assert!(!entrance.attends(key));
-        assert!(entrance.hands.counts().is_empty());
+        assert_eq!(entrance.attended(key), Attended::Nobody);
+        assert!(entrance.hands.held().is_empty());
     }
 }

@@ -25,6 +25,7 @@ use super::{
     ciphertexts::{Buckets, Ciphertexts, Refusals},
     confirmation::{Confirmation, Confirmed},
     dispatch::{Place, Places, Seat},
+    intake::Doing,
     kms_core::wire,
     walk::unsupported,
 };
@@ -131,18 +132,19 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Observation<P, B, L> {
         places: &Places,
         stop: &CancellationToken,
     ) -> Result<(), LedgerError> {
-        let Intake { request, recovered, hand: _hand } = intake;
+        let Intake { request, recovered, hand } = intake;
         let (key, mut held_before) = (request.key, None);
         if recovered {
             // Settled meanwhile: nothing is left to do.
             let Some(standing) = self.ledger.standing(key).await? else { return Ok(()) };
             held_before = standing.held;
         }
-        let seat = Seat { places, recovered };
+        let seat = Seat { hand: &hand, places, recovered };
         let mut pause = Backoff::new(Duration::from_millis(200), self.retry_interval);
         let (begun, mut last_why) = (Instant::now(), String::new());
         let mut refusals = Refusals::begin(held_before);
         loop {
+            hand.does(Doing::Fetching);
             let looking = self.look(&request, &mut refusals);
             let Some(looked) = stop.run_until_cancelled(looking).await else {
                 return Ok(());
@@ -177,6 +179,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Observation<P, B, L> {
                     Hold::new(HoldReason::NoProgress, why)
                 }
                 Remedy::Retry => {
+                    hand.failed();
                     if let Some(times) = self.heard(&why) {
                         warn!(why, times, "attempt failed, trying again");
                     }

@@ -8,11 +8,12 @@ use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
     Flow, Intake, RequestLedger, Step,
-    blame::LEFT,
+    blame::{LEFT, blames_answer},
     ciphertexts::Buckets,
     dealings::{Dealings, Next, resume},
     depth::Line,
     dispatch::Seat,
+    intake::{Doing, Hand},
     kms_core::{self, CoreError, Ending, Poll},
     noting::Noting,
     submission::{Before, SubmissionError},
@@ -192,7 +193,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     continue;
                 }
                 Ok(Door::Back(to, odd)) => {
-                    Box::pin(self.go_back(key, &stage, &to, odd)).await?;
+                    Box::pin(self.go_back(key, &stage, &to, odd, seat.hand)).await?;
                     stage = to;
                     patience.stuck_since = None;
                     // Not in a hot loop.
@@ -248,6 +249,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         return Box::pin(self.hold(key, &stage, past, hold)).await;
                     }
                     self.say_failed(&stage, &setback.why);
+                    seat.hand.failed();
                     if let Some(why) = patience.news(setback.why) {
                         Box::pin(self.note_failure(key, &stage, why)).await?;
                     }
@@ -279,6 +281,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
         if past.maybe_forgotten && matches!(stage, Stage::Arrived | Stage::Asked) {
+            seat.hand.does(Doing::LookingBack);
             let looking = Box::pin(self.submission.earlier_answer(request));
             match stop.run_until_cancelled(looking).await? {
                 Ok(Some(outcome)) => return Some(Ok(Door::Out(outcome))),
@@ -306,15 +309,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) -> Option<Result<Door, Setback>> {
         match stage {
             Stage::Arrived => {
+                seat.hand.does(Doing::LookingBack);
                 let asking = async {
                     match self.settled_in_chain(request).await? {
                         Some(gone) => Ok(Door::Out(gone)),
-                        None => self.ask(request, past.maybe_asked, dealings).await,
+                        None => self.ask(request, past.maybe_asked, dealings, seat.hand).await,
                     }
                 };
                 stop.run_until_cancelled(Box::pin(asking)).await
             }
             Stage::Asked => {
+                seat.hand.does(Doing::Polling);
                 let polling = async {
                     tokio::select! {
                         biased;
@@ -330,6 +335,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 stop.run_until_cancelled(Box::pin(polling)).await
             }
             Stage::Answered(answer) | Stage::Submitted(answer) => {
+                seat.hand.does(Doing::Sending);
                 let noting = Noting::new(self, request.key);
                 let submitting = self.submit(request, answer, past.before(), &noting);
                 tokio::select! {
@@ -358,8 +364,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         from: &Stage,
         to: &Stage,
         odd: Option<&'static str>,
+        hand: &Hand,
     ) -> Result<(), LedgerError> {
         if let Some(why) = odd {
+            hand.failed();
             self.say_failed(from, why);
             self.note_failure(key, from, why.to_owned()).await?;
         }
@@ -464,11 +472,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         again: bool,
         dealings: &mut Dealings,
+        hand: &Hand,
     ) -> Result<Door, Setback> {
         self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
+        hand.does(Doing::WaitingForCore);
         let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
         let mut block = request.block;
+        hand.does(Doing::LookingBack);
         if again {
             let found = self.whereabouts(request).await;
             match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
@@ -477,6 +488,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
+        hand.does(Doing::Fetching);
         let refusals = &mut dealings.refusals;
         let fetching = async {
             let begun = Instant::now();
@@ -495,6 +507,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
         let begun = Instant::now();
+        hand.does(Doing::Asking);
         let asking = self.core.ask(turn, request, fetched.ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
@@ -667,15 +680,4 @@ pub(super) fn unsupported(request: &Request, support: &Support) -> Option<Hold> 
         (_, Support::Served | Support::Upgraded { .. }) => return None,
     };
     Some(Hold::new(HoldReason::UnsupportedGeneration, why))
-}
-
-/// Whether another answer of the Core might be taken where this one was not.
-fn blames_answer(reason: HoldReason) -> bool {
-    matches!(
-        reason,
-        HoldReason::SignerNotRegistered
-            | HoldReason::WalletCoreMismatch
-            | HoldReason::InvalidAnswer
-            | HoldReason::ContractRejected
-    )
 }

@@ -15,6 +15,7 @@ mod contracts;
 mod disk;
 mod money;
 mod nodes;
+mod reading;
 
 use std::{path::Path, time::Duration};
 

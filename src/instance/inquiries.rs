@@ -25,13 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::wish::Wishes;
+use super::why::Why;
 use crate::{
-    domain::{BlockRef, Bytes, Kind, Outcome, Refusal, U256},
-    flow::{
-        Entrance, Intake,
-        arrivals::backfill::Backfill,
-        depth::{Depth, Line, Tag},
-    },
+    clock,
+    domain::{BlockRef, Bytes, Outcome, Refusal, U256},
+    flow::{Entrance, Intake, arrivals::backfill::Backfill},
     gateway::{
         abi,
         provider::{ArbitrumProvider, Provider},
@@ -39,7 +37,7 @@ use crate::{
     heart::Heart,
     journal::{
         self, Identity, Journal, JournaledTransaction, Listed, Listing, Look, Position, Progress,
-        QueryError, ReadOnly, RequestRecord, StageName,
+        QueryError, ReadOnly, RequestRecord,
     },
     observe::requests::{
         Accepted, Asked, Desk, EventPlace, ExportedAnswer, ExportedRequest, HeldFor, Inquiry,
@@ -66,49 +64,16 @@ pub(super) struct Inquiries<P: Provider> {
     pub walk: Entrance,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
-    pub ripening: Ripening,
-}
-
-/// How deep in the chain a request has to be before it is walked, and what that comes to now.
-#[derive(Clone, Debug)]
-pub(super) struct Ripening {
-    pub depth: Depth,
-    pub line: watch::Receiver<Line>,
-    pub tag: watch::Receiver<Option<Tag>>,
-}
-
-impl Ripening {
-    /// Has those that wait say for what.
-    fn explain(&self, told: &mut Told) {
-        let (line, tag) = (*self.line.borrow(), *self.tag.borrow());
-        let explain = |request: &mut RequestLine| {
-            let arrived = request.stage == StageName::Arrived.as_str() && request.held.is_none();
-            let kind = [Kind::PublicDecryption, Kind::UserDecryption];
-            let kind = kind.into_iter().find(|kind| kind.as_str() == request.kind);
-            if let Some(kind) = kind.filter(|_| arrived) {
-                request.waits = self.depth.why(kind, request.block, line, tag);
-            }
-        };
-        match told {
-            Told::Lines { requests, .. } => requests.iter_mut().for_each(explain),
-            Told::Stories { requests } => {
-                requests.iter_mut().map(|story| &mut story.line).for_each(explain);
-            }
-            Told::Exported { requests, .. } => {
-                requests.iter_mut().map(|one| &mut one.story.line).for_each(explain);
-            }
-            Told::Retried { .. } | Told::Backfilled(_) => {}
-        }
-    }
+    pub why: Why,
 }
 
 impl<P: Provider> Inquiries<P> {
     /// Puts up a desk, and answers what is asked there until the tasks it hands on to have ended.
     pub(super) async fn run(self, desks: watch::Sender<Option<Desk>>) {
-        let Self { journal, backfill, walk, progress, ripening } = self;
+        let Self { journal, backfill, walk, progress, why } = self;
         let (desk, mut inbox) = mpsc::channel(DESK);
         desks.send_replace(Some(desk));
-        let line = ripening.line.clone();
+        let line = why.line.clone();
         let wishes = Wishes::new(journal.clone(), backfill, walk.clone(), progress, line);
         let mut wanted: VecDeque<(Inquiry, Reply)> = VecDeque::new();
         let mut wish: Option<BoxFuture<'_, Vec<Intake>>> = None;
@@ -132,7 +97,7 @@ impl<P: Provider> Inquiries<P> {
                         let asked = journal.look(move |look| Ok(read(look, &inquiry))).await;
                         let mut told = asked.unwrap_or_else(|error| Err(error.to_string()));
                         if let Ok(told) = &mut told {
-                            ripening.explain(told);
+                            why.explain(told, clock::unix_millis());
                         }
                         reply.send(told);
                     } else if wanted.len() < DESK {
@@ -323,7 +288,7 @@ async fn retry(
     Ok((Retried { id, content, verdict, text }, walks && stands != Stands::InJournal))
 }
 
-fn line_of_listed(listed: &Listed) -> RequestLine {
+pub(super) fn line_of_listed(listed: &Listed) -> RequestLine {
     let id = format!("{:#x}", listed.key.id);
     let (content, kind) = (listed.key.content.to_string(), listed.kind.as_str());
     line(id, content, kind, listed.block, &listed.progress)

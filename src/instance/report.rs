@@ -14,6 +14,7 @@ use super::{
     catch_up::{Seen, Tracker},
     lag::Lag,
     stale::Nodes,
+    why::Why,
     world,
 };
 use crate::{
@@ -68,6 +69,8 @@ pub(super) struct Report {
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
+    /// Why requests wait.
+    pub why: Why,
     /// What is not certain of what was read.
     pub notes: Notes,
     /// The finality tag, where one is waited for.
@@ -106,6 +109,7 @@ impl Report {
         let mut tracker = Tracker::default();
         let mut said = Instant::now();
         let mut counted = (Instant::now(), NEVER, InHand::default());
+        let mut oldest = None;
         let mut lag = Lag::default();
         loop {
             heart.rest();
@@ -118,6 +122,7 @@ impl Report {
             if counted.1 == NEVER || (counted.1 != moves && counted.0.elapsed() >= COUNT_EVERY) {
                 let standings = self.journal.standings().await?;
                 self.reporter.metrics.standings(&standings);
+                oldest = self.journal.oldest().await?;
                 counted = (Instant::now(), moves, InHand::of(&standings));
             }
             let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
@@ -160,6 +165,7 @@ impl Report {
                 new.unproven = (blocks > 0).then_some(UnprovenBlocks { blocks, first, since_ms });
                 new.read_once = read_once.map(|(first, since_ms)| ReadOnce { first, since_ms });
                 new.unsent.clone_from(&unsent);
+                new.waits = oldest.as_ref().and_then(|oldest| self.why.longest(oldest, now_ms));
                 let sight = self.sighted.borrow();
                 new.hidden = sight.hidden.iter().map(|missing| hidden(missing, now_ms)).collect();
                 new.unanswered = sight.unanswered.as_ref().map(|one| unanswered(one, now_ms));

@@ -1,7 +1,7 @@
 //! What an operator asks of a journal: requests page by page, and all there is of one id. Reads only;
 //! the same for a journal that is being written and for one that nobody has open.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     JournaledTransaction, Position, RequestRecord, reader,
@@ -64,11 +64,13 @@ impl<'c> Look<'c> {
             Which::Ended { .. } => sql::LISTED_ENDED,
             Which::All => sql::LISTED_ALL,
         };
-        self.page(statement, listing, |row| {
-            let (position, key, kind) = reader::read_name(row)?;
-            let block = reader::number(row, PROGRESS_COLUMNS + 4)?;
-            Ok(Listed { position, key, kind, block, progress: reader::read_progress(row)? })
-        })
+        self.page(statement, listing, listed)
+    }
+
+    /// The oldest one without an outcome that is not held.
+    pub fn oldest(&self) -> Result<Option<Listed>, QueryError> {
+        let mut statement = self.connection.prepare_cached(sql::LISTED_OLDEST)?;
+        statement.query_row([Fixed(self.contract)], listed).optional()
     }
 
     /// A page with all that is stored of each.
@@ -116,4 +118,10 @@ impl<'c> Look<'c> {
     ) -> Result<Vec<JournaledTransaction>, QueryError> {
         reader::transactions_of(self.connection, self.contract, key)
     }
+}
+
+fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
+    let (position, key, kind) = reader::read_name(row)?;
+    let block = reader::number(row, PROGRESS_COLUMNS + 4)?;
+    Ok(Listed { position, key, kind, block, progress: reader::read_progress(row)? })
 }

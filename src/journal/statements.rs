@@ -228,6 +228,10 @@ macro_rules! listed {
 
 pub(super) const LISTED_UNFINISHED: &str =
     listed!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
+/// The oldest one that is not held.
+pub(super) const LISTED_OLDEST: &str = listed!(
+    "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL ORDER BY r.seq LIMIT 1"
+);
 pub(super) const LISTED_HELD: &str =
     listed!("r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
 pub(super) const LISTED_ENDED: &str = listed!(ended!());
@@ -452,6 +456,7 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (HELD, "requests_held"),
     (UNFINISHED_KEYS, "requests_unfinished"),
     (LISTED_UNFINISHED, "requests_unfinished"),
+    (LISTED_OLDEST, "requests_unfinished"),
     (LISTED_HELD, "requests_held"),
     (LISTED_ENDED, "requests_settled"),
     (LISTED_ALL, "INTEGER PRIMARY KEY"),

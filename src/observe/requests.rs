@@ -91,8 +91,7 @@ pub struct RequestLine {
     /// Failed ones.
     pub attempts: u32,
     pub last_error: Option<String>,
-    /// What it waits for before anything is done, if it does: depth in the chain. A running instance
-    /// tells.
+    /// What it waits for, if it has for long and nothing failed since it did. A running instance tells.
     #[serde(default)]
     pub waits: Option<String>,
     pub block: u64,
@@ -101,6 +100,21 @@ pub struct RequestLine {
     pub answered_at_ms: Option<u64>,
     pub submitted_at_ms: Option<u64>,
     pub settled_at_ms: Option<u64>,
+}
+
+impl RequestLine {
+    /// Since when it stands so.
+    #[must_use]
+    pub fn since_ms(&self) -> u64 {
+        let held = self.held.as_ref().map(|held| held.since_ms);
+        let entered = match self.stage.as_str() {
+            "submitted" => self.submitted_at_ms,
+            "answered" => self.answered_at_ms,
+            "asked" => self.asked_at_ms,
+            _ => None,
+        };
+        self.settled_at_ms.or(held).or(entered).unwrap_or(self.arrived_at_ms)
+    }
 }
 
 /// Why a request is set aside, and since when for this reason.

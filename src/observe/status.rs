@@ -203,6 +203,9 @@ pub struct Gauges {
     /// Held ones by their reason.
     #[serde(default)]
     pub held_by: BTreeMap<String, u64>,
+    /// The oldest request that is not held, if it has stood where it is for long.
+    #[serde(default)]
+    pub waits: Option<WaitingRequest>,
     pub catching_up: Option<CatchUp>,
     /// Of an instance that only observes: requests it has seen to the end since it started.
     #[serde(default)]
@@ -364,6 +367,25 @@ impl fmt::Display for ReadOnce {
             "the second reading of blocks from {first} on is late: they were read once, at {since}; \
              it goes on by itself, and takes long where a gateway node answers little at a time"
         )
+    }
+}
+
+/// A request that is not further, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingRequest {
+    /// As the chain writes it.
+    pub id: String,
+    /// The last stage it entered, and when (Unix ms).
+    pub stage: String,
+    pub since_ms: u64,
+    pub why: String,
+}
+
+/// In words.
+impl fmt::Display for WaitingRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, stage, since_ms, why } = self;
+        write!(f, "request {id} {stage} since {}: {why}", clock::utc(*since_ms))
     }
 }
 

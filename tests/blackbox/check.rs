@@ -16,7 +16,7 @@ use crate::{
         Error, Result,
         config_dir::ConfigDir,
         deployment::{Node, Store},
-        faulty_rpc::FaultyRpc,
+        faulty_rpc::{Arrays, FaultyRpc, Lie, Logs, Rule},
         free_port,
         gossip::{Gossip, Tale},
         ministack::Bucket,
@@ -228,6 +228,48 @@ async fn each_wrong_thing_is_named_and_hides_no_other() -> Result<()> {
     let (verdicts, text) = said.of("gateway node");
     assert_eq!(verdicts, ["warn", "ok"], "{said:#?}");
     assert!(text.contains("stale") && text.contains("blocks behind"), "{text}");
+    Ok(())
+}
+
+/// A node that hides logs, has unreadable receipts, refuses arrays, or takes short ranges only answers
+/// otherwise as any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c9_what_a_node_does_wrong_with_logs_and_receipts_is_named() -> Result<()> {
+    let scene = Scene::new(SceneOptions::default()).await?;
+    let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    scene.deployment.request_public(1).await?;
+    let chain = &scene.deployment.chain;
+    // So that the block is among the last ones as long as the test takes.
+    let stands_at = chain.block_number().await? + 4;
+    until("blocks", PATIENCE, Duration::from_millis(100), async || {
+        Ok((chain.block_number().await? >= stands_at).then_some(()))
+    })
+    .await?;
+    node.lie(|lies| lies.stands_at = Some(stands_at));
+    let config = with(&scene.config(""), "gateway_url", &format!("\"{}\"", node.http_url()));
+    let said = check(&scene, &config).await?;
+    said.expect("ok", "gateway node", &[]);
+    node.lie(|lies| {
+        lies.logs = Logs::Missing;
+        lies.arrays = Arrays::Refused(200);
+        lies.leaves_out = vec![("eth_getTransactionReceipt", "status")];
+    });
+    let said = check(&scene, &config).await?;
+    let (verdicts, text) = said.of("gateway node");
+    assert_eq!(verdicts, ["ok", "warn", "fail", "fail"], "{said:#?}");
+    for words in ["batch requests are disabled", "hides logs", "no readable receipt"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    node.lie(|lies| {
+        (lies.logs, lies.arrays) = (Logs::AsTheyAre, Arrays::Taken);
+        lies.leaves_out = vec![("eth_getBlockByNumber", "logsBloom")];
+    });
+    let limit = Lie::error(-32600, "You can make eth_getLogs requests with up to a 10 block range");
+    node.rule(Rule::always("eth_getLogs", limit));
+    let said = check(&scene, &config).await?;
+    let (verdicts, text) = said.of("gateway node");
+    assert_eq!(verdicts, ["ok", "warn", "warn"], "{said:#?}");
+    assert!(text.contains("up to a 10 block range") && text.contains("no logsBloom"), "{text}");
     Ok(())
 }
 

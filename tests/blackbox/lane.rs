@@ -33,6 +33,20 @@ async fn t40_the_receipt_comes_with_the_answer() -> Result<()> {
     Ok(())
 }
 
+/// A node that has mined a transaction says that its nonce is used: nothing is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c9_a_used_nonce_of_what_is_mined_is_no_warning() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    node.rule(Rule::always("eth_sendRawTransaction", Lie::nonce_too_low().after()));
+    let config = scene.config("").replace(&scene.anvil.ws_url(), &node.ws_url());
+    scene.start_with(program(), &config)?;
+    let requests = scene.deployment.request(Ask::mixed(2, 2)).await?;
+    scene.audit(&requests, Journal::Whole).await?;
+    assert!(!scene.log().contains("not accepted"), "{}", scene.log());
+    Ok(())
+}
+
 /// T62: a node without the method, and one that says "timeout" (EIP-7966, code 4) whatever is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t62_where_no_receipt_comes_it_is_looked_for() -> Result<()> {

@@ -38,6 +38,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
             in_hand: 2,
             held: 0,
             held_by: std::collections::BTreeMap::default(),
+            waits: None,
             catching_up: None,
             observed: None,
             stale: Vec::new(),

@@ -77,7 +77,7 @@ fn holds(bloom: &Bloom, bytes: &[u8]) -> bool {
 
 /// What a bloom and the logs of the same block say of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub enum Found {
     /// These are all.
     All,
     /// There is another one that is not shown.
@@ -86,7 +86,9 @@ pub(super) enum Found {
     WrongBloom,
 }
 
-pub(super) fn compare(bloom: &Bloom, logs: &[Emitted]) -> Found {
+/// Whether these logs are all of the block that has this bloom.
+#[must_use]
+pub fn compare(bloom: &Bloom, logs: &[Emitted]) -> Found {
     let made = bloom_of(logs);
     if made == *bloom {
         Found::All

@@ -394,7 +394,8 @@ impl Scene {
         let begun = Instant::now();
         let request = self.request.clone();
         let intake = Intake::alone(request, true);
-        let seat = Seat { places, recovered: true };
+        let hand = intake.hand.clone();
+        let seat = Seat { hand: &hand, places, recovered: true };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
         (ended, begun.elapsed())

@@ -163,8 +163,9 @@ impl Slot {
         now: Instant,
     ) -> (Answer, bool) {
         let answer = self.read(error, refusal, now);
-        let taken = matches!(answer, Answer::Accepted | Answer::StillThere);
-        let news = error.is_some() && !taken && self.refusal != Some(refusal);
+        // One whose nonce is used is looked for: most often it is mined, and nothing is wrong.
+        let bad = !matches!(answer, Answer::Accepted | Answer::StillThere | Answer::Used);
+        let news = error.is_some() && bad && self.refusal != Some(refusal);
         if news {
             self.refusal = Some(refusal);
         }

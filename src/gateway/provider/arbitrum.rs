@@ -179,18 +179,6 @@ impl ArbitrumProvider {
         }
     }
 
-    /// The newest block's number and time (Unix seconds): for a check of clocks.
-    pub async fn newest(&self) -> Result<(u64, u64), RpcError> {
-        let newest = self.tagged("latest").await?;
-        newest.ok_or_else(|| self.unreadable("no newest block"))
-    }
-
-    /// The same of the block that a tag names; `None`: the node does not tell.
-    pub async fn tagged(&self, tag: &'static str) -> Result<Option<(u64, u64)>, RpcError> {
-        let block: Option<Stamp> = self.ask(HEADER, json!([tag, false])).await?;
-        Ok(block.map(|block| (block.number.to(), block.timestamp.to())))
-    }
-
     /// What the node has against several calls in one message; `None`: nothing, or it gets none.
     pub async fn refuses_arrays(&self) -> Result<Option<RpcError>, RpcError> {
         self.ask_by("eth_chainId", |client, _| async move { batches::refusal(&client).await }).await
@@ -377,13 +365,6 @@ impl ArbitrumProvider {
     pub(super) fn unreadable(&self, what: impl Into<OutsideText>) -> RpcError {
         RpcError::Unreadable { host: self.hosts().to_owned(), what: what.into() }
     }
-}
-
-/// When a block was made.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
-struct Stamp {
-    number: alloy::primitives::U64,
-    timestamp: alloy::primitives::U64,
 }
 
 pub(super) fn client_of(node: &endpoints::Node) -> Option<Client> {

@@ -29,6 +29,19 @@ struct RawSender {
     from: Address,
 }
 
+/// When a block was made.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+struct Stamp {
+    number: alloy::primitives::U64,
+    timestamp: alloy::primitives::U64,
+}
+
+/// A block, as far as it names its transactions.
+#[derive(Debug, Deserialize)]
+struct Hashes {
+    transactions: Vec<B256>,
+}
+
 /// A block, as far as its transactions go.
 #[derive(Debug, Deserialize)]
 struct RawBlock {
@@ -47,6 +60,25 @@ impl ArbitrumProvider {
             said.and_then(|raw| client.endpoint().parse(&raw))
         })
         .await
+    }
+
+    /// The newest block's number and time (Unix seconds): for a check of clocks.
+    pub async fn newest(&self) -> Result<(u64, u64), RpcError> {
+        let newest = self.tagged("latest").await?;
+        newest.ok_or_else(|| self.unreadable("no newest block"))
+    }
+
+    /// The same of the block that a tag names; `None`: the node does not tell.
+    pub async fn tagged(&self, tag: &'static str) -> Result<Option<(u64, u64)>, RpcError> {
+        let block: Option<Stamp> = self.ask("eth_getBlockByNumber", json!([tag, false])).await?;
+        Ok(block.map(|block| (block.number.to(), block.timestamp.to())))
+    }
+
+    /// One of a block's transactions; `None`: it has none, or the node does not know the block.
+    pub async fn a_transaction_of(&self, block: u64) -> Result<Option<B256>, RpcError> {
+        let told: Option<Hashes> =
+            self.ask("eth_getBlockByNumber", json!([hex(block), false])).await?;
+        Ok(told.and_then(|block| block.transactions.first().copied()))
     }
 
     /// See [`super::Provider::logs_with`].

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use super::{Finding, PATIENCE, buckets::ServerDate};
+use super::{Finding, PATIENCE, buckets::ServerDate, reading};
 use crate::{
     clock,
     config::Finality,
@@ -52,10 +52,17 @@ pub(super) async fn look(nodes: &[Node]) -> Seen {
         tokio::time::timeout(PATIENCE, asking).await.ok()?.ok()?
     }));
     let refusals = refusals.await;
+    let answering: Vec<(&Node, u64)> = nodes
+        .iter()
+        .zip(&tips)
+        .filter_map(|(node, tip)| Some((node, tip.as_ref().ok()?.0)))
+        .collect();
+    let read = reading::look(&answering).await;
     let shown = || nodes.iter().map(|node| node.shown.as_str());
     let mut seen = judge(shown().zip(tips).collect(), clock::unix_millis());
     let refusals = shown().zip(refusals).filter_map(|(shown, error)| Some((shown, error?)));
     seen.findings.extend(refusals.map(|(shown, error)| of_refusal(shown, &error)));
+    seen.findings.extend(read);
     seen
 }
 

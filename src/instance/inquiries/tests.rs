@@ -12,12 +12,17 @@ use tokio::{
 
 use super::*;
 use crate::{
-    domain::{Address, B256, Event, RequestKey},
-    flow::{Arrival, Batch, Intakes, RequestLedger as _, Step, depth::Finality, entrances},
+    domain::{Address, B256, Event, Kind, RequestKey},
+    flow::{
+        Arrival, Batch, Doing, Intakes, RequestLedger as _, Step,
+        depth::{Depth, Finality, Line, Tag},
+        entrances,
+    },
     gateway::{
         decryption::DecryptionAdapter,
         fake_chain::{FakeChain, request_event},
     },
+    journal::StageName,
     simulated::{self, DiskFault, Ground},
 };
 
@@ -56,15 +61,11 @@ impl World {
         let backfill = Backfill::new(DecryptionAdapter::new(chain.clone()), journal.clone());
         let (intakes, _, walk) = entrances(8, 8);
         let line = watch::channel(Line::OPEN).1;
-        let ripening = Ripening { depth: Depth::NONE, line, tag: watch::channel(None).1 };
+        let tag = watch::channel(None).1;
+        let why = Why { depth: Depth::NONE, line, tag, walk: walk.clone() };
         let progress = watch::channel(Some(chain.block(chain.height()))).1;
-        let inquiries = Inquiries {
-            journal: journal.clone(),
-            backfill,
-            walk: walk.clone(),
-            progress,
-            ripening,
-        };
+        let inquiries =
+            Inquiries { journal: journal.clone(), backfill, walk: walk.clone(), progress, why };
         let (desks, mut desk) = watch::channel(None);
         tasks.spawn(inquiries.run(desks));
         let desk = desk.wait_for(Option::is_some).await.unwrap().clone().unwrap();
@@ -216,18 +217,52 @@ fn a8_who_waits_for_the_tag_says_so_and_nobody_else() {
     let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
     let mut tag = Tag::new(Finality::Finalized, 100, 0);
     tag.look(Some(90), 100, 0);
-    let ripening = Ripening {
+    let why = Why {
         depth,
         line: watch::channel(depth.line(100, tag.at)).1,
         tag: watch::channel(Some(tag)).1,
+        walk: entrances(1, 1).2,
     };
     let kind = Kind::UserDecryption.as_str();
     let request = |block| line(String::new(), String::new(), kind, block, &just_arrived());
     let mut told = Told::Lines { requests: vec![request(90), request(91)], next: None };
-    ripening.explain(&mut told);
+    why.explain(&mut told, 0);
     let Told::Lines { requests, .. } = told else { panic!() };
     assert_eq!(requests[0].waits, None);
     assert!(requests[1].waits.as_ref().unwrap().contains("finalized stands at block 90 since"));
+}
+
+#[tokio::test]
+async fn c9_whatever_waits_for_long_says_why() {
+    let (mut intakes, entrance, walk) = entrances(1, 1);
+    let (line, tag) = (watch::channel(Line::OPEN).1, watch::channel(None).1);
+    let why = Why { depth: Depth::NONE, line, tag, walk };
+    let request = abi::decode(&request_event(1)).unwrap();
+    let (id, content) = (format!("{:#x}", request.key.id), request.key.content.to_string());
+    let said = |stage, after_ms: u64, held: Option<HeldFor>| {
+        let progress = Progress { stage, arrived_at_ms: 1_000, ..just_arrived() };
+        let mut line = super::line(id.clone(), content.clone(), "public_decryption", 1, &progress);
+        line.held = held;
+        let mut told = Told::Lines { requests: vec![line], next: None };
+        why.explain(&mut told, 1_000 + after_ms);
+        let Told::Lines { mut requests, .. } = told else { panic!() };
+        requests.remove(0).waits
+    };
+    let long = 10_000;
+    assert!(said(StageName::Arrived, long, None).unwrap().contains("in the journal"));
+    entrance.send(entrance.take(request, false)).await.unwrap();
+    assert_eq!(said(StageName::Arrived, long - 1, None), None, "it is on its way");
+    assert!(said(StageName::Arrived, long, None).unwrap().contains("max_in_flight"));
+    let taken = intakes.fresh.recv().await.unwrap();
+    taken.hand.does(Doing::Polling);
+    assert!(said(StageName::Asked, long, None).unwrap().contains("the KMS Core works on it"));
+    let held = HeldFor { reason: "core_silent".into(), detail: String::new(), since_ms: 0 };
+    assert_eq!(said(StageName::Asked, long, Some(held)), None, "the hold says it");
+    taken.hand.does(Doing::Sending);
+    assert!(said(StageName::Answered, long, None).unwrap().contains("signed and sent"));
+    assert!(said(StageName::Submitted, long, None).unwrap().contains("to be mined"));
+    taken.hand.failed();
+    assert_eq!(said(StageName::Submitted, long, None), None, "the failure says it");
 }
 
 #[test]
