@@ -4,6 +4,7 @@
 //! *and* the hash of its event: ids are counters, and after a reorg the same id can carry other
 //! handles. Where a request stands is its [`stage::Stage`]; how it ended is its [`Outcome`].
 
+mod id;
 mod outside;
 pub mod stage;
 
@@ -11,7 +12,10 @@ use std::fmt;
 
 pub use alloy::primitives::{Address, B256, Bytes, U256};
 
-pub use self::outside::{OutsideText, Plain, excerpt, is_plain};
+pub use self::{
+    id::ShownId,
+    outside::{OutsideText, Plain, excerpt, is_plain},
+};
 
 /// A block by number and hash. A number alone names no block: a reorg can give it to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,13 +67,13 @@ pub enum Generation {
 }
 
 impl Generation {
-    /// The name in logs, metrics and the journal.
+    /// What people are shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::G7 => "G7",
             Self::G8 => "G8",
-            Self::G9 => "G9",
+            Self::G9 => "G9 to G13",
             Self::G14 => "G14",
             Self::Head => "HEAD",
         }
@@ -101,7 +105,7 @@ pub struct RequestKey {
 
 impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.id)
+        fmt::Display::fmt(&ShownId(self.id), f)
     }
 }
 
@@ -500,5 +504,12 @@ mod tests {
         assert!(told.starts_with("name \"Decryption\\u{1b}[2J\\n"), "{told}");
         assert!(told.contains("version \"1\", chain id 7, contract 0x00"), "{told}");
         assert!(told.len() < 250 && !told.contains("SigningDomain"), "{told}");
+    }
+
+    #[test]
+    fn c10_a_shape_of_several_generations_is_not_called_by_one() {
+        assert_eq!(Generation::G9.to_string(), "G9 to G13");
+        let key = RequestKey { id: U256::from(5), content: B256::ZERO };
+        assert_eq!(key.to_string(), format!("0x{}5", "0".repeat(63)));
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 
 /// A little more than a supervisor gives itself.
 const DEADLINE: Duration = Duration::from_secs(70);
+/// For the word that stands above the requests.
+const STATE_DEADLINE: Duration = Duration::from_secs(5);
 /// What ended without an answer is of interest for so long.
 const RECENTLY: Duration = Duration::from_hours(24);
 /// A reason in a table has at most so many characters.
@@ -85,16 +87,28 @@ impl Source {
         }
     }
 
+    async fn state(&self) -> Option<String> {
+        let Whose { name, candidates, .. } = &self.whose;
+        match control::ask(candidates, &Request::Status, STATE_DEADLINE).await {
+            Ok(Answer::Status { status }) => {
+                let instance = status.instances.iter().find(|instance| instance.name == *name)?;
+                Some(instance.state.word().to_owned())
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     fn find(&self, why: &str) -> Result<ReadOnly, String> {
         let Whose { name, state_dir, .. } = &self.whose;
         let dirs = [state_dir.clone(), observe_dir(state_dir, name)];
-        ReadOnly::find(&dirs, name).map_err(|error| format!("{error}\n({why})"))
+        // Whoever mistyped a name is to read that first.
+        ReadOnly::find(&dirs, name).map_err(|error| format!("{why}\n({error})"))
     }
 
-    /// Where the answers came from.
-    fn described(&self) -> String {
+    /// How it is, by the word that `status` has for it, and where the answers came from.
+    async fn described(&self) -> String {
         match &self.stopped {
-            None => "running".to_owned(),
+            None => self.state().await.unwrap_or_else(|| "running".to_owned()),
             Some((journal, why)) => {
                 format!("does not answer ({why}); read from {}", journal.path().display())
             }
@@ -168,7 +182,7 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
     if json {
         return print(&pretty(&found), Exit::Success);
     }
-    let mut text = format!("{name}: {}\n", source.described());
+    let mut text = format!("{name}: {}\n", source.described().await);
     if found.is_empty() {
         text += match which {
             Which::Open => "nothing unfinished, and nothing refused in the last day\n",
@@ -494,6 +508,22 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("submitted "), "{text}");
+    }
+
+    #[test]
+    fn c10_a_mistyped_name_is_told_first() {
+        let whose = Whose {
+            name: "on".to_owned(),
+            state_dir: PathBuf::from("/nonexistent/state"),
+            candidates: control::candidates(
+                None,
+                &crate::config::Environment::default(),
+                "/nonexistent".as_ref(),
+            ),
+        };
+        let why = "there is no instance on; there are: one";
+        let told = Source::of(whose).find(why).err().unwrap();
+        assert!(told.starts_with(why) && told.contains("/nonexistent/state"), "{told}");
     }
 
     #[test]

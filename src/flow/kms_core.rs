@@ -330,7 +330,9 @@ impl KmsCore {
             Meaning::AlreadyKnown => Ok(Asked::AlreadyKnown),
             Meaning::Unclear => self.clear_up(request, &status).await,
             Meaning::Busy => Err(busy(&status)),
-            Meaning::Hold(reason, what) => Err(CoreError::Held(hold(reason, what, &status))),
+            Meaning::Hold(reason, what) => {
+                Err(CoreError::Held(hold(reason, what, &status, request)))
+            }
             Meaning::Unreachable | Meaning::Pending | Meaning::Forgotten => {
                 Err(unreachable(&status))
             }
@@ -359,6 +361,7 @@ impl KmsCore {
             HoldReason::CoreRefused,
             "the KMS Core refuses the request, or has no room for it",
             aborted,
+            request,
         )))
     }
 
@@ -481,7 +484,9 @@ impl KmsCore {
             Meaning::Pending => Ok(Poll::Pending),
             Meaning::Forgotten => Ok(Poll::Forgotten),
             Meaning::Busy => Err(busy(&status)),
-            Meaning::Hold(reason, what) => Err(CoreError::Held(hold(reason, what, &status))),
+            Meaning::Hold(reason, what) => {
+                Err(CoreError::Held(hold(reason, what, &status, request)))
+            }
             Meaning::Unreachable | Meaning::AlreadyKnown | Meaning::Unclear => {
                 Err(unreachable(&status))
             }
@@ -635,9 +640,24 @@ fn unreachable(status: &Status) -> CoreError {
     CoreError::Unreachable { cause: cause.into() }
 }
 
-fn hold(reason: HoldReason, what: &str, status: &Status) -> Hold {
+fn hold(reason: HoldReason, what: &str, status: &Status, request: &Request) -> Hold {
     let message = OutsideText::from(status.message());
-    Hold::new(reason, format!("{what} (it says {:?}: {message})", status.code()))
+    let detail = format!("{what} (it says {:?}: {message})", status.code());
+    // It may be another one's, and its log knows no other.
+    let ours = if quotes_an_id(message.as_str()) {
+        format!("; the id of this request is {}", request.key)
+    } else {
+        String::new()
+    };
+    Hold::new(reason, detail + &ours)
+}
+
+/// The Core writes an id as 64 hex digits.
+fn quotes_an_id(text: &str) -> bool {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric());
+    words
+        .map(|word| word.strip_prefix("0x").unwrap_or(word))
+        .any(|word| word.len() == 64 && word.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]

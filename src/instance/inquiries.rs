@@ -28,7 +28,7 @@ use self::wish::Wishes;
 use super::why::Why;
 use crate::{
     clock,
-    domain::{BlockRef, Bytes, Outcome, Refusal, U256},
+    domain::{BlockRef, Bytes, Outcome, Refusal, ShownId, U256},
     flow::{Entrance, Intake, arrivals::backfill::Backfill},
     gateway::{
         abi,
@@ -207,24 +207,16 @@ fn next(last: Option<Position>, found: usize, page: Listing) -> Option<i64> {
 
 /// An id as an operator writes it.
 fn parse(id: &str) -> Result<U256, String> {
-    let text = id.trim();
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    let parsed = match digits {
-        Some(hex) => U256::from_str_radix(hex, 16),
-        None => U256::from_str_radix(text, 10),
-    };
-    match parsed {
-        Ok(parsed) if !text.is_empty() && digits != Some("") => Ok(parsed),
-        Ok(_) | Err(_) => Err(format!("{id:?} is no request id: 0x and hex digits, or decimal")),
-    }
+    id.parse().map(|ShownId(id)| id)
 }
 
 fn some(found: Vec<RequestRecord>, id: U256) -> Result<Vec<RequestRecord>, String> {
     if found.is_empty() {
         return Err(format!(
-            "there is no request {id:#x}: it never arrived here, or it was settled longer ago than \
+            "there is no request {}: it never arrived here, or it was settled longer ago than \
              journal_retention_days; if it should be here, `kms-connector backfill` reads its block \
-             again"
+             again",
+            ShownId(id)
         ));
     }
     Ok(found)
@@ -282,14 +274,14 @@ async fn retry(
             "this instance only observes (mode = \"observe\") and answers nothing".to_owned(),
         ),
     };
-    let id = format!("{:#x}", record.key.id);
+    let id = record.key.to_string();
     let content = record.key.content.to_string();
     let walks = matches!(verdict, Verdict::Tried | Verdict::OpenedAgain);
     Ok((Retried { id, content, verdict, text }, walks && stands != Stands::InJournal))
 }
 
 pub(super) fn line_of_listed(listed: &Listed) -> RequestLine {
-    let id = format!("{:#x}", listed.key.id);
+    let id = listed.key.to_string();
     let (content, kind) = (listed.key.content.to_string(), listed.kind.as_str());
     line(id, content, kind, listed.block, &listed.progress)
 }
@@ -333,7 +325,7 @@ fn line(id: String, content: String, kind: &str, block: u64, progress: &Progress
 
 fn story(record: &RequestRecord, transactions: &[JournaledTransaction]) -> RequestStory {
     let RequestRecord { key, kind, event, progress, .. } = record;
-    let (id, content) = (format!("{:#x}", key.id), key.content.to_string());
+    let (id, content) = (key.to_string(), key.content.to_string());
     let accepted = match &progress.outcome {
         Some(Outcome::Accepted { transaction, block }) => {
             Some(Accepted { transaction: transaction.to_string(), block: block.number })

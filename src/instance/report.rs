@@ -20,7 +20,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock,
-    domain::{Address, BlockRef},
+    domain::{Address, BlockRef, ShownId},
     flow::{
         arrivals::{
             ids::Missing,
@@ -225,7 +225,7 @@ impl Report {
 }
 
 fn hidden(missing: &Missing, now_ms: u64) -> HiddenRequests {
-    let id = |number| format!("{:#x}", missing.counter.id(number));
+    let id = |number| ShownId(missing.counter.id(number)).to_string();
     HiddenRequests {
         requests: missing.count(),
         first: id(missing.first),
@@ -239,7 +239,7 @@ fn hidden(missing: &Missing, now_ms: u64) -> HiddenRequests {
 fn unanswered(of: &Unanswered, now_ms: u64) -> UnansweredRequests {
     UnansweredRequests {
         requests: of.requests as u64,
-        id: format!("{:#x}", of.id),
+        id: ShownId(of.id).to_string(),
         block: of.block,
         since_ms: at_ms(of.since, now_ms),
     }

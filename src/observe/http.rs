@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -39,6 +39,10 @@ use crate::crowd::{Crowd, Most, Place};
 const PLACES: Most = Most { silent: 128, served: 64 };
 /// After a failed accept (no more files): not in a hot loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// An address may be taken for a moment by a process that was killed.
+const TAKEN_FOR: Duration = Duration::from_secs(3);
+/// Between two tries to take it.
+const TRIED_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +80,7 @@ impl Http {
     /// Port 0 lets the system choose. Browsers may use `names`, beside those that are nobody else's.
     pub async fn bind(address: SocketAddr, names: Vec<String>) -> Result<Self, BindError> {
         let bound = async {
-            let listener = TcpListener::bind(address).await?;
+            let listener = listen(address).await?;
             let address = listener.local_addr()?;
             let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
             let hosts = Hosts::new(names.into_iter().chain([machine]));
@@ -111,6 +115,18 @@ impl Http {
                     }
                 }
             }
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let until = Instant::now() + TAKEN_FOR;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                sleep(TRIED_EVERY).await;
+            }
+            bound => return bound,
         }
     }
 }

@@ -68,7 +68,7 @@ async fn a_requests_story_is_found_by_its_id() -> Result<()> {
         }
     }
     for request in &requests {
-        let story = &stories[&format!("{:#x}", request.id)];
+        let story = &stories[&format!("{:#066x}", request.id)];
         let told = ["request arrived", "arrived to asked", "asked to answered", "request settled"];
         let mut story = story.iter();
         for chapter in told {
@@ -178,7 +178,7 @@ async fn b9_what_a_node_and_a_core_say_forges_no_line_and_steers_no_terminal() -
         for line in new.lines().filter(|_| format == "json") {
             steers_nothing(line, &strict_json::parse(line)?.to_string());
         }
-        let id = format!("{:#x}", refused[0].id);
+        let id = format!("{:#066x}", refused[0].id);
         for arguments in [
             vec!["status"],
             vec!["status", "connector"],

@@ -90,7 +90,7 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
 
     core.change(|core| core.ask_status = Some((Code::InvalidArgument, "not this one")));
     let refused = fleet.request(Ask::mixed(1, 0)).await?;
-    let id = format!("{:#x}", refused[0].id);
+    let id = format!("{:#066x}", refused[0].id);
     let line = held().await?;
     assert_eq!((line.id.as_str(), line.kind.as_str()), (id.as_str(), "public_decryption"));
     assert_eq!((line.stage.as_str(), line.outcome.as_deref()), ("arrived", None));
@@ -110,7 +110,7 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
         ask(&["show", &refused[0].id.to_string(), "--json"])?.json()?;
     let [story] = stories.as_slice() else { panic!("{stories:?}") };
     assert_eq!(story.event.transaction, refused[0].transaction.to_string());
-    assert_eq!((story.generation.as_deref(), story.transactions.len()), (Some("G9"), 0));
+    assert_eq!((story.generation.as_deref(), story.transactions.len()), (Some("G9 to G13"), 0));
     ask(&["show", &id])?.done("core_refused");
 
     core.change(|core| core.ask_status = None);
@@ -127,8 +127,8 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
     assert_eq!(told[0].accepted.as_ref().unwrap().transaction, told[0].transactions[0].hash);
     assert_eq!(told[0].line.stage, "settled");
 
-    ask(&["show", "0xdead"])?.failed("there is no request 0xdead");
-    ask(&["show", "dead"])?.failed("no request id");
+    ask(&["show", "0xdead"])?.failed("there is no request 0x0000");
+    ask(&["show", "nobody"])?.failed("no request id");
     let nobody = client(supervisor, &["requests", "--instance", "nobody"])?;
     nobody.failed(&zero);
     // Who does not find the socket is told who has the journal.
@@ -149,7 +149,7 @@ async fn a_stopped_one(fleet: &Fleet, before: &[crate::world::request::Issued]) 
     };
     core.change(|core| core.ask_status = Some((Code::InvalidArgument, "not this one")));
     let more = fleet.request(Ask::mixed(0, 1)).await?;
-    let id = format!("{:#x}", more[0].id);
+    let id = format!("{:#066x}", more[0].id);
     until("held", PATIENCE, Duration::from_millis(100), async || {
         Ok(ask(&["list", "--held"])?.out.contains(&id).then_some(()))
     })
@@ -228,4 +228,23 @@ async fn a_backfill_finds_what_was_before_the_start() -> Result<()> {
     backfill(&[&from])?.done(" 0 of them new");
     client(supervisor, &["backfill", "--instance", "nobody", "--from", "1"])?.failed(&zero);
     fleet.unbroken()
+}
+
+/// A reader of both is not to wonder which is right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c10_requests_are_headed_as_status_says() -> Result<()> {
+    let mut fleet = Fleet::new(1).await?;
+    let zero = name(0);
+    fleet.write(0, "")?;
+    fleet.supervisor.start(program())?;
+    fleet.supervisor.until_running(&[&zero]).await?;
+    let ask = || client(&fleet.supervisor, &["requests", "--instance", &zero]);
+    ask()?.done(&format!("{zero}: running\n"));
+    fleet.parties.list[0].core.stop().await;
+    fleet.supervisor.until_state(&zero, "waiting").await?;
+    let ask = || client(&fleet.supervisor, &["requests", "--instance", &zero]);
+    ask()?.done(&format!("{zero}: waiting\n"));
+    client(&fleet.supervisor, &["requests", "--instance", "nobody"])?
+        .failed("there is no instance nobody");
+    Ok(())
 }

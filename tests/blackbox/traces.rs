@@ -56,7 +56,7 @@ async fn a_request_is_a_trace_that_goes_on_in_the_core() -> Result<()> {
     let spans = collector.spans();
     let mut traces = BTreeSet::new();
     for request in &requests {
-        let id = format!("{:#x}", request.id);
+        let id = format!("{:#066x}", request.id);
         let found: Vec<_> = spans.iter().filter(|one| one.text("id") == Some(&id)).collect();
         let [root] = found[..] else { return Err(Error::other(format!("{id}: {found:?}"))) };
         assert!(root.span.parent_span_id.is_empty(), "a request is a trace of its own");

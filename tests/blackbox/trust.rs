@@ -80,3 +80,26 @@ async fn b1_a_restart_with_only_a_liar_begins_no_other_journal() -> Result<()> {
     right.proxy.set(Weather::Clear);
     scene.answered(&requests).await
 }
+
+/// A test chain is made anew, with the same id, under a running instance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c10_a_chain_made_anew_under_a_running_instance_is_noticed() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    let config = scene.config("").replace(
+        &format!("gateway_url = \"{}\"", scene.anvil.ws_url()),
+        &format!("gateway_url = \"{}\"", node.ws_url()),
+    );
+    scene.start_with(program(), &config)?;
+    scene.answered(&scene.deployment.request(Ask::mixed(1, 1)).await?).await?;
+    let old = scene.journal().ok_or_else(|| Error::other("no journal"))?;
+    let old = old.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    node.lie(|lies| lies.other_blocks = vec![(0, B256::repeat_byte(9))]);
+    node.proxy.cut().await;
+    scene.logged("is of another chain: its block 0").await?;
+    scene.stop().await?;
+    scene.start_again(program())?;
+    scene.logged("the chain was reset").await?;
+    assert!(scene.log().contains(&old), "{}", scene.log());
+    scene.logged("instance running").await
+}

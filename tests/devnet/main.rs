@@ -143,7 +143,7 @@ async fn up(dir: &Path, block_time: Duration, nodes: u16) -> Result<ExitCode> {
 async fn emit(dir: &Path, public: usize, user: usize) -> Result<ExitCode> {
     let (_, deployment) = Network::attach(dir)?;
     for request in network::emit(dir, &deployment, Ask::mixed(public, user)).await? {
-        println!("{:#x}", request.id);
+        println!("{:#066x}", request.id);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -195,7 +195,7 @@ async fn status(dir: &Path, json: bool, wait: Duration) -> Result<ExitCode> {
             let transaction = row.transaction.map_or_else(String::new, |hash| hash.to_string());
             let result = row.problem.as_deref().unwrap_or("ok");
             let (kind, node) = (row.kind.as_str(), &row.node);
-            println!("{:#x} {kind:6} {node} {result} {transaction}", row.id);
+            println!("{:#066x} {kind:6} {node} {result} {transaction}", row.id);
         }
         println!("{good} of {} answers are there and right", rows.len());
     }

@@ -158,7 +158,7 @@ pub fn totals(verdicts: &[Verdict], failed_transactions: usize) -> String {
 
 /// The id as the connector's log writes it, without its middle: a tag, zeros and a counter.
 fn short(id: U256) -> String {
-    let hex = format!("{id:#x}");
+    let hex = format!("{id:#066x}");
     if hex.len() <= 12 { hex } else { format!("{}..{}", &hex[..4], &hex[hex.len() - 4..]) }
 }
 

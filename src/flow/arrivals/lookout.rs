@@ -28,7 +28,7 @@ use super::{
     suspects::Suspects,
 };
 use crate::{
-    domain::{Address, BlockRef, LedgerError},
+    domain::{Address, BlockRef, LedgerError, ShownId},
     flow::RequestLedger,
     gateway::{
         abi::{self, Counter, HIGHEST_COUNT},
@@ -144,8 +144,8 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
                 let (first, last) = (counter.id(first), counter.id(last));
                 warn!(
                     kind = counter.as_str(),
-                    first = format!("{first:#x}"),
-                    last = format!("{last:#x}"),
+                    first = %ShownId(first),
+                    last = %ShownId(last),
                     requests = missing.count(),
                     from,
                     to,
@@ -178,7 +178,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
         if nodes.is_empty() {
             return false;
         }
-        let id = format!("{:#x}", missing.counter.id(above));
+        let id = ShownId(missing.counter.id(above)).to_string();
         if let Some(times) = memory.repeats.heard("denied", Instant::now()) {
             warn!(
                 id,
@@ -424,7 +424,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
             && let Some(Unanswered { requests, id, block, .. }) = memory.consensus.unanswered()
             && let Some(times) = memory.repeats.heard("without us", Instant::now())
         {
-            let id = format!("{id:#x}");
+            let id = ShownId(id).to_string();
             warn!(
                 requests,
                 id, block, times, "others have answered requests that this node has not"

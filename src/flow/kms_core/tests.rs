@@ -29,7 +29,7 @@ use super::{
 };
 use crate::domain::{
     self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
-    Material, Operation, PublicDecryption, RequestKey, SigningDomain, is_plain,
+    Material, Operation, PublicDecryption, RequestKey, ShownId, SigningDomain, is_plain,
 };
 
 /// A line to a Core that can be cut, and how often its health was asked.
@@ -112,6 +112,27 @@ fn request() -> domain::Request {
             extra_data: Bytes::new(),
         }),
     }
+}
+
+#[test]
+fn c10_a_refusal_that_quotes_an_id_shows_ours_beside_it() {
+    let detail = |message: &str| {
+        let status = tonic::Status::invalid_argument(message);
+        super::hold(
+            HoldReason::CoreRefused,
+            "the KMS Core refuses the request",
+            &status,
+            &request(),
+        )
+        .detail
+    };
+    let (zeros, ours) = ("0".repeat(61), ShownId(U256::ONE).to_string());
+    for quoted in [format!("01{zeros}7"), format!("0x01{zeros}7")] {
+        let said = detail(&format!("no request with ID {quoted}, sorry"));
+        assert!(said.contains(&quoted) && said.ends_with(&ours), "{said}");
+    }
+    let said = detail("bad ciphertext");
+    assert!(!said.contains(&ours), "{said}");
 }
 
 /// Asks in vain, so that the Core counts as lost.

@@ -40,9 +40,9 @@ use Reverts::RevertsErrors as Raised;
 /// Its display is one sentence for the operator; text from the chain is escaped and cut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContractError {
-    #[error("the contract does not know decryption {0:#x}")]
+    #[error("the contract does not know decryption {0:#066x}")]
     DecryptionNotRequested(U256),
-    #[error("decryption {id:#x} already has an answer of KMS signer {signer}")]
+    #[error("decryption {id:#066x} already has an answer of KMS signer {signer}")]
     KmsNodeAlreadySigned { id: U256, signer: Address },
     #[error("wallet {0} is not a registered KMS transaction sender")]
     NotKmsTxSender(Address),
@@ -59,15 +59,15 @@ pub enum ContractError {
     #[error("the contract is paused")]
     EnforcedPause,
     #[error(
-        "the answer to decryption {id:#x} is for KMS context {answered:#x}, the request for \
-         {requested:#x}"
+        "the answer to decryption {id:#066x} is for KMS context {answered:#066x}, the request for \
+         {requested:#066x}"
     )]
     DecryptionContextMismatch { id: U256, requested: U256, answered: U256 },
     #[error("the answer's extraData has {length} bytes, the contract wants at least {minimum}")]
     InvalidExtraDataLength { length: U256, minimum: U256 },
     #[error("the contract does not take extraData of version {0}")]
     UnsupportedExtraDataVersion(u8),
-    #[error("KMS context {0:#x} is unknown to the contract or destroyed")]
+    #[error("KMS context {0:#066x} is unknown to the contract or destroyed")]
     InvalidKmsContext(U256),
     #[error("the answer's signature is malformed")]
     ECDSAInvalidSignature,
@@ -76,7 +76,7 @@ pub enum ContractError {
     #[error("the answer's signature has the high s value {0}")]
     ECDSAInvalidSignatureS(B256),
     /// The view `checkDecryptionDone` says "no" with it (up to v0.9.0-0); no response call does.
-    #[error("decryption {0:#x} is not done")]
+    #[error("decryption {0:#066x} is not done")]
     DecryptionNotDone(U256),
     /// `require` or `revert` with a text.
     #[error("the contract reverted: {0}")]
@@ -415,7 +415,7 @@ mod tests {
         assert!(mismatch.contains(&NODE.to_string()) && mismatch.contains(&WALLET.to_string()));
         assert_eq!(
             said(ContractError::DecryptionNotRequested(U256::from(7))),
-            "the contract does not know decryption 0x7"
+            format!("the contract does not know decryption 0x{}7", "0".repeat(63))
         );
         assert_eq!(
             said(ContractError::Other {

@@ -174,7 +174,12 @@ fn judge(glance: &Glance, head: Option<u64>) -> Vec<Finding> {
             let lag = head.saturating_sub(cursor);
             let found = format!("{shown}, read to block {cursor}, {lag} blocks to go");
             match (lag > LAGGING, glance.holder) {
-                (false, _) => Finding::ok(JOURNAL, found),
+                // Whoever reads along notes now and then how far it is.
+                (false, Holder::Process(_) | Holder::Somebody) => {
+                    let found = format!("{shown}, noted as read: block {cursor} of {head}");
+                    Finding::ok(JOURNAL, found)
+                }
+                (false, Holder::Nobody) => Finding::ok(JOURNAL, found),
                 (true, Holder::Process(_) | Holder::Somebody) => Finding::warn(
                     JOURNAL,
                     found,
@@ -239,6 +244,16 @@ mod tests {
         assert_eq!(verdict(1_000, 1_301), Verdict::Warn);
         assert_eq!(verdict(1_301, 1_000), Verdict::Fail);
         assert_eq!(verdict(1_300, 1_000), Verdict::Ok);
+    }
+
+    #[test]
+    fn c10_what_a_running_instance_noted_last_is_no_way_to_go() {
+        let found = |holder| judge(&glance(1_000, holder), Some(1_090))[0].found.clone();
+        assert!(found(Holder::Nobody).contains("90 blocks to go"));
+        for holder in [Holder::Process(7), Holder::Somebody] {
+            let found = found(holder);
+            assert!(!found.contains("to go") && found.contains("block 1000 of 1090"), "{found}");
+        }
     }
 
     #[test]

@@ -238,7 +238,7 @@ async fn c9_whatever_waits_for_long_says_why() {
     let (line, tag) = (watch::channel(Line::OPEN).1, watch::channel(None).1);
     let why = Why { depth: Depth::NONE, line, tag, walk };
     let request = abi::decode(&request_event(1)).unwrap();
-    let (id, content) = (format!("{:#x}", request.key.id), request.key.content.to_string());
+    let (id, content) = (request.key.to_string(), request.key.content.to_string());
     let said = |stage, after_ms: u64, held: Option<HeldFor>| {
         let progress = Progress { stage, arrived_at_ms: 1_000, ..just_arrived() };
         let mut line = super::line(id.clone(), content.clone(), "public_decryption", 1, &progress);
@@ -263,16 +263,4 @@ async fn c9_whatever_waits_for_long_says_why() {
     assert!(said(StageName::Submitted, long, None).unwrap().contains("to be mined"));
     taken.hand.failed();
     assert_eq!(said(StageName::Submitted, long, None), None, "the failure says it");
-}
-
-#[test]
-fn ids_are_read_as_operators_write_them() {
-    for (text, id) in [("7", 7), ("0x07", 7), ("0X1f", 31), (" 10 ", 10)] {
-        assert_eq!(parse(text), Ok(U256::from(id)), "{text}");
-    }
-    let long = "0x0100000000000000000000000000000000000000000000000000000000000005";
-    assert_eq!(parse(long), Ok((U256::from(1) << 248) | U256::from(5)));
-    for text in ["", "0x", "1f", "0xzz", "-1", &format!("0x1{}", "0".repeat(64))] {
-        assert!(parse(text).unwrap_err().contains("request id"), "{text}");
-    }
 }

@@ -171,3 +171,16 @@ fn an_address_stands_for_its_network() {
     assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
 }
+
+/// The process that had the address was killed and is not quite gone.
+#[tokio::test]
+async fn c10_an_address_that_is_taken_for_a_moment_is_waited_for() {
+    let before = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = before.local_addr().unwrap();
+    let leaving = async {
+        sleep(Duration::from_millis(300)).await;
+        drop(before);
+    };
+    let (bound, ()) = tokio::join!(Http::bind(address, Vec::new()), leaving);
+    assert_eq!(bound.unwrap().address(), address);
+}

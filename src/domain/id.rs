@@ -1,0 +1,83 @@
+//! A request's id as people read and write it.
+
+use std::{fmt, str::FromStr};
+
+use super::U256;
+
+/// Shown as the chain's tools and the Core's log write it: all 64 digits, so that one search finds it
+/// everywhere.
+///
+/// Read with `0x` or without. Ids are counters below 2^64, or have a kind in their top byte: so a number
+/// of up to 20 decimal digits is a counter, and one of more than 64 is decimal too, as explorers write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShownId(pub U256);
+
+/// The most digits that a counter has in decimal.
+const COUNTER_DIGITS: usize = 20;
+/// An id in hex.
+const HEX_DIGITS: usize = 64;
+
+impl fmt::Display for ShownId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#066x}", self.0)
+    }
+}
+
+impl FromStr for ShownId {
+    type Err = String;
+
+    fn from_str(id: &str) -> Result<Self, String> {
+        let text = id.trim();
+        let prefixed = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+        let digits = prefixed.unwrap_or(text);
+        let has_letters = !digits.bytes().all(|digit| digit.is_ascii_digit());
+        let looks_hex = has_letters || (COUNTER_DIGITS + 1..=HEX_DIGITS).contains(&digits.len());
+        let radix = if prefixed.is_some() || looks_hex { 16 } else { 10 };
+        let is_plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        match U256::from_str_radix(digits, radix) {
+            Ok(parsed) if is_plain => Ok(Self(parsed)),
+            Ok(_) | Err(_) => Err(format!("{id:?} is no request id: 64 hex digits, or decimal")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn c10_an_id_is_read_as_people_find_it_written() {
+        let read = |text: &str| text.parse::<ShownId>().map(|id| id.0);
+        let tagged: U256 = (U256::from(1) << 248) + U256::from(5);
+        assert_eq!(ShownId(tagged).to_string(), format!("0x01{}5", "0".repeat(61)));
+        for text in [
+            format!("0x01{}5", "0".repeat(61)),
+            format!("01{}5", "0".repeat(61)),
+            format!("0X1{}5", "0".repeat(61)),
+            format!("1{}5", "0".repeat(61)),
+            format!(" {tagged}\n"),
+        ] {
+            assert_eq!(read(&text), Ok(tagged), "{text}");
+        }
+        assert_eq!(read("17"), Ok(U256::from(17)), "a counter, as explorers write it");
+        assert_eq!(read("0x17"), Ok(U256::from(23)));
+        assert_eq!(read("1f"), Ok(U256::from(31)));
+        assert_eq!(read(&u64::MAX.to_string()), Ok(U256::from(u64::MAX)));
+        for text in ["", "0x", "-1", "0x-1", "1_0", "latest", &"f".repeat(65)] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn c10_what_is_shown_is_read_with_and_without_its_prefix(id in any::<[u8; 32]>()) {
+            let id = U256::from_be_bytes(id);
+            let shown = ShownId(id).to_string();
+            prop_assert_eq!(shown.len(), 66);
+            prop_assert_eq!(shown.parse::<ShownId>().unwrap().0, id);
+            prop_assert_eq!(shown[2..].parse::<ShownId>().unwrap().0, id);
+        }
+    }
+}
