@@ -27,6 +27,7 @@ mod beginnings;
 mod condition;
 mod errors;
 mod glance;
+mod keepers;
 mod listing;
 mod lock;
 mod names;
@@ -62,6 +63,7 @@ pub use self::{
     condition::{Condition, Damage},
     errors::{JournalError, OpenError, OpenWarning},
     glance::{Content, Glance, Holder, glance},
+    keepers::{Keeper, keepers},
     listing::{Listed, Listing, Look, QueryError, Which},
     read_only::{FindError, ReadOnly},
     rebuild::{Rebuilt, Way, rebuild},

@@ -30,7 +30,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -57,6 +57,7 @@ use crate::{
     clock,
     config::{self, Config, Environment, Problems},
     instance::{self, CheckError, Edges, Ended, Estate, Exit},
+    journal::{self, Keeper},
     observe::{
         board::Board,
         errors::LastErrors,
@@ -68,6 +69,8 @@ use crate::{
 
 /// How long a changed configuration is tried before it counts as unreachable.
 const CHECK_LIMIT: Duration = Duration::from_secs(20);
+/// How long the start waits for the state directory to tell who kept its journals.
+const KEEPERS_LIMIT: Duration = Duration::from_secs(5);
 /// Control requests that wait for the loop.
 const ASKED: usize = 32;
 /// The loop turns at least this often.
@@ -170,10 +173,19 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     let manager = ServiceManager::of(&environment);
     // Files may keep it waiting for some seconds.
     let told_to_end = async { while signals.next().await == Signal::Reload {} };
-    let (first, settled) = tokio::select! {
-        looked = look(&files, &environment) => looked?,
+    let reading = async {
+        let keepers = match &files {
+            Files::Directory(_) => keepers_of(&state_dir).await,
+            Files::One { .. } => Vec::new(),
+        };
+        let looked = look(&files, &environment, &keepers).await;
+        (keepers, looked)
+    };
+    let (keepers, looked) = tokio::select! {
+        read = reading => read,
         () = told_to_end => return Ok(Exit::Stopped),
     };
+    let (first, settled) = looked?;
     let candidates = control::candidates(socket.as_deref(), &environment, &state_dir);
     let listener = match (Listener::bind(&candidates).await, &files) {
         (Ok(listener), _) => Some(listener),
@@ -208,6 +220,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
         Files::One { .. } => None,
     };
     let mut supervisor = Supervisor::new(Connectors, state_dir, directory, manager);
+    supervisor.keepers = keepers;
     if let Some(http) = http {
         info!(address = %http.address(), "HTTP listener open");
         let view = supervisor.put_up_board(http.address(), errors);
@@ -225,13 +238,25 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
     Ok(exit)
 }
 
+/// Who kept the journals before. A disk that does not answer is each instance's to tell of.
+async fn keepers_of(state_dir: &Path) -> Vec<Keeper> {
+    let dir = state_dir.to_owned();
+    let reading = tokio::task::spawn_blocking(move || journal::keepers(&dir));
+    timeout(KEEPERS_LIMIT, reading).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
 /// The first reading. Fails where the process cannot do anything.
-async fn look(files: &Files, environment: &Environment) -> Result<(Look, Settled), Problems> {
+async fn look(
+    files: &Files,
+    environment: &Environment,
+    keepers: &[Keeper],
+) -> Result<(Look, Settled), Problems> {
     if let Files::Directory(_) = files {
         config::check_environment(environment)?;
     }
-    let (of, with) = (files.clone(), environment.clone());
-    let reading = tokio::task::spawn_blocking(move || directory::look_first(&of, &with)).await;
+    let (of, with, known) = (files.clone(), environment.clone(), keepers.to_vec());
+    let reading =
+        tokio::task::spawn_blocking(move || directory::look_first(&of, &with, &known)).await;
     let (mut look, settled) = match reading {
         Ok(first) => first,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -318,6 +343,8 @@ struct Supervisor<I: Instances> {
     started_at_ms: u64,
     /// With an HTTP listener: where it is, and what it shows.
     board: Option<Showing>,
+    /// Of the journals, as the start found them.
+    keepers: Vec<Keeper>,
     slots: BTreeMap<String, Slot<I::Estate>>,
     last_slot: u64,
     runs: JoinSet<Ran<I::Estate>>,
@@ -353,6 +380,7 @@ impl<I: Instances> Supervisor<I> {
             manager,
             started_at_ms: clock::unix_millis(),
             board: None,
+            keepers: Vec::new(),
             slots: BTreeMap::new(),
             last_slot: 0,
             runs: JoinSet::new(),

@@ -17,6 +17,7 @@ use crate::{
         self,
         checkup::{Checkup, Finding, Verdict, checkup},
     },
+    journal::keepers,
     supervisor::directory::{self, Files},
 };
 
@@ -175,7 +176,7 @@ fn of_problems(problems: &Problems) -> Vec<Finding> {
 async fn all(places: &Places) -> Vec<Report> {
     let Places { config_dir, state_dir, environment } = places;
     let files = Files::Directory(config_dir.clone());
-    let (look, settled) = directory::look_first(&files, environment);
+    let (look, settled) = directory::look_first(&files, environment, &keepers(state_dir));
     if let Some(problem) = look.problem {
         let problems = config::unusable_directory(config_dir, problem);
         return vec![Report::bad("-", of_problems(&problems))];
@@ -196,7 +197,7 @@ async fn all(places: &Places) -> Vec<Report> {
         let findings = vec![finding];
         reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
     }
-    let conflicts = conflicts(&look);
+    let conflicts = conflicts(&look, &keepers(state_dir));
     let looks = look.files.iter().map(|(name, file)| {
         let conflict = conflicts.get(name);
         async move {

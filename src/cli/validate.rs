@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{self, Environment, Mode, Problems},
+    journal::Keeper,
     supervisor::{
         directory::{self, Files, Look, Wanted},
         plan::{Configs, Desired, plan},
@@ -65,7 +66,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
         complain(problems);
     }
     let files = Files::Directory(config_dir.to_owned());
-    let (look, settled) = directory::look_first(&files, environment);
+    let (look, settled) = directory::look_first(&files, environment, &[]);
     if let Some(problem) = look.problem {
         complain(config::unusable_directory(config_dir, problem));
         return Exit::BadConfiguration;
@@ -79,7 +80,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     if look.files.is_empty() {
         complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
-    let conflicts = conflicts(&look);
+    let conflicts = conflicts(&look, &[]);
     let mut verdicts = String::new();
     for (name, file) in &look.files {
         let conflict = conflicts.get(name);
@@ -117,9 +118,10 @@ fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String
 }
 
 /// Files that a supervisor which starts now would refuse for the sake of another.
-pub(super) fn conflicts(look: &Look) -> BTreeMap<String, String> {
+pub(super) fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, String> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
-    plan(&Configs::new(), &Desired { files, kept: Configs::new() }, &BTreeSet::new()).refused
+    let desired = Desired { files, kept: Configs::new() };
+    plan(&Configs::new(), &desired, &BTreeSet::new(), keepers).refused
 }

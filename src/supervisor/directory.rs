@@ -13,12 +13,13 @@
 //!
 //! What must hold: nothing is believed of one reading alone, except at start-up; a file counts as
 //! removed only if two directory listings that succeeded lack it; a directory that cannot be listed
-//! changes nothing.
+//! changes nothing. Of names with the same variables the one keeps them that had them, over a restart by
+//! the journal that it kept.
 
 mod patience;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     fmt, fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -32,8 +33,9 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 pub use self::patience::{Patience, Work};
-use crate::config::{
-    self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Warning,
+use crate::{
+    config::{self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Warning},
+    journal::Keeper,
 };
 
 /// Where configurations come from.
@@ -234,9 +236,14 @@ fn at(path: &Path) -> Place {
 
 // ---- settling
 
-/// What is believed of all files: the content that two readings agreed on, by the file's name.
+/// What is believed of all files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled(BTreeMap<OsString, Content>);
+pub struct Settled {
+    /// The content that two readings agreed on, by the file's name.
+    contents: BTreeMap<OsString, Content>,
+    /// Of files whose names make the same variables, the one that has them.
+    holders: BTreeSet<OsString>,
+}
 
 /// What two readings in a row make of what was believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,30 +268,35 @@ pub fn settle(before: &Settled, first: &Listing, second: &Listing) -> Settlement
     };
     let mut settled = BTreeMap::new();
     let mut again = false;
-    let names = [first, second, &before.0].into_iter().flat_map(BTreeMap::keys);
+    let names = [first, second, &before.contents].into_iter().flat_map(BTreeMap::keys);
     for name in names {
         let (one, other) = (first.get(name), second.get(name));
         let agreed = one == other;
         again |= !agreed;
         // Absent from both is agreed on too.
-        let believed = if agreed { other } else { before.0.get(name) };
+        let believed = if agreed { other } else { before.contents.get(name) };
         if let Some(content) = believed {
             settled.insert(name.clone(), content.clone());
         }
     }
-    Settlement { settled: Settled(settled), again, problem: None }
+    let settled = Settled::new(settled, |file| before.holders.contains(file));
+    Settlement { settled, again, problem: None }
 }
 
 // ---- looking
 
 /// Reads all files once and believes it: at start-up, where nothing runs that it could break, and
-/// for a command that only shows. What was believed is where a watcher goes on from. Blocks.
+/// for a command that only shows. What was believed is where a watcher goes on from. `keepers`: of the
+/// journals, as far as the caller knows them. Blocks.
 #[must_use]
-pub fn look_first(files: &Files, environment: &Environment) -> (Look, Settled) {
+pub fn look_first(files: &Files, environment: &Environment, keepers: &[Keeper]) -> (Look, Settled) {
     let patience = Patience::default();
     match read(files, &patience) {
         Ok(contents) => {
-            let settled = Settled(contents);
+            let keeps = |file: &OsStr| {
+                stem(file).is_ok_and(|stem| keepers.iter().any(|keeper| keeper.name == stem))
+            };
+            let settled = Settled::new(contents, keeps);
             (settled.look(files, environment, &patience), settled)
         }
         Err(problem) => (Look { problem: Some(problem), ..Look::default() }, Settled::default()),
@@ -294,10 +306,23 @@ pub fn look_first(files: &Files, environment: &Environment) -> (Look, Settled) {
 /// [`look_first`] where nothing follows.
 #[must_use]
 pub fn look_once(files: &Files, environment: &Environment) -> Look {
-    look_first(files, environment).0
+    look_first(files, environment, &[]).0
 }
 
 impl Settled {
+    fn new(contents: BTreeMap<OsString, Content>, had: impl Fn(&OsStr) -> bool) -> Self {
+        let (mut forms, mut holders) = (BTreeSet::new(), BTreeSet::new());
+        let (first, then): (Vec<_>, Vec<_>) = contents.keys().partition(|file| had(file));
+        for file in first.into_iter().chain(then) {
+            if let Ok(stem) = stem(file)
+                && forms.insert(config::variable_form(stem))
+            {
+                holders.insert(file.clone());
+            }
+        }
+        Self { contents, holders }
+    }
+
     /// What these contents say. Reads the key and authority files that they name, so it blocks, for
     /// none longer than it has patience.
     #[must_use]
@@ -323,13 +348,13 @@ impl Settled {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.contents.is_empty()
     }
 
     /// Variables of instances that none of these files makes.
     #[must_use]
     pub fn odd_variables(&self, environment: &Environment) -> Vec<Warning> {
-        let stems = self.0.keys().filter_map(|name| stem(name).ok());
+        let stems = self.contents.keys().filter_map(|name| stem(name).ok());
         config::variables_of_no_instance(environment, stems)
     }
 
@@ -340,9 +365,11 @@ impl Settled {
         patience: &Patience,
     ) -> BTreeMap<String, Result<Wanted, Problems>> {
         let mut looked = BTreeMap::new();
-        let mut forms: BTreeMap<String, &OsStr> = BTreeMap::new();
+        let form = |file: &OsStr| stem(file).ok().map(config::variable_form);
+        let holders = self.holders.iter().filter_map(|file| Some((form(file)?, file)));
+        let holders: BTreeMap<String, &OsString> = holders.collect();
         let (mut paths, mut loads) = (Vec::new(), Vec::new());
-        for (file, content) in &self.0 {
+        for (file, content) in &self.contents {
             let path = directory.join(file);
             let stem = match stem(file) {
                 Ok(stem) => stem,
@@ -351,18 +378,14 @@ impl Settled {
                     continue;
                 }
             };
-            match forms.entry(config::variable_form(stem)) {
-                Entry::Occupied(first) => {
-                    let problems = doubled(&path, first.get(), first.key());
-                    looked.insert(stem.to_owned(), Err(problems));
-                }
-                Entry::Vacant(free) => {
-                    free.insert(file);
-                    paths.push(path.clone());
-                    let source = source(Some(path), environment, Mode::Supervise);
-                    loads.push((stem.to_owned(), source, content.clone()));
-                }
+            let form = config::variable_form(stem);
+            if let Some(holder) = holders.get(&form).filter(|holder| **holder != file) {
+                looked.insert(stem.to_owned(), Err(doubled(&path, holder, &form)));
+                continue;
             }
+            paths.push(path.clone());
+            let source = source(Some(path), environment, Mode::Supervise);
+            loads.push((stem.to_owned(), source, content.clone()));
         }
         let names: Vec<String> = loads.iter().map(|(name, ..)| name.clone()).collect();
         let loaded = patience.each(Work::Load, &paths, move |index, _| {
@@ -383,7 +406,7 @@ impl Settled {
     ) -> (String, Result<Wanted, Problems>) {
         let source = source(file.map(Path::to_owned), environment, Mode::Start);
         let named = |config: &Config| config::instance_name(Mode::Start, name, file, config);
-        let wanted = match file.map(|file| (file, self.0.get(file.as_os_str()))) {
+        let wanted = match file.map(|file| (file, self.contents.get(file.as_os_str()))) {
             None => load(&source, &Content::Bytes(Arc::default()), named),
             Some((_, Some(content))) => load(&source, content, named),
             // Without what it says it must not run on the defaults.

@@ -3,7 +3,8 @@
 //! Two things cannot be shared: a wallet on a chain (its nonces have one owner), and a KMS Core
 //! between deployments (it knows requests by their id alone, and ids repeat). Claims come from the
 //! desired set: who is no longer desired blocks nobody, and its wallet wanted under a new name is a
-//! rename. Who has a claim already keeps it; among newcomers the first name wins.
+//! rename. Who has a claim already keeps it, over a restart by the journal of its wallet; among
+//! newcomers the first name wins.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -14,6 +15,7 @@ use std::{
 use crate::{
     config::{Config, Wallet},
     domain::Address,
+    journal::Keeper,
 };
 
 /// Configurations by instance name.
@@ -53,6 +55,17 @@ impl WalletClaim {
             Wallet::Nobody => Signer::Nobody,
         };
         Self { chain_id: config.chain_id, signer }
+    }
+
+    /// Whether this instance kept the wallet's journal, as far as that is known without the key.
+    fn was_of(&self, name: &str, keeper: &Keeper) -> bool {
+        keeper.name == name
+            && keeper.chain_id == self.chain_id
+            && match &self.signer {
+                Signer::Address(address) => *address == keeper.wallet,
+                Signer::AwsKey { .. } => true,
+                Signer::Nobody => false,
+            }
     }
 
     /// Whether nobody else may have the same.
@@ -96,16 +109,24 @@ pub struct Plan {
 
 /// Decides who may run, where `current` runs already (or would, after a pause). No instance gets the
 /// name of one of the `running`: what drains there has to be found under its own name until it ends,
-/// and who comes after it waits for that.
+/// and who comes after it waits for that. `keepers`: of the journals.
 #[must_use]
-pub fn plan(current: &Configs, desired: &Desired, running: &BTreeSet<String>) -> Plan {
+pub fn plan(
+    current: &Configs,
+    desired: &Desired,
+    running: &BTreeSet<String>,
+    keepers: &[Keeper],
+) -> Plan {
     let mut claims = Claims::default();
     let mut plan = Plan::default();
     let rank = |name: &String, config: &Arc<Config>| match current.get(name) {
         Some(current) if current == config => 0,
         Some(current) if WalletClaim::of(current) == WalletClaim::of(config) => 1,
         Some(_) => 2,
-        None => 3,
+        None => {
+            let claim = WalletClaim::of(config);
+            if keepers.iter().any(|keeper| claim.was_of(name, keeper)) { 3 } else { 4 }
+        }
     };
     let mut order: Vec<_> = desired.files.iter().collect();
     order.sort_by_key(|(name, config)| (rank(name, config), name.as_str()));
@@ -202,7 +223,7 @@ mod tests {
 
     /// Where nothing drains.
     fn plan(current: &Configs, desired: &Desired) -> Plan {
-        super::plan(current, desired, &BTreeSet::new())
+        super::plan(current, desired, &BTreeSet::new(), &[])
     }
 
     /// `wallet` and `core` are numbers; `version` makes it another configuration.
@@ -242,6 +263,23 @@ mod tests {
         assert!(plan.renamed.is_empty() && plan.displaced.is_empty());
         let fresh = self::plan(&Configs::new(), &desired);
         assert_eq!(fresh.refused.keys().collect::<Vec<_>>(), ["b", "c"]);
+    }
+
+    #[test]
+    fn d3_who_kept_the_wallets_journal_has_it_after_a_restart() {
+        let desired = files([("a", config(1, 1, 1)), ("b", config(1, 1, 1))]);
+        let of = config(1, 1, 1);
+        let Wallet::PrivateKey(key) = &of.wallet else { panic!() };
+        let (wallet, other) = (key.address(), Address::repeat_byte(9));
+        let keeper =
+            |name: &str, chain_id, wallet| Keeper { name: name.to_owned(), chain_id, wallet };
+        let refused = |keepers: &[Keeper]| {
+            let fresh = super::plan(&Configs::new(), &desired, &BTreeSet::new(), keepers);
+            fresh.refused.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(refused(&[keeper("b", 1, wallet)]), ["a"]);
+        assert_eq!(refused(&[keeper("b", 2, wallet), keeper("b", 1, other)]), ["b"]);
+        assert_eq!(refused(&[keeper("a", 1, other), keeper("b", 1, wallet)]), ["a"]);
     }
 
     #[test]
@@ -354,10 +392,10 @@ mod tests {
         let current = configs([("b", config(1, 1, 1))]);
         let desired = files([("a", config(1, 1, 1))]);
         let drains = BTreeSet::from(["a".to_owned()]);
-        assert_eq!(super::plan(&current, &desired, &drains), Plan::default());
+        assert_eq!(super::plan(&current, &desired, &drains, &[]), Plan::default());
         // Where its own file is broken, it has to give way all the same.
         let kept = configs([("b", config(1, 1, 1))]);
-        let plan = super::plan(&current, &Desired { kept, ..desired }, &drains);
+        let plan = super::plan(&current, &Desired { kept, ..desired }, &drains, &[]);
         assert_eq!((plan.renamed.len(), plan.displaced), (0, vec!["b".to_owned()]));
     }
 
@@ -391,7 +429,7 @@ mod tests {
                 .filter_map(|(name, _)| Some((name.clone(), current.get(&name)?.clone())))
                 .collect();
             let desired = Desired { files, kept };
-            let plan = super::plan(&current, &desired, &running);
+            let plan = super::plan(&current, &desired, &running, &[]);
 
             for (old, new) in &plan.renamed {
                 prop_assert!(!running.contains(new) && !plan.refused.contains_key(new), "{plan:?}");

@@ -39,7 +39,8 @@ impl<I: Instances> Supervisor<I> {
             info!("the configuration directory is readable again");
             self.reload.at_ms = clock::unix_millis();
         }
-        let planned = plan::plan(&self.current(), &self.desired(&files), &self.running());
+        let planned =
+            plan::plan(&self.current(), &self.desired(&files), &self.running(), &self.keepers);
         for (old, new) in planned.renamed {
             self.rename(&old, new);
         }

@@ -116,7 +116,7 @@ fn each_instance_has_variables_of_its_own() {
 
     let environment = variables.into_iter().collect();
     let files = Files::Directory(directory.path().to_owned());
-    let (_, settled) = look_first(&files, &environment);
+    let (_, settled) = look_first(&files, &environment, &[]);
     let odd = settled.odd_variables(&environment);
     assert_eq!(odd.len(), 1, "{odd:?}");
     assert_eq!(odd[0].place, Place::Variable("KMS_CONNECTOR_INSTANCE_C__CHANNEL_SIZE".to_owned()));
@@ -131,6 +131,36 @@ fn two_names_with_the_same_variables_are_a_problem_of_the_later() {
     let look = look(directory.path());
     assert_eq!(summary(&look), [("A_1", true), ("a-1", false), ("a.1", false), ("b", true)]);
     assert!(problem(&look, "a-1").contains("those of A_1.toml"), "{}", problem(&look, "a-1"));
+}
+
+#[test]
+fn d3_who_has_a_name_keeps_it_also_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (files, environment) =
+        (Files::Directory(directory.path().to_owned()), Environment::default());
+    write(directory.path(), "a.toml", text(1));
+    let (_, settled) = look_first(&files, &environment, &[]);
+    // A newcomer that comes first in the alphabet.
+    write(directory.path(), "A.toml", text(2));
+    let patience = Patience::default();
+    let listing = read(&files, &patience);
+    let settled = settle(&settled, &listing, &listing).settled;
+    let look = settled.look(&files, &environment, &patience);
+    assert_eq!(summary(&look), [("A", false), ("a", true)]);
+    assert!(problem(&look, "A").contains("those of a.toml"), "{}", problem(&look, "A"));
+    // Nothing else is known at a start.
+    let keeper = |name: &str| Keeper {
+        name: name.to_owned(),
+        chain_id: 1,
+        wallet: crate::domain::Address::ZERO,
+    };
+    let (look, settled) = look_first(&files, &environment, &[keeper("b"), keeper("a")]);
+    assert_eq!(summary(&look), [("A", false), ("a", true)]);
+    // It gives way when it goes.
+    std::fs::remove_file(directory.path().join("a.toml")).unwrap();
+    let listing = read(&files, &patience);
+    let settled = settle(&settled, &listing, &listing).settled;
+    assert_eq!(summary(&settled.look(&files, &environment, &patience)), [("A", true)]);
 }
 
 #[test]
@@ -235,7 +265,7 @@ fn no_key_is_printed() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "a.toml", text(1));
     let files = Files::Directory(directory.path().to_owned());
-    let (look, settled) = look_first(&files, &Environment::default());
+    let (look, settled) = look_first(&files, &Environment::default(), &[]);
     let printed = format!("{look:?}{settled:?}{:?}", read(&files, &Patience::default()));
     assert!(printed.contains("a.toml") && !printed.contains("4c0883a6"), "{printed}");
 }
@@ -275,18 +305,18 @@ proptest! {
             prop_assert_eq!(&after.problem, &None);
             prop_assert_eq!(after.again, first != second);
             for name in ["a", "b", "c"].map(OsStr::new) {
-                let (before, now) = (settled.0.get(name), after.settled.0.get(name));
+                let (before, now) = (settled.contents.get(name), after.settled.contents.get(name));
                 let (one, other) = (first.get(name), second.get(name));
                 prop_assert_eq!(now, if one == other { one } else { before });
             }
-            prop_assert!(after.settled.0.len() <= 3);
+            prop_assert!(after.settled.contents.len() <= 3);
             settled = after.settled;
         }
         // Whatever came before: two equal readings settle everything.
         let last = any_two_equal(&readings);
         let after = settle(&settled, &last, &last);
         prop_assert!(!after.again);
-        prop_assert_eq!(Ok(after.settled.0), last);
+        prop_assert_eq!(Ok(after.settled.contents), last);
     }
 }
 

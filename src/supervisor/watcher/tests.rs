@@ -37,7 +37,7 @@ impl Scene {
 
     fn over(root: TempDir, files: Files, inotify: bool) -> Self {
         let environment = Environment::default();
-        let (_, settled) = look_first(&files, &environment);
+        let (_, settled) = look_first(&files, &environment, &[]);
         let mut watcher = Watcher::new(files, environment, settled);
         if !inotify {
             watcher.eye = None;
