@@ -346,20 +346,71 @@ pub(super) async fn check_wallet<P: Provider>(
     let Ok(used @ 1..) = provider.transaction_count(wallet, At::Latest).await else { return };
     let known =
         journal.highest_nonce().await.ok().flatten().map_or(0, |highest| highest.saturating_add(1));
-    if fresh && config.starting_block == config::StartingBlock::Latest {
-        warn!(
+    match odd_use(fresh, used, known, config.starting_block) {
+        None => {}
+        Some(OddUse::NotRead) => warn!(
             %wallet,
             transactions = used,
             "the journal is empty and the wallet was used before: requests emitted before now are \
-             not read; `kms-connector backfill --from BLOCK` has them read"
-        );
-    } else if !fresh && used > known {
-        warn!(
+             not read; `kms-connector backfill --from BLOCK` has them read. Does another \
+             kms-connector, with another state directory, use the wallet?"
+        ),
+        Some(OddUse::Before) => warn!(
             %wallet,
-            unknown = used - known,
+            transactions = used,
+            "the journal is empty and the wallet was used before: what was answered already is not \
+             answered again. Does another kms-connector, with another state directory, use the wallet?"
+        ),
+        Some(OddUse::Unknown(unknown)) => warn!(
+            %wallet,
+            unknown,
             "the chain has transactions of the wallet that the journal does not know: it was restored \
              from a backup or rebuilt, or the wallet is used elsewhere; what was answered already is \
              not answered again"
-        );
+        ),
+    }
+}
+
+/// What is odd about a wallet's use before this start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OddUse {
+    /// The journal is new, the wallet is not, and reading begins now.
+    NotRead,
+    /// The same where reading begins earlier.
+    Before,
+    /// So many nonces the journal does not know.
+    Unknown(u64),
+}
+
+/// `used`: the chain's count. `known`: what the journal expects it to be.
+fn odd_use(
+    fresh: bool,
+    used: u64,
+    known: u64,
+    starting_block: config::StartingBlock,
+) -> Option<OddUse> {
+    match (fresh, starting_block) {
+        (true, _) if used == 0 => None,
+        (true, config::StartingBlock::Latest) => Some(OddUse::NotRead),
+        (true, config::StartingBlock::Number(_)) => Some(OddUse::Before),
+        (false, _) => used.checked_sub(known).filter(|unknown| *unknown > 0).map(OddUse::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d7_a_new_journal_and_a_used_wallet_are_odd_wherever_reading_begins() {
+        use config::StartingBlock::{Latest, Number};
+        assert_eq!(odd_use(true, 0, 0, Latest), None);
+        assert_eq!(odd_use(true, 3, 0, Latest), Some(OddUse::NotRead));
+        assert_eq!(odd_use(true, 3, 0, Number(7)), Some(OddUse::Before));
+        for starting_block in [Latest, Number(7)] {
+            assert_eq!(odd_use(false, 3, 3, starting_block), None);
+            assert_eq!(odd_use(false, 2, 3, starting_block), None);
+            assert_eq!(odd_use(false, 5, 3, starting_block), Some(OddUse::Unknown(2)));
+        }
     }
 }

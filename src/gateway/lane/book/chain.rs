@@ -19,8 +19,9 @@ use crate::gateway::{
 
 /// The chain is looked at so often, however still it is, while something is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// And so often while nothing is.
-const IDLE_LOOK_EVERY: Duration = Duration::from_mins(1);
+/// And so often while nothing is: that somebody else sends from the wallet is to be said soon, also
+/// where that one answers all requests first.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(15);
 /// A nonce that is used without a receipt of ours is somebody else's only after this, where no node
 /// ever took our bytes, as far as they say: a node may pass on what it refuses.
 const USED_AFTER: Duration = Duration::from_secs(3);
