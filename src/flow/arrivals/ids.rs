@@ -474,7 +474,7 @@ impl Line {
         self.ahead = None;
         self.ends_with = self.ends_with.min(Some(block));
         let gone = self.recent.iter().find(|(_, at)| **at > block).map(|(number, _)| *number);
-        let Some(gone) = gone else { return false };
+        let Some(gone) = gone else { return self.nothing_above(block) };
         self.recent.split_off(&gone);
         self.runs.split_off(&gone);
         let left = gone.saturating_sub(1);
@@ -490,7 +490,18 @@ impl Line {
             let base = Span { last: left, first_block: block, last_block: block, below: None };
             self.runs.insert(left, base);
         }
+        self.nothing_above(block);
         true
+    }
+
+    /// The last id is in no block above this one: where it was is not always known, and a bound that an
+    /// earlier reorganisation left may be above. Answers whether it was.
+    fn nothing_above(&mut self, block: u64) -> bool {
+        let Some(mut top) = self.runs.last_entry() else { return false };
+        let top = top.get_mut();
+        let was_above = top.last_block > block;
+        top.last_block = top.last_block.min(block);
+        was_above
     }
 
     fn exists(&mut self, number: u64, block: u64, now: Instant) {

@@ -124,6 +124,22 @@ fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
     assert_eq!(missing(&ids, 130, now), [(10, 10, 50, 60)]);
 }
 
+/// Of the last id that is left only a bound is known, and the chain goes back below it.
+#[test]
+fn a0_what_one_reorganisation_left_proves_nothing_after_a_deeper_one() {
+    let now = Instant::now();
+    let mut ids = Ids::default();
+    ids.begins(C, 0, 10, now);
+    ids.saw(C, 1, 30, now);
+    ids.back_to(29);
+    assert!(ids.lines[&C].is_whole(28));
+    ids.back_to(20);
+    assert!(!ids.lines[&C].is_whole(28), "a block of another chain");
+    // Hidden in block 25.
+    ids.saw(C, 2, 27, now);
+    assert_eq!(missing(&ids, 40, now), [(1, 1, 20, 27)]);
+}
+
 #[test]
 fn a0_blocks_are_read_again_ever_more_seldom() {
     let now = Instant::now();

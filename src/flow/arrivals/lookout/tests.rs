@@ -283,6 +283,11 @@ async fn a0_a_reorganisation_that_takes_ids_away_alarms_nobody() {
     chain.mine(vec![request_event(4)]);
     watched.seconds(60).await;
     assert_eq!((watched.walked(), watched.hidden()), (vec![1, 2, 3, 4, 5], 0));
+    // Its id has left the chain: asked for again, and hidden, it is missing.
+    chain.node().lies[0].blind = true;
+    chain.mine(vec![request_event(5)]);
+    watched.seconds(60).await;
+    assert_eq!(watched.hidden(), 1);
 }
 
 /// One forged log, with an id far above.

@@ -150,17 +150,16 @@ async fn a9_a_hold_ends_with_the_count_that_caused_it() {
 async fn a9_open_nonces_are_displaced_only_if_every_node_says_so() {
     let scene = Scene::new();
     nodes(&scene, 2);
-    scene.chain.node().base_fee *= 10;
-    // In the pool, and not mined: too cheap by now.
+    // Sent, and nobody knows whether it came anywhere.
+    scene.chain.node().mood = Mood::Lose;
     let mut submissions = vec![scene.submit(1).await, scene.submit(2).await];
-    scene.blocks(1).await;
-    scene.chain.node().base_fee *= 10;
-    scene.blocks(1).await;
+    scene.blocks(2).await;
     lie(&scene, 1, Some(2));
     scene.blocks(4 * 40).await;
+    assert_eq!(scene.chain.node().nonce, 0, "they are open");
     lie(&scene, 1, None);
-    scene.chain.node().base_fee /= 100;
-    scene.blocks(4 * 20).await;
+    scene.chain.node().mood = Mood::Take;
+    scene.blocks(4 * 60).await;
     for submission in &mut submissions {
         landing(submission);
     }
