@@ -26,6 +26,7 @@
 mod beginnings;
 mod condition;
 mod errors;
+mod footing;
 mod glance;
 mod keepers;
 mod listing;
@@ -62,6 +63,7 @@ pub use self::{
     beginnings::{Beginning, beginnings},
     condition::{Condition, Damage},
     errors::{JournalError, OpenError, OpenWarning},
+    footing::{FileSystem, Footing, LOCAL},
     glance::{Content, Glance, Holder, glance},
     keepers::{Keeper, keepers},
     listing::{Listed, Listing, Look, QueryError, Which},
@@ -301,7 +303,8 @@ impl Shared {
         if errors::is_corrupt(&cause) {
             self.condition.found_damage(&self.path, self.files.database, cause.to_string());
         }
-        JournalError::Sqlite { path: self.path.clone(), doing, cause }
+        let footing = Footing::behind(&self.path, &cause).into();
+        JournalError::Sqlite { path: self.path.clone(), doing, cause, footing }
     }
 
     fn closed(&self) -> JournalError {

@@ -35,6 +35,7 @@ pub mod journal;
 pub mod config;
 pub mod observe;
 pub mod tls;
+pub mod aws;
 pub mod proxy;
 pub mod metrics;
 pub mod traces;

@@ -161,6 +161,15 @@ impl Proxies {
         self.on_the_way(url).map(shown)
     }
 
+    /// What became of a call to `url`, with the proxy on the way named: it may be that one's doing.
+    #[must_use]
+    pub fn told(&self, url: &Url, what: &str) -> String {
+        match self.name_on_the_way(url) {
+            Some(proxy) if !what.contains(&proxy) => format!("through the proxy {proxy}: {what}"),
+            Some(_) | None => what.to_owned(),
+        }
+    }
+
     /// A connection to the host of `url`, through its proxy if there is one. The caller sets the
     /// deadline.
     pub async fn connect(&self, url: &Url) -> io::Result<TcpStream> {

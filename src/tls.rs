@@ -6,6 +6,10 @@
 //! instances speak plain HTTP to neighbours and need none. A system without a store is no error:
 //! the `ca_file` alone may be all that is meant.
 
+mod faults;
+
+pub use faults::advice;
+
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

@@ -38,6 +38,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),
     (
+        "src/aws.rs",
+        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
+    ),
+    (
         "src/proxy",
         &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
     ),

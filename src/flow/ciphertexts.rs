@@ -43,11 +43,11 @@ use crate::domain::{
     Address, B256, Bytes, Ciphertext, Hold, HoldReason, Material, OutsideText, Remedy,
 };
 use crate::metrics::Metrics;
-use crate::proxy::Proxies;
 
 pub use bucket::UnusableUrl;
 pub use download::Trouble;
 pub use fallback::FallbackStore;
+pub use http::BucketClient;
 pub use memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB};
 pub use probe::{Answer, Probed, probe, probe_fallback};
 pub use s3_error::S3Error;
@@ -70,8 +70,6 @@ const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 4;
 /// What all buckets of a request refuse is tried again for so long before it is held.
 const REFUSALS_TRIED_AGAIN: Duration = Duration::from_mins(2);
-/// Connecting, TLS included.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The port through which this room learns where a coprocessor keeps its ciphertexts. The
 /// GatewayConfig adapter implements it, and caches; an empty answer is not cached.
@@ -104,8 +102,7 @@ pub struct CiphertextsOptions<B> {
     pub memory_mib: u32,
     /// Skip the buckets of coprocessors that the contract does not know.
     pub verify_coprocessors: bool,
-    /// From [`http_client`].
-    pub http: reqwest::Client,
+    pub http: BucketClient,
 }
 
 impl<B> fmt::Debug for CiphertextsOptions<B> {
@@ -116,29 +113,6 @@ impl<B> fmt::Debug for CiphertextsOptions<B> {
             .field("verify_coprocessors", &self.verify_coprocessors)
             .finish_non_exhaustive()
     }
-}
-
-/// The HTTP client this room needs, one per instance: no redirects, no decompression,
-/// no proxy but these, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection
-/// share its window.
-pub fn http_client(
-    mut tls: rustls::ClientConfig,
-    proxies: &Proxies,
-) -> Result<reqwest::Client, reqwest::Error> {
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    proxies
-        .of_client(reqwest::Client::builder())
-        .tls_backend_preconfigured(tls)
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .user_agent(concat!("kms-connector/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_DEADLINE)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(15))
-        .pool_idle_timeout(Duration::from_secs(30))
-        .pool_max_idle_per_host(HANDLES_AT_ONCE)
-        .build()
 }
 
 /// All ciphertexts of a request, verified, and the memory they hold.
@@ -302,6 +276,7 @@ impl<B: Buckets> Ciphertexts<B> {
                 Some(Err(trouble)) => failures.push(BucketFailure {
                     bucket: format!("coprocessor {coprocessor}"),
                     own: false,
+                    proxy: None,
                     trouble: trouble.clone(),
                 }),
                 // Another coprocessor has the same bucket.
@@ -413,8 +388,13 @@ impl<B: Buckets> Ciphertexts<B> {
                         if let Trouble::Outgrown { bytes } = trouble {
                             larger.push(bytes);
                         }
-                        let (bucket, own) = (buckets[index].shown.clone(), buckets[index].is_own());
-                        failures.push(BucketFailure { bucket, own, trouble });
+                        let bucket = &buckets[index];
+                        failures.push(BucketFailure {
+                            bucket: bucket.shown.clone(),
+                            own: bucket.is_own(),
+                            proxy: self.http.client.proxy(bucket),
+                            trouble,
+                        });
                         if next < buckets.len() {
                             calls.push(call(next));
                             next += 1;
@@ -468,8 +448,9 @@ impl<B: Buckets> Ciphertexts<B> {
             None
         };
         if let Some(times) = times {
-            let to_do = trouble.remedy(bucket.is_own());
-            tracing::warn!(bucket = %bucket.shown, %trouble, to_do, times, "bucket in trouble");
+            let proxy = self.http.client.proxy(bucket);
+            let to_do = trouble.remedy(bucket.is_own(), proxy.as_deref());
+            tracing::warn!(bucket = %bucket.shown, proxy, %trouble, to_do, times, "bucket in trouble");
         } else {
             tracing::debug!(bucket = %bucket.shown, handle = %material.handle, %trouble, "not brought");
         }
@@ -493,18 +474,25 @@ pub struct BucketFailure {
     pub bucket: String,
     /// It is the one of `[s3_config]`.
     pub own: bool,
+    /// Host and port of the one on the way.
+    pub proxy: Option<String>,
     pub trouble: Trouble,
 }
 
 impl BucketFailure {
     fn remedy(&self) -> Option<String> {
-        self.trouble.remedy(self.own)
+        self.trouble.remedy(self.own, self.proxy.as_deref())
     }
 }
 
 impl fmt::Display for BucketFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.bucket, self.trouble)
+        match &self.proxy {
+            Some(proxy) => {
+                write!(f, "{} through the proxy {proxy}: {}", self.bucket, self.trouble)
+            }
+            None => write!(f, "{}: {}", self.bucket, self.trouble),
+        }
     }
 }
 

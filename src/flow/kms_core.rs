@@ -46,7 +46,7 @@ use crate::domain::{
     SigningDomain,
 };
 use crate::metrics::Metrics;
-use crate::tls::TlsRoots;
+use crate::tls::{self, TlsRoots};
 use crate::traces;
 use line::Line;
 use lines::Lines;
@@ -637,6 +637,7 @@ fn unreachable(status: &Status) -> CoreError {
         }
         error = source.source();
     }
+    cause.push_str(tls::advice(status));
     CoreError::Unreachable { cause: cause.into() }
 }
 

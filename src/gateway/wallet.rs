@@ -14,11 +14,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alloy::primitives::Signature;
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_kms::config::SharedHttpClient;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
 use aws_sdk_kms::operation::sign::SignOutput;
@@ -31,9 +30,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
+use crate::aws::{AwsCredentials, Lack, Provider};
 use crate::backoff::Backoff;
 use crate::domain::{Address, B256, Hold, HoldReason, OutsideText, Remedy};
 use crate::metrics::Metrics;
+use crate::proxy::Proxies;
+use crate::tls;
 
 /// AWS KMS grants a few hundred signatures per second and region, shared by all of the account.
 const CONCURRENT_SIGNATURES: usize = 16;
@@ -81,18 +83,26 @@ impl Wallet {
         region: Option<&str>,
         endpoint: Option<&Url>,
     ) -> Result<Self, WalletError> {
-        Self::aws_kms_by(key_id, region, endpoint, None).await
+        Self::aws_kms_by(key_id, region, endpoint, &Proxies::default()).await
     }
 
-    /// The same through another HTTP client: one that knows a proxy.
+    /// The same through a proxy, if one is on the way.
     pub async fn aws_kms_by(
         key_id: &str,
         region: Option<&str>,
         endpoint: Option<&Url>,
-        http: Option<SharedHttpClient>,
+        proxies: &Proxies,
     ) -> Result<Self, WalletError> {
-        let config = sdk_config(key_id, region, endpoint, http).await?;
-        AwsKmsWallet::connect(&config, key_id).await.map(Self::AwsKms)
+        let config = sdk_config(key_id, region, endpoint, proxies).await?;
+        let credentials = AwsCredentials::new(config.region().cloned(), None);
+        if let Some(http) = proxies.aws_client() {
+            credentials.through(http);
+        }
+        let region = config.region().map_or("", Region::as_ref);
+        let usual = || Url::parse(&format!("https://kms.{region}.amazonaws.com")).ok();
+        let url = endpoint.cloned().or_else(usual).filter(|url| url.scheme() == "https");
+        let proxy = url.and_then(|url| proxies.name_on_the_way(&url));
+        AwsKmsWallet::open(&config, key_id, credentials, proxy).await.map(Self::AwsKms)
     }
 
     /// Has throttling counted there. The first word counts.
@@ -169,6 +179,9 @@ pub struct AwsKmsWallet {
 
 struct AwsKms {
     client: aws_sdk_kms::Client,
+    credentials: Arc<AwsCredentials>,
+    /// Host and port of the one on the way.
+    proxy: Option<String>,
     key_id: String,
     public_key: VerifyingKey,
     address: Address,
@@ -186,19 +199,34 @@ impl fmt::Debug for AwsKmsWallet {
 }
 
 impl AwsKmsWallet {
-    /// Reads and checks the public key through a client of `config`.
+    /// Reads and checks the public key through a client of `config`, with the credentials of that.
     pub async fn connect(config: &SdkConfig, key_id: &str) -> Result<Self, WalletError> {
+        let given = config.credentials_provider();
+        let credentials = AwsCredentials::new(config.region().cloned(), given);
+        Self::open(config, key_id, credentials, None).await
+    }
+
+    async fn open(
+        config: &SdkConfig,
+        key_id: &str,
+        credentials: AwsCredentials,
+        proxy: Option<String>,
+    ) -> Result<Self, WalletError> {
+        let credentials = Arc::new(credentials);
         // Retries are ours: the SDK's own would hide how long a signature really takes, and count
         // against the same deadline.
         let config = aws_sdk_kms::config::Builder::from(config)
             .retry_config(RetryConfig::disabled())
+            .credentials_provider(Provider(Arc::clone(&credentials)))
+            .identity_cache(IdentityCache::no_cache())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CALL_DEADLINE).build())
             .build();
         let client = aws_sdk_kms::Client::from_conf(config);
         let output = persevere(
             CONNECT_DEADLINE,
             FIRST_CALL_DEADLINE,
-            |_| {},
+            proxy.as_deref(),
+            |error| doubt(&credentials, error),
             || client.get_public_key().key_id(key_id).send(),
         )
         .await?;
@@ -206,6 +234,8 @@ impl AwsKmsWallet {
         Ok(Self {
             inner: Arc::new(AwsKms {
                 client,
+                credentials,
+                proxy,
                 key_id: key_id.to_owned(),
                 address: Address::from_public_key(&public_key),
                 public_key,
@@ -224,11 +254,13 @@ impl AwsKmsWallet {
             .await
             .map_err(|_| WalletError::Unavailable { what: "the wallet is closed".into() })?;
         let failed = |error: &WalletError| {
+            doubt(&kms.credentials, error);
             if let (WalletError::Throttled { .. }, Some(metrics)) = (error, kms.metrics.get()) {
                 metrics.signing_throttled();
             }
         };
-        let output = persevere(SIGN_DEADLINE, CALL_DEADLINE, failed, || {
+        let proxy = kms.proxy.as_deref();
+        let output = persevere(SIGN_DEADLINE, CALL_DEADLINE, proxy, failed, || {
             kms.client
                 .sign()
                 .key_id(&kms.key_id)
@@ -242,11 +274,19 @@ impl AwsKmsWallet {
     }
 }
 
+/// Credentials that are not taken are looked for anew.
+fn doubt(credentials: &AwsCredentials, error: &WalletError) {
+    if let WalletError::SessionEnded { .. } | WalletError::CredentialsRefused { .. } = error {
+        credentials.doubt();
+    }
+}
+
 /// Calls until it succeeds, the error is one that time does not mend, or the deadline passes. Each
-/// error is told to `failed`.
+/// error is told to `failed`. `proxy`: the one on the way.
 async fn persevere<T, E, R, F>(
     deadline: Duration,
     per_call: Duration,
+    proxy: Option<&str>,
     failed: impl Fn(&WalletError),
     mut call: impl FnMut() -> F,
 ) -> Result<T, WalletError>
@@ -261,9 +301,15 @@ where
         let error = match timeout_at(end, timeout(per_call, call())).await {
             Ok(Ok(Ok(output))) => return Ok(output),
             Ok(Ok(Err(error))) => classify(&error),
-            Ok(Err(_)) | Err(_) => WalletError::Unavailable {
+            Ok(Err(_)) | Err(_) => WalletError::Unreached {
                 what: format!("no answer within {} s", per_call.as_secs()).into(),
             },
+        };
+        let error = match (error, proxy) {
+            (WalletError::Unreached { what }, Some(proxy)) => WalletError::Unreached {
+                what: OutsideText::of(format_args!("through the proxy {proxy}: {what}")),
+            },
+            (error, _) => error,
         };
         failed(&error);
         let pause = backoff.next_delay();
@@ -279,10 +325,11 @@ async fn sdk_config(
     key_id: &str,
     region: Option<&str>,
     endpoint: Option<&Url>,
-    http: Option<SharedHttpClient>,
+    proxies: &Proxies,
 ) -> Result<SdkConfig, WalletError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(http) = http {
+    // They are looked for by `AwsCredentials`.
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).no_credentials();
+    if let Some(http) = proxies.aws_client() {
         loader = loader.http_client(http);
     }
     if let Some(region) = region.or_else(|| region_of_arn(key_id)) {
@@ -359,14 +406,22 @@ pub enum WalletError {
     Throttled { code: OutsideText },
     #[error("AWS KMS unavailable: {what}")]
     Unavailable { what: OutsideText },
+    /// Nobody answers, or not so that it can be read.
+    #[error("AWS KMS unavailable: {what}")]
+    Unreached { what: OutsideText },
     #[error("AWS KMS denies access ({code}): allow kms:GetPublicKey and kms:Sign on this key")]
     AccessDenied { code: OutsideText },
+    #[error("{0}")]
+    NoCredentials(Lack),
+    #[error("AWS KMS refuses the credentials ({code}): {to_do}")]
+    CredentialsRefused { code: OutsideText, to_do: &'static str },
     #[error(
-        "no AWS credentials found: set them in the environment, a profile or the machine's role"
+        "the AWS session has ended ({code}): renew the credentials of the process, which are looked \
+         for again every few seconds"
     )]
-    NoCredentials,
-    #[error("AWS refuses the credentials ({code})")]
-    CredentialsRefused { code: OutsideText },
+    SessionEnded { code: OutsideText },
+    #[error("AWS KMS says that the clock of this machine is wrong ({code}): set it right")]
+    Clock { code: OutsideText },
     #[error("no AWS region known: set aws_kms_config.region")]
     NoRegion,
     #[error("the AWS KMS key is not enabled ({code})")]
@@ -391,10 +446,12 @@ impl WalletError {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Throttled { .. } => "throttled",
-            Self::Unavailable { .. } => "unavailable",
-            Self::AccessDenied { .. } | Self::NoCredentials | Self::CredentialsRefused { .. } => {
-                "access_denied"
-            }
+            Self::Unavailable { .. } | Self::Unreached { .. } => "unavailable",
+            Self::AccessDenied { .. }
+            | Self::NoCredentials(_)
+            | Self::CredentialsRefused { .. }
+            | Self::SessionEnded { .. }
+            | Self::Clock { .. } => "access_denied",
             Self::InvalidPrivateKey
             | Self::NoRegion
             | Self::KeyDisabled { .. }
@@ -410,12 +467,16 @@ impl WalletError {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Throttled { .. } | Self::Unavailable { .. } | Self::InvalidAnswer(_) => {
-                Remedy::Retry
-            }
+            Self::NoCredentials(lack) if !lack.needs_somebody() => Remedy::Retry,
+            Self::Throttled { .. }
+            | Self::Unavailable { .. }
+            | Self::Unreached { .. }
+            | Self::SessionEnded { .. }
+            | Self::Clock { .. }
+            | Self::InvalidAnswer(_) => Remedy::Retry,
             Self::InvalidPrivateKey
             | Self::AccessDenied { .. }
-            | Self::NoCredentials
+            | Self::NoCredentials(_)
             | Self::CredentialsRefused { .. }
             | Self::NoRegion
             | Self::KeyDisabled { .. }
@@ -437,9 +498,9 @@ where
 {
     match error {
         SdkError::ServiceError(service) => classify_code(service.err().code()),
-        SdkError::TimeoutError(_) => WalletError::Unavailable { what: "a call timed out".into() },
+        SdkError::TimeoutError(_) => WalletError::Unreached { what: "a call timed out".into() },
         SdkError::ResponseError(_) => {
-            WalletError::Unavailable { what: "the response was cut or unreadable".into() }
+            WalletError::Unreached { what: "the response was cut or unreadable".into() }
         }
         SdkError::DispatchFailure(failure) => {
             let cause =
@@ -453,24 +514,17 @@ where
 
 /// The call never got an answer: no credentials, or no connection.
 fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
+    if let Some(lack) = error.and_then(Lack::behind) {
+        return WalletError::NoCredentials(lack);
+    }
     let mut innermost = OutsideText::from("not sent");
     let mut next = error;
     while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<CredentialsError>() {
-            if matches!(
-                error,
-                CredentialsError::CredentialsNotLoaded(_)
-                    | CredentialsError::InvalidConfiguration(_)
-            ) {
-                return WalletError::NoCredentials;
-            }
-            // Its sources may quote what a provider said: nothing below is repeated.
-            return WalletError::Unavailable { what: "credentials could not be loaded".into() };
-        }
         innermost = OutsideText::of(error);
         next = error.source();
     }
-    WalletError::Unavailable { what: innermost }
+    let advice = error.map_or("", tls::advice);
+    WalletError::Unreached { what: OutsideText::of(format_args!("{innermost}{advice}")) }
 }
 
 /// The table of AWS error codes. Codes are the service's interface; its messages are not read.
@@ -497,23 +551,36 @@ fn classify_code(code: Option<&str>) -> WalletError {
         | "ServiceUnavailable"
         | "ServiceUnavailableException"
         | "RequestTimeout"
-        | "RequestTimeoutException"
-        | "ExpiredTokenException"
-        | "ExpiredToken"
-        | "RequestExpired" => WalletError::Unavailable { what: owned },
+        | "RequestTimeoutException" => WalletError::Unavailable { what: owned },
+        "ExpiredTokenException" | "ExpiredToken" | "TokenRefreshRequired" => {
+            WalletError::SessionEnded { code: owned }
+        }
+        "RequestExpired" | "RequestTimeTooSkewed" | "RequestInTheFuture" => {
+            WalletError::Clock { code: owned }
+        }
         "AccessDeniedException"
         | "AccessDenied"
         | "NotAuthorized"
         | "KMSAccessDeniedException"
         | "OptInRequired" => WalletError::AccessDenied { code: owned },
-        "UnrecognizedClientException"
-        | "InvalidClientTokenId"
-        | "IncompleteSignature"
+        "UnrecognizedClientException" | "InvalidClientTokenId" => WalletError::CredentialsRefused {
+            code: owned,
+            to_do: "the access key, or its session, is not known there: give the process credentials \
+                    of the key's account",
+        },
+        // Its message would tell the two apart; it is not read.
+        "InvalidSignatureException" | "SignatureDoesNotMatch" => WalletError::CredentialsRefused {
+            code: owned,
+            to_do: "the secret key is not the one of the access key, or the clock of this machine is \
+                    wrong",
+        },
+        "IncompleteSignature"
         | "IncompleteSignatureException"
-        | "InvalidSignatureException"
-        | "SignatureDoesNotMatch"
         | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException" => WalletError::CredentialsRefused { code: owned },
+        | "MissingAuthenticationTokenException" => WalletError::CredentialsRefused {
+            code: owned,
+            to_do: "does something on the way take the signature out of the calls?",
+        },
         "DisabledException" | "KMSInvalidStateException" => {
             WalletError::KeyDisabled { code: owned }
         }
@@ -526,199 +593,4 @@ fn classify_code(code: Option<&str>) -> WalletError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloy::primitives::{U256, address, hex, keccak256};
-    use aws_credential_types::Credentials;
-    use aws_credential_types::provider::SharedCredentialsProvider;
-    use k256::ecdsa::SigningKey;
-    use k256::ecdsa::signature::hazmat::PrehashSigner;
-    use std::io::{Read, Write};
-
-    fn static_config(endpoint: &str) -> SdkConfig {
-        let credentials = Credentials::new("AKIDTEST", "not-a-secret", None, None, "test");
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::from_static("us-east-1"))
-            .endpoint_url(endpoint)
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .build()
-    }
-
-    #[tokio::test]
-    async fn a_local_key_signs_for_its_address_and_never_prints() {
-        let mut key = [0_u8; 32];
-        key[31] = 1;
-        let wallet = Wallet::from_private_key(&key).unwrap();
-        // The address of private key 1.
-        assert_eq!(wallet.address(), address!("7e5f4552091a69125d5dfcb7b8c2659029395bdf"));
-        for index in 0..20_u8 {
-            let hash = keccak256([index]);
-            let signature = wallet.sign_hash(hash).await.unwrap();
-            assert_eq!(signature.recover_address_from_prehash(&hash).unwrap(), wallet.address());
-            assert!(signature.normalize_s().is_none(), "already low-s");
-        }
-
-        let canary = [0xab_u8; 32];
-        let wallet = Wallet::from_private_key(&canary).unwrap();
-        let printed = format!("{wallet:?}").to_lowercase();
-        assert!(!printed.contains("abab") && !printed.contains("171, 171"), "{printed}");
-        assert!(printed.contains("address"));
-    }
-
-    #[test]
-    fn bad_private_keys_are_refused_without_being_quoted() {
-        for bad in [&[0_u8; 32][..], &[0xff; 32], &[1; 31], &[1; 33], &[]] {
-            let error = Wallet::from_private_key(bad).unwrap_err();
-            assert_eq!(error, WalletError::InvalidPrivateKey);
-            assert!(!format!("{error:?} {error}").contains("ff"));
-        }
-    }
-
-    #[test]
-    fn a_high_s_signature_is_brought_low_and_a_stranger_s_refused() {
-        let key = SigningKey::from_slice(&[7; 32]).unwrap();
-        let hash = keccak256(b"hash");
-        let low: k256::ecdsa::Signature = key.sign_prehash(hash.as_slice()).unwrap();
-        let low = low.normalize_s().unwrap_or(low);
-        let high = k256::ecdsa::Signature::from_scalars(*low.r(), -*low.s()).unwrap();
-        assert!(high.normalize_s().is_some());
-        for form in [low, high] {
-            let output =
-                SignOutput::builder().signature(Blob::new(form.to_der().as_bytes())).build();
-            let signature = recoverable(&output, hash, key.verifying_key()).unwrap();
-            assert_eq!(signature.s(), U256::from_be_slice(&low.s().to_bytes()));
-            assert_eq!(
-                signature.recover_address_from_prehash(&hash).unwrap(),
-                Address::from_public_key(key.verifying_key())
-            );
-            let stranger = SigningKey::from_slice(&[8; 32]).unwrap();
-            let refused = recoverable(&output, hash, stranger.verifying_key());
-            assert_eq!(refused, Err(WalletError::OtherKey));
-        }
-        let garbage = SignOutput::builder().signature(Blob::new([1, 2, 3])).build();
-        assert!(matches!(
-            recoverable(&garbage, hash, key.verifying_key()),
-            Err(WalletError::InvalidAnswer(_))
-        ));
-    }
-
-    #[test]
-    fn only_a_secp256k1_signing_key_is_usable() {
-        let key = SigningKey::from_slice(&[7; 32]).unwrap();
-        // SubjectPublicKeyInfo of an uncompressed point on secp256k1, as AWS KMS encodes it.
-        let mut der = hex!("3056301006072a8648ce3d020106052b8104000a034200").to_vec();
-        der.extend_from_slice(key.verifying_key().to_encoded_point(false).as_bytes());
-        let output = |spec: KeySpec, usage: KeyUsageType, der: &[u8]| {
-            GetPublicKeyOutput::builder()
-                .key_spec(spec)
-                .key_usage(usage)
-                .public_key(Blob::new(der))
-                .build()
-        };
-        let good = output(KeySpec::EccSecgP256K1, KeyUsageType::SignVerify, &der);
-        assert_eq!(usable_public_key(&good).unwrap(), *key.verifying_key());
-        for bad in [
-            output(KeySpec::Rsa2048, KeyUsageType::SignVerify, &der),
-            output(KeySpec::EccSecgP256K1, KeyUsageType::KeyAgreement, &der),
-            output(KeySpec::EccSecgP256K1, KeyUsageType::SignVerify, b"nonsense"),
-        ] {
-            let error = usable_public_key(&bad).unwrap_err();
-            assert!(matches!(error, WalletError::UnsuitableKey { .. }), "{error}");
-            assert!(matches!(error.remedy(), Remedy::Hold(_)));
-        }
-    }
-
-    #[test]
-    fn the_region_of_an_arn_is_found() {
-        assert_eq!(region_of_arn("arn:aws:kms:eu-west-3:1:key/x"), Some("eu-west-3"));
-        assert_eq!(region_of_arn("arn:aws-cn:kms:cn-north-1:1:alias/x"), Some("cn-north-1"));
-        assert_eq!(region_of_arn("arn:aws:kms::1:key/x"), None);
-        assert_eq!(region_of_arn("alias/x"), None);
-        assert_eq!(region_of_arn("1a57f5af-2319-481f-92fa-274d7e981de5"), None);
-    }
-
-    /// A client built without an HTTPS connector compiles, and fails at the first signature only.
-    ///
-    /// Field failure T42.
-    #[tokio::test]
-    async fn the_aws_client_has_an_http_client() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        for scheme in ["http", "https"] {
-            let config = static_config(&format!("{scheme}://{address}"));
-            let client = aws_sdk_kms::Client::from_conf(
-                aws_sdk_kms::config::Builder::from(&config)
-                    .retry_config(RetryConfig::disabled())
-                    .build(),
-            );
-            let error = client.get_public_key().key_id("k").send().await.unwrap_err();
-            let SdkError::DispatchFailure(failure) = &error else { panic!("{error:?}") };
-            assert!(failure.is_io(), "{error:?}");
-            let error = classify(&error);
-            assert!(matches!(error, WalletError::Unavailable { .. }), "{error}");
-            assert!(error.to_string().contains("refused"), "{error}");
-        }
-    }
-
-    /// A scripted AWS KMS: one canned answer per connection, the last one for ever.
-    fn scripted(answers: Vec<(u16, String)>) -> String {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            for (index, stream) in listener.incoming().enumerate() {
-                let mut stream = stream.unwrap();
-                let mut seen = Vec::new();
-                let mut buffer = [0_u8; 4096];
-                // Bodies are small JSON objects: the closing brace ends the request.
-                while !seen.ends_with(b"}") {
-                    match stream.read(&mut buffer) {
-                        Ok(0) | Err(_) => break,
-                        Ok(count) => seen.extend_from_slice(&buffer[..count]),
-                    }
-                }
-                let (status, body) = &answers[index.min(answers.len() - 1)];
-                let text = format!(
-                    "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\n\
-                     content-length: {}\r\nconnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-                let _ = stream.write_all(text.as_bytes());
-            }
-        });
-        format!("http://{address}")
-    }
-
-    fn refusal(code: &str) -> String {
-        format!(r#"{{"__type":"{code}","message":"secret words of the service"}}"#)
-    }
-
-    #[tokio::test]
-    async fn throttling_is_waited_out_and_refusals_are_not() {
-        let throttled = (400, refusal("ThrottlingException"));
-        let internal = (500, refusal("KMSInternalException"));
-        let denied = (400, refusal("AccessDeniedException"));
-        let endpoint = scripted(vec![throttled.clone(), throttled, internal, denied]);
-        let error = AwsKmsWallet::connect(&static_config(&endpoint), "k").await.unwrap_err();
-        assert_eq!(error, WalletError::AccessDenied { code: "AccessDeniedException".into() });
-        assert!(matches!(error.remedy(), Remedy::Hold(_)));
-        assert!(!error.to_string().contains("secret words"));
-    }
-
-    #[test]
-    fn codes_are_told_apart() {
-        let retried = |code| classify_code(Some(code)).remedy() == Remedy::Retry;
-        for code in ["ThrottlingException", "KMSInternalException", "DependencyTimeoutException"] {
-            assert!(retried(code), "{code}");
-        }
-        for code in ["DisabledException", "NotFoundException", "AccessDeniedException", "Novel"] {
-            assert!(!retried(code), "{code}");
-        }
-        assert_eq!(classify_code(None).remedy(), Remedy::Retry);
-        assert!(matches!(
-            classify_code(Some("KMSInvalidStateException")),
-            WalletError::KeyDisabled { .. }
-        ));
-    }
-}
+mod tests;

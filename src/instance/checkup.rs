@@ -117,7 +117,7 @@ pub async fn checkup(config: &Config, state_dir: &Path) -> Checkup {
 struct Tools {
     nodes: Vec<nodes::Node>,
     core: KmsCore,
-    http: reqwest::Client,
+    http: ciphertexts::BucketClient,
     fallback: Option<ciphertexts::FallbackStore>,
 }
 
@@ -131,7 +131,7 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
         nodes.push(nodes::Node { shown: url.to_string(), provider });
     }
     let core = open_core(config, &roots)?;
-    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
+    let http = ciphertexts::BucketClient::new(roots.client_config(), &config.proxies)
         .map_err(|error| super::parts::fail(error.without_url()))?;
     Ok(Tools { nodes, core, http, fallback })
 }

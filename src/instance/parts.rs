@@ -130,7 +130,7 @@ pub(super) fn open_ciphertexts<P: Provider>(
     roots: &TlsRoots,
     registry: GatewayConfigAdapter<P>,
 ) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
-    let http = ciphertexts::http_client(roots.client_config(), &config.proxies)
+    let http = ciphertexts::BucketClient::new(roots.client_config(), &config.proxies)
         .map_err(|error| fail(error.without_url()))?;
     let fallback = fallback_store(config)?;
     Ok(Ciphertexts::new(CiphertextsOptions {

@@ -98,7 +98,7 @@ const HELD_RETRY: Duration = Duration::from_mins(1);
 struct Machine<'a> {
     state_dir: &'a Path,
     wallet: Arc<Wallet>,
-    http: reqwest::Client,
+    http: ciphertexts::BucketClient,
     world: World,
 }
 
@@ -165,7 +165,8 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let machine = Machine {
         state_dir,
         wallet: Arc::new(Wallet::from_private_key(&[7; 32]).unwrap()),
-        http: ciphertexts::http_client(no_roots(), &crate::proxy::Proxies::default()).unwrap(),
+        http: ciphertexts::BucketClient::new(no_roots(), &crate::proxy::Proxies::default())
+            .unwrap(),
         world: world.clone(),
     };
     let mut nature = JoinSet::new();

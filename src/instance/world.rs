@@ -187,8 +187,8 @@ pub(super) async fn ask_wallet(config: &Config) -> Result<Wallet, Unready> {
         config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
         config::Wallet::AwsKms { key_id, region, endpoint } => {
             let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-            let (region, http) = (region.as_deref(), config.proxies.aws_client());
-            Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), http)).await
+            let (region, proxies) = (region.as_deref(), &config.proxies);
+            Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), proxies)).await
         }
         config::Wallet::Nobody => {
             return Err(Unready::Ever("an instance that only observes has no wallet".to_owned()));

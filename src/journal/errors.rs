@@ -6,7 +6,9 @@ use std::{
 };
 
 use rusqlite::ErrorCode;
+use rustix::io::Errno;
 
+use super::footing::{Footing, is_locked};
 use crate::domain::LedgerError;
 
 /// Why a journal does not open. The text says which file and what to do.
@@ -46,10 +48,10 @@ pub enum OpenError {
     #[error("{} is not the journal of this chain and wallet ({detail}): move it away", path.display())]
     NotOurs { path: PathBuf, detail: String },
     /// The state directory or a file in it cannot be made, read or locked.
-    #[error("journal {}: {doing} failed: {cause}; check the state directory, its owner and its space", path.display())]
-    Io { path: PathBuf, doing: &'static str, cause: io::Error },
-    #[error("journal {} does not open: {cause}; {}", path.display(), advice(cause))]
-    Sqlite { path: PathBuf, cause: rusqlite::Error },
+    #[error("journal {}: {doing} failed: {cause}; {}", path.display(), io_advice(cause, footing))]
+    Io { path: PathBuf, doing: &'static str, cause: io::Error, footing: Box<Footing> },
+    #[error("journal {} does not open: {cause}; {}", path.display(), advice(cause, footing))]
+    Sqlite { path: PathBuf, cause: rusqlite::Error, footing: Box<Footing> },
     /// A new journal cannot begin: what it would go on from cannot be read.
     #[error(
         "the journal of an earlier wallet of this instance has, or may have, unanswered requests: \
@@ -95,6 +97,7 @@ impl OpenError {
                     ErrorCode::SystemIoFailure,
                     ErrorCode::DatabaseBusy,
                     ErrorCode::DatabaseLocked,
+                    ErrorCode::FileLockingProtocolFailed,
                 ];
                 cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
             }
@@ -141,7 +144,11 @@ impl OpenError {
 
     pub(super) fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();
-        move |cause| Self::Io { path: path.clone(), doing, cause }
+        move |cause| {
+            let footing =
+                if has_no_locks(&cause) { Footing::of(&path) } else { Footing::default() };
+            Self::Io { path: path.clone(), doing, cause, footing: footing.into() }
+        }
     }
 
     pub(super) fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
@@ -149,7 +156,8 @@ impl OpenError {
         if is_corrupt(&cause) {
             return Self::Corrupt { path, detail: cause.to_string() };
         }
-        Self::Sqlite { path, cause }
+        let footing = Footing::behind(&path, &cause).into();
+        Self::Sqlite { path, cause, footing }
     }
 }
 
@@ -176,8 +184,8 @@ impl fmt::Display for OpenWarning {
 /// A journal that was open and fails. The instance ends and is rebuilt from what was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("{}: {doing} failed: {cause}; {}", path.display(), advice(cause))]
-    Sqlite { path: PathBuf, doing: &'static str, cause: rusqlite::Error },
+    #[error("{}: {doing} failed: {cause}; {}", path.display(), advice(cause, footing))]
+    Sqlite { path: PathBuf, doing: &'static str, cause: rusqlite::Error, footing: Box<Footing> },
     /// The writer has ended or was dropped.
     #[error("{} is closed", path.display())]
     Closed { path: PathBuf },
@@ -228,24 +236,67 @@ pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
     code == Some(ErrorCode::DatabaseCorrupt) || code == Some(ErrorCode::NotADatabase)
 }
 
+/// Whether a file system says that it cannot lock.
+fn has_no_locks(error: &io::Error) -> bool {
+    let none = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|code| none.contains(&code))
+}
+
+fn io_advice(error: &io::Error, footing: &Footing) -> String {
+    if has_no_locks(error) {
+        footing.of_no_locks()
+    } else {
+        "check the state directory, its owner and its space".to_owned()
+    }
+}
+
 /// What an operator does about it.
-fn advice(error: &rusqlite::Error) -> &'static str {
+fn advice(error: &rusqlite::Error, footing: &Footing) -> String {
     let code = error.sqlite_error_code();
     let is = |one| code == Some(one);
-    if is(ErrorCode::DiskFull) {
+    let what = if code.is_some_and(is_locked) {
+        return footing.of_lock();
+    } else if is(ErrorCode::SystemIoFailure) {
+        return footing.of_failure();
+    } else if is(ErrorCode::DiskFull) {
         "free space on its filesystem"
-    } else if is(ErrorCode::DatabaseBusy) || is(ErrorCode::DatabaseLocked) {
-        "another program holds it locked: end that program's transaction"
     } else if is(ErrorCode::ReadOnly)
         || is(ErrorCode::PermissionDenied)
         || is(ErrorCode::CannotOpen)
     {
         "make the file and its directory writable for this user"
-    } else if is(ErrorCode::SystemIoFailure) {
-        "the filesystem fails: look at the kernel log"
     } else if is_corrupt(error) {
         "the file is damaged"
     } else {
         "if it comes again, keep a copy of the file and report it"
+    };
+    what.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `SQLite` makes of ENOLCK.
+    #[test]
+    fn c8_a_lock_that_is_not_got_is_not_blamed_on_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let busy = || {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            rusqlite::Error::SqliteFailure(code, Some("database is locked".to_owned()))
+        };
+        let path = dir.path().join("a.sqlite3");
+        std::fs::write(&path, "").unwrap();
+        let nobody = OpenError::sqlite(&path, busy());
+        assert!(nobody.may_pass());
+        let said = nobody.to_string();
+        assert!(!said.contains("another program holds") && !said.contains("process "), "{said}");
+
+        let cause = io::Error::from(Errno::NOLCK);
+        let said = OpenError::io(&path, "locking it")(cause).to_string();
+        assert!(said.contains("cannot lock files") && said.contains("local disk"), "{said}");
+        let cause = io::Error::from(Errno::ACCESS);
+        let said = OpenError::io(&path, "locking it")(cause).to_string();
+        assert!(said.contains("its owner"), "{said}");
     }
 }

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{
-    Identity, OpenError, claim, names, open_file, prepare, reader,
+    Identity, OpenError, claim,
+    footing::Footing,
+    names, open_file, prepare, reader,
     record::{Fixed, Number},
     salvage, schema, statements as sql,
     tables::Tables,
@@ -90,8 +92,11 @@ pub fn rebuild(
     names::create_new(&new).map_err(io("creating it"))?;
     let found = aside.as_deref().map(|aside| salvage::salvage(aside, identity, contract));
     let found = found.unwrap_or_default();
-    fill(&new, identity, contract, cursor, &found)
-        .map_err(|cause| OpenError::Sqlite { path: path.clone(), cause })?;
+    fill(&new, identity, contract, cursor, &found).map_err(|cause| OpenError::Sqlite {
+        footing: Footing::behind(&new, &cause).into(),
+        path: path.clone(),
+        cause,
+    })?;
     names::put_in_place(&new, &path).map_err(io("putting it in place"))?;
     Ok(rebuilt(match aside {
         None => Way::Anew,

@@ -85,11 +85,8 @@ pub fn open_as(
     };
     let path = journal.path().to_owned();
     let sqlite = |cause| OpenError::sqlite(&path, cause);
-    let siblings = siblings(dir, identity, keeper, contract).map_err(|cause| OpenError::Io {
-        path: path.clone(),
-        doing: "looking for the journals beside it",
-        cause,
-    })?;
+    let siblings = siblings(dir, identity, keeper, contract)
+        .map_err(OpenError::io(&path, "looking for the journals beside it"))?;
     let fresh = reader::cursor(writer.connection(), contract).map_err(sqlite)?.is_none();
     let mut opened = Opened { journal, writer, predecessor: None, left: Vec::new() };
     let Siblings { known, dark } = siblings;

@@ -17,7 +17,7 @@ use std::{
 
 use opentelemetry::{Context, trace::TracerProvider as _};
 use opentelemetry_proto::{
-    tonic::collector::trace::v1::ExportTraceServiceRequest,
+    tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
     transform::{
         common::tonic::ResourceAttributesWithSchema,
         trace::tonic::group_spans_by_resource_and_scope,
@@ -39,7 +39,11 @@ use tracing::{Subscriber, info, warn};
 use tracing_subscriber::{Layer, registry::LookupSpan};
 use url::Url;
 
-use crate::{domain::OutsideText, repeats::Repeats, tls::TlsRoots};
+use crate::{
+    domain::OutsideText,
+    repeats::Repeats,
+    tls::{self, TlsRoots},
+};
 
 /// Spans that wait to be sent.
 const QUEUE: usize = 4_096;
@@ -51,6 +55,8 @@ const COMPANY: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// And for all that is left when the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(3);
+/// No answer that says anything is longer.
+const LONGEST_ANSWER: usize = 4_096;
 
 /// Each also with `TRACES_` behind `OTLP_`, which then counts.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -298,9 +304,16 @@ impl Export {
             .header(CONTENT_TYPE, "application/x-protobuf")
             .body(body);
         let result = match request.send().await {
-            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) if answer.status().is_success() => match rejected(answer).await {
+                None => return Ok(()),
+                Some((spans, why)) => {
+                    self.lost.fetch_add(spans, Ordering::Relaxed);
+                    return Err(why);
+                }
+            },
             Ok(answer) => {
-                Err(OutsideText::of(format_args!("the collector answers {}", answer.status())))
+                let (status, advice) = (answer.status(), of_status(answer.status().as_u16()));
+                Err(OutsideText::of(format_args!("the collector answers {status}{advice}")))
             }
             Err(error) => Err(causes(&error.without_url())),
         };
@@ -318,6 +331,38 @@ impl Export {
     }
 }
 
+/// How many spans a collector that answers well has not taken, and what it says of them.
+async fn rejected(mut answer: reqwest::Response) -> Option<(u64, OutsideText)> {
+    let mut body = Vec::new();
+    while body.len() <= LONGEST_ANSWER
+        && let Ok(Some(piece)) = answer.chunk().await
+    {
+        body.extend_from_slice(&piece);
+    }
+    said_of(&body)
+}
+
+/// One that is longer than what is read, or no message, says nothing.
+fn said_of(answer: &[u8]) -> Option<(u64, OutsideText)> {
+    let partial = ExportTraceServiceResponse::decode(answer).ok()?.partial_success?;
+    let spans = u64::try_from(partial.rejected_spans).ok().filter(|spans| *spans > 0)?;
+    let why = format_args!("the collector rejects {spans} spans: {}", partial.error_message);
+    Some((spans, OutsideText::of(why)))
+}
+
+/// What to do about a status, if it says that.
+fn of_status(status: u16) -> &'static str {
+    match status {
+        300..=399 => "; redirects are not followed: put down where it leads to",
+        401 | 403 => "; it wants other credentials: OTEL_EXPORTER_OTLP_HEADERS",
+        404 | 405 | 415 => {
+            "; it does not take OTLP over HTTP there: /v1/traces is added to \
+             OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as it stands"
+        }
+        _ => "",
+    }
+}
+
 /// The error with what it comes from: the outermost says only that sending failed.
 fn causes(error: &reqwest::Error) -> OutsideText {
     let mut text = error.to_string();
@@ -326,6 +371,7 @@ fn causes(error: &reqwest::Error) -> OutsideText {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
+    text.push_str(tls::advice(error));
     text.into()
 }
 
@@ -338,6 +384,24 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         })
+    }
+
+    /// A collector that says 200 and takes nothing.
+    #[test]
+    fn c4_what_a_collector_rejects_is_told() {
+        use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+        let answer = |rejected_spans| {
+            let error_message = "the quota\n is used up".to_owned();
+            let partial = ExportTracePartialSuccess { rejected_spans, error_message };
+            ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec()
+        };
+        let (spans, why) = said_of(&answer(7)).unwrap();
+        assert_eq!(spans, 7);
+        assert!(why.contains("7 spans") && why.contains("quota\\n is"), "{why}");
+        for nothing in [answer(0), answer(-1), Vec::new(), b"{}".to_vec()] {
+            assert_eq!(said_of(&nothing), None);
+        }
+        assert!(of_status(401).contains(HEADERS) && of_status(404).contains(ENDPOINT));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use kms_connector::domain::{Ciphertext, CiphertextFormat, Material, Remedy};
 use kms_connector::flow::ciphertexts::{
-    BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
-    SMALLEST_MEMORY_MIB, http_client,
+    BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
+    SMALLEST_MEMORY_MIB,
 };
 
 use crate::world::ministack::Ministack;
@@ -37,7 +37,7 @@ fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<One
         fallback,
         memory_mib: SMALLEST_MEMORY_MIB,
         verify_coprocessors: false,
-        http: http_client(tls, &kms_connector::proxy::Proxies::default()).expect("a client"),
+        http: BucketClient::new(tls, &kms_connector::proxy::Proxies::default()).expect("a client"),
     })
 }
 

@@ -51,7 +51,7 @@ async fn without_credentials_the_wallet_says_so() {
 async fn inside_without_credentials() {
     let endpoint: Url = "http://127.0.0.1:9".parse().unwrap();
     let error = Wallet::aws_kms("alias/x", None, Some(&endpoint)).await.unwrap_err();
-    assert_eq!(error, WalletError::NoCredentials);
+    assert_eq!(error, WalletError::NoCredentials(kms_connector::aws::Lack::None));
     assert!(matches!(error.remedy(), Remedy::Hold(_)));
     let error = Wallet::aws_kms("alias/x", None, None).await.unwrap_err();
     assert_eq!(error, WalletError::NoRegion);

@@ -61,6 +61,10 @@ impl Bucket {
         Ok(Self { base, id, shown, signer: None })
     }
 
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
     /// Host and port.
     pub(super) fn host(&self) -> &str {
         self.shown.split_once("://").map_or(&self.shown, |(_, host)| host)
@@ -86,11 +90,11 @@ impl Bucket {
     }
 
     /// What its answer says, which is no object. Credentials that it does not take are looked for anew.
-    pub(super) async fn refused(&self, response: reqwest::Response, signed: bool) -> S3Error {
-        let error = S3Error::of(response, signed).await;
-        if let Some(signer) = &self.signer
-            && error.meaning() == Meaning::Credentials
-        {
+    pub(super) async fn refused(&self, response: reqwest::Response, was_signed: bool) -> S3Error {
+        let Some(signer) = &self.signer else { return S3Error::of(response, None).await };
+        let unsigned = if was_signed { None } else { signer.lack() };
+        let error = S3Error::of(response, unsigned).await;
+        if error.meaning() == Meaning::Credentials {
             signer.doubt();
         }
         error

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::domain::{B256, Bytes, OutsideText};
+use crate::tls;
 
 use super::bucket::{Bucket, UnusableUrl};
 use super::format::{self, Format};
@@ -122,30 +123,40 @@ impl Trouble {
         }
     }
 
-    /// What to do, if somebody can do something. `own`: it is the bucket of `[s3_config]`.
+    /// What to do, if somebody can do something. `own`: it is the bucket of `[s3_config]`. `proxy`: the
+    /// one on the way.
     #[must_use]
-    pub fn remedy(&self, own: bool) -> Option<String> {
-        match self {
-            Self::Refused(error) => error.remedy(own),
-            Self::WrongBytes { .. } => {
-                Some("have its coprocessor store the right bytes again".to_owned())
+    pub fn remedy(&self, own: bool, proxy: Option<&str>) -> Option<String> {
+        match (self, proxy) {
+            (Self::Refused(error), Some(proxy)) if error.status == 407 => {
+                Some(format!("correct user name and password of the proxy {proxy}"))
             }
-            Self::Connect(_) | Self::Silent if own => {
+            (Self::Connect(_) | Self::Silent, Some(proxy)) => {
+                Some(format!("look at the proxy {proxy}, and whether it may go there"))
+            }
+            (Self::Connect(_) | Self::Silent, None) if own => {
                 Some("look at the way to that bucket, and at [s3_config]".to_owned())
             }
-            Self::Connect(_) | Self::Silent => {
+            (Self::Connect(_) | Self::Silent, None) => {
                 Some("look at the way to that bucket, or tell its coprocessor".to_owned())
             }
-            Self::NoUrl
-            | Self::Unregistered
-            | Self::Lookup(_)
-            | Self::UnusableUrl(_)
-            | Self::Unsignable(_)
-            | Self::TooLarge { .. }
-            | Self::Outgrown { .. }
-            | Self::Stalled { .. }
-            | Self::TooSlow { .. }
-            | Self::Cut { .. } => None,
+            (Self::Refused(error), _) => error.remedy(own),
+            (Self::WrongBytes { .. }, _) => {
+                Some("have its coprocessor store the right bytes again".to_owned())
+            }
+            (
+                Self::NoUrl
+                | Self::Unregistered
+                | Self::Lookup(_)
+                | Self::UnusableUrl(_)
+                | Self::Unsignable(_)
+                | Self::TooLarge { .. }
+                | Self::Outgrown { .. }
+                | Self::Stalled { .. }
+                | Self::TooSlow { .. }
+                | Self::Cut { .. },
+                _,
+            ) => None,
         }
     }
 }
@@ -322,7 +333,7 @@ pub(super) fn cause(error: reqwest::Error) -> OutsideText {
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    OutsideText::of(innermost)
+    OutsideText::of(format_args!("{innermost}{}", tls::advice(&error)))
 }
 
 #[cfg(test)]

@@ -1,45 +1,26 @@
 //! `[s3_config]`: the store that is asked when no coprocessor's bucket is known.
 //!
 //! It may be the operator's own and private, so calls to it are signed (AWS Signature Version 4)
-//! once credentials are found, and plain before that and where there are none. A provider that takes
-//! its time (a container's, a role's) is not waited for longer than two seconds by any call, and goes
-//! on looking meanwhile. The store goes through the same HTTP path, deadlines and checks as every
-//! other bucket.
+//! once credentials are found, and plain before that and where there are none. The store goes through
+//! the same HTTP path, deadlines and checks as every other bucket.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use aws_config::Region;
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use aws_sdk_kms::config::SharedHttpClient;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
     UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::bucket::{Bucket, UnusableUrl};
+use crate::aws::{self, AwsCredentials, Lack};
 use crate::proxy::Proxies;
-
-/// How long credentials are looked for before a call goes out unsigned.
-const CREDENTIALS_DEADLINE: Duration = Duration::from_secs(2);
-/// Credentials are renewed this long before they end.
-const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
-/// Credentials without an end, and the lack of any, are looked at again after this.
-const LOOKED_AT_AGAIN: Duration = Duration::from_mins(5);
-/// And so soon where the question failed, or is not answered yet: that is not the lack of any.
-const LOOKED_AT_SOON: Duration = Duration::from_secs(5);
-/// What a provider says may be long.
-const LONGEST_REASON: usize = 300;
 
 /// The checked `[s3_config]`.
 pub struct FallbackStore {
@@ -78,12 +59,8 @@ impl FallbackStore {
             return Err(UnusableUrl::Scheme);
         }
         base.set_path(&path);
-        let signer = Signer {
-            region: region.to_owned(),
-            http: OnceLock::new(),
-            given: credentials,
-            state: Mutex::default(),
-        };
+        let credentials = AwsCredentials::new(Some(Region::new(region.to_owned())), credentials);
+        let signer = Signer { region: region.to_owned(), credentials, said: Mutex::default() };
         Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
     }
 
@@ -91,8 +68,7 @@ impl FallbackStore {
     #[must_use]
     pub fn through(self, proxies: &Proxies) -> Self {
         if let (Some(signer), Some(http)) = (&self.bucket.signer, proxies.aws_client()) {
-            // Said twice, the first word counts.
-            let _ = signer.http.set(http);
+            signer.credentials.through(http);
         }
         self
     }
@@ -101,176 +77,52 @@ impl FallbackStore {
 /// Signs GETs to the fallback store.
 pub(super) struct Signer {
     region: String,
-    /// For who asks for credentials; without it their own.
-    http: OnceLock<SharedHttpClient>,
-    /// Instead of the usual chain.
-    given: Option<SharedCredentialsProvider>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The usual chain, once it found some. Until then it is built anew for each question: what it read
-    /// of files it keeps.
-    provider: Option<SharedCredentialsProvider>,
-    /// A question under way. Whoever needs the answer drives it on.
-    looking: Option<Shared<BoxFuture<'static, Looked>>>,
-    found: Option<Found>,
+    credentials: AwsCredentials,
     /// What the log tells already of how calls go out.
-    said: Option<String>,
-}
-
-/// What a question for credentials came to.
-#[derive(Clone)]
-struct Looked {
-    provider: SharedCredentialsProvider,
-    /// `None`: there are none. The error is what the provider said.
-    credentials: Result<Option<Credentials>, String>,
-}
-
-#[derive(Clone)]
-struct Found {
-    credentials: Option<Credentials>,
-    since: Instant,
-    good_until: Instant,
-}
-
-fn now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(crate::clock::unix_millis())
+    said: Mutex<Option<Result<(), Lack>>>,
 }
 
 impl Signer {
     /// The headers that sign a GET of `url`; none without credentials. `Err`: credentials and URL
     /// cannot be signed with, which no retry mends, so the caller's call fails.
     pub(super) async fn headers(&self, url: &Url) -> Result<HeaderMap, &'static str> {
-        match self.credentials().await {
-            Some(credentials) => {
-                signature(url, &self.region, credentials, now()).ok_or("the call cannot be signed")
-            }
-            None => Ok(HeaderMap::new()),
+        let credentials = self.credentials.get().await;
+        self.tell(credentials.as_ref().map(drop));
+        match credentials {
+            Ok(credentials) => signature(url, &self.region, credentials, aws::now())
+                .ok_or("the call cannot be signed"),
+            Err(_) => Ok(HeaderMap::new()),
         }
     }
 
-    /// A poisoned state is still a state: each field is written whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn credentials(&self) -> Option<Credentials> {
-        let looking = {
-            let mut state = self.state();
-            let fresh = |found: &&Found| found.good_until > Instant::now();
-            if let Some(found) = state.found.as_ref().filter(fresh) {
-                return found.credentials.clone();
-            }
-            let provider = self.given.clone().or_else(|| state.provider.clone());
-            state.looking.get_or_insert_with(|| self.look(provider).boxed().shared()).clone()
-        };
-        let looked = timeout(CREDENTIALS_DEADLINE, looking).await;
-        let mut state = self.state();
-        let credentials = match looked {
-            Ok(looked) => {
-                state.looking = None;
-                state.provider =
-                    matches!(looked.credentials, Ok(Some(_))).then_some(looked.provider);
-                looked.credentials
-            }
-            Err(_) => Err(format!("no answer within {CREDENTIALS_DEADLINE:?}")),
-        };
-        state.tell(&credentials);
-        let lifetime = match &credentials {
-            Ok(Some(credentials)) => credentials.expiry().map_or(LOOKED_AT_AGAIN, |end| {
-                let left = end.duration_since(now()).unwrap_or_default();
-                left.saturating_sub(RENEWED_BEFORE_EXPIRY)
-            }),
-            Ok(None) => LOOKED_AT_AGAIN,
-            Err(_) => LOOKED_AT_SOON,
-        };
-        let credentials = credentials.ok().flatten();
-        let since = Instant::now();
-        let good_until = since + lifetime;
-        state.found = Some(Found { credentials: credentials.clone(), since, good_until });
-        credentials
-    }
-
-    /// The store does not take these credentials: others may be there by now. Calls under way with the
-    /// same ones say so together, so it counts once in a while only.
+    /// The store does not take these credentials.
     pub(super) fn doubt(&self) {
-        let mut state = self.state();
-        let State { provider, found, .. } = &mut *state;
-        if let Some(found) = found
-            && found.since.elapsed() >= LOOKED_AT_SOON
-        {
-            found.good_until = found.since;
-            *provider = None;
-        }
+        self.credentials.doubt();
     }
 
-    fn look(
-        &self,
-        provider: Option<SharedCredentialsProvider>,
-    ) -> impl Future<Output = Looked> + Send + 'static {
-        let region = Region::new(self.region.clone());
-        let http = self.http.get().cloned();
-        async move {
-            let provider = match provider {
-                Some(provider) => provider,
-                None => SharedCredentialsProvider::new(chain(region, http).await),
-            };
-            let credentials = match provider.provide_credentials().await {
-                Ok(credentials) => Ok(Some(credentials)),
-                Err(CredentialsError::CredentialsNotLoaded(_)) => Ok(None),
-                Err(error) => Err(reason(&error)),
-            };
-            Looked { provider, credentials }
-        }
+    /// Why calls go out unsigned, if they do.
+    pub(super) fn lack(&self) -> Option<Lack> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()?.err()
     }
-}
 
-impl State {
     /// Once, and again when it is another thing.
-    fn tell(&mut self, credentials: &Result<Option<Credentials>, String>) {
-        let word = match credentials {
-            Ok(Some(_)) => "signed",
-            Ok(None) => "there are none",
-            Err(reason) => reason,
-        };
-        if self.said.as_deref() == Some(word) {
+    fn tell(&self, found: Result<(), &Lack>) {
+        let found = found.map_err(Lack::clone);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.as_ref() == Some(&found) {
             return;
         }
-        self.said = Some(word.to_owned());
-        match credentials {
-            Ok(Some(_)) => tracing::info!(signed = true, "fallback store ready"),
-            Ok(None) => {
-                tracing::warn!(signed = false, "no AWS credentials found for the fallback store");
-            }
-            Err(reason) => tracing::warn!(
+        match &found {
+            Ok(()) => tracing::info!(signed = true, "fallback store ready"),
+            Err(lack) => tracing::warn!(
                 signed = false,
-                reason,
-                "AWS credentials for the fallback store are not there yet: calls go out unsigned, \
-                 and they are looked for again"
+                reason = %lack,
+                "no AWS credentials for the fallback store: calls go out unsigned, and they are \
+                 looked for again"
             ),
         }
+        *said = Some(found);
     }
-}
-
-async fn chain(region: Region, http: Option<SharedHttpClient>) -> DefaultCredentialsChain {
-    let mut chain = DefaultCredentialsChain::builder();
-    if let Some(http) = http {
-        chain = chain.configure(ProviderConfig::without_region().with_http_client(http));
-    }
-    chain.region(region).build().await
-}
-
-/// The error with what it comes from: the outermost says only that there was one.
-fn reason(error: &CredentialsError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text.chars().take(LONGEST_REASON).collect()
 }
 
 /// AWS Signature Version 4 for a GET without a body, in S3's dialect: the path is signed as it is
@@ -312,8 +164,10 @@ fn signature(
 mod tests {
     use super::*;
     use crate::domain::B256;
-    use aws_credential_types::provider::future;
+    use aws_credential_types::provider::error::CredentialsError;
+    use aws_credential_types::provider::{ProvideCredentials, future};
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
     fn the_store_is_addressed_path_style() {
@@ -393,7 +247,7 @@ mod tests {
             let Some(life) = self.1 else {
                 return future::ProvideCredentials::new(std::future::pending());
             };
-            let end = now() + life;
+            let end = aws::now() + life;
             let id = format!("AKID{count}");
             future::ProvideCredentials::ready(Ok(Credentials::new(id, "s", None, Some(end), "t")))
         }
@@ -418,7 +272,7 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 1);
 
         // These are about to end.
-        let (store, count) = counting(Some(RENEWED_BEFORE_EXPIRY));
+        let (store, count) = counting(Some(Duration::from_mins(1)));
         let signer = store.bucket.signer.as_ref().unwrap();
         signer.headers(&url).await.unwrap();
         signer.headers(&url).await.unwrap();
@@ -484,7 +338,7 @@ mod tests {
         let signer = store.bucket.signer.as_ref().unwrap();
         signer.headers(&url).await.unwrap();
         for expected in 2..5 {
-            tokio::time::advance(LOOKED_AT_SOON).await;
+            tokio::time::advance(Duration::from_secs(5)).await;
             // Calls that were under way together.
             for _ in 0..10 {
                 signer.doubt();

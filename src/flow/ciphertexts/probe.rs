@@ -7,7 +7,7 @@ use reqwest::header::{DATE, HeaderMap};
 use tokio::time::timeout;
 
 use super::{
-    FallbackStore, S3Error, Trouble,
+    BucketClient, FallbackStore, S3Error, Trouble,
     bucket::Bucket,
     download::cause,
     s3_error::{Code, Meaning},
@@ -24,6 +24,8 @@ const NOBODYS: B256 = B256::ZERO;
 pub struct Probed {
     /// Scheme, host and port.
     pub shown: String,
+    /// Host and port of the one on the way.
+    pub proxy: Option<String>,
     pub found: Result<Answer, Trouble>,
     /// What to do about that, if the bucket itself says it.
     pub remedy: Option<String>,
@@ -43,35 +45,37 @@ pub enum Answer {
 }
 
 /// Asks the bucket of this URL.
-pub async fn probe(http: &reqwest::Client, base: &str) -> Probed {
+pub async fn probe(http: &BucketClient, base: &str) -> Probed {
     match Bucket::new(base) {
         Ok(bucket) => ask(http, &bucket).await,
         Err(unusable) => {
             let (shown, found) = ("a bucket".to_owned(), Err(unusable.into()));
-            Probed { shown, found, remedy: None, date: None }
+            Probed { shown, proxy: None, found, remedy: None, date: None }
         }
     }
 }
 
 /// Asks `[s3_config]`'s bucket, signed if there are credentials.
-pub async fn probe_fallback(http: &reqwest::Client, store: &FallbackStore) -> Probed {
+pub async fn probe_fallback(http: &BucketClient, store: &FallbackStore) -> Probed {
     ask(http, &store.bucket).await
 }
 
-async fn ask(http: &reqwest::Client, bucket: &Bucket) -> Probed {
+async fn ask(http: &BucketClient, bucket: &Bucket) -> Probed {
     let mut date = None;
     let found = timeout(PROBE_DEADLINE, get(http, bucket, &mut date)).await;
     let found = found.unwrap_or(Err(Trouble::Silent));
+    let proxy = http.proxy(bucket);
     let remedy = match &found {
         Ok(Answer::Status(_) | Answer::Denied(_)) => None,
         Ok(Answer::Doubtful(error)) => error.remedy(bucket.is_own()),
-        Err(trouble) => trouble.remedy(bucket.is_own()),
+        Err(trouble) => trouble.remedy(bucket.is_own(), proxy.as_deref()),
     };
-    Probed { shown: bucket.shown.clone(), found, remedy, date }
+    let shown = bucket.shown.clone();
+    Probed { shown, proxy, found, remedy, date }
 }
 
 async fn get(
-    http: &reqwest::Client,
+    http: &BucketClient,
     bucket: &Bucket,
     date: &mut Option<String>,
 ) -> Result<Answer, Trouble> {
@@ -171,6 +175,15 @@ mod tests {
         let probed = probe_fallback(&plain_http(), &store).await;
         assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");
         assert!(probed.remedy.unwrap().contains("no AWS credentials"));
+
+        // The proxy's own word.
+        let away = crate::proxy::parse("127.0.0.1:1").ok();
+        let proxies = crate::proxy::Proxies::new(None, away, "");
+        let roots = crate::tls::TlsRoots::load(None).unwrap();
+        let client = BucketClient::new(roots.client_config(), &proxies).unwrap();
+        let probed = probe(&client, "http://bucket.example").await;
+        assert_eq!(probed.proxy.as_deref(), Some("127.0.0.1:1"));
+        assert!(probed.remedy.unwrap().contains("proxy 127.0.0.1:1"));
 
         // Nobody says that this is a bucket.
         let server = Server::always(Act::Status(403)).await;

@@ -12,6 +12,8 @@ use reqwest::Response;
 use reqwest::header::HeaderMap;
 use tokio::time::timeout;
 
+use crate::aws::Lack;
+
 /// No error of S3 is longer.
 const LONGEST_BODY: usize = 4096;
 /// For all of the body; what did not come by then is not waited for.
@@ -75,8 +77,8 @@ pub struct S3Error {
     pub code: Option<Code>,
     /// Where the bucket lies, if that is what is wrong.
     region: Option<Box<str>>,
-    /// Whether the call was signed.
-    signed: bool,
+    /// Why the call was not signed, where it might have been.
+    unsigned: Option<Lack>,
 }
 
 /// What it comes to.
@@ -99,7 +101,7 @@ pub enum Meaning {
 
 impl S3Error {
     /// Of a response that is no object. Reads no more of it than it needs.
-    pub(super) async fn of(mut response: Response, signed: bool) -> Self {
+    pub(super) async fn of(mut response: Response, unsigned: Option<Lack>) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let mut body = Vec::new();
         let reading = async {
@@ -111,15 +113,15 @@ impl S3Error {
             }
         };
         let _ = timeout(BODY_DEADLINE, reading).await;
-        Self::parse(status, &headers, &body, signed)
+        Self { unsigned, ..Self::parse(status, &headers, &body) }
     }
 
-    pub(super) fn parse(status: u16, headers: &HeaderMap, body: &[u8], signed: bool) -> Self {
+    fn parse(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let body = String::from_utf8_lossy(body);
         let code = element(&body, "Code").filter(|code| is_code(code)).map(Code::from_name);
         let header = headers.get(REGION_HEADER).and_then(|region| region.to_str().ok());
         let region = header.or_else(|| element(&body, "Region")).filter(|region| is_region(region));
-        Self { status, code, region: region.map(Into::into), signed }
+        Self { status, code, region: region.map(Into::into), unsigned: None }
     }
 
     #[must_use]
@@ -185,12 +187,13 @@ impl S3Error {
     pub fn remedy(&self, own: bool) -> Option<String> {
         let coprocessors = |what: &str| Some(format!("tell its coprocessor: {what}"));
         let region = self.region.as_deref();
+        if let (Meaning::Denied, Some(lack)) = (self.meaning(), &self.unsigned) {
+            return Some(format!(
+                "{lack}; the call was not signed, which is in order only if the bucket is public and \
+                 the object not there yet"
+            ));
+        }
         match (self.meaning(), own) {
-            (Meaning::Denied, true) if !self.signed => Some(
-                "no AWS credentials were found, so the call was not signed: give the process some \
-                 that may s3:GetObject, unless the bucket is public and the object is not there yet"
-                    .to_owned(),
-            ),
             (Meaning::Denied, true) => Some(
                 "allow these credentials s3:GetObject in this bucket, unless the object is only not \
                  there yet, of which S3 says the same without s3:ListBucket"
@@ -311,7 +314,7 @@ pub(super) mod tests {
         if !region.is_empty() {
             headers.insert(REGION_HEADER, HeaderValue::from_static(region));
         }
-        S3Error::parse(status, &headers, body.as_bytes(), true)
+        S3Error::parse(status, &headers, body.as_bytes())
     }
 
     #[test]
@@ -354,7 +357,8 @@ pub(super) mod tests {
         remedies.sort_unstable();
         remedies.dedup();
         assert_eq!(remedies.len(), 7);
-        let unsigned = S3Error { signed: false, ..error(403, "", &body("AccessDenied", "")) };
+        let lack = Some(Lack::None);
+        let unsigned = S3Error { unsigned: lack, ..error(403, "", &body("AccessDenied", "")) };
         assert!(unsigned.remedy(true).unwrap().contains("no AWS credentials"));
         // What may pass by itself, and what only is not there.
         for (status, code) in
@@ -401,7 +405,7 @@ pub(super) mod tests {
                 bytes,
             ];
             for text in texts {
-                let error = S3Error::parse(status, &HeaderMap::new(), &text, false);
+                let error = S3Error::parse(status, &HeaderMap::new(), &text);
                 let shown = format!("{error} {:?} {:?}", error.remedy(true), error.remedy(false));
                 prop_assert!(!shown.contains(SECRET), "{shown}");
                 prop_assert!(shown.len() < 700 && shown.is_ascii(), "{shown}");

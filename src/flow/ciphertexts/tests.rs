@@ -45,14 +45,14 @@ fn registry(urls: &[String]) -> Registry {
 }
 
 /// Plain HTTP only: no roots.
-pub(super) fn plain_http() -> reqwest::Client {
+pub(super) fn plain_http() -> BucketClient {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    http_client(tls, &crate::proxy::Proxies::default()).unwrap()
+    BucketClient::new(tls, &crate::proxy::Proxies::default()).unwrap()
 }
 
 /// Shorter than the real patience, and long enough for a machine that does other things too.
@@ -386,6 +386,23 @@ async fn c4_the_error_names_code_region_and_remedy() {
     let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(error.to_string().contains("access denied (403)"), "{error}");
     assert!(!error.to_string().contains("Canary"), "{error}");
+}
+
+/// A proxy is not taken for the bucket behind it.
+#[tokio::test]
+async fn c5_the_proxy_on_the_way_to_a_bucket_is_named() {
+    for (act, remedy) in [(Act::Status(502), ""), (Act::Status(407), "user name")] {
+        let server = Server::always(act).await;
+        let proxy = server.address.to_string();
+        let proxies = crate::proxy::Proxies::new(None, crate::proxy::parse(&proxy).ok(), "");
+        let mut room =
+            room_with(registry(&["http://bucket.example/b".to_owned()]), SMALLEST_MEMORY_MIB);
+        let roots = crate::tls::TlsRoots::load(None).unwrap();
+        room.http = Http::new(BucketClient::new(roots.client_config(), &proxies).unwrap());
+        let said = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err().to_string();
+        assert!(said.contains(&format!("through the proxy {proxy}")), "{said}");
+        assert!(said.contains(remedy), "{said}");
+    }
 }
 
 #[tokio::test]

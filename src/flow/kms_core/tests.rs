@@ -70,13 +70,34 @@ fn core(line: &Line) -> KmsCore {
 }
 
 fn core_over(call: &InProcess) -> KmsCore {
-    let domain = SigningDomain {
+    KmsCore::in_process(call, domain(), Options::default())
+}
+
+fn domain() -> SigningDomain {
+    SigningDomain {
         name: "Decryption".into(),
         version: "1".into(),
         chain_id: 1,
         verifying_contract: Address::ZERO,
-    };
-    KmsCore::in_process(call, domain, Options::default())
+    }
+}
+
+/// Something that speaks no TLS, at an endpoint with https.
+#[tokio::test]
+async fn c4_a_core_that_speaks_no_tls_is_told_so() {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let roots = crate::tls::TlsRoots::load(None).unwrap();
+    let core = KmsCore::new(&endpoint.parse().unwrap(), &roots, domain(), Options::default());
+    let said = core.unwrap().health().await.unwrap_err().to_string();
+    assert!(said.contains("does not speak TLS"), "{said}");
 }
 
 /// A Core that answers a poll with the beginning of a gigabyte.

@@ -29,8 +29,8 @@ use crate::{
     flow::{
         Batch, Flow, FlowOptions, Intake, RequestLedger, Standing, Step, Taken,
         ciphertexts::{
-            Answers, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
-            SMALLEST_MEMORY_MIB, http_client,
+            Answers, BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
+            SMALLEST_MEMORY_MIB,
         },
         depth::Line,
         dispatch::{Places, Seat},
@@ -351,7 +351,7 @@ impl Scene {
         let event = Event { block: chain.block(50), ..event() };
         let request = abi::decode(&event).expect("a request");
         let gets = Arc::new(AtomicUsize::new(0));
-        let http = http_client(
+        let http = BucketClient::new(
             TlsRoots::load(None).unwrap().client_config(),
             &crate::proxy::Proxies::default(),
         );

@@ -13,7 +13,7 @@ use super::{
     client::Unanswered,
     message::{self, Message},
 };
-use crate::clock;
+use crate::{clock, tls};
 
 /// The way to one node.
 #[derive(Clone)]
@@ -126,7 +126,8 @@ fn retry_after(told: &str, now_ms: u64) -> Option<Duration> {
     Some(at.duration_since(now).unwrap_or_default())
 }
 
-/// The causes of a client's error without its first line, which holds the URL.
+/// The causes of a client's error without its first line, which holds the URL, and what to do if it is
+/// TLS.
 fn lost(error: &reqwest::Error) -> Unanswered {
     let mut text = if error.is_timeout() { "timed out" } else { "request failed" }.to_owned();
     let mut source = std::error::Error::source(error);
@@ -134,6 +135,7 @@ fn lost(error: &reqwest::Error) -> Unanswered {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
+    text.push_str(tls::advice(error));
     Unanswered::Lost(text)
 }
 

@@ -41,6 +41,7 @@ use super::{
     http::{self, Body, Later},
     message::{self, Message},
 };
+use crate::tls;
 
 /// A node from which nothing came for so long is asked whether it is there; after as long again it is
 /// not.
@@ -74,8 +75,9 @@ impl OpenError {
             if let Some(Later { back_in }) = http::comes_back(status, answer.headers()) {
                 return Unanswered::Later { status, back_in, said: None };
             }
+            return Unanswered::Status(status);
         }
-        Unanswered::Lost(self.to_string())
+        Unanswered::Lost(format!("{self}{}", tls::advice(self)))
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Finding, PATIENCE, Verdict};
 use crate::{
     clock,
-    flow::ciphertexts::{Answer, FallbackStore, Probed, probe, probe_fallback},
+    flow::ciphertexts::{Answer, BucketClient, FallbackStore, Probed, probe, probe_fallback},
     gateway::{gateway_config::GatewayConfigAdapter, provider::Provider},
 };
 
@@ -28,7 +28,7 @@ pub(super) struct ServerDate {
 /// ciphertexts are.
 pub(super) async fn look<P: Provider>(
     registry: &GatewayConfigAdapter<P>,
-    http: &reqwest::Client,
+    http: &BucketClient,
 ) -> (Vec<Finding>, Vec<ServerDate>) {
     if !registry.is_deployed() {
         return Default::default();
@@ -56,7 +56,7 @@ pub(super) async fn look<P: Provider>(
     (findings.collect(), dates.into_iter().flatten().collect())
 }
 
-async fn ask(http: &reqwest::Client, url: &str) -> (Probed, Option<ServerDate>) {
+async fn ask(http: &BucketClient, url: &str) -> (Probed, Option<ServerDate>) {
     let probed = probe(http, url).await;
     let date = server_date(&probed);
     (probed, date)
@@ -78,7 +78,7 @@ async fn urls<P: Provider>(registry: &GatewayConfigAdapter<P>) -> Result<Vec<Str
 
 /// The bucket of `[s3_config]`, if there is one.
 pub(super) async fn look_at_fallback(
-    http: &reqwest::Client,
+    http: &BucketClient,
     store: Option<&FallbackStore>,
 ) -> Option<(Finding, Option<ServerDate>)> {
     let probed = probe_fallback(http, store?).await;
@@ -87,7 +87,10 @@ pub(super) async fn look_at_fallback(
 }
 
 fn judge(subject: &'static str, probed: &Probed, others_work: bool) -> Finding {
-    let shown = &probed.shown;
+    let shown = match &probed.proxy {
+        Some(proxy) => format!("{} through the proxy {proxy}", probed.shown),
+        None => probed.shown.clone(),
+    };
     match &probed.found {
         Ok(Answer::Status(status)) => {
             Finding::ok(subject, format!("{shown} answers (status {status})"))

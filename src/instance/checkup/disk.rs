@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, access, statvfs};
+use rustix::fs::{Access, FlockOperation, access, fcntl_lock, flock, statvfs};
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Finding, PATIENCE};
@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::Config,
     domain::{Address, B256, HoldReason},
-    journal::{self, Glance, Holder, Identity, OpenError},
+    journal::{self, FileSystem, Glance, Holder, Identity, OpenError},
 };
 
 const DIRECTORY: &str = "state directory";
@@ -32,11 +32,15 @@ const LAGGING: u64 = 300;
 /// A request that failed once is usually through by then.
 const SLOW_MS: u64 = 10_000;
 
-/// Whether the directory can be written, and how much room there is.
+/// Whether the directory can be written and files in it be locked, and how much room there is.
 pub(super) async fn look_at_directory(dir: PathBuf) -> Vec<Finding> {
     let looking = spawn_blocking(move || {
         let (there, standing) = (dir.is_dir(), nearest(&dir));
-        vec![writable(&dir, there, &standing), space(&standing)]
+        let mut findings = vec![writable(&dir, there, &standing)];
+        let on = FileSystem::of(&standing);
+        findings.extend(on.and_then(|on| network(&on)));
+        findings.push(space(&standing));
+        findings
     });
     match timeout(PATIENCE, looking).await {
         Ok(Ok(findings)) => findings,
@@ -62,7 +66,13 @@ fn writable(dir: &Path, there: bool, standing: &Path) -> Finding {
     if there {
         return match write_sample(dir) {
             Ok(()) => Finding::ok(DIRECTORY, format!("{shown} can be written")),
-            Err(error) => Finding::fail(DIRECTORY, format!("{shown}: {error}"), remedy),
+            Err(Sample::Unwritten(error)) => {
+                Finding::fail(DIRECTORY, format!("{shown}: {error}"), remedy)
+            }
+            Err(Sample::Unlocked(error)) => {
+                let found = format!("{shown}: no file there can be locked: {error}");
+                Finding::fail(DIRECTORY, found, journal::LOCAL)
+            }
         };
     }
     if !standing.is_dir() {
@@ -78,17 +88,38 @@ fn writable(dir: &Path, there: bool, standing: &Path) -> Finding {
     }
 }
 
-/// Writes a file as durably as a journal is written, and removes it.
-fn write_sample(dir: &Path) -> io::Result<()> {
+/// What went wrong with a file like a journal.
+#[derive(Debug)]
+enum Sample {
+    Unwritten(io::Error),
+    Unlocked(io::Error),
+}
+
+/// Writes a file as durably as a journal is written, locks it in both ways that a journal is locked,
+/// and removes it.
+fn write_sample(dir: &Path) -> Result<(), Sample> {
     let path = dir.join(format!(".check-{}", std::process::id()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(
-        |mut file| {
-            file.write_all(&SAMPLE)?;
-            file.sync_all()
-        },
-    );
+    let mut options = OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(0o600).open(&path);
+    let mut file = made.map_err(Sample::Unwritten)?;
+    let written = file.write_all(&SAMPLE).and_then(|()| file.sync_all());
+    let locks = [flock, fcntl_lock];
+    let locked = locks
+        .into_iter()
+        .try_for_each(|lock| lock(&file, FlockOperation::NonBlockingLockExclusive));
     let removed = fs::remove_file(&path);
-    written.and(removed)
+    written.map_err(Sample::Unwritten)?;
+    locked.map_err(|error| Sample::Unlocked(error.into()))?;
+    removed.map_err(Sample::Unwritten)
+}
+
+/// What is wrong with the file system itself.
+fn network(on: &FileSystem) -> Option<Finding> {
+    let found = format!(
+        "it is on {on}, a network file system: its locks are no better than the network, and a \
+         journal that two hosts write is lost"
+    );
+    on.is_network.then(|| Finding::warn(DIRECTORY, found, journal::LOCAL))
 }
 
 fn space(standing: &Path) -> Finding {
@@ -292,5 +323,7 @@ mod tests {
         let below = file.join("state");
         assert_eq!(writable(&below, false, &nearest(&below)).verdict, Verdict::Fail);
         assert_eq!(writable(Path::new("/proc/x"), true, Path::new("/")).verdict, Verdict::Fail);
+        // A local disk is nothing to say anything about.
+        assert_eq!(FileSystem::of(dir.path()).and_then(|on| network(&on)), None);
     }
 }

@@ -1,0 +1,371 @@
+//! Credentials for AWS, for whoever signs calls to it: the bucket of `[s3_config]`, and a wallet in AWS
+//! KMS. They are found as everybody finds them: environment, profile, web identity, container, machine.
+//!
+//! A provider may take its time (a container's agent, a role). No call waits for it longer than
+//! [`PATIENCE`], and the question goes on meanwhile: an answer that comes later is used. That there are
+//! none is another thing than that the question failed or is not answered yet, which is asked again
+//! within seconds, and no credentials are thrown away for that before they have ended.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_config::Region;
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_kms::config::SharedHttpClient;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::time::{Instant, timeout};
+
+use crate::domain::OutsideText;
+
+/// How long credentials are waited for by one call.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// Credentials are renewed this long before they end.
+const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
+/// Credentials without an end, and the lack of any, are looked at again after this.
+const LOOKED_AT_AGAIN: Duration = Duration::from_mins(5);
+/// And so soon where the question failed, or is not answered yet: that is not the lack of any.
+const LOOKED_AT_SOON: Duration = Duration::from_secs(5);
+
+/// Why there are no credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    #[error(
+        "no AWS credentials found: set them in the environment, a profile or the machine's role"
+    )]
+    None,
+    /// The SDK's parts for it are not built in.
+    #[error(
+        "the AWS profile signs in by {0}, which is not supported here: use access keys or a role, or \
+         give the profile a credential_process (`aws configure export-credentials --profile NAME \
+         --format process`)"
+    )]
+    Unsupported(&'static str),
+    #[error("the AWS credentials are not there yet: no answer within {} s", PATIENCE.as_secs())]
+    Late,
+    /// What the provider said.
+    #[error("the AWS credentials are not there yet: {0}")]
+    Failed(OutsideText),
+}
+
+impl Lack {
+    fn of(error: &CredentialsError) -> Self {
+        if let CredentialsError::CredentialsNotLoaded(_) = error {
+            return Self::None;
+        }
+        // The error with what it comes from: the outermost says only that there was one.
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        match not_built_in(&text) {
+            Some(way) => Self::Unsupported(way),
+            None => Self::Failed(text.into()),
+        }
+    }
+
+    /// Whether time alone does not mend it.
+    #[must_use]
+    pub fn needs_somebody(&self) -> bool {
+        match self {
+            Self::None | Self::Unsupported(_) => true,
+            Self::Late | Self::Failed(_) => false,
+        }
+    }
+
+    /// What an SDK's error comes from, if it is this.
+    #[must_use]
+    pub fn behind(error: &(dyn StdError + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(lack) = error.downcast_ref::<Self>() {
+                return Some(lack.clone());
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+/// The way to sign in that a profile wants and this program was built without. The SDK has no type for
+/// it outside of itself, so its words are read, here and nowhere else.
+fn not_built_in(error: &str) -> Option<&'static str> {
+    let (_, feature) = error.split_once("following cargo feature(s) enabled: ")?;
+    Some(match feature.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next()? {
+        "sso" => "SSO (IAM Identity Center)",
+        "credentials-login" => "aws login",
+        _ => "a way",
+    })
+}
+
+/// The credentials of one user of them.
+pub struct AwsCredentials {
+    region: Option<Region>,
+    /// For who asks for credentials; without it their own.
+    http: OnceLock<SharedHttpClient>,
+    /// Instead of the usual chain.
+    given: Option<SharedCredentialsProvider>,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for AwsCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsCredentials").field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The usual chain, once it found some. Until then it is built anew for each question: what it read
+    /// of files it keeps.
+    provider: Option<SharedCredentialsProvider>,
+    /// A question under way. Whoever needs the answer drives it on.
+    looking: Option<Shared<BoxFuture<'static, Looked>>>,
+    found: Option<Found>,
+}
+
+/// What a question for credentials came to.
+#[derive(Clone)]
+struct Looked {
+    provider: SharedCredentialsProvider,
+    credentials: Result<Credentials, Lack>,
+}
+
+struct Found {
+    credentials: Result<Credentials, Lack>,
+    since: Instant,
+    good_until: Instant,
+}
+
+/// Unix time, of the one clock.
+pub fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(crate::clock::unix_millis())
+}
+
+/// How long they are good for from now on.
+fn life(credentials: &Credentials) -> Option<Duration> {
+    credentials.expiry().map(|end| end.duration_since(now()).unwrap_or_default())
+}
+
+impl AwsCredentials {
+    /// `region`: of the token service, where a role needs one. `given`: instead of the usual chain.
+    #[must_use]
+    pub fn new(region: Option<Region>, given: Option<SharedCredentialsProvider>) -> Self {
+        Self { region, http: OnceLock::new(), given, state: Mutex::default() }
+    }
+
+    /// They are asked for by this client. The first word counts.
+    pub fn through(&self, http: SharedHttpClient) {
+        let _ = self.http.set(http);
+    }
+
+    /// A poisoned state is still a state: each field is written whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that are known, or what a question for them comes to within [`PATIENCE`].
+    pub async fn get(&self) -> Result<Credentials, Lack> {
+        let looking = {
+            let mut state = self.state();
+            let fresh = |found: &&Found| found.good_until > Instant::now();
+            if let Some(found) = state.found.as_ref().filter(fresh) {
+                return found.credentials.clone();
+            }
+            let provider = self.given.clone().or_else(|| state.provider.clone());
+            state.looking.get_or_insert_with(|| self.look(provider).boxed().shared()).clone()
+        };
+        let looked = timeout(PATIENCE, looking).await;
+        let mut state = self.state();
+        let mut credentials = match looked {
+            Ok(looked) => {
+                state.looking = None;
+                state.provider = looked.credentials.is_ok().then_some(looked.provider);
+                looked.credentials
+            }
+            Err(_) => Err(Lack::Late),
+        };
+        let mut lifetime = match &credentials {
+            Ok(credentials) => life(credentials)
+                .map_or(LOOKED_AT_AGAIN, |left| left.saturating_sub(RENEWED_BEFORE_EXPIRY)),
+            Err(Lack::None) => LOOKED_AT_AGAIN,
+            Err(Lack::Unsupported(_) | Lack::Late | Lack::Failed(_)) => LOOKED_AT_SOON,
+        };
+        if let Err(Lack::Late | Lack::Failed(_)) = credentials
+            && let Some(Found { credentials: Ok(before), .. }) = &state.found
+            && life(before).is_none_or(|left| !left.is_zero())
+        {
+            lifetime = LOOKED_AT_SOON;
+            credentials = Ok(before.clone());
+        }
+        let since = Instant::now();
+        let good_until = since + lifetime;
+        state.found = Some(Found { credentials: credentials.clone(), since, good_until });
+        credentials
+    }
+
+    /// The service does not take these credentials: others may be there by now. Calls under way with the
+    /// same ones say so together, so it counts once in a while only.
+    pub fn doubt(&self) {
+        let mut state = self.state();
+        let State { provider, found, .. } = &mut *state;
+        if let Some(found) = found
+            && found.since.elapsed() >= LOOKED_AT_SOON
+        {
+            found.good_until = found.since;
+            *provider = None;
+        }
+    }
+
+    fn look(
+        &self,
+        provider: Option<SharedCredentialsProvider>,
+    ) -> impl Future<Output = Looked> + Send + 'static {
+        let region = self.region.clone();
+        let http = self.http.get().cloned();
+        async move {
+            let provider = match provider {
+                Some(provider) => provider,
+                None => SharedCredentialsProvider::new(chain(region, http).await),
+            };
+            let credentials = provider.provide_credentials().await;
+            Looked { provider, credentials: credentials.map_err(|error| Lack::of(&error)) }
+        }
+    }
+}
+
+async fn chain(region: Option<Region>, http: Option<SharedHttpClient>) -> DefaultCredentialsChain {
+    let mut chain = DefaultCredentialsChain::builder();
+    if let Some(http) = http {
+        chain = chain.configure(ProviderConfig::without_region().with_http_client(http));
+    }
+    if let Some(region) = region {
+        chain = chain.region(region);
+    }
+    chain.build().await
+}
+
+/// For an AWS client, which has to keep none of its own: its cache would begin anew with each call that
+/// does not wait.
+#[derive(Clone, Debug)]
+pub struct Provider(pub Arc<AwsCredentials>);
+
+impl ProvideCredentials for Provider {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            self.0.get().await.map_err(|lack| match lack {
+                Lack::None => CredentialsError::not_loaded(lack),
+                Lack::Unsupported(_) => CredentialsError::invalid_configuration(lack),
+                Lack::Late | Lack::Failed(_) => CredentialsError::provider_error(lack),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends so long after each question; without it never answers.
+    #[derive(Debug, Default)]
+    struct Provided {
+        slow: Duration,
+        life: Option<Duration>,
+        /// These fail, counted from 0.
+        failing: std::ops::Range<usize>,
+        asked: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Provided {
+        async fn answer(&self) -> Result<Credentials, CredentialsError> {
+            let nth = self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::time::sleep(self.slow).await;
+            if self.failing.contains(&nth) {
+                return Err(CredentialsError::provider_error("the agent is not up"));
+            }
+            let end = self.life.map(|life| now() + life);
+            Ok(Credentials::new(format!("AKID{nth}"), "s", None, end, "test"))
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct Shared(Arc<Provided>);
+
+    impl ProvideCredentials for Shared {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::new(self.0.answer())
+        }
+    }
+
+    fn of(provided: Provided) -> (AwsCredentials, Arc<Provided>) {
+        let provided = Arc::new(provided);
+        let given = SharedCredentialsProvider::new(Shared(Arc::clone(&provided)));
+        (AwsCredentials::new(None, Some(given)), provided)
+    }
+
+    /// The agent is away when they have to be renewed: what is still good is used.
+    #[tokio::test(start_paused = true)]
+    async fn c4_credentials_are_not_thrown_away_because_new_ones_are_late() {
+        let (credentials, _) = of(Provided {
+            life: Some(RENEWED_BEFORE_EXPIRY),
+            failing: 1..3,
+            ..Provided::default()
+        });
+        let key = async || credentials.get().await.map(|it| it.access_key_id().to_owned());
+        assert_eq!(key().await.unwrap(), "AKID0");
+        // They are to be renewed at once, which fails.
+        assert_eq!(key().await.unwrap(), "AKID0");
+        tokio::time::advance(LOOKED_AT_SOON).await;
+        assert_eq!(key().await.unwrap(), "AKID0");
+        tokio::time::advance(LOOKED_AT_SOON).await;
+        assert_eq!(key().await.unwrap(), "AKID3");
+    }
+
+    #[test]
+    fn c4_a_profile_with_sso_is_named() {
+        let text = "ProfileFile provider could not be built: This behavior requires following cargo \
+                    feature(s) enabled: sso. ";
+        let lack = Lack::of(&CredentialsError::invalid_configuration(text));
+        assert_eq!(lack, Lack::Unsupported("SSO (IAM Identity Center)"));
+        assert!(lack.to_string().contains("credential_process"), "{lack}");
+        let other = Lack::of(&CredentialsError::invalid_configuration("a loop of profiles"));
+        assert!(other.to_string().contains("a loop of profiles"), "{other}");
+    }
+
+    /// The SDK's own words for it, from a real profile.
+    #[tokio::test]
+    #[expect(
+        deprecated,
+        reason = "the new names are those of a crate that is no dependency of ours"
+    )]
+    async fn c4_a_real_profile_with_sso_is_named() {
+        let profile = "[default]\nsso_start_url = https://x.awsapps.com/start\nsso_region = us-east-1\n\
+                       sso_account_id = 1\nsso_role_name = r\n";
+        let files = aws_config::profile::profile_file::ProfileFiles::builder();
+        let kind = aws_config::profile::profile_file::ProfileFileKind::Config;
+        let provider = aws_config::profile::ProfileFileCredentialsProvider::builder();
+        let provider = provider
+            .profile_files(files.with_contents(kind, profile).build())
+            .profile_name("default");
+        let given = SharedCredentialsProvider::new(provider.build());
+        let credentials = AwsCredentials::new(None, Some(given));
+        assert_eq!(
+            credentials.get().await.unwrap_err(),
+            Lack::Unsupported("SSO (IAM Identity Center)")
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! On what file system a journal's file is, and who has it locked: what an error of `SQLite` does not
+//! tell. It takes each lock that it does not get for somebody else's, also one that the file system
+//! cannot give (`ENOLCK` of an NFS without its lock service). Blocking.
+
+use std::{
+    borrow::Cow,
+    fmt, fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::ErrorCode;
+use rustix::fs::{major, minor, statfs};
+
+/// A kind of file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    name: Cow<'static, str>,
+    /// Others may write there too, and its locks are no better than the network.
+    pub is_network: bool,
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl FileSystem {
+    /// Of the file or directory at `path`, or of what would hold it.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = path.ancestors().find_map(|above| statfs(above).ok())?;
+        u32::try_from(found.f_type & 0xffff_ffff).ok().map(Self::of_magic)
+    }
+
+    /// By the number that statfs(2) tells.
+    fn of_magic(magic: u32) -> Self {
+        let (name, is_network) = match magic {
+            0x6969 => ("nfs", true),
+            0x517b | 0xff53_4d42 | 0xfe53_4d42 => ("smb", true),
+            0x00c3_6400 => ("ceph", true),
+            0x0102_1997 => ("9p", true),
+            0x5346_414f | 0x6b41_4653 => ("afs", true),
+            0x0bd0_0bd0 => ("lustre", true),
+            0x4750_4653 => ("gpfs", true),
+            0x0116_1970 => ("gfs2", true),
+            0x7461_636f => ("ocfs2", true),
+            0x6573_5546 => ("fuse", false),
+            0xef53 => ("ext4", false),
+            0x5846_5342 => ("xfs", false),
+            0x9123_683e => ("btrfs", false),
+            0x2fc1_2fc1 => ("zfs", false),
+            0xf2f5_2010 => ("f2fs", false),
+            0x0102_1994 => ("tmpfs", false),
+            0x794c_7630 => ("overlay", false),
+            other => return Self { name: format!("{other:#x}").into(), is_network: false },
+        };
+        Self { name: name.into(), is_network }
+    }
+}
+
+/// Where a file stands, at the moment of an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Footing {
+    on: Option<FileSystem>,
+    /// The process that has it locked, if that can be seen from here.
+    holder: Option<u32>,
+}
+
+impl Footing {
+    pub(super) fn of(path: &Path) -> Self {
+        Self { on: FileSystem::of(path), holder: holder(path) }
+    }
+
+    /// Looked at only where it says something about the error.
+    pub(super) fn behind(path: &Path, cause: &rusqlite::Error) -> Self {
+        let code = cause.sqlite_error_code();
+        if code.is_some_and(|code| is_locked(code) || code == ErrorCode::SystemIoFailure) {
+            Self::of(path)
+        } else {
+            Self::default()
+        }
+    }
+
+    fn network(&self) -> Option<&FileSystem> {
+        self.on.as_ref().filter(|on| on.is_network)
+    }
+
+    /// Of a lock that was not got.
+    pub(super) fn of_lock(&self) -> String {
+        match (self.holder, &self.on) {
+            (Some(pid), _) => format!("process {pid} holds it locked: end its transaction"),
+            (None, Some(on)) if on.is_network => format!(
+                "no process here holds it locked, and it is on {on}, a network file system, whose \
+                 locks fail, or are held elsewhere: {LOCAL}"
+            ),
+            (None, Some(on)) => format!(
+                "whether somebody holds it locked cannot be seen from here, or its file system ({on}) \
+                 cannot lock: look for another program that has it open (lslocks, fuser)"
+            ),
+            (None, None) => "it is locked, and its file system does not answer".to_owned(),
+        }
+    }
+
+    /// Of a file system that fails.
+    pub(super) fn of_failure(&self) -> String {
+        match self.network() {
+            Some(on) => format!("it is on {on}, a network file system: {LOCAL}"),
+            None => "the filesystem fails: look at the kernel log".to_owned(),
+        }
+    }
+
+    /// Of one that cannot lock at all.
+    pub(super) fn of_no_locks(&self) -> String {
+        let on = self.on.as_ref().map_or_else(String::new, |on| format!(" ({on})"));
+        format!("its file system{on} cannot lock files: {LOCAL}")
+    }
+}
+
+/// What to do about a network file system.
+pub const LOCAL: &str = "put the state directory on a local disk";
+
+pub(super) fn is_locked(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed
+    )
+}
+
+/// The process that has the journal at `path` locked. The file is not opened: closing it would give up
+/// the locks that this process has on it.
+fn holder(path: &Path) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let mut shm = path.as_os_str().to_owned();
+    shm.push("-shm");
+    [path.to_owned(), PathBuf::from(shm)].iter().find_map(|file| {
+        let found = fs::metadata(file).ok()?;
+        let file = (major(found.dev()), minor(found.dev()), found.ino());
+        holder_of(&locks, file, std::process::id())
+    })
+}
+
+/// Who, other than us, holds a lock of fcntl(2) on this file (device and inode), by what stands in
+/// /proc/locks:
+///
+/// ```text
+/// 1: POSIX  ADVISORY  WRITE 4711 08:01:1312 1073741824 1073742335
+/// ```
+fn holder_of(locks: &str, (major, minor, inode): (u32, u32, u64), us: u32) -> Option<u32> {
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let kind = words.nth(1)?;
+        let pid: u32 = words.nth(2)?.parse().ok()?;
+        (kind == "POSIX" && words.next()? == file && pid != us).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c8_network_file_systems_are_known_by_their_number() {
+        for (magic, name) in [(0x6969, "nfs"), (0xff53_4d42, "smb"), (0x0102_1997, "9p")] {
+            let found = FileSystem::of_magic(magic);
+            assert!(found.is_network && found.to_string() == name, "{found}");
+        }
+        for magic in [0xef53, 0x5846_5342, 0x0102_1994, 0x1234] {
+            assert!(!FileSystem::of_magic(magic).is_network);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let there = FileSystem::of(dir.path()).unwrap();
+        assert_eq!(FileSystem::of(&dir.path().join("not/yet")), Some(there.clone()));
+        assert!(!there.is_network, "{there}");
+    }
+
+    #[test]
+    fn c8_a_holder_is_named_only_if_there_is_one() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 7 08:01:1312 0 EOF\n\
+                     2: POSIX  ADVISORY  READ 8 08:02:1312 1073741826 1073742335\n\
+                     2: -> POSIX  ADVISORY  WRITE 9 08:01:1312 1073741824 1073742335\n\
+                     3: OFDLCK ADVISORY  WRITE -1 08:01:1312 0 EOF\n\
+                     4: POSIX  ADVISORY  WRITE 4711 08:01:1312 1073741824 1073742335\n";
+        assert_eq!(holder_of(locks, (8, 1, 1312), 1), Some(4711));
+        assert_eq!(holder_of(locks, (8, 1, 1312), 4711), None, "that is us");
+        assert_eq!(holder_of(locks, (8, 1, 1313), 1), None);
+        assert_eq!(holder_of("", (8, 1, 1312), 1), None);
+
+        let said = |on: Option<u32>, holder| {
+            Footing { on: on.map(FileSystem::of_magic), holder }.of_lock()
+        };
+        assert!(said(Some(0xef53), Some(4711)).contains("process 4711 holds it"));
+        let network = said(Some(0x6969), None);
+        assert!(network.contains("on nfs") && network.contains("local disk"), "{network}");
+        assert!(!said(Some(0xef53), None).contains("local disk"));
+    }
+}

@@ -1,0 +1,90 @@
+//! What a failed handshake asks for. Every client wraps the error in layers of its own; what is at the
+//! bottom is rustls's, and says by its type what is wrong. Pure.
+
+use std::error::Error;
+use std::io;
+
+use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error as Tls};
+
+/// What to do about an error that comes from a handshake, to be written behind the error's own words;
+/// of any other one nothing.
+#[must_use]
+pub fn advice(error: &(dyn Error + 'static)) -> &'static str {
+    beneath(error).map_or("", remedy)
+}
+
+/// The error of rustls that this one comes from.
+fn beneath<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Tls> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<Tls>() {
+            return Some(found);
+        }
+        // What it wraps is not its source, but that one's source is.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most say nothing of what is to be done")]
+fn remedy(error: &Tls) -> &'static str {
+    match error {
+        Tls::InvalidCertificate(Certificate::UnknownIssuer) => {
+            "; have its authority trusted here: ca_file, or the system's store"
+        }
+        Tls::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        )
+        | Tls::AlertReceived(Alert::UnrecognisedName) => {
+            "; what answers there has another name: correct the host in the URL"
+        }
+        Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            "; have its certificate renewed, if the clock of this machine is right"
+        }
+        Tls::InvalidCertificate(
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
+        ) => "; is the clock of this machine right?",
+        Tls::InvalidMessage(_) => {
+            "; what answers there does not speak TLS: correct scheme or port of the URL"
+        }
+        Tls::PeerIncompatible(_)
+        | Tls::AlertReceived(Alert::ProtocolVersion | Alert::HandshakeFailure) => {
+            "; it speaks none of the versions and ciphers that are safe: TLS 1.2 or 1.3 is needed"
+        }
+        Tls::AlertReceived(
+            Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA,
+        ) => "; it wants a certificate of its clients, which is not supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Layer(#[source] io::Error);
+
+    #[test]
+    fn c4_what_is_wrong_with_a_handshake_is_found_under_any_layers() {
+        for (error, word) in [
+            (Tls::InvalidCertificate(Certificate::UnknownIssuer), "ca_file"),
+            (Tls::InvalidCertificate(Certificate::NotValidForName), "another name"),
+            (Tls::InvalidCertificate(Certificate::Expired), "renewed"),
+            (Tls::InvalidCertificate(Certificate::NotValidYet), "clock"),
+            (Tls::InvalidMessage(rustls::InvalidMessage::InvalidContentType), "scheme or port"),
+            (Tls::AlertReceived(Alert::CertificateRequired), "not supported"),
+            (Tls::AlertReceived(Alert::ProtocolVersion), "1.2"),
+        ] {
+            let said = advice(&Layer(io::Error::other(io::Error::other(error.clone()))));
+            assert!(said.contains(word), "{error}: {said}");
+            assert_eq!(advice(&error), said);
+        }
+        assert_eq!(advice(&Layer(io::ErrorKind::ConnectionRefused.into())), "");
+    }
+}
