@@ -104,6 +104,8 @@ pub(crate) struct Lies {
     pub lists: Option<Vec<Address>>,
     /// What the contract says to a response call; `None`: as it is.
     pub verdict: Option<Bytes>,
+    /// It has no receipts.
+    pub no_receipts: bool,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -403,6 +405,13 @@ impl Node {
             [&[0xd4, 0x8a, 0xf9, 0x42][..], &id.to_be_bytes::<32>()].concat()
         };
         data.into()
+    }
+
+    /// All receipts are of this block, which the chain need not have.
+    pub fn receipts_in(&mut self, block: BlockRef) {
+        for receipt in self.receipts.values_mut() {
+            receipt.block = block;
+        }
     }
 
     fn verdict(&self, by: NodeId) -> Result<(), RpcError> {
@@ -724,7 +733,7 @@ impl Provider for FakeChain {
         if node.most_receipts.is_some_and(|most| hashes.len() > most) {
             return Err(refused("too many", None));
         }
-        if node.hide_receipts {
+        if node.hide_receipts || node.lies[self.asked.0].no_receipts {
             return Ok(vec![None; hashes.len()]);
         }
         let receipt = |hash: &B256| {

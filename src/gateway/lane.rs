@@ -37,6 +37,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::votes::ask_others;
 use self::{owner::Owner, start::Known};
 use super::{provider::Provider, wallet::Wallet};
 use crate::{

@@ -15,8 +15,10 @@ use crate::{
     backoff::Backoff,
     domain::Address,
     gateway::{
-        lane::{SignedTransaction, TransactionId, TransactionLedger, draft::tips_absurdly},
-        provider::{At, Provider, RpcError},
+        lane::{
+            SignedTransaction, TransactionId, TransactionLedger, ask_others, draft::tips_absurdly,
+        },
+        provider::{At, Provider, Receipt, RpcError},
     },
     heart::Heart,
     journal::{Journal, Left},
@@ -140,18 +142,33 @@ async fn look<P: Provider>(
             Err(error) => return Ok(Err(error)),
         };
         if let Some(receipt) = receipts.into_iter().flatten().next() {
-            let id = TransactionId { nonce: *nonce, hash: receipt.hash };
-            let noted = journal.mined(id, receipt.block).await;
-            noted.map_err(|error| error.to_string())?;
-            looked.mined.insert(*nonce);
+            mined(journal, *nonce, &receipt, &mut looked).await?;
         } else if unseen.entry(*nonce).or_insert_with(Instant::now).elapsed() >= DISPLACED_AFTER {
-            looked.displaced.insert(*nonce);
+            // Nor has another node a receipt.
+            let others = ask_others(provider, &hashes).await;
+            match others.receipts.into_iter().flatten().next() {
+                Some(receipt) => mined(journal, *nonce, &receipt, &mut looked).await?,
+                None if others.is_silent => {}
+                None => _ = looked.displaced.insert(*nonce),
+            }
         }
     }
     if !looked.mined.is_empty() {
         journal.flush().await.map_err(|error| error.to_string())?;
     }
     Ok(Ok(looked))
+}
+
+async fn mined(
+    journal: &Journal,
+    nonce: u64,
+    receipt: &Receipt,
+    looked: &mut Looked,
+) -> Result<(), String> {
+    let noted = journal.mined(TransactionId { nonce, hash: receipt.hash }, receipt.block).await;
+    noted.map_err(|error| error.to_string())?;
+    looked.mined.insert(nonce);
+    Ok(())
 }
 
 /// The newest bytes of each nonce, in their order. Not those that a wrong tip would be paid for: there is

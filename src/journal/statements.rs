@@ -142,7 +142,7 @@ INSERT INTO transactions (nonce, hash, contract, request_id, request_content, si
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (nonce, hash) DO UPDATE SET given_up = NULL";
 
 pub(super) const MINE_TRANSACTION: &str = "
-UPDATE transactions SET mined_at = ?3, mined_block_number = ?4, mined_block_hash = ?5
+UPDATE transactions SET mined_at = ?3, mined_block_number = ?4, mined_block_hash = ?5, given_up = NULL
 WHERE nonce = ?1 AND hash = ?2";
 
 /// `?1` nonce, `?2` hash, `?3` the name of the reason.

@@ -84,11 +84,13 @@ pub(super) struct Look {
     pub open: Vec<(u64, B256)>,
     /// Receipts of these, until a few in a row are where they were.
     pub mined: Vec<MinedTransaction>,
+    /// Receipts of these, whose nonces somebody else seems to have used.
+    pub lost: Vec<(u64, B256)>,
     /// The count, as it is believed.
     pub believed: u64,
     /// The lowest nonces wait for long: their receipts are asked for whatever the count.
     pub waits: bool,
-    /// The count is asked of every sound node, too.
+    /// The count is asked of every sound node, and so are receipts that one does not show.
     pub everyone: bool,
 }
 
@@ -104,6 +106,9 @@ pub(super) struct Seen {
     /// All transactions of a nonce, or none.
     pub open: Vec<(u64, Option<Receipt>)>,
     pub mined: Vec<(u64, Option<Receipt>)>,
+    pub lost: Vec<(u64, Receipt)>,
+    /// One of several nodes did not tell whether it has what is missing.
+    pub is_silent: bool,
     /// Everything that was asked is answered.
     pub is_whole: bool,
 }
@@ -139,6 +144,9 @@ pub struct Book {
     gap_since: Option<Instant>,
     /// Given up beyond such a gap, by nonce, for as long as the chain has not come there.
     stranded: BTreeMap<u64, Vec<SignedTransaction>>,
+    /// Whose nonces somebody else used lately, and since when that is believed: a receipt may still
+    /// show that it was not so.
+    displaced: BTreeMap<u64, (Instant, Vec<SignedTransaction>)>,
     noops: Budget,
     /// Since when the node is behind what was mined.
     below_since: Option<Instant>,
@@ -210,6 +218,7 @@ impl Book {
             belief: CountBelief::new(count),
             gap_since: None,
             stranded: BTreeMap::new(),
+            displaced: BTreeMap::new(),
             noops: Budget::default(),
             below_since: None,
             // The chain may have gone back while nobody looked.

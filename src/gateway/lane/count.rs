@@ -234,6 +234,12 @@ impl CountBelief {
         self.foreign.push_back((now, nonces));
     }
 
+    /// One of them was not.
+    pub(super) fn reclaimed(&mut self) {
+        let one = self.foreign.iter().rposition(|(_, nonces)| *nonces == 1);
+        one.and_then(|place| self.foreign.remove(place));
+    }
+
     fn foreign_lately(&mut self, now: Instant) -> u64 {
         let old = |at: Instant| now.saturating_duration_since(at) >= FOREIGN_WITHIN;
         while self.foreign.front().is_some_and(|(at, _)| old(*at)) {
@@ -255,9 +261,9 @@ impl CountBelief {
         self.doubted = true;
     }
 
-    /// Whether every node is to be asked now. `gap`: because of one.
-    pub(super) fn asks_everyone(&mut self, gap: bool, now: Instant) -> bool {
-        if !(gap || self.doubted || self.is_in_doubt()) {
+    /// Whether every node is to be asked now. `open`: something hangs on what they say.
+    pub(super) fn asks_everyone(&mut self, open: bool, now: Instant) -> bool {
+        if !(open || self.doubted || self.is_in_doubt()) {
             return false;
         }
         let just_asked = |at: Instant| now.saturating_duration_since(at) < SECOND_READING;

@@ -5,6 +5,8 @@
 //! with hundreds of transactions under way would never see one of them mined if it wanted all or
 //! nothing.
 
+use std::collections::BTreeSet;
+
 use super::{
     MinedTransaction,
     book::{Look, Seen},
@@ -76,7 +78,7 @@ async fn ask_receipts(
     let below = maybe_mined(&look, count);
     for asked in below.chunks(at_once) {
         let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
-        let receipts = match provider.receipts(&hashes).await {
+        let mut receipts = match provider.receipts(&hashes).await {
             Ok(receipts) => receipts,
             Err(error) => {
                 // Of a nonce with several transactions all are known, or none.
@@ -84,11 +86,23 @@ async fn ask_receipts(
                 return Err(error);
             }
         };
+        if look.everyone {
+            seen.is_silent |= fill_in(provider, asked, &mut receipts).await;
+        }
         seen.open.extend(asked.iter().map(|(nonce, _)| *nonce).zip(receipts));
     }
+    for asked in look.lost.chunks(at_once) {
+        let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
+        let mut receipts = provider.receipts(&hashes).await?;
+        fill_in(provider, asked, &mut receipts).await;
+        let found = asked.iter().map(|(nonce, _)| *nonce).zip(receipts);
+        seen.lost.extend(found.filter_map(|(nonce, receipt)| Some((nonce, receipt?))));
+    }
     for asked in look.mined.chunks(at_once) {
+        let these: Vec<(u64, B256)> = asked.iter().map(|one| (one.nonce, one.hash)).collect();
         let hashes: Vec<B256> = asked.iter().map(|one| one.hash).collect();
-        let receipts = provider.receipts(&hashes).await?;
+        let mut receipts = provider.receipts(&hashes).await?;
+        fill_in(provider, &these, &mut receipts).await;
         let unchanged =
             asked.iter().zip(&receipts).all(|(one, receipt)| is_where(one, receipt.as_ref()));
         seen.mined.extend(asked.iter().map(|one| one.nonce).zip(receipts));
@@ -98,6 +112,28 @@ async fn ask_receipts(
         }
     }
     Ok(())
+}
+
+/// What the node that is read from does not show of a nonce, as another one has it. Whether one of them
+/// did not answer.
+async fn fill_in(
+    provider: &impl Provider,
+    asked: &[(u64, B256)],
+    receipts: &mut [Option<Receipt>],
+) -> bool {
+    let shown = asked.iter().zip(&*receipts).filter(|(_, receipt)| receipt.is_some());
+    let shown: BTreeSet<u64> = shown.map(|((nonce, _), _)| *nonce).collect();
+    let missing = |place: &usize| !shown.contains(&asked[*place].0);
+    let missing: Vec<usize> = (0..asked.len()).filter(missing).collect();
+    if missing.is_empty() {
+        return false;
+    }
+    let hashes: Vec<B256> = missing.iter().map(|place| asked[*place].1).collect();
+    let others = votes::ask_others(provider, &hashes).await;
+    for (place, receipt) in missing.into_iter().zip(others.receipts) {
+        receipts[place] = receipt;
+    }
+    others.is_silent
 }
 
 /// Which of the open ones may be mined where the count is this.

@@ -487,6 +487,12 @@ impl World {
             head: self.chain.blocks.last().map(|(block, _)| block.number),
             open: maybe_mined(look, count).into_iter().map(receipt).collect(),
             mined: look.mined.iter().map(|one| receipt((one.nonce, one.hash))).collect(),
+            lost: look
+                .lost
+                .iter()
+                .filter_map(|(nonce, hash)| Some((*nonce, self.chain.receipt(*hash)?)))
+                .collect(),
+            is_silent: false,
             is_whole: true,
         }
     }

@@ -1,6 +1,7 @@
-//! What every sound node says: of the wallet's count at one block, of the tip, of a block's base fee.
+//! What every sound node says: of the wallet's count at one block, of receipts that the one which is
+//! read from does not show, of the tip, of a block's base fee.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
@@ -8,7 +9,7 @@ use tokio::time::timeout;
 use super::{count::Votes, market::median};
 use crate::{
     domain::{Address, B256, BlockRef},
-    gateway::provider::{At, NodeId, Provider, RpcError},
+    gateway::provider::{At, NodeId, Provider, Receipt, RpcError},
 };
 
 /// Who does not answer within this has no vote.
@@ -87,6 +88,53 @@ async fn ask(
         let what = format!("no transaction count within {PATIENCE:?}");
         Err(RpcError::Unavailable { host: provider.host(node), what: what.into() })
     })
+}
+
+/// What the other nodes show of transactions that the one which is read from does not.
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    /// In the order asked.
+    pub receipts: Vec<Option<Receipt>>,
+    /// One of them did not answer: it may have more.
+    pub is_silent: bool,
+}
+
+/// Asks the sound nodes but the first for receipts. One of them counts where its block is in the chain
+/// of the node that is read from: neither a fork nor an invention is.
+pub(crate) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Elsewhere {
+    let mut found = Elsewhere { receipts: vec![None; hashes.len()], is_silent: false };
+    let mut blocks: HashMap<u64, Option<B256>> = HashMap::new();
+    for node in provider.sound_nodes().into_iter().skip(1) {
+        let is_missing = |place: &usize| found.receipts[*place].is_none();
+        let wanted: Vec<usize> = (0..hashes.len()).filter(is_missing).collect();
+        if wanted.is_empty() {
+            break;
+        }
+        let missing: Vec<B256> = wanted.iter().map(|place| hashes[*place]).collect();
+        let only = provider.only(node);
+        let Ok(Ok(shown)) = timeout(PATIENCE, only.receipts(&missing)).await else {
+            found.is_silent = true;
+            continue;
+        };
+        for (place, receipt) in wanted.into_iter().zip(shown) {
+            let Some(receipt) = receipt else { continue };
+            let BlockRef { number, hash } = receipt.block;
+            let known = blocks.get(&number).copied();
+            let there = if let Some(there) = known {
+                there
+            } else if let Ok(head) = provider.header(At::Number(number)).await {
+                head.map(|head| head.block.hash)
+            } else {
+                found.is_silent = true;
+                continue;
+            };
+            blocks.insert(number, there);
+            if there == Some(hash) {
+                found.receipts[place] = Some(receipt);
+            }
+        }
+    }
+    found
 }
 
 /// The lower median of what the sound nodes suggest as a tip; `None`: none suggests one.

@@ -9,7 +9,7 @@ use super::{Book, Effect, Look, Seen};
 use crate::gateway::{
     lane::{
         SignedTransaction,
-        count::{News, Ours, Reading},
+        count::{FOREIGN_WITHIN, News, Ours, Reading},
         nonces::Foreign,
         recent::{GONE_AFTER, Looked},
         slot::Slot,
@@ -25,6 +25,8 @@ const IDLE_LOOK_EVERY: Duration = Duration::from_secs(15);
 /// A nonce that is used without a receipt of ours is somebody else's only after this, where no node
 /// ever took our bytes, as far as they say: a node may pass on what it refuses.
 const USED_AFTER: Duration = Duration::from_secs(3);
+/// The same while one of several nodes does not say whether it has the receipt.
+const SILENT_FOR: Duration = Duration::from_mins(1);
 
 impl Book {
     /// A newer block.
@@ -48,11 +50,14 @@ impl Book {
     /// What the chain says about open nonces, and about those that were mined.
     pub(in crate::gateway::lane) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
         let asked_mined = self.looking.take().unwrap_or_default();
-        let Some(Seen { count, votes, head, open, mined, is_whole }) = seen else {
+        let Some(Seen { count, votes, head, open, mined, lost, is_silent, is_whole }) = seen else {
             self.suspicious |= asked_mined;
             return;
         };
         self.believe(&Reading { count, head, told: self.newest(), votes: votes.clone() }, now);
+        for (nonce, receipt) in lost {
+            self.reclaim(nonce, &receipt, now);
+        }
         let mut unseen = Vec::new();
         for (nonce, receipt) in open {
             match receipt {
@@ -63,14 +68,19 @@ impl Book {
         for nonce in unseen {
             let Some(slot) = self.open.get_mut(&nonce) else { continue };
             // Otherwise the next head, or a second, shows whether the node only lagged.
-            let patience = if slot.is_free() { USED_AFTER } else { GONE_AFTER };
-            if nonce >= count.max(self.belief.count()) || slot.unseen_for(now) < patience {
+            let patience = match (is_silent, slot.is_free()) {
+                (true, _) => SILENT_FOR,
+                (false, true) => USED_AFTER,
+                (false, false) => GONE_AFTER,
+            };
+            if nonce >= count.max(self.belief.count()) {
                 continue;
             }
-            // The count alone is one node's word.
-            if votes.as_ref().is_some_and(|votes| votes.lowest() > nonce) {
+            let unseen_for = slot.unseen_for(now);
+            // The count alone is one node's word, and so is that there is no receipt.
+            if unseen_for >= patience && votes.as_ref().is_some_and(|all| all.lowest() > nonce) {
                 self.displace(nonce, now);
-            } else {
+            } else if unseen_for >= USED_AFTER {
                 self.belief.doubt();
             }
         }
@@ -180,7 +190,11 @@ impl Book {
             return None;
         }
         let suspicious = std::mem::take(&mut self.suspicious);
-        let everyone = self.belief.asks_everyone(self.gap_since.is_some(), now);
+        self.displaced.retain(|_, (at, _)| now.saturating_duration_since(*at) < FOREIGN_WITHIN);
+        let is_open = self.gap_since.is_some() || !self.displaced.is_empty();
+        let everyone = self.belief.asks_everyone(is_open, now);
+        let lost = self.displaced.values().flat_map(|(_, versions)| versions);
+        let lost = lost.filter(|_| everyone).map(|one| (one.nonce, one.hash)).collect();
         (self.looking, self.look_again, self.looked_at) = (Some(suspicious), false, now);
         let versions = |(nonce, slot): (&u64, &Slot)| {
             let nonce = *nonce;
@@ -189,6 +203,6 @@ impl Book {
         let mined = if suspicious { self.recent.newest_first() } else { Vec::new() };
         let open = self.open.iter().flat_map(versions).collect();
         let waits = self.open.values().next().is_some_and(|first| first.waits_for_long(now));
-        Some(Look { open, mined, believed: self.belief.count(), waits, everyone })
+        Some(Look { open, mined, lost, believed: self.belief.count(), waits, everyone })
     }
 }

@@ -94,16 +94,40 @@ impl Book {
         if foreign > 0 {
             self.belief.displaced(foreign, now);
         }
+        self.conclude(nonce, &slot.into_versions(), receipt, now);
+    }
+
+    /// A nonce was somebody else's, it seemed, and was ours.
+    pub(super) fn reclaim(&mut self, nonce: u64, receipt: &Receipt, now: Instant) {
+        if self.open.contains_key(&nonce) {
+            return;
+        }
+        let Some((_, versions)) = self.displaced.remove(&nonce) else { return };
+        self.belief.reclaimed();
+        let mined = versions.iter().find(|version| version.hash == receipt.hash);
+        let request = mined.and_then(|version| version.request);
+        warn!(nonce, transaction = %receipt.hash, "mined after all: nobody else had used its nonce");
+        self.waiting.retain(|payload| Some(payload.request) != request);
+        self.conclude(nonce, &versions, receipt, now);
+    }
+
+    /// One of the versions of a nonce is mined.
+    fn conclude(
+        &mut self,
+        nonce: u64,
+        versions: &[SignedTransaction],
+        receipt: &Receipt,
+        now: Instant,
+    ) {
         let Receipt { success, gas_used, gas_price, .. } = *receipt;
         self.tally.mined.push(Mined { success, gas_used, gas_price });
         let id = TransactionId { nonce, hash: receipt.hash };
         self.effects.push(Effect::Mined(id, receipt.block));
         self.recent.add(MinedTransaction { nonce, hash: receipt.hash, block: receipt.block });
         self.wake_behind(nonce, now);
-        let versions = slot.into_versions();
         let mined = versions.iter().find(|version| version.hash == receipt.hash);
         let landed = mined.and_then(|version| version.request);
-        for version in &versions {
+        for version in versions {
             let Some(key) = version.request else { continue };
             if self.by_request.get(&key) == Some(&nonce) {
                 self.by_request.remove(&key);
@@ -148,13 +172,13 @@ impl Book {
         let versions = slot.into_versions();
         let ids = versions.iter().map(SignedTransaction::id).collect();
         self.effects.push(Effect::GiveUp(ids, GivenUp::Displaced));
-        for version in versions {
-            let Some(key) = version.request else { continue };
+        for key in versions.iter().filter_map(|version| version.request) {
             if self.by_request.get(&key) == Some(&nonce) {
                 self.by_request.remove(&key);
                 self.requeue(key);
             }
         }
+        self.displaced.insert(nonce, (now, versions));
     }
 
     /// Back to the front of the queue, if somebody asked for it. Once, however many versions of it

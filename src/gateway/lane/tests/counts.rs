@@ -166,6 +166,66 @@ async fn a9_open_nonces_are_displaced_only_if_every_node_says_so() {
     assert!(nonces(&scene).iter().all(|nonce| *nonce < 2), "{:?}", nonces(&scene));
 }
 
+/// That the wallet is used elsewhere is not one node's word either: it may have lost its receipts.
+#[tokio::test(start_paused = true)]
+async fn a9_what_one_node_has_no_receipts_of_was_used_by_nobody_else() {
+    let scene = Scene::new();
+    nodes(&scene, 2);
+    scene.chain.node().lies[0].no_receipts = true;
+    let mut submissions = Vec::new();
+    for id in 0..5 {
+        submissions.push(scene.submit(id).await);
+    }
+    scene.blocks(4 * 40).await;
+    for submission in &mut submissions {
+        landing(submission);
+        assert_eq!(notices(submission), []);
+    }
+    assert_eq!(nonces(&scene), [0, 1, 2, 3, 4], "nothing is sent twice");
+    // Nor has it left the chain.
+    scene.chain.reorganise(1, vec![Vec::new()]);
+    scene.blocks(4 * 40).await;
+    assert!(lock(&scene.ledger.reopened).is_empty());
+}
+
+/// A node that shows what another chain has is not believed against the count of all.
+#[tokio::test(start_paused = true)]
+async fn a9_a_receipt_of_a_block_that_is_not_in_the_chain_counts_for_nothing() {
+    let scene = Scene::new();
+    nodes(&scene, 2);
+    scene.chain.node().lies[0].no_receipts = true;
+    let mut submission = scene.submit(1).await;
+    scene.blocks(1).await;
+    let fork = BlockRef { number: 101, hash: B256::repeat_byte(9) };
+    scene.chain.node().receipts_in(fork);
+    scene.blocks(4 * 40).await;
+    scene.chain.node().lies[0].no_receipts = false;
+    scene.blocks(4 * 2).await;
+    assert!(nonces(&scene).len() > 1, "{:?}", nonces(&scene));
+    let _ = submission.landing.try_recv();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a9_a_receipt_that_comes_late_lifts_the_hold() {
+    let scene = Scene::new();
+    scene.chain.node().hide_receipts = true;
+    let mut submissions = Vec::new();
+    for id in 0..6 {
+        submissions.push(scene.submit(id).await);
+    }
+    scene.blocks(4 * 40).await;
+    let mut held = scene.submit(7).await;
+    scene.blocks(4 * 20).await;
+    assert_eq!(notices(&mut held), [HoldReason::WalletUsedElsewhere]);
+    scene.chain.node().hide_receipts = false;
+    scene.blocks(4 * 10).await;
+    landing(&mut held);
+    for submission in &mut submissions {
+        assert!(landing(submission).success);
+    }
+    assert_eq!(nonces(&scene).len(), 7, "what was mined is not sent again");
+}
+
 async fn poisoned(at: &[u64]) -> FakeLedger {
     let ledger = FakeLedger::default();
     let fees = Fees { max: 10_000_000_000, tip: 0 };
