@@ -72,7 +72,7 @@ use crate::{
         arrivals::{
             Arrivals,
             backfill::Backfill,
-            ids::{Ids, Run, SharedIds},
+            ids::{Ids, SharedIds},
             lookout::{Lookout, Sight},
             suspects::Suspects,
         },
@@ -333,7 +333,7 @@ struct Reading {
     read_twice: Option<u64>,
     unproven: Vec<Unproven>,
     /// Which ids of requests are known.
-    ids: Vec<Run>,
+    ids: Ids,
     newest: Option<Position>,
 }
 
@@ -344,7 +344,8 @@ impl Reading {
             begun_after: journal.begun_after().await?,
             read_twice: journal.read_twice().await?,
             unproven: journal.unproven().await?,
-            ids: journal.seen_ids().await?,
+            ids: Ids::stored(&journal.seen_ids().await?, Instant::now())
+                .in_blocks(&journal.newest_ids().await?),
             newest: journal.newest().await?,
         })
     }
@@ -557,7 +558,7 @@ impl Instance {
         }
         let Reading { cursor, begun_after, read_twice, unproven, newest, ids } = reading;
         let (ledger, metrics) = (journal.clone(), self.edges.reporter.metrics.clone());
-        let ids = SharedIds::new(Ids::stored(&ids, Instant::now()));
+        let ids = SharedIds::new(ids);
         let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
         let arrivals =
             Arrivals::new(decryption.clone(), ledger.clone(), walk, support, cursor, begun_after)

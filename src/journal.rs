@@ -93,6 +93,8 @@ use crate::{
     metrics,
 };
 
+/// Requests whose blocks are read at a start: more than a reorganisation takes.
+const NEWEST_IDS: u32 = 1024;
 /// Files up to this size are checked in full when opened (well below a second); larger ones where
 /// they are read.
 const CHECKED_IN_FULL: u64 = 64 * 1024 * 1024;
@@ -422,6 +424,12 @@ impl Journal {
     pub async fn seen_ids(&self) -> Result<Vec<Run>, JournalError> {
         let contract = self.contract;
         self.read(move |connection| reader::seen_ids(connection, contract)).await
+    }
+
+    /// Ids and blocks of the requests that were stored last, from the oldest to the newest.
+    pub async fn newest_ids(&self) -> Result<Vec<(U256, u64)>, JournalError> {
+        let contract = self.contract;
+        self.read(move |connection| reader::newest_ids(connection, contract, NEWEST_IDS)).await
     }
 
     /// Up to which block the wallet may have answered requests without this journal: 0 where it knows

@@ -68,7 +68,7 @@ use crate::{
         Confirmation, Flow, FlowOptions,
         arrivals::{
             Arrivals, Start,
-            ids::{Ids, SharedIds},
+            ids::SharedIds,
             lookout::{Lookout, Sight},
             suspects::Suspects,
         },
@@ -387,7 +387,7 @@ impl Machine<'_> {
         tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
         let super::Reading { cursor, begun_after, read_twice, unproven, newest, ids } =
             left.reading;
-        let ids = SharedIds::new(Ids::stored(&ids, Instant::now()));
+        let ids = SharedIds::new(ids);
         let reading = decryption.clone();
         let arrivals = Arrivals::new(reading, ledger.clone(), walk, support, cursor, begun_after)
             .suspecting(suspects)

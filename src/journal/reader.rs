@@ -175,6 +175,22 @@ pub(super) fn begun_after(
         .optional()
 }
 
+/// Ids and blocks of the requests that were stored last, from the oldest to the newest.
+pub(super) fn newest_ids(
+    connection: &Connection,
+    contract: Address,
+    most: u32,
+) -> rusqlite::Result<Vec<(U256, u64)>> {
+    let mut select = connection.prepare_cached(sql::NEWEST_IDS)?;
+    let rows = select.query_map(params![Fixed(contract), most], |row| {
+        let id: Fixed<U256> = row.get(0)?;
+        Ok((id.0, number(row, 1)?))
+    })?;
+    let mut newest: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    newest.reverse();
+    Ok(newest)
+}
+
 /// Which ids of requests are known. Rows that nobody can read are left out.
 pub(super) fn seen_ids(connection: &Connection, contract: Address) -> rusqlite::Result<Vec<Run>> {
     let mut select = connection.prepare_cached(sql::SELECT_SEEN_IDS)?;

@@ -98,6 +98,11 @@ SELECT r.seq, r.id, r.content, e.block_number, e.block_hash, e.transaction_hash,
 FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 AND r.outcome IS NULL ORDER BY r.seq";
 
+/// The requests that were stored last, the newest one first. `?1` contract, `?2` how many.
+pub(super) const NEWEST_IDS: &str = "
+SELECT r.id, e.block_number FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
+WHERE r.contract = ?1 ORDER BY r.seq DESC LIMIT ?2";
+
 pub(super) const OLDEST_UNFINISHED: &str = "
 SELECT min(e.block_number) FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 AND r.outcome IS NULL";
@@ -277,7 +282,9 @@ ORDER BY t.nonce, t.seq";
 /// The last `?1` nonces with a mined transaction.
 pub(super) const RECENTLY_MINED: &str = "
 SELECT nonce, hash, mined_block_number, mined_block_hash FROM transactions
-WHERE mined_block_number IS NOT NULL AND nonce > (SELECT max(nonce) FROM transactions) - ?1
+WHERE mined_block_number IS NOT NULL AND nonce > (
+    SELECT m.nonce FROM transactions m WHERE m.mined_block_number IS NOT NULL
+    ORDER BY m.nonce DESC LIMIT 1) - ?1
 ORDER BY nonce";
 
 /// What is recorded and not given up for nonce `?1`, where transaction `?2` is: a few rows.

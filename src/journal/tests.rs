@@ -878,6 +878,17 @@ async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
     assert_eq!(Running::open(dir.path()).seen_ids().await.unwrap(), fewer);
 }
 
+/// So that a reorganisation after a restart takes ids along.
+#[tokio::test]
+async fn a0_the_newest_requests_are_told_with_their_blocks() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    running.journal.arrive(batch([7, 2], Some(8))).await.unwrap();
+    running.journal.arrive(batch([5], Some(9))).await.unwrap();
+    let newest = running.journal.newest_ids().await.unwrap();
+    assert_eq!(newest, [7, 2, 5].map(|id| (U256::from(id), id)));
+}
+
 #[tokio::test]
 async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
     let dir = TempDir::new().unwrap();
@@ -928,6 +939,22 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
     journal.flush().await.unwrap();
     assert_eq!(journal.unsettled_transactions().await.unwrap(), [second]);
     assert_eq!(journal.open_transactions().await.unwrap(), []);
+}
+
+/// A wrong count had one signed far beyond the others.
+#[tokio::test]
+async fn a9_what_was_mined_is_followed_whatever_was_signed_far_beyond() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let (mined, stranded) = (signed(11, 0, None), signed(1 << 40, 0, None));
+    journal.signed(vec![mined.clone(), stranded.clone()]).await.unwrap();
+    journal.mined(mined.id(), block(3)).await.unwrap();
+    journal.flush().await.unwrap();
+    let followed = journal.recently_mined(4096).await.unwrap();
+    assert_eq!(followed.iter().map(|one| one.nonce).collect::<Vec<_>>(), [11]);
+    journal.gave_up(vec![stranded.id()], GivenUp::Stranded).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.recently_mined(4096).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    domain::Event,
+    domain::{Event, U256},
     gateway::abi::{self, Counter},
 };
 
@@ -171,6 +171,21 @@ impl Ids {
         ids
     }
 
+    /// With the blocks of the newest ones, from the oldest to the newest: what of them leaves the chain
+    /// is known no more.
+    #[must_use]
+    pub fn in_blocks(mut self, newest: &[(U256, u64)]) -> Self {
+        for (id, block) in newest {
+            let Some((counter, number)) = Counter::of(*id) else { continue };
+            let Some(line) = self.lines.get_mut(&counter) else { continue };
+            let run = line.runs.range(..=number).next_back();
+            if run.is_some_and(|(_, span)| number <= span.last) {
+                line.remember(number, *block);
+            }
+        }
+        self
+    }
+
     /// As they are to be stored.
     pub fn runs(&self) -> impl Iterator<Item = Run> {
         self.lines.iter().flat_map(|(counter, line)| {
@@ -257,6 +272,7 @@ impl Ids {
         for line in self.lines.values_mut() {
             self.changed |= line.back_to(block);
         }
+        self.lines.retain(|_, line| !line.runs.is_empty());
     }
 
     /// This id is on chain, with this block or an earlier one.
@@ -479,16 +495,13 @@ impl Line {
         self.runs.split_off(&gone);
         let left = gone.saturating_sub(1);
         let at = self.recent.get(&left).copied();
+        // Nothing may be left of it: then it begins anew. What is below may be hidden.
         if let Some(mut top) = self.runs.last_entry() {
             let top = top.get_mut();
             if top.last >= gone {
                 top.last = left;
                 top.last_block = at.unwrap_or(top.last_block.min(block));
             }
-        } else {
-            // Nothing of the counter is left on chain: it goes on from there.
-            let base = Span { last: left, first_block: block, last_block: block, below: None };
-            self.runs.insert(left, base);
         }
         self.nothing_above(block);
         true

@@ -206,6 +206,10 @@ impl State {
         events
     }
 
+    pub fn is_index_broken(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.lies.index().is_some())
+    }
+
     /// How the receipts of a block are told.
     pub fn block_receipts(&self, endpoint: usize) -> BlockReceipts {
         self.endpoints[endpoint].lies.index().map_or(BlockReceipts::Shown, |broken| broken.receipts)

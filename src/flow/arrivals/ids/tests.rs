@@ -117,11 +117,30 @@ fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
     assert_eq!(missing(&ids, 130, now), [(12, 12, 110, 127)]);
     ids.saw(C, 12, 126, now);
     assert_eq!(missing(&ids, 130, now), []);
-    // All of them are gone: the counter goes on from there.
+    // All of them are gone: the counter begins anew, and what is below may be hidden.
     ids.back_to(50);
-    assert_eq!(ids.last_known(), [(C, 9)]);
+    assert_eq!(ids.last_known(), []);
+    ids.set_origin(5);
+    assert!(ids.without_beginning().contains(&(C, None)));
     ids.saw(C, 11, 60, now);
-    assert_eq!(missing(&ids, 130, now), [(10, 10, 50, 60)]);
+    assert!(ids.without_beginning().contains(&(C, Some((11, 60)))));
+    ids.begins(C, 8, 5, now);
+    assert_eq!(missing(&ids, 130, now), [(9, 10, 5, 60)]);
+    assert!(!ids.without_beginning().iter().any(|(counter, _)| *counter == C));
+}
+
+/// The first thing after a restart.
+#[test]
+fn a0_a_reorganisation_after_a_restart_takes_ids_with_it() {
+    let now = Instant::now();
+    let before = with(&[(10, 100), (11, 110), (12, 120), (13, 130)], now);
+    let runs: Vec<Run> = before.runs().collect();
+    let newest: Vec<_> = (9..14).map(|number| (C.id(number), number * 10)).collect();
+    let mut ids = Ids::stored(&runs, now).in_blocks(&newest);
+    ids.back_to(115);
+    assert_eq!(ids.last_known(), [(C, 11)]);
+    ids.saw(C, 13, 127, now);
+    assert_eq!(missing(&ids, 130, now), [(12, 12, 110, 127)]);
 }
 
 /// Of the last id that is left only a bound is known, and the chain goes back below it.
