@@ -19,6 +19,7 @@
 pub mod gap;
 mod pages;
 pub mod blooms;
+mod astray;
 mod first_reading;
 mod twice;
 pub mod suspects;
@@ -47,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::{
+    astray::Astray,
     decoded::{Decoded, decode, tell_of},
     first_reading::Read,
     gap::Plan,
@@ -66,7 +68,7 @@ use crate::{
     domain::{B256, BlockRef, Event, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
-        provider::{Head, NodeId, Provider, Range, RpcError},
+        provider::{At, Head, NodeId, Provider, Range, RpcError},
     },
     heart::Heart,
     metrics::Metrics,
@@ -118,8 +120,10 @@ pub struct Arrivals<P, L> {
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
     begun_after: u64,
-    /// Failures in a row: which node is asked for ranges.
+    /// Failures in a row: which node is asked for logs. And when it was the next one's turn.
     turn: usize,
+    turned: Instant,
+    astray: Astray,
     connection: watch::Sender<u64>,
     notes: Notes,
     suspects: Suspects,
@@ -175,6 +179,10 @@ enum ReadError {
     UnknownBlock(u64),
     #[error("block {number} does not follow the cursor: the chain was reorganised")]
     Reorganised { number: u64 },
+    #[error(
+        "the blocks up to {cursor} that were read are no node's any more, the newest is {head}"
+    )]
+    Astray { cursor: u64, head: u64 },
     #[error("the connector is stopping")]
     Stopping,
 }
@@ -190,7 +198,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         begun_after: Option<u64>,
     ) -> Self {
         let (finders, found) = mpsc::channel(1);
-        let begun_after = begun_after.unwrap_or(0);
+        // Reading that began on blocks that never were is not bound by where it began.
+        let highest = cursor.map_or(u64::MAX, |cursor| cursor.number);
+        let begun_after = begun_after.unwrap_or(0).min(highest);
         let notes = Notes::new(begun_after);
         if let Some(cursor) = cursor {
             let from = cursor.number.saturating_sub(READ_ONCE_AT_MOST);
@@ -212,6 +222,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             cursor,
             begun_after,
             turn: 0,
+            turned: Instant::now(),
+            astray: Astray::default(),
             connection: watch::channel(0).0,
             notes,
             suspects: Suspects::default(),
@@ -359,7 +371,12 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 let read = match self.catch_up(&head, start).await {
                     Err(ReadError::Reorganised { number }) => {
                         // Two nodes behind one URL may disagree for long: the pause stands.
-                        self.rewind(number).await.and(Err(ReadError::Reorganised { number }))
+                        let rewound = self.rewind(number, gap::NEAR).await;
+                        rewound.and(Err(ReadError::Reorganised { number }))
+                    }
+                    Err(error @ ReadError::Astray { .. }) => {
+                        let rewound = self.rewind(head.block.number + 1, astray::BACK).await;
+                        rewound.and(Err(error))
                     }
                     read => read,
                 };
@@ -381,7 +398,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                             // It got on: a node that knows half of it is worth asking.
                             pause.reset();
                         }
-                        self.turn += 1;
+                        (self.turn, self.turned) = (self.turn + 1, Instant::now());
                         sleep(pause.next_delay()).await;
                     }
                 }
@@ -415,11 +432,31 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 return Ok(());
             }
             cursor = match gap::plan(cursor.number, head.block.number) {
-                Plan::Idle => return Ok(()),
+                Plan::Idle => return self.is_known(cursor, head).await,
                 Plan::Far { from, to } => self.read_far(cursor, from, to).await?,
                 Plan::Near { from, to } => self.read_near(cursor, from, to, head).await?,
             };
         }
+    }
+
+    /// Fails where the cursor is above the head for long, and no sound node has its block.
+    async fn is_known(&mut self, cursor: BlockRef, head: &Head) -> Result<(), ReadError> {
+        if !self.astray.hears(cursor.number, head.block.number, Instant::now()) {
+            return Ok(());
+        }
+        let provider = self.adapter.provider();
+        let mut denied = false;
+        for node in provider.sound_nodes() {
+            match provider.only(node).header(At::Hash(cursor.hash)).await {
+                Ok(None) => denied = true,
+                // Some nodes say so by an error.
+                Err(error @ RpcError::Refused { .. }) if !error.is_busy() => denied = true,
+                // It has it, or may have.
+                Ok(Some(_)) | Err(_) => return Ok(()),
+            }
+        }
+        let (cursor, head) = (cursor.number, head.block.number);
+        if denied { Err(ReadError::Astray { cursor, head }) } else { Ok(()) }
     }
 
     async fn first_cursor(

@@ -138,6 +138,8 @@ pub(crate) struct Node {
     pub longest_range: Option<(u64, bool)>,
     /// Each answer to a range comes twice and in the wrong order.
     pub shuffles: bool,
+    /// There is a GatewayConfig contract. It answers nothing that can be read.
+    pub has_registry: bool,
     pub calls: HashMap<&'static str, usize>,
     /// What the contract says to a response call; `None`: it takes it.
     pub verdict: Option<Bytes>,
@@ -490,6 +492,10 @@ impl Provider for FakeChain {
         let by = self.asked;
         let answer = match range {
             LogRange::Block(hash) => {
+                if let Some((0, code, message)) = node.lies[by.0].takes_blocks {
+                    let (host, message) = ("node".into(), message.into());
+                    return Err(RpcError::Refused { host, code, message, data: None });
+                }
                 let head = node.header_of(by, At::Hash(hash));
                 let head = head.ok_or_else(|| refused("unknown block", None))?;
                 let mut events = node.logs_of(usize::try_from(head.block.number).unwrap());
@@ -656,7 +662,8 @@ impl Provider for FakeChain {
         node.verdict(self.asked).map(|()| node.lies[self.asked.0].estimate.unwrap_or(node.estimate))
     }
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
-        Ok(usize::from(address == CONTRACT))
+        let has_registry = self.ask("code_size")?.has_registry;
+        Ok(usize::from(address == CONTRACT || has_registry))
     }
     async fn balance(&self, _: Address) -> Result<U256, RpcError> {
         Ok(U256::MAX)

@@ -3,7 +3,14 @@
 //! Answers are cached per instance with an expiry, empty ones never: a coprocessor that registers
 //! its bucket late is found at the next request.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::Mutex, time::Instant};
 
@@ -18,6 +25,8 @@ use crate::domain::{Address, OutsideText};
 const LIFETIME: Duration = Duration::from_mins(1);
 /// After a failed look-up nobody asks again for so long.
 const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
+/// That there is no contract is asked again after so long: it is one node's word, and may change.
+const LOOKED_FOR_AGAIN: Duration = Duration::from_secs(10);
 
 /// The adapter. Clones share the cache.
 #[derive(Clone, Debug)]
@@ -25,7 +34,7 @@ pub struct GatewayConfigAdapter<P> {
     provider: P,
     wallet: Address,
     /// Whether there is a contract at the address: the seed's default is a placeholder.
-    deployed: bool,
+    deployed: Arc<AtomicBool>,
     cache: Arc<Mutex<Cache>>,
 }
 
@@ -35,6 +44,8 @@ struct Cache {
     coprocessors: Option<Cached<Vec<Address>>>,
     signer: Option<Cached<Option<Address>>>,
     failed: Option<(Instant, OutsideText)>,
+    /// When there was no contract.
+    missed: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,12 +73,28 @@ impl<P: Provider> GatewayConfigAdapter<P> {
     /// `wallet` is this node's transaction sender.
     pub async fn connect(provider: P, wallet: Address) -> Result<Self, RpcError> {
         let deployed = provider.code_size(provider.addresses().gateway_config).await? > 0;
-        Ok(Self { provider, wallet, deployed, cache: Arc::default() })
+        let missed = (!deployed).then(Instant::now);
+        let cache = Cache { missed, ..Cache::default() };
+        let deployed = Arc::new(AtomicBool::new(deployed));
+        Ok(Self { provider, wallet, deployed, cache: Arc::new(Mutex::new(cache)) })
     }
 
-    /// Whether there is a contract to ask.
+    /// Whether there was a contract to ask, when it was last looked for.
     pub fn is_deployed(&self) -> bool {
-        self.deployed
+        self.deployed.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is one. That there is none does not stand for long.
+    async fn is_there(&self, cache: &mut Cache) -> Result<bool, RegistryError> {
+        let just = |at: Instant| at.elapsed() < LOOKED_FOR_AGAIN;
+        if self.is_deployed() || cache.missed.is_some_and(just) {
+            return Ok(self.is_deployed());
+        }
+        let size = self.provider.code_size(self.address()).await;
+        let found = size.map_err(|error| RegistryError(OutsideText::of(&error)))? > 0;
+        self.deployed.store(found, Ordering::Relaxed);
+        cache.missed = (!found).then(Instant::now);
+        Ok(found)
     }
 
     fn address(&self) -> Address {
@@ -76,10 +103,10 @@ impl<P: Provider> GatewayConfigAdapter<P> {
 
     /// The base URL of a coprocessor's bucket; `None` if it is not registered or has none.
     pub async fn bucket_url(&self, coprocessor: Address) -> Result<Option<String>, RegistryError> {
-        if !self.deployed {
+        let mut cache = self.cache.lock().await;
+        if !self.is_there(&mut cache).await? {
             return Ok(None);
         }
-        let mut cache = self.cache.lock().await;
         if let Some(url) = cache.buckets.get(&coprocessor).and_then(Cached::fresh) {
             return Ok(Some(url.clone()));
         }
@@ -94,10 +121,10 @@ impl<P: Provider> GatewayConfigAdapter<P> {
 
     /// Whether the registry lists this coprocessor.
     pub async fn is_registered(&self, coprocessor: Address) -> Result<bool, RegistryError> {
-        if !self.deployed {
+        let mut cache = self.cache.lock().await;
+        if !self.is_there(&mut cache).await? {
             return Ok(false);
         }
-        let mut cache = self.cache.lock().await;
         if let Some(known) = cache.coprocessors.as_ref().and_then(Cached::fresh) {
             return Ok(known.contains(&coprocessor));
         }
@@ -112,20 +139,20 @@ impl<P: Provider> GatewayConfigAdapter<P> {
 
     /// Every registered coprocessor, asked anew.
     pub async fn coprocessors(&self) -> Result<Vec<Address>, RegistryError> {
-        if !self.deployed {
+        let mut cache = self.cache.lock().await;
+        if !self.is_there(&mut cache).await? {
             return Ok(Vec::new());
         }
-        let mut cache = self.cache.lock().await;
         cache.ask(&self.provider, self.address(), &abi::coprocessor_tx_senders()).await
     }
 
     /// The signer registered for this node's Core. `None` where the contract does not say: not
     /// deployed, or the wallet is not registered (then sending will show it).
     pub async fn core_signer(&self) -> Result<Option<Address>, RegistryError> {
-        if !self.deployed {
+        let mut cache = self.cache.lock().await;
+        if !self.is_there(&mut cache).await? {
             return Ok(None);
         }
-        let mut cache = self.cache.lock().await;
         if let Some(signer) = cache.signer.as_ref().and_then(Cached::fresh) {
             return Ok(*signer);
         }
@@ -137,10 +164,34 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         Ok(signer)
     }
 
-    /// Asks again who this node's signer is: an answer of the Core contradicts what is remembered.
+    /// Asks again who this node's signer is: an answer of the Core contradicts what is remembered. Of
+    /// what the sound nodes say now, what is not remembered counts: one of them may have been wrong, or
+    /// be behind.
     pub async fn core_signer_anew(&self) -> Result<Option<Address>, RegistryError> {
-        self.cache.lock().await.signer = None;
-        self.core_signer().await
+        let mut cache = self.cache.lock().await;
+        if !self.is_there(&mut cache).await? {
+            return Ok(None);
+        }
+        let remembered = cache.signer.take().and_then(|signer| signer.value);
+        let (mut said, mut failed) = (None, None);
+        for node in self.provider.sound_nodes() {
+            match view(&self.provider.only(node), self.address(), &abi::kms_node(self.wallet)).await
+            {
+                Ok(registered) => {
+                    let signer = registered.map(|registered| registered.signer);
+                    said = Some(signer);
+                    if signer != remembered {
+                        break;
+                    }
+                }
+                Err(error) => failed = Some(RegistryError(OutsideText::of(&error))),
+            }
+        }
+        let Some(signer) = said else {
+            return failed.map_or(Ok(None), Err);
+        };
+        cache.signer = signer.map(|signer| Cached::now(Some(signer)));
+        Ok(signer)
     }
 }
 
@@ -169,6 +220,28 @@ impl Cache {
                 }
                 Err(RegistryError(what))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::gateway::fake_chain::FakeChain;
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_that_there_is_no_registry_is_asked_again() {
+        let chain = FakeChain::new(1);
+        let registry = GatewayConfigAdapter::connect(chain.clone(), Address::ZERO).await.unwrap();
+        chain.node().has_registry = true;
+        for (seconds, deployed, asked) in [(9, false, 1), (1, true, 2), (60, true, 2)] {
+            advance(Duration::from_secs(seconds)).await;
+            // What it says is another matter.
+            let _ = registry.bucket_url(Address::ZERO).await;
+            assert_eq!(registry.is_deployed(), deployed);
+            assert_eq!(chain.calls("code_size"), asked);
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::world::{Waits, watch_support};
+use super::world::{Waits, ask_support, watch_support};
 use crate::{
     clock,
     gateway::{
@@ -20,7 +20,8 @@ use crate::{
 };
 
 const HOUSEKEEPING_EVERY: Duration = Duration::from_mins(10);
-/// After an upgrade the contract is looked at once more: the node may have lagged.
+/// After an upgrade the contract is looked at once more: the node may have lagged. And so it is as long
+/// as it holds every request: that is one node's word.
 const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
 
 /// Looks at the contract again after an upgrade, once more soon after it (the node may have
@@ -32,16 +33,18 @@ pub(super) async fn follow_support<P: Provider>(
 ) {
     let waits = Waits::beside();
     let mut changes = support.subscribe();
-    let mut patience = HOUSEKEEPING_EVERY;
+    let mut settles = false;
     loop {
+        let holds = matches!(*support.borrow(), Support::FromG12 { .. });
+        let patience = if settles || holds { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
         let upgrade = changes.wait_for(|support| matches!(support, Support::Upgraded { .. }));
         let upgraded = timeout(patience, upgrade).await.is_ok();
-        patience = if upgraded { UPGRADE_SETTLES_IN } else { HOUSEKEEPING_EVERY };
+        settles = upgraded;
         let seen = support.borrow().clone();
         let found = if upgraded {
             watch_support(&waits, &gateway, &decryption).await
         } else {
-            waits.wait(&gateway, || decryption.support()).await.0
+            waits.wait(&gateway, || ask_support(&decryption)).await.0
         };
         // Unless there was another upgrade meanwhile.
         support.send_if_modified(|support| {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     config::{self, Config},
-    domain::{Address, B256, SigningDomain},
+    domain::{Address, B256, OutsideText, SigningDomain},
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
@@ -207,6 +207,48 @@ pub(super) async fn ask_wallet(config: &Config) -> Result<Wallet, Unready> {
     })
 }
 
+/// One node's word that would stop everything is looked at again after so long, at every sound node.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// Which contract is deployed. That it is one of which every request is held counts if, a little later,
+/// no sound node says otherwise.
+pub(super) async fn ask_support<P: Provider>(
+    decryption: &DecryptionAdapter<P>,
+) -> Result<(Support, Option<OutsideText>), RpcError> {
+    let first = decryption.support().await?;
+    if !matches!(first.0, Support::FromG12 { .. }) {
+        return Ok(first);
+    }
+    sleep(SECOND_LOOK).await;
+    for node in decryption.provider().sound_nodes() {
+        if let Ok(other @ (Support::Served, _)) = decryption.only(node).support().await {
+            return Ok(other);
+        }
+    }
+    Ok(first)
+}
+
+/// The domain of the contract: what is configured, if any sound node says so a little later.
+async fn domain_of<P: Provider>(
+    decryption: &DecryptionAdapter<P>,
+    configured: &SigningDomain,
+) -> Result<Option<SigningDomain>, RpcError> {
+    let first = decryption.signing_domain().await?;
+    if first.as_ref().is_none_or(|deployed| deployed == configured) {
+        return Ok(first);
+    }
+    sleep(SECOND_LOOK).await;
+    for node in decryption.provider().sound_nodes() {
+        let other = decryption.only(node).signing_domain().await;
+        if let Ok(Some(other)) = other
+            && other == *configured
+        {
+            return Ok(Some(other));
+        }
+    }
+    Ok(first)
+}
+
 /// The domain the configuration names, unless the contract contradicts it.
 pub(super) async fn ask_domain<P: Provider>(
     decryption: &DecryptionAdapter<P>,
@@ -214,7 +256,7 @@ pub(super) async fn ask_domain<P: Provider>(
 ) -> Result<SigningDomain, Unready> {
     let configured = configured_domain(config);
     let address = configured.verifying_contract;
-    match decryption.signing_domain().await? {
+    match domain_of(decryption, &configured).await? {
         Some(deployed) if deployed != configured => Err(Unready::Ever(format!(
             "the contract at {address} signs under {deployed}; the configuration says \
              {configured}; correct decryption_domain_name, decryption_domain_version, chain_id \
@@ -269,7 +311,7 @@ pub(super) async fn watch_support<P: Provider>(
     gateway: &str,
     decryption: &DecryptionAdapter<P>,
 ) -> Support {
-    let (support, version) = waits.wait(gateway, || decryption.support()).await;
+    let (support, version) = waits.wait(gateway, || ask_support(decryption)).await;
     match &support {
         Support::Served => {
             info!(version = version.as_deref(), "Decryption contract found");

@@ -10,6 +10,8 @@
 //! That costs at most one call more for such a block and none for others; and no block waits for
 //! another one's proof.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -17,7 +19,7 @@ use tracing::{debug, warn};
 use super::{
     Arrivals, ReadError,
     blooms::{Found, Wanted, compare},
-    gap, known,
+    known,
 };
 use crate::{
     clock,
@@ -33,6 +35,10 @@ use crate::{
 const AT_ONCE: usize = 8;
 /// Blocks remembered, to find where a reorganised chain forked.
 const REMEMBERED: usize = 1024;
+/// What was read by ranges, and is read again after a reorganisation.
+const MOST_BACK: u64 = 8192;
+/// A node whose logs could not be had is asked for them again after so long.
+const TURN: Duration = Duration::from_mins(1);
 
 /// A block that was read near the head.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +133,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         to: u64,
         head: &Head,
     ) -> Result<BlockRef, ReadError> {
+        if self.turned.elapsed() >= TURN {
+            self.turn = 0;
+        }
         // Futures first, streams after: borrowed closures in a stream cannot be sent.
         let reads: Vec<_> = (from..=to).map(|number| self.header_near(number, head)).collect();
         let mut reads = stream::iter(reads).buffered(AT_ONCE);
@@ -194,7 +203,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// The logs of one block. `says`: its bloom is worth something.
     async fn logs_near(&self, head: &Head, says: bool) -> (u64, Result<Shown, RpcError>) {
         let block = head.block;
-        let told = match self.adapter.requests(LogRange::Block(block.hash)).await {
+        // Whoever refuses them has its turn again later.
+        let (adapter, _) = in_turn(&self.adapter, self.turn);
+        let asked = if self.turn == 0 { &self.adapter } else { &adapter };
+        let told = match asked.requests(LogRange::Block(block.hash)).await {
             Ok(told) => told,
             Err(error) => return (block.number, Err(error)),
         };
@@ -261,13 +273,26 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
     }
 
-    /// After a reorganisation: back by as many blocks as are always read again, and on until the
-    /// chain is the known one, as far as it is remembered.
-    pub(super) async fn rewind(&mut self, number: u64) -> Result<(), ReadError> {
-        let mut depth = gap::NEAR;
+    /// After a reorganisation: back by so many blocks at least, and on until the chain is the known
+    /// one, as far as it is remembered.
+    pub(super) async fn rewind(&mut self, number: u64, least: u64) -> Result<(), ReadError> {
+        if self.begun_after >= number {
+            // It began on blocks that never were.
+            self.begun_after = number.saturating_sub(least);
+            self.notes.open().begun_after = self.begun_after;
+        }
+        let mut depth = least;
         loop {
             self.heart.beat().await;
-            let back_to = number.saturating_sub(depth).max(self.begun_after);
+            let mut back_to = number.saturating_sub(depth).max(self.begun_after);
+            if !self.recent.contains_key(&back_to)
+                && let Some((known, _)) = self.recent.range(..back_to).next_back()
+                && back_to - known <= MOST_BACK
+            {
+                // What was read by ranges since then may have been of another fork, too.
+                back_to = (*known).max(self.begun_after);
+                depth = number - back_to;
+            }
             let block = self.header(back_to).await?.block;
             let forked = self.recent.get(&back_to).is_some_and(|known| known.hash != block.hash);
             if forked && back_to > self.begun_after {

@@ -281,6 +281,58 @@ async fn a_deep_reorganisation_is_followed_to_its_fork() {
     assert_eq!(reading.walked(), [7]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn b1_what_was_read_by_ranges_on_another_fork_is_read_again() {
+    let chain = FakeChain::new(100);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    for _ in 0..400 {
+        chain.mine(Vec::new());
+    }
+    pass(1000).await;
+    let again = (0..420).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect();
+    chain.reorganise(400, again);
+    pass(10_000).await;
+    assert_eq!(reading.walked(), [7]);
+}
+
+/// A node announced blocks that never were, at the first start or later.
+#[tokio::test(start_paused = true)]
+async fn b1_a_cursor_on_blocks_that_never_were_is_given_up() {
+    for first_start in [true, false] {
+        let chain = FakeChain::new(6000);
+        let stray = BlockRef { number: 2_000_000, hash: B256::repeat_byte(9) };
+        let mut reading =
+            Reading::of(chain.clone(), Start::Latest, (!first_start).then_some(stray));
+        pass(100).await;
+        if first_start {
+            chain.reorganise(4000, vec![vec![request_event(7)]]);
+        } else {
+            chain.mine(vec![request_event(7)]);
+        }
+        for _ in 0..70 {
+            pass(1000).await;
+            chain.mine(Vec::new());
+        }
+        pass(1000).await;
+        assert_eq!(reading.walked(), [7], "{first_start}");
+        assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_where_a_node_refuses_logs_the_other_one_shows_them() {
+    let chain = FakeChain::new(100);
+    let refuses =
+        Lies { takes_blocks: Some((0, -32000, "logs are not available")), ..Lies::default() };
+    chain.node().lies = vec![refuses, Lies::default()];
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(1000).await;
+    chain.mine(vec![request_event(7)]);
+    pass(1000).await;
+    assert_eq!(reading.walked(), [7]);
+}
+
 /// The cursor's block left the chain while the connector was down.
 #[tokio::test(start_paused = true)]
 async fn a_reorganisation_while_down_is_noticed_far_from_the_head() {

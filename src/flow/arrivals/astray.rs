@@ -1,0 +1,60 @@
+//! A cursor above every head, on a block that no node has: what was read there was no chain. Pure.
+//!
+//! A node may announce blocks that never were, or a chain may be rolled back as a whole. Its heads stay
+//! below the cursor then, and nothing below it would ever be read again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A node that was restored or put behind the same name may be so far behind for a while.
+const AFTER: Duration = Duration::from_mins(1);
+/// How often the nodes are asked for the cursor's block.
+const EVERY: Duration = Duration::from_secs(10);
+/// How many blocks before the head are read again: more than were made since, on a chain with ten
+/// blocks a second.
+pub(super) const BACK: u64 = 4096;
+
+/// Since when heads stay below the cursor.
+#[derive(Debug, Default)]
+pub(super) struct Astray {
+    since: Option<Instant>,
+    asked: Option<Instant>,
+}
+
+impl Astray {
+    /// A head was heard of. Whether the nodes are to be asked for the cursor's block now.
+    pub(super) fn hears(&mut self, cursor: u64, head: u64, now: Instant) -> bool {
+        if head >= cursor {
+            *self = Self::default();
+            return false;
+        }
+        let over = |since: Option<Instant>, time: Duration| {
+            since.is_none_or(|since| now.saturating_duration_since(since) >= time)
+        };
+        let since = *self.since.get_or_insert(now);
+        let asks = over(Some(since), AFTER) && over(self.asked, EVERY);
+        if asks {
+            self.asked = Some(now);
+        }
+        asks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b1_heads_below_the_cursor_are_doubted_after_a_while_and_now_and_then() {
+        let (mut astray, begun) = (Astray::default(), Instant::now());
+        let mut hears =
+            |second: u64, head: u64| astray.hears(100, head, begun + Duration::from_secs(second));
+        assert_eq!([hears(0, 100), hears(1, 99), hears(60, 99)], [false; 3]);
+        assert_eq!([hears(61, 99), hears(62, 99), hears(71, 98)], [true, false, true]);
+        assert_eq!(
+            [hears(72, 100), hears(73, 50), hears(132, 60), hears(133, 70)],
+            [false, false, false, true]
+        );
+    }
+}
