@@ -106,6 +106,8 @@ pub(crate) struct Lies {
     pub verdict: Option<Bytes>,
     /// It has no receipts.
     pub no_receipts: bool,
+    /// It says of every transaction that it succeeded in this block.
+    pub receipts_in: Option<BlockRef>,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -334,6 +336,10 @@ fn lost() -> RpcError {
     RpcError::Unavailable { host: "node".into(), what: "lost".into() }
 }
 
+fn receipt_in(hash: B256, block: BlockRef) -> Receipt {
+    Receipt { hash, block, success: true, gas_used: 1, gas_price: 1 }
+}
+
 fn refused(message: &str, data: Option<Bytes>) -> RpcError {
     let code = if data.is_some() { 3 } else { -32000 };
     RpcError::Refused { host: "node".into(), code, message: message.into(), data }
@@ -407,13 +413,6 @@ impl Node {
             [&[0xd4, 0x8a, 0xf9, 0x42][..], &id.to_be_bytes::<32>()].concat()
         };
         data.into()
-    }
-
-    /// All receipts are of this block, which the chain need not have.
-    pub fn receipts_in(&mut self, block: BlockRef) {
-        for receipt in self.receipts.values_mut() {
-            receipt.block = block;
-        }
     }
 
     fn verdict(&self, by: NodeId) -> Result<(), RpcError> {
@@ -728,6 +727,9 @@ impl Provider for FakeChain {
         let hash = self.send_raw_transaction(raw).await?;
         let until = Instant::now() + Duration::from_secs(2);
         while self.node().offers_receipts && Instant::now() < until {
+            if let Some(block) = self.node().lies[self.asked.0].receipts_in {
+                return Ok(Sent::Mined(receipt_in(hash, block)));
+            }
             if let Some(receipt) = self.node().receipts.get(&hash) {
                 return Ok(Sent::Mined(receipt.clone()));
             }
@@ -740,6 +742,10 @@ impl Provider for FakeChain {
         if node.most_receipts.is_some_and(|most| hashes.len() > most) {
             return Err(refused("too many", None));
         }
+        if let Some(block) = node.lies[self.asked.0].receipts_in {
+            let receipt = |hash: &B256| Some(receipt_in(*hash, block));
+            return Ok(hashes.iter().map(receipt).collect());
+        }
         if node.hide_receipts || node.lies[self.asked.0].no_receipts {
             return Ok(vec![None; hashes.len()]);
         }
@@ -747,13 +753,7 @@ impl Provider for FakeChain {
             let of_event = || {
                 let mut events = node.chain.iter().flat_map(|block| &block.events);
                 let event = events.find(|event| event.transaction == *hash)?;
-                Some(Receipt {
-                    hash: *hash,
-                    block: event.block,
-                    success: true,
-                    gas_used: 1,
-                    gas_price: 1,
-                })
+                Some(receipt_in(*hash, event.block))
             };
             node.receipts.get(hash).cloned().or_else(of_event)
         };

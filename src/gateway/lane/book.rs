@@ -30,6 +30,7 @@ use super::{
     SubmitError, TransactionId,
     count::{CountBelief, Votes},
     draft::{Draft, recover_payload},
+    look::AHEAD,
     market::Market,
     nonces::Nonces,
     recent::Recent,
@@ -448,9 +449,14 @@ impl Book {
         now: Instant,
     ) {
         self.broadcasting -= 1;
+        let newest = self.newest();
         let Some(slot) = self.open.get_mut(&nonce) else { return };
         slot.landed_flight();
         let (error, refusal) = match result {
+            // Of a block far above the newest one it is no receipt: the chain is looked at.
+            Ok(Sent::Mined(receipt)) if receipt.block.number > newest.saturating_add(AHEAD) => {
+                (None, quirks::Refusal::AlreadyKnown)
+            }
             Ok(Sent::Mined(receipt)) => {
                 if slot.versions().iter().any(|version| version.hash == receipt.hash) {
                     return self.land(nonce, &receipt, now);

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use tracing::debug;
+
 use super::{
     MinedTransaction,
     book::{Look, Seen},
@@ -21,6 +23,8 @@ use crate::{
 pub(super) const MOST_AT_ONCE: usize = 100;
 /// And of a node that fails on more.
 const LEAST_AT_ONCE: usize = 5;
+/// So far above the newest block no receipt is believed: it and the head are told at different moments.
+pub(super) const AHEAD: u64 = 64;
 
 /// What came of a look.
 #[derive(Debug)]
@@ -77,35 +81,30 @@ async fn ask_receipts(
     }
     let below = maybe_mined(&look, count);
     for asked in below.chunks(at_once) {
-        let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
-        let mut receipts = match provider.receipts(&hashes).await {
-            Ok(receipts) => receipts,
+        match shown(provider, asked, look.everyone).await {
+            Ok(Shown { receipts, is_silent }) => {
+                seen.is_silent |= is_silent;
+                seen.open.extend(receipts);
+            }
             Err(error) => {
                 // Of a nonce with several transactions all are known, or none.
                 seen.open.retain(|(nonce, _)| *nonce != asked[0].0);
                 return Err(error);
             }
-        };
-        if look.everyone {
-            seen.is_silent |= fill_in(provider, asked, &mut receipts).await;
         }
-        seen.open.extend(asked.iter().map(|(nonce, _)| *nonce).zip(receipts));
     }
     for asked in look.lost.chunks(at_once) {
-        let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
-        let mut receipts = provider.receipts(&hashes).await?;
-        fill_in(provider, asked, &mut receipts).await;
-        let found = asked.iter().map(|(nonce, _)| *nonce).zip(receipts);
+        let found = shown(provider, asked, true).await?.receipts.into_iter();
         seen.lost.extend(found.filter_map(|(nonce, receipt)| Some((nonce, receipt?))));
     }
     for asked in look.mined.chunks(at_once) {
         let these: Vec<(u64, B256)> = asked.iter().map(|one| (one.nonce, one.hash)).collect();
-        let hashes: Vec<B256> = asked.iter().map(|one| one.hash).collect();
-        let mut receipts = provider.receipts(&hashes).await?;
-        fill_in(provider, &these, &mut receipts).await;
-        let unchanged =
-            asked.iter().zip(&receipts).all(|(one, receipt)| is_where(one, receipt.as_ref()));
-        seen.mined.extend(asked.iter().map(|one| one.nonce).zip(receipts));
+        let receipts = shown(provider, &these, true).await?.receipts;
+        let is_there = |(one, (_, receipt)): (&MinedTransaction, &(u64, Option<Receipt>))| {
+            is_where(one, receipt.as_ref())
+        };
+        let unchanged = receipts.len() == asked.len() && asked.iter().zip(&receipts).all(is_there);
+        seen.mined.extend(receipts);
         // What is older is deeper in the chain.
         if unchanged {
             break;
@@ -114,26 +113,68 @@ async fn ask_receipts(
     Ok(())
 }
 
-/// What the node that is read from does not show of a nonce, as another one has it. Whether one of them
-/// did not answer.
-async fn fill_in(
+/// Receipts of transactions of these nonces.
+#[derive(Debug)]
+struct Shown {
+    /// `None`: there is none. What is left out, nobody has said anything sensible of.
+    receipts: Vec<(u64, Option<Receipt>)>,
+    /// One of several nodes did not answer.
+    is_silent: bool,
+}
+
+/// `others`: they are asked for what the node that is read from does not show. They are in any case for
+/// what it shows in a block that is not made yet.
+async fn shown(
     provider: &impl Provider,
     asked: &[(u64, B256)],
-    receipts: &mut [Option<Receipt>],
-) -> bool {
-    let shown = asked.iter().zip(&*receipts).filter(|(_, receipt)| receipt.is_some());
-    let shown: BTreeSet<u64> = shown.map(|((nonce, _), _)| *nonce).collect();
-    let missing = |place: &usize| !shown.contains(&asked[*place].0);
+    others: bool,
+) -> Result<Shown, RpcError> {
+    let hashes: Vec<B256> = asked.iter().map(|(_, hash)| *hash).collect();
+    let mut receipts = provider.receipts(&hashes).await?;
+    let mut odd = BTreeSet::new();
+    for ((nonce, _), receipt) in asked.iter().zip(&mut receipts) {
+        if let Some(of) = receipt.as_ref()
+            && !is_made(provider, of.block.number).await?
+        {
+            debug!(nonce, block = of.block.number, "a receipt of a block that is not made yet");
+            odd.insert(*nonce);
+            *receipt = None;
+        }
+    }
+    let known = |receipts: &[Option<Receipt>]| -> BTreeSet<u64> {
+        let known = asked.iter().zip(receipts).filter(|(_, receipt)| receipt.is_some());
+        known.map(|((nonce, _), _)| *nonce).collect()
+    };
+    let there = known(&receipts);
+    let missing = |place: &usize| {
+        let nonce = asked[*place].0;
+        !there.contains(&nonce) && (others || odd.contains(&nonce))
+    };
     let missing: Vec<usize> = (0..asked.len()).filter(missing).collect();
-    if missing.is_empty() {
-        return false;
+    let mut is_silent = false;
+    if !missing.is_empty() {
+        let hashes: Vec<B256> = missing.iter().map(|place| asked[*place].1).collect();
+        let elsewhere = votes::ask_others(provider, &hashes).await;
+        is_silent = elsewhere.is_silent;
+        for (place, receipt) in missing.into_iter().zip(elsewhere.receipts) {
+            receipts[place] = receipt;
+        }
     }
-    let hashes: Vec<B256> = missing.iter().map(|place| asked[*place].1).collect();
-    let others = votes::ask_others(provider, &hashes).await;
-    for (place, receipt) in missing.into_iter().zip(others.receipts) {
-        receipts[place] = receipt;
+    let there = known(&receipts);
+    let all = asked.iter().map(|(nonce, _)| *nonce).zip(receipts);
+    let receipts = all.filter(|(nonce, _)| there.contains(nonce) || !odd.contains(nonce));
+    Ok(Shown { receipts: receipts.collect(), is_silent })
+}
+
+/// Whether there is a block of this height, or may be in a moment. Heads may come late: the node is
+/// asked for its newest one before it is not believed.
+async fn is_made(provider: &impl Provider, block: u64) -> Result<bool, RpcError> {
+    let told = provider.heads().borrow().map_or(0, |head| head.block.number);
+    if block <= told.saturating_add(AHEAD) {
+        return Ok(true);
     }
-    others.is_silent
+    let newest = provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
+    Ok(block <= newest.saturating_add(AHEAD))
 }
 
 /// Which of the open ones may be mined where the count is this.

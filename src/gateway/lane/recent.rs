@@ -20,6 +20,9 @@ pub(super) const GONE_AFTER: Duration = Duration::from_secs(15);
 /// gone back.
 pub(super) const BELOW_FOR: Duration = Duration::from_mins(10);
 
+/// No node is so many blocks behind: a century of the fastest chain.
+const FARTHEST: u64 = 1 << 35;
+
 #[derive(Clone, Copy, Debug)]
 struct Mined {
     hash: B256,
@@ -34,6 +37,12 @@ impl Mined {
     fn is_there(&mut self) {
         (self.missing_since, self.below_since) = (None, None);
     }
+}
+
+/// Whether a node with this newest block may not have come to another one. A block that is further
+/// above was never made: a version before believed in it.
+fn lags(head: u64, block: u64) -> bool {
+    head < block && block - head <= FARTHEST
 }
 
 /// By nonce.
@@ -104,7 +113,7 @@ impl Recent {
                     looked.moved.push((id, receipt.block));
                 }
                 Some(_) => looked.dropped.push(id),
-                None if head.is_none_or(|head| head < known.block.number)
+                None if head.is_none_or(|head| lags(head, known.block.number))
                     && !long(*known.below_since.get_or_insert(now), BELOW_FOR) =>
                 {
                     looked.below = true;

@@ -152,7 +152,7 @@ impl Book {
     }
 
     /// The newest block's number.
-    fn newest(&self) -> u64 {
+    pub(super) fn newest(&self) -> u64 {
         self.head.map_or(0, |(block, _)| block.number)
     }
 

@@ -197,7 +197,7 @@ async fn a9_a_receipt_of_a_block_that_is_not_in_the_chain_counts_for_nothing() {
     let mut submission = scene.submit(1).await;
     scene.blocks(1).await;
     let fork = BlockRef { number: 101, hash: B256::repeat_byte(9) };
-    scene.chain.node().receipts_in(fork);
+    scene.chain.node().lies[1].receipts_in = Some(fork);
     scene.blocks(4 * 40).await;
     scene.chain.node().lies[0].no_receipts = false;
     scene.blocks(4 * 2).await;
@@ -224,6 +224,45 @@ async fn a9_a_receipt_that_comes_late_lifts_the_hold() {
         assert!(landing(submission).success);
     }
     assert_eq!(nonces(&scene).len(), 7, "what was mined is not sent again");
+}
+
+/// A receipt of a block that is not made, with a send or without, is none.
+#[tokio::test(start_paused = true)]
+async fn b5_a_receipt_far_above_the_head_is_none() {
+    for (many, waits) in [(1, true), (1, false), (2, true), (2, false)] {
+        let scene = Scene::new();
+        nodes(&scene, many);
+        let mut before = scene.submit(1).await;
+        scene.blocks(2).await;
+        landing(&mut before);
+        scene.chain.node().offers_receipts = waits;
+        let far = BlockRef { number: (1 << 53) - 1, hash: B256::repeat_byte(9) };
+        scene.chain.node().lies[0].receipts_in = Some(far);
+        let mut during = scene.submit(2).await;
+        scene.blocks(12).await;
+        scene.chain.node().lies[0].receipts_in = None;
+        scene.blocks(4 * 5).await;
+        assert!(landing(&mut during).block.number < 200);
+        let mut after = scene.submit(3).await;
+        scene.blocks(4).await;
+        landing(&mut after);
+        assert_eq!(nonces(&scene), [0, 1, 2], "{many} {waits}");
+    }
+}
+
+/// A version before believed in such a block, and it is in the journal.
+#[tokio::test(start_paused = true)]
+async fn b5_a_journal_with_a_receipt_far_above_the_head_heals() {
+    let chain = fake_chain();
+    let ledger = poisoned(&[0]).await;
+    let far = BlockRef { number: (1 << 53) - 1, hash: B256::repeat_byte(9) };
+    ledger.mined(ledger.rows()[0].id(), far).await.expect("records");
+    let scene = Scene::over(chain, ledger);
+    let mut submission = scene.submit(7).await;
+    scene.blocks(4 * 40).await;
+    landing(&mut submission);
+    assert_eq!(nonces(&scene), [0, 1]);
+    assert_eq!(scene.chain.node().nonce, 2, "what was believed to be mined is");
 }
 
 async fn poisoned(at: &[u64]) -> FakeLedger {
