@@ -58,7 +58,27 @@ enum Sent {
     Landed(Landing),
     /// The node executed it in advance and did not take it.
     WouldRevert(Bytes),
+    /// It is no transaction that a node takes: of this gas limit, perhaps.
+    NotTaken(RpcError),
 }
+
+/// What a mined transaction means.
+enum Read {
+    End(Outcome),
+    /// It did not get through, and why.
+    Again(&'static str),
+}
+
+/// Why an answer is not sent again for now.
+enum Stuck {
+    Said(Bytes),
+    NotTaken(RpcError),
+    Mined(&'static str),
+}
+
+const WITHOUT_REASON: &str = "its transactions revert without a reason";
+const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes estimate too little of it; \
+                          gas_limit sets it";
 
 /// What the room reports while it waits for the receipt.
 #[derive(Clone, Debug)]
@@ -210,7 +230,7 @@ impl<P: Provider> Submission<P> {
         if maybe_sent
             && let Some(submission) = self.lane.attach(request.key).await.map_err(into_error)?
             && let Sent::Landed(landing) = self.follow(submission, report).await?
-            && let Some(outcome) = self.read_landing(request, &call, landing).await?
+            && let Read::End(outcome) = self.read_landing(request, &call, landing).await?
         {
             return Ok(outcome);
         }
@@ -219,7 +239,7 @@ impl<P: Provider> Submission<P> {
         {
             return Ok(outcome);
         }
-        let mut refused = None;
+        let mut stuck = Stuck::Mined(WITHOUT_REASON);
         for attempt in 0..MAX_REVERTS {
             let wary = maybe_sent || attempt > 0 || self.trouble.load(Ordering::Relaxed);
             let gas_limit =
@@ -237,19 +257,25 @@ impl<P: Provider> Submission<P> {
                 Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };
             let submission = self.lane.submit(payload).await.map_err(into_error)?;
             match self.follow(submission, report).await? {
-                Sent::Landed(landing) => {
-                    if let Some(outcome) = self.read_landing(request, &call, landing).await? {
-                        return Ok(outcome);
-                    }
-                    refused = None;
-                }
+                Sent::Landed(landing) => match self.read_landing(request, &call, landing).await? {
+                    Read::End(outcome) => return Ok(outcome),
+                    Read::Again(why) => stuck = Stuck::Mined(why),
+                },
                 // The next round asks the node why.
-                Sent::WouldRevert(data) => refused = Some(data),
+                Sent::WouldRevert(data) => stuck = Stuck::Said(data),
+                Sent::NotTaken(error) => {
+                    if !self.gas.forget(request, &call).await {
+                        let error = SubmitError::NotTaken(error);
+                        return Err(rejected(&format!("{error}; check gas_limit")));
+                    }
+                    stuck = Stuck::NotTaken(error);
+                }
             }
         }
-        match refused {
-            Some(data) => self.judge(request, &call, &data).await,
-            None => Err(rejected("its transactions revert without a reason")),
+        match stuck {
+            Stuck::Said(data) => self.judge(request, &call, &data).await,
+            Stuck::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error))),
+            Stuck::Mined(why) => Err(rejected(why)),
         }
     }
 
@@ -272,6 +298,7 @@ impl<P: Provider> Submission<P> {
                     return match landing.map_err(|_| SubmissionError::Stopped)? {
                         Ok(landing) => Ok(Sent::Landed(landing)),
                         Err(SubmitError::WouldRevert { data }) => Ok(Sent::WouldRevert(data)),
+                        Err(SubmitError::NotTaken(error)) => Ok(Sent::NotTaken(error)),
                         Err(error) => Err(into_error(error)),
                     };
                 }
@@ -279,33 +306,34 @@ impl<P: Provider> Submission<P> {
         }
     }
 
-    /// What a mined transaction means. `None`: it ran out of gas or failed without a reason, again.
+    /// What a mined transaction means.
     async fn read_landing(
         &self,
         request: &Request,
         call: &Call,
         landing: Landing,
-    ) -> Result<Option<Outcome>, SubmissionError> {
+    ) -> Result<Read, SubmissionError> {
         let Landing { transaction, block, success, gas_used, gas_limit } = landing;
         self.trouble.store(!success, Ordering::Relaxed);
         if success {
-            return Ok(Some(Outcome::Accepted { transaction, block }));
+            self.gas.used(request, call, gas_used.min(gas_limit));
+            return Ok(Read::End(Outcome::Accepted { transaction, block }));
         }
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
         if gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32 {
             warn!(request = %request.key, gas_limit, "out of gas");
             self.metrics.contract_error("out_of_gas");
             self.gas.exhausted(request, call, gas_limit).await;
-            return Ok(None);
+            return Ok(Read::Again(OUT_OF_GAS));
         }
         let again = self.adapter.provider().call(call, At::Number(block.number)).await;
         match again {
             Ok(_) => {
                 debug!(request = %request.key, %transaction, "reverted, and would not revert now");
-                Ok(None)
+                Ok(Read::Again(WITHOUT_REASON))
             }
             Err(error) => match error.revert_data() {
-                Some(data) => self.judge(request, call, &data).await.map(Some),
+                Some(data) => self.judge(request, call, &data).await.map(Read::End),
                 None => Err(error.into()),
             },
         }
@@ -358,6 +386,7 @@ fn into_error(error: SubmitError) -> SubmissionError {
     match error {
         SubmitError::Held(hold) => SubmissionError::Held(hold),
         SubmitError::Stopped => SubmissionError::Stopped,
+        SubmitError::NotTaken(_) => rejected(&error.to_string()),
         SubmitError::WouldRevert { .. } => rejected("the node says it would revert"),
     }
 }

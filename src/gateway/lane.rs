@@ -39,7 +39,10 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::votes::ask_others;
 use self::{owner::Owner, start::Known};
-use super::{provider::Provider, wallet::Wallet};
+use super::{
+    provider::{Provider, RpcError},
+    wallet::Wallet,
+};
 use crate::{
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     heart::Heart,
@@ -181,6 +184,9 @@ pub enum SubmitError {
     WouldRevert { data: Bytes },
     #[error("{0}")]
     Held(Hold),
+    /// Every node proved that it does not take the transaction, whatever the contract says.
+    #[error("the node does not take the transaction: {0}")]
+    NotTaken(RpcError),
     /// The lane is shutting down. What was broadcast stays in the journal.
     #[error("the lane was stopped")]
     Stopped,

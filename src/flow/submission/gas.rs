@@ -7,8 +7,9 @@
 //! nothing unless it is used. What runs out of gas all the same does so once, after which the class never
 //! goes below that again.
 //!
-//! An estimate is one node's word. More than an answer may cost, or than a block takes, is a fault of
-//! that node: the others are asked.
+//! An estimate is one node's word. More than an answer may cost, or than a block takes, and less than
+//! its calldata alone costs, is a fault of that node: the others are asked. So they are where it is less
+//! than was used before.
 //!
 //! The operator's figure is sent without asking, as long as that works. Once it did not, an
 //! estimate comes first: what would fail again shows there for free, not as one more transaction.
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use crate::{
     domain::{Generation, Kind, Request},
     gateway::{
-        lane::draft::most_gas,
+        lane::draft::{least_gas, most_gas},
         provider::{Call, Provider, RpcError},
     },
 };
@@ -32,6 +33,8 @@ use crate::{
 /// Percent on top of an estimate: of one with few signers, what the answer that reaches the threshold costs
 /// more (it reads all signatures from storage, and emits them).
 const MARGIN_PERCENT: u64 = 100;
+/// And on top of what an answer of the class has used.
+const USED_PERCENT: u64 = 10;
 /// An estimate serves so long. What a wrong one taught goes with it.
 const LEARNED_FOR: Duration = Duration::from_hours(1);
 /// After an out-of-gas the class gets this much more than it had, whatever the estimate says.
@@ -43,12 +46,14 @@ type Class = (Generation, Kind, u32, usize);
 /// What is known of one class. Locked while estimating, so that a burst asks once.
 type Entry = Arc<tokio::sync::Mutex<Known>>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Known {
     /// The limit, and when the first of the estimates was made that it stands for.
     limit: Option<(u64, Instant)>,
     /// Not less than this: so much was used up.
     floor: u64,
+    /// So much the last one used that was taken.
+    used: u64,
 }
 
 impl Known {
@@ -57,10 +62,20 @@ impl Known {
         self.limit.filter(|(_, at)| fresh(*at)).map(|(limit, _)| limit)
     }
 
+    /// No limit is below this, whatever the estimate.
+    fn least(&self) -> u64 {
+        self.floor.max(plus_percent(self.used, USED_PERCENT))
+    }
+
+    /// Whether an estimate leads to what is known to be needed.
+    fn agrees(&self, estimate: u64) -> bool {
+        plus_percent(estimate, MARGIN_PERCENT) >= self.least()
+    }
+
     /// Takes an estimate in. For a while what was learned does not shrink: an answer that reaches the
     /// threshold costs more than the one that was estimated.
     fn learn(&mut self, estimate: u64, most: u64, now: Instant) -> u64 {
-        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.floor).min(most);
+        let limit = plus_percent(estimate, MARGIN_PERCENT).max(self.least()).min(most);
         let (known, at) = self.fresh(now).zip(self.limit.map(|(_, at)| at)).unwrap_or((0, now));
         self.limit = Some((limit.max(known), at));
         limit.max(known)
@@ -109,10 +124,9 @@ impl GasBook {
     ) -> Result<u64, GasError> {
         if let Some(fixed) = self.fixed {
             if wary {
-                match estimate(provider, call).await {
-                    Ok(needed) if needed - needed / ESTIMATE_ERROR > fixed => {
-                        return Err(GasError::TooLow { fixed, needed });
-                    }
+                let fits = |needed: u64| needed - needed / ESTIMATE_ERROR <= fixed;
+                match estimate(provider, call, fits).await {
+                    Ok(needed) if !fits(needed) => return Err(GasError::TooLow { fixed, needed }),
                     // Senseless: the operator's word is worth more.
                     Ok(_) | Err(RpcError::Unreadable { .. }) => {}
                     Err(error) => return Err(error.into()),
@@ -124,14 +138,37 @@ impl GasBook {
         let most = most(provider, call);
         if wary {
             // Without the lock: many of these come at once after a restart.
-            let estimate = estimate(provider, call).await?;
+            let known = *entry.lock().await;
+            let estimate = estimate(provider, call, |gas| known.agrees(gas)).await?;
             return Ok(entry.lock().await.learn(estimate, most, Instant::now()));
         }
         let mut known = entry.lock().await;
-        match known.fresh(Instant::now()) {
-            Some(limit) => Ok(limit),
-            None => Ok(known.learn(estimate(provider, call).await?, most, Instant::now())),
+        if let Some(limit) = known.fresh(Instant::now()) {
+            return Ok(limit);
         }
+        let estimate = estimate(provider, call, |gas| known.agrees(gas)).await?;
+        Ok(known.learn(estimate, most, Instant::now()))
+    }
+
+    /// An answer was taken, and has used so much.
+    pub(super) fn used(&self, request: &Request, call: &Call, gas: u64) {
+        if self.fixed.is_some() {
+            return;
+        }
+        let entry = self.entry(request, call);
+        // Busy: the next one tells as well.
+        if let Ok(mut known) = entry.try_lock() {
+            known.used = gas;
+        }
+    }
+
+    /// No node takes a transaction with what was learned: it is learned anew. Whether it was.
+    pub(super) async fn forget(&self, request: &Request, call: &Call) -> bool {
+        if self.fixed.is_some() {
+            return false;
+        }
+        self.entry(request, call).lock().await.limit = None;
+        true
     }
 
     /// `limit` was used up: the class is estimated again and never gets so little again.
@@ -167,26 +204,35 @@ fn most<P: Provider>(provider: &P, call: &Call) -> u64 {
     most_gas(call.data.len()).min(block.unwrap_or(u64::MAX))
 }
 
-/// An estimate that makes sense, of whichever sound node gives one.
-async fn estimate<P: Provider>(provider: &P, call: &Call) -> Result<u64, RpcError> {
-    let most = most(provider, call);
+/// An estimate that makes sense and that `fits` what is known, of whichever sound node gives one; else the
+/// highest that makes sense.
+async fn estimate<P: Provider>(
+    provider: &P,
+    call: &Call,
+    fits: impl Fn(u64) -> bool,
+) -> Result<u64, RpcError> {
+    let (least, most) = (least_gas(&call.data), most(provider, call));
+    let makes_sense = |gas: &u64| (least..=most).contains(gas);
     let first = provider.estimate_gas(call).await?;
-    if first <= most {
+    let mut best = Some(first).filter(makes_sense);
+    if best.is_some_and(&fits) {
         return Ok(first);
     }
     let nodes = provider.sound_nodes();
     for node in nodes.iter().copied() {
         let other = provider.only(node).estimate_gas(call).await;
-        if let Ok(other) = other
-            && other <= most
-        {
+        let Some(other) = other.ok().filter(makes_sense) else { continue };
+        if fits(other) {
             return Ok(other);
         }
+        best = best.max(Some(other));
     }
-    let hosts: Vec<String> = nodes.iter().map(|node| provider.host(*node)).collect();
-    let what = format!(
-        "an estimate of {first} gas, where no answer of this size needs more than {most}; if it does \
-         here, set gas_limit"
-    );
-    Err(RpcError::Unreadable { host: hosts.join(", "), what: what.into() })
+    best.ok_or_else(|| {
+        let hosts: Vec<String> = nodes.iter().map(|node| provider.host(*node)).collect();
+        let what = format!(
+            "an estimate of {first} gas, where no answer of this size needs less than {least} or more \
+             than {most}; if it does here, set gas_limit"
+        );
+        RpcError::Unreadable { host: hosts.join(", "), what: what.into() }
+    })
 }

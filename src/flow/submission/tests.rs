@@ -10,7 +10,7 @@ use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
     domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
-        fake_chain::{CONTRACT, FakeChain, Lies, request_event},
+        fake_chain::{CONTRACT, FakeChain, Lies, Mood, request_event},
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
@@ -253,6 +253,63 @@ async fn a9c_another_nodes_estimate_counts_where_one_is_absurd() {
     let scene = Scene::new(Some(500_000));
     scene.chain.node().estimate = u64::MAX;
     scene.submit(1, true).await.unwrap();
+}
+
+/// Less than the calldata alone costs is no estimate, and less than was needed before is doubted.
+#[tokio::test(start_paused = true)]
+async fn a9c_too_low_an_estimate_costs_nothing() {
+    for wary in [false, true] {
+        for low in [0, 21_000, 40_000] {
+            let scene = Scene::new(None);
+            scene.chain.node().estimate = low;
+            let error = scene.submit(1, wary).await.expect_err("nothing is sent");
+            assert_eq!(error.remedy(), Remedy::Retry, "{error}");
+            scene.chain.node().estimate = 100_000;
+            scene.submit(1, wary).await.unwrap();
+            assert_eq!((scene.limit().await, scene.sent()), (200_000, 1));
+        }
+        let scene = Scene::new(None);
+        scene.chain.node().lies.resize(2, Lies::default());
+        (scene.chain.node().estimate, scene.chain.node().gas_used) = (160_000, 150_000);
+        scene.chain.node().lies[0].estimate = Some(21_000);
+        for id in 0..4 {
+            scene.submit(id, wary).await.unwrap();
+        }
+        // It has become modest; what was used is known.
+        tokio::time::sleep(Duration::from_mins(61)).await;
+        scene.chain.node().lies[0].estimate = Some(80_000);
+        scene.submit(4, wary).await.unwrap();
+        assert_eq!(scene.sent(), 5, "none ran out of gas");
+    }
+}
+
+/// Where nothing is known yet, a modest lie costs one transaction where another node tells better.
+#[tokio::test(start_paused = true)]
+async fn a9c_after_out_of_gas_another_node_is_asked() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies.resize(2, Lies::default());
+    (scene.chain.node().estimate, scene.chain.node().gas_used) = (400_000, 390_000);
+    scene.chain.node().lies[0].estimate = Some(80_000);
+    for id in 0..4 {
+        scene.submit(id, false).await.unwrap();
+    }
+    assert_eq!(scene.sent(), 5);
+}
+
+/// What no node takes is learned anew, and nobody is told of a `gas_limit` that is not set.
+#[tokio::test(start_paused = true)]
+async fn a9c_what_is_refused_is_learned_anew() {
+    let scene = Scene::new(None);
+    scene.chain.node().estimate = 90_000;
+    scene.chain.node().mood = Mood::Refuse("intrinsic gas too low");
+    let error = scene.submit(1, false).await.expect_err("held");
+    assert!(
+        error.to_string().contains("intrinsic gas") && !error.to_string().contains("gas_limit")
+    );
+    scene.chain.node().mood = Mood::Take;
+    scene.chain.node().estimate = 200_000;
+    scene.submit(2, false).await.unwrap();
+    assert_eq!(scene.limit().await, 400_000);
 }
 
 /// Within what makes sense a wrong estimate costs nothing, and is forgotten.

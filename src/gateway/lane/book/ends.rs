@@ -49,7 +49,7 @@ impl Book {
         let error = if refusal == quirks::Refusal::Reverted {
             SubmitError::WouldRevert { data: error.revert_data().unwrap_or_default() }
         } else {
-            rejected(format!("the node does not take the transaction: {error}; check gas_limit"))
+            SubmitError::NotTaken(error.clone())
         };
         self.fail(key, error);
     }
