@@ -111,7 +111,7 @@ pub enum SubmissionError {
     EarlierYoung,
     #[error("earlier answers of this wallet are looked for, in parts")]
     EarlierNotYet,
-    #[error("the gateway nodes contradict each other on whether this was answered")]
+    #[error("the gateway nodes contradict each other, or themselves, on whether this was answered")]
     Contradicted,
     #[error("the contract is paused")]
     Paused,
@@ -230,7 +230,7 @@ impl<P: Provider> Submission<P> {
         if maybe_sent
             && let Some(submission) = self.lane.attach(request.key).await.map_err(into_error)?
             && let Sent::Landed(landing) = self.follow(submission, report).await?
-            && let Read::End(outcome) = self.read_landing(request, &call, landing).await?
+            && let Read::End(outcome) = self.read_landing(request, &call, landing, before).await?
         {
             return Ok(outcome);
         }
@@ -249,7 +249,7 @@ impl<P: Provider> Submission<P> {
                         return Err(rejected(&error.to_string()));
                     }
                     Err(GasError::Estimate(error)) => match error.revert_data() {
-                        Some(data) => return self.judge(request, &call, &data).await,
+                        Some(data) => return self.judge(request, &call, &data, before).await,
                         None => return Err(error.into()),
                     },
                 };
@@ -257,10 +257,12 @@ impl<P: Provider> Submission<P> {
                 Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };
             let submission = self.lane.submit(payload).await.map_err(into_error)?;
             match self.follow(submission, report).await? {
-                Sent::Landed(landing) => match self.read_landing(request, &call, landing).await? {
-                    Read::End(outcome) => return Ok(outcome),
-                    Read::Again(why) => stuck = Stuck::Mined(why),
-                },
+                Sent::Landed(landing) => {
+                    match self.read_landing(request, &call, landing, before).await? {
+                        Read::End(outcome) => return Ok(outcome),
+                        Read::Again(why) => stuck = Stuck::Mined(why),
+                    }
+                }
                 // The next round asks the node why.
                 Sent::WouldRevert(data) => stuck = Stuck::Said(data),
                 Sent::NotTaken(error) => {
@@ -273,7 +275,7 @@ impl<P: Provider> Submission<P> {
             }
         }
         match stuck {
-            Stuck::Said(data) => self.judge(request, &call, &data).await,
+            Stuck::Said(data) => self.judge(request, &call, &data, before).await,
             Stuck::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error))),
             Stuck::Mined(why) => Err(rejected(why)),
         }
@@ -312,6 +314,7 @@ impl<P: Provider> Submission<P> {
         request: &Request,
         call: &Call,
         landing: Landing,
+        before: Before,
     ) -> Result<Read, SubmissionError> {
         let Landing { transaction, block, success, gas_used, gas_limit } = landing;
         self.trouble.store(!success, Ordering::Relaxed);
@@ -333,7 +336,7 @@ impl<P: Provider> Submission<P> {
                 Ok(Read::Again(WITHOUT_REASON))
             }
             Err(error) => match error.revert_data() {
-                Some(data) => self.judge(request, call, &data).await.map(Read::End),
+                Some(data) => self.judge(request, call, &data, before).await.map(Read::End),
                 None => Err(error.into()),
             },
         }
@@ -345,6 +348,7 @@ impl<P: Provider> Submission<P> {
         request: &Request,
         call: &Call,
         data: &[u8],
+        before: Before,
     ) -> Result<Outcome, SubmissionError> {
         let Some(error) = ContractError::decode(data) else {
             self.metrics.contract_error("none");
@@ -355,7 +359,7 @@ impl<P: Provider> Submission<P> {
             Verdict::AlreadyAnswered => {
                 // Others are not in trouble because this one had been answered.
                 self.trouble.store(false, Ordering::Relaxed);
-                self.already_answered(call).await
+                self.already_answered(request, call, before).await
             }
             Verdict::Retry => Err(SubmissionError::Paused),
             Verdict::Hold(_) => Err(SubmissionError::Rejected(error)),

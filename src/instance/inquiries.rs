@@ -248,7 +248,16 @@ async fn retry(
                 (Verdict::InHand, format!("it is in hand ({stage}) and not held: nothing to do"))
             }
         }
-        (Some(outcome @ (Outcome::Refused(_) | Outcome::Expired | Outcome::Orphaned)), _) => {
+        (
+            Some(
+                outcome @ (Outcome::Refused(_)
+                | Outcome::Expired
+                | Outcome::Orphaned
+                | Outcome::AlreadyAnswered),
+            ),
+            _,
+        ) => {
+            // Whatever it ended as, the contract is asked before anything is sent.
             let ended = outcome.as_str();
             let opened = journal.open_again(record.key).await.map_err(|error| error.to_string())?;
             if opened {
@@ -264,10 +273,6 @@ async fn retry(
                  to try",
                 block.number
             ),
-        ),
-        (Some(Outcome::AlreadyAnswered), _) => (
-            Verdict::Refused,
-            "the contract has this node's answer already: there is nothing to try".to_owned(),
         ),
         (Some(Outcome::Observed), _) => (
             Verdict::Refused,

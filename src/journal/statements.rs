@@ -255,7 +255,8 @@ UPDATE requests SET stage = 'arrived', worked = 0, last_error = 'it had ended as
     settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
     outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL,
     held_since = ?4, hold_reason = ?5, hold_detail = ?6
-WHERE contract = ?1 AND id = ?2 AND content = ?3 AND outcome IN ('refused', 'expired', 'orphaned')";
+WHERE contract = ?1 AND id = ?2 AND content = ?3 AND outcome IN ('refused', 'expired', 'orphaned',
+    'already_answered')";
 
 /// Without event and answer: what an operator asks for.
 pub(super) const HELD: &str = concat!(

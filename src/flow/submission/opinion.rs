@@ -1,11 +1,12 @@
-//! What the contract says by one node, and by all: what ends a request is not one node's word.
+//! What the contract says by one node, and by all: what ends a request is neither one node's word nor one
+//! moment's.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{Submission, SubmissionError};
+use super::{Before, Submission, SubmissionError, earlier::Found};
 use crate::{
     domain::{Outcome, Request},
     gateway::{
@@ -16,7 +17,9 @@ use crate::{
 };
 
 /// Between the first word of a node and the second.
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Until the third, where nothing is known of the answer that the contract is said to have.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// A node that says nothing for so long has no vote.
 const VOTE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -25,15 +28,33 @@ type Said = Result<Option<ContractError>, RpcError>;
 
 impl<P: Provider> Submission<P> {
     /// That there is an answer already ends a request. The contract says it of a signer: whichever
-    /// wallet brought it, another one cannot be brought.
-    pub(super) async fn already_answered(&self, call: &Call) -> Result<Outcome, SubmissionError> {
-        let said = self.everyone(call, At::Latest).await;
+    /// wallet brought it, another one cannot be brought. It has to be said for longer where this
+    /// instance has sent none and the chain shows none of this wallet.
+    pub(super) async fn already_answered(
+        &self,
+        request: &Request,
+        call: &Call,
+        before: Before,
+    ) -> Result<Outcome, SubmissionError> {
+        sleep(AGAIN_AFTER).await;
+        self.still_answered(call).await?;
+        let is_known = before != Before::Nothing
+            || matches!(self.earlier.look(request.into()).await, Ok(Found::Yes | Found::Young));
+        if !is_known {
+            sleep(UNKNOWN_FOR).await;
+            self.still_answered(call).await?;
+        }
+        Ok(Outcome::AlreadyAnswered)
+    }
+
+    /// Whether all say so.
+    async fn still_answered(&self, call: &Call) -> Result<(), SubmissionError> {
         let known =
             |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
-        match agreed(said, known) {
-            Ok(true) => Ok(Outcome::AlreadyAnswered),
-            Ok(false) => Err(SubmissionError::Contradicted),
-            Err(error) => Err(error.into()),
+        if agreed(self.everyone(call, At::Latest).await, known)? {
+            Ok(())
+        } else {
+            Err(SubmissionError::Contradicted)
         }
     }
 

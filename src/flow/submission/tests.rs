@@ -407,3 +407,42 @@ async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
     }
     assert_eq!(scene.sent(), 0);
 }
+
+/// Nor is it a moment's word.
+#[tokio::test(start_paused = true)]
+async fn a13_what_is_said_for_seconds_ends_nothing() {
+    let unknown = DecryptionNotRequested { decryptionId: U256::from(1) }.abi_encode();
+    for lie in [already().abi_encode(), unknown] {
+        for maybe_sent in [false, true] {
+            let scene = Scene::new(None);
+            scene.chain.node().verdict = Some(lie.clone().into());
+            let chain = scene.chain.clone();
+            let mut healing = JoinSet::new();
+            healing.spawn(async move {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                chain.node().verdict = None;
+            });
+            let said = scene.submit(1, maybe_sent).await.unwrap_err();
+            assert_eq!(said.remedy(), Remedy::Retry, "{said}");
+            let outcome = scene.submit(1, true).await.unwrap();
+            assert!(matches!(outcome, Outcome::Accepted { .. }), "{outcome:?}");
+        }
+    }
+}
+
+/// What this wallet is not known to have sent is said for longer before it is believed.
+#[tokio::test(start_paused = true)]
+async fn a13_an_answer_that_nobody_knows_of_is_doubted_for_longer() {
+    for (maybe_sent, is_listed, long) in
+        [(false, false, true), (true, false, false), (false, true, false)]
+    {
+        let scene = Scene::new(None);
+        scene.says(&already());
+        if is_listed {
+            scene.chain.list(U256::from(1), 60, scene.room.lane.sender());
+        }
+        let begun = tokio::time::Instant::now();
+        assert_eq!(scene.submit(1, maybe_sent).await.unwrap(), Outcome::AlreadyAnswered);
+        assert_eq!(begun.elapsed() > Duration::from_secs(10), long, "{maybe_sent} {is_listed}");
+    }
+}

@@ -173,6 +173,18 @@ async fn a10_a_retry_walks_what_nobody_walks_and_leaves_what_is_in_hand() {
     world.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a13_what_ended_as_answered_is_asked_of_the_chain_again() {
+    let mut world = World::new().await;
+    let key = store(&world.journal, 1).await;
+    world.journal.note(key, Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    let told = world.hear(Inquiry::Retry { id: "1".to_owned() }).await.unwrap();
+    let Told::Retried { requests } = told else { panic!("{told:?}") };
+    assert_eq!(requests[0].verdict, Verdict::OpenedAgain);
+    assert_eq!(world.walked().await, 1);
+    world.end().await;
+}
+
 fn just_arrived() -> Progress {
     Progress {
         stage: StageName::Arrived,

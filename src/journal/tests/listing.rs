@@ -46,7 +46,7 @@ async fn pages_of_any_size_tell_each_once_in_the_order_of_arrival() {
 }
 
 #[tokio::test]
-async fn only_what_ended_without_an_answer_is_opened_again() {
+async fn only_what_is_not_known_to_be_answered_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::open(dir.path());
     let journal = &running.journal;
@@ -59,7 +59,7 @@ async fn only_what_ended_without_an_answer_is_opened_again() {
     journal.note(key(2), Step::Settled(Outcome::Refused(malformed))).await.unwrap();
     journal.note(key(3), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.note(key(4), Step::Settled(Outcome::Observed)).await.unwrap();
-    for (id, opened) in [(1, true), (2, true), (3, false), (4, false), (5, false), (9, false)] {
+    for (id, opened) in [(1, true), (2, true), (3, true), (4, false), (5, false), (9, false)] {
         assert_eq!(journal.open_again(key(id)).await.unwrap(), opened, "{id}");
     }
     assert!(!journal.open_again(key(1)).await.unwrap(), "it is open");
