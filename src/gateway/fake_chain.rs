@@ -86,8 +86,12 @@ pub(crate) struct Lies {
     pub blooms: Blooms,
     /// Refuses ranges of more blocks with this error.
     pub takes_blocks: Option<(u64, i64, &'static str)>,
+    /// Neither logs nor receipts show any event.
+    pub denies: bool,
     /// Answers nothing.
     pub mute: bool,
+    /// Takes so long for the logs of a block or a range.
+    pub slow_logs: Duration,
     /// Logs are said to be of this block.
     pub misplaces: Option<u64>,
     /// It has no blocks from here on.
@@ -487,6 +491,10 @@ impl Provider for FakeChain {
         topics: &[B256],
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
+        let slow = self.node().lies[self.asked.0].slow_logs;
+        if !slow.is_zero() {
+            sleep(slow).await;
+        }
         let mut node = self.ask("logs")?;
         let by = self.asked;
         let answer = match range {
@@ -537,7 +545,8 @@ impl Provider for FakeChain {
                 events
             }
         };
-        let mut answer = if node.lies[by.0].blind { Vec::new() } else { answer };
+        let shows_none = node.lies[by.0].blind || node.lies[by.0].denies;
+        let mut answer = if shows_none { Vec::new() } else { answer };
         answer.truncate(node.shows_at_most.unwrap_or(usize::MAX));
         if let Some(number) = node.lies[by.0].misplaces {
             for event in &mut answer {
@@ -554,7 +563,7 @@ impl Provider for FakeChain {
     }
     async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
         let node = self.ask("emitted_by")?;
-        if node.hide_receipts {
+        if node.hide_receipts || node.lies[self.asked.0].denies {
             return Ok(None);
         }
         let forged = node.lies[self.asked.0].forges.iter();

@@ -9,6 +9,9 @@
 //!
 //! Who told the request is not asked who: two nodes that show it are two, whichever told it first.
 //! An index of logs may be broken, so who shows none is asked for the transaction's receipt too.
+//!
+//! Whoever forges one log may forge thousands in a block: they share what a node says of the block, so
+//! that its answers cannot be made to come too late by asking it a lot.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -45,6 +48,8 @@ const ASKED: usize = 3;
 const REMEMBERED: usize = 256;
 /// What a node showed counts for so long: it may think better of it.
 const FRESH: Duration = Duration::from_secs(10);
+/// What it did not show: not until the second look of a node that denies.
+const ABSENT_FOR: Duration = Duration::from_millis(500);
 
 /// What the nodes say of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +77,37 @@ enum Word {
     Shows,
     /// The block has no such event.
     Absent,
-    /// Another block has that height.
-    OtherBlock,
+    /// Another block has that height, or the block's logs have no such event and nothing else is told.
+    Denies,
     /// It is behind, or does not answer.
     Unknown,
 }
 
-/// The requests that a node showed in a block, and when it was asked.
-type Shown = Arc<Mutex<Option<(Instant, HashSet<RequestKey>)>>>;
+/// What a node told of a block.
+#[derive(Debug)]
+struct Told {
+    at: Instant,
+    /// The requests in its logs; `None`: no answer.
+    shown: Option<HashSet<RequestKey>>,
+    /// What it has at that height, once it was asked: a block or none, or no answer.
+    here: Option<Result<Option<BlockRef>, ()>>,
+}
+
+impl Told {
+    /// Whether it need not be asked again about this request. What it showed is `fresh` for so long.
+    fn answers(&self, key: &RequestKey, fresh: Duration) -> bool {
+        let lasts = match (&self.shown, self.here) {
+            (Some(shown), _) if shown.contains(key) => fresh,
+            (Some(_), None | Some(Ok(Some(_)))) => ABSENT_FOR,
+            (None, _) | (Some(_), Some(Ok(None) | Err(()))) => AGAIN_AFTER,
+        };
+        self.at.elapsed() < lasts.min(fresh)
+    }
+}
+
+/// Empty until it has told something. Held while it is asked: whoever asks about the same block
+/// meanwhile waits for this answer.
+type Shown = Arc<Mutex<Option<Told>>>;
 
 /// What nodes showed of the last blocks that were asked about.
 #[derive(Clone, Debug, Default)]
@@ -132,9 +160,9 @@ impl<P: Provider> DecryptionAdapter<P> {
             match word {
                 Word::Shows => shown_by.push(self.provider.host(node)),
                 Word::Absent => absent += 1,
-                Word::OtherBlock | Word::Unknown => {}
+                Word::Denies | Word::Unknown => {}
             }
-            if matches!(word, Word::Absent | Word::OtherBlock) {
+            if matches!(word, Word::Absent | Word::Denies) {
                 denied_by = Some(self.provider.host(node));
             }
             if shown_by.len() >= 2 {
@@ -159,14 +187,17 @@ impl<P: Provider> DecryptionAdapter<P> {
         until: Instant,
     ) -> (NodeId, Word) {
         let one = self.only(node);
-        let look = || one.look(node, request, block, fresh);
+        let look = |until| one.look(node, request, (block, fresh), until);
         loop {
-            match timeout_at(until, look()).await.unwrap_or(Word::Unknown) {
+            match look(until).await {
                 Word::Shows => return (node, Word::Shows),
-                Word::Absent | Word::OtherBlock => {
+                Word::Absent | Word::Denies => {
                     sleep(DENIED_AGAIN_AFTER).await;
-                    let again = timeout_at(Instant::now() + SECOND_LOOK, look()).await;
-                    return (node, again.unwrap_or(Word::Unknown));
+                    // Silence after that takes nothing back.
+                    return match look(Instant::now() + SECOND_LOOK).await {
+                        Word::Unknown => (node, Word::Denies),
+                        again => (node, again),
+                    };
                 }
                 Word::Unknown if Instant::now() + AGAIN_AFTER >= until => {
                     return (node, Word::Unknown);
@@ -176,55 +207,71 @@ impl<P: Provider> DecryptionAdapter<P> {
         }
     }
 
-    /// One look of one node.
+    /// One look of one node, until then.
     async fn look(
         &self,
         node: NodeId,
         request: &Request,
-        block: BlockRef,
-        fresh: Duration,
+        (block, fresh): (BlockRef, Duration),
+        until: Instant,
     ) -> Word {
         let key = request.key;
-        let shown = self.memory.of(block.hash, node);
-        let told = {
-            // Who asks about the same block meanwhile waits for this answer.
-            let mut shown = shown.lock().await;
-            let known = shown.as_ref().filter(|(asked, _)| asked.elapsed() < fresh);
-            if known.is_some_and(|(_, keys)| keys.contains(&key)) {
-                return Word::Shows;
+        let told = self.memory.of(block.hash, node);
+        let asking = async {
+            let mut told = told.lock().await;
+            if !told.as_ref().is_some_and(|told| told.answers(&key, fresh)) {
+                let shown = self.requests(LogRange::Block(block.hash)).await;
+                let shown = shown.ok().map(|shown| keys(&shown.answer));
+                *told = Some(Told { at: Instant::now(), shown, here: None });
             }
-            let told = self.requests(LogRange::Block(block.hash)).await;
-            *shown = told.ok().map(|told| (Instant::now(), keys(&told.answer)));
-            shown.as_ref().map(|(_, keys)| keys.contains(&key))
+            told.as_ref()?.shown.as_ref().map(|shown| shown.contains(&key))
         };
-        if told == Some(true) {
+        let shown = timeout_at(until, asking).await.ok().flatten();
+        if shown == Some(true) {
             return Word::Shows;
         }
-        match self.provider.header(At::Number(block.number)).await {
-            Ok(Some(head)) if head.block.hash != block.hash => Word::OtherBlock,
-            Ok(Some(_)) => self.by_receipt(key, request.transaction, block, told.is_some()).await,
-            Ok(None) | Err(_) => Word::Unknown,
+        let asking = async {
+            let mut told = told.lock().await;
+            if let Some(here) = told.as_ref().and_then(|told| told.here) {
+                return here;
+            }
+            let here = self.provider.header(At::Number(block.number)).await;
+            let here = here.map(|head| head.map(|head| head.block)).map_err(|_| ());
+            if let Some(told) = told.as_mut() {
+                told.here = Some(here);
+            }
+            here
+        };
+        match timeout_at(until, asking).await.unwrap_or(Err(())) {
+            Ok(Some(here)) if here.hash != block.hash => Word::Denies,
+            Ok(Some(_)) => {
+                let looking = self.by_receipt(key, request.transaction, block);
+                match (timeout_at(until, looking).await.unwrap_or(None), shown.is_some()) {
+                    (Some(true), _) => Word::Shows,
+                    (Some(false), true) => Word::Absent,
+                    (None, true) => Word::Denies,
+                    (_, false) => Word::Unknown,
+                }
+            }
+            Err(()) if shown.is_some() => Word::Denies,
+            Ok(None) | Err(()) => Word::Unknown,
         }
     }
 
-    /// It has the block, and does not find the event by its index of logs; `looked`: there is one.
+    /// It has the block, and does not show the event by its index of logs; `None`: no answer.
     async fn by_receipt(
         &self,
         key: RequestKey,
         transaction: B256,
         block: BlockRef,
-        looked: bool,
-    ) -> Word {
+    ) -> Option<bool> {
         let is_it = |emitted: &Emitted| {
             emitted.address == self.address()
                 && emitted.event.block.hash == block.hash
                 && abi::decode(&emitted.event).is_ok_and(|request| request.key == key)
         };
-        match self.provider.emitted_by(transaction).await {
-            Ok(Some(emitted)) if emitted.iter().any(is_it) => Word::Shows,
-            Ok(_) if looked => Word::Absent,
-            Ok(_) | Err(_) => Word::Unknown,
-        }
+        let emitted = self.provider.emitted_by(transaction).await.ok()?;
+        Some(emitted.is_some_and(|emitted| emitted.iter().any(is_it)))
     }
 }
 
@@ -281,6 +328,35 @@ mod tests {
         assert_eq!(ask(&adapter, &request).await, Witnessed::ByTwo);
     }
 
+    /// The node that denies them answers in time, and had to answer for each by itself.
+    #[tokio::test(start_paused = true)]
+    async fn b5_many_forged_logs_of_a_block_are_denied_by_one_answer() {
+        let (chain, adapter, _) = ground();
+        chain.node().lies[1].slow_logs = Duration::from_millis(1_100);
+        let forged = [3, 4].map(|id| Event { block: chain.block(11), ..request_event(id) });
+        chain.node().lies[0].forges.extend(forged.clone());
+        let [third, fourth] = forged.map(|event| abi::decode(&event).unwrap());
+        let (third, fourth) = tokio::join!(ask(&adapter, &third), ask(&adapter, &fourth));
+        assert!(matches!(third, Witnessed::Disputed { .. }), "{third:?}");
+        assert!(matches!(fourth, Witnessed::Disputed { .. }), "{fourth:?}");
+        assert_eq!(chain.calls("logs"), 3, "one by who forged them, and two looks");
+    }
+
+    /// A flood makes a node refuse what it is asked: it has said already that they are not there.
+    #[tokio::test(start_paused = true)]
+    async fn b5_who_falls_silent_has_not_taken_its_denial_back() {
+        let (chain, adapter, _) = ground();
+        let forged = Event { block: chain.block(11), ..request_event(3) };
+        chain.node().lies[0].forges.push(forged.clone());
+        let request = abi::decode(&forged).unwrap();
+        let silence = async {
+            sleep(DENIED_AGAIN_AFTER / 2).await;
+            chain.node().lies[1].mute = true;
+        };
+        let (denied, ()) = tokio::join!(ask(&adapter, &request), silence);
+        assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+    }
+
     /// The operator took the liar out, or it is honest now: what it forged stands in the journal.
     #[tokio::test(start_paused = true)]
     async fn b5_what_a_node_forged_that_is_gone_is_not_believed_either() {
@@ -291,6 +367,7 @@ mod tests {
         let again = async |request: &Request| adapter.witnessed(request, request.block, true).await;
         assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "one does not end it");
         assert_eq!(again(&first).await, Witnessed::NobodyElse);
+        sleep(ABSENT_FOR).await;
         chain.node().lies[0].mute = true;
         assert_eq!(again(&request).await, Witnessed::ByNobody);
     }
