@@ -9,15 +9,19 @@ use crate::{
 
 impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Beside the ciphertexts: two nodes have to show the request, where there are two. One that is
-    /// behind or does not answer is waited for a moment, one that denies for as long as it does. An
-    /// outcome: it was never there, all of them say.
+    /// behind or does not answer is waited for a moment, one that denies for as long as it does: then
+    /// the request is `doubted`, and nothing is fetched for it. An outcome: it was never there, all of
+    /// them say.
     pub(super) async fn witnessed(
         &self,
         request: &Request,
         block: BlockRef,
         again: bool,
+        doubted: &mut bool,
     ) -> Result<Option<Outcome>, Setback> {
-        match self.submission.witnessed(request, block, again).await {
+        let witnessed = self.submission.witnessed(request, block, again).await;
+        *doubted = matches!(witnessed, Witnessed::ByNobody | Witnessed::Disputed { .. });
+        match witnessed {
             Witnessed::NobodyElse => {}
             Witnessed::ByTwo => self.metrics.witnessed("by_two"),
             Witnessed::ByOne => self.metrics.witnessed("by_one"),

@@ -51,6 +51,8 @@ enum LastAsk {
 pub(super) struct Dealings {
     /// Of the buckets.
     pub refusals: Refusals,
+    /// A node denied it when they were asked last, or none showed it.
+    pub doubted: bool,
     /// Why it was held when the walk began.
     held: Option<HoldReason>,
     ask: LastAsk,
@@ -76,7 +78,9 @@ impl Dealings {
         let rounds = if held == Some(HoldReason::CoreForgets) { ROUNDS - 2 } else { 0 };
         let ask = LastAsk::Earlier;
         let refusals = Refusals::begin(held);
-        Self { refusals, held, ask, failed_before_ask: false, failed: false, rounds, since: None }
+        let doubted = held == Some(HoldReason::NoProgress);
+        let (failed_before_ask, failed, since) = (false, false, None);
+        Self { refusals, doubted, held, ask, failed_before_ask, failed, rounds, since }
     }
 
     pub fn asked(&mut self, asked: Asked) {

@@ -310,6 +310,7 @@ fn event() -> Event {
 }
 
 pub(super) struct Scene {
+    pub chain: FakeChain,
     pub flow: Flow<FakeChain, OneBucket, OneRequest>,
     pub core: Core,
     pub request: Request,
@@ -371,7 +372,9 @@ impl Scene {
             ),
             core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
             submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),
-            gateway_config: GatewayConfigAdapter::connect(chain, wallet.address()).await.unwrap(),
+            gateway_config: GatewayConfigAdapter::connect(chain.clone(), wallet.address())
+                .await
+                .unwrap(),
             support: supported,
             line: covered,
             ledger: OneRequest::at(stage),
@@ -386,7 +389,7 @@ impl Scene {
                 maybe_answered_up_to: 0,
             },
         };
-        Self { flow, core, request, gets, _lane: running, _depth: depth, _support: support }
+        Self { chain, flow, core, request, gets, _lane: running, _depth: depth, _support: support }
     }
 
     /// One walk, as after a restart or a held retry, and how long it takes.
