@@ -489,10 +489,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
         }
         let (refusals, doubted) = (&mut dealings.refusals, &mut dealings.doubted);
-        let known = match *doubted {
-            // Whoever forges thousands does not have as much fetched again and again.
-            true => Some(self.witnessed(request, block, again, doubted).await?),
-            false => None,
+        // Whoever forges thousands does not have as much fetched again and again.
+        let known = if *doubted {
+            Some(self.witnessed(request, block, again, doubted).await?)
+        } else {
+            None
         };
         hand.does(Doing::Fetching);
         let fetching = async {

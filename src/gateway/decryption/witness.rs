@@ -194,10 +194,8 @@ impl<P: Provider> DecryptionAdapter<P> {
                 Word::Absent | Word::Denies => {
                     sleep(DENIED_AGAIN_AFTER).await;
                     // Silence after that takes nothing back.
-                    return match look(Instant::now() + SECOND_LOOK).await {
-                        Word::Unknown => (node, Word::Denies),
-                        again => (node, again),
-                    };
+                    let again = look(Instant::now() + SECOND_LOOK).await;
+                    return (node, if again == Word::Unknown { Word::Denies } else { again });
                 }
                 Word::Unknown if Instant::now() + AGAIN_AFTER >= until => {
                     return (node, Word::Unknown);
