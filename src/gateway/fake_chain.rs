@@ -96,6 +96,8 @@ pub(crate) struct Lies {
     pub misplaces: Option<u64>,
     /// It has no blocks from here on.
     pub lags_from: Option<u64>,
+    /// Its head is as new as blocks are.
+    pub goes_on: bool,
     pub transaction_count: Option<u64>,
     pub priority_fee: Option<u128>,
     pub base_fee: Option<u128>,
@@ -433,6 +435,9 @@ impl Provider for FakeChain {
     }
     fn sound_nodes(&self) -> Vec<NodeId> {
         (0..self.node().lies.len()).map(NodeId).collect()
+    }
+    fn goes_on(&self, node: NodeId) -> bool {
+        self.node().lies[node.0].goes_on
     }
     fn node_count(&self) -> usize {
         self.node().lies.len()

@@ -238,9 +238,12 @@ pub struct NodeId(pub usize);
 /// What the layers above ask of the chain. `ArbitrumProvider` is the real one.
 pub trait Provider: Clone + Send + Sync + 'static {
     fn addresses(&self) -> Addresses;
-    /// The sound nodes ([`choice`]), the one that is read from first; where none is sound, those
-    /// that are connected. Whoever weighs one node's word asks the others by [`Provider::only`].
+    /// The sound nodes ([`choice`]), the one that is read from first, and those that go on below a head
+    /// which only others have; where none is sound, those that are connected. Whoever weighs one node's word asks the others by [`Provider::only`].
     fn sound_nodes(&self) -> Vec<NodeId>;
+    /// Whether blocks come from this node, as new as blocks are by its own time: what it does not have
+    /// yet may not be there.
+    fn goes_on(&self, node: NodeId) -> bool;
     /// How many nodes there are, in whatever state.
     fn node_count(&self) -> usize;
     /// The same chain, asked of this node alone: no other one answers in its place.

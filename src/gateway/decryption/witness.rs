@@ -5,7 +5,12 @@
 //! node shows the event in its block ----------------------------------> a witness
 //! node has the block without the event, or another block there, twice -> it denies
 //! node does not know the block, or does not answer -> asked again until the patience is over
+//! node goes on and does not reach the block -> waited for a little longer, then it denies
 //! ```
+//!
+//! A node goes on ([`crate::gateway::provider::choice`]) if blocks come from it that are new by its own
+//! time. What it has not reached may be blocks that a liar put on top of the chain. On a chain that makes
+//! none no node goes on, and one that is behind cannot be told from one that is right.
 //!
 //! Who told the request is not asked who: two nodes that show it are two, whichever told it first.
 //! An index of logs may be broken, so who shows none is asked for the transaction's receipt too.
@@ -36,6 +41,9 @@ use crate::{
 
 /// How long a second node is waited for that is behind or does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one is waited for that goes on and does not have the block: by its own time it is not
+/// farther behind than that.
+const REACHES_WITHIN: Duration = Duration::from_secs(6);
 /// Between two questions to a node that does not know the block.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Between the two looks of a node that denies: it may be about to see a reorganisation.
@@ -79,6 +87,8 @@ enum Word {
     Absent,
     /// Another block has that height, or the block's logs have no such event and nothing else is told.
     Denies,
+    /// It has no block there.
+    Lacks,
     /// It is behind, or does not answer.
     Unknown,
 }
@@ -160,7 +170,7 @@ impl<P: Provider> DecryptionAdapter<P> {
             match word {
                 Word::Shows => shown_by.push(self.provider.host(node)),
                 Word::Absent => absent += 1,
-                Word::Denies | Word::Unknown => {}
+                Word::Denies | Word::Lacks | Word::Unknown => {}
             }
             if matches!(word, Word::Absent | Word::Denies) {
                 denied_by = Some(self.provider.host(node));
@@ -188,19 +198,29 @@ impl<P: Provider> DecryptionAdapter<P> {
     ) -> (NodeId, Word) {
         let one = self.only(node);
         let look = |until| one.look(node, request, (block, fresh), until);
+        let latest = until + REACHES_WITHIN.saturating_sub(PATIENCE);
+        let mut limit = until;
         loop {
-            match look(until).await {
+            match look(limit).await {
                 Word::Shows => return (node, Word::Shows),
                 Word::Absent | Word::Denies => {
                     sleep(DENIED_AGAIN_AFTER).await;
                     // Silence after that takes nothing back.
                     let again = look(Instant::now() + SECOND_LOOK).await;
-                    return (node, if again == Word::Unknown { Word::Denies } else { again });
+                    let silent = matches!(again, Word::Lacks | Word::Unknown);
+                    return (node, if silent { Word::Denies } else { again });
                 }
-                Word::Unknown if Instant::now() + AGAIN_AFTER >= until => {
+                Word::Lacks if self.provider.goes_on(node) => {
+                    limit = latest;
+                    if Instant::now() + AGAIN_AFTER >= latest {
+                        return (node, Word::Denies);
+                    }
+                    sleep(AGAIN_AFTER).await;
+                }
+                Word::Lacks | Word::Unknown if Instant::now() + AGAIN_AFTER >= until => {
                     return (node, Word::Unknown);
                 }
-                Word::Unknown => sleep(AGAIN_AFTER).await,
+                Word::Lacks | Word::Unknown => sleep(AGAIN_AFTER).await,
             }
         }
     }
@@ -251,8 +271,9 @@ impl<P: Provider> DecryptionAdapter<P> {
                     (_, false) => Word::Unknown,
                 }
             }
+            Ok(None) => Word::Lacks,
             Err(()) if shown.is_some() => Word::Denies,
-            Ok(None) | Err(()) => Word::Unknown,
+            Err(()) => Word::Unknown,
         }
     }
 
@@ -353,6 +374,33 @@ mod tests {
         };
         let (denied, ()) = tokio::join!(ask(&adapter, &request), silence);
         assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+    }
+
+    /// A liar puts blocks on top of the chain. Or they are real, and the other one is a little late.
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_block_that_a_node_which_goes_on_has_not_reached_is_waited_for() {
+        let (chain, adapter, [first, second]) = ground();
+        chain.node().lies[1] = Lies { goes_on: true, lags_from: Some(11), ..Lies::default() };
+        let begun = Instant::now();
+        let denied = ask(&adapter, &first).await;
+        assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+        assert!(begun.elapsed() <= REACHES_WITHIN, "{:?}", begun.elapsed());
+        let reaching = async {
+            sleep(PATIENCE + Duration::from_secs(1)).await;
+            chain.node().lies[1].lags_from = None;
+        };
+        let (witnessed, ()) = tokio::join!(ask(&adapter, &second), reaching);
+        assert_eq!(witnessed, Witnessed::ByTwo);
+        // It does not go on any more: the others are not waited for either.
+        chain.node().lies[1] = Lies { goes_on: true, lags_from: Some(11), ..Lies::default() };
+        sleep(FRESH).await;
+        let (begun, standing_still) = (Instant::now(), async {
+            sleep(PATIENCE / 2).await;
+            chain.node().lies[1].goes_on = false;
+        });
+        let (witnessed, ()) = tokio::join!(ask(&adapter, &first), standing_still);
+        assert_eq!(witnessed, Witnessed::ByOne);
+        assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
     }
 
     /// The operator took the liar out, or it is honest now: what it forged stands in the journal.

@@ -390,7 +390,13 @@ impl Provider for ArbitrumProvider {
     }
 
     fn sound_nodes(&self) -> Vec<NodeId> {
-        self.inner.shared.usable.borrow().order.iter().copied().map(NodeId).collect()
+        let usable = self.inner.shared.usable.borrow();
+        let others = usable.going_on.iter().filter(|node| !usable.order.contains(node));
+        usable.order.iter().chain(others).copied().map(NodeId).collect()
+    }
+
+    fn goes_on(&self, NodeId(node): NodeId) -> bool {
+        self.inner.shared.usable.borrow().going_on.contains(&node)
     }
 
     fn node_count(&self) -> usize {

@@ -14,7 +14,11 @@
 //! only if every node is another's: then the chain itself is another one.
 //!
 //! A node is behind by time, not by blocks: somebody has known a block above its head for so long.
-//! That fits any block time, and a chain that makes no blocks while nobody sends.
+//! That fits any block time, and a chain that makes no blocks while nobody sends. But who tells of
+//! blocks that nobody else has may lie. So nobody is behind who **goes on**: blocks come from it, and the
+//! newest was made just before it came, by its own time and this machine's clock. By what the clock is
+//! wrong is seen while the node is level with another one; a clock that makes a node which is behind
+//! look in order costs time, and nothing else.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -30,6 +34,12 @@ pub const RETURN_AFTER: Duration = Duration::from_mins(1);
 pub const FLOOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Heights remembered with the time they were first seen.
 const REMEMBERED: usize = 256;
+/// Who goes on has no block above its own for less than this: it is level with the others.
+const LEVEL_WITHIN: Duration = Duration::from_secs(1);
+/// How late blocks came while the node was level counts for so long: the clock may be wrong by that.
+const LATE_COUNTS_FOR: Duration = Duration::from_mins(10);
+/// A node goes on that makes a block in this time, at most, and [`STALE_AFTER`].
+const LONGEST_GAP: Duration = Duration::from_secs(10);
 /// Every node contradicts what is known for so long: it is given up.
 pub const KIN_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -45,6 +55,14 @@ pub enum Kin {
     Another,
 }
 
+/// When a node's newest block came, higher than those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub at: Instant,
+    /// How old it was then, by its own time and this machine's clock.
+    pub age: Duration,
+}
+
 /// What is seen of one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
@@ -54,6 +72,8 @@ pub struct Sight {
     /// Calls in a row that it did not answer are too many.
     pub failing: bool,
     pub kin: Kin,
+    /// `None`: no block has come, or blocks have no time.
+    pub arrived: Option<Arrived>,
 }
 
 /// Why another node is read from than before.
@@ -87,6 +107,8 @@ impl Why {
 pub struct Order {
     /// The node that is read from, then those a failed call may be asked of. Empty: none now.
     pub nodes: Vec<usize>,
+    /// Those that go on, whether they have reached the floor or not: each has a word of its own.
+    pub going_on: Vec<usize>,
     /// Set when the first one is another than before.
     pub switched: Option<Why>,
 }
@@ -97,6 +119,11 @@ struct Standing {
     sound_since: Option<Instant>,
     /// It was sound and ceased to be: it has to prove itself before it is read from again.
     failed: bool,
+    arrived: Option<Arrived>,
+    /// Between its last two blocks.
+    gap: Duration,
+    /// How late a block came while it was level with another node, and when.
+    late: Option<(Duration, Instant)>,
 }
 
 /// The memory behind the choice.
@@ -149,13 +176,20 @@ impl Choice {
             if sight.failing {
                 self.standings[index].set_aside_until = Some(now + SET_ASIDE_FOR);
             }
+            self.follow(index, sights, now);
             let sound = is_heard(&sight) && self.is_sound(index, sight, now);
             let standing = &mut self.standings[index];
             standing.failed |= standing.sound_since.is_some() && !sound;
             standing.sound_since = sound.then(|| standing.sound_since.unwrap_or(now));
         }
+        let goes_on = |index: &usize| {
+            is_heard(&&sights[*index])
+                && self.goes_on(*index, now)
+                && !self.is_set_aside(*index, now)
+        };
+        let going_on: Vec<usize> = (0..sights.len()).filter(goes_on).collect();
         if !above_floor {
-            return Order::default();
+            return Order { going_on, ..Order::default() };
         }
         let sound = |index: &usize| self.standings[*index].sound_since.is_some();
         let usable = |index: &usize| {
@@ -170,7 +204,7 @@ impl Choice {
         let first = self.first_of(&nodes, now);
         let before = self.reading;
         self.reading = first.or(before);
-        let Some(first) = first else { return Order::default() };
+        let Some(first) = first else { return Order { going_on, ..Order::default() } };
         nodes.retain(|index| *index != first);
         nodes.insert(0, first);
         let switched = (before != Some(first)).then(|| match before {
@@ -181,7 +215,36 @@ impl Choice {
             Some(other) if self.standings[other].sound_since.is_none() => Why::Behind,
             Some(_) => Why::SoundAgain,
         });
-        Order { nodes, switched }
+        Order { nodes, going_on, switched }
+    }
+
+    /// A block came, or none.
+    fn follow(&mut self, index: usize, sights: &[Sight], now: Instant) {
+        let Sight { head: Some(head), arrived: Some(arrived), .. } = sights[index] else { return };
+        let mut others = sights.iter().enumerate().filter(|(other, _)| *other != index);
+        let with_another = others.any(|(_, other)| other.up && other.head >= Some(head));
+        let level = with_another && self.behind(head, now) < LEVEL_WITHIN;
+        let standing = &mut self.standings[index];
+        // The first one may be as old as it likes: it was there.
+        if let Some(before) = standing.arrived.filter(|before| *before != arrived) {
+            let gap = arrived.at.saturating_duration_since(before.at);
+            standing.gap = gap.min(LONGEST_GAP);
+        }
+        if level && !standing.gap.is_zero() {
+            standing.late = Some((arrived.age, now));
+        }
+        standing.arrived = Some(arrived);
+    }
+
+    /// Whether blocks come from a node, as new as blocks are.
+    fn goes_on(&self, index: usize, now: Instant) -> bool {
+        let Standing { arrived: Some(arrived), gap, late, .. } = self.standings[index] else {
+            return false;
+        };
+        let since = |then| now.saturating_duration_since(then);
+        let late = late.filter(|(_, at)| since(*at) < LATE_COUNTS_FOR);
+        let late = late.map_or(Duration::ZERO, |(late, _)| late);
+        arrived.age <= late + STALE_AFTER && since(arrived.at) < gap + STALE_AFTER
     }
 
     /// The node of these to read from: the one that is read from, unless an earlier one has been
@@ -200,7 +263,8 @@ impl Choice {
 
     fn is_sound(&self, index: usize, sight: &Sight, now: Instant) -> bool {
         let Some(head) = sight.head.filter(|_| sight.up) else { return false };
-        head >= self.floor && self.behind(head, now) < STALE_AFTER && !self.is_set_aside(index, now)
+        let behind = self.behind(head, now) >= STALE_AFTER && !self.goes_on(index, now);
+        head >= self.floor && !behind && !self.is_set_aside(index, now)
     }
 
     fn is_set_aside(&self, index: usize, now: Instant) -> bool {
@@ -268,10 +332,11 @@ mod tests {
     use super::*;
 
     fn at(head: u64) -> Sight {
-        Sight { up: true, head: Some(head), failing: false, kin: Kin::Ours }
+        Sight { up: true, head: Some(head), kin: Kin::Ours, ..Sight::default() }
     }
 
-    const DOWN: Sight = Sight { up: false, head: Some(1), failing: false, kin: Kin::Unknown };
+    const DOWN: Sight =
+        Sight { up: false, head: Some(1), failing: false, kin: Kin::Unknown, arrived: None };
 
     fn another(head: u64) -> Sight {
         Sight { kin: Kin::Another, ..at(head) }
@@ -289,6 +354,13 @@ mod tests {
             Self(Choice::new(nodes), Instant::now())
         }
 
+        /// Its newest block came then, so old.
+        fn going_on(&self, head: u64, seconds: u64, age: u64) -> Sight {
+            let came = self.1 + Duration::from_secs(seconds);
+            let arrived = Some(Arrived { at: came, age: Duration::from_secs(age) });
+            Sight { arrived, ..at(head) }
+        }
+
         fn look(&mut self, seconds: u64, sights: &[Sight]) -> Order {
             let order = self.0.look(sights, self.1 + Duration::from_secs(seconds));
             if let Some(first) = order.nodes.first() {
@@ -299,7 +371,7 @@ mod tests {
     }
 
     fn order(nodes: &[usize], switched: Option<Why>) -> Order {
-        Order { nodes: nodes.to_vec(), switched }
+        Order { nodes: nodes.to_vec(), going_on: Vec::new(), switched }
     }
 
     #[test]
@@ -364,6 +436,55 @@ mod tests {
         assert_eq!(watch.look(91, &[at(1), at(1)]), order(&[0, 1], Some(Why::SoundAgain)));
         let both = [failing, failing];
         assert_eq!(watch.look(92, &both).nodes, [0, 1], "better than none");
+    }
+
+    #[test]
+    fn b1_later_blocks_of_one_node_make_nobody_stale_who_goes_on() {
+        let mut watch = Watch::new(2);
+        for seconds in 0..100 {
+            let honest = watch.going_on(10 + seconds, seconds, 1);
+            let order = watch.look(seconds, &[honest, at(400 + seconds)]);
+            assert_eq!((order.nodes[0], order.going_on), (0, vec![0]), "{seconds}");
+        }
+        // It stands still.
+        let still = watch.going_on(109, 99, 1);
+        assert_eq!(watch.look(104, &[still, at(500)]).nodes[0], 0);
+        let order = watch.look(105, &[still, at(500)]);
+        assert_eq!((order.nodes, order.going_on), (vec![1], vec![]));
+        // It goes on, far behind by its own time.
+        let mut watch = Watch::new(2);
+        for seconds in 0..7 {
+            let behind = watch.going_on(10 + seconds, seconds, 60);
+            let order = watch.look(seconds, &[behind, at(400 + seconds)]);
+            assert_eq!(order.nodes[0] == 0, seconds < 5, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn b1_who_goes_on_below_what_was_acted_on_has_a_word() {
+        let mut watch = Watch::new(2);
+        let honest = watch.going_on(14, 0, 0);
+        let order = watch.look(0, &[at(20), honest]);
+        assert_eq!(order.nodes, [0, 1]);
+        let honest = watch.going_on(15, 1, 0);
+        let order = watch.look(1, &[at(21), honest]);
+        assert_eq!((order.nodes, order.going_on), (vec![0], vec![1]));
+    }
+
+    /// By a minute. It is seen while the nodes are level.
+    #[test]
+    fn b1_a_clock_that_is_fast_takes_nobodys_word() {
+        let mut watch = Watch::new(2);
+        let fast = |watch: &mut Watch, seconds, other| {
+            let honest = watch.going_on(10 + seconds, seconds, 60);
+            watch.look(seconds, &[honest, at(other)]).nodes[0]
+        };
+        for seconds in 0..10 {
+            assert_eq!(fast(&mut watch, seconds, 10 + seconds), 0);
+        }
+        for seconds in 10..600 {
+            assert_eq!(fast(&mut watch, seconds, 1_000 + seconds), 0, "{seconds}");
+        }
     }
 
     #[test]
@@ -432,7 +553,7 @@ mod tests {
                             1 => Kin::Unknown,
                             _ => Kin::Ours,
                         };
-                        Sight { up, head: Some(head), failing, kin }
+                        Sight { up, head: Some(head), failing, kin, arrived: None }
                     })
                     .collect();
                 let floor = watch.0.floor;

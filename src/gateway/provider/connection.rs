@@ -30,13 +30,13 @@ use tracing::{error, info, warn};
 
 use super::{
     Head, NodeId, RpcError,
-    choice::Kin,
+    choice::{Arrived, Kin},
     client::Client,
     endpoint::{Connected, Endpoint},
     identity::{self, Found, Known},
     raw::{Number, if_readable},
 };
-use crate::{backoff::Backoff, domain::BlockRef, heart::Heart, repeats::Repeats};
+use crate::{backoff::Backoff, clock, domain::BlockRef, heart::Heart, repeats::Repeats};
 
 /// Over http, how often the head is asked for: the Gateway's block time.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -67,11 +67,20 @@ pub(super) struct RawHead {
     base_fee_per_gas: Option<U128>,
     #[serde(default, deserialize_with = "if_readable")]
     gas_limit: Option<U64>,
+    /// Unix seconds.
+    #[serde(default, deserialize_with = "if_readable")]
+    timestamp: Option<U64>,
 }
 
 impl RawHead {
     pub(super) fn block(&self) -> BlockRef {
         BlockRef { number: self.number.to(), hash: self.hash }
+    }
+
+    /// By this machine's clock; `None`: the node does not say when it was made.
+    fn age(&self) -> Option<Duration> {
+        let made_ms = self.timestamp?.to::<u64>().saturating_mul(1_000);
+        Some(Duration::from_millis(clock::unix_millis().saturating_sub(made_ms)))
     }
 
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
@@ -107,6 +116,7 @@ pub enum Link {
 pub(super) struct Outlet {
     pub link: watch::Sender<Link>,
     pub heads: watch::Sender<Option<Head>>,
+    pub arrived: watch::Sender<Option<Arrived>>,
     /// Woken at each change of either.
     pub changed: Arc<Notify>,
     pub found: watch::Sender<Found>,
@@ -518,6 +528,11 @@ impl Connection {
     }
 
     fn publish(&self, head: RawHead) {
+        let known = self.outlet.heads.borrow().map(|head| head.block.number);
+        if known.is_none_or(|known| head.block().number > known) {
+            let age = head.age();
+            self.outlet.arrived.send_replace(age.map(|age| Arrived { at: Instant::now(), age }));
+        }
         // Who listens to all nodes knows which one this is.
         let head = head.into_head(self.connections, NodeId(0));
         let changed = self.outlet.heads.send_if_modified(|current| {

@@ -30,7 +30,7 @@ use super::{
     Head, NodeId, RpcError,
     batches::Batches,
     bounds::Room,
-    choice::{Choice, Kin, Order, Sight},
+    choice::{Arrived, Choice, Kin, Order, Sight},
     connection::{Connection, Link, Outlet},
     endpoint::Endpoint,
     identity::{Found, Known},
@@ -61,6 +61,7 @@ pub(super) struct Node {
     pub endpoint: Arc<Endpoint>,
     pub link: watch::Receiver<Link>,
     heads: watch::Receiver<Option<Head>>,
+    arrived: watch::Receiver<Option<Arrived>>,
     pub found: watch::Receiver<Found>,
     doubt: Arc<Notify>,
     claim: Arc<watch::Sender<Option<u64>>>,
@@ -146,6 +147,7 @@ impl Node {
             head: self.heads.borrow().map(|head| head.block.number),
             failing,
             kin: self.found.borrow().kin_by(known),
+            arrived: *self.arrived.borrow(),
         }
     }
 }
@@ -155,6 +157,8 @@ impl Node {
 pub(super) struct Usable {
     /// In this order. Empty: none now.
     pub order: Arc<[usize]>,
+    /// Whose heads are as new as blocks are, in the order or not.
+    pub going_on: Arc<[usize]>,
     /// Every endpoint serves another chain.
     pub wrong_chain: Option<RpcError>,
     /// The block 0 by which they were judged.
@@ -234,12 +238,14 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
         let endpoint = Arc::new(endpoint.within(room.clone()));
         let (link_sender, link) = watch::channel(Link::Down(None));
         let (head_sender, heads) = watch::channel(None);
+        let (arrived_sender, arrived) = watch::channel(None);
         let (found_sender, found) = watch::channel(Found::default());
         let (claim, claims) = watch::channel(None);
         let (doubt, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let outlet = Outlet {
             link: link_sender,
             heads: head_sender,
+            arrived: arrived_sender,
             found: found_sender,
             changed: changed.clone(),
             doubt: doubt.clone(),
@@ -253,6 +259,7 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
             endpoint,
             link,
             heads,
+            arrived,
             found,
             doubt,
             claim: Arc::new(claim),
@@ -338,7 +345,7 @@ impl Connections {
         let sights: Vec<Sight> =
             self.nodes.iter().map(|node| node.sight(several, &known)).collect();
         self.ask_for_claims(&sights, &known, now);
-        let Order { nodes, switched } = self.choice.look(&sights, now);
+        let Order { nodes, going_on, switched } = self.choice.look(&sights, now);
         if let Some(why) = switched.filter(|_| several)
             && let Some(node) = nodes.first()
         {
@@ -346,7 +353,7 @@ impl Connections {
             info!(host, why = why.as_str(), "reading from this gateway node");
         }
         let first = nodes.first().copied();
-        self.tell_usable(nodes);
+        self.tell_usable(nodes, going_on);
         let Some(first) = first else { return };
         let Some(head) = *self.nodes[first].heads.borrow() else { return };
         if self.choice.behind(head.block.number, now) >= DOUBT_AFTER {
@@ -387,7 +394,7 @@ impl Connections {
         }
     }
 
-    fn tell_usable(&self, nodes: Vec<usize>) {
+    fn tell_usable(&self, nodes: Vec<usize>, going_on: Vec<usize>) {
         let mut wrong: Vec<RpcError> = Vec::new();
         for node in &self.nodes {
             if let Link::WrongChain(error) = &*node.link.borrow() {
@@ -398,9 +405,11 @@ impl Connections {
         let wrong_chain = wrong.into_iter().next().filter(|_| all_wrong);
         self.usable.send_if_modified(|usable| {
             let changed = *usable.order != *nodes
+                || *usable.going_on != *going_on
                 || usable.wrong_chain.is_some() != wrong_chain.is_some()
                 || usable.genesis != self.genesis;
-            *usable = Usable { order: nodes.into(), wrong_chain, genesis: self.genesis };
+            let (order, going_on) = (nodes.into(), going_on.into());
+            *usable = Usable { order, going_on, wrong_chain, genesis: self.genesis };
             changed
         });
     }

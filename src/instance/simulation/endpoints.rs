@@ -120,7 +120,13 @@ impl State {
                 endpoint.unanswered = 0;
             }
             let head = endpoint.head.map(|head| head.block.number);
-            sights.push(Sight { up: !endpoint.is_away(), head, failing, kin: Kin::Ours });
+            sights.push(Sight {
+                up: !endpoint.is_away(),
+                head,
+                failing,
+                kin: Kin::Ours,
+                arrived: None,
+            });
         }
         let Order { nodes, .. } = self.reading.choice.look(&sights, now);
         self.reading.order = nodes;

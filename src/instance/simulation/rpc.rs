@@ -230,6 +230,9 @@ impl Provider for SimulatedNode {
     fn sound_nodes(&self) -> Vec<NodeId> {
         self.order().into_iter().map(NodeId).collect()
     }
+    fn goes_on(&self, _: NodeId) -> bool {
+        false
+    }
     fn node_count(&self) -> usize {
         self.life.world.state().plan.urls
     }
