@@ -76,7 +76,7 @@ pub(super) struct Transaction {
 /// What a block takes.
 const BLOCK_GAS: u64 = 30_000_000;
 /// What an answer takes, and a transaction that does nothing, with each byte of it.
-const ANSWER_GAS: u64 = 60_000;
+const ANSWER_GAS: u64 = 130_000;
 const PLAIN_GAS: u64 = 21_000;
 const BYTE_GAS: u64 = 16;
 /// No tip is ever as high.

@@ -113,7 +113,7 @@ impl Lies {
 const GWEI: u128 = 1_000_000_000;
 const TIPS: [u128; 5] = [100_000 * GWEI, u64::MAX as u128, u128::MAX, 50 * GWEI, 1];
 const BASES: [u128; 6] = [100_000 * GWEI, u64::MAX as u128, u128::MAX, 90 * GWEI, 1, 0];
-const ESTIMATES: [u64; 6] = [u64::MAX, u64::MAX / 2, 30_000_001, 1_000_000_000, 50_000, 0];
+const ESTIMATES: [u64; 6] = [u64::MAX, u64::MAX / 2, 30_000_001, 60_000, 70_000, 0];
 
 impl State {
     /// At each block.
