@@ -490,8 +490,14 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
 
     /// Stores what was found beside the first reading.
     async fn take(&mut self, found: Found) -> Result<(), ReadError> {
-        let Found { events, by, how, stored } = found;
-        if let How::Proven { number } = how {
+        let Found { mut events, by, how, stored } = found;
+        // Asked for before a reorganisation was seen: what is above the cursor is read anew, and may
+        // be of a chain that is no more.
+        let up_to = self.cursor.map_or(0, |cursor| cursor.number);
+        events.retain(|event| event.block.number <= up_to);
+        if let How::Proven { number } = how
+            && number <= up_to
+        {
             self.notes.open().list.proven(number);
         }
         let late = self.store(events, None).await?;
