@@ -232,7 +232,7 @@ async fn raised_by_switch(scene: &Scene) -> Result<Vec<Issued>> {
         raised.push((mismatch.abi_encode().into(), reason, "for KMS context 0x0"));
         raised.push((length.abi_encode().into(), reason, "has 1 bytes"));
         raised.push((version.abi_encode().into(), reason, "of version 9"));
-        raised.push((context.abi_encode().into(), reason, "KMS context 0x1 is unknown"));
+        raised.push((context.abi_encode().into(), reason, "is unknown to the contract"));
     }
     let mut requests = Vec::new();
     for (number, (data, reason, words)) in raised.into_iter().enumerate() {
