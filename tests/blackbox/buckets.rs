@@ -166,7 +166,7 @@ async fn the_fallback_store_is_asked_signed_or_plain() -> Result<()> {
         assert!(head.starts_with("GET /ct128-0/"), "path-style: {head}");
         assert!(!head.to_lowercase().contains("authorization"), "{head}");
     }
-    let said = "no AWS credentials found for the fallback store";
+    let said = "no AWS credentials for the fallback store";
     assert_eq!(scene.log().matches(said).count(), 1, "said once");
     assert_eq!(scene.stop().await?, Some(0));
 

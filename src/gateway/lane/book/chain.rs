@@ -73,7 +73,7 @@ impl Book {
                 (false, true) => USED_AFTER,
                 (false, false) => GONE_AFTER,
             };
-            if nonce >= count.max(self.belief.count()) {
+            if nonce >= self.belief.count() {
                 continue;
             }
             let unseen_for = slot.unseen_for(now);
