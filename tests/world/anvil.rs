@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use alloy::primitives::{Address, U256, address};
@@ -50,9 +50,14 @@ pub struct Anvil {
     options: AnvilOptions,
     dir: PathBuf,
     port: u16,
+    /// When the chain began, in seconds, where it began here. A node that is started again makes a
+    /// block 0 of its own before it takes up its state, and may keep either: they have to be the same.
+    began: Option<u64>,
     chain: Chain,
     process: Option<Process>,
 }
+
+const STATE: &str = "anvil-state.json";
 
 impl Anvil {
     /// Starts a node whose state, if it is ever stopped, stands in `dir`. A state found there is
@@ -60,8 +65,10 @@ impl Anvil {
     pub async fn start(dir: &Path, options: AnvilOptions) -> Result<Self> {
         on_free_port(options.port, async |port| {
             let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
-            let (options, dir) = (options.clone(), dir.into());
-            let mut anvil = Self { options, dir, port, chain, process: None };
+            let (options, dir) = (options.clone(), PathBuf::from(dir));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let began = (!dir.join(STATE).exists()).then_some(now.as_secs());
+            let mut anvil = Self { options, dir, port, began, chain, process: None };
             anvil.start_again().await?;
             Ok(anvil)
         })
@@ -79,8 +86,11 @@ impl Anvil {
             .args(["--port", &self.port.to_string()])
             .args(["--chain-id", &self.options.chain_id.to_string()]);
         if self.options.durable {
-            let state = self.dir.join("anvil-state.json");
+            let state = self.dir.join(STATE);
             command.arg("--preserve-historical-states").arg("--state").arg(state);
+            if let Some(began) = self.began {
+                command.args(["--timestamp", &began.to_string()]);
+            }
         }
         if let Some(block_time) = self.options.block_time {
             command.args(["--block-time", &block_time.as_secs_f64().to_string()]);

@@ -73,12 +73,15 @@ impl Book {
                 (false, true) => USED_AFTER,
                 (false, false) => GONE_AFTER,
             };
-            if nonce >= self.belief.count() {
+            if nonce >= count.max(self.belief.count()) {
                 continue;
             }
             let unseen_for = slot.unseen_for(now);
-            // The count alone is one node's word, and so is that there is no receipt.
-            if unseen_for >= patience && votes.as_ref().is_some_and(|all| all.lowest() > nonce) {
+            // The count alone is one node's word, and so is that there is no receipt. And what goes
+            // by a count that is not believed comes back to nobody when that turns out wrong.
+            let is_used = nonce < self.belief.count()
+                && votes.as_ref().is_some_and(|all| all.lowest() > nonce);
+            if unseen_for >= patience && is_used {
                 self.displace(nonce, now);
             } else if unseen_for >= USED_AFTER {
                 self.belief.doubt();
