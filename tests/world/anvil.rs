@@ -3,10 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use alloy::primitives::{Address, U256, address};
+use kms_connector::clock::unix_millis;
 use rustix::process::Signal;
 
 use super::{Result, on_free_port, process::Process, rpc::Chain, tool};
@@ -66,8 +67,7 @@ impl Anvil {
         on_free_port(options.port, async |port| {
             let chain = Chain::new(format!("http://127.0.0.1:{port}"), ADMIN)?;
             let (options, dir) = (options.clone(), PathBuf::from(dir));
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let began = (!dir.join(STATE).exists()).then_some(now.as_secs());
+            let began = (!dir.join(STATE).exists()).then(|| unix_millis() / 1_000);
             let mut anvil = Self { options, dir, port, began, chain, process: None };
             anvil.start_again().await?;
             Ok(anvil)
