@@ -36,7 +36,7 @@ mod ripening;
 pub mod backfill;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -113,8 +113,9 @@ pub struct Arrivals<P, L> {
     /// Under the last head.
     line: watch::Sender<Line>,
     unripe: Unripe,
-    /// The finality tag, and when it was asked for.
+    /// The finality tag that counts, what each node told, and when they were asked.
     tag: watch::Sender<Option<Tag>>,
+    tags: HashMap<NodeId, Tag>,
     tag_asked: Option<Instant>,
     tag_repeats: Repeats,
     cursor: Option<BlockRef>,
@@ -217,6 +218,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             line: watch::channel(Line::OPEN).0,
             unripe: Unripe::default(),
             tag: watch::channel(None).0,
+            tags: HashMap::new(),
             tag_asked: None,
             tag_repeats: Repeats::default(),
             cursor,

@@ -101,12 +101,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         Err(match fault(rejection, ours, registered) {
             Fault::Operator => as_said(),
             Fault::Content => {
+                // What should be in its place may not be known.
+                self.confirmation.read_again(request);
                 let hold = Hold::new(
                     HoldReason::ContractRejected,
                     format!(
                         "the contract checks other content under this id, or under another domain, \
                          than the event of block {} has ({rejection}); Core and registration are \
-                         in order: compare what the gateway nodes show of that block",
+                         in order. The block is read again now, and whatever it really asks for is \
+                         answered: compare what the gateway nodes show of it",
                         request.block.number
                     ),
                 );

@@ -123,6 +123,17 @@ impl Tag {
         self.passed = head.saturating_sub(self.head);
     }
 
+    /// Of what several nodes told just now, the lowest: who names a block too early has no say. Nor has
+    /// one whose tag stands still, where another one's moves.
+    #[must_use]
+    pub fn lowest(told: &[Self], now_ms: u64) -> Option<Self> {
+        let lowest = |stuck: bool| {
+            let told = told.iter().filter(|tag| tag.at.is_some());
+            told.filter(|tag| stuck || !tag.stands_still(now_ms)).min_by_key(|tag| tag.at)
+        };
+        lowest(false).or_else(|| lowest(true)).copied()
+    }
+
     /// For how long it has not moved while the chain went on.
     #[must_use]
     pub fn still(&self, now_ms: u64) -> Duration {
@@ -225,6 +236,27 @@ mod tests {
         // What is beyond the head is no word of it.
         tag.look(Some(u64::MAX), 200, 82 * minute);
         assert!(tag.stands_still(82 * minute) && tag.at < Some(200));
+    }
+
+    #[test]
+    fn b5_the_lowest_tag_counts_unless_it_stands_still() {
+        let minute = 60_000;
+        let tag = |at, now_ms| {
+            let mut tag = Tag::new(Finality::Finalized, 100, 0);
+            tag.look(Some(at), 100, now_ms);
+            tag
+        };
+        let at = |told: &[Tag], now_ms| Tag::lowest(told, now_ms).and_then(|tag| tag.at);
+        assert_eq!(at(&[], 0), None);
+        assert_eq!(at(&[tag(100, 0), tag(90, 0)], 0), Some(90));
+        // Beyond the head it is no word.
+        assert_eq!(at(&[tag(u64::MAX, 0), tag(90, 0)], 0), Some(90));
+        assert_eq!(at(&[tag(u64::MAX, 0)], 0), None);
+        let (mut stuck, mut moves) = (tag(80, 0), tag(90, 0));
+        stuck.look(Some(80), 200, 60 * minute);
+        moves.look(Some(150), 200, 60 * minute);
+        assert_eq!(at(&[stuck, moves], 60 * minute), Some(150));
+        assert_eq!(at(&[stuck], 60 * minute), Some(80));
     }
 
     #[test]

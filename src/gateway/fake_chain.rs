@@ -94,6 +94,8 @@ pub(crate) struct Lies {
     pub slow_logs: Duration,
     /// Logs are said to be of this block.
     pub misplaces: Option<u64>,
+    /// What the tags `safe` and `finalized` name; `None`: what they name elsewhere.
+    pub tagged: Option<u64>,
     /// It has no blocks from here on.
     pub lags_from: Option<u64>,
     /// Its head is as new as blocks are.
@@ -365,6 +367,10 @@ impl Node {
 
     /// The same, as far as one of the nodes knows the chain.
     fn header_of(&self, by: NodeId, at: At) -> Option<Head> {
+        let at = match (at, self.lies[by.0].tagged) {
+            (At::Safe | At::Finalized, Some(tagged)) => At::Number(tagged),
+            (at, _) => at,
+        };
         let Some(from) = self.lies[by.0].lags_from else { return self.header(at) };
         let known = |head: &Head| head.block.number < from;
         let head = self.header(at).filter(known);

@@ -454,6 +454,31 @@ async fn c1_retry_after_is_kept_where_a_web_socket_is_refused() -> Result<()> {
     ground.connected().await
 }
 
+/// A node that closes its socket again and again is not asked for one at once each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c1_a_socket_that_does_not_last_is_made_again_after_a_pause() -> Result<()> {
+    let ground = ground(&["ws"]).await?;
+    ground.connected().await?;
+    let node = &ground.nodes[0];
+    let before = node.upgrades().len();
+    let _over = tokio::time::timeout(Duration::from_secs(4), async {
+        loop {
+            let made = node.upgrades().len();
+            node.proxy.set(Weather::Cut);
+            node.proxy.set(Weather::Clear);
+            while node.upgrades().len() == made {
+                tokio::time::sleep(POLL).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    // Pauses of 50, 100, 200 and 400 ms at least, and then of half a second.
+    let made = node.upgrades().len() - before;
+    assert!((3..=12).contains(&made), "{made}");
+    ground.connected().await
+}
+
 /// A node that offers no subscription over its WebSocket is asked for its head over the same one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c2_a_node_without_subscriptions_is_polled_over_its_web_socket() -> Result<()> {

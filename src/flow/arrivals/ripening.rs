@@ -1,6 +1,9 @@
 //! When requests are handed on to the walk: once their block is deep enough.
 
-use tokio::time::Instant;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::{Arrivals, ReadError, TAG_EVERY};
@@ -10,8 +13,13 @@ use crate::{
         Intake, RequestLedger,
         depth::{Depth, Tag},
     },
-    gateway::provider::{Head, Provider},
+    gateway::provider::{At, Head, NodeId, Provider},
 };
+
+/// Nodes asked for their tag, at most.
+const TAGS_OF: usize = 3;
+/// Who takes longer for it has no say.
+const TAG_WITHIN: Duration = Duration::from_secs(2);
 
 impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// Moves the line under this head, and hands on what it covers now.
@@ -39,16 +47,22 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         if self.tag_asked.is_some_and(|asked| asked.elapsed() < TAG_EVERY) {
             return;
         }
-        let told = self.adapter.provider().header(at).await;
+        let told = self.told_tags(at).await;
         self.tag_asked = Some(Instant::now());
-        let told = told.unwrap_or_else(|error| {
-            debug!(tag = ?at, %error, "could not ask for the finality tag");
-            None
-        });
         let now_ms = clock::unix_millis();
+        let new = Tag::new(self.depth.finality, head, now_ms);
+        let told = told.into_iter().map(|(node, block)| {
+            let tag = self.tags.entry(node).or_insert(new);
+            tag.look(Some(block), head, now_ms);
+            *tag
+        });
+        let told: Vec<Tag> = told.collect();
         let known = *self.tag.borrow();
-        let mut tag = known.unwrap_or_else(|| Tag::new(self.depth.finality, head, now_ms));
-        tag.look(told.map(|block| block.block.number), head, now_ms);
+        let tag = Tag::lowest(&told, now_ms).unwrap_or_else(|| {
+            let mut tag = known.unwrap_or(new);
+            tag.look(None, head, now_ms);
+            tag
+        });
         if known != Some(tag) {
             self.tag.send_replace(Some(tag));
         }
@@ -66,6 +80,27 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 "the finality tag stands still: requests wait for it"
             );
         }
+    }
+
+    /// Where the sound nodes have it; of those that say so in time.
+    async fn told_tags(&self, at: At) -> Vec<(NodeId, u64)> {
+        let provider = self.adapter.provider();
+        let asking = provider.sound_nodes().into_iter().take(TAGS_OF).map(|node| {
+            let provider = provider.only(node);
+            async move { (node, timeout(TAG_WITHIN, provider.header(at)).await) }
+        });
+        let mut told = Vec::new();
+        for (node, answer) in join_all(asking).await {
+            match answer {
+                Ok(Ok(Some(block))) => told.push((node, block.block.number)),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => debug!(?at, %error, "a node does not tell the finality tag"),
+                Err(_) => {
+                    debug!(?at, host = provider.host(node), "the finality tag comes too late")
+                }
+            }
+        }
+        told
     }
 
     pub(super) async fn hand_on(&self, intake: Intake) -> Result<(), ReadError> {

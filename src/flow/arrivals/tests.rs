@@ -578,6 +578,29 @@ async fn t17_a_request_waits_for_the_finality_tag() {
     assert_eq!(reading.walked(), [2]);
 }
 
+/// One of two nodes calls everything final: nothing is decrypted by its word alone.
+#[tokio::test(start_paused = true)]
+async fn b5_the_tag_is_where_every_node_has_it() {
+    let chain = FakeChain::new(40);
+    chain.node().tagged = Some(40);
+    chain.node().lies = vec![Lies::default(), Lies::default()];
+    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
+    pass(100).await;
+    chain.mine(vec![request_event(1)]);
+    chain.mine(vec![request_event(2)]);
+    chain.node().lies[0].tagged = Some(42);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [0_u64; 0]);
+    chain.node().tagged = Some(41);
+    pass(5000).await;
+    assert_eq!(reading.walked(), [1]);
+    // A node that does not answer has no say.
+    chain.node().lies[1].mute = true;
+    pass(5000).await;
+    assert_eq!(reading.walked(), [2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b11_a_log_under_another_blocks_number_is_not_taken() {
     let chain = FakeChain::new(40);

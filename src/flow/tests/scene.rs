@@ -28,6 +28,7 @@ use crate::{
     },
     flow::{
         Batch, Flow, FlowOptions, Intake, RequestLedger, Standing, Step, Taken,
+        arrivals::suspects::Suspects,
         ciphertexts::{
             Answers, BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
             SMALLEST_MEMORY_MIB,
@@ -314,6 +315,7 @@ pub(super) struct Scene {
     pub flow: Flow<FakeChain, OneBucket, OneRequest>,
     pub core: Core,
     pub request: Request,
+    pub suspects: Suspects,
     gets: Arc<AtomicUsize>,
     _lane: JoinSet<Result<(), LedgerError>>,
     _depth: watch::Sender<Line>,
@@ -351,7 +353,7 @@ impl Scene {
         let (depth, covered) = watch::channel(Line::OPEN);
         let event = Event { block: chain.block(50), ..event() };
         let request = abi::decode(&event).expect("a request");
-        let gets = Arc::new(AtomicUsize::new(0));
+        let (suspects, gets) = (Suspects::default(), Arc::new(AtomicUsize::new(0)));
         let http = BucketClient::new(
             TlsRoots::load(None).unwrap().client_config(),
             &crate::proxy::Proxies::default(),
@@ -368,7 +370,7 @@ impl Scene {
             .answered_by(network(gets.clone(), Arc::new(refusing))),
             confirmation: crate::flow::Confirmation::new(
                 DecryptionAdapter::new(chain.clone()),
-                crate::flow::arrivals::suspects::Suspects::default(),
+                suspects.clone(),
             ),
             core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
             submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),
@@ -389,7 +391,17 @@ impl Scene {
                 maybe_answered_up_to: 0,
             },
         };
-        Self { chain, flow, core, request, gets, _lane: running, _depth: depth, _support: support }
+        Self {
+            chain,
+            flow,
+            core,
+            request,
+            suspects,
+            gets,
+            _lane: running,
+            _depth: depth,
+            _support: support,
+        }
     }
 
     /// One walk, as after a restart or a held retry, and how long it takes.

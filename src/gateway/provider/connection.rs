@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Head, NodeId, RpcError,
@@ -42,6 +42,10 @@ use crate::{backoff::Backoff, clock, domain::BlockRef, heart::Heart, repeats::Re
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A node that says only that it has no time for so long is not connected.
 const BUSY_FOR: Duration = Duration::from_mins(1);
+/// A connection that held for so long was one: the next one is made at once.
+const HELD: Duration = Duration::from_secs(5);
+/// One that ended sooner is made again after this at the latest: each of them brings a head.
+const SHORT_LIVED_PAUSE: Duration = Duration::from_secs(1);
 /// A subscription that has been silent for so long is checked by a call.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How often a connected node is asked which chain it is of.
@@ -162,6 +166,10 @@ pub(super) struct Connection {
     claimed: Option<u64>,
     doubts: Repeats,
     connections: u64,
+    /// That it is lost was said, or nothing yet: then that it is found is said, too.
+    lost_said: bool,
+    /// When this connection was of use first.
+    connected_at: Option<Instant>,
     /// It has no subscriptions, and that was said.
     polled: AtomicBool,
     heart: Heart,
@@ -185,6 +193,8 @@ impl Connection {
             claimed: None,
             doubts: Repeats::default(),
             connections: 0,
+            lost_said: true,
+            connected_at: None,
             polled: AtomicBool::new(false),
             heart: Heart::default(),
         }
@@ -196,7 +206,8 @@ impl Connection {
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut repeats = Repeats::default();
         while !stop.is_cancelled() {
-            let following = Box::pin(self.connect_and_follow(&mut pause));
+            self.connected_at = None;
+            let following = Box::pin(self.connect_and_follow());
             let Some(ended) = stop.run_until_cancelled(following).await else {
                 break;
             };
@@ -210,6 +221,7 @@ impl Connection {
             let problem = ended.to_string();
             let host = self.endpoint.host();
             if let Some(times) = repeats.heard(&problem, Instant::now()) {
+                self.lost_said = true;
                 match (self.one_of_many, wrong_chain) {
                     (false, _) => warn!(host, problem, times, "waiting for the gateway node"),
                     (true, false) => warn!(host, problem, times, "gateway node not reachable"),
@@ -218,8 +230,13 @@ impl Connection {
                     }
                 }
             }
+            if self.connected_at.is_some_and(|at| at.elapsed() >= HELD) {
+                pause.reset();
+            }
+            let longest =
+                if self.connected_at.is_some() { SHORT_LIVED_PAUSE } else { Duration::MAX };
             // As long as it wishes, where it says so.
-            let pause = pause.next_delay().max(self.endpoint.pause());
+            let pause = pause.next_delay().min(longest).max(self.endpoint.pause());
             self.heart.rest();
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 break;
@@ -228,7 +245,7 @@ impl Connection {
         self.outlet.link(Link::Down(None));
     }
 
-    async fn connect_and_follow(&mut self, pause: &mut Backoff) -> RpcError {
+    async fn connect_and_follow(&mut self) -> RpcError {
         self.heart.beat().await;
         let connected = match self.endpoint.connect().await {
             Ok(connected) => connected,
@@ -236,11 +253,11 @@ impl Connection {
         };
         self.connections += 1;
         let followed = match connected {
-            Connected::Http(client) => self.follow_by_polling(client, pause).await,
+            Connected::Http(client) => self.follow_by_polling(client).await,
             Connected::Socket { client, heads, socket } => tokio::select! {
                 // What has come is read before an end is.
                 biased;
-                followed = self.follow_subscription(client, heads, pause) => followed,
+                followed = self.follow_subscription(client, heads) => followed,
                 why = socket.run() => Err(self.endpoint.unavailable(&why)),
             },
         };
@@ -254,7 +271,6 @@ impl Connection {
         &mut self,
         client: Client,
         mut heads: watch::Receiver<Option<RawHead>>,
-        pause: &mut Backoff,
     ) -> Result<Infallible, RpcError> {
         // Whatever it calls it: there is no other one on this connection.
         let subscribing = client.ask::<Box<RawValue>>("eth_subscribe", &("newHeads",));
@@ -262,11 +278,11 @@ impl Connection {
             Ok(_name) => {}
             Err(error @ RpcError::Refused { .. }) if !error.is_busy() => {
                 self.say_polled(&error);
-                return self.follow_by_polling(client, pause).await;
+                return self.follow_by_polling(client).await;
             }
             Err(error) => return Err(error),
         }
-        self.announce(&client, pause).await?;
+        self.announce(&client).await?;
         let (mut silent_at, mut busy) = (Instant::now() + SILENCE, None);
         loop {
             self.heart.beat().await;
@@ -328,12 +344,8 @@ impl Connection {
         Ok(())
     }
 
-    async fn follow_by_polling(
-        &mut self,
-        client: Client,
-        pause: &mut Backoff,
-    ) -> Result<Infallible, RpcError> {
-        self.announce(&client, pause).await?;
+    async fn follow_by_polling(&mut self, client: Client) -> Result<Infallible, RpcError> {
+        self.announce(&client).await?;
         let mut busy = None;
         loop {
             self.heart.beat().await;
@@ -373,7 +385,7 @@ impl Connection {
     }
 
     /// First answer of the node, then everyone may call through this client.
-    async fn announce(&mut self, client: &Client, pause: &mut Backoff) -> Result<(), RpcError> {
+    async fn announce(&mut self, client: &Client) -> Result<(), RpcError> {
         self.check_chain_id(client).await?;
         if self.outlet.found.borrow().kin != Kin::Another {
             // Another node may be behind the URL than before.
@@ -381,15 +393,16 @@ impl Connection {
         }
         self.identify_or_later(client).await?;
         let head = self.latest(client).await?;
-        info!(
-            host = self.endpoint.host(),
-            head = head.number.to::<u64>(),
-            "gateway node connected"
-        );
+        let (host, number) = (self.endpoint.host(), head.number.to::<u64>());
+        if std::mem::take(&mut self.lost_said) {
+            info!(host, head = number, "gateway node connected");
+        } else {
+            debug!(host, head = number, "gateway node connected again");
+        }
         // The head first: who finds the link up finds the head of this connection.
         self.publish(head);
         self.outlet.link(Link::Up(client.clone()));
-        pause.reset();
+        self.connected_at = Some(Instant::now());
         Ok(())
     }
 
