@@ -112,6 +112,8 @@ pub(crate) struct Lies {
     pub lists: Option<Vec<Address>>,
     /// What the contract says to a response call; `None`: as it is.
     pub verdict: Option<Bytes>,
+    /// What views return, by their calldata.
+    pub views: Vec<(Bytes, Bytes)>,
     /// It has no receipts.
     pub no_receipts: bool,
     /// It says of every transaction that it succeeded in this block.

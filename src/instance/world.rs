@@ -441,7 +441,63 @@ fn odd_use(
 
 #[cfg(test)]
 mod tests {
+    use alloy::{
+        primitives::{Bytes, FixedBytes, U256},
+        sol_types::SolValue as _,
+    };
+
     use super::*;
+    use crate::gateway::{
+        abi,
+        fake_chain::{FakeChain, Lies},
+    };
+
+    /// The first of two nodes tells this of the contract.
+    fn told_by_one(call: Bytes, told: Bytes) -> (FakeChain, DecryptionAdapter<FakeChain>) {
+        let chain = FakeChain::new(1);
+        let lies = Lies { views: vec![(call, told)], ..Lies::default() };
+        chain.node().lies = vec![lies, Lies::default()];
+        chain.node().past.version = Some("Decryption v0.2.0");
+        (chain.clone(), DecryptionAdapter::new(chain))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b1_a_contract_that_one_node_alone_tells_of_holds_nothing() {
+        let (chain, decryption) = told_by_one(
+            abi::decryption_version().calldata(),
+            "Decryption v0.4.0".to_owned().abi_encode().into(),
+        );
+        assert_eq!(ask_support(&decryption).await.unwrap().0, Support::Served);
+        let lies = chain.node().lies[0].clone();
+        chain.node().lies[1] = lies;
+        let (support, _) = ask_support(&decryption).await.unwrap();
+        assert!(matches!(support, Support::FromG12 { .. }), "{support:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b1_a_signing_domain_that_one_node_alone_tells_of_refuses_nothing() {
+        let domain = |name: &str| SigningDomain {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            chain_id: 1,
+            verifying_contract: Address::ZERO,
+        };
+        let told = |name: &str| -> Bytes {
+            let (fields, of) = (FixedBytes([0x0f]), domain(name));
+            let (salt, extensions) = (B256::ZERO, Vec::<U256>::new());
+            let contract = of.verifying_contract;
+            let told = (fields, of.name, of.version, U256::ONE, contract, salt, extensions);
+            told.abi_encode_params().into()
+        };
+        let call = abi::signing_domain().calldata();
+        let (chain, decryption) = told_by_one(call.clone(), told("Another"));
+        chain.node().lies[1].views = vec![(call.clone(), told("Decryption"))];
+        let configured = domain("Decryption");
+        assert_eq!(domain_of(&decryption, &configured).await.unwrap(), Some(configured.clone()));
+        chain.node().lies[1].views = vec![(call, told("Another"))];
+        let told = domain_of(&decryption, &configured).await.unwrap();
+        assert_eq!(told, Some(domain("Another")));
+    }
 
     #[test]
     fn d7_a_new_journal_and_a_used_wallet_are_odd_wherever_reading_begins() {

@@ -84,6 +84,9 @@ impl Node {
 
     /// The answer of a view at a block; `None`: the call is no view known here.
     pub(super) fn view(&self, by: usize, data: &[u8], at: u64) -> Option<Result<Bytes, RpcError>> {
+        if let Some((_, told)) = self.lies[by].views.iter().find(|(call, _)| data == &call[..]) {
+            return Some(Ok(told.clone()));
+        }
         if data == &abi::decryption_version().calldata()[..] {
             let version = self.past.version.map(|text| text.to_owned().abi_encode().into());
             return Some(version.ok_or_else(no_function));
