@@ -226,10 +226,31 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use alloy::sol_types::SolValue as _;
     use tokio::time::advance;
 
     use super::*;
-    use crate::gateway::fake_chain::FakeChain;
+    use crate::gateway::fake_chain::{FakeChain, Lies};
+
+    /// One node of two says that the wallet's Core signs as another one.
+    #[tokio::test(start_paused = true)]
+    async fn b1_a_signer_that_does_not_fit_is_asked_of_every_node() {
+        let chain = FakeChain::new(1);
+        chain.node().has_registry = true;
+        let wallet = Address::repeat_byte(1);
+        let lies = |signer| {
+            // Three fields, with an empty address of the node.
+            let node = (wallet, signer, String::new());
+            let told = (abi::kms_node(wallet).calldata(), node.abi_encode().into());
+            Lies { views: vec![told], ..Lies::default() }
+        };
+        let (right, wrong) = (Address::repeat_byte(2), Address::repeat_byte(3));
+        chain.node().lies = vec![lies(wrong), lies(right)];
+        let registry = GatewayConfigAdapter::connect(chain.clone(), wallet).await.unwrap();
+        assert_eq!(registry.core_signer().await.unwrap(), Some(wrong));
+        assert_eq!(registry.core_signer_anew().await.unwrap(), Some(right));
+        assert_eq!(registry.core_signer().await.unwrap(), Some(right));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn b5_that_there_is_no_registry_is_asked_again() {
