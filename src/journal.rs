@@ -86,7 +86,7 @@ use crate::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, U256,
         stage::Stage,
     },
-    flow::{Answered, Batch, RequestLedger, Standing, Step, Taken, Unproven, arrivals::ids::Run},
+    flow::{Answered, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven},
     gateway::lane::{
         GivenUp, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger,
     },
@@ -421,7 +421,7 @@ impl Journal {
     }
 
     /// Which ids of requests are known.
-    pub async fn seen_ids(&self) -> Result<Vec<Run>, JournalError> {
+    pub async fn seen_ids(&self) -> Result<Vec<IdRun>, JournalError> {
         let contract = self.contract;
         self.read(move |connection| reader::seen_ids(connection, contract)).await
     }

@@ -60,8 +60,9 @@ use self::{
     unripe::Unripe,
 };
 use super::{
-    Entrance, RequestLedger, Unproven,
     depth::{Depth, Line, Tag},
+    intake::Entrance,
+    ledger::{RequestLedger, Unproven},
 };
 use crate::{
     backoff::Backoff,

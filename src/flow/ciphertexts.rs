@@ -25,6 +25,7 @@ mod http;
 mod memory;
 mod probe;
 mod s3_error;
+mod signer;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Answered, Batch, RequestLedger, Standing, Step, Taken, Unproven, arrivals::ids::Run};
+use super::{Answered, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven};
 use crate::{
     domain::{BlockRef, Event, LedgerError, RequestKey, U256},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger},
@@ -21,7 +21,7 @@ pub(crate) struct Book {
     pub read_twice: Option<u64>,
     pub unproven: Vec<Unproven>,
     /// As they were stored last.
-    pub ids: Vec<Run>,
+    pub ids: Vec<IdRun>,
     /// A test says so.
     pub answered: HashSet<U256>,
 }

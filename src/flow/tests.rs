@@ -9,7 +9,10 @@ mod scene;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{dealings::resume, dispatch::Places, *};
-use crate::gateway::{abi, fake_chain::request_event};
+use crate::{
+    domain::{Answer, HoldReason, Outcome, stage::Stage},
+    gateway::{abi, fake_chain::request_event},
+};
 
 fn intake(id: u64, recovered: bool) -> Intake {
     let request = abi::decode(&request_event(id)).unwrap();

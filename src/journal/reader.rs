@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
-    flow::{Answered, Unproven, arrivals::ids::Run},
+    flow::{Answered, IdRun, Unproven},
     gateway::{
         abi::Counter,
         lane::{MinedTransaction, SignedTransaction},
@@ -192,13 +192,13 @@ pub(super) fn newest_ids(
 }
 
 /// Which ids of requests are known. Rows that nobody can read are left out.
-pub(super) fn seen_ids(connection: &Connection, contract: Address) -> rusqlite::Result<Vec<Run>> {
+pub(super) fn seen_ids(connection: &Connection, contract: Address) -> rusqlite::Result<Vec<IdRun>> {
     let mut select = connection.prepare_cached(sql::SELECT_SEEN_IDS)?;
     let runs = select.query_map([Fixed(contract)], |row| {
         let counter = row.get::<_, u8>(0).ok().and_then(Counter::from_tag);
         let (first, last) = (number(row, 1)?, number(row, 2)?);
         let (first_block, last_block) = (number(row, 3)?, number(row, 4)?);
-        Ok(counter.map(|counter| Run { counter, first, last, first_block, last_block }))
+        Ok(counter.map(|counter| IdRun { counter, first, last, first_block, last_block }))
     })?;
     runs.filter_map(Result::transpose).collect()
 }

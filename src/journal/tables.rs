@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Address, B256, BlockRef, HoldReason, RequestKey},
-    flow::{Arrival, Batch, Step, Taken, Unproven, arrivals::ids::Run},
+    flow::{Arrival, Batch, IdRun, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
 };
 
@@ -108,10 +108,10 @@ impl Tables<'_> {
         Ok(taken)
     }
 
-    fn replace_ids(&self, ids: &[Run]) -> rusqlite::Result<()> {
+    fn replace_ids(&self, ids: &[IdRun]) -> rusqlite::Result<()> {
         self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([Fixed(self.contract)])?;
         let mut insert = self.transaction.prepare_cached(sql::INSERT_SEEN_IDS)?;
-        for Run { counter, first, last, first_block, last_block } in ids.iter().copied() {
+        for IdRun { counter, first, last, first_block, last_block } in ids.iter().copied() {
             insert.execute(params![
                 Fixed(self.contract),
                 counter.tag(),

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     domain::{Bytes, HoldReason, Outcome, Refusal, U256},
-    flow::{Answered, Arrival, arrivals::ids::Run},
+    flow::{Answered, Arrival, IdRun},
     gateway::abi::Counter,
     heart::Heart,
 };
@@ -865,7 +865,7 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
 async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
     let dir = TempDir::new().unwrap();
     let running = Running::open(dir.path());
-    let run = |counter, first| Run { counter, first, last: 9, first_block: 3, last_block: 5 };
+    let run = |counter, first| IdRun { counter, first, last: 9, first_block: 3, last_block: 5 };
     let of_both = vec![run(Counter::Public, 1), run(Counter::User, 4)];
     let known = Batch { ids: Some(of_both.clone()), ..batch([1, 2], Some(5)) };
     running.journal.arrive(known).await.unwrap();

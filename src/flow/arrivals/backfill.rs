@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{Event, LedgerError, Request},
-    flow::{Batch, RequestLedger},
+    flow::ledger::{Batch, RequestLedger},
     gateway::{
         decryption::DecryptionAdapter,
         provider::{NodeId, Provider},

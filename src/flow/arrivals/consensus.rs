@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{domain::U256, flow::Answered};
+use crate::{domain::U256, flow::ledger::Answered};
 
 /// How much later than the others an answer may be.
 const LATE_AFTER: Duration = Duration::from_mins(1);

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::{
     domain::{B256, Event, Generation, Request, U256},
-    flow::{Arrival, Batch, Taken},
+    flow::ledger::{Arrival, Batch, Taken},
     gateway::{decryption::DecryptionAdapter, provider::Provider},
 };
 

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock,
     domain::{B256, BlockRef, Event},
-    flow::RequestLedger,
+    flow::ledger::RequestLedger,
     gateway::{
         decryption::DecryptionAdapter,
         provider::{At, Head, LogRange, NodeId, Provider, RpcError, Way},

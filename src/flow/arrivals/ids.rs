@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{Event, U256},
+    flow::ledger::IdRun,
     gateway::abi::{self, Counter},
 };
 
@@ -37,17 +38,6 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 const RECENT: usize = 4096;
 /// Runs of a counter. Of more, two holes become one with what was known between them.
 const MOST_RUNS: usize = 64;
-
-/// Ids without a hole: all from `first` to `last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    pub counter: Counter,
-    pub first: u64,
-    pub last: u64,
-    /// The blocks of the first and the last.
-    pub first_block: u64,
-    pub last_block: u64,
-}
 
 /// Ids that nobody shows: all from `first` to `last`, in blocks from `from` to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,11 +144,11 @@ impl Hole {
 impl Ids {
     /// As they were stored. Rows that contradict each other are left out.
     #[must_use]
-    pub fn stored(runs: &[Run], now: Instant) -> Self {
+    pub fn stored(runs: &[IdRun], now: Instant) -> Self {
         let mut ids = Self::default();
-        let mut runs: Vec<&Run> = runs.iter().filter(|run| run.first <= run.last).collect();
+        let mut runs: Vec<&IdRun> = runs.iter().filter(|run| run.first <= run.last).collect();
         runs.sort_unstable_by_key(|run| (run.counter, run.first, run.last));
-        for Run { counter, first, last, first_block, last_block } in runs.into_iter().copied() {
+        for IdRun { counter, first, last, first_block, last_block } in runs.into_iter().copied() {
             let line = ids.lines.entry(counter).or_default();
             let top = line.runs.last_key_value().map(|(_, span)| span.last);
             // Touching ones would be one.
@@ -187,9 +177,9 @@ impl Ids {
     }
 
     /// As they are to be stored.
-    pub fn runs(&self) -> impl Iterator<Item = Run> {
+    pub fn runs(&self) -> impl Iterator<Item = IdRun> {
         self.lines.iter().flat_map(|(counter, line)| {
-            line.runs.iter().map(|(first, span)| Run {
+            line.runs.iter().map(|(first, span)| IdRun {
                 counter: *counter,
                 first: *first,
                 last: span.last,
@@ -200,7 +190,7 @@ impl Ids {
     }
 
     /// [`Self::runs`], if they have changed since the last time.
-    pub fn changed(&mut self) -> Option<Vec<Run>> {
+    pub fn changed(&mut self) -> Option<Vec<IdRun>> {
         std::mem::take(&mut self.changed).then(|| self.runs().collect())
     }
 

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     domain::{Address, BlockRef, LedgerError, ShownId},
-    flow::RequestLedger,
+    flow::ledger::RequestLedger,
     gateway::{
         abi::{self, Counter, HIGHEST_COUNT},
         decryption::{DecryptionAdapter, Question, Requested},

@@ -10,8 +10,9 @@ use super::{Arrivals, ReadError, TAG_EVERY};
 use crate::{
     clock,
     flow::{
-        Intake, RequestLedger,
         depth::{Depth, Tag},
+        intake::Intake,
+        ledger::RequestLedger,
     },
     gateway::provider::{At, Head, NodeId, Provider},
 };

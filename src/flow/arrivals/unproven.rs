@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{B256, BlockRef},
-    flow::Unproven,
+    flow::ledger::Unproven,
 };
 
 /// Entries, at most.

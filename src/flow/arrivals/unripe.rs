@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     domain::Kind,
-    flow::{Intake, depth::Line},
+    flow::{depth::Line, intake::Intake},
 };
 
 /// More than so many are not read ahead: the reading waits, and loses nothing.

@@ -12,8 +12,8 @@ use url::Url;
 
 use crate::{domain::B256, repeats::Repeats};
 
-use super::fallback::Signer;
 use super::s3_error::{Meaning, S3Error};
+use super::signer::Signer;
 
 /// How long a bucket that failed or was slow is tried last.
 const TROUBLE_REMEMBERED: Duration = Duration::from_secs(30);

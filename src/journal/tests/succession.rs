@@ -90,8 +90,8 @@ async fn requests_in_hand_are_counted_as_they_move() {
 }
 
 const DOUBT: Unproven = Unproven { first: 180, last: 181, hash: None, since_ms: 1 };
-fn known() -> Run {
-    Run { counter: Counter::Public, first: 1, last: 8, first_block: 100, last_block: 150 }
+fn known() -> IdRun {
+    IdRun { counter: Counter::Public, first: 1, last: 8, first_block: 100, last_block: 150 }
 }
 
 /// Requests in every stage, one settled.

@@ -69,7 +69,7 @@ pub fn answer(
     }
     match path {
         LIVEZ => alive(method),
-        "/" => page::page(),
+        "/" => page::guarded(respond(StatusCode::OK, page::HTML, page::content())),
         "/status" => as_json(StatusCode::OK, &status(shown)),
         "/history" => as_json(StatusCode::OK, &history(shown, since(query), None)),
         "/errors" => as_json(StatusCode::OK, &shown.errors.since(since(query))),
@@ -187,7 +187,7 @@ fn as_json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> 
     }
 }
 
-pub(super) fn respond(status: StatusCode, kind: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
+fn respond(status: StatusCode, kind: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -7,7 +7,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Response, StatusCode,
+    Response,
     header::{
         CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
         X_FRAME_OPTIONS,
@@ -15,10 +15,8 @@ use hyper::{
 };
 use sha2::{Digest, Sha256};
 
-use super::answers::respond;
-
 const PAGE: &str = include_str!("../page.html");
-const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+pub(super) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
 /// Only the page's own style and script, known by their hashes, and only this listener.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -31,8 +29,12 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::from_str(&policy).expect("ASCII")
 });
 
-pub(super) fn page() -> Response<Full<Bytes>> {
-    let mut page = respond(StatusCode::OK, HTML, Bytes::from_static(PAGE.as_bytes()));
+pub(super) fn content() -> Bytes {
+    Bytes::from_static(PAGE.as_bytes())
+}
+
+/// The response with the page, so that a browser runs nothing else.
+pub(super) fn guarded(mut page: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     let headers = page.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_browser_runs_nothing_else() {
-        let page = page();
+        let page = guarded(Response::default());
         let policy = page.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");

@@ -29,7 +29,7 @@ fn a0_a_hole_is_between_the_blocks_of_its_neighbours_until_it_is_filled() {
     ids.saw(C, 12, 105, now);
     ids.saw(C, 14, 120, now);
     assert_eq!(missing(&ids, 200, now), []);
-    let run = Run { counter: C, first: 10, last: 16, first_block: 100, last_block: 130 };
+    let run = IdRun { counter: C, first: 10, last: 16, first_block: 100, last_block: 130 };
     assert_eq!(ids.runs().collect::<Vec<_>>(), [run]);
     // Nothing is asked of what was before the first one.
     ids.saw(C, 3, 50, now);
@@ -134,7 +134,7 @@ fn a0_a_tail_that_leaves_the_chain_is_no_hole() {
 fn a0_a_reorganisation_after_a_restart_takes_ids_with_it() {
     let now = Instant::now();
     let before = with(&[(10, 100), (11, 110), (12, 120), (13, 130)], now);
-    let runs: Vec<Run> = before.runs().collect();
+    let runs: Vec<IdRun> = before.runs().collect();
     let newest: Vec<_> = (9..14).map(|number| (C.id(number), number * 10)).collect();
     let mut ids = Ids::stored(&runs, now).in_blocks(&newest);
     ids.back_to(115);
@@ -215,9 +215,9 @@ fn a0_what_is_known_survives_a_restart() {
     let mut ids = with(&[(10, 100), (12, 120)], now);
     assert_eq!(ids.changed().map(|runs| runs.len()), Some(2));
     assert_eq!(ids.changed(), None);
-    let mut runs: Vec<Run> = ids.runs().collect();
+    let mut runs: Vec<IdRun> = ids.runs().collect();
     // Somebody has edited the file.
-    runs.extend([Run { first: 9, last: 3, ..runs[0] }, Run { first: 10, last: 11, ..runs[0] }]);
+    runs.extend([IdRun { first: 9, last: 3, ..runs[0] }, IdRun { first: 10, last: 11, ..runs[0] }]);
     runs.reverse();
     let again = Ids::stored(&runs, now);
     assert_eq!(missing(&again, 200, now), [(11, 11, 100, 120)]);
