@@ -19,6 +19,7 @@ mod client;
 pub mod connection;
 pub mod endpoint;
 pub mod endpoints;
+mod head;
 mod history;
 mod http;
 mod identity;
@@ -29,6 +30,7 @@ mod raw;
 mod sends;
 mod socket;
 mod told;
+mod unanswered;
 
 use std::time::Duration;
 

@@ -115,7 +115,7 @@ pub async fn checkup(config: &Config, state_dir: &Path) -> Checkup {
 
 /// What the looks are made with.
 struct Tools {
-    nodes: Vec<nodes::Node>,
+    nodes: Vec<reading::Node>,
     core: KmsCore,
     http: ciphertexts::BucketClient,
     fallback: Option<ciphertexts::FallbackStore>,
@@ -128,7 +128,7 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
     for url in std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls) {
         let (provider, connections) = gateway_at(config, &roots, std::iter::once(url))?;
         tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
-        nodes.push(nodes::Node { shown: url.to_string(), provider });
+        nodes.push(reading::Node { shown: url.to_string(), provider });
     }
     let core = open_core(config, &roots)?;
     let http = ciphertexts::BucketClient::new(roots.client_config(), &config.proxies)

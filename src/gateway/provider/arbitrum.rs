@@ -16,9 +16,10 @@ use super::{
     Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range, Receipt,
     RpcError, Sent, Told, Transaction, Way, batches,
     client::Client,
-    connection::{self, RawHead},
+    connection,
     endpoint::Endpoint,
     endpoints,
+    head::RawHead,
     identity::Beginning,
     quirks,
     raw::{RawLog, RawReceipt},
@@ -595,7 +596,7 @@ impl ArbitrumProvider {
         self.told_by(RECEIPT, |client, node| {
             let calls = calls.clone();
             async move {
-                let said = batches::ask_each(&client, &node, calls).await?;
+                let said = batches::ask_each(&client, &node.batches, calls).await?;
                 if let Some(busy) =
                     said.iter().filter_map(|said| said.as_ref().err()).find(|error| error.is_busy())
                 {
@@ -725,7 +726,7 @@ async fn range(
         let last = last.filter(|last| again.is_some_and(|again| again.is_same_as(last)));
         Ok(Seen { first, last, logs })
     };
-    batches::together_or_apart(client, node, &calls, read, apart).await
+    batches::together_or_apart(client, &node.batches, &calls, read, apart).await
 }
 
 pub(super) fn transaction(call: &Call) -> serde_json::Value {

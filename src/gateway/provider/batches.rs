@@ -16,7 +16,6 @@ use tracing::{debug, info};
 use super::{
     RpcError,
     client::{Client, NotTogether},
-    endpoints::Node,
     message::NO_PARAMETERS,
 };
 
@@ -61,23 +60,23 @@ impl Batches {
 /// where it is too busy.
 pub(super) async fn ask_each(
     client: &Client,
-    node: &Node,
+    batches: &Batches,
     calls: Vec<Call>,
 ) -> Result<Vec<Said>, RpcError> {
     let apart = ask_apart(client, calls.clone());
-    together_or_apart(client, node, &calls, Ok, apart).await
+    together_or_apart(client, batches, &calls, Ok, apart).await
 }
 
 /// Several calls in one message, and what they came to read together; or `apart`, where the node is
 /// not to be asked so.
 pub(super) async fn together_or_apart<T>(
     client: &Client,
-    node: &Node,
+    batches: &Batches,
     calls: &[Call],
     read: impl FnOnce(Vec<Said>) -> Result<T, RpcError>,
     apart: impl Future<Output = Result<T, RpcError>>,
 ) -> Result<T, RpcError> {
-    if calls.len() < 2 || !client.has_arrays() || !node.batches.are_taken() {
+    if calls.len() < 2 || !client.has_arrays() || !batches.are_taken() {
         return apart.await;
     }
     let error = match client.ask_together(calls).await {
@@ -86,7 +85,7 @@ pub(super) async fn together_or_apart<T>(
         Err(NotTogether { error, maybe_apart: true }) => error,
     };
     let answer = apart.await?;
-    node.batches.refused(&error);
+    batches.refused(&error);
     Ok(answer)
 }
 

@@ -17,15 +17,20 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     RpcError, bounds,
     endpoint::Endpoint,
+    head::RawHead,
     http::Http,
     message::{self, Answer, Message, NO_PARAMETERS},
     quirks,
-    socket::Line,
+    socket::{self, Line, Socket},
+    unanswered::Unanswered,
 };
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A node that calls can be made of. Cheap to clone.
 #[derive(Clone)]
@@ -47,19 +52,6 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Why a message was not answered in a way that can be read. No secret is taken out of it yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
-    /// No connection, or no answer on it.
-    Lost(String),
-    /// An HTTP status, and nothing to go with it.
-    Status(u16),
-    /// An HTTP status that says to come back later, when, and the node's words with it.
-    Later { status: u16, back_in: Option<Duration>, said: Option<String> },
-    /// More than so many bytes.
-    TooLarge(usize),
-}
-
 /// Several calls in one message came to nothing.
 #[derive(Debug)]
 pub(super) struct NotTogether {
@@ -68,13 +60,31 @@ pub(super) struct NotTogether {
     pub maybe_apart: bool,
 }
 
-impl Client {
-    pub(super) fn over_http(endpoint: Arc<Endpoint>, http: Http) -> Self {
-        Self { endpoint, way: Way::Http(http), ids: Arc::default() }
-    }
+/// A connection to a node.
+pub(super) enum Connected {
+    Http(Client),
+    Socket { client: Client, heads: watch::Receiver<Option<RawHead>>, socket: Box<Socket> },
+}
 
-    pub(super) fn over_socket(endpoint: Arc<Endpoint>, line: Line) -> Self {
-        Self { endpoint, way: Way::Socket(line), ids: Arc::default() }
+/// A connection to the node at this endpoint.
+pub(super) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Connected, RpcError> {
+    if !endpoint.is_websocket() {
+        let (url, room) = (endpoint.url().clone(), endpoint.room().clone());
+        let http = Http::new(endpoint.http().clone(), url, room);
+        return Ok(Connected::Http(Client::new(endpoint, Way::Http(http))));
+    }
+    let Ok(opened) = timeout(CONNECT_DEADLINE, socket::open(endpoint)).await else {
+        let what = format!("no connection within {CONNECT_DEADLINE:?}");
+        return Err(endpoint.explain(Unanswered::Lost(what)));
+    };
+    let (line, heads, socket) = opened.map_err(|error| endpoint.explain(error.unanswered()))?;
+    let client = Client::new(endpoint, Way::Socket(line));
+    Ok(Connected::Socket { client, heads, socket: Box::new(socket) })
+}
+
+impl Client {
+    fn new(endpoint: &Arc<Endpoint>, way: Way) -> Self {
+        Self { endpoint: endpoint.clone(), way, ids: Arc::default() }
     }
 
     /// Whether several calls can go in one message, as far as the way goes.
@@ -185,5 +195,84 @@ impl Client {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let question = message::question(id, method, params);
         Ok((id, question.map_err(|error| self.endpoint.unreadable(&error.to_string()))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        task::JoinSet,
+    };
+
+    use super::*;
+    use crate::{
+        proxy::{self, Proxies},
+        tls::TlsRoots,
+    };
+
+    /// A node over this URL, behind this proxy, is asked something.
+    async fn ask(url: &str, proxy: &str) -> RpcError {
+        let way = proxy::parse(proxy).ok();
+        let proxies = Proxies::new(way.clone(), way, "127.0.0.1");
+        let tls = TlsRoots::load(None).unwrap().client_config();
+        let http = proxies.of_client(reqwest::Client::builder());
+        let http = http.tls_backend_preconfigured(tls.clone()).build().unwrap();
+        let endpoint = Endpoint::new(url.parse().unwrap(), Arc::new(tls), http).through(proxies);
+        match connect(&Arc::new(endpoint)).await {
+            Ok(Connected::Http(client)) => {
+                client.ask_plainly::<String>("eth_chainId").await.unwrap_err()
+            }
+            Ok(Connected::Socket { .. }) => panic!("there is no such host"),
+            Err(error) => error,
+        }
+    }
+
+    /// A server that speaks no TLS, as all whose port is not the one that was meant.
+    #[tokio::test]
+    async fn c4_a_node_that_speaks_no_tls_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            }
+        });
+        for url in [format!("https://{there}"), format!("wss://{there}")] {
+            let said = ask(&url, "127.0.0.1:1").await.to_string();
+            assert!(said.contains("does not speak TLS"), "{said}");
+        }
+    }
+
+    /// A proxy is not taken for the node behind it, whether it is away, refuses, or answers something
+    /// of its own.
+    #[tokio::test]
+    async fn c5_over_http_the_proxy_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let away = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        for url in ["http://node.example", "https://node.example", "ws://node.example"] {
+            let said = ask(url, &away).await.to_string();
+            assert!(said.contains(&away) && said.contains("proxy"), "{said}");
+        }
+        for (status, word) in [("407 Who", "user name"), ("502 Bad", "502"), ("403 No", "403")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let there = listener.local_addr().unwrap().to_string();
+            let mut serving = JoinSet::new();
+            serving.spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let mut seen = [0; 4096];
+                    let _ = stream.read(&mut seen).await;
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+            let said = ask("http://node.example", &there).await.to_string();
+            assert!(said.contains(&format!("proxy {there}")) && said.contains(word), "{said}");
+            let said = ask("https://node.example", &there).await.to_string();
+            assert!(said.contains(&format!("proxy {there}")), "{said}");
+        }
     }
 }

@@ -18,8 +18,7 @@ use std::{
     time::Duration,
 };
 
-use alloy::primitives::{B256, Bloom, U64, U128};
-use serde::Deserialize;
+use alloy::primitives::{B256, U64};
 use serde_json::value::RawValue;
 use tokio::{
     sync::{Notify, watch},
@@ -31,12 +30,12 @@ use tracing::{debug, error, info, warn};
 use super::{
     Head, NodeId, RpcError,
     choice::{Arrived, Kin},
-    client::Client,
-    endpoint::{Connected, Endpoint},
+    client::{self, Client, Connected},
+    endpoint::Endpoint,
+    head::RawHead,
     identity::{self, Found, Known},
-    raw::{Number, if_readable},
 };
-use crate::{backoff::Backoff, clock, domain::BlockRef, heart::Heart, repeats::Repeats};
+use crate::{backoff::Backoff, heart::Heart, repeats::Repeats};
 
 /// Over http, how often the head is asked for: the Gateway's block time.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -56,53 +55,6 @@ const DOUBTED_EVERY: Duration = Duration::from_secs(5);
 const CONTRADICTS_AFTER: Duration = Duration::from_secs(1);
 /// How long a node may take for a block by which it is told from others.
 const HEADER_DEADLINE: Duration = Duration::from_secs(3);
-
-/// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them. What it can
-/// do without may be missing, or of a form that nobody can read.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct RawHead {
-    number: Number,
-    hash: B256,
-    parent_hash: B256,
-    #[serde(default, deserialize_with = "if_readable")]
-    logs_bloom: Option<Bloom>,
-    #[serde(default, deserialize_with = "if_readable")]
-    base_fee_per_gas: Option<U128>,
-    #[serde(default, deserialize_with = "if_readable")]
-    gas_limit: Option<U64>,
-    /// Unix seconds.
-    #[serde(default, deserialize_with = "if_readable")]
-    timestamp: Option<U64>,
-}
-
-impl RawHead {
-    pub(super) fn block(&self) -> BlockRef {
-        BlockRef { number: self.number.to(), hash: self.hash }
-    }
-
-    /// By this machine's clock; `None`: the node does not say when it was made.
-    fn age(&self) -> Option<Duration> {
-        let made_ms = self.timestamp?.to::<u64>().saturating_mul(1_000);
-        Some(Duration::from_millis(clock::unix_millis().saturating_sub(made_ms)))
-    }
-
-    pub(super) fn is_same_as(&self, other: &Self) -> bool {
-        self.hash == other.hash
-    }
-
-    pub(super) fn into_head(self, connection: u64, by: NodeId) -> Head {
-        Head {
-            block: self.block(),
-            parent: self.parent_hash,
-            bloom: self.logs_bloom,
-            base_fee: self.base_fee_per_gas.map(|fee| fee.to()),
-            gas_limit: self.gas_limit.map(|gas| gas.to()),
-            connection,
-            by,
-        }
-    }
-}
 
 /// What the calls go through.
 #[derive(Clone, Debug)]
@@ -247,7 +199,7 @@ impl Connection {
 
     async fn connect_and_follow(&mut self) -> RpcError {
         self.heart.beat().await;
-        let connected = match self.endpoint.connect().await {
+        let connected = match client::connect(&self.endpoint).await {
             Ok(connected) => connected,
             Err(error) => return error,
         };
@@ -334,7 +286,7 @@ impl Connection {
     ) -> Result<(), RpcError> {
         let known = self.outlet.heads.borrow().map(|head| head.block);
         let Some(latest) = self.latest_unless_busy(client, busy).await? else { return Ok(()) };
-        let missed = known.is_some_and(|known| latest.number.to::<u64>() > known.number + 1);
+        let missed = known.is_some_and(|known| latest.block().number > known.number + 1);
         // It may have spoken meanwhile.
         if missed && !heads.has_changed().unwrap_or(false) {
             self.publish(latest);
@@ -393,7 +345,7 @@ impl Connection {
         }
         self.identify_or_later(client).await?;
         let head = self.latest(client).await?;
-        let (host, number) = (self.endpoint.host(), head.number.to::<u64>());
+        let (host, number) = (self.endpoint.host(), head.block().number);
         if std::mem::take(&mut self.lost_said) {
             info!(host, head = number, "gateway node connected");
         } else {
@@ -560,42 +512,5 @@ impl Connection {
 
     fn unavailable(&self, what: &str) -> RpcError {
         self.endpoint.unavailable(what)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// A6.
-    #[test]
-    fn a6_a_header_is_read_by_the_fields_that_are_needed() {
-        let needed = json!({
-            "number": "0x7", "hash": B256::repeat_byte(1), "parentHash": B256::repeat_byte(2),
-        });
-        let read = |more: &[(&str, serde_json::Value)]| {
-            let mut header = needed.clone();
-            for (key, value) in more {
-                header[key] = value.clone();
-            }
-            let raw: RawHead = serde_json::from_value(header).unwrap();
-            raw.into_head(3, NodeId(1))
-        };
-        let head = read(&[]);
-        assert_eq!((head.block.number, head.parent), (7, B256::repeat_byte(2)));
-        assert_eq!((head.bloom, head.base_fee), (None, None));
-        let odd = read(&[("logsBloom", json!("0x00")), ("baseFeePerGas", json!([1]))]);
-        assert_eq!((odd.bloom, odd.base_fee), (None, None));
-        let null = read(&[("logsBloom", json!(null)), ("baseFeePerGas", json!(null))]);
-        assert_eq!((null.bloom, null.base_fee), (None, None));
-        let absurd = json!({
-            "number": "0xffffffffffffffff", "hash": B256::ZERO, "parentHash": B256::ZERO,
-        });
-        let error = serde_json::from_value::<RawHead>(absurd).unwrap_err();
-        assert!(error.to_string().contains("no chain has reached"), "B11: {error}");
-        let full = read(&[("logsBloom", json!(Bloom::ZERO)), ("baseFeePerGas", json!("0x5"))]);
-        assert_eq!((full.bloom, full.base_fee), (Some(Bloom::ZERO), Some(5)));
     }
 }

@@ -9,26 +9,12 @@ use std::{
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::time::Instant;
 use url::Url;
 
-use super::{
-    RpcError,
-    bounds::Room,
-    client::{Client, Unanswered},
-    connection::RawHead,
-    http::Http,
-    message::Refused,
-    pace::Pace,
-    quirks,
-    socket::{self, Socket},
-};
+use super::{RpcError, bounds::Room, message::Refused, pace::Pace, quirks, unanswered::Unanswered};
 use crate::{domain::OutsideText, proxy::Proxies};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Characters of a node's text that are looked at for secrets, and cut off behind.
 const SCRUBBED: usize = 16 << 10;
 
@@ -50,12 +36,6 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Endpoint").field(&self.host).finish()
     }
-}
-
-/// A connection to a node.
-pub(super) enum Connected {
-    Http(Client),
-    Socket { client: Client, heads: watch::Receiver<Option<RawHead>>, socket: Box<Socket> },
 }
 
 impl Endpoint {
@@ -112,22 +92,12 @@ impl Endpoint {
         &self.room
     }
 
-    fn is_websocket(&self) -> bool {
+    pub(super) fn is_websocket(&self) -> bool {
         matches!(self.url.scheme(), "ws" | "wss")
     }
 
-    pub(super) async fn connect(self: &Arc<Self>) -> Result<Connected, RpcError> {
-        if !self.is_websocket() {
-            let http = Http::new(self.http.clone(), self.url.clone(), self.room.clone());
-            return Ok(Connected::Http(Client::over_http(self.clone(), http)));
-        }
-        let Ok(opened) = timeout(CONNECT_DEADLINE, socket::open(self)).await else {
-            let what = format!("no connection within {CONNECT_DEADLINE:?}");
-            return Err(self.unavailable(&self.proxies.told(&self.url, &what)));
-        };
-        let (line, heads, socket) = opened.map_err(|error| self.explain(error.unanswered()))?;
-        let client = Client::over_socket(self.clone(), line);
-        Ok(Connected::Socket { client, heads, socket: Box::new(socket) })
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
     }
 
     /// Why there is no answer, without what the URL hides.
@@ -212,80 +182,4 @@ fn of_status(status: u16) -> String {
         _ => "",
     };
     format!("HTTP status {status}{advice}")
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-        task::JoinSet,
-    };
-
-    use super::*;
-    use crate::{proxy, tls::TlsRoots};
-
-    /// A node over this URL, behind this proxy, is asked something.
-    async fn ask(url: &str, proxy: &str) -> RpcError {
-        let way = proxy::parse(proxy).ok();
-        let proxies = Proxies::new(way.clone(), way, "127.0.0.1");
-        let tls = TlsRoots::load(None).unwrap().client_config();
-        let http = proxies.of_client(reqwest::Client::builder());
-        let http = http.tls_backend_preconfigured(tls.clone()).build().unwrap();
-        let endpoint = Endpoint::new(url.parse().unwrap(), Arc::new(tls), http).through(proxies);
-        match Arc::new(endpoint).connect().await {
-            Ok(Connected::Http(client)) => {
-                client.ask_plainly::<String>("eth_chainId").await.unwrap_err()
-            }
-            Ok(Connected::Socket { .. }) => panic!("there is no such host"),
-            Err(error) => error,
-        }
-    }
-
-    /// A server that speaks no TLS, as all whose port is not the one that was meant.
-    #[tokio::test]
-    async fn c4_a_node_that_speaks_no_tls_is_told_so() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let there = listener.local_addr().unwrap();
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-            }
-        });
-        for url in [format!("https://{there}"), format!("wss://{there}")] {
-            let said = ask(&url, "127.0.0.1:1").await.to_string();
-            assert!(said.contains("does not speak TLS"), "{said}");
-        }
-    }
-
-    /// A proxy is not taken for the node behind it, whether it is away, refuses, or answers something
-    /// of its own.
-    #[tokio::test]
-    async fn c5_over_http_the_proxy_is_named() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let away = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        for url in ["http://node.example", "https://node.example", "ws://node.example"] {
-            let said = ask(url, &away).await.to_string();
-            assert!(said.contains(&away) && said.contains("proxy"), "{said}");
-        }
-        for (status, word) in [("407 Who", "user name"), ("502 Bad", "502"), ("403 No", "403")] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let there = listener.local_addr().unwrap().to_string();
-            let mut serving = JoinSet::new();
-            serving.spawn(async move {
-                while let Ok((mut stream, _)) = listener.accept().await {
-                    let mut seen = [0; 4096];
-                    let _ = stream.read(&mut seen).await;
-                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                }
-            });
-            let said = ask("http://node.example", &there).await.to_string();
-            assert!(said.contains(&format!("proxy {there}")) && said.contains(word), "{said}");
-            let said = ask("https://node.example", &there).await.to_string();
-            assert!(said.contains(&format!("proxy {there}")), "{said}");
-        }
-    }
 }

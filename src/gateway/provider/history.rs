@@ -167,7 +167,7 @@ impl ArbitrumProvider {
             .told_by(method, |client, node| {
                 let calls = calls.clone();
                 async move {
-                    let said = batches::ask_each(&client, &node, calls).await?;
+                    let said = batches::ask_each(&client, &node.batches, calls).await?;
                     if let Some(busy) = said
                         .iter()
                         .find_map(|said| said.as_ref().err().filter(|error| error.is_busy()))

@@ -10,8 +10,8 @@ use url::Url;
 
 use super::{
     bounds::{Place, Room, SMALL},
-    client::Unanswered,
     message::{self, Message},
+    unanswered::Unanswered,
 };
 use crate::{clock, tls};
 

@@ -8,7 +8,7 @@
 use alloy::primitives::{B256, U64};
 use serde_json::json;
 
-use super::{RpcError, choice::Kin, client::Client, connection::RawHead};
+use super::{RpcError, choice::Kin, client::Client, head::RawHead};
 use crate::domain::BlockRef;
 
 /// A block under so many others does not leave the chain.

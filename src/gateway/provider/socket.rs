@@ -35,11 +35,11 @@ use tokio_tungstenite::{
 
 use super::{
     bounds::{self, Room, SMALL},
-    client::Unanswered,
-    connection::RawHead,
     endpoint::Endpoint,
+    head::RawHead,
     http::{self, Body, Later},
     message::{self, Message},
+    unanswered::Unanswered,
 };
 use crate::tls;
 

@@ -2,7 +2,11 @@
 
 use futures_util::future::join_all;
 
-use super::{Finding, PATIENCE, buckets::ServerDate, reading};
+use super::{
+    Finding, PATIENCE,
+    buckets::ServerDate,
+    reading::{self, Node},
+};
 use crate::{
     clock,
     config::Finality,
@@ -20,13 +24,6 @@ const LATE_TAG_SECS: u64 = 3_600;
 const SKEW_SECS: u64 = 10;
 /// AWS refuses signatures that are further off than a quarter of an hour.
 const LARGE_SKEW_SECS: u64 = 300;
-
-/// One node.
-pub(super) struct Node {
-    /// Scheme, host and port.
-    pub shown: String,
-    pub provider: ArbitrumProvider,
-}
 
 /// A node's newest block, its number and its time (Unix seconds).
 type Tip = Result<(u64, u64), RpcError>;

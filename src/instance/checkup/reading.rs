@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{Finding, PATIENCE, nodes::Node};
+use super::{Finding, PATIENCE};
 use crate::{
     domain::B256,
     flow::arrivals::blooms::{Found, compare},
@@ -25,6 +25,13 @@ const BELOW_HEAD: u64 = 3;
 const LOOKED_THROUGH: u64 = 8;
 /// A bloom may be told a moment before the logs are.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// One node.
+pub(super) struct Node {
+    /// Scheme, host and port.
+    pub shown: String,
+    pub provider: ArbitrumProvider,
+}
 
 /// What is wrong with each of these nodes, which answer. `newest`: what they say of their heads.
 pub(super) async fn look(nodes: &[(&Node, u64)]) -> Vec<Finding> {
