@@ -22,6 +22,7 @@ mod attendance;
 mod rebuild;
 mod inquiries;
 mod why;
+mod line;
 mod observer;
 mod earlier_wallet;
 mod housekeeping;

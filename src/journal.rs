@@ -86,7 +86,7 @@ use crate::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, U256,
         stage::Stage,
     },
-    flow::{Answered, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven},
+    flow::ledger::{Answered, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven},
     gateway::lane::{
         GivenUp, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger,
     },

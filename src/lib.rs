@@ -22,9 +22,10 @@
 //! type that does not print; instances share nothing that can change.
 //!
 //! Modules below stand in reading order, from the outside in. Imports point down only:
-//! supervisor -> instance -> flow -> rooms -> adapters -> provider, `domain` at the bottom. Rooms
-//! never import each other, the journal or the config: flow and lane own the ports they record
-//! through, and the journal implements them. `tests/architecture.rs` holds this.
+//! supervisor -> instance -> journal -> flow -> rooms -> adapters -> provider, `domain` at the bottom.
+//! Rooms never import each other, the journal or the config: flow (`flow::ledger`) and lane own the ports
+//! they record through, and the journal implements them. `tests/architecture.rs` lists all rooms in order,
+//! and from which each may take.
 
 pub mod cli;
 pub mod supervisor;

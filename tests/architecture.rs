@@ -1,225 +1,344 @@
-//! Rules about the code as text: the import rule of `src/lib.rs` (imports point down only), that the
-//! README quotes the log messages and reasons that the code really has, and that the table of field
-//! failures in `tests/README.md` names tests that there are.
-//!
-//! supervisor -> instance -> flow -> rooms -> adapters -> provider; `domain` at the bottom. Rooms
-//! never import each other, the journal or the config.
+//! Rules about the code as text: who takes from whom, that the README quotes the log messages and
+//! reasons that the code really has, and that the tables of `tests/README.md` name tests that there are.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
-/// A part of the tree and the crate paths it may not use.
-const FORBIDDEN: &[(&str, &[&str])] = &[
+/// The rooms, from the ground up, and those that each may take from: all of them stand above it here. A
+/// file is of the room with the longest name that its path begins with; within a room there is no rule.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &[]),
+    ("backoff", &[]),
+    ("repeats", &[]),
+    ("crowd", &[]),
+    ("heart", &[]),
+    ("traces", &[]),
+    ("tls", &[]),
+    ("proxy", &[]),
+    ("aws", &["clock", "domain"]),
+    ("metrics", &["clock", "domain"]),
+    ("config", &["proxy"]),
+    ("observe", &["clock", "domain", "metrics", "repeats", "tls"]),
+    ("gateway::abi", &["domain"]),
     (
-        "src/domain",
+        "gateway::provider",
+        &["backoff", "clock", "domain", "heart", "metrics", "proxy", "repeats", "tls"],
+    ),
+    ("gateway::wallet", &["aws", "backoff", "domain", "metrics", "proxy", "tls"]),
+    (
+        "gateway::lane",
         &[
-            "supervisor",
-            "instance",
-            "flow",
-            "gateway",
-            "journal",
-            "config",
-            "observe",
-            "cli",
-            "tls",
+            "backoff",
+            "domain",
+            "gateway::provider",
+            "gateway::wallet",
+            "heart",
+            "metrics",
+            "repeats",
+        ],
+    ),
+    ("gateway::decryption", &["domain", "gateway::abi", "gateway::provider"]),
+    (
+        "gateway::gateway_config",
+        &["domain", "gateway::abi", "gateway::decryption", "gateway::provider"],
+    ),
+    ("gateway", &[]),
+    ("flow::depth", &["clock", "domain", "gateway::provider"]),
+    ("flow::intake", &["domain"]),
+    ("flow::ledger", &["domain", "gateway::abi"]),
+    (
+        "flow::arrivals",
+        &[
             "backoff",
             "clock",
+            "domain",
+            "flow::depth",
+            "flow::intake",
+            "flow::ledger",
+            "gateway::abi",
+            "gateway::decryption",
+            "gateway::provider",
+            "heart",
+            "metrics",
+            "repeats",
+        ],
+    ),
+    ("flow::ciphertexts", &["aws", "domain", "metrics", "proxy", "repeats", "tls"]),
+    ("flow::kms_core", &["backoff", "domain", "metrics", "tls", "traces"]),
+    (
+        "flow::submission",
+        &[
+            "domain",
+            "gateway::abi",
+            "gateway::decryption",
+            "gateway::lane",
+            "gateway::provider",
+            "metrics",
         ],
     ),
     (
-        "src/clock.rs",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/backoff.rs",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/aws.rs",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/proxy",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/traces.rs",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/repeats.rs",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/crowd.rs",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    (
-        "src/metrics",
-        &["supervisor", "instance", "flow", "gateway", "journal", "config", "observe", "cli"],
-    ),
-    ("src/observe", &["supervisor", "instance", "flow", "gateway", "journal", "config", "cli"]),
-    ("src/gateway", &["supervisor", "instance", "flow", "journal", "config", "observe", "cli"]),
-    (
-        "src/flow/arrivals",
+        "flow",
         &[
-            "supervisor",
-            "instance",
-            "journal",
-            "config",
-            "observe",
-            "cli",
-            "flow::ciphertexts",
-            "flow::kms_core",
-            "flow::submission",
-        ],
-    ),
-    (
-        "src/flow/ciphertexts",
-        &[
-            "supervisor",
-            "instance",
-            "journal",
-            "config",
-            "observe",
-            "cli",
-            "gateway",
-            "flow::arrivals",
-            "flow::kms_core",
-            "flow::submission",
-        ],
-    ),
-    (
-        "src/flow/kms_core",
-        &[
-            "supervisor",
-            "instance",
-            "journal",
-            "config",
-            "observe",
-            "cli",
-            "gateway",
+            "backoff",
+            "domain",
             "flow::arrivals",
             "flow::ciphertexts",
+            "flow::depth",
+            "flow::intake",
+            "flow::kms_core",
+            "flow::ledger",
             "flow::submission",
+            "gateway::abi",
+            "gateway::decryption",
+            "gateway::gateway_config",
+            "gateway::provider",
+            "heart",
+            "metrics",
+            "repeats",
+            "traces",
         ],
     ),
     (
-        "src/flow/submission",
+        "journal",
         &[
-            "supervisor",
-            "instance",
-            "journal",
-            "config",
-            "observe",
-            "cli",
-            "flow::arrivals",
-            "flow::ciphertexts",
-            "flow::kms_core",
+            "backoff",
+            "clock",
+            "domain",
+            "flow::ledger",
+            "gateway::abi",
+            "gateway::lane",
+            "heart",
+            "metrics",
         ],
     ),
-    ("src/flow.rs", &["supervisor", "instance", "journal", "config", "observe", "cli"]),
-    ("src/journal", &["supervisor", "instance", "config", "observe", "cli", "tls"]),
-    ("src/config", &["supervisor", "instance", "flow", "gateway", "journal", "observe", "cli"]),
-    ("src/instance", &["supervisor", "cli"]),
-    ("src/supervisor", &["cli"]),
+    (
+        "instance",
+        &[
+            "backoff",
+            "clock",
+            "config",
+            "domain",
+            "flow",
+            "flow::arrivals",
+            "flow::ciphertexts",
+            "flow::depth",
+            "flow::kms_core",
+            "flow::submission",
+            "gateway::abi",
+            "gateway::decryption",
+            "gateway::gateway_config",
+            "gateway::lane",
+            "gateway::provider",
+            "gateway::wallet",
+            "heart",
+            "journal",
+            "metrics",
+            "observe",
+            "repeats",
+            "tls",
+        ],
+    ),
+    (
+        "supervisor",
+        &[
+            "clock", "config", "crowd", "domain", "heart", "instance", "journal", "metrics",
+            "observe",
+        ],
+    ),
+    ("cli", &["clock", "config", "domain", "instance", "journal", "observe", "supervisor"]),
+    ("lib", &[]),
+    ("main", &["cli", "config"]),
 ];
+
+/// What only tests are made of.
+const OF_TESTS: &[&str] =
+    &["tests", "simulation", "simulated", "fake_chain", "fake_ledger", "scripted"];
 
 fn sources(of: &Path, found: &mut Vec<PathBuf>) {
     if of.is_file() {
         found.push(of.to_owned());
-    } else if of.is_dir() {
+    } else {
         for entry in fs::read_dir(of).expect("a readable source tree") {
             sources(&entry.expect("a readable entry").path(), found);
         }
     }
 }
 
-/// Every `crate::…` path a file names, nested `use` groups flattened to their first two segments.
-fn imports(text: &str) -> Vec<String> {
-    let code: String = text
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or(""))
-        .collect::<Vec<_>>()
-        .join("\n");
+/// The room of a path of modules.
+fn room(path: &[String]) -> Option<&'static str> {
+    let path = path.join("::");
+    let holds = |room: &&str| path == **room || path.starts_with(&format!("{room}::"));
+    ROOMS.iter().map(|(room, _)| *room).filter(holds).max_by_key(|room| room.len())
+}
+
+/// All paths that a file of this module takes from `crate`, `self` or `super`, from the crate's root on.
+fn imports(module: &[String], text: &str) -> Vec<Vec<String>> {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let lines: Vec<&str> =
+        text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+    let code = lines.join("\n");
     let mut paths = Vec::new();
-    for (start, _) in code.match_indices("crate::") {
-        flatten("", &code[start + "crate::".len()..], &mut paths);
+    // The program takes from its library by name.
+    for root in ["crate::", "use kms_connector::"] {
+        for (at, _) in code.match_indices(root) {
+            flatten(&[], &code[at + root.len()..], &mut paths);
+        }
+    }
+    for (at, _) in code.match_indices("self::") {
+        flatten(module, &code[at + "self::".len()..], &mut paths);
+    }
+    for (at, _) in code.match_indices("super::").filter(|(at, _)| !code[..*at].ends_with("super::"))
+    {
+        let (mut rest, mut above) = (&code[at..], module);
+        while let Some(deeper) = rest.strip_prefix("super::") {
+            (rest, above) = (deeper, &above[..above.len().saturating_sub(1)]);
+        }
+        flatten(above, rest, &mut paths);
     }
     paths
 }
 
-/// Reads one path or `{a, b::{c}}` group at the start of `rest`.
-fn flatten<'a>(prefix: &str, mut rest: &'a str, paths: &mut Vec<String>) -> &'a str {
-    rest = rest.trim_start();
+/// Reads one path or `{a, b::{c}}` group at the start of `rest`. What is left of it.
+fn flatten<'a>(above: &[String], rest: &'a str, paths: &mut Vec<Vec<String>>) -> &'a str {
+    let mut rest = rest.trim_start();
     if let Some(mut inner) = rest.strip_prefix('{') {
         loop {
-            inner = inner.trim_start();
+            inner = inner.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
             if let Some(after) = inner.strip_prefix('}') {
                 return after;
             }
-            if inner.is_empty() {
-                return inner;
+            let left = flatten(above, inner, paths);
+            if left.len() == inner.len() {
+                return left;
             }
-            let before = inner.len();
-            inner = flatten(prefix, inner, paths);
-            inner = inner.trim_start().trim_start_matches(',');
-            if inner.len() == before {
-                return "";
-            }
+            inner = left;
         }
     }
-    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-    let name = &rest[..end];
-    let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}::{name}") };
-    paths.push(path.clone());
-    let rest = &rest[end..];
-    match rest.strip_prefix("::") {
-        Some(deeper) if path.matches("::").count() < 2 => flatten(&path, deeper, paths),
-        _ => rest.find([',', '}', ';', '\n']).map_or("", |end| &rest[end..]),
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '*'));
+    let (name, behind) = rest.split_at(end.unwrap_or(rest.len()));
+    let mut path = above.to_vec();
+    if name != "self" {
+        path.push(name.to_owned());
     }
+    rest = behind;
+    if let Some(deeper) = rest.strip_prefix("::") {
+        return flatten(&path, deeper, paths);
+    }
+    paths.push(path);
+    match rest.trim_start().strip_prefix("as ") {
+        Some(renamed) => {
+            renamed.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_' || c == ' ')
+        }
+        None => rest,
+    }
+}
+
+/// The rooms that a file of this room takes from, and what it takes.
+fn taken(own: &str, module: &[String], text: &str) -> Vec<(&'static str, Vec<String>)> {
+    let all = imports(module, text).into_iter();
+    // A name of the crate's root is no module.
+    let of_rooms = all.filter_map(|path| Some((room(&path)?, path)));
+    of_rooms.filter(|(room, _)| *room != own).collect()
+}
+
+/// What a file of this module takes and may not.
+fn breaches(module: &[String], text: &str) -> Vec<String> {
+    let shown = module.join("::");
+    let Some(own) = room(module) else { return vec![format!("{shown} is of no room")] };
+    let may = |from: &str| ROOMS.iter().any(|(name, below)| *name == own && below.contains(&from));
+    let taken = taken(own, module, text).into_iter().filter(|(from, _)| !may(from));
+    taken.map(|(_, path)| format!("{shown} takes {}", path.join("::"))).collect()
+}
+
+fn module(path: &str) -> Vec<String> {
+    path.split("::").map(ToOwned::to_owned).collect()
+}
+
+/// The files of the product and their modules.
+fn product() -> Vec<(Vec<String>, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    let read = files.into_iter().map(|file| {
+        let path = file.strip_prefix(&root).expect("below the root").with_extension("");
+        let module: Vec<String> =
+            path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        (module, fs::read_to_string(&file).expect("a readable source file"))
+    });
+    let of_tests = |module: &[String]| module.iter().any(|part| OF_TESTS.contains(&part.as_str()));
+    read.filter(|(module, _)| !of_tests(module)).collect()
 }
 
 #[test]
-fn imports_point_down_only() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut broken = Vec::new();
-    for (part, forbidden) in FORBIDDEN {
-        let mut files = Vec::new();
-        sources(&root.join(part), &mut files);
-        if root.join(part).is_dir() {
-            sources(&root.join(format!("{part}.rs")), &mut files);
-        }
-        assert!(!files.is_empty(), "{part} is gone: mend this table");
-        for file in files {
-            let text = fs::read_to_string(&file).expect("a readable source file");
-            for import in imports(&text) {
-                for path in *forbidden {
-                    if import == *path || import.starts_with(&format!("{path}::")) {
-                        let file = file.strip_prefix(root).expect("below the root").display();
-                        broken.push(format!("{file} imports crate::{import}"));
-                    }
-                }
-            }
-        }
-    }
-    broken.sort();
-    broken.dedup();
-    assert!(broken.is_empty(), "imports point down only:\n{}", broken.join("\n"));
+fn every_room_takes_from_those_below_it_only() {
+    let told = product().into_iter().flat_map(|(module, text)| breaches(&module, &text));
+    let broken: BTreeSet<String> = told.collect();
+    let broken: Vec<String> = broken.into_iter().collect();
+    assert!(broken.is_empty(), "from above or beside:\n{}", broken.join("\n"));
 }
 
+/// What a room does not need any more it may not take again.
+#[test]
+fn the_rooms_may_take_no_more_than_they_do() {
+    let files = product();
+    for (name, below) in ROOMS {
+        let own = files.iter().filter(|(module, _)| room(module) == Some(name));
+        let taken: BTreeSet<&str> = own
+            .flat_map(|(module, text)| taken(name, module, text))
+            .map(|(from, _)| from)
+            .collect();
+        for other in *below {
+            assert!(taken.contains(other), "{name} does not take from {other}");
+        }
+    }
+}
+
+/// So no two rooms can take from each other.
+#[test]
+fn the_rooms_stand_in_order() {
+    for (place, (name, below)) in ROOMS.iter().enumerate() {
+        for other in *below {
+            let stands = ROOMS.iter().position(|(room, _)| room == other);
+            assert!(stands.is_some_and(|stands| stands < place), "{name} on {other}");
+        }
+    }
+}
+
+/// Each kind of breach is seen.
 #[test]
 fn the_table_can_fail() {
-    let text = "use crate::{domain::B256, flow::{kms_core::KmsCore, Batch}};\nfn f() { crate::journal::open() }";
-    let found = imports(text);
-    for path in ["domain::B256", "flow::kms_core", "flow::Batch", "journal::open"] {
-        assert!(
-            found.iter().any(|import| import == path || import.starts_with(path)),
-            "{path} in {found:?}"
-        );
+    for (of, text) in [
+        // From above, from a room beside, and from one that is not in the list.
+        ("gateway::abi", "use crate::gateway::provider::RpcError;"),
+        ("flow::arrivals", "use crate::flow::kms_core::KmsCore;"),
+        ("observe", "use crate::config::Config;"),
+        // In a group, and in a group of a group.
+        ("domain", "use crate::{clock, domain::B256};"),
+        ("flow::ledger", "use crate::{domain::B256, flow::{intake::{Intake}}};"),
+        // Behind a renamed one.
+        ("domain", "use crate::{domain::B256 as Word, tls};"),
+        // By climbing.
+        ("flow::arrivals::pages", "use super::super::kms_core::KmsCore;"),
+        ("flow::ciphertexts", "use super::{walk::Door};"),
+        // In the midst of code, and in a comment's shadow.
+        ("domain::id", "fn f() { crate::journal::open() } // crate::domain"),
+        ("domain::id", "// one\nfn f() { super::super::clock::now() }"),
+        // A file that no room has.
+        ("utils", ""),
+    ] {
+        assert_eq!(breaches(&module(of), text).len(), 1, "{of}: {text}");
+    }
+    for (of, text) in [
+        ("flow::arrivals::pages", "use super::{gap, Arrivals}; use crate::domain::B256;"),
+        ("domain", "// use crate::clock;\n#[cfg(test)]\nmod tests { use crate::clock; }"),
+        ("cli::run", "use crate::{config::Config, instance::{self, Exit}};"),
+    ] {
+        assert_eq!(breaches(&module(of), text), [""; 0], "{of}: {text}");
     }
 }
 

@@ -25,10 +25,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::wish::Wishes;
-use super::why::Why;
+use super::{
+    line::{line, line_of_listed},
+    why::Why,
+};
 use crate::{
     clock,
-    domain::{BlockRef, Bytes, Outcome, Refusal, ShownId, U256},
+    domain::{BlockRef, Bytes, Outcome, ShownId, U256},
     flow::{Entrance, Intake, arrivals::backfill::Backfill},
     gateway::{
         abi,
@@ -36,12 +39,12 @@ use crate::{
     },
     heart::Heart,
     journal::{
-        self, Identity, Journal, JournaledTransaction, Listed, Listing, Look, Position, Progress,
-        QueryError, ReadOnly, RequestRecord,
+        self, Identity, Journal, JournaledTransaction, Listing, Look, Position, QueryError,
+        ReadOnly, RequestRecord,
     },
     observe::requests::{
-        Accepted, Asked, Desk, EventPlace, ExportedAnswer, ExportedRequest, HeldFor, Inquiry,
-        Reply, RequestLine, RequestStory, Retried, Told, TransactionLine, Verdict, Which,
+        Accepted, Asked, Desk, EventPlace, ExportedAnswer, ExportedRequest, Inquiry, Reply,
+        RequestStory, Retried, Told, TransactionLine, Verdict, Which,
     },
 };
 
@@ -283,49 +286,6 @@ async fn retry(
     let content = record.key.content.to_string();
     let walks = matches!(verdict, Verdict::Tried | Verdict::OpenedAgain);
     Ok((Retried { id, content, verdict, text }, walks && stands != Stands::InJournal))
-}
-
-pub(super) fn line_of_listed(listed: &Listed) -> RequestLine {
-    let id = listed.key.to_string();
-    let (content, kind) = (listed.key.content.to_string(), listed.kind.as_str());
-    line(id, content, kind, listed.block, &listed.progress)
-}
-
-fn line(id: String, content: String, kind: &str, block: u64, progress: &Progress) -> RequestLine {
-    let outcome = progress.outcome.as_ref();
-    let detail = outcome.and_then(|outcome| match outcome {
-        Outcome::Refused(refusal @ (Refusal::Malformed(_) | Refusal::NotRequested)) => {
-            Some(refusal.to_string())
-        }
-        Outcome::Accepted { .. }
-        | Outcome::AlreadyAnswered
-        | Outcome::Expired
-        | Outcome::Orphaned
-        | Outcome::Observed => None,
-    });
-    let stage = if outcome.is_some() { "settled" } else { progress.stage.as_str() };
-    RequestLine {
-        id,
-        content,
-        kind: kind.to_owned(),
-        stage: stage.to_owned(),
-        held: progress.held.as_ref().map(|held| HeldFor {
-            reason: held.hold.reason.as_str().to_owned(),
-            detail: held.hold.detail.clone(),
-            since_ms: held.since_ms,
-        }),
-        outcome: outcome.map(|outcome| outcome.as_str().to_owned()),
-        outcome_detail: detail,
-        attempts: progress.attempts,
-        last_error: progress.last_error.clone(),
-        waits: None,
-        block,
-        arrived_at_ms: progress.arrived_at_ms,
-        asked_at_ms: progress.asked_at_ms,
-        answered_at_ms: progress.answered_at_ms,
-        submitted_at_ms: progress.submitted_at_ms,
-        settled_at_ms: progress.settled_at_ms,
-    }
 }
 
 fn story(record: &RequestRecord, transactions: &[JournaledTransaction]) -> RequestStory {

@@ -3,7 +3,7 @@
 
 use tokio::sync::watch;
 
-use super::inquiries::line_of_listed;
+use super::line::line_of_listed;
 use crate::{
     domain::{Kind, RequestKey},
     flow::{

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
-    flow::{Answered, IdRun, Unproven},
+    flow::ledger::{Answered, IdRun, Unproven},
     gateway::{
         abi::Counter,
         lane::{MinedTransaction, SignedTransaction},

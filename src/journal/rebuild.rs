@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock,
     domain::{Address, BlockRef},
-    flow::Batch,
+    flow::ledger::Batch,
 };
 
 /// What a rebuild did.

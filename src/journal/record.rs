@@ -17,7 +17,7 @@ use crate::{
         Address, Answer, B256, BlockRef, Bytes, Hold, HoldReason, Kind, Outcome, Refusal,
         RequestKey, U256, excerpt, stage::Stage,
     },
-    flow::Step,
+    flow::ledger::Step,
 };
 
 /// Errors of requests are kept up to this many characters.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::{Address, RequestKey},
-    flow::Arrival,
+    flow::ledger::Arrival,
     gateway::{abi, lane::SignedTransaction},
 };
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Address, B256, BlockRef, HoldReason, RequestKey},
-    flow::{Arrival, Batch, IdRun, Step, Taken, Unproven},
+    flow::ledger::{Arrival, Batch, IdRun, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
 };
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     domain::{Bytes, HoldReason, Outcome, Refusal, U256},
-    flow::{Answered, Arrival, IdRun},
+    flow::ledger::{Answered, Arrival, IdRun},
     gateway::abi::Counter,
     heart::Heart,
 };

@@ -50,7 +50,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     domain::{Address, BlockRef, Event, Kind, LedgerError, Outcome, RequestKey},
-    flow::{Batch, Step, Taken},
+    flow::ledger::{Batch, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId},
     heart::Heart,
     metrics::Metrics,

@@ -22,7 +22,9 @@ use crate::{
         decryption::DecryptionAdapter,
         fake_chain::{FakeChain, request_event},
     },
-    journal::StageName,
+    instance::line::line as shown,
+    journal::{Progress, StageName},
+    observe::requests::HeldFor,
     simulated::{self, DiskFault, Ground},
 };
 
@@ -253,7 +255,7 @@ async fn c9_whatever_waits_for_long_says_why() {
     let (id, content) = (request.key.to_string(), request.key.content.to_string());
     let said = |stage, after_ms: u64, held: Option<HeldFor>| {
         let progress = Progress { stage, arrived_at_ms: 1_000, ..just_arrived() };
-        let mut line = super::line(id.clone(), content.clone(), "public_decryption", 1, &progress);
+        let mut line = shown(id.clone(), content.clone(), "public_decryption", 1, &progress);
         line.held = held;
         let mut told = Told::Lines { requests: vec![line], next: None };
         why.explain(&mut told, 1_000 + after_ms);
