@@ -151,7 +151,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("cli", &["clock", "config", "domain", "instance", "journal", "observe", "supervisor"]),
     ("lib", &[]),
-    ("main", &["cli", "config"]),
+    ("main", &["cli", "config", "observe"]),
 ];
 
 /// What only tests are made of.

@@ -97,7 +97,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => debug!(?at, %error, "a node does not tell the finality tag"),
                 Err(_) => {
-                    debug!(?at, host = provider.host(node), "the finality tag comes too late")
+                    debug!(?at, host = provider.host(node), "the finality tag comes too late");
                 }
             }
         }
