@@ -3,14 +3,17 @@
 mod earlier;
 mod gas;
 mod opinion;
+mod second_look;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use self::{
     earlier::{Earlier, Found},
     gas::{GasBook, GasError},
+    second_look::Reverts,
 };
 use crate::{
     domain::{
@@ -27,8 +30,8 @@ use crate::{
 
 /// Arbitrum's sequencer takes no transaction with more data.
 const MAX_CALLDATA: usize = 95_000;
-/// Transactions that revert without a reason, before a request is held.
-const MAX_REVERTS: u32 = 3;
+/// Tries of one walk that come to nothing, before the request is held.
+const MAX_TRIES: u32 = 3;
 
 /// The room.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ pub struct Submission<P> {
     adapter: DecryptionAdapter<P>,
     gas: GasBook,
     earlier: Earlier<P>,
+    reverts: Reverts,
     /// The last answer was not taken: until one is, each is tried out before gas is spent on it.
     trouble: AtomicBool,
     metrics: Metrics,
@@ -65,15 +69,15 @@ enum Sent {
 /// What a mined transaction means.
 enum Read {
     End(Outcome),
-    /// It did not get through, and why.
-    Again(&'static str),
+    /// It did not get through.
+    Again,
 }
 
 /// Why an answer is not sent again for now.
 enum Stuck {
     Said(Bytes),
     NotTaken(RpcError),
-    Mined(&'static str),
+    Mined,
 }
 
 const WITHOUT_REASON: &str = "its transactions revert without a reason";
@@ -111,7 +115,10 @@ pub enum SubmissionError {
     EarlierYoung,
     #[error("earlier answers of this wallet are looked for, in parts")]
     EarlierNotYet,
-    #[error("the gateway nodes contradict each other, or themselves, on whether this was answered")]
+    #[error(
+        "the gateway nodes contradict each other, or themselves, on whether this was answered or \
+         can be"
+    )]
     Contradicted,
     #[error("the contract is paused")]
     Paused,
@@ -178,7 +185,8 @@ impl<P: Provider> Submission<P> {
     pub fn new(lane: Lane, adapter: DecryptionAdapter<P>, gas_limit: Option<u64>) -> Self {
         let (gas, metrics) = (GasBook::new(gas_limit), Metrics::default());
         let earlier = Earlier::new(adapter.clone(), lane.sender());
-        Self { lane, adapter, gas, earlier, trouble: AtomicBool::new(false), metrics }
+        let (reverts, trouble) = (Reverts::default(), AtomicBool::new(false));
+        Self { lane, adapter, gas, earlier, reverts, trouble, metrics }
     }
 
     /// Counts there.
@@ -202,8 +210,23 @@ impl<P: Provider> Submission<P> {
     }
 
     /// Brings the answer on chain. What may have been sent `before` is looked for, and then no gas is
-    /// spent before the node says that the contract would take the answer.
+    /// spent before the node says that the contract would take the answer; all nodes, where it was
+    /// spent already.
     pub async fn submit(
+        &self,
+        request: &Request,
+        answer: &Answer,
+        before: Before,
+        report: &impl Report,
+    ) -> Result<Outcome, SubmissionError> {
+        let submitted = self.bring(request, answer, before, report).await;
+        if submitted.is_ok() {
+            self.reverts.forget(request.key);
+        }
+        submitted
+    }
+
+    async fn bring(
         &self,
         request: &Request,
         answer: &Answer,
@@ -239,8 +262,16 @@ impl<P: Provider> Submission<P> {
         {
             return Ok(outcome);
         }
-        let mut stuck = Stuck::Mined(WITHOUT_REASON);
-        for attempt in 0..MAX_REVERTS {
+        let mut stuck = Stuck::Mined;
+        for attempt in 0..MAX_TRIES {
+            if self.reverts.any(request.key)
+                && let Some(outcome) = self.before_another(request, &call, before).await?
+            {
+                return Ok(outcome);
+            }
+            if let Some(barred) = self.reverts.bar(request.key, Instant::now()) {
+                return Err(barred);
+            }
             let wary = maybe_sent || attempt > 0 || self.trouble.load(Ordering::Relaxed);
             let gas_limit =
                 match self.gas.limit(request, &call, self.adapter.provider(), wary).await {
@@ -260,7 +291,7 @@ impl<P: Provider> Submission<P> {
                 Sent::Landed(landing) => {
                     match self.read_landing(request, &call, landing, before).await? {
                         Read::End(outcome) => return Ok(outcome),
-                        Read::Again(why) => stuck = Stuck::Mined(why),
+                        Read::Again => stuck = Stuck::Mined,
                     }
                 }
                 // The next round asks the node why.
@@ -277,7 +308,10 @@ impl<P: Provider> Submission<P> {
         match stuck {
             Stuck::Said(data) => self.judge(request, &call, &data, before).await,
             Stuck::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error))),
-            Stuck::Mined(why) => Err(rejected(why)),
+            Stuck::Mined => {
+                let barred = self.reverts.bar(request.key, Instant::now());
+                Err(barred.unwrap_or_else(|| rejected(WITHOUT_REASON)))
+            }
         }
     }
 
@@ -323,17 +357,24 @@ impl<P: Provider> Submission<P> {
             return Ok(Read::End(Outcome::Accepted { transaction, block }));
         }
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
-        if gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32 {
+        let used_up = gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32;
+        let why = if used_up { OUT_OF_GAS } else { WITHOUT_REASON };
+        self.reverts.paid(request.key, why, Instant::now());
+        if !self.reverted_everywhere(transaction).await {
+            debug!(request = %request.key, %transaction, "reverted by one node's word only");
+            return Err(SubmissionError::Contradicted);
+        }
+        if used_up {
             warn!(request = %request.key, gas_limit, "out of gas");
             self.metrics.contract_error("out_of_gas");
             self.gas.exhausted(request, call, gas_limit).await;
-            return Ok(Read::Again(OUT_OF_GAS));
+            return Ok(Read::Again);
         }
         let again = self.adapter.provider().call(call, At::Number(block.number)).await;
         match again {
             Ok(_) => {
                 debug!(request = %request.key, %transaction, "reverted, and would not revert now");
-                Ok(Read::Again(WITHOUT_REASON))
+                Ok(Read::Again)
             }
             Err(error) => match error.revert_data() {
                 Some(data) => self.judge(request, call, &data, before).await.map(Read::End),
@@ -350,11 +391,19 @@ impl<P: Provider> Submission<P> {
         data: &[u8],
         before: Before,
     ) -> Result<Outcome, SubmissionError> {
-        let Some(error) = ContractError::decode(data) else {
-            self.metrics.contract_error("none");
-            return Err(rejected("the contract reverts without a reason"));
-        };
-        self.metrics.contract_error(error.name());
+        self.weigh(request, call, ContractError::decode(data), before).await
+    }
+
+    /// The same of what was read; `None`: it reverts without a reason.
+    async fn weigh(
+        &self,
+        request: &Request,
+        call: &Call,
+        error: Option<ContractError>,
+        before: Before,
+    ) -> Result<Outcome, SubmissionError> {
+        self.metrics.contract_error(error.as_ref().map_or("none", ContractError::name));
+        let Some(error) = error else { return Err(self.held_after_all(call).await) };
         match error.verdict() {
             Verdict::AlreadyAnswered => {
                 // Others are not in trouble because this one had been answered.
@@ -362,7 +411,7 @@ impl<P: Provider> Submission<P> {
                 self.already_answered(request, call, before).await
             }
             Verdict::Retry => Err(SubmissionError::Paused),
-            Verdict::Hold(_) => Err(SubmissionError::Rejected(error)),
+            Verdict::Hold(_) => Err(self.held_after_all(call).await),
             Verdict::NotRequested => self.second_opinion(request, call).await,
         }
     }

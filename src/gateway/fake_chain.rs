@@ -118,6 +118,10 @@ pub(crate) struct Lies {
     pub no_receipts: bool,
     /// It says of every transaction that it succeeded in this block.
     pub receipts_in: Option<BlockRef>,
+    /// It says of every transaction that it reverted.
+    pub reverts: bool,
+    /// Its blocks are said to take so much gas.
+    pub block_gas: Option<u64>,
 }
 
 /// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
@@ -397,7 +401,8 @@ impl Node {
             Blooms::Empty => Some(Bloom::ZERO),
         };
         let base_fee = self.lies[by.0].base_fee.or(head.base_fee);
-        Head { bloom, base_fee, by, ..*head }
+        let gas_limit = self.lies[by.0].block_gas.or(head.gas_limit);
+        Head { bloom, base_fee, gas_limit, by, ..*head }
     }
 
     /// Whether a block's logs are not shown this time.
@@ -777,7 +782,9 @@ impl Provider for FakeChain {
                 let event = events.find(|event| event.transaction == *hash)?;
                 Some(receipt_in(*hash, event.block))
             };
-            node.receipts.get(hash).cloned().or_else(of_event)
+            let receipt = node.receipts.get(hash).cloned().or_else(of_event);
+            let success = !node.lies[self.asked.0].reverts;
+            receipt.map(|receipt| Receipt { success: receipt.success && success, ..receipt })
         };
         Ok(hashes.iter().map(receipt).collect())
     }

@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// Between the first word of a node and the second.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Until the third, where nothing is known of the answer that the contract is said to have.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// A node that says nothing for so long has no vote.
-const VOTE_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const VOTE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a node's contract says to an answer. An error: nothing.
-type Said = Result<Option<ContractError>, RpcError>;
+pub(super) type Said = Result<Option<ContractError>, RpcError>;
 
 impl<P: Provider> Submission<P> {
     /// That there is an answer already ends a request. The contract says it of a signer: whichever
@@ -91,7 +91,7 @@ impl<P: Provider> Submission<P> {
     }
 
     /// What the contract says to an answer, by each sound node.
-    async fn everyone(&self, call: &Call, at: At) -> Vec<Said> {
+    pub(super) async fn everyone(&self, call: &Call, at: At) -> Vec<Said> {
         let provider = self.adapter.provider();
         let asked = provider.sound_nodes().into_iter().map(|node| {
             let one = provider.only(node);

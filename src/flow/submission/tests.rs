@@ -446,3 +446,85 @@ async fn a13_an_answer_that_nobody_knows_of_is_doubted_for_longer() {
         assert_eq!(begun.elapsed() > Duration::from_secs(10), long, "{maybe_sent} {is_listed}");
     }
 }
+
+/// One of two nodes says that what was mined has reverted, and that the contract takes it.
+#[tokio::test(start_paused = true)]
+async fn g1_a_revert_that_another_node_denies_is_paid_for_once() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies.resize(2, Lies::default());
+    scene.chain.node().lies[0].reverts = true;
+    scene.chain.node().lies[1].verdict = Some(already().abi_encode().into());
+    for maybe_sent in [false, true, true] {
+        let said = scene.submit(1, maybe_sent).await.unwrap_err();
+        assert_eq!(said.remedy(), Remedy::Retry, "{said}");
+    }
+    assert_eq!(scene.sent(), 1);
+    scene.chain.node().lies[0].verdict = Some(already().abi_encode().into());
+    assert_eq!(scene.submit(1, true).await.unwrap(), Outcome::AlreadyAnswered);
+}
+
+/// What was paid for and did not get through is not paid for again while a node says that it did.
+#[tokio::test(start_paused = true)]
+async fn g1_before_a_second_payment_every_node_is_asked() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies.resize(2, Lies::default());
+    // The other one has no receipts yet.
+    (scene.chain.node().lies[0].reverts, scene.chain.node().lies[1].no_receipts) = (true, true);
+    scene.chain.node().lies[1].verdict = Some(already().abi_encode().into());
+    for maybe_sent in [false, true] {
+        assert_eq!(scene.submit(1, maybe_sent).await.unwrap_err().remedy(), Remedy::Retry);
+    }
+    assert_eq!(scene.sent(), 1);
+}
+
+/// Everything reverts, and nobody says why, at each of its retries.
+#[tokio::test(start_paused = true)]
+async fn g1_the_paid_reverts_of_a_request_have_a_bound_over_all_its_retries() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies[0].reverts = true;
+    for _ in 0..5 {
+        assert_eq!(reason(scene.submit(1, true).await), HoldReason::ContractRejected);
+        tokio::time::sleep(Duration::from_mins(5)).await;
+    }
+    assert_eq!(scene.sent(), 3);
+    tokio::time::sleep(Duration::from_mins(40)).await;
+    for _ in 0..3 {
+        assert_eq!(reason(scene.submit(1, true).await), HoldReason::ContractRejected);
+    }
+    assert_eq!(scene.sent(), 4, "it is not given up");
+    scene.submit(2, false).await.unwrap_err();
+    assert_eq!(scene.sent(), 7, "another one has a bound of its own");
+    scene.chain.node().lies[0].reverts = false;
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    assert!(matches!(scene.submit(1, true).await, Ok(Outcome::Accepted { .. })));
+}
+
+/// One node's contract says something odd for some seconds: nothing is held for that.
+#[tokio::test(start_paused = true)]
+async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_node() {
+    let odd = Bytes::from_static(&[0xde, 0xad, 0xbe, 0xef]);
+    for (nodes, heals) in [(1, true), (2, true), (2, false)] {
+        for lie in [odd.clone(), Bytes::new()] {
+            let scene = Scene::new(None);
+            scene.chain.node().lies.resize(nodes, Lies::default());
+            scene.chain.node().lies[0].verdict = Some(lie);
+            let chain = scene.chain.clone();
+            let mut healing = JoinSet::new();
+            healing.spawn(async move {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                if heals {
+                    chain.node().lies[0].verdict = None;
+                }
+            });
+            let said = scene.submit(1, false).await.unwrap_err();
+            assert_eq!(said.remedy(), Remedy::Retry, "{nodes} {heals}: {said}");
+        }
+    }
+    // What all say for long is as they say.
+    let scene = Scene::new(None);
+    scene.chain.node().lies.resize(2, Lies::default());
+    scene.chain.node().verdict = Some(odd);
+    assert_eq!(reason(scene.submit(1, false).await), HoldReason::ContractRejected);
+    scene.says(&NotKmsSigner { signerAddress: CONTRACT });
+    assert_eq!(reason(scene.submit(1, false).await), HoldReason::SignerNotRegistered);
+}

@@ -1,0 +1,221 @@
+//! Before a request is held for what the contract says, or gas is spent on it once more: neither one
+//! node's word nor one moment's counts, and what was paid for has a bound.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    Before, Submission, SubmissionError,
+    opinion::{AGAIN_AFTER, Said, VOTE_WITHIN},
+    rejected,
+};
+use crate::{
+    domain::{B256, Outcome, Request, RequestKey},
+    gateway::{
+        abi::{ContractError, Verdict},
+        provider::{At, Call, Provider, RpcError},
+    },
+};
+
+/// Transactions of a request that revert, before it is held.
+const MAX_REVERTS: u32 = 3;
+/// After those another one may be paid for, and after each of them the pause doubles.
+const FIRST_PAUSE: Duration = Duration::from_hours(1);
+const LONGEST_PAUSE: Duration = Duration::from_hours(24);
+/// Requests remembered; of more the oldest reverts are forgotten.
+const REMEMBERED: usize = 4096;
+/// Between two questions for a receipt.
+const RECEIPT_EVERY: Duration = Duration::from_millis(500);
+
+/// What was paid for one request, and brought nothing.
+#[derive(Clone, Copy, Debug)]
+struct Paid {
+    times: u32,
+    last: Instant,
+    why: &'static str,
+}
+
+impl Paid {
+    /// How long nothing is paid for after the last one.
+    fn pause(&self) -> Duration {
+        let doubled = self.times.checked_sub(MAX_REVERTS).map(|more| 1 << more.min(8));
+        doubled.map_or(Duration::ZERO, |times| (FIRST_PAUSE * times).min(LONGEST_PAUSE))
+    }
+}
+
+/// The transactions that reverted, by request, in this life of the instance.
+#[derive(Debug, Default)]
+pub(super) struct Reverts(Mutex<HashMap<RequestKey, Paid>>);
+
+impl Reverts {
+    /// One more.
+    pub(super) fn paid(&self, key: RequestKey, why: &'static str, now: Instant) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED
+            && !known.contains_key(&key)
+            && let Some(oldest) =
+                known.iter().min_by_key(|(_, paid)| paid.last).map(|(key, _)| *key)
+        {
+            known.remove(&oldest);
+        }
+        let times = known.get(&key).map_or(0, |paid| paid.times);
+        known.insert(key, Paid { times: times.saturating_add(1), last: now, why });
+    }
+
+    pub(super) fn any(&self, key: RequestKey) -> bool {
+        self.of(key).is_some()
+    }
+
+    /// Why no more is paid for the request now; `None`: it may be.
+    pub(super) fn bar(&self, key: RequestKey, now: Instant) -> Option<SubmissionError> {
+        let paid = self.of(key)?;
+        let over = now.saturating_duration_since(paid.last) >= paid.pause();
+        (!over).then(|| {
+            let Paid { times, why, .. } = paid;
+            let hours = paid.pause().as_secs() / 3600;
+            rejected(&format!("{why} ({times} were paid for; the next one may be in {hours} h)"))
+        })
+    }
+
+    pub(super) fn forget(&self, key: RequestKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    fn of(&self, key: RequestKey) -> Option<Paid> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
+    }
+}
+
+/// What all who have a say make of an answer.
+enum All {
+    Take,
+    /// `None`: without a reason. As the first of them says it.
+    Refuse(Option<ContractError>),
+    Differ,
+}
+
+/// Fails as the first one did, if nobody has a say.
+fn together(said: Vec<Said>) -> Result<All, RpcError> {
+    let (mut votes, mut failed) = (Vec::new(), None);
+    for one in said {
+        match one {
+            Ok(None) => votes.push(Ok(())),
+            Ok(Some(error)) => votes.push(Err(Some(error))),
+            Err(error) if error.revert_data().is_some() => votes.push(Err(None)),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    if votes.is_empty() {
+        return failed.map_or(Ok(All::Differ), Err);
+    }
+    let taken = votes.iter().filter(|vote| vote.is_ok()).count();
+    Ok(match votes.iter().position(Result::is_err) {
+        None => All::Take,
+        Some(_) if taken > 0 => All::Differ,
+        Some(first) => All::Refuse(votes.swap_remove(first).err().flatten()),
+    })
+}
+
+/// Whether it is something that holds a request.
+fn holds(error: Option<&ContractError>) -> bool {
+    error.is_none_or(|error| matches!(error.verdict(), Verdict::Hold(_)))
+}
+
+impl<P: Provider> Submission<P> {
+    /// The contract was said to say something for which the request would be held: it counts if all
+    /// say so seconds later.
+    pub(super) async fn held_after_all(&self, call: &Call) -> SubmissionError {
+        sleep(AGAIN_AFTER).await;
+        let said = self.everyone(call, At::Latest).await;
+        let held = said.iter().all(|one| match one {
+            Ok(error) => error.is_some() && holds(error.as_ref()),
+            Err(_) => true,
+        });
+        match together(said) {
+            Ok(All::Refuse(Some(error))) if held => SubmissionError::Rejected(error),
+            Ok(All::Refuse(None)) if held => rejected("the contract reverts without a reason"),
+            Ok(All::Take | All::Refuse(_) | All::Differ) => SubmissionError::Contradicted,
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Gas is spent once more on a request if every contract takes the answer. An outcome: it has one.
+    pub(super) async fn before_another(
+        &self,
+        request: &Request,
+        call: &Call,
+        before: Before,
+    ) -> Result<Option<Outcome>, SubmissionError> {
+        match together(self.everyone(call, At::Latest).await)? {
+            All::Take => Ok(None),
+            All::Refuse(error) => self.weigh(request, call, error, before).await.map(Some),
+            All::Differ => Err(SubmissionError::Contradicted),
+        }
+    }
+
+    /// Whether no sound node says that this transaction got through. Who does not have it yet is waited
+    /// for, a while.
+    pub(super) async fn reverted_everywhere(&self, transaction: B256) -> bool {
+        let provider = self.adapter.provider();
+        let asked = provider.sound_nodes().into_iter().map(|node| {
+            let one = provider.only(node);
+            timeout(VOTE_WITHIN, async move {
+                loop {
+                    let found = one.receipts(&[transaction]).await.ok();
+                    if let Some(receipt) =
+                        found.and_then(|found| found.into_iter().flatten().next())
+                    {
+                        return receipt.success;
+                    }
+                    sleep(RECEIPT_EVERY).await;
+                }
+            })
+        });
+        !join_all(asked).await.into_iter().any(|said| said.is_ok_and(|success| success))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{B256, U256};
+
+    fn key(id: usize) -> RequestKey {
+        RequestKey { id: U256::from(id), content: B256::ZERO }
+    }
+
+    #[test]
+    fn g1_what_is_remembered_of_reverts_has_a_bound() {
+        let (reverts, begun) = (Reverts::default(), Instant::now());
+        let at = |second: usize| begun + Duration::from_secs(second as u64);
+        for id in 0..REMEMBERED + 10 {
+            reverts.paid(key(id), "", at(id));
+        }
+        assert!(!reverts.any(key(9)) && reverts.any(key(10)));
+        reverts.forget(key(10));
+        assert!(!reverts.any(key(10)));
+    }
+
+    #[test]
+    fn g1_pauses_grow_to_a_day() {
+        let (reverts, now) = (Reverts::default(), Instant::now());
+        let hours = |count| now + Duration::from_hours(count);
+        for (open_after, shut) in [(0, None), (0, None), (1, Some(0)), (2, Some(1)), (4, Some(3))] {
+            reverts.paid(key(1), "", now);
+            assert!(reverts.bar(key(1), hours(open_after)).is_none());
+            assert!(shut.is_none_or(|shut| reverts.bar(key(1), hours(shut)).is_some()));
+        }
+        for _ in 0..100 {
+            reverts.paid(key(1), "", now);
+        }
+        assert!(
+            reverts.bar(key(1), hours(23)).is_some() && reverts.bar(key(1), hours(24)).is_none()
+        );
+    }
+}
