@@ -1,7 +1,7 @@
 //! Bad input gets a clear answer: what contradicts the world ends the program, what somebody can
 //! mend is waited for and said, what no one can answer is refused, and everything else goes on.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use alloy::{
     primitives::{Address, B256, Bytes, U256},
@@ -10,25 +10,22 @@ use alloy::{
 use rustix::process::Signal;
 use tonic::Code;
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        contracts::{
-            Decryption, G8, G14, HandleEntry, HeadHandles, HeadUnified, RequestValiditySeconds,
-            UserDecryptionRequestPayload, Variant, raw,
-        },
-        core_stub::{self, CoreOptions, CoreStub},
-        deployment::{Deployment, Node, Store, Thresholds},
-        faulty_bucket::{self, FaultyBucket},
-        ministack::Bucket,
-        process::Process,
-        random_address, random_key,
-        request::{Ask, Issued, default_key_id, fhe},
-        rows::Row,
-        rpc::Call,
-        scene::{Scene, SceneOptions},
+use crate::world::{
+    Result, connector,
+    contracts::{
+        Decryption, G8, G14, HandleEntry, HeadHandles, HeadUnified, RequestValiditySeconds,
+        UserDecryptionRequestPayload, Variant, raw,
     },
+    core_stub::{self, CoreOptions, CoreStub},
+    deployment::{Deployment, Node, Store, Thresholds},
+    faulty_bucket::{self, FaultyBucket},
+    ministack::Bucket,
+    process::Process,
+    program, random_address, random_key,
+    request::{Ask, Issued, default_key_id, fhe},
+    rows::Row,
+    rpc::Call,
+    scene::{Scene, SceneOptions},
 };
 
 /// For an end that comes by itself.
@@ -91,7 +88,7 @@ async fn a_second_process_on_one_journal_is_refused() -> Result<()> {
     scene.start(program())?;
     let request = request_one(&scene, public()).await?;
     scene.answered(&[request]).await?;
-    let mut command = Command::new(program());
+    let mut command = connector();
     command
         .args(["start", "-n", "second", "-c"])
         .arg(scene.config_file())

@@ -6,19 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        deployment::{Deployment, Store},
-        faulty_bucket::{Fault, FaultyBucket},
-        free_port,
-        gossip::{Gossip, Tale},
-        ministack::COMPRESSED,
-        process::Process,
-        request::{Ask, fhe},
-        scene::{Scene, SceneOptions},
-    },
+use crate::world::{
+    Error, Result, connector,
+    deployment::{Deployment, Store},
+    faulty_bucket::{Fault, FaultyBucket},
+    free_port,
+    gossip::{Gossip, Tale},
+    ministack::COMPRESSED,
+    process::Process,
+    program,
+    request::{Ask, fhe},
+    scene::{Scene, SceneOptions},
 };
 
 /// How long one bucket may leave a call without headers.
@@ -37,7 +35,7 @@ fn naming(scene: &Scene, stores: &[usize]) -> Deployment {
 
 /// A variable-free connector with the scene's configuration.
 fn clean_start(scene: &Scene) -> Command {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.env_clear().arg("start").arg("-c").arg(scene.config_file());
     command
 }

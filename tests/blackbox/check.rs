@@ -10,20 +10,18 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        config_dir::ConfigDir,
-        deployment::{Node, Store},
-        faulty_rpc::{Arrays, FaultyRpc, Lie, Logs, Rule},
-        free_port,
-        gossip::{Gossip, Tale},
-        ministack::Bucket,
-        random_address, random_key,
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    config_dir::ConfigDir,
+    connector,
+    deployment::{Node, Store},
+    faulty_rpc::{Arrays, FaultyRpc, Lie, Logs, Rule},
+    free_port,
+    gossip::{Gossip, Tale},
+    ministack::Bucket,
+    program, random_address, random_key,
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 fn io(error: std::io::Error) -> Error {
@@ -80,7 +78,7 @@ async fn run(mut command: Command) -> Result<Said> {
 }
 
 fn command(scene: &Scene, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command
         .env_clear()
         .env("KMS_CONNECTOR_STATE_DIR", scene.state_dir())

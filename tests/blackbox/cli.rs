@@ -20,6 +20,8 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::world::program;
+
 const CONFIG: &str = r#"
 gateway_url = "wss://user:CANARY@gateway.example/CANARY?key=CANARY"
 kms_core_endpoint = "http://127.0.0.1:1"
@@ -52,7 +54,7 @@ impl World {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kms-connector"));
+        let mut command = Command::new(program());
         command
             .args(arguments)
             .env_clear()

@@ -3,18 +3,16 @@
 
 use std::time::Duration;
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        audit::Journal,
-        contracts::Variant,
-        core_stub::{CoreVersion, Hopeless},
-        fleet::Fleet,
-        request::{Ask, Issued, fhe},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Result,
+    audit::Journal,
+    contracts::Variant,
+    core_stub::{CoreVersion, Hopeless},
+    fleet::Fleet,
+    program,
+    request::{Ask, Issued, fhe},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 use tonic::Code;
 

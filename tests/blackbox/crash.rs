@@ -7,16 +7,14 @@ use alloy::primitives::{B256, U256};
 use fastrand::Rng;
 use rustix::process::Signal;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::{Journal, number},
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-        wal::Wal,
-    },
+use crate::world::{
+    Error, Result,
+    audit::{Journal, number},
+    program,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
+    wal::Wal,
 };
 
 const POLL: Duration = Duration::from_millis(20);

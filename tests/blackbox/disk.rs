@@ -12,18 +12,17 @@ use std::{
 use alloy::primitives::U256;
 use kms_connector::observe::status::{InstanceStatus, State};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::{Journal, number},
-        fleet::{Fleet, name},
-        journal,
-        process::Process,
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    audit::{Journal, number},
+    connector,
+    fleet::{Fleet, name},
+    journal,
+    process::Process,
+    program,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);
@@ -91,7 +90,7 @@ async fn rebuild(fleet: &Fleet, index: usize, from: u64) -> Result<(Option<i32>,
 
 /// `journal rebuild` of the scene's configuration.
 async fn rebuild_scene(scene: &Scene, from: u64) -> Result<(Option<i32>, String)> {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.args(["journal", "rebuild", "--from", &from.to_string(), "-c"]);
     command.arg(scene.config_file()).arg("--state-dir").arg(scene.state_dir());
     run(command).await
@@ -217,7 +216,7 @@ async fn a_disk_that_is_full_at_the_start_is_waited_for() -> Result<()> {
 
 /// Runs the connector as a user who is not root: root may write anywhere.
 fn start_as_nobody(scene: &mut Scene) -> Result<()> {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.arg("start").arg("-c").arg(scene.config_file());
     command.arg("--socket").arg(scene.dir.path().join("control.sock"));
     if rustix::process::geteuid().is_root() {

@@ -14,18 +14,15 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        deployment::Node,
-        free_port,
-        process::Process,
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions},
-        tls::{Authority, TlsFront},
-        until,
-    },
+use crate::world::{
+    Error, Result, connector,
+    deployment::Node,
+    free_port,
+    process::Process,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    tls::{Authority, TlsFront},
+    until,
 };
 
 fn io(error: std::io::Error) -> Error {
@@ -34,7 +31,7 @@ fn io(error: std::io::Error) -> Error {
 
 /// A program with nothing in its environment.
 fn bare(arguments: &[&str]) -> Command {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.env_clear().args(arguments);
     command
 }

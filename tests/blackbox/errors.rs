@@ -10,19 +10,16 @@ use alloy::{
     sol_types::SolError,
 };
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        contracts::{Decryption, G7, G8, GatewayConfig, Variant, raw},
-        deployment::Node,
-        random_address, random_key,
-        request::{Ask, Issued, fhe},
-        rpc::Call,
-        scene::{PATIENCE, Scene, SceneOptions},
-        signing::sign,
-        until,
-    },
+use crate::world::{
+    Result,
+    contracts::{Decryption, G7, G8, GatewayConfig, Variant, raw},
+    deployment::Node,
+    program, random_address, random_key,
+    request::{Ask, Issued, fhe},
+    rpc::Call,
+    scene::{PATIENCE, Scene, SceneOptions},
+    signing::sign,
+    until,
 };
 
 sol! {

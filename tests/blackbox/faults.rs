@@ -4,16 +4,14 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::Journal,
-        faulty_rpc::{FaultyRpc, Lie, Lies, Logs, Rule},
-        proxy::{Proxy, Weather},
-        request::{Ask, Issued},
-        scene::{Scene, SceneOptions},
-    },
+use crate::world::{
+    Error, Result,
+    audit::Journal,
+    faulty_rpc::{FaultyRpc, Lie, Lies, Logs, Rule},
+    program,
+    proxy::{Proxy, Weather},
+    request::{Ask, Issued},
+    scene::{Scene, SceneOptions},
 };
 
 /// Long enough to be noticed; where a deadline is longer, what was begun meets its end later.

@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::Journal,
-        faulty_rpc::{FaultyRpc, Lie, Logs, Rule},
-        proxy::Weather,
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    audit::Journal,
+    faulty_rpc::{FaultyRpc, Lie, Logs, Rule},
+    program,
+    proxy::Weather,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);

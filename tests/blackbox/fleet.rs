@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use alloy::primitives::U256;
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        deployment::Thresholds,
-        fleet::{Fleet, name},
-        request::Ask,
-        scene::{PATIENCE, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Result,
+    deployment::Thresholds,
+    fleet::{Fleet, name},
+    program,
+    request::Ask,
+    scene::{PATIENCE, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);

@@ -8,18 +8,15 @@ use alloy::{
     sol_types::SolValue as _,
 };
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        contracts::Variant,
-        deployment::{Node, Thresholds},
-        faulty_rpc::FaultyRpc,
-        random_key,
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions, tail},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    contracts::Variant,
+    deployment::{Node, Thresholds},
+    faulty_rpc::FaultyRpc,
+    program, random_key,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions, tail},
+    until,
 };
 
 /// As many blocks as an answer has to be under.

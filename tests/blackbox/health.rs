@@ -9,17 +9,15 @@ use std::{
 use kms_connector::observe::readiness::Readiness;
 use serde_json::Value;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        fleet::{Fleet, name},
-        proxy::{Proxy, Weather},
-        request::Ask,
-        scene::PATIENCE,
-        supervised::Supervised,
-        until,
-    },
+use crate::world::{
+    Error, Result, connector,
+    fleet::{Fleet, name},
+    program,
+    proxy::{Proxy, Weather},
+    request::Ask,
+    scene::PATIENCE,
+    supervised::Supervised,
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);
@@ -51,7 +49,7 @@ async fn until_ready(supervisor: &Supervised, code: u16, words: &str) -> Result<
 
 /// `kms-connector health …` for this supervisor: its exit code, and what it said.
 async fn health(supervisor: &Supervised, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.arg("health").args(arguments);
     command.env("KMS_CONNECTOR_LISTEN", supervisor.listener().await?);
     said(command)
@@ -157,7 +155,7 @@ async fn a_taken_port_is_told_and_ends_the_process() -> Result<()> {
     let fleet = Fleet::new(1).await?;
     fleet.write(0, "")?;
     let supervise = fleet.supervisor.command(program());
-    let mut start = Command::new(program());
+    let mut start = connector();
     start.arg("start").arg("-c").arg(fleet.supervisor.configs.file(&name(0)));
     start.arg("--state-dir").arg(fleet.supervisor.state_dir());
     for mut command in [supervise, start] {
@@ -167,7 +165,7 @@ async fn a_taken_port_is_told_and_ends_the_process() -> Result<()> {
         assert!(text.contains(&address) && text.contains("KMS_CONNECTOR_LISTEN"), "{text}");
     }
     // It does not answer as a connector does.
-    let mut command = Command::new(program());
+    let mut command = connector();
     drop(taken);
     command.args(["health", "--listen", &address]);
     let (code, text) = said(command)?;

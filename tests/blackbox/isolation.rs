@@ -6,16 +6,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use kms_connector::{clock::unix_millis, heart, observe::status::Status};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        fleet::{Fleet, name},
-        proxy::{Proxy, Weather},
-        request::{Ask, Issued},
-        scene::{Scene, SceneOptions},
-        supervised::{Supervised, find},
-    },
+use crate::world::{
+    Error, Result,
+    fleet::{Fleet, name},
+    program,
+    proxy::{Proxy, Weather},
+    request::{Ask, Issued},
+    scene::{Scene, SceneOptions},
+    supervised::{Supervised, find},
 };
 
 const HEALTHY: usize = 7;

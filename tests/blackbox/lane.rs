@@ -1,15 +1,13 @@
 //! The lane of a whole connector on a real chain: how a transaction is sent, and how its receipt
 //! comes.
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        audit::Journal,
-        faulty_rpc::{FaultyRpc, Lie, Rule},
-        request::Ask,
-        scene::{Scene, SceneOptions},
-    },
+use crate::world::{
+    Result,
+    audit::Journal,
+    faulty_rpc::{FaultyRpc, Lie, Rule},
+    program,
+    request::Ask,
+    scene::{Scene, SceneOptions},
 };
 
 const SYNC: &str = "eth_sendRawTransactionSync";

@@ -6,16 +6,13 @@ use kms_connector::domain::is_plain;
 use serde_json::Value;
 use tonic::Code;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        faulty_rpc::{FaultyRpc, Lie, Rule},
-        free_port,
-        request::Ask,
-        scene::{PATIENCE, Scene, SceneOptions},
-        strict_json, until,
-    },
+use crate::world::{
+    Error, Result, connector,
+    faulty_rpc::{FaultyRpc, Lie, Rule},
+    free_port,
+    request::Ask,
+    scene::{PATIENCE, Scene, SceneOptions},
+    strict_json, until,
 };
 
 const POLL: Duration = Duration::from_millis(50);
@@ -24,7 +21,7 @@ const POLL: Duration = Duration::from_millis(50);
 fn logging(scene: &Scene, format: &str, config: &str) -> Result<Command> {
     std::fs::write(scene.config_file(), config)
         .map_err(|e| Error::Io("writing the configuration".into(), e))?;
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.arg("start").arg("-c").arg(scene.config_file()).args(["--log-format", format]);
     Ok(command)
 }
@@ -189,7 +186,7 @@ async fn b9_what_a_node_and_a_core_say_forges_no_line_and_steers_no_terminal() -
         ] {
             let question = arguments.join(" ");
             let said = until(&question, PATIENCE, POLL, async || {
-                let mut command = Command::new(program());
+                let mut command = connector();
                 command.args(&arguments);
                 command.arg("--socket").arg(scene.state_dir().join("control.sock"));
                 let output =

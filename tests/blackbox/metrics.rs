@@ -10,17 +10,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        fleet::{Fleet, name},
-        random_key,
-        request::Ask,
-        scene::PATIENCE,
-        supervised::Supervised,
-        tool, until,
-    },
+use crate::world::{
+    Error, Result,
+    fleet::{Fleet, name},
+    program, random_key,
+    request::Ask,
+    scene::PATIENCE,
+    supervised::Supervised,
+    tool, until,
 };
 
 const POLL: Duration = Duration::from_millis(50);

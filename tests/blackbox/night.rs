@@ -14,10 +14,9 @@ use serde_json::Value;
 
 use crate::{
     disk::make_full,
-    walk::program,
     world::{
-        Error, Result, deployment::Node, faulty_rpc::FaultyRpc, fleet::Fleet, free_port,
-        random_address, random_key, request::Ask, scene::PATIENCE, until,
+        Error, Result, connector, deployment::Node, faulty_rpc::FaultyRpc, fleet::Fleet, free_port,
+        program, random_address, random_key, request::Ask, scene::PATIENCE, until,
     },
 };
 
@@ -127,7 +126,7 @@ impl Night {
             shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"]).arg(program());
             shell
         } else {
-            Command::new(program())
+            connector()
         };
         check.args(["check", "--json", "--all", "--config-dir"]);
         check.arg(self.fleet.supervisor.configs.path());

@@ -4,17 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use kms_connector::observe::status::Status;
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        fleet::{Fleet, name},
-        journal,
-        request::Ask,
-        scene::PATIENCE,
-        supervised::find,
-        until,
-    },
+use crate::world::{
+    Result,
+    fleet::{Fleet, name},
+    journal, program,
+    request::Ask,
+    scene::PATIENCE,
+    supervised::find,
+    until,
 };
 
 /// With the same key as the one that answers, and without any.

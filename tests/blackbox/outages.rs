@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::Journal,
-        proxy::{Proxy, Weather},
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    audit::Journal,
+    program,
+    proxy::{Proxy, Weather},
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);

@@ -5,16 +5,13 @@ use std::path::Path;
 
 use alloy::{hex, primitives::U256};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        browser::Browser,
-        fleet::{Fleet, name},
-        http_client,
-        request::Ask,
-        scene::PATIENCE,
-    },
+use crate::world::{
+    Error, Result,
+    browser::Browser,
+    fleet::{Fleet, name},
+    http_client, program,
+    request::Ask,
+    scene::PATIENCE,
 };
 
 /// A name that a careless page would run.

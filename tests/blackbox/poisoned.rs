@@ -13,17 +13,14 @@ use alloy::{
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::Journal,
-        faulty_rpc::{FaultyRpc, Lie, Rule},
-        journal,
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    audit::Journal,
+    faulty_rpc::{FaultyRpc, Lie, Rule},
+    journal, program,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const GWEI: u128 = 1_000_000_000;

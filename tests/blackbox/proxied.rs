@@ -9,15 +9,13 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        connect_proxy::ConnectProxy,
-        request::Ask,
-        scene::{Scene, SceneOptions},
-        tls::{Authority, TlsFront},
-    },
+use crate::world::{
+    Error, Result,
+    connect_proxy::ConnectProxy,
+    connector,
+    request::Ask,
+    scene::{Scene, SceneOptions},
+    tls::{Authority, TlsFront},
 };
 
 const USER: &str = "cAnArYuser";
@@ -70,7 +68,7 @@ impl Secure {
     }
 
     fn command(&self, arguments: &[&str], password: &str) -> Command {
-        let mut command = Command::new(program());
+        let mut command = connector();
         let proxy = format!("http://{USER}:{password}@127.0.0.1:{}", self.proxy.port());
         command
             .env_clear()

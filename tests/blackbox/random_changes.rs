@@ -8,10 +8,10 @@ use kms_connector::observe::status::{InstanceStatus, Status};
 
 use crate::{
     reload::sha256sum,
-    walk::program,
     world::{
         Error, Result,
         fleet::Fleet,
+        program,
         request::Ask,
         supervised::{find, running},
     },

@@ -5,18 +5,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use kms_connector::{clock::unix_millis, observe::status::Status};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        deployment::Node,
-        fleet::{Fleet, name},
-        random_key,
-        request::Ask,
-        scene::PATIENCE,
-        supervised::find,
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    deployment::Node,
+    fleet::{Fleet, name},
+    program, random_key,
+    request::Ask,
+    scene::PATIENCE,
+    supervised::find,
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);

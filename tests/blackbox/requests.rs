@@ -9,16 +9,14 @@ use kms_connector::observe::requests::{
 use serde::de::DeserializeOwned;
 use tonic::Code;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        fleet::{Fleet, name},
-        request::Ask,
-        scene::PATIENCE,
-        supervised::Supervised,
-        until,
-    },
+use crate::world::{
+    Error, Result, connector,
+    fleet::{Fleet, name},
+    program,
+    request::Ask,
+    scene::PATIENCE,
+    supervised::Supervised,
+    until,
 };
 
 /// What a command said, and how it ended.
@@ -132,7 +130,7 @@ async fn what_is_held_is_listed_shown_and_tried_again() -> Result<()> {
     let nobody = client(supervisor, &["requests", "--instance", "nobody"])?;
     nobody.failed(&zero);
     // Who does not find the socket is told who has the journal.
-    let mut blind = Command::new(program());
+    let mut blind = connector();
     blind.args(["requests", "retry", &id, "--instance", &zero, "--socket", "/nowhere/at.all"]);
     blind.arg("--state-dir").arg(supervisor.state_dir());
     said(blind)?.failed(&format!("in use by process {}", supervisor.pid()?));

@@ -1,14 +1,11 @@
 //! What hostile reading of the walk feared, on the real stack.
 
-use crate::{
-    walk::program,
-    world::{
-        Result,
-        deployment::Node,
-        random_address, random_key,
-        request::Ask,
-        scene::{Scene, SceneOptions},
-    },
+use crate::world::{
+    Result,
+    deployment::Node,
+    program, random_address, random_key,
+    request::Ask,
+    scene::{Scene, SceneOptions},
 };
 
 /// Requests whose ciphertexts never come take every place. They give way to those that can be

@@ -14,19 +14,16 @@ use std::{
 use alloy::primitives::B256;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        deployment::{Deployment, Node, Store},
-        free_port,
-        gossip::{Gossip, Tale},
-        http_client,
-        ministack::Bucket,
-        request::{Ask, Issued, fhe},
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result, connector,
+    deployment::{Deployment, Node, Store},
+    free_port,
+    gossip::{Gossip, Tale},
+    http_client,
+    ministack::Bucket,
+    request::{Ask, Issued, fhe},
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 /// Part of every planted text, and of nothing else.
@@ -145,7 +142,7 @@ impl Aviary {
         let gateway = planted(gateway, "/v2", GATEWAY);
         let config = format!("gateway_url = \"{gateway}\"\n{wallet}{}", self.more);
         fs::write(self.scene.config_file(), config).map_err(io)?;
-        let mut command = Command::new(program());
+        let mut command = connector();
         command.env_clear().args(["start", "--listen", "127.0.0.1:0"]);
         command.args(["--log-format", self.format, "-c"]).arg(self.scene.config_file());
         command
@@ -518,7 +515,7 @@ async fn no_verdict_on_a_configuration_repeats_a_secret() -> Result<()> {
     let dir = tempfile::tempdir().map_err(io)?;
     let mut finds = Vec::new();
     let run = async |arguments: &[&str], variables: &[(&str, &str)]| -> Result<Output> {
-        let mut command = Command::new(program());
+        let mut command = connector();
         command.env_clear().args(arguments).env("KMS_CONNECTOR_CONFIG_DIR", dir.path());
         command.env("RUST_LOG", "trace").envs(variables.iter().copied()).current_dir(dir.path());
         ended(command).await

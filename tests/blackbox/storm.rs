@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        audit::Journal,
-        faulty_rpc::{FaultyRpc, Lie, Rule},
-        request::{Ask, Issued},
-        scene::{PATIENCE, Scene, SceneOptions, tail},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    audit::Journal,
+    faulty_rpc::{FaultyRpc, Lie, Rule},
+    program,
+    request::{Ask, Issued},
+    scene::{PATIENCE, Scene, SceneOptions, tail},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(100);

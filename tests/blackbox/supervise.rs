@@ -1,20 +1,17 @@
 //! `supervise` as an operator meets it: what the files say is what runs, and what is wrong is said
 //! by name.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        fleet::{Fleet, name},
-        random_address, random_key,
-        request::Ask,
-        supervised::{Supervised, find, running},
-    },
+use crate::world::{
+    Error, Result, connector,
+    fleet::{Fleet, name},
+    program, random_address, random_key,
+    request::Ask,
+    supervised::{Supervised, find, running},
 };
 
 /// `kms-connector <arguments> --socket …`: its exit code, and what it said.
@@ -290,7 +287,7 @@ async fn a_silly_question_is_refused_and_hurts_nobody() -> Result<()> {
     assert_eq!(running(&told), [name(0)]);
     let key = alloy::hex::encode(fleet.parties.list[0].wallet.to_bytes());
     assert!(!said.contains(&key));
-    let nobody = Command::new(program()).args(["status", "--socket", "/nowhere/at.all"]).output();
+    let nobody = connector().args(["status", "--socket", "/nowhere/at.all"]).output();
     let nobody = nobody.map_err(|e| Error::Io("status".into(), e))?;
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("/nowhere/at.all"));

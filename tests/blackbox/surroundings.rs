@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::world::program;
+
 /// Endpoints that nobody serves: it waits for them.
 const CONFIG: &str = r#"
 gateway_url = "ws://127.0.0.1:1"
@@ -20,8 +22,8 @@ gateway_config_address = "0x0000000000000000000000000000000000000001"
 private_key = "0x4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 "#;
 
-fn program(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kms-connector"));
+fn command(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
     command
         .args(arguments)
         .env_clear()
@@ -38,7 +40,7 @@ struct Running(Child);
 impl Running {
     fn new(home: &Path, arguments: &[&str]) -> Self {
         let log = File::create(home.join("log")).unwrap();
-        let mut command = program(home, arguments);
+        let mut command = command(home, arguments);
         Self(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 }
@@ -72,7 +74,7 @@ fn b12_what_everybody_can_write_is_told_by_check_by_validate_and_at_the_start() 
     let home = tempfile::tempdir().unwrap();
     let odd = make(home.path(), 0o777).map(|path| path.display().to_string());
     for arguments in [["validate", "--all"], ["check", "--all"]] {
-        let ended = program(home.path(), &arguments).output().unwrap();
+        let ended = command(home.path(), &arguments).output().unwrap();
         assert_eq!(ended.status.code(), Some(0), "it works all the same: {ended:?}");
         let said = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
         for path in &odd {
@@ -108,7 +110,7 @@ fn d8_too_few_open_files_are_no_problem_of_a_configuration() {
     let home = tempfile::tempdir().unwrap();
     let [configs, _] = make(home.path(), 0o700);
     fs::write(configs.join("one.toml"), CONFIG).unwrap();
-    let kc = env!("CARGO_BIN_EXE_kms-connector");
+    let kc = program().display();
     for limit in [12, 16, 100] {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!("ulimit -n {limit}; exec {kc} supervise")]).env_clear();

@@ -11,15 +11,13 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        notify_socket::NotifySocket,
-        request::Ask,
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result, connector,
+    notify_socket::NotifySocket,
+    program,
+    request::Ask,
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const UNITS: [&str; 2] = ["kms-connector.service", "kms-connector@.service"];
@@ -221,7 +219,7 @@ fn an_installation_comes_and_goes() -> Result<()> {
     let runs = Command::new(tree.join("usr/local/bin/kms-connector")).arg("--version").output();
     assert!(runs.map_err(io)?.status.success());
     // Nothing in the directory of configurations is a configuration yet.
-    let list = Command::new(program())
+    let list = connector()
         .arg("list")
         .env("KMS_CONNECTOR_CONFIG_DIR", tree.join("etc/kms-connector"))
         .output()
@@ -302,7 +300,7 @@ fn the_users_file_makes_the_user() -> Result<()> {
 
 /// `start` as a service of this manager.
 fn managed_start(scene: &Scene, manager: &NotifySocket, watchdog: Option<Duration>) -> Command {
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.arg("start").arg("-c").arg(scene.config_file());
     manager.manage(&mut command, watchdog);
     command

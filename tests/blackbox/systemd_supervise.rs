@@ -5,7 +5,6 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
-    process::Command,
     time::Duration,
 };
 
@@ -14,16 +13,13 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result, free_port,
-        notify_socket::{Message, NotifySocket},
-        random_address, random_key,
-        request::Ask,
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result, connector, free_port,
+    notify_socket::{Message, NotifySocket},
+    random_address, random_key,
+    request::Ask,
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 fn io(error: std::io::Error) -> Error {
@@ -47,7 +43,7 @@ impl Service {
             let text = if *file == "one" { service.scene.config("") } else { silent()? };
             service.write(file, &text)?;
         }
-        let mut command = Command::new(program());
+        let mut command = connector();
         command.arg("supervise").arg("--socket").arg(service.socket());
         command.env("KMS_CONNECTOR_CONFIG_DIR", service.configs());
         command.env("KMS_CONNECTOR_LISTEN", "127.0.0.1:0");
@@ -227,7 +223,7 @@ async fn sighup_is_a_reload_of_start_too() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     fs::write(scene.config_file(), scene.config("")).map_err(io)?;
     let manager = NotifySocket::in_folder(scene.dir.path())?;
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.arg("start").arg("-c").arg(scene.config_file());
     manager.manage(&mut command, None);
     scene.spawn(command)?;

@@ -1,20 +1,18 @@
 //! Traces: each request's rooms arrive at a collector, the Core learns which trace it is part of, and
 //! a collector that is away costs nothing but spans.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use alloy::hex;
 use tokio::net::TcpListener;
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        collector::{Collected, Collector},
-        request::Ask,
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    collector::{Collected, Collector},
+    connector,
+    request::Ask,
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(50);
@@ -24,7 +22,7 @@ const ROOMS: [&str; 4] = ["ciphertexts", "kms_core_ask", "kms_core_answer", "gat
 fn start(scene: &mut Scene, variables: &[(&str, &str)]) -> Result<()> {
     std::fs::write(scene.config_file(), scene.config(""))
         .map_err(|e| Error::Io("writing the configuration".into(), e))?;
-    let mut command = Command::new(program());
+    let mut command = connector();
     command.arg("start").arg("-c").arg(scene.config_file()).args(["-n", "node-7"]);
     command.envs(variables.iter().copied());
     scene.spawn(command)

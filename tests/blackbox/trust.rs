@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use alloy::primitives::{B256, U256};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        faulty_rpc::{FORGED, FaultyRpc, Logs},
-        proxy::Weather,
-        request::Ask,
-        scene::{Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    faulty_rpc::{FORGED, FaultyRpc, Logs},
+    program,
+    proxy::Weather,
+    request::Ask,
+    scene::{Scene, SceneOptions},
+    until,
 };
 
 /// Everything the connector may ask of its nodes was asked.

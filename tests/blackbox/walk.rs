@@ -1,18 +1,14 @@
 //! One request, all the way: the main job on the real stack.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use crate::world::{
     Result,
     contracts::Variant,
+    program,
     request::Ask,
     scene::{Scene, SceneOptions},
 };
-
-/// The binary under test.
-pub fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_kms-connector"))
-}
 
 async fn forty_mixed_requests(variant: Variant) -> Result<()> {
     let mut scene = Scene::new(SceneOptions::of(variant)).await?;

@@ -10,16 +10,13 @@ use alloy::{
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use crate::{
-    walk::program,
-    world::{
-        Error, Result,
-        deployment::Node,
-        random_key,
-        request::Ask,
-        scene::{PATIENCE, Scene, SceneOptions},
-        until,
-    },
+use crate::world::{
+    Error, Result,
+    deployment::Node,
+    program, random_key,
+    request::Ask,
+    scene::{PATIENCE, Scene, SceneOptions},
+    until,
 };
 
 const POLL: Duration = Duration::from_millis(30);

@@ -54,6 +54,8 @@ use std::{
     io,
     net::TcpListener,
     path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -115,6 +117,28 @@ async fn on_free_port<T>(port: Option<u16>, start: impl AsyncFn(u16) -> Result<T
         }
     }
     start(free_port()?).await
+}
+
+/// Names another program to be tested.
+const PROGRAM: &str = "KMS_CONNECTOR_BIN";
+
+/// The program under test: what `KMS_CONNECTOR_BIN` names, else what cargo built for these tests.
+pub fn program() -> &'static Path {
+    static FOUND: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = option_env!("CARGO_BIN_EXE_kms-connector").map(PathBuf::from);
+        let named = std::env::var_os(PROGRAM).map(PathBuf::from).or(built);
+        let named = named.expect("cargo names it to tests");
+        // Not every command of it runs in this directory.
+        named.canonicalize().unwrap_or_else(|e| panic!("{PROGRAM}: {}: {e}", named.display()))
+    });
+    &FOUND
+}
+
+/// A command of [`program`], which is not to see how it was named.
+pub fn connector() -> Command {
+    let mut command = Command::new(program());
+    command.env_remove(PROGRAM);
+    command
 }
 
 /// The program `name` that `scripts/setup` installed; `<NAME>_BIN` in the environment wins.

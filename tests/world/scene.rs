@@ -129,7 +129,8 @@ impl Scene {
         self.connector = None;
         command
             .env("KMS_CONNECTOR_STATE_DIR", self.state_dir())
-            .env("AWS_EC2_METADATA_DISABLED", "true");
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env_remove(super::PROGRAM);
         if !command.get_envs().any(|(name, _)| name == "KMS_CONNECTOR_LISTEN") {
             command.env_remove("KMS_CONNECTOR_LISTEN");
         }

@@ -70,7 +70,8 @@ impl Supervised {
     /// `program supervise` on this folder.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.arg("supervise").arg("--config-dir").arg(self.configs.path());
+        command.env_remove(super::PROGRAM).arg("supervise");
+        command.arg("--config-dir").arg(self.configs.path());
         command.arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
         command
     }
