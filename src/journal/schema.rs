@@ -219,26 +219,12 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?; // pages: about 4 MiB
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?; // after a burst
     connection.pragma_update(None, "cell_size_check", true)?;
-    #[cfg(debug_assertions)]
-    limit_pages(&connection, page_limit(path))?;
     // A simulated process dies, its machine never: what is committed stays without waiting for it.
     #[cfg(test)]
     if crate::simulated::is_on() {
         connection.pragma_update(None, "synchronous", "OFF")?;
     }
     Ok(connection)
-}
-
-/// The number in the file `<journal>.page-limit`: how a test makes a disk full.
-#[cfg(debug_assertions)]
-pub(super) fn page_limit(path: &Path) -> Option<u32> {
-    let text = std::fs::read_to_string(super::names::beside(path, ".page-limit")).ok()?;
-    text.trim().parse().ok()
-}
-
-#[cfg(debug_assertions)]
-pub(super) fn limit_pages(connection: &Connection, limit: Option<u32>) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "max_page_count", limit.unwrap_or(u32::MAX - 1))
 }
 
 /// The reading connection. Opened read-write with `query_only`, so that whichever connection

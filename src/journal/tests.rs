@@ -502,22 +502,30 @@ async fn a_writer_dropped_in_mid_commit_loses_nothing_it_answered() {
     }
 }
 
-/// A disk of so many pages, seen from the next commit on; no number: as large as it is.
-fn limit_pages(journal: &Journal, pages: Option<u32>) {
-    let file = names::beside(journal.path(), ".page-limit");
-    match pages {
-        Some(pages) => fs::write(file, pages.to_string()).unwrap(),
-        None => fs::remove_file(file).unwrap(),
-    }
+/// A journal whose file cannot grow: its disk is full, until [`make_room`].
+async fn without_room(dir: &Path) -> Running {
+    let (journal, writer) = Journal::open(dir, identity(), CONTRACT).unwrap();
+    let ballast =
+        "CREATE TABLE ballast (bytes BLOB); INSERT INTO ballast VALUES (zeroblob(2000000))";
+    writer.connection().execute_batch(ballast).unwrap();
+    // As many as there are.
+    writer.connection().pragma_update(None, "max_page_count", 1).unwrap();
+    let running = Running::start((journal, writer));
+    running.arrive(batch([1], Some(1))).await.unwrap();
+    running
+}
+
+/// The pages of the ballast are free.
+fn make_room(journal: &Journal) {
+    let other = Connection::open(journal.path()).unwrap();
+    other.execute_batch("DROP TABLE ballast").unwrap();
 }
 
 /// Field failures T12, T48.
 #[tokio::test]
 async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     let dir = TempDir::new().unwrap();
-    let running = Running::open(dir.path());
-    running.arrive(batch([1], Some(1))).await.unwrap();
-    limit_pages(&running, Some(1));
+    let running = without_room(dir.path()).await;
     let large = Arrival { event: event(2, 500_000), ..arrival(2) };
     let large =
         Batch { arrivals: vec![arrival(3), large], cursor: Some(block(2)), ..Batch::default() };
@@ -536,7 +544,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     assert_eq!(running.request(key(3)).await.unwrap(), None, "all of a commit or nothing");
     assert!(callers.try_join_next().is_none(), "nobody is told of what is not stored");
 
-    limit_pages(&running, None);
+    make_room(&running);
     assert_eq!(callers.join_next().await.unwrap().unwrap(), [0, 1]);
     running.flush().await.unwrap();
     assert_eq!(condition.waits(), None);
@@ -549,9 +557,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
 #[tokio::test]
 async fn a_journal_that_finds_no_room_can_be_stopped() {
     let dir = TempDir::new().unwrap();
-    let running = Running::open(dir.path());
-    running.arrive(batch([1], Some(1))).await.unwrap();
-    limit_pages(&running, Some(1));
+    let running = without_room(dir.path()).await;
     let journal = running.journal.clone();
     let mut callers = JoinSet::new();
     callers.spawn(async move {
@@ -562,12 +568,10 @@ async fn a_journal_that_finds_no_room_can_be_stopped() {
     while condition.waits().is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let journal = running.journal.clone();
     let error = running.close().await.unwrap_err();
     assert!(error.to_string().contains("free space"), "{error}");
     let told = callers.join_next().await.unwrap().unwrap().unwrap_err();
     assert!(told.to_string().contains("free space"), "{told}");
-    limit_pages(&journal, None);
     let again = Running::open(dir.path());
     assert_eq!(keys(&again, Holds::Included).await, [1]);
     again.close().await.unwrap();

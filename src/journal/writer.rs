@@ -366,8 +366,6 @@ pub(super) struct Store {
     contract: Address,
     shared: Arc<Shared>,
     metrics: Metrics,
-    #[cfg(debug_assertions)]
-    page_limit: Option<u32>,
     lock: Lock,
 }
 
@@ -434,8 +432,6 @@ impl Parts {
     pub(super) fn assemble(self, contract: Address) -> (Journal, Writer) {
         let Self { path, identity, connection, reader, warnings, lock } = self;
         let (commands, queue) = mpsc::channel(QUEUE);
-        #[cfg(debug_assertions)]
-        let page_limit = schema::page_limit(&path);
         let shared = Arc::new(Shared {
             files: Files::of(&path),
             condition: Condition::default(),
@@ -453,8 +449,6 @@ impl Parts {
             contract,
             shared: Arc::clone(&shared),
             metrics: Metrics::default(),
-            #[cfg(debug_assertions)]
-            page_limit,
             lock,
         };
         (Journal { commands, contract, warnings: warnings.into(), shared }, Writer { queue, store })
@@ -464,10 +458,6 @@ impl Parts {
 impl Store {
     /// Commits all commands or none, then answers whoever waits.
     fn commit(&mut self, commands: Vec<Command>) -> Committed {
-        #[cfg(debug_assertions)]
-        if let Err(cause) = self.limit_pages() {
-            return Committed::Failed(self.shared.failed("limiting its pages", cause));
-        }
         let begun = Instant::now();
         let done = match apply(&mut self.connection, self.contract, &commands) {
             Ok(done) => {
@@ -534,17 +524,6 @@ impl Store {
         let written = self.connection.execute("VACUUM INTO ?1", [name]);
         written.map_err(|error| error.to_string())?;
         names::put_in_place(&copy, path).map_err(io)
-    }
-
-    /// In debug builds, a file beside the journal with a number in it is a disk of so many pages.
-    #[cfg(debug_assertions)]
-    fn limit_pages(&mut self) -> rusqlite::Result<()> {
-        let limit = schema::page_limit(&self.shared.path);
-        if limit != self.page_limit {
-            schema::limit_pages(&self.connection, limit)?;
-            self.page_limit = limit;
-        }
-        Ok(())
     }
 
     /// Takes the reader away from all handles. Blocking: it may be reading.

@@ -17,6 +17,7 @@ use crate::world::{
     deployment::{Node, Store},
     faulty_rpc::{Arrays, FaultyRpc, Lie, Logs, Rule},
     free_port,
+    full_disk::FullDisk,
     gossip::{Gossip, Tale},
     ministack::Bucket,
     program, random_address, random_key,
@@ -277,14 +278,10 @@ async fn a_disk_that_takes_nothing_is_named() -> Result<()> {
     write(&scene, &scene.config(""))?;
     fs::create_dir(scene.state_dir()).map_err(io)?;
     let file = scene.config_file();
-    let plain = command(&scene, &["--json", "-c", &file.to_string_lossy()]);
-    // As full as a disk can be for one process.
-    let mut full = Command::new("sh");
-    full.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"])
-        .arg(plain.get_program())
-        .args(plain.get_args())
-        .env_clear()
-        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let disk = FullDisk::new(scene.dir.path())?;
+    disk.fill(&scene.state_dir())?;
+    let mut full = command(&scene, &["--json", "-c", &file.to_string_lossy()]);
+    disk.under(&mut full);
     let said = run(full).await?;
     assert_eq!((said.code, said.failed()), (Some(1), vec!["state directory"]), "{said:#?}");
     said.expect("fail", "state directory", &["free space"]);

@@ -17,6 +17,7 @@ use crate::world::{
     audit::{Journal, number},
     connector,
     fleet::{Fleet, name},
+    full_disk::FullDisk,
     journal,
     process::Process,
     program,
@@ -40,12 +41,6 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
-}
-
-/// The journal's disk has no page left, or has room again. Only debug builds look at this.
-pub fn make_full(journal: &Path, full: bool) -> Result<()> {
-    let limit = beside(journal, ".page-limit");
-    if full { fs::write(limit, "1") } else { fs::remove_file(limit) }.map_err(io("the page limit"))
 }
 
 /// Garbage over all pages but the first, in the file as it stands there: who has it open reads that.
@@ -156,14 +151,23 @@ fn set_aside(state_dir: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// Two parties, and the disk of their journals.
+async fn two_on_a_disk() -> Result<(Fleet, FullDisk)> {
+    let mut fleet = Fleet::new(2).await?;
+    let disk = FullDisk::new(fleet.dir.path())?;
+    fleet.supervisor.disk = Some(disk.clone());
+    fleet.run_all(program()).await?;
+    Ok((fleet, disk))
+}
+
 /// Field failures T12, T48.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_waited_for_and_another_instance_goes_on() -> Result<()> {
-    let fleet = Fleet::running(2, program()).await?;
+    let (fleet, disk) = two_on_a_disk().await?;
     let mut requests = fleet.request(Ask::mixed(3, 3)).await?;
     fleet.answered_by(&[0, 1], &requests).await?;
     let before = fleet.supervisor.instance(&name(0)).await?;
-    make_full(&fleet.journal(0)?, true)?;
+    disk.fill(&fleet.journal(0)?)?;
     for _ in 0..4 {
         requests.extend(fleet.request(Ask::mixed(10, 10)).await?);
     }
@@ -186,7 +190,7 @@ async fn a_full_disk_is_waited_for_and_another_instance_goes_on() -> Result<()> 
     })?;
     assert!(mined <= signed[0], "{mined} mined, {} stored", signed[0]);
 
-    make_full(&fleet.journal(0)?, false)?;
+    disk.empty()?;
     fleet.audit(&[0, 1], &requests).await?;
     fleet.supervisor.until_state(&name(0), "running").await?;
     let after = fleet.supervisor.instance(&name(0)).await?;
@@ -196,12 +200,11 @@ async fn a_full_disk_is_waited_for_and_another_instance_goes_on() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_full_at_the_start_is_waited_for() -> Result<()> {
-    let mut fleet = Fleet::running(2, program()).await?;
+    let (mut fleet, disk) = two_on_a_disk().await?;
     let mut requests = fleet.request(Ask::mixed(2, 2)).await?;
     fleet.audit(&[0, 1], &requests).await?;
     assert_eq!(fleet.supervisor.stop().await?, Some(0));
-    let file = fleet.journal(0)?;
-    make_full(&file, true)?;
+    disk.fill(&fleet.journal(0)?)?;
     fleet.supervisor.start(program())?;
     requests.extend(fleet.request(Ask::mixed(20, 20)).await?);
     waits_for_its_disk(&fleet, 0).await?;
@@ -210,7 +213,7 @@ async fn a_disk_that_is_full_at_the_start_is_waited_for() -> Result<()> {
     fleet.supervisor.operate("stop", &name(0)).await?;
     fleet.supervisor.operate("restart", &name(0)).await?;
     waits_for_its_disk(&fleet, 0).await?;
-    make_full(&file, false)?;
+    disk.empty()?;
     fleet.audit(&[0, 1], &requests).await
 }
 

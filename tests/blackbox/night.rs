@@ -12,12 +12,9 @@ use std::{
 use alloy::primitives::U256;
 use serde_json::Value;
 
-use crate::{
-    disk::make_full,
-    world::{
-        Error, Result, connector, deployment::Node, faulty_rpc::FaultyRpc, fleet::Fleet, free_port,
-        program, random_address, random_key, request::Ask, scene::PATIENCE, until,
-    },
+use crate::world::{
+    Error, Result, connector, deployment::Node, faulty_rpc::FaultyRpc, fleet::Fleet, free_port,
+    full_disk::FullDisk, program, random_address, random_key, request::Ask, scene::PATIENCE, until,
 };
 
 const POLL: Duration = Duration::from_millis(200);
@@ -41,22 +38,24 @@ struct Told {
 
 struct Night {
     fleet: Fleet,
-    /// For `check`: a full disk is one that its process cannot write to.
-    disk_is_full: bool,
 }
 
 impl Night {
     async fn new(parties: usize) -> Result<Self> {
-        Ok(Self { fleet: Fleet::new(parties).await?, disk_is_full: false })
+        Ok(Self { fleet: Fleet::new(parties).await? })
     }
 
     /// A party with its file as it should be, and the supervisor that runs it.
     async fn alone() -> Result<Self> {
         let mut night = Self::new(1).await?;
-        night.fleet.supervisor.configs.write("alone", &night.fleet.config(0, ""))?;
-        night.begin().await?;
-        night.fleet.supervisor.until_running(&["alone"]).await?;
+        night.begin_alone().await?;
         Ok(night)
+    }
+
+    async fn begin_alone(&mut self) -> Result<()> {
+        self.fleet.supervisor.configs.write("alone", &self.fleet.config(0, ""))?;
+        self.begin().await?;
+        self.fleet.supervisor.until_running(&["alone"]).await.map(drop)
     }
 
     /// The instance's file with one line other than it should be.
@@ -121,17 +120,14 @@ impl Night {
 
     /// `check` of all files.
     fn check(&self) -> Command {
-        let mut check = if self.disk_is_full {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"]).arg(program());
-            shell
-        } else {
-            connector()
-        };
+        let mut check = connector();
         check.args(["check", "--json", "--all", "--config-dir"]);
         check.arg(self.fleet.supervisor.configs.path());
         check.arg("--state-dir").arg(self.fleet.supervisor.state_dir());
         check.env("AWS_EC2_METADATA_DISABLED", "true");
+        if let Some(disk) = &self.fleet.supervisor.disk {
+            disk.under(&mut check);
+        }
         check
     }
 
@@ -337,10 +333,11 @@ async fn a_bucket_that_is_away_is_named_everywhere() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_named_everywhere() -> Result<()> {
-    let mut night = Night::alone().await?;
-    let journal = night.fleet.journal(0)?;
-    make_full(&journal, true)?;
-    night.disk_is_full = true;
+    let mut night = Night::new(1).await?;
+    let disk = FullDisk::new(night.fleet.dir.path())?;
+    night.fleet.supervisor.disk = Some(disk.clone());
+    night.begin_alone().await?;
+    disk.fill(&night.fleet.supervisor.state_dir())?;
     let mut requests = Vec::new();
     for _ in 0..4 {
         requests.extend(night.fleet.request(Ask::mixed(10, 10)).await?);
@@ -353,7 +350,7 @@ async fn a_full_disk_is_named_everywhere() -> Result<()> {
         alert: "KmsConnectorWaiting",
     };
     night.expect("alone", &full).await?;
-    make_full(&journal, false)?;
+    disk.empty()?;
     night.fleet.audit(&[0], &requests).await?;
     night.fleet.supervisor.until_state("alone", "running").await.map(drop)
 }

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     Error, Result,
     config_dir::ConfigDir,
+    full_disk::FullDisk,
     http_client,
     process::Process,
     procfs::{self, Usage},
@@ -46,13 +47,15 @@ pub struct Supervised {
     process: Mutex<Option<Process>>,
     dir: PathBuf,
     pub configs: ConfigDir,
+    /// What the supervisor and its commands write to; its own disk otherwise.
+    pub disk: Option<FullDisk>,
 }
 
 impl Supervised {
     /// Everything but the process, below `dir`.
     pub fn new(dir: &Path) -> Result<Self> {
         let configs = ConfigDir::new(dir.join("config"))?;
-        Ok(Self { process: Mutex::default(), dir: dir.into(), configs })
+        Ok(Self { process: Mutex::default(), dir: dir.into(), configs, disk: None })
     }
 
     pub fn dir(&self) -> &Path {
@@ -92,6 +95,9 @@ impl Supervised {
     pub fn spawn(&mut self, mut command: Command) -> Result<()> {
         self.kill();
         without_settings(&mut command);
+        if let Some(disk) = &self.disk {
+            disk.under(&mut command);
+        }
         *self.process() = Some(Process::spawn("supervisor", &self.dir, command)?);
         Ok(())
     }
