@@ -12,9 +12,10 @@
 //! a deadline far below the limit, so that beats come between calls. Time is counted in looks and not
 //! on a clock: a process that was paused as a whole is no process of hanging rooms.
 //!
-//! In debug builds a test can make a room fail ([`Hearts::sicken`]); release builds hold none of it.
+//! Who makes the hearts may hear each beat ([`Listener`]). In production nobody does.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 
 pub const JOURNAL: &str = "journal";
@@ -37,28 +39,32 @@ pub const REPORT: &str = "report";
 pub const ROOMS: [&str; 8] =
     [JOURNAL, GATEWAY_CONNECTION, LANE, WALK, ARRIVALS, RECOVERY, HOUSEKEEPING, REPORT];
 
-/// Not a room: the next walk of a request. For [`Hearts::sicken`].
-#[cfg(debug_assertions)]
-pub const REQUEST_WALK: &str = "request walk";
-
+/// How long a room may be at work without a sign of life.
+const HANGS_AFTER: Duration = Duration::from_mins(2);
 /// Between two looks at all hearts, at most.
-const LOOK_EVERY: Duration = if cfg!(debug_assertions) {
-    // A test may shorten the limit while the last look is waited for.
-    Duration::from_millis(250)
-} else {
-    Duration::from_secs(5)
-};
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Looks within the limit, at least.
 const LOOKS: u32 = 16;
 
+/// Hears the beats of all rooms. A room goes on when its beat was heard: so a test has one fail.
+pub trait Listener: fmt::Debug + Send + Sync {
+    /// `room` begins a turn. Runs in the room's own task.
+    fn hear(&self, room: &'static str) -> BoxFuture<'_, ()>;
+}
+
 /// The hearts of one instance. Clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Hearts {
     all: Arc<Mutex<Vec<Arc<Pulse>>>>,
-    #[cfg(debug_assertions)]
-    sickness: Arc<Mutex<Sickness>>,
-    #[cfg(debug_assertions)]
-    sickened: Arc<tokio::sync::Notify>,
+    hangs_after: Duration,
+    listener: Option<Arc<dyn Listener>>,
+}
+
+/// Nobody hears them.
+impl Default for Hearts {
+    fn default() -> Self {
+        Self { all: Arc::default(), hangs_after: HANGS_AFTER, listener: None }
+    }
 }
 
 #[derive(Debug)]
@@ -81,16 +87,16 @@ impl Pulse {
 #[derive(Debug)]
 pub struct Heart {
     pulse: Arc<Pulse>,
-    #[cfg(debug_assertions)]
-    hearts: Hearts,
+    listener: Option<Arc<dyn Listener>>,
 }
 
 impl Heart {
     /// A turn of work begins.
     pub async fn beat(&self) {
         self.pulse.set(true);
-        #[cfg(debug_assertions)]
-        self.hearts.fall_ill(self.pulse.room).await;
+        if let Some(listener) = &self.listener {
+            listener.hear(self.pulse.room).await;
+        }
     }
 
     /// Nothing to do but wait, for work or for another room.
@@ -104,22 +110,6 @@ impl Heart {
         let done = other.await;
         self.beat().await;
         done
-    }
-
-    /// In debug builds, resolves when a test wants this room to fail: for rooms that may rest for
-    /// minutes. Otherwise never.
-    pub async fn called(&self) {
-        #[cfg(debug_assertions)]
-        self.hearts.ill(self.pulse.room).await;
-        #[cfg(not(debug_assertions))]
-        std::future::pending::<()>().await;
-    }
-
-    /// The hearts of the same instance.
-    #[cfg(debug_assertions)]
-    #[must_use]
-    pub fn siblings(&self) -> Hearts {
-        self.hearts.clone()
     }
 }
 
@@ -137,29 +127,31 @@ impl Default for Heart {
 }
 
 impl Hearts {
+    /// `listener` hears them, and a room hangs after this long.
+    #[must_use]
+    pub fn heard_by(listener: Arc<dyn Listener>, hangs_after: Duration) -> Self {
+        Self { all: Arc::default(), hangs_after, listener: Some(listener) }
+    }
+
     /// The heart of a room, one of [`ROOMS`].
     #[must_use]
     pub fn heart(&self, room: &'static str) -> Heart {
         let pulse = Arc::new(Pulse { room, count: AtomicU64::new(0) });
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
-        Heart {
-            pulse,
-            #[cfg(debug_assertions)]
-            hearts: self.clone(),
-        }
+        Heart { pulse, listener: self.listener.clone() }
     }
 
-    /// Waits until a room has been at work without a beat for `limit`, and names it. Of several the
+    /// Waits until a room has been at work without a beat for too long, and names it. Of several the
     /// one that others wait for.
-    pub async fn stopped(&self, limit: Duration) -> &'static str {
+    pub async fn stopped(&self) -> &'static str {
+        let limit = self.hangs_after;
+        let pause = (limit / LOOKS).clamp(Duration::from_millis(5), LOOK_EVERY);
+        let most =
+            u32::try_from(limit.as_nanos().div_ceil(pause.as_nanos().max(1))).unwrap_or(u32::MAX);
         // What each heart showed last, and for how many looks.
         let mut seen: Vec<(u64, u32)> = Vec::new();
         loop {
-            let limit = self.limit(limit);
-            let pause = (limit / LOOKS).clamp(Duration::from_millis(5), LOOK_EVERY);
             sleep(pause).await;
-            let most = u32::try_from(limit.as_nanos().div_ceil(pause.as_nanos().max(1)))
-                .unwrap_or(u32::MAX);
             let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
             seen.resize(all.len(), (0, 0));
             for (pulse, (count, looks)) in all.iter().zip(&mut seen) {
@@ -180,76 +172,6 @@ impl Hearts {
             }
         }
     }
-
-    #[cfg(not(debug_assertions))]
-    #[expect(clippy::unused_self, reason = "in debug builds a test may set it")]
-    fn limit(&self, limit: Duration) -> Duration {
-        limit
-    }
-}
-
-/// How a room fails.
-#[cfg(debug_assertions)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    Panic,
-    /// Its turn never ends.
-    Hang,
-}
-
-/// What tests have asked for.
-#[cfg(debug_assertions)]
-#[derive(Debug, Default)]
-struct Sickness {
-    faults: Vec<(String, Fault)>,
-    limit: Option<Duration>,
-}
-
-#[cfg(debug_assertions)]
-impl Hearts {
-    /// The next turn of `room`, one of [`ROOMS`] or [`REQUEST_WALK`], fails in this way.
-    pub fn sicken(&self, room: &str, fault: Fault) {
-        self.sickness().faults.push((room.to_owned(), fault));
-        self.sickened.notify_waiters();
-    }
-
-    fn sickness(&self) -> std::sync::MutexGuard<'_, Sickness> {
-        self.sickness.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn ill(&self, room: &'static str) {
-        loop {
-            let sickened = self.sickened.notified();
-            if self.sickness().faults.iter().any(|(sick, _)| sick == room) {
-                return;
-            }
-            sickened.await;
-        }
-    }
-
-    /// From now on this counts as hanging, whatever limit the caller of [`Self::stopped`] gave.
-    pub fn shorten(&self, limit: Duration) {
-        self.sickness().limit = Some(limit);
-    }
-
-    fn limit(&self, limit: Duration) -> Duration {
-        self.sickness().limit.unwrap_or(limit)
-    }
-
-    /// Fails, if that was asked for.
-    pub async fn fall_ill(&self, room: &'static str) {
-        let fault = {
-            let mut sickness = self.sickness();
-            let position = sickness.faults.iter().position(|(sick, _)| sick == room);
-            position.map(|position| sickness.faults.swap_remove(position).1)
-        };
-        match fault {
-            None => {}
-            Some(Fault::Panic) => panic!("a test asked for it"),
-            Some(Fault::Hang) => std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -260,8 +182,6 @@ mod tests {
     };
 
     use super::*;
-
-    const LIMIT: Duration = Duration::from_mins(2);
 
     /// Field failure T05.
     #[tokio::test(start_paused = true)]
@@ -278,11 +198,11 @@ mod tests {
             }
         };
         let stopped = tokio::select! {
-            stopped = hearts.stopped(LIMIT) => stopped,
+            stopped = hearts.stopped() => stopped,
             () = beating => unreachable!(),
         };
         assert_eq!(stopped, WALK);
-        assert!(begun.elapsed() >= LIMIT && begun.elapsed() < LIMIT * 2);
+        assert!(begun.elapsed() >= HANGS_AFTER && begun.elapsed() < HANGS_AFTER * 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -297,7 +217,7 @@ mod tests {
         arrivals.beat().await;
         arrivals.rest_while(async {}).await;
         arrivals.rest();
-        timeout(LIMIT * 100, hearts.stopped(LIMIT)).await.unwrap_err();
+        timeout(HANGS_AFTER * 100, hearts.stopped()).await.unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,28 +227,41 @@ mod tests {
         arrivals.beat().await;
         sleep(Duration::from_millis(1)).await;
         journal.beat().await;
-        assert_eq!(hearts.stopped(LIMIT).await, JOURNAL);
+        assert_eq!(hearts.stopped().await, JOURNAL);
+    }
+
+    /// Two rooms fail at their first beat.
+    #[derive(Debug)]
+    struct Ill;
+
+    impl Listener for Ill {
+        fn hear(&self, room: &'static str) -> BoxFuture<'_, ()> {
+            Box::pin(async move {
+                match room {
+                    WALK => panic!("a test asked for it"),
+                    LANE => std::future::pending().await,
+                    _ => {}
+                }
+            })
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sick_room_fails_at_its_next_beat_and_no_other() {
-        let hearts = Hearts::default();
-        hearts.shorten(Duration::from_millis(80));
-        hearts.sicken(WALK, Fault::Panic);
-        hearts.sicken(LANE, Fault::Hang);
+    async fn a_room_fails_by_its_listener_and_no_other() {
+        let hearts = Hearts::heard_by(Arc::new(Ill), Duration::from_millis(80));
         let mut rooms = JoinSet::new();
         for room in [ARRIVALS, WALK, LANE] {
             let heart = hearts.heart(room);
             rooms.spawn(async move { heart.beat().await });
         }
-        assert_eq!(hearts.stopped(LIMIT).await, LANE);
+        let begun = Instant::now();
+        assert_eq!(hearts.stopped().await, LANE);
+        assert!(begun.elapsed() < Duration::from_secs(1));
         let (mut ended, mut panicked) = (0, 0);
         while let Some(end) = rooms.try_join_next() {
             ended += 1;
             panicked += u32::from(end.is_err_and(|error| error.is_panic()));
         }
         assert_eq!((ended, panicked), (2, 1));
-        let cured = hearts.heart(WALK);
-        cured.beat().await;
     }
 }

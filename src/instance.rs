@@ -104,8 +104,6 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 /// How long to look for the cause of a failure among the other tasks.
 const CAUSE_DEADLINE: Duration = Duration::from_millis(100);
-/// How long a room may be at work without a sign of life.
-const HANGS_AFTER: Duration = Duration::from_mins(2);
 /// How long to wait for a journal that an earlier generation of this process is still closing.
 const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The task name of an instance that failed before it ran.
@@ -244,7 +242,7 @@ pub async fn run(config: Arc<Config>, edges: Edges, estate: Option<Estate>) -> E
             built = building => built.map(|()| None),
             () = stop.cancelled() => Ok(Some(Exit::Stopped)),
             () = abort.cancelled() => Ok(Some(Exit::Stopped)),
-            task = hearts.stopped(HANGS_AFTER) => Ok(Some(Exit::Hung { task })),
+            task = hearts.stopped() => Ok(Some(Exit::Hung { task })),
         }
     };
     let exit = match built {
@@ -816,7 +814,7 @@ impl Instance {
         let hearts = self.edges.hearts.clone();
         let condition = self.opened.as_ref().map(|opened| opened.condition.clone());
         let condition = condition.unwrap_or_default();
-        let mut hanging = Box::pin(hearts.stopped(HANGS_AFTER));
+        let mut hanging = Box::pin(hearts.stopped());
         loop {
             let (task, exit) = tokio::select! {
                 () = abort.cancelled() => return Exit::Stopped,
@@ -825,7 +823,7 @@ impl Instance {
                     if condition.waits().is_none() {
                         return Exit::Hung { task };
                     }
-                    hanging = Box::pin(hearts.stopped(HANGS_AFTER));
+                    hanging = Box::pin(hearts.stopped());
                     continue;
                 }
                 damage = condition.damaged() => {

@@ -166,7 +166,7 @@ impl Instances for Connectors {
 
 /// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
 /// failure of the first start, when somebody is looking.
-pub async fn run(options: Options) -> Result<Exit, RunError> {
+pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, RunError> {
     let Options { files, state_dir, socket, listen, listen_names, environment, kept } = options;
     let Kept { errors, traces } = kept;
     let mut signals = Signals::catch().map_err(RunError::Signals)?;
@@ -219,7 +219,7 @@ pub async fn run(options: Options) -> Result<Exit, RunError> {
         Files::Directory(directory) => Some(directory),
         Files::One { .. } => None,
     };
-    let mut supervisor = Supervisor::new(Connectors, state_dir, directory, manager);
+    let mut supervisor = Supervisor::new(instances, state_dir, directory, manager);
     supervisor.keepers = keepers;
     if let Some(http) = http {
         info!(address = %http.address(), "HTTP listener open");

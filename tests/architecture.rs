@@ -503,6 +503,18 @@ fn every_failure_has_a_test_that_names_it_or_a_reason() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What is tested is what ships: a test changes the world around the program, or gives an edge in.
+#[test]
+fn no_behaviour_is_of_debug_builds_alone() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).expect("readable");
+        let found = text.lines().find(|line| line.contains("debug_assertions"));
+        assert_eq!(found, None, "{}", file.display());
+    }
+}
+
 /// T52: log pipelines cut lines at characters of several code points.
 #[test]
 fn t52_no_text_of_ours_has_pictures() {

@@ -13,7 +13,7 @@ use crate::{
     config::{Environment, Problem, Problems},
     instance,
     observe::logging::Kept,
-    supervisor::{self, Options, RunError, directory::Files},
+    supervisor::{self, Connectors, Options, RunError, directory::Files},
 };
 
 /// What a supervisor has outside its files.
@@ -58,7 +58,7 @@ async fn run(files: Files, places: Places, kept: Kept) -> Exit {
     let Places { state_dir, socket, listen, listen_names, environment } = places;
     let telling = tell_who_else_writes(files.clone(), state_dir.clone());
     let options = Options { files, state_dir, socket, listen, listen_names, environment, kept };
-    let mut supervising = pin!(supervisor::run(options));
+    let mut supervising = pin!(supervisor::run(Connectors, options));
     // Nothing waits for it: a file system that does not answer keeps no service from starting or ending.
     let ended = tokio::select! {
         ended = &mut supervising => ended,

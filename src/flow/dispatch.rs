@@ -21,8 +21,6 @@ use tracing::{Instrument, error, error_span};
 use super::{
     Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, intake::Hand, walk::Ended,
 };
-#[cfg(debug_assertions)]
-use crate::heart::{Hearts, REQUEST_WALK};
 use crate::{
     domain::{Hold, HoldReason, LedgerError, RequestKey},
     gateway::provider::Provider,
@@ -181,9 +179,6 @@ struct Walks {
     walking: HashMap<Id, (Intake, Place)>,
     in_hand: HashSet<RequestKey>,
     panics: HashMap<RequestKey, u32>,
-    /// So that a test can make the next walk fail.
-    #[cfg(debug_assertions)]
-    hearts: Hearts,
 }
 
 impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
@@ -196,11 +191,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         let places = Places::new(self.options.max_in_flight);
-        let mut walks = Walks {
-            #[cfg(debug_assertions)]
-            hearts: heart.siblings(),
-            ..Walks::default()
-        };
+        let mut walks = Walks::default();
         loop {
             self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
             heart.rest();
@@ -225,7 +216,6 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                 }
                 () = stop.cancelled() => break,
-                () = heart.called() => heart.beat().await,
                 next = places.next(&mut intakes) => {
                     let Some((place, intake)) = next else { break };
                     heart.beat().await;
@@ -259,12 +249,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         traces::of_instance(&span, &self.name);
         let (flow, kept) = (self.clone(), intake.clone());
         let (places, stop) = (places.clone(), stop.clone());
-        #[cfg(debug_assertions)]
-        let hearts = walks.hearts.clone();
         let walk = async move {
             sleep(pause).await;
-            #[cfg(debug_assertions)]
-            hearts.fall_ill(REQUEST_WALK).await;
             let hand = intake.hand.clone();
             let seat = Seat { hand: &hand, places: &places, recovered: intake.recovered };
             flow.walk(intake, seat, stop).await

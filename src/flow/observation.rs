@@ -100,7 +100,6 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Observation<P, B, L> {
                     }
                 }
                 () = stop.cancelled() => break,
-                () = heart.called() => heart.beat().await,
                 next = places.next(&mut intakes) => {
                     let Some((place, intake)) = next else { break };
                     heart.beat().await;

@@ -4,6 +4,7 @@ mod bucket_refuses;
 mod core_contradicts;
 mod core_never_answers;
 mod forged_requests;
+mod panics;
 mod scene;
 
 use tokio::{sync::mpsc, task::JoinSet};

@@ -98,10 +98,7 @@ pub(super) async fn housekeeping<P: Provider>(
     let mut untold = 0;
     loop {
         heart.rest();
-        tokio::select! {
-            _ = chores.tick() => {}
-            () = heart.called() => {}
-        }
+        chores.tick().await;
         heart.beat().await;
         let Some(last) = final_block(&provider, &mut untold).await else { continue };
         let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);

@@ -59,7 +59,6 @@ impl Recovery {
                 _ = retry.tick() => {}
                 // The chain dropped answers: their requests are held, and not for long.
                 () = self.journal.reopened() => {}
-                () = self.heart.called() => {}
             }
             let commits = self.journal.statistics().commits;
             // An idle instance leaves the disk alone.

@@ -139,12 +139,11 @@ impl<I: Instances> Supervisor<I> {
         let reporter = Reporter::new(slot.metrics.clone());
         let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
         let desk = reporter.desk.subscribe();
-        let hearts = Hearts::default();
         let edges = Edges {
             name: name.to_owned(),
             state_dir: self.state_dir.clone(),
             reporter,
-            hearts: hearts.clone(),
+            hearts: Hearts::default(),
             stop: stop.clone(),
             abort: abort.clone(),
         };
@@ -165,7 +164,6 @@ impl<I: Instances> Supervisor<I> {
             phase: phase.clone(),
             gauges,
             desk,
-            hearts,
             started: now,
             running_since: None,
             longest_health: Duration::ZERO,

@@ -55,14 +55,6 @@ pub enum Request {
         name: String,
         inquiry: Inquiry,
     },
-    /// Makes a room of an instance ill; without an instance, blocks the supervisor's own loop for ten
-    /// seconds. For tests: a release does not know it.
-    #[cfg(debug_assertions)]
-    Fault {
-        instance: Option<String>,
-        room: String,
-        kind: crate::heart::Fault,
-    },
 }
 
 /// What the supervisor says.

@@ -68,12 +68,6 @@ impl<I: Instances> Supervisor<I> {
                 self.inquire(name, inquiry.clone(), reply);
                 return;
             }
-            #[cfg(debug_assertions)]
-            Request::Fault { instance, room, kind } => {
-                let answer = self.sicken(instance.as_deref(), room, *kind);
-                let _ = reply.send(answer);
-                return;
-            }
             Request::Reload { name } => name.clone(),
             Request::Restart { name } | Request::Stop { name } => Some(name.clone()),
         };
@@ -93,8 +87,6 @@ impl<I: Instances> Supervisor<I> {
                     slot.try_again();
                     true
                 }
-                #[cfg(debug_assertions)]
-                Request::Fault { .. } => true,
             };
             if !done {
                 let why = slot.complaint().unwrap_or("it is not enabled").to_owned();
@@ -126,22 +118,6 @@ impl<I: Instances> Supervisor<I> {
         };
         // Who asked may be gone by now.
         let _ = reply.send(Answer::Absent { why: absent });
-    }
-
-    #[cfg(debug_assertions)]
-    fn sicken(&self, instance: Option<&str>, room: &str, kind: crate::heart::Fault) -> Answer {
-        let Some(name) = instance else {
-            // On purpose: nothing else shows that a loop that does not turn is noticed.
-            std::thread::sleep(std::time::Duration::from_secs(10));
-            return Answer::Done { lines: vec!["the loop turns again".to_owned()], failed: false };
-        };
-        match self.slots.get(name).and_then(Slot::run) {
-            Some(run) => {
-                run.hearts.sicken(room, kind);
-                Answer::Done { lines: vec![format!("{name}: {room} is sick")], failed: false }
-            }
-            None => Answer::Refused { why: format!("{name} does not run") },
-        }
     }
 
     // ---- what is told

@@ -26,7 +26,6 @@ use super::{
 use crate::{
     clock,
     config::Config,
-    heart::Hearts,
     instance::{CheckError, Exit},
     metrics::Metrics,
     observe::{
@@ -59,11 +58,6 @@ pub(super) struct Run {
     pub gauges: watch::Receiver<Gauges>,
     /// Where it can be asked for its requests.
     pub desk: watch::Receiver<Option<Desk>>,
-    #[cfg_attr(
-        not(debug_assertions),
-        expect(dead_code, reason = "tests make rooms ill through it")
-    )]
-    pub hearts: Hearts,
     pub started: Instant,
     /// Since when it runs and waits for nothing.
     pub running_since: Option<Instant>,

@@ -4,6 +4,8 @@
 //! knows nothing of plans and slots: after a quiet while each valid file's content runs, a broken
 //! one's last good content does, and who was not touched was not disturbed.
 
+mod watchdog;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

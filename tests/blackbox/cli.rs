@@ -334,8 +334,6 @@ impl Supervisor {
                         failed: false,
                     },
                     Request::Requests { .. } => continue,
-                    #[cfg(debug_assertions)]
-                    Request::Fault { .. } => continue,
                 };
                 if request != Request::Status {
                     seen.lock().unwrap().push(request);

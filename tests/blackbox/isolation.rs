@@ -2,14 +2,23 @@
 //! is asked for two thousand things at once. Seven others in the same process must not notice more of
 //! it than of the same trouble in another process.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc, time::Duration};
 
-use kms_connector::{clock::unix_millis, heart, observe::status::Status};
+use kms_connector::{
+    clock::unix_millis,
+    config::{Config, Environment},
+    heart,
+    instance::{CheckError, Edges, Estate, Exit},
+    observe::{logging, status::Status},
+    supervisor::{self, Connectors, Instances, Options, directory::Files},
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::json;
 
 use crate::world::{
     Error, Result,
+    ailments::{Ailment, Ailments},
     fleet::{Fleet, name},
-    program,
     proxy::{Proxy, Weather},
     request::{Ask, Issued},
     scene::{Scene, SceneOptions},
@@ -18,12 +27,95 @@ use crate::world::{
 
 const HEALTHY: usize = 7;
 const SICK: &str = "sick";
+/// Names the folder of a supervisor to its process.
+const FOLDER: &str = "AILING_FOLDER";
 const FLOOD: &str = "2,000 requests";
 /// Two requests in a second for each healthy one.
 const PAUSE: Duration = Duration::from_millis(500);
 
 async fn sleep(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// The real instances, of which [`SICK`] falls ill as its ailments say.
+struct Ailing(Ailments);
+
+impl Instances for Ailing {
+    type Estate = Estate;
+
+    fn check(
+        &self,
+        config: Arc<Config>,
+    ) -> impl Future<Output = std::result::Result<(), CheckError>> + Send + 'static {
+        Connectors.check(config)
+    }
+
+    fn run(
+        &self,
+        config: Arc<Config>,
+        mut edges: Edges,
+        estate: Option<Estate>,
+    ) -> impl Future<Output = (Exit, Option<Estate>)> + Send + 'static {
+        if edges.name == SICK {
+            // A hanging room is the operator's to end.
+            edges.hearts = self.0.hearts(Duration::from_mins(2));
+        }
+        Connectors.run(config, edges, estate)
+    }
+
+    fn close(estate: Estate) -> impl Future<Output = ()> + Send + 'static {
+        Connectors::close(estate)
+    }
+}
+
+/// Where the sick instance of the supervisor with this folder is told of its ailments.
+fn ailments(folder: &Path) -> Result<Ailments> {
+    Ailments::told_in(&folder.join("ailments"))
+}
+
+/// Starts a supervisor of [`Ailing`] instances: this very program, as a process of its own.
+fn start(supervisor: &mut Supervised) -> Result<()> {
+    let tests = std::env::current_exe().map_err(|e| Error::Io("the program of tests".into(), e))?;
+    let mut command = Command::new(tests);
+    command.args(["--exact", "isolation::supervises_ailing_instances", "--ignored", "--nocapture"]);
+    command.env(FOLDER, supervisor.dir());
+    supervisor.spawn(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "no test: what a supervisor's process does that a test starts"]
+async fn supervises_ailing_instances() -> Result<()> {
+    let Some(folder) = std::env::var_os(FOLDER) else { return Ok(()) };
+    let supervised = Supervised::new(Path::new(&folder))?;
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).map_err(|e| Error::Io("open files".into(), e.into()))?;
+    kms_connector::tls::install_provider();
+    let options = Options {
+        files: Files::Directory(supervised.configs.path().into()),
+        state_dir: supervised.state_dir(),
+        socket: Some(supervised.socket()),
+        listen: None,
+        listen_names: Vec::new(),
+        environment: Environment::of_process(),
+        kept: logging::init(&logging::Settings::default())
+            .map_err(|e| Error::other(e.to_string()))?,
+    };
+    let ended = supervisor::run(Ailing(ailments(supervised.dir())?), options).await;
+    assert_eq!(ended.map_err(|e| Error::other(e.to_string()))?, Exit::Stopped);
+    Ok(())
+}
+
+/// The healthy parties, under a supervisor that can run the sick one too.
+async fn healthy() -> Result<Fleet> {
+    let mut fleet = Fleet::new(HEALTHY).await?;
+    for index in fleet.all() {
+        fleet.write(index, "")?;
+    }
+    start(&mut fleet.supervisor)?;
+    let names: Vec<String> = fleet.all().into_iter().map(name).collect();
+    fleet.supervisor.until_running(&names).await?;
+    Ok(fleet)
 }
 
 /// A world of its own, whose chain and Core can fall silent.
@@ -68,12 +160,16 @@ impl Ward {
 
     /// Everything that can happen to an instance, one after the other. Answers what began when.
     async fn trouble(&self, supervisor: &Supervised) -> Result<Vec<Phase>> {
+        let ailments = ailments(supervisor.dir())?;
         let mut requests = Vec::new();
         let mut phases = vec![Phase::now("panics")];
         for room in heart::ROOMS {
             let begun = unix_millis();
-            supervisor.sicken(SICK, room, "panic").await?;
-            // Some rooms turn only when there is something to do.
+            ailments.sicken(room, Ailment::Panic)?;
+            // Some rooms turn only when there is something to do, others when they begin.
+            if [heart::RECOVERY, heart::HOUSEKEEPING].contains(&room) {
+                supervisor.ask(&json!({"request": "restart", "name": SICK})).await?;
+            }
             requests.extend(self.request(1).await?);
             let ended = |status: &Status| {
                 let error = find(status, SICK).and_then(|one| one.last_error.as_ref());
@@ -83,15 +179,9 @@ impl Ward {
             supervisor.operate("restart", SICK).await?;
             supervisor.until_state(SICK, "running").await?;
         }
-        // Its walks panic, which is no end of an instance.
-        let before = supervisor.instance(SICK).await?.generation;
-        supervisor.sicken(SICK, heart::REQUEST_WALK, "panic").await?;
-        requests.extend(self.request(2).await?);
-        self.scene.answered(&requests).await?;
-        assert_eq!(supervisor.instance(SICK).await?.generation, before);
 
         phases.push(Phase::now("a hanging lane"));
-        supervisor.sicken(SICK, heart::LANE, "hang").await?;
+        ailments.sicken(heart::LANE, Ailment::Hang)?;
         requests.extend(self.request(5).await?);
         sleep(1500).await;
         supervisor.operate("restart", SICK).await?;
@@ -199,16 +289,16 @@ async fn seven(fleet: &Fleet, trouble: impl Future<Output = Result<Vec<Phase>>>)
 async fn a_sick_instance_is_not_felt_by_the_healthy() -> Result<()> {
     // The control: the same trouble in a process outside.
     let apart = {
-        let (fleet, ward) = (Fleet::running(HEALTHY, program()).await?, Ward::new().await?);
+        let (fleet, ward) = (healthy().await?, Ward::new().await?);
         let mut outside = Supervised::new(ward.scene.dir.path())?;
         outside.configs.write(SICK, &ward.config())?;
-        outside.start(program())?;
+        start(&mut outside)?;
         outside.until_running(&[SICK]).await?;
         seven(&fleet, ward.trouble(&outside)).await?
     };
     apart.tell("in another process");
 
-    let (fleet, ward) = (Fleet::running(HEALTHY, program()).await?, Ward::new().await?);
+    let (fleet, ward) = (healthy().await?, Ward::new().await?);
     fleet.supervisor.configs.write(SICK, &ward.config())?;
     fleet.supervisor.until_state(SICK, "running").await?;
     let together = seven(&fleet, ward.trouble(&fleet.supervisor)).await?;

@@ -1,12 +1,6 @@
 //! What `supervise` tells the service manager, and when.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use rustix::{
     process::Signal,
@@ -44,7 +38,7 @@ impl Service {
             service.write(file, &text)?;
         }
         let mut command = connector();
-        command.arg("supervise").arg("--socket").arg(service.socket());
+        command.arg("supervise").arg("--socket").arg(service.scene.dir.path().join("control.sock"));
         command.env("KMS_CONNECTOR_CONFIG_DIR", service.configs());
         command.env("KMS_CONNECTOR_LISTEN", "127.0.0.1:0");
         service.manager.manage(&mut command, watchdog);
@@ -54,10 +48,6 @@ impl Service {
 
     fn configs(&self) -> PathBuf {
         self.scene.dir.path().join("configs")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.scene.dir.path().join("control.sock")
     }
 
     fn write(&self, file: &str, text: &str) -> Result<()> {
@@ -235,33 +225,4 @@ async fn sighup_is_a_reload_of_start_too() -> Result<()> {
     scene.answered(&requests).await?;
     assert_eq!(scene.stop().await?, Some(0));
     Ok(())
-}
-
-/// Blocks the supervisor's loop for ten seconds: a request that debug builds know.
-fn block_the_loop(service: &Service) -> Result<()> {
-    let mut control = UnixStream::connect(service.socket()).map_err(io)?;
-    let request = r#"{"request":"fault","instance":null,"room":"supervisor","kind":"hang"}"#;
-    writeln!(control, "{request}").map_err(io)?;
-    control.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-    let mut answer = String::new();
-    BufReader::new(control).read_line(&mut answer).map_err(io)?;
-    if answer.contains("\"done\"") { Ok(()) } else { Err(Error::other(answer)) }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blocked_loop_feeds_no_watchdog() -> Result<()> {
-    let watchdog = Duration::from_secs(2);
-    let service = Service::start(&["one"], Some(watchdog)).await?;
-    let (ready, _) = service.manager.hear_line(0, "READY=1").await?;
-    service.manager.hear_line(ready + 1, "WATCHDOG=1").await?;
-    tokio::task::block_in_place(|| block_the_loop(&service))?;
-    let heard = service.manager.heard();
-    service.manager.hear_line(heard.len(), "WATCHDOG=1").await?;
-    // systemd would have ended the process in the longest silence.
-    let heard = service.manager.heard();
-    let silence = heard.windows(2).map(|pair| pair[1].at - pair[0].at).max();
-    assert!(silence.is_some_and(|silence| silence > watchdog), "{heard:#?}");
-    // The instance went on meanwhile: only the loop was blocked.
-    let requests = service.scene.deployment.request(Ask::mixed(1, 0)).await?;
-    service.scene.answered(&requests).await
 }

@@ -6,7 +6,7 @@
 //! FaultyBucket (a coprocessor's bucket that answers in one wrong way)
 //! Proxy (between a connector and any of them: cut, silent, half-closed, slow, dripping, wrong)
 //! FaultyRpc (a node that lies, in front of Anvil)
-//! FullDisk (under a connector's journal)
+//! FullDisk (under a connector's journal)   Ailments (of an instance's rooms)
 //! journal (what the connector wrote down, read with plain SQL)
 //! Parties (chain, contracts, S3 and any number of KMS nodes, each with wallet and Core)
 //! Scene (one party and a connector)   Fleet (several parties and a supervisor)
@@ -41,6 +41,7 @@ pub mod scene;
 pub mod audit;
 pub mod wal;
 pub mod full_disk;
+pub mod ailments;
 pub mod rows;
 pub mod notify_socket;
 pub mod procfs;

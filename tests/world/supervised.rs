@@ -47,7 +47,7 @@ pub struct Supervised {
     process: Mutex<Option<Process>>,
     dir: PathBuf,
     pub configs: ConfigDir,
-    /// What the supervisor and its commands write to; its own disk otherwise.
+    /// The disk the supervisor writes to, if a test made one.
     pub disk: Option<FullDisk>,
 }
 
@@ -175,12 +175,6 @@ impl Supervised {
     /// `restart`, `stop` or `reload` of one instance.
     pub async fn operate(&self, request: &str, name: &str) -> Result<Vec<String>> {
         self.told(&json!({"request": request, "name": name})).await
-    }
-
-    /// Makes a room of an instance panic or hang, in debug builds.
-    pub async fn sicken(&self, instance: &str, room: &str, kind: &str) -> Result<Vec<String>> {
-        let fault = json!({"request": "fault", "instance": instance, "room": room, "kind": kind});
-        self.told(&fault).await
     }
 
     pub async fn status(&self) -> Result<Status> {

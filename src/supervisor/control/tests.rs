@@ -70,8 +70,6 @@ impl World {
                     | Request::Requests { .. } => {
                         unanswered.push(reply);
                     }
-                    #[cfg(debug_assertions)]
-                    Request::Fault { .. } => unanswered.push(reply),
                 }
             }
         });
@@ -545,16 +543,4 @@ fn requests_are_lines_a_person_can_write() {
     ] {
         assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
     }
-    #[cfg(debug_assertions)]
-    assert_eq!(
-        serde_json::from_str::<Request>(
-            r#"{"request":"fault","instance":"sick","room":"lane","kind":"panic"}"#
-        )
-        .unwrap(),
-        Request::Fault {
-            instance: Some("sick".to_owned()),
-            room: "lane".to_owned(),
-            kind: crate::heart::Fault::Panic,
-        }
-    );
 }

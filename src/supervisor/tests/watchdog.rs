@@ -1,0 +1,79 @@
+//! The loop feeds the service manager's watchdog as it turns, and only then.
+
+use tokio::{net::UnixDatagram, time::Instant};
+
+use super::{super::directory, *};
+
+const WATCHDOG: Duration = Duration::from_millis(800);
+
+/// Its start holds the loop up for twice the watchdog's patience. No instance is to do that.
+struct Blocking;
+
+impl Instances for Blocking {
+    type Estate = ();
+
+    fn check(
+        &self,
+        _: Arc<Config>,
+    ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static {
+        std::future::ready(Ok(()))
+    }
+
+    fn run(
+        &self,
+        _: Arc<Config>,
+        edges: Edges,
+        _: Option<()>,
+    ) -> impl Future<Output = (Exit, Option<()>)> + Send + 'static {
+        std::thread::sleep(2 * WATCHDOG);
+        async move {
+            edges.stop.cancelled().await;
+            (Exit::Stopped, None)
+        }
+    }
+
+    async fn close((): ()) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_loop_feeds_no_watchdog() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("notify.sock");
+    let listening = UnixDatagram::bind(&socket).unwrap();
+    let variables = [
+        ("NOTIFY_SOCKET", socket.display().to_string()),
+        ("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()),
+    ];
+    let manager = ServiceManager::of(&variables.into_iter().collect());
+    let directory = home.path().to_owned();
+    let mut supervisor =
+        Supervisor::new(Blocking, home.path().join("state"), Some(directory.clone()), manager);
+    let (sender, looks) = mpsc::channel(1);
+    let (signals, script) = mpsc::channel(1);
+    let (_commands, asked) = mpsc::channel(1);
+    let (nudges, _) = watch::channel(0);
+    let inputs = Inputs { signals: Script(script), looks, asked, nudges };
+    let mut running = JoinSet::new();
+    running.spawn(async move { supervisor.run(inputs).await });
+
+    fs::write(directory.join("one.toml"), content(0, 1)).unwrap();
+    let (look, _) =
+        directory::look_first(&Files::Directory(directory), &Environment::default(), &[]);
+    let mut look = Some(look);
+    let mut fed = Vec::new();
+    while fed.len() < 6 {
+        let mut word = [0; 1024];
+        let length = listening.recv(&mut word).await.unwrap();
+        if word[..length].starts_with(b"WATCHDOG=1") {
+            fed.push(Instant::now());
+        }
+        if let Some(look) = look.take_if(|_| fed.len() == 2) {
+            sender.send(look).await.unwrap();
+        }
+    }
+    // systemd would have ended the process in the longest silence.
+    let silence = fed.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(silence.is_some_and(|silence| silence > WATCHDOG), "{silence:?}");
+    signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
+    assert_eq!(running.join_next().await.unwrap().unwrap(), Exit::Stopped);
+}
