@@ -90,6 +90,8 @@ pub(crate) struct Lies {
     pub denies: bool,
     /// Answers nothing.
     pub mute: bool,
+    /// It is not connected.
+    pub away: bool,
     /// Takes so long for the logs of a block or a range.
     pub slow_logs: Duration,
     /// Logs are said to be of this block.
@@ -140,6 +142,8 @@ pub(crate) struct Node {
     pub shows_at_most: Option<usize>,
     /// Headers from here on are not known.
     pub lags_from: Option<u64>,
+    /// It has dropped the state of blocks below this one.
+    pub no_state_below: Option<u64>,
     /// Calls are answered by another node behind the same URL, which has no later blocks.
     pub calls_know_below: Option<u64>,
     /// Every other question about a range is answered by a node that knows only the blocks up to
@@ -447,7 +451,9 @@ impl Provider for FakeChain {
         Addresses { decryption: CONTRACT, gateway_config: Address::ZERO }
     }
     fn sound_nodes(&self) -> Vec<NodeId> {
-        (0..self.node().lies.len()).map(NodeId).collect()
+        let node = self.node();
+        let there = (0..node.lies.len()).filter(|node_id| !node.lies[*node_id].away);
+        there.map(NodeId).collect()
     }
     fn goes_on(&self, node: NodeId) -> bool {
         self.node().lies[node.0].goes_on
@@ -591,6 +597,13 @@ impl Provider for FakeChain {
         let emitted: Vec<_> = own.collect();
         Ok((!emitted.is_empty()).then_some(emitted))
     }
+    async fn block_transactions(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
+        let node = self.ask("block_transactions")?;
+        let Some(head) = node.header_of(self.asked, At::Hash(block)) else { return Ok(None) };
+        let events = &node.chain[usize::try_from(head.block.number).unwrap()].events;
+        let forged = node.forged(self.asked, head.block);
+        Ok(Some(events.iter().cloned().chain(forged).map(|event| event.transaction).collect()))
+    }
     async fn logs_between(
         &self,
         address: Address,
@@ -621,6 +634,9 @@ impl Provider for FakeChain {
         let of_block = matches!(at, At::Hash(_) | At::Number(_));
         if of_block && asked.is_none_or(|asked| node.calls_know_below.is_some_and(|b| asked >= b)) {
             return Err(refused("header not found", None));
+        }
+        if of_block && asked.is_some_and(|asked| node.no_state_below.is_some_and(|b| asked < b)) {
+            return Err(refused("missing trie node 8b16 (path )", None));
         }
         if let Some(answer) = node.view(self.asked.0, &call.data, asked.unwrap_or(u64::MAX)) {
             return answer;

@@ -201,6 +201,12 @@ impl RpcError {
                 if quirks::refusal(*code, message) == quirks::Refusal::Busy)
     }
 
+    /// Whether the node says that it dropped the state of an earlier block.
+    #[must_use]
+    pub fn has_no_state(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if quirks::has_no_state(message))
+    }
+
     /// Whether an answer about fewer blocks may be given, and why.
     #[must_use]
     pub fn too_much(&self) -> Option<TooMuch> {
@@ -277,7 +283,12 @@ pub trait Provider: Clone + Send + Sync + 'static {
         &self,
         transaction: B256,
     ) -> impl Future<Output = Result<Option<Vec<Emitted>>, RpcError>> + Send;
-    /// The same of a range, with the headers of its ends, asked in one message: behind one URL may
+    /// The transactions of the block with this hash; `None`: the node does not know it.
+    fn block_transactions(
+        &self,
+        block: B256,
+    ) -> impl Future<Output = Result<Option<Vec<B256>>, RpcError>> + Send;
+    /// The logs of a range, with the headers of its ends, asked in one message: behind one URL may
     /// be many nodes, and what one of them knows proves nothing of another's logs.
     fn logs_between(
         &self,

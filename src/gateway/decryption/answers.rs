@@ -80,6 +80,8 @@ enum Listed {
     Others,
     /// There is no consensus, or no such list.
     Nobody,
+    /// The node does not have the contract as it was then.
+    Untold,
 }
 
 /// What is open of a look, and what was found.
@@ -166,26 +168,37 @@ impl<P: Provider> DecryptionAdapter<P> {
         let ahead = |one: &Sought| (one.block > head).then_some(Shown::NotYet);
         let found = sought.iter().map(ahead).collect();
         let mut look = Look { sought, found, settled, head };
-        let open = look.open();
+        let (open, mut undated) = (look.open(), BTreeSet::new());
         for (index, listed) in self.listed(wallet, &look, &open, At::Number(settled)).await? {
-            if listed == Listed::Ours {
-                look.found[index] = Some(Shown::Settled);
+            match listed {
+                Listed::Ours => look.found[index] = Some(Shown::Settled),
+                Listed::Untold => {
+                    undated.insert(index);
+                }
+                Listed::Others | Listed::Nobody => {}
             }
         }
         let open = look.open();
         for (index, listed) in self.listed(wallet, &look, &open, At::Latest).await? {
             look.found[index] = match listed {
+                // Its event may tell since when.
+                Listed::Ours if undated.contains(&index) => None,
                 Listed::Ours => Some(Shown::Young),
                 // Of a user decryption all who answered are listed, of a public one those who agree.
                 Listed::Others if sought[index].kind == Kind::UserDecryption => {
                     Some(Shown::Nothing)
                 }
-                Listed::Others | Listed::Nobody => None,
+                Listed::Others | Listed::Nobody | Listed::Untold => None,
             };
+            if listed != Listed::Ours {
+                undated.remove(&index);
+            }
         }
         self.find_events(wallet, &mut look).await?;
         self.find_transactions(wallet, &mut look).await?;
-        Ok(look.found.into_iter().map(|found| found.unwrap_or(Shown::Nothing)).collect())
+        let found = look.found.into_iter().enumerate();
+        let or_else = |index| if undated.contains(&index) { Shown::Young } else { Shown::Nothing };
+        Ok(found.map(|(index, found)| found.unwrap_or_else(|| or_else(index))).collect())
     }
 
     /// Whom the contract lists, for each of these.
@@ -203,13 +216,25 @@ impl<P: Provider> DecryptionAdapter<P> {
         let to = self.address();
         let calls: Vec<Call> =
             views.iter().map(|view| Call { from: None, to, data: view.calldata() }).collect();
-        let said = self.provider.calls(&calls, at).await?;
+        // Nodes drop the state of earlier blocks, some after seconds.
+        let untold = |error: &RpcError| at != At::Latest && error.has_no_state();
+        let said = match self.provider.calls(&calls, at).await {
+            Err(error) if untold(&error) => {
+                return Ok(of.iter().map(|index| (*index, Listed::Untold)).collect());
+            }
+            said => said?,
+        };
         let mut listed = Vec::with_capacity(of.len());
         for ((index, view), said) in of.iter().zip(&views).zip(said) {
             let senders = match said {
                 Ok(returned) => view.decode(&returned).unwrap_or_default(),
                 // The contract has no such function.
                 Err(error) if error.revert_data().is_some() => Vec::new(),
+                Err(error) if untold(&error) => {
+                    debug!(?at, %error, "the node does not have the state of an earlier block");
+                    listed.push((*index, Listed::Untold));
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             listed.push((

@@ -6,28 +6,33 @@
 //! node has the block without the event, or another block there, twice -> it denies
 //! node does not know the block, or does not answer -> asked again until the patience is over
 //! node goes on and does not reach the block -> waited for a little longer, then it denies
+//! node denied it minutes ago and does not answer now -> it denies
 //! ```
+//!
+//! That a block does not have an event is certain only by the block's own list of transactions, or by the
+//! receipt of the event's: an index of logs, and one of receipts, may be late or broken. Only what is
+//! certain ends a request ([`Witnessed::Nowhere`]).
 //!
 //! A node goes on ([`crate::gateway::provider::choice`]) if blocks come from it that are new by its own
 //! time. What it has not reached may be blocks that a liar put on top of the chain. On a chain that makes
 //! none no node goes on, and one that is behind cannot be told from one that is right.
 //!
 //! Who told the request is not asked who: two nodes that show it are two, whichever told it first.
-//! An index of logs may be broken, so who shows none is asked for the transaction's receipt too.
 //!
 //! Whoever forges one log may forge thousands in a block: they share what a node says of the block, so
-//! that its answers cannot be made to come too late by asking it a lot.
+//! that its answers cannot be made to come too late by asking it a lot. And whoever can cut a node off
+//! for a moment gains nothing: one that is away since a moment is waited for.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex as Lock, PoisonError},
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex as Lock, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::DecryptionAdapter;
@@ -35,7 +40,7 @@ use crate::{
     domain::{B256, BlockRef, Event, Request, RequestKey},
     gateway::{
         abi,
-        provider::{At, Emitted, LogRange, NodeId, Provider},
+        provider::{At, LogRange, NodeId, Provider},
     },
 };
 
@@ -50,6 +55,16 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 const DENIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What a node that denies may take for its second look.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// A node that takes longer for the logs of a block is asked for its transactions meanwhile.
+const LOGS_WITHIN: Duration = Duration::from_secs(1);
+/// So long after the second of two nodes was lost, or the process began, it is waited for.
+const LATELY: Duration = Duration::from_secs(30);
+/// A denial counts for so long after it was said, where who said it does not answer.
+const DENIED_FOR: Duration = Duration::from_mins(10);
+/// Denials remembered.
+const DENIALS: usize = 8192;
+/// Receipts of a block's transactions remembered, of each node.
+const RECEIPTS: usize = 64;
 /// Nodes asked about one request, at most.
 const ASKED: usize = 3;
 /// Blocks and nodes whose requests are remembered: those of a block are asked about together.
@@ -115,27 +130,93 @@ impl Told {
     }
 }
 
-/// Empty until it has told something. Held while it is asked: whoever asks about the same block
-/// meanwhile waits for this answer.
-type Shown = Arc<Mutex<Option<Told>>>;
+/// What is known of a block by a node.
+#[derive(Debug, Default)]
+struct OfBlock {
+    told: Option<Told>,
+    /// All transactions of the block with this hash: they do not change.
+    transactions: Option<HashSet<B256>>,
+    /// The requests in their receipts.
+    emitted: HashMap<B256, HashSet<RequestKey>>,
+}
 
-/// What nodes showed of the last blocks that were asked about.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Memory(Arc<Lock<VecDeque<(B256, NodeId, Shown)>>>);
+impl OfBlock {
+    fn lacks(&self, transaction: &B256) -> bool {
+        self.transactions.as_ref().is_some_and(|all| !all.contains(transaction))
+    }
+}
+
+/// Held while the node is asked: whoever asks about the same block meanwhile waits for this answer.
+type Shared = Arc<Mutex<OfBlock>>;
+
+/// What nodes said of the last blocks and requests that were asked about.
+#[derive(Clone, Debug)]
+pub(super) struct Memory(Arc<Lock<Remembered>>);
+
+#[derive(Debug)]
+struct Remembered {
+    blocks: VecDeque<(B256, NodeId, Shared)>,
+    /// Who denied which request, and when; the oldest first.
+    denials: VecDeque<(RequestKey, Instant, String)>,
+    /// When there was more than one sound node; at first when this began.
+    two_at: Instant,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let (blocks, denials, two_at) = (VecDeque::new(), VecDeque::new(), Instant::now());
+        Self(Arc::new(Lock::new(Remembered { blocks, denials, two_at })))
+    }
+}
 
 impl Memory {
-    fn of(&self, block: B256, node: NodeId) -> Shown {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |(hash, by, _): &&(B256, NodeId, Shown)| (*hash, *by) == (block, node);
-        if let Some((_, _, shown)) = known.iter().find(is_it) {
-            return shown.clone();
+    fn of(&self, block: B256, node: NodeId) -> Shared {
+        let known = &mut self.open().blocks;
+        let is_it = |(hash, by, _): &&(B256, NodeId, Shared)| (*hash, *by) == (block, node);
+        if let Some((_, _, shared)) = known.iter().find(is_it) {
+            return shared.clone();
         }
         if known.len() >= REMEMBERED {
             known.pop_front();
         }
-        let shown = Shown::default();
-        known.push_back((block, node, shown.clone()));
-        shown
+        let shared = Shared::default();
+        known.push_back((block, node, shared.clone()));
+        shared
+    }
+
+    /// How many sound nodes there are. Whether another one was there a moment ago, and may come back.
+    fn is_lately_one(&self, sound: usize) -> bool {
+        let mut known = self.open();
+        if sound > 1 {
+            known.two_at = Instant::now();
+        }
+        sound < 2 && known.two_at.elapsed() < LATELY
+    }
+
+    fn denied(&self, key: RequestKey, by: &str) {
+        let denials = &mut self.open().denials;
+        denials.retain(|(known, at, _)| *known != key && at.elapsed() < DENIED_FOR);
+        if denials.len() >= DENIALS {
+            denials.pop_front();
+        }
+        denials.push_back((key, Instant::now(), by.to_owned()));
+    }
+
+    fn shown_by_two(&self, key: RequestKey) {
+        self.open().denials.retain(|(known, ..)| *known != key);
+    }
+
+    /// Who, of those that do not show it now, denied this request.
+    fn denier(&self, key: RequestKey, shown_by: &[String]) -> Option<String> {
+        let denials = &self.open().denials;
+        let found = denials.iter().find(|(known, at, by)| {
+            *known == key && at.elapsed() < DENIED_FOR && !shown_by.contains(by)
+        });
+        found.map(|(.., by)| by.clone())
+    }
+
+    fn open(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,9 +241,9 @@ impl<P: Provider> DecryptionAdapter<P> {
 
     /// What a node showed counts for as long as it is `fresh`.
     async fn ask_around(&self, request: &Request, block: BlockRef, fresh: Duration) -> Witnessed {
-        let alone = self.provider.node_count() < 2;
+        let (key, alone) = (request.key, self.provider.node_count() < 2);
         let until = Instant::now() + PATIENCE;
-        let nodes = self.provider.sound_nodes().into_iter().take(ASKED);
+        let nodes = self.voters(until).await.into_iter().take(ASKED);
         let mut words: FuturesUnordered<_> =
             nodes.map(|node| self.word_of(node, request, (block, fresh), until)).collect();
         let (mut shown_by, mut denied_by, mut absent) = (Vec::new(), None, 0);
@@ -176,8 +257,13 @@ impl<P: Provider> DecryptionAdapter<P> {
                 denied_by = Some(self.provider.host(node));
             }
             if shown_by.len() >= 2 {
+                self.memory.shown_by_two(key);
                 return Witnessed::ByTwo;
             }
+        }
+        match &denied_by {
+            Some(by) => self.memory.denied(key, by),
+            None => denied_by = self.memory.denier(key, &shown_by),
         }
         match denied_by {
             Some(_) if shown_by.is_empty() && absent >= 2 => Witnessed::Nowhere,
@@ -185,6 +271,18 @@ impl<P: Provider> DecryptionAdapter<P> {
             None if shown_by.is_empty() => Witnessed::ByNobody,
             None if alone => Witnessed::NobodyElse,
             None => Witnessed::ByOne,
+        }
+    }
+
+    /// The sound nodes. Where there is one, and were two a moment ago, the other is waited for.
+    async fn voters(&self, until: Instant) -> Vec<NodeId> {
+        loop {
+            let nodes = self.provider.sound_nodes();
+            let waits = self.memory.is_lately_one(nodes.len()) && self.provider.node_count() > 1;
+            if !waits || Instant::now() + AGAIN_AFTER > until {
+                return nodes;
+            }
+            sleep(AGAIN_AFTER).await;
         }
     }
 
@@ -233,64 +331,79 @@ impl<P: Provider> DecryptionAdapter<P> {
         (block, fresh): (BlockRef, Duration),
         until: Instant,
     ) -> Word {
-        let key = request.key;
-        let told = self.memory.of(block.hash, node);
-        let asking = async {
-            let mut told = told.lock().await;
-            if !told.as_ref().is_some_and(|told| told.answers(&key, fresh)) {
-                let shown = self.requests(LogRange::Block(block.hash)).await;
-                let shown = shown.ok().map(|shown| keys(&shown.answer));
-                *told = Some(Told { at: Instant::now(), shown, here: None });
-            }
-            told.as_ref()?.shown.as_ref().map(|shown| shown.contains(&key))
+        let of_block = self.memory.of(block.hash, node);
+        let looking = async {
+            let mut of_block = of_block.lock().await;
+            self.look_into(&mut of_block, request, block, fresh).await
         };
-        let shown = timeout_at(until, asking).await.ok().flatten();
-        if shown == Some(true) {
+        timeout_at(until, looking).await.unwrap_or(Word::Unknown)
+    }
+
+    /// What is not known of the block yet is asked for, as far as it is needed.
+    async fn look_into(
+        &self,
+        known: &mut OfBlock,
+        request: &Request,
+        block: BlockRef,
+        fresh: Duration,
+    ) -> Word {
+        let (key, transaction) = (request.key, request.transaction);
+        if known.lacks(&transaction) {
+            return Word::Absent;
+        }
+        if !known.told.as_ref().is_some_and(|told| told.answers(&key, fresh)) {
+            let asking = timeout(LOGS_WITHIN, self.requests(LogRange::Block(block.hash)));
+            let shown = asking.await.ok().and_then(Result::ok).map(|shown| keys(&shown.answer));
+            known.told = Some(Told { at: Instant::now(), shown, here: None });
+        }
+        let Some(told) = known.told.as_mut() else { return Word::Unknown };
+        if told.shown.as_ref().is_some_and(|shown| shown.contains(&key)) {
             return Word::Shows;
         }
-        let asking = async {
-            let mut told = told.lock().await;
-            if let Some(here) = told.as_ref().and_then(|told| told.here) {
-                return here;
-            }
-            let here = self.provider.header(At::Number(block.number)).await;
-            let here = here.map(|head| head.map(|head| head.block)).map_err(|_| ());
-            if let Some(told) = told.as_mut() {
-                told.here = Some(here);
-            }
+        let uncertain = if told.shown.is_some() { Word::Denies } else { Word::Unknown };
+        let here = if let Some(here) = told.here {
             here
+        } else {
+            let here = self.provider.header(At::Number(block.number)).await;
+            *told.here.insert(here.map(|head| head.map(|head| head.block)).map_err(drop))
         };
-        match timeout_at(until, asking).await.unwrap_or(Err(())) {
-            Ok(Some(here)) if here.hash != block.hash => Word::Denies,
-            Ok(Some(_)) => {
-                let looking = self.by_receipt(key, request.transaction, block);
-                match (timeout_at(until, looking).await.unwrap_or(None), shown.is_some()) {
-                    (Some(true), _) => Word::Shows,
-                    (Some(false), true) => Word::Absent,
-                    (None, true) => Word::Denies,
-                    (_, false) => Word::Unknown,
-                }
+        match here {
+            Ok(Some(here)) if here.hash != block.hash => return Word::Denies,
+            Ok(Some(_)) => {}
+            Ok(None) => return Word::Lacks,
+            Err(()) => return uncertain,
+        }
+        if known.transactions.is_none() {
+            let told = self.provider.block_transactions(block.hash).await;
+            known.transactions = told.ok().flatten().map(HashSet::from_iter);
+        }
+        if known.lacks(&transaction) {
+            return Word::Absent;
+        }
+        if !known.emitted.contains_key(&transaction)
+            && let Some(emitted) = self.emitted_in(transaction, block).await
+        {
+            if known.emitted.len() >= RECEIPTS {
+                known.emitted.clear();
             }
-            Ok(None) => Word::Lacks,
-            Err(()) if shown.is_some() => Word::Denies,
-            Err(()) => Word::Unknown,
+            known.emitted.insert(transaction, emitted);
+        }
+        match known.emitted.get(&transaction).map(|emitted| emitted.contains(&key)) {
+            Some(true) => Word::Shows,
+            Some(false) => Word::Absent,
+            None => uncertain,
         }
     }
 
-    /// It has the block, and does not show the event by its index of logs; `None`: no answer.
-    async fn by_receipt(
-        &self,
-        key: RequestKey,
-        transaction: B256,
-        block: BlockRef,
-    ) -> Option<bool> {
-        let is_it = |emitted: &Emitted| {
-            emitted.address == self.address()
-                && emitted.event.block.hash == block.hash
-                && abi::decode(&emitted.event).is_ok_and(|request| request.key == key)
-        };
-        let emitted = self.provider.emitted_by(transaction).await.ok()?;
-        Some(emitted.is_some_and(|emitted| emitted.iter().any(is_it)))
+    /// The requests in the receipt of a transaction of this block; `None`: there is none yet, or it is
+    /// of another block.
+    async fn emitted_in(&self, transaction: B256, block: BlockRef) -> Option<HashSet<RequestKey>> {
+        let emitted = self.provider.emitted_by(transaction).await.ok()??;
+        if emitted.iter().any(|emitted| emitted.event.block.hash != block.hash) {
+            return None;
+        }
+        let own = emitted.iter().filter(|emitted| emitted.address == self.address());
+        Some(own.filter_map(|emitted| Some(abi::decode(&emitted.event).ok()?.key)).collect())
     }
 }
 
@@ -342,9 +455,6 @@ mod tests {
         let elsewhere = BlockRef { hash, ..request.block };
         let denied = adapter.witnessed(&request, elsewhere, false).await;
         assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
-        // It was real, and came late.
-        chain.node().lies[1].forges.push(forged);
-        assert_eq!(ask(&adapter, &request).await, Witnessed::ByTwo);
     }
 
     /// The node that denies them answers in time, and had to answer for each by itself.
@@ -358,7 +468,8 @@ mod tests {
         let (third, fourth) = tokio::join!(ask(&adapter, &third), ask(&adapter, &fourth));
         assert!(matches!(third, Witnessed::Disputed { .. }), "{third:?}");
         assert!(matches!(fourth, Witnessed::Disputed { .. }), "{fourth:?}");
-        assert_eq!(chain.calls("logs"), 3, "one by who forged them, and two looks");
+        assert_eq!(chain.calls("logs"), 1, "by who forged them: the other one is late");
+        assert_eq!(chain.calls("block_transactions"), 1);
     }
 
     /// A flood makes a node refuse what it is asked: it has said already that they are not there.
@@ -398,9 +509,99 @@ mod tests {
             sleep(PATIENCE / 2).await;
             chain.node().lies[1].goes_on = false;
         });
-        let (witnessed, ()) = tokio::join!(ask(&adapter, &first), standing_still);
+        let (witnessed, ()) = tokio::join!(ask(&adapter, &second), standing_still);
         assert_eq!(witnessed, Witnessed::ByOne);
         assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    /// Whoever can cut off the node that denies for a moment.
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_denial_outlasts_the_connection_of_who_said_it() {
+        let (chain, adapter, [first, second]) = ground();
+        chain.node().lies[1].denies = true;
+        let disputed = ask(&adapter, &first).await;
+        assert!(matches!(disputed, Witnessed::Disputed { .. }), "{disputed:?}");
+        chain.node().lies[1].away = true;
+        sleep(Duration::from_mins(5)).await;
+        assert_eq!(ask(&adapter, &first).await, disputed);
+        assert_eq!(ask(&adapter, &second).await, Witnessed::ByOne, "of which nothing was said");
+        // It was real, and came late.
+        chain.node().lies[1] = Lies::default();
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
+        chain.node().lies[1].away = true;
+        sleep(Duration::from_mins(5)).await;
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByOne);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_node_that_is_away_since_a_moment_is_waited_for() {
+        let (chain, adapter, [first, second]) = ground();
+        let forged = Event { block: chain.block(11), ..request_event(3) };
+        chain.node().lies[0].forges.push(forged.clone());
+        chain.node().lies[1].away = true;
+        let request = abi::decode(&forged).unwrap();
+        let coming = async {
+            sleep(PATIENCE.saturating_sub(Duration::from_millis(500))).await;
+            chain.node().lies[1].away = false;
+        };
+        let (disputed, ()) = tokio::join!(ask(&adapter, &request), coming);
+        assert!(matches!(disputed, Witnessed::Disputed { .. }), "{disputed:?}");
+        chain.node().lies[1].away = true;
+        let begun = Instant::now();
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByOne);
+        assert!(begun.elapsed() <= PATIENCE);
+        sleep(LATELY).await;
+        let begun = Instant::now();
+        assert_eq!(
+            (ask(&adapter, &second).await, begun.elapsed()),
+            (Witnessed::ByOne, Duration::ZERO)
+        );
+    }
+
+    /// The event's transaction is in the block: that two nodes show neither log nor receipt yet is no word
+    /// about it.
+    #[tokio::test(start_paused = true)]
+    async fn b5_indices_that_are_late_end_nothing() {
+        let (chain, adapter, [first, _]) = ground();
+        chain.node().hide_receipts = true;
+        for lies in &mut chain.node().lies {
+            lies.blind = true;
+        }
+        let late = ask(&adapter, &first).await;
+        assert!(matches!(late, Witnessed::Disputed { .. }), "{late:?}");
+        chain.node().hide_receipts = false;
+        sleep(ABSENT_FOR).await;
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
+    }
+
+    /// It does not offer logs by a block's hash, or takes its time for them.
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_node_without_logs_denies_by_the_transactions_of_the_block() {
+        let refuses = Lies { takes_blocks: Some((0, -32_601, "not offered")), ..Lies::default() };
+        let slow = Lies { slow_logs: Duration::from_millis(2_500), ..Lies::default() };
+        for lies in [refuses, slow] {
+            let (chain, adapter, [first, _]) = ground();
+            chain.node().lies[1] = lies;
+            let forged = Event { block: chain.block(11), ..request_event(3) };
+            chain.node().lies[0].forges.push(forged.clone());
+            let denied = ask(&adapter, &abi::decode(&forged).unwrap()).await;
+            assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+            assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo, "by its receipt");
+        }
+    }
+
+    /// Of a block full of forged logs a node is asked as much as of one: it may have a quota.
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_flood_of_forged_logs_costs_the_other_node_no_more_than_one() {
+        let (chain, adapter, _) = ground();
+        let forged = (3..203).map(|id| Event { block: chain.block(11), ..request_event(id) });
+        let forged: Vec<Event> = forged.collect();
+        chain.node().lies[0].forges.extend(forged.clone());
+        for event in &forged {
+            let denied = ask(&adapter, &abi::decode(event).unwrap()).await;
+            assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+        }
+        assert_eq!((chain.calls("block_transactions"), chain.calls("emitted_by")), (1, 0));
     }
 
     /// The operator took the liar out, or it is honest now: what it forged stands in the journal.
@@ -413,9 +614,10 @@ mod tests {
         let again = async |request: &Request| adapter.witnessed(request, request.block, true).await;
         assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "one does not end it");
         assert_eq!(again(&first).await, Witnessed::NobodyElse);
-        sleep(ABSENT_FOR).await;
+        sleep(FRESH).await;
         chain.node().lies[0].mute = true;
-        assert_eq!(again(&request).await, Witnessed::ByNobody);
+        assert_eq!(again(&first).await, Witnessed::ByNobody);
+        assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "it was certain");
     }
 
     /// Real nodes have broken indices for hours.

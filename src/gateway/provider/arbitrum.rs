@@ -448,6 +448,10 @@ impl Provider for ArbitrumProvider {
         self.logs_of(transaction).await
     }
 
+    async fn block_transactions(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
+        self.hashes_in(block).await
+    }
+
     async fn logs_between(
         &self,
         address: Address,

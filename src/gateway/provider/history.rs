@@ -81,6 +81,12 @@ impl ArbitrumProvider {
         Ok(told.and_then(|block| block.transactions.first().copied()))
     }
 
+    /// See [`super::Provider::block_transactions`].
+    pub(super) async fn hashes_in(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
+        let told: Option<Hashes> = self.ask("eth_getBlockByHash", json!([block, false])).await?;
+        Ok(told.map(|block| block.transactions))
+    }
+
     /// See [`super::Provider::logs_with`].
     pub(super) async fn logs_by_topics(
         &self,

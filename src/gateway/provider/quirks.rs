@@ -110,6 +110,27 @@ pub fn is_too_often(code: i64, message: &str) -> bool {
     code == 429 || (says_too_often(&message.to_lowercase()) && !is_revert(code, message))
 }
 
+/// Said of a block that the node has, and whose state it has no more.
+const NO_STATE: &[&str] = &[
+    // geth, nitro
+    "missing trie node",
+    // geth, reth
+    "historical state",
+    "state not available",
+    "state is not available",
+    "no state available",
+    "pruned",
+    // anvil
+    "blockoutofrange",
+];
+
+/// Whether an error says that the node dropped the state of the block that is asked about.
+#[must_use]
+pub fn has_no_state(message: &str) -> bool {
+    let text = message.to_lowercase();
+    NO_STATE.iter().any(|pattern| text.contains(pattern))
+}
+
 /// Whether an error says that the node does not offer the method.
 #[must_use]
 pub fn is_not_offered(code: i64, message: &str) -> bool {

@@ -342,6 +342,19 @@ impl Provider for SimulatedNode {
         .await
     }
 
+    async fn block_transactions(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
+        self.ask(&format!("transactions of {block}"), move |state, node| {
+            let sight = state.chain.sight(node);
+            let mut known = (0..=sight).filter_map(|number| state.chain.block(number));
+            let block = known.find(|known| known.head.block.hash == block);
+            let hashes = block.map(|block| {
+                block.events.iter().map(|event| event.transaction).collect::<Vec<B256>>()
+            });
+            told(Ok(hashes), |hashes| format!("{}", hashes.as_ref().map_or(0, Vec::len)))
+        })
+        .await
+    }
+
     async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
         self.ask(&format!("logs of transaction {transaction}"), |state, node| {
             let sight = state.chain.sight(node);

@@ -210,6 +210,16 @@ async fn a13_a_failure_is_not_an_answer() {
     adapter.answers_of(WALLET, &[user(1, 5)]).await.unwrap_err();
 }
 
+/// A node that keeps the state of a few blocks only: the contract's list has no date.
+#[tokio::test]
+async fn a13_a_node_without_the_state_of_earlier_blocks_keeps_nobody_waiting() {
+    let chain = FakeChain::new(HEIGHT);
+    let (answered, open) = (user(1, 5), user(2, 6));
+    chain.list(answered.id, 7, WALLET);
+    chain.node().no_state_below = Some(HEIGHT);
+    assert_eq!(shown(&chain, &[answered, open]).await, [Shown::Young, Shown::Nothing]);
+}
+
 #[test]
 fn a13_windows_overlap_and_end_at_the_head() {
     let window = |from, to, sought: &[usize]| Window { from, to, sought: sought.to_vec() };
