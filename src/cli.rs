@@ -665,7 +665,7 @@ impl Cli {
             Command::Validate { config, all: _, configs } => {
                 let config_dir = configs.config_dir(&environment);
                 match config {
-                    Some(file) => validate::one(&file, &config_dir, environment),
+                    Some(file) => validate::one(&file, &config_dir, &environment),
                     None => validate::all(&config_dir, &environment),
                 }
             }

@@ -134,16 +134,22 @@ fn assembled(
     let (Some(path), Some(bytes)) = (source.file.as_deref(), bytes) else {
         return assemble(None, source);
     };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => assemble(Some((path, text)), source),
-        Err(error) => {
-            let before = &bytes[..error.valid_up_to()];
-            let line = before.split(|byte| *byte == b'\n').count();
-            let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
-            Err(unreadable(place, "a byte that is not UTF-8".to_owned()))
-        }
-    }
+    let (end, found) = match std::str::from_utf8(bytes) {
+        // No TOML has one, and text in UTF-16 is full of them.
+        Ok(text) => match text.find('\0') {
+            None => return assemble(Some((path, text)), source),
+            Some(at) => (at, WIDE),
+        },
+        Err(_) if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") => (0, WIDE),
+        Err(error) => (error.valid_up_to(), "a byte that is not UTF-8"),
+    };
+    let line = bytes[..end].split(|byte| *byte == b'\n').count();
+    let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
+    Err(unreadable(place, found.to_owned()))
 }
+
+/// What Windows editors write.
+const WIDE: &str = "UTF-16, or bytes that are no text: save it as UTF-8";
 
 /// The content of a configuration file, which may hold a key.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problems> {
@@ -184,6 +190,12 @@ pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
 /// command that runs on takes them as they are.
 pub fn check_places(environment: &Environment) -> Result<(), Problems> {
     Problems::collect(raw::quoted_places(environment)).map_or(Ok(()), Err)
+}
+
+/// Variables of the whole process that do not do what was meant.
+#[must_use]
+pub fn odd_variables(environment: &Environment) -> Vec<Warning> {
+    raw::odd_variables(environment)
 }
 
 /// Variables of instances that no file makes: most likely a file's name and a variable's do not

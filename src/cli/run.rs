@@ -10,7 +10,7 @@ use super::{
     surroundings::{self, Eyes, Odd},
 };
 use crate::{
-    config::{Environment, Problem, Problems},
+    config::{self, Environment, Problem, Problems, Warning},
     instance,
     observe::logging::Kept,
     supervisor::{self, Connectors, Options, RunError, directory::Files},
@@ -56,6 +56,9 @@ async fn run(files: Files, places: Places, kept: Kept) -> Exit {
         return cannot_start(&error);
     }
     let Places { state_dir, socket, listen, listen_names, environment } = places;
+    for Warning { place, key, message } in config::odd_variables(&environment) {
+        warn!(%place, key, warning = message, "configuration warning");
+    }
     let telling = tell_who_else_writes(files.clone(), state_dir.clone());
     let options = Options { files, state_dir, socket, listen, listen_names, environment, kept };
     let mut supervising = pin!(supervisor::run(Connectors, options));

@@ -19,10 +19,9 @@ use crate::{
 };
 
 /// One file: what it says, or everything that is wrong with it.
-pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> Exit {
-    let state_dir = places::state_dir(&environment);
+pub(super) fn one(file: &Path, config_dir: &Path, environment: &Environment) -> Exit {
     let loaded = places::find(file, config_dir)
-        .and_then(|file| Ok((file.clone(), places::load(Some(file), environment)?)));
+        .and_then(|file| Ok((file.clone(), places::load(Some(file), environment.clone())?)));
     let (file, loaded) = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -33,7 +32,7 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: Environment) -> E
     for warning in &loaded.warnings {
         complain(format_args!("warning: {warning}"));
     }
-    warn_of_others(&Files::One { file: Some(file.clone()), name: None }, &state_dir);
+    warn_of_the_rest(&Files::One { file: Some(file.clone()), name: None }, environment);
     let config = &loaded.config;
     let name = config::instance_name(Mode::Start, None, Some(&file), config);
     let core = if config.observes {
@@ -76,7 +75,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     {
         complain(format_args!("warning: {warning}"));
     }
-    warn_of_others(&files, &places::state_dir(environment));
+    warn_of_the_rest(&files, environment);
     if look.files.is_empty() {
         complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
@@ -99,8 +98,12 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
 }
 
-fn warn_of_others(files: &Files, state_dir: &Path) {
-    for odd in surroundings::look(files, state_dir, Eyes::Command) {
+/// Of what no file says: the process's variables, and who else can change what is trusted.
+fn warn_of_the_rest(files: &Files, environment: &Environment) {
+    for odd in config::odd_variables(environment) {
+        complain(format_args!("warning: {odd}"));
+    }
+    for odd in surroundings::look(files, &places::state_dir(environment), Eyes::Command) {
         complain(format_args!("warning: {odd}"));
     }
 }

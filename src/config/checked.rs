@@ -17,7 +17,9 @@ use url::Url;
 
 use super::files::{Guard, Verdict, read_key_file, read_small_file};
 use super::problems::{Place, Problem, Problems, Warning};
-use super::raw::{Given, Key, Layer, PREFIX, Raw, Value, show, show_shape};
+use super::raw::{
+    Given, Key, Layer, QUOTES, Raw, Value, quoted, show, show_shape, stands_in_quotes,
+};
 use super::secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl, strip_0x};
 use super::settings::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
 use super::{Mode, Source};
@@ -38,6 +40,8 @@ const DAY_SECS: u64 = 86_400;
 /// More blocks than an hour has on the Gateway's chain.
 const MAX_CONFIRMATIONS: u64 = 20_000;
 const GATEWAY_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
+/// So many entries of `NO_PROXY` that are not understood are told.
+const MOST_ODD: usize = 10;
 /// Each is a connection that is kept open.
 const MAX_FALLBACK_URLS: usize = 8;
 
@@ -418,7 +422,17 @@ impl Check<'_> {
         let http = self.proxy("HTTP_PROXY");
         let (name, no) = self.usual_variable("NO_PROXY").unwrap_or_default();
         let proxies = Proxies::new(https?, http?, &no);
-        for odd in proxies.odd() {
+        if stands_in_quotes(no.trim()) {
+            self.raw.warnings.push(Warning {
+                place: Place::Variable(name),
+                key: None,
+                message: format!(
+                    "stands in quotes: its first and last entry have no effect. {QUOTES}"
+                ),
+            });
+            return Ok(proxies);
+        }
+        for odd in proxies.odd().iter().take(MOST_ODD) {
             // A whole URL may hold a password.
             let shown =
                 if odd.contains(['@', '/']) { "an entry".to_owned() } else { format!("{odd:?}") };
@@ -436,6 +450,10 @@ impl Check<'_> {
 
     fn proxy(&mut self, name: &str) -> Found<Url> {
         let Some((name, text)) = self.usual_variable(name) else { return Ok(None) };
+        if stands_in_quotes(text.trim()) {
+            self.raw.problems.push(quoted(Place::Variable(name), None));
+            return Err(Noted);
+        }
         if let Some(odd) = proxy::oddity(&text) {
             self.raw.warnings.push(Warning {
                 place: Place::Variable(name.clone()),
@@ -498,9 +516,9 @@ impl Check<'_> {
                               aws_kms_config.key_id"
                         .to_owned(),
                     advice: format!(
-                        "Set {PREFIX}{} or {PREFIX}{}, or the key in a file",
-                        Key::PrivateKeyText.variable(),
-                        Key::AwsKeyId.variable()
+                        "Set {} or {}, or the key in a file",
+                        self.variable_for(Key::PrivateKeyText),
+                        self.variable_for(Key::AwsKeyId)
                     ),
                 });
                 Err(Noted)
@@ -908,7 +926,7 @@ impl Check<'_> {
     }
 
     fn missing(&mut self, key: Key, allowed: &str, advice: &str) {
-        let or = format!("or set {PREFIX}{}", key.variable());
+        let or = format!("or set {}", self.variable_for(key));
         let place = self.whole();
         self.raw.problems.push(Problem {
             place,
@@ -920,6 +938,11 @@ impl Check<'_> {
                 advice => format!("{advice}; add it, {or}"),
             },
         });
+    }
+
+    /// A variable that would be taken for this key.
+    fn variable_for(&self, key: Key) -> String {
+        Raw::variable_for(key, self.source.mode, self.source.stem().as_deref())
     }
 
     /// The place of what is missing: the file as a whole, or no place.

@@ -157,22 +157,26 @@ impl Raw {
         self.given.get(&key)
     }
 
-    /// Reads a file's text. Syntax errors are all noted; a table with one is not read further,
-    /// since what is missing from it says nothing. Answers whether the text was TOML.
+    /// Reads a file's text. Syntax errors are noted together, the first [`MOST_OF_A_KIND`] of them; a
+    /// table with one is not read further, since what is missing from it says nothing. Answers whether
+    /// the text was TOML. Takes time in proportion to the text's length, whatever it is.
     pub fn add_file(&mut self, path: &Path, text: &str) -> bool {
+        let lines = Lines::of(text);
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
-            Reader { raw: self, path, text }.table(root.get_ref(), None);
+            let mut reader = Reader { raw: self, path, lines, unknown: Vec::new() };
+            reader.table(root.get_ref(), None);
+            reader.tell_unknown();
             return true;
         }
-        for error in errors {
-            let (line, column) = position(text, error.span().map_or(text.len(), |span| span.start));
+        let at = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start);
+        let place = |error: &toml::de::Error| {
+            let (line, column) = lines.position(at(error));
+            Place::File { path: path.to_owned(), line: Some(line), column: Some(column) }
+        };
+        for error in errors.iter().take(MOST_OF_A_KIND) {
             self.problems.push(Problem {
-                place: Place::File {
-                    path: path.to_owned(),
-                    line: Some(line),
-                    column: Some(column),
-                },
+                place: place(error),
                 key: None,
                 // The parser's message names what it expected, never the text it read.
                 found: format!("a syntax error ({})", error.message()),
@@ -180,6 +184,10 @@ impl Raw {
                 advice: "Texts stand in quotes, numbers do not, tables begin with [name]"
                     .to_owned(),
             });
+        }
+        if let Some(next) = errors.get(MOST_OF_A_KIND) {
+            let more = errors.len() - MOST_OF_A_KIND;
+            self.problems.push(and_more(place(next), more, "syntax errors", "TOML"));
         }
         false
     }
@@ -248,6 +256,16 @@ impl Raw {
         }
     }
 
+    /// A variable that would be taken for this key. `stem`: of the instance's file.
+    pub(super) fn variable_for(key: Key, mode: Mode, stem: Option<&str>) -> String {
+        match stem {
+            Some(stem) if mode == Mode::Supervise && key.is_one_instance_only() => {
+                format!("{PREFIX}{}{}", instance_prefix(stem), key.variable())
+            }
+            Some(_) | None => format!("{PREFIX}{}", key.variable()),
+        }
+    }
+
     fn shared_variable(&mut self, name: &str, key: Key, own: Option<&str>) {
         self.problems.push(Problem {
             place: Place::Variable(name.to_owned()),
@@ -301,23 +319,39 @@ impl Raw {
 
 const INSTANCE: &str = "INSTANCE_";
 
+/// Of syntax errors and of unknown keys so many are told one by one: a file that is no configuration
+/// at all has one on each line.
+const MOST_OF_A_KIND: usize = 20;
+
+/// What stands for those that are not told one by one. `place`: of the first of them.
+fn and_more(place: Place, more: usize, what: &str, allowed: &str) -> Problem {
+    Problem {
+        place,
+        key: None,
+        found: format!("{more} more {what} from here on"),
+        allowed: allowed.to_owned(),
+        advice: "Mend the first ones, or look whether this is the right file".to_owned(),
+    }
+}
+
 /// Docker's env files, and others that are no shell, keep the quotes around a value as part of it.
-fn stands_in_quotes(text: &str) -> bool {
+pub(super) fn stands_in_quotes(text: &str) -> bool {
     ['"', '\'']
         .iter()
         .any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote))
 }
 
-fn quoted(place: Place, key: Option<String>) -> Problem {
+/// What to do about them.
+pub(super) const QUOTES: &str = "Remove the quotes: Docker's env files keep them as part of the \
+                                 value, a shell and systemd do not";
+
+pub(super) fn quoted(place: Place, key: Option<String>) -> Problem {
     Problem {
         place,
         key,
         found: "a value that stands in quotes".to_owned(),
         allowed: "the value itself".to_owned(),
-        advice:
-            "Remove the quotes: Docker's env files keep them as part of the value, a shell and \
-                 systemd do not"
-                .to_owned(),
+        advice: QUOTES.to_owned(),
     }
 }
 
@@ -331,6 +365,25 @@ pub(super) fn quoted_places(environment: &Environment) -> Vec<Problem> {
             .is_some_and(|text| stands_in_quotes(text.trim()))
     };
     ours.filter(is_quoted).map(|name| quoted(Place::Variable(name), None)).collect()
+}
+
+/// Variables of the whole process that do not do what was meant: of logs and traces those that stand
+/// in quotes, and any with our prefix in another case.
+pub(super) fn odd_variables(environment: &Environment) -> Vec<Warning> {
+    let odd = environment.iter().filter_map(|(name, value)| {
+        let is_plain = name == "RUST_LOG" || name.starts_with("OTEL_");
+        let message = if is_plain {
+            let is_quoted = value.to_str().is_some_and(|text| stands_in_quotes(text.trim()));
+            is_quoted.then(|| format!("stands in quotes. {QUOTES}"))?
+        } else {
+            let begins = name.get(..PREFIX.len())?;
+            let is_other_case = begins != PREFIX && begins.eq_ignore_ascii_case(PREFIX);
+            let right = name.to_uppercase();
+            is_other_case.then(|| format!("has no effect: names are in upper case, {right}"))?
+        };
+        Some(Warning { place: Place::Variable(name.to_owned()), key: None, message })
+    });
+    odd.collect()
 }
 
 /// `INSTANCE_<STEM>__`
@@ -369,11 +422,21 @@ pub(super) fn variables_of_no_instance<'a>(
 struct Reader<'a> {
     raw: &'a mut Raw,
     path: &'a Path,
-    text: &'a str,
+    lines: Lines<'a>,
+    unknown: Vec<Unknown<'a>>,
 }
 
-impl Reader<'_> {
-    fn table(&mut self, table: &DeTable<'_>, scope: Option<&str>) {
+/// A key or table that is none of ours.
+struct Unknown<'a> {
+    /// Where its name stands, in bytes.
+    at: usize,
+    name: Cow<'a, str>,
+    /// The table that it stands in.
+    scope: Option<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    fn table(&mut self, table: &DeTable<'a>, scope: Option<&'static str>) {
         for (name, value) in table {
             self.entry(name, value, scope);
         }
@@ -381,25 +444,30 @@ impl Reader<'_> {
 
     fn entry(
         &mut self,
-        name: &Spanned<Cow<'_, str>>,
-        value: &Spanned<DeValue<'_>>,
-        scope: Option<&str>,
+        name: &Spanned<Cow<'a, str>>,
+        value: &Spanned<DeValue<'a>>,
+        scope: Option<&'static str>,
     ) {
-        let place = self.place(&name.span());
         let word = name.get_ref().as_ref();
-        let full = match scope {
-            Some(scope) => format!("{scope}.{word}"),
-            None => word.to_owned(),
-        };
         // A member of the table it stands in.
-        if let Some(key) = Key::from_name(&full) {
+        let member = match scope {
+            Some(scope) => Key::from_name(&format!("{scope}.{word}")),
+            None => Key::from_name(word),
+        };
+        // A table, or a top-level key below a table's header.
+        let table = TABLES.into_iter().find(|table| *table == word);
+        let top_level = Key::from_name(word);
+        if member.is_none() && table.is_none() && top_level.is_none() {
+            let (at, name) = (name.span().start, name.get_ref().clone());
+            self.unknown.push(Unknown { at, name, scope });
+            return;
+        }
+        let place = self.place(&name.span());
+        if let Some(key) = member {
             self.give(key, value.get_ref(), place);
             return;
         }
-        // A table, or a top-level key below a table's header.
-        let is_table = TABLES.contains(&word);
-        let is_top_level = is_table || Key::from_name(word).is_some();
-        if is_top_level && let Some(scope) = scope {
+        if let Some(scope) = scope {
             self.raw.warnings.push(Warning {
                 place: place.clone(),
                 key: Some(word.to_owned()),
@@ -409,7 +477,7 @@ impl Reader<'_> {
                 ),
             });
         }
-        if is_table {
+        if let Some(word) = table {
             match value.get_ref().as_table() {
                 Some(table) => self.table(table, Some(word)),
                 None => self.raw.problems.push(Problem {
@@ -420,10 +488,8 @@ impl Reader<'_> {
                     advice: format!("Write [{word}] and its keys below"),
                 }),
             }
-        } else if let Some(key) = Key::from_name(word).filter(|_| is_top_level) {
+        } else if let Some(key) = top_level {
             self.give(key, value.get_ref(), place);
-        } else {
-            self.unknown(place, &full, scope);
         }
     }
 
@@ -457,29 +523,47 @@ impl Reader<'_> {
         self.raw.given.insert(key, Given { value, place, layer: Layer::File });
     }
 
-    fn unknown(&mut self, place: Place, full: &str, scope: Option<&str>) {
+    /// In the order in which they stand.
+    fn tell_unknown(&mut self) {
+        let mut unknown = std::mem::take(&mut self.unknown);
+        unknown.sort_by_key(|one| one.at);
+        for one in unknown.iter().take(MOST_OF_A_KIND) {
+            let problem = self.problem_of(one);
+            self.raw.problems.push(problem);
+        }
+        if let Some(next) = unknown.get(MOST_OF_A_KIND) {
+            let (place, more) = (self.place(&(next.at..next.at)), unknown.len() - MOST_OF_A_KIND);
+            let allowed = "the keys of config-base.toml";
+            self.raw.problems.push(and_more(place, more, "unknown keys", allowed));
+        }
+    }
+
+    fn problem_of(&self, Unknown { at, name, scope }: &Unknown<'_>) -> Problem {
+        let full = match scope {
+            Some(scope) => format!("{scope}.{name}"),
+            None => name.clone().into_owned(),
+        };
         let names = Key::ALL.iter().map(|key| key.name().to_owned());
         let tables = TABLES.iter().map(|table| (*table).to_owned());
         let advice =
-            foreign::told(full).unwrap_or_else(|| match nearest(full, names.chain(tables)) {
+            foreign::told(&full).unwrap_or_else(|| match nearest(&full, names.chain(tables)) {
                 Some(name) => format!("Did you mean {name}?"),
                 None => "config-base.toml lists every key; remove this one".to_owned(),
             });
-        let shown = show_name(full);
-        self.raw.problems.push(Problem {
-            place,
-            key: Some(shown),
+        Problem {
+            place: self.place(&(*at..*at)),
+            key: Some(show_name(&full)),
             found: "an unknown key".to_owned(),
             allowed: match scope {
                 Some(scope) => format!("the keys of [{scope}]"),
                 None => "the keys of config-base.toml".to_owned(),
             },
             advice,
-        });
+        }
     }
 
     fn place(&self, span: &Range<usize>) -> Place {
-        let (line, _) = position(self.text, span.start);
+        let (line, _) = self.lines.position(span.start);
         Place::File { path: self.path.to_owned(), line: Some(line), column: None }
     }
 }
@@ -528,15 +612,26 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Line and column of a byte offset, both from 1; columns count characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let mut offset = offset.min(text.len());
-    while !text.is_char_boundary(offset) {
-        offset -= 1;
+/// Where the lines of a text begin.
+struct Lines<'a> {
+    text: &'a str,
+    /// In bytes, ascending; never empty.
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        Self { text, starts: std::iter::once(0).chain(after).collect() }
     }
-    let before = &text[..offset];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+
+    /// Line and column of a byte offset, both from 1; columns count characters.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = self.text.floor_char_boundary(offset);
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = self.starts[line - 1];
+        (line, self.text[start..offset].chars().count() + 1)
+    }
 }
 
 /// A key's name, unless it is of a length that only a mistake, or a secret, has.
@@ -620,6 +715,7 @@ mod tests {
 
     #[test]
     fn positions_count_from_one() {
+        let position = |text, offset| Lines::of(text).position(offset);
         assert_eq!(position("", 0), (1, 1));
         assert_eq!(position("a\nbc", 3), (2, 2));
         assert_eq!(position("é\né", 4), (2, 1)); // inside a character

@@ -522,6 +522,39 @@ fn unreadable_files_are_problems() {
     assert!(load(&file("big.toml")).is_err());
 }
 
+/// Somebody puts a log, or a key ring, where a configuration belongs: however long it is, it costs its
+/// length and a few lines.
+#[test]
+fn d8_a_file_of_junk_is_told_in_a_few_problems_and_in_linear_time() {
+    let lines = 20_000;
+    let unknown: Vec<String> = (0..lines).map(|line| format!("x{line} = 1")).collect();
+    let unknown = unknown.join("\n");
+    for (text, what) in [("a\n".repeat(lines), "syntax errors"), (unknown, "unknown keys")] {
+        let begun = std::time::Instant::now();
+        let problems = bad(&text);
+        assert_eq!(problems.len(), 21, "{}", problems.len());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let (first, last) = (&problems[0], &problems[20]);
+        assert_eq!((line(&first.place), line(&last.place)), (Some(1), Some(21)));
+        assert!(last.to_string().contains(&format!("19980 more {what}")), "{last}");
+    }
+}
+
+/// Windows editors write it so. In UTF-8 each second byte of it is a zero.
+#[test]
+fn d8_a_file_in_utf_16_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wide.toml");
+    let little = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for bytes in [little("chain_id = 1\n"), little("\u{feff}chain_id = 1\n")] {
+        fs::write(&path, bytes).unwrap();
+        let problems = load(&Source { file: Some(path.clone()), ..source(env([WALLET])) });
+        let problems = problems.unwrap_err();
+        assert_eq!(problems.as_slice().len(), 1, "{problems}");
+        assert!(problems.to_string().contains("UTF-16"), "{problems}");
+    }
+}
+
 // ---- the environment
 
 #[test]
@@ -1285,6 +1318,61 @@ fn c6_a_value_in_quotes_is_one_clear_problem() {
     assert!(problems.to_string().contains("KMS_CONNECTOR_STATE_DIR"), "{problems}");
 }
 
+/// The usual variables are read without our prefix, and say what they mean only without quotes.
+#[test]
+fn c6_usual_variables_in_quotes_are_one_clear_problem() {
+    let quoted =
+        [("HTTPS_PROXY", "\"http://proxy.example:3128\""), ("http_proxy", "'proxy.example:3128'")];
+    for variable in quoted {
+        let problems = load_text("", env([variable, WALLET]), Mode::Start).unwrap_err();
+        assert_eq!(problems.as_slice().len(), 1, "{problems}");
+        let said = problems.to_string();
+        assert!(said.contains(variable.0) && said.contains("stands in quotes"), "{said}");
+    }
+    let no = ("NO_PROXY", "\"localhost,10.0.0.0/8\"");
+    let warnings = load_text("", env([no, WALLET]), Mode::Start).unwrap().warnings;
+    let told: Vec<_> = warnings.iter().filter(|it| it.to_string().contains("NO_PROXY")).collect();
+    assert!(told.len() == 1 && told[0].message.contains("stands in quotes"), "{warnings:?}");
+
+    let process = [
+        ("RUST_LOG", "'debug'"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "\"http://collector:4318\""),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "'api-key=SECRET'"),
+        ("OTEL_SERVICE_NAME", "connector"),
+    ];
+    let warnings = odd_variables(&env(process));
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings.iter().all(|it| it.message.contains("stands in quotes")), "{warnings:?}");
+    assert!(!format!("{warnings:?}").contains("SECRET"), "{warnings:?}");
+}
+
+/// The system keeps both apart, and nobody sees that it has no effect.
+#[test]
+fn c6_a_variable_in_lower_case_is_told() {
+    let variables = [("kms_connector_gas_limit", "7"), ("KMS_CONNECTOR_CHAIN_ID", "1")];
+    let warnings = odd_variables(&env(variables));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].message.contains("KMS_CONNECTOR_GAS_LIMIT"), "{warnings:?}");
+}
+
+/// What a problem says to set is taken when it is set.
+#[test]
+fn c6_no_advice_is_refused_when_it_is_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = Some(directory.path().join("d-1.toml"));
+    fs::write(directory.path().join("d-1.toml"), "").unwrap();
+    let of =
+        |environment| Source { file: file.clone(), mode: Mode::Supervise, ..source(environment) };
+    let said = load(&of(env([]))).unwrap_err().to_string();
+    let words = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let advised: Vec<&str> = words.filter(|word| word.starts_with("KMS_CONNECTOR_")).collect();
+    assert!(advised.contains(&"KMS_CONNECTOR_INSTANCE_D_1__PRIVATE_KEY"), "{said}");
+    for variable in advised {
+        let refused = load(&of(env([(variable, "x")]))).unwrap_err().to_string();
+        assert!(!refused.contains("would change every instance"), "{variable}: {refused}");
+    }
+}
+
 /// Their variables alone would leave this program on its defaults for local development.
 #[test]
 fn c6_variables_of_the_three_services_are_told_what_they_are_here() {
@@ -1315,13 +1403,13 @@ fn c6_variables_of_the_three_services_are_told_what_they_are_here() {
 fn c5_what_no_proxy_does_not_understand_is_warned_about() {
     let variables = [
         ("HTTPS_PROXY", "proxy:3128"),
-        ("NO_PROXY", "10.0.0.0/8,http://user:CANARY@a,a*b"),
+        ("NO_PROXY", "10.0.0.0/8,http://user:CANARY@a,a*b,127.0.0.01"),
         WALLET,
     ];
     let loaded = load_text("", env(variables), Mode::Start).unwrap();
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let odd = warnings.iter().filter(|text| text.contains("NO_PROXY")).count();
-    assert_eq!(odd, 2, "{warnings:?}");
+    assert_eq!(odd, 3, "{warnings:?}");
     assert!(!warnings.concat().contains("CANARY"), "{warnings:?}");
 }
 

@@ -66,11 +66,14 @@ pub struct Footing {
     on: Option<FileSystem>,
     /// The process that has it locked, if that can be seen from here.
     holder: Option<u32>,
+    /// How large this process may make a file (bytes), where it has made it nearly so large.
+    full_at: Option<u64>,
 }
 
 impl Footing {
     pub(super) fn of(path: &Path) -> Self {
-        Self { on: FileSystem::of(path), holder: holder(path) }
+        let full_at = limit_of_files().filter(|limit| is_nearly(path, *limit));
+        Self { on: FileSystem::of(path), holder: holder(path), full_at }
     }
 
     /// Looked at only where it says something about the error.
@@ -105,9 +108,13 @@ impl Footing {
 
     /// Of a file system that fails.
     pub(super) fn of_failure(&self) -> String {
-        match self.network() {
-            Some(on) => format!("it is on {on}, a network file system: {LOCAL}"),
-            None => "the filesystem fails: look at the kernel log".to_owned(),
+        match (self.full_at, self.network()) {
+            (Some(limit), _) => format!(
+                "it is as large as this process may make a file ({limit} bytes): raise the limit \
+                 (ulimit -f, LimitFSIZE=)"
+            ),
+            (None, Some(on)) => format!("it is on {on}, a network file system: {LOCAL}"),
+            (None, None) => "the filesystem fails: look at the kernel log".to_owned(),
         }
     }
 
@@ -126,6 +133,23 @@ pub(super) fn is_locked(code: ErrorCode) -> bool {
         code,
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed
     )
+}
+
+/// How large this process may make a file (bytes). Read as text: a sandbox may forbid the question.
+fn limit_of_files() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let words = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
+    words.split_whitespace().next()?.parse().ok()
+}
+
+/// Whether the journal, or what is written before it, is so large that a write may have met the limit:
+/// one write is never larger than the difference.
+fn is_nearly(path: &Path, limit: u64) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    [path.to_owned(), PathBuf::from(wal)].iter().any(|file| {
+        fs::metadata(file).is_ok_and(|found| found.len() > limit.saturating_sub(1 << 20))
+    })
 }
 
 /// The process that has the journal at `path` locked. The file is not opened: closing it would give up
@@ -189,11 +213,23 @@ mod tests {
         assert_eq!(holder_of("", (8, 1, 1312), 1), None);
 
         let said = |on: Option<u32>, holder| {
-            Footing { on: on.map(FileSystem::of_magic), holder }.of_lock()
+            Footing { on: on.map(FileSystem::of_magic), holder, full_at: None }.of_lock()
         };
         assert!(said(Some(0xef53), Some(4711)).contains("process 4711 holds it"));
         let network = said(Some(0x6969), None);
         assert!(network.contains("on nfs") && network.contains("local disk"), "{network}");
         assert!(!said(Some(0xef53), None).contains("local disk"));
+    }
+
+    #[test]
+    fn c8_a_limit_of_file_sizes_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sqlite3");
+        fs::write(&path, vec![0; 3 << 20]).unwrap();
+        for (limit, is_near) in [(3 << 20, true), (7 << 19, true), (5 << 20, false)] {
+            assert_eq!(is_nearly(&path, limit), is_near, "{limit}");
+        }
+        let said = Footing { full_at: Some(1 << 20), ..Footing::default() }.of_failure();
+        assert!(said.contains("ulimit -f") && !said.contains("kernel log"), "{said}");
     }
 }

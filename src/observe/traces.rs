@@ -65,6 +65,8 @@ const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const SERVICE: &str = "OTEL_SERVICE_NAME";
+/// With or without `parentbased_`.
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SHARE: &str = "OTEL_TRACES_SAMPLER_ARG";
 
 /// Where collectors usually listen for gRPC, which is not spoken here.
@@ -100,7 +102,11 @@ impl Settings {
         let get = |name: &str| get(name).map(|text| text.trim().to_owned());
         let given = |name: &str| get(name).filter(|text| !text.is_empty());
         let wrong = |name: &str, allowed: &str| format!("{name}: allowed is {allowed}");
-        if given(DISABLED).is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+        let is = |text: &Option<String>, word: &str| {
+            text.as_ref().is_some_and(|text| text.eq_ignore_ascii_case(word))
+        };
+        let disabled = given(DISABLED);
+        if is(&disabled, "true") {
             return Ok(None);
         }
         // The variable of traces alone, else the one of all signals.
@@ -109,6 +115,10 @@ impl Settings {
             given(&own).map(|text| (own, text)).or_else(|| Some((name.to_owned(), given(name)?)))
         };
         let Some((endpoint, text)) = of_traces(ENDPOINT) else { return Ok(None) };
+        // OpenTelemetry takes nothing else for yes. Who writes 1 means it, and hears why it is none.
+        if disabled.is_some() && !is(&disabled, "false") {
+            return Err(wrong(DISABLED, "true or false"));
+        }
         match given(EXPORTER).as_deref() {
             None => {}
             Some("none") => return Ok(None),
@@ -136,7 +146,17 @@ impl Settings {
         };
         let share = given(SHARE).map_or(Some(1.0), |text| text.parse().ok());
         let share = share.filter(|share| (0.0..=1.0).contains(share));
-        let share = share.ok_or_else(|| wrong(SHARE, "a share of all requests from 0 to 1"))?;
+        let share = share.ok_or_else(|| wrong(SHARE, "a share of all requests from 0 to 1"));
+        // A request begins here: no sampler has a parent to follow.
+        let share = match given(SAMPLER)
+            .as_deref()
+            .map(|name| name.strip_prefix("parentbased_").unwrap_or(name))
+        {
+            Some("always_off") => return Ok(None),
+            Some("always_on") => 1.0,
+            Some("traceidratio") | None => share?,
+            Some(_) => return Err(wrong(SAMPLER, "always_on, always_off or traceidratio")),
+        };
         let service = given(SERVICE).unwrap_or_else(|| "kms-connector".to_owned());
         Ok(Some(Self { url, headers, service, share }))
     }
@@ -439,9 +459,11 @@ mod tests {
         for off in [(DISABLED, "true"), (DISABLED, "TRUE"), (EXPORTER, "none")] {
             assert!(read(&[all, off]).unwrap().is_none(), "{off:?}");
         }
-        for on in [(DISABLED, "false"), (DISABLED, "1"), (EXPORTER, "console, otlp")] {
+        for on in [(DISABLED, "false"), (EXPORTER, "console, otlp")] {
             assert!(read(&[all, on]).unwrap().is_some(), "{on:?}");
         }
+        // OpenTelemetry takes only `true` for yes: whoever writes something else hears of it.
+        assert!(read(&[all, (DISABLED, "1")]).unwrap_err().starts_with(DISABLED));
         assert!(read(&[all, (EXPORTER, "zipkin")]).unwrap_err().starts_with(EXPORTER));
         let url = |variables: &[(&str, &str)]| read(variables).unwrap().unwrap().url.to_string();
         assert_eq!(url(&[all, own]), "http://traces.example/in", "as it stands");
@@ -457,6 +479,28 @@ mod tests {
             (settings.headers.len(), &settings.headers["b"]),
             (1, &HeaderValue::from_static("2"))
         );
+    }
+
+    #[test]
+    fn c7_the_sampler_is_the_one_that_is_named() {
+        let all = (ENDPOINT, "http://collector.example:4318");
+        let share = |sampler, argument: &str| {
+            let read = read(&[all, (SAMPLER, sampler), (SHARE, argument)]).unwrap();
+            read.map(|settings| settings.share.to_string())
+        };
+        for (sampler, argument, expected) in [
+            ("always_off", "1", None),
+            ("parentbased_always_off", "", None),
+            ("always_on", "0.5", Some("1")),
+            ("parentbased_always_on", "", Some("1")),
+            ("traceidratio", "0.5", Some("0.5")),
+            ("parentbased_traceidratio", "", Some("1")),
+            ("", "0.25", Some("0.25")),
+        ] {
+            assert_eq!(share(sampler, argument).as_deref(), expected, "{sampler} {argument}");
+        }
+        let other = read(&[all, (SAMPLER, "jaeger_remote")]).unwrap_err();
+        assert!(other.starts_with(SAMPLER), "{other}");
     }
 
     #[test]

@@ -85,7 +85,12 @@ fn is_host(text: &str) -> bool {
     let is_name = |text: &str| {
         let name = text.strip_prefix('.').unwrap_or(text);
         let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-        !name.is_empty() && name.chars().all(plain)
+        // Where a name would end in a number, an address is meant: 127.0.0.01 is none.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let hex =
+            last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|c| c.is_ascii_hexdigit()));
+        let is_number = hex || !last.is_empty() && last.bytes().all(|c| c.is_ascii_digit());
+        !name.is_empty() && name.chars().all(plain) && !is_number
     };
     text.parse::<IpAddr>().is_ok() || network(text).is_some() || is_name(text)
 }
@@ -131,6 +136,9 @@ mod tests {
             NoProxy::parse("http://a.example, a*.example,b.example:x,10.0.0.0/40, ok.example");
         assert_eq!(list.odd, ["http://a.example", "a*.example", "b.example:x", "10.0.0.0/40"]);
         assert!(list.covers("ok.example", 1) && !list.covers("a.example", 1));
+        // What ends in a number is meant for an address.
+        let list = NoProxy::parse("127.0.0.01,10.0.0,0x7f.1,10.0.0.0/33,node-1,1.example");
+        assert_eq!(list.odd, ["127.0.0.01", "10.0.0", "0x7f.1", "10.0.0.0/33"]);
         let list = NoProxy::parse("a.example:8545,b.example:443,c.example");
         assert_eq!(list.hosts_of(443), "b.example,c.example");
     }
