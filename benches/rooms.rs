@@ -35,6 +35,7 @@ use kms_connector::{
     },
     heart::Heart,
     journal::{Identity, Journal},
+    metrics::Metrics,
 };
 use prost::Message as _;
 use tokio::{runtime::Runtime, task::JoinSet};
@@ -186,7 +187,10 @@ fn journal_batch(criterion: &mut Criterion) {
             .expect("a journal in a new folder");
         let stop = CancellationToken::new();
         let mut writing = JoinSet::new();
-        writing.spawn_on(writer.run(Heart::default(), stop.clone()), runtime.handle());
+        writing.spawn_on(
+            writer.run(Heart::default(), Metrics::default(), stop.clone()),
+            runtime.handle(),
+        );
         let mut count = 0;
         group.throughput(Throughput::Elements(size));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {

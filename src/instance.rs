@@ -373,8 +373,7 @@ impl Instance {
         let roots = load_roots(config)?;
         let metrics = self.edges.reporter.metrics.clone();
         metrics.new_generation();
-        let (provider, connections) = gateway(config, &roots)?;
-        let provider = provider.counting(metrics.clone());
+        let (provider, connections) = gateway(config, &roots, metrics.clone())?;
         let (hearts, stop) = (self.edges.hearts.clone(), self.below.clone());
         self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
             Box::pin(connections.run(hearts, stop)).await;
@@ -416,9 +415,9 @@ impl Instance {
             &roots,
             domain,
             kms_core::Options::default(),
+            metrics,
         )
-        .map_err(refuse)?
-        .counting(metrics);
+        .map_err(refuse)?;
         let left = LeftOver::read(&journal).await.map_err(fail)?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
         let maybe_answered_up_to =
@@ -477,18 +476,22 @@ impl Instance {
         let hearts = self.edges.hearts.clone();
         let metrics = self.edges.reporter.metrics.clone();
         let address = wallet.address();
-        let ciphertexts =
-            open_ciphertexts(config, &roots, registry.clone())?.counting(metrics.clone());
+        let ciphertexts = open_ciphertexts(config, &roots, registry.clone(), metrics.clone())?;
         let memory = ciphertexts.memory();
         let lane_options = LaneOptions {
             chain_id: config.chain_id,
             max_in_flight: config.max_transactions_in_flight,
             max_fee_per_gas: config.max_fee_per_gas,
         };
-        let (lane, lane_task) =
-            lane(provider.clone(), wallet, journal.clone(), lane_options, left.transactions);
+        let (lane, lane_task) = lane(
+            provider.clone(),
+            wallet,
+            journal.clone(),
+            lane_options,
+            left.transactions,
+            metrics.clone(),
+        );
         let heart = hearts.heart(heart::LANE);
-        let lane_task = lane_task.counting(metrics.clone());
         self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
@@ -497,8 +500,12 @@ impl Instance {
             name: self.edges.name.clone(),
             ciphertexts,
             core: core.clone(),
-            submission: Submission::new(lane, decryption.clone(), config.gas_limit)
-                .counting(metrics.clone()),
+            submission: Submission::new(
+                lane,
+                decryption.clone(),
+                config.gas_limit,
+                metrics.clone(),
+            ),
             gateway_config: registry,
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
@@ -559,13 +566,19 @@ impl Instance {
         let (ledger, metrics) = (journal.clone(), self.edges.reporter.metrics.clone());
         let ids = SharedIds::new(ids);
         let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
-        let arrivals =
-            Arrivals::new(decryption.clone(), ledger.clone(), walk, support, cursor, begun_after)
-                .suspecting(suspects)
-                .resuming(unproven, read_twice)
-                .only_from(depth(config), ripe)
-                .knowing(ids.clone())
-                .counting(metrics.clone());
+        let arrivals = Arrivals::new(
+            decryption.clone(),
+            ledger.clone(),
+            walk,
+            support,
+            cursor,
+            begun_after,
+            metrics.clone(),
+        )
+        .suspecting(suspects)
+        .resuming(unproven, read_twice)
+        .only_from(depth(config), ripe)
+        .knowing(ids.clone());
         let (progress, tag) = (arrivals.progress(), arrivals.tag());
         self.follow_reading(provider.clone(), progress.clone());
         let notes = arrivals.notes();
@@ -772,8 +785,8 @@ impl Instance {
         let heart = self.edges.hearts.heart(heart::JOURNAL);
         {
             use tracing::Instrument;
-            let writer = writer.counting(self.edges.reporter.metrics.clone());
-            let writing = writer.run(heart, self.journal_stop.clone());
+            let metrics = self.edges.reporter.metrics.clone();
+            let writing = writer.run(heart, metrics, self.journal_stop.clone());
             self.journal.spawn(writing.in_current_span());
         }
         for warning in journal.warnings() {

@@ -198,6 +198,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         support: watch::Sender<Support>,
         cursor: Option<BlockRef>,
         begun_after: Option<u64>,
+        metrics: Metrics,
     ) -> Self {
         let (finders, found) = mpsc::channel(1);
         // Reading that began on blocks that never were is not bound by where it began.
@@ -239,7 +240,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             store_at: Instant::now(),
             woken: Instant::now(),
             heart: Heart::default(),
-            metrics: Metrics::default(),
+            metrics,
         }
     }
 
@@ -280,13 +281,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             ids.lock().set_origin(self.begun_after);
         }
         self.ids = ids;
-        self
-    }
-
-    /// Counts there.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
         self
     }
 

@@ -104,6 +104,7 @@ pub struct CiphertextsOptions<B> {
     /// Skip the buckets of coprocessors that the contract does not know.
     pub verify_coprocessors: bool,
     pub http: BucketClient,
+    pub metrics: Metrics,
 }
 
 impl<B> fmt::Debug for CiphertextsOptions<B> {
@@ -165,15 +166,8 @@ impl<B: Buckets> Ciphertexts<B> {
             memory: Memory::new(options.memory_mib),
             health: Health::default(),
             patience: Patience::default(),
-            metrics: Metrics::default(),
+            metrics: options.metrics,
         }
-    }
-
-    /// Counts there.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
-        self
     }
 
     /// What is held of the memory, for whoever looks.

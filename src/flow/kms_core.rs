@@ -205,6 +205,7 @@ impl KmsCore {
         roots: &TlsRoots,
         domain: SigningDomain,
         options: Options,
+        metrics: Metrics,
     ) -> Result<Self, EndpointError> {
         let host = format!(
             "{}{}",
@@ -212,27 +213,26 @@ impl KmsCore {
             endpoint.port().map(|port| format!(":{port}")).unwrap_or_default()
         );
         let lines = Lines::to(endpoint, roots, options.connect)?;
-        Ok(Self::over(lines, &host, domain, options))
+        Ok(Self::over(lines, &host, domain, options, metrics))
     }
 
-    fn over(lines: Lines, host: &str, domain: SigningDomain, options: Options) -> Self {
+    fn over(
+        lines: Lines,
+        host: &str,
+        domain: SigningDomain,
+        options: Options,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             lines,
             pace: Arc::default(),
             lost: watch::channel(None).0,
             heard: Arc::default(),
-            metrics: Metrics::default(),
+            metrics,
             domain: Arc::new(domain),
             host: host.into(),
             options,
         }
-    }
-
-    /// Counts there.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
-        self
     }
 
     /// One call, counted.

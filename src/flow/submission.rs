@@ -182,18 +182,16 @@ impl SubmissionError {
 
 impl<P: Provider> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction; `None` learns from estimates.
-    pub fn new(lane: Lane, adapter: DecryptionAdapter<P>, gas_limit: Option<u64>) -> Self {
-        let (gas, metrics) = (GasBook::new(gas_limit), Metrics::default());
+    pub fn new(
+        lane: Lane,
+        adapter: DecryptionAdapter<P>,
+        gas_limit: Option<u64>,
+        metrics: Metrics,
+    ) -> Self {
+        let gas = GasBook::new(gas_limit);
         let earlier = Earlier::new(adapter.clone(), lane.sender());
         let (reverts, trouble) = (Reverts::default(), AtomicBool::new(false));
         Self { lane, adapter, gas, earlier, reverts, trouble, metrics }
-    }
-
-    /// Counts there.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
-        self
     }
 
     /// Whether an earlier life of this wallet has answered the request: then that is its outcome.

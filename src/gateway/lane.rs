@@ -292,21 +292,14 @@ pub fn lane<P: Provider, L: TransactionLedger>(
     ledger: L,
     options: LaneOptions,
     recovered: Recovered,
+    metrics: Metrics,
 ) -> (Lane, LaneTask<P, L>) {
     let (sender, jobs) = mpsc::channel(options.max_in_flight);
     let lane = Lane { jobs: sender, sender: wallet.address() };
-    let metrics = Metrics::default();
     (lane, LaneTask { provider, wallet, ledger, options, jobs, recovered, metrics })
 }
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
-    /// Counts there.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
-        self
-    }
-
     /// Runs until `stop`. Fails only when the journal does.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let known = Known::of(&self.recovered);

@@ -177,7 +177,9 @@ mod tests {
             let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
             let mut tasks = JoinSet::new();
             tasks.spawn(async move {
-                let _ended = writer.run(Heart::default(), CancellationToken::new()).await;
+                let _ended = writer
+                    .run(Heart::default(), Metrics::default(), CancellationToken::new())
+                    .await;
             });
             store(&journal, 1000..1000 + earlier).await;
             let newest = journal.newest().await.unwrap();

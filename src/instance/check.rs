@@ -18,6 +18,7 @@ use crate::{
         provider::{ArbitrumProvider, RpcError},
     },
     heart::Hearts,
+    metrics::Metrics,
 };
 
 impl From<BuildError> for CheckError {
@@ -47,7 +48,8 @@ impl CheckError {
 pub async fn check(config: &Config) -> Result<(), CheckError> {
     let roots = load_roots(config)?;
     fallback_store(config)?;
-    let (provider, connections) = gateway(config, &roots)?;
+    let metrics = Metrics::default(); // nobody looks at them
+    let (provider, connections) = gateway(config, &roots, metrics.clone())?;
     if config.observes {
         let mut tasks = JoinSet::new();
         tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
@@ -60,6 +62,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
         &roots,
         world::configured_domain(config),
         kms_core::Options::default(),
+        metrics,
     )
     .map_err(|error| CheckError::Refused(error.to_string()))?;
     let stop = CancellationToken::new();

@@ -37,6 +37,7 @@ use crate::{
     },
     gateway::{gateway_config::GatewayConfigAdapter, wallet::Wallet},
     heart::Hearts,
+    metrics::Metrics,
     tls::TlsRoots,
 };
 
@@ -124,21 +125,22 @@ struct Tools {
 fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError> {
     let roots = load_roots(config)?;
     let fallback = fallback_store(config)?;
-    let mut nodes = Vec::new();
+    let (mut nodes, metrics) = (Vec::new(), Metrics::default()); // nobody looks at them
     for url in std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls) {
-        let (provider, connections) = gateway_at(config, &roots, std::iter::once(url))?;
+        let (provider, connections) =
+            gateway_at(config, &roots, std::iter::once(url), metrics.clone())?;
         tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
         nodes.push(reading::Node { shown: url.to_string(), provider });
     }
-    let core = open_core(config, &roots)?;
+    let core = open_core(config, &roots, metrics)?;
     let http = ciphertexts::BucketClient::new(roots.client_config(), &config.proxies)
         .map_err(|error| super::parts::fail(error.without_url()))?;
     Ok(Tools { nodes, core, http, fallback })
 }
 
-fn open_core(config: &Config, roots: &TlsRoots) -> Result<KmsCore, BuildError> {
+fn open_core(config: &Config, roots: &TlsRoots, metrics: Metrics) -> Result<KmsCore, BuildError> {
     let (endpoint, domain) = (config.kms_core_endpoint.expose(), world::configured_domain(config));
-    KmsCore::new(endpoint, roots, domain, kms_core::Options::default())
+    KmsCore::new(endpoint, roots, domain, kms_core::Options::default(), metrics)
         .map_err(super::parts::refuse)
 }
 

@@ -22,6 +22,7 @@ use crate::{
     },
     heart::Heart,
     journal::{Journal, Left},
+    metrics::Metrics,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_hours(1);
 pub(super) async fn follow<P: Provider>(left: Left, provider: P, stop: CancellationToken) {
     let Left { wallet, journal, writer } = left;
     let closing = CancellationToken::new();
-    let writing = writer.run(Heart::default(), closing.clone());
+    let writing = writer.run(Heart::default(), Metrics::default(), closing.clone());
     let following = async {
         let followed = stop.run_until_cancelled(send_on(&journal, &provider, wallet)).await;
         closing.cancel();
@@ -255,7 +256,7 @@ mod tests {
     async fn store(dir: &Path, wallet: Address, transactions: Vec<SignedTransaction>) {
         let Opened { journal, writer, .. } = open(dir, wallet);
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
-        running.spawn(writer.run(Heart::default(), stop.clone()));
+        running.spawn(writer.run(Heart::default(), Metrics::default(), stop.clone()));
         journal.signed(transactions).await.unwrap();
         stop.cancel();
         running.join_next().await.unwrap().unwrap().unwrap();
@@ -316,7 +317,7 @@ mod tests {
         let Left { journal, writer, .. } = left(dir.path(), wallet.address());
         let stop = CancellationToken::new();
         let mut writing = JoinSet::new();
-        writing.spawn(writer.run(Heart::default(), stop.clone()));
+        writing.spawn(writer.run(Heart::default(), Metrics::default(), stop.clone()));
         let open: BTreeMap<u64, Vec<SignedTransaction>> =
             [(0, journal.open_transactions().await.unwrap())].into();
         let mut unseen = HashMap::new();

@@ -42,6 +42,7 @@ use crate::{
         self, Identity, Journal, JournaledTransaction, Listing, Look, Position, QueryError,
         ReadOnly, RequestRecord,
     },
+    metrics::Metrics,
     observe::requests::{
         Accepted, Asked, Desk, EventPlace, ExportedAnswer, ExportedRequest, Inquiry, Reply,
         RequestStory, Retried, Told, TransactionLine, Verdict, Which,
@@ -370,7 +371,7 @@ async fn retry_stopped(
     let (journal, writer) = opened.map_err(|error| error.to_string())?;
     let stop = CancellationToken::new();
     let mut writing = JoinSet::new();
-    writing.spawn(writer.run(Heart::default(), stop.clone()));
+    writing.spawn(writer.run(Heart::default(), Metrics::default(), stop.clone()));
     let storing = async {
         let mut retried = Vec::new();
         for record in records {

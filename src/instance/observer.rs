@@ -43,7 +43,7 @@ impl Instance {
         let suspects = Suspects::default();
         let observation = Observation {
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
-            ciphertexts: open_ciphertexts(config, &roots, registry)?.counting(metrics.clone()),
+            ciphertexts: open_ciphertexts(config, &roots, registry, metrics.clone())?,
             support: support.subscribe(),
             ledger: journal.clone(),
             max_in_flight: config.max_requests_in_flight,

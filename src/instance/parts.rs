@@ -23,6 +23,7 @@ use crate::{
             Addresses, ArbitrumProvider, Provider, endpoint::Endpoint, endpoints::Connections,
         },
     },
+    metrics::Metrics,
     tls::TlsRoots,
 };
 
@@ -72,9 +73,10 @@ pub(super) fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
 pub(super) fn gateway(
     config: &Config,
     roots: &TlsRoots,
+    metrics: Metrics,
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
     let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
-    gateway_at(config, roots, urls)
+    gateway_at(config, roots, urls, metrics)
 }
 
 /// [`gateway`] of these nodes only.
@@ -82,6 +84,7 @@ pub(super) fn gateway_at<'u>(
     config: &Config,
     roots: &TlsRoots,
     urls: impl Iterator<Item = &'u SecretUrl>,
+    metrics: Metrics,
 ) -> Result<(ArbitrumProvider, Connections), BuildError> {
     let proxies = &config.proxies;
     let http = proxies
@@ -105,7 +108,7 @@ pub(super) fn gateway_at<'u>(
         decryption: config.decryption_address,
         gateway_config: config.gateway_config_address,
     };
-    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoints))
+    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoints, metrics))
 }
 
 pub(super) fn fail(error: impl Display) -> BuildError {
@@ -129,6 +132,7 @@ pub(super) fn open_ciphertexts<P: Provider>(
     config: &Config,
     roots: &TlsRoots,
     registry: GatewayConfigAdapter<P>,
+    metrics: Metrics,
 ) -> Result<Ciphertexts<GatewayConfigAdapter<P>>, BuildError> {
     let http = ciphertexts::BucketClient::new(roots.client_config(), &config.proxies)
         .map_err(|error| fail(error.without_url()))?;
@@ -139,6 +143,7 @@ pub(super) fn open_ciphertexts<P: Provider>(
         memory_mib: u32::try_from(config.ciphertext_memory >> 20).unwrap_or(u32::MAX),
         verify_coprocessors: config.verify_coprocessors,
         http,
+        metrics,
     }))
 }
 

@@ -23,6 +23,7 @@ use crate::{
     gateway::provider::{ArbitrumProvider, At, Provider, RpcError},
     heart::Hearts,
     journal::{self, Identity, OpenError, Rebuilt},
+    metrics::Metrics,
 };
 
 /// How long node and wallet are asked.
@@ -59,7 +60,7 @@ pub async fn rebuild(
     from: u64,
 ) -> Result<Rebuilt, RebuildError> {
     let roots = load_roots(config)?;
-    let (provider, connections) = gateway(config, &roots)?;
+    let (provider, connections) = gateway(config, &roots, Metrics::default())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
     let name = world::gateway_name(&provider);

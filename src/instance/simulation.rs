@@ -330,6 +330,7 @@ impl Machine<'_> {
             memory_mib: SMALLEST_MEMORY_MIB,
             verify_coprocessors: false,
             http: self.http.clone(),
+            metrics: Metrics::default(),
         })
         .answered_by(store::network(life))
     }
@@ -355,7 +356,7 @@ impl Machine<'_> {
         });
         let (stop, below) = (CancellationToken::new(), CancellationToken::new());
 
-        let writing = writer.run(Heart::default(), CancellationToken::new());
+        let writing = writer.run(Heart::default(), Metrics::default(), CancellationToken::new());
         tasks.spawn("journal", async move { writing.await.map(drop) });
         let (address, cursor) = (self.wallet.address(), left.reading.cursor);
         let known = &left.transactions;
@@ -363,8 +364,14 @@ impl Machine<'_> {
         let maybe_answered_up_to = up_to.await.map_err(|error| error.to_string())?;
         let options =
             LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: HIGHEST_FEE };
-        let (lane, lane_task) =
-            lane(node.clone(), self.wallet.clone(), ledger.clone(), options, left.transactions);
+        let (lane, lane_task) = lane(
+            node.clone(),
+            self.wallet.clone(),
+            ledger.clone(),
+            options,
+            left.transactions,
+            Metrics::default(),
+        );
         tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
         let depth = self.world.state().plan.depth;
         let (ripe, ripe_up_to) = watch::channel(depth.line(0, None));
@@ -372,8 +379,13 @@ impl Machine<'_> {
         let flow = Flow {
             name: "one".to_owned(),
             ciphertexts: self.ciphertexts(life, &registry),
-            core: KmsCore::in_process(&core::line(life), domain(), kms_core::Options::default()),
-            submission: Submission::new(lane, decryption.clone(), None),
+            core: KmsCore::in_process(
+                &core::line(life),
+                domain(),
+                kms_core::Options::default(),
+                Metrics::default(),
+            ),
+            submission: Submission::new(lane, decryption.clone(), None, Metrics::default()),
             gateway_config: registry,
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
@@ -389,11 +401,19 @@ impl Machine<'_> {
             left.reading;
         let ids = SharedIds::new(ids);
         let reading = decryption.clone();
-        let arrivals = Arrivals::new(reading, ledger.clone(), walk, support, cursor, begun_after)
-            .suspecting(suspects)
-            .resuming(unproven, read_twice)
-            .only_from(depth, ripe)
-            .knowing(ids.clone());
+        let arrivals = Arrivals::new(
+            reading,
+            ledger.clone(),
+            walk,
+            support,
+            cursor,
+            begun_after,
+            Metrics::default(),
+        )
+        .suspecting(suspects)
+        .resuming(unproven, read_twice)
+        .only_from(depth, ripe)
+        .knowing(ids.clone());
         let (sight_sender, sight) = watch::channel(Sight::default());
         let lookout = Lookout {
             adapter: decryption,

@@ -23,6 +23,7 @@ use crate::{
     flow::ledger::{Answered, Arrival, IdRun},
     gateway::abi::Counter,
     heart::Heart,
+    metrics::Metrics,
 };
 
 const CONTRACT: Address = Address::repeat_byte(0xdc);
@@ -99,9 +100,13 @@ impl Running {
         Self::start(Journal::open(dir, identity(), CONTRACT).unwrap())
     }
 
-    fn start((journal, writer): (Journal, Writer)) -> Self {
+    fn start(opened: (Journal, Writer)) -> Self {
+        Self::counting(opened, Metrics::default())
+    }
+
+    fn counting((journal, writer): (Journal, Writer), metrics: Metrics) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        tasks.spawn(writer.run(Heart::default(), stop.clone()));
+        tasks.spawn(writer.run(Heart::default(), metrics, stop.clone()));
         Self { journal, stop, writer: tasks }
     }
 
@@ -243,8 +248,8 @@ async fn steps_are_stored_and_survive() {
 async fn what_settles_is_counted_once() {
     let dir = TempDir::new().unwrap();
     let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
-    let metrics = crate::metrics::Metrics::new();
-    let journal = Running::start((journal, writer.counting(metrics.clone())));
+    let metrics = Metrics::new();
+    let journal = Running::counting((journal, writer), metrics.clone());
     journal.arrive(batch(1..=3, Some(1))).await.unwrap();
     let accepted = Outcome::Accepted { transaction: hash(9), block: block(6) };
     for _ in 0..3 {
@@ -458,7 +463,8 @@ async fn what_is_queued_when_the_stop_comes_is_stored() {
         async move { journal.arrive(batch([1, 2], Some(3))).await }
     };
     // The caller is polled first: its command is in the queue when the writer sees the stop.
-    let (arrived, ended) = tokio::join!(biased; caller, writer.run(Heart::default(), stop));
+    let writing = writer.run(Heart::default(), Metrics::default(), stop);
+    let (arrived, ended) = tokio::join!(biased; caller, writing);
     assert_eq!(arrived.unwrap().new, [0, 1]);
     ended.unwrap();
     journal.note(key(1), Step::Asked).await.unwrap_err();

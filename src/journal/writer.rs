@@ -203,13 +203,6 @@ impl Writer {
         &mut self.store.lock
     }
 
-    /// Has what it stores counted here.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.store.metrics = metrics;
-        self
-    }
-
     /// The open file of a writer that never ran. Blocking.
     #[must_use]
     pub fn keep(self) -> Kept {
@@ -220,17 +213,22 @@ impl Writer {
 
     /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
     /// still queued, commits it and gives the file back, open and locked. Commands sent after that
-    /// get an error.
+    /// get an error. What it stores is counted in `metrics`.
     ///
     /// An error means that the disk or the file failed: what callers were told is stored is stored,
     /// everything later is not. Dropping the future keeps that promise too, and closes the file.
-    pub async fn run(self, heart: Heart, until: CancellationToken) -> Result<Kept, JournalError> {
+    pub async fn run(
+        self,
+        heart: Heart,
+        metrics: Metrics,
+        until: CancellationToken,
+    ) -> Result<Kept, JournalError> {
         let Self { mut queue, mut store } = self;
         let shared = Arc::clone(&store.shared);
         let ended = loop {
             heart.rest();
             let Some(group) = collect(&mut queue, &until).await else { break Ok(()) };
-            match store_all(store, group.commands, &heart, &until).await {
+            match store_all(store, group.commands, (&heart, &metrics), &until).await {
                 Some((returned, result)) => {
                     store = returned;
                     if let Err(error) = result {
@@ -261,15 +259,16 @@ impl Writer {
 async fn store_all(
     mut store: Store,
     mut commands: Vec<Command>,
-    heart: &Heart,
+    (heart, metrics): (&Heart, &Metrics),
     until: &CancellationToken,
 ) -> Option<(Store, Result<(), JournalError>)> {
     let mut pause = Backoff::new(ROOM_PAUSE.0, ROOM_PAUSE.1);
     let since = Instant::now();
     loop {
         heart.beat().await;
+        let metrics = metrics.clone();
         let (returned, committed) = blocking(move || {
-            let committed = store.commit(commands);
+            let committed = store.commit(commands, &metrics);
             (store, committed)
         })
         .await?;
@@ -365,7 +364,6 @@ pub(super) struct Store {
     connection: Connection,
     contract: Address,
     shared: Arc<Shared>,
-    metrics: Metrics,
     lock: Lock,
 }
 
@@ -448,7 +446,6 @@ impl Parts {
             connection,
             contract,
             shared: Arc::clone(&shared),
-            metrics: Metrics::default(),
             lock,
         };
         (Journal { commands, contract, warnings: warnings.into(), shared }, Writer { queue, store })
@@ -457,11 +454,11 @@ impl Parts {
 
 impl Store {
     /// Commits all commands or none, then answers whoever waits.
-    fn commit(&mut self, commands: Vec<Command>) -> Committed {
+    fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> Committed {
         let begun = Instant::now();
         let done = match apply(&mut self.connection, self.contract, &commands) {
             Ok(done) => {
-                self.metrics.committed(begun.elapsed());
+                metrics.committed(begun.elapsed());
                 done
             }
             Err(cause) => {
@@ -488,7 +485,7 @@ impl Store {
         for (command, done) in commands.into_iter().zip(done) {
             // Only what is committed: a step that is tried again is counted once.
             if let Done::Settled(Settlement { kind, outcome, after }) = &done {
-                self.metrics.settled(*kind, outcome, *after);
+                metrics.settled(*kind, outcome, *after);
             }
             if let Some(reply) = command.reply {
                 let _ = reply.send(Ok(done)); // a caller that gave up is not missed

@@ -10,6 +10,7 @@ use kms_connector::flow::ciphertexts::{
     BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, FallbackStore,
     SMALLEST_MEMORY_MIB,
 };
+use kms_connector::metrics::Metrics;
 
 use crate::world::ministack::Ministack;
 
@@ -38,6 +39,7 @@ fn room(url: Option<String>, fallback: Option<FallbackStore>) -> Ciphertexts<One
         memory_mib: SMALLEST_MEMORY_MIB,
         verify_coprocessors: false,
         http: BucketClient::new(tls, &kms_connector::proxy::Proxies::default()).expect("a client"),
+        metrics: Metrics::default(),
     })
 }
 

@@ -11,6 +11,7 @@ use kms_connector::{
         endpoint::Endpoint, quirks,
     },
     heart::Hearts,
+    metrics::Metrics,
     tls::TlsRoots,
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -55,7 +56,8 @@ async fn ground(schemes: &[&str]) -> Result<Ground> {
         endpoints.push(Endpoint::new(url, tls.clone(), http_client(Duration::from_mins(1))?));
     }
     let addresses = Addresses { decryption: Address::ZERO, gateway_config: Address::ZERO };
-    let (provider, connections) = ArbitrumProvider::new(addresses, anvil.chain_id(), endpoints);
+    let (provider, connections) =
+        ArbitrumProvider::new(addresses, anvil.chain_id(), endpoints, Metrics::default());
     let mut running = JoinSet::new();
     running.spawn(connections.run(Hearts::default(), CancellationToken::new()));
     Ok(Ground { provider, nodes, anvil, _running: running, _dir: dir })

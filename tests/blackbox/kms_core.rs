@@ -15,6 +15,7 @@ use kms_connector::flow::kms_core::wire::{ExtraDataMeaning, RequestError};
 use kms_connector::flow::kms_core::{
     Asked, CoreError, Ending, EndpointError, Health, KmsCore, Options, Poll,
 };
+use kms_connector::metrics::Metrics;
 use kms_connector::tls::TlsRoots;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -52,7 +53,7 @@ fn domain() -> SigningDomain {
 fn client_with(endpoint: &str, options: Options) -> KmsCore {
     let roots = TlsRoots::load(None).expect("no file to read");
     let endpoint = endpoint.parse().expect("a URL");
-    KmsCore::new(&endpoint, &roots, domain(), options).expect("an endpoint")
+    KmsCore::new(&endpoint, &roots, domain(), options, Metrics::default()).expect("an endpoint")
 }
 
 fn client(stub: &CoreStub) -> KmsCore {
@@ -785,7 +786,8 @@ async fn tls_is_spoken_with_a_private_authority_only() {
     std::fs::write(file.path(), authority.pem()).unwrap();
     let roots = TlsRoots::load(Some(file.path())).unwrap();
     let endpoint = stub.endpoint().parse().unwrap();
-    let core = KmsCore::new(&endpoint, &roots, domain(), Options::default()).unwrap();
+    let (options, metrics) = (Options::default(), Metrics::default());
+    let core = KmsCore::new(&endpoint, &roots, domain(), options, metrics).unwrap();
     assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
     answered(sample.answer(&core, &stub).await);
 }
@@ -793,8 +795,10 @@ async fn tls_is_spoken_with_a_private_authority_only() {
 #[tokio::test]
 async fn an_endpoint_is_refused_without_repeating_its_secrets() {
     let roots = TlsRoots::load(None).unwrap();
-    let build =
-        |url: &str| KmsCore::new(&url.parse().unwrap(), &roots, domain(), Options::default());
+    let build = |url: &str| {
+        let (options, metrics) = (Options::default(), Metrics::default());
+        KmsCore::new(&url.parse().unwrap(), &roots, domain(), options, metrics)
+    };
     let error = build("ftp://canary:canary@host/canary").unwrap_err();
     assert!(matches!(error, EndpointError::Scheme));
     assert!(!format!("{error} {error:?}").contains("canary"));

@@ -60,11 +60,17 @@ impl Reading {
         let (intakes, entrance, _) = entrances(channel, 1);
         let (support_sender, support) = watch::channel(Support::Served);
         let (adapter, metrics) = (DecryptionAdapter::new(chain), Metrics::new());
-        let arrivals =
-            Arrivals::new(adapter, ledger.clone(), entrance.clone(), support_sender, cursor, None)
-                .counting(metrics.clone())
-                .resuming(unproven, read_twice)
-                .only_from(depth, watch::channel(depth.line(0, None)).0);
+        let arrivals = Arrivals::new(
+            adapter,
+            ledger.clone(),
+            entrance.clone(),
+            support_sender,
+            cursor,
+            None,
+            metrics.clone(),
+        )
+        .resuming(unproven, read_twice)
+        .only_from(depth, watch::channel(depth.line(0, None)).0);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
         let (suspects, notes, tag) = (arrivals.suspects(), arrivals.notes(), arrivals.tag());
         let mut running = JoinSet::new();

@@ -73,6 +73,7 @@ fn room_with(registry: Registry, memory_mib: u32) -> Ciphertexts<Registry> {
         memory_mib,
         verify_coprocessors: false,
         http: plain_http(),
+        metrics: Metrics::default(),
     });
     room.patience = short();
     room
@@ -151,8 +152,8 @@ async fn b2_an_object_is_taken_for_what_it_says_itself() {
         })
         .collect();
     let server = Server::start(move |key| acts[key].clone()).await;
-    let metrics = Metrics::default();
-    let room = room(&[&server]).counting(metrics.clone());
+    let room = room(&[&server]);
+    let metrics = room.metrics.clone();
     let materials: Vec<_> = objects.iter().map(|body| material(5, body, 1)).collect();
     let fetched = room.fetch(&materials).await.unwrap();
     for (nth, ciphertext) in fetched.ciphertexts.iter().enumerate() {

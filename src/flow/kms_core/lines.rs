@@ -115,9 +115,11 @@ impl super::KmsCore {
         call: &super::line::InProcess,
         domain: crate::domain::SigningDomain,
         options: super::Options,
+        metrics: crate::metrics::Metrics,
     ) -> Self {
         let call = call.clone();
-        Self::over(Lines::over(move || Way::InProcess(call.clone())), "core", domain, options)
+        let lines = Lines::over(move || Way::InProcess(call.clone()));
+        Self::over(lines, "core", domain, options, metrics)
     }
 }
 

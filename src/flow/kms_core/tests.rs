@@ -27,9 +27,12 @@ use super::{
     line::InProcess,
     unreachable,
 };
-use crate::domain::{
-    self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
-    Material, Operation, PublicDecryption, RequestKey, ShownId, SigningDomain, is_plain,
+use crate::{
+    domain::{
+        self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
+        Material, Operation, PublicDecryption, RequestKey, ShownId, SigningDomain, is_plain,
+    },
+    metrics::Metrics,
 };
 
 /// A line to a Core that can be cut, and how often its health was asked.
@@ -70,7 +73,7 @@ fn core(line: &Line) -> KmsCore {
 }
 
 fn core_over(call: &InProcess) -> KmsCore {
-    KmsCore::in_process(call, domain(), Options::default())
+    KmsCore::in_process(call, domain(), Options::default(), Metrics::default())
 }
 
 fn domain() -> SigningDomain {
@@ -95,7 +98,8 @@ async fn c4_a_core_that_speaks_no_tls_is_told_so() {
         }
     });
     let roots = crate::tls::TlsRoots::load(None).unwrap();
-    let core = KmsCore::new(&endpoint.parse().unwrap(), &roots, domain(), Options::default());
+    let (endpoint, metrics) = (endpoint.parse().unwrap(), Metrics::default());
+    let core = KmsCore::new(&endpoint, &roots, domain(), Options::default(), metrics);
     let said = core.unwrap().health().await.unwrap_err().to_string();
     assert!(said.contains("does not speak TLS"), "{said}");
 }

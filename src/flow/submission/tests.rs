@@ -41,8 +41,15 @@ impl Scene {
         let chain = FakeChain::new(100);
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: HIGHEST_FEE };
-        let (lane, task) =
-            lane(chain.clone(), wallet, FakeLedger::default(), options, Recovered::default());
+        let metrics = Metrics::default();
+        let (lane, task) = lane(
+            chain.clone(),
+            wallet,
+            FakeLedger::default(),
+            options,
+            Recovered::default(),
+            metrics.clone(),
+        );
         let mut running = JoinSet::new();
         running.spawn(task.run(Heart::default(), CancellationToken::new()));
         let mut mining = JoinSet::new();
@@ -54,7 +61,7 @@ impl Scene {
             }
         });
         let adapter = DecryptionAdapter::new(chain.clone());
-        let room = Arc::new(Submission::new(lane, adapter, gas_limit));
+        let room = Arc::new(Submission::new(lane, adapter, gas_limit, metrics));
         Self { chain, room, _running: running, _mining: mining }
     }
 

@@ -339,8 +339,15 @@ impl Scene {
         let wallet = Arc::new(Wallet::from_private_key(&[7; 32]).unwrap());
         let options = LaneOptions { chain_id: 1, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
         let ledger = crate::flow::fake_ledger::FakeLedger::default();
-        let (lane, task) =
-            lane(chain.clone(), wallet.clone(), ledger, options, Recovered::default());
+        let metrics = Metrics::default();
+        let (lane, task) = lane(
+            chain.clone(),
+            wallet.clone(),
+            ledger,
+            options,
+            Recovered::default(),
+            metrics.clone(),
+        );
         let mut running = JoinSet::new();
         running.spawn(task.run(Heart::default(), CancellationToken::new()));
         let domain = SigningDomain {
@@ -366,21 +373,32 @@ impl Scene {
                 memory_mib: SMALLEST_MEMORY_MIB,
                 verify_coprocessors: false,
                 http: http.unwrap(),
+                metrics: metrics.clone(),
             })
             .answered_by(network(gets.clone(), Arc::new(refusing))),
             confirmation: crate::flow::Confirmation::new(
                 DecryptionAdapter::new(chain.clone()),
                 suspects.clone(),
             ),
-            core: KmsCore::in_process(&core.line(), domain, kms_core::Options::default()),
-            submission: Submission::new(lane, DecryptionAdapter::new(chain.clone()), None),
+            core: KmsCore::in_process(
+                &core.line(),
+                domain,
+                kms_core::Options::default(),
+                metrics.clone(),
+            ),
+            submission: Submission::new(
+                lane,
+                DecryptionAdapter::new(chain.clone()),
+                None,
+                metrics.clone(),
+            ),
             gateway_config: GatewayConfigAdapter::connect(chain.clone(), wallet.address())
                 .await
                 .unwrap(),
             support: supported,
             line: covered,
             ledger: OneRequest::at(stage),
-            metrics: Metrics::default(),
+            metrics,
             repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 1,

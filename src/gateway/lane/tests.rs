@@ -27,6 +27,7 @@ use crate::{
         fake_chain::{FakeChain, Mood},
         provider::{Receipt, RpcError},
     },
+    metrics::Metrics,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -133,7 +134,8 @@ impl Scene {
     fn over(chain: FakeChain, ledger: FakeLedger) -> Self {
         let options = LaneOptions { chain_id: 1, max_in_flight: 64, max_fee_per_gas: HIGHEST_FEE };
         let recovered = ledger.recovered();
-        let (lane, task) = lane(chain.clone(), wallet(), ledger.clone(), options, recovered);
+        let (node, metrics) = (chain.clone(), Metrics::default());
+        let (lane, task) = lane(node, wallet(), ledger.clone(), options, recovered, metrics);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(task.run(Heart::default(), stop.clone()));

@@ -61,19 +61,13 @@ impl ArbitrumProvider {
         addresses: Addresses,
         chain_id: u64,
         endpoints: Vec<Endpoint>,
+        metrics: Metrics,
     ) -> (Self, endpoints::Connections) {
         let hosts: Vec<&str> = endpoints.iter().map(Endpoint::host).collect();
         let hosts = hosts.join(", ");
         let (shared, connections) = endpoints::prepare(endpoints, chain_id);
         let inner = Arc::new(Inner { addresses, hosts, shared });
-        (Self { inner, metrics: Metrics::default(), only: None }, connections)
-    }
-
-    /// Counts there, as do the clones made from now on.
-    #[must_use]
-    pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
-        self
+        (Self { inner, metrics, only: None }, connections)
     }
 
     /// Each node's host, whether it may be called, and its newest block.

@@ -55,7 +55,7 @@ impl World {
         let mut tasks = JoinSet::new();
         let stopping = stop.clone();
         tasks.spawn(async move {
-            let _ended = writer.run(Heart::default(), stopping).await;
+            let _ended = writer.run(Heart::default(), Metrics::default(), stopping).await;
         });
         let chain = FakeChain::new(10);
         chain.mine(vec![request_event(1), request_event(2)]);

@@ -41,11 +41,18 @@ impl Watched {
         let runs = ledger.book().ids.clone();
         let ids = SharedIds::new(Ids::stored(&runs, Instant::now()));
         let adapter = DecryptionAdapter::new(chain.clone());
-        let arrivals =
-            Arrivals::new(adapter.clone(), ledger.clone(), entrance, support, cursor, None)
-                .knowing(ids.clone());
-        let (sight_sender, sight) = watch::channel(Sight::default());
         let metrics = Metrics::default();
+        let arrivals = Arrivals::new(
+            adapter.clone(),
+            ledger.clone(),
+            entrance,
+            support,
+            cursor,
+            None,
+            metrics.clone(),
+        )
+        .knowing(ids.clone());
+        let (sight_sender, sight) = watch::channel(Sight::default());
         let lookout = Lookout {
             adapter,
             ledger: ledger.clone(),
