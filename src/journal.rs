@@ -90,6 +90,7 @@ use crate::{
     gateway::lane::{
         GivenUp, MinedTransaction, SignedTransaction, TransactionId, TransactionLedger,
     },
+    machine::Machine,
     metrics,
 };
 
@@ -250,7 +251,7 @@ pub struct Space {
 }
 
 /// Looks at the disk of a journal. Blocking.
-pub fn space(path: &Path) -> io::Result<Space> {
+fn space(path: &Path) -> io::Result<Space> {
     let log = names::beside(path, "-wal");
     let taken = fs::metadata(path)?.len() + fs::metadata(log).map_or(0, |log| log.len());
     let disk = rustix::fs::statvfs(path)?;
@@ -289,6 +290,7 @@ struct Counters {
 struct Shared {
     path: PathBuf,
     identity: Identity,
+    machine: Machine,
     /// Taken by the writer when it closes.
     reader: Arc<Mutex<Option<Connection>>>,
     counters: Counters,
@@ -342,13 +344,24 @@ impl Journal {
         identity: Identity,
         contract: Address,
     ) -> Result<(Self, Writer), OpenError> {
+        Self::open_on(&Machine::default(), dir, identity, contract)
+    }
+
+    fn open_on(
+        machine: &Machine,
+        dir: &Path,
+        identity: Identity,
+        contract: Address,
+    ) -> Result<(Self, Writer), OpenError> {
         let (path, lock) = prepare(dir, identity)?;
-        Ok(open_file(dir, identity, &path)?.locked(lock, path, identity).assemble(contract))
+        let open = open_file(machine, dir, identity, &path)?;
+        Ok(open.locked(lock, path, identity).assemble(contract))
     }
 
     /// [`open`](Self::open), for the one instance it belongs to: a damaged journal is set aside, and
     /// where one was, no new one is begun.
     fn open_own(
+        machine: &Machine,
         dir: &Path,
         identity: Identity,
         contract: Address,
@@ -357,7 +370,7 @@ impl Journal {
         if let Some(error) = rebuild::missing(&path, contract)? {
             return Err(error);
         }
-        match open_file(dir, identity, &path) {
+        match open_file(machine, dir, identity, &path) {
             Ok(open) => Ok(open.locked(lock, path, identity).assemble(contract)),
             Err(OpenError::Corrupt { detail, .. }) => {
                 Err(rebuild::set_aside(&path, contract, &detail)?)
@@ -565,6 +578,12 @@ impl Journal {
         self.read(reader::is_empty).await
     }
 
+    /// Looks at the disk. `None`: the runtime is shutting down.
+    pub async fn space(&self) -> Option<io::Result<Space>> {
+        let path = self.path().to_owned();
+        self.shared.machine.run(move || space(&path)).await
+    }
+
     /// Waits until everything this caller asked for before is on disk.
     pub async fn flush(&self) -> Result<(), LedgerError> {
         self.durable(Work::Flush).await.map(|_| ())
@@ -614,7 +633,8 @@ impl Journal {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
         let reader = Arc::clone(&self.shared.reader).lock_owned().await;
-        let answer = blocking(move || reader.as_ref().map(query)).await.flatten();
+        let looking = self.shared.machine.run(move || reader.as_ref().map(query));
+        let answer = looking.await.flatten();
         answer
             .ok_or_else(|| self.shared.closed())?
             .map_err(|cause| self.shared.failed("a read", cause))
@@ -704,23 +724,6 @@ impl TransactionLedger for Journal {
     }
 }
 
-/// Runs `work` on a blocking thread; a panic in it goes on here. `None`: the runtime is shutting
-/// down and did not start it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    #[cfg(test)]
-    if let Some(turn) = crate::simulated::turn() {
-        turn.await;
-        return Some(work());
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Some(done),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => None,
-        },
-    }
-}
-
 /// Makes the directory, and takes the lock of this journal.
 fn prepare(dir: &Path, identity: Identity) -> Result<(PathBuf, Lock), OpenError> {
     let stem = identity.file_stem();
@@ -735,11 +738,19 @@ fn prepare(dir: &Path, identity: Identity) -> Result<(PathBuf, Lock), OpenError>
 }
 
 /// Opens the file, or makes it, under its lock.
-fn open_file(dir: &Path, identity: Identity, path: &Path) -> Result<OpenFile, OpenError> {
+fn open_file(
+    machine: &Machine,
+    dir: &Path,
+    identity: Identity,
+    path: &Path,
+) -> Result<OpenFile, OpenError> {
     let io = |doing| OpenError::io(path, doing);
     let sqlite = |cause| OpenError::sqlite(path, cause);
     create_private(path).map_err(io("creating it"))?;
     let mut connection = schema::connect_writer(path).map_err(sqlite)?;
+    if !machine.may_lose_power() {
+        schema::never_sync(&connection).map_err(sqlite)?;
+    }
     let path = path.to_owned();
     match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
         Version::Known => {}
@@ -767,11 +778,12 @@ fn open_file(dir: &Path, identity: Identity, path: &Path) -> Result<OpenFile, Op
     sync_names(dir).map_err(io("syncing its directory"))?;
     let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
     let reader = schema::connect_reader(&path).map_err(sqlite)?;
-    Ok(OpenFile { connection, reader, warnings })
+    Ok(OpenFile { machine: machine.clone(), connection, reader, warnings })
 }
 
 /// An open file under its lock.
 struct OpenFile {
+    machine: Machine,
     connection: Connection,
     reader: Connection,
     warnings: Vec<OpenWarning>,
@@ -779,8 +791,8 @@ struct OpenFile {
 
 impl OpenFile {
     fn locked(self, lock: Lock, path: PathBuf, identity: Identity) -> Parts {
-        let Self { connection, reader, warnings } = self;
-        Parts { path, identity, connection, reader, warnings, lock }
+        let Self { machine, connection, reader, warnings } = self;
+        Parts { path, identity, machine, connection, reader, warnings, lock }
     }
 }
 

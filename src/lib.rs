@@ -9,7 +9,8 @@
 //!
 //! Start with `flow` (the words of the walk and the port it records through), then `flow::walk` (one
 //! `match` on the stage), then the four rooms in the order of the drawing, then `gateway::lane` (the
-//! one owner of a wallet's nonces). `instance` wires all of it, and waits for the world first.
+//! one owner of a wallet's nonces). `instance::run` wires all of it, and waits for the world first; what
+//! it meets of the world comes in as `instance::Edges`, in the tests' world too.
 //! `supervisor` is a loop of its own: `supervisor::slot` (what one instance is and needs next),
 //! `supervisor::plan` (who may have what), then the loop that turns events into acts.
 //!
@@ -45,6 +46,7 @@ pub mod backoff;
 pub mod repeats;
 pub mod crowd;
 pub mod clock;
+pub mod machine;
 #[cfg(test)]
 mod simulated;
 pub mod domain;

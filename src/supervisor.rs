@@ -56,7 +56,7 @@ use self::{
 use crate::{
     clock,
     config::{self, Config, Environment, Problems},
-    instance::{self, CheckError, Edges, Ended, Estate, Exit},
+    instance::{self, CheckError, Ended, Estate, Exit, Supervision},
     journal::{self, Keeper},
     observe::{
         board::Board,
@@ -123,7 +123,7 @@ pub trait Instances: Send + Sync + 'static {
     fn run(
         &self,
         config: Arc<Config>,
-        edges: Edges,
+        supervision: Supervision,
         estate: Option<Self::Estate>,
     ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
 
@@ -150,11 +150,11 @@ impl Instances for Connectors {
     fn run(
         &self,
         config: Arc<Config>,
-        edges: Edges,
+        supervision: Supervision,
         estate: Option<Estate>,
     ) -> impl Future<Output = (Exit, Option<Estate>)> + Send + 'static {
         async move {
-            let Ended { exit, estate } = instance::run(config, edges, estate).await;
+            let Ended { exit, estate } = instance::run_real(config, supervision, estate).await;
             (exit, estate)
         }
     }

@@ -12,6 +12,7 @@ use std::{
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
+    ("machine", &[]),
     ("backoff", &[]),
     ("repeats", &[]),
     ("crowd", &[]),
@@ -112,6 +113,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "gateway::abi",
             "gateway::lane",
             "heart",
+            "machine",
             "metrics",
         ],
     ),
@@ -136,6 +138,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "gateway::wallet",
             "heart",
             "journal",
+            "machine",
             "metrics",
             "observe",
             "repeats",

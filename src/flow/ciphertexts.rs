@@ -28,8 +28,6 @@ mod s3_error;
 mod signer;
 #[cfg(test)]
 mod scripted;
-#[cfg(test)]
-pub(crate) use http::Answers;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -48,7 +46,7 @@ use crate::metrics::Metrics;
 pub use bucket::UnusableUrl;
 pub use download::Trouble;
 pub use fallback::FallbackStore;
-pub use http::BucketClient;
+pub use http::{BucketClient, Get};
 pub use memory::{LARGEST_CIPHERTEXT, MemoryUse, Reservation, SMALLEST_MEMORY_MIB};
 pub use probe::{Answer, Probed, probe, probe_fallback};
 pub use s3_error::S3Error;
@@ -56,7 +54,6 @@ pub use s3_error::S3Error;
 use bucket::{Bucket, Health};
 use download::{Patience, Progress, Wanted, download};
 use format::Format;
-use http::Http;
 use memory::Memory;
 
 /// Ciphertexts of one request fetched at the same time.
@@ -132,7 +129,7 @@ pub struct Ciphertexts<B> {
     buckets: Arc<B>,
     fallback: Option<Arc<Bucket>>,
     verify_coprocessors: bool,
-    http: Http,
+    http: BucketClient,
     memory: Memory,
     health: Health,
     patience: Patience,
@@ -162,7 +159,7 @@ impl<B: Buckets> Ciphertexts<B> {
             buckets: options.buckets,
             fallback: options.fallback.map(|store| store.bucket),
             verify_coprocessors: options.verify_coprocessors,
-            http: Http::new(options.http),
+            http: options.http,
             memory: Memory::new(options.memory_mib),
             health: Health::default(),
             patience: Patience::default(),
@@ -387,7 +384,7 @@ impl<B: Buckets> Ciphertexts<B> {
                         failures.push(BucketFailure {
                             bucket: bucket.shown.clone(),
                             own: bucket.is_own(),
-                            proxy: self.http.client.proxy(bucket),
+                            proxy: self.http.proxy(bucket),
                             trouble,
                         });
                         if next < buckets.len() {
@@ -443,7 +440,7 @@ impl<B: Buckets> Ciphertexts<B> {
             None
         };
         if let Some(times) = times {
-            let proxy = self.http.client.proxy(bucket);
+            let proxy = self.http.proxy(bucket);
             let to_do = trouble.remedy(bucket.is_own(), proxy.as_deref());
             tracing::warn!(bucket = %bucket.shown, proxy, %trouble, to_do, times, "bucket in trouble");
         } else {

@@ -22,13 +22,14 @@
 //! that it knows the request. This room logs nothing; who decides on an error logs it.
 
 pub mod codec;
-pub(crate) mod line;
+mod line;
 mod lines;
 pub mod pace;
 pub mod proto;
 mod reply;
 pub mod signature;
 pub mod status;
+mod transport;
 pub mod wire;
 
 use std::sync::Arc;
@@ -38,7 +39,6 @@ use prost::Message;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
-use url::Url;
 
 use crate::backoff::Backoff;
 use crate::domain::{
@@ -46,7 +46,7 @@ use crate::domain::{
     SigningDomain,
 };
 use crate::metrics::Metrics;
-use crate::tls::{self, TlsRoots};
+use crate::tls;
 use crate::traces;
 use line::Line;
 use lines::Lines;
@@ -58,7 +58,7 @@ use reply::Limit;
 use status::{Call, Meaning};
 use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
 
-pub use lines::EndpointError;
+pub use transport::{Carrier, EndpointError, Transport};
 
 /// The largest message sent. Cores take 100 MiB by default, and more if told so; the
 /// largest legal request holds about 64 MiB of ciphertext.
@@ -77,8 +77,6 @@ const SILENT_FOR: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub extra_data: ExtraDataMeaning,
-    /// To connect, TLS handshake included.
-    pub connect: Duration,
     /// For the Core to take a request: the time to send up to 64 MiB.
     pub ask: Duration,
     /// For one poll. Longer than the 60 s for which the Core holds it.
@@ -94,7 +92,6 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             extra_data: ExtraDataMeaning::default(),
-            connect: Duration::from_secs(5),
             ask: Duration::from_mins(1),
             poll: Duration::from_secs(65),
             probe: Duration::from_secs(2),
@@ -180,7 +177,6 @@ pub enum Health {
 pub struct KmsCore {
     lines: Lines,
     domain: Arc<SigningDomain>,
-    host: Arc<str>,
     options: Options,
     pace: Arc<Pace>,
     /// When an ask found nobody, until the Core answers again.
@@ -198,39 +194,22 @@ struct Heard {
 }
 
 impl KmsCore {
-    /// Prepares the client; connects at the first call, and again whenever the connection is lost.
-    /// Only scheme, host and port of `endpoint` are used. Must be called within a tokio runtime.
+    /// Prepares the client; nothing is connected before its first call. Must be called within a tokio
+    /// runtime.
+    #[must_use]
     pub fn new(
-        endpoint: &Url,
-        roots: &TlsRoots,
-        domain: SigningDomain,
-        options: Options,
-        metrics: Metrics,
-    ) -> Result<Self, EndpointError> {
-        let host = format!(
-            "{}{}",
-            endpoint.host_str().unwrap_or("?"),
-            endpoint.port().map(|port| format!(":{port}")).unwrap_or_default()
-        );
-        let lines = Lines::to(endpoint, roots, options.connect)?;
-        Ok(Self::over(lines, &host, domain, options, metrics))
-    }
-
-    fn over(
-        lines: Lines,
-        host: &str,
+        transport: Transport,
         domain: SigningDomain,
         options: Options,
         metrics: Metrics,
     ) -> Self {
         Self {
-            lines,
+            lines: Lines::over(transport),
             pace: Arc::default(),
             lost: watch::channel(None).0,
             heard: Arc::default(),
             metrics,
             domain: Arc::new(domain),
-            host: host.into(),
             options,
         }
     }
@@ -255,7 +234,7 @@ impl KmsCore {
     /// Host and port of the endpoint, for messages.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        self.lines.host()
     }
 
     /// The turn to ask once: at once, unless the Core said that it is busy, or the last ask found

@@ -24,6 +24,7 @@ mod history;
 mod http;
 mod identity;
 mod message;
+mod nodes;
 mod pace;
 pub mod quirks;
 mod raw;
@@ -41,6 +42,7 @@ pub(crate) use self::sends::{is_already_known, verdict};
 pub use self::{
     arbitrum::ArbitrumProvider,
     identity::Beginning,
+    nodes::Nodes,
     quirks::TooMuch,
     told::{Emitted, Told, Way},
 };

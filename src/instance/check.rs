@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BuildError, CheckError,
-    parts::{fallback_store, gateway, load_roots},
+    edges::Edges,
     report,
     world::{self, Unready},
 };
@@ -15,7 +15,7 @@ use crate::{
     flow::kms_core::{self, KmsCore},
     gateway::{
         decryption::DecryptionAdapter,
-        provider::{ArbitrumProvider, RpcError},
+        provider::{Nodes, RpcError},
     },
     heart::Hearts,
     metrics::Metrics,
@@ -46,28 +46,17 @@ impl CheckError {
 /// Opens nothing exclusive: another instance may run meanwhile. The caller sets the deadline, and may
 /// drop the future: nothing goes on.
 pub async fn check(config: &Config) -> Result<(), CheckError> {
-    let roots = load_roots(config)?;
-    fallback_store(config)?;
     let metrics = Metrics::default(); // nobody looks at them
-    let (provider, connections) = gateway(config, &roots, metrics.clone())?;
+    let Edges { gateway, connecting, core, .. } = Edges::real(config, metrics.clone())?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connecting(Hearts::default(), CancellationToken::new()));
     if config.observes {
-        let mut tasks = JoinSet::new();
-        tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
-        let asked = ask_gateway(&provider, config).await;
+        let asked = ask_gateway(&gateway, config).await;
         tasks.shutdown().await;
         return asked;
     }
-    let core = KmsCore::new(
-        config.kms_core_endpoint.expose(),
-        &roots,
-        world::configured_domain(config),
-        kms_core::Options::default(),
-        metrics,
-    )
-    .map_err(|error| CheckError::Refused(error.to_string()))?;
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(connections.run(Hearts::default(), stop));
+    let domain = world::configured_domain(config);
+    let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
     let wallet = async {
         let opened = world::ask_wallet(config).await;
         opened.map(drop).map_err(|unready| CheckError::of("AWS KMS", unready))
@@ -77,7 +66,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
         let name = report::core_name(&core);
         asked.map_err(|why| CheckError::of(&name, Unready::Yet(why)))
     };
-    let (wallet, gateway, core) = tokio::join!(wallet, ask_gateway(&provider, config), answers);
+    let (wallet, gateway, core) = tokio::join!(wallet, ask_gateway(&gateway, config), answers);
     tasks.shutdown().await;
     let mut unreachable = None;
     for found in [wallet, gateway, core] {
@@ -90,7 +79,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     unreachable.map_or(Ok(()), Err)
 }
 
-async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(), CheckError> {
+async fn ask_gateway(provider: &impl Nodes, config: &Config) -> Result<(), CheckError> {
     let asking = async {
         provider.first_attempt().await?;
         world::ask_chain(provider).await?;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BuildError, OBSERVER,
-    parts::{fallback_store, gateway_at, load_roots},
+    edges::{self, fallback_store, gateway_at, load_roots},
     report, world,
 };
 use crate::{
@@ -37,8 +37,8 @@ use crate::{
     },
     gateway::{gateway_config::GatewayConfigAdapter, wallet::Wallet},
     heart::Hearts,
+    machine::Machine,
     metrics::Metrics,
-    tls::TlsRoots,
 };
 
 /// How long each look may take.
@@ -132,16 +132,10 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
         tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
         nodes.push(reading::Node { shown: url.to_string(), provider });
     }
-    let core = open_core(config, &roots, metrics)?;
-    let http = ciphertexts::BucketClient::new(roots.client_config(), &config.proxies)
-        .map_err(|error| super::parts::fail(error.without_url()))?;
+    let (transport, domain) = (edges::core(config, &roots)?, world::configured_domain(config));
+    let core = KmsCore::new(transport, domain, kms_core::Options::default(), metrics);
+    let http = edges::buckets(config, &roots)?;
     Ok(Tools { nodes, core, http, fallback })
-}
-
-fn open_core(config: &Config, roots: &TlsRoots, metrics: Metrics) -> Result<KmsCore, BuildError> {
-    let (endpoint, domain) = (config.kms_core_endpoint.expose(), world::configured_domain(config));
-    KmsCore::new(endpoint, roots, domain, kms_core::Options::default(), metrics)
-        .map_err(super::parts::refuse)
 }
 
 async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
@@ -229,7 +223,9 @@ async fn look_at_chain(
     let journal = async {
         let own = config.observes.then_some(OBSERVER);
         let Some(address) = address.or(own) else { return Vec::new() };
-        let known = world::known_beginnings(config, state_dir.to_owned(), address, "").await;
+        let known =
+            world::known_beginnings(&Machine::default(), config, state_dir.to_owned(), address, "")
+                .await;
         let known = known.unwrap_or_default();
         match world::settle_genesis(provider, &known).await {
             Ok(genesis) => {

@@ -44,8 +44,9 @@ pub(super) async fn follow<P: Provider>(left: Left, provider: P, stop: Cancellat
         followed
     };
     let (kept, followed) = tokio::join!(writing, following);
-    // Closing a file may take a while.
-    let _ = tokio::task::spawn_blocking(move || drop(kept)).await;
+    if let Ok(kept) = kept {
+        kept.close().await;
+    }
     match followed {
         Some(Ok(Followed { mined, displaced, given_up })) => info!(
             %wallet, mined, displaced, given_up,
@@ -208,6 +209,7 @@ mod tests {
         domain::B256,
         gateway::{fake_chain::FakeChain, wallet::Wallet},
         journal::{Identity, Opened, open_as},
+        machine::Machine,
     };
 
     async fn sign(wallet: &Wallet, nonce: u64, fee: u128) -> SignedTransaction {
@@ -227,7 +229,7 @@ mod tests {
 
     fn open(dir: &Path, wallet: Address) -> Opened {
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
-        open_as(dir, identity, Address::ZERO, "one", None).unwrap()
+        open_as(&Machine::default(), dir, identity, Address::ZERO, "one", None).unwrap()
     }
 
     fn left(dir: &Path, wallet: Address) -> Left {
@@ -243,7 +245,9 @@ mod tests {
             sleep(Duration::from_secs(1)).await;
             chain.mine(Vec::new());
             let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
-            if let Ok(opened) = open_as(dir, identity, Address::ZERO, "one", None) {
+            if let Ok(opened) =
+                open_as(&Machine::default(), dir, identity, Address::ZERO, "one", None)
+            {
                 break opened;
             }
         };

@@ -76,7 +76,7 @@ fn each(told: &[(&str, Beginning)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Identity;
+    use crate::{journal::Identity, machine::Machine};
 
     const ONE: B256 = B256::repeat_byte(1);
     const TWO: B256 = B256::repeat_byte(2);
@@ -87,7 +87,10 @@ mod tests {
         let (wallet, contract) = Default::default();
         let known = |genesis: &B256| {
             let identity = Identity { chain_id: 7, genesis: *genesis, wallet };
-            drop(journal::open_as(dir.path(), identity, contract, "one", None).unwrap());
+            drop(
+                journal::open_as(&Machine::default(), dir.path(), identity, contract, "one", None)
+                    .unwrap(),
+            );
             let found = journal::beginnings(dir.path(), 7, wallet, "one").unwrap();
             found.into_iter().find(|found| found.is_of(*genesis)).unwrap()
         };

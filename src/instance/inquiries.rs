@@ -33,10 +33,7 @@ use crate::{
     clock,
     domain::{BlockRef, Bytes, Outcome, ShownId, U256},
     flow::{Entrance, Intake, arrivals::backfill::Backfill},
-    gateway::{
-        abi,
-        provider::{ArbitrumProvider, Provider},
-    },
+    gateway::{abi, provider::Provider},
     heart::Heart,
     journal::{
         self, Identity, Journal, JournaledTransaction, Listing, Look, Position, QueryError,
@@ -95,6 +92,7 @@ impl<P: Provider> Inquiries<P> {
                 }
             };
             tokio::select! {
+                biased;
                 asked = inbox.recv() => {
                     let Some(Asked { inquiry, reply }) = asked else { return };
                     if !inquiry.is_wish() {
@@ -124,9 +122,6 @@ impl<P: Provider> Inquiries<P> {
         }
     }
 }
-
-/// The task of a running instance.
-pub(super) type Running = Inquiries<ArbitrumProvider>;
 
 /// Whether a request that is to be tried again has a walk to go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

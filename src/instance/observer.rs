@@ -7,16 +7,20 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    Around, BuildError, Instance, OBSERVER, Reading, Ways,
+    Around, BuildError, Instance, Mode, OBSERVER, Reading, Ways,
     parts::{depth, fail, intakes, open_ciphertexts},
     world::{self, Waits},
 };
 use crate::{
     config::Config,
-    flow::{Confirmation, arrivals::suspects::Suspects, observation::Observation},
-    gateway::{decryption::DecryptionAdapter, provider::ArbitrumProvider},
+    flow::{
+        Confirmation,
+        arrivals::suspects::Suspects,
+        ciphertexts::{BucketClient, FallbackStore},
+        observation::Observation,
+    },
+    gateway::{decryption::DecryptionAdapter, provider::Nodes},
     heart,
-    tls::TlsRoots,
 };
 
 impl Instance {
@@ -24,11 +28,11 @@ impl Instance {
     pub(super) async fn build_observer(
         &mut self,
         config: &Config,
-        roots: TlsRoots,
-        provider: ArbitrumProvider,
+        provider: impl Nodes,
+        (buckets, fallback): (BucketClient, Option<FallbackStore>),
     ) -> Result<(), BuildError> {
         let (waits, gateway) =
-            (Waits::building(&self.edges.reporter), world::gateway_name(&provider));
+            (Waits::building(&self.supervision.reporter), world::gateway_name(&provider));
         info!("mode = \"observe\": nothing is asked, signed or sent");
         let journal = self.open_journal(config, OBSERVER, &provider).await?;
         let decryption = DecryptionAdapter::new(provider.clone());
@@ -39,11 +43,12 @@ impl Instance {
 
         let (ripe, _) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);
-        let metrics = self.edges.reporter.metrics.clone();
+        let metrics = self.supervision.reporter.metrics.clone();
         let suspects = Suspects::default();
+        let ciphertexts = open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
         let observation = Observation {
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
-            ciphertexts: open_ciphertexts(config, &roots, registry, metrics.clone())?,
+            ciphertexts,
             support: support.subscribe(),
             ledger: journal.clone(),
             max_in_flight: config.max_requests_in_flight,
@@ -53,21 +58,11 @@ impl Instance {
             observed,
         };
         let (intakes, walk, walk_again) = intakes(config);
-        let (heart, stop) = (self.edges.hearts.heart(heart::WALK), self.edges.stop.clone());
+        let (heart, stop) =
+            (self.supervision.hearts.heart(heart::WALK), self.supervision.stop.clone());
         self.tasks.spawn(heart::WALK, Arc::new(observation).run(intakes, heart, stop));
-        let (core, observed) = (None, Some(count));
-        let (wallet, memory) = (None, None);
-        let around = Around {
-            provider,
-            journal,
-            decryption,
-            support,
-            reading,
-            core,
-            observed,
-            wallet,
-            memory,
-        };
+        let mode = Mode::Observe { observed: count };
+        let around = Around { provider, journal, decryption, support, reading, mode };
         self.open_around(config, around, Ways { walk, walk_again, ripe, suspects });
         info!("instance running");
         Ok(())

@@ -7,22 +7,23 @@ use std::{
 };
 
 use tokio::{
-    task::{JoinSet, spawn_blocking},
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     BuildError, OBSERVER,
-    parts::{gateway, load_roots},
+    edges::Edges,
     world::{self, Unready},
 };
 use crate::{
     config::Config,
     domain::BlockRef,
-    gateway::provider::{ArbitrumProvider, At, Provider, RpcError},
+    gateway::provider::{At, Nodes, RpcError},
     heart::Hearts,
     journal::{self, Identity, OpenError, Rebuilt},
+    machine::Machine,
     metrics::Metrics,
 };
 
@@ -59,12 +60,12 @@ pub async fn rebuild(
     state_dir: PathBuf,
     from: u64,
 ) -> Result<Rebuilt, RebuildError> {
-    let roots = load_roots(config)?;
-    let (provider, connections) = gateway(config, &roots, Metrics::default())?;
+    let Edges { gateway: provider, connecting, machine, .. } =
+        Edges::real(config, Metrics::default())?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
+    tasks.spawn(connecting(Hearts::default(), CancellationToken::new()));
     let name = world::gateway_name(&provider);
-    let asked = timeout(PATIENCE, ask(&provider, config, &state_dir, from)).await;
+    let asked = timeout(PATIENCE, ask(&provider, &machine, config, &state_dir, from)).await;
     tasks.shutdown().await;
     let late = |_| RebuildError::Unreachable(format!("{name}: no answer in {PATIENCE:?}"));
     let (identity, cursor) = asked.map_err(late)?.map_err(|refused| match refused {
@@ -77,15 +78,9 @@ pub async fn rebuild(
         Refused::NoSuchBlock { head } => RebuildError::NoSuchBlock { from, head },
     })?;
     let contract = config.decryption_address;
-    let rebuilding =
-        spawn_blocking(move || journal::rebuild(&state_dir, identity, contract, cursor));
-    match rebuilding.await {
-        Ok(rebuilt) => Ok(rebuilt?),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(RebuildError::Unreachable("the process is ending".to_owned())),
-        },
-    }
+    let rebuilding = machine.run(move || journal::rebuild(&state_dir, identity, contract, cursor));
+    let ending = || RebuildError::Unreachable("the process is ending".to_owned());
+    Ok(rebuilding.await.ok_or_else(ending)??)
 }
 
 /// Why it is not known what to rebuild.
@@ -111,7 +106,8 @@ impl From<Unready> for Refused {
 
 /// Whose journal it is, and the block before the first one to be read.
 async fn ask(
-    provider: &ArbitrumProvider,
+    provider: &impl Nodes,
+    machine: &Machine,
     config: &Config,
     state_dir: &Path,
     from: u64,
@@ -125,7 +121,7 @@ async fn ask(
     };
     let begun = Instant::now();
     provider.first_attempt().await?;
-    let known = world::known_beginnings(config, state_dir.to_owned(), wallet, "").await;
+    let known = world::known_beginnings(machine, config, state_dir.to_owned(), wallet, "").await;
     let known = known.map_err(|_| Unready::Yet("the state directory cannot be read".to_owned()))?;
     let genesis = loop {
         match world::settle_genesis(provider, &known).await {

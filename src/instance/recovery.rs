@@ -56,6 +56,7 @@ impl Recovery {
         loop {
             self.heart.rest();
             tokio::select! {
+                biased;
                 _ = retry.tick() => {}
                 // The chain dropped answers: their requests are held, and not for long.
                 () = self.journal.reopened() => {}

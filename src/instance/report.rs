@@ -5,22 +5,22 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::watch,
-    task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
 use super::{
+    Mode,
     catch_up::{Seen, Tracker},
     lag::Lag,
-    stale::Nodes,
+    stale,
     why::Why,
     world,
 };
 use crate::{
     backoff::Backoff,
     clock,
-    domain::{Address, BlockRef, ShownId},
+    domain::{BlockRef, ShownId},
     flow::{
         arrivals::{
             ids::Missing,
@@ -28,13 +28,12 @@ use crate::{
             notes::{Notes, Uncertain},
             unproven::Unclear,
         },
-        ciphertexts::MemoryUse,
         depth::Tag,
         kms_core::{Health, KmsCore},
     },
-    gateway::provider::{ArbitrumProvider, Provider},
+    gateway::provider::Nodes,
     heart::Heart,
-    journal::{self, Journal, JournalError, Space},
+    journal::{Journal, JournalError, Space},
     metrics::Standing,
     observe::status::{
         HiddenRequests, Phase, ReadOnce, Reporter, StaleNode, StillTag, UnansweredRequests,
@@ -59,13 +58,10 @@ const NEVER: u64 = u64::MAX;
 
 /// The task.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct Report<N> {
     pub reporter: Reporter,
-    pub provider: ArbitrumProvider,
-    /// None is asked by an instance that only observes.
-    pub core: Option<KmsCore>,
-    /// How many requests such a one has observed.
-    pub observed: Option<watch::Receiver<u64>>,
+    pub provider: N,
+    pub mode: Mode,
     pub journal: Journal,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
@@ -77,27 +73,26 @@ pub(super) struct Report {
     pub tag: watch::Receiver<Option<Tag>>,
     /// What the contract says of the requests that were read.
     pub sighted: watch::Receiver<Sight>,
-    /// Absent where only observed.
-    pub wallet: Option<Address>,
-    /// What ciphertexts hold of their memory.
-    pub memory: Option<MemoryUse>,
 }
 
 /// What was found of the Core. `None`: it was not asked yet.
 type Found = Option<Result<(), String>>;
 
-impl Report {
+impl<N: Nodes> Report<N> {
     pub(super) async fn run(self, heart: Heart) -> Result<(), JournalError> {
         let (sender, found) = watch::channel(None);
-        let Some(core) = &self.core else {
-            sender.send_replace(Some(Ok(())));
-            return tokio::select! {
-                told = self.tell(found, heart) => told,
-                () = self.take_stock() => Ok(()),
-            };
+        let following = async {
+            match &self.mode {
+                Mode::Answer { core, .. } => follow_core(core, &sender).await,
+                Mode::Observe { .. } => {
+                    sender.send_replace(Some(Ok(())));
+                    std::future::pending::<()>().await;
+                }
+            }
         };
         tokio::select! {
-            () = follow_core(core, &sender) => Ok(()),
+            biased;
+            () = following => Ok(()),
             told = self.tell(found, heart) => told,
             () = self.take_stock() => Ok(()),
         }
@@ -138,9 +133,13 @@ impl Report {
                 }
                 (None, _) | (_, None) => Seen::Near,
             };
-            if let Some(memory) = &self.memory {
-                self.reporter.metrics.ciphertext_memory(memory.held(), memory.limit());
-            }
+            let observed = match &self.mode {
+                Mode::Answer { memory, .. } => {
+                    self.reporter.metrics.ciphertext_memory(memory.held(), memory.limit());
+                    None
+                }
+                Mode::Observe { observed } => Some(*observed.borrow()),
+            };
             say(&seen, &mut said);
             let (tag, now_ms) = (*self.tag.borrow(), clock::unix_millis());
             if let Some(tag) = tag {
@@ -154,7 +153,7 @@ impl Report {
                 (new.head, new.cursor) = (head, cursor);
                 (new.in_hand, new.held) = (counted.2.requests, counted.2.held);
                 new.held_by.clone_from(&counted.2.held_by);
-                new.observed = self.observed.as_ref().map(|observed| *observed.borrow());
+                new.observed = observed;
                 new.still_tag = tag.filter(|tag| tag.stands_still(now_ms)).map(|tag| StillTag {
                     tag: tag.finality.as_str().to_owned(),
                     at: tag.at,
@@ -184,19 +183,17 @@ impl Report {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Some(wallet) = self.wallet {
+            if let Some(wallet) = self.mode.wallet() {
                 match self.provider.balance(wallet).await {
                     Ok(balance) => self.reporter.metrics.balance(balance),
                     Err(error) => debug!(%error, "could not ask for the wallet's balance"),
                 }
             }
-            let path = self.journal.path().to_owned();
-            let looking = spawn_blocking(move || journal::space(&path));
-            match looking.await {
-                Ok(Ok(Space { taken, free })) => self.reporter.metrics.journal(taken, free),
-                Ok(Err(error)) => debug!(%error, "could not look at the journal's disk"),
+            match self.journal.space().await {
+                Some(Ok(Space { taken, free })) => self.reporter.metrics.journal(taken, free),
+                Some(Err(error)) => debug!(%error, "could not look at the journal's disk"),
                 // The runtime is ending.
-                Err(_) => return,
+                None => return,
             }
         }
     }
@@ -217,7 +214,10 @@ impl Report {
         Some(match found.as_ref()? {
             Ok(()) => Phase::Running,
             Err(why) => {
-                let on = self.core.as_ref().map(core_name).unwrap_or_default();
+                let on = match &self.mode {
+                    Mode::Answer { core, .. } => core_name(core),
+                    Mode::Observe { .. } => String::new(),
+                };
                 Phase::Waiting { on, why: why.clone() }
             }
         })
@@ -288,14 +288,13 @@ pub(super) fn core_name(core: &KmsCore) -> String {
 }
 
 /// Tells how each gateway node is, also while the instance is built: that may wait for one.
-pub(super) async fn follow_endpoints(provider: ArbitrumProvider, reporter: Reporter) {
+pub(super) async fn follow_endpoints(provider: impl Nodes, reporter: Reporter) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut nodes, mut repeats) = (Nodes::default(), Repeats::default());
+    let (mut nodes, mut repeats) = (stale::Nodes::default(), Repeats::default());
     loop {
         tick.tick().await;
-        let sights: Vec<_> = provider.endpoints().collect();
-        let (gauges, stale) = nodes.look(&sights, clock::unix_millis());
+        let (gauges, stale) = nodes.look(&provider.endpoints(), clock::unix_millis());
         reporter.metrics.endpoints(gauges);
         for node in &stale {
             say_stale(node, &mut repeats);

@@ -18,11 +18,10 @@
 //! as much as possible of the product is played:
 //!
 //! - the node: [`Provider`], the port the rooms have anyway;
-//! - the Core: the function under the generated client (`kms_core::line`): messages, deadlines, the
+//! - the Core: the function under the generated client (`kms_core::Carrier`): messages, deadlines, the
 //!   table of statuses and the check of signatures are the real ones;
-//! - the buckets: the one GET of the downloads (`ciphertexts::http`);
-//! - the journal: the real one, on a real file; only its blocking work runs in place
-//!   (`crate::simulated`). What it noted and had not committed dies with the process, as it does
+//! - the buckets: the one GET of the downloads (`ciphertexts::Get`);
+//! - the journal: the real one, on a real file; only its blocking work runs in place ([`Machine`]). What it noted and had not committed dies with the process, as it does
 //!   outside. So no model of the journal is needed that would have to be proved right first.
 //!
 //! There are one or two endpoints, each with machines behind it. The product's own choice tells which
@@ -47,6 +46,7 @@ mod world;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -72,9 +72,9 @@ use crate::{
             lookout::{Lookout, Sight},
             suspects::Suspects,
         },
-        ciphertexts::{self, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
+        ciphertexts::{BucketClient, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
         entrances,
-        kms_core::{self, KmsCore},
+        kms_core::{self, KmsCore, Transport},
         submission::Submission,
     },
     gateway::{
@@ -85,9 +85,10 @@ use crate::{
         wallet::Wallet,
     },
     heart::Heart,
-    journal::{Identity, Journal},
+    journal::{Identity, Journal, Opened, open_as},
+    machine::{Fate, Machine, Player},
     metrics::Metrics,
-    simulated::{self, DiskFault, Ground},
+    simulated,
 };
 
 /// How long a process that is told to stop may take.
@@ -95,10 +96,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 const HELD_RETRY: Duration = Duration::from_mins(1);
 
 /// What outlives a process.
-struct Machine<'a> {
+struct Computer<'a> {
     state_dir: &'a Path,
     wallet: Arc<Wallet>,
-    http: ciphertexts::BucketClient,
     world: World,
 }
 
@@ -162,11 +162,9 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let world = World::new(State::new(plan, seed));
     world.say(format_args!("{plan:?}"));
     world.state().history();
-    let machine = Machine {
+    let machine = Computer {
         state_dir,
         wallet: Arc::new(Wallet::from_private_key(&[7; 32]).unwrap()),
-        http: ciphertexts::BucketClient::new(no_roots(), &crate::proxy::Proxies::default())
-            .unwrap(),
         world: world.clone(),
     };
     let mut nature = JoinSet::new();
@@ -194,40 +192,36 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     Told { violations, trace: world.trace(), fired }
 }
 
-fn no_roots() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth()
-}
+/// The machine of a life.
+struct Played(Life);
 
-fn ground(life: &Life) -> Ground {
-    let turn = {
-        let life = life.clone();
-        move || -> futures_util::future::BoxFuture<'static, ()> {
-            let life = life.clone();
-            Box::pin(async move { life.takes(4).await })
-        }
-    };
-    let world = life.world.clone();
-    let commit = move || {
-        let fault = {
+impl Player for Played {
+    fn turn(&self) -> BoxFuture<'static, ()> {
+        let life = self.0.clone();
+        Box::pin(async move { life.takes(4).await })
+    }
+
+    fn done(&self) -> BoxFuture<'static, ()> {
+        let life = self.0.clone();
+        Box::pin(async move { life.point().await })
+    }
+
+    fn commit(&self) -> Fate {
+        let world = &self.0.world;
+        let fate = {
             let mut state = world.state();
             let rate = state.plan.faults.disk;
             if !state.fault(rate) {
-                return None;
+                return Fate::Stored;
             }
-            if state.dice.bool() { DiskFault::NotStored } else { DiskFault::StoredUnsaid }
+            if state.dice.bool() { Fate::NotStored } else { Fate::StoredUnsaid }
         };
-        world.say(format_args!("disk: {fault:?}"));
-        Some(fault)
-    };
-    Ground { begun: life.world.begun(), turn: Arc::new(turn), commit: Arc::new(commit) }
+        world.say(format_args!("disk: {fate:?}"));
+        fate
+    }
 }
 
-impl Machine<'_> {
+impl Computer<'_> {
     /// Between two lives.
     async fn pause(&self) {
         sleep(Duration::from_millis(500)).await;
@@ -265,7 +259,7 @@ impl Machine<'_> {
     /// A process from its start to its end, or to the end of the storm.
     async fn one_life(&self) -> Ended {
         let life = Life::new(self.world.clone());
-        simulated::set(Some(ground(&life)));
+        simulated::set(Some(life.world.begun()));
         self.world.say(format_args!("the process starts"));
         self.world.state().connect();
         let started = tokio::select! {
@@ -329,18 +323,18 @@ impl Machine<'_> {
             fallback: None,
             memory_mib: SMALLEST_MEMORY_MIB,
             verify_coprocessors: false,
-            http: self.http.clone(),
+            http: BucketClient::over(store::network(life)),
             metrics: Metrics::default(),
         })
-        .answered_by(store::network(life))
     }
 
     /// As `Instance::build` and `Instance::open_rooms` do it.
     async fn start(&self, life: &Life) -> Result<Running, String> {
         let identity =
             Identity { chain_id: CHAIN_ID, genesis: B256::ZERO, wallet: self.wallet.address() };
-        let opened = Journal::open(self.state_dir, identity, DECRYPTION);
-        let (journal, writer) = opened.map_err(|error| error.to_string())?;
+        let machine = Machine::played_by(Arc::new(Played(life.clone())));
+        let opened = open_as(&machine, self.state_dir, identity, DECRYPTION, "one", None);
+        let Opened { journal, writer, .. } = opened.map_err(|error| error.to_string())?;
         let left = LeftOver::read(&journal).await.map_err(|error| error.to_string())?;
         let (stragglers, left_to_send) = endpoints::stragglers();
         let wallet = self.wallet.address();
@@ -379,8 +373,8 @@ impl Machine<'_> {
         let flow = Flow {
             name: "one".to_owned(),
             ciphertexts: self.ciphertexts(life, &registry),
-            core: KmsCore::in_process(
-                &core::line(life),
+            core: KmsCore::new(
+                Transport::over("core", core::carrier(life)),
                 domain(),
                 kms_core::Options::default(),
                 Metrics::default(),

@@ -4,10 +4,7 @@
 
 use std::{fmt::Display, path::PathBuf, time::Duration};
 
-use tokio::{
-    task::spawn_blocking,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{
@@ -22,10 +19,11 @@ use crate::{
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        provider::{ArbitrumProvider, At, Provider, RpcError},
+        provider::{At, Nodes, Provider, RpcError},
         wallet::{Wallet, WalletError},
     },
     journal::{self, Journal},
+    machine::Machine,
     observe::status::{Phase, Reporter},
     repeats::Repeats,
 };
@@ -124,7 +122,7 @@ impl Waits {
 }
 
 /// The gateway node, or all of them, as messages name it.
-pub(super) fn gateway_name(provider: &ArbitrumProvider) -> String {
+pub(super) fn gateway_name(provider: &impl Nodes) -> String {
     format!("the gateway node at {}", provider.hosts())
 }
 
@@ -145,29 +143,30 @@ impl From<RpcError> for Unready {
 }
 
 /// Whether a node of the chain id is there.
-pub(super) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
+pub(super) async fn ask_chain(provider: &impl Provider) -> Result<(), Unready> {
     Ok(provider.chain_id().await.map(drop)?)
 }
 
 /// What the journals of `dir` know of the chain.
 pub(super) async fn known_beginnings(
+    machine: &Machine,
     config: &Config,
     dir: PathBuf,
     wallet: Address,
     name: &str,
 ) -> Result<Vec<journal::Beginning>, BuildError> {
     let (chain_id, name) = (config.chain_id, name.to_owned());
-    let looking = spawn_blocking(move || journal::beginnings(&dir, chain_id, wallet, &name));
+    let looking = machine.run(move || journal::beginnings(&dir, chain_id, wallet, &name));
     match looking.await {
-        Ok(known) => known.map_err(|error| fail(format!("looking for journals: {error}"))),
-        Err(error) => Err(fail(format!("looking for journals: {error}"))),
+        Some(known) => known.map_err(|error| fail(format!("looking for journals: {error}"))),
+        None => Err(fail("looking for journals: the process is ending")),
     }
 }
 
 /// Which chain of this id is meant, by all nodes and by what is `known`. The nodes of others are left
 /// out from now on.
 pub(super) async fn settle_genesis(
-    provider: &ArbitrumProvider,
+    provider: &impl Nodes,
     known: &[journal::Beginning],
 ) -> Result<B256, Unready> {
     if let Some(error) = provider.trouble() {

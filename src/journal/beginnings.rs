@@ -85,7 +85,7 @@ fn look_into(path: &Path) -> rusqlite::Result<(Option<Identity>, Option<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::open_as;
+    use crate::{journal::open_as, machine::Machine};
 
     #[test]
     fn b1_the_chains_of_a_wallet_are_found_by_its_journals() {
@@ -98,7 +98,9 @@ mod tests {
         assert!(find(7, wallet, "one").is_empty());
         let make = |chain_id, genesis, wallet, keeper| {
             let identity = Identity { chain_id, genesis: B256::repeat_byte(genesis), wallet };
-            drop(open_as(dir.path(), identity, contract, keeper, None).unwrap());
+            drop(
+                open_as(&Machine::default(), dir.path(), identity, contract, keeper, None).unwrap(),
+            );
         };
         make(7, 2, wallet, "one");
         make(8, 3, wallet, "one");

@@ -46,6 +46,7 @@ mod tests {
     use crate::{
         domain::B256,
         journal::{Identity, open_as},
+        machine::Machine,
     };
 
     #[test]
@@ -54,14 +55,19 @@ mod tests {
         assert!(keepers(&dir.path().join("missing")).is_empty());
         let wallet = Address::repeat_byte(7);
         let identity = Identity { chain_id: 31_337, genesis: B256::repeat_byte(1), wallet };
-        drop(open_as(dir.path(), identity, Address::ZERO, "node 1", None).unwrap());
+        drop(
+            open_as(&Machine::default(), dir.path(), identity, Address::ZERO, "node 1", None)
+                .unwrap(),
+        );
         fs::write(dir.path().join("9-x-y.lock"), "1\nsomebody\n").unwrap();
         let keeper = Keeper { name: "node 1".to_owned(), chain_id: 31_337, wallet };
         assert_eq!(keepers(dir.path()), std::slice::from_ref(&keeper));
         // Who only observes keeps it in a directory of its own.
         let below = dir.path().join("observe-node_2");
         fs::create_dir(&below).unwrap();
-        drop(open_as(&below, identity, Address::ZERO, "node 2", None).unwrap());
+        drop(
+            open_as(&Machine::default(), &below, identity, Address::ZERO, "node 2", None).unwrap(),
+        );
         let other = Keeper { name: "node 2".to_owned(), ..keeper.clone() };
         assert_eq!(keepers(dir.path()), [keeper, other]);
     }

@@ -29,6 +29,7 @@ use crate::{
     clock,
     domain::{Address, BlockRef},
     flow::ledger::Batch,
+    machine::Machine,
 };
 
 /// What a rebuild did.
@@ -74,7 +75,7 @@ pub fn rebuild(
     let rebuilt = |way| Rebuilt { path: path.clone(), cursor, way };
     let is_there = path.try_exists().map_err(io("looking for it"))?;
     let aside = if is_there {
-        match open_file(dir, identity, &path) {
+        match open_file(&Machine::default(), dir, identity, &path) {
             Ok(mut open) => {
                 let way = go_back(&mut open.connection, contract, cursor);
                 return way.map(rebuilt).map_err(|cause| OpenError::sqlite(&path, cause));

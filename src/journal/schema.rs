@@ -219,12 +219,12 @@ pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?; // pages: about 4 MiB
     connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?; // after a burst
     connection.pragma_update(None, "cell_size_check", true)?;
-    // A simulated process dies, its machine never: what is committed stays without waiting for it.
-    #[cfg(test)]
-    if crate::simulated::is_on() {
-        connection.pragma_update(None, "synchronous", "OFF")?;
-    }
     Ok(connection)
+}
+
+/// What is committed counts without an fsync: for a machine that never fails as a whole.
+pub(super) fn never_sync(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "OFF")
 }
 
 /// The reading connection. Opened read-write with `query_only`, so that whichever connection

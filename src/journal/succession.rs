@@ -34,6 +34,7 @@ use super::{
 use crate::{
     clock,
     domain::{Address, BlockRef},
+    machine::Machine,
 };
 
 /// Settled requests of so many last blocks come along: twice those that are always read again.
@@ -71,8 +72,9 @@ pub struct Left {
 
 /// Opens the journal of `identity` as the instance called `keeper`, and lets it take over from that
 /// instance's earlier wallet if it is new. `kept` is the same journal as an earlier writer left it.
-/// Blocking, as [`Journal::open`].
+/// Blocking, as [`Journal::open`]; what it does later is done by `machine`.
 pub fn open_as(
+    machine: &Machine,
     dir: &Path,
     identity: Identity,
     contract: Address,
@@ -81,7 +83,7 @@ pub fn open_as(
 ) -> Result<Opened, OpenError> {
     let (journal, writer) = match kept {
         Some(kept) => kept.reopen(contract)?,
-        None => Journal::open_own(dir, identity, contract)?,
+        None => Journal::open_own(machine, dir, identity, contract)?,
     };
     let path = journal.path().to_owned();
     let sqlite = |cause| OpenError::sqlite(&path, cause);
@@ -103,7 +105,7 @@ pub fn open_as(
         if !inherits && !sibling.has_open_transactions {
             continue;
         }
-        let (journal, writer) = match Journal::open(dir, sibling.identity, contract) {
+        let (journal, writer) = match Journal::open_on(machine, dir, sibling.identity, contract) {
             Ok(open) => open,
             // Also while somebody serves that wallet: to begin without its requests would lose them.
             Err(error) if inherits => return Err(error.of_predecessor()),

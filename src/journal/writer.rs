@@ -6,7 +6,7 @@
 //! [`STEP_DELAY`] for more.
 //!
 //! No thread belongs to an idle journal: the task waits on its queue, and each commit runs in
-//! `spawn_blocking` with the connection moved in and out. Dropping the task in between is safe: a
+//! a blocking thread ([`Machine::run`]) with the connection moved in and out. Dropping the task in between is safe: a
 //! commit under way ends on its own, with its answers given, and then closes connection and lock.
 //!
 //! Told to end, the writer gives the open, locked file back ([`Kept`]): whoever goes on with it needs
@@ -31,7 +31,10 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{
+    Connection, TransactionBehavior,
+    ffi::{SQLITE_FULL, SQLITE_IOERR_FSYNC},
+};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot},
     time::{Instant, sleep, sleep_until},
@@ -41,7 +44,6 @@ use tracing::{error, info};
 
 use super::{
     Condition, Counters, Identity, Journal, JournalError, OpenError, OpenWarning, Pruned, Shared,
-    blocking,
     lock::Lock,
     names::{self, Files, Names},
     schema,
@@ -53,6 +55,7 @@ use crate::{
     flow::ledger::{Batch, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId},
     heart::Heart,
+    machine::{Fate, Machine},
     metrics::Metrics,
 };
 
@@ -208,7 +211,8 @@ impl Writer {
     pub fn keep(self) -> Kept {
         let Self { mut queue, store } = self;
         queue.close();
-        store.keep()
+        let reader = store.shared.reader.try_lock().ok().and_then(|mut reader| reader.take());
+        store.keep(reader)
     }
 
     /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
@@ -248,7 +252,9 @@ impl Writer {
                 let _ = reply.send(Err(shared.closed().into()));
             }
         }
-        let kept = blocking(move || store.keep()).await;
+        // Whoever reads just now is waited for.
+        let reader = shared.reader.lock().await.take();
+        let kept = shared.machine.run(move || store.keep(reader)).await;
         ended?;
         kept.ok_or(JournalError::Closed { path: shared.path.clone() })
     }
@@ -266,12 +272,12 @@ async fn store_all(
     let since = Instant::now();
     loop {
         heart.beat().await;
-        let metrics = metrics.clone();
-        let (returned, committed) = blocking(move || {
+        let (machine, metrics) = (store.shared.machine.clone(), metrics.clone());
+        let committing = machine.run(move || {
             let committed = store.commit(commands, &metrics);
             (store, committed)
-        })
-        .await?;
+        });
+        let (returned, committed) = committing.await?;
         store = returned;
         let condition = &store.shared.condition;
         match committed {
@@ -402,6 +408,13 @@ impl Kept {
         &self.shared.path
     }
 
+    /// Closes the file and gives the lock back, without blocking the caller's thread.
+    pub async fn close(self) {
+        let machine = self.shared.machine.clone();
+        // Dropped in any case: where this says nothing the runtime is ending.
+        machine.run(move || drop(self)).await;
+    }
+
     /// New handles and a new writer for this contract. Blocking, a little.
     pub fn reopen(self, contract: Address) -> Result<(Journal, Writer), OpenError> {
         let Self { reader, connection, shared, lock } = self;
@@ -411,7 +424,8 @@ impl Kept {
             None => schema::connect_reader(&path).map_err(|e| OpenError::sqlite(&path, e))?,
         };
         let (identity, warnings) = (shared.identity, Vec::new());
-        let parts = Parts { path, identity, connection, reader, warnings, lock };
+        let machine = shared.machine.clone();
+        let parts = Parts { path, identity, machine, connection, reader, warnings, lock };
         Ok(parts.assemble(contract))
     }
 }
@@ -420,6 +434,7 @@ impl Kept {
 pub(super) struct Parts {
     pub path: PathBuf,
     pub identity: Identity,
+    pub machine: Machine,
     pub connection: Connection,
     pub reader: Connection,
     pub warnings: Vec<OpenWarning>,
@@ -428,26 +443,21 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn assemble(self, contract: Address) -> (Journal, Writer) {
-        let Self { path, identity, connection, reader, warnings, lock } = self;
+        let Self { path, identity, machine, connection, reader, warnings, lock } = self;
         let (commands, queue) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             files: Files::of(&path),
             condition: Condition::default(),
             path,
             identity,
+            machine,
             reader: Arc::new(Mutex::new(Some(reader))),
             counters: Counters::default(),
             reopened: Notify::new(),
             ended: OnceLock::new(),
         });
         let reader = ReaderEnd(Arc::clone(&shared));
-        let store = Store {
-            reader,
-            connection,
-            contract,
-            shared: Arc::clone(&shared),
-            lock,
-        };
+        let store = Store { reader, connection, contract, shared: Arc::clone(&shared), lock };
         (Journal { commands, contract, warnings: warnings.into(), shared }, Writer { queue, store })
     }
 }
@@ -456,7 +466,7 @@ impl Store {
     /// Commits all commands or none, then answers whoever waits.
     fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> Committed {
         let begun = Instant::now();
-        let done = match apply(&mut self.connection, self.contract, &commands) {
+        let done = match self.apply(&commands) {
             Ok(done) => {
                 metrics.committed(begun.elapsed());
                 done
@@ -523,42 +533,34 @@ impl Store {
         names::put_in_place(&copy, path).map_err(io)
     }
 
-    /// Takes the reader away from all handles. Blocking: it may be reading.
-    fn keep(self) -> Kept {
+    /// With the reader, if nobody reads just now.
+    fn keep(self, open: Option<Connection>) -> Kept {
         let Self { reader, connection, shared, lock, .. } = self;
-        // Nobody may block in a simulated world; who reads just now closes the reader.
-        #[cfg(test)]
-        if crate::simulated::is_on() {
-            drop(reader);
-            return Kept { reader: None, connection, shared, lock };
-        }
-        let open = shared.reader.blocking_lock().take();
         drop(reader);
         Kept { reader: open, connection, shared, lock }
     }
+
+    fn apply(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Done>> {
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let tables = Tables { transaction: &transaction, contract: self.contract };
+        let done = commands
+            .iter()
+            .map(|Command { work, at_ms, .. }| tables.carry_out(work, *at_ms))
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        match self.shared.machine.commit() {
+            Fate::Stored => transaction.commit()?,
+            Fate::NotStored => return Err(failure(SQLITE_FULL, "database or disk is full")),
+            Fate::StoredUnsaid => {
+                transaction.commit()?;
+                return Err(failure(SQLITE_IOERR_FSYNC, "disk I/O error"));
+            }
+        }
+        Ok(done)
+    }
 }
 
-fn apply(
-    connection: &mut Connection,
-    contract: Address,
-    commands: &[Command],
-) -> rusqlite::Result<Vec<Done>> {
-    #[cfg(test)]
-    let fault = crate::simulated::commit();
-    #[cfg(test)]
-    if fault == Some(crate::simulated::DiskFault::NotStored) {
-        return Err(crate::simulated::disk_full());
-    }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let tables = Tables { transaction: &transaction, contract };
-    let done = commands
-        .iter()
-        .map(|Command { work, at_ms, .. }| tables.carry_out(work, *at_ms))
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    transaction.commit()?;
-    #[cfg(test)]
-    if fault.is_some() {
-        return Err(crate::simulated::disk_failure());
-    }
-    Ok(done)
+/// What a disk says.
+fn failure(code: i32, text: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text.to_owned()))
 }

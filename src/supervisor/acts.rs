@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     heart::Hearts,
-    instance::{CheckError, Edges},
+    instance::{CheckError, Supervision},
     observe::status::Reporter,
 };
 
@@ -139,7 +139,7 @@ impl<I: Instances> Supervisor<I> {
         let reporter = Reporter::new(slot.metrics.clone());
         let (phase, gauges) = (reporter.phase.subscribe(), reporter.gauges.subscribe());
         let desk = reporter.desk.subscribe();
-        let edges = Edges {
+        let supervision = Supervision {
             name: name.to_owned(),
             state_dir: self.state_dir.clone(),
             reporter,
@@ -151,7 +151,7 @@ impl<I: Instances> Supervisor<I> {
         let estate = slot.take_estate().map(|(_, estate)| estate);
         // Not to be silenced: whatever is logged in it says whose it is.
         let span = error_span!("instance", instance = name, generation);
-        let running = self.instances.run(config, edges, estate).instrument(span);
+        let running = self.instances.run(config, supervision, estate).instrument(span);
         let task = self.runs.spawn(running);
         let under_way = UnderWay { run: id, claim, abort: abort.clone() };
         self.under_way.insert(task.id(), under_way);

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     config::{Config, Environment},
-    instance::{CheckError, Edges, Exit},
+    instance::{CheckError, Exit, Supervision},
     observe::status::{InstanceStatus, Phase, State, Status, StoppedBy},
 };
 
@@ -158,13 +158,13 @@ impl Instances for Stage {
     fn run(
         &self,
         config: Arc<Config>,
-        edges: Edges,
+        supervision: Supervision,
         left: Option<Left>,
     ) -> impl Future<Output = (Exit, Option<Left>)> + Send + 'static {
         let stage = self.clone();
         async move {
             let claim = WalletClaim::of(&config);
-            let part = stage.enter(&edges.name, &config, left);
+            let part = stage.enter(&supervision.name, &config, left);
             sleep(Duration::from_millis(50)).await;
             let failed = || Exit::Failed { task: "start", error: "it fails".into() };
             match version(&config) {
@@ -172,19 +172,19 @@ impl Instances for Stage {
                 REFUSED => return (Exit::Refused { why: "wrong chain".into() }, None),
                 UNREACHABLE => {
                     let (on, why) = ("the node".into(), "no answer".into());
-                    edges.reporter.phase.send_replace(Phase::Waiting { on, why });
+                    supervision.reporter.phase.send_replace(Phase::Waiting { on, why });
                 }
                 _ => {
-                    edges.reporter.phase.send_replace(Phase::Running);
+                    supervision.reporter.phase.send_replace(Phase::Running);
                 }
             }
             let fails_in = if version(&config) == FAILS_LATER { 10 } else { 1_000_000 };
             tokio::select! {
-                () = edges.abort.cancelled() => {}
-                () = edges.stop.cancelled() => {
+                () = supervision.abort.cancelled() => {}
+                () = supervision.stop.cancelled() => {
                     let long = version(&config) == DRAINS_LONG;
                     let draining = sleep(Duration::from_millis(if long { 1_000_000 } else { 700 }));
-                    edges.abort.run_until_cancelled(draining).await;
+                    supervision.abort.run_until_cancelled(draining).await;
                 }
                 () = sleep(Duration::from_secs(fails_in)) => return (failed(), None),
             }

@@ -7,7 +7,7 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
     domain::BlockRef,
     gateway::provider::{
-        Addresses, ArbitrumProvider, At, LogRange, NodeId, Provider, RpcError, Sent,
+        Addresses, ArbitrumProvider, At, LogRange, NodeId, Nodes, Provider, RpcError, Sent,
         endpoint::Endpoint, quirks,
     },
     heart::Hearts,
@@ -212,7 +212,8 @@ async fn b1_a_node_of_another_chain_of_the_same_id_is_left_out() -> Result<()> {
         assert!(ground.head() < 5_000_000);
         ground.reads_from(0).await?;
         until("the other one to be left out", SOON, POLL, async || {
-            let up: Vec<bool> = ground.provider.endpoints().map(|(_, up, _)| up).collect();
+            let up: Vec<bool> =
+                ground.provider.endpoints().into_iter().map(|(_, up, _)| up).collect();
             Ok((up == [true, false]).then_some(()))
         })
         .await?;

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use kms_connector::{
     config::{self, Config, Environment, Mode, Source},
     heart::{self, Hearts},
-    instance::{self, CheckError, Edges, Ended, Estate, Exit},
+    instance::{self, CheckError, Ended, Estate, Exit, Supervision},
     metrics::Metrics,
     observe::status::{Phase, Reporter},
 };
@@ -60,7 +60,7 @@ impl Generation {
     ) -> Self {
         let abort = CancellationToken::new();
         let (reporter, stop) = (Reporter::new(Metrics::new()), abort.child_token());
-        let edges = Edges {
+        let supervision = Supervision {
             name: "one".into(),
             state_dir: state_dir.into(),
             reporter: reporter.clone(),
@@ -69,7 +69,7 @@ impl Generation {
             abort: abort.clone(),
         };
         let mut running = JoinSet::new();
-        running.spawn(Box::pin(instance::run(config, edges, estate)));
+        running.spawn(Box::pin(instance::run_real(config, supervision, estate)));
         Self { reporter, stop, abort, running }
     }
 

@@ -8,7 +8,7 @@ use kms_connector::{
     clock::unix_millis,
     config::{Config, Environment},
     heart,
-    instance::{CheckError, Edges, Estate, Exit},
+    instance::{CheckError, Estate, Exit, Supervision},
     observe::{logging, status::Status},
     supervisor::{self, Connectors, Instances, Options, directory::Files},
 };
@@ -53,14 +53,14 @@ impl Instances for Ailing {
     fn run(
         &self,
         config: Arc<Config>,
-        mut edges: Edges,
+        mut supervision: Supervision,
         estate: Option<Estate>,
     ) -> impl Future<Output = (Exit, Option<Estate>)> + Send + 'static {
-        if edges.name == SICK {
+        if supervision.name == SICK {
             // A hanging room is the operator's to end.
-            edges.hearts = self.0.hearts(Duration::from_mins(2));
+            supervision.hearts = self.0.hearts(Duration::from_mins(2));
         }
-        Connectors.run(config, edges, estate)
+        Connectors.run(config, supervision, estate)
     }
 
     fn close(estate: Estate) -> impl Future<Output = ()> + Send + 'static {

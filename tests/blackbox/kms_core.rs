@@ -13,7 +13,7 @@ use kms_connector::domain::{
 };
 use kms_connector::flow::kms_core::wire::{ExtraDataMeaning, RequestError};
 use kms_connector::flow::kms_core::{
-    Asked, CoreError, Ending, EndpointError, Health, KmsCore, Options, Poll,
+    Asked, CoreError, Ending, EndpointError, Health, KmsCore, Options, Poll, Transport,
 };
 use kms_connector::metrics::Metrics;
 use kms_connector::tls::TlsRoots;
@@ -53,7 +53,8 @@ fn domain() -> SigningDomain {
 fn client_with(endpoint: &str, options: Options) -> KmsCore {
     let roots = TlsRoots::load(None).expect("no file to read");
     let endpoint = endpoint.parse().expect("a URL");
-    KmsCore::new(&endpoint, &roots, domain(), options, Metrics::default()).expect("an endpoint")
+    let transport = Transport::to(&endpoint, &roots).expect("an endpoint");
+    KmsCore::new(transport, domain(), options, Metrics::default())
 }
 
 fn client(stub: &CoreStub) -> KmsCore {
@@ -786,8 +787,8 @@ async fn tls_is_spoken_with_a_private_authority_only() {
     std::fs::write(file.path(), authority.pem()).unwrap();
     let roots = TlsRoots::load(Some(file.path())).unwrap();
     let endpoint = stub.endpoint().parse().unwrap();
-    let (options, metrics) = (Options::default(), Metrics::default());
-    let core = KmsCore::new(&endpoint, &roots, domain(), options, metrics).unwrap();
+    let transport = Transport::to(&endpoint, &roots).unwrap();
+    let core = KmsCore::new(transport, domain(), Options::default(), Metrics::default());
     assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
     answered(sample.answer(&core, &stub).await);
 }
@@ -795,14 +796,12 @@ async fn tls_is_spoken_with_a_private_authority_only() {
 #[tokio::test]
 async fn an_endpoint_is_refused_without_repeating_its_secrets() {
     let roots = TlsRoots::load(None).unwrap();
-    let build = |url: &str| {
-        let (options, metrics) = (Options::default(), Metrics::default());
-        KmsCore::new(&url.parse().unwrap(), &roots, domain(), options, metrics)
-    };
-    let error = build("ftp://canary:canary@host/canary").unwrap_err();
+    let prepare = |url: &str| Transport::to(&url.parse().unwrap(), &roots);
+    let error = prepare("ftp://canary:canary@host/canary").unwrap_err();
     assert!(matches!(error, EndpointError::Scheme));
     assert!(!format!("{error} {error:?}").contains("canary"));
-    let core = build("http://canary:canary@127.0.0.1:1/canary?canary").unwrap();
+    let transport = prepare("http://canary:canary@127.0.0.1:1/canary?canary").unwrap();
+    let core = KmsCore::new(transport, domain(), Options::default(), Metrics::default());
     let error = Sample::public(CoreVersion::V0_12).ask(&core).await.unwrap_err();
     assert!(!format!("{core:?} {error} {error:?}").contains("canary"));
 }

@@ -16,7 +16,7 @@ use crate::tls;
 
 use super::bucket::{Bucket, UnusableUrl};
 use super::format::{self, Format};
-use super::http::Http;
+use super::http::BucketClient;
 use super::memory::{Held, LARGEST_CIPHERTEXT};
 use super::s3_error::{Meaning, S3Error};
 
@@ -224,7 +224,7 @@ pub(super) struct Wanted<'a> {
 
 /// Fetches and verifies. Dropping the future closes the connection and frees the bytes.
 pub(super) async fn download(
-    http: &Http,
+    http: &BucketClient,
     bucket: &Bucket,
     turns: &Semaphore,
     wanted: &Wanted<'_>,

@@ -1,9 +1,9 @@
-//! The one GET of this room, and its way. A test may answer it in the same process: without a socket, whose
-//! readiness a simulated world could not repeat.
+//! The one GET of this room, and its way.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use reqwest::header::HeaderMap;
+use futures_util::future::BoxFuture;
+use reqwest::{Response, header::HeaderMap};
 use url::Url;
 
 use super::HANDLES_AT_ONCE;
@@ -13,16 +13,26 @@ use crate::proxy::Proxies;
 /// Connecting, TLS included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The HTTP client this room needs, one per instance: no redirects, no decompression, no proxy but
-/// these, and HTTP/1.1 only, because large bodies side by side on one HTTP/2 connection share its
-/// window.
-#[derive(Clone, Debug)]
+/// A GET with these headers, until those of the response.
+pub type Get =
+    Arc<dyn Fn(Url, HeaderMap) -> BoxFuture<'static, reqwest::Result<Response>> + Send + Sync>;
+
+/// What this room asks buckets through, one per instance. Cheap to clone.
+#[derive(Clone)]
 pub struct BucketClient {
-    client: reqwest::Client,
+    get: Get,
     proxies: Proxies,
 }
 
+impl fmt::Debug for BucketClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BucketClient").field("proxies", &self.proxies).finish_non_exhaustive()
+    }
+}
+
 impl BucketClient {
+    /// Over the network: no redirects, no decompression, no proxy but these, and HTTP/1.1 only, because
+    /// large bodies side by side on one HTTP/2 connection share its window.
     pub fn new(mut tls: rustls::ClientConfig, proxies: &Proxies) -> Result<Self, reqwest::Error> {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = proxies
@@ -38,68 +48,24 @@ impl BucketClient {
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(HANDLES_AT_ONCE)
             .build()?;
-        Ok(Self { client, proxies: proxies.clone() })
+        let get = move |url, headers| -> BoxFuture<'static, reqwest::Result<Response>> {
+            Box::pin(client.get(url).headers(headers).send())
+        };
+        Ok(Self { get: Arc::new(get), proxies: proxies.clone() })
     }
 
-    pub(super) fn get(&self, url: Url) -> reqwest::RequestBuilder {
-        self.client.get(url)
+    /// Over whatever answers in place of the network, through no proxy.
+    #[must_use]
+    pub fn over(get: Get) -> Self {
+        Self { get, proxies: Proxies::default() }
+    }
+
+    pub(super) async fn get(&self, url: Url, headers: HeaderMap) -> reqwest::Result<Response> {
+        (self.get)(url, headers).await
     }
 
     /// Host and port of the proxy on the way to this bucket.
     pub(super) fn proxy(&self, bucket: &Bucket) -> Option<String> {
         self.proxies.name_on_the_way(bucket.base())
-    }
-}
-
-/// One that somebody made, which goes through no proxy.
-impl From<reqwest::Client> for BucketClient {
-    fn from(client: reqwest::Client) -> Self {
-        Self { client, proxies: Proxies::default() }
-    }
-}
-
-/// Who answers instead of the network.
-#[cfg(test)]
-pub(crate) type Answers = std::sync::Arc<
-    dyn Fn(Url) -> futures_util::future::BoxFuture<'static, reqwest::Result<reqwest::Response>>
-        + Send
-        + Sync,
->;
-
-pub(super) struct Http {
-    pub(super) client: BucketClient,
-    #[cfg(test)]
-    pub(super) answers: Option<Answers>,
-}
-
-impl Http {
-    pub(super) fn new(client: BucketClient) -> Self {
-        Self {
-            client,
-            #[cfg(test)]
-            answers: None,
-        }
-    }
-
-    /// Until the headers of the response.
-    pub(super) async fn get(
-        &self,
-        url: Url,
-        headers: HeaderMap,
-    ) -> reqwest::Result<reqwest::Response> {
-        #[cfg(test)]
-        if let Some(answers) = &self.answers {
-            return answers(url).await;
-        }
-        self.client.get(url).headers(headers).send().await
-    }
-}
-
-#[cfg(test)]
-impl<B> super::Ciphertexts<B> {
-    /// The same room with another network.
-    pub(crate) fn answered_by(mut self, answers: Answers) -> Self {
-        self.http.answers = Some(answers);
-        self
     }
 }

@@ -85,7 +85,7 @@ async fn get(
         None => HeaderMap::new(),
     };
     let signed = !signature.is_empty();
-    let response = match http.get(url).headers(signature).send().await {
+    let response = match http.get(url, signature).await {
         Ok(response) => response,
         Err(error) if error.is_connect() => return Err(Trouble::Connect(cause(error))),
         Err(error) => return Err(Trouble::Cut { received: 0, why: cause(error) }),

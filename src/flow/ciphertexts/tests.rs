@@ -399,7 +399,7 @@ async fn c5_the_proxy_on_the_way_to_a_bucket_is_named() {
         let mut room =
             room_with(registry(&["http://bucket.example/b".to_owned()]), SMALLEST_MEMORY_MIB);
         let roots = crate::tls::TlsRoots::load(None).unwrap();
-        room.http = Http::new(BucketClient::new(roots.client_config(), &proxies).unwrap());
+        room.http = BucketClient::new(roots.client_config(), &proxies).unwrap();
         let said = room.fetch(&[material(0, b"x", 1)]).await.unwrap_err().to_string();
         assert!(said.contains(&format!("through the proxy {proxy}")), "{said}");
         assert!(said.contains(remedy), "{said}");

@@ -7,44 +7,20 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use tonic::transport::Endpoint;
-use url::Url;
-
-use super::{
-    line::{Line, Way},
-    reply::Room,
-};
-use crate::tls::TlsRoots;
+use super::{line::Line, reply::Room, transport::Transport};
 
 /// Polls one connection carries before the next one is opened.
 const POLLS_PER_CONNECTION: usize = 100;
 const POLL_CONNECTIONS: usize = 16;
-
-/// What the Core may send before it is read: of one reply, and of all on a connection. With replies
-/// that nobody reads, because there is no room for them, this much lies here.
-const REPLY_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
-
-/// Why `kms_core_endpoint` cannot be used. Names no part of the URL: it may hold a secret.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    #[error("kms_core_endpoint must begin with http:// or https://")]
-    Scheme,
-    #[error("kms_core_endpoint names no host")]
-    Host,
-    #[error("kms_core_endpoint cannot be used: {0}")]
-    Unusable(#[source] tonic::transport::Error),
-}
 
 /// Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Lines {
     asks: Line,
     polls: Arc<[Connection]>,
-    way: Arc<dyn Fn() -> Way + Send + Sync>,
+    transport: Transport,
     room: Room,
 }
 
@@ -72,20 +48,19 @@ impl Drop for Place<'_> {
 }
 
 impl Lines {
-    /// They connect when they are used first, and again whenever a connection is lost.
-    pub fn to(url: &Url, roots: &TlsRoots, connect: Duration) -> Result<Self, EndpointError> {
-        let endpoint = prepare(url, roots, connect)?;
-        Ok(Self::over(move || Way::Channel(endpoint.connect_lazy())))
-    }
-
-    pub fn over(way: impl Fn() -> Way + Send + Sync + 'static) -> Self {
+    pub fn over(transport: Transport) -> Self {
         let room = Room::default();
         Self {
-            asks: Line::new(way(), room.clone()),
+            asks: Line::new(transport.connect(), room.clone()),
             polls: std::iter::repeat_with(Connection::default).take(POLL_CONNECTIONS).collect(),
-            way: Arc::new(way),
+            transport,
             room,
         }
+    }
+
+    /// Host and port of the Core, for messages.
+    pub fn host(&self) -> &str {
+        self.transport.host()
     }
 
     pub fn for_asks(&self) -> Line {
@@ -103,47 +78,8 @@ impl Lines {
             .expect("there is at least one connection");
         connection.polls.fetch_add(1, Ordering::Relaxed);
         let place = Place(connection);
-        let line = connection.line.get_or_init(|| Line::new((self.way)(), self.room.clone()));
+        let line =
+            connection.line.get_or_init(|| Line::new(self.transport.connect(), self.room.clone()));
         (line.clone(), place)
     }
-}
-
-#[cfg(test)]
-impl super::KmsCore {
-    /// The client of a Core in the same process.
-    pub(crate) fn in_process(
-        call: &super::line::InProcess,
-        domain: crate::domain::SigningDomain,
-        options: super::Options,
-        metrics: crate::metrics::Metrics,
-    ) -> Self {
-        let call = call.clone();
-        let lines = Lines::over(move || Way::InProcess(call.clone()));
-        Self::over(lines, "core", domain, options, metrics)
-    }
-}
-
-fn prepare(url: &Url, roots: &TlsRoots, connect: Duration) -> Result<Endpoint, EndpointError> {
-    let secure = match url.scheme() {
-        "https" => true,
-        "http" => false,
-        _ => return Err(EndpointError::Scheme),
-    };
-    let host = url.host_str().ok_or(EndpointError::Host)?;
-    let port = url.port_or_known_default().ok_or(EndpointError::Host)?;
-    let endpoint = Endpoint::from_shared(format!("{}://{host}:{port}", url.scheme()))
-        .map_err(EndpointError::Unusable)?
-        .connect_timeout(connect)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(REPLY_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        // A peer that vanished is noticed within 40 s instead of at the next answer that never
-        // comes; also while idle, because proxies drop quiet connections without a word.
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
-    if !secure {
-        return Ok(endpoint);
-    }
-    endpoint.tls_config(roots.grpc_config()).map_err(EndpointError::Unusable)
 }

@@ -22,9 +22,8 @@ use tonic::{
 };
 
 use super::{
-    CoreError, KmsCore, Options, health_v1,
+    Carrier, CoreError, KmsCore, Options, Transport, health_v1,
     health_v1::health_server::{Health as HealthService, HealthServer},
-    line::InProcess,
     unreachable,
 };
 use crate::{
@@ -54,7 +53,7 @@ impl HealthService for Line {
 
 fn core(line: &Line) -> KmsCore {
     let line = line.clone();
-    let call: InProcess = Arc::new(move |request| {
+    let call: Carrier = Arc::new(move |request| {
         let line = line.clone();
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -69,11 +68,12 @@ fn core(line: &Line) -> KmsCore {
             Ok(answer)
         })
     });
-    core_over(&call)
+    core_over(call)
 }
 
-fn core_over(call: &InProcess) -> KmsCore {
-    KmsCore::in_process(call, domain(), Options::default(), Metrics::default())
+fn core_over(call: Carrier) -> KmsCore {
+    let transport = Transport::over("core", call);
+    KmsCore::new(transport, domain(), Options::default(), Metrics::default())
 }
 
 fn domain() -> SigningDomain {
@@ -98,16 +98,16 @@ async fn c4_a_core_that_speaks_no_tls_is_told_so() {
         }
     });
     let roots = crate::tls::TlsRoots::load(None).unwrap();
-    let (endpoint, metrics) = (endpoint.parse().unwrap(), Metrics::default());
-    let core = KmsCore::new(&endpoint, &roots, domain(), Options::default(), metrics);
-    let said = core.unwrap().health().await.unwrap_err().to_string();
+    let transport = Transport::to(&endpoint.parse().unwrap(), &roots).unwrap();
+    let core = KmsCore::new(transport, domain(), Options::default(), Metrics::default());
+    let said = core.health().await.unwrap_err().to_string();
     assert!(said.contains("does not speak TLS"), "{said}");
 }
 
 /// A Core that answers a poll with the beginning of a gigabyte.
 #[tokio::test(start_paused = true)]
 async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
-    let call: InProcess = Arc::new(|_| {
+    let call: Carrier = Arc::new(|_| {
         let begins = [&[0][..], &(1_u32 << 30).to_be_bytes(), b"begins"].concat();
         let piece = Ok::<_, Status>(Frame::data(bytes::Bytes::from(begins)));
         let body = StreamBody::new(stream::iter([piece]).chain(stream::pending()));
@@ -115,7 +115,7 @@ async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
         Box::pin(async move { Ok(answer.body(Body::new(body))?) })
     });
     let begun = tokio::time::Instant::now();
-    let error = core_over(&call).poll(&request(), None).await.unwrap_err();
+    let error = core_over(call).poll(&request(), None).await.unwrap_err();
     let CoreError::Held(hold) = error else { panic!("{error}") };
     assert_eq!(hold.reason, HoldReason::InvalidAnswer);
     assert!(hold.detail.contains("1073741824"), "{hold}");

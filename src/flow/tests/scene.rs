@@ -30,14 +30,13 @@ use crate::{
         Batch, Flow, FlowOptions, Intake, RequestLedger, Standing, Step, Taken,
         arrivals::suspects::Suspects,
         ciphertexts::{
-            Answers, BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
+            BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, Get,
             SMALLEST_MEMORY_MIB,
         },
         depth::Line,
         dispatch::{Places, Seat},
         kms_core::{
-            self, KmsCore,
-            line::InProcess,
+            self, Carrier, KmsCore, Transport,
             proto::{
                 grpc::health::v1 as health,
                 kms::v1,
@@ -59,7 +58,6 @@ use crate::{
     },
     heart::Heart,
     metrics::Metrics,
-    tls::TlsRoots,
 };
 
 pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
@@ -104,7 +102,7 @@ impl Core {
         self.told().cut = cut;
     }
 
-    fn line(&self) -> InProcess {
+    fn line(&self) -> Carrier {
         let core = self.clone();
         Arc::new(move |request| {
             let core = core.clone();
@@ -271,8 +269,8 @@ const CIPHERTEXT: &[u8] = b"a ciphertext";
 pub(super) type Refusing = Script<Option<(u16, &'static str)>>;
 
 /// What the bucket answers, and counts.
-fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> Answers {
-    Arc::new(move |_| {
+fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> Get {
+    Arc::new(move |_, _| {
         let nth = gets.fetch_add(1, Ordering::Relaxed) + 1;
         let (status, body) = match refusing(nth) {
             Some((status, body)) => (status, Body::from(body)),
@@ -361,10 +359,7 @@ impl Scene {
         let event = Event { block: chain.block(50), ..event() };
         let request = abi::decode(&event).expect("a request");
         let (suspects, gets) = (Suspects::default(), Arc::new(AtomicUsize::new(0)));
-        let http = BucketClient::new(
-            TlsRoots::load(None).unwrap().client_config(),
-            &crate::proxy::Proxies::default(),
-        );
+        let http = BucketClient::over(network(gets.clone(), Arc::new(refusing)));
         let flow = Flow {
             name: "one".to_owned(),
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
@@ -372,16 +367,15 @@ impl Scene {
                 fallback: None,
                 memory_mib: SMALLEST_MEMORY_MIB,
                 verify_coprocessors: false,
-                http: http.unwrap(),
+                http,
                 metrics: metrics.clone(),
-            })
-            .answered_by(network(gets.clone(), Arc::new(refusing))),
+            }),
             confirmation: crate::flow::Confirmation::new(
                 DecryptionAdapter::new(chain.clone()),
                 suspects.clone(),
             ),
-            core: KmsCore::in_process(
-                &core.line(),
+            core: KmsCore::new(
+                Transport::over("core", core.line()),
                 domain,
                 kms_core::Options::default(),
                 metrics.clone(),

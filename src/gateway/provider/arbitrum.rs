@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
@@ -13,19 +12,18 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range, Receipt,
-    RpcError, Sent, Told, Transaction, Way, batches,
+    Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Nodes, Provider, Range,
+    Receipt, RpcError, Sent, Told, Transaction, Way, batches,
     client::Client,
     connection,
     endpoint::Endpoint,
     endpoints,
     head::RawHead,
-    identity::Beginning,
     quirks,
     raw::{RawLog, RawReceipt},
 };
 use crate::{
-    domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256},
+    domain::{Address, B256, Bytes, Event, OutsideText, U256},
     metrics::Metrics,
 };
 
@@ -49,7 +47,7 @@ pub struct ArbitrumProvider {
 #[derive(Debug)]
 pub(super) struct Inner {
     addresses: Addresses,
-    hosts: String,
+    pub(super) hosts: String,
     pub(super) shared: endpoints::Shared,
 }
 
@@ -70,108 +68,8 @@ impl ArbitrumProvider {
         (Self { inner, metrics, only: None }, connections)
     }
 
-    /// Each node's host, whether it may be called, and its newest block.
-    pub fn endpoints(&self) -> impl Iterator<Item = (&str, bool, Option<u64>)> {
-        self.nodes().iter().map(endpoints::Node::health)
-    }
-
-    /// The hosts of all nodes, for logs.
-    #[must_use]
-    pub fn hosts(&self) -> &str {
-        &self.inner.hosts
-    }
-
     pub(super) fn nodes(&self) -> &[endpoints::Node] {
         &self.inner.shared.nodes
-    }
-
-    /// Why no node is connected just now; `None` while one is. Asks nobody.
-    #[must_use]
-    pub fn trouble(&self) -> Option<RpcError> {
-        let mut troubles = Vec::new();
-        let nobody = self.inner.shared.usable.borrow().order.is_empty();
-        for node in self.nodes() {
-            match &*node.link.borrow() {
-                connection::Link::Up(_) => match node.contradiction() {
-                    Some(why) if nobody => troubles.push(why),
-                    Some(_) | None => return None,
-                },
-                connection::Link::Down(Some(why)) | connection::Link::WrongChain(why) => {
-                    troubles.push(why.clone());
-                }
-                connection::Link::Down(None) => {
-                    let host = node.endpoint.host().to_owned();
-                    let what = "not connected yet".to_owned();
-                    troubles.push(RpcError::Unavailable { host, what: what.into() });
-                }
-            }
-        }
-        let all_wrong =
-            troubles.iter().all(|trouble| matches!(trouble, RpcError::WrongChain { .. }));
-        if troubles.len() == 1 || all_wrong {
-            return troubles.into_iter().next();
-        }
-        let each: Vec<String> = troubles.iter().map(ToString::to_string).collect();
-        Some(self.unavailable(each.join("; ")))
-    }
-
-    /// Waits until a node is connected, or each has been tried once.
-    pub async fn first_attempt(&self) -> Result<(), RpcError> {
-        let tried = self.nodes().iter().map(|node| {
-            let mut link = node.link.clone();
-            async move {
-                // The connection's task may have ended.
-                let _ = link.wait_for(|link| !matches!(link, connection::Link::Down(None))).await;
-            }
-        });
-        let mut tried: FuturesUnordered<_> = tried.collect();
-        while tried.next().await.is_some() {
-            if self.trouble().is_none() {
-                break;
-            }
-        }
-        self.trouble().map_or(Ok(()), Err)
-    }
-
-    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
-    #[must_use]
-    pub fn beginnings(&self) -> Vec<(&str, Beginning)> {
-        let of = |node: &endpoints::Node| match (&*node.link.borrow(), node.found.borrow().genesis)
-        {
-            (connection::Link::Down(None), _) => Beginning::Untried,
-            (connection::Link::WrongChain(RpcError::WrongGenesis { found, .. }), _) => {
-                Beginning::Is(*found)
-            }
-            (connection::Link::WrongChain(_), _) => Beginning::OfAnotherId,
-            (connection::Link::Up(_), Some(Some(genesis))) => Beginning::Is(genesis),
-            (connection::Link::Up(_), Some(None)) => Beginning::Untold,
-            (connection::Link::Down(Some(_)) | connection::Link::Up(_), _) => Beginning::Away,
-        };
-        self.nodes().iter().map(|node| (node.endpoint.host(), of(node))).collect()
-    }
-
-    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
-    pub async fn settle_genesis(&self, genesis: B256) {
-        self.inner.shared.settle_genesis(genesis).await;
-    }
-
-    /// Everything up to this block was read by an earlier run: a node that has it comes before one
-    /// that has another one there.
-    pub fn begin_after(&self, block: BlockRef) {
-        self.inner.shared.learn(|known| known.begin_after(block));
-    }
-
-    /// Everything up to this block was read. Once it is deep, a node that has another one there is of
-    /// another chain, as long as some node is not. Now and then a node is asked.
-    pub async fn read_up_to(&self, block: BlockRef) {
-        let mut ripe = None;
-        self.inner.shared.learn(|known| ripe = known.read_up_to(block));
-        if let Some(ripe) = ripe
-            && let Ok(found) = self.header(At::Number(ripe.number)).await
-        {
-            let is_there = found.is_some_and(|head| head.block == ripe);
-            self.inner.shared.learn(|known| known.looked_at(ripe, is_there, block));
-        }
     }
 
     /// What the node has against several calls in one message; `None`: nothing, or it gets none.

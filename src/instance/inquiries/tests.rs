@@ -23,10 +23,27 @@ use crate::{
         fake_chain::{FakeChain, request_event},
     },
     instance::line::line as shown,
-    journal::{Progress, StageName},
+    journal::{Opened, Progress, StageName, open_as},
+    machine::{Fate, Machine, Player},
     observe::requests::HeldFor,
-    simulated::{self, DiskFault, Ground},
 };
+
+/// A machine whose disk may be full. Work that blocks is done in place.
+struct Full(Arc<AtomicBool>);
+
+impl Player for Full {
+    fn turn(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn done(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn commit(&self) -> Fate {
+        if self.0.load(Ordering::Relaxed) { Fate::NotStored } else { Fate::Stored }
+    }
+}
 
 struct World {
     journal: Journal,
@@ -42,15 +59,12 @@ struct World {
 impl World {
     async fn new() -> Self {
         let full = Arc::new(AtomicBool::new(false));
-        let is_full = full.clone();
-        let commit = move || is_full.load(Ordering::Relaxed).then_some(DiskFault::NotStored);
-        let ready = || -> BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
-        let (turn, commit) = (Arc::new(ready), Arc::new(commit));
-        simulated::set(Some(Ground { begun: Instant::now(), turn, commit }));
+        let machine = Machine::played_by(Arc::new(Full(full.clone())));
         let dir = tempfile::tempdir().unwrap();
         let wallet = Address::repeat_byte(1);
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
-        let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
+        let opened = open_as(&machine, dir.path(), identity, Address::ZERO, "one", None);
+        let Opened { journal, writer, .. } = opened.unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let stopping = stop.clone();
@@ -104,7 +118,6 @@ impl World {
     async fn end(mut self) {
         self.stop.cancel();
         self.tasks.shutdown().await;
-        simulated::set(None);
     }
 }
 

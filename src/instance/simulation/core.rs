@@ -22,7 +22,7 @@ use super::{
 use crate::{
     domain::{Address, B256},
     flow::kms_core::{
-        line::InProcess,
+        Carrier,
         proto::{
             grpc::health::v1 as health,
             kms::v1,
@@ -109,7 +109,7 @@ enum Way {
 }
 
 /// The function the real client calls instead of a connection.
-pub(super) fn line(life: &Life) -> InProcess {
+pub(super) fn carrier(life: &Life) -> Carrier {
     let life = life.clone();
     Arc::new(move |request| {
         let life = life.clone();

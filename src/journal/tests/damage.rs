@@ -73,7 +73,7 @@ fn file(dir: &Path) -> PathBuf {
 }
 
 fn open(dir: &Path) -> Result<Opened, OpenError> {
-    open_as(dir, own(), CONTRACT, "one", None)
+    open_as(&Machine::default(), dir, own(), CONTRACT, "one", None)
 }
 
 fn running(dir: &Path) -> Running {

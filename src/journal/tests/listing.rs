@@ -83,7 +83,8 @@ async fn a_journal_that_nobody_has_open_is_found_by_who_kept_it() {
     let dirs = [dir.path().to_owned(), elsewhere, nowhere.clone()];
     let find = |keeper: &str| ReadOnly::find(&dirs, keeper);
     assert!(matches!(find("one"), Err(FindError::None { .. })));
-    let opened = open_as(dir.path(), identity(), CONTRACT, "one", None).unwrap();
+    let opened =
+        open_as(&Machine::default(), dir.path(), identity(), CONTRACT, "one", None).unwrap();
     let running = Running::start((opened.journal, opened.writer));
     let twin = RequestKey { content: B256::repeat_byte(0xd0), ..key(1) };
     let mut arrivals = batch(1..=2, Some(2));

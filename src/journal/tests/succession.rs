@@ -9,7 +9,7 @@ fn wallet(byte: u8) -> Identity {
 }
 
 fn open_for(dir: &Path, identity: Identity, name: &str) -> Opened {
-    open_as(dir, identity, CONTRACT, name, None).unwrap()
+    open_as(&Machine::default(), dir, identity, CONTRACT, name, None).unwrap()
 }
 
 /// Opens, and has the writer run.
@@ -199,7 +199,8 @@ async fn until_the_new_journal_has_a_cursor_the_next_start_takes_over() {
 async fn only_what_this_instance_kept_last_is_taken_over() {
     let dir = TempDir::new().unwrap();
     let fill_as = async |identity: Identity, name, contract, cursor| {
-        let opened = open_as(dir.path(), identity, contract, name, None).unwrap();
+        let opened =
+            open_as(&Machine::default(), dir.path(), identity, contract, name, None).unwrap();
         let journal = Running::start((opened.journal, opened.writer));
         journal.arrive(batch([cursor], Some(cursor))).await.unwrap();
         journal.close().await.unwrap();
@@ -217,7 +218,8 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
 
     // While somebody serves the predecessor nothing is taken over, and nothing begun without it.
     let serving = open_for(dir.path(), wallet(2), NAME);
-    let refused = open_as(dir.path(), wallet(8), CONTRACT, NAME, None).unwrap_err();
+    let refused =
+        open_as(&Machine::default(), dir.path(), wallet(8), CONTRACT, NAME, None).unwrap_err();
     assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
     drop(serving);
     let (new, predecessor) = run_for(dir.path(), wallet(8), NAME);
@@ -275,7 +277,7 @@ fn damage_header(path: &Path) {
 }
 
 fn refused(dir: &Path, byte: u8) -> OpenError {
-    open_as(dir, wallet(byte), CONTRACT, NAME, None).unwrap_err()
+    open_as(&Machine::default(), dir, wallet(byte), CONTRACT, NAME, None).unwrap_err()
 }
 
 #[tokio::test]
@@ -351,7 +353,8 @@ async fn a11_what_ails_another_instances_journal_keeps_nobody_out() {
     let dir = TempDir::new().unwrap();
     damage_header(&earlier(dir.path(), 1, "another").await);
     damage_header(&earlier(dir.path(), 2, "a third").await);
-    let set_aside = open_as(dir.path(), wallet(2), CONTRACT, "a third", None).unwrap_err();
+    let set_aside =
+        open_as(&Machine::default(), dir.path(), wallet(2), CONTRACT, "a third", None).unwrap_err();
     assert!(matches!(set_aside, OpenError::SetAside { .. }), "{set_aside}");
     let (new, predecessor) = run_for(dir.path(), wallet(3), NAME);
     assert_eq!(predecessor, None);

@@ -22,12 +22,12 @@ impl Instances for Blocking {
     fn run(
         &self,
         _: Arc<Config>,
-        edges: Edges,
+        supervision: Supervision,
         _: Option<()>,
     ) -> impl Future<Output = (Exit, Option<()>)> + Send + 'static {
         std::thread::sleep(2 * WATCHDOG);
         async move {
-            edges.stop.cancelled().await;
+            supervision.stop.cancelled().await;
             (Exit::Stopped, None)
         }
     }

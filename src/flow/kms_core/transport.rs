@@ -1,0 +1,114 @@
+//! The way to a Core: connections over the network, or whatever carries calls in their place. What is
+//! above is the same on every way: messages and their bytes, deadlines, bounds, the table of statuses,
+//! the check of signatures.
+
+use std::{fmt, future::poll_fn, sync::Arc, time::Duration};
+
+use tonic::{
+    body::Body,
+    codegen::{BoxFuture, Service, StdError, http},
+    transport::{Channel, Endpoint},
+};
+use url::Url;
+
+use crate::tls::TlsRoots;
+
+/// To connect, TLS handshake included.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the Core may send before it is read: of one reply, and of all on a connection. With replies
+/// that nobody reads, because there is no room for them, this much lies here.
+const REPLY_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Why `kms_core_endpoint` cannot be used. Names no part of the URL: it may hold a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("kms_core_endpoint must begin with http:// or https://")]
+    Scheme,
+    #[error("kms_core_endpoint names no host")]
+    Host,
+    #[error("kms_core_endpoint cannot be used: {0}")]
+    Unusable(#[source] tonic::transport::Error),
+}
+
+/// Carries calls to the Core and brings its answers. An error is a line that was cut: nobody knows what
+/// the Core did.
+pub type Carrier =
+    Arc<dyn Fn(http::Request<Body>) -> BoxFuture<http::Response<Body>, StdError> + Send + Sync>;
+
+/// Makes connections to one Core. Nothing is connected before a client is made of it and calls.
+#[derive(Clone)]
+pub struct Transport {
+    host: Arc<str>,
+    connect: Arc<dyn Fn() -> Carrier + Send + Sync>,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    /// Over the network. A connection is made at its first call, and again whenever it is lost. Only
+    /// scheme, host and port of `url` are used.
+    pub fn to(url: &Url, roots: &TlsRoots) -> Result<Self, EndpointError> {
+        let host = url.host_str().unwrap_or("?");
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = format!("{host}{port}").into();
+        let endpoint = prepare(url, roots)?;
+        Ok(Self { host, connect: Arc::new(move || carrier(endpoint.connect_lazy())) })
+    }
+
+    /// Over this carrier alone, whatever it is.
+    #[must_use]
+    pub fn over(host: &str, carrier: Carrier) -> Self {
+        Self { host: host.into(), connect: Arc::new(move || carrier.clone()) }
+    }
+
+    /// Host and port of the endpoint, for messages.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// A new connection.
+    pub(super) fn connect(&self) -> Carrier {
+        (self.connect)()
+    }
+}
+
+fn carrier(channel: Channel) -> Carrier {
+    Arc::new(move |request| {
+        let mut channel = channel.clone();
+        Box::pin(async move {
+            poll_fn(|context| channel.poll_ready(context)).await?;
+            Ok(channel.call(request).await?)
+        })
+    })
+}
+
+fn prepare(url: &Url, roots: &TlsRoots) -> Result<Endpoint, EndpointError> {
+    let secure = match url.scheme() {
+        "https" => true,
+        "http" => false,
+        _ => return Err(EndpointError::Scheme),
+    };
+    let host = url.host_str().ok_or(EndpointError::Host)?;
+    let port = url.port_or_known_default().ok_or(EndpointError::Host)?;
+    let endpoint = Endpoint::from_shared(format!("{}://{host}:{port}", url.scheme()))
+        .map_err(EndpointError::Unusable)?
+        .connect_timeout(CONNECT_DEADLINE)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(REPLY_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // A peer that vanished is noticed within 40 s instead of at the next answer that never
+        // comes; also while idle, because proxies drop quiet connections without a word.
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    if !secure {
+        return Ok(endpoint);
+    }
+    endpoint.tls_config(roots.grpc_config()).map_err(EndpointError::Unusable)
+}

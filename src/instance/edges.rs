@@ -1,0 +1,121 @@
+//! What an instance meets and has not made: the gateway's nodes, the KMS Core, the coprocessors' buckets,
+//! and the machine it runs on. Those of the real world are made here and nowhere else.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BuildError,
+    parts::{fail, refuse},
+};
+use crate::{
+    config::{Config, SecretUrl},
+    flow::{
+        ciphertexts::{BucketClient, FallbackStore},
+        kms_core::Transport,
+    },
+    gateway::provider::{Addresses, ArbitrumProvider, endpoint::Endpoint, endpoints::Connections},
+    heart::Hearts,
+    machine::Machine,
+    metrics::Metrics,
+    tls::TlsRoots,
+};
+
+/// To a gateway node over http, when nothing is asked.
+const IDLE_CONNECTIONS: usize = 16;
+
+/// The task that keeps nodes connected, until its token is cancelled.
+pub type Connecting = Box<dyn FnOnce(Hearts, CancellationToken) -> BoxFuture<'static, ()> + Send>;
+
+/// The outside of one instance. Nothing is connected before the instance begins.
+pub struct Edges<N> {
+    /// The gateway's nodes.
+    pub gateway: N,
+    pub connecting: Connecting,
+    /// The KMS Core; an instance that only observes makes nothing of it.
+    pub core: Transport,
+    pub buckets: BucketClient,
+    /// Where ciphertexts are looked for when no coprocessor's bucket is known.
+    pub fallback: Option<FallbackStore>,
+    pub machine: Machine,
+}
+
+impl<N: fmt::Debug> fmt::Debug for Edges<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edges").field("gateway", &self.gateway).finish_non_exhaustive()
+    }
+}
+
+impl Edges<ArbitrumProvider> {
+    /// The real world, as a configuration names it. What is asked of it is counted.
+    pub(super) fn real(config: &Config, metrics: Metrics) -> Result<Self, BuildError> {
+        let roots = load_roots(config)?;
+        let urls = std::iter::once(&config.gateway_url).chain(&config.gateway_fallback_urls);
+        let (gateway, connections) = gateway_at(config, &roots, urls, metrics)?;
+        Ok(Self {
+            gateway,
+            connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
+            core: core(config, &roots)?,
+            buckets: buckets(config, &roots)?,
+            fallback: fallback_store(config)?,
+            machine: Machine::default(),
+        })
+    }
+}
+
+pub(super) fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
+    let authorities = config.private_authorities.as_ref();
+    TlsRoots::load(authorities.map(|authorities| authorities.path.as_path())).map_err(refuse)
+}
+
+/// The provider of these gateway nodes, and the tasks that connect it.
+pub(super) fn gateway_at<'u>(
+    config: &Config,
+    roots: &TlsRoots,
+    urls: impl Iterator<Item = &'u SecretUrl>,
+    metrics: Metrics,
+) -> Result<(ArbitrumProvider, Connections), BuildError> {
+    let proxies = &config.proxies;
+    let http = proxies
+        .of_client(reqwest::Client::builder())
+        .tls_backend_preconfigured(roots.client_config())
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        // Each transaction under way has a connection; after a burst some are enough.
+        .pool_idle_timeout(Duration::from_secs(15))
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|error| fail(error.without_url()))?;
+    let tls = Arc::new(roots.client_config());
+    let endpoint = |url: &SecretUrl| {
+        let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
+        endpoint.through(proxies.clone())
+    };
+    let endpoints = urls.map(endpoint).collect();
+    let addresses = Addresses {
+        decryption: config.decryption_address,
+        gateway_config: config.gateway_config_address,
+    };
+    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoints, metrics))
+}
+
+pub(super) fn core(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {
+    Transport::to(config.kms_core_endpoint.expose(), roots).map_err(refuse)
+}
+
+pub(super) fn buckets(config: &Config, roots: &TlsRoots) -> Result<BucketClient, BuildError> {
+    BucketClient::new(roots.client_config(), &config.proxies)
+        .map_err(|error| fail(error.without_url()))
+}
+
+pub(super) fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, BuildError> {
+    let Some(s3) = &config.s3 else { return Ok(None) };
+    let region = s3.region.as_deref().unwrap_or("us-east-1");
+    let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
+    let store = FallbackStore::new(region, &s3.bucket, endpoint);
+    let store = store.map(|store| Some(store.through(&config.proxies)));
+    store.map_err(|error| refuse(format!("s3_config: {error}")))
+}

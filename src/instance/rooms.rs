@@ -1,0 +1,328 @@
+//! The rooms of an instance, each in a task of its own, and what stands around them.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::{
+    Instance, LeftOver, Reading,
+    attendance::Attendance,
+    housekeeping,
+    inquiries::Inquiries,
+    parts::{depth, intakes, open_ciphertexts, start},
+    recovery::Recovery,
+    report::Report,
+    why::Why,
+};
+use crate::{
+    config::Config,
+    domain::{Address, BlockRef},
+    flow::{
+        Confirmation, Entrance, Flow, FlowOptions,
+        arrivals::{
+            Arrivals,
+            backfill::Backfill,
+            ids::SharedIds,
+            lookout::{Lookout, Sight},
+            suspects::Suspects,
+        },
+        ciphertexts::{BucketClient, FallbackStore, MemoryUse},
+        depth::Line,
+        kms_core::KmsCore,
+        submission::Submission,
+    },
+    gateway::{
+        decryption::{DecryptionAdapter, Support},
+        gateway_config::GatewayConfigAdapter,
+        lane::{LaneOptions, lane},
+        provider::{Nodes, Provider},
+        wallet::Wallet,
+    },
+    heart,
+    journal::{Journal, Position},
+};
+
+/// What the rooms are made of.
+pub(super) struct Ground<N> {
+    pub provider: N,
+    pub buckets: BucketClient,
+    pub fallback: Option<FallbackStore>,
+    pub wallet: Arc<Wallet>,
+    pub journal: Journal,
+    pub decryption: DecryptionAdapter<N>,
+    pub registry: GatewayConfigAdapter<N>,
+    pub support: watch::Sender<Support>,
+    pub core: KmsCore,
+    pub left: LeftOver,
+    /// Requests of earlier blocks may have been answered without this journal.
+    pub maybe_answered_up_to: u64,
+}
+
+/// What stands around a walk is made of these.
+pub(super) struct Around<N> {
+    pub provider: N,
+    pub journal: Journal,
+    pub decryption: DecryptionAdapter<N>,
+    pub support: watch::Sender<Support>,
+    pub reading: Reading,
+    pub mode: Mode,
+}
+
+/// What is done with requests.
+#[derive(Debug)]
+pub(super) enum Mode {
+    Answer {
+        wallet: Address,
+        core: Box<KmsCore>,
+        /// What ciphertexts hold of their memory.
+        memory: MemoryUse,
+    },
+    Observe {
+        /// How many requests were.
+        observed: watch::Receiver<u64>,
+    },
+}
+
+impl Mode {
+    pub(super) fn wallet(&self) -> Option<Address> {
+        match self {
+            Self::Answer { wallet, .. } => Some(*wallet),
+            Self::Observe { .. } => None,
+        }
+    }
+}
+
+/// The ways into a walk.
+pub(super) struct Ways {
+    pub walk: Entrance,
+    pub walk_again: Entrance,
+    /// Up to which block.
+    pub ripe: watch::Sender<Line>,
+    /// Blocks the walk wants to be read again.
+    pub suspects: Suspects,
+}
+
+impl Instance {
+    /// Each room in a task of its own.
+    pub(super) fn open_rooms<N: Nodes>(&mut self, config: &Config, ground: Ground<N>) {
+        let Ground {
+            provider,
+            buckets,
+            fallback,
+            wallet,
+            journal,
+            decryption,
+            registry,
+            support,
+            core,
+            left,
+            maybe_answered_up_to,
+        } = ground;
+        let hearts = self.supervision.hearts.clone();
+        let metrics = self.supervision.reporter.metrics.clone();
+        let address = wallet.address();
+        let ciphertexts =
+            open_ciphertexts(config, buckets, fallback, registry.clone(), metrics.clone());
+        let memory = ciphertexts.memory();
+        let lane_options = LaneOptions {
+            chain_id: config.chain_id,
+            max_in_flight: config.max_transactions_in_flight,
+            max_fee_per_gas: config.max_fee_per_gas,
+        };
+        let (lane, lane_task) = lane(
+            provider.clone(),
+            wallet,
+            journal.clone(),
+            lane_options,
+            left.transactions,
+            metrics.clone(),
+        );
+        let heart = hearts.heart(heart::LANE);
+        self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
+
+        let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
+        let suspects = Suspects::default();
+        let flow = Flow {
+            name: self.supervision.name.clone(),
+            ciphertexts,
+            core: core.clone(),
+            submission: Submission::new(
+                lane,
+                decryption.clone(),
+                config.gas_limit,
+                metrics.clone(),
+            ),
+            gateway_config: registry,
+            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
+            support: support.subscribe(),
+            line: ripe_up_to,
+            ledger: journal.clone(),
+            metrics: metrics.clone(),
+            repeats: Mutex::default(),
+            options: FlowOptions {
+                max_in_flight: config.max_requests_in_flight,
+                public_decryption_timeout: config.public_decryption_timeout,
+                user_decryption_timeout: config.user_decryption_timeout,
+                retry_interval: config.retry_interval,
+                request_expiry: config.request_expiry,
+                maybe_answered_up_to,
+            },
+        };
+        let (intakes, walk, walk_again) = intakes(config);
+        let (heart, stop) = (hearts.heart(heart::WALK), self.supervision.stop.clone());
+        self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
+        let mode = Mode::Answer { wallet: address, core: Box::new(core), memory };
+        let ways = Ways { walk, walk_again, ripe, suspects };
+        let reading = left.reading;
+        let around = Around { provider, journal, decryption, support, reading, mode };
+        self.open_around(config, around, ways);
+    }
+
+    /// What stands around every walk: who brings it requests, who looks after its journal, who tells.
+    pub(super) fn open_around<N: Nodes>(&mut self, config: &Config, around: Around<N>, ways: Ways) {
+        let Around { provider, journal, decryption, support, reading, mode } = around;
+        let Ways { walk, walk_again, ripe, suspects } = ways;
+        let (hearts, ripe_up_to) = (self.supervision.hearts.clone(), ripe.subscribe());
+        if let Some(cursor) = reading.cursor {
+            provider.begin_after(cursor);
+        }
+        let Reading { cursor, begun_after, read_twice, unproven, newest, ids } = reading;
+        let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
+        let ids = SharedIds::new(ids);
+        let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
+        let arrivals = Arrivals::new(
+            decryption.clone(),
+            ledger.clone(),
+            walk,
+            support,
+            cursor,
+            begun_after,
+            metrics.clone(),
+        )
+        .suspecting(suspects)
+        .resuming(unproven, read_twice)
+        .only_from(depth(config), ripe)
+        .knowing(ids.clone());
+        let (progress, tag) = (arrivals.progress(), arrivals.tag());
+        self.follow_reading(provider.clone(), progress.clone());
+        let notes = arrivals.notes();
+        let (sight, sighted) = watch::channel(Sight::default());
+        let lookout = Lookout {
+            adapter: decryption,
+            ledger,
+            ids,
+            suspects: arrivals.suspects(),
+            progress: progress.clone(),
+            wallet: mode.wallet(),
+            sight,
+            metrics,
+        };
+        let stop = self.supervision.stop.clone();
+        self.tasks.spawn("lookout", async move {
+            match stop.run_until_cancelled(lookout.run()).await {
+                Some(Err(error)) => Err(error),
+                None => Ok(()),
+                Some(Ok(never)) => match never {},
+            }
+        });
+        let why = Why::new(depth(config), &ripe_up_to, &tag, &walk_again);
+        let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.supervision.stop.clone());
+        self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
+
+        let inquiries = Inquiries {
+            journal: journal.clone(),
+            backfill,
+            walk: walk_again.clone(),
+            progress: progress.clone(),
+            why: why.clone(),
+        };
+        self.answer_inquiries(inquiries);
+
+        let taken = self.attend(&journal, &walk_again, newest, &ripe_up_to);
+        let recovery = Recovery {
+            journal: journal.clone(),
+            walk: walk_again,
+            held_retry: config.held_retry,
+            newest,
+            taken,
+            line: ripe_up_to,
+            heart: hearts.heart(heart::RECOVERY),
+        };
+        let stop = self.supervision.stop.clone();
+        self.tasks.spawn(heart::RECOVERY, async move {
+            stop.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
+        });
+
+        let (heart, retention) = (hearts.heart(heart::HOUSEKEEPING), config.journal_retention);
+        let keeping =
+            housekeeping::housekeeping(journal.clone(), provider.clone(), retention, heart);
+        let stop = self.below.clone();
+        self.tasks.spawn(heart::HOUSEKEEPING, async move {
+            stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
+        });
+
+        let reporter = self.supervision.reporter.clone();
+        let report =
+            Report { reporter, provider, mode, journal, progress, why, notes, tag, sighted };
+        let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
+        self.tasks.spawn(heart::REPORT, async move {
+            stop.run_until_cancelled(Box::pin(report.run(heart))).await.unwrap_or(Ok(()))
+        });
+    }
+
+    /// Looks after requests that nobody has in hand. Recovery tells there how far it is.
+    fn attend(
+        &mut self,
+        journal: &Journal,
+        walk: &Entrance,
+        newest: Option<Position>,
+        line: &watch::Receiver<Line>,
+    ) -> watch::Sender<Option<Position>> {
+        let (taken, taken_up_to) = watch::channel(None);
+        let attendance = Attendance {
+            journal: journal.clone(),
+            walk: walk.clone(),
+            newest,
+            taken: taken_up_to,
+            line: line.clone(),
+            metrics: self.supervision.reporter.metrics.clone(),
+        };
+        let stop = self.supervision.stop.clone();
+        self.tasks.spawn("attendance", async move {
+            stop.run_until_cancelled(attendance.run()).await.unwrap_or(Ok(()))
+        });
+        taken
+    }
+
+    /// By what was read nodes are told from those of other chains.
+    fn follow_reading(
+        &mut self,
+        provider: impl Nodes,
+        mut progress: watch::Receiver<Option<BlockRef>>,
+    ) {
+        let stop = self.below.clone();
+        self.tasks.spawn("known blocks", async move {
+            let following = async {
+                while progress.changed().await.is_ok() {
+                    let read = *progress.borrow_and_update();
+                    if let Some(block) = read {
+                        provider.read_up_to(block).await;
+                    }
+                }
+                // Nothing is read any more: the instance is about to end.
+                std::future::pending::<()>().await;
+            };
+            stop.run_until_cancelled(following).await;
+            Ok::<(), String>(())
+        });
+    }
+
+    /// Who asks for requests is answered until the journal closes.
+    fn answer_inquiries<P: Provider>(&mut self, inquiries: Inquiries<P>) {
+        let (desks, stop) = (self.supervision.reporter.desk.clone(), self.below.clone());
+        self.tasks.spawn("inquiries", async move {
+            stop.run_until_cancelled(Box::pin(inquiries.run(desks))).await;
+            Ok::<(), String>(())
+        });
+    }
+}
