@@ -1,40 +1,41 @@
 //! A whole connector in a simulated world: one seed, one story, the same at each telling.
 //!
 //! ```text
-//! arrivals  walk  lane  recovery  journal     the product, wired as by `instance`
-//! ───────────────────────────────────────
-//! rpc    core    store    ledger    ground    the seams (below)
-//! ───────────────────────────────────────
-//! chain, catalogue, dice, trace               the world
+//! instance::run               the product, as its supervisor runs it
+//! ──────────────────────────────────────
+//! rpc    core    store    machine    its edges (below)
+//! ──────────────────────────────────────
+//! chain, catalogue, dice, trace      the world
 //! ```
 //!
 //! Current-thread runtime, paused clock, one pair of dice. A seed draws a plan: which faults happen
 //! how often. As long as the storm lasts the process dies at any await and is started again from its
 //! journal, nodes lie, the chain is reorganised, the Core forgets, the disk fails. Then the world
 //! heals, and an oracle looks: every request on the chain has one outcome, the chain has one answer
-//! to each, no nonce is missing, a fresh request gets through, no task is left.
+//! to each, no nonce is missing, a fresh request gets through, no task is left. It looks as an operator
+//! does: at what the instance tells, at its metrics, into its journal.
 //!
-//! The seams are as low as they can be without a socket, a thread or a clock of the machine, so that
+//! The edges are as low as they can be without a socket, a thread or a clock of the machine, so that
 //! as much as possible of the product is played:
 //!
-//! - the node: [`Provider`], the port the rooms have anyway;
-//! - the Core: the function under the generated client (`kms_core::Carrier`): messages, deadlines, the
+//! - the node: [`Nodes`](crate::gateway::provider::Nodes), the port the rooms have anyway;
+//! - the Core: the function under the generated client ([`Transport`]): messages, deadlines, the
 //!   table of statuses and the check of signatures are the real ones;
-//! - the buckets: the one GET of the downloads (`ciphertexts::Get`);
-//! - the journal: the real one, on a real file; only its blocking work runs in place ([`Machine`]). What it noted and had not committed dies with the process, as it does
-//!   outside. So no model of the journal is needed that would have to be proved right first.
+//! - the buckets: the one GET of the downloads ([`BucketClient`]);
+//! - the journal: the real one, on a real file; only its blocking work runs in place ([`Machine`]). What
+//!   it noted and had not committed dies with the process, as it does outside. So no model of the
+//!   journal is needed that would have to be proved right first.
 //!
 //! There are one or two endpoints, each with machines behind it. The product's own choice tells which
 //! one is read from (`endpoints`); what each says that is not so stands in `lies`.
 //!
-//! Not played: `instance::build` and its waiting for the world, the report, pruning, an upgrade of the
-//! contract, an earlier wallet; connections (`provider::connection`), arrays of calls, the fields of a
-//! receipt, HTTP/2 and sockets. They have tests of their own.
+//! Not played: an upgrade of the contract, an earlier wallet, an instance that only observes; connections
+//! (`provider::connection`), nodes of other chains, arrays of calls, the fields of a receipt, HTTP/2 and
+//! sockets. They have tests of their own.
 
 mod chain;
 mod core;
 mod endpoints;
-mod ledger;
 mod lies;
 mod nature;
 mod oracle;
@@ -47,79 +48,74 @@ mod world;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use prometheus::proto::{Metric, MetricFamily};
 use tokio::{
-    sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    chain::{CHAIN_ID, DECRYPTION, domain},
-    ledger::Heard,
+    chain::{CHAIN_ID, DECRYPTION, GATEWAY_CONFIG},
     rpc::SimulatedNode,
     world::{Life, Plan, State, World},
 };
-use super::{LeftOver, attendance::Attendance, recovery::Recovery};
+use super::{Edges, Ended, Estate, Exit, Supervision, run};
 use crate::{
-    backoff::Backoff,
-    domain::B256,
+    config::{self, Config, Environment, Source},
+    domain::{Address, HoldReason},
     flow::{
-        Confirmation, Flow, FlowOptions,
-        arrivals::{
-            Arrivals, Start,
-            ids::SharedIds,
-            lookout::{Lookout, Sight},
-            suspects::Suspects,
-        },
-        ciphertexts::{BucketClient, Ciphertexts, CiphertextsOptions, SMALLEST_MEMORY_MIB},
-        entrances,
-        kms_core::{self, KmsCore, Transport},
-        submission::Submission,
+        ciphertexts::{BucketClient, SMALLEST_MEMORY_MIB},
+        depth::{Depth, Finality},
+        kms_core::Transport,
     },
-    gateway::{
-        decryption::{DecryptionAdapter, Support},
-        gateway_config::GatewayConfigAdapter,
-        lane::{HIGHEST_FEE, LaneOptions, lane},
-        provider::Provider,
-        wallet::Wallet,
-    },
-    heart::Heart,
-    journal::{Identity, Journal, Opened, open_as},
+    gateway::{lane::HIGHEST_FEE, wallet::Wallet},
+    heart::Hearts,
     machine::{Fate, Machine, Player},
     metrics::Metrics,
+    observe::status::Reporter,
     simulated,
 };
 
+/// The instance's name.
+const NAME: &str = "one";
+/// The wallet's key.
+const KEY: [u8; 32] = [7; 32];
 /// How long a process that is told to stop may take.
 const DRAIN: Duration = Duration::from_secs(20);
-const HELD_RETRY: Duration = Duration::from_mins(1);
+/// How long a life goes on after the storm before it counts as the last one: what failed last has shown
+/// by then.
+const CALM_AFTER: Duration = Duration::from_secs(10);
+/// Wallet and Core of this world are registered as they have to be.
+const BLAMES_THE_OPERATOR: [HoldReason; 3] = [
+    HoldReason::WalletNotRegistered,
+    HoldReason::SignerNotRegistered,
+    HoldReason::WalletCoreMismatch,
+];
 
 /// What outlives a process.
-struct Computer<'a> {
+struct Home<'a> {
     state_dir: &'a Path,
-    wallet: Arc<Wallet>,
+    config: Arc<Config>,
+    wallet: Address,
     world: World,
 }
 
-/// The tasks of one life.
-struct Running {
-    tasks: JoinSet<(&'static str, Result<(), String>)>,
+/// One life of the process, in the hands of who started it.
+struct Running<'a> {
+    home: &'a Home<'a>,
+    instance: JoinSet<Ended>,
+    reporter: Reporter,
     stop: CancellationToken,
-    below: CancellationToken,
-    journal: Journal,
-    /// What the lookout says.
-    sight: watch::Receiver<Sight>,
-    /// What the attendance found.
-    counted: Metrics,
+    abort: CancellationToken,
 }
 
 /// How a life went on.
-enum Ended {
-    /// It died, failed or stopped: the next one begins.
-    Over,
+enum Went<'a> {
+    /// It died, failed or stopped: the next one begins, with what this one left.
+    Over(Option<Estate>),
     /// The storm is over and it lives.
-    Calm(Running),
+    Calm(Running<'a>),
 }
 
 /// What a seed showed.
@@ -160,31 +156,27 @@ fn play(seed: u64, plan: &Plan) -> Told {
 
 async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let world = World::new(State::new(plan, seed));
+    simulated::set(Some(world.begun()));
     world.say(format_args!("{plan:?}"));
     world.state().history();
-    let machine = Computer {
-        state_dir,
-        wallet: Arc::new(Wallet::from_private_key(&[7; 32]).unwrap()),
-        world: world.clone(),
-    };
+    let config = Arc::new(config(plan.depth));
+    let wallet = Wallet::from_private_key(&KEY).unwrap().address();
+    let home = Home { state_dir, config, wallet, world: world.clone() };
     let mut nature = JoinSet::new();
     nature.spawn(nature::turns(world.clone()));
     nature.spawn(nature::looks(world.clone()));
+    let mut estate = None;
     let running = loop {
-        match machine.one_life().await {
-            Ended::Over => machine.pause().await,
-            Ended::Calm(running) => break running,
+        match home.one_life(estate.take()).await {
+            Went::Over(left) => estate = home.pause(left).await,
+            Went::Calm(running) => break running,
         }
     };
     world.say(format_args!("calm"));
     world.state().heal();
-    let mut running = running;
-    oracle::look(&world, &mut running).await;
-    running.stop(&world).await;
-    running.judge(&world);
-    running.tasks.shutdown().await;
+    oracle::look(&world, &running).await;
+    drop(running.stop(&CancellationToken::new()).await);
     nature.shutdown().await;
-    simulated::set(None);
     let (violations, fired) = {
         let state = world.state();
         (state.violations.clone(), state.fired.clone())
@@ -192,7 +184,42 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     Told { violations, trace: world.trace(), fired }
 }
 
-/// The machine of a life.
+/// What stands in the instance's file, and what no file may say: bounds so narrow that they are met.
+fn config(depth: Depth) -> Config {
+    let key = alloy::hex::encode(KEY);
+    let source = Source {
+        file: None,
+        environment: [("KMS_CONNECTOR_PRIVATE_KEY", key)].into_iter().collect::<Environment>(),
+        credentials_directory: None,
+        mode: config::Mode::Start,
+    };
+    Config {
+        chain_id: CHAIN_ID,
+        decryption_address: DECRYPTION,
+        gateway_config_address: GATEWAY_CONFIG,
+        starting_block: config::StartingBlock::Number(1),
+        finality: match depth.finality {
+            Finality::Latest => config::Finality::Latest,
+            Finality::Safe => config::Finality::Safe,
+            Finality::Finalized => config::Finality::Finalized,
+        },
+        public_decryption_confirmations: depth.public_decryption,
+        user_decryption_confirmations: depth.user_decryption,
+        channel_size: 4,
+        max_requests_in_flight: 12,
+        max_transactions_in_flight: 16,
+        max_fee_per_gas: HIGHEST_FEE,
+        public_decryption_timeout: Duration::from_secs(30),
+        user_decryption_timeout: Duration::from_secs(30),
+        retry_interval: Duration::from_secs(2),
+        request_expiry: Duration::from_hours(240),
+        held_retry: Duration::from_mins(1),
+        ciphertext_memory: u64::from(SMALLEST_MEMORY_MIB) << 20,
+        ..config::load(&source).unwrap().config
+    }
+}
+
+/// The machine of one life.
 struct Played(Life);
 
 impl Player for Played {
@@ -221,20 +248,23 @@ impl Player for Played {
     }
 }
 
-impl Computer<'_> {
-    /// Between two lives.
-    async fn pause(&self) {
+impl Home<'_> {
+    /// Between two lives. What the one before left is used by the next one in the same process; another
+    /// process opens the journal anew.
+    async fn pause(&self, left: Option<Estate>) -> Option<Estate> {
         sleep(Duration::from_millis(500)).await;
-        let (loses, rekeys, seen) = {
+        let (loses, rekeys, stays, seen) = {
             let mut state = self.world.state();
             let faults = state.plan.faults;
             let loses = !state.lost && state.fault(faults.journal_lost);
             let rekeys = loses && state.dice.u64(..1000) < faults.signer_changed;
-            (loses, rekeys, state.chain.height() + nature::LATEST + 2)
+            let stays = state.dice.bool();
+            (loses, rekeys, stays, state.chain.height() + nature::LATEST + 2)
         };
         if !loses {
-            return;
+            return left.filter(|_| stays);
         }
+        drop(left);
         self.world.say(format_args!("the journal is lost; another key: {rekeys}"));
         for file in std::fs::read_dir(self.state_dir).unwrap() {
             std::fs::remove_file(file.unwrap().path()).unwrap();
@@ -254,271 +284,153 @@ impl Computer<'_> {
         while self.world.state().chain.height() < seen {
             sleep(Duration::from_secs(1)).await;
         }
+        None
     }
 
     /// A process from its start to its end, or to the end of the storm.
-    async fn one_life(&self) -> Ended {
+    async fn one_life(&self, estate: Option<Estate>) -> Went<'_> {
         let life = Life::new(self.world.clone());
-        simulated::set(Some(life.world.begun()));
         self.world.say(format_args!("the process starts"));
         self.world.state().connect();
-        let started = tokio::select! {
-            biased;
-            () = life.died.cancelled() => return Ended::Over,
-            started = self.start(&life) => started,
-        };
-        let mut running = match started {
-            Ok(running) => running,
-            Err(why) => {
-                self.world.say(format_args!("it does not start: {why}"));
-                return Ended::Over;
-            }
-        };
+        let mut running = self.start(&life, estate);
+        let mut calm_since = None;
         loop {
             tokio::select! {
                 biased;
-                () = life.died.cancelled() => break,
-                Some(ended) = running.tasks.join_next() => {
-                    match ended {
-                        Ok((task, Err(why))) => {
-                            // The file's name is another one at each run.
-                            let why = if why.contains("disk I/O") { "the disk fails" } else { &why };
-                            self.world.say(format_args!("{task} failed: {why}"));
-                        }
-                        Ok((task, Ok(()))) => {
-                            self.world.violation(format!("{task} ended by itself"));
-                        }
-                        Err(error) => self.world.violation(format!("a task panicked: {error}")),
-                    }
-                    break;
+                () = life.died.cancelled() => {
+                    running.die().await;
+                    return Went::Over(None);
+                }
+                Some(ended) = running.instance.join_next() => {
+                    return Went::Over(running.ended(ended, false));
                 }
                 () = sleep(Duration::from_secs(1)) => {
-                    let (calm, stops) = {
+                    let stops = {
                         let mut state = self.world.state();
                         let rate = state.plan.faults.stop;
-                        (!state.storm, state.fault(rate))
+                        if !state.storm {
+                            calm_since.get_or_insert_with(Instant::now);
+                        }
+                        state.fault(rate)
                     };
-                    if calm {
-                        return Ended::Calm(running);
+                    if calm_since.is_some_and(|since| since.elapsed() >= CALM_AFTER) {
+                        return Went::Calm(running);
                     }
                     if stops {
-                        running.stop(&self.world).await;
-                        break;
+                        return Went::Over(running.stop(&life.died).await);
                     }
                 }
             }
         }
-        running.judge(&self.world);
-        running.tasks.shutdown().await;
-        Ended::Over
     }
 
-    fn ciphertexts(
-        &self,
-        life: &Life,
-        registry: &GatewayConfigAdapter<SimulatedNode>,
-    ) -> Ciphertexts<GatewayConfigAdapter<SimulatedNode>> {
-        Ciphertexts::new(CiphertextsOptions {
-            buckets: Arc::new(registry.clone()),
-            fallback: None,
-            memory_mib: SMALLEST_MEMORY_MIB,
-            verify_coprocessors: false,
-            http: BucketClient::over(store::network(life)),
-            metrics: Metrics::default(),
-        })
-    }
-
-    /// As `Instance::build` and `Instance::open_rooms` do it.
-    async fn start(&self, life: &Life) -> Result<Running, String> {
-        let identity =
-            Identity { chain_id: CHAIN_ID, genesis: B256::ZERO, wallet: self.wallet.address() };
-        let machine = Machine::played_by(Arc::new(Played(life.clone())));
-        let opened = open_as(&machine, self.state_dir, identity, DECRYPTION, "one", None);
-        let Opened { journal, writer, .. } = opened.map_err(|error| error.to_string())?;
-        let left = LeftOver::read(&journal).await.map_err(|error| error.to_string())?;
+    /// As a supervisor does it.
+    fn start(&self, life: &Life, estate: Option<Estate>) -> Running<'_> {
+        let (reporter, abort) = (Reporter::new(Metrics::new()), CancellationToken::new());
+        let stop = abort.child_token();
+        let supervision = Supervision {
+            name: NAME.to_owned(),
+            state_dir: self.state_dir.to_owned(),
+            reporter: reporter.clone(),
+            hearts: Hearts::default(),
+            stop: stop.clone(),
+            abort: abort.clone(),
+        };
         let (stragglers, left_to_send) = endpoints::stragglers();
-        let wallet = self.wallet.address();
-        let node = SimulatedNode { life: life.clone(), wallet, only: None, stragglers };
-        let registry = connect(&node, self.wallet.address()).await;
-        let decryption = DecryptionAdapter::new(node.clone());
-        let (support, _) = watch::channel(Support::Served);
-        let ledger = Heard { life: life.clone(), journal: journal.clone() };
-        let mut tasks = Tasks(JoinSet::new());
-        tasks.0.spawn(async move {
-            endpoints::finish(left_to_send).await;
-            ("stragglers", Ok(()))
-        });
-        let (stop, below) = (CancellationToken::new(), CancellationToken::new());
-
-        let writing = writer.run(Heart::default(), Metrics::default(), CancellationToken::new());
-        tasks.spawn("journal", async move { writing.await.map(drop) });
-        let (address, cursor) = (self.wallet.address(), left.reading.cursor);
-        let known = &left.transactions;
-        let up_to = super::past::maybe_answered_up_to(&node, &journal, address, cursor, known);
-        let maybe_answered_up_to = up_to.await.map_err(|error| error.to_string())?;
-        let options =
-            LaneOptions { chain_id: CHAIN_ID, max_in_flight: 16, max_fee_per_gas: HIGHEST_FEE };
-        let (lane, lane_task) = lane(
-            node.clone(),
-            self.wallet.clone(),
-            ledger.clone(),
-            options,
-            left.transactions,
-            Metrics::default(),
-        );
-        tasks.spawn("lane", lane_task.run(Heart::default(), below.clone()));
-        let depth = self.world.state().plan.depth;
-        let (ripe, ripe_up_to) = watch::channel(depth.line(0, None));
-        let suspects = Suspects::default();
-        let flow = Flow {
-            name: "one".to_owned(),
-            ciphertexts: self.ciphertexts(life, &registry),
-            core: KmsCore::new(
-                Transport::over("core", core::carrier(life)),
-                domain(),
-                kms_core::Options::default(),
-                Metrics::default(),
-            ),
-            submission: Submission::new(lane, decryption.clone(), None, Metrics::default()),
-            gateway_config: registry,
-            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
-            support: support.subscribe(),
-            line: ripe_up_to.clone(),
-            ledger: ledger.clone(),
-            metrics: Metrics::default(),
-            repeats: std::sync::Mutex::default(),
-            options: flow_options(maybe_answered_up_to),
+        let edges = Edges {
+            gateway: SimulatedNode {
+                life: life.clone(),
+                wallet: self.wallet,
+                only: None,
+                stragglers,
+            },
+            connecting: Box::new(|_, stop| {
+                Box::pin(async move {
+                    stop.run_until_cancelled(endpoints::finish(left_to_send)).await;
+                })
+            }),
+            core: Transport::over("core", core::carrier(life)),
+            buckets: BucketClient::over(store::network(life)),
+            fallback: None,
+            machine: Machine::played_by(Arc::new(Played(life.clone()))),
         };
-        let (intakes, walk, walk_again) = entrances(4, super::parts::RECOVERED_AHEAD);
-        tasks.spawn("walk", Arc::new(flow).run(intakes, Heart::default(), stop.clone()));
-        let super::Reading { cursor, begun_after, read_twice, unproven, newest, ids } =
-            left.reading;
-        let ids = SharedIds::new(ids);
-        let reading = decryption.clone();
-        let arrivals = Arrivals::new(
-            reading,
-            ledger.clone(),
-            walk,
-            support,
-            cursor,
-            begun_after,
-            Metrics::default(),
-        )
-        .suspecting(suspects)
-        .resuming(unproven, read_twice)
-        .only_from(depth, ripe)
-        .knowing(ids.clone());
-        let (sight_sender, sight) = watch::channel(Sight::default());
-        let lookout = Lookout {
-            adapter: decryption,
-            ledger,
-            ids,
-            suspects: arrivals.suspects(),
-            progress: arrivals.progress(),
-            wallet: Some(address),
-            sight: sight_sender,
-            metrics: Metrics::default(),
-        };
-        tasks.spawn("lookout", async move { lookout.run().await.map(|never| match never {}) });
-        tasks.spawn("arrivals", arrivals.run(Start::Block(1), Heart::default(), stop.clone()));
-        let (taken, taken_up_to) = watch::channel(None);
-        let counted = Metrics::new();
-        let attendance = Attendance {
-            journal: journal.clone(),
-            walk: walk_again.clone(),
-            newest,
-            taken: taken_up_to,
-            line: ripe_up_to.clone(),
-            metrics: counted.clone(),
-        };
-        tasks.attend(attendance, stop.clone());
-        let recovery = Recovery {
-            journal: journal.clone(),
-            walk: walk_again,
-            held_retry: HELD_RETRY,
-            newest,
-            taken,
-            line: ripe_up_to,
-            heart: Heart::default(),
-        };
-        let stopped = stop.clone();
-        tasks.spawn("recovery", async move {
-            stopped.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
-        });
-        Ok(Running { tasks: tasks.0, stop, below, journal, sight, counted })
+        let mut instance = JoinSet::new();
+        instance.spawn(Box::pin(run(self.config.clone(), supervision, edges, estate)));
+        Running { home: self, instance, reporter, stop, abort }
     }
 }
 
-fn flow_options(maybe_answered_up_to: u64) -> FlowOptions {
-    FlowOptions {
-        max_in_flight: 12,
-        public_decryption_timeout: Duration::from_secs(30),
-        user_decryption_timeout: Duration::from_secs(30),
-        retry_interval: Duration::from_secs(2),
-        request_expiry: Duration::from_hours(240),
-        maybe_answered_up_to,
-    }
-}
-
-struct Tasks(JoinSet<(&'static str, Result<(), String>)>);
-
-impl Tasks {
-    fn attend(&mut self, attendance: Attendance, stop: CancellationToken) {
-        self.spawn("attendance", async move {
-            stop.run_until_cancelled(attendance.run()).await.unwrap_or(Ok(()))
-        });
+impl Running<'_> {
+    /// The process is killed.
+    async fn die(mut self) {
+        self.instance.shutdown().await;
+        self.judge();
     }
 
-    fn spawn<E: std::fmt::Display>(
-        &mut self,
-        name: &'static str,
-        task: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
-        self.0.spawn(async move { (name, task.await.map_err(|error| error.to_string())) });
-    }
-}
-
-async fn connect<P: Provider>(node: &P, wallet: crate::domain::Address) -> GatewayConfigAdapter<P> {
-    let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    loop {
-        match GatewayConfigAdapter::connect(node.clone(), wallet).await {
-            Ok(registry) => return registry,
-            Err(_) => sleep(pause.next_delay()).await,
+    /// It is told to stop, and drains; what takes too long is dropped. It may die meanwhile.
+    async fn stop(mut self, died: &CancellationToken) -> Option<Estate> {
+        self.home.world.say(format_args!("the process is told to stop"));
+        self.stop.cancel();
+        let ending = async {
+            let drained = timeout(DRAIN, self.instance.join_next()).await;
+            if let Ok(ended) = drained {
+                return ended;
+            }
+            self.home.world.say(format_args!("it takes too long"));
+            self.abort.cancel();
+            self.instance.join_next().await
+        };
+        if let Some(Some(ended)) = died.run_until_cancelled(ending).await {
+            return self.ended(ended, true);
         }
+        self.die().await;
+        None
     }
-}
 
-impl Running {
-    /// Nobody was ever forgotten.
-    fn judge(&self, world: &World) {
-        let forgotten = self.counted.unattended_so_far();
+    /// It has ended, on its own or told to.
+    fn ended(&self, ended: Result<Ended, JoinError>, told: bool) -> Option<Estate> {
+        self.judge();
+        let world = &self.home.world;
+        let Ended { exit, estate } = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                world.violation(format!("the instance panicked: {error}"));
+                return None;
+            }
+        };
+        let by_itself = matches!(&exit, Exit::Failed { error, .. } if error.contains("being told"));
+        match exit {
+            Exit::Stopped if told => world.say(format_args!("it stopped")),
+            Exit::Failed { task, error } if !by_itself => {
+                // The file's name is another one at each run.
+                let error = error.replace(&*self.home.state_dir.to_string_lossy(), "");
+                let what = if error.contains("disk I/O") { "the disk fails" } else { &error };
+                world.say(format_args!("{task} failed: {what}"));
+            }
+            exit @ (Exit::Stopped
+            | Exit::Failed { .. }
+            | Exit::Refused { .. }
+            | Exit::Panicked { .. }
+            | Exit::Hung { .. }) => world.violation(format!("it ended: {exit}")),
+        }
+        estate
+    }
+
+    /// Nobody was ever forgotten, and nobody told to mend what is in order.
+    fn judge(&self) {
+        let world = &self.home.world;
+        let forgotten = self.reporter.metrics.unattended_so_far();
         if forgotten > 0 {
             world.violation(format!("{forgotten} open requests were in nobody's hands"));
         }
-    }
-
-    /// A drain, as `Instance::close` does it: the walk first, the journal last.
-    async fn stop(&mut self, world: &World) {
-        world.say(format_args!("the process is told to stop"));
-        self.stop.cancel();
-        let walked = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                match ended {
-                    Ok(("walk", _)) => return,
-                    Ok((_, Ok(()))) => {}
-                    Ok((task, Err(_))) => {
-                        world.say(format_args!("{task} failed while it stopped"));
-                        return;
-                    }
-                    Err(error) => world.violation(format!("a task panicked: {error}")),
-                }
+        let counted = self.reporter.metrics.gather();
+        let holds = counted.iter().filter(|family| family.name().ends_with("holds_total"));
+        let reasons = holds.flat_map(MetricFamily::get_metric).flat_map(Metric::get_label);
+        for reason in BLAMES_THE_OPERATOR {
+            if reasons.clone().any(|label| label.value() == reason.as_str()) {
+                world.violation(format!("the operator is blamed: {}", reason.as_str()));
             }
-        };
-        let drained = timeout(DRAIN, walked).await.is_ok();
-        self.below.cancel();
-        let flushed = timeout(Duration::from_secs(5), self.journal.flush()).await;
-        let flushed = matches!(flushed, Ok(Ok(())));
-        world.say(format_args!("it stopped: drained {drained}, flushed {flushed}"));
+        }
     }
 }
 
@@ -529,10 +441,10 @@ impl World {
     }
 
     /// Waits until `is` holds; `false` if it does not in time.
-    async fn until(&self, limit: Duration, mut is: impl AsyncFnMut() -> bool) -> bool {
+    async fn until(&self, limit: Duration, mut is: impl FnMut() -> bool) -> bool {
         let end = Instant::now() + limit;
         loop {
-            if is().await {
+            if is() {
                 return true;
             }
             if Instant::now() >= end {

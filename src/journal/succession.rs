@@ -82,7 +82,7 @@ pub fn open_as(
     kept: Option<Kept>,
 ) -> Result<Opened, OpenError> {
     let (journal, writer) = match kept {
-        Some(kept) => kept.reopen(contract)?,
+        Some(kept) => kept.reopen(machine, contract)?,
         None => Journal::open_own(machine, dir, identity, contract)?,
     };
     let path = journal.path().to_owned();

@@ -415,8 +415,12 @@ impl Kept {
         machine.run(move || drop(self)).await;
     }
 
-    /// New handles and a new writer for this contract. Blocking, a little.
-    pub fn reopen(self, contract: Address) -> Result<(Journal, Writer), OpenError> {
+    /// New handles and a new writer for this contract, on this machine. Blocking, a little.
+    pub fn reopen(
+        self,
+        machine: &Machine,
+        contract: Address,
+    ) -> Result<(Journal, Writer), OpenError> {
         let Self { reader, connection, shared, lock } = self;
         let path = shared.path.clone();
         let reader = match reader {
@@ -424,7 +428,7 @@ impl Kept {
             None => schema::connect_reader(&path).map_err(|e| OpenError::sqlite(&path, e))?,
         };
         let (identity, warnings) = (shared.identity, Vec::new());
-        let machine = shared.machine.clone();
+        let machine = machine.clone();
         let parts = Parts { path, identity, machine, connection, reader, warnings, lock };
         Ok(parts.assemble(contract))
     }

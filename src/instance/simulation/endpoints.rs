@@ -48,6 +48,11 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// The newest block it told of.
+    pub fn height(&self) -> Option<u64> {
+        self.head.map(|head| head.block.number)
+    }
+
     pub fn is_away(&self) -> bool {
         self.away_until.is_some_and(|until| Instant::now() < until)
     }

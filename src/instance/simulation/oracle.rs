@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Running, chain::DECRYPTION, ledger::short, world::World};
+use super::{NAME, Running, chain::DECRYPTION, world::World};
 use crate::{
     domain::{Outcome, RequestKey, U256},
-    journal::Holds,
+    journal::{Listing, ReadOnly, RequestRecord, Which},
 };
 
 /// Time for everything that was held or waits to be tried again.
@@ -30,122 +30,154 @@ const MOST_FILLED: u64 = 64;
 /// Nonces that were filled with nothing, in one story.
 const MOST_NOOPS: usize = 64;
 
+fn short(key: RequestKey) -> String {
+    format!("{}/{}", key.id & U256::from(u64::MAX), &key.content.to_string()[2..8])
+}
+
+/// What is stored of requests, and nonces that are signed and not mined: what an operator reads in the
+/// journal.
+struct Stored {
+    requests: Vec<RequestRecord>,
+    open_nonces: BTreeSet<u64>,
+}
+
+impl Stored {
+    fn read(running: &Running<'_>) -> Result<Self, String> {
+        let journal = ReadOnly::find(&[running.home.state_dir.to_owned()], NAME);
+        let journal = journal.map_err(|error| error.to_string())?;
+        let look = journal.look();
+        let all = Listing { which: Which::All, after: None, limit: 10_000 };
+        let requests = look.records(all).map_err(|error| error.to_string())?;
+        let (mut signed, mut mined) = (BTreeSet::new(), BTreeSet::new());
+        for request in &requests {
+            let transactions = look.transactions_of(request.key);
+            for one in transactions.map_err(|error| error.to_string())? {
+                let nonce = one.transaction.nonce;
+                if one.mined.is_some() {
+                    mined.insert(nonce);
+                } else if one.given_up.is_none() {
+                    signed.insert(nonce);
+                }
+            }
+        }
+        Ok(Self { requests, open_nonces: signed.difference(&mined).copied().collect() })
+    }
+
+    fn request(&self, key: RequestKey) -> Option<&RequestRecord> {
+        self.requests.iter().find(|request| request.key == key)
+    }
+
+    fn outcome(&self, key: RequestKey) -> Option<Outcome> {
+        self.request(key)?.progress.outcome.clone()
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = &RequestRecord> {
+        self.requests.iter().filter(|request| request.progress.outcome.is_none())
+    }
+}
+
 /// Waits until nothing is left to do, and judges.
-pub(super) async fn look(world: &World, running: &mut Running) {
+pub(super) async fn look(world: &World, running: &Running<'_>) {
     tokio::time::sleep(SURE_WITHIN).await;
-    let mut quiet =
-        world.until(QUIET_WITHIN, async || still_open(world, running).await.is_empty()).await;
+    let mut quiet = world.until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     let stale = |left: &String| left.contains("StaleAnswer");
-    if !quiet && still_open(world, running).await.iter().all(stale) {
+    if !quiet && still_open(world, running).iter().all(stale) {
         // Asked for what left the chain before anybody could know: as the README says, a restart of
         // the Core mends it.
         world.say(format_args!("an operator restarts the core"));
         world.state().core.restart();
-        quiet =
-            world.until(QUIET_WITHIN, async || still_open(world, running).await.is_empty()).await;
+        quiet = world.until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     }
     if !quiet {
-        for left in still_open(world, running).await {
+        for left in still_open(world, running) {
             world.violation(left);
         }
         return;
     }
-    let mended = world.until(MENDED_WITHIN, async || !world.state().is_index_broken()).await;
+    let mended = world.until(MENDED_WITHIN, || !world.state().is_index_broken()).await;
     debug_assert!(mended, "the world does as it was told");
     let fresh = world.state().request().transaction;
     let plan = world.state().plan;
     let within = if plan.may_hold_wallet() { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
     let through = world
-        .until(within, async || {
+        .until(within, || {
             let key = {
                 let chain = &world.state().chain;
                 let mut requests = chain.requests();
                 requests.find(|request| request.transaction == fresh).map(|request| request.key)
             };
             let Some(key) = key else { return false };
-            matches!(outcome(running, key).await, Some(Outcome::Accepted { .. }))
+            let outcome = Stored::read(running).ok().and_then(|stored| stored.outcome(key));
+            matches!(outcome, Some(Outcome::Accepted { .. }))
         })
         .await;
     if !through {
         world.violation(format!("the fresh request {fresh} does not get through"));
     }
     // It is looked at every few seconds.
-    if !world.until(SEEN_WITHIN, async || running.sight.borrow().hidden.is_empty()).await {
-        let hidden = running.sight.borrow().hidden.clone();
+    let hidden = || running.reporter.gauges.borrow().hidden.clone();
+    if !world.until(SEEN_WITHIN, || hidden().is_empty()).await {
+        let hidden = hidden();
         world.violation(format!("requests are said to be hidden: {hidden:?}"));
     }
-    judge(world, running).await;
-}
-
-async fn outcome(running: &Running, key: RequestKey) -> Option<Outcome> {
-    let record = running.journal.request(key).await.ok()??;
-    record.progress.outcome
+    judge(world, running);
 }
 
 /// What is not yet as it must become.
-async fn still_open(world: &World, running: &Running) -> Vec<String> {
-    let (keys, due) = {
+fn still_open(world: &World, running: &Running<'_>) -> Vec<String> {
+    let (keys, due, used) = {
         let state = world.state();
         let keys: Vec<RequestKey> = state.chain.requests().map(|request| request.key).collect();
-        (keys, state.chain.is_due() || state.numbered < state.plan.requests)
+        let due = state.chain.is_due() || state.numbered < state.plan.requests;
+        (keys, due, state.chain.nonce(state.chain.height()))
     };
     let mut left = Vec::new();
     if due {
         left.push("a request is not on the chain yet".to_owned());
     }
-    if let Err(error) = running.journal.flush().await {
-        left.push(format!("the journal failed: {error}"));
-    }
+    let stored = match Stored::read(running) {
+        Ok(stored) => stored,
+        Err(error) => {
+            left.push(error);
+            return left;
+        }
+    };
     for key in keys.iter().copied() {
-        match running.journal.request(key).await {
-            // That it left the chain is no end: it is there.
-            Ok(Some(record))
-                if record
-                    .progress
-                    .outcome
-                    .as_ref()
-                    .is_some_and(|end| *end != Outcome::Orphaned) => {}
-            Ok(Some(record)) => left.push(format!(
+        let Some(RequestRecord { progress, .. }) = stored.request(key) else {
+            left.push(format!("request {} was never seen", short(key)));
+            continue;
+        };
+        // That it left the chain is no end: it is there.
+        if progress.outcome.as_ref().is_none_or(|end| *end == Outcome::Orphaned) {
+            left.push(format!(
                 "request {} has no outcome: {} {:?} {:?}",
                 short(key),
-                record.progress.stage.as_str(),
-                record.progress.held.map(|held| held.hold),
-                record.progress.last_error,
-            )),
-            Ok(None) => left.push(format!("request {} was never seen", short(key))),
-            Err(error) => left.push(error.to_string()),
+                progress.stage.as_str(),
+                progress.held.as_ref().map(|held| &held.hold),
+                progress.last_error,
+            ));
         }
     }
     // What left the chain, and whose id is another one's, is nobody's business any more.
     let ids: BTreeSet<U256> = keys.iter().map(|key| key.id).collect();
-    match running.journal.unfinished(None, 1000, Holds::Included).await {
-        Ok(open) => {
-            let gone =
-                open.iter().filter(|one| !keys.contains(&one.key) && ids.contains(&one.key.id));
-            left.extend(gone.map(|one| {
-                let (stage, held) =
-                    (one.stage.as_str(), one.held.as_ref().map(ToString::to_string));
-                format!("request {} has left the chain: {stage} {held:?}", short(one.key))
-            }));
-        }
-        Err(error) => left.push(error.to_string()),
-    }
+    let gone =
+        stored.unfinished().filter(|one| !keys.contains(&one.key) && ids.contains(&one.key.id));
+    left.extend(gone.map(|one| {
+        let held = one.progress.held.as_ref().map(|held| held.hold.to_string());
+        let stage = one.progress.stage.as_str();
+        format!("request {} has left the chain: {stage} {held:?}", short(one.key))
+    }));
     // A nonce that somebody else used stays open in the journal, and is followed at each start.
-    let used = {
-        let state = world.state();
-        state.chain.nonce(state.chain.height())
-    };
-    match running.journal.open_transactions().await {
-        Ok(open) => {
-            let open = open.iter().map(|one| one.nonce).filter(|nonce| *nonce >= used);
-            left.extend(open.map(|nonce| format!("nonce {nonce} is signed and not mined")));
-        }
-        Err(error) => left.push(error.to_string()),
-    }
+    let open = stored.open_nonces.range(used..);
+    left.extend(open.map(|nonce| format!("nonce {nonce} is signed and not mined")));
     left
 }
 
-async fn judge(world: &World, running: &Running) {
+fn judge(world: &World, running: &Running<'_>) {
+    let stored = match Stored::read(running) {
+        Ok(stored) => stored,
+        Err(error) => return world.violation(error),
+    };
     let requests: Vec<_> = world.state().chain.requests().cloned().collect();
     // The chain's word: answers by request, successful or not.
     let mut answers: BTreeMap<U256, (u32, u32)> = BTreeMap::new();
@@ -196,7 +228,7 @@ async fn judge(world: &World, running: &Running) {
                 world.violation(what);
             }
         }
-        match outcome(running, request.key).await {
+        match stored.outcome(request.key) {
             Some(Outcome::Accepted { transaction, .. }) => {
                 let state = world.state();
                 let receipt = state.chain.receipt(transaction, state.chain.height());
@@ -218,11 +250,10 @@ async fn judge(world: &World, running: &Running) {
             }
         }
     }
-    if let Ok(left) = running.journal.unfinished(None, 1000, Holds::Included).await {
-        for one in left {
-            let what = (one.stage.as_str(), one.held.map(|hold| hold.to_string()));
-            world.say(format_args!("left the chain, and open: {} {what:?}", short(one.key)));
-        }
+    for one in stored.unfinished() {
+        let held = one.progress.held.as_ref().map(|held| held.hold.to_string());
+        let what = (one.progress.stage.as_str(), held);
+        world.say(format_args!("left the chain, and open: {} {what:?}", short(one.key)));
     }
     debug_assert_eq!(world.state().chain.blocks()[0].events.len(), 0, "{DECRYPTION}");
 }

@@ -4,31 +4,32 @@
 
 use std::time::Duration;
 
-use alloy::sol_types::SolValue;
+use alloy::{primitives::FixedBytes, sol_types::SolValue};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 
 use super::{
-    chain::{DECRYPTION, GATEWAY_CONFIG, Transaction},
+    chain::{DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
     endpoints::Straggler,
     lies::BlockReceipts,
     requests::{BUCKETS, COPROCESSORS},
     world::{Life, State},
 };
 use crate::{
-    domain::{Address, B256, Bytes, Event, U256},
+    domain::{Address, B256, BlockRef, Bytes, Event, SigningDomain, U256},
     gateway::{
         abi,
         provider::{
-            Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range,
-            Receipt, RpcError, Sent, Told, Transaction as Mined, Way,
+            Addresses, At, Beginning, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Nodes,
+            Provider, Range, Receipt, RpcError, Sent, Told, Transaction as Mined, Way,
         },
     },
 };
 
 const HOST: &str = "node";
+const HOSTS: [&str; 2] = ["node-0", "node-1"];
 /// So many blocks under the head are the tags; deeper than any reorganisation.
 const SAFE_AFTER: u64 = 8;
 const FINAL_AFTER: u64 = 16;
@@ -180,6 +181,11 @@ fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<
         let answered = state.chain.is_answered(id, number);
         return Ok(if answered { vec![wallet] } else { vec![] }.abi_encode().into());
     }
+    if call.to == DECRYPTION
+        && let Some(told) = described(call)
+    {
+        return Ok(told);
+    }
     let to = Some(call.to);
     match state.chain.execute(to, &call.data, number) {
         Ok(()) => Ok(Bytes::new()),
@@ -222,6 +228,56 @@ fn ranged(state: &mut State, machine: usize, range: LogRange) -> Result<Vec<Even
     Ok(state.shown_by(endpoint, logs))
 }
 
+/// `eip712Domain` and `getVersion` of the Decryption contract.
+fn described(call: &Call) -> Option<Bytes> {
+    if call.data == abi::signing_domain().calldata() {
+        let SigningDomain { name, version, chain_id, verifying_contract } = domain();
+        let (fields, chain_id) = (FixedBytes::from([0x0f]), U256::from(chain_id));
+        let none: (B256, Vec<U256>) = (B256::ZERO, Vec::new());
+        let told = (fields, name, version, chain_id, verifying_contract, none.0, none.1);
+        return Some(told.abi_encode_params().into());
+    }
+    let asked = call.data == abi::decryption_version().calldata();
+    asked.then(|| ("Decryption v0.3.0".to_owned(),).abi_encode_params().into())
+}
+
+impl Nodes for SimulatedNode {
+    fn hosts(&self) -> &str {
+        HOST
+    }
+
+    fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)> {
+        let state = self.life.world.state();
+        let endpoints = state.endpoints.iter().zip(HOSTS);
+        endpoints.map(|(endpoint, host)| (host, !endpoint.is_away(), endpoint.height())).collect()
+    }
+
+    fn trouble(&self) -> Option<RpcError> {
+        self.order().is_empty().then(|| unavailable("no node is connected"))
+    }
+
+    async fn first_attempt(&self) -> Result<(), RpcError> {
+        self.trouble().map_or(Ok(()), Err)
+    }
+
+    fn beginnings(&self) -> Vec<(&str, Beginning)> {
+        let state = self.life.world.state();
+        let genesis = state.chain.block(0).map(|block| block.head.block.hash);
+        let told = |away: bool| match genesis {
+            Some(genesis) if !away => Beginning::Is(genesis),
+            Some(_) | None => Beginning::Away,
+        };
+        let endpoints = state.endpoints.iter().zip(HOSTS);
+        endpoints.map(|(endpoint, host)| (host, told(endpoint.is_away()))).collect()
+    }
+
+    async fn settle_genesis(&self, _: B256) {}
+
+    fn begin_after(&self, _: BlockRef) {}
+
+    async fn read_up_to(&self, _: BlockRef) {}
+}
+
 impl Provider for SimulatedNode {
     fn addresses(&self) -> Addresses {
         Addresses { decryption: DECRYPTION, gateway_config: GATEWAY_CONFIG }
@@ -240,7 +296,7 @@ impl Provider for SimulatedNode {
         Self { only: Some(node), ..self.clone() }
     }
     fn host(&self, node: NodeId) -> String {
-        format!("{HOST}-{}", node.0)
+        HOSTS[node.0].to_owned()
     }
     fn heads(&self) -> watch::Receiver<Option<Head>> {
         let mut state = self.life.world.state();
