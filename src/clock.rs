@@ -1,19 +1,41 @@
-//! The wall clock: the one place that reads it.
+//! The wall clock: the one place that reads it. What an instance does goes by its [`Clock`].
 
 use std::{
     fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use tokio::time::Instant;
+
 /// Milliseconds since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the clock the others ask")]
 pub fn unix_millis() -> u64 {
-    #[cfg(test)]
-    if let Some(millis) = crate::simulated::unix_millis() {
-        return millis;
-    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// By what an instance tells the time.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Clock {
+    /// The machine's wall clock.
+    #[default]
+    Wall,
+    /// The runtime's own time, which may be paused: so it was, in Unix milliseconds, at this moment.
+    Runtime { at: Instant, unix_ms: u64 },
+}
+
+impl Clock {
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn unix_millis(self) -> u64 {
+        match self {
+            Self::Wall => unix_millis(),
+            Self::Runtime { at, unix_ms } => {
+                let since = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+                unix_ms.saturating_add(since)
+            }
+        }
+    }
 }
 
 /// A moment by the calendar.
@@ -53,5 +75,20 @@ impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((year, month, day), (hour, minute, second)) = (self.date, self.time);
         write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_of_the_runtime_goes_with_it() {
+        let clock = Clock::Runtime { at: Instant::now(), unix_ms: 1_000 };
+        assert_eq!(clock.unix_millis(), 1_000);
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        assert_eq!(clock.unix_millis(), 91_000);
     }
 }

@@ -361,7 +361,7 @@ impl Instance {
             Ok::<(), String>(())
         });
         let reporter = self.supervision.reporter.clone();
-        let following = report::follow_endpoints(provider.clone(), reporter);
+        let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
         let stop = self.below.clone();
         self.tasks.spawn("endpoint health", async move {
             stop.run_until_cancelled(following).await;

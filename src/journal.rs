@@ -81,7 +81,6 @@ use self::{
     writer::{Command, Done, Parts, Work},
 };
 use crate::{
-    clock,
     domain::{
         Address, Answer, B256, BlockRef, Event, Hold, Kind, LedgerError, RequestKey, U256,
         stage::Stage,
@@ -642,7 +641,7 @@ impl Journal {
 
     /// Queues work without waiting for its commit.
     async fn queue(&self, work: Work, reply: Option<writer::Reply>) -> Result<(), LedgerError> {
-        let command = Command { work, at_ms: clock::unix_millis(), reply };
+        let command = Command { work, at_ms: self.shared.machine.clock.unix_millis(), reply };
         self.commands.send(command).await.map_err(|_| self.shared.closed().into())
     }
 

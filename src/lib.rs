@@ -47,6 +47,4 @@ pub mod repeats;
 pub mod crowd;
 pub mod clock;
 pub mod machine;
-#[cfg(test)]
-mod simulated;
 pub mod domain;

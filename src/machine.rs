@@ -1,5 +1,5 @@
-//! The machine under an instance, as far as the instance meets it by itself and through no port: threads
-//! for work that blocks, and what its disk makes of a commit. A value that comes in with the other
+//! The machine under an instance, as far as the instance meets it by itself and through no port: its
+//! clock, threads for work that blocks, and what its disk makes of a commit. A value that comes in with the other
 //! edges, so that a world may be played in which no run differs from the next one: there blocking work
 //! is done in place when the [`Player`] lets it, and a commit fails when the player says so.
 
@@ -7,6 +7,8 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
+
+use crate::clock::Clock;
 
 /// What a disk makes of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +32,21 @@ pub trait Player: Send + Sync {
 
 /// A machine. Cheap to clone. The default is the one this process runs on.
 #[derive(Clone, Default)]
-pub struct Machine(Option<Arc<dyn Player>>);
+pub struct Machine {
+    pub clock: Clock,
+    player: Option<Arc<dyn Player>>,
+}
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "a played machine" } else { "Machine" })
+        f.debug_struct("Machine").field("clock", &self.clock).finish_non_exhaustive()
     }
 }
 
 impl Machine {
     #[must_use]
-    pub fn played_by(player: Arc<dyn Player>) -> Self {
-        Self(Some(player))
+    pub fn played_by(player: Arc<dyn Player>, clock: Clock) -> Self {
+        Self { clock, player: Some(player) }
     }
 
     /// Does `work`, which may block; a panic in it goes on here. `None`: the runtime is shutting down
@@ -50,7 +55,7 @@ impl Machine {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        if let Some(player) = &self.0 {
+        if let Some(player) = &self.player {
             player.turn().await;
             let done = work();
             player.done().await;
@@ -68,12 +73,12 @@ impl Machine {
     /// What becomes of the next commit, unless the disk itself knows better.
     #[must_use]
     pub fn commit(&self) -> Fate {
-        self.0.as_ref().map_or(Fate::Stored, |player| player.commit())
+        self.player.as_ref().map_or(Fate::Stored, |player| player.commit())
     }
 
     /// Whether it may lose what was not synced: a played machine loses its processes, never itself.
     #[must_use]
     pub fn may_lose_power(&self) -> bool {
-        self.0.is_none()
+        self.player.is_none()
     }
 }

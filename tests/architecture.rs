@@ -12,7 +12,7 @@ use std::{
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
-    ("machine", &[]),
+    ("machine", &["clock"]),
     ("backoff", &[]),
     ("repeats", &[]),
     ("crowd", &[]),
@@ -159,7 +159,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// What only tests are made of.
 const OF_TESTS: &[&str] =
-    &["tests", "simulation", "simulated", "fake_chain", "fake_ledger", "scripted"];
+    &["tests", "simulation", "fake_chain", "fake_ledger", "scripted"];
 
 fn sources(of: &Path, found: &mut Vec<PathBuf>) {
     if of.is_file() {

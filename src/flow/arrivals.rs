@@ -66,6 +66,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
+    clock::Clock,
     domain::{B256, BlockRef, Event, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
@@ -281,6 +282,13 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             ids.lock().set_origin(self.begun_after);
         }
         self.ids = ids;
+        self
+    }
+
+    /// Tells the time by this clock.
+    #[must_use]
+    pub fn by(mut self, clock: Clock) -> Self {
+        self.notes = self.notes.by(clock);
         self
     }
 

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::world::{Waits, ask_support, watch_support};
 use crate::{
-    clock,
+    clock::Clock,
     gateway::{
         decryption::{DecryptionAdapter, Support},
         provider::{At, Provider},
@@ -91,6 +91,7 @@ pub(super) async fn housekeeping<P: Provider>(
     journal: Journal,
     provider: P,
     retention: Duration,
+    clock: Clock,
     heart: Heart,
 ) -> Result<(), String> {
     let mut chores = interval(HOUSEKEEPING_EVERY);
@@ -102,7 +103,7 @@ pub(super) async fn housekeeping<P: Provider>(
         heart.beat().await;
         let Some(last) = final_block(&provider, &mut untold).await else { continue };
         let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let before = clock::unix_millis().saturating_sub(millis);
+        let before = clock.unix_millis().saturating_sub(millis);
         let pruned = heart.rest_while(journal.prune(before, last)).await;
         let pruned = pruned.map_err(|error| error.to_string())?;
         debug!(

@@ -30,7 +30,7 @@ use super::{
     why::Why,
 };
 use crate::{
-    clock,
+    clock::Clock,
     domain::{BlockRef, Bytes, Outcome, ShownId, U256},
     flow::{Entrance, Intake, arrivals::backfill::Backfill},
     gateway::{abi, provider::Provider},
@@ -66,12 +66,13 @@ pub(super) struct Inquiries<P: Provider> {
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,
     pub why: Why,
+    pub clock: Clock,
 }
 
 impl<P: Provider> Inquiries<P> {
     /// Puts up a desk, and answers what is asked there until the tasks it hands on to have ended.
     pub(super) async fn run(self, desks: watch::Sender<Option<Desk>>) {
-        let Self { journal, backfill, walk, progress, why } = self;
+        let Self { journal, backfill, walk, progress, why, clock } = self;
         let (desk, mut inbox) = mpsc::channel(DESK);
         desks.send_replace(Some(desk));
         let line = why.line.clone();
@@ -99,7 +100,7 @@ impl<P: Provider> Inquiries<P> {
                         let asked = journal.look(move |look| Ok(read(look, &inquiry))).await;
                         let mut told = asked.unwrap_or_else(|error| Err(error.to_string()));
                         if let Ok(told) = &mut told {
-                            why.explain(told, clock::unix_millis());
+                            why.explain(told, clock.unix_millis());
                         }
                         reply.send(told);
                     } else if wanted.len() < DESK {

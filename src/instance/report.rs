@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    clock,
+    clock::Clock,
     domain::{BlockRef, ShownId},
     flow::{
         arrivals::{
@@ -60,6 +60,7 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Report<N> {
     pub reporter: Reporter,
+    pub clock: Clock,
     pub provider: N,
     pub mode: Mode,
     pub journal: Journal,
@@ -125,7 +126,7 @@ impl<N: Nodes> Report<N> {
             self.reporter.metrics.unproven_blocks(uncertain.unclear.blocks);
             let seen = match (cursor, head) {
                 (Some(cursor), Some(head)) => {
-                    let behind_since = lag.look(cursor, head, clock::unix_millis());
+                    let behind_since = lag.look(cursor, head, self.clock.unix_millis());
                     // What was read and is in doubt is not read.
                     let since = behind_since.into_iter().chain(uncertain.since_ms());
                     self.reporter.metrics.behind_since(since.min());
@@ -141,7 +142,7 @@ impl<N: Nodes> Report<N> {
                 Mode::Observe { observed } => Some(*observed.borrow()),
             };
             say(&seen, &mut said);
-            let (tag, now_ms) = (*self.tag.borrow(), clock::unix_millis());
+            let (tag, now_ms) = (*self.tag.borrow(), self.clock.unix_millis());
             if let Some(tag) = tag {
                 self.reporter.metrics.finality_tag(tag.still(now_ms));
             }
@@ -288,13 +289,13 @@ pub(super) fn core_name(core: &KmsCore) -> String {
 }
 
 /// Tells how each gateway node is, also while the instance is built: that may wait for one.
-pub(super) async fn follow_endpoints(provider: impl Nodes, reporter: Reporter) {
+pub(super) async fn follow_endpoints(provider: impl Nodes, reporter: Reporter, clock: Clock) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut nodes, mut repeats) = (stale::Nodes::default(), Repeats::default());
     loop {
         tick.tick().await;
-        let (gauges, stale) = nodes.look(&provider.endpoints(), clock::unix_millis());
+        let (gauges, stale) = nodes.look(&provider.endpoints(), clock.unix_millis());
         reporter.metrics.endpoints(gauges);
         for node in &stale {
             say_stale(node, &mut repeats);

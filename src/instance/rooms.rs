@@ -183,6 +183,7 @@ impl Instance {
         let Around { provider, journal, decryption, support, reading, mode } = around;
         let Ways { walk, walk_again, ripe, suspects } = ways;
         let (hearts, ripe_up_to) = (self.supervision.hearts.clone(), ripe.subscribe());
+        let clock = self.machine.clock;
         if let Some(cursor) = reading.cursor {
             provider.begin_after(cursor);
         }
@@ -202,7 +203,8 @@ impl Instance {
         .suspecting(suspects)
         .resuming(unproven, read_twice)
         .only_from(depth(config), ripe)
-        .knowing(ids.clone());
+        .knowing(ids.clone())
+        .by(clock);
         let (progress, tag) = (arrivals.progress(), arrivals.tag());
         self.follow_reading(provider.clone(), progress.clone());
         let notes = arrivals.notes();
@@ -235,6 +237,7 @@ impl Instance {
             walk: walk_again.clone(),
             progress: progress.clone(),
             why: why.clone(),
+            clock,
         };
         self.answer_inquiries(inquiries);
 
@@ -255,7 +258,7 @@ impl Instance {
 
         let (heart, retention) = (hearts.heart(heart::HOUSEKEEPING), config.journal_retention);
         let keeping =
-            housekeeping::housekeeping(journal.clone(), provider.clone(), retention, heart);
+            housekeeping::housekeeping(journal.clone(), provider.clone(), retention, clock, heart);
         let stop = self.below.clone();
         self.tasks.spawn(heart::HOUSEKEEPING, async move {
             stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
@@ -263,7 +266,7 @@ impl Instance {
 
         let reporter = self.supervision.reporter.clone();
         let report =
-            Report { reporter, provider, mode, journal, progress, why, notes, tag, sighted };
+            Report { reporter, clock, provider, mode, journal, progress, why, notes, tag, sighted };
         let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
         self.tasks.spawn(heart::REPORT, async move {
             stop.run_until_cancelled(Box::pin(report.run(heart))).await.unwrap_or(Ok(()))

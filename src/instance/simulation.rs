@@ -74,7 +74,6 @@ use crate::{
     machine::{Fate, Machine, Player},
     metrics::Metrics,
     observe::status::Reporter,
-    simulated,
 };
 
 /// The instance's name.
@@ -142,7 +141,6 @@ fn play(seed: u64, plan: &Plan) -> Told {
         .unwrap();
     let state_dir = tempfile::TempDir::new().unwrap();
     let mut told = runtime.block_on(story(seed, plan, state_dir.path()));
-    simulated::set(None);
     let left = runtime.metrics().num_alive_tasks();
     if left > 0 {
         told.violations.push(format!("{left} tasks are left"));
@@ -156,7 +154,6 @@ fn play(seed: u64, plan: &Plan) -> Told {
 
 async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let world = World::new(State::new(plan, seed));
-    simulated::set(Some(world.begun()));
     world.say(format_args!("{plan:?}"));
     world.state().history();
     let config = Arc::new(config(plan.depth));
@@ -352,7 +349,7 @@ impl Home<'_> {
             core: Transport::over("core", core::carrier(life)),
             buckets: BucketClient::over(store::network(life)),
             fallback: None,
-            machine: Machine::played_by(Arc::new(Played(life.clone()))),
+            machine: Machine::played_by(Arc::new(Played(life.clone())), self.world.clock()),
         };
         let mut instance = JoinSet::new();
         instance.spawn(Box::pin(run(self.config.clone(), supervision, edges, estate)));

@@ -32,7 +32,6 @@ use super::{
     schema, statements as sql,
 };
 use crate::{
-    clock,
     domain::{Address, BlockRef},
     machine::Machine,
 };
@@ -85,7 +84,7 @@ pub fn open_as(
         Some(kept) => kept.reopen(machine, contract)?,
         None => Journal::open_own(machine, dir, identity, contract)?,
     };
-    let path = journal.path().to_owned();
+    let (path, now_ms) = (journal.path().to_owned(), machine.clock.unix_millis());
     let sqlite = |cause| OpenError::sqlite(&path, cause);
     let siblings = siblings(dir, identity, keeper, contract)
         .map_err(OpenError::io(&path, "looking for the journals beside it"))?;
@@ -118,7 +117,8 @@ pub fn open_as(
         };
         let wallet = sibling.identity.wallet;
         if inherits {
-            let inherited = inherit(opened.writer.connection_mut(), journal.path(), contract);
+            let inherited =
+                inherit(opened.writer.connection_mut(), journal.path(), contract, now_ms);
             let (cursor, requests) = inherited.map_err(|cause| {
                 if is_corrupt(&cause) {
                     return OpenError::sqlite(journal.path(), cause).of_predecessor();
@@ -133,7 +133,7 @@ pub fn open_as(
     }
     let noted = opened.writer.lock_mut().keep_as(keeper);
     noted.map_err(OpenError::io(&path, "noting whose it is"))?;
-    keep_as(opened.writer.connection_mut(), keeper).map_err(sqlite)?;
+    keep_as(opened.writer.connection_mut(), keeper, now_ms).map_err(sqlite)?;
     Ok(opened)
 }
 
@@ -283,20 +283,25 @@ fn inherit(
     connection: &mut Connection,
     old: &Path,
     contract: Address,
+    now_ms: u64,
 ) -> rusqlite::Result<(BlockRef, u64)> {
     let old = old.to_str().ok_or_else(|| rusqlite::Error::InvalidPath(old.to_owned()))?;
     connection.execute("ATTACH DATABASE ?1 AS old", [old])?;
-    let inherited = copy(connection, contract);
+    let inherited = copy(connection, contract, now_ms);
     let detached = connection.execute_batch("DETACH DATABASE old");
     let inherited = inherited?;
     detached?;
     Ok(inherited)
 }
 
-fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(BlockRef, u64)> {
+fn copy(
+    connection: &mut Connection,
+    contract: Address,
+    now_ms: u64,
+) -> rusqlite::Result<(BlockRef, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let of = params![Fixed(contract)];
-    let now = Number(clock::unix_millis());
+    let now = Number(now_ms);
     transaction.execute(sql::INHERIT_CURSOR, params![Fixed(contract), now])?;
     transaction.execute(sql::INHERIT_UNPROVEN, of)?;
     let cursor = reader::cursor(&transaction, contract)?;
@@ -312,9 +317,9 @@ fn copy(connection: &mut Connection, contract: Address) -> rusqlite::Result<(Blo
 }
 
 /// Remembers who keeps this journal.
-fn keep_as(connection: &mut Connection, keeper: &str) -> rusqlite::Result<()> {
+fn keep_as(connection: &mut Connection, keeper: &str, now_ms: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(sql::DELETE_KEEPER, [])?;
-    transaction.execute(sql::INSERT_KEEPER, params![keeper, Number(clock::unix_millis())])?;
+    transaction.execute(sql::INSERT_KEEPER, params![keeper, Number(now_ms)])?;
     transaction.commit()
 }

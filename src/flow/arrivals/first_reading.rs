@@ -22,7 +22,6 @@ use super::{
     known,
 };
 use crate::{
-    clock,
     domain::{B256, BlockRef, Event},
     flow::ledger::RequestLedger,
     gateway::{
@@ -257,7 +256,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             Doubt::WrongBloom(node) => self.distrust(*node),
         }
         if matches!(doubt, Doubt::Hidden | Doubt::Unknown(_)) {
-            self.notes.open().list.put(shown.block, clock::unix_millis());
+            self.notes.open().list.put(shown.block, self.notes.now_ms());
             self.notes.listed();
         }
     }

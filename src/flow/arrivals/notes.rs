@@ -13,7 +13,7 @@ use super::{
     twice::Twice,
     unproven::{List, Unclear},
 };
-use crate::clock;
+use crate::clock::Clock;
 
 /// A second reading comes within this, where nothing hinders it.
 const SECOND_WITHIN: Duration = Duration::from_mins(2);
@@ -23,6 +23,7 @@ const SECOND_WITHIN: Duration = Duration::from_mins(2);
 pub struct Notes {
     open: Arc<Mutex<Open>>,
     listed: Arc<Notify>,
+    clock: Clock,
 }
 
 /// What is noted.
@@ -62,6 +63,16 @@ impl Notes {
         notes
     }
 
+    /// By this clock.
+    pub(super) fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The time, in Unix milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.unix_millis()
+    }
+
     pub(super) fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,7 +96,7 @@ impl Notes {
     /// What operators should hear of.
     #[must_use]
     pub fn uncertain(&self) -> Uncertain {
-        let now_ms = clock::unix_millis();
+        let now_ms = self.now_ms();
         let notes = self.open();
         let waits = notes.twice.waiting().map(|(block, since)| (block, Instant::now() - since));
         let late = waits.filter(|(_, waited)| *waited > SECOND_WITHIN);

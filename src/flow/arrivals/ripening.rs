@@ -8,7 +8,6 @@ use tracing::{debug, warn};
 
 use super::{Arrivals, ReadError, TAG_EVERY};
 use crate::{
-    clock,
     flow::{
         depth::{Depth, Tag},
         intake::Intake,
@@ -50,7 +49,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
         let told = self.told_tags(at).await;
         self.tag_asked = Some(Instant::now());
-        let now_ms = clock::unix_millis();
+        let now_ms = self.notes.now_ms();
         let new = Tag::new(self.depth.finality, head, now_ms);
         let told = told.into_iter().map(|(node, block)| {
             let tag = self.tags.entry(node).or_insert(new);

@@ -237,7 +237,7 @@ impl<P: Provider> SecondReading<P> {
         }
         self.suspects.read_up_to(last);
         if to - from < BY_HEADERS {
-            self.notes.open().list.put_range(from, last, crate::clock::unix_millis());
+            self.notes.open().list.put_range(from, last, self.notes.now_ms());
             self.notes.listed();
         }
     }

@@ -59,7 +59,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let full = Arc::new(AtomicBool::new(false));
-        let machine = Machine::played_by(Arc::new(Full(full.clone())));
+        let clock = Clock::Runtime { at: Instant::now(), unix_ms: 1_735_689_600_000 };
+        let machine = Machine::played_by(Arc::new(Full(full.clone())), clock);
         let dir = tempfile::tempdir().unwrap();
         let wallet = Address::repeat_byte(1);
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
@@ -80,8 +81,14 @@ impl World {
         let tag = watch::channel(None).1;
         let why = Why { depth: Depth::NONE, line, tag, walk: walk.clone() };
         let progress = watch::channel(Some(chain.block(chain.height()))).1;
-        let inquiries =
-            Inquiries { journal: journal.clone(), backfill, walk: walk.clone(), progress, why };
+        let inquiries = Inquiries {
+            journal: journal.clone(),
+            backfill,
+            walk: walk.clone(),
+            progress,
+            why,
+            clock,
+        };
         let (desks, mut desk) = watch::channel(None);
         tasks.spawn(inquiries.run(desks));
         let desk = desk.wait_for(Option::is_some).await.unwrap().clone().unwrap();

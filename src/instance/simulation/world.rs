@@ -23,6 +23,7 @@ use super::{
     requests::Catalogue,
 };
 use crate::{
+    clock::Clock,
     flow::depth::{Depth, Finality},
     gateway::provider::Head,
 };
@@ -314,8 +315,9 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn begun(&self) -> Instant {
-        self.begun
+    /// It begins with the year 2025.
+    pub fn clock(&self) -> Clock {
+        Clock::Runtime { at: self.begun, unix_ms: 1_735_689_600_000 }
     }
 
     /// One line of the trace.

@@ -23,7 +23,7 @@ async fn pages_of_any_size_tell_each_once_in_the_order_of_arrival() {
     let running = Running::open(dir.path());
     let journal = &running.journal;
     journal.arrive(batch(1..=7, Some(7))).await.unwrap();
-    let before = clock::unix_millis();
+    let before = crate::clock::unix_millis();
     journal.note(key(2), hold(HoldReason::NoFunds)).await.unwrap();
     journal.note(key(3), Step::Settled(Outcome::Expired)).await.unwrap();
     journal.note(key(4), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
