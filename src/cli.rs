@@ -771,11 +771,11 @@ impl RequestsCommand {
 }
 
 /// Who signs; never with what.
-fn describe(wallet: &Wallet) -> String {
+fn describe(wallet: Option<&Wallet>) -> String {
     match wallet {
-        Wallet::PrivateKey(key) => format!("private key, address {}", key.address()),
-        Wallet::AwsKms { key_id, .. } => format!("AWS KMS, key {key_id}"),
-        Wallet::Nobody => "none: it only observes".to_owned(),
+        Some(Wallet::PrivateKey(key)) => format!("private key, address {}", key.address()),
+        Some(Wallet::AwsKms { key_id, .. }) => format!("AWS KMS, key {key_id}"),
+        None => "none: it only observes".to_owned(),
     }
 }
 

@@ -50,7 +50,6 @@ use std::{
 
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -64,10 +63,10 @@ pub use self::{
     rebuild::{RebuildError, rebuild},
 };
 use self::{
-    keeping::OpenJournal,
+    keeping::Keeping,
     parts::fail,
     rooms::{Around, Ground, Mode, Ways},
-    tasks::{Tasks, exit_of},
+    tasks::Tasks,
     world::Waits,
 };
 use crate::{
@@ -84,7 +83,7 @@ use crate::{
         provider::{Nodes, Provider},
     },
     heart::{self, Hearts},
-    journal::{Journal, JournalError, Kept, OpenError, Opened, Position},
+    journal::{Journal, JournalError, Kept, Position},
     machine::Machine,
     observe::status::Reporter,
 };
@@ -199,14 +198,10 @@ pub async fn run<N: Nodes>(
 ) -> Ended {
     let mut instance = Instance {
         tasks: Tasks::default(),
-        journal: JoinSet::new(),
-        opening: JoinSet::new(),
-        estate,
-        opened: None,
+        keeping: Keeping::Before(estate),
         supervision,
         machine: edges.machine.clone(),
         below: CancellationToken::new(),
-        journal_stop: CancellationToken::new(),
     };
     let built = {
         let Supervision { stop, abort, hearts, .. } = instance.supervision.clone();
@@ -229,19 +224,11 @@ pub async fn run<N: Nodes>(
 
 struct Instance {
     tasks: Tasks,
-    /// The journal's writer: it ends last, even after an abort.
-    journal: JoinSet<Result<Kept, JournalError>>,
-    /// The journal on its way to be opened.
-    opening: JoinSet<Option<Result<Opened, OpenError>>>,
-    /// Until the journal is opened.
-    estate: Option<Estate>,
-    /// The journal that was opened.
-    opened: Option<OpenJournal>,
+    keeping: Keeping,
     supervision: Supervision,
     machine: Machine,
     /// Stops what the walk stands on, once the walk is done.
     below: CancellationToken,
-    journal_stop: CancellationToken,
 }
 
 /// Where an earlier run left the journal.
@@ -310,10 +297,11 @@ impl Instance {
         }
         waits.until_ready(&gateway, || world::ask_chain(&provider)).await?;
         waits.over();
-        if config.observes {
+        let Some(configured) = &config.wallet else {
             return self.build_observer(config, provider, (buckets, fallback)).await;
-        }
-        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(config));
+        };
+        let opening =
+            waits.until_ready("AWS KMS", || world::ask_wallet(configured, &config.proxies));
         let wallet = Arc::new(opening.await?);
         wallet.count_with(&metrics);
         info!(wallet = %wallet.address(), "wallet ready");
@@ -362,11 +350,7 @@ impl Instance {
         });
         let reporter = self.supervision.reporter.clone();
         let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
-        let stop = self.below.clone();
-        self.tasks.spawn("endpoint health", async move {
-            stop.run_until_cancelled(following).await;
-            Ok::<(), String>(())
-        });
+        self.tasks.spawn_endless(&self.below, "endpoint health", following);
     }
 
     /// Which contract is deployed, now and later.
@@ -379,11 +363,7 @@ impl Instance {
         let (support, _) = watch::channel(world::watch_support(waits, gateway, decryption).await);
         let (name, adapter) = (gateway.to_owned(), decryption.clone());
         let following = housekeeping::follow_support(name, adapter, support.clone());
-        let stop = self.below.clone();
-        self.tasks.spawn("contract support", async move {
-            stop.run_until_cancelled(following).await;
-            Ok::<(), String>(())
-        });
+        self.tasks.spawn_endless(&self.below, "contract support", following);
         support
     }
 
@@ -391,8 +371,7 @@ impl Instance {
     async fn watch(&mut self) -> Exit {
         let (stop, abort) = (self.supervision.stop.clone(), self.supervision.abort.clone());
         let hearts = self.supervision.hearts.clone();
-        let condition = self.opened.as_ref().map(|opened| opened.condition.clone());
-        let condition = condition.unwrap_or_default();
+        let condition = self.keeping.condition();
         let mut hanging = Box::pin(hearts.stopped());
         loop {
             let (task, exit) = tokio::select! {
@@ -410,9 +389,7 @@ impl Instance {
                     return Exit::Failed { task: heart::JOURNAL, error: damage.detail };
                 }
                 Some(ended) = self.tasks.ended() => ended,
-                Some(ended) = self.journal.join_next() => {
-                    (heart::JOURNAL, exit_of(heart::JOURNAL, ended))
-                }
+                ended = self.keeping.ended() => ended,
             };
             match exit {
                 Exit::Stopped if stop.is_cancelled() => {
@@ -444,18 +421,15 @@ impl Instance {
                 let (task, other) = tokio::select! {
                     biased;
                     Some(ended) = self.tasks.ended() => ended,
-                    Some(ended) = self.journal.join_next() => {
-                        (heart::JOURNAL, exit_of(heart::JOURNAL, ended))
-                    }
-                    else => return None,
+                    ended = self.keeping.ended() => ended,
                 };
                 let panicked = matches!(other, Exit::Panicked { .. });
                 if panicked || (task == heart::JOURNAL && other != Exit::Stopped) {
-                    return Some(other);
+                    return other;
                 }
             }
         };
-        timeout(CAUSE_DEADLINE, looking).await.ok().flatten().unwrap_or(exit)
+        timeout(CAUSE_DEADLINE, looking).await.unwrap_or(exit)
     }
 
     /// Ends what is left, from the top down; the journal last.
@@ -470,11 +444,6 @@ impl Instance {
         if !self.tasks.drop_within(DROP_DEADLINE).await {
             warn!("a task blocks its thread and is left behind");
         }
-        let kept = self.close_journal(&exit).await;
-        let damage = self.opened.as_ref().and_then(|opened| opened.condition.damage());
-        if let Some(damage) = damage {
-            return Ended { exit: self.set_aside(damage, kept).await, estate: None };
-        }
-        Ended { exit, estate: kept.map(|kept| Estate { kept }).or(self.estate) }
+        self.keeping.close(exit, &self.machine).await
     }
 }

@@ -141,6 +141,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "machine",
             "metrics",
             "observe",
+            "proxy",
             "repeats",
             "tls",
         ],
@@ -158,8 +159,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// What only tests are made of.
-const OF_TESTS: &[&str] =
-    &["tests", "simulation", "fake_chain", "fake_ledger", "scripted"];
+const OF_TESTS: &[&str] = &["tests", "simulation", "fake_chain", "fake_ledger", "scripted"];
 
 fn sources(of: &Path, found: &mut Vec<PathBuf>) {
     if of.is_file() {

@@ -114,7 +114,7 @@ pub async fn run(path: PathBuf, config: Config, counts: Arc<Counts>) -> Result<I
 impl Instance {
     /// Subscribes first and reads the backlog then, so that nothing falls between the two.
     async fn start(node: Node, config: &Config, counts: Arc<Counts>) -> Result<(Self, Backlog)> {
-        let WalletConfig::PrivateKey(key) = &config.wallet else {
+        let Some(WalletConfig::PrivateKey(key)) = &config.wallet else {
             return Err("the responder signs with a private key only".into());
         };
         let wallet = Wallet::from_private_key(key.expose())?;

@@ -149,7 +149,7 @@ async fn of_config(
     if findings.is_empty() {
         findings.push(Finding::ok(CONFIGURATION, "in order"));
     }
-    let own = config.observes.then(|| instance::observe_dir(state_dir, &instance));
+    let own = config.observes().then(|| instance::observe_dir(state_dir, &instance));
     let state_dir = own.as_deref().unwrap_or(state_dir);
     let Checkup { findings: found, wallet } = Box::pin(checkup(config, state_dir)).await;
     findings.extend(found);

@@ -46,7 +46,7 @@ pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
         }
     };
     let state_dir =
-        if loaded.config.observes { instance::observe_dir(&state_dir, &name) } else { state_dir };
+        if loaded.config.observes() { instance::observe_dir(&state_dir, &name) } else { state_dir };
     let rebuilding = instance::rebuild(&loaded.config, state_dir, from);
     let rebuilt = match Box::pin(rebuilding).await {
         Ok(rebuilt) => rebuilt,

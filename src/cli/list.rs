@@ -152,7 +152,7 @@ fn long_row(
         verdict(&loaded),
         of(|config| config.chain_id.to_string()),
         of(|config| config.gateway_url.to_string()),
-        of(|config| describe(&config.wallet)),
+        of(|config| describe(config.wallet.as_ref())),
         state(&|running| running.state.word().to_owned()),
         state(&|running| ago(now, running.since_ms)),
         state(&|running| running.restarts.to_string()),
@@ -179,10 +179,10 @@ fn json_entry(
             entry["chain_id"] = config.chain_id.into();
             entry["gateway"] = config.gateways().into();
             entry["kms_core"] =
-                (!config.observes).then(|| config.kms_core_endpoint.to_string()).into();
+                (!config.observes()).then(|| config.kms_core_endpoint.to_string()).into();
             entry["decryption_address"] = config.decryption_address.to_string().into();
-            entry["mode"] = if config.observes { "observe" } else { "answer" }.into();
-            entry["wallet"] = describe(&config.wallet).into();
+            entry["mode"] = if config.observes() { "observe" } else { "answer" }.into();
+            entry["wallet"] = describe(config.wallet.as_ref()).into();
             entry["warnings"] = warnings.iter().map(ToString::to_string).collect();
         }
         Err(problems) => {

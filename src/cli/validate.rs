@@ -35,7 +35,7 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: &Environment) -> 
     warn_of_the_rest(&Files::One { file: Some(file.clone()), name: None }, environment);
     let config = &loaded.config;
     let name = config::instance_name(Mode::Start, None, Some(&file), config);
-    let core = if config.observes {
+    let core = if config.observes() {
         "none: it only observes".to_owned()
     } else {
         config.kms_core_endpoint.to_string()
@@ -46,9 +46,9 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: &Environment) -> 
         format!("chain id  {}", config.chain_id),
         format!("gateway   {}", config.gateways()),
         format!("core      {core}"),
-        format!("wallet    {}", describe(&config.wallet)),
+        format!("wallet    {}", describe(config.wallet.as_ref())),
     ];
-    if config.observes {
+    if config.observes() {
         lines.push("mode      observe (nothing is asked, signed or sent)".to_owned());
     }
     if !config.enabled {

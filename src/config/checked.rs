@@ -99,7 +99,8 @@ impl Check<'_> {
         let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
         let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
         let addresses = self.addresses();
-        let wallet = if matches!(observes, Ok(true)) { Ok(Wallet::Nobody) } else { self.wallet() };
+        let observes_only = matches!(observes, Ok(true));
+        let wallet = if observes_only { Ok(None) } else { self.wallet().map(Some) };
         let s3 = self.s3();
         let private_authorities = self.private_authorities();
         let proxies = self.proxies();
@@ -136,7 +137,6 @@ impl Check<'_> {
         self.different_urls(&gateway_url, &gateway_fallback_urls)?;
         Ok(Config {
             enabled: enabled?.unwrap_or(true),
-            observes: observes?,
             service_name: or_text(service_name?, "kms-connector"),
             gateway_url,
             gateway_fallback_urls,
@@ -145,7 +145,7 @@ impl Check<'_> {
             chain_id: chain_id?.unwrap_or(DEFAULT_CHAIN_ID),
             decryption_address,
             gateway_config_address,
-            wallet: wallet?,
+            wallet: observes.and(wallet)?,
             s3: s3?,
             private_authorities: private_authorities?,
             proxies: proxies?,

@@ -89,7 +89,7 @@ fn shown(key: Key, config: &Config) -> Option<String> {
     let number = |number: usize| Some(number.to_string());
     match key {
         Key::Enabled => Some(config.enabled.to_string()),
-        Key::Mode => Some(if config.observes { "observe" } else { "answer" }.to_owned()),
+        Key::Mode => Some(if config.observes() { "observe" } else { "answer" }.to_owned()),
         Key::ServiceName => Some(config.service_name.clone()),
         Key::GatewayUrl => Some(masked(&config.gateway_url)),
         Key::GatewayFallbackUrls => {
@@ -104,7 +104,7 @@ fn shown(key: Key, config: &Config) -> Option<String> {
         | Key::PrivateKeyFile
         | Key::AwsKeyId
         | Key::AwsRegion
-        | Key::AwsEndpoint => of_wallet(key, &config.wallet),
+        | Key::AwsEndpoint => config.wallet.as_ref().and_then(|wallet| of_wallet(key, wallet)),
         Key::S3Region => config.s3.as_ref().and_then(|s3| s3.region.clone()),
         Key::S3Bucket => config.s3.as_ref().map(|s3| s3.bucket.clone()),
         Key::S3Endpoint => config.s3.as_ref().and_then(|s3| s3.endpoint.as_ref()).map(masked),
@@ -164,7 +164,7 @@ fn of_wallet(key: Key, wallet: &Wallet) -> Option<String> {
         (Key::AwsKeyId, Wallet::AwsKms { key_id, .. }) => Some(key_id.clone()),
         (Key::AwsRegion, Wallet::AwsKms { region, .. }) => region.clone(),
         (Key::AwsEndpoint, Wallet::AwsKms { endpoint, .. }) => endpoint.as_ref().map(masked),
-        (_, Wallet::PrivateKey(_) | Wallet::AwsKms { .. } | Wallet::Nobody) => None,
+        (_, Wallet::PrivateKey(_) | Wallet::AwsKms { .. }) => None,
     }
 }
 

@@ -16,9 +16,6 @@ use crate::proxy::Proxies;
 pub struct Config {
     /// `false` keeps a supervisor from running this file.
     pub enabled: bool,
-    /// `mode = "observe"`: requests are read and their ciphertexts fetched; nothing is asked, signed
-    /// or sent, and no key is read.
-    pub observes: bool,
     /// The name in traces, and of an instance that has no better one.
     pub service_name: String,
     /// The Gateway chain's node; ws, wss, http or https.
@@ -31,7 +28,9 @@ pub struct Config {
     pub chain_id: u64,
     pub decryption_address: Address,
     pub gateway_config_address: Address,
-    pub wallet: Wallet,
+    /// `None`: `mode = "observe"`. Requests are read and their ciphertexts fetched; nothing is asked,
+    /// signed or sent, and no key is read.
+    pub wallet: Option<Wallet>,
     /// Where ciphertexts are looked for when no coprocessor's bucket is known.
     pub s3: Option<S3>,
     /// Authorities trusted besides the system's, for wss, https and gRPC over TLS.
@@ -75,6 +74,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether the instance only observes.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.wallet.is_none()
+    }
+
     /// The Gateway's nodes, as messages name them.
     #[must_use]
     pub fn gateways(&self) -> String {
@@ -93,8 +98,6 @@ pub enum Wallet {
         region: Option<String>,
         endpoint: Option<SecretUrl>,
     },
-    /// Nothing: this instance only observes.
-    Nobody,
 }
 
 /// The bucket of last resort: `{endpoint}/{bucket}`, or the region's AWS endpoint. At least one

@@ -50,15 +50,15 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     let Edges { gateway, connecting, core, .. } = Edges::real(config, metrics.clone())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connecting(Hearts::default(), CancellationToken::new()));
-    if config.observes {
+    let Some(configured) = &config.wallet else {
         let asked = ask_gateway(&gateway, config).await;
         tasks.shutdown().await;
         return asked;
-    }
+    };
     let domain = world::configured_domain(config);
     let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
     let wallet = async {
-        let opened = world::ask_wallet(config).await;
+        let opened = world::ask_wallet(configured, &config.proxies).await;
         opened.map(drop).map_err(|unready| CheckError::of("AWS KMS", unready))
     };
     let answers = async {

@@ -39,6 +39,7 @@ use crate::{
     heart::Hearts,
     machine::Machine,
     metrics::Metrics,
+    proxy::Proxies,
 };
 
 /// How long each look may take.
@@ -140,20 +141,20 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
 
 async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
     let by_nodes = async {
-        if config.observes {
+        let Some(configured) = &config.wallet else {
             let seen = nodes::look(&tools.nodes).await;
             let of_chain = Box::pin(look_at_chain(config, state_dir, tools, &seen, None)).await;
             return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
-        }
-        let (seen, wallet) =
-            tokio::join!(nodes::look(&tools.nodes), within("wallet", look_at_wallet(config)));
+        };
+        let looking = look_at_wallet(configured, &config.proxies);
+        let (seen, wallet) = tokio::join!(nodes::look(&tools.nodes), within("wallet", looking));
         let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
         let of_chain =
             Box::pin(look_at_chain(config, state_dir, tools, &seen, wallet.as_ref())).await;
         (seen, of_wallet, wallet, of_chain)
     };
     let of_core = async {
-        if config.observes {
+        if config.observes() {
             return Finding::ok("KMS Core", "none: it only observes");
         }
         within("KMS Core", look_at_core(&tools.core)).await.unwrap_or_else(|late| late)
@@ -221,7 +222,7 @@ async fn look_at_chain(
         vec![within("balance", money::look(provider, address)).await.unwrap_or_else(|late| late)]
     };
     let journal = async {
-        let own = config.observes.then_some(OBSERVER);
+        let own = config.observes().then_some(OBSERVER);
         let Some(address) = address.or(own) else { return Vec::new() };
         let known =
             world::known_beginnings(&Machine::default(), config, state_dir.to_owned(), address, "")
@@ -256,17 +257,18 @@ async fn look_at_chain(
 }
 
 /// Opens the wallet and has it sign; a signature counts only if it recovers to the address.
-async fn look_at_wallet(config: &Config) -> (Finding, Option<Wallet>) {
+async fn look_at_wallet(
+    configured: &config::Wallet,
+    proxies: &Proxies,
+) -> (Finding, Option<Wallet>) {
     const SUBJECT: &str = "wallet";
-    let (kind, remedy) = match &config.wallet {
-        config::Wallet::PrivateKey(_) | config::Wallet::Nobody => {
-            ("private key", "correct private_key")
-        }
+    let (kind, remedy) = match configured {
+        config::Wallet::PrivateKey(_) => ("private key", "correct private_key"),
         config::Wallet::AwsKms { .. } => {
             ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
         }
     };
-    let wallet = match world::ask_wallet(config).await {
+    let wallet = match world::ask_wallet(configured, proxies).await {
         Ok(wallet) => wallet,
         Err(world::Unready::Yet(why) | world::Unready::Ever(why)) => {
             return (Finding::fail(SUBJECT, why, remedy), None);

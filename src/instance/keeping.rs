@@ -1,13 +1,22 @@
 //! An instance and its journal: opened at its beginning, or gone on with; closed at its end, or handed on.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, warn};
 
 use super::{
-    BuildError, DROP_DEADLINE, Exit, FLUSH_DEADLINE, Instance, ROOM, earlier_wallet, observe_dir,
+    BuildError, DROP_DEADLINE, Ended, Estate, Exit, FLUSH_DEADLINE, Instance, ROOM, earlier_wallet,
+    observe_dir,
     parts::{fail, refuse},
+    tasks::exit_of,
     world::{self, Waits},
 };
 use crate::{
@@ -17,60 +26,142 @@ use crate::{
     gateway::provider::Nodes,
     heart,
     journal::{
-        self, Condition, Damage, Identity, Journal, Kept, OpenError, Opened, Predecessor, open_as,
+        self, Condition, Damage, Identity, Journal, JournalError, Kept, OpenError, Opened,
+        Predecessor, open_as,
     },
+    machine::Machine,
 };
 
 /// How long to wait for a journal that an earlier generation of this process is still closing.
 const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Which journal is open, and how its store is.
+/// Where the journal of an instance is.
+pub(super) enum Keeping {
+    /// Not open, or as the generation before left it.
+    Before(Option<Estate>),
+    /// On its way to be opened.
+    Opening(JoinSet<Option<Result<Opened, OpenError>>>),
+    Open(OpenJournal),
+}
+
+/// An open journal and the task that writes it, which ends last, even after an abort.
 pub(super) struct OpenJournal {
-    pub dir: PathBuf,
-    pub identity: Identity,
-    pub contract: Address,
-    pub condition: Condition,
+    writer: JoinSet<Result<Kept, JournalError>>,
+    stop: CancellationToken,
+    dir: PathBuf,
+    identity: Identity,
+    contract: Address,
+    condition: Condition,
+}
+
+impl Keeping {
+    /// What came of the attempt to open it.
+    async fn opened(&mut self) -> Result<Result<Opened, OpenError>, BuildError> {
+        let ended = match self {
+            Self::Opening(attempt) => attempt.join_next().await,
+            Self::Before(_) | Self::Open(_) => None,
+        };
+        match ended {
+            Some(Ok(Some(opened))) => Ok(opened),
+            Some(Err(error)) => Err(fail(format!("opening the journal: {error}"))),
+            Some(Ok(None)) | None => Err(fail("opening the journal: the process is ending")),
+        }
+    }
+
+    /// How its store is.
+    pub(super) fn condition(&self) -> Condition {
+        match self {
+            Self::Open(open) => open.condition.clone(),
+            Self::Before(_) | Self::Opening(_) => Condition::default(),
+        }
+    }
+
+    /// The end of its writer.
+    pub(super) async fn ended(&mut self) -> (&'static str, Exit) {
+        if let Self::Open(open) = self
+            && let Some(ended) = open.writer.join_next().await
+        {
+            return (heart::JOURNAL, exit_of(heart::JOURNAL, ended));
+        }
+        std::future::pending().await
+    }
+
+    /// Closes it for the next generation, with all that was noted. A damaged one is set aside: that is
+    /// nothing to go on with.
+    pub(super) async fn close(self, exit: Exit, machine: &Machine) -> Ended {
+        let hangs = exit == Exit::Hung { task: heart::JOURNAL };
+        let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
+        match self {
+            Self::Before(estate) => Ended { exit, estate },
+            Self::Opening(mut opening) => {
+                // Closed at its end if it takes longer.
+                let opened = timeout(limit, opening.join_next()).await.ok().flatten();
+                let estate = match opened.and_then(Result::ok).flatten() {
+                    Some(Ok(opened)) => machine.run(move || opened.writer.keep()).await,
+                    Some(Err(_)) | None => None,
+                };
+                Ended { exit, estate: estate.map(|kept| Estate { kept }) }
+            }
+            Self::Open(mut open) => {
+                let kept = open.close(limit).await;
+                match open.condition.damage() {
+                    Some(damage) => {
+                        let exit = open.set_aside(damage, kept, machine).await;
+                        Ended { exit, estate: None }
+                    }
+                    None => Ended { exit, estate: kept.map(|kept| Estate { kept }) },
+                }
+            }
+        }
+    }
+}
+
+impl OpenJournal {
+    async fn close(&mut self, limit: Duration) -> Option<Kept> {
+        self.stop.cancel();
+        let Ok(flushed) = timeout(limit, self.writer.join_next()).await else {
+            warn!("the journal did not close in time; what it had promised is on disk");
+            return None;
+        };
+        match flushed?.ok()? {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                error!(%error, "the journal failed while it was closed");
+                None
+            }
+        }
+    }
+
+    async fn set_aside(self, damage: Damage, kept: Option<Kept>, machine: &Machine) -> Exit {
+        let Self { dir, identity, contract, .. } = self;
+        let error = damage.detail.clone();
+        let setting_aside = machine.run(move || {
+            drop(kept);
+            journal::set_aside(&damage, &dir, identity, contract)
+        });
+        match setting_aside.await {
+            Some(Ok(told)) => Exit::Refused { why: told.to_string() },
+            // The next generation finds it damaged, or in order.
+            Some(Err(error)) => Exit::Failed { task: heart::JOURNAL, error: error.to_string() },
+            None => Exit::Failed { task: heart::JOURNAL, error },
+        }
+    }
 }
 
 impl Instance {
-    /// Opens the journal, or goes on with the one left by the generation before, and starts its
-    /// writer; follows what an earlier wallet of this instance has signed.
-    pub(super) async fn open_journal(
+    /// Waits for the disk, and for an earlier generation of this process that is still closing it.
+    async fn open_file(
         &mut self,
-        config: &Config,
-        wallet: Address,
-        provider: &impl Nodes,
-    ) -> Result<Journal, BuildError> {
-        let dir = if config.observes {
-            observe_dir(&self.supervision.state_dir, &self.supervision.name)
-        } else {
-            self.supervision.state_dir.clone()
-        };
-        let (gateway, waits) =
-            (world::gateway_name(provider), Waits::building(&self.supervision.reporter));
-        let name = &self.supervision.name;
-        let machine = self.machine.clone();
-        let known = world::known_beginnings(&machine, config, dir.clone(), wallet, name).await?;
-        let genesis =
-            waits.until_ready(&gateway, || world::settle_genesis(provider, &known)).await?;
-        waits.over();
-        let identity = Identity { chain_id: config.chain_id, genesis, wallet };
-        let mut kept = None;
-        if let Some(estate) = self.estate.take() {
-            if estate.kept.identity() == identity {
-                kept = Some(estate.kept);
-            } else {
-                // Of another wallet: this one may inherit from it.
-                estate.close().await;
-            }
-        }
+        waits: &Waits,
+        (dir, identity, contract): (&Path, Identity, Address),
+        mut kept: Option<Kept>,
+    ) -> Result<Opened, BuildError> {
         let begun = Instant::now();
         let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut last = None;
-        let opened = loop {
-            let (at, contract) = (dir.clone(), config.decryption_address);
-            let (name, kept) = (self.supervision.name.clone(), kept.take());
-            let machine = machine.clone();
+        loop {
+            let (at, kept) = (dir.to_owned(), kept.take());
+            let (name, machine) = (self.supervision.name.clone(), self.machine.clone());
             let opening = async move {
                 let open = {
                     let machine = machine.clone();
@@ -78,20 +169,15 @@ impl Instance {
                 };
                 machine.run(open).await
             };
-            self.opening.spawn(opening.in_current_span());
-            let opened = match self.opening.join_next().await {
-                Some(Ok(Some(opened))) => opened,
-                Some(Err(error)) => return Err(fail(format!("opening the journal: {error}"))),
-                Some(Ok(None)) | None => {
-                    return Err(fail("opening the journal: the process is ending"));
-                }
-            };
-            match opened {
+            let mut attempt = JoinSet::new();
+            attempt.spawn(opening.in_current_span());
+            self.keeping = Keeping::Opening(attempt);
+            match self.keeping.opened().await? {
                 Ok(opened) => {
                     if last.is_some() {
                         waits.over();
                     }
-                    break opened;
+                    return Ok(opened);
                 }
                 Err(OpenError::Locked { pid: Some(pid), .. })
                     if pid == std::process::id() && begun.elapsed() < OWN_LOCK_PATIENCE =>
@@ -110,14 +196,51 @@ impl Instance {
                 Err(error) if error.needs_rebuild() => return Err(refuse(error)),
                 Err(error) => return Err(fail(error)),
             }
+        }
+    }
+
+    /// Opens the journal, or goes on with the one left by the generation before, and starts its
+    /// writer; follows what an earlier wallet of this instance has signed.
+    pub(super) async fn open_journal(
+        &mut self,
+        config: &Config,
+        wallet: Address,
+        provider: &impl Nodes,
+    ) -> Result<Journal, BuildError> {
+        let dir = if config.observes() {
+            observe_dir(&self.supervision.state_dir, &self.supervision.name)
+        } else {
+            self.supervision.state_dir.clone()
         };
+        let (gateway, waits) =
+            (world::gateway_name(provider), Waits::building(&self.supervision.reporter));
+        let name = &self.supervision.name;
+        let known = world::known_beginnings(&self.machine, config, dir.clone(), wallet, name);
+        let known = known.await?;
+        let genesis =
+            waits.until_ready(&gateway, || world::settle_genesis(provider, &known)).await?;
+        waits.over();
+        let identity = Identity { chain_id: config.chain_id, genesis, wallet };
+        let mut kept = None;
+        let before = std::mem::replace(&mut self.keeping, Keeping::Before(None));
+        if let Keeping::Before(Some(estate)) = before {
+            if estate.kept.identity() == identity {
+                kept = Some(estate.kept);
+            } else {
+                // Of another wallet: this one may inherit from it.
+                estate.close().await;
+            }
+        }
+        let contract = config.decryption_address;
+        let opened = self.open_file(&waits, (&dir, identity, contract), kept).await?;
         let Opened { journal, writer, predecessor, left } = opened;
-        let (contract, condition) = (config.decryption_address, journal.condition());
-        self.opened = Some(OpenJournal { dir, identity, contract, condition });
+        let condition = journal.condition();
         let heart = self.supervision.hearts.heart(heart::JOURNAL);
         let metrics = self.supervision.reporter.metrics.clone();
-        let writing = writer.run(heart, metrics, self.journal_stop.clone());
-        self.journal.spawn(writing.in_current_span());
+        let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
+        task.spawn(writer.run(heart, metrics, stop.clone()).in_current_span());
+        let open = OpenJournal { writer: task, stop, dir, identity, contract, condition };
+        self.keeping = Keeping::Open(open);
         for warning in journal.warnings() {
             warn!("{warning}");
         }
@@ -131,7 +254,7 @@ impl Instance {
             );
         }
         // Who only observes sends nothing on for anybody.
-        for left in left.into_iter().filter(|_| !config.observes) {
+        for left in left.into_iter().filter(|_| !config.observes()) {
             match left {
                 Ok(left) => {
                     let following =
@@ -148,46 +271,5 @@ impl Instance {
             }
         }
         Ok(journal)
-    }
-
-    /// A damaged journal is nothing to go on with.
-    pub(super) async fn set_aside(&mut self, damage: Damage, kept: Option<Kept>) -> Exit {
-        let error = damage.detail.clone();
-        let Some(OpenJournal { dir, identity, contract, .. }) = self.opened.take() else {
-            return Exit::Failed { task: heart::JOURNAL, error };
-        };
-        let setting_aside = self.machine.run(move || {
-            drop(kept);
-            journal::set_aside(&damage, &dir, identity, contract)
-        });
-        match setting_aside.await {
-            Some(Ok(told)) => Exit::Refused { why: told.to_string() },
-            // The next generation finds it damaged, or in order.
-            Some(Err(error)) => Exit::Failed { task: heart::JOURNAL, error: error.to_string() },
-            None => Exit::Failed { task: heart::JOURNAL, error },
-        }
-    }
-
-    /// The journal for the next generation, with all that was noted.
-    pub(super) async fn close_journal(&mut self, exit: &Exit) -> Option<Kept> {
-        self.journal_stop.cancel();
-        let hangs = *exit == Exit::Hung { task: heart::JOURNAL };
-        let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
-        if !self.opening.is_empty() {
-            // Closed at its end if it takes longer.
-            let opened = timeout(limit, self.opening.join_next()).await.ok()??.ok()??.ok()?;
-            return self.machine.run(move || opened.writer.keep()).await;
-        }
-        let Ok(flushed) = timeout(limit, self.journal.join_next()).await else {
-            warn!("the journal did not close in time; what it had promised is on disk");
-            return None;
-        };
-        match flushed?.ok()? {
-            Ok(kept) => Some(kept),
-            Err(error) => {
-                error!(%error, "the journal failed while it was closed");
-                None
-            }
-        }
     }
 }

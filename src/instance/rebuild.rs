@@ -112,12 +112,13 @@ async fn ask(
     state_dir: &Path,
     from: u64,
 ) -> Result<(Identity, BlockRef), Refused> {
-    let wallet = if config.observes {
-        OBSERVER
-    } else {
-        let opened = world::ask_wallet(config).await;
-        let refused = |unready| Refused::Unready(Some("the wallet".to_owned()), unready);
-        opened.map_err(refused)?.address()
+    let wallet = match &config.wallet {
+        None => OBSERVER,
+        Some(configured) => {
+            let opened = world::ask_wallet(configured, &config.proxies).await;
+            let refused = |unready| Refused::Unready(Some("the wallet".to_owned()), unready);
+            opened.map_err(refused)?.address()
+        }
     };
     let begun = Instant::now();
     provider.first_attempt().await?;

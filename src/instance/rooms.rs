@@ -35,7 +35,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
         lane::{LaneOptions, lane},
-        provider::{Nodes, Provider},
+        provider::Nodes,
         wallet::Wallet,
     },
     heart,
@@ -219,14 +219,8 @@ impl Instance {
             sight,
             metrics,
         };
-        let stop = self.supervision.stop.clone();
-        self.tasks.spawn("lookout", async move {
-            match stop.run_until_cancelled(lookout.run()).await {
-                Some(Err(error)) => Err(error),
-                None => Ok(()),
-                Some(Ok(never)) => match never {},
-            }
-        });
+        let looking = async { lookout.run().await.map(|never| match never {}) };
+        self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
         let why = Why::new(depth(config), &ripe_up_to, &tag, &walk_again);
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.supervision.stop.clone());
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
@@ -239,7 +233,9 @@ impl Instance {
             why: why.clone(),
             clock,
         };
-        self.answer_inquiries(inquiries);
+        // Who asks for requests is answered until the journal closes.
+        let answering = inquiries.run(self.supervision.reporter.desk.clone());
+        self.tasks.spawn_endless(&self.below, "inquiries", answering);
 
         let taken = self.attend(&journal, &walk_again, newest, &ripe_up_to);
         let recovery = Recovery {
@@ -251,26 +247,18 @@ impl Instance {
             line: ripe_up_to,
             heart: hearts.heart(heart::RECOVERY),
         };
-        let stop = self.supervision.stop.clone();
-        self.tasks.spawn(heart::RECOVERY, async move {
-            stop.run_until_cancelled(recovery.run()).await.unwrap_or(Ok(()))
-        });
+        self.tasks.spawn_until(&self.supervision.stop, heart::RECOVERY, recovery.run());
 
         let (heart, retention) = (hearts.heart(heart::HOUSEKEEPING), config.journal_retention);
         let keeping =
             housekeeping::housekeeping(journal.clone(), provider.clone(), retention, clock, heart);
-        let stop = self.below.clone();
-        self.tasks.spawn(heart::HOUSEKEEPING, async move {
-            stop.run_until_cancelled(keeping).await.unwrap_or(Ok::<(), String>(()))
-        });
+        self.tasks.spawn_until(&self.below, heart::HOUSEKEEPING, keeping);
 
         let reporter = self.supervision.reporter.clone();
         let report =
             Report { reporter, clock, provider, mode, journal, progress, why, notes, tag, sighted };
-        let (heart, stop) = (hearts.heart(heart::REPORT), self.below.clone());
-        self.tasks.spawn(heart::REPORT, async move {
-            stop.run_until_cancelled(Box::pin(report.run(heart))).await.unwrap_or(Ok(()))
-        });
+        let reporting = report.run(hearts.heart(heart::REPORT));
+        self.tasks.spawn_until(&self.below, heart::REPORT, reporting);
     }
 
     /// Looks after requests that nobody has in hand. Recovery tells there how far it is.
@@ -290,10 +278,7 @@ impl Instance {
             line: line.clone(),
             metrics: self.supervision.reporter.metrics.clone(),
         };
-        let stop = self.supervision.stop.clone();
-        self.tasks.spawn("attendance", async move {
-            stop.run_until_cancelled(attendance.run()).await.unwrap_or(Ok(()))
-        });
+        self.tasks.spawn_until(&self.supervision.stop, "attendance", attendance.run());
         taken
     }
 
@@ -303,29 +288,16 @@ impl Instance {
         provider: impl Nodes,
         mut progress: watch::Receiver<Option<BlockRef>>,
     ) {
-        let stop = self.below.clone();
-        self.tasks.spawn("known blocks", async move {
-            let following = async {
-                while progress.changed().await.is_ok() {
-                    let read = *progress.borrow_and_update();
-                    if let Some(block) = read {
-                        provider.read_up_to(block).await;
-                    }
+        let following = async move {
+            while progress.changed().await.is_ok() {
+                let read = *progress.borrow_and_update();
+                if let Some(block) = read {
+                    provider.read_up_to(block).await;
                 }
-                // Nothing is read any more: the instance is about to end.
-                std::future::pending::<()>().await;
-            };
-            stop.run_until_cancelled(following).await;
-            Ok::<(), String>(())
-        });
-    }
-
-    /// Who asks for requests is answered until the journal closes.
-    fn answer_inquiries<P: Provider>(&mut self, inquiries: Inquiries<P>) {
-        let (desks, stop) = (self.supervision.reporter.desk.clone(), self.below.clone());
-        self.tasks.spawn("inquiries", async move {
-            stop.run_until_cancelled(Box::pin(inquiries.run(desks))).await;
-            Ok::<(), String>(())
-        });
+            }
+            // Nothing is read any more: the instance is about to end.
+            std::future::pending::<()>().await;
+        };
+        self.tasks.spawn_endless(&self.below, "known blocks", following);
     }
 }

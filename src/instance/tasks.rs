@@ -6,6 +6,7 @@ use tokio::{
     task::{Id, JoinError, JoinSet},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Exit;
@@ -26,6 +27,30 @@ impl Tasks {
         let task = async move { task.await.map_err(|error| error.to_string()) };
         let handle = self.set.spawn(task.in_current_span());
         self.names.push((handle.id(), name));
+    }
+
+    /// One that ends when it is told to, or by an error.
+    pub(super) fn spawn_until<E: Display>(
+        &mut self,
+        stop: &CancellationToken,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let (stop, task) = (stop.clone(), Box::pin(task));
+        self.spawn(name, async move { stop.run_until_cancelled(task).await.unwrap_or(Ok(())) });
+    }
+
+    /// One that ends when it is told to.
+    pub(super) fn spawn_endless(
+        &mut self,
+        stop: &CancellationToken,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn_until(stop, name, async move {
+            task.await;
+            Ok::<(), String>(())
+        });
     }
 
     /// Drops them. Answers whether all were, in this time: one that blocks its thread is left behind.

@@ -25,6 +25,7 @@ use crate::{
     journal::{self, Journal},
     machine::Machine,
     observe::status::{Phase, Reporter},
+    proxy::Proxies,
     repeats::Repeats,
 };
 
@@ -181,16 +182,16 @@ pub(super) async fn settle_genesis(
     }
 }
 
-pub(super) async fn ask_wallet(config: &Config) -> Result<Wallet, Unready> {
-    let opened = match &config.wallet {
+pub(super) async fn ask_wallet(
+    configured: &config::Wallet,
+    proxies: &Proxies,
+) -> Result<Wallet, Unready> {
+    let opened = match configured {
         config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
         config::Wallet::AwsKms { key_id, region, endpoint } => {
             let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
-            let (region, proxies) = (region.as_deref(), &config.proxies);
+            let region = region.as_deref();
             Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), proxies)).await
-        }
-        config::Wallet::Nobody => {
-            return Err(Unready::Ever("an instance that only observes has no wallet".to_owned()));
         }
     };
     opened.map_err(|error| {

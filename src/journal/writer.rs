@@ -5,8 +5,8 @@
 //! answered after its commit's fsync and never waits for company; steps alone wait up to
 //! [`STEP_DELAY`] for more.
 //!
-//! No thread belongs to an idle journal: the task waits on its queue, and each commit runs in
-//! a blocking thread ([`Machine::run`]) with the connection moved in and out. Dropping the task in between is safe: a
+//! No thread belongs to an idle journal: the task waits on its queue, and each commit is blocking work
+//! ([`Machine::run`]) with the connection moved in and out. Dropping the task in between is safe: a
 //! commit under way ends on its own, with its answers given, and then closes connection and lock.
 //!
 //! Told to end, the writer gives the open, locked file back ([`Kept`]): whoever goes on with it needs

@@ -46,13 +46,13 @@ impl WalletClaim {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let signer = match &config.wallet {
-            Wallet::PrivateKey(key) => Signer::Address(key.address()),
-            Wallet::AwsKms { key_id, region, endpoint } => Signer::AwsKey {
+            Some(Wallet::PrivateKey(key)) => Signer::Address(key.address()),
+            Some(Wallet::AwsKms { key_id, region, endpoint }) => Signer::AwsKey {
                 key_id: key_id.clone(),
                 region: region.clone(),
                 endpoint: endpoint.as_ref().map(|url| url.expose().to_string()),
             },
-            Wallet::Nobody => Signer::Nobody,
+            None => Signer::Nobody,
         };
         Self { chain_id: config.chain_id, signer }
     }
@@ -181,7 +181,7 @@ struct Claims<'a> {
 impl<'a> Claims<'a> {
     /// All or nothing.
     fn take(&mut self, name: &'a str, config: &Config) -> Result<(), String> {
-        if config.observes {
+        if config.observes() {
             // Neither sends nor asks.
             return Ok(());
         }
@@ -269,7 +269,7 @@ mod tests {
     fn d3_who_kept_the_wallets_journal_has_it_after_a_restart() {
         let desired = files([("a", config(1, 1, 1)), ("b", config(1, 1, 1))]);
         let of = config(1, 1, 1);
-        let Wallet::PrivateKey(key) = &of.wallet else { panic!() };
+        let Some(Wallet::PrivateKey(key)) = &of.wallet else { panic!() };
         let (wallet, other) = (key.address(), Address::repeat_byte(9));
         let keeper =
             |name: &str, chain_id, wallet| Keeper { name: name.to_owned(), chain_id, wallet };

@@ -719,7 +719,7 @@ impl<E> Slot<E> {
             decryption: config.map(|config| config.decryption_address.to_string()),
             gateway: config.map(|config| config.gateways()),
             kms_core: config
-                .filter(|config| !config.observes)
+                .filter(|config| !config.observes())
                 .map(|config| config.kms_core_endpoint.to_string()),
             gauges: self.run().map_or_else(Gauges::default, |run| run.gauges.borrow().clone()),
         }
