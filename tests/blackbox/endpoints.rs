@@ -256,12 +256,13 @@ async fn b1_a_node_that_contradicts_or_lacks_blocks_blames_nobody() -> Result<()
         .await
     };
     both("both").await?;
-    // Where an earlier run stood: it may have left the chain, but who has it comes first.
-    ground.nodes[1].lie(|lies| lies.other_blocks = vec![(5, B256::repeat_byte(9))]);
+    // It is deep, and both have named it: whoever has another one is of another chain, also where it
+    // is alone.
     ground.provider.begin_after(block(5).await?);
-    only_first("the second one to contradict").await?;
-    // It is deep now: whoever has another one is of another chain, also where it is alone.
     ground.provider.read_up_to(block(70).await?).await;
+    ground.nodes[1].lie(|lies| lies.other_blocks = vec![(5, B256::repeat_byte(9))]);
+    ground.nodes[1].proxy.cut().await;
+    only_first("the second one to contradict").await?;
     ground.nodes[0].proxy.set(Weather::Cut);
     let nobody = async || Ok(ground.provider.sound_nodes().is_empty().then_some(()));
     until("nobody to be left", SOON, POLL, nobody).await?;
@@ -285,6 +286,34 @@ async fn b1_a_node_that_contradicts_or_lacks_blocks_blames_nobody() -> Result<()
         assert!(ground.head() < 5_000_000);
         tokio::time::sleep(POLL).await;
     }
+    Ok(())
+}
+
+/// The node that is read from shows blocks of its own at the heights of the others: that is its word
+/// alone, and the honest one keeps its say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b1_a_block_that_one_node_told_puts_no_other_one_out() -> Result<()> {
+    let ground = ground(&["ws", "ws"]).await?;
+    let hash = B256::repeat_byte(9);
+    ground.nodes[0].lie(|lies| lies.other_blocks = vec![(5, hash)]);
+    ground.connected().await?;
+    let chain = ground.anvil.chain();
+    let genesis = chain.block_hash(0).await?.unwrap_or_default();
+    ground.provider.settle_genesis(genesis).await;
+    chain.mine(80).await?;
+    ground.provider.begin_after(BlockRef { number: 5, hash });
+    let block = |number, hash| BlockRef { number, hash };
+    let later = chain.block_hash(70).await?.unwrap_or_default();
+    ground.provider.read_up_to(block(70, later)).await;
+    // Longer than it takes to be asked again.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(7) {
+        let sound = ground.provider.sound_nodes();
+        assert!(sound.contains(&NodeId(1)), "{sound:?} after {:?}", begun.elapsed());
+        tokio::time::sleep(POLL).await;
+    }
+    let _ = send(&ground).await;
+    assert_eq!(ground.nodes[1].calls(SEND), 1);
     Ok(())
 }
 

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! A node of another chain may have the same chain id. So a node is **kin**: ours (it has shown a block
-//! that is known), unknown, or another's (it contradicts such a block, or lacks blocks it claims to
-//! have). Where one is ours, only the heads of ours say that a node is behind; another's is read from
-//! only if every node is another's: then the chain itself is another one.
+//! that is known), unknown, or another's (it contradicts block 0 or a block that two nodes named, or lacks
+//! blocks it claims to have). Where one is ours, only the heads of ours say that a node is behind, and
+//! only ours are read from; another's is only if every node is another's: then the chain itself is
+//! another one.
 //!
 //! A node is behind by time, not by blocks: somebody has known a block above its head for so long.
 //! That fits any block time, and a chain that makes no blocks while nobody sends. But who tells of
@@ -182,10 +183,9 @@ impl Choice {
             standing.failed |= standing.sound_since.is_some() && !sound;
             standing.sound_since = sound.then(|| standing.sound_since.unwrap_or(now));
         }
+        // Also of one that had nothing to compare: that is no reason not to hear it.
         let goes_on = |index: &usize| {
-            is_heard(&&sights[*index])
-                && self.goes_on(*index, now)
-                && !self.is_set_aside(*index, now)
+            sights[*index].up && self.goes_on(*index, now) && !self.is_set_aside(*index, now)
         };
         let going_on: Vec<usize> = (0..sights.len()).filter(goes_on).collect();
         if !above_floor {
@@ -458,6 +458,17 @@ mod tests {
             let order = watch.look(seconds, &[behind, at(400 + seconds)]);
             assert_eq!(order.nodes[0] == 0, seconds < 5, "{seconds}");
         }
+    }
+
+    /// It has pruned block 0, and other blocks than those that the one which is read from told.
+    #[test]
+    fn b1_who_goes_on_has_a_word_also_if_nothing_shows_that_it_is_ours() {
+        let mut watch = Watch::new(2);
+        let honest = Sight { kin: Kin::Unknown, ..watch.going_on(14, 0, 0) };
+        let order = watch.look(0, &[at(14), honest]);
+        assert_eq!((order.nodes, order.going_on), (vec![0], vec![1]));
+        let stranger = Sight { kin: Kin::Another, ..honest };
+        assert!(watch.look(1, &[at(14), stranger]).going_on.is_empty());
     }
 
     #[test]

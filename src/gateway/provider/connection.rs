@@ -465,7 +465,7 @@ impl Connection {
         self.claimed = Some(number);
         let genesis = self.outlet.found.borrow().genesis;
         let why = identity::lacks(number);
-        self.now_known_as(Found { genesis, kin: Kin::Another, why, ..Found::default() });
+        self.now_known_as(Found { genesis, kin: Kin::Another, why });
     }
 
     async fn header<T>(

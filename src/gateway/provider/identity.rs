@@ -1,14 +1,18 @@
-//! By what a node is told from one of another chain: block 0, and blocks that were read. Pure, but for
-//! what a node is asked.
+//! By what a node is told from one of another chain: block 0, and blocks that two nodes named. Pure, but
+//! for what a node is asked.
 //!
 //! Nodes of other chains have the same chain id (test chains), and behind one URL another chain may
 //! answer tomorrow. A node may not have block 0 any more: that is no contradiction. And one may tell of
 //! blocks that it does not have.
+//!
+//! A block that was read was told by one node, which may lie: it makes no other node unsound. It
+//! **settles** once it is deep and a second node names it, too; where nodes differ instead, that is a
+//! dispute, in which nobody is right before others.
 
 use alloy::primitives::{B256, U64};
 use serde_json::json;
 
-use super::{RpcError, choice::Kin, client::Client, head::RawHead};
+use super::{NodeId, RpcError, choice::Kin, client::Client, head::RawHead};
 use crate::domain::BlockRef;
 
 /// A block under so many others does not leave the chain.
@@ -33,7 +37,8 @@ pub enum Beginning {
 pub(super) struct Known {
     /// The hash of block 0.
     pub genesis: Option<B256>,
-    /// A block that was read and is deep: whoever has another one there is of another chain.
+    /// A block that was read, is deep, and that two nodes named (or the only one there is): whoever has
+    /// another one there is of another chain.
     pub settled: Option<BlockRef>,
     /// A block that was read: it may leave the chain still.
     pub recent: Option<BlockRef>,
@@ -45,8 +50,8 @@ impl Known {
         (self.settled, self.recent) = (None, Some(block));
     }
 
-    /// Everything up to this block was read. The recent block, if it is deep now: it is settled once a
-    /// look has shown that it is still there.
+    /// Everything up to this block was read. The recent block, if it is deep now: it is settled once the
+    /// nodes have named it.
     pub(super) fn read_up_to(&mut self, block: BlockRef) -> Option<BlockRef> {
         let is_behind = |known: Option<BlockRef>| known.is_some_and(|it| block.number < it.number);
         if is_behind(self.settled) {
@@ -59,17 +64,46 @@ impl Known {
         self.recent.filter(|recent| block.number >= recent.number.saturating_add(DEEP))
     }
 
-    /// What was recent is still there, or is not, under this block.
-    pub(super) fn looked_at(&mut self, was_recent: BlockRef, is_there: bool, read: BlockRef) {
-        if self.recent == Some(was_recent) {
-            self.settled = if is_there { Some(was_recent) } else { None };
-            self.recent = Some(read);
+    /// What the nodes say of what was recent, under this block.
+    pub(super) fn looked_at(&mut self, was_recent: BlockRef, said: Said, read: BlockRef) {
+        if self.recent != Some(was_recent) {
+            return;
         }
+        match said {
+            Said::Same => self.settled = Some(was_recent),
+            Said::Open | Said::Disputed(..) => {}
+            Said::Gone => self.settled = None,
+        }
+        self.recent = Some(read);
     }
 
     /// The highest block that is known.
     pub(super) fn highest(&self) -> u64 {
         self.recent.or(self.settled).map_or(0, |block| block.number)
+    }
+}
+
+/// What the nodes say together of a block that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Two or more name it, and more than name another one.
+    Same,
+    /// Only one does, or none.
+    Open,
+    /// These two differ, and no third one decides.
+    Disputed(NodeId, NodeId),
+    /// It is no node's any more.
+    Gone,
+}
+
+/// What each node names at the height of a block that was read. `only_one`: there is no other node.
+pub(super) fn together(read: BlockRef, named: &[(NodeId, B256)], only_one: bool) -> Said {
+    let (same, other): (Vec<_>, Vec<_>) = named.iter().partition(|(_, hash)| *hash == read.hash);
+    match (same.first(), other.first()) {
+        (Some(_), _) if same.len() > other.len() && (same.len() > 1 || only_one) => Said::Same,
+        (Some((one, _)), Some((another, _))) => Said::Disputed(*one, *another),
+        (None, Some(_)) => Said::Gone,
+        (_, None) => Said::Open,
     }
 }
 
@@ -80,22 +114,20 @@ pub(super) struct Found {
     #[expect(clippy::option_option, reason = "not asked, and asked in vain, are two things")]
     pub genesis: Option<Option<B256>>,
     pub kin: Kin,
-    /// It has another block where one was read not long ago.
-    pub strays: bool,
     /// Why it is another's.
     pub why: String,
 }
 
 impl Found {
     fn another(genesis: Option<B256>, why: String) -> Self {
-        Self { genesis: Some(genesis), kin: Kin::Another, why, ..Self::default() }
+        Self { genesis: Some(genesis), kin: Kin::Another, why }
     }
 
     /// What is known now may be more than when the node was asked.
     pub(super) fn kin_by(&self, known: &Known) -> Kin {
         match (known.genesis, self.genesis.flatten()) {
             (Some(expected), Some(found)) if expected != found => Kin::Another,
-            (Some(_), Some(_)) if self.kin == Kin::Unknown && !self.strays => Kin::Ours,
+            (Some(_), Some(_)) if self.kin == Kin::Unknown => Kin::Ours,
             _ => self.kin,
         }
     }
@@ -125,7 +157,6 @@ pub(super) async fn look(
     genesis: Option<B256>,
     claimed: Option<u64>,
 ) -> Result<Found, RpcError> {
-    let mut strays = false;
     let mut kin = match (known.genesis, genesis) {
         (Some(expected), Some(found)) if expected == found => Kin::Ours,
         _ => Kin::Unknown,
@@ -139,19 +170,18 @@ pub(super) async fn look(
         }
         kin = Kin::Ours;
     }
-    if let Some(BlockRef { number, hash }) = known.recent
-        && let Some(found) = hash_of(client, number).await?
+    // That it has another one proves nothing: the block may have left the chain, or never been there.
+    if let Some(BlockRef { number, hash }) = known.recent.filter(|_| kin == Kin::Unknown)
+        && hash_of(client, number).await? == Some(hash)
     {
-        // The block may have left the chain: that proves nothing, and nor does it show kinship.
-        strays = found != hash;
-        kin = if strays { Kin::Unknown } else { Kin::Ours };
+        kin = Kin::Ours;
     }
     if let Some(number) = claimed
         && !has(client, number).await?
     {
         return Ok(Found::another(genesis, lacks(number)));
     }
-    Ok(Found { genesis: Some(genesis), kin, strays, why: String::new() })
+    Ok(Found { genesis: Some(genesis), kin, why: String::new() })
 }
 
 /// Whether a node has a block below the head that it tells of.
@@ -181,16 +211,43 @@ mod tests {
         assert_eq!(known.read_up_to(block(163)), None, "it may leave the chain");
         assert_eq!((known.settled, known.recent), (None, Some(block(100))));
         assert_eq!(known.read_up_to(block(164)), Some(block(100)));
-        known.looked_at(block(100), true, block(164));
+        known.looked_at(block(100), Said::Same, block(164));
         assert_eq!((known.settled, known.recent), (Some(block(100)), Some(block(164))));
         // It left the chain, and nobody saw that the reading went back.
         assert_eq!(known.read_up_to(block(228)), Some(block(164)));
-        known.looked_at(block(164), false, block(228));
+        known.looked_at(block(164), Said::Gone, block(228));
         assert_eq!((known.settled, known.recent), (None, Some(block(228))));
         known.begin_after(block(50));
         assert_eq!((known.settled, known.recent), (None, Some(block(50))), "it may have left");
-        known.looked_at(block(228), true, block(300));
+        known.looked_at(block(228), Said::Same, block(300));
         assert_eq!(known.settled, None, "an answer to what was asked before");
+    }
+
+    /// The node that is read from may have made it up.
+    #[test]
+    fn b1_a_block_settles_by_two_nodes_and_a_dispute_settles_nothing() {
+        let (read, other) = (block(100), B256::repeat_byte(9));
+        let said = |named: &[B256]| {
+            let named: Vec<_> =
+                named.iter().enumerate().map(|(i, one)| (NodeId(i), *one)).collect();
+            together(read, &named, false)
+        };
+        assert_eq!([said(&[]), said(&[read.hash])], [Said::Open; 2]);
+        assert_eq!(said(&[read.hash, read.hash]), Said::Same);
+        assert_eq!(said(&[other, read.hash, read.hash]), Said::Same);
+        assert_eq!(said(&[read.hash, other]), Said::Disputed(NodeId(0), NodeId(1)));
+        let even = [other, read.hash, other, read.hash];
+        assert_eq!(said(&even), Said::Disputed(NodeId(1), NodeId(0)));
+        assert_eq!(said(&[other, other]), Said::Gone);
+        assert_eq!(
+            together(read, &[(NodeId(0), read.hash)], true),
+            Said::Same,
+            "there is no other"
+        );
+        let settled = Some(block(30));
+        let mut known = Known { settled, recent: Some(read), ..Known::default() };
+        known.looked_at(read, Said::Disputed(NodeId(0), NodeId(1)), block(164));
+        assert_eq!((known.settled, known.recent), (settled, Some(block(164))));
     }
 
     #[test]
@@ -201,8 +258,6 @@ mod tests {
         assert_eq!(found(None).kin_by(&known(one)), Kin::Unknown);
         assert_eq!(found(one).kin_by(&known(None)), Kin::Unknown);
         assert_eq!(found(one).kin_by(&known(one)), Kin::Ours);
-        let strays = Found { strays: true, ..found(one) };
-        assert_eq!(strays.kin_by(&known(one)), Kin::Unknown, "it has other blocks");
         assert_eq!(found(other).kin_by(&known(one)), Kin::Another);
     }
 
@@ -211,16 +266,18 @@ mod tests {
         #[test]
         fn b1_the_known_blocks_are_below_what_is_read(
             begun in prop::option::of(0u64..500),
-            steps in prop::collection::vec((0u64..1000, any::<bool>()), 1..60),
+            steps in prop::collection::vec((0u64..1000, 0..4usize), 1..60),
         ) {
             let mut known = Known::default();
             if let Some(begun) = begun {
                 known.begin_after(block(begun));
             }
-            for (read, is_there) in steps {
+            let dispute = Said::Disputed(NodeId(0), NodeId(1));
+            for (read, said) in steps {
+                let said = [Said::Same, Said::Open, dispute, Said::Gone][said];
                 if let Some(ripe) = known.read_up_to(block(read)) {
                     prop_assert!(ripe.number + DEEP <= read);
-                    known.looked_at(ripe, is_there, block(read));
+                    known.looked_at(ripe, said, block(read));
                 }
                 prop_assert!(known.highest() <= read);
                 prop_assert!(known.recent.is_some());

@@ -1,12 +1,22 @@
 //! The nodes behind a provider, for whoever builds an instance on them: how each is, and which of them
 //! are of the chain that is meant.
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use std::time::Duration;
+
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::{
-    ArbitrumProvider, At, Beginning, Provider, RpcError, connection::Link, endpoints::Node,
+    ArbitrumProvider, At, Beginning, NodeId, Provider, RpcError,
+    connection::Link,
+    endpoints::Node,
+    identity::{self, Said},
 };
 use crate::domain::{B256, BlockRef};
+
+/// A node that does not name a block within this has no word about it.
+const NAMES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What an instance asks of its provider beside what its rooms do.
 pub trait Nodes: Provider {
@@ -22,11 +32,11 @@ pub trait Nodes: Provider {
     fn beginnings(&self) -> Vec<(&str, Beginning)>;
     /// The chain is the one with this block 0. Nodes with another one are left out from now on.
     fn settle_genesis(&self, genesis: B256) -> impl Future<Output = ()> + Send;
-    /// Everything up to this block was read by an earlier run: a node that has it comes before one
-    /// that has another one there.
+    /// Everything up to this block was read by an earlier run.
     fn begin_after(&self, block: BlockRef);
-    /// Everything up to this block was read. Once it is deep, a node that has another one there is of
-    /// another chain, as long as some node is not. Now and then a node is asked.
+    /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
+    /// another one there is of another chain, as long as some node is not. Now and then the nodes are
+    /// asked.
     fn read_up_to(&self, block: BlockRef) -> impl Future<Output = ()> + Send;
 }
 
@@ -107,11 +117,23 @@ impl Nodes for ArbitrumProvider {
     async fn read_up_to(&self, block: BlockRef) {
         let mut ripe = None;
         self.inner.shared.learn(|known| ripe = known.read_up_to(block));
-        if let Some(ripe) = ripe
-            && let Ok(found) = self.header(At::Number(ripe.number)).await
+        let Some(ripe) = ripe else { return };
+        let asking = self.sound_nodes().into_iter().map(|node| {
+            let one = self.only(node);
+            async move {
+                let found = timeout(NAMES_WITHIN, one.header(At::Number(ripe.number))).await;
+                Some((node, found.ok()?.ok()??.block.hash))
+            }
+        });
+        let named: Vec<(NodeId, B256)> = join_all(asking).await.into_iter().flatten().collect();
+        let said = identity::together(ripe, &named, self.nodes().len() == 1);
+        if let Said::Disputed(one, another) = said
+            && let Some(times) = self.nodes()[one.0].heard("differs from another one")
         {
-            let is_there = found.is_some_and(|head| head.block == ripe);
-            self.inner.shared.learn(|known| known.looked_at(ripe, is_there, block));
+            let (host, other) = (self.host(one), self.host(another));
+            let number = ripe.number;
+            warn!(host, other, block = number, times, "two gateway nodes have different blocks");
         }
+        self.inner.shared.learn(|known| known.looked_at(ripe, said, block));
     }
 }
