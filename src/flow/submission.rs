@@ -120,6 +120,8 @@ pub enum SubmissionError {
          can be"
     )]
     Contradicted,
+    #[error("not every gateway node has said yet that this was answered")]
+    Unheard,
     #[error("the contract is paused")]
     Paused,
     #[error("the contract does not know this request, the node may lag")]
@@ -144,6 +146,7 @@ impl SubmissionError {
             | Self::EarlierYoung
             | Self::EarlierNotYet
             | Self::Contradicted
+            | Self::Unheard
             | Self::Paused
             | Self::NotRequestedYet
             | Self::Stopped => Remedy::Retry,
@@ -158,6 +161,7 @@ impl SubmissionError {
             | Self::Rejected(_)
             | Self::EarlierYoung
             | Self::Contradicted
+            | Self::Unheard
             | Self::NotRequested
             | Self::NotRequestedYet => true,
             Self::Rpc(_) | Self::EarlierNotYet | Self::Paused | Self::Stopped => false,
@@ -174,6 +178,7 @@ impl SubmissionError {
             | Self::EarlierYoung
             | Self::EarlierNotYet
             | Self::Contradicted
+            | Self::Unheard
             | Self::Paused
             | Self::Stopped => false,
         }

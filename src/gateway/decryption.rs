@@ -1,12 +1,14 @@
 //! ADAPTER: the Decryption contract. Knows its events, response functions and versions; asks the
 //! chain through a provider.
 
+mod agreed;
 mod answers;
 mod requested;
 mod whereabouts;
 mod witness;
 
 pub use self::{
+    agreed::{Agreed, Ending},
     answers::{Shown, Sought},
     requested::{Question, Requested},
     whereabouts::{ORPHANED_AFTER, Whereabouts},
@@ -40,6 +42,7 @@ pub struct DecryptionAdapter<P> {
     provider: P,
     topics: std::sync::Arc<[B256]>,
     memory: witness::Memory,
+    unopposed: agreed::Unopposed,
 }
 
 /// Why a view of a contract gave no value.
@@ -75,8 +78,8 @@ pub(super) async fn view<T, P: Provider>(
 
 impl<P: Provider> DecryptionAdapter<P> {
     pub fn new(provider: P) -> Self {
-        let memory = witness::Memory::default();
-        Self { provider, topics: abi::request_topics().into(), memory }
+        let (memory, unopposed) = Default::default();
+        Self { provider, topics: abi::request_topics().into(), memory, unopposed }
     }
 
     pub fn provider(&self) -> &P {

@@ -343,7 +343,7 @@ impl FakeChain {
     fn ask(&self, what: &'static str) -> Result<MutexGuard<'_, Node>, RpcError> {
         let mut node = self.node();
         *node.calls.entry(what).or_default() += 1;
-        if node.lies[self.asked.0].mute {
+        if node.lies[self.asked.0].mute || node.lies[self.asked.0].away {
             return Err(lost());
         }
         Ok(node)
@@ -460,6 +460,9 @@ impl Provider for FakeChain {
     }
     fn node_count(&self) -> usize {
         self.node().lies.len()
+    }
+    fn voters(&self) -> Vec<NodeId> {
+        (0..self.node_count()).map(NodeId).collect()
     }
     fn only(&self, asked: NodeId) -> Self {
         Self { asked, ..self.clone() }

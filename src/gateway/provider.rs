@@ -256,6 +256,9 @@ pub trait Provider: Clone + Send + Sync + 'static {
     fn goes_on(&self, node: NodeId) -> bool;
     /// How many nodes there are, in whatever state.
     fn node_count(&self) -> usize;
+    /// The nodes that are not known to be of another chain, in whatever state: before something ends on
+    /// the words of nodes, theirs are to be heard.
+    fn voters(&self) -> Vec<NodeId>;
     /// The same chain, asked of this node alone: no other one answers in its place.
     #[must_use]
     fn only(&self, node: NodeId) -> Self;

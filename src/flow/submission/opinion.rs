@@ -11,7 +11,7 @@ use crate::{
     domain::{Outcome, Request},
     gateway::{
         abi::ContractError,
-        decryption::{ORPHANED_AFTER, Whereabouts},
+        decryption::{Agreed, DecryptionAdapter, Ending, ORPHANED_AFTER, Whereabouts},
         provider::{At, Call, Provider, RpcError},
     },
 };
@@ -37,24 +37,24 @@ impl<P: Provider> Submission<P> {
         before: Before,
     ) -> Result<Outcome, SubmissionError> {
         sleep(AGAIN_AFTER).await;
-        self.still_answered(call).await?;
+        self.still_answered(request, call).await?;
         let is_known = before != Before::Nothing
             || matches!(self.earlier.look(request.into()).await, Ok(Found::Yes | Found::Young));
         if !is_known {
             sleep(UNKNOWN_FOR).await;
-            self.still_answered(call).await?;
+            self.still_answered(request, call).await?;
         }
         Ok(Outcome::AlreadyAnswered)
     }
 
     /// Whether all say so.
-    async fn still_answered(&self, call: &Call) -> Result<(), SubmissionError> {
+    async fn still_answered(&self, request: &Request, call: &Call) -> Result<(), SubmissionError> {
         let known =
             |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
-        if agreed(self.everyone(call, At::Latest).await, known)? {
-            Ok(())
-        } else {
-            Err(SubmissionError::Contradicted)
+        match self.all_say((Ending::Answered, request), call, At::Latest, known).await? {
+            Agreed::Yes => Ok(()),
+            Agreed::No => Err(SubmissionError::Contradicted),
+            Agreed::NotYet => Err(SubmissionError::Unheard),
         }
     }
 
@@ -74,20 +74,35 @@ impl<P: Provider> Submission<P> {
         sleep(AGAIN_AFTER).await;
         let unknown =
             |error: &ContractError| matches!(error, ContractError::DecryptionNotRequested(_));
-        let mut again = agreed(self.everyone(call, At::Hash(block.hash)).await, unknown);
+        let ending = (Ending::NotRequested, request);
+        let mut again = self.all_say(ending, call, At::Hash(block.hash), unknown).await;
         let head = self.adapter.provider().header(At::Latest).await?;
         let head = head.map_or(0, |head| head.block.number);
         if matches!(&again, Err(RpcError::Refused { .. }))
             && head.saturating_sub(block.number) >= ORPHANED_AFTER
         {
             // Nodes may have thrown the state of old blocks away, but do not lag that far.
-            again = agreed(self.everyone(call, At::Latest).await, unknown);
+            again = self.all_say(ending, call, At::Latest, unknown).await;
         }
         Err(match again {
-            Ok(true) => SubmissionError::NotRequested,
-            Ok(false) => SubmissionError::NotRequestedYet,
+            Ok(Agreed::Yes) => SubmissionError::NotRequested,
+            Ok(Agreed::No | Agreed::NotYet) => SubmissionError::NotRequestedYet,
             Err(error) => error.into(),
         })
+    }
+
+    /// Whether the contract says this to an answer, by every node that may know.
+    async fn all_say(
+        &self,
+        (ending, request): (Ending, &Request),
+        call: &Call,
+        at: At,
+        this: impl Fn(&ContractError) -> bool + Copy,
+    ) -> Result<Agreed, RpcError> {
+        let says = |one: DecryptionAdapter<P>| async move {
+            Ok(read(one.provider().call(call, at).await)?.as_ref().is_some_and(this))
+        };
+        self.adapter.agreed(ending, request.key, says).await
     }
 
     /// What the contract says to an answer, by each sound node.
@@ -114,22 +129,5 @@ fn read(answer: Result<crate::domain::Bytes, RpcError>) -> Said {
             Some(said) => Ok(Some(said)),
             None => Err(error),
         },
-    }
-}
-
-/// Whether all who have a say say this. Nobody has: why.
-fn agreed(said: Vec<Said>, this: impl Fn(&ContractError) -> bool) -> Result<bool, RpcError> {
-    let (mut votes, mut failed) = (Vec::new(), None);
-    for one in said {
-        match one {
-            Ok(said) => votes.push(said.as_ref().is_some_and(&this)),
-            Err(error) => {
-                failed.get_or_insert(error);
-            }
-        }
-    }
-    match failed {
-        Some(error) if votes.is_empty() => Err(error),
-        Some(_) | None => Ok(!votes.is_empty() && votes.into_iter().all(|vote| vote)),
     }
 }

@@ -143,6 +143,25 @@ async fn what_may_have_been_sent_is_tried_out_before_gas_is_spent() {
     }
 }
 
+/// The liar's contract says that there is an answer, and the honest node is away for a moment.
+#[tokio::test(start_paused = true)]
+async fn b11_one_node_alone_does_not_end_a_request_as_answered() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies = vec![
+        Lies { verdict: Some(already().abi_encode().into()), ..Lies::default() },
+        Lies { away: true, ..Lies::default() },
+    ];
+    let alone = scene.submit(1, false).await;
+    assert!(alone.is_err(), "{alone:?}");
+    scene.chain.node().lies[1].away = false;
+    assert!(scene.submit(1, false).await.is_err(), "the other one would take it");
+    scene.chain.node().lies[1].away = true;
+    assert!(scene.submit(1, false).await.is_err());
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(scene.submit(1, false).await.unwrap(), Outcome::AlreadyAnswered);
+    assert_eq!(scene.sent(), 0);
+}
+
 /// The Core's signer is not registered: the first answer pays for knowing, the others do not, and
 /// neither do the retries.
 #[tokio::test(start_paused = true)]
@@ -404,8 +423,10 @@ async fn a13_what_one_node_says_and_another_denies_ends_nothing() {
     for lie in [already().abi_encode(), unknown] {
         scene.chain.node().lies[0].verdict = Some(lie.into());
         assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
-        // Who does not answer has no say.
+        // Who does not answer for long has no say.
         scene.chain.node().lies[1].mute = true;
+        assert_eq!(scene.submit(1, true).await.unwrap_err().remedy(), Remedy::Retry);
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_ne!(
             scene.submit(1, true).await.err().map(|error| error.remedy()),
             Some(Remedy::Retry)

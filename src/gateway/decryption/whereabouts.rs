@@ -3,14 +3,13 @@
 //!
 //! A transaction that a reorganisation puts into another block may get another id there, so that it
 //! proves nothing by being there: the request is where its event is. And no one node ends a request:
-//! that it is gone is said twice, seconds apart, by every sound node that answers.
+//! that it is gone is said twice, seconds apart, and by every node ([`super::agreed`]).
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::DecryptionAdapter;
+use super::{Agreed, DecryptionAdapter, Ending};
 use crate::{
     domain::{BlockRef, Event, Request},
     gateway::{
@@ -23,8 +22,6 @@ use crate::{
 pub const ORPHANED_AFTER: u64 = 64;
 /// Between the first word that a request is gone and the second.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// A node that says nothing for so long has no vote.
-const VOTE_WITHIN: Duration = Duration::from_secs(5);
 /// Of the requests that had the same id, so many are looked for.
 const NAMESAKES: usize = 8;
 
@@ -66,12 +63,6 @@ impl Sight {
     }
 }
 
-/// What the nodes say together after one of them said that it is gone.
-fn together(votes: &[Whereabouts]) -> Whereabouts {
-    let all = !votes.is_empty() && votes.iter().all(|vote| *vote == Whereabouts::Gone);
-    if all { Whereabouts::Gone } else { Whereabouts::Unknown }
-}
-
 impl<P: Provider> DecryptionAdapter<P> {
     /// Where a request is now. `namesakes`: the events of other requests with its id, as far as they
     /// are known: an id is one request's at a time, so who finds one of them need not wait until the
@@ -86,13 +77,11 @@ impl<P: Provider> DecryptionAdapter<P> {
             return Ok(first);
         }
         sleep(AGAIN_AFTER).await;
-        let asked = self.provider.sound_nodes().into_iter().map(|node| {
-            let one = self.only(node);
-            async move { timeout(VOTE_WITHIN, one.sight(request, namesakes)).await.ok()?.ok() }
-        });
-        let votes: Vec<Whereabouts> =
-            join_all(asked).await.into_iter().flatten().map(Sight::says).collect();
-        Ok(together(&votes))
+        let says = |one: Self| async move {
+            Ok(one.sight(request, namesakes).await?.says() == Whereabouts::Gone)
+        };
+        let agreed = self.agreed(Ending::Gone, request.key, says).await;
+        Ok(if let Ok(Agreed::Yes) = agreed { Whereabouts::Gone } else { Whereabouts::Unknown })
     }
 
     async fn sight(&self, request: &Request, namesakes: &[Event]) -> Result<Sight, RpcError> {
@@ -210,10 +199,29 @@ mod tests {
         chain.node().lies[0].shows = Some(other);
         chain.node().lies.push(Lies::default());
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
-        // The other one agrees, or has nothing to say.
+        // The other one agrees.
         chain.node().lies[1].shows = Some(other);
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
-        chain.node().lies[1] = Lies { mute: true, ..Lies::default() };
-        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
+    }
+
+    /// The honest one is away for seconds, or silent: it may know better.
+    #[tokio::test(start_paused = true)]
+    async fn a14_who_is_away_for_a_moment_is_waited_for() {
+        let away = Lies { away: true, ..Lies::default() };
+        for absent in [away, Lies { mute: true, ..Lies::default() }] {
+            let (chain, request, adapter) = scene();
+            chain.mine_empty(70);
+            let other = BlockRef { hash: crate::domain::B256::repeat_byte(9), ..request.block };
+            chain.node().hide_receipts = true;
+            chain.node().lies[0].shows = Some(other);
+            chain.node().lies.push(absent);
+            let where_it_is = async || adapter.whereabouts(&request, &[]).await.unwrap();
+            assert_eq!(where_it_is().await, Whereabouts::Unknown);
+            sleep(Duration::from_secs(30)).await;
+            assert_eq!(where_it_is().await, Whereabouts::Unknown);
+            // For as long as anybody is waited for; a word against it would begin that anew.
+            sleep(Duration::from_secs(30)).await;
+            assert_eq!(where_it_is().await, Whereabouts::Gone);
+        }
     }
 }

@@ -296,6 +296,11 @@ impl Provider for ArbitrumProvider {
         self.nodes().len()
     }
 
+    fn voters(&self) -> Vec<NodeId> {
+        let nodes = self.nodes().iter().enumerate();
+        nodes.filter(|(_, node)| !node.is_anothers()).map(|(index, _)| NodeId(index)).collect()
+    }
+
     fn only(&self, node: NodeId) -> Self {
         Self { only: Some(node), ..self.clone() }
     }

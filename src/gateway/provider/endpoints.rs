@@ -119,6 +119,12 @@ impl Node {
         matches!(&*self.link.borrow(), Link::Up(_))
     }
 
+    /// It was last found to be of another chain.
+    pub(super) fn is_anothers(&self) -> bool {
+        matches!(&*self.link.borrow(), Link::WrongChain(_))
+            || self.found.borrow().kin == Kin::Another
+    }
+
     /// Why it is not read from though it is connected.
     pub(super) fn contradiction(&self) -> Option<RpcError> {
         let found = self.found.borrow();

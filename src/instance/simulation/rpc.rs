@@ -292,6 +292,9 @@ impl Provider for SimulatedNode {
     fn node_count(&self) -> usize {
         self.life.world.state().plan.urls
     }
+    fn voters(&self) -> Vec<NodeId> {
+        (0..self.node_count()).map(NodeId).collect()
+    }
     fn only(&self, node: NodeId) -> Self {
         Self { only: Some(node), ..self.clone() }
     }
