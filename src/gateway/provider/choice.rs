@@ -11,8 +11,8 @@
 //! A node of another chain may have the same chain id. So a node is **kin**: ours (it has shown a block
 //! that is known), unknown, or another's (it contradicts block 0 or a block that two nodes named, or lacks
 //! blocks it claims to have). Where one is ours, only the heads of ours say that a node is behind, and
-//! only ours are read from; another's is only if every node is another's: then the chain itself is
-//! another one.
+//! only ours are read from; another's is only if every node that is connected is another's: then the
+//! chain itself is another one, or those that are gone were wrong.
 //!
 //! A node is behind by time, not by blocks: somebody has known a block above its head for so long.
 //! That fits any block time, and a chain that makes no blocks while nobody sends. But who tells of
@@ -43,6 +43,8 @@ const LATE_COUNTS_FOR: Duration = Duration::from_mins(10);
 const LONGEST_GAP: Duration = Duration::from_secs(10);
 /// Every node contradicts what is known for so long: it is given up.
 pub const KIN_PATIENCE: Duration = Duration::from_secs(3);
+/// Every node that is connected does, and another one, which may know better, is not back.
+pub const GONE_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Whether a node's chain is the one that is read, as far as was looked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,7 +137,7 @@ pub struct Choice {
     seen: VecDeque<(u64, Instant)>,
     floor: u64,
     below_floor_since: Option<Instant>,
-    /// Every node is connected and another's.
+    /// Every node that is connected is another's.
     another_since: Option<Instant>,
     reading: Option<usize>,
 }
@@ -272,14 +274,17 @@ impl Choice {
     }
 
     /// Another's counts as not connected, unless all are: then what is known is of another chain than
-    /// this one is now. The only node is believed at once: nobody else could know better.
+    /// this one is now. Who is gone is waited for, but not for ever. The only node is believed at once:
+    /// nobody else could know better.
     fn by_kin(&mut self, seen: &[Sight], now: Instant) -> Vec<Sight> {
-        let all = seen.iter().all(|sight| sight.up && sight.kin == Kin::Another);
+        let everyone = seen.iter().all(|sight| sight.up);
+        let all = seen.iter().filter(|sight| sight.up).all(|sight| sight.kin == Kin::Another);
         let since = *self.another_since.get_or_insert(now);
-        let patient = seen.len() > 1 && now.saturating_duration_since(since) < KIN_PATIENCE;
-        if !all {
+        if !all || seen.iter().all(|sight| !sight.up) {
             self.another_since = None;
         }
+        let patience = if everyone { KIN_PATIENCE } else { GONE_PATIENCE };
+        let patient = now.saturating_duration_since(since) < patience;
         let believed = seen.len() == 1 || (all && !patient);
         let by_kin = seen.iter().map(|sight| match sight.kin {
             Kin::Ours | Kin::Unknown => *sight,
@@ -509,7 +514,7 @@ mod tests {
         assert_eq!(watch.0.behind(10, watch.1), Duration::ZERO);
         // The right one is away: it is waited for.
         assert_eq!(watch.look(200, &[DOWN, another(5_000_200)]), Order::default());
-        assert_eq!(watch.look(10_000, &[DOWN, another(5_010_000)]), Order::default());
+        assert_eq!(watch.look(259, &[DOWN, another(5_010_000)]), Order::default());
         assert_eq!(watch.look(10_001, &[at(200), another(5_010_000)]).nodes, [0]);
         // It turns out while it is read from.
         let mut watch = Watch::new(2);
@@ -544,6 +549,20 @@ mod tests {
         assert_eq!(alone.look(1, &[another(5)]).nodes, [0]);
     }
 
+    /// The other one is gone for good. It may have been what lied, or have gone with its fork.
+    #[test]
+    fn b1_what_every_connected_node_contradicts_is_given_up() {
+        let mut watch = Watch::new(2);
+        watch.look(0, &[at(100), at(100)]);
+        for seconds in 1..61 {
+            assert_eq!(watch.look(seconds, &[DOWN, another(150)]), Order::default(), "{seconds}");
+        }
+        assert_eq!(watch.look(61, &[DOWN, another(150)]), order(&[1], Some(Why::Lost)));
+        // It knows better after all.
+        assert_eq!(watch.look(62, &[at(160), another(151)]).nodes, [0]);
+        assert_eq!(watch.look(63, &[DOWN, another(170)]), Order::default());
+    }
+
     proptest! {
         /// A node that is connected and at the floor is found; the first one always is.
         #[test]
@@ -571,7 +590,7 @@ mod tests {
                 let order = watch.look(seconds, &sights);
                 let kin = |sight: &Sight| sight.kin != Kin::Another;
                 let usable = |sight: &Sight| sight.up && sight.head >= Some(floor) && kin(sight);
-                let all_another = sights.iter().all(|sight| sight.up && !kin(sight));
+                let all_another = sights.iter().filter(|sight| sight.up).all(|one| !kin(one));
                 if sights.iter().any(usable) {
                     prop_assert!(!order.nodes.is_empty());
                     prop_assert!(order.nodes.iter().all(|index| usable(&sights[*index])));

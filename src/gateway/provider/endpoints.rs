@@ -148,11 +148,13 @@ impl Node {
         if failing {
             self.answered();
         }
+        let found = self.found.borrow();
         Sight {
-            up: self.is_up(),
+            // However long all others are gone, one of another block 0 is not the chain.
+            up: self.is_up() && !found.is_of_another_block_0(known),
             head: self.heads.borrow().map(|head| head.block.number),
             failing,
-            kin: self.found.borrow().kin_by(known),
+            kin: found.kin_by(known),
             arrived: *self.arrived.borrow(),
         }
     }

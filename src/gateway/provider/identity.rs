@@ -123,10 +123,15 @@ impl Found {
         Self { genesis: Some(genesis), kin: Kin::Another, why }
     }
 
+    pub(super) fn is_of_another_block_0(&self, known: &Known) -> bool {
+        let told = known.genesis.zip(self.genesis.flatten());
+        told.is_some_and(|(expected, found)| expected != found)
+    }
+
     /// What is known now may be more than when the node was asked.
     pub(super) fn kin_by(&self, known: &Known) -> Kin {
         match (known.genesis, self.genesis.flatten()) {
-            (Some(expected), Some(found)) if expected != found => Kin::Another,
+            _ if self.is_of_another_block_0(known) => Kin::Another,
             (Some(_), Some(_)) if self.kin == Kin::Unknown => Kin::Ours,
             _ => self.kin,
         }
