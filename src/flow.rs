@@ -7,15 +7,15 @@
 //!                                        settled | held | left for the next start
 //! ```
 //!
-//! A restart re-enters the same `match`: there is no second path for recovery. The flow owns the
-//! port it records through ([`RequestLedger`]); the journal implements it.
+//! A restart re-enters the same `match`: there is no second path for recovery. Nor has an instance that
+//! only observes a path of its own: its walk ends where the Core would be asked ([`Mode`]). The flow
+//! owns the port it records through ([`RequestLedger`]); the journal implements it.
 pub mod ledger;
 pub mod arrivals;
 pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
 pub mod depth;
-pub mod observation;
 mod intake;
 mod confirmation;
 mod dispatch;
@@ -58,6 +58,26 @@ pub struct FlowOptions {
     pub retry_interval: Duration,
     /// Working time after which a request ends as expired.
     pub request_expiry: Duration,
+}
+
+/// What is done with a request whose ciphertexts are there.
+#[derive(Debug)]
+pub enum Mode<P> {
+    /// The Core is asked, and its answer brought.
+    Answer(Box<Rooms<P>>),
+    /// It ends as observed. There is no room in which anything could be asked or sent.
+    Observe {
+        /// How many were observed.
+        observed: watch::Sender<u64>,
+    },
+}
+
+/// Rooms 3 and 4, and what they need.
+#[derive(Debug)]
+pub struct Rooms<P> {
+    pub core: KmsCore,
+    pub submission: Submission<P>,
+    pub gateway_config: GatewayConfigAdapter<P>,
     /// A request up to this block may have been answered by an earlier life that the ledger does not
     /// remember: it was lost, rebuilt, or restored from a backup.
     pub maybe_answered_up_to: u64,
@@ -69,10 +89,8 @@ pub struct Flow<P, B, L> {
     /// The instance's name.
     pub name: String,
     pub ciphertexts: Ciphertexts<B>,
-    pub core: KmsCore,
-    pub submission: Submission<P>,
-    pub gateway_config: GatewayConfigAdapter<P>,
-    /// Who is asked before a request ends that makes no sense.
+    pub mode: Mode<P>,
+    /// Who is asked whether the chain has a request, and where.
     pub confirmation: Confirmation<P>,
     /// Whether the deployed contract is one we can serve.
     pub support: watch::Receiver<Support>,

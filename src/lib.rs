@@ -14,8 +14,8 @@
 //! `supervisor` is a loop of its own: `supervisor::slot` (what one instance is and needs next),
 //! `supervisor::plan` (who may have what), then the loop that turns events into acts.
 //!
-//! An instance that only observes (`instance::observer`) has a walk of its own, `flow::observation`: the
-//! first two rooms, and no wallet, lane or Core that could be used by mistake.
+//! An instance that only observes (`instance::observer`) walks the same way as far as the first two rooms
+//! lead: it has no wallet, lane or Core that could be used by mistake (`flow::Mode`).
 //!
 //! What must hold: a request and the cursor that passed it are durable together, before either
 //! counts; signed bytes and their nonce are durable before the first broadcast; everything else may

@@ -19,7 +19,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         again: bool,
         doubted: &mut bool,
     ) -> Result<Option<Outcome>, Setback> {
-        let witnessed = self.submission.witnessed(request, block, again).await;
+        let witnessed = self.confirmation.witnessed(request, block, again).await;
         *doubted = matches!(witnessed, Witnessed::ByNobody | Witnessed::Disputed { .. });
         match witnessed {
             Witnessed::NobodyElse => {}

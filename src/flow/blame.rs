@@ -8,7 +8,7 @@
 use tracing::debug;
 
 use super::{
-    Flow, RequestLedger,
+    Flow, RequestLedger, Rooms,
     ciphertexts::Buckets,
     submission::SubmissionError,
     walk::{Door, Setback},
@@ -76,6 +76,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// What follows from an answer that was not taken: first the chain is looked at.
     pub(super) async fn weigh(
         &self,
+        rooms: &Rooms<P>,
         request: &Request,
         answer: &Answer,
         error: SubmissionError,
@@ -90,8 +91,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Ok(Whereabouts::In(_)) | Err(_) => {}
         }
         let SubmissionError::Rejected(rejection) = &error else { return Err(as_said()) };
-        let ours = self.core.signer_of(request, answer);
-        let registered = match self.gateway_config.core_signer_anew().await {
+        let ours = rooms.core.signer_of(request, answer);
+        let registered = match rooms.gateway_config.core_signer_anew().await {
             Ok(registered) => registered,
             Err(unknown) => {
                 debug!(%unknown, "the registry cannot be asked who is registered");

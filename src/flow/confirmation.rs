@@ -17,14 +17,14 @@ use super::{
     Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets, walk::Setback,
 };
 use crate::{
-    domain::{Hold, HoldReason, Outcome, Refusal, Remedy, Request},
+    domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         decryption::{DecryptionAdapter, Whereabouts, Witnessed},
-        provider::Provider,
+        provider::{Provider, RpcError},
     },
 };
 
-/// Who can be asked for an event.
+/// Who can be asked for an event, and where the chain has it now.
 #[derive(Clone, Debug)]
 pub struct Confirmation<P> {
     adapter: DecryptionAdapter<P>,
@@ -78,6 +78,25 @@ impl<P: Provider> Confirmation<P> {
         confirmed
     }
 
+    /// Whether several nodes show the request in this block.
+    pub(super) async fn witnessed(
+        &self,
+        request: &Request,
+        block: BlockRef,
+        again: bool,
+    ) -> Witnessed {
+        self.adapter.witnessed(request, block, again).await
+    }
+
+    /// Where a request is now, and whether one of its `namesakes` has its id.
+    pub(super) async fn whereabouts(
+        &self,
+        request: &Request,
+        namesakes: &[Event],
+    ) -> Result<Whereabouts, RpcError> {
+        self.adapter.whereabouts(request, namesakes).await
+    }
+
     /// The event may not be what the chain holds: its block is read at every node.
     pub(super) fn read_again(&self, request: &Request) {
         let number = request.block.number;
@@ -121,12 +140,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::Event,
-        gateway::{
-            abi,
-            fake_chain::{FakeChain, Lies, request_event},
-        },
+    use crate::gateway::{
+        abi,
+        fake_chain::{FakeChain, Lies, request_event},
     };
 
     /// A request as one node damaged its event, on a chain that has it whole.

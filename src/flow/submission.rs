@@ -16,12 +16,10 @@ use self::{
     second_look::Reverts,
 };
 use crate::{
-    domain::{
-        Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request,
-    },
+    domain::{Answer, B256, Bytes, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         abi::{ContractError, Verdict},
-        decryption::{DecryptionAdapter, Whereabouts, Witnessed},
+        decryption::DecryptionAdapter,
         lane::{Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },
@@ -417,20 +415,6 @@ impl<P: Provider> Submission<P> {
             Verdict::Hold(_) => Err(self.held_after_all(call).await),
             Verdict::NotRequested => self.second_opinion(request, call).await,
         }
-    }
-
-    /// Whether several nodes show the request in this block.
-    pub async fn witnessed(&self, request: &Request, block: BlockRef, again: bool) -> Witnessed {
-        self.adapter.witnessed(request, block, again).await
-    }
-
-    /// Where a request is now, and whether one of its `namesakes` has its id.
-    pub async fn whereabouts(
-        &self,
-        request: &Request,
-        namesakes: &[Event],
-    ) -> Result<Whereabouts, RpcError> {
-        self.adapter.whereabouts(request, namesakes).await
     }
 }
 

@@ -4,8 +4,11 @@ mod bucket_refuses;
 mod core_contradicts;
 mod core_never_answers;
 mod forged_requests;
+mod only_observed;
 mod panics;
 mod scene;
+
+use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet};
 

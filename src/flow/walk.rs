@@ -1,4 +1,5 @@
-//! The walk of one request: one `match` on its stage, each arm a room.
+//! The walk of one request: one `match` on its stage, each arm a room. Where only observed it is the
+//! first arm's, and ends in it.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
-    Flow, Intake, RequestLedger, Step,
+    Flow, Intake, Mode, RequestLedger, Rooms, Step,
     blame::{LEFT, blames_answer},
     ciphertexts::Buckets,
     dealings::{Dealings, Next, resume},
@@ -264,7 +265,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// A request that was on chain before this start may have been answered by a run whose journal is
     /// gone.
     fn past(&self, request: &Request, recovered: bool) -> Past {
-        let maybe_forgotten = request.block.number <= self.options.maybe_answered_up_to;
+        let maybe_forgotten = match &self.mode {
+            Mode::Answer(rooms) => request.block.number <= rooms.maybe_answered_up_to,
+            Mode::Observe { .. } => false,
+        };
         let maybe_sent = recovered || maybe_forgotten;
         Past { maybe_asked: recovered, maybe_sent, maybe_forgotten, held: None }
     }
@@ -280,9 +284,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
-        if past.maybe_forgotten && matches!(stage, Stage::Arrived | Stage::Asked) {
+        if let Mode::Answer(rooms) = &self.mode
+            && past.maybe_forgotten
+            && matches!(stage, Stage::Arrived | Stage::Asked)
+        {
             seat.hand.does(Doing::LookingBack);
-            let looking = Box::pin(self.submission.earlier_answer(request));
+            let looking = Box::pin(rooms.submission.earlier_answer(request));
             match stop.run_until_cancelled(looking).await? {
                 Ok(Some(outcome)) => return Some(Ok(Door::Out(outcome))),
                 Ok(None) => past.maybe_forgotten = false,
@@ -307,8 +314,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
-        match stage {
-            Stage::Arrived => {
+        match (&self.mode, stage) {
+            (Mode::Observe { .. }, _) | (Mode::Answer(_), Stage::Arrived) => {
                 seat.hand.does(Doing::LookingBack);
                 let asking = async {
                     match self.settled_in_chain(request).await? {
@@ -318,12 +325,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 };
                 stop.run_until_cancelled(Box::pin(asking)).await
             }
-            Stage::Asked => {
+            (Mode::Answer(rooms), Stage::Asked) => {
                 seat.hand.does(Doing::Polling);
                 let polling = async {
                     tokio::select! {
                         biased;
-                        door = self.poll(request, dealings) => door,
+                        door = self.poll(rooms, request, dealings) => door,
                         () = seat.wanted_after(GIVE_WAY_AFTER) => {
                             let why = "the KMS Core has no answer yet, and others waited for its \
                                        place; it is polled again";
@@ -334,10 +341,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 };
                 stop.run_until_cancelled(Box::pin(polling)).await
             }
-            Stage::Answered(answer) | Stage::Submitted(answer) => {
+            (Mode::Answer(rooms), Stage::Answered(answer) | Stage::Submitted(answer)) => {
                 seat.hand.does(Doing::Sending);
                 let noting = Noting::new(self, request.key);
-                let submitting = self.submit(request, answer, past.before(), &noting);
+                let submitting = self.submit(rooms, request, answer, past.before(), &noting);
                 tokio::select! {
                     biased;
                     done = Box::pin(submitting) => Some(done),
@@ -420,6 +427,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 info!(outcome = outcome.as_str(), "request settled");
             }
         }
+        if let (Mode::Observe { observed }, Outcome::Observed) = (&self.mode, &outcome) {
+            observed.send_modify(|count| *count += 1);
+        }
         self.ledger.note(request.key, Step::Settled(outcome)).await?;
         Ok(Ended::Settled)
     }
@@ -452,13 +462,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// Where the chain has the request now. The journal tells which other requests had its id.
     pub(super) async fn whereabouts(&self, request: &Request) -> Result<Whereabouts, RpcError> {
-        let found = self.submission.whereabouts(request, &[]).await?;
+        let found = self.confirmation.whereabouts(request, &[]).await?;
         if found != Whereabouts::Unknown {
             return Ok(found);
         }
         match self.ledger.namesakes(request.key).await {
             Ok(namesakes) if !namesakes.is_empty() => {
-                self.submission.whereabouts(request, &namesakes).await
+                self.confirmation.whereabouts(request, &namesakes).await
             }
             Ok(_) | Err(_) => Ok(found),
         }
@@ -466,7 +476,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// Rooms 2 and 3: the ciphertexts are fetched for the Core, and dropped once it has them. Not the
     /// first time (`again`), the request may have left the chain meanwhile and its id be another
-    /// one's, which the Core would then not take: only what is on chain is asked.
+    /// one's, which the Core would then not take: only what is on chain is asked. Where only observed
+    /// it ends before the Core is asked.
     async fn ask(
         &self,
         request: &Request,
@@ -476,8 +487,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<Door, Setback> {
         self.check_support(request).await?;
         kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
-        hand.does(Doing::WaitingForCore);
-        let turn = self.core.turn().await.map_err(|error| Setback::new(error.remedy(), &error))?;
+        let turn = match &self.mode {
+            Mode::Answer(rooms) => {
+                hand.does(Doing::WaitingForCore);
+                let turn = rooms.core.turn().await;
+                Some((rooms, turn.map_err(|error| Setback::new(error.remedy(), &error))?))
+            }
+            Mode::Observe { .. } => None,
+        };
         let mut block = request.block;
         hand.does(Doing::LookingBack);
         if again {
@@ -517,9 +534,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
         // The contract may have been upgraded meanwhile.
         self.check_support(request).await?;
+        let Some((rooms, turn)) = turn else { return Ok(Door::Out(Outcome::Observed)) };
         let begun = Instant::now();
         hand.does(Doing::Asking);
-        let asking = self.core.ask(turn, request, fetched.ciphertexts);
+        let asking = rooms.core.ask(turn, request, fetched.ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
                 dealings.asked(asked);
@@ -527,7 +545,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::To(Stage::Asked, Step::Asked))
             }
             Err(error) => {
-                let setback = self.core_setback(&error).await;
+                let setback = core_setback(rooms, &error).await;
                 if matches!(error, CoreError::Unreachable { .. }) && setback.own {
                     // It may have it: a poll tells, and needs no ciphertexts.
                     dealings.cut_off();
@@ -536,13 +554,6 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Err(setback)
             }
         }
-    }
-
-    /// A Core that answers others, and not to this request, is this request's trouble.
-    async fn core_setback(&self, error: &CoreError) -> Setback {
-        let unanswered = matches!(error, CoreError::Unreachable { .. });
-        let own = unanswered && self.core.answers().await;
-        Setback { own, ..Setback::new(error.remedy(), error) }
     }
 
     async fn check_support(&self, request: &Request) -> Result<(), Setback> {
@@ -558,8 +569,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     }
 
     /// Room 3: poll to an answer.
-    async fn poll(&self, request: &Request, dealings: &mut Dealings) -> Result<Door, Setback> {
-        let signer = self
+    async fn poll(
+        &self,
+        rooms: &Rooms<P>,
+        request: &Request,
+        dealings: &mut Dealings,
+    ) -> Result<Door, Setback> {
+        let signer = rooms
             .gateway_config
             .core_signer()
             .await
@@ -569,21 +585,21 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
         let begun = Instant::now();
-        let polling = self.core.answer(request, signer, patience, self.options.retry_interval);
+        let polling = rooms.core.answer(request, signer, patience, self.options.retry_interval);
         let polled = polling.instrument(debug_span!("kms_core_answer")).await;
         let polled = match polled {
             Ok(polled) => polled,
             Err(error) => {
                 let remedy = error.remedy();
                 if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
-                    && self.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                    && rooms.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
                 {
                     let why = "this node was registered anew; its Core's answer is checked again";
                     return Err(Setback::new(Remedy::Retry, &why));
                 }
                 if let Remedy::Hold(hold) = &remedy
                     && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
-                    && self.answers_a_namesake(request, signer).await
+                    && self.answers_a_namesake(rooms, request, signer).await
                 {
                     let hold = Hold::new(
                         HoldReason::StaleAnswer,
@@ -600,7 +616,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         Next::Hold(hold) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
                     };
                 }
-                return Err(self.core_setback(&error).await);
+                return Err(core_setback(rooms, &error).await);
             }
         };
         match polled {
@@ -638,12 +654,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// Whether the Core's answer is that to a request of the same id and other content: the Core
     /// knows requests by id alone, its signature covers what was asked.
-    async fn answers_a_namesake(&self, request: &Request, signer: Option<Address>) -> bool {
+    async fn answers_a_namesake(
+        &self,
+        rooms: &Rooms<P>,
+        request: &Request,
+        signer: Option<Address>,
+    ) -> bool {
         let namesakes = self.ledger.namesakes(request.key).await.unwrap_or_default();
         for event in namesakes {
             let Ok(other) = abi::decode(&event) else { continue };
             if other.kind() == request.kind()
-                && matches!(self.core.poll(&other, signer).await, Ok(Poll::Answer(_)))
+                && matches!(rooms.core.poll(&other, signer).await, Ok(Poll::Answer(_)))
             {
                 return true;
             }
@@ -654,13 +675,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Room 4.
     async fn submit(
         &self,
+        rooms: &Rooms<P>,
         request: &Request,
         answer: &Answer,
         before: Before,
         noting: &Noting<'_, P, B, L>,
     ) -> Result<Door, Setback> {
         let begun = Instant::now();
-        let submitting = self.submission.submit(request, answer, before, noting);
+        let submitting = rooms.submission.submit(request, answer, before, noting);
         let error = match submitting.instrument(debug_span!("gateway")).await {
             Ok(outcome) => {
                 self.metrics.took(Room::Submission, begun.elapsed());
@@ -672,13 +694,20 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             // Whatever was sent for it is mined and brought nothing, or was never taken.
             noting.note(Step::Returned { why: error.to_string() }).await;
         }
-        Box::pin(self.weigh(request, answer, error)).await
+        Box::pin(self.weigh(rooms, request, answer, error)).await
     }
+}
+
+/// A Core that answers others, and not to this request, is this request's trouble.
+async fn core_setback<P>(rooms: &Rooms<P>, error: &CoreError) -> Setback {
+    let unanswered = matches!(error, CoreError::Unreachable { .. });
+    let own = unanswered && rooms.core.answers().await;
+    Setback { own, ..Setback::new(error.remedy(), error) }
 }
 
 /// What keeps this version from answering a request of this contract. One that was upgraded and not
 /// looked at since is the caller's to wait for.
-pub(super) fn unsupported(request: &Request, support: &Support) -> Option<Hold> {
+fn unsupported(request: &Request, support: &Support) -> Option<Hold> {
     let why = match (&request.operation, support) {
         (Operation::Unsupported { event, .. }, _) => format!(
             "{event} is an event of {}, which this version cannot serve; upgrade the connector",

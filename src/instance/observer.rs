@@ -8,16 +8,15 @@ use tracing::info;
 
 use super::{
     Around, BuildError, Instance, Mode, OBSERVER, Reading, Ways,
-    parts::{depth, fail, intakes, open_ciphertexts},
+    parts::{depth, fail, flow_options, intakes, open_ciphertexts},
     world::{self, Waits},
 };
 use crate::{
     config::Config,
     flow::{
-        Confirmation,
+        self, Confirmation, Flow,
         arrivals::suspects::Suspects,
         ciphertexts::{BucketClient, FallbackStore},
-        observation::Observation,
     },
     gateway::{decryption::DecryptionAdapter, provider::Nodes},
     heart,
@@ -41,26 +40,27 @@ impl Instance {
         let registry = world::find_registry(&waits, &gateway, &provider, OBSERVER, config).await;
         let reading = Reading::read(&journal).await.map_err(fail)?;
 
-        let (ripe, _) = watch::channel(depth(config).line(0, None));
+        let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);
         let metrics = self.supervision.reporter.metrics.clone();
         let suspects = Suspects::default();
         let ciphertexts = open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
-        let observation = Observation {
-            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
+        let flow = Flow {
+            name: self.supervision.name.clone(),
             ciphertexts,
+            mode: flow::Mode::Observe { observed },
+            confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
+            line: ripe_up_to,
             ledger: journal.clone(),
-            max_in_flight: config.max_requests_in_flight,
-            retry_interval: config.retry_interval,
             metrics,
+            options: flow_options(config),
             repeats: Mutex::default(),
-            observed,
         };
         let (intakes, walk, walk_again) = intakes(config);
         let (heart, stop) =
             (self.supervision.hearts.heart(heart::WALK), self.supervision.stop.clone());
-        self.tasks.spawn(heart::WALK, Arc::new(observation).run(intakes, heart, stop));
+        self.tasks.spawn(heart::WALK, Arc::new(flow).run(intakes, heart, stop));
         let mode = Mode::Observe { observed: count };
         let around = Around { provider, journal, decryption, support, reading, mode };
         self.open_around(config, around, Ways { walk, walk_again, ripe, suspects });

@@ -9,7 +9,7 @@ use crate::{
     config::{self, Config},
     domain::{Address, BlockRef, OutsideText},
     flow::{
-        Entrance, Intakes,
+        Entrance, FlowOptions, Intakes,
         arrivals::Start,
         ciphertexts::{
             BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions,
@@ -28,6 +28,16 @@ pub(super) const RECOVERED_AHEAD: usize = 64;
 /// The channels of a walk.
 pub(super) fn intakes(config: &Config) -> (Intakes, Entrance, Entrance) {
     entrances(config.channel_size, RECOVERED_AHEAD)
+}
+
+pub(super) fn flow_options(config: &Config) -> FlowOptions {
+    FlowOptions {
+        max_in_flight: config.max_requests_in_flight,
+        public_decryption_timeout: config.public_decryption_timeout,
+        user_decryption_timeout: config.user_decryption_timeout,
+        retry_interval: config.retry_interval,
+        request_expiry: config.request_expiry,
+    }
 }
 
 /// Where reading begins if the journal does not say.

@@ -9,7 +9,7 @@ use super::{
     attendance::Attendance,
     housekeeping,
     inquiries::Inquiries,
-    parts::{depth, intakes, open_ciphertexts, start},
+    parts::{depth, flow_options, intakes, open_ciphertexts, start},
     recovery::Recovery,
     report::Report,
     why::Why,
@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     domain::{Address, BlockRef},
     flow::{
-        Confirmation, Entrance, Flow, FlowOptions,
+        self, Confirmation, Entrance, Flow, Rooms,
         arrivals::{
             Arrivals,
             backfill::Backfill,
@@ -145,28 +145,24 @@ impl Instance {
         let flow = Flow {
             name: self.supervision.name.clone(),
             ciphertexts,
-            core: core.clone(),
-            submission: Submission::new(
-                lane,
-                decryption.clone(),
-                config.gas_limit,
-                metrics.clone(),
-            ),
-            gateway_config: registry,
+            mode: flow::Mode::Answer(Box::new(Rooms {
+                core: core.clone(),
+                submission: Submission::new(
+                    lane,
+                    decryption.clone(),
+                    config.gas_limit,
+                    metrics.clone(),
+                ),
+                gateway_config: registry,
+                maybe_answered_up_to,
+            })),
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),
             support: support.subscribe(),
             line: ripe_up_to,
             ledger: journal.clone(),
             metrics: metrics.clone(),
             repeats: Mutex::default(),
-            options: FlowOptions {
-                max_in_flight: config.max_requests_in_flight,
-                public_decryption_timeout: config.public_decryption_timeout,
-                user_decryption_timeout: config.user_decryption_timeout,
-                retry_interval: config.retry_interval,
-                request_expiry: config.request_expiry,
-                maybe_answered_up_to,
-            },
+            options: flow_options(config),
         };
         let (intakes, walk, walk_again) = intakes(config);
         let (heart, stop) = (hearts.heart(heart::WALK), self.supervision.stop.clone());

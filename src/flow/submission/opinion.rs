@@ -66,7 +66,7 @@ impl<P: Provider> Submission<P> {
         request: &Request,
         call: &Call,
     ) -> Result<Outcome, SubmissionError> {
-        let block = match self.whereabouts(request, &[]).await? {
+        let block = match self.adapter.whereabouts(request, &[]).await? {
             Whereabouts::In(block) => block,
             Whereabouts::Unknown => return Err(SubmissionError::NotRequestedYet),
             Whereabouts::Gone => return Ok(Outcome::Orphaned),

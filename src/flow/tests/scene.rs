@@ -27,7 +27,7 @@ use crate::{
         RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
-        Batch, Flow, FlowOptions, Intake, RequestLedger, Standing, Step, Taken,
+        Batch, Flow, FlowOptions, Intake, Mode, RequestLedger, Rooms, Standing, Step, Taken,
         arrivals::suspects::Suspects,
         ciphertexts::{
             BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, Get,
@@ -374,21 +374,24 @@ impl Scene {
                 DecryptionAdapter::new(chain.clone()),
                 suspects.clone(),
             ),
-            core: KmsCore::new(
-                Transport::over("core", core.line()),
-                domain,
-                kms_core::Options::default(),
-                metrics.clone(),
-            ),
-            submission: Submission::new(
-                lane,
-                DecryptionAdapter::new(chain.clone()),
-                None,
-                metrics.clone(),
-            ),
-            gateway_config: GatewayConfigAdapter::connect(chain.clone(), wallet.address())
-                .await
-                .unwrap(),
+            mode: Mode::Answer(Box::new(Rooms {
+                core: KmsCore::new(
+                    Transport::over("core", core.line()),
+                    domain,
+                    kms_core::Options::default(),
+                    metrics.clone(),
+                ),
+                submission: Submission::new(
+                    lane,
+                    DecryptionAdapter::new(chain.clone()),
+                    None,
+                    metrics.clone(),
+                ),
+                gateway_config: GatewayConfigAdapter::connect(chain.clone(), wallet.address())
+                    .await
+                    .unwrap(),
+                maybe_answered_up_to: 0,
+            })),
             support: supported,
             line: covered,
             ledger: OneRequest::at(stage),
@@ -400,7 +403,6 @@ impl Scene {
                 user_decryption_timeout: TIMEOUT,
                 retry_interval: Duration::from_secs(5),
                 request_expiry: EXPIRY,
-                maybe_answered_up_to: 0,
             },
         };
         Self {
