@@ -257,7 +257,7 @@ fn empty_book(wallet: &Wallet, max_in_flight: usize) -> Book {
         },
         now,
     );
-    book.tip(Some(0), now);
+    book.tip(Some(0));
     book
 }
 
@@ -297,11 +297,12 @@ fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
                 | Effect::GiveUp(..)
                 | Effect::Reopen(_)
                 | Effect::Fail(..)
-                | Effect::Notify(..) => {}
+                | Effect::Notify(..)
+                | Effect::Tell(_) => {}
             }
         }
         match done.pop_front() {
-            Some(Done::Signed(signed)) => book.signed(signed, Vec::new(), now),
+            Some(Done::Signed(signed)) => book.signed(signed, Vec::new(), now, 0.5),
             Some(Done::Mined { nonce, hash }) => {
                 let receipt = Receipt {
                     hash,
@@ -310,7 +311,7 @@ fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
                     gas_used: 200_000,
                     gas_price: 1_000_000_000,
                 };
-                book.answered(nonce, hash, Ok(Sent::Mined(receipt)), now);
+                book.answered(nonce, hash, Ok(Sent::Mined(receipt)), now, 0.5);
             }
             None => return landed,
         }
@@ -334,7 +335,8 @@ fn draft(wallet: &Wallet) -> Draft {
         | Effect::Reopen(_)
         | Effect::Land(..)
         | Effect::Fail(..)
-        | Effect::Notify(..) => None,
+        | Effect::Notify(..)
+        | Effect::Tell(_) => None,
     });
     drafts.and_then(|drafts| drafts.into_iter().next()).expect("a payload is signed at once")
 }

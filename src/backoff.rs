@@ -19,9 +19,14 @@ impl Backoff {
 
     /// The next pause.
     pub fn next_delay(&mut self) -> Duration {
+        self.next_delay_by(fastrand::f64())
+    }
+
+    /// The same by dice that are rolled elsewhere: from 0 to 1.
+    pub fn next_delay_by(&mut self, dice: f64) -> Duration {
         let full = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.ceiling);
         self.attempt = self.attempt.saturating_add(1);
-        full.mul_f64(0.5 + 0.5 * fastrand::f64())
+        full.mul_f64(0.5 + 0.5 * dice)
     }
 
     /// How often a pause was taken since the last reset.

@@ -16,6 +16,18 @@ const LONGEST: Duration = Duration::from_hours(1);
 /// Causes remembered; the one not heard for longest is forgotten for a new one.
 const CAUSES: usize = 64;
 
+/// `warn_rarely!(heard, "message", fields)`: at WARN, with how often it happened, where `heard` (of
+/// [`Repeats`]) is so; at DEBUG otherwise.
+macro_rules! warn_rarely {
+    ($heard:expr, $message:literal, $($fields:tt)*) => {
+        match $heard {
+            Some(times) => tracing::warn!(times, $($fields)*, $message),
+            None => tracing::debug!($($fields)*, $message),
+        }
+    };
+}
+pub(crate) use warn_rarely;
+
 /// Causes, and when each was last said.
 #[derive(Clone, Debug, Default)]
 pub struct Repeats {

@@ -25,6 +25,7 @@ mod count;
 pub mod draft;
 mod look;
 mod market;
+mod news;
 mod nonces;
 mod owner;
 mod recent;

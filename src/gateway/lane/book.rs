@@ -1,6 +1,6 @@
 //! What the lane knows and decides: every nonce, what is under it, and what is next. Pure: it is
-//! told what happened and when, and answers with [`Effect`]s; `owner` carries them out. Public for
-//! the benchmarks, as far as they need it.
+//! told what happened and when, and what the dice say, and answers with [`Effect`]s; `owner` carries
+//! them out. Public for the benchmarks, as far as they need it.
 //!
 //! A nonce from the chain's count on is in exactly one of four states:
 //!
@@ -22,7 +22,6 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
 
 use self::{ends::rejected, gaps::Budget};
 use super::{
@@ -32,6 +31,7 @@ use super::{
     draft::{Draft, recover_payload},
     look::AHEAD,
     market::Market,
+    news::News,
     nonces::Nonces,
     recent::Recent,
     slot::{Answer, Slot},
@@ -44,7 +44,6 @@ use crate::{
         wallet::WalletError,
     },
     metrics::{LaneGauges, Mined},
-    repeats::Repeats,
 };
 
 /// Broadcasts under way at the same time.
@@ -76,6 +75,8 @@ pub enum Effect {
     Fail(RequestKey, SubmitError),
     /// The same, and it goes on.
     Notify(RequestKey, Notice),
+    /// Say it in the log.
+    Tell(News),
 }
 
 /// What the owner is to ask the chain.
@@ -167,8 +168,6 @@ pub struct Book {
     /// Since when nothing was taken or mined, while something waits for that.
     still_since: Option<Instant>,
     effects: Vec<Effect>,
-    /// Many transactions that are not taken are one thing to say.
-    repeats: Repeats,
     tally: Tally,
 }
 
@@ -192,14 +191,7 @@ impl Book {
         let Recovered { open, mined, highest, stranded } = recovered;
         let taken = open.iter().map(|one| one.nonce).chain(mined.iter().map(|one| one.nonce));
         let nonces = Nonces::new(count, taken, highest, now);
-        if !open.is_empty() {
-            info!(
-                open = open.len(),
-                mined = count,
-                next = nonces.peek_next(),
-                "following the transactions of an earlier run"
-            );
-        }
+        let news = News::Recovered { open: open.len(), mined: count, next: nonces.peek_next() };
         let mut book = Self {
             options,
             sender,
@@ -233,11 +225,13 @@ impl Book {
             told: (None, 0),
             still_since: None,
             effects: Vec::new(),
-            repeats: Repeats::default(),
             tally: Tally::default(),
         };
         for transaction in stranded {
             book.stranded.entry(transaction.nonce).or_default().push(transaction);
+        }
+        if !open.is_empty() {
+            book.tell(news);
         }
         for transaction in open {
             book.hold_open(transaction, now);
@@ -253,6 +247,10 @@ impl Book {
             }
         }
         book
+    }
+
+    fn tell(&mut self, news: News) {
+        self.effects.push(Effect::Tell(news));
     }
 
     /// What is to be done, once.
@@ -353,12 +351,10 @@ impl Book {
     // What the world says.
 
     /// What the nodes suggest, if they do.
-    pub fn tip(&mut self, tip: Option<u128>, now: Instant) {
+    pub fn tip(&mut self, tip: Option<u128>) {
         self.market.tip(tip);
-        if let Some((suggested, paid)) = self.market.immodest_tip()
-            && let Some(times) = self.repeats.heard("the tip is immodest", now)
-        {
-            warn!(%suggested, %paid, times, "gateway nodes suggest a tip out of proportion");
+        if let Some((suggested, paid)) = self.market.immodest_tip() {
+            self.tell(News::ImmodestTip { suggested, paid });
         }
     }
 
@@ -373,18 +369,20 @@ impl Book {
         self.market.asks_others(now).then_some(head.hash)
     }
 
-    /// These are signed and recorded, and those are not.
+    /// These are signed and recorded, and those are not. `dice`: from 0 to 1, for the pause after a
+    /// failure.
     pub fn signed(
         &mut self,
         signed: Vec<SignedTransaction>,
         failed: Vec<(Draft, WalletError)>,
         now: Instant,
+        dice: f64,
     ) {
         for (draft, error) in failed.into_iter().rev() {
             let nonce = draft.nonce();
             if draft.replaces {
                 self.replacing -= 1;
-                self.sign_after = now + self.sign_pause.next_delay();
+                self.sign_after = now + self.sign_pause.next_delay_by(dice);
                 if let Some(slot) = self.open.get_mut(&nonce) {
                     slot.replacing = false;
                 }
@@ -395,9 +393,9 @@ impl Book {
             let Some(key) = draft.request else { continue };
             match error.remedy() {
                 Remedy::Retry => {
-                    debug!(request = %key, %error, "signing failed, trying again");
+                    self.tell(News::NotSigned { request: key, error });
                     self.requeue(key);
-                    self.sign_after = now + self.sign_pause.next_delay();
+                    self.sign_after = now + self.sign_pause.next_delay_by(dice);
                 }
                 Remedy::Hold(hold) => self.fail(key, SubmitError::Held(hold)),
                 Remedy::Refuse(refusal) => self.fail(key, rejected(refusal.to_string())),
@@ -440,13 +438,14 @@ impl Book {
         self.open.insert(nonce, slot);
     }
 
-    /// What became of a broadcast.
+    /// What became of a broadcast. `dice`: from 0 to 1, for the pause before the next one.
     pub fn answered(
         &mut self,
         nonce: u64,
         hash: B256,
         result: Result<Sent, RpcError>,
         now: Instant,
+        dice: f64,
     ) {
         self.broadcasting -= 1;
         let newest = self.newest();
@@ -481,13 +480,9 @@ impl Book {
             slot.doubt();
             return;
         }
-        let (answer, news) = slot.answered(error.as_ref(), refusal, now);
-        if let Some(error) = error.as_ref().filter(|_| news) {
-            if let Some(times) = self.repeats.heard(&error.to_string(), now) {
-                warn!(nonce, transaction = %hash, %error, times, "broadcast not accepted");
-            } else {
-                debug!(nonce, transaction = %hash, %error, "broadcast not accepted");
-            }
+        let (answer, is_news) = slot.answered(error.as_ref(), refusal, now, dice);
+        if let Some(error) = error.as_ref().filter(|_| is_news) {
+            self.tell(News::NotAccepted { nonce, transaction: hash, error: error.clone() });
         }
         self.follow(nonce, answer, refusal, error.as_ref(), now);
     }
@@ -520,13 +515,13 @@ impl Book {
                     self.notify(request, Notice::Waiting(hold));
                 }
             }
-            Answer::NoFunds if self.is_dear(slot) => self.sign_anew(&[nonce], now),
+            Answer::NoFunds if self.is_dear(slot) => self.sign_anew(&[nonce]),
             Answer::NoFunds => {
                 let hold = self.no_funds_hold(slot);
                 self.notify(request, Notice::Waiting(hold));
             }
             Answer::TooCheap => self.raise_fee(nonce, 1),
-            Answer::Rejected if self.is_odd(slot) => self.sign_anew(&[nonce], now),
+            Answer::Rejected if self.is_odd(slot) => self.sign_anew(&[nonce]),
             Answer::Rejected => {
                 if let Some(error) = error {
                     self.reject(nonce, refusal, error, now);
@@ -590,11 +585,7 @@ impl Book {
         let mut drafts = Vec::new();
         if overdue {
             let nonce = self.nonces.take();
-            if let Some(times) = self.repeats.heard("a no-op", now) {
-                warn!(nonce, times, "filling a nonce nobody needs with a no-op");
-            } else {
-                debug!(nonce, "filling a nonce nobody needs with a no-op");
-            }
+            self.tell(News::FillsHole { nonce });
             self.noops.spend(now);
             drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
         }

@@ -346,7 +346,7 @@ impl World {
         let mut book = Book::new(OPTIONS, wallet.address(), 0, Recovered::default(), now);
         let mut chain = Chain::default();
         book.head(&chain.block(false), now);
-        book.tip(Some(0), now);
+        book.tip(Some(0));
         Self {
             book,
             ledger: Ledger::default(),
@@ -405,7 +405,7 @@ impl World {
         let recovered = self.ledger.recovered();
         let (sender, count) = (self.wallet.address(), self.chain.count());
         self.book = Book::new(OPTIONS, sender, count, recovered, self.now);
-        self.book.tip(Some(0), self.now);
+        self.book.tip(Some(0));
         (self.later, self.look) = (Vec::new(), None);
         self.walk_again();
     }
@@ -437,7 +437,7 @@ impl World {
             (due.into_iter().map(|(_, later)| later).collect(), later)
         };
         for Later::Answer { nonce, hash, result } in due {
-            self.book.answered(nonce, hash, result, self.now);
+            self.book.answered(nonce, hash, result, self.now, 0.5);
         }
         if let Some(look) = self.look.take() {
             let seen = match self.short.take() {
@@ -512,7 +512,7 @@ impl World {
                         self.ledger.rows.push(one.clone());
                     }
                 }
-                self.book.signed(signed, Vec::new(), self.now);
+                self.book.signed(signed, Vec::new(), self.now, 0.5);
             }
             Effect::Broadcast { transaction, waits } => self.send(&transaction, waits),
             Effect::Mined(id, block) => {
@@ -537,7 +537,7 @@ impl World {
             }
             // Whoever is refused asks again, as a walk does that the contract does not refuse.
             Effect::Fail(key, _) => self.book.submit(payload(key.id)),
-            Effect::Notify(..) => {}
+            Effect::Notify(..) | Effect::Tell(_) => {}
         }
     }
 

@@ -27,6 +27,7 @@ use crate::{
     },
     heart::Heart,
     metrics::{Metrics, Sending},
+    repeats::Repeats,
 };
 
 /// Signatures asked for at the same time (matters with AWS KMS).
@@ -71,6 +72,8 @@ pub(super) struct Owner<P, L> {
     /// Receipts asked for in one message.
     at_once: usize,
     metrics: Metrics,
+    /// Many transactions that are not taken are one thing to say.
+    repeats: Repeats,
 }
 
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
@@ -89,6 +92,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             tip: TipAsked::default(),
             at_once: look::MOST_AT_ONCE,
             metrics,
+            repeats: Repeats::default(),
         }
     }
 
@@ -164,11 +168,11 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         match done {
             Done::Prepared(Prepared { signed, failed, recorded }) => {
                 recorded?;
-                self.book.signed(signed, failed, now);
+                self.book.signed(signed, failed, now, fastrand::f64());
             }
             Done::Sent { nonce, hash, result } => {
                 self.metrics.broadcast(broadcast_word(&result));
-                self.book.answered(nonce, hash, result, now);
+                self.book.answered(nonce, hash, result, now, fastrand::f64());
             }
             Done::Looked(Looked { seen, failed, at_once }) => {
                 self.at_once = at_once;
@@ -179,7 +183,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             }
             Done::Tip(tip) => {
                 self.tip = TipAsked { at: Some(now), asking: false };
-                self.book.tip(tip, now);
+                self.book.tip(tip);
             }
             Done::Bases(bases) => self.book.bases(&bases, now),
         }
@@ -254,6 +258,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                     let _ = waiter.notify.try_send(notice);
                 }
             }
+            Effect::Tell(news) => news.say(&mut self.repeats, Instant::now()),
         }
         Ok(())
     }

@@ -156,13 +156,15 @@ impl Slot {
     }
 
     /// Takes in what became of a broadcast of the current bytes. The flag: a refusal that is news.
+    /// `dice`: from 0 to 1, for the pause.
     pub(super) fn answered(
         &mut self,
         error: Option<&RpcError>,
         refusal: Refusal,
         now: Instant,
+        dice: f64,
     ) -> (Answer, bool) {
-        let answer = self.read(error, refusal, now);
+        let answer = self.read(error, refusal, now, dice);
         // One whose nonce is used is looked for: most often it is mined, and nothing is wrong.
         let bad = !matches!(answer, Answer::Accepted | Answer::StillThere | Answer::Used);
         let news = error.is_some() && bad && self.refusal != Some(refusal);
@@ -177,12 +179,18 @@ impl Slot {
         self.flights = self.flights.saturating_sub(1);
     }
 
-    fn read(&mut self, error: Option<&RpcError>, refusal: Refusal, now: Instant) -> Answer {
+    fn read(
+        &mut self,
+        error: Option<&RpcError>,
+        refusal: Refusal,
+        now: Instant,
+        dice: f64,
+    ) -> Answer {
         match refusal {
             Refusal::AlreadyKnown | Refusal::Underpriced => {
                 self.maybe_taken = true;
                 self.pooled |= error.is_some();
-                self.due = now + REBROADCAST_AFTER.max(self.pause.next_delay());
+                self.due = now + REBROADCAST_AFTER.max(self.pause.next_delay_by(dice));
                 if self.accepted_at.is_some() {
                     return Answer::StillThere;
                 }
@@ -195,23 +203,23 @@ impl Slot {
             }
             Refusal::Unready | Refusal::Unknown => {
                 self.maybe_taken = true;
-                self.due = now + self.pause.next_delay();
+                self.due = now + self.pause.next_delay_by(dice);
                 Answer::Again
             }
             Refusal::NonceTooHigh | Refusal::Busy => {
-                self.due = now + self.pause.next_delay();
+                self.due = now + self.pause.next_delay_by(dice);
                 Answer::Again
             }
             Refusal::InsufficientFunds => {
-                self.due = now + self.pause.next_delay().max(Duration::from_secs(1));
+                self.due = now + self.pause.next_delay_by(dice).max(Duration::from_secs(1));
                 Answer::NoFunds
             }
             Refusal::FeeTooLow => {
-                self.due = now + self.pause.next_delay();
+                self.due = now + self.pause.next_delay_by(dice);
                 Answer::TooCheap
             }
             Refusal::Unacceptable | Refusal::Reverted => {
-                self.due = now + self.pause.next_delay();
+                self.due = now + self.pause.next_delay_by(dice);
                 Answer::Rejected
             }
         }

@@ -191,7 +191,7 @@ async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
             signed.push(draft.sign(&wallet()).await.expect("a local key signs"));
         }
     }
-    book.signed(signed, Vec::new(), Instant::now());
+    book.signed(signed, Vec::new(), Instant::now(), 0.5);
     book.act(|_| true, Instant::now());
     let mut waiting = Vec::new();
     for effect in book.effects() {
@@ -211,7 +211,7 @@ async fn in_a_crowd_no_broadcast_waits_for_its_receipt() {
     for (many, waits) in [(60, true), (70, false)] {
         let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
         book.head(&head, Instant::now());
-        book.tip(Some(1), Instant::now());
+        book.tip(Some(1));
         assert_eq!(waits_of(&mut book, 0..many).await, vec![waits; usize::try_from(many).unwrap()]);
     }
 }
@@ -542,7 +542,7 @@ async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
     let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
     let mut head = fake_chain().heads().borrow().expect("a head");
     book.head(&head, Instant::now());
-    book.tip(Some(1), Instant::now());
+    book.tip(Some(1));
     let _waits = waits_of(&mut book, 1..2).await;
     let first = book.open_hashes()[0].1;
     head.base_fee = head.base_fee.map(|fee| fee * 10);
@@ -553,7 +553,7 @@ async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
         message: "max fee per gas less than block base fee".into(),
         data: None,
     };
-    book.answered(0, first, Err(dear), Instant::now());
+    book.answered(0, first, Err(dear), Instant::now(), 0.5);
     let mut signed = Vec::new();
     for effect in book.effects() {
         let Effect::Sign(drafts) = effect else { continue };
@@ -568,7 +568,7 @@ async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
     let seen = Seen { count: 1, open, is_whole: true, ..Seen::default() };
     book.seen(Some(seen), Instant::now());
     book.effects();
-    book.signed(signed, Vec::new(), Instant::now());
+    book.signed(signed, Vec::new(), Instant::now(), 0.5);
     let effects = book.effects();
     assert!(
         matches!(&effects[..], [Effect::GiveUp(ids, GivenUp::Rejected)] if ids[..] == [replacement]),

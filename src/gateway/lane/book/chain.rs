@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::{Book, Effect, Look, Seen};
 use crate::gateway::{
     lane::{
         SignedTransaction,
-        count::{FOREIGN_WITHIN, News, Ours, Reading},
-        nonces::Foreign,
+        count::{self, FOREIGN_WITHIN, Ours, Reading},
+        news::News,
         recent::{GONE_AFTER, Looked},
         slot::Slot,
     },
@@ -103,10 +102,7 @@ impl Book {
         self.reorganised = unsure || maybe_gone || self.belief.may_have_fallen(now) || since;
         self.suspicious |= self.reorganised;
         if !dropped.is_empty() {
-            warn!(
-                transactions = dropped.len(),
-                "mined transactions have left the chain: they are sent again"
-            );
+            self.tell(News::LeftChain { transactions: dropped.len() });
             self.effects.push(Effect::Reopen(dropped));
         }
     }
@@ -119,39 +115,28 @@ impl Book {
             foreign_below: |count| nonces.foreign_below(count).map_or(0, |foreign| foreign.nonces),
         };
         match self.belief.hear(reading, ours, now) {
-            News::Nothing => {}
-            News::Risen(count) => _ = self.counted(count),
-            News::Fallen(count) => {
-                warn!(count, "the chain counts fewer transactions of the wallet than before");
+            count::News::Nothing => {}
+            count::News::Risen(count) => _ = self.counted(count),
+            count::News::Fallen(count) => {
+                self.tell(News::CountFell { count });
                 // What was ours is open again, or about to be; what was somebody else's is free.
                 let open = self.open.keys().copied();
                 let taken = open.chain(self.signing.iter().copied()).chain(self.recent.nonces());
                 self.nonces.free_but(count, taken, now);
             }
         }
-        if let Some(votes) = reading.votes.as_ref().filter(|votes| !votes.agree())
-            && let Some(times) = self.repeats.heard("nodes contradict each other", now)
-        {
-            warn!(
-                %votes,
-                times,
-                "the gateway nodes contradict each other about the wallet's transaction count"
-            );
+        if let Some(votes) = reading.votes.as_ref().filter(|votes| !votes.agree()) {
+            self.tell(News::Contradiction { votes: votes.to_string() });
         }
     }
 
     /// So many nonces are used. Answers how many of them by somebody else.
     pub(super) fn counted(&mut self, count: u64) -> u64 {
         self.stranded = self.stranded.split_off(&count);
-        let Some(Foreign { first, nonces }) = self.nonces.observe_mined(count) else { return 0 };
-        self.tally.foreign = self.tally.foreign.saturating_add(nonces);
-        warn!(
-            first,
-            nonces,
-            "nonces were used by transactions this journal does not know: \
-             is the wallet used elsewhere?"
-        );
-        nonces
+        let Some(foreign) = self.nonces.observe_mined(count) else { return 0 };
+        self.tally.foreign = self.tally.foreign.saturating_add(foreign.nonces);
+        self.tell(foreign.into());
+        foreign.nonces
     }
 
     /// The newest block's number.

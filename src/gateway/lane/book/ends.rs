@@ -2,7 +2,6 @@
 //! waits for its request is told.
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
 use super::{Book, Effect, fees::MOST_TIMES};
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
             GivenUp, Landing, MinedTransaction, Notice, SignedTransaction, SubmitError,
             TransactionId,
             draft::{Draft, gas_limit_of},
+            news::News,
         },
         provider::{Receipt, RpcError, quirks},
     },
@@ -28,7 +28,7 @@ impl Book {
         now: Instant,
     ) {
         if self.open.get(&nonce).is_some_and(|slot| !slot.is_free()) {
-            self.replace_by_noop(nonce, now);
+            self.replace_by_noop(nonce);
             return;
         }
         let Some(slot) = self.open.remove(&nonce) else { return };
@@ -56,25 +56,18 @@ impl Book {
 
     /// An earlier send of these bytes may have reached somebody: a no-op is sent in their place, and
     /// what it displaces gets a new nonce once either is mined.
-    pub(super) fn replace_by_noop(&mut self, nonce: u64, now: Instant) {
+    pub(super) fn replace_by_noop(&mut self, nonce: u64) {
         let Some(fees) = self.fees() else { return };
         let Some(slot) = self.open.get_mut(&nonce) else { return };
         if slot.current().request.is_none() || slot.replacing {
             return;
         }
         slot.replacing = true;
-        if let Some(times) = self.repeats.heard("a no-op instead", now) {
-            warn!(
-                nonce,
-                times, "refused now, and maybe taken before: a no-op is sent in its place"
-            );
-        } else {
-            debug!(nonce, "refused now, and maybe taken before: a no-op is sent in its place");
-        }
         let (chain_id, sender) = (self.options.chain_id, self.sender);
         let most = fees.max.saturating_mul(MOST_TIMES).min(self.market.cap());
         let draft = Draft::noop_instead_of(slot.current(), chain_id, (fees, most), sender);
         self.replacing += 1;
+        self.tell(News::NoopInstead { nonce });
         self.sign(vec![draft]);
     }
 
@@ -106,7 +99,7 @@ impl Book {
         self.belief.reclaimed();
         let mined = versions.iter().find(|version| version.hash == receipt.hash);
         let request = mined.and_then(|version| version.request);
-        warn!(nonce, transaction = %receipt.hash, "mined after all: nobody else had used its nonce");
+        self.tell(News::MinedAfterAll { nonce, transaction: receipt.hash });
         self.waiting.retain(|payload| Some(payload.request) != request);
         self.conclude(nonce, &versions, receipt, now);
     }
@@ -157,18 +150,7 @@ impl Book {
         let Some(slot) = self.open.remove(&nonce) else { return };
         self.belief.displaced(1, now);
         self.tally.foreign += 1;
-        let transaction = slot.current().hash;
-        if let Some(times) = self.repeats.heard("displaced", now) {
-            warn!(
-                nonce,
-                %transaction,
-                times,
-                "the nonce was used by a transaction this journal does not know; \
-                 the answer is sent again: is the wallet used elsewhere?"
-            );
-        } else {
-            debug!(nonce, %transaction, "the nonce was used by a transaction that is not ours");
-        }
+        self.tell(News::Displaced { nonce, transaction: slot.current().hash });
         let versions = slot.into_versions();
         let ids = versions.iter().map(SignedTransaction::id).collect();
         self.effects.push(Effect::GiveUp(ids, GivenUp::Displaced));
@@ -223,7 +205,7 @@ impl Book {
         if told >= self.waiting.len() {
             return;
         }
-        warn!(reason = hold.reason.as_str(), detail = hold.detail, "answers wait");
+        self.tell(News::AnswersWait(hold.clone()));
         for payload in self.waiting.iter().skip(told) {
             let notice = Notice::Waiting(hold.clone());
             self.effects.push(Effect::Notify(payload.request, notice));

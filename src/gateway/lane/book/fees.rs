@@ -3,7 +3,6 @@
 
 use alloy::primitives::utils::{format_ether, format_units};
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
 use super::{Book, Effect};
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
         Notice,
         draft::{Draft, cost_of, is_too_much_gas},
         market::Fees,
+        news::News,
         slot::Slot,
     },
 };
@@ -47,7 +47,7 @@ impl Book {
         }
         slot.starve_on(now);
         let nonce = *nonce;
-        debug!(nonce, "in the pool for long and not mined: paying more");
+        self.tell(News::PaysMore { nonce });
         self.raise_fee(nonce, MOST_TIMES);
     }
 
@@ -70,7 +70,7 @@ impl Book {
 
     /// The same payload under the same nonce, for what it would pay now: which of the two is mined is
     /// all one. Should a node have the old one, it keeps it.
-    pub(super) fn sign_anew(&mut self, nonces: &[u64], now: Instant) {
+    pub(super) fn sign_anew(&mut self, nonces: &[u64]) {
         let Some(fees) = self.fees() else {
             let hold = self.fee_hold();
             for request in nonces.iter().filter_map(|nonce| self.open.get(nonce)?.current().request)
@@ -87,19 +87,11 @@ impl Book {
             let Some(draft) = Draft::anew(slot.current(), fees, self.market.block_gas()) else {
                 continue;
             };
-            debug!(nonce, transaction = %slot.current().hash, "signed for more than it needs");
             slot.replacing = true;
             drafts.push(draft);
         }
-        if !drafts.is_empty()
-            && let Some(times) = self.repeats.heard("signed for too much", now)
-        {
-            let transactions = drafts.len();
-            warn!(
-                transactions,
-                times,
-                "signed for more than they need, and not mined: they are signed anew for less"
-            );
+        if !drafts.is_empty() {
+            self.tell(News::SignedForTooMuch { transactions: drafts.len() });
         }
         self.replacing += drafts.len();
         self.sign(drafts);
@@ -120,7 +112,7 @@ impl Book {
             }
         }
         if !odd.is_empty() {
-            self.sign_anew(&odd, now);
+            self.sign_anew(&odd);
         }
     }
 

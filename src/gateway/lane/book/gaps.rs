@@ -3,12 +3,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::{Book, Effect};
 use crate::{
     domain::{Hold, HoldReason},
-    gateway::lane::{GivenUp, Notice, SignedTransaction, recent::GONE_AFTER},
+    gateway::lane::{GivenUp, Notice, SignedTransaction, news::News, recent::GONE_AFTER},
 };
 
 /// A gap that is wider is not filled: nothing of ours leaves one, but a wrong count does.
@@ -19,24 +18,36 @@ const NOOPS_AN_HOUR: usize = 512;
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// When no-ops were made for holes.
+/// When no-ops were made for holes, and when it was told last that there are too many.
 #[derive(Debug, Default)]
-pub(super) struct Budget(VecDeque<Instant>);
+pub(super) struct Budget {
+    made: VecDeque<Instant>,
+    told: Option<Instant>,
+}
 
 impl Budget {
     pub(super) fn spend(&mut self, now: Instant) {
-        self.0.push_back(now);
+        self.made.push_back(now);
     }
 
     /// Whether one may be made now, and whether waiting a minute would not help.
     fn may(&mut self, now: Instant) -> (bool, bool) {
         let age = |at: &Instant| now.saturating_duration_since(*at);
-        while self.0.front().is_some_and(|at| age(at) >= HOUR) {
-            self.0.pop_front();
+        while self.made.front().is_some_and(|at| age(at) >= HOUR) {
+            self.made.pop_front();
         }
-        let lately = self.0.iter().rev().take_while(|at| age(at) < MINUTE).count();
-        let spent = self.0.len() >= NOOPS_AN_HOUR;
+        let lately = self.made.iter().rev().take_while(|at| age(at) < MINUTE).count();
+        let spent = self.made.len() >= NOOPS_AN_HOUR;
         (lately < NOOPS_A_MINUTE && !spent, spent)
+    }
+
+    /// Whether it is time to tell that they are spent: once a minute.
+    fn tells(&mut self, now: Instant) -> bool {
+        let tells = self.told.is_none_or(|at| now.saturating_duration_since(at) >= MINUTE);
+        if tells {
+            self.told = Some(now);
+        }
+        tells
     }
 }
 
@@ -50,7 +61,7 @@ impl Book {
             return false;
         }
         let (may, spent) = self.noops.may(now);
-        if spent && let Some(times) = self.repeats.heard("no-ops are spent", now) {
+        if spent && self.noops.tells(now) {
             let told = Hold::new(
                 HoldReason::WalletUsedElsewhere,
                 format!(
@@ -60,7 +71,7 @@ impl Book {
                     self.sender
                 ),
             );
-            warn!(times, detail = told.detail, "answers wait behind unused nonces");
+            self.tell(News::WaitBehindHoles(told.clone()));
             let behind: Vec<_> =
                 self.open.range(hole..).filter_map(|(_, slot)| slot.current().request).collect();
             for request in behind {
@@ -89,13 +100,7 @@ impl Book {
         }
         let beyond = self.open.split_off(&first);
         let (lowest, transactions) = (beyond.keys().next().copied(), beyond.len());
-        warn!(
-            unused_from = first,
-            lowest,
-            transactions,
-            "signed far beyond the chain's count of the wallet's transactions, and never mined: \
-             their answers get other nonces"
-        );
+        self.tell(News::Stranded { unused_from: first, lowest, transactions });
         self.nonces.cut(first);
         self.gap_since = None;
         for (nonce, slot) in beyond {

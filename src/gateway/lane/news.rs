@@ -1,0 +1,136 @@
+//! What is worth a line in the log: the book tells what happened, its owner says it.
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::nonces::Foreign;
+use crate::{
+    domain::{B256, Hold, RequestKey},
+    gateway::{provider::RpcError, wallet::WalletError},
+    repeats::{Repeats, warn_rarely},
+};
+
+/// What happened.
+#[derive(Debug)]
+pub enum News {
+    /// An earlier run left transactions.
+    Recovered { open: usize, mined: u64, next: u64 },
+    /// The nodes suggest more of a tip than is paid.
+    ImmodestTip { suggested: u128, paid: u128 },
+    /// The wallet did not.
+    NotSigned { request: RequestKey, error: WalletError },
+    /// No node did.
+    NotAccepted { nonce: u64, transaction: B256, error: RpcError },
+    /// Nobody needs this nonce, and others wait behind it.
+    FillsHole { nonce: u64 },
+    /// What is refused may have been taken before.
+    NoopInstead { nonce: u64 },
+    /// So many were mined and are not.
+    LeftChain { transactions: usize },
+    /// The chain's, of the wallet's transactions.
+    CountFell { count: u64 },
+    /// What each node says of it.
+    Contradiction { votes: String },
+    /// Somebody else used so many nonces, from this one on.
+    Foreign { first: u64, nonces: u64 },
+    /// Somebody else used the nonce of this transaction.
+    Displaced { nonce: u64, transaction: B256 },
+    /// It had only seemed to be displaced.
+    MinedAfterAll { nonce: u64, transaction: B256 },
+    /// All that have no nonce yet.
+    AnswersWait(Hold),
+    /// All that are behind nonces that may not be filled.
+    WaitBehindHoles(Hold),
+    /// What is in a pool for long.
+    PaysMore { nonce: u64 },
+    /// So many are signed anew for less.
+    SignedForTooMuch { transactions: usize },
+    /// So many, the lowest of this nonce, are given up.
+    Stranded { unused_from: u64, lowest: Option<u64>, transactions: usize },
+}
+
+impl From<Foreign> for News {
+    fn from(Foreign { first, nonces }: Foreign) -> Self {
+        Self::Foreign { first, nonces }
+    }
+}
+
+impl News {
+    /// What happens again and again is said ever more rarely, with how often it did.
+    pub(super) fn say(self, repeats: &mut Repeats, now: Instant) {
+        let mut heard = |cause: &str| repeats.heard(cause, now);
+        match self {
+            Self::Recovered { open, mined, next } => {
+                info!(open, mined, next, "following the transactions of an earlier run");
+            }
+            Self::ImmodestTip { suggested, paid } => warn_rarely!(
+                heard("the tip is immodest"),
+                "gateway nodes suggest a tip out of proportion",
+                %suggested, %paid
+            ),
+            Self::NotSigned { request, error } => {
+                debug!(%request, %error, "signing failed, trying again");
+            }
+            Self::NotAccepted { nonce, transaction, error } => warn_rarely!(
+                heard(&error.to_string()),
+                "broadcast not accepted",
+                nonce, %transaction, %error
+            ),
+            Self::FillsHole { nonce } => {
+                warn_rarely!(heard("hole"), "filling a nonce nobody needs with a no-op", nonce);
+            }
+            Self::NoopInstead { nonce } => warn_rarely!(
+                heard("no-op instead"),
+                "refused now, and maybe taken before: a no-op is sent in its place",
+                nonce
+            ),
+            Self::LeftChain { transactions } => {
+                warn!(transactions, "mined transactions have left the chain: they are sent again")
+            }
+            Self::CountFell { count } => {
+                warn!(count, "the chain counts fewer transactions of the wallet than before");
+            }
+            Self::Contradiction { votes } => warn_rarely!(
+                heard("nodes contradict each other"),
+                "the gateway nodes contradict each other about the wallet's transaction count",
+                votes
+            ),
+            Self::Foreign { first, nonces } => warn!(
+                first,
+                nonces,
+                "nonces were used by transactions this journal does not know: \
+                 is the wallet used elsewhere?"
+            ),
+            Self::Displaced { nonce, transaction } => warn_rarely!(
+                heard("displaced"),
+                "the nonce was used by a transaction this journal does not know; \
+                 the answer is sent again: is the wallet used elsewhere?",
+                nonce, %transaction
+            ),
+            Self::MinedAfterAll { nonce, transaction } => {
+                warn!(nonce, %transaction, "mined after all: nobody else had used its nonce");
+            }
+            Self::AnswersWait(Hold { reason, detail }) => {
+                warn!(reason = reason.as_str(), detail, "answers wait");
+            }
+            Self::WaitBehindHoles(Hold { detail, .. }) => {
+                warn_rarely!(heard("waits"), "answers wait behind unused nonces", detail);
+            }
+            Self::PaysMore { nonce } => {
+                debug!(nonce, "in the pool for long and not mined: paying more");
+            }
+            Self::SignedForTooMuch { transactions } => warn_rarely!(
+                heard("signed for too much"),
+                "signed for more than they need, and not mined: they are signed anew for less",
+                transactions
+            ),
+            Self::Stranded { unused_from, lowest, transactions } => warn!(
+                unused_from,
+                lowest,
+                transactions,
+                "signed far beyond the chain's count of the wallet's transactions, and never mined: \
+                 their answers get other nonces"
+            ),
+        }
+    }
+}
