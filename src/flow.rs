@@ -21,8 +21,6 @@ mod confirmation;
 mod dispatch;
 mod walk;
 mod agreement;
-mod dealings;
-mod blame;
 mod noting;
 #[cfg(test)]
 mod fake_ledger;

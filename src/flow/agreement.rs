@@ -1,7 +1,7 @@
 //! Whether the gateway nodes agree that a request is on chain: one that lies must not have anything
 //! decrypted.
 
-use super::{Flow, RequestLedger, ciphertexts::Buckets, walk::Setback};
+use super::{Flow, RequestLedger, ciphertexts::Buckets, walk::policy::Setback};
 use crate::{
     domain::{BlockRef, Outcome, Remedy, Request},
     gateway::{decryption::Witnessed, provider::Provider},

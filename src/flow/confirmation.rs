@@ -14,7 +14,7 @@
 use tracing::debug;
 
 use super::{
-    Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets, walk::Setback,
+    Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets, walk::policy::Setback,
 };
 use crate::{
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
@@ -119,7 +119,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 match self.confirmation.of(request, before).await {
                     Confirmed::Yes => return Ok(setback),
                     Confirmed::Gone => return Err(Outcome::Orphaned),
-                    Confirmed::NotYet(hold) => Setback::own(Remedy::Hold(hold.clone()), &hold),
+                    Confirmed::NotYet(hold) => Setback::held(hold),
                 }
             }
             Remedy::Hold(hold) => {

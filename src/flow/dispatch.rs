@@ -19,19 +19,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span};
 
 use super::{
-    Flow, Intake, Intakes, RequestLedger, Step, ciphertexts::Buckets, intake::Hand, walk::Ended,
+    Flow, Intake, Intakes, RequestLedger, Step,
+    ciphertexts::Buckets,
+    intake::Hand,
+    walk::{Ended, policy},
 };
 use crate::{
-    domain::{Hold, HoldReason, LedgerError, RequestKey},
+    domain::{LedgerError, RequestKey},
     gateway::provider::Provider,
     heart::Heart,
     traces,
 };
 
-/// Panics of one request's walk before it is held.
-const MAX_PANICS: u32 = 3;
-/// The pause after a panic.
-const PANIC_PAUSE: Duration = Duration::from_millis(100);
 /// While no place is free, one is asked back so often.
 const ASK_BACK_EVERY: Duration = Duration::from_millis(250);
 
@@ -207,10 +206,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     let key = walked.request.key;
                     walks.in_hand.remove(&key);
                     let panicked = result.is_err_and(|error| error.is_panic());
-                    if panicked && self.after_panic(key, &mut walks.panics).await? {
+                    let again =
+                        if panicked { self.after_panic(key, &mut walks.panics).await? } else { None };
+                    if let Some(pause) = again {
                         // It may have got further than it began.
                         walked.recovered = true;
-                        self.start(&mut walks, walked, place, PANIC_PAUSE, &places, &stop);
+                        self.start(&mut walks, walked, place, pause, &places, &stop);
                     } else {
                         walks.panics.remove(&key);
                     }
@@ -260,28 +261,28 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         walks.walking.insert(handle.id(), (kept, place));
     }
 
-    /// A panic is that request's failed attempt; the third one holds it. Answers whether to try
+    /// A panic is that request's failed attempt, or holds it. Answers after which pause it is tried
     /// again.
     async fn after_panic(
         &self,
         key: RequestKey,
         panics: &mut HashMap<RequestKey, u32>,
-    ) -> Result<bool, LedgerError> {
+    ) -> Result<Option<Duration>, LedgerError> {
         let count = panics.entry(key).or_default();
         *count += 1;
         let count = *count;
         error!(request = %key, count, "the walk of a request panicked");
         self.metrics.walk_panicked();
-        if count < MAX_PANICS {
-            self.ledger.note(key, Step::Failed { why: "its walk panicked".to_owned() }).await?;
-            return Ok(true);
+        match policy::panicked(count) {
+            Ok(pause) => {
+                self.ledger.note(key, Step::Failed { why: "its walk panicked".to_owned() }).await?;
+                Ok(Some(pause))
+            }
+            Err(hold) => {
+                self.metrics.held(hold.reason);
+                self.ledger.note(key, Step::Held(hold)).await?;
+                Ok(None)
+            }
         }
-        let hold = Hold::new(
-            HoldReason::Panicked,
-            format!("its walk panicked {count} times; please report the log of this request"),
-        );
-        self.metrics.held(hold.reason);
-        self.ledger.note(key, Step::Held(hold)).await?;
-        Ok(false)
     }
 }

@@ -2,14 +2,14 @@
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Flow, RequestLedger, Step,
     ciphertexts::Buckets,
     submission::{Progress, Report},
 };
-use crate::{domain::RequestKey, gateway::provider::Provider};
+use crate::{domain::RequestKey, gateway::provider::Provider, repeats::warn_rarely};
 
 /// Of one request.
 pub(super) struct Noting<'a, P, B, L> {
@@ -28,11 +28,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Report for Noting<'_, P, B, L> {
             }
             Progress::Waiting(hold) => {
                 let (reason, detail) = (hold.reason.as_str(), &hold.detail);
-                if let Some(times) = self.flow.heard(&format!("waits {hold}")) {
-                    warn!(reason, detail, times, "request waits");
-                } else {
-                    debug!(reason, detail, "request waits");
-                }
+                let heard = self.flow.heard(&format!("waits {hold}"));
+                warn_rarely!(heard, "request waits", reason, detail);
                 self.flow.metrics.held(hold.reason);
                 Step::Held(hold)
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{dealings::resume, dispatch::Places, *};
+use super::{dispatch::Places, walk::policy::dealings::resume, *};
 use crate::{
     domain::{Answer, HoldReason, Outcome, stage::Stage},
     gateway::{abi, fake_chain::request_event},

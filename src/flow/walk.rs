@@ -1,5 +1,7 @@
 //! The walk of one request: one `match` on its stage, each arm a room. Where only observed it is the
-//! first arm's, and ends in it.
+//! first arm's, and ends in it. What follows from a setback is decided by [`policy`], and done here.
+
+pub(super) mod policy;
 
 use std::time::Duration;
 
@@ -7,11 +9,14 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
+use self::policy::{
+    GIVE_WAY_AFTER, History, Moment, Setback, Then,
+    blame::{self, Fault},
+    dealings::{Next, resume},
+};
 use super::{
     Flow, Intake, Mode, RequestLedger, Rooms, Step,
-    blame::{LEFT, blames_answer},
     ciphertexts::Buckets,
-    dealings::{Dealings, Next, resume},
     depth::Line,
     dispatch::Seat,
     intake::{Doing, Hand},
@@ -20,7 +25,6 @@ use super::{
     submission::{Before, SubmissionError},
 };
 use crate::{
-    backoff::Backoff,
     domain::{
         Address, Answer, Hold, HoldReason, Kind, LedgerError, Operation, Outcome, Remedy, Request,
         RequestKey, stage::Stage,
@@ -31,40 +35,10 @@ use crate::{
         provider::{Provider, RpcError},
     },
     metrics::Room,
+    repeats::warn_rarely,
 };
 
-/// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
-/// one. So does one whose answer the Core does not have for so long; of these one after the other,
-/// since a Core may also be slow.
-const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
-
-/// What may have happened to a request before.
-#[derive(Clone, Copy, Debug)]
-struct Past {
-    /// It was here before, and the chain went on.
-    maybe_asked: bool,
-    /// A transaction with its answer may exist.
-    maybe_sent: bool,
-    /// An earlier life may have answered it that the journal does not know of, and nobody has looked.
-    maybe_forgotten: bool,
-    /// Why it was held when this walk began: that was said.
-    held: Option<HoldReason>,
-}
-
-impl Past {
-    fn was_at(&mut self, stage: &Stage) {
-        self.maybe_asked = true;
-        self.maybe_sent |= matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
-    }
-
-    fn before(self) -> Before {
-        match (self.maybe_forgotten, self.maybe_sent) {
-            (true, _) => Before::MaybeForgotten,
-            (false, true) => Before::MaybeSent,
-            (false, false) => Before::Nothing,
-        }
-    }
-}
+const LEFT: &str = "its block has left the chain, and may come back";
 
 /// How a walk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,71 +57,6 @@ pub(super) enum Door {
     Out(Outcome),
 }
 
-/// Why a stage leads nowhere now.
-pub(super) struct Setback {
-    pub remedy: Remedy,
-    pub why: String,
-    /// Other requests need not have the same trouble.
-    pub own: bool,
-}
-
-impl Setback {
-    /// Trouble that every request has: the chain or the Core does not answer.
-    pub(super) fn new(remedy: Remedy, why: &impl ToString) -> Self {
-        Self { remedy, why: why.to_string(), own: false }
-    }
-
-    /// Of room 4.
-    pub(super) fn of(error: &SubmissionError) -> Self {
-        Self { own: error.is_own(), ..Self::new(error.remedy(), error) }
-    }
-
-    pub(super) fn own(remedy: Remedy, why: &impl ToString) -> Self {
-        Self { own: true, ..Self::new(remedy, why) }
-    }
-
-    /// The Core was asked for a better answer than the one the contract held for this reason. If it
-    /// has none now, what the contract said stands, and the next retry begins with that answer.
-    fn without_better_answer(self, stage: &Stage, rejection: &Hold) -> Self {
-        match (stage, &self.remedy) {
-            (Stage::Arrived | Stage::Asked, Remedy::Hold(_) | Remedy::Retry) => {
-                debug!(why = self.why, "the KMS Core has no other answer");
-                Self::own(Remedy::Hold(rejection.clone()), rejection)
-            }
-            _ => self,
-        }
-    }
-}
-
-/// How long a walk waits between attempts, and what it said last.
-struct Patience {
-    pause: Backoff,
-    last_why: String,
-    /// Since when it got nowhere.
-    stuck_since: Option<Instant>,
-}
-
-impl Patience {
-    fn new(ceiling: Duration) -> Self {
-        let pause = Backoff::new(Duration::from_millis(200), ceiling);
-        Self { pause, last_why: String::new(), stuck_since: None }
-    }
-
-    /// The cause, unless it was the last one too.
-    fn news(&mut self, why: String) -> Option<String> {
-        if why == self.last_why {
-            return None;
-        }
-        self.last_why.clone_from(&why);
-        Some(why)
-    }
-
-    /// `None`: told to stop.
-    async fn pause(&mut self, stop: &CancellationToken) -> Option<()> {
-        stop.run_until_cancelled(sleep(self.pause.next_delay())).await
-    }
-}
-
 impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// One request, from where it stands to its end.
     pub(super) async fn walk(
@@ -158,47 +67,35 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<Ended, LedgerError> {
         let Intake { request, recovered, hand: _hand } = intake;
         let key = request.key;
-        let (mut stage, mut worked) = (Stage::Arrived, Duration::ZERO);
-        let mut past = self.past(&request, recovered);
-        if recovered {
+        let standing = if recovered { Box::pin(self.ledger.standing(key)).await? } else { None };
+        if recovered && standing.is_none() {
             // Settled meanwhile: nothing is left to do.
-            let Some(standing) = Box::pin(self.ledger.standing(key)).await? else {
-                return Ok(Ended::Settled);
-            };
-            (worked, past.held) = (standing.worked, standing.held);
-            stage = resume(standing);
+            return Ok(Ended::Settled);
         }
-        let mut patience = Patience::new(self.options.retry_interval);
-        let mut dealings = Dealings::begin(past.held);
-        // An answer the contract did not take, and what it said.
-        let mut rejected: Option<(Answer, Hold)> = None;
+        let (forgotten, pause) = (self.is_forgotten(&request), self.options.retry_interval);
+        let mut history = History::begin(standing.as_ref(), forgotten, pause);
+        let mut stage = standing.map_or(Stage::Arrived, resume);
         loop {
             let begun = Instant::now();
-            let door = self.step(&request, &stage, &mut past, &mut dealings, seat, &stop).await;
+            let door = self.step(&request, &stage, &mut history, seat, &stop).await;
             let Some(door) = door else { return Ok(Ended::Stopped) };
-            past.was_at(&stage);
+            history.was_at(&stage);
             let setback = match door {
-                Ok(Door::To(Stage::Answered(answer), _))
-                    if rejected.as_ref().is_some_and(|(known, _)| *known == answer) =>
-                {
-                    Setback::own(Remedy::Retry, &"the KMS Core gives the same answer again")
+                Ok(Door::To(Stage::Answered(answer), _)) if history.was_rejected(&answer) => {
+                    Setback::same_answer()
                 }
                 Ok(Door::To(entered, noted)) => {
                     debug!(from = stage.as_str(), to = entered.as_str(), "door passed");
                     self.ledger.note(key, noted).await?;
+                    history.entered(&entered);
                     stage = entered;
-                    patience.stuck_since = None;
-                    if matches!(stage, Stage::Answered(_)) {
-                        patience.pause.reset();
-                    }
                     continue;
                 }
                 Ok(Door::Back(to, odd)) => {
                     Box::pin(self.go_back(key, &stage, &to, odd, seat.hand)).await?;
                     stage = to;
-                    patience.stuck_since = None;
-                    // Not in a hot loop.
-                    if patience.pause(&stop).await.is_none() {
+                    let pause = sleep(history.went_back(fastrand::f64()));
+                    if stop.run_until_cancelled(pause).await.is_none() {
                         return Ok(Ended::Stopped);
                     }
                     continue;
@@ -206,55 +103,42 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::Out(end)) => return Box::pin(self.settle(&request, end)).await,
                 Err(setback) => setback,
             };
-            let setback = match &rejected {
-                Some((_, hold)) => setback.without_better_answer(&stage, hold),
-                None => setback,
-            };
-            let confirming = Box::pin(self.confirm(&request, setback, past.held));
+            let setback = setback.without_better_answer(&stage, &history);
+            let confirming = Box::pin(self.confirm(&request, setback, history.held));
             let setback = match stop.run_until_cancelled(confirming).await {
                 None => return Ok(Ended::Stopped),
                 Some(Ok(setback)) => setback,
                 Some(Err(gone)) => return Box::pin(self.settle(&request, gone)).await,
             };
-            match setback.remedy {
-                Remedy::Refuse(refusal) => {
+            let (wanted, dice) = (seat.is_wanted(), fastrand::f64());
+            let at = Moment { begun, now: Instant::now(), wanted, dice };
+            let expiry = self.options.request_expiry;
+            match policy::decide(&stage, setback, &mut history, at, expiry) {
+                Then::Refuse(refusal) => {
                     return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
                 }
-                Remedy::Hold(hold) => {
-                    if let Stage::Answered(answer) | Stage::Submitted(answer) = &stage
-                        && recovered
-                        && rejected.is_none()
-                        && blames_answer(hold.reason)
-                    {
-                        // Held before for this answer: has the Core a better one by now?
-                        debug!(%hold, "the KMS Core is asked for its answer again");
-                        rejected = Some((answer.clone(), hold));
-                        stage = Stage::Asked;
-                        continue;
-                    }
-                    // Only time in which everyone answered counts towards the expiry: that in which
-                    // the Core was asked for its answer, not that spent waiting for memory or gas.
-                    if stage == Stage::Asked {
-                        worked = worked.saturating_add(begun.elapsed());
-                        self.ledger.note(key, Step::Worked(begun.elapsed())).await?;
-                    }
-                    if worked >= self.options.request_expiry {
-                        return Box::pin(self.settle(&request, Outcome::Expired)).await;
-                    }
-                    return Box::pin(self.hold(key, &stage, past, hold)).await;
+                Then::Expire { worked } => {
+                    self.note_work(key, worked).await?;
+                    return Box::pin(self.settle(&request, Outcome::Expired)).await;
                 }
-                Remedy::Retry => {
-                    let stuck_since = *patience.stuck_since.get_or_insert(begun);
-                    if setback.own && stuck_since.elapsed() >= GIVE_WAY_AFTER && seat.is_wanted() {
-                        let hold = Hold::new(HoldReason::NoProgress, setback.why);
-                        return Box::pin(self.hold(key, &stage, past, hold)).await;
-                    }
-                    self.say_failed(&stage, &setback.why);
+                Then::Hold { hold, worked } => {
+                    self.note_work(key, worked).await?;
+                    return Box::pin(self.hold(key, &stage, history.held, hold)).await;
+                }
+                Then::GiveWay(hold) => {
+                    return Box::pin(self.hold(key, &stage, history.held, hold)).await;
+                }
+                Then::AskForAnother => {
+                    debug!("the KMS Core is asked for its answer again");
+                    stage = Stage::Asked;
+                }
+                Then::Retry { after, why, news } => {
+                    self.say_failed(&stage, &why);
                     seat.hand.failed();
-                    if let Some(why) = patience.news(setback.why) {
+                    if news {
                         Box::pin(self.note_failure(key, &stage, why)).await?;
                     }
-                    if patience.pause(&stop).await.is_none() {
+                    if stop.run_until_cancelled(sleep(after)).await.is_none() {
                         return Ok(Ended::Stopped);
                     }
                 }
@@ -264,13 +148,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 
     /// A request that was on chain before this start may have been answered by a run whose journal is
     /// gone.
-    fn past(&self, request: &Request, recovered: bool) -> Past {
-        let maybe_forgotten = match &self.mode {
+    fn is_forgotten(&self, request: &Request) -> bool {
+        match &self.mode {
             Mode::Answer(rooms) => request.block.number <= rooms.maybe_answered_up_to,
             Mode::Observe { .. } => false,
-        };
-        let maybe_sent = recovered || maybe_forgotten;
-        Past { maybe_asked: recovered, maybe_sent, maybe_forgotten, held: None }
+        }
     }
 
     /// [`Self::enter`], once nobody can have answered the request before without the journal's knowing.
@@ -279,24 +161,22 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         request: &Request,
         stage: &Stage,
-        past: &mut Past,
-        dealings: &mut Dealings,
+        history: &mut History,
         seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
-        if let Mode::Answer(rooms) = &self.mode
-            && past.maybe_forgotten
+        if let (Mode::Answer(rooms), Before::MaybeForgotten) = (&self.mode, history.before)
             && matches!(stage, Stage::Arrived | Stage::Asked)
         {
             seat.hand.does(Doing::LookingBack);
             let looking = Box::pin(rooms.submission.earlier_answer(request));
             match stop.run_until_cancelled(looking).await? {
                 Ok(Some(outcome)) => return Some(Ok(Door::Out(outcome))),
-                Ok(None) => past.maybe_forgotten = false,
+                Ok(None) => history.is_unanswered(),
                 Err(error) => return Some(Err(Setback::of(&error))),
             }
         }
-        self.enter(request, stage, *past, dealings, seat, stop).await
+        self.enter(request, stage, history, seat, stop).await
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
@@ -309,8 +189,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         request: &Request,
         stage: &Stage,
-        past: Past,
-        dealings: &mut Dealings,
+        history: &mut History,
         seat: Seat<'_>,
         stop: &CancellationToken,
     ) -> Option<Result<Door, Setback>> {
@@ -320,7 +199,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let asking = async {
                     match self.settled_in_chain(request).await? {
                         Some(gone) => Ok(Door::Out(gone)),
-                        None => self.ask(request, past.maybe_asked, dealings, seat.hand).await,
+                        None => self.ask(request, history, seat.hand).await,
                     }
                 };
                 stop.run_until_cancelled(Box::pin(asking)).await
@@ -330,13 +209,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let polling = async {
                     tokio::select! {
                         biased;
-                        door = self.poll(rooms, request, dealings) => door,
-                        () = seat.wanted_after(GIVE_WAY_AFTER) => {
-                            let why = "the KMS Core has no answer yet, and others waited for its \
-                                       place; it is polled again";
-                            let hold = Hold::new(HoldReason::CoreSilent, why);
-                            Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
-                        }
+                        door = self.poll(rooms, request, history) => door,
+                        () = seat.wanted_after(GIVE_WAY_AFTER) => Err(Setback::no_answer(None)),
                     }
                 };
                 stop.run_until_cancelled(Box::pin(polling)).await
@@ -344,7 +218,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             (Mode::Answer(rooms), Stage::Answered(answer) | Stage::Submitted(answer)) => {
                 seat.hand.does(Doing::Sending);
                 let noting = Noting::new(self, request.key);
-                let submitting = self.submit(rooms, request, answer, past.before(), &noting);
+                let submitting = self.submit(rooms, request, answer, history.before, &noting);
                 tokio::select! {
                     biased;
                     done = Box::pin(submitting) => Some(done),
@@ -358,11 +232,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Requests that fail for one reason are one thing to say.
     fn say_failed(&self, stage: &Stage, why: &str) {
         let stage = stage.as_str();
-        if let Some(times) = self.heard(&format!("{stage}: {why}")) {
-            warn!(stage, why, times, "attempt failed, trying again");
-        } else {
-            debug!(stage, why, "attempt failed, trying again");
-        }
+        let heard = self.heard(&format!("{stage}: {why}"));
+        warn_rarely!(heard, "attempt failed, trying again", stage, why);
     }
 
     async fn go_back(
@@ -394,21 +265,27 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         self.ledger.note(key, Step::Failed { why }).await
     }
 
+    async fn note_work(&self, key: RequestKey, worked: Duration) -> Result<(), LedgerError> {
+        if worked.is_zero() {
+            return Ok(());
+        }
+        self.ledger.note(key, Step::Worked(worked)).await
+    }
+
     /// Said when it is news, not at each time it was tried again in vain.
     async fn hold(
         &self,
         key: RequestKey,
         stage: &Stage,
-        past: Past,
+        held_before: Option<HoldReason>,
         hold: Hold,
     ) -> Result<Ended, LedgerError> {
         let (stage, reason, detail) = (stage.as_str(), hold.reason.as_str(), &hold.detail);
-        if past.held == Some(hold.reason) {
+        if held_before == Some(hold.reason) {
             debug!(stage, reason, detail, "request still held");
-        } else if let Some(times) = self.heard(&format!("held {hold}")) {
-            warn!(stage, reason, detail, times, "request held");
         } else {
-            debug!(stage, reason, detail, "request held");
+            let heard = self.heard(&format!("held {hold}"));
+            warn_rarely!(heard, "request held", stage, reason, detail);
         }
         self.metrics.held(hold.reason);
         self.ledger.note(key, Step::Held(hold)).await?;
@@ -481,8 +358,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     async fn ask(
         &self,
         request: &Request,
-        again: bool,
-        dealings: &mut Dealings,
+        history: &mut History,
         hand: &Hand,
     ) -> Result<Door, Setback> {
         self.check_support(request).await?;
@@ -495,7 +371,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
             Mode::Observe { .. } => None,
         };
-        let mut block = request.block;
+        let (mut block, again) = (request.block, history.maybe_asked);
         hand.does(Doing::LookingBack);
         if again {
             let found = self.whereabouts(request).await;
@@ -505,7 +381,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
-        let (refusals, doubted) = (&mut dealings.refusals, &mut dealings.doubted);
+        let (refusals, doubted) = (&mut history.refusals, &mut history.doubted);
         // Whoever forges thousands does not have as much fetched again and again.
         let known = if *doubted {
             Some(self.witnessed(request, block, again, doubted).await?)
@@ -540,7 +416,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let asking = rooms.core.ask(turn, request, fetched.ciphertexts);
         match asking.instrument(debug_span!("kms_core_ask")).await {
             Ok(asked) => {
-                dealings.asked(asked);
+                history.core.asked(asked);
                 self.metrics.took(Room::CoreAsk, begun.elapsed());
                 Ok(Door::To(Stage::Asked, Step::Asked))
             }
@@ -548,7 +424,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 let setback = core_setback(rooms, &error).await;
                 if matches!(error, CoreError::Unreachable { .. }) && setback.own {
                     // It may have it: a poll tells, and needs no ciphertexts.
-                    dealings.cut_off();
+                    history.core.cut_off();
                     return Ok(Door::Back(Stage::Asked, Some("the KMS Core broke the ask off")));
                 }
                 Err(setback)
@@ -563,7 +439,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
         };
         match unsupported(request, &support) {
-            Some(hold) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
+            Some(hold) => Err(Setback::held(hold)),
             None => Ok(()),
         }
     }
@@ -573,7 +449,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         rooms: &Rooms<P>,
         request: &Request,
-        dealings: &mut Dealings,
+        history: &mut History,
     ) -> Result<Door, Setback> {
         let signer = rooms
             .gateway_config
@@ -606,14 +482,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         "the KMS Core still has the answer to another request of this id, which \
                          has left the chain; it goes on once the Core has forgotten that",
                     );
-                    return Err(Setback::own(Remedy::Hold(hold.clone()), &hold));
+                    return Err(Setback::held(hold));
                 }
                 if let CoreError::Held(hold @ Hold { reason: HoldReason::CoreFailed, .. }) = &error
                 {
-                    return match dealings.failed(hold.clone()) {
+                    return match history.core.failed(hold.clone()) {
                         Next::Ask => Ok(Door::Back(Stage::Arrived, None)),
                         Next::Poll => Ok(Door::Back(Stage::Asked, None)),
-                        Next::Hold(hold) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
+                        Next::Hold(hold) => Err(Setback::held(hold)),
                     };
                 }
                 return Err(core_setback(rooms, &error).await);
@@ -624,9 +500,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 self.metrics.took(Room::CoreAnswer, begun.elapsed());
                 Ok(Door::To(Stage::Answered(answer.clone()), Step::Answered(answer)))
             }
-            Ending::Forgotten => match dealings.unknown(Instant::now()) {
+            Ending::Forgotten => match history.core.unknown(Instant::now()) {
                 (Next::Poll, odd) => Ok(Door::Back(Stage::Asked, odd)),
-                (Next::Hold(hold), _) => Err(Setback::own(Remedy::Hold(hold.clone()), &hold)),
+                (Next::Hold(hold), _) => Err(Setback::held(hold)),
                 (Next::Ask, odd) => {
                     if let Some(times) = self.heard("forgotten") {
                         info!(
@@ -639,16 +515,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     Ok(Door::Back(Stage::Arrived, odd))
                 }
             },
-            Ending::Silent => {
-                let hold = Hold::new(
-                    HoldReason::CoreSilent,
-                    format!(
-                        "the KMS Core gave no answer within {} s; it is polled again",
-                        patience.as_secs()
-                    ),
-                );
-                Err(Setback::own(Remedy::Hold(hold.clone()), &hold))
-            }
+            Ending::Silent => Err(Setback::no_answer(Some(patience))),
         }
     }
 
@@ -695,6 +562,38 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             noting.note(Step::Returned { why: error.to_string() }).await;
         }
         Box::pin(self.weigh(rooms, request, answer, error)).await
+    }
+
+    /// What follows from an answer that was not taken: first the chain is looked at.
+    async fn weigh(
+        &self,
+        rooms: &Rooms<P>,
+        request: &Request,
+        answer: &Answer,
+        error: SubmissionError,
+    ) -> Result<Door, Setback> {
+        if !error.is_of_contract() {
+            return Err(Setback::of(&error));
+        }
+        match self.whereabouts(request).await {
+            Ok(Whereabouts::Gone) => return Ok(Door::Out(Outcome::Orphaned)),
+            Ok(Whereabouts::Unknown) => return Err(Setback::own(Remedy::Retry, &LEFT)),
+            Ok(Whereabouts::In(_)) | Err(_) => {}
+        }
+        let SubmissionError::Rejected(rejection) = &error else { return Err(Setback::of(&error)) };
+        let registered = match rooms.gateway_config.core_signer_anew().await {
+            Ok(registered) => registered,
+            Err(unknown) => {
+                debug!(%unknown, "the registry cannot be asked who is registered");
+                None
+            }
+        };
+        let fault = blame::fault(rejection, rooms.core.signer_of(request, answer), registered);
+        if fault == Fault::Content {
+            // What should be in its place may not be known.
+            self.confirmation.read_again(request);
+        }
+        Err(blame::setback(fault, &error, request.block.number))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the Core's answers to one request mean together, and the buckets' refusals. Pure.
+//! What the Core's answers to one request mean together. Pure.
 //!
 //! One by one each of them is in order: that it knows the id, that it does not, that it failed. A Core
 //! that says them in turn would be asked for ever, each time with all ciphertexts. So every round that
@@ -19,8 +19,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Standing, ciphertexts::Refusals, kms_core::Asked};
-use crate::domain::{Hold, HoldReason, stage::Stage};
+use crate::{
+    domain::{Hold, HoldReason, stage::Stage},
+    flow::{Standing, kms_core::Asked},
+};
 
 /// So often the Core may not know a request that it was asked for.
 const ROUNDS: u32 = 5;
@@ -46,13 +48,9 @@ enum LastAsk {
     CutOff,
 }
 
-/// What the Core and the buckets said of one request in one walk.
+/// What the Core said of one request in one walk.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Dealings {
-    /// Of the buckets.
-    pub refusals: Refusals,
-    /// A node denied it when they were asked last, or none showed it.
-    pub doubted: bool,
+pub(in crate::flow) struct Dealings {
     /// Why it was held when the walk began.
     held: Option<HoldReason>,
     ask: LastAsk,
@@ -66,7 +64,7 @@ pub(super) struct Dealings {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(in crate::flow) enum Next {
     Poll,
     Ask,
     Hold(Hold),
@@ -76,11 +74,8 @@ impl Dealings {
     pub fn begin(held: Option<HoldReason>) -> Self {
         // What was found out before need not be found out again: it is asked once.
         let rounds = if held == Some(HoldReason::CoreForgets) { ROUNDS - 2 } else { 0 };
-        let ask = LastAsk::Earlier;
-        let refusals = Refusals::begin(held);
-        let doubted = held == Some(HoldReason::NoProgress);
         let (failed_before_ask, failed, since) = (false, false, None);
-        Self { refusals, doubted, held, ask, failed_before_ask, failed, rounds, since }
+        Self { held, ask: LastAsk::Earlier, failed_before_ask, failed, rounds, since }
     }
 
     pub fn asked(&mut self, asked: Asked) {
@@ -141,7 +136,7 @@ impl Dealings {
 }
 
 /// Where a walk goes on.
-pub(super) fn resume(standing: Standing) -> Stage {
+pub(in crate::flow) fn resume(standing: Standing) -> Stage {
     match (standing.stage, standing.held) {
         // The Core knows best what it has of it, and is polled before anything is fetched.
         (

@@ -5,24 +5,16 @@
 //! that recovers another signer has other content under the id: the request has left the chain, or
 //! was never there as a node told it. And one node's contract may contradict its own registry.
 
-use tracing::debug;
-
-use super::{
-    Flow, RequestLedger, Rooms,
-    ciphertexts::Buckets,
-    submission::SubmissionError,
-    walk::{Door, Setback},
-};
+use super::Setback;
 use crate::{
-    domain::{Address, Answer, Hold, HoldReason, Outcome, Remedy, Request},
-    gateway::{abi::ContractError, decryption::Whereabouts, provider::Provider},
+    domain::{Address, Hold, HoldReason, Remedy},
+    flow::submission::SubmissionError,
+    gateway::abi::ContractError,
 };
-
-pub(super) const LEFT: &str = "its block has left the chain, and may come back";
 
 /// Who can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(in crate::flow) enum Fault {
     /// As the contract says.
     Operator,
     /// The contract checks other content than the event had.
@@ -33,7 +25,11 @@ enum Fault {
 
 /// `ours`: who signed the answer to the request's content; `registered`: whom the registry lists for
 /// this wallet, asked just now.
-fn fault(error: &ContractError, ours: Option<Address>, registered: Option<Address>) -> Fault {
+pub(in crate::flow) fn fault(
+    error: &ContractError,
+    ours: Option<Address>,
+    registered: Option<Address>,
+) -> Fault {
     match error {
         ContractError::NotKmsSigner(signer)
         | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. } => match ours {
@@ -62,7 +58,7 @@ fn fault(error: &ContractError, ours: Option<Address>, registered: Option<Addres
 }
 
 /// Whether another answer of the Core might be taken where this one was not.
-pub(super) fn blames_answer(reason: HoldReason) -> bool {
+pub(in crate::flow) fn blames_answer(reason: HoldReason) -> bool {
     matches!(
         reason,
         HoldReason::SignerNotRegistered
@@ -72,57 +68,24 @@ pub(super) fn blames_answer(reason: HoldReason) -> bool {
     )
 }
 
-impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
-    /// What follows from an answer that was not taken: first the chain is looked at.
-    pub(super) async fn weigh(
-        &self,
-        rooms: &Rooms<P>,
-        request: &Request,
-        answer: &Answer,
-        error: SubmissionError,
-    ) -> Result<Door, Setback> {
-        let as_said = || Setback::of(&error);
-        if !error.is_of_contract() {
-            return Err(as_said());
+/// What follows for a request of this block from an answer that the contract does not take.
+pub(in crate::flow) fn setback(fault: Fault, error: &SubmissionError, block: u64) -> Setback {
+    match fault {
+        Fault::Operator => Setback::of(error),
+        Fault::Content => Setback::held(Hold::new(
+            HoldReason::ContractRejected,
+            format!(
+                "the contract checks other content under this id, or under another domain, than the \
+                 event of block {block} has ({error}); Core and registration are in order. The block \
+                 is read again now, and whatever it really asks for is answered: compare what the \
+                 gateway nodes show of it"
+            ),
+        )),
+        Fault::Node => {
+            let why =
+                format!("the node contradicts its own registry, which lists this one: {error}");
+            Setback::own(Remedy::Retry, &why)
         }
-        match self.whereabouts(request).await {
-            Ok(Whereabouts::Gone) => return Ok(Door::Out(Outcome::Orphaned)),
-            Ok(Whereabouts::Unknown) => return Err(Setback::own(Remedy::Retry, &LEFT)),
-            Ok(Whereabouts::In(_)) | Err(_) => {}
-        }
-        let SubmissionError::Rejected(rejection) = &error else { return Err(as_said()) };
-        let ours = rooms.core.signer_of(request, answer);
-        let registered = match rooms.gateway_config.core_signer_anew().await {
-            Ok(registered) => registered,
-            Err(unknown) => {
-                debug!(%unknown, "the registry cannot be asked who is registered");
-                None
-            }
-        };
-        Err(match fault(rejection, ours, registered) {
-            Fault::Operator => as_said(),
-            Fault::Content => {
-                // What should be in its place may not be known.
-                self.confirmation.read_again(request);
-                let hold = Hold::new(
-                    HoldReason::ContractRejected,
-                    format!(
-                        "the contract checks other content under this id, or under another domain, \
-                         than the event of block {} has ({rejection}); Core and registration are \
-                         in order. The block is read again now, and whatever it really asks for is \
-                         answered: compare what the gateway nodes show of it",
-                        request.block.number
-                    ),
-                );
-                Setback::own(Remedy::Hold(hold.clone()), &hold)
-            }
-            Fault::Node => {
-                let why = format!(
-                    "the node contradicts its own registry, which lists this one: {rejection}"
-                );
-                Setback::own(Remedy::Retry, &why)
-            }
-        })
     }
 }
 

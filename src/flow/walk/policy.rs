@@ -1,0 +1,296 @@
+//! What follows where a request gets no further: the one table of the walk's decisions. Pure: it is told
+//! where the request stands, what stands in its way, what happened to it before, and the time.
+//!
+//! ```text
+//! in its way           it stands at         and                                 then
+//! -----------------------------------------------------------------------------------------------------
+//! refused              anywhere                                                 refuse
+//! held for its answer  answered, submitted  out of the journal, the first time  ask the Core for another
+//! held                 anywhere             it has worked for `request_expiry`  expire
+//! held                 anywhere                                                 hold
+//! trouble of its own   anywhere             for 20 s, and its place is wanted   give way (no_progress)
+//! trouble              anywhere                                                 retry after a pause
+//! ```
+//!
+//! The first line that fits counts ([`decide`]). Work is time in which everyone answered: in which the
+//! Core had the request, and not that spent waiting for memory or gas. An outage is no part of it.
+//!
+//! What stands in the way is most often said by a room. The rest is said here:
+//!
+//! ```text
+//! the Core has no answer yet            20 s, and its place is wanted   held (core_silent)
+//!                                       its timeout is over             held (core_silent)
+//! the Core has none but a rejected one  it gives that, fails, or holds  held, as the contract said
+//! the walk panicked                     the third time                  hold (panicked)
+//!                                       before that                     retry after 100 ms
+//! the Core contradicts itself                                           see [`dealings`]
+//! the contract does not take an answer                                  see [`blame`]
+//! ```
+
+pub(in crate::flow) mod blame;
+pub(in crate::flow) mod dealings;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use self::{blame::blames_answer, dealings::Dealings};
+use crate::{
+    backoff::Backoff,
+    domain::{Answer, Hold, HoldReason, Refusal, Remedy, stage::Stage},
+    flow::{
+        Standing,
+        ciphertexts::Refusals,
+        submission::{Before, SubmissionError},
+    },
+};
+
+/// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
+/// one. So does one whose answer the Core does not have for so long; of these one after the other,
+/// since a Core may also be slow.
+pub(in crate::flow) const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
+/// The first pause between two attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Panics of one request's walk before it is held.
+const MAX_PANICS: u32 = 3;
+/// The pause after a panic.
+const PANIC_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a stage leads nowhere now.
+#[derive(Clone, Debug)]
+pub(in crate::flow) struct Setback {
+    pub remedy: Remedy,
+    pub why: String,
+    /// Other requests need not have the same trouble.
+    pub own: bool,
+}
+
+impl Setback {
+    /// Trouble that every request has: the chain or the Core does not answer.
+    pub fn new(remedy: Remedy, why: &impl ToString) -> Self {
+        Self { remedy, why: why.to_string(), own: false }
+    }
+
+    /// Of room 4.
+    pub fn of(error: &SubmissionError) -> Self {
+        Self { own: error.is_own(), ..Self::new(error.remedy(), error) }
+    }
+
+    pub fn own(remedy: Remedy, why: &impl ToString) -> Self {
+        Self { own: true, ..Self::new(remedy, why) }
+    }
+
+    pub fn held(hold: Hold) -> Self {
+        let why = hold.to_string();
+        Self { remedy: Remedy::Hold(hold), why, own: true }
+    }
+
+    /// The Core has the request and no answer. `within`: its timeout, which is over; `None`: others
+    /// want the place before that.
+    pub fn no_answer(within: Option<Duration>) -> Self {
+        let why = match within {
+            Some(timeout) => format!(
+                "the KMS Core gave no answer within {} s; it is polled again",
+                timeout.as_secs()
+            ),
+            None => {
+                "the KMS Core has no answer yet, and others waited for its place; it is polled \
+                     again"
+                    .to_owned()
+            }
+        };
+        Self::held(Hold::new(HoldReason::CoreSilent, why))
+    }
+
+    /// The Core gives the answer that the contract did not take.
+    pub fn same_answer() -> Self {
+        Self::own(Remedy::Retry, &"the KMS Core gives the same answer again")
+    }
+
+    /// The Core was asked for a better answer than the one the contract held for this reason. If it
+    /// has none now, what the contract said stands, and the next retry begins with that answer.
+    pub fn without_better_answer(self, stage: &Stage, history: &History) -> Self {
+        match (stage, &self.remedy, &history.rejected) {
+            (
+                Stage::Arrived | Stage::Asked,
+                Remedy::Hold(_) | Remedy::Retry,
+                Some((_, contract_said)),
+            ) => Self::held(contract_said.clone()),
+            _ => self,
+        }
+    }
+}
+
+/// What happened to a request so far.
+#[derive(Clone, Debug)]
+pub(in crate::flow) struct History {
+    /// It came out of the journal.
+    pub recovered: bool,
+    /// It was here before, and the chain went on.
+    pub maybe_asked: bool,
+    /// What may have become of an answer to it.
+    pub before: Before,
+    /// Why it was held when this walk began: that was said.
+    pub held: Option<HoldReason>,
+    /// A node denied it when they were asked last, or none showed it.
+    pub doubted: bool,
+    /// Of the buckets.
+    pub refusals: Refusals,
+    /// What the Core said of it.
+    pub core: Dealings,
+    /// What earlier walks had worked.
+    worked: Duration,
+    /// An answer the contract did not take, and what it said.
+    rejected: Option<(Answer, Hold)>,
+    pause: Backoff,
+    /// Why the last attempt failed.
+    last_why: String,
+    /// Since when it got nowhere.
+    stuck_since: Option<Instant>,
+}
+
+impl History {
+    /// As a walk begins. `standing`: by the ledger, of one that comes out of the journal;
+    /// `maybe_forgotten`: an earlier life may have answered it that the ledger does not know of;
+    /// `longest_pause`: between two attempts.
+    pub fn begin(
+        standing: Option<&Standing>,
+        maybe_forgotten: bool,
+        longest_pause: Duration,
+    ) -> Self {
+        let recovered = standing.is_some();
+        let held = standing.and_then(|standing| standing.held);
+        Self {
+            recovered,
+            maybe_asked: recovered,
+            before: match (maybe_forgotten, recovered) {
+                (true, _) => Before::MaybeForgotten,
+                (false, true) => Before::MaybeSent,
+                (false, false) => Before::Nothing,
+            },
+            held,
+            doubted: held == Some(HoldReason::NoProgress),
+            refusals: Refusals::begin(held),
+            core: Dealings::begin(held),
+            worked: standing.map_or(Duration::ZERO, |standing| standing.worked),
+            rejected: None,
+            pause: Backoff::new(FIRST_PAUSE, longest_pause),
+            last_why: String::new(),
+            stuck_since: None,
+        }
+    }
+
+    /// It was in the room of this stage.
+    pub fn was_at(&mut self, stage: &Stage) {
+        self.maybe_asked = true;
+        let has_answer = matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
+        if has_answer && self.before == Before::Nothing {
+            self.before = Before::MaybeSent;
+        }
+    }
+
+    /// No earlier life has answered it.
+    pub fn is_unanswered(&mut self) {
+        self.before = Before::MaybeSent;
+    }
+
+    /// It got on.
+    pub fn entered(&mut self, stage: &Stage) {
+        self.stuck_since = None;
+        if matches!(stage, Stage::Answered(_)) {
+            self.pause.reset();
+        }
+    }
+
+    /// It goes back to the Core, after this pause: not in a hot loop. `dice`: from 0 to 1.
+    pub fn went_back(&mut self, dice: f64) -> Duration {
+        self.stuck_since = None;
+        self.pause.next_delay_by(dice)
+    }
+
+    /// Whether it is the answer that the contract did not take.
+    pub fn was_rejected(&self, answer: &Answer) -> bool {
+        self.rejected.as_ref().is_some_and(|(known, _)| known == answer)
+    }
+
+    /// Held before for the answer it has: the Core may have a better one by now.
+    fn may_have_another(&self, hold: &Hold) -> bool {
+        self.recovered && self.rejected.is_none() && blames_answer(hold.reason)
+    }
+}
+
+/// When an attempt was made, and how things are now that it failed.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::flow) struct Moment {
+    pub begun: Instant,
+    pub now: Instant,
+    /// Another request waits for the place of this one.
+    pub wanted: bool,
+    /// From 0 to 1.
+    pub dice: f64,
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::flow) enum Then {
+    /// It ends.
+    Refuse(Refusal),
+    /// It ends: it was tried for as long as the operator wants. `worked`: in this attempt.
+    Expire { worked: Duration },
+    /// It is set aside.
+    Hold { hold: Hold, worked: Duration },
+    /// So it is, because another request needs the place.
+    GiveWay(Hold),
+    /// It has an answer that was not taken: the Core is polled for another.
+    AskForAnother,
+    /// The same again. `news`: the reason is not that of the attempt before.
+    Retry { after: Duration, why: String, news: bool },
+}
+
+/// The table. `expiry`: work after which it ends.
+pub(in crate::flow) fn decide(
+    stage: &Stage,
+    setback: Setback,
+    history: &mut History,
+    at: Moment,
+    expiry: Duration,
+) -> Then {
+    let (answer, worked) = match stage {
+        Stage::Arrived => (None, Duration::ZERO),
+        Stage::Asked => (None, at.now.saturating_duration_since(at.begun)),
+        Stage::Answered(answer) | Stage::Submitted(answer) => (Some(answer), Duration::ZERO),
+    };
+    let expires = history.worked.saturating_add(worked) >= expiry;
+    let Setback { remedy, why, own } = setback;
+    match (remedy, answer) {
+        (Remedy::Refuse(refusal), _) => Then::Refuse(refusal),
+        (Remedy::Hold(hold), Some(answer)) if history.may_have_another(&hold) => {
+            history.rejected = Some((answer.clone(), hold));
+            Then::AskForAnother
+        }
+        (Remedy::Hold(_), _) if expires => Then::Expire { worked },
+        (Remedy::Hold(hold), _) => Then::Hold { hold, worked },
+        (Remedy::Retry, _) => {
+            let since = *history.stuck_since.get_or_insert(at.begun);
+            let is_stuck = at.now.saturating_duration_since(since) >= GIVE_WAY_AFTER;
+            if own && is_stuck && at.wanted {
+                return Then::GiveWay(Hold::new(HoldReason::NoProgress, why));
+            }
+            let news = history.last_why != why;
+            history.last_why.clone_from(&why);
+            Then::Retry { after: history.pause.next_delay_by(at.dice), why, news }
+        }
+    }
+}
+
+/// A request's walk panicked so often: the pause after which it is walked again, or why it is held.
+pub(in crate::flow) fn panicked(times: u32) -> Result<Duration, Hold> {
+    if times < MAX_PANICS {
+        return Ok(PANIC_PAUSE);
+    }
+    let detail = format!("its walk panicked {times} times; please report the log of this request");
+    Err(Hold::new(HoldReason::Panicked, detail))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! Each line of the table, and every combination of what it can be told.
+
+use super::*;
+use crate::domain::Bytes;
+
+const EXPIRY: Duration = Duration::from_mins(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+fn answer(byte: u8) -> Answer {
+    Answer { payload: vec![byte].into(), signature: Bytes::new(), extra_data: Bytes::new() }
+}
+
+fn stages() -> [Stage; 4] {
+    [Stage::Arrived, Stage::Asked, Stage::Answered(answer(1)), Stage::Submitted(answer(1))]
+}
+
+fn held(reason: HoldReason) -> Setback {
+    Setback::held(Hold::new(reason, "an operator mends it"))
+}
+
+fn trouble(own: bool) -> Setback {
+    Setback { own, ..Setback::new(Remedy::Retry, &"it passes by itself") }
+}
+
+fn refused() -> Setback {
+    Setback::own(Remedy::Refuse(Refusal::NotRequested), &"nobody asked")
+}
+
+fn setbacks() -> Vec<Setback> {
+    let mut all: Vec<Setback> = HoldReason::ALL.iter().map(|reason| held(*reason)).collect();
+    all.extend([trouble(false), trouble(true), refused()]);
+    all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), &"odd"));
+    all
+}
+
+fn standing(worked: Duration) -> Standing {
+    Standing { stage: Stage::Arrived, held: None, worked }
+}
+
+/// Every history that makes a difference to [`decide`].
+fn histories(begun: Instant) -> Vec<History> {
+    let mut all = Vec::new();
+    let second = Duration::from_secs(1);
+    for worked in [None, Some(Duration::ZERO), Some(EXPIRY - second), Some(EXPIRY)] {
+        for rejected in [None, Some((answer(0), Hold::new(HoldReason::InvalidAnswer, "no")))] {
+            for stuck_for in [None, Some(GIVE_WAY_AFTER - second), Some(GIVE_WAY_AFTER)] {
+                let standing = worked.map(standing);
+                let mut history = History::begin(standing.as_ref(), false, LONGEST_PAUSE);
+                history.rejected.clone_from(&rejected);
+                history.stuck_since = stuck_for.map(|long| begun - long);
+                all.push(history);
+            }
+        }
+    }
+    all
+}
+
+/// Of this moment, `wanted`, after an attempt that took so long.
+fn moment(took: Duration, wanted: bool, dice: f64) -> Moment {
+    let begun = Instant::now() + Duration::from_hours(1);
+    Moment { begun, now: begun + took, wanted, dice }
+}
+
+fn moments() -> Vec<Moment> {
+    let mut all = Vec::new();
+    for took in [Duration::ZERO, Duration::from_secs(1), GIVE_WAY_AFTER] {
+        for wanted in [false, true] {
+            all.extend([0.0, 1.0].map(|dice| moment(took, wanted, dice)));
+        }
+    }
+    all
+}
+
+/// One combination, and what follows.
+struct Case {
+    stage: Stage,
+    setback: Setback,
+    before: History,
+    at: Moment,
+    then: Then,
+    after: History,
+}
+
+impl Case {
+    fn has_answer(&self) -> bool {
+        matches!(self.stage, Stage::Answered(_) | Stage::Submitted(_))
+    }
+
+    fn took(&self) -> Duration {
+        self.at.now - self.at.begun
+    }
+
+    /// In all walks, this attempt included.
+    fn worked(&self) -> Duration {
+        let now = if self.stage == Stage::Asked { self.took() } else { Duration::ZERO };
+        self.before.worked + now
+    }
+
+    fn stuck_for(&self) -> Duration {
+        self.at.now - self.before.stuck_since.unwrap_or(self.at.begun)
+    }
+
+    fn asks_for_another(&self) -> bool {
+        let Remedy::Hold(hold) = &self.setback.remedy else { return false };
+        let first = self.before.rejected.is_none();
+        self.has_answer() && self.before.recovered && first && blames_answer(hold.reason)
+    }
+}
+
+fn each_case(check: impl Fn(&Case)) {
+    let mut cases = 0;
+    for at in moments() {
+        for before in histories(at.begun) {
+            for stage in stages() {
+                for setback in setbacks() {
+                    let mut after = before.clone();
+                    let then = decide(&stage, setback.clone(), &mut after, at, EXPIRY);
+                    let (stage, before) = (stage.clone(), before.clone());
+                    check(&Case { stage, setback, before, at, then, after });
+                    cases += 1;
+                }
+            }
+        }
+    }
+    assert!(cases > 30_000, "{cases}");
+}
+
+/// As a reader checks it, from the top.
+#[test]
+fn each_line_of_the_table() {
+    let second = Duration::from_secs(1);
+    let new = || History::begin(None, false, LONGEST_PAUSE);
+    let again = |worked| History::begin(Some(&standing(worked)), false, LONGEST_PAUSE);
+    let stuck = |at: Moment| History { stuck_since: Some(at.begun - GIVE_WAY_AFTER), ..new() };
+    let [arrived, asked, answered, _] = stages();
+    let at = moment(second, true, 1.0);
+    let then = |stage: &Stage, setback: Setback, mut history: History, at| {
+        decide(stage, setback, &mut history, at, EXPIRY)
+    };
+    let hold = |reason, worked| {
+        let Remedy::Hold(hold) = held(reason).remedy else { unreachable!("it is one") };
+        Then::Hold { hold, worked }
+    };
+
+    assert_eq!(then(&asked, refused(), again(EXPIRY), at), Then::Refuse(Refusal::NotRequested));
+
+    let blamed = HoldReason::SignerNotRegistered;
+    assert_eq!(then(&answered, held(blamed), again(EXPIRY), at), Then::AskForAnother);
+    assert_eq!(then(&answered, held(blamed), new(), at), hold(blamed, Duration::ZERO));
+    let poor = HoldReason::NoFunds;
+    assert_eq!(then(&answered, held(poor), again(second), at), hold(poor, Duration::ZERO));
+
+    let silent = Setback::no_answer(Some(second));
+    let almost = || again(EXPIRY - second);
+    assert_eq!(then(&asked, silent.clone(), almost(), at), Then::Expire { worked: second });
+    let [half, zero] = [second / 2, Duration::ZERO];
+    let reason = HoldReason::CoreSilent;
+    let soon = moment(half, true, 1.0);
+    assert!(matches!(
+        then(&asked, silent, almost(), soon),
+        Then::Hold { hold, worked } if hold.reason == reason && worked == half
+    ));
+    let denied = HoldReason::AccessDenied;
+    assert_eq!(then(&arrived, held(denied), almost(), at), hold(denied, zero));
+
+    assert!(matches!(
+        then(&arrived, trouble(true), stuck(at), at),
+        Then::GiveWay(hold) if hold.reason == HoldReason::NoProgress
+    ));
+    let unwanted = Moment { wanted: false, ..at };
+    for (setback, history, at) in [
+        (trouble(false), stuck(at), at),
+        (trouble(true), stuck(at), unwanted),
+        (trouble(true), new(), at),
+        (trouble(true), again(EXPIRY), at),
+    ] {
+        let why = setback.why.clone();
+        let retry = Then::Retry { after: FIRST_PAUSE, why, news: true };
+        assert_eq!(then(&arrived, setback, history, at), retry);
+    }
+}
+
+#[test]
+fn what_is_refused_ends_and_nothing_else_is_refused() {
+    each_case(|case| match (&case.setback.remedy, &case.then) {
+        (Remedy::Refuse(refusal), then) => assert_eq!(then, &Then::Refuse(refusal.clone())),
+        (Remedy::Hold(_) | Remedy::Retry, then) => assert!(!matches!(then, Then::Refuse(_))),
+    });
+}
+
+/// T33: an outage, and whatever passes by itself, ends nothing however long it lasts.
+#[test]
+fn t33_only_work_expires_and_all_that_has_worked_enough_does() {
+    each_case(|case| {
+        let is_held = matches!(case.setback.remedy, Remedy::Hold(_));
+        let expires = is_held && case.worked() >= EXPIRY && !case.asks_for_another();
+        assert_eq!(matches!(case.then, Then::Expire { .. }), expires);
+        if let Then::Expire { worked } | Then::Hold { worked, .. } = case.then {
+            assert_eq!(worked, case.worked() - case.before.worked);
+        }
+    });
+}
+
+#[test]
+fn what_somebody_has_to_mend_is_held_for_what_was_said() {
+    each_case(|case| {
+        if let Then::Hold { hold, .. } = &case.then {
+            assert_eq!(case.setback.remedy, Remedy::Hold(hold.clone()));
+        }
+        if matches!(case.setback.remedy, Remedy::Hold(_)) {
+            assert!(!matches!(case.then, Then::Retry { .. } | Then::GiveWay(_)));
+        }
+    });
+}
+
+/// T63: a place is given up for trouble of its own, when it lasts, to one that waits.
+#[test]
+fn t63_who_gets_nowhere_gives_way_to_who_waits() {
+    each_case(|case| {
+        let gives_way = matches!(case.setback.remedy, Remedy::Retry)
+            && case.setback.own
+            && case.at.wanted
+            && case.stuck_for() >= GIVE_WAY_AFTER;
+        assert_eq!(matches!(case.then, Then::GiveWay(_)), gives_way);
+    });
+}
+
+#[test]
+fn another_answer_is_asked_for_once() {
+    each_case(|case| {
+        assert_eq!(matches!(case.then, Then::AskForAnother), case.asks_for_another());
+        if case.then == Then::AskForAnother {
+            let (mut after, at) = (case.after.clone(), case.at);
+            assert!(after.was_rejected(&answer(1)) && !after.was_rejected(&answer(2)));
+            let again = decide(&case.stage, case.setback.clone(), &mut after, at, EXPIRY);
+            assert_ne!(again, Then::AskForAnother);
+        }
+    });
+}
+
+/// If the Core has none, it is held for what the contract said, and not for what the Core says now.
+#[test]
+fn who_has_no_other_answer_is_held_for_the_one_it_has() {
+    each_case(|case| {
+        let instead = case.setback.clone().without_better_answer(&case.stage, &case.before);
+        let stands = matches!(case.setback.remedy, Remedy::Refuse(_)) || case.has_answer();
+        match &case.before.rejected {
+            Some((_, said)) if !stands => assert_eq!(instead.remedy, Remedy::Hold(said.clone())),
+            Some(_) | None => assert_eq!(instead.remedy, case.setback.remedy),
+        }
+    });
+}
+
+#[test]
+fn pauses_grow_and_have_a_bound_and_a_reason_is_news_once() {
+    each_case(|case| {
+        let Then::Retry { after, news, .. } = &case.then else { return };
+        assert!(*news && *after >= FIRST_PAUSE / 2 && *after <= FIRST_PAUSE, "{after:?}");
+        let mut history = case.after.clone();
+        let mut last = *after;
+        for _ in 0..20 {
+            let then = decide(&case.stage, trouble(false), &mut history, case.at, EXPIRY);
+            let Then::Retry { after, news, .. } = then else { panic!("{then:?}") };
+            assert!(!news && after >= last && after <= LONGEST_PAUSE, "{after:?}");
+            last = after;
+        }
+        assert!(last >= LONGEST_PAUSE / 2);
+        history.entered(&Stage::Answered(answer(1)));
+        assert!(history.went_back(case.at.dice) <= FIRST_PAUSE);
+    });
+}
+
+#[test]
+fn the_third_panic_holds() {
+    for times in 0..10 {
+        match panicked(times) {
+            Ok(pause) => assert!(times < 3 && pause == PANIC_PAUSE),
+            Err(hold) => assert!(times >= 3 && hold.reason == HoldReason::Panicked),
+        }
+    }
+}
+
+/// What may have become of an answer is never forgotten, only found out.
+#[test]
+fn an_answer_that_may_be_on_its_way_is_looked_for() {
+    for (recovered, forgotten) in [(false, false), (false, true), (true, false), (true, true)] {
+        let standing = recovered.then(|| standing(Duration::ZERO));
+        let mut history = History::begin(standing.as_ref(), forgotten, LONGEST_PAUSE);
+        let expected = match (forgotten, recovered) {
+            (true, _) => Before::MaybeForgotten,
+            (false, true) => Before::MaybeSent,
+            (false, false) => Before::Nothing,
+        };
+        assert_eq!((history.before, history.maybe_asked), (expected, recovered));
+        history.was_at(&Stage::Asked);
+        assert_eq!((history.before, history.maybe_asked), (expected, true));
+        history.was_at(&Stage::Answered(answer(1)));
+        assert_ne!(history.before, Before::Nothing);
+        assert_eq!(history.before == Before::MaybeForgotten, forgotten);
+        history.is_unanswered();
+        assert_eq!(history.before, Before::MaybeSent);
+    }
+}
