@@ -32,6 +32,7 @@ mod keepers;
 mod listing;
 mod lock;
 mod names;
+mod progress;
 mod read_only;
 mod reader;
 mod rebuild;
@@ -67,9 +68,9 @@ pub use self::{
     glance::{Content, Glance, Holder, glance},
     keepers::{Keeper, keepers},
     listing::{Listed, Listing, Look, QueryError, Which},
+    progress::{Held, Progress, StageName},
     read_only::{FindError, ReadOnly},
     rebuild::{Rebuilt, Way, rebuild},
-    record::{Held, Progress, StageName},
     succession::{Left, Opened, Predecessor, open_as},
     writer::{Kept, Writer},
 };

@@ -4,8 +4,10 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    JournaledTransaction, Position, RequestRecord, reader,
-    record::{Fixed, Number, Progress},
+    JournaledTransaction, Position, RequestRecord,
+    progress::Progress,
+    reader,
+    record::{Fixed, Number},
     statements::{self as sql, PROGRESS_COLUMNS},
 };
 use crate::domain::{Address, Kind, RequestKey, U256};

@@ -8,9 +8,10 @@ use rusqlite::{
 
 use super::{
     Counts, Failing, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
+    progress::{Progress, StageName},
     record::{
-        Fixed, Number, OutcomeColumns, Progress, StageName, block_from_columns, bytes,
-        held_from_columns, key_from_columns, kind_from_name, told, topics_from_blob,
+        Fixed, Number, OutcomeColumns, block_from_columns, bytes, held_from_columns,
+        key_from_columns, kind_from_name, told, topics_from_blob,
     },
     statements::{self as sql, PROGRESS_COLUMNS},
 };

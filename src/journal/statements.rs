@@ -10,16 +10,12 @@ INSERT INTO events
     (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-/// `?1` contract, `?2` id, `?3` content: its outcome and block.
-pub(super) const SELECT_BLOCK: &str = "
-SELECT r.seq, r.outcome, r.refusal, e.block_hash FROM requests r JOIN events e ON e.seq = r.seq
-WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3";
-
 /// The event of a reorganised chain: its topics and data are the key, so they stay.
 pub(super) const MOVE_EVENT: &str = "
 UPDATE events SET block_number = ?2, block_hash = ?3, transaction_hash = ?4, log_index = ?5
 WHERE seq = ?1";
 
+/// It has not ended any more.
 pub(super) const REOPEN: &str = "
 UPDATE requests SET settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
     outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL
@@ -126,6 +122,23 @@ pub(super) const SELECT_PROGRESS: &str = concat!(
     ", r.seq, r.kind FROM requests r WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 
+/// The same with the block it is in.
+pub(super) const SELECT_PLACE: &str = concat!(
+    "SELECT ",
+    progress_columns!(),
+    ", r.seq, e.block_hash FROM requests r JOIN events e ON e.seq = r.seq
+     WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
+);
+
+/// Whose answer transaction `?2` of nonce `?1` brought.
+pub(super) const SELECT_ANSWERED_BY: &str = concat!(
+    "SELECT ",
+    progress_columns!(),
+    ", r.seq FROM transactions t CROSS JOIN requests r
+     ON r.contract = t.contract AND r.id = t.request_id AND r.content = t.request_content
+     WHERE t.nonce = ?1 AND t.hash = ?2"
+);
+
 /// Leaves the columns of a settled request alone, and with them its indexes.
 pub(super) const ADVANCE: &str = "
 UPDATE requests SET stage = ?2, hold_reason = ?3, hold_detail = ?4, held_since = ?5,
@@ -158,15 +171,6 @@ WHERE nonce = ?1 AND hash = ?2 AND mined_block_number IS NULL";
 pub(super) const REOPEN_TRANSACTION: &str = "
 UPDATE transactions SET mined_at = NULL, mined_block_number = NULL, mined_block_hash = NULL
 WHERE nonce = ?1 AND hash = ?2";
-
-/// The request that transaction `?2` of nonce `?1` had answered is open and held, since `?3`, for
-/// reason `?4` (`?5` in words).
-pub(super) const REOPEN_ANSWERED: &str = "
-UPDATE requests SET settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
-    outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL,
-    held_since = ?3, hold_reason = ?4, hold_detail = ?5
-WHERE outcome IN ('accepted', 'already_answered') AND (contract, id, content) = (
-    SELECT contract, request_id, request_content FROM transactions WHERE nonce = ?1 AND hash = ?2)";
 
 macro_rules! unfinished {
     ($filter:expr) => {
@@ -245,18 +249,6 @@ pub(super) const LISTED_ALL: &str = listed!(all!());
 /// The contract whose cursor moved last.
 pub(super) const LATEST_CONTRACT: &str =
     "SELECT contract FROM cursors ORDER BY moved_at DESC LIMIT 1";
-
-/// `?1` contract, `?2` id, `?3` content, `?4` now, `?5` the reason it is held for, `?6` in words.
-/// Held, so that a retry brings it back into the walk whatever happens meanwhile. The time it had
-/// worked is forgotten: what expired would expire again at once.
-pub(super) const OPEN_AGAIN: &str = "
-UPDATE requests SET stage = 'arrived', worked = 0, last_error = 'it had ended as ' || outcome
-        || coalesce(' (' || coalesce(outcome_detail, refusal) || ')', ''),
-    settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
-    outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL,
-    held_since = ?4, hold_reason = ?5, hold_detail = ?6
-WHERE contract = ?1 AND id = ?2 AND content = ?3 AND outcome IN ('refused', 'expired', 'orphaned',
-    'already_answered')";
 
 /// Without event and answer: what an operator asks for.
 pub(super) const HELD: &str = concat!(
@@ -471,7 +463,6 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (ENDED, "requests_settled"),
     (ALL, "INTEGER PRIMARY KEY"),
     (BY_ID, "requests_by_key"),
-    (OPEN_AGAIN, "requests_by_key"),
     (REQUEST, "requests_by_key"),
     (NAMESAKES, "requests_by_key"),
     (SELECT_ANSWERED, "requests_by_key"),
@@ -482,7 +473,8 @@ pub(super) const SCANS: &[(&str, &str)] = &[
     (HIGHEST_NONCE, "transactions_by_nonce"),
     (STRANDED_TRANSACTIONS, "transactions_by_nonce"),
     (RECENTLY_MINED, "transactions_by_nonce"),
-    (REOPEN_ANSWERED, "requests_by_key"),
+    (SELECT_PLACE, "requests_by_key"),
+    (SELECT_ANSWERED_BY, "requests_by_key"),
     (HIGHEST_FINAL_NONCE, "transactions_by_nonce"),
     (COUNT_IN_HAND, "requests_unfinished"),
     (OLDEST_FAILING, "requests_unfinished"),

@@ -1,24 +1,22 @@
 //! What each command of a commit does to the tables.
 //!
-//! No command can fail alone: unknown keys, repeated hashes and steps that contradict the stage change
+//! No command can fail alone: unknown keys, repeated hashes and illegal steps ([`super::progress`]) change
 //! nothing. An error is one of the disk or of the file, and the whole commit's.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{
     Pruned,
+    progress::{Ended, Open, Reopening, Stored},
     reader::{read_progress, read_transaction},
-    record::{
-        Change, Fixed, Number, OutcomeColumns, Progress, advance, kind_from_name, settled_by_chain,
-        step_name, topics_to_blob,
-    },
+    record::{Fixed, Number, OutcomeColumns, kind_from_name, step_name, topics_to_blob},
     statements as sql,
     writer::{Done, Settlement, Work},
 };
 use crate::{
-    domain::{Address, B256, BlockRef, HoldReason, RequestKey},
+    domain::{Address, B256, BlockRef, RequestKey},
     flow::ledger::{Arrival, Batch, IdRun, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
 };
@@ -70,7 +68,7 @@ impl Tables<'_> {
         for (index, arrival) in batch.arrivals.iter().enumerate() {
             if self.insert_request(arrival, now_ms)? {
                 taken.new.push(index);
-            } else if self.move_request(arrival, batch.cursor.is_some())? {
+            } else if self.move_request(arrival, batch.cursor.is_some(), now_ms)? {
                 taken.reopened.push(index);
             }
         }
@@ -141,25 +139,27 @@ impl Tables<'_> {
     }
 
     /// A known request takes over the block it is in now. Whether it was settled and is open again.
-    fn move_request(&self, arrival: &Arrival, may_reopen: bool) -> rusqlite::Result<bool> {
+    fn move_request(
+        &self,
+        arrival: &Arrival,
+        may_reopen: bool,
+        now_ms: u64,
+    ) -> rusqlite::Result<bool> {
         let Arrival { key, event, .. } = arrival;
         let known = self
             .transaction
-            .prepare_cached(sql::SELECT_BLOCK)?
+            .prepare_cached(sql::SELECT_PLACE)?
             .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
-                Ok((
-                    row.get::<_, i64>(0)?,
-                    row.get::<_, Option<String>>(1)?,
-                    row.get::<_, Option<String>>(2)?,
-                    row.get::<_, Fixed<B256>>(3)?.0,
-                ))
+                let (seq, stored) = read_stored(row)?;
+                let block: Fixed<B256> = row.get(sql::PROGRESS_COLUMNS + 1)?;
+                Ok((seq, stored, block.0))
             })
             .optional()?;
-        let Some((seq, outcome, refusal, block)) = known else { return Ok(false) };
-        let reopens = settled_by_chain(outcome.as_deref(), refusal.as_deref());
+        let Some((seq, stored, block)) = known else { return Ok(false) };
         // Orphaned, and here again: the chain went back to where it was.
-        let is_news = block != event.block.hash || outcome.as_deref() == Some("orphaned");
-        if !is_news || (reopens && !may_reopen) {
+        let is_news = block != event.block.hash || stored.is_orphaned();
+        let again = stored.open_again(Reopening::SeenAgain, now_ms).ok();
+        if !is_news || (again.is_some() && !may_reopen) {
             return Ok(false);
         }
         self.transaction.prepare_cached(sql::MOVE_EVENT)?.execute(params![
@@ -169,10 +169,10 @@ impl Tables<'_> {
             Fixed(event.transaction),
             Number(event.log_index),
         ])?;
-        if reopens {
-            self.transaction.prepare_cached(sql::REOPEN)?.execute([seq])?;
+        if let Some(open) = &again {
+            self.open_stored(seq, open)?;
         }
-        Ok(reopens)
+        Ok(again.is_some())
     }
 
     /// Whether it was new.
@@ -205,22 +205,23 @@ impl Tables<'_> {
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
             .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
-                let seq: i64 = row.get(sql::PROGRESS_COLUMNS)?;
+                let (seq, stored) = read_stored(row)?;
                 let kind: String = row.get(sql::PROGRESS_COLUMNS + 1)?;
-                Ok((seq, kind, read_progress(row)?))
+                Ok((seq, stored, kind))
             })
             .optional()?;
-        let Some((seq, kind, before)) = stored else {
+        let Some((seq, stored, kind)) = stored else {
             tracing::warn!(request = %key, step = step_name(step), "step of a request the journal does not know");
             return Ok(Done::Nothing);
         };
-        match advance(&before, step, now_ms) {
-            Change::Nothing(why) => {
-                tracing::debug!(request = %key, step = step_name(step), why, "step changes nothing");
+        match stored.step(step, now_ms) {
+            Err(illegal) => {
+                let (step, code) = (step_name(step), illegal.code());
+                tracing::error!(request = %key, step, code, "an illegal step is not stored");
                 Ok(Done::Nothing)
             }
-            Change::Advance(after, answer) => {
-                if let Some(answer) = answer {
+            Ok(Stored::Open(after)) => {
+                if let Step::Answered(answer) = step {
                     self.transaction.prepare_cached(sql::PUT_ANSWER)?.execute(params![
                         seq,
                         answer.payload.as_ref(),
@@ -230,19 +231,18 @@ impl Tables<'_> {
                 }
                 self.advance(seq, &after).map(|()| Done::Nothing)
             }
-            Change::Settle(after) => {
-                self.settle(seq, &after)?;
-                let after_ms = now_ms.saturating_sub(after.arrived_at_ms);
-                let counted = kind_from_name(&kind).zip(after.outcome);
-                Ok(counted.map_or(Done::Nothing, |(kind, outcome)| {
-                    let after = Duration::from_millis(after_ms);
-                    Done::Settled(Settlement { kind, outcome, after })
+            Ok(Stored::Ended(end)) => {
+                self.settle(seq, &end)?;
+                let after = end.after();
+                Ok(kind_from_name(&kind).map_or(Done::Nothing, |kind| {
+                    Done::Settled(Settlement { kind, outcome: end.outcome, after })
                 }))
             }
         }
     }
 
-    fn advance(&self, seq: i64, after: &Progress) -> rusqlite::Result<()> {
+    fn advance(&self, seq: i64, open: &Open) -> rusqlite::Result<()> {
+        let after = open.progress();
         let held = after.held.as_ref();
         self.transaction.prepare_cached(sql::ADVANCE)?.execute(params![
             seq,
@@ -261,11 +261,11 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn settle(&self, seq: i64, after: &Progress) -> rusqlite::Result<()> {
-        let outcome = after.outcome.as_ref().map(OutcomeColumns::from).unwrap_or_default();
+    fn settle(&self, seq: i64, end: &Ended) -> rusqlite::Result<()> {
+        let outcome = OutcomeColumns::from(&end.outcome);
         self.transaction.prepare_cached(sql::SETTLE)?.execute(params![
             seq,
-            after.settled_at_ms.map(Number),
+            Number(end.at_ms),
             outcome.name,
             outcome.refusal,
             outcome.detail,
@@ -312,13 +312,12 @@ impl Tables<'_> {
         let mut open = BTreeMap::new();
         for id in ids {
             let (nonce, hash) = (Number(id.nonce), Fixed(id.hash));
-            self.transaction.prepare_cached(sql::REOPEN_ANSWERED)?.execute(params![
-                nonce,
-                hash,
-                Number(now_ms),
-                HoldReason::AnswerDropped.as_str(),
-                "its answer's block has left the chain; it is sent again",
-            ])?;
+            let answered = self
+                .transaction
+                .prepare_cached(sql::SELECT_ANSWERED_BY)?
+                .query_row(params![nonce, hash], read_stored)
+                .optional()?;
+            self.reopen_stored(answered, Reopening::AnswerDropped, now_ms)?;
             self.transaction
                 .prepare_cached(sql::REOPEN_TRANSACTION)?
                 .execute(params![nonce, hash])?;
@@ -336,15 +335,33 @@ impl Tables<'_> {
 
     /// Whether it had ended without an answer; any other stays as it is.
     fn open_again(&self, key: RequestKey, now_ms: u64) -> rusqlite::Result<bool> {
-        let changed = self.transaction.prepare_cached(sql::OPEN_AGAIN)?.execute(params![
-            Fixed(self.contract),
-            Fixed(key.id),
-            Fixed(key.content),
-            Number(now_ms),
-            HoldReason::RetryAsked.as_str(),
-            "an operator asked for another try",
-        ])?;
-        Ok(changed > 0)
+        let stored = self
+            .transaction
+            .prepare_cached(sql::SELECT_PROGRESS)?
+            .query_row(
+                params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)],
+                read_stored,
+            )
+            .optional()?;
+        self.reopen_stored(stored, Reopening::RetryAsked, now_ms)
+    }
+
+    /// Whether there is such a request, and it was one that this opens again.
+    fn reopen_stored(
+        &self,
+        stored: Option<(i64, Stored)>,
+        by: Reopening,
+        now_ms: u64,
+    ) -> rusqlite::Result<bool> {
+        let Some((seq, stored)) = stored else { return Ok(false) };
+        let Ok(open) = stored.open_again(by, now_ms) else { return Ok(false) };
+        self.open_stored(seq, &open).map(|()| true)
+    }
+
+    /// One that had ended.
+    fn open_stored(&self, seq: i64, open: &Open) -> rusqlite::Result<()> {
+        self.transaction.prepare_cached(sql::REOPEN)?.execute([seq])?;
+        self.advance(seq, open)
     }
 
     fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Pruned> {
@@ -394,6 +411,11 @@ impl Tables<'_> {
             skipped_logs: skipped as u64,
         })
     }
+}
+
+/// A request out of its progress and the position after that.
+fn read_stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
+    Ok((row.get(sql::PROGRESS_COLUMNS)?, read_progress(row)?.into()))
 }
 
 impl Pruned {

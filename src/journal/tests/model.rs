@@ -50,7 +50,9 @@ impl Model {
             }
             (Step::Forgotten, None) => row.stage = Stage::Arrived,
             // Work is seen in `standing` alone.
-            (Step::Forgotten, Some(_)) | (Step::Submitted { .. }, None) | (Step::Worked(_), _) => {}
+            (Step::Forgotten, Some(_)) | (Step::Worked(_), _) => {}
+            // Illegal.
+            (Step::Submitted { .. } | Step::Returned { .. }, None) => {}
             (Step::Answered(answer), _) => {
                 row.held = None;
                 row.stage = Stage::Answered(answer);
@@ -60,11 +62,9 @@ impl Model {
                 row.transaction = Some(transaction);
                 row.stage = Stage::Submitted(answer);
             }
-            (Step::Returned { why }, answer) => {
+            (Step::Returned { why }, Some(answer)) => {
                 row.last_error = Some(why);
-                if let Some(answer) = answer {
-                    row.stage = Stage::Answered(answer);
-                }
+                row.stage = Stage::Answered(answer);
             }
             (Step::Failed { why }, _) => {
                 row.attempts += 1;

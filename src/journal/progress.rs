@@ -1,0 +1,338 @@
+//! The legal steps of a stored request. Pure.
+//!
+//! ```text
+//!         Asked         Answered            Submitted            Settled
+//! arrived ─────> asked ──────────> answered ─────────> submitted ───────> ended
+//!    ^             │               ^      ^                │                │
+//!    └─ Forgotten ─┘        Answered      └──── Returned ──┘                │
+//!    any stage <────────────────────── SeenAgain, AnswerDropped ────────────┤
+//!    arrived   <─────────────────────────────────── RetryAsked ─────────────┘
+//! ```
+//!
+//! A request is [`Open`] or [`Ended`], and a step is a method of the one in which it is legal. So
+//! nothing ends twice, and nothing leads back from an end but [`Ended::open_again`], for the reasons
+//! that its table names. Every step of a stored request passes here, and what is [`Illegal`] is not
+//! written.
+//!
+//! An answer in hand is never given up: only a newer one replaces it. *Held* is a flag beside the
+//! stage and never moves it. Settled is legal at every stage: what ends a request may be found out at
+//! any time.
+
+use std::time::Duration;
+
+use crate::{
+    domain::{Answer, B256, Hold, HoldReason, Outcome, Refusal, excerpt, stage::Stage},
+    flow::ledger::Step,
+};
+
+/// Errors of requests are kept up to this many characters.
+pub(super) const LONGEST_ERROR: usize = 500;
+
+/// Where an unfinished request stands, without the answer's bytes (they live in a table of their
+/// own, so that scans do not read them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StageName {
+    Arrived,
+    Asked,
+    Answered,
+    Submitted,
+}
+
+impl StageName {
+    pub const ALL: [Self; 4] = [Self::Arrived, Self::Asked, Self::Answered, Self::Submitted];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Arrived => "arrived",
+            Self::Asked => "asked",
+            Self::Answered => "answered",
+            Self::Submitted => "submitted",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
+    }
+
+    /// The domain's stage. Without its answer (a damaged or edited file) an answered request is
+    /// asked again: that costs a repeat, never an outcome.
+    pub(super) fn with_answer(self, answer: Option<Answer>) -> Stage {
+        match (self, answer) {
+            (Self::Arrived, _) | (Self::Answered | Self::Submitted, None) => Stage::Arrived,
+            (Self::Asked, _) => Stage::Asked,
+            (Self::Answered, Some(answer)) => Stage::Answered(answer),
+            (Self::Submitted, Some(answer)) => Stage::Submitted(answer),
+        }
+    }
+
+    fn has_answer(self) -> bool {
+        match self {
+            Self::Arrived | Self::Asked => false,
+            Self::Answered | Self::Submitted => true,
+        }
+    }
+}
+
+/// A hold and since when (Unix ms) it lasts for this reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub hold: Hold,
+    pub since_ms: u64,
+}
+
+/// The part of a stored request that steps change. Times are Unix milliseconds; that of a stage
+/// says when it was last entered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub stage: StageName,
+    pub held: Option<Held>,
+    /// Failed attempts so far.
+    pub attempts: u32,
+    pub last_error: Option<String>,
+    /// Time that counts towards the expiry, in milliseconds.
+    pub worked_ms: u64,
+    /// The transaction last broadcast with the answer.
+    pub transaction: Option<B256>,
+    pub arrived_at_ms: u64,
+    pub asked_at_ms: Option<u64>,
+    pub answered_at_ms: Option<u64>,
+    pub submitted_at_ms: Option<u64>,
+    pub settled_at_ms: Option<u64>,
+    pub outcome: Option<Outcome>,
+}
+
+/// Why a step is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Illegal {
+    #[error("the request has ended")]
+    HasEnded,
+    /// Believing it would leave a restart without bytes to send.
+    #[error("the request has no answer")]
+    NoAnswer,
+    #[error("the request has not ended")]
+    IsOpen,
+    #[error("what ended the request is not undone by this")]
+    EndStays,
+}
+
+impl Illegal {
+    /// The stable name in logs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::HasEnded => "request_has_ended",
+            Self::NoAnswer => "request_has_no_answer",
+            Self::IsOpen => "request_is_open",
+            Self::EndStays => "end_stays",
+        }
+    }
+}
+
+/// What opens an ended request again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reopening {
+    /// The chain was reorganised, and has its event in another block, or again.
+    SeenAgain,
+    /// The transaction with its answer has left the chain.
+    AnswerDropped,
+    /// An operator asks for another try.
+    RetryAsked,
+}
+
+/// A stored request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    Open(Open),
+    Ended(Ended),
+}
+
+/// Without an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Open(Progress);
+
+/// With an answer in hand.
+struct Answering(Progress);
+
+/// With an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    was: Progress,
+    pub outcome: Outcome,
+    pub at_ms: u64,
+}
+
+impl From<Progress> for Stored {
+    fn from(mut stored: Progress) -> Self {
+        let at_ms = stored.settled_at_ms.take().unwrap_or_default();
+        match stored.outcome.take() {
+            None => Self::Open(Open(stored)),
+            Some(outcome) => Self::Ended(Ended { was: stored, outcome, at_ms }),
+        }
+    }
+}
+
+impl Stored {
+    /// What the walk noted, at `now_ms`. The answer of [`Step::Answered`] is stored beside.
+    pub fn step(self, step: &Step, now_ms: u64) -> Result<Self, Illegal> {
+        let Self::Open(open) = self else { return Err(Illegal::HasEnded) };
+        Ok(Self::Open(match step {
+            Step::Asked => open.asked(now_ms),
+            Step::Forgotten => open.forgotten(),
+            Step::Answered(_) => open.answered(now_ms),
+            Step::Submitted { transaction } => open.answering()?.submitted(*transaction, now_ms),
+            Step::Returned { why } => open.answering()?.returned(why),
+            Step::Failed { why } => open.failed(why),
+            Step::Held(hold) => open.held(hold, now_ms),
+            Step::Worked(time) => open.worked(*time),
+            Step::Settled(outcome) => return Ok(Self::Ended(open.end(outcome.clone(), now_ms))),
+        }))
+    }
+
+    pub fn open_again(self, by: Reopening, now_ms: u64) -> Result<Open, Illegal> {
+        match self {
+            Self::Open(_) => Err(Illegal::IsOpen),
+            Self::Ended(ended) => ended.open_again(by, now_ms),
+        }
+    }
+
+    pub fn is_orphaned(&self) -> bool {
+        matches!(self, Self::Ended(Ended { outcome: Outcome::Orphaned, .. }))
+    }
+}
+
+impl Open {
+    pub fn progress(&self) -> &Progress {
+        &self.0
+    }
+
+    fn answering(self) -> Result<Answering, Illegal> {
+        if self.0.stage.has_answer() { Ok(Answering(self.0)) } else { Err(Illegal::NoAnswer) }
+    }
+
+    fn asked(self, now_ms: u64) -> Self {
+        let mut after = Progress { held: None, ..self.0 };
+        if after.stage == StageName::Arrived {
+            after.stage = StageName::Asked;
+            after.asked_at_ms = Some(now_ms);
+        }
+        Self(after)
+    }
+
+    fn forgotten(mut self) -> Self {
+        if !self.0.stage.has_answer() {
+            self.0.stage = StageName::Arrived;
+        }
+        self
+    }
+
+    fn answered(self, now_ms: u64) -> Self {
+        let (stage, answered_at_ms) = (StageName::Answered, Some(now_ms));
+        Self(Progress { held: None, stage, answered_at_ms, ..self.0 })
+    }
+
+    fn failed(self, why: &str) -> Self {
+        let attempts = self.0.attempts.saturating_add(1);
+        Self(Progress { attempts, last_error: Some(excerpt(LONGEST_ERROR, why)), ..self.0 })
+    }
+
+    fn held(self, hold: &Hold, now_ms: u64) -> Self {
+        let same = self.0.held.as_ref().filter(|held| held.hold.reason == hold.reason);
+        let since_ms = same.map_or(now_ms, |held| held.since_ms);
+        let hold = Hold::new(hold.reason, excerpt(LONGEST_ERROR, &hold.detail));
+        Self(Progress { held: Some(Held { hold, since_ms }), ..self.0 })
+    }
+
+    fn worked(self, time: Duration) -> Self {
+        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self(Progress { worked_ms: self.0.worked_ms.saturating_add(time_ms), ..self.0 })
+    }
+
+    fn end(self, outcome: Outcome, now_ms: u64) -> Ended {
+        Ended { was: Progress { held: None, ..self.0 }, outcome, at_ms: now_ms }
+    }
+}
+
+impl Answering {
+    fn submitted(self, transaction: B256, now_ms: u64) -> Open {
+        let (stage, submitted_at_ms) = (StageName::Submitted, Some(now_ms));
+        let transaction = Some(transaction);
+        Open(Progress { held: None, stage, submitted_at_ms, transaction, ..self.0 })
+    }
+
+    fn returned(self, why: &str) -> Open {
+        let last_error = Some(excerpt(LONGEST_ERROR, why));
+        Open(Progress { stage: StageName::Answered, last_error, ..self.0 })
+    }
+}
+
+impl Ended {
+    /// Since its event was first stored.
+    pub fn after(&self) -> Duration {
+        Duration::from_millis(self.at_ms.saturating_sub(self.was.arrived_at_ms))
+    }
+
+    fn open_again(self, by: Reopening, now_ms: u64) -> Result<Open, Illegal> {
+        if !self.is_undone(by) {
+            return Err(Illegal::EndStays);
+        }
+        let Self { was, outcome, .. } = self;
+        let held =
+            |reason, detail| Some(Held { hold: Hold::new(reason, detail), since_ms: now_ms });
+        Ok(Open(match by {
+            Reopening::SeenAgain => was,
+            Reopening::AnswerDropped => {
+                let detail = "its answer's block has left the chain; it is sent again";
+                Progress { held: held(HoldReason::AnswerDropped, detail), ..was }
+            }
+            // Held, so that a retry brings it back into the walk whatever happens meanwhile. The time
+            // it had worked is forgotten: what expired would expire again at once.
+            Reopening::RetryAsked => Progress {
+                stage: StageName::Arrived,
+                held: held(HoldReason::RetryAsked, "an operator asked for another try"),
+                last_error: Some(excerpt(LONGEST_ERROR, had_ended(&outcome))),
+                worked_ms: 0,
+                ..was
+            },
+        }))
+    }
+
+    /// A reorganisation undoes what is a fact of the chain, an operator whatever may still be
+    /// answered.
+    fn is_undone(&self, by: Reopening) -> bool {
+        use Reopening::{AnswerDropped, RetryAsked, SeenAgain};
+        match (&self.outcome, by) {
+            (Outcome::Accepted { .. }, SeenAgain | AnswerDropped)
+            | (Outcome::AlreadyAnswered, SeenAgain | AnswerDropped | RetryAsked)
+            | (
+                Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested),
+                SeenAgain | RetryAsked,
+            )
+            | (Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)), RetryAsked) => true,
+            (Outcome::Accepted { .. }, RetryAsked)
+            | (Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested), AnswerDropped)
+            | (
+                Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)),
+                SeenAgain | AnswerDropped,
+            )
+            | (Outcome::Observed, SeenAgain | AnswerDropped | RetryAsked) => false,
+        }
+    }
+}
+
+fn had_ended(outcome: &Outcome) -> String {
+    let name = outcome.as_str();
+    match outcome {
+        Outcome::Refused(Refusal::Malformed(what)) => format!("it had ended as {name} ({what})"),
+        Outcome::Refused(Refusal::NotRequested) => {
+            format!("it had ended as {name} (not_requested)")
+        }
+        Outcome::Accepted { .. }
+        | Outcome::AlreadyAnswered
+        | Outcome::Expired
+        | Outcome::Orphaned
+        | Outcome::Observed => format!("it had ended as {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

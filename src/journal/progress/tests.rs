@@ -1,0 +1,233 @@
+//! Every step from every place a request can be in, and sequences of all that can happen to one.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{BlockRef, Bytes};
+
+const REOPENINGS: [Reopening; 3] =
+    [Reopening::SeenAgain, Reopening::AnswerDropped, Reopening::RetryAsked];
+
+fn answer() -> Answer {
+    Answer {
+        payload: Bytes::from_static(b"payload"),
+        signature: Bytes::from_static(b"signature"),
+        extra_data: Bytes::new(),
+    }
+}
+
+fn hold(reason: HoldReason) -> Step {
+    Step::Held(Hold::new(reason, "top it up"))
+}
+
+fn at(stage: StageName) -> Progress {
+    Progress {
+        stage,
+        held: Some(Held { hold: Hold::new(HoldReason::NoFunds, "empty"), since_ms: 5 }),
+        attempts: 3,
+        last_error: None,
+        worked_ms: 8,
+        transaction: None,
+        arrived_at_ms: 1,
+        asked_at_ms: None,
+        answered_at_ms: None,
+        submitted_at_ms: None,
+        settled_at_ms: None,
+        outcome: None,
+    }
+}
+
+fn outcomes() -> Vec<Outcome> {
+    let block = BlockRef { number: 7, hash: B256::repeat_byte(1) };
+    vec![
+        Outcome::Accepted { transaction: B256::repeat_byte(2), block },
+        Outcome::AlreadyAnswered,
+        Outcome::Expired,
+        Outcome::Orphaned,
+        Outcome::Observed,
+        Outcome::Refused(Refusal::Malformed("no materials".into())),
+        Outcome::Refused(Refusal::NotRequested),
+    ]
+}
+
+fn steps() -> Vec<Step> {
+    vec![
+        Step::Asked,
+        Step::Forgotten,
+        Step::Answered(answer()),
+        Step::Submitted { transaction: B256::repeat_byte(7) },
+        Step::Returned { why: "reverted".into() },
+        Step::Failed { why: "timeout".into() },
+        hold(HoldReason::AccessDenied),
+        Step::Worked(Duration::from_millis(2)),
+        Step::Settled(Outcome::Expired),
+    ]
+}
+
+fn open(stored: Stored) -> Progress {
+    match stored {
+        Stored::Open(Open(progress)) => progress,
+        Stored::Ended(ended) => panic!("{ended:?}"),
+    }
+}
+
+#[test]
+fn every_stage_and_step_lands_where_the_drawing_says() {
+    use StageName::{Answered, Arrived, Asked, Submitted};
+    const ILLEGAL: Option<StageName> = None;
+    // One row per stage, one column per step in the order of `steps`, but for the last.
+    let table = [
+        (Arrived, [Some(Asked), Some(Arrived), Some(Answered), ILLEGAL, ILLEGAL]),
+        (Asked, [Some(Asked), Some(Arrived), Some(Answered), ILLEGAL, ILLEGAL]),
+        (Answered, [Answered, Answered, Answered, Submitted, Answered].map(Some)),
+        (Submitted, [Submitted, Submitted, Answered, Submitted, Answered].map(Some)),
+    ];
+    for (before, row) in table {
+        // Failed, Held and Worked move nothing.
+        let row = row.into_iter().chain([Some(before); 3]);
+        for (step, expected) in steps().iter().zip(row) {
+            let after = Stored::from(at(before)).step(step, 9);
+            let Some(expected) = expected else {
+                assert_eq!(after, Err(Illegal::NoAnswer), "{before:?} {step:?}");
+                continue;
+            };
+            let after = open(after.unwrap());
+            assert_eq!(after.stage, expected, "{before:?} {step:?}");
+            let clears = matches!(step, Step::Asked | Step::Answered(_) | Step::Submitted { .. });
+            assert_eq!(after.held.is_none(), clears, "{before:?} {step:?}");
+            assert_eq!((after.outcome, after.settled_at_ms), (None, None));
+        }
+    }
+}
+
+/// Nothing ends twice, and what is not named here stays ended.
+#[test]
+fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
+    use Reopening::{AnswerDropped, RetryAsked, SeenAgain};
+    for outcome in outcomes() {
+        let opens: &[Reopening] = match &outcome {
+            Outcome::Accepted { .. } => &[SeenAgain, AnswerDropped],
+            Outcome::AlreadyAnswered => &[SeenAgain, AnswerDropped, RetryAsked],
+            Outcome::Orphaned | Outcome::Refused(Refusal::NotRequested) => &[SeenAgain, RetryAsked],
+            Outcome::Expired | Outcome::Refused(Refusal::Malformed(_)) => &[RetryAsked],
+            Outcome::Observed => &[],
+        };
+        for stage in StageName::ALL {
+            let end = Stored::from(at(stage)).step(&Step::Settled(outcome.clone()), 9).unwrap();
+            let Stored::Ended(ended) = &end else { panic!("{end:?}") };
+            assert_eq!((&ended.outcome, ended.at_ms, &ended.was.held), (&outcome, 9, &None));
+            assert_eq!(ended.after(), Duration::from_millis(8));
+            for step in steps() {
+                assert_eq!(end.clone().step(&step, 10), Err(Illegal::HasEnded), "{step:?}");
+            }
+            for by in REOPENINGS {
+                assert_eq!(
+                    Stored::from(at(stage)).open_again(by, 10),
+                    Err(Illegal::IsOpen),
+                    "{by:?}"
+                );
+                let again = end.clone().open_again(by, 10);
+                assert_eq!(again.is_ok(), opens.contains(&by), "{outcome:?} {by:?}");
+                let Ok(Open(after)) = again else {
+                    assert_eq!(again, Err(Illegal::EndStays));
+                    continue;
+                };
+                let retried = by == RetryAsked;
+                let stands = if retried { StageName::Arrived } else { stage };
+                assert_eq!((after.stage, after.outcome, after.settled_at_ms), (stands, None, None));
+                assert_eq!(after.worked_ms, if retried { 0 } else { 8 });
+                assert_eq!(after.held.is_some(), by != SeenAgain);
+                assert_eq!(after.last_error.is_some(), retried);
+            }
+        }
+    }
+}
+
+#[test]
+fn failures_count_and_are_cut_at_500_characters() {
+    let step = Step::Failed { why: "ä".repeat(900) };
+    let after = open(Stored::from(at(StageName::Asked)).step(&step, 9).unwrap());
+    assert_eq!(after.attempts, 4);
+    assert_eq!(after.last_error.unwrap().chars().count(), 501, "and a mark");
+}
+
+#[test]
+fn a_hold_keeps_its_start_while_its_reason_stays() {
+    let since = |reason| {
+        let after = Stored::from(at(StageName::Arrived)).step(&hold(reason), 9).unwrap();
+        open(after).held.unwrap().since_ms
+    };
+    assert_eq!(since(HoldReason::NoFunds), 5);
+    assert_eq!(since(HoldReason::FeeCap), 9);
+}
+
+#[test]
+fn stored_names_are_those_of_the_domain() {
+    let stages =
+        [Stage::Arrived, Stage::Asked, Stage::Answered(answer()), Stage::Submitted(answer())];
+    for (name, stage) in StageName::ALL.into_iter().zip(stages) {
+        assert_eq!(name.as_str(), stage.as_str());
+        assert_eq!(StageName::from_name(name.as_str()), Some(name));
+        assert_eq!(name.with_answer(Some(answer())), stage);
+        assert_eq!(name.has_answer(), matches!(stage, Stage::Answered(_) | Stage::Submitted(_)));
+    }
+    assert_eq!(StageName::Submitted.with_answer(None), Stage::Arrived);
+}
+
+/// All that can happen to a stored request.
+#[derive(Clone, Debug)]
+enum Happening {
+    Step(Step),
+    Reopening(Reopening),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let steps = prop::sample::select(steps()).prop_map(Happening::Step);
+    let ends = prop::sample::select(outcomes());
+    let ends = ends.prop_map(|outcome| Happening::Step(Step::Settled(outcome)));
+    let reopenings = prop::sample::select(&REOPENINGS[..]).prop_map(Happening::Reopening);
+    prop_oneof![6 => steps, 2 => ends, 2 => reopenings]
+}
+
+proptest! {
+    /// However they come: between two ends lies a reopening that its end allows, an answer in hand is
+    /// given up to nobody but an operator, what is illegal changes nothing, and a crash in between
+    /// makes no difference.
+    #[test]
+    fn no_sequence_leads_to_two_outcomes_or_back_from_one(
+        happenings in prop::collection::vec(happening(), 1..40),
+    ) {
+        let mut stored = Stored::from(at(StageName::Arrived));
+        let mut ended = false;
+        for (now_ms, happening) in (10..).zip(happenings) {
+            let had_answer = match &stored {
+                Stored::Open(Open(progress)) => progress.stage.has_answer(),
+                Stored::Ended(end) => end.was.stage.has_answer(),
+            };
+            let (after, is_retry) = match happening {
+                Happening::Step(step) => (stored.clone().step(&step, now_ms), false),
+                Happening::Reopening(by) => {
+                    let again = stored.clone().open_again(by, now_ms).map(Stored::Open);
+                    (again, by == Reopening::RetryAsked)
+                }
+            };
+            let Ok(after) = after else { continue };
+            let ends = matches!(after, Stored::Ended(_));
+            prop_assert!(!(ended && ends), "ended twice");
+            ended = ends;
+            let progress = match &after {
+                Stored::Open(Open(progress)) => progress,
+                Stored::Ended(end) => &end.was,
+            };
+            prop_assert!(progress.stage.has_answer() || !had_answer || is_retry);
+            prop_assert_eq!((&progress.outcome, progress.settled_at_ms), (&None, None));
+            // As it is written and read again.
+            let mut read = progress.clone();
+            if let Stored::Ended(end) = &after {
+                (read.outcome, read.settled_at_ms) = (Some(end.outcome.clone()), Some(end.at_ms));
+            }
+            prop_assert_eq!(&Stored::from(read), &after);
+            stored = after;
+        }
+    }
+}
