@@ -85,7 +85,7 @@ impl News {
                 nonce
             ),
             Self::LeftChain { transactions } => {
-                warn!(transactions, "mined transactions have left the chain: they are sent again")
+                warn!(transactions, "mined transactions have left the chain: they are sent again");
             }
             Self::CountFell { count } => {
                 warn!(count, "the chain counts fewer transactions of the wallet than before");

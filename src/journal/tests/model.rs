@@ -49,10 +49,10 @@ impl Model {
                 }
             }
             (Step::Forgotten, None) => row.stage = Stage::Arrived,
-            // Work is seen in `standing` alone.
-            (Step::Forgotten, Some(_)) | (Step::Worked(_), _) => {}
-            // Illegal.
-            (Step::Submitted { .. } | Step::Returned { .. }, None) => {}
+            // Work is seen in `standing` alone, and what an answer is missing for is illegal.
+            (Step::Forgotten, Some(_))
+            | (Step::Worked(_), _)
+            | (Step::Submitted { .. } | Step::Returned { .. }, None) => {}
             (Step::Answered(answer), _) => {
                 row.held = None;
                 row.stage = Stage::Answered(answer);
