@@ -44,6 +44,7 @@ mod succession;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod commands;
 mod writer;
 
 use std::{
@@ -75,11 +76,12 @@ pub use self::{
     writer::{Kept, Writer},
 };
 use self::{
+    commands::{Command, Done, Work},
     lock::{Lock, LockError},
     names::{Files, create_private, make_directory, sync_names},
     record::{Fixed, Number},
     schema::Version,
-    writer::{Command, Done, Parts, Work},
+    writer::Parts,
 };
 use crate::{
     domain::{
@@ -641,7 +643,7 @@ impl Journal {
     }
 
     /// Queues work without waiting for its commit.
-    async fn queue(&self, work: Work, reply: Option<writer::Reply>) -> Result<(), LedgerError> {
+    async fn queue(&self, work: Work, reply: Option<commands::Reply>) -> Result<(), LedgerError> {
         let command = Command { work, at_ms: self.shared.machine.clock.unix_millis(), reply };
         self.commands.send(command).await.map_err(|_| self.shared.closed().into())
     }

@@ -9,11 +9,11 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{
     Pruned,
+    commands::{Done, Settlement, Work},
     progress::{Ended, Open, Reopening, Stored},
     reader::{read_progress, read_transaction},
     record::{Fixed, Number, OutcomeColumns, kind_from_name, step_name, topics_to_blob},
     statements as sql,
-    writer::{Done, Settlement, Work},
 };
 use crate::{
     domain::{Address, B256, BlockRef, RequestKey},

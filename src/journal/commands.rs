@@ -1,0 +1,108 @@
+//! What the writer is asked to do, and what it answers.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Pruned;
+use crate::{
+    domain::{BlockRef, Event, Kind, LedgerError, Outcome, RequestKey},
+    flow::ledger::{Batch, Step, Taken},
+    gateway::lane::{GivenUp, SignedTransaction, TransactionId},
+};
+
+/// A commit takes further commands until they weigh this much (bytes, roughly as stored).
+pub(super) const FULL_BATCH: usize = 8 * 1024 * 1024;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    Arrive(Batch),
+    Signed(Vec<SignedTransaction>),
+    Note(RequestKey, Step),
+    Mined(TransactionId, BlockRef),
+    GiveUp(Vec<TransactionId>, GivenUp),
+    Reopen(Vec<TransactionId>),
+    /// One that ended without an answer.
+    OpenAgain(RequestKey),
+    /// Answers to requests up to this block may be missing.
+    ForgetUpTo(u64),
+    /// One chunk of what is old.
+    Prune {
+        settled_before_ms: u64,
+        final_block: u64,
+    },
+    /// Nothing: a barrier.
+    Flush,
+}
+
+impl Work {
+    /// Whether it may change how many requests stand where.
+    pub(super) fn moves_requests(&self) -> bool {
+        match self {
+            Self::Arrive(batch) => !batch.arrivals.is_empty(),
+            Self::Note(..) | Self::Reopen(_) | Self::OpenAgain(_) => true,
+            Self::Signed(_)
+            | Self::Mined(..)
+            | Self::GiveUp(..)
+            | Self::Prune { .. }
+            | Self::ForgetUpTo(_)
+            | Self::Flush => false,
+        }
+    }
+}
+
+/// What a durable command answers, and what a step did.
+#[derive(Debug)]
+pub(super) enum Done {
+    Nothing,
+    Settled(Settlement),
+    Taken(Taken),
+    Pruned(Pruned),
+    Reopened(Vec<SignedTransaction>),
+    /// Whether it had ended without an answer.
+    OpenedAgain(bool),
+}
+
+/// A request that ended.
+#[derive(Debug)]
+pub(super) struct Settlement {
+    pub kind: Kind,
+    pub outcome: Outcome,
+    /// Since its event was first stored.
+    pub after: Duration,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Done, LedgerError>>;
+
+/// Work, when it was asked for, and who waits for its fsync.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub work: Work,
+    pub at_ms: u64,
+    pub reply: Option<Reply>,
+}
+
+impl Command {
+    pub(super) fn weight(&self) -> usize {
+        let event = |event: &Event| 256 + event.data.len();
+        let bytes = match &self.work {
+            Work::Arrive(batch) => {
+                batch.arrivals.iter().map(|arrival| 512 + event(&arrival.event)).sum::<usize>()
+                    + batch.skipped.iter().map(|(skipped, _)| event(skipped)).sum::<usize>()
+                    + batch.unproven.as_ref().map_or(0, |unproven| 128 * unproven.len())
+            }
+            Work::Signed(transactions) => transactions.iter().map(|one| 512 + one.raw.len()).sum(),
+            Work::Note(_, Step::Answered(answer)) => answer.payload.len() + answer.extra_data.len(),
+            Work::Prune { .. } => FULL_BATCH / 8,
+            Work::Note(..)
+            | Work::Mined(..)
+            | Work::GiveUp(..)
+            | Work::Reopen(_)
+            | Work::OpenAgain(_)
+            | Work::ForgetUpTo(_)
+            | Work::Flush => 0,
+        };
+        bytes + 512
+    }
+}
