@@ -9,6 +9,7 @@ mod surroundings;
 mod limits;
 mod dumps;
 mod open_files;
+mod threads;
 mod run;
 mod list;
 mod validate;
@@ -34,6 +35,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::threads::{TooFewThreads, enough_threads};
 use crate::{
     config::{Environment, Place, Problem, Problems, Wallet, is_instance_name},
     observe::{logging, traces},

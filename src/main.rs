@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kms_connector::cli::{Cli, Exit};
+use kms_connector::cli::{Cli, Exit, enough_threads};
 use kms_connector::config::Environment;
 use kms_connector::observe::logging;
 
@@ -25,6 +25,10 @@ fn main() -> ExitCode {
             return Exit::Failure.into();
         }
     };
+    if let Err(error) = enough_threads() {
+        eprintln!("kms-connector: cannot start: {error}");
+        return Exit::Failure.into();
+    }
     // The one TLS provider. An error would mean that it is installed already.
     kms_connector::tls::install_provider();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

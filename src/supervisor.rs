@@ -28,6 +28,8 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
+    fs::read_dir,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -37,15 +39,15 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinError, JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, warn};
 
 use self::{
-    control::{Asked, Listener},
-    directory::{Files, Look, Settled},
+    control::{Asked, Candidates, ListenError, Listener},
+    directory::{Files, Late, Look, Patience, Settled, Work},
     lifecycle::{DRAIN_LIMIT, Signal, Signals},
     operator::Pending,
     plan::WalletClaim,
@@ -71,6 +73,8 @@ use crate::{
 const CHECK_LIMIT: Duration = Duration::from_secs(20);
 /// How long the start waits for the state directory to tell who kept its journals.
 const KEEPERS_LIMIT: Duration = Duration::from_secs(5);
+/// And for its control socket.
+const BIND_LIMIT: Duration = Duration::from_secs(5);
 /// Control requests that wait for the loop.
 const ASKED: usize = 32;
 /// The loop turns at least this often.
@@ -100,6 +104,8 @@ pub struct Options {
 pub enum RunError {
     #[error(transparent)]
     Configuration(#[from] Problems),
+    #[error("{}: {late}", path.display())]
+    Late { path: PathBuf, late: Late },
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
     #[error("cannot open the control socket: {0}")]
@@ -171,31 +177,25 @@ pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, R
     let Kept { errors, traces } = kept;
     let mut signals = Signals::catch().map_err(RunError::Signals)?;
     let manager = ServiceManager::of(&environment);
-    // Files may keep it waiting for some seconds.
-    let told_to_end = async { while signals.next().await == Signal::Reload {} };
-    let reading = async {
-        let keepers = match &files {
-            Files::Directory(_) => keepers_of(&state_dir).await,
-            Files::One { .. } => Vec::new(),
-        };
-        let looked = look(&files, &environment, &keepers).await;
-        (keepers, looked)
-    };
-    let (keepers, looked) = tokio::select! {
-        read = reading => read,
-        () = told_to_end => return Ok(Exit::Stopped),
-    };
-    let (first, settled) = looked?;
     let candidates = control::candidates(socket.as_deref(), &environment, &state_dir);
-    let listener = match (Listener::bind(&candidates).await, &files) {
-        (Ok(listener), _) => Some(listener),
-        (Err(error), Files::Directory(_)) => return Err(error.into()),
-        (Err(error), Files::One { .. }) => {
-            warn!(%error, "no control socket: status and the other commands cannot ask this process");
-            None
+    let prepared = {
+        // File systems may keep it waiting for some seconds.
+        let told_to_end = async { while signals.next().await == Signal::Reload {} };
+        let preparing = async {
+            let keepers = match &files {
+                Files::Directory(_) => keepers_of(&state_dir).await,
+                Files::One { .. } => Vec::new(),
+            };
+            let looked = look(&files, &environment, &keepers).await?;
+            let socket = Socket::bind(candidates, matches!(files, Files::Directory(_))).await?;
+            Ok::<_, RunError>((keepers, looked, socket))
+        };
+        tokio::select! {
+            prepared = preparing => prepared,
+            () = told_to_end => return Ok(Exit::Stopped),
         }
     };
-
+    let (keepers, (first, settled), socket) = prepared?;
     let http = match listen {
         Some(address) => Some(Http::bind(address, listen_names).await?),
         None => None,
@@ -211,10 +211,7 @@ pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, R
     if let Some(traces) = traces {
         beside.spawn(traces.run(stop.clone()));
     }
-    if let Some(listener) = listener {
-        info!(path = %listener.path().display(), "control socket open");
-        beside.spawn(listener.serve(commands, stop.clone()).in_current_span());
-    }
+    beside.spawn(socket.serve(commands, stop.clone()).in_current_span());
     let directory = match files {
         Files::Directory(directory) => Some(directory),
         Files::One { .. } => None,
@@ -238,10 +235,60 @@ pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, R
     Ok(exit)
 }
 
+/// The control socket, or what becomes it.
+enum Socket {
+    Bound(Box<Listener>),
+    /// Its file system has not answered yet.
+    Late(JoinSet<Result<Listener, ListenError>>),
+    None,
+}
+
+impl Socket {
+    /// Waits for it some seconds. `is_needed`: nothing starts without it, unless only its file system is
+    /// late.
+    async fn bind(candidates: Candidates, is_needed: bool) -> Result<Self, ListenError> {
+        let mut binding = JoinSet::new();
+        binding.spawn(async move { Listener::bind(&candidates).await });
+        match timeout(BIND_LIMIT, binding.join_next()).await {
+            Ok(Some(Ok(Ok(listener)))) => Ok(Self::Bound(Box::new(listener))),
+            Ok(Some(Ok(Err(error)))) if is_needed => Err(error),
+            Ok(Some(Ok(Err(error)))) => {
+                no_socket(&error);
+                Ok(Self::None)
+            }
+            Ok(Some(Err(panic))) => std::panic::resume_unwind(panic.into_panic()),
+            Ok(None) | Err(_) => {
+                let path = "its directory does not answer (a network mount that hangs?)";
+                no_socket(&path);
+                Ok(Self::Late(binding))
+            }
+        }
+    }
+
+    /// Serves until `stop`, from when it is there.
+    async fn serve(self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
+        let listener = match self {
+            Self::Bound(listener) => *listener,
+            Self::Late(mut binding) => match stop.run_until_cancelled(binding.join_next()).await {
+                Some(Some(Ok(Ok(listener)))) => listener,
+                Some(Some(Ok(Err(error)))) => return no_socket(&error),
+                Some(Some(Err(_)) | None) | None => return,
+            },
+            Self::None => return,
+        };
+        info!(path = %listener.path().display(), "control socket open");
+        listener.serve(commands, stop).await;
+    }
+}
+
+fn no_socket(why: &dyn fmt::Display) {
+    warn!(%why, "no control socket: status and the other commands cannot ask this process");
+}
+
 /// Who kept the journals before. A disk that does not answer is each instance's to tell of.
 async fn keepers_of(state_dir: &Path) -> Vec<Keeper> {
     let dir = state_dir.to_owned();
-    let reading = tokio::task::spawn_blocking(move || journal::keepers(&dir));
+    let reading = spawn_blocking(move || journal::keepers(&dir));
     timeout(KEEPERS_LIMIT, reading).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
@@ -250,26 +297,32 @@ async fn look(
     files: &Files,
     environment: &Environment,
     keepers: &[Keeper],
-) -> Result<(Look, Settled), Problems> {
-    if let Files::Directory(_) = files {
+) -> Result<(Look, Settled), RunError> {
+    if let Files::Directory(path) = files {
         config::check_environment(environment)?;
+        // Not a fault of any configuration: starting again helps once the mount is there.
+        let at = path.clone();
+        let list = |directory: &Path| read_dir(directory).map(drop);
+        let listing = spawn_blocking(move || Patience::default().one(Work::List, &at, list));
+        if let Ok(Err(late)) = listing.await {
+            return Err(RunError::Late { path: path.clone(), late });
+        }
     }
     let (of, with, known) = (files.clone(), environment.clone(), keepers.to_vec());
-    let reading =
-        tokio::task::spawn_blocking(move || directory::look_first(&of, &with, &known)).await;
+    let reading = spawn_blocking(move || directory::look_first(&of, &with, &known)).await;
     let (mut look, settled) = match reading {
         Ok(first) => first,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
     match files {
         Files::Directory(path) => match look.problem {
-            Some(problem) => Err(config::unusable_directory(path, problem)),
+            Some(problem) => Err(config::unusable_directory(path, problem).into()),
             None => Ok((look, settled)),
         },
         Files::One { .. } => {
             let bad = look.files.iter().find(|(_, file)| file.is_err());
             match bad.map(|(name, _)| name.clone()).and_then(|name| look.files.remove(&name)) {
-                Some(Err(problems)) => Err(problems),
+                Some(Err(problems)) => Err(problems.into()),
                 Some(Ok(_)) | None => Ok((look, settled)),
             }
         }

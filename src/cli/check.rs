@@ -12,12 +12,11 @@ use super::{
     validate::conflicts,
 };
 use crate::{
-    config::{self, Config, Environment, Loaded, Mode, Problem, Problems, Source, Warning},
+    config::{self, Config, Environment, Loaded, Mode, Problem, Problems, Warning},
     instance::{
         self,
         checkup::{Checkup, Finding, Verdict, checkup},
     },
-    journal::keepers,
     supervisor::directory::{self, Files},
 };
 
@@ -124,13 +123,7 @@ fn ending(reports: &[Report]) -> Exit {
 }
 
 async fn one(file: Option<PathBuf>, mode: Mode, shown: String, places: &Places) -> Report {
-    let source = Source {
-        file: file.clone(),
-        environment: places.environment.clone(),
-        credentials_directory: places.environment.credentials_directory(),
-        mode,
-    };
-    match config::load(&source) {
+    match places::load_as(file.clone(), places.environment.clone(), mode) {
         Ok(Loaded { config, warnings }) => {
             let name = config::instance_name(mode, None, file.as_deref(), &config);
             of_config(name, &config, &warnings, &places.state_dir).await
@@ -176,7 +169,7 @@ fn of_problems(problems: &Problems) -> Vec<Finding> {
 async fn all(places: &Places) -> Vec<Report> {
     let Places { config_dir, state_dir, environment } = places;
     let files = Files::Directory(config_dir.clone());
-    let (look, settled) = directory::look_first(&files, environment, &keepers(state_dir));
+    let (look, settled) = directory::look_first(&files, environment, &places::keepers(state_dir));
     if let Some(problem) = look.problem {
         let problems = config::unusable_directory(config_dir, problem);
         return vec![Report::bad("-", of_problems(&problems))];
@@ -197,7 +190,7 @@ async fn all(places: &Places) -> Vec<Report> {
         let findings = vec![finding];
         reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
     }
-    let conflicts = conflicts(&look, &keepers(state_dir));
+    let conflicts = conflicts(&look, &places::keepers(state_dir));
     let looks = look.files.iter().map(|(name, file)| {
         let conflict = conflicts.get(name);
         async move {

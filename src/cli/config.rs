@@ -6,7 +6,10 @@ use super::{
     Exit, complain, places, print,
     text::{printable, table},
 };
-use crate::config::{self, Entry, Environment, Mode, Problems, Source};
+use crate::{
+    config::{self, Entry, Environment, Mode, Problems},
+    supervisor::directory::patiently,
+};
 
 /// Which configuration, as for `check`.
 #[derive(Debug)]
@@ -45,8 +48,8 @@ fn entries(
             (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
         }
     };
-    let credentials_directory = environment.credentials_directory();
-    config::effective(&Source { file, environment, credentials_directory, mode })
+    let source = places::source(file, environment, mode);
+    patiently(source.file.clone().as_deref(), move || config::effective(&source))
 }
 
 fn as_text(entries: &[Entry]) -> String {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Exit, complain, places, print, text::printable};
 use crate::{
-    config::{self, Environment, Loaded, Mode, Problems, Source},
+    config::{self, Environment, Loaded, Mode, Problems},
     instance::{self, RebuildError},
     journal::{Rebuilt, Way},
     supervisor::control::{self, Answer, AskError, Candidates, Request},
@@ -79,9 +79,7 @@ fn load(
             (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
         }
     };
-    let credentials_directory = environment.credentials_directory();
-    let source = Source { file: file.clone(), environment, credentials_directory, mode };
-    let loaded = config::load(&source)?;
+    let loaded = places::load_as(file.clone(), environment, mode)?;
     let name = config::instance_name(mode, None, file.as_deref(), &loaded.config);
     Ok((name, loaded))
 }

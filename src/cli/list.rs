@@ -48,6 +48,8 @@ pub(super) async fn list(
     let shown = |name: &str| {
         if full_path { full(name).display().to_string() } else { name.to_owned() }
     };
+    let paths: Vec<PathBuf> = names.iter().map(|name| full(name)).collect();
+    let loaded = || places::load_all(&paths, environment);
     for odd in directory::misnamed(config_dir) {
         complain(format_args!("warning: {odd}"));
     }
@@ -62,21 +64,17 @@ pub(super) async fn list(
                 "RESTARTS",
             ];
             let mut rows = vec![header.map(str::to_owned)];
-            for name in &names {
-                let path = full(name);
+            for ((name, path), loaded) in names.iter().zip(&paths).zip(loaded()) {
                 let file = if full_path { shown(name) } else { short(name) };
-                rows.push(long_row(file, &path, environment, running.of(&path)));
+                rows.push(long_row(file, path, &loaded, running.of(path)));
             }
             print(&table(&rows), Exit::Success)
         }
         Form::Json => {
             let running = Running::ask(candidates).await;
-            let entries: Vec<_> = names
-                .iter()
-                .map(|name| {
-                    let path = full(name);
-                    json_entry(name, &path, environment, running.of(&path))
-                })
+            let files = names.iter().zip(&paths).zip(loaded());
+            let entries: Vec<_> = files
+                .map(|((name, path), loaded)| json_entry(name, path, loaded, running.of(path)))
                 .collect();
             print(&format!("{:#}\n", serde_json::Value::from(entries)), Exit::Success)
         }
@@ -132,10 +130,9 @@ fn verdict(loaded: &Result<Loaded, Problems>) -> String {
 fn long_row(
     shown: String,
     path: &Path,
-    environment: &Environment,
+    loaded: &Result<Loaded, Problems>,
     running: Option<&InstanceStatus>,
 ) -> [String; 9] {
-    let loaded = places::load(Some(path.to_owned()), environment.clone());
     let of = |tell: fn(&Config) -> String| {
         loaded.as_ref().map_or_else(|_| "-".to_owned(), |loaded| tell(&loaded.config))
     };
@@ -149,7 +146,7 @@ fn long_row(
     [
         shown,
         name,
-        verdict(&loaded),
+        verdict(loaded),
         of(|config| config.chain_id.to_string()),
         of(|config| config.gateway_url.to_string()),
         of(|config| describe(config.wallet.as_ref())),
@@ -162,10 +159,9 @@ fn long_row(
 fn json_entry(
     file: &str,
     path: &Path,
-    environment: &Environment,
+    loaded: Result<Loaded, Problems>,
     running: Option<&InstanceStatus>,
 ) -> serde_json::Value {
-    let loaded = places::load(Some(path.to_owned()), environment.clone());
     let status = match &loaded {
         Ok(loaded) if loaded.config.enabled => "ok",
         Ok(_) => "disabled",

@@ -1,13 +1,15 @@
-//! Where configurations and journals are, and what is there.
+//! Where configurations and journals are, and what is there. No file system keeps a command waiting for
+//! longer than some seconds.
 
 use std::{
-    fs, io,
+    ffi::OsStr,
     path::{Path, PathBuf},
 };
 
 use crate::{
     config::{self, Environment, Loaded, Mode, Place, Problem, Problems, Source},
-    supervisor::directory::is_configuration,
+    journal::{self, Keeper},
+    supervisor::directory::{self, Patience, Work, patiently},
 };
 
 /// systemd may give several state directories, parted by colons; the first is ours.
@@ -22,17 +24,19 @@ pub(super) fn state_dir(environment: &Environment) -> PathBuf {
 
 /// The names of all `*.toml` in the directory, sorted; hidden files do not count.
 pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
-    let problem = |error: io::Error| config::unusable_directory(directory, error.to_string());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(problem)? {
-        let entry = entry.map_err(problem)?;
-        let name = entry.file_name();
-        if is_configuration(&name) && !entry.path().is_dir() {
-            names.push(name.to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
+    let patience = Patience::default();
+    let names = directory::list(directory, &patience)
+        .map_err(|problem| config::unusable_directory(directory, problem))?;
+    let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
+    // One that does not even say what it is, is told of where it is read.
+    let is_directory = patience.each(Work::Look, &paths, |_, path| path.is_dir());
+    let files = names.iter().zip(is_directory).filter(|(_, is_one)| *is_one != Ok(true));
+    Ok(files.map(|(name, _)| OsStr::to_string_lossy(name).into_owned()).collect())
+}
+
+/// Who kept the journals; nobody, where the directory does not answer: that is told where it is written.
+pub(super) fn keepers(state_dir: &Path) -> Vec<Keeper> {
+    Patience::default().one(Work::Look, state_dir, journal::keepers).unwrap_or_default()
 }
 
 /// `KMS_CONNECTOR_CONFIG_DIR`, else `./config/environments`.
@@ -43,12 +47,40 @@ pub(super) fn config_dir(environment: &Environment) -> PathBuf {
 
 /// Without a file, the environment alone counts.
 pub(super) fn load(file: Option<PathBuf>, environment: Environment) -> Result<Loaded, Problems> {
+    load_as(file, environment, Mode::Start)
+}
+
+/// The same as one of many, or the only one.
+pub(super) fn load_as(
+    file: Option<PathBuf>,
+    environment: Environment,
+    mode: Mode,
+) -> Result<Loaded, Problems> {
+    let source = source(file, environment, mode);
+    patiently(source.file.clone().as_deref(), move || config::load(&source))
+}
+
+pub(super) fn source(file: Option<PathBuf>, environment: Environment, mode: Mode) -> Source {
     let credentials_directory = environment.credentials_directory();
-    config::load(&Source { file, environment, credentials_directory, mode: Mode::Start })
+    Source { file, environment, credentials_directory, mode }
+}
+
+/// All of these, each as the only one.
+pub(super) fn load_all(
+    files: &[PathBuf],
+    environment: &Environment,
+) -> Vec<Result<Loaded, Problems>> {
+    let source = |file: &PathBuf| source(Some(file.clone()), environment.clone(), Mode::Start);
+    directory::load_all(files.iter().map(source).collect())
 }
 
 /// The file itself: a relative one as given, then in the configuration directory.
 pub(super) fn find(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
+    let (whole, directory) = (file.to_owned(), directory.to_owned());
+    patiently(Some(file), move || look_for(&whole, &directory))
+}
+
+fn look_for(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let candidates = [file.to_owned(), directory.join(file)];
     // What cannot be looked at counts as found: loading it tells why.
     let found = candidates.iter().find(|path| path.try_exists().unwrap_or(true));
@@ -69,6 +101,8 @@ pub(super) fn find(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -93,5 +127,33 @@ mod tests {
         assert_eq!(find("only-there.toml").unwrap(), directory.path().join("only-there.toml"));
         assert!(find("nowhere.toml").is_err());
         assert!(find("/nowhere.toml").is_err());
+    }
+
+    /// A link to what is read for ever plays a mount that hangs.
+    #[test]
+    fn d1_no_command_waits_for_a_file_that_hangs() {
+        const KERNEL_LOG: &str = "/proc/kmsg";
+        if fs::File::open(KERNEL_LOG).is_err() {
+            return; // it may not be opened everywhere
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::os::unix::fs::symlink(KERNEL_LOG, path("a.toml")).unwrap();
+        fs::write(path("b.toml"), format!("private_key = '{}'\n", "1".repeat(64))).unwrap();
+        fs::write(path("c.toml"), "private_key_file = '/proc/kmsg'\n").unwrap();
+        let files = [path("a.toml"), path("b.toml"), path("c.toml")];
+        let (sender, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let environment = Environment::default();
+            let mut all: Vec<_> = load_all(&files, &environment);
+            all.push(load(Some(files[0].clone()), environment));
+            sender.send(all)
+        });
+        let all = done.recv_timeout(std::time::Duration::from_secs(20)).expect("it ends");
+        let is_good: Vec<bool> = all.iter().map(Result::is_ok).collect();
+        assert_eq!(is_good, [false, true, false, false]);
+        let said = all[2].as_ref().unwrap_err().to_string();
+        assert!(said.contains("does not answer"), "{said}");
+        assert_eq!(config_names(directory.path()).unwrap(), ["a.toml", "b.toml", "c.toml"]);
     }
 }

@@ -15,7 +15,10 @@ use crate::{
         self, Backfilled, Inquiry, RequestLine, RequestStory, Retried, Told, TransactionLine,
         Verdict,
     },
-    supervisor::control::{self, Answer, AskError, Candidates, Request},
+    supervisor::{
+        control::{self, Answer, AskError, Candidates, Request},
+        directory::{Patience, Work},
+    },
 };
 
 /// A little more than a supervisor gives itself.
@@ -100,9 +103,14 @@ impl Source {
 
     fn find(&self, why: &str) -> Result<ReadOnly, String> {
         let Whose { name, state_dir, .. } = &self.whose;
-        let dirs = [state_dir.clone(), observe_dir(state_dir, name)];
+        let (dirs, name) = ([state_dir.clone(), observe_dir(state_dir, name)], name.clone());
+        let finding = Patience::default().one(Work::Look, state_dir, move |_| {
+            ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
+        });
         // Whoever mistyped a name is to read that first.
-        ReadOnly::find(&dirs, name).map_err(|error| format!("{why}\n({error})"))
+        finding
+            .unwrap_or_else(|late| Err(format!("{}: {late}", state_dir.display())))
+            .map_err(|error| format!("{why}\n({error})"))
     }
 
     /// How it is, by the word that `status` has for it, and where the answers came from.

@@ -76,9 +76,12 @@ async fn run(files: Files, places: Places, kept: Kept) -> Exit {
             | instance::Exit::Hung { .. },
         ) => Exit::Failure,
         Err(RunError::Configuration(problems)) => refuse(&problems),
-        Err(error @ (RunError::Signals(_) | RunError::Control(_) | RunError::Http(_))) => {
-            cannot_start(&error)
-        }
+        Err(
+            error @ (RunError::Late { .. }
+            | RunError::Signals(_)
+            | RunError::Control(_)
+            | RunError::Http(_)),
+        ) => cannot_start(&error),
     }
 }
 

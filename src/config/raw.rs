@@ -4,16 +4,16 @@
 //! Later layers win: file, then `KMS_CONNECTOR_<KEY>`, then
 //! `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>`, the form for one instance of many.
 
-use std::borrow::Cow;
+mod reader;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::ops::Range;
 use std::path::Path;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
+use self::reader::{Lines, Reader};
 use super::problems::{Place, Problem, Warning};
 use super::secret::SecretString;
 use super::{Environment, Mode, foreign, variable_form};
@@ -164,9 +164,7 @@ impl Raw {
         let lines = Lines::of(text);
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
-            let mut reader = Reader { raw: self, path, lines, unknown: Vec::new() };
-            reader.table(root.get_ref(), None);
-            reader.tell_unknown();
+            Reader::read(self, path, lines, root.get_ref());
             return true;
         }
         let at = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start);
@@ -418,222 +416,6 @@ pub(super) fn variables_of_no_instance<'a>(
         .collect()
 }
 
-/// One walk over the tables of one file.
-struct Reader<'a> {
-    raw: &'a mut Raw,
-    path: &'a Path,
-    lines: Lines<'a>,
-    unknown: Vec<Unknown<'a>>,
-}
-
-/// A key or table that is none of ours.
-struct Unknown<'a> {
-    /// Where its name stands, in bytes.
-    at: usize,
-    name: Cow<'a, str>,
-    /// The table that it stands in.
-    scope: Option<&'static str>,
-}
-
-impl<'a> Reader<'a> {
-    fn table(&mut self, table: &DeTable<'a>, scope: Option<&'static str>) {
-        for (name, value) in table {
-            self.entry(name, value, scope);
-        }
-    }
-
-    fn entry(
-        &mut self,
-        name: &Spanned<Cow<'a, str>>,
-        value: &Spanned<DeValue<'a>>,
-        scope: Option<&'static str>,
-    ) {
-        let word = name.get_ref().as_ref();
-        // A member of the table it stands in.
-        let member = match scope {
-            Some(scope) => Key::from_name(&format!("{scope}.{word}")),
-            None => Key::from_name(word),
-        };
-        // A table, or a top-level key below a table's header.
-        let table = TABLES.into_iter().find(|table| *table == word);
-        let top_level = Key::from_name(word);
-        if member.is_none() && table.is_none() && top_level.is_none() {
-            let (at, name) = (name.span().start, name.get_ref().clone());
-            self.unknown.push(Unknown { at, name, scope });
-            return;
-        }
-        let place = self.place(&name.span());
-        if let Some(key) = member {
-            self.give(key, value.get_ref(), place);
-            return;
-        }
-        if let Some(scope) = scope {
-            self.raw.warnings.push(Warning {
-                place: place.clone(),
-                key: Some(word.to_owned()),
-                message: format!(
-                    "stands below [{scope}], where TOML makes it a part of that table; it is taken \
-                     as the top-level key. Move it above the first [table]"
-                ),
-            });
-        }
-        if let Some(word) = table {
-            match value.get_ref().as_table() {
-                Some(table) => self.table(table, Some(word)),
-                None => self.raw.problems.push(Problem {
-                    place,
-                    key: Some(word.to_owned()),
-                    found: type_name(value.get_ref()).to_owned(),
-                    allowed: "a table".to_owned(),
-                    advice: format!("Write [{word}] and its keys below"),
-                }),
-            }
-        } else if let Some(key) = top_level {
-            self.give(key, value.get_ref(), place);
-        }
-    }
-
-    fn give(&mut self, key: Key, value: &DeValue<'_>, place: Place) {
-        if let Some(earlier) = self.raw.given.get(&key) {
-            let lines = (line_of(&earlier.place), line_of(&place));
-            let (first, second) = (lines.0.min(lines.1), lines.0.max(lines.1));
-            self.raw.problems.push(Problem {
-                place,
-                key: Some(key.name().to_owned()),
-                found: format!("the key twice, in lines {first} and {second}"),
-                allowed: "every key once".to_owned(),
-                advice:
-                    "A key below [aws_kms_config] or [s3_config] that is no part of that table \
-                         counts as top-level; keep one of the two"
-                        .to_owned(),
-            });
-            return;
-        }
-        let value = translate(value);
-        let in_quotes = |text: &SecretString| stands_in_quotes(text.expose().trim());
-        let is_quoted = match &value {
-            Value::Text(text) => in_quotes(text),
-            Value::Texts(texts) => texts.iter().any(in_quotes),
-            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => false,
-        };
-        if is_quoted {
-            self.raw.problems.push(quoted(place, Some(key.name().to_owned())));
-            return;
-        }
-        self.raw.given.insert(key, Given { value, place, layer: Layer::File });
-    }
-
-    /// In the order in which they stand.
-    fn tell_unknown(&mut self) {
-        let mut unknown = std::mem::take(&mut self.unknown);
-        unknown.sort_by_key(|one| one.at);
-        for one in unknown.iter().take(MOST_OF_A_KIND) {
-            let problem = self.problem_of(one);
-            self.raw.problems.push(problem);
-        }
-        if let Some(next) = unknown.get(MOST_OF_A_KIND) {
-            let (place, more) = (self.place(&(next.at..next.at)), unknown.len() - MOST_OF_A_KIND);
-            let allowed = "the keys of config-base.toml";
-            self.raw.problems.push(and_more(place, more, "unknown keys", allowed));
-        }
-    }
-
-    fn problem_of(&self, Unknown { at, name, scope }: &Unknown<'_>) -> Problem {
-        let full = match scope {
-            Some(scope) => format!("{scope}.{name}"),
-            None => name.clone().into_owned(),
-        };
-        let names = Key::ALL.iter().map(|key| key.name().to_owned());
-        let tables = TABLES.iter().map(|table| (*table).to_owned());
-        let advice =
-            foreign::told(&full).unwrap_or_else(|| match nearest(&full, names.chain(tables)) {
-                Some(name) => format!("Did you mean {name}?"),
-                None => "config-base.toml lists every key; remove this one".to_owned(),
-            });
-        Problem {
-            place: self.place(&(*at..*at)),
-            key: Some(show_name(&full)),
-            found: "an unknown key".to_owned(),
-            allowed: match scope {
-                Some(scope) => format!("the keys of [{scope}]"),
-                None => "the keys of config-base.toml".to_owned(),
-            },
-            advice,
-        }
-    }
-
-    fn place(&self, span: &Range<usize>) -> Place {
-        let (line, _) = self.lines.position(span.start);
-        Place::File { path: self.path.to_owned(), line: Some(line), column: None }
-    }
-}
-
-fn line_of(place: &Place) -> usize {
-    match place {
-        Place::File { line, .. } => line.unwrap_or_default(),
-        Place::Configuration | Place::Variable(_) => 0,
-    }
-}
-
-fn translate(value: &DeValue<'_>) -> Value {
-    let text = |text: &str| SecretString::new(text.to_owned());
-    match value {
-        DeValue::String(string) => Value::Text(text(string)),
-        DeValue::Integer(integer) => {
-            // In other radixes and with a sign: i128 holds all that is anywhere near a range.
-            let digits = integer.as_str().trim_start_matches('+');
-            match i128::from_str_radix(digits, integer.radix()) {
-                Ok(number) => Value::Integer(SecretString::new(number.to_string())),
-                Err(_) => Value::Integer(text(digits)),
-            }
-        }
-        DeValue::Float(float) => Value::Float(text(float.as_str())),
-        DeValue::Boolean(boolean) => Value::Boolean(*boolean),
-        DeValue::Array(list) => {
-            let texts = list.iter().map(|member| Some(text(member.get_ref().as_str()?)));
-            match texts.collect() {
-                Some(texts) => Value::Texts(texts),
-                None => Value::Other("a list with something else than texts"),
-            }
-        }
-        DeValue::Datetime(_) | DeValue::Table(_) => Value::Other(type_name(value)),
-    }
-}
-
-fn type_name(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a decimal number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-/// Where the lines of a text begin.
-struct Lines<'a> {
-    text: &'a str,
-    /// In bytes, ascending; never empty.
-    starts: Vec<usize>,
-}
-
-impl<'a> Lines<'a> {
-    fn of(text: &'a str) -> Self {
-        let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
-        Self { text, starts: std::iter::once(0).chain(after).collect() }
-    }
-
-    /// Line and column of a byte offset, both from 1; columns count characters.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let offset = self.text.floor_char_boundary(offset);
-        let line = self.starts.partition_point(|start| *start <= offset);
-        let start = self.starts[line - 1];
-        (line, self.text[start..offset].chars().count() + 1)
-    }
-}
-
 /// A key's name, unless it is of a length that only a mistake, or a secret, has.
 fn show_name(name: &str) -> String {
     if name.chars().count() <= 60 && name.chars().all(|c| !c.is_control()) {
@@ -712,15 +494,6 @@ impl fmt::Display for Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn positions_count_from_one() {
-        let position = |text, offset| Lines::of(text).position(offset);
-        assert_eq!(position("", 0), (1, 1));
-        assert_eq!(position("a\nbc", 3), (2, 2));
-        assert_eq!(position("é\né", 4), (2, 1)); // inside a character
-        assert_eq!(position("a\n", 99), (2, 1));
-    }
 
     #[test]
     fn near_names_are_found() {

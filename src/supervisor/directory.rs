@@ -32,7 +32,7 @@ use alloy::hex;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-pub use self::patience::{Patience, Work};
+pub use self::patience::{Late, Patience, Work};
 use crate::{
     config::{self, Config, Environment, Loaded, Mode, Place, Problem, Problems, Source, Warning},
     journal::Keeper,
@@ -104,29 +104,36 @@ pub type Listing = Result<BTreeMap<OsString, Content>, String>;
 pub fn read(files: &Files, patience: &Patience) -> Listing {
     match files {
         Files::Directory(directory) => {
-            let failed = |error| format!("{}: {error}", directory.display());
-            let names = names(directory).map_err(failed)?;
+            let names = list(directory, patience)?;
             let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
             let contents = patience.each(Work::Read, &paths, |_, path| content(path));
             let read = names.into_iter().zip(&paths).zip(contents);
             Ok(read
                 .filter_map(|((name, path), content)| {
-                    let content = content.unwrap_or_else(|| Some(Content::Unreadable(hangs(path))));
-                    Some((name, content?))
+                    let late = |late| Some(Content::Unreadable(is_late(path, late)));
+                    Some((name, content.unwrap_or_else(late)?))
                 })
                 .collect())
         }
         Files::One { file: None, .. } => Ok(BTreeMap::new()),
         Files::One { file: Some(file), .. } => {
-            let read =
-                patience.each(Work::Read, std::slice::from_ref(file), |_, file| config::read(file));
-            let content = match read.into_iter().next().flatten() {
-                Some(Ok(bytes)) => Content::Bytes(Arc::new(bytes)),
-                Some(Err(problems)) => Content::Unreadable(problems),
-                None => Content::Unreadable(hangs(file)),
+            let content = match patience.one(Work::Read, file, config::read) {
+                Ok(Ok(bytes)) => Content::Bytes(Arc::new(bytes)),
+                Ok(Err(problems)) => Content::Unreadable(problems),
+                Err(late) => Content::Unreadable(is_late(file, late)),
             };
             Ok(BTreeMap::from([(file.as_os_str().to_owned(), content)]))
         }
+    }
+}
+
+/// The names of the configurations of a directory, or why it cannot be listed. Blocks, no longer than
+/// there is patience.
+pub fn list(directory: &Path, patience: &Patience) -> Result<Vec<OsString>, String> {
+    let shown = directory.display();
+    match patience.one(Work::List, directory, names) {
+        Ok(listed) => listed.map_err(|error| format!("{shown}: {error}")),
+        Err(late) => Err(format!("{shown}: {late}")),
     }
 }
 
@@ -201,33 +208,65 @@ fn content(path: &Path) -> Option<Content> {
     }
 }
 
-fn hangs(path: &Path) -> Problems {
+fn is_late(path: &Path, late: Late) -> Problems {
+    let found = match late {
+        Late::Hangs => "a file whose reading does not end",
+        Late::NoThread => "no thread to read it on",
+    };
     Problem {
         place: at(path),
         key: None,
-        found: "a file whose reading does not end".to_owned(),
+        found: found.to_owned(),
         allowed: "a readable TOML file".to_owned(),
-        advice:
-            "Its file system does not answer (a network mount that hangs?): mend that, or remove \
-                 the file; the others are read meanwhile"
-                .to_owned(),
+        advice: format!("What to do: {}; the others are read meanwhile", late.remedy()),
     }
     .into()
 }
 
-/// The same of one that a configuration names.
-fn names_what_hangs(path: &Path) -> Problems {
+/// The same where it may be one that it names.
+fn names_what_is_late(path: &Path, late: Late) -> Problems {
+    let found = match late {
+        Late::Hangs => {
+            "a file, or one that its keys name (private_key_file, ca_file), whose reading does not end"
+        }
+        Late::NoThread => "no thread to read the files on that it names",
+    };
     Problem {
         place: at(path),
         key: None,
-        found: "a key for a file (private_key_file, ca_file) whose reading does not end".to_owned(),
+        found: found.to_owned(),
         allowed: "readable files".to_owned(),
-        advice:
-            "Its file system does not answer (a network mount that hangs?): mend that, or name \
-                 another file; the others are read meanwhile"
-                .to_owned(),
+        advice: format!(
+            "What to do: {}, or name another file; the others are read meanwhile",
+            late.remedy()
+        ),
     }
     .into()
+}
+
+/// Loads configurations for a command, with the files that they name. Blocks, for none longer than there
+/// is patience.
+pub fn load_all(sources: Vec<Source>) -> Vec<Result<Loaded, Problems>> {
+    let paths: Vec<PathBuf> =
+        sources.iter().map(|source| source.file.clone().unwrap_or_default()).collect();
+    let loaded =
+        Patience::default().each(Work::Load, &paths, move |index, _| config::load(&sources[index]));
+    let late = |(path, late): (&PathBuf, _)| match late {
+        Ok(loaded) => loaded,
+        Err(late) => Err(names_what_is_late(path, late)),
+    };
+    paths.iter().zip(loaded).map(late).collect()
+}
+
+/// Something of the kind about one configuration. Blocks, no longer than there is patience; `load` may
+/// do so for longer.
+pub fn patiently<T: Send + 'static>(
+    file: Option<&Path>,
+    load: impl Fn() -> Result<T, Problems> + Send + Sync + 'static,
+) -> Result<T, Problems> {
+    let file = file.unwrap_or(Path::new("")).to_owned();
+    let loaded = Patience::default().one(Work::Load, &file, move |_| load());
+    loaded.unwrap_or_else(|late| Err(names_what_is_late(&file, late)))
 }
 
 fn at(path: &Path) -> Place {
@@ -332,15 +371,15 @@ impl Settled {
             Files::One { file, name } => {
                 let (settled, environment) = (self.clone(), environment.clone());
                 let (of, given) = (file.clone(), name.clone());
-                let place = [file.clone().unwrap_or_default()];
-                let looked = patience.each(Work::Load, &place, move |_, _| {
+                let place = file.clone().unwrap_or_default();
+                let looked = patience.one(Work::Load, &place, move |_| {
                     settled.one(of.as_deref(), given.as_deref(), &environment)
                 });
-                let late = || {
-                    let problems = names_what_hangs(&place[0]);
+                let late = |late| {
+                    let problems = names_what_is_late(&place, late);
                     (unloaded_name(file.as_deref(), name.as_deref()), Err(problems))
                 };
-                BTreeMap::from([looked.into_iter().next().flatten().unwrap_or_else(late)])
+                BTreeMap::from([looked.unwrap_or_else(late)])
             }
         };
         Look { files: looked, problem: None, asked: 0 }
@@ -393,7 +432,8 @@ impl Settled {
             load(source, content, |_| name.clone())
         });
         for ((name, path), wanted) in names.into_iter().zip(&paths).zip(loaded) {
-            looked.insert(name, wanted.unwrap_or_else(|| Err(names_what_hangs(path))));
+            let late = |late| Err(names_what_is_late(path, late));
+            looked.insert(name, wanted.unwrap_or_else(late));
         }
         looked
     }

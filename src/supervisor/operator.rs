@@ -248,7 +248,8 @@ impl<I: Instances> Supervisor<I> {
         let mut status = slot.status();
         status.last_warning = self.board.as_ref().and_then(|showing| {
             let since_ms = clock::unix_millis().saturating_sub(WARNED_WITHIN_MS);
-            showing.errors.last_of(&slot.name, since_ms)
+            // What was said of a fault that is mended is over, too.
+            showing.errors.last_of(&slot.name, since_ms.max(slot.mended_at_ms()))
         });
         status
     }
@@ -304,5 +305,22 @@ mod tests {
         drop(asked);
         assert!(why(first.await.unwrap()).contains("ended before it answered"));
         assert!(why(ask().await.unwrap()).contains("ended before it answered"));
+    }
+
+    /// A file that is bad and then good again, say: what was warned of in between is no news.
+    #[test]
+    fn d8_what_was_said_of_a_fault_is_over_when_it_is_mended() {
+        let mut slot: Slot<()> = Slot::new("a".to_owned(), 1);
+        slot.show();
+        assert_eq!(slot.mended_at_ms(), 0, "nothing was amiss");
+        slot.keep(None, "bad TOML".to_owned());
+        slot.show();
+        assert_eq!(slot.mended_at_ms(), 0, "it still is");
+        slot.unwant(None);
+        slot.show();
+        let mended = slot.mended_at_ms();
+        assert!(mended > 0);
+        slot.show();
+        assert_eq!(slot.mended_at_ms(), mended);
     }
 }

@@ -185,6 +185,8 @@ pub(super) struct Slot<E> {
     last_error: Option<LastError>,
     /// The state as last shown, and since when.
     shown: (State, u64),
+    /// Whether something is amiss, and when that was over last (UNIX ms).
+    troubled: (bool, u64),
 }
 
 impl<E> Slot<E> {
@@ -210,6 +212,7 @@ impl<E> Slot<E> {
             restarts: 0,
             last_error: None,
             shown: (State::Starting, clock::unix_millis()),
+            troubled: (false, 0),
         }
     }
 
@@ -616,12 +619,35 @@ impl<E> Slot<E> {
     /// Brings what is shown up to date. Answers whether it is another state.
     pub fn show(&mut self) -> bool {
         let state = self.state();
+        let is_amiss = self.is_troubled(&state);
+        if self.troubled.0 && !is_amiss {
+            self.troubled.1 = clock::unix_millis();
+        }
+        self.troubled.0 = is_amiss;
         let is_other = self.shown.0.word() != state.word();
         if is_other {
             self.shown.1 = clock::unix_millis();
         }
         self.shown.0 = state;
         is_other
+    }
+
+    /// Whether there is something that may be mended: what is warned of meanwhile is over then.
+    fn is_troubled(&self, state: &State) -> bool {
+        let is_down = matches!(
+            state,
+            State::Waiting { .. } | State::BackingOff { .. } | State::Parked { .. }
+        );
+        let doubted = self.run().is_some_and(|run| {
+            let gauges = run.gauges.borrow();
+            gauges.reasons().is_some() || gauges.doubts().next().is_some()
+        });
+        is_down || doubted || self.complaint().is_some()
+    }
+
+    /// When what was amiss was mended last (UNIX ms); 0: nothing was amiss yet.
+    pub fn mended_at_ms(&self) -> u64 {
+        self.troubled.1
     }
 
     /// Notes what it counts for its history.

@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::directory::{self, Files, Identity, Listing, Look, Patience, Settled, Settlement};
+use super::directory::{self, Files, Identity, Listing, Look, Patience, Settled, Settlement, Work};
 use crate::config::{Environment, Warning};
 
 /// What happens in bursts is looked at once it has been quiet for so long.
@@ -218,12 +218,16 @@ impl Watcher {
             .aside(move || {
                 // First the watch: what changes after the reading must wake.
                 if let Some(eye) = eye {
-                    eye.open();
+                    let directory = eye.directory.clone();
+                    let _late = patience.one(Work::Watch, &directory, move |_| eye.open());
                 }
                 let listing = directory::read(&files, &patience);
                 let (home, misnamed) = match &files {
                     Files::Directory(directory) => {
-                        (directory::identity(directory), directory::misnamed(directory))
+                        let look = |directory: &Path| {
+                            (directory::identity(directory), directory::misnamed(directory))
+                        };
+                        patience.one(Work::Look, directory, look).unwrap_or_default()
                     }
                     Files::One { .. } => (None, Vec::new()),
                 };

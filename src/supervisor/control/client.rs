@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    os::unix::net,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,7 +10,8 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
-    time::{sleep, timeout},
+    task::spawn_blocking,
+    time::timeout,
 };
 
 use super::{Answer, Candidates, LONGEST_PATH, Request};
@@ -35,9 +37,13 @@ impl NotFound {
 }
 
 /// What the commonest reasons mean here.
-const WORDS: [(io::ErrorKind, &str); 3] = [
+const WORDS: [(io::ErrorKind, &str); 4] = [
     (io::ErrorKind::NotFound, "there is no such socket"),
     (io::ErrorKind::ConnectionRefused, "nobody listens (left behind by a process that was killed)"),
+    (
+        io::ErrorKind::TimedOut,
+        "no answer (its file system hangs, or its supervisor does not let anybody in)",
+    ),
     (
         io::ErrorKind::PermissionDenied,
         "permission denied: join group kms-connector, or become its user",
@@ -108,15 +114,13 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
         let error = format!("a socket's path has at most {LONGEST_PATH} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
     }
-    loop {
-        match UnixStream::connect(path).await {
-            // Others wait there, too: the caller's deadline ends this.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sleep(Duration::from_millis(20)).await;
-            }
-            connected => return connected,
-        }
-    }
+    // Where it may block: looking a path up on a mount that hangs never ends, and where others wait to
+    // be let in, too, it lasts. The caller's deadline ends the wait.
+    let path = path.to_owned();
+    let connecting = spawn_blocking(move || net::UnixStream::connect(path));
+    let stream = connecting.await.map_err(io::Error::other)??;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 impl Connection {

@@ -20,6 +20,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::{UnixListener, UnixSocket, UnixStream, unix::OwnedWriteHalf},
+    runtime::Handle,
     sync::{mpsc, oneshot},
     task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -64,6 +65,8 @@ pub enum ListenError {
     NotASocket { path: PathBuf },
     #[error("{} has {} bytes, a socket's path at most {LONGEST_PATH}: choose a shorter one with --socket", path.display(), path.as_os_str().len())]
     TooLong { path: PathBuf },
+    #[error("the process is ending")]
+    Ending,
     #[error("{}: {doing}: {cause}", path.display())]
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
 }
@@ -105,8 +108,21 @@ fn identity(file: &Metadata) -> (u64, u64) {
 }
 
 impl Listener {
-    /// Binds at the first place that will do. A socket that nobody answers on is replaced.
+    /// Binds at the first place that will do. A socket that nobody answers on is replaced. Done on a
+    /// thread where it may block: its file system may hang, and then this ends when that does.
     pub async fn bind(candidates: &Candidates) -> Result<Self, ListenError> {
+        let (runtime, there) = (Handle::current(), candidates.clone());
+        let binding = spawn_blocking(move || runtime.block_on(Self::bind_here(&there)));
+        match binding.await {
+            Ok(bound) => bound,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(ListenError::Ending),
+            },
+        }
+    }
+
+    async fn bind_here(candidates: &Candidates) -> Result<Self, ListenError> {
         let path = candidates.to_listen_at();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if path.as_os_str().len() > LONGEST_PATH {

@@ -7,13 +7,14 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    thread,
+    thread::Builder,
     time::{Duration, Instant},
 };
 
@@ -29,8 +30,45 @@ const AT_ONCE: usize = 128;
 pub enum Work {
     Read,
     Load,
-    /// Its modes and those of what is above it.
+    /// Its modes and those of what is above it; which directory it is, and what else stands in it.
     Look,
+    /// Which files a directory has.
+    List,
+    /// Watching a directory for changes.
+    Watch,
+}
+
+/// Why there is no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It did not end within its limit.
+    Hangs,
+    /// The system gives no thread to do it on.
+    NoThread,
+}
+
+impl Late {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Hangs => {
+                "its file system does not answer (a network mount that hangs?): mend that"
+            }
+            Self::NoThread => {
+                "the system allows no more threads: raise the limit (ulimit -u, TasksMax=)"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hangs => "it does not answer (a network mount that hangs?)",
+            Self::NoThread => "the system allows no more threads (ulimit -u, TasksMax=)",
+        })
+    }
 }
 
 type Stuck = BTreeMap<(Work, PathBuf), Arc<AtomicBool>>;
@@ -56,15 +94,36 @@ impl Patience {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does `work` for each file, in this order. `None`: it did not end.
+    /// Does `work` for one file or directory.
+    pub fn one<T: Send + 'static>(
+        &self,
+        what: Work,
+        file: &Path,
+        work: impl Fn(&Path) -> T + Send + Sync + 'static,
+    ) -> Result<T, Late> {
+        let mut results = self.each(what, &[file.to_owned()], move |_, file| work(file));
+        results.pop().unwrap_or(Err(Late::Hangs))
+    }
+
+    /// Does `work` for each file, in this order.
     pub fn each<T: Send + 'static>(
         &self,
         what: Work,
         files: &[PathBuf],
         work: impl Fn(usize, &Path) -> T + Send + Sync + 'static,
-    ) -> Vec<Option<T>> {
+    ) -> Vec<Result<T, Late>> {
+        self.each_on(Builder::new, what, files, work)
+    }
+
+    fn each_on<T: Send + 'static>(
+        &self,
+        thread: impl Fn() -> Builder,
+        what: Work,
+        files: &[PathBuf],
+        work: impl Fn(usize, &Path) -> T + Send + Sync + 'static,
+    ) -> Vec<Result<T, Late>> {
         let work = Arc::new(work);
-        let mut results: Vec<Option<T>> = files.iter().map(|_| None).collect();
+        let mut results: Vec<Result<T, Late>> = files.iter().map(|_| Err(Late::Hangs)).collect();
         let mut left: VecDeque<usize> = {
             let mut stuck = self.stuck();
             stuck.retain(|_, back| !back.load(Ordering::Acquire));
@@ -73,26 +132,32 @@ impl Patience {
         };
         // One thread, as long as all of them end.
         let all = left.iter().map(|index| (*index, files[*index].clone())).collect();
-        let Some(worker) = start(all, work.clone()) else { return results };
+        let Some(worker) = start(thread(), all, work.clone()) else {
+            for index in left {
+                results[index] = Err(Late::NoThread);
+            }
+            return results;
+        };
         while let Some(at) = left.front().copied() {
             left.pop_front();
             let Ok((index, result)) = worker.results.recv_timeout(LIMIT) else {
                 self.give_up((what, files[at].clone()), &worker);
                 break;
             };
-            results[index] = Some(result);
+            results[index] = Ok(result);
         }
-        // A thread for each of those behind.
-        let alone = left.drain(..).take(AT_ONCE).filter_map(|index| {
-            let worker = start(vec![(index, files[index].clone())], work.clone())?;
-            Some((index, worker))
-        });
-        // They run at the same time, so they share one limit.
-        let alone: Vec<_> = alone.collect();
+        // A thread for each of those behind. They run at the same time, so they share one limit.
+        let mut alone = Vec::new();
+        for index in left.drain(..).take(AT_ONCE) {
+            match start(thread(), vec![(index, files[index].clone())], work.clone()) {
+                Some(worker) => alone.push((index, worker)),
+                None => results[index] = Err(Late::NoThread),
+            }
+        }
         let until = Instant::now() + LIMIT;
         for (index, worker) in alone {
             match worker.results.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok((_, result)) => results[index] = Some(result),
+                Ok((_, result)) => results[index] = Ok(result),
                 Err(_) => self.give_up((what, files[index].clone()), &worker),
             }
         }
@@ -110,13 +175,14 @@ impl Patience {
 /// Begins; `None`: the system has no thread. Nobody joins it, because it may never end; the process
 /// does not wait for it.
 fn start<T: Send + 'static>(
+    thread: Builder,
     files: Vec<(usize, PathBuf)>,
     work: Arc<impl Fn(usize, &Path) -> T + Send + Sync + 'static>,
 ) -> Option<Worker<T>> {
     let (sender, results) = mpsc::sync_channel(files.len().max(1));
     let (given_up, back) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let (ends, is_back) = (given_up.clone(), back.clone());
-    let thread = thread::Builder::new().name("files".to_owned()).spawn(move || {
+    let thread = thread.name("files".to_owned()).spawn(move || {
         for (index, file) in files {
             let result = work(index, &file);
             if ends.load(Ordering::Acquire) || sender.send((index, result)).is_err() {
@@ -130,6 +196,8 @@ fn start<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     fn names(names: &[&str]) -> Vec<PathBuf> {
@@ -156,7 +224,8 @@ mod tests {
                 index
             })
         };
-        let expected = vec![Some(0), None, Some(2), None, Some(4)];
+        let late = Err(Late::Hangs);
+        let expected = vec![Ok(0), late, Ok(2), late, Ok(4)];
         assert_eq!(read(&patience), expected);
         let begun = Instant::now();
         assert_eq!(read(&patience), expected, "known to hang");
@@ -165,7 +234,7 @@ mod tests {
         while patience.stuck().values().any(|back| !back.load(Ordering::Acquire)) {
             thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(read(&patience), (0..5).map(Some).collect::<Vec<_>>(), "they answer again");
+        assert_eq!(read(&patience), (0..5).map(Ok).collect::<Vec<_>>(), "they answer again");
         assert!(patience.stuck().is_empty());
         assert_eq!(patience.each(Work::Read, &[], |index, _| index), []);
 
@@ -179,8 +248,24 @@ mod tests {
                 }
             }
         });
-        assert_eq!(none, vec![None; 6]);
+        assert_eq!(none, vec![Err(Late::Hangs); 6]);
         assert!(begun.elapsed() < LIMIT * 3, "{:?}", begun.elapsed());
         hung.store(false, Ordering::Release);
+    }
+
+    /// As a user who may have no more threads finds it: that is no hanging file.
+    #[test]
+    fn d8_no_thread_is_not_taken_for_a_file_that_hangs() {
+        let patience = Patience::default();
+        let files = names(&["a", "b"]);
+        let results = patience.each_on(
+            || Builder::new().stack_size(1 << 60),
+            Work::Read,
+            &files,
+            |index, _| index,
+        );
+        assert_eq!(results, [Err(Late::NoThread); 2]);
+        assert!(Late::NoThread.remedy().contains("ulimit -u"));
+        assert_eq!(patience.each(Work::Read, &files, |index, _| index), [Ok(0), Ok(1)]);
     }
 }

@@ -217,6 +217,28 @@ fn d1_a_file_that_is_never_read_to_its_end_is_its_own_problem() {
     }
 }
 
+/// Of a mount that hangs not even the names are told: known to be so, it costs no time at all.
+#[test]
+fn d1_a_directory_that_does_not_answer_is_a_problem_and_no_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "a.toml", text(1));
+    let files = Files::Directory(directory.path().to_owned());
+    let patience = Patience::default();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let listing = patience.one(Work::List, directory.path(), move |_| {
+        // Ends with the test.
+        let _ = held.lock().unwrap().recv();
+    });
+    assert_eq!(listing, Err(Late::Hangs));
+    let problem = read(&files, &patience).unwrap_err();
+    assert!(problem.contains("does not answer"), "{problem}");
+    drop(release);
+    while read(&files, &patience).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_missing_directory_is_a_problem_and_no_empty_one() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,0 +1,63 @@
+//! Whether the process may have the threads that it begins with. With too few the runtime would panic, or
+//! work would wait for a thread that never comes.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, Builder},
+};
+
+/// Beside the runtime's workers: for files, journals and the watch of a directory.
+const BESIDE: usize = 8;
+
+/// The system gives none of so many.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the system allows too few threads ({cause}), and a connector needs {wanted} to begin with: raise the \
+     limit of its user or container (ulimit -u, LimitNPROC= and TasksMax= in a unit, --pids-limit of \
+     docker)"
+)]
+pub struct TooFewThreads {
+    wanted: usize,
+    cause: io::Error,
+}
+
+/// Whether the runtime can begin. Makes as many threads as it will have, and ends them.
+pub fn enough_threads() -> Result<(), TooFewThreads> {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    enough(workers + BESIDE, Builder::new)
+}
+
+fn enough(wanted: usize, builder: impl Fn() -> Builder) -> Result<(), TooFewThreads> {
+    let gate = Arc::new(Mutex::new(()));
+    // All are there at the same time: each waits at the gate, which opens below.
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let one = |_| {
+        let gate = gate.clone();
+        builder().spawn(move || drop(gate.lock()))
+    };
+    let threads: Vec<_> = (0..wanted).map(one).collect();
+    drop(closed);
+    let mut short = None;
+    for thread in threads {
+        match thread {
+            // It cannot have panicked.
+            Ok(thread) => drop(thread.join()),
+            Err(cause) => short = Some(cause),
+        }
+    }
+    short.map_or(Ok(()), |cause| Err(TooFewThreads { wanted, cause }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d8_too_few_threads_are_one_sentence() {
+        assert!(enough_threads().is_ok());
+        // No system has room for the stack of such a thread.
+        let refused = enough(3, || Builder::new().stack_size(1 << 60)).unwrap_err().to_string();
+        assert!(refused.contains("ulimit -u") && refused.contains("needs 3"), "{refused}");
+    }
+}
