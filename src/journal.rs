@@ -78,7 +78,7 @@ pub use self::{
 use self::{
     commands::{Command, Done, Work},
     lock::{Lock, LockError},
-    names::{Files, create_private, make_directory, sync_names},
+    names::{Files, make_directory, sync_names},
     record::{Fixed, Number},
     schema::Version,
     writer::Parts,
@@ -748,7 +748,13 @@ fn open_file(
 ) -> Result<OpenFile, OpenError> {
     let io = |doing| OpenError::io(path, doing);
     let sqlite = |cause| OpenError::sqlite(path, cause);
-    create_private(path).map_err(io("creating it"))?;
+    if !names::is_there(path).map_err(io("looking for it"))? {
+        for ending in ["-wal", "-shm"] {
+            let log = names::beside(path, ending);
+            names::is_there(&log).map_err(io("looking for its log"))?;
+        }
+        rebuild::make(path, identity, |_| Ok(()))?;
+    }
     let mut connection = schema::connect_writer(path).map_err(sqlite)?;
     if !machine.may_lose_power() {
         schema::never_sync(&connection).map_err(sqlite)?;
@@ -756,6 +762,10 @@ fn open_file(
     let path = path.to_owned();
     match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
         Version::Known => {}
+        Version::Empty => {
+            let detail = schema::EMPTIED.to_owned();
+            return Err(OpenError::Corrupt { path, detail });
+        }
         Version::Newer(found) => {
             return Err(OpenError::Newer { path, found, known: schema::MIGRATIONS.len() });
         }

@@ -3,8 +3,6 @@
 
 use std::{fs, io, path::Path};
 
-use rusqlite::{Connection, OpenFlags};
-
 use super::{B64, Identity, names, read_identity, schema, statements as sql, succession};
 use crate::domain::{Address, B256};
 
@@ -74,9 +72,7 @@ pub fn beginnings(
 
 /// Whose it is, as far as it says: chain and wallet, and who keeps it.
 fn look_into(path: &Path) -> rusqlite::Result<(Option<Identity>, Option<String>)> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(schema::BUSY_TIMEOUT)?;
+    let connection = schema::connect_to_look(path, schema::BUSY_TIMEOUT)?;
     let identity = read_identity(&connection)?;
     let keeper = connection.query_row(sql::SELECT_KEEPER, [], |row| row.get(0)).ok();
     Ok((identity, keeper))

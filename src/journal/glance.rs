@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
@@ -58,6 +57,10 @@ pub fn glance(dir: &Path, identity: Identity, contract: Address) -> Result<Glanc
         {
             return Err(rebuild::error(&path, aside, contract));
         }
+        if names::has_log(&path).map_err(io("looking for its log"))? {
+            let detail = rebuild::NO_DATABASE.to_owned();
+            return Err(OpenError::Corrupt { path, detail });
+        }
         return Ok(Glance { path, holder, content: None });
     }
     let content = read(&path, identity, contract)?;
@@ -66,12 +69,14 @@ pub fn glance(dir: &Path, identity: Identity, contract: Address) -> Result<Glanc
 
 fn read(path: &Path, identity: Identity, contract: Address) -> Result<Content, OpenError> {
     let sqlite = |cause| OpenError::sqlite(path, cause);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-    connection.busy_timeout(schema::BUSY_TIMEOUT).map_err(sqlite)?;
+    let connection = schema::connect_to_look(path, schema::BUSY_TIMEOUT).map_err(sqlite)?;
     let path_buf = path.to_owned();
     match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
         Version::Known => {}
+        Version::Empty => {
+            let detail = schema::EMPTIED.to_owned();
+            return Err(OpenError::Corrupt { path: path_buf, detail });
+        }
         Version::Newer(found) => {
             let known = schema::MIGRATIONS.len();
             return Err(OpenError::Newer { path: path_buf, found, known });

@@ -98,14 +98,22 @@ pub(super) fn no_file() -> io::Error {
     io::Error::other("what stands there is a link, or no file: remove it")
 }
 
-/// An empty database file of mode 0600, unless there is one. A link, or what else may stand there and
-/// is no file, is refused.
-pub(super) fn create_private(path: &Path) -> io::Result<()> {
-    match create_new(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::symlink_metadata(path)?.is_file() { Ok(()) } else { Err(no_file()) }
-        }
-        made => made,
+/// Whether there is a database. A link, or what else may stand there and is no file, is refused.
+pub(super) fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(true),
+        Ok(_) => Err(no_file()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a log of this database holds anything. Who closes a journal leaves none.
+pub(super) fn has_log(path: &Path) -> io::Result<bool> {
+    match fs::metadata(beside(path, "-wal")) {
+        Ok(log) => Ok(log.len() > 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -171,11 +179,15 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Renames the closed journal `path` with its log. Answers its new name.
+/// Renames the closed journal `path` with its log; of a log alone, whose database somebody removed, an
+/// empty one has its place. Answers its new name.
 pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside = free_name(path, clock::unix_millis())?;
     // The database first: from here on there is no journal, and one that was set aside.
-    fs::rename(path, &aside)?;
+    match fs::rename(path, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create_new(&aside)?,
+        renamed => renamed?,
+    }
     move_log(path, &aside)?;
     sync_names(directory(path))?;
     Ok(aside)

@@ -7,13 +7,16 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    Identity, Look, QueryError, read_identity,
+    Identity, Look, OpenError, QueryError,
+    errors::is_corrupt,
+    names, read_identity,
     record::{Fixed, Number},
     schema::{self, Version},
     statements as sql,
+    succession::{keeper_by_lock, written_ms},
 };
 use crate::domain::Address;
 
@@ -31,6 +34,9 @@ pub enum FindError {
         dir.display(), others(keepers)
     )]
     None { dir: PathBuf, keeper: String, keepers: Vec<String> },
+    /// It cannot be read by anybody, or was set aside.
+    #[error(transparent)]
+    Damaged(#[from] OpenError),
     #[error("{}: {cause}", path.display())]
     Unreadable { path: PathBuf, cause: QueryError },
     #[error(
@@ -60,6 +66,8 @@ impl ReadOnly {
     pub fn find(dirs: &[PathBuf], keeper: &str) -> Result<Self, FindError> {
         let mut newest: Option<(u64, PathBuf)> = None;
         let (mut keepers, mut trouble) = (Vec::new(), None);
+        // When it was last written, and what is wrong with it.
+        let mut damaged: Option<(u64, OpenError)> = None;
         for (index, dir) in dirs.iter().enumerate() {
             let entries = match fs::read_dir(dir) {
                 Ok(entries) => entries,
@@ -70,6 +78,13 @@ impl ReadOnly {
                 let entry =
                     entry.map_err(|cause| FindError::Directory { dir: dir.clone(), cause })?;
                 let path = entry.path();
+                if let Some((of, error)) = set_aside(dir, &path) {
+                    if of.as_deref() == Some(keeper) {
+                        let at = written_ms(&path).unwrap_or_default();
+                        damaged = damaged.filter(|(known, _)| *known > at).or(Some((at, error)));
+                    }
+                    continue;
+                }
                 // Of a pipe one would wait for ever.
                 let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
                 if !is_journal || !path.is_file() {
@@ -83,10 +98,23 @@ impl ReadOnly {
                     }
                     Ok(Some((name, _))) => keepers.push(name),
                     Ok(None) => {}
+                    Err(cause)
+                        if is_corrupt(&cause)
+                            && keeper_of(dir, &path).as_deref() == Some(keeper) =>
+                    {
+                        let at = written_ms(&path).unwrap_or_default();
+                        let error = OpenError::sqlite(&path, cause);
+                        damaged = damaged.filter(|(known, _)| *known > at).or(Some((at, error)));
+                    }
                     // It may be another instance's.
                     Err(cause) => trouble = Some(unreadable(&path, cause)),
                 }
             }
+        }
+        if let Some((at, error)) = damaged
+            && newest.as_ref().is_none_or(|(newest, _)| *newest < at)
+        {
+            return Err(error.into());
         }
         let Some((_, path)) = newest else {
             if let Some(trouble) = trouble {
@@ -147,15 +175,29 @@ impl ReadOnly {
     }
 }
 
+/// Who kept the journal at `path` last, as far as its lock tells.
+fn keeper_of(dir: &Path, path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    keeper_by_lock(dir, name.strip_suffix(names::ENDING)?)
+}
+
+/// Whose journal was set aside as `aside`, where nobody has made it anew, and what to tell of it.
+fn set_aside(dir: &Path, aside: &Path) -> Option<(Option<String>, OpenError)> {
+    let stem = names::stem_of_aside(aside.file_name()?.to_str()?)?;
+    let path = dir.join(format!("{stem}{}", names::ENDING));
+    if path.exists() {
+        return None;
+    }
+    let error = OpenError::SetAside { path, aside: aside.to_owned(), at_most: None };
+    Some((keeper_by_lock(dir, stem), error))
+}
+
 fn unreadable(path: &Path, cause: QueryError) -> FindError {
     FindError::Unreadable { path: path.to_owned(), cause }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(connection)
+    schema::connect_to_look(path, BUSY_TIMEOUT)
 }
 
 /// Who kept it, and when. `None`: nobody yet, or it is no journal.

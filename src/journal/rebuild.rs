@@ -88,17 +88,9 @@ pub fn rebuild(
     } else {
         interrupted(&path).map_err(io("setting it aside"))?
     };
-    let new = names::beside(&path, ".new");
-    names::remove(&new).map_err(io("removing what an earlier rebuild left"))?;
-    names::create_new(&new).map_err(io("creating it"))?;
     let found = aside.as_deref().map(|aside| salvage::salvage(aside, identity, contract));
     let found = found.unwrap_or_default();
-    fill(&new, identity, contract, cursor, &found).map_err(|cause| OpenError::Sqlite {
-        footing: Footing::behind(&new, &cause).into(),
-        path: path.clone(),
-        cause,
-    })?;
-    names::put_in_place(&new, &path).map_err(io("putting it in place"))?;
+    make(&path, identity, |connection| fill(connection, contract, cursor, &found))?;
     Ok(rebuilt(match aside {
         None => Way::Anew,
         Some(aside) => Way::Salvaged {
@@ -110,17 +102,40 @@ pub fn rebuild(
     }))
 }
 
-/// Fills a new database, and closes it without a log.
-fn fill(
-    new: &Path,
+/// Makes the journal at `path`, where there is none: under another name until it has its tables, its
+/// identity and what `fill` writes. So no crash leaves one that is empty under its own name.
+pub(super) fn make(
+    path: &Path,
     identity: Identity,
+    fill: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+) -> Result<(), OpenError> {
+    let io = |doing| OpenError::io(path, doing);
+    let new = names::beside(path, ".new");
+    names::remove(&new).map_err(io("removing what was never put in place"))?;
+    names::create_new(&new).map_err(io("creating it"))?;
+    let filled = || {
+        let mut connection = schema::connect_to_begin(&new)?;
+        schema::migrate(&mut connection, schema::MIGRATIONS)?;
+        claim(&connection, identity)?;
+        fill(&mut connection)?;
+        // The only connection: its end folds the log.
+        connection.close().map_err(|(_, cause)| cause)
+    };
+    filled().map_err(|cause| OpenError::Sqlite {
+        footing: Footing::behind(&new, &cause).into(),
+        path: path.to_owned(),
+        cause,
+    })?;
+    names::put_in_place(&new, path).map_err(io("putting it in place"))
+}
+
+/// Writes the cursor and what was salvaged.
+fn fill(
+    connection: &mut Connection,
     contract: Address,
     cursor: BlockRef,
     found: &salvage::Salvage,
 ) -> rusqlite::Result<()> {
-    let mut connection = schema::connect_writer(new)?;
-    schema::migrate(&mut connection, schema::MIGRATIONS)?;
-    claim(&connection, identity)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let now_ms = clock::unix_millis();
     let tables = Tables { transaction: &transaction, contract };
@@ -130,9 +145,7 @@ fn fill(
     for signed in &found.transactions {
         tables.sign(signed, now_ms)?;
     }
-    transaction.commit()?;
-    // The only connection: its end folds the log.
-    connection.close().map_err(|(_, cause)| cause)
+    transaction.commit()
 }
 
 /// The cursor of a journal that is in order, back to `cursor`.
@@ -163,13 +176,13 @@ pub(super) fn set_aside(
     detail: &str,
 ) -> Result<OpenError, OpenError> {
     let aside = names::set_aside(path).map_err(OpenError::io(path, "setting it aside"))?;
-    tracing::error!(
-        path = %path.display(),
-        aside = %aside.display(),
-        detail,
-        "the journal is damaged and set aside"
-    );
+    log_set_aside(path, &aside, detail);
     Ok(error(path, aside, contract))
+}
+
+fn log_set_aside(path: &Path, aside: &Path, detail: &str) {
+    let (path, aside) = (path.display(), aside.display());
+    tracing::error!(%path, %aside, detail, "the journal is damaged and set aside");
 }
 
 /// What keeps a new journal from being begun at `path`: a damaged one that nobody has rebuilt.
@@ -182,9 +195,18 @@ pub(super) fn missing(path: &Path, contract: Address) -> Result<Option<OpenError
     Ok(aside.map(|aside| error(path, aside, contract)))
 }
 
-/// The journal that was set aside last, where there is none at `path`.
+/// What is told of a log whose database is gone.
+pub(super) const NO_DATABASE: &str = "its log is there, and the file itself is gone";
+
+/// The journal that was set aside last, where there is none at `path`. A log without its database is set
+/// aside here: what it holds was stored, and the next database would not have it.
 fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
     let aside = names::aside_of(path)?;
+    if aside.is_none() && names::has_log(path)? {
+        let aside = names::set_aside(path)?;
+        log_set_aside(path, &aside, NO_DATABASE);
+        return Ok(Some(aside));
+    }
     if let Some(aside) = &aside {
         names::move_log(path, aside)?;
     }

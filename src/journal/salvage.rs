@@ -5,20 +5,20 @@
 //! event hashes to its key. Stages, answers and outcomes prove nothing and stay behind: what they say
 //! is asked again of the Core and of the contract.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use alloy::{
     consensus::{Transaction, TxEnvelope, transaction::SignerRecoverable},
     eips::Decodable2718,
     primitives::keccak256,
 };
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{
     Identity,
     reader::{read_event, read_transaction},
     record::{Fixed, Number, key_from_columns},
-    statements as sql,
+    schema, statements as sql,
 };
 use crate::{
     domain::{Address, RequestKey},
@@ -91,8 +91,7 @@ pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
 }
 
 fn open(file: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(file, flags)
+    schema::connect_to_look(file, Duration::ZERO)
 }
 
 /// All rows that can be read: from the oldest on up to the first damage, and from the newest back.

@@ -8,7 +8,7 @@
 //! bytes have tables of their own under the same `seq`, so that a step rewrites a few hundred bytes
 //! and no scan drags blobs along. `seq` grows in the order of arrival.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
@@ -202,17 +202,30 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What `PRAGMA user_version` and `application_id` say about a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Version {
-    /// Ours (or empty), and at most as new as we are.
+    /// Ours, and at most as new as we are.
     Known,
+    /// A database with nothing in it. No journal ever is one under its own name: it has its tables before
+    /// it gets that.
+    Empty,
     /// Written by a newer program: its version.
     Newer(i64),
     /// A database, but not one of ours.
     NotOurs,
 }
 
+/// The writing connection to a new file, which is empty. No journal is begun so under its own name: a crash
+/// in between leaves what cannot be told from one that lost what it had.
+pub(super) fn connect_to_begin(path: &Path) -> rusqlite::Result<Connection> {
+    set_up_writer(Connection::open_with_flags(path, READ_WRITE)?)
+}
+
 /// The one writing connection.
 pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = connect(path)?;
+    set_up_writer(connect(path, READ_WRITE)?)
+}
+
+fn set_up_writer(connection: Connection) -> rusqlite::Result<Connection> {
+    set_up(&connection)?;
     // FULL: every commit is on the platter (fsync of the WAL) before it counts.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -1536)?; // KiB
@@ -230,21 +243,48 @@ pub(super) fn never_sync(connection: &Connection) -> rusqlite::Result<()> {
 /// The reading connection. Opened read-write with `query_only`, so that whichever connection
 /// closes last can fold the WAL back into the file.
 pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = connect(path)?;
+    let connection = connect(path, READ_WRITE)?;
+    set_up(&connection)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -512)?; // KiB
     Ok(connection)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    // NO_MUTEX: a connection is owned by one thread at a time. No CREATE: the caller creates the
-    // file with its mode.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+/// A connection of somebody who only looks, and waits so long for a writer.
+pub(super) fn connect_to_look(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
+    let connection = connect(path, READ_ONLY)?;
+    connection.busy_timeout(patience)?;
+    Ok(connection)
+}
+
+// NO_MUTEX: a connection is owned by one thread at a time. No CREATE: who makes a file makes it with its
+// mode.
+const READ_WRITE: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+const READ_ONLY: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// Opens a file that has something in it. `SQLite` takes one of no bytes for a new database, also where it
+/// only reads, and removes the log beside it: all that may be left of what somebody emptied.
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    if fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        return Err(emptied());
+    }
+    Connection::open_with_flags(path, flags)
+}
+
+fn emptied() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+    rusqlite::Error::SqliteFailure(code, Some(EMPTIED.to_owned()))
+}
+
+/// What is told of a file that lost all it had.
+pub(super) const EMPTIED: &str = "it is empty: all it had is gone";
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(32);
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    Ok(connection)
+    connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
 /// Reads the version without changing the file.
@@ -258,11 +298,15 @@ pub(super) fn version(connection: &Connection, known: &[&str]) -> rusqlite::Resu
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let empty = application == 0 && version == 0 && tables == 0;
-    Ok(if empty { Version::Known } else { Version::NotOurs })
+    Ok(if empty { Version::Empty } else { Version::NotOurs })
 }
 
-/// Whether this is one of our files, and of a version that knows its keeper.
+/// Whether this is one of our files, and of a version that knows its keeper. One that lost all it had is
+/// an error: it may be.
 pub(super) fn has_keepers(connection: &Connection) -> rusqlite::Result<bool> {
+    if version(connection, MIGRATIONS)? == Version::Empty {
+        return Err(emptied());
+    }
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     Ok(pragma("application_id")? == i64::from(APPLICATION_ID) && pragma("user_version")? >= 3)
 }
@@ -300,14 +344,18 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusql
 mod tests {
     use super::*;
 
+    fn create(path: &Path) -> rusqlite::Result<Connection> {
+        fs::File::create(path).unwrap();
+        connect_to_begin(path)
+    }
+
     /// Field failure T49.
     #[test]
     fn a_file_of_an_older_version_moves_forward_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old.sqlite3");
-        std::fs::File::create(&path).unwrap();
         let add = "ALTER TABLE requests ADD COLUMN note TEXT;";
-        migrate(&mut connect_writer(&path).unwrap(), &[V1]).unwrap();
+        migrate(&mut create(&path).unwrap(), &[V1]).unwrap();
         for _ in 0..2 {
             let mut connection = connect_writer(&path).unwrap();
             assert_eq!(version(&connection, &[V1, add]).unwrap(), Version::Known);
@@ -322,8 +370,7 @@ mod tests {
     fn transactions_of_version_5_are_all_there_in_version_6() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old.sqlite3");
-        std::fs::File::create(&path).unwrap();
-        let mut connection = connect_writer(&path).unwrap();
+        let mut connection = create(&path).unwrap();
         migrate(&mut connection, &MIGRATIONS[..5]).unwrap();
         let rows = "
             (3, 7, x'01', x'dc', x'0a', x'0b', 100, NULL, NULL, NULL, x'f1', 'displaced'),
@@ -354,9 +401,8 @@ mod tests {
     fn a_failing_migration_leaves_the_old_version_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old.sqlite3");
-        std::fs::File::create(&path).unwrap();
         let broken = "CREATE TABLE half (a); CREATE TABLE half (a);";
-        let mut connection = connect_writer(&path).unwrap();
+        let mut connection = create(&path).unwrap();
         migrate(&mut connection, &[V1]).unwrap();
         migrate(&mut connection, &[V1, broken]).unwrap_err();
         assert_eq!(version(&connection, &[V1]).unwrap(), Version::Known);
@@ -367,8 +413,7 @@ mod tests {
     fn every_scan_uses_its_index() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plan.sqlite3");
-        std::fs::File::create(&path).unwrap();
-        let mut connection = connect_writer(&path).unwrap();
+        let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
         for (sql, index) in super::super::statements::SCANS {
             let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -384,8 +429,7 @@ mod tests {
     fn the_readmes_query_fits_the_tables() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("readme.sqlite3");
-        std::fs::File::create(&path).unwrap();
-        let mut connection = connect_writer(&path).unwrap();
+        let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
         let readme = include_str!("../../README.md");
         let after = readme.split("sqlite3 -readonly state/*.sqlite3 \"").nth(1).unwrap();

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{
     Identity, Journal, Kept, OpenError, Writer,
@@ -230,7 +230,7 @@ fn may_be(keeper: &str, dir: &Path, stem: &str) -> bool {
 }
 
 /// Who kept a journal last, as far as its lock tells.
-fn keeper_by_lock(dir: &Path, stem: &str) -> Option<String> {
+pub(super) fn keeper_by_lock(dir: &Path, stem: &str) -> Option<String> {
     Note::at(&dir.join(format!("{stem}.lock"))).ok()?.keeper
 }
 
@@ -252,9 +252,7 @@ fn look_into(
     contract: Address,
 ) -> Result<Option<Sibling>, OpenError> {
     let looking = || -> rusqlite::Result<Option<Sibling>> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(LOOK_TIMEOUT)?;
+        let connection = schema::connect_to_look(path, LOOK_TIMEOUT)?;
         if !schema::has_keepers(&connection)? {
             return Ok(None);
         }

@@ -127,6 +127,83 @@ fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
     Journal::open(dir.path(), identity(), CONTRACT).unwrap();
 }
 
+/// As kill -9 leaves it, and then somebody's slip: what was stored last stands in its log.
+async fn killed(dir: &Path) -> Vec<u8> {
+    let elsewhere = TempDir::new().unwrap();
+    let journal = running(elsewhere.path());
+    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    for entry in fs::read_dir(elsewhere.path()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+    journal.close().await.unwrap();
+    let log = fs::read(beside(&file(dir), "-wal")).unwrap();
+    assert!(!log.is_empty());
+    log
+}
+
+#[tokio::test]
+async fn c8_a_journal_that_was_emptied_or_removed_is_set_aside_with_its_log() {
+    let empty = |file: &Path| fs::write(file, "").unwrap();
+    let remove = |file: &Path| fs::remove_file(file).unwrap();
+    let slips: [&dyn Fn(&Path); 2] = [&empty, &remove];
+    for slip in slips {
+        let dir = TempDir::new().unwrap();
+        let log = killed(dir.path()).await;
+        slip(&file(dir.path()));
+        // Nobody's look takes the log away.
+        glance(dir.path(), own(), CONTRACT).unwrap_err();
+        beginnings(dir.path(), own().chain_id, own().wallet, "one").unwrap();
+        ReadOnly::find(&[dir.path().to_owned()], "one").unwrap_err();
+        for _ in 0..2 {
+            let error = open(dir.path()).unwrap_err();
+            let OpenError::SetAside { aside, .. } = &error else { panic!("{error}") };
+            assert_eq!(fs::read(beside(aside, "-wal")).unwrap(), log, "as it was");
+            assert!(!file(dir.path()).exists());
+        }
+        rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+        running(dir.path()).close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn c8_who_asks_for_the_requests_of_a_damaged_journal_is_told_to_rebuild_it() {
+    let dir = TempDir::new().unwrap();
+    let ask = |keeper: &str| {
+        let found = ReadOnly::find(&[dir.path().to_owned()], keeper);
+        found.unwrap_err().to_string()
+    };
+    running(dir.path()).close().await.unwrap();
+    damage(&file(dir.path()), 0..1);
+    assert!(ask("one").contains("journal rebuild"), "{}", ask("one"));
+    open(dir.path()).unwrap_err();
+    assert!(ask("one").contains("journal rebuild"), "{}", ask("one"));
+    assert!(ask("two").contains("no journal"), "{}", ask("two"));
+    rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+    running(dir.path()).close().await.unwrap();
+    ReadOnly::find(&[dir.path().to_owned()], "one").unwrap();
+}
+
+#[tokio::test]
+async fn c8_an_emptied_journal_of_an_earlier_wallet_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    killed(dir.path()).await;
+    fs::write(file(dir.path()), "").unwrap();
+    let machine = Machine::default();
+    let error = open_as(&machine, dir.path(), identity(), CONTRACT, "one", None).unwrap_err();
+    assert!(error.needs_rebuild(), "{error}");
+}
+
+#[tokio::test]
+async fn c8_a_start_that_was_killed_before_there_were_tables_is_begun_again() {
+    let dir = TempDir::new().unwrap();
+    let new = beside(&file(dir.path()), ".new");
+    fs::write(&new, "").unwrap();
+    fs::write(beside(&new, "-wal"), "half a log").unwrap();
+    running(dir.path()).close().await.unwrap();
+    assert_eq!(names_in(dir.path()).len(), 1);
+}
+
 /// The process dies between the database's new name and its log's.
 #[test]
 fn a_setting_aside_that_was_interrupted_is_ended() {
