@@ -53,7 +53,7 @@ use self::{
     plan::WalletClaim,
     service_manager::ServiceManager,
     slot::{Aftermath, Slot, Unapplied},
-    watcher::Watcher,
+    watcher::{Nudges, Watcher},
 };
 use crate::{
     clock,
@@ -202,7 +202,7 @@ pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, R
     };
 
     let stop = CancellationToken::new();
-    let (nudges, towards_watcher) = watch::channel(0);
+    let (nudges, towards_watcher) = watch::channel(Nudges::default());
     let (looks_sender, looks) = mpsc::channel(1);
     let (commands, asked) = mpsc::channel(ASKED);
     let mut beside = JoinSet::new();
@@ -334,8 +334,8 @@ pub(crate) struct Inputs<S> {
     pub signals: S,
     pub looks: mpsc::Receiver<Look>,
     pub asked: mpsc::Receiver<Asked>,
-    /// Towards the watcher: look now. Counts how often it was said.
-    pub nudges: watch::Sender<u64>,
+    /// Towards the watcher: look now.
+    pub nudges: watch::Sender<Nudges>,
 }
 
 /// Where signals come from: the process, or a test.
@@ -507,11 +507,11 @@ impl<I: Instances> Supervisor<I> {
 
     // ---- events
 
-    fn signalled(&mut self, signal: Signal, nudges: &watch::Sender<u64>) {
+    fn signalled(&mut self, signal: Signal, nudges: &watch::Sender<Nudges>) {
         match (signal, self.stopping) {
             (Signal::Reload, false) => {
                 info!("SIGHUP: reading the configuration again");
-                let _number = self.nudge(nudges);
+                let _number = self.nudge(nudges, false);
             }
             (Signal::Reload, true) => {}
             (Signal::Terminate(signal), false) => {
@@ -528,10 +528,17 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// Has the files read now. Answers the number of the reading.
-    fn nudge(&mut self, nudges: &watch::Sender<u64>) -> u64 {
-        nudges.send_modify(|count| *count += 1);
-        let number = *nudges.borrow();
+    /// Has the files read now. `whole`: an operator means all that they say, and was told what is wrong with
+    /// their directory. Answers the number of the reading.
+    fn nudge(&mut self, nudges: &watch::Sender<Nudges>, whole: bool) -> u64 {
+        let meant = whole && self.directory_problem.is_some();
+        nudges.send_modify(|nudges| {
+            nudges.count += 1;
+            if meant {
+                nudges.meant = Some(nudges.count);
+            }
+        });
+        let number = nudges.borrow().count;
         if self.readiness != Readiness::Due {
             if !matches!(self.readiness, Readiness::Rereading(_)) {
                 self.manager.reloading();

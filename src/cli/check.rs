@@ -9,7 +9,7 @@ use super::{
     Exit, places, print,
     surroundings::{self, Eyes, Odd},
     text::{Colour, painted, printable},
-    validate::conflicts,
+    validate::Together,
 };
 use crate::{
     config::{self, Config, Environment, Loaded, Mode, Problem, Problems, Warning},
@@ -73,10 +73,10 @@ pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
     let (files, state_dir) = (files_of(&which, &places.config_dir), places.state_dir.clone());
     let mut reports = match which {
         Which::All => all(&places).await,
-        Which::Instance(name) => {
-            let file = places.config_dir.join(format!("{name}.toml"));
-            vec![one(Some(file), Mode::Supervise, name, &places).await]
-        }
+        Which::Instance(name) => match places::file_of(&name, &places.config_dir) {
+            Ok(file) => vec![one(Some(file), Mode::Supervise, name, &places).await],
+            Err(problems) => vec![Report::bad(name, of_problems(&problems))],
+        },
         Which::File(file) => match file.map(|f| places::find(&f, &places.config_dir)).transpose() {
             Ok(file) => {
                 let shown = file.as_deref().and_then(Path::file_stem);
@@ -168,8 +168,7 @@ fn of_problems(problems: &Problems) -> Vec<Finding> {
 
 async fn all(places: &Places) -> Vec<Report> {
     let Places { config_dir, state_dir, environment } = places;
-    let files = Files::Directory(config_dir.clone());
-    let (look, settled) = directory::look_first(&files, environment, &places::keepers(state_dir));
+    let Together { look, settled, conflicts } = Together::look(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
         let problems = config::unusable_directory(config_dir, problem);
         return vec![Report::bad("-", of_problems(&problems))];
@@ -190,7 +189,6 @@ async fn all(places: &Places) -> Vec<Report> {
         let findings = vec![finding];
         reports.push(Report { instance: "-".into(), findings, bad: false, wallet: None });
     }
-    let conflicts = conflicts(&look, &places::keepers(state_dir));
     let looks = look.files.iter().map(|(name, file)| {
         let conflict = conflicts.get(name);
         async move {
@@ -228,9 +226,10 @@ fn tell_one_wallet(reports: &mut [Report]) {
     for later in 1..reports.len() {
         let (before, rest) = reports.split_at_mut(later);
         let report = &mut rest[0];
-        let same = before
-            .iter()
-            .find(|other| report.wallet.is_some() && other.wallet == report.wallet && !report.bad);
+        // Of two of which one is bad, that one is told already that the other has it.
+        let same = before.iter().find(|other| {
+            report.wallet.is_some() && other.wallet == report.wallet && !other.bad && !report.bad
+        });
         if let (Some(other), Some((chain_id, wallet))) = (same, report.wallet) {
             let found =
                 format!("wallet {wallet} on chain {chain_id} is that of {} too", other.instance);
@@ -306,6 +305,14 @@ mod tests {
         assert_eq!(reports.each_ref().map(|report| report.findings.len()), [0, 0, 1]);
         assert!(reports[2].findings[0].found.contains("that of a too"), "{reports:?}");
         assert_eq!(ending(&reports), Exit::Failure);
+    }
+
+    #[test]
+    fn d3_of_two_with_one_wallet_only_who_does_not_have_it_is_at_fault() {
+        let mut reports = [report("0b", 1), report("b", 1)];
+        reports[0].bad = true;
+        tell_one_wallet(&mut reports);
+        assert!(reports[1].findings.is_empty(), "{reports:?}");
     }
 
     #[test]

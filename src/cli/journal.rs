@@ -10,12 +10,16 @@ use super::{Exit, complain, places, print, text::printable};
 use crate::{
     config::{self, Environment, Loaded, Mode, Problems},
     instance::{self, RebuildError},
-    journal::{Rebuilt, Way},
+    journal::{OpenError, Rebuilt, Way},
     supervisor::control::{self, Answer, AskError, Candidates, Request},
 };
 
 /// A little more than a supervisor gives itself.
 const DEADLINE: Duration = Duration::from_secs(70);
+
+/// Said before what the environment lacks.
+const NOBODY: &str = "neither --instance NAME nor --config FILE says whose journal it is, so the environment \
+                      alone counts:";
 
 /// Whose journal.
 #[derive(Debug)]
@@ -38,9 +42,13 @@ pub(super) struct Places {
 /// Rebuilds it, says what came of it, and has a supervisor that runs try the instance again.
 pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
     let Places { config_dir, state_dir, candidates, environment } = places;
+    let is_of_nobody = matches!(whose, Whose::File(None));
     let (name, loaded) = match load(whose, &config_dir, environment) {
         Ok(loaded) => loaded,
         Err(problems) => {
+            if is_of_nobody {
+                complain(NOBODY);
+            }
             complain(&problems);
             return Exit::BadConfiguration;
         }
@@ -51,7 +59,7 @@ pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
     let rebuilt = match Box::pin(rebuilding).await {
         Ok(rebuilt) => rebuilt,
         Err(error) => {
-            complain(&error);
+            complain(refused(&name, &error));
             return match error {
                 RebuildError::Configuration(_) => Exit::BadConfiguration,
                 RebuildError::Unreachable(_)
@@ -74,7 +82,7 @@ fn load(
     environment: Environment,
 ) -> Result<(String, Loaded), Problems> {
     let (file, mode) = match whose {
-        Whose::Instance(name) => (Some(config_dir.join(format!("{name}.toml"))), Mode::Supervise),
+        Whose::Instance(name) => (Some(places::file_of(&name, config_dir)?), Mode::Supervise),
         Whose::File(file) => {
             (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
         }
@@ -82,6 +90,25 @@ fn load(
     let loaded = places::load_as(file.clone(), environment, mode)?;
     let name = config::instance_name(mode, None, file.as_deref(), &loaded.config);
     Ok((name, loaded))
+}
+
+/// Why nothing was done, and what to do about it.
+fn refused(name: &str, error: &RebuildError) -> String {
+    match error {
+        RebuildError::Journal(OpenError::Locked { path, pid }) => {
+            let by =
+                pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            format!(
+                "journal {} is in use by {by}: `kms-connector stop {name}` first (or end that process, \
+                 under `start`); after the rebuild it goes on",
+                path.display()
+            )
+        }
+        RebuildError::Configuration(_)
+        | RebuildError::Unreachable(_)
+        | RebuildError::NoSuchBlock { .. }
+        | RebuildError::Journal(_) => error.to_string(),
+    }
 }
 
 /// What was done, line by line.
@@ -145,5 +172,17 @@ async fn go_on(name: &str, candidates: &Candidates) -> String {
             "{}\n`kms-connector restart {name}` has it go on at once\n",
             printable(&error.to_string())
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d8_a_journal_in_use_is_told_with_the_command_that_ends_it() {
+        let path = PathBuf::from("a.sqlite3");
+        let told = refused("a", &OpenError::Locked { path, pid: Some(7) }.into());
+        assert!(told.contains("process 7") && told.contains("`kms-connector stop a`"), "{told}");
     }
 }

@@ -99,6 +99,31 @@ fn look_for(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     })
 }
 
+/// The file of this instance in the configuration directory. One that is not there is told with those that
+/// are.
+pub(super) fn file_of(instance: &str, directory: &Path) -> Result<PathBuf, Problems> {
+    let path = directory.join(format!("{instance}.toml"));
+    // What cannot be looked at counts as found: loading it tells why.
+    let is_there = |path: &Path| path.try_exists().unwrap_or(true) || path.is_symlink();
+    if Patience::default().one(Work::Look, &path, is_there).unwrap_or(true) {
+        return Ok(path);
+    }
+    let there = config_names(directory)?;
+    let there: Vec<&str> = there.iter().filter_map(|name| name.strip_suffix(".toml")).collect();
+    let found = match there.as_slice() {
+        [] => "no instance of this name, nor any other".to_owned(),
+        there => format!("no instance of this name; there are: {}", there.join(", ")),
+    };
+    let problem = Problem {
+        place: Place::File { path, line: None, column: None },
+        key: None,
+        found,
+        allowed: "the name of a file in the configuration directory, without .toml".to_owned(),
+        advice: "--config-dir names another directory".to_owned(),
+    };
+    Err(problem.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -115,6 +140,23 @@ mod tests {
         assert_eq!(of(&[own, systemd]), Path::new("/own"));
         assert_eq!(of(&[("KMS_CONNECTOR_STATE_DIR", ""), systemd]), Path::new("/var/lib/a"));
         assert_eq!(of(&[]), Path::new("./state"));
+    }
+
+    #[test]
+    fn d8_an_instance_without_a_file_is_told_with_those_that_have_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let told = || file_of("zz", directory.path()).unwrap_err().to_string();
+        assert!(told().contains("nor any other"), "{}", told());
+        for name in ["a.toml", "b.toml"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        assert!(told().contains("there are: a, b"), "{}", told());
+        assert_eq!(file_of("a", directory.path()).unwrap(), directory.path().join("a.toml"));
+        std::os::unix::fs::symlink("nowhere", directory.path().join("zz.toml")).unwrap();
+        assert!(
+            file_of("zz", directory.path()).is_ok(),
+            "what is wrong with it is told by loading it"
+        );
     }
 
     #[test]

@@ -384,12 +384,7 @@ pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
         let told = match ask_running(&whose, &Inquiry::Backfill { from: next, to }).await {
             Ok(Asked::Told(told)) => told,
             Ok(Asked::Absent { why, .. }) => {
-                let name = &whose.name;
-                return failed(&format!(
-                    "blocks are read again by a running instance: start {name}, or have its next \
-                     start read them with `kms-connector journal rebuild --from {next} --instance \
-                     {name}`\n({why})"
-                ));
+                return failed(&nobody_reads(&whose.name, next, &why));
             }
             Err(why) => return failed(&why),
         };
@@ -413,6 +408,14 @@ pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
         ));
         next = read_up_to + 1;
     }
+}
+
+/// Why no block is read: first what is the matter, since the name may be mistyped.
+fn nobody_reads(name: &str, from: u64, why: &str) -> String {
+    format!(
+        "{why}\n(blocks are read again by a running instance: start it, or have its next start read them \
+         with `kms-connector journal rebuild --from {from} --instance {name}`)"
+    )
 }
 
 #[cfg(test)]
@@ -532,6 +535,13 @@ mod tests {
         let why = "there is no instance on; there are: one";
         let told = Source::of(whose).find(why).err().unwrap();
         assert!(told.starts_with(why) && told.contains("/nonexistent/state"), "{told}");
+    }
+
+    #[test]
+    fn d8_whoever_mistyped_a_name_is_told_that_first_by_backfill_too() {
+        let why = "there is no instance zz; there are: a";
+        let told = nobody_reads("zz", 7, why);
+        assert!(told.starts_with(why) && told.contains("--from 7"), "{told}");
     }
 
     #[test]

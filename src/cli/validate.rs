@@ -13,7 +13,7 @@ use crate::{
     config::{self, Environment, Mode, Problems},
     journal::Keeper,
     supervisor::{
-        directory::{self, Files, Look, Wanted},
+        directory::{self, Files, Look, Settled, Wanted},
         plan::{Configs, Desired, plan},
     },
 };
@@ -65,7 +65,8 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
         complain(problems);
     }
     let files = Files::Directory(config_dir.to_owned());
-    let (look, settled) = directory::look_first(&files, environment, &[]);
+    let state_dir = places::state_dir(environment);
+    let Together { look, settled, conflicts } = Together::look(config_dir, environment, &state_dir);
     if let Some(problem) = look.problem {
         complain(config::unusable_directory(config_dir, problem));
         return Exit::BadConfiguration;
@@ -79,7 +80,6 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     if look.files.is_empty() {
         complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
-    let conflicts = conflicts(&look, &[]);
     let mut verdicts = String::new();
     for (name, file) in &look.files {
         let conflict = conflicts.get(name);
@@ -120,11 +120,61 @@ fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String
     }
 }
 
-/// Files that a supervisor which starts now would refuse for the sake of another.
-pub(super) fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, String> {
+/// All files of a directory, as a supervisor that starts now would take them.
+pub(super) struct Together {
+    pub(super) look: Look,
+    pub(super) settled: Settled,
+    /// Those that it would refuse for the sake of another, and why.
+    pub(super) conflicts: BTreeMap<String, String>,
+}
+
+impl Together {
+    /// Who had a name or a wallet before keeps it: the journals know. Blocks.
+    pub(super) fn look(config_dir: &Path, environment: &Environment, state_dir: &Path) -> Self {
+        let files = Files::Directory(config_dir.to_owned());
+        let keepers = places::keepers(state_dir);
+        let (look, settled) = directory::look_first(&files, environment, &keepers);
+        let conflicts = conflicts(&look, &keepers);
+        Self { look, settled, conflicts }
+    }
+}
+
+fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, String> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
-    let desired = Desired { files, kept: Configs::new() };
+    let bad = look.files.iter().filter(|(_, file)| file.is_err());
+    let broken = bad.map(|(name, _)| name.clone()).collect();
+    let desired = Desired { files, broken, ..Desired::default() };
     plan(&Configs::new(), &desired, &BTreeSet::new(), keepers).refused
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn d3_who_kept_the_wallets_journal_is_not_the_one_to_be_refused() {
+        let (configs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let text = "gateway_url = \"ws://127.0.0.1:8545\"\nkms_core_endpoint = \"http://127.0.0.1:1\"\n\
+             chain_id = 4242\ndecryption_address = \"0x5fbdb2315678afecb367f032d93f642f64180aa3\"\n\
+             gateway_config_address = \"0x5fbdb2315678afecb367f032d93f642f64180aa4\"\n\
+             private_key = \"4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318\"\n";
+        for name in ["0b.toml", "b.toml"] {
+            fs::write(configs.path().join(name), text).unwrap();
+        }
+        let refused = || {
+            let look = Together::look(configs.path(), &Environment::default(), state.path());
+            look.conflicts.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(refused(), ["b"]);
+        let wallet = "0x2c7536e3605d9c16a7a3d7b1898e529396a65c23";
+        let lock = state.path().join(format!("4242-{}-{wallet}.lock", "0".repeat(16)));
+        fs::write(lock, "4711\nb\n").unwrap();
+        assert_eq!(refused(), ["0b"]);
+        fs::write(configs.path().join("b.toml"), "a slip").unwrap();
+        assert_eq!(refused(), ["0b"]);
+    }
 }

@@ -159,24 +159,34 @@ pub fn is_configuration(name: &OsStr) -> bool {
     name.strip_suffix(b".toml").is_some_and(|stem| !stem.is_empty()) && !name.starts_with(b".")
 }
 
-/// Files that somebody may take for configurations, by their names. Nothing of a directory that cannot be
-/// listed: that is told where it is read.
+/// What somebody may take for a configuration, and is none: files by their names, and directories. Nothing
+/// of a directory that cannot be listed: that is told where it is read.
 #[must_use]
 pub fn misnamed(directory: &Path) -> Vec<Warning> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let odd = entries.filter(|entry| {
+    let odd = entries.filter_map(|entry| {
         let name = entry.file_name();
         let is_toml =
             Path::new(&name).extension().is_some_and(|of| of.eq_ignore_ascii_case("toml"));
         let is_hidden = name.as_bytes().starts_with(b".");
-        is_toml && !is_hidden && !is_configuration(&name)
+        // Of the entry itself: what a link leads to may be on a file system that does not answer.
+        let is_directory = entry.file_type().is_ok_and(|of| of.is_dir());
+        let message = match (is_toml && !is_hidden, is_configuration(&name)) {
+            (true, true) if is_directory => {
+                "is a directory, and no configuration: Docker makes one where the file that it is to \
+                 mount is missing"
+            }
+            (true, false) => "is not read: the name of a configuration ends in .toml, in lower case",
+            (true, true) | (false, _) => return None,
+        };
+        Some((entry.path(), message))
     });
-    let mut odd: Vec<PathBuf> = odd.map(|entry| entry.path()).collect();
+    let mut odd: Vec<(PathBuf, &str)> = odd.collect();
     odd.sort();
-    let warning = |path: PathBuf| Warning {
+    let warning = |(path, message): (PathBuf, &str)| Warning {
         place: at(&path),
         key: None,
-        message: "is not read: the name of a configuration ends in .toml, in lower case".to_owned(),
+        message: message.to_owned(),
     };
     odd.into_iter().map(warning).collect()
 }

@@ -1,6 +1,10 @@
 //! What operators and the service manager ask, and what they are told.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use tokio::sync::{mpsc::error::TrySendError, oneshot, watch};
 use tracing::debug;
@@ -9,6 +13,7 @@ use super::{
     Instances, Readiness, Showing, Supervisor,
     control::{Answer, Asked, Request},
     slot::Slot,
+    watcher::Nudges,
 };
 use crate::{
     clock,
@@ -37,6 +42,8 @@ pub(super) struct Pending {
     reply: oneshot::Sender<Answer>,
     /// One instance, or all.
     name: Option<String>,
+    /// Those of them that there were.
+    pub(super) were: BTreeSet<String>,
     until: Until,
 }
 
@@ -53,7 +60,7 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<u64>) {
+    pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<Nudges>) {
         let Asked { request, reply } = asked;
         // Who asked may be gone by now.
         let refuse = |reply: oneshot::Sender<Answer>, why: String| {
@@ -94,11 +101,14 @@ impl<I: Instances> Supervisor<I> {
             }
         }
         let until = if let Request::Reload { .. } = request {
-            Until::Reread(self.nudge(nudges))
+            Until::Reread(self.nudge(nudges, name.is_none()))
         } else {
             Until::Settled
         };
-        self.pending.push(Pending { reply, name, until });
+        let concerned =
+            self.slots.keys().filter(|known| name.as_ref().is_none_or(|name| name == *known));
+        let were = concerned.cloned().collect();
+        self.pending.push(Pending { reply, name, were, until });
     }
 
     /// Hands the question to the instance, which answers by itself.
@@ -201,6 +211,8 @@ impl<I: Instances> Supervisor<I> {
                 continue;
             }
             let mut lines: Vec<String> = concerned.clone().map(Slot::line).collect();
+            let gone = pending.were.iter().filter(|name| !self.slots.contains_key(*name));
+            lines.extend(gone.map(|name| format!("{name} has ended: it has no file any more")));
             let mut failed = concerned.any(Slot::is_amiss);
             if let Some(problem) = &self.directory_problem {
                 lines.push(problem.clone());

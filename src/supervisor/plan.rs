@@ -3,8 +3,8 @@
 //! Two things cannot be shared: a wallet on a chain (its nonces have one owner), and a KMS Core
 //! between deployments (it knows requests by their id alone, and ids repeat). Claims come from the
 //! desired set: who is no longer desired blocks nobody, and its wallet wanted under a new name is a
-//! rename. Who has a claim already keeps it, over a restart by the journal of its wallet; among
-//! newcomers the first name wins.
+//! rename. Who has a claim already keeps it, over a restart by the journal of its wallet, and also while
+//! its file is bad; among newcomers the first name wins.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -91,8 +91,12 @@ impl fmt::Display for WalletClaim {
 pub struct Desired {
     /// By a file that is in order.
     pub files: Configs,
-    /// In place of a file that is not: what ran before it was broken. Gives way to all others.
+    /// In place of a file that is not: what runs, and goes on as it was.
     pub kept: Configs,
+    /// By a file that is in order, and stopped by an operator: what they had before stays theirs.
+    pub stopped: Configs,
+    /// Whose file is not in order, and nothing runs: it says nothing of its wallet, but its journal may.
+    pub broken: BTreeSet<String>,
 }
 
 /// What may become of it.
@@ -102,10 +106,12 @@ pub struct Plan {
     pub refused: BTreeMap<String, String>,
     /// Names of one wallet, old to new: the same instance under a new name.
     pub renamed: BTreeMap<String, String>,
-    /// Refused or broken ones that may not even go on as they are: what they have is granted to
-    /// another.
+    /// Refused ones that may not even go on as they are: what they have is granted to another.
     pub displaced: Vec<String>,
 }
+
+/// The rank of who never had what it wants.
+const NEWCOMER: u8 = 4;
 
 /// Decides who may run, where `current` runs already (or would, after a pause). No instance gets the
 /// name of one of the `running`: what drains there has to be found under its own name until it ends,
@@ -125,12 +131,25 @@ pub fn plan(
         Some(_) => 2,
         None => {
             let claim = WalletClaim::of(config);
-            if keepers.iter().any(|keeper| claim.was_of(name, keeper)) { 3 } else { 4 }
+            if desired.stopped.get(name).is_some_and(|had| WalletClaim::of(had) == claim) {
+                return 1;
+            }
+            if keepers.iter().any(|keeper| claim.was_of(name, keeper)) { 3 } else { NEWCOMER }
         }
     };
     let mut order: Vec<_> = desired.files.iter().collect();
     order.sort_by_key(|(name, config)| (rank(name, config), name.as_str()));
-    for (name, config) in order {
+    let newcomers = order.partition_point(|(name, config)| rank(name, config) < NEWCOMER);
+    // Two that run never collide.
+    for (name, config) in &desired.kept {
+        if claims.take(name, config).is_err() {
+            plan.displaced.push(name.clone());
+        }
+    }
+    for (index, (name, config)) in order.into_iter().enumerate() {
+        if index == newcomers {
+            claims.reserve(&desired.broken, keepers);
+        }
         let Err(collision) = claims.take(name, config) else { continue };
         plan.refused.insert(name.clone(), collision);
         // It goes on as it is, if nobody was granted what it has.
@@ -142,10 +161,7 @@ pub fn plan(
     }
     let mut leaving: BTreeMap<WalletClaim, &String> = BTreeMap::new();
     for (name, config) in current {
-        let stays = match desired.kept.get(name) {
-            Some(kept) => claims.take(name, kept).is_ok(),
-            None => desired.files.contains_key(name),
-        };
+        let stays = desired.kept.contains_key(name) || desired.files.contains_key(name);
         if !stays && WalletClaim::of(config).is_exclusive() {
             leaving.insert(WalletClaim::of(config), name);
         }
@@ -159,8 +175,6 @@ pub fn plan(
             plan.renamed.insert(old.clone(), name.clone());
         }
     }
-    plan.displaced
-        .extend(leaving.into_values().filter(|name| desired.kept.contains_key(*name)).cloned());
     plan
 }
 
@@ -179,6 +193,16 @@ struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
+    /// The wallets whose journals these instances kept, as far as nobody has them.
+    fn reserve(&mut self, names: &'a BTreeSet<String>, keepers: &[Keeper]) {
+        for Keeper { name, chain_id, wallet } in keepers {
+            if let Some(name) = names.get(name) {
+                let claim = WalletClaim { chain_id: *chain_id, signer: Signer::Address(*wallet) };
+                self.wallets.entry(claim).or_insert(name);
+            }
+        }
+    }
+
     /// All or nothing.
     fn take(&mut self, name: &'a str, config: &Config) -> Result<(), String> {
         if config.observes() {
@@ -249,7 +273,7 @@ mod tests {
     }
 
     fn files<const N: usize>(of: [(&str, Arc<Config>); N]) -> Desired {
-        Desired { files: configs(of), kept: Configs::new() }
+        Desired { files: configs(of), ..Desired::default() }
     }
 
     #[test]
@@ -365,16 +389,56 @@ mod tests {
         assert_eq!(plan(&current, &desired), Plan::default());
     }
 
+    /// A slip of the pen gives nobody's wallet, or Core, to a copy of its file.
     #[test]
-    fn what_a_broken_file_ran_gives_way_to_a_file_in_order() {
+    fn d3_who_has_a_wallet_keeps_it_while_its_file_is_bad() {
         let current = configs([("a", config(1, 1, 1))]);
+        let with = |files: Configs| Desired { files, kept: current.clone(), ..Desired::default() };
+        let free = with(configs([("c", config(2, 2, 1))]));
+        assert_eq!(plan(&current, &free), Plan::default());
+        for copy in [config(1, 1, 1), config(1, 2, 1), on_chain(2, 1, 1, 1)] {
+            let plan = self::plan(&current, &with(configs([("old-a", copy)])));
+            assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["old-a"]);
+            assert!(plan.refused["old-a"].contains("instance a"), "{plan:?}");
+            assert!(plan.renamed.is_empty() && plan.displaced.is_empty(), "{plan:?}");
+        }
+        // Neither does one that runs already and wants it now: it goes on as it is.
+        let current = configs([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
         let kept = configs([("a", config(1, 1, 1))]);
-        let desired = Desired { files: configs([("c", config(2, 2, 1))]), kept: kept.clone() };
-        assert_eq!(plan(&current, &desired), Plan::default());
-        let desired = Desired { files: configs([("b", config(1, 1, 1))]), kept };
-        let plan = self::plan(&current, &desired);
-        assert_eq!(plan.renamed, [("a".to_owned(), "b".to_owned())].into());
-        assert!(plan.displaced.is_empty());
+        let files = configs([("b", config(1, 1, 2))]);
+        let plan = self::plan(&current, &Desired { files, kept, ..Desired::default() });
+        assert_eq!((plan.refused.len(), plan.displaced.len()), (1, 0), "{plan:?}");
+    }
+
+    #[test]
+    fn d3_who_is_stopped_keeps_its_wallet() {
+        let files = configs([("0b", config(1, 1, 1)), ("b", config(1, 1, 1))]);
+        let refused = |stopped: Configs| {
+            let desired = Desired { files: files.clone(), stopped, ..Desired::default() };
+            plan(&Configs::new(), &desired).refused.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(refused(Configs::new()), ["b"]);
+        assert_eq!(refused(configs([("b", config(1, 1, 1))])), ["0b"]);
+        assert_eq!(refused(configs([("b", config(2, 1, 1))])), ["b"], "it had another wallet");
+    }
+
+    #[test]
+    fn d3_who_kept_the_wallets_journal_has_it_while_its_file_is_bad_at_a_restart() {
+        let Some(Wallet::PrivateKey(key)) = &config(1, 1, 1).wallet else { panic!() };
+        let wallet = key.address();
+        let keeper = |name: &str| Keeper { name: name.to_owned(), chain_id: 1, wallet };
+        let broken = BTreeSet::from(["a".to_owned()]);
+        let files = configs([("b", config(1, 1, 1)), ("c", config(2, 1, 1))]);
+        let refused = |broken: &BTreeSet<String>, keepers: &[Keeper]| {
+            let (files, broken) = (files.clone(), broken.clone());
+            let desired = Desired { files, broken, ..Desired::default() };
+            let fresh = super::plan(&Configs::new(), &desired, &BTreeSet::new(), keepers);
+            fresh.refused.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(refused(&broken, &[keeper("a")]), ["b"]);
+        assert_eq!(refused(&broken, &[]), [""; 0]);
+        assert_eq!(refused(&BTreeSet::new(), &[keeper("a")]), [""; 0], "its file is gone");
+        assert_eq!(refused(&broken, &[keeper("a"), keeper("b")]), [""; 0], "b had it, too");
     }
 
     #[test]
@@ -393,10 +457,6 @@ mod tests {
         let desired = files([("a", config(1, 1, 1))]);
         let drains = BTreeSet::from(["a".to_owned()]);
         assert_eq!(super::plan(&current, &desired, &drains, &[]), Plan::default());
-        // Where its own file is broken, it has to give way all the same.
-        let kept = configs([("b", config(1, 1, 1))]);
-        let plan = super::plan(&current, &Desired { kept, ..desired }, &drains, &[]);
-        assert_eq!((plan.renamed.len(), plan.displaced), (0, vec!["b".to_owned()]));
     }
 
     /// Some configurations of few wallets, under some of few names.
@@ -428,7 +488,7 @@ mod tests {
             let kept: Configs = Configs::into_iter(kept)
                 .filter_map(|(name, _)| Some((name.clone(), current.get(&name)?.clone())))
                 .collect();
-            let desired = Desired { files, kept };
+            let desired = Desired { files, kept, ..Desired::default() };
             let plan = super::plan(&current, &desired, &running, &[]);
 
             for (old, new) in &plan.renamed {

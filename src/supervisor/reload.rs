@@ -141,16 +141,24 @@ impl<I: Instances> Supervisor<I> {
     fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
         let mut desired = Desired::default();
         for (name, file) in files {
+            let slot = self.slots.get(name);
+            let stopped = slot.and_then(Slot::stopped);
             match file {
                 Ok(wanted) if wanted.config.enabled || self.directory.is_none() => {
+                    let had = stopped.map(|config| (name.clone(), config.clone()));
+                    desired.stopped.extend(had);
                     desired.files.insert(name.clone(), wanted.config.clone());
                 }
                 Ok(_disabled) => {}
                 Err(_) => {
-                    let current = self.slots.get(name).and_then(Slot::current);
-                    desired
-                        .kept
-                        .extend(current.map(|target| (name.clone(), target.config.clone())));
+                    match slot.and_then(Slot::current).map(|target| &target.config).or(stopped) {
+                        Some(config) => {
+                            desired.kept.insert(name.clone(), config.clone());
+                        }
+                        None => {
+                            desired.broken.insert(name.clone());
+                        }
+                    }
                 }
             }
         }
@@ -159,8 +167,17 @@ impl<I: Instances> Supervisor<I> {
 
     fn rename(&mut self, old: &str, new: String) {
         if let Some(mut slot) = self.slots.remove(old) {
-            info!(instance = old, to = new, "its file was renamed: so is the instance");
+            info!(
+                instance = old,
+                to = new,
+                "no file of its name wants its wallet, and another does: it goes on under that name"
+            );
             slot.rename(new.clone());
+            for pending in &mut self.pending {
+                if pending.were.remove(old) {
+                    pending.were.insert(new.clone());
+                }
+            }
             self.slots.insert(new, slot);
         }
     }

@@ -324,6 +324,11 @@ impl<E> Slot<E> {
         Some(self.run().map_or(target, |run| &run.target))
     }
 
+    /// What an operator's `stop` keeps from running.
+    pub fn stopped(&self) -> Option<&Arc<Config>> {
+        self.stopped.as_ref()
+    }
+
     pub fn run(&self) -> Option<&Run> {
         match &self.life {
             Life::Up(run) | Life::Ending { run, .. } => Some(run),

@@ -1,8 +1,9 @@
 //! The loop over a real directory, with instances that only pretend and a clock that jumps.
 //!
 //! Instances tell the [`Stage`] when they start and end. What a file says is judged by a model that
-//! knows nothing of plans and slots: after a quiet while each valid file's content runs, a broken
-//! one's last good content does, and who was not touched was not disturbed.
+//! knows nothing of plans and slots: after a quiet while each valid file's content runs (or waits for a
+//! bad one's instance that has its wallet), a broken one's last good content does, and who was not
+//! touched was not disturbed.
 
 mod watchdog;
 
@@ -30,7 +31,7 @@ use super::{
     lifecycle::Signal,
     plan::WalletClaim,
     service_manager::ServiceManager,
-    watcher::Watcher,
+    watcher::{Nudges, Watcher},
 };
 use crate::{
     config::{Config, Environment},
@@ -240,7 +241,7 @@ impl Rig {
             (Stage::default(), Arc::new(Notify::new()), CancellationToken::new());
         let (signals, script) = mpsc::channel(8);
         let (commands, asked) = mpsc::channel(8);
-        let (nudges, towards_watcher) = watch::channel(0);
+        let (nudges, towards_watcher) = watch::channel(Nudges::default());
         let (sender, looks) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let environment = Environment::default();
@@ -410,6 +411,63 @@ async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
     assert_eq!((a.reload_failed, a.reload_waits, a.generation), (None, false, 2));
     rig.end().await;
     tasks.join_all().await;
+}
+
+/// An unmounted directory; `reload` of one instance, SIGHUP, and then of all.
+#[tokio::test(start_paused = true)]
+async fn d2_only_a_whole_reload_ends_what_a_vanished_directory_had_and_says_whom() {
+    let rig = Rig::new();
+    rig.write("a.toml", &content(1, 1));
+    rig.write("b.toml", &content(2, 1));
+    quiet().await;
+    fs::remove_dir_all(&rig.dir).unwrap();
+    fs::create_dir(&rig.dir).unwrap();
+    let reload = async |name: Option<&str>| {
+        let name = name.map(str::to_owned);
+        match rig.ask(Request::Reload { name }).await {
+            Answer::Done { lines, failed } => (lines.join("\n"), failed),
+            other @ (Answer::Status { .. }
+            | Answer::Told { .. }
+            | Answer::Absent { .. }
+            | Answer::Refused { .. }
+            | Answer::Silent { .. }) => panic!("{other:?}"),
+        }
+    };
+    for name in [Some("b"), None, Some("a")] {
+        if name.is_none() {
+            rig.signals.send(Signal::Reload).await.unwrap();
+            quiet().await;
+            continue;
+        }
+        let (told, failed) = reload(name).await;
+        assert!(failed && told.contains("another directory"), "{told}");
+        assert_eq!(rig.status().await.instances.len(), 2);
+        assert_eq!(rig.instance("a").await.state, State::Running);
+    }
+    let (told, failed) = reload(None).await;
+    assert!(!failed && told.contains("a has ended") && told.contains("b has ended"), "{told}");
+    assert!(rig.status().await.instances.is_empty());
+    rig.end().await;
+}
+
+/// A slip in one file, and a forgotten copy of it with another Core.
+#[tokio::test(start_paused = true)]
+async fn d3_a_slip_gives_no_wallet_to_a_forgotten_copy() {
+    let rig = Rig::new();
+    rig.write("a.toml", &content(1, 1));
+    quiet().await;
+    rig.write("old-a.toml", &content(1, 2).replace("50001", "50009"));
+    quiet().await;
+    rig.write("a.toml", &(content(1, 1) + "x = "));
+    quiet().await;
+    let a = rig.instance("a").await;
+    assert!(a.state == State::Running && a.reload_failed.is_some(), "{a:?}");
+    assert!(rig.instance("old-a").await.reload_failed.unwrap().contains("instance a"));
+    rig.write("a.toml", &content(1, 1));
+    quiet().await;
+    let a = rig.instance("a").await;
+    assert_eq!((a.state, a.reload_failed, a.generation), (State::Running, None, 1));
+    rig.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -690,9 +748,12 @@ impl Model {
         for (&file, paper) in &self.papers {
             let plays = left.remove(&name(file));
             match (&plays, paper.version) {
-                (Some(plays), Some(version)) => assert_eq!(plays.version, version, "{status:?}"),
+                (None, Some(_)) if waits_for_bad(&name(file), status) => {}
+                (Some(plays), Some(version)) if !waits_for_bad(&name(file), status) => {
+                    assert_eq!(plays.version, version, "{status:?}");
+                }
                 (None, Some(_)) => panic!("{} does not run: {status:?}", name(file)),
-                (Some(plays), None) => {
+                (Some(plays), None | Some(_)) => {
                     let seen = &self.seen[&file];
                     assert!(seen.contains(&plays.version), "{plays:?} was never {seen:?}");
                 }
@@ -701,7 +762,8 @@ impl Model {
                 }
             }
             let now = instance(file).expect("every file has its line").clone();
-            assert_eq!(now.reload_failed.is_some(), paper.version.is_none(), "{now:?}");
+            let is_amiss = paper.version.is_none() || waits_for_bad(&name(file), status);
+            assert_eq!(now.reload_failed.is_some(), is_amiss, "{now:?}");
             let Some(plays) = plays else { continue };
             if let Some((before, was)) = self.rested.get(&file)
                 && !self.touched.contains(&file)
@@ -715,13 +777,25 @@ impl Model {
         assert!(status.instances.len() == self.papers.len(), "{status:?}");
         self.seen =
             rested.iter().map(|(file, (plays, _))| (*file, [plays.version].into())).collect();
-        for file in self.papers.keys() {
-            self.seen.entry(*file).or_default();
+        for (file, paper) in &self.papers {
+            self.seen.entry(*file).or_default().extend(paper.version);
         }
         self.kept = rested.keys().copied().collect();
         self.touched.clear();
         self.rested = rested;
     }
+}
+
+/// Whether an instance has to wait for the wallet that its file says, because one whose own file cannot be
+/// applied has it, and keeps it.
+fn waits_for_bad(name: &str, status: &Status) -> bool {
+    let why_not = |name: &str| {
+        let found = status.instances.iter().find(|one| one.name == name);
+        found.and_then(|one| one.reload_failed.as_deref())
+    };
+    let holder = why_not(name).and_then(|why| why.split_once("that of instance "));
+    let holder = holder.and_then(|(_, rest)| rest.split(':').next());
+    holder.is_some_and(|holder| why_not(holder).is_some())
 }
 
 /// The directory as an editor or a Kubernetes volume writes it.

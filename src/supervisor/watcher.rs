@@ -53,9 +53,19 @@ const MISSING_RETRY: Duration = Duration::from_secs(2);
 /// What an unmounted or removed directory leaves is no wish of anybody.
 const VANISHED: &str = "another directory stands there now (unmounted, or made anew), and it has no \
                         configuration: all run on until files are there again, or until \
-                        `kms-connector reload` says that it is meant";
+                        `kms-connector reload`, without a name, says that it is meant";
 /// How long the disk may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often somebody asked for the files to be read now. Each asks for a look of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nudges {
+    /// All of them: the number of the last.
+    pub count: u64,
+    /// The last one by which an operator, who had been told that the directory vanished, said that it is
+    /// meant.
+    pub meant: Option<u64>,
+}
 
 /// Looks at the files whenever they may have changed.
 #[derive(Debug)]
@@ -70,8 +80,10 @@ pub struct Watcher {
     patience: Patience,
     /// The directory that the files were last seen in.
     home: Option<Identity>,
-    /// Somebody asked for this reading: what it says is meant.
-    asked: bool,
+    /// That it vanished was told.
+    told: bool,
+    /// And somebody said that it is meant.
+    meant: bool,
     /// Variables and files that were warned of.
     warned: BTreeSet<Warning>,
 }
@@ -105,7 +117,8 @@ impl Watcher {
             desk: Arc::new(Semaphore::new(1)),
             patience: Patience::default(),
             home: None,
-            asked: false,
+            told: false,
+            meant: false,
             warned: BTreeSet::new(),
         }
     }
@@ -115,23 +128,29 @@ impl Watcher {
     /// followed by a look that began after it and tells its number; those that wait together get one.
     pub async fn run(
         mut self,
-        nudges: watch::Receiver<u64>,
+        nudges: watch::Receiver<Nudges>,
         looks: mpsc::Sender<Look>,
         stop: CancellationToken,
     ) {
         stop.run_until_cancelled(self.keep_looking(nudges, looks)).await;
     }
 
-    async fn keep_looking(&mut self, mut nudges: watch::Receiver<u64>, looks: mpsc::Sender<Look>) {
+    async fn keep_looking(
+        &mut self,
+        mut nudges: watch::Receiver<Nudges>,
+        looks: mpsc::Sender<Look>,
+    ) {
         let is_watched = matches!(self.files, Files::Directory(_));
         // What happened since the first look had no one to tell of it.
         let mut rescan_at = is_watched.then(Instant::now);
         let mut next_look_at = Instant::now();
+        let mut asked = 0;
         loop {
             self.turn(&mut nudges, rescan_at).await;
             sleep_until(next_look_at).await;
-            self.asked = nudges.has_changed().unwrap_or(false);
-            let asked = *nudges.borrow_and_update();
+            let Nudges { count, meant } = *nudges.borrow_and_update();
+            self.meant = self.told && meant.is_some_and(|number| number > asked);
+            asked = count;
             let (mut look, again) = self.look().await;
             look.asked = asked;
             if looks.send(look).await.is_err() {
@@ -148,7 +167,7 @@ impl Watcher {
     // ---- when
 
     /// Until it is time to look.
-    async fn turn(&self, nudges: &mut watch::Receiver<u64>, rescan_at: Option<Instant>) {
+    async fn turn(&self, nudges: &mut watch::Receiver<Nudges>, rescan_at: Option<Instant>) {
         tokio::select! {
             biased;
             () = nudged(nudges) => return,
@@ -239,9 +258,11 @@ impl Watcher {
         }
         let listing = listing?;
         let is_elsewhere = self.home.is_some() && self.home != home;
-        if listing.is_empty() && is_elsewhere && !self.settled.is_empty() && !self.asked {
+        if listing.is_empty() && is_elsewhere && !self.settled.is_empty() && !self.meant {
+            self.told = true;
             return Err(VANISHED.to_owned());
         }
+        self.told = false;
         self.home = home;
         Ok(listing)
     }
@@ -283,7 +304,7 @@ impl Watcher {
 }
 
 /// Until a reading is asked for that has not begun. Marks nothing as seen.
-async fn nudged(nudges: &mut watch::Receiver<u64>) {
+async fn nudged(nudges: &mut watch::Receiver<Nudges>) {
     if nudges.changed().await.is_err() {
         // Nobody can ask any more.
         std::future::pending::<()>().await;

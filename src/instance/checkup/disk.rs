@@ -1,10 +1,11 @@
 //! The state directory and the journal in it.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use rustix::fs::{Access, FlockOperation, access, fcntl_lock, flock, statvfs};
@@ -25,6 +26,8 @@ const REQUESTS: &str = "requests";
 /// A journal of a busy week, and what else is there, fit into this.
 const LOW_BYTES: u64 = 1 << 30;
 const FULL_BYTES: u64 = 64 << 20;
+/// How many names are tried: more than killed checks leave behind.
+const NAMES: usize = 1000;
 /// What is written to see whether one can.
 const SAMPLE: [u8; 16 * 1024] = [0x5a; 16 * 1024];
 /// More than a connector at work is behind.
@@ -95,22 +98,34 @@ enum Sample {
     Unlocked(io::Error),
 }
 
-/// Writes a file as durably as a journal is written, locks it in both ways that a journal is locked,
-/// and removes it.
+/// Writes a file as durably as a journal is written, and locks it in both ways that a journal is locked.
 fn write_sample(dir: &Path) -> Result<(), Sample> {
-    let path = dir.join(format!(".check-{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    let made = options.write(true).create_new(true).mode(0o600).open(&path);
-    let mut file = made.map_err(Sample::Unwritten)?;
+    let mut file = nameless(dir).map_err(Sample::Unwritten)?;
     let written = file.write_all(&SAMPLE).and_then(|()| file.sync_all());
     let locks = [flock, fcntl_lock];
     let locked = locks
         .into_iter()
         .try_for_each(|lock| lock(&file, FlockOperation::NonBlockingLockExclusive));
-    let removed = fs::remove_file(&path);
     written.map_err(Sample::Unwritten)?;
-    locked.map_err(|error| Sample::Unlocked(error.into()))?;
-    removed.map_err(Sample::Unwritten)
+    locked.map_err(|error| Sample::Unlocked(error.into()))
+}
+
+/// A new file that is gone when it is closed: its name goes at once. Others look at the same directory
+/// meanwhile, in this process and in others, and one that was killed in between has left its name.
+fn nameless(dir: &Path) -> io::Result<File> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let mut taken = io::ErrorKind::AlreadyExists.into();
+    for _ in 0..NAMES {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".check-{}-{number}", std::process::id()));
+        let mut options = OpenOptions::new();
+        match options.write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+            Err(error) => return Err(error),
+            Ok(file) => return fs::remove_file(&path).map(|()| file),
+        }
+    }
+    Err(taken)
 }
 
 /// What is wrong with the file system itself.
@@ -307,6 +322,25 @@ mod tests {
         let finding = of_requests(&counts, 13_000);
         assert_eq!(finding.verdict, Verdict::Warn);
         assert!(finding.found.contains("12 s, last error: no bucket has"), "{finding:?}");
+    }
+
+    /// As `check --all` does, where a check was killed before, and under the same process id.
+    #[test]
+    fn d8_many_look_at_one_directory_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..2 {
+            let left = dir.path().join(format!(".check-{}-{number}", std::process::id()));
+            fs::write(left, "").unwrap();
+        }
+        let look = || writable(dir.path(), true, dir.path());
+        std::thread::scope(|scope| {
+            let looking: Vec<_> = (0..16).map(|_| scope.spawn(look)).collect();
+            for looked in looking {
+                let found = looked.join().unwrap();
+                assert_eq!(found.verdict, Verdict::Ok, "{found:?}");
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

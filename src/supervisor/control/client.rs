@@ -1,8 +1,8 @@
 //! A command's end of the control socket.
 
 use std::{
-    fmt, io,
-    os::unix::net,
+    fmt, fs, io,
+    os::unix::{fs::FileTypeExt, net},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -50,6 +50,11 @@ const WORDS: [(io::ErrorKind, &str); 4] = [
     ),
 ];
 
+/// Whether something stands there, and no socket.
+fn is_no_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
+}
+
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no supervisor answers; tried:")?;
@@ -57,6 +62,10 @@ impl fmt::Display for NotFound {
             write!(f, "\n  {}: ", path.display())?;
             let known = WORDS.iter().find(|(kind, _)| *kind == error.kind());
             match known {
+                // The kernel says the same of whatever is no socket.
+                Some((io::ErrorKind::ConnectionRefused, _)) if is_no_socket(path) => {
+                    f.write_str("that is no socket: --socket takes the path of a control.sock")?;
+                }
                 Some((_, words)) => f.write_str(words)?,
                 None => write!(f, "{error}")?,
             }

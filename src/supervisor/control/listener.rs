@@ -48,6 +48,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one supervisor waits for another that binds in the same directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a socket that is in use is waited for at a start: a process that was killed may not be gone yet.
+const TAKEN_FOR: Duration = Duration::from_secs(3);
+/// How often it is tried meanwhile.
+const TRIED_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether the socket is still where commands look for it: as often as the files
 /// are read.
 const THERE_EVERY: Duration = Duration::from_secs(30);
@@ -108,9 +112,23 @@ fn identity(file: &Metadata) -> (u64, u64) {
 }
 
 impl Listener {
-    /// Binds at the first place that will do. A socket that nobody answers on is replaced. Done on a
-    /// thread where it may block: its file system may hang, and then this ends when that does.
+    /// Binds at the first place that will do. A socket that nobody answers on is replaced; one that is in
+    /// use is waited for, for some seconds.
     pub async fn bind(candidates: &Candidates) -> Result<Self, ListenError> {
+        let begun = Instant::now();
+        loop {
+            match Self::bind_at_once(candidates).await {
+                Err(ListenError::InUse { .. }) if begun.elapsed() < TAKEN_FOR => {
+                    sleep(TRIED_EVERY).await;
+                }
+                bound => return bound,
+            }
+        }
+    }
+
+    /// The same, but waits for nobody. Done on a thread where it may block: its file system may hang, and
+    /// then this ends when that does.
+    pub(super) async fn bind_at_once(candidates: &Candidates) -> Result<Self, ListenError> {
         let (runtime, there) = (Handle::current(), candidates.clone());
         let binding = spawn_blocking(move || runtime.block_on(Self::bind_here(&there)));
         match binding.await {
@@ -162,7 +180,7 @@ impl Listener {
             self.complained &= !matches!(looking, Ok(Ok(true)));
             return;
         }
-        match Self::bind(&self.candidates).await {
+        match Self::bind_at_once(&self.candidates).await {
             Ok(again) => {
                 *self = again;
                 warn!(path = %self.path().display(), "the control socket was removed and is bound again");

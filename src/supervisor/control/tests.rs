@@ -136,12 +136,38 @@ async fn a_stale_socket_is_replaced() {
 }
 
 #[tokio::test]
+async fn d8_what_is_no_socket_is_not_taken_for_one_that_was_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.toml");
+    fs::write(&file, "").unwrap();
+    for path in [directory.path(), &file] {
+        let error = client::find(&at(path)).await.unwrap_err().to_string();
+        assert!(error.contains("no socket") && !error.contains("left behind"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_second_supervisor_is_told_of_the_first() {
     let world = World::new().await;
     let error = Listener::bind(&world.candidates).await.unwrap_err();
     let ours = i32::try_from(std::process::id()).unwrap();
     assert!(matches!(&error, ListenError::InUse { pid: Some(pid), .. } if *pid == ours), "{error}");
     assert_eq!(world.restart("still there").await.unwrap(), done("still there"));
+}
+
+/// A process that was killed a moment ago has not closed everything yet.
+#[tokio::test]
+async fn c10_a_socket_that_is_in_use_for_a_moment_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let dying = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let candidates = at(&path);
+    let going = async {
+        sleep(Duration::from_millis(300)).await;
+        drop(dying);
+    };
+    let (bound, ()) = tokio::join!(Listener::bind(&candidates), going);
+    assert_eq!(bound.unwrap().path(), path);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -153,7 +179,7 @@ async fn of_many_that_bind_at_once_one_does() {
         let mut binding = JoinSet::new();
         for _ in 0..4 {
             let candidates = at(&path);
-            binding.spawn(async move { Listener::bind(&candidates).await });
+            binding.spawn(async move { Listener::bind_at_once(&candidates).await });
         }
         let bound = binding.join_all().await;
         let (bound, refused): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);

@@ -55,6 +55,18 @@ fn files_that_are_no_configurations_do_not_count() {
 }
 
 #[test]
+fn d8_a_directory_with_the_name_of_a_configuration_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["x.toml", ".y.toml", "notes"] {
+        fs::create_dir(directory.path().join(name)).unwrap();
+    }
+    write(directory.path(), "a.toml", text(1));
+    let told: Vec<String> = misnamed(directory.path()).iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("x.toml") && told[0].contains("Docker"), "{told:?}");
+}
+
+#[test]
 fn d8_a_file_whose_name_nearly_fits_is_told() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["X.TOML", "y.Toml", "a.toml", ".b.TOML", "c.toml~", "notes.txt", "TOML"] {

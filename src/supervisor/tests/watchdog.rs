@@ -51,7 +51,7 @@ async fn a_blocked_loop_feeds_no_watchdog() {
     let (sender, looks) = mpsc::channel(1);
     let (signals, script) = mpsc::channel(1);
     let (_commands, asked) = mpsc::channel(1);
-    let (nudges, _) = watch::channel(0);
+    let (nudges, _) = watch::channel(Nudges::default());
     let inputs = Inputs { signals: Script(script), looks, asked, nudges };
     let mut running = JoinSet::new();
     running.spawn(async move { supervisor.run(inputs).await });

@@ -15,7 +15,7 @@ use crate::supervisor::directory::{Wanted, look_first, tests::text};
 struct Scene {
     root: TempDir,
     wake: Arc<Notify>,
-    nudge: watch::Sender<u64>,
+    nudge: watch::Sender<Nudges>,
     looks: mpsc::Receiver<Look>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -43,7 +43,7 @@ impl Scene {
             watcher.eye = None;
         }
         let wake = watcher.wake.clone();
-        let (nudge, nudges) = watch::channel(0);
+        let (nudge, nudges) = watch::channel(Nudges::default());
         let (sender, looks) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -147,7 +147,31 @@ async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
     assert_eq!(scene.sizes().await, owned(&[("a", 3)]), "files are there again");
     scene.change(vanish);
     assert!(scene.look().await.problem.is_some());
-    scene.nudge.send_modify(|count| *count += 1);
+    scene.nudge.send_modify(means);
+    assert_eq!(scene.sizes().await, [], "it is meant");
+    scene.end().await;
+}
+
+/// `reload` without a name, by somebody who was told.
+fn means(nudges: &mut Nudges) {
+    nudges.count += 1;
+    nudges.meant = Some(nudges.count);
+}
+
+/// Who asks for another thing, or does not know yet, consents to nothing.
+#[tokio::test(start_paused = true)]
+async fn d2_only_who_was_told_that_the_directory_vanished_can_mean_it() {
+    let mut scene = Scene::new([("a.toml", 1)], false).await;
+    fs::remove_dir_all(scene.root.path().join("conf")).unwrap();
+    fs::create_dir(scene.root.path().join("conf")).unwrap();
+    // The directory's vanishing is not told yet.
+    scene.nudge.send_modify(means);
+    assert!(scene.look().await.problem.is_some(), "nobody was told");
+    scene.nudge.send_modify(|nudges| nudges.count += 1);
+    assert!(scene.look().await.problem.is_some(), "SIGHUP, or `reload` with a name");
+    scene.wake.notify_one();
+    assert!(scene.look().await.problem.is_some(), "what was said before counts once");
+    scene.nudge.send_modify(means);
     assert_eq!(scene.sizes().await, [], "it is meant");
     scene.end().await;
 }
@@ -207,7 +231,7 @@ async fn renames_are_one_step() {
 #[tokio::test(start_paused = true)]
 async fn a_rename_in_between_two_readings_is_one_step() {
     let mut scene = Scene::new([("a.toml", 1)], false).await;
-    scene.nudge.send_modify(|count| *count += 1);
+    scene.nudge.send_modify(|nudges| nudges.count += 1);
     // After the first reading and before the second, whenever those are.
     for names in [("a.toml", "b.toml"), ("b.toml", "a.toml"), ("a.toml", "b.toml")] {
         sleep(Duration::from_millis(2100)).await;
@@ -228,7 +252,7 @@ async fn a_file_deleted_and_created_again_was_never_gone() {
     for size in 2..12 {
         scene.change(|scene| fs::remove_file(scene.path("a.toml")).unwrap());
         // Nudges skip the debounce, so readings fall in between.
-        scene.nudge.send_modify(|count| *count += 1);
+        scene.nudge.send_modify(|nudges| nudges.count += 1);
         sleep(Duration::from_millis(450)).await;
         scene.write("a.toml", text(size));
         sleep(Duration::from_millis(1700)).await;
@@ -267,7 +291,7 @@ async fn a_slowly_written_file_is_never_taken_half_written() {
                 scene.write("a.toml", &written);
                 // The pause that is longest comes before the line that counts.
                 sleep(Duration::from_millis(pause)).await;
-                scene.nudge.send_modify(|count| *count += 1);
+                scene.nudge.send_modify(|nudges| nudges.count += 1);
             }
         }
         let mut seen = Vec::new();
@@ -306,7 +330,7 @@ async fn a_directory_that_vanishes_changes_nothing() {
     let look = scene.look().await;
     assert!(look.files.is_empty());
     assert!(look.problem.unwrap().contains("conf"));
-    scene.nudge.send_modify(|count| *count += 1);
+    scene.nudge.send_modify(|nudges| nudges.count += 1);
     let look = scene.look().await;
     assert!(look.problem.is_some() && look.asked == 1);
     scene.change(|_| fs::rename(&away, &here).unwrap());
@@ -366,15 +390,15 @@ async fn every_nudge_is_answered_and_looks_keep_their_pace() {
     let mut scene = Scene::new([("a.toml", 1)], false).await;
     let mut last = Instant::now();
     for number in 1..=3 {
-        scene.nudge.send_modify(|count| *count += 1);
+        scene.nudge.send_modify(|nudges| nudges.count += 1);
         assert_eq!(scene.look().await.asked, number);
         assert!(last.elapsed() >= PACE);
         last = Instant::now();
     }
     // One that comes during a reading gets a look of its own.
-    scene.nudge.send_modify(|count| *count += 1);
+    scene.nudge.send_modify(|nudges| nudges.count += 1);
     sleep(PACE + BETWEEN_READINGS / 2).await;
-    scene.nudge.send_modify(|count| *count += 1);
+    scene.nudge.send_modify(|nudges| nudges.count += 1);
     assert_eq!(scene.look().await.asked, 4);
     assert_eq!(scene.look().await.asked, 5);
     scene.write("a.toml", text(2));
@@ -411,7 +435,7 @@ async fn one_file_is_read_when_asked_only() {
     let mut scene = Scene::over(root, Files::One { file: Some(file.clone()), name: None }, true);
     fs::write(&file, text(2)).unwrap();
     assert!(timeout(RESCAN * 10, scene.looks.recv()).await.is_err());
-    scene.nudge.send_modify(|count| *count += 1);
+    scene.nudge.send_modify(|nudges| nudges.count += 1);
     assert_eq!(scene.sizes().await, owned(&[("one", 2)]));
     scene.end().await;
 }
