@@ -20,6 +20,7 @@ pub mod gap;
 mod pages;
 pub mod blooms;
 mod astray;
+mod marks;
 mod first_reading;
 mod twice;
 pub mod suspects;
@@ -53,6 +54,7 @@ use self::{
     first_reading::Read,
     gap::Plan,
     ids::SharedIds,
+    marks::Marks,
     notes::Notes,
     proof::Proof,
     second_reading::SecondReading,
@@ -134,8 +136,9 @@ pub struct Arrivals<P, L> {
     /// What the other loops find.
     found: mpsc::Receiver<Found>,
     finders: mpsc::Sender<Found>,
-    /// Blocks read near the head.
+    /// Blocks read near the head, and some of those before.
     recent: BTreeMap<u64, Read>,
+    marks: Marks,
     /// By block and index.
     damaged: BTreeSet<(u64, u64)>,
     /// What nodes do wrong.
@@ -236,6 +239,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             found,
             finders,
             recent: BTreeMap::new(),
+            marks: Marks::default(),
             damaged: BTreeSet::new(),
             repeats: Repeats::default(),
             store_at: Instant::now(),
@@ -489,6 +493,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     }
 
     fn go_to(&mut self, cursor: Option<BlockRef>) {
+        if let Some(before) = self.cursor {
+            self.marks.note(before);
+        }
         self.cursor = cursor;
         self.progress.send_replace(cursor);
     }

@@ -97,6 +97,11 @@ impl<P: Provider> Confirmation<P> {
         self.adapter.whereabouts(request, namesakes).await
     }
 
+    /// It is not on chain, or not any more.
+    pub(super) fn not_there(&self, request: &Request) {
+        self.suspects.not_there(request.key, request.block);
+    }
+
     /// The event may not be what the chain holds: its block is read at every node.
     pub(super) fn read_again(&self, request: &Request) {
         let number = request.block.number;

@@ -307,6 +307,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         if let (Mode::Observe { observed }, Outcome::Observed) = (&self.mode, &outcome) {
             observed.send_modify(|count| *count += 1);
         }
+        if outcome == Outcome::Orphaned {
+            self.confirmation.not_there(request);
+        }
         self.ledger.note(request.key, Step::Settled(outcome)).await?;
         Ok(Ended::Settled)
     }

@@ -36,6 +36,8 @@ const AT_ONCE: usize = 8;
 const REMEMBERED: usize = 1024;
 /// What was read by ranges, and is read again after a reorganisation.
 const MOST_BACK: u64 = 8192;
+/// What is read again beside it, at every node, where no block is known to be common.
+const UNPROVEN: u64 = 1 << 17;
 /// A node whose logs could not be had is asked for them again after so long.
 const TURN: Duration = Duration::from_mins(1);
 
@@ -273,34 +275,41 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     }
 
     /// After a reorganisation: back by so many blocks at least, and on until the chain is the known
-    /// one, as far as it is remembered.
+    /// one, as far as it is remembered. Where no block that is remembered is of this chain, those before
+    /// are read again too, beside what is new.
     pub(super) async fn rewind(&mut self, number: u64, least: u64) -> Result<(), ReadError> {
         if self.begun_after >= number {
             // It began on blocks that never were.
             self.begun_after = number.saturating_sub(least);
             self.notes.open().begun_after = self.begun_after;
         }
-        let mut depth = least;
+        let (mut depth, mut forked) = (least, false);
         loop {
             self.heart.beat().await;
             let mut back_to = number.saturating_sub(depth).max(self.begun_after);
-            if !self.recent.contains_key(&back_to)
-                && let Some((known, _)) = self.recent.range(..back_to).next_back()
-                && back_to - known <= MOST_BACK
+            if self.remembered(back_to).is_none()
+                && let Some(known) = self.remembered_below(back_to)
+                && (forked || back_to - known <= MOST_BACK)
             {
                 // What was read by ranges since then may have been of another fork, too.
-                back_to = (*known).max(self.begun_after);
+                back_to = known.max(self.begun_after);
                 depth = number - back_to;
             }
             let block = self.header(back_to).await?.block;
-            let forked = self.recent.get(&back_to).is_some_and(|known| known.hash != block.hash);
-            if forked && back_to > self.begun_after {
+            let known = self.remembered(back_to);
+            if known.is_some_and(|known| known != block.hash) && back_to > self.begun_after {
+                forked = true;
                 depth = depth.saturating_mul(2);
                 continue;
+            }
+            if forked && known.is_none() {
+                let from = back_to.saturating_sub(UNPROVEN).max(self.begun_after + 1);
+                self.suspects.read_everywhere(from, back_to);
             }
             warn!(at = number, back_to, "the chain was reorganised: reading again");
             self.metrics.reorganised();
             self.recent.split_off(&back_to);
+            self.marks.back_to(back_to);
             self.ids.lock().back_to(back_to);
             {
                 let mut notes = self.notes.open();
@@ -311,6 +320,18 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             self.cursor = Some(block);
             return Ok(());
         }
+    }
+
+    /// The hash of a block that was read, if it is remembered.
+    fn remembered(&self, number: u64) -> Option<B256> {
+        let recent = self.recent.get(&number).map(|read| read.hash);
+        recent.or_else(|| self.marks.hash(number))
+    }
+
+    /// The highest one below that is.
+    fn remembered_below(&self, number: u64) -> Option<u64> {
+        let recent = self.recent.range(..number).next_back().map(|(number, _)| *number);
+        recent.max(self.marks.below(number))
     }
 
     async fn header_near(&self, number: u64, head: &Head) -> Result<Head, ReadError> {

@@ -292,6 +292,15 @@ impl Ids {
         }
     }
 
+    /// The request of this id that was shown in this block is not on chain: unless another one was shown
+    /// since, the id is not known any more.
+    pub fn lost(&mut self, id: U256, block: u64, now: Instant) {
+        let Some((counter, number)) = Counter::of(id) else { return };
+        let Some(line) = self.lines.get_mut(&counter) else { return };
+        self.changed |= line.lost(number, block, now);
+        self.lines.retain(|_, line| !line.runs.is_empty());
+    }
+
     /// The counters at work, and the last id known of each.
     #[must_use]
     pub fn last_known(&self) -> Vec<(Counter, u64)> {
@@ -431,11 +440,15 @@ impl Line {
         if self.ahead.is_some_and(|ahead| Some(ahead.number) <= self.last()) {
             self.ahead = None;
         }
+        self.bound();
+        true
+    }
+
+    fn bound(&mut self) {
         while self.runs.len() > MOST_RUNS {
             let Some(second) = self.runs.keys().nth(1).copied() else { break };
             self.forget(second);
         }
-        true
     }
 
     fn remember(&mut self, number: u64, block: u64) {
@@ -443,6 +456,39 @@ impl Line {
         while self.recent.len() > RECENT {
             self.recent.pop_first();
         }
+    }
+
+    /// Its run becomes two, with a hole between them.
+    fn lost(&mut self, number: u64, block: u64, now: Instant) -> bool {
+        if self.recent.get(&number).is_some_and(|at| *at != block) {
+            return false;
+        }
+        let Some((first, span)) = self.runs.range(..=number).next_back() else { return false };
+        let (first, span) = (*first, *span);
+        if number > span.last {
+            return false;
+        }
+        self.runs.remove(&first);
+        self.recent.remove(&number);
+        self.ends_with = None;
+        let at = |number: u64| self.recent.get(&number).copied();
+        let (below, above) = (number.saturating_sub(1), number + 1);
+        let hole = (first < number || self.runs.range(..first).next().is_some())
+            .then(|| span.below.filter(|_| first == number).unwrap_or_else(|| Hole::new(now)));
+        // Where they are is not always known: in a block of the run.
+        let parts = (at(below).unwrap_or(span.first_block), at(above).unwrap_or(span.last_block));
+        if first < number {
+            self.runs.insert(first, Span { last: below, last_block: parts.0, ..span });
+        }
+        if number < span.last {
+            self.runs.insert(above, Span { first_block: parts.1, below: hole, ..span });
+        } else if first == number
+            && let Some((_, next)) = self.runs.range_mut(above..).next()
+        {
+            next.below = span.below;
+        }
+        self.bound();
+        true
     }
 
     /// The holes below and above it become one.

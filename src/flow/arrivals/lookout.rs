@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     domain::{Address, BlockRef, LedgerError, ShownId},
-    flow::ledger::RequestLedger,
+    flow::ledger::{Answered, RequestLedger},
     gateway::{
         abi::{self, Counter, HIGHEST_COUNT},
         decryption::{DecryptionAdapter, Question, Requested},
@@ -120,6 +120,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
                 memory.asked = Some(Instant::now());
                 self.ask(cursor, &mut memory).await?;
             }
+            self.forget_the_gone().await?;
             self.look_at_holes(cursor, &mut memory).await;
             let hidden = self.ids.lock().missing(cursor.number, Instant::now());
             self.metrics.hidden_requests(hidden.iter().map(Missing::count).sum());
@@ -130,6 +131,19 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
                 changed
             });
         }
+    }
+
+    /// The id of a request that was never there, or has left the chain, is not known any more, unless
+    /// another request has it now.
+    async fn forget_the_gone(&self) -> Result<(), LedgerError> {
+        for (key, block) in self.suspects.gone() {
+            let others = self.ledger.namesakes(key).await?;
+            let answered = self.ledger.answered(vec![key.id]).await?;
+            if others.is_empty() && !answered.contains(&Answered::Yes) {
+                self.ids.lock().lost(key.id, block.number, Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// Tells of holes, and has their blocks read again.

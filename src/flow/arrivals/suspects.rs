@@ -8,14 +8,20 @@ use std::{
 
 use tokio::sync::Notify;
 
+use crate::domain::{BlockRef, RequestKey};
+
 /// Ranges remembered. Of more, the two that lie closest become one: more is read, and nothing is left
 /// out.
 const MOST: usize = 64;
+/// Requests that turned out not to be there, and were not looked at yet. Of more it is not noticed that
+/// their ids may be other requests'.
+const MOST_GONE: usize = 4096;
 
 /// The set. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Suspects {
     ranges: Arc<Mutex<Ranges>>,
+    gone: Arc<Mutex<Vec<(RequestKey, BlockRef)>>>,
     asked: Arc<Notify>,
 }
 
@@ -25,6 +31,20 @@ impl Suspects {
     pub fn read_everywhere(&self, from: u64, to: u64) {
         self.ranges().add(from, to);
         self.asked.notify_one();
+    }
+
+    /// A request that was shown in this block is not on chain: its id may be that of another one, which
+    /// nobody has shown.
+    pub fn not_there(&self, key: RequestKey, block: BlockRef) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() < MOST_GONE {
+            gone.push((key, block));
+        }
+    }
+
+    /// Those that turned out not to be there since the last time.
+    pub(super) fn gone(&self) -> Vec<(RequestKey, BlockRef)> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether any of these blocks still waits to be read again.

@@ -302,6 +302,25 @@ async fn b1_what_was_read_by_ranges_on_another_fork_is_read_again() {
     assert_eq!(reading.walked(), [7]);
 }
 
+/// A node that is read from shows blocks of its own for long, and then those that are.
+#[tokio::test(start_paused = true)]
+async fn b1_a_fork_longer_than_what_is_remembered_is_left_at_its_begin() {
+    let chain = FakeChain::new(100);
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(100).await;
+    for _ in 0..330 {
+        chain.mine_empty(10);
+        pass(100).await;
+    }
+    let again = (0..3290).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect();
+    chain.reorganise(3280, again);
+    for _ in 0..20 {
+        pass(5_000).await;
+        chain.mine_empty(1);
+    }
+    assert_eq!(reading.walked(), [7]);
+}
+
 /// A node announced blocks that never were, at the first start or later.
 #[tokio::test(start_paused = true)]
 async fn b1_a_cursor_on_blocks_that_never_were_is_given_up() {

@@ -36,6 +36,30 @@ fn a0_a_hole_is_between_the_blocks_of_its_neighbours_until_it_is_filled() {
     assert_eq!(ids.runs().count(), 1);
 }
 
+/// The log that showed it was forged, or its block has left the chain.
+#[test]
+fn b5_an_id_whose_request_is_not_there_is_missing_until_it_is_shown() {
+    let now = Instant::now();
+    let id = |number| C.id(number);
+    let mut ids = with(&[(1, 10), (2, 160), (3, 161), (4, 162), (5, 170)], now);
+    ids.lost(id(3), 161, now);
+    assert_eq!(missing(&ids, 200, now), [(3, 3, 160, 162)]);
+    ids.lost(id(2), 160, now);
+    ids.lost(id(4), 162, now);
+    assert_eq!(missing(&ids, 200, now), [(2, 4, 10, 170)]);
+    ids.saw(C, 3, 100, now);
+    ids.lost(id(3), 161, now);
+    assert_eq!(missing(&ids, 200, now), [(2, 2, 10, 100), (4, 4, 100, 170)], "another one");
+    // The last one is known by nothing else; the first one is where it begins.
+    ids.lost(id(5), 170, now);
+    assert_eq!(ids.last_known(), [(C, 3)]);
+    ids.lost(id(1), 10, now);
+    assert_eq!((ids.last_known(), missing(&ids, 200, now)), (vec![(C, 3)], vec![]));
+    ids.lost(id(3), 100, now);
+    assert_eq!(ids.runs().count(), 0);
+    ids.lost(id(3), 100, now);
+}
+
 #[test]
 fn a0_each_counter_has_holes_of_its_own() {
     let now = Instant::now();

@@ -23,6 +23,7 @@ struct Watched {
     ledger: FakeLedger,
     walk: mpsc::Receiver<Intake>,
     sight: watch::Receiver<Sight>,
+    suspects: Suspects,
     metrics: Metrics,
     running: JoinSet<()>,
 }
@@ -53,11 +54,12 @@ impl Watched {
         )
         .knowing(ids.clone());
         let (sight_sender, sight) = watch::channel(Sight::default());
+        let suspects = arrivals.suspects();
         let lookout = Lookout {
             adapter,
             ledger: ledger.clone(),
             ids,
-            suspects: arrivals.suspects(),
+            suspects: suspects.clone(),
             progress: arrivals.progress(),
             wallet: Some(Address::repeat_byte(1)),
             sight: sight_sender,
@@ -70,7 +72,7 @@ impl Watched {
         running.spawn(async move {
             lookout.run().await.unwrap();
         });
-        Self { chain: chain.clone(), ledger, walk, sight, metrics, running }
+        Self { chain: chain.clone(), ledger, walk, sight, suspects, metrics, running }
     }
 
     fn walked(&mut self) -> Vec<u64> {
@@ -130,6 +132,35 @@ async fn hide_for(watched: &mut Watched, from: u64, seconds: u64) {
     for node in &mut watched.chain.node().lies {
         node.blind = false;
     }
+}
+
+/// Its log was forged before the chain gave the id out, and the real request was hidden.
+#[tokio::test(start_paused = true)]
+async fn b5_the_id_of_a_request_that_was_never_there_is_looked_for() {
+    let chain = chain();
+    let mut watched = Watched::begin(&chain, Start::Block(1));
+    watched.seconds(1).await;
+    chain.mine_empty(1);
+    let forged = chain.block(chain.height());
+    let log = Event { block: forged, data: vec![1].into(), ..request_event(3) };
+    chain.node().lies[0].forges.push(log);
+    watched.seconds(1).await;
+    hide_next(&chain, 1000);
+    chain.mine(vec![request_event(3)]);
+    let hidden = chain.height();
+    chain.mine(vec![request_event(4)]);
+    watched.seconds(60).await;
+    assert_eq!((watched.walked(), watched.hidden()), (vec![1, 2, 3, 4], 0));
+    // The node shows it no more, and its walk has found out.
+    chain.node().lies[0].forges.clear();
+    let mut shown = watched.ledger.book().requests.clone().into_iter();
+    let (key, _) = shown.find(|(_, block)| *block == forged).unwrap();
+    watched.suspects.not_there(key, forged);
+    watched.seconds(20).await;
+    assert_eq!(watched.hidden(), 1);
+    chain.node().hidden.remove(&hidden);
+    watched.seconds(30).await;
+    assert_eq!((watched.walked(), watched.hidden()), (vec![3], 0));
 }
 
 /// Reading begins before them, and shows a later one first: also one that an earlier life was shown.
