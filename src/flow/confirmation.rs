@@ -183,6 +183,8 @@ mod tests {
                 assert!(suspects.is_waiting(41, 41));
             }
         }
+        // Alone, and nothing is remembered of another one.
+        let (chain, confirmation, _, request) = scene();
         chain.node().lies = vec![silent];
         assert!(is_held(&confirmation.of(&request, UNCONFIRMED).await));
     }
