@@ -263,6 +263,7 @@ impl<P: Provider> Submission<P> {
         {
             return Ok(outcome);
         }
+        let _first = self.gas.first(request, &call).await;
         let mut stuck = Stuck::Mined;
         for attempt in 0..MAX_TRIES {
             if self.reverts.any(request.key)

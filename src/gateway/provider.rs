@@ -67,12 +67,23 @@ pub struct Head {
     pub bloom: Option<alloy::primitives::Bloom>,
     /// Wei per gas; `None` before EIP-1559.
     pub base_fee: Option<u128>,
-    /// How much gas a block takes; `None`: the node does not say.
+    /// How much gas a block takes, as the node tells it ([`Self::takes`]); `None`: it does not say.
     pub gas_limit: Option<u64>,
     /// Counts the connections made so far: another number means heads may have been missed.
     pub connection: u64,
     /// The node that told it.
     pub by: NodeId,
+}
+
+/// No chain's blocks take less gas.
+const SMALL_BLOCK: u64 = 5_000_000;
+
+impl Head {
+    /// How much gas its block takes, as far as what the node says makes sense.
+    #[must_use]
+    pub fn takes(&self) -> Option<u64> {
+        self.gas_limit.filter(|gas| *gas >= SMALL_BLOCK)
+    }
 }
 
 /// Which block a read is asked of.

@@ -1,15 +1,16 @@
 //! How much gas a response may use: the operator's figure, or learned from estimates.
 //!
 //! One estimate per generation, kind and size class serves every answer of that class for an hour, so in
-//! steady state next to nothing is estimated. The answer that reaches the contract's threshold costs
-//! more than the others, and whether it does shows on chain only: at a start with many requests to catch
-//! up, each node's first estimate is of one that does not. So twice the estimate is allowed, which costs
-//! nothing unless it is used. What runs out of gas all the same does so once, after which the class never
-//! goes below that again.
+//! steady state next to nothing is estimated. It is the highest that the sound nodes give. The answer that
+//! reaches the contract's threshold costs more than the others, and whether it does shows on chain only: at
+//! a start with many requests to catch up, each node's first estimate is of one that does not. So twice the
+//! estimate is allowed, which costs nothing unless it is used. What runs out of gas all the same does so
+//! once, after which the class never goes below that again: until one answer was taken, the others of its
+//! class wait for it a moment.
 //!
-//! An estimate is one node's word. More than an answer may cost, or than a block takes, and less than
-//! its calldata alone costs, is a fault of that node: the others are asked. So they are where it is less
-//! than was used before.
+//! Of one node an estimate may be wrong. More than an answer may cost, or than a block takes, and less
+//! than its calldata alone costs, is a fault of that node. Where it is less than was used before, the
+//! others are asked, too.
 //!
 //! The operator's figure is sent without asking, as long as that works. Once it did not, an
 //! estimate comes first: what would fail again shows there for free, not as one more transaction.
@@ -20,7 +21,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use futures_util::future::join_all;
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, timeout},
+};
 
 use crate::{
     domain::{Generation, Kind, Request},
@@ -43,8 +48,23 @@ const STEP_PERCENT: u64 = 50;
 /// Answers that cost about the same.
 type Class = (Generation, Kind, u32, usize);
 
-/// What is known of one class. Locked while estimating, so that a burst asks once.
-type Entry = Arc<tokio::sync::Mutex<Known>>;
+/// Above so many times the lowest an estimate is far: a block has no room for many such limits.
+const FAR: u64 = 8;
+/// So long the other answers of a class wait for the first one that is sent.
+const FIRST_WITHIN: Duration = Duration::from_secs(3);
+/// Who takes longer for an estimate has no say beside another one.
+const BESIDE_WITHIN: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    /// What is known of one class. Locked while estimating, so that a burst asks once.
+    known: Arc<tokio::sync::Mutex<Known>>,
+    /// Held by the one that is sent before any was taken.
+    first: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The first answer of a class, until this is dropped.
+pub(super) type First = OwnedMutexGuard<()>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
@@ -125,7 +145,7 @@ impl GasBook {
         if let Some(fixed) = self.fixed {
             if wary {
                 let fits = |needed: u64| needed - needed / ESTIMATE_ERROR <= fixed;
-                match estimate(provider, call, fits).await {
+                match estimates(provider, call, 0, fits).await.map(|told| told.lowest) {
                     Ok(needed) if !fits(needed) => return Err(GasError::TooLow { fixed, needed }),
                     // Senseless: the operator's word is worth more.
                     Ok(_) | Err(RpcError::Unreadable { .. }) => {}
@@ -135,19 +155,35 @@ impl GasBook {
             return Ok(fixed);
         }
         let entry = self.entry(request, call);
-        let most = most(provider, call);
+        let most = Sense::of(provider, call).most;
         if wary {
             // Without the lock: many of these come at once after a restart.
-            let known = *entry.lock().await;
-            let estimate = estimate(provider, call, |gas| known.agrees(gas)).await?;
-            return Ok(entry.lock().await.learn(estimate, most, Instant::now()));
+            let known = *entry.known.lock().await;
+            let fits = |gas| known.fresh(Instant::now()).is_some() && known.agrees(gas);
+            let estimate = estimates(provider, call, known.least(), fits).await?.highest;
+            return Ok(entry.known.lock().await.learn(estimate, most, Instant::now()));
         }
-        let mut known = entry.lock().await;
+        let mut known = entry.known.lock().await;
         if let Some(limit) = known.fresh(Instant::now()) {
             return Ok(limit);
         }
-        let estimate = estimate(provider, call, |gas| known.agrees(gas)).await?;
+        let estimate = estimates(provider, call, known.least(), |_| false).await?.highest;
         Ok(known.learn(estimate, most, Instant::now()))
+    }
+
+    /// For an answer of a class of which none was taken yet: one is sent before the others, which wait
+    /// for it, though not for long.
+    pub(super) async fn first(&self, request: &Request, call: &Call) -> Option<First> {
+        if self.fixed.is_some() {
+            return None;
+        }
+        let entry = self.entry(request, call);
+        let is_new = async || entry.known.lock().await.used == 0;
+        if !is_new().await {
+            return None;
+        }
+        let first = timeout(FIRST_WITHIN, entry.first.clone().lock_owned()).await.ok()?;
+        is_new().await.then_some(first)
     }
 
     /// An answer was taken, and has used so much.
@@ -157,7 +193,7 @@ impl GasBook {
         }
         let entry = self.entry(request, call);
         // Busy: the next one tells as well.
-        if let Ok(mut known) = entry.try_lock() {
+        if let Ok(mut known) = entry.known.try_lock() {
             known.used = gas;
         }
     }
@@ -167,7 +203,7 @@ impl GasBook {
         if self.fixed.is_some() {
             return false;
         }
-        self.entry(request, call).lock().await.limit = None;
+        self.entry(request, call).known.lock().await.limit = None;
         true
     }
 
@@ -177,7 +213,7 @@ impl GasBook {
             return;
         }
         let entry = self.entry(request, call);
-        let mut known = entry.lock().await;
+        let mut known = entry.known.lock().await;
         let more = plus_percent(limit, STEP_PERCENT).min(most_gas(call.data.len()));
         known.floor = known.floor.max(more);
         // Others with the old limit may come late: by then more is known.
@@ -198,41 +234,87 @@ impl GasBook {
     }
 }
 
-/// More gas than this makes no sense for the call.
-fn most<P: Provider>(provider: &P, call: &Call) -> u64 {
-    let block = provider.heads().borrow().and_then(|head| head.gas_limit);
-    most_gas(call.data.len()).min(block.unwrap_or(u64::MAX))
+/// How much gas makes sense for a call.
+#[derive(Clone, Debug)]
+struct Sense {
+    least: u64,
+    most: u64,
+    /// The node by whose blocks `most` is less than any answer may cost, and what they take.
+    by_block: Option<(String, u64)>,
 }
 
-/// An estimate that makes sense and that `fits` what is known, of whichever sound node gives one; else the
-/// highest that makes sense.
-async fn estimate<P: Provider>(
+impl Sense {
+    fn of<P: Provider>(provider: &P, call: &Call) -> Self {
+        let (least, most) = (least_gas(&call.data), most_gas(call.data.len()));
+        let head = *provider.heads().borrow();
+        let block = head.and_then(|head| Some((head.by, head.takes()?)));
+        let by_block = block.filter(|(_, takes)| *takes < most);
+        let by_block = by_block.map(|(node, takes)| (provider.host(node), takes));
+        let most = by_block.as_ref().map_or(most, |(_, takes)| *takes);
+        Self { least, most, by_block }
+    }
+
+    fn has(&self, gas: u64) -> bool {
+        (self.least..=self.most).contains(&gas)
+    }
+
+    /// What is wrong where no estimate made sense, of these nodes; `first` of them.
+    fn wrong(self, hosts: &[String], first: u64, calldata: usize) -> RpcError {
+        let Self { least, most, by_block } = self;
+        match by_block {
+            Some((host, takes)) if (takes..=most_gas(calldata)).contains(&first) => {
+                let what = format!(
+                    "it tells of blocks that take {takes} gas, where an answer needs {first}"
+                );
+                RpcError::Unreadable { host, what: what.into() }
+            }
+            Some(_) | None => {
+                let what = format!(
+                    "an estimate of {first} gas, where no answer of this size needs less than {least} \
+                     or more than {most}; if it does here, set gas_limit"
+                );
+                RpcError::Unreadable { host: hosts.join(", "), what: what.into() }
+            }
+        }
+    }
+}
+
+/// What nodes say that a call needs. The highest leaves out what is far above the lowest.
+struct Estimates {
+    lowest: u64,
+    highest: u64,
+}
+
+/// Those that make sense: that of the node that is read from alone, if it `fits` what is known; else of
+/// all sound nodes. `least`: so much is known to be needed.
+async fn estimates<P: Provider>(
     provider: &P,
     call: &Call,
+    least: u64,
     fits: impl Fn(u64) -> bool,
-) -> Result<u64, RpcError> {
-    let (least, most) = (least_gas(&call.data), most(provider, call));
-    let makes_sense = |gas: &u64| (least..=most).contains(gas);
+) -> Result<Estimates, RpcError> {
+    let sense = Sense::of(provider, call);
     let first = provider.estimate_gas(call).await?;
-    let mut best = Some(first).filter(makes_sense);
-    if best.is_some_and(&fits) {
-        return Ok(first);
+    if sense.has(first) && fits(first) {
+        return Ok(Estimates { lowest: first, highest: first });
     }
     let nodes = provider.sound_nodes();
-    for node in nodes.iter().copied() {
-        let other = provider.only(node).estimate_gas(call).await;
-        let Some(other) = other.ok().filter(makes_sense) else { continue };
-        if fits(other) {
-            return Ok(other);
+    let asked = nodes.iter().skip(1).map(|node| {
+        let one = provider.only(*node);
+        async move {
+            let estimate = timeout(BESIDE_WITHIN, one.estimate_gas(call)).await;
+            Some((*node, estimate.ok()?.ok()?))
         }
-        best = best.max(Some(other));
-    }
-    best.ok_or_else(|| {
-        let hosts: Vec<String> = nodes.iter().map(|node| provider.host(*node)).collect();
-        let what = format!(
-            "an estimate of {first} gas, where no answer of this size needs less than {least} or more \
-             than {most}; if it does here, set gas_limit"
-        );
-        RpcError::Unreadable { host: hosts.join(", "), what: what.into() }
-    })
+    });
+    let others = join_all(asked).await.into_iter().flatten();
+    let first_of = nodes.first().map(|node| (*node, first));
+    let told: Vec<_> = first_of.into_iter().chain(others).collect();
+    let sensible = || told.iter().map(|(_, gas)| *gas).chain([first]).filter(|gas| sense.has(*gas));
+    let Some(lowest) = sensible().min() else {
+        let hosts: Vec<String> = told.iter().map(|(node, _)| provider.host(*node)).collect();
+        return Err(sense.wrong(&hosts, first, call.data.len()));
+    };
+    let far = lowest.max(least).saturating_mul(FAR);
+    let highest = sensible().filter(|gas| *gas <= far).max().unwrap_or(lowest);
+    Ok(Estimates { lowest, highest })
 }

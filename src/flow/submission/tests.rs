@@ -257,7 +257,8 @@ async fn a9c_an_absurd_estimate_is_the_nodes_fault() {
             scene.chain.node().estimate = absurd;
             let error = scene.submit(1, wary).await.expect_err("nothing is sent");
             assert_eq!(error.remedy(), Remedy::Retry, "{error}");
-            assert!(error.to_string().contains("set gas_limit"), "{error}");
+            let of_the_block = error.to_string().contains("blocks that take 30000000 gas");
+            assert_eq!(error.to_string().contains("set gas_limit"), !of_the_block, "{error}");
         }
         assert_eq!(scene.sent(), 0);
         scene.chain.node().estimate = 100_000;
@@ -309,13 +310,19 @@ async fn a9c_too_low_an_estimate_costs_nothing() {
     }
 }
 
-/// Where nothing is known yet, a modest lie costs one transaction where another node tells better.
+/// Where nothing is known yet, a modest lie costs one transaction where another node tells better, later.
 #[tokio::test(start_paused = true)]
 async fn a9c_after_out_of_gas_another_node_is_asked() {
     let scene = Scene::new(None);
     scene.chain.node().lies.resize(2, Lies::default());
     (scene.chain.node().estimate, scene.chain.node().gas_used) = (400_000, 390_000);
     scene.chain.node().lies[0].estimate = Some(80_000);
+    scene.chain.node().lies[1].mute = true;
+    let (chain, mut healing) = (scene.chain.clone(), JoinSet::new());
+    healing.spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        chain.node().lies[1].mute = false;
+    });
     for id in 0..4 {
         scene.submit(id, false).await.unwrap();
     }
@@ -555,4 +562,77 @@ async fn m3_what_would_hold_a_request_is_looked_at_again_seconds_later_by_every_
     assert_eq!(reason(scene.submit(1, false).await), HoldReason::ContractRejected);
     scene.says(&NotKmsSigner { signerAddress: CONTRACT });
     assert_eq!(reason(scene.submit(1, false).await), HoldReason::SignerNotRegistered);
+}
+
+/// A node tells of blocks that take less gas than any answer costs.
+#[tokio::test(start_paused = true)]
+async fn m2_blocks_that_take_next_to_nothing_are_not_believed() {
+    for absurd in [0, 21_000, 70_000] {
+        let scene = Scene::new(None);
+        scene.chain.node().lies[0].block_gas = Some(absurd);
+        scene.chain.mine_empty(1);
+        let outcome = scene.submit(1, false).await.unwrap();
+        assert!(matches!(outcome, Outcome::Accepted { .. }), "{absurd}");
+    }
+}
+
+/// What is wrong is said of the node that said it, and nobody is told to set what would not help.
+#[tokio::test(start_paused = true)]
+async fn m2_who_says_that_blocks_take_too_little_is_named() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies.resize(2, Lies::default());
+    scene.chain.node().lies[0].block_gas = Some(6_000_000);
+    scene.chain.node().estimate = 7_000_000;
+    scene.chain.mine_empty(1);
+    let said = scene.submit(1, false).await.unwrap_err().to_string();
+    assert!(said.contains("blocks that take 6000000 gas"), "{said}");
+    assert!(said.contains("node-0") && !said.contains("node-1"), "{said}");
+    assert!(!said.contains("gas_limit"), "{said}");
+}
+
+/// An estimate just below half of what an answer costs is the word of one node of two.
+#[tokio::test(start_paused = true)]
+async fn a9c_the_first_estimate_of_a_class_is_compared() {
+    for wary in [false, true] {
+        let scene = Scene::new(None);
+        scene.chain.node().lies.resize(2, Lies::default());
+        (scene.chain.node().estimate, scene.chain.node().gas_used) = (400_000, 390_000);
+        scene.chain.node().lies[0].estimate = Some(180_000);
+        for id in 0..4 {
+            scene.submit(id, wary).await.unwrap();
+        }
+        assert_eq!(scene.sent(), 4, "none ran out of gas");
+        // It is of another hour, and what was used is known.
+        tokio::time::sleep(Duration::from_mins(61)).await;
+        scene.submit(4, wary).await.unwrap();
+        assert_eq!(scene.sent(), 5);
+    }
+}
+
+/// Nor has a liar the say that tells of more than any other: a block has no room for many such answers.
+#[tokio::test(start_paused = true)]
+async fn a9c_an_estimate_far_above_the_others_is_left_out() {
+    let scene = Scene::new(None);
+    scene.chain.node().lies.resize(3, Lies::default());
+    scene.chain.node().lies[1].estimate = Some(29_000_000);
+    scene.submit(1, false).await.unwrap();
+    assert_eq!(scene.limit().await, 200_000);
+}
+
+/// Where there is no other node, one transaction tells for all who wait.
+#[tokio::test(start_paused = true)]
+async fn a9c_a_class_runs_out_of_gas_once_before_more_is_known() {
+    let scene = Scene::new(None);
+    (scene.chain.node().estimate, scene.chain.node().gas_used) = (180_000, 390_000);
+    let mut submitting = JoinSet::new();
+    for id in 0..40 {
+        let (room, block) = (scene.room.clone(), scene.chain.block(100));
+        submitting.spawn(async move {
+            room.submit(&request(id, block), &answer(), Before::Nothing, &Silent).await
+        });
+    }
+    for outcome in submitting.join_all().await {
+        assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
+    }
+    assert_eq!(scene.sent(), 41);
 }

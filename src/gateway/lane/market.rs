@@ -29,9 +29,6 @@ const GRAIN: Duration = Duration::from_secs(1);
 /// What is signed for more than so many times what it would be now is out of all proportion.
 const ABSURD: u128 = 8;
 
-/// No chain's blocks take less gas.
-const SMALL_BLOCK: u64 = 5_000_000;
-
 /// Fees of a transaction, wei per gas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fees {
@@ -97,9 +94,9 @@ impl Market {
         self.base.unwrap_or(0)
     }
 
-    /// A head's gas limit.
+    /// A head's gas limit, where it makes sense.
     pub(super) fn block_takes(&mut self, gas: Option<u64>) {
-        self.block_gas = gas.filter(|gas| *gas >= SMALL_BLOCK).or(self.block_gas);
+        self.block_gas = gas.or(self.block_gas);
     }
 
     /// A head's base fee. A head without one tells nothing, unless none ever had one.

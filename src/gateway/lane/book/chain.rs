@@ -42,7 +42,7 @@ impl Book {
         self.suspicious |= !follows;
         self.look_again = true;
         self.market.head(head.base_fee, now);
-        self.market.block_takes(head.gas_limit);
+        self.market.block_takes(head.takes());
         self.head = Some((head.block, head.connection));
     }
 
