@@ -345,14 +345,10 @@ impl KmsCore {
     }
 
     /// Asks once for the answer. The Core may hold the call for a minute; our own deadline passing
-    /// counts as pending. `expected_signer` is the signer registered for this node, where the
-    /// contract says who that is; without it the signature must only recover.
-    pub async fn poll(
-        &self,
-        request: &Request,
-        expected_signer: Option<Address>,
-    ) -> Result<Poll, CoreError> {
-        self.poll_within(self.options.poll, request, expected_signer).await
+    /// counts as pending. `registered` are the signers registered for this node, where the contract
+    /// says who that is; without any the signature must only recover.
+    pub async fn poll(&self, request: &Request, registered: &[Address]) -> Result<Poll, CoreError> {
+        self.poll_within(self.options.poll, request, registered).await
     }
 
     /// Polls until there is an answer, the Core turns out not to know the request, or `deadline`
@@ -364,7 +360,7 @@ impl KmsCore {
     pub async fn answer(
         &self,
         request: &Request,
-        expected_signer: Option<Address>,
+        registered: &[Address],
         deadline: Duration,
         retry_ceiling: Duration,
     ) -> Result<Ending, CoreError> {
@@ -379,7 +375,7 @@ impl KmsCore {
             };
             let limit = self.options.poll.min(left);
             polls = polls.saturating_add(1);
-            match self.poll_within(limit, request, expected_signer).await {
+            match self.poll_within(limit, request, registered).await {
                 Ok(Poll::Answer(answer)) => {
                     self.metrics.polls(polls);
                     return Ok(Ending::Answer(answer));
@@ -447,12 +443,12 @@ impl KmsCore {
         &self,
         limit: Duration,
         request: &Request,
-        expected_signer: Option<Address>,
+        registered: &[Address],
     ) -> Result<Poll, CoreError> {
         let status = match self.result(request, limit).await? {
             Ok(result) => {
                 return self
-                    .check(request, result, expected_signer)
+                    .check(request, result, registered)
                     .map(Poll::Answer)
                     .map_err(CoreError::Held);
             }
@@ -508,7 +504,7 @@ impl KmsCore {
         &self,
         request: &Request,
         reply: Reply<'_>,
-        expected_signer: Option<Address>,
+        registered: &[Address],
     ) -> Result<Answer, Hold> {
         let extra_data = self.options.extra_data;
         match reply {
@@ -518,7 +514,7 @@ impl KmsCore {
                 operation,
                 extra_data,
                 response,
-                expected_signer,
+                registered,
             ),
             Reply::User(operation, response) => signature::user_answer(
                 &self.domain,
@@ -526,7 +522,7 @@ impl KmsCore {
                 operation,
                 extra_data,
                 response,
-                expected_signer,
+                registered,
             ),
         }
     }

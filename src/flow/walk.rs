@@ -454,9 +454,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         history: &mut History,
     ) -> Result<Door, Setback> {
-        let signer = rooms
+        let signers = rooms
             .gateway_config
-            .core_signer()
+            .core_signers()
             .await
             .map_err(|error| Setback::new(Remedy::Retry, &error))?;
         let patience = match request.kind() {
@@ -464,21 +464,25 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Kind::UserDecryption => self.options.user_decryption_timeout,
         };
         let begun = Instant::now();
-        let polling = rooms.core.answer(request, signer, patience, self.options.retry_interval);
+        let polling = rooms.core.answer(request, &signers, patience, self.options.retry_interval);
         let polled = polling.instrument(debug_span!("kms_core_answer")).await;
         let polled = match polled {
             Ok(polled) => polled,
             Err(error) => {
                 let remedy = error.remedy();
                 if let Remedy::Hold(Hold { reason: HoldReason::SignerMismatch, .. }) = &remedy
-                    && rooms.gateway_config.core_signer_anew().await.is_ok_and(|now| now != signer)
+                    && rooms
+                        .gateway_config
+                        .core_signers_anew()
+                        .await
+                        .is_ok_and(|now| now != signers)
                 {
                     let why = "this node was registered anew; its Core's answer is checked again";
                     return Err(Setback::new(Remedy::Retry, &why));
                 }
                 if let Remedy::Hold(hold) = &remedy
                     && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
-                    && self.answers_a_namesake(rooms, request, signer).await
+                    && self.answers_a_namesake(rooms, request, &signers).await
                 {
                     let hold = Hold::new(
                         HoldReason::StaleAnswer,
@@ -528,13 +532,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         &self,
         rooms: &Rooms<P>,
         request: &Request,
-        signer: Option<Address>,
+        signers: &[Address],
     ) -> bool {
         let namesakes = self.ledger.namesakes(request.key).await.unwrap_or_default();
         for event in namesakes {
             let Ok(other) = abi::decode(&event) else { continue };
             if other.kind() == request.kind()
-                && matches!(rooms.core.poll(&other, signer).await, Ok(Poll::Answer(_)))
+                && matches!(rooms.core.poll(&other, signers).await, Ok(Poll::Answer(_)))
             {
                 return true;
             }
@@ -584,14 +588,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Ok(Whereabouts::In(_)) | Err(_) => {}
         }
         let SubmissionError::Rejected(rejection) = &error else { return Err(Setback::of(&error)) };
-        let registered = match rooms.gateway_config.core_signer_anew().await {
+        let registered = match rooms.gateway_config.core_signers_anew().await {
             Ok(registered) => registered,
             Err(unknown) => {
                 debug!(%unknown, "the registry cannot be asked who is registered");
-                None
+                Vec::new()
             }
         };
-        let fault = blame::fault(rejection, rooms.core.signer_of(request, answer), registered);
+        let fault = blame::fault(rejection, rooms.core.signer_of(request, answer), &registered);
         if fault == Fault::Content {
             // What should be in its place may not be known.
             self.confirmation.read_again(request);

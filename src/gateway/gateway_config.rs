@@ -42,7 +42,8 @@ pub struct GatewayConfigAdapter<P> {
 struct Cache {
     buckets: HashMap<Address, Cached<String>>,
     coprocessors: Option<Cached<Vec<Address>>>,
-    signer: Option<Cached<Option<Address>>>,
+    /// Whoever some node says signs for this node. Not empty.
+    signers: Option<Cached<Vec<Address>>>,
     failed: Option<(Instant, OutsideText)>,
     /// When there was no contract.
     missed: Option<Instant>,
@@ -146,56 +147,53 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         cache.ask(&self.provider, self.address(), &abi::coprocessor_tx_senders()).await
     }
 
-    /// The signer registered for this node's Core. `None` where the contract does not say: not
-    /// deployed, or the wallet is not registered (then sending will show it).
-    pub async fn core_signer(&self) -> Result<Option<Address>, RegistryError> {
+    /// The signer registered for this node's Core; several, where nodes differ. Empty where the contract
+    /// does not say: not deployed, or the wallet is not registered (then sending will show it).
+    pub async fn core_signers(&self) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.is_there(&mut cache).await? {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        if let Some(signer) = cache.signer.as_ref().and_then(Cached::fresh) {
-            return Ok(*signer);
+        if let Some(signers) = cache.signers.as_ref().and_then(Cached::fresh) {
+            return Ok(signers.clone());
         }
         let node = cache.ask(&self.provider, self.address(), &abi::kms_node(self.wallet)).await?;
-        let signer = node.map(|node| node.signer);
-        if signer.is_some() {
-            cache.signer = Some(Cached::now(signer));
-        }
-        Ok(signer)
+        Ok(cache.sign(node.map(|node| node.signer).into_iter().collect()))
     }
 
-    /// Asks again who this node's signer is: an answer of the Core contradicts what is remembered. Of
-    /// what the sound nodes say now, what is not remembered counts: one of them may have been wrong, or
-    /// be behind.
-    pub async fn core_signer_anew(&self) -> Result<Option<Address>, RegistryError> {
+    /// Asks every sound node who this node's signer is: an answer of the Core contradicts what is
+    /// remembered. One that any of them registers may be right: the contract decides in the end.
+    pub async fn core_signers_anew(&self) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.is_there(&mut cache).await? {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let remembered = cache.signer.take().and_then(|signer| signer.value);
-        let (mut said, mut failed) = (None, None);
+        let (mut signers, mut said, mut failed) = (Vec::new(), false, None);
         for node in self.provider.sound_nodes() {
             match view(&self.provider.only(node), self.address(), &abi::kms_node(self.wallet)).await
             {
                 Ok(registered) => {
+                    said = true;
                     let signer = registered.map(|registered| registered.signer);
-                    said = Some(signer);
-                    if signer != remembered {
-                        break;
-                    }
+                    signers.extend(signer.filter(|signer| !signers.contains(signer)));
                 }
                 Err(error) => failed = Some(RegistryError(OutsideText::of(&error))),
             }
         }
-        let Some(signer) = said else {
-            return failed.map_or(Ok(None), Err);
-        };
-        cache.signer = signer.map(|signer| Cached::now(Some(signer)));
-        Ok(signer)
+        match failed {
+            Some(error) if !said => Err(error),
+            Some(_) | None => Ok(cache.sign(signers)),
+        }
     }
 }
 
 impl Cache {
+    /// These are remembered, unless there are none.
+    fn sign(&mut self, signers: Vec<Address>) -> Vec<Address> {
+        self.signers = Some(signers.clone()).filter(|signers| !signers.is_empty()).map(Cached::now);
+        signers
+    }
+
     async fn ask<T, P: Provider>(
         &mut self,
         provider: &P,
@@ -232,9 +230,10 @@ mod tests {
     use super::*;
     use crate::gateway::fake_chain::{FakeChain, Lies};
 
-    /// One node of two says that the wallet's Core signs as another one.
+    /// One node of two says that the wallet's Core signs as another one: whoever asks, and however
+    /// often, hears of both.
     #[tokio::test(start_paused = true)]
-    async fn b1_a_signer_that_does_not_fit_is_asked_of_every_node() {
+    async fn m4_a_signer_that_any_node_registers_counts_for_whoever_asks() {
         let chain = FakeChain::new(1);
         chain.node().has_registry = true;
         let wallet = Address::repeat_byte(1);
@@ -247,9 +246,14 @@ mod tests {
         let (right, wrong) = (Address::repeat_byte(2), Address::repeat_byte(3));
         chain.node().lies = vec![lies(wrong), lies(right)];
         let registry = GatewayConfigAdapter::connect(chain.clone(), wallet).await.unwrap();
-        assert_eq!(registry.core_signer().await.unwrap(), Some(wrong));
-        assert_eq!(registry.core_signer_anew().await.unwrap(), Some(right));
-        assert_eq!(registry.core_signer().await.unwrap(), Some(right));
+        assert_eq!(registry.core_signers().await.unwrap(), [wrong]);
+        for _ in 0..3 {
+            assert_eq!(registry.core_signers_anew().await.unwrap(), [wrong, right]);
+            assert_eq!(registry.core_signers().await.unwrap(), [wrong, right]);
+        }
+        // It lied for some seconds.
+        chain.node().lies[0] = lies(right);
+        assert_eq!(registry.core_signers_anew().await.unwrap(), [right]);
     }
 
     #[tokio::test(start_paused = true)]

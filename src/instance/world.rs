@@ -337,7 +337,7 @@ pub(super) async fn reach_registry<P: Provider>(
     if !registry.is_deployed() {
         return registry;
     }
-    match registry.core_signer().await {
+    match registry.core_signers().await.map(|signers| signers.first().copied()) {
         Ok(Some(signer)) => info!(%signer, "this node's Core is registered"),
         Ok(None) => warn!(
             %wallet,

@@ -158,7 +158,7 @@ impl Sample {
     }
 
     async fn answer(&self, core: &KmsCore, stub: &CoreStub) -> Result<Ending, CoreError> {
-        core.answer(&self.request, Some(stub.signer_address()), LONG, CEILING).await
+        core.answer(&self.request, &[stub.signer_address()], LONG, CEILING).await
     }
 
     /// What the contract must be sent, by the stub's own reckoning.
@@ -279,7 +279,7 @@ async fn a_core_that_forgot_is_asked_again() {
             stub.forget();
         });
         assert_eq!(ending, Ok(Ending::Forgotten));
-        assert_eq!(core.poll(&sample.request, None).await, Ok(Poll::Forgotten));
+        assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Forgotten));
         stub.change(|behaviour| behaviour.never_finish = false);
         assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
         answered(sample.answer(&core, &stub).await);
@@ -298,7 +298,7 @@ async fn a_restart_of_the_core_is_survived_by_the_same_client() {
     let polling = {
         let (core, request) = (core.clone(), sample.request.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { core.answer(&request, None, LONG, CEILING).await });
+        tasks.spawn(async move { core.answer(&request, &[], LONG, CEILING).await });
         tasks
     };
     eventually(|| async { stub.polls(sample.id()) > 0 }).await;
@@ -332,7 +332,7 @@ async fn pending_is_waited_for_with_and_without_a_long_poll() {
         let sample = Sample::public(CoreVersion::V0_13);
         sample.ask(&core).await.unwrap();
         if hold.is_zero() {
-            assert_eq!(core.poll(&sample.request, None).await, Ok(Poll::Pending));
+            assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Pending));
         }
         answered(sample.answer(&core, &stub).await);
         if !hold.is_zero() {
@@ -349,14 +349,14 @@ async fn our_own_deadline_means_pending_and_the_callers_silence() {
     let core = client_with(&stub.endpoint(), Options { poll, ..Options::default() });
     let sample = Sample::public(CoreVersion::V0_12);
     sample.ask(&core).await.unwrap();
-    assert_eq!(core.poll(&sample.request, None).await, Ok(Poll::Pending));
+    assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Pending));
     let deadline = Duration::from_millis(400);
-    let silent = core.answer(&sample.request, None, deadline, CEILING).await;
+    let silent = core.answer(&sample.request, &[], deadline, CEILING).await;
     assert_eq!(silent, Ok(Ending::Silent));
     assert!(stub.polls(sample.id()) > 2, "it was polled again after each deadline");
     // A single call held longer than all we have is no reason to stay longer.
     let core = client(&stub);
-    let silent = core.answer(&sample.request, None, deadline, CEILING).await;
+    let silent = core.answer(&sample.request, &[], deadline, CEILING).await;
     assert_eq!(silent, Ok(Ending::Silent));
 }
 
@@ -373,7 +373,7 @@ async fn held_polls_do_not_keep_new_asks_waiting() {
         let sample = Sample::new(version, Kind::PublicDecryption, 100 + number, &[(2, 40)]);
         assert_eq!(sample.ask(&core).await, Ok(Asked::Accepted));
         let core = core.clone();
-        polls.spawn(async move { core.answer(&sample.request, None, LONG, CEILING).await });
+        polls.spawn(async move { core.answer(&sample.request, &[], LONG, CEILING).await });
     }
     let first = U256::from(1) << 248;
     let polled = || (0..many).filter(|n| stub.polls(first + U256::from(100 + n)) > 0).count();
@@ -414,7 +414,7 @@ async fn an_unknown_key_is_held_in_each_versions_way() {
             CoreVersion::V0_11_0_26 => {
                 assert_eq!(asked, Ok(Asked::Accepted), "and then it is pending for ever");
                 let soon = Duration::from_millis(100);
-                let ending = core.answer(&sample.request, None, soon, CEILING).await;
+                let ending = core.answer(&sample.request, &[], soon, CEILING).await;
                 assert_eq!(ending, Ok(Ending::Silent));
             }
             CoreVersion::V0_12 => assert_eq!(held(asked), HoldReason::UnknownKey),
@@ -550,20 +550,20 @@ async fn every_status_of_a_poll_has_its_remedy() {
         (Code::OutOfRange, MessageTooLarge),
     ] {
         set(code);
-        let error = core.answer(&sample.request, None, LONG, CEILING).await.unwrap_err();
+        let error = core.answer(&sample.request, &[], LONG, CEILING).await.unwrap_err();
         assert!(error.to_string().contains("a reason"), "the Core's words are kept: {error}");
         assert_eq!(held::<()>(Err(error)), reason, "{code:?}");
     }
     for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
         set(code);
-        assert_eq!(core.poll(&sample.request, None).await, Ok(Poll::Pending), "{code:?}");
+        assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Pending), "{code:?}");
     }
     set(Code::NotFound);
-    assert_eq!(core.poll(&sample.request, None).await, Ok(Poll::Forgotten));
+    assert_eq!(core.poll(&sample.request, &[]).await, Ok(Poll::Forgotten));
     set(Code::Unknown);
-    assert_eq!(core.poll(&sample.request, None).await.unwrap_err().remedy(), Remedy::Retry);
+    assert_eq!(core.poll(&sample.request, &[]).await.unwrap_err().remedy(), Remedy::Retry);
     set(Code::ResourceExhausted);
-    let busy = core.poll(&sample.request, None).await;
+    let busy = core.poll(&sample.request, &[]).await;
     assert!(matches!(busy, Err(CoreError::Busy { .. })));
     // Busy is polled through.
     let (ending, ()) = tokio::join!(sample.answer(&core, &stub), async {
@@ -584,7 +584,7 @@ async fn a_wrong_signer_is_held_and_named() {
             sample.ask(&core).await.unwrap();
             stub.set_signer(PrivateKeySigner::random());
             let wrong = stub.signer_address();
-            let result = core.answer(&sample.request, Some(registered), LONG, CEILING).await;
+            let result = core.answer(&sample.request, &[registered], LONG, CEILING).await;
             let error = result.unwrap_err();
             let text = error.to_string();
             assert_eq!(held::<()>(Err(error)), HoldReason::SignerMismatch);
@@ -593,7 +593,7 @@ async fn a_wrong_signer_is_held_and_named() {
                 assert!(text.contains(&wrong.to_string()), "{text}");
             }
             // Known or not, it recovers.
-            assert!(matches!(core.poll(&sample.request, None).await, Ok(Poll::Answer(_))));
+            assert!(matches!(core.poll(&sample.request, &[]).await, Ok(Poll::Answer(_))));
             answered(sample.answer(&core, &stub).await);
         }
     }
@@ -641,8 +641,8 @@ async fn nonsense_is_an_invalid_answer() {
                 Fault::Empty,
             ] {
                 stub.change(|behaviour| behaviour.fault = Some(fault));
-                for expected in [None, Some(stub.signer_address())] {
-                    let result = core.answer(&sample.request, expected, LONG, CEILING).await;
+                for registered in [&[][..], &[stub.signer_address()]] {
+                    let result = core.answer(&sample.request, registered, LONG, CEILING).await;
                     assert_eq!(held(result), HoldReason::InvalidAnswer, "{version:?} {fault:?}");
                 }
             }

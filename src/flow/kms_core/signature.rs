@@ -166,15 +166,15 @@ pub fn signer_of(
     recover(&signature, digest)
 }
 
-/// The answer in a public decryption's reply. `expected` is the signer registered for this node;
-/// `None` asks only that the signature recovers.
+/// The answer in a public decryption's reply. `registered` are the signers registered for this
+/// node; without any the signature must only recover.
 pub fn public_answer(
     domain: &SigningDomain,
     request: &Request,
     operation: &PublicDecryption,
     meaning: ExtraDataMeaning,
     reply: &PublicReply,
-    expected: Option<Address>,
+    registered: &[Address],
 ) -> Result<Answer, Hold> {
     let sent = meaning.sent(&operation.extra_data.0);
     let mut payloads = Vec::with_capacity(2);
@@ -196,19 +196,19 @@ pub fn public_answer(
         extra_data: candidates_of_extra_data(reply.extra_data.as_ref(), sent),
         payloads,
         signature: &reply.signature,
-        expected,
+        registered,
     }
     .decide(|payload, extra_data| public_digest(domain, &handles, payload, extra_data))
 }
 
-/// The answer in a user decryption's reply. `expected` as in [`public_answer`].
+/// The answer in a user decryption's reply. `registered` as in [`public_answer`].
 pub fn user_answer(
     domain: &SigningDomain,
     request: &Request,
     operation: &UserDecryption,
     meaning: ExtraDataMeaning,
     response: v1::UserDecryptionResponse,
-    expected: Option<Address>,
+    registered: &[Address],
 ) -> Result<Answer, Hold> {
     let sent = meaning.sent(&operation.extra_data.0);
     let payload = wire::user_payload(request, response.payload).map_err(invalid)?;
@@ -220,7 +220,7 @@ pub fn user_answer(
         extra_data: candidates_of_extra_data(echoed, sent),
         payloads: vec![Bytes::from(wire::user_decrypted_share(&payload))],
         signature: &response.external_signature,
-        expected,
+        registered,
     }
     .decide(|share, extra_data| {
         user_digest(domain, &operation.public_key, &handles, share, extra_data)
@@ -234,11 +234,11 @@ pub fn public_answer_of(
     operation: &PublicDecryption,
     meaning: ExtraDataMeaning,
     response: v1::PublicDecryptionResponse,
-    expected: Option<Address>,
+    registered: &[Address],
 ) -> Result<Answer, Hold> {
     let reply =
         wire::public_reply(request, response).map_err(|error: ReplyError| invalid(error))?;
-    public_answer(domain, request, operation, meaning, &reply, expected)
+    public_answer(domain, request, operation, meaning, &reply, registered)
 }
 
 /// The hold of an answer that makes no sense.
@@ -264,7 +264,7 @@ struct Check<'a> {
     payloads: Vec<Bytes>,
     extra_data: Vec<Bytes>,
     signature: &'a [u8],
-    expected: Option<Address>,
+    registered: &'a [Address],
 }
 
 impl Check<'_> {
@@ -275,7 +275,7 @@ impl Check<'_> {
         for (payload, extra_data) in self.candidates() {
             let digest = digest(payload, with_extra_data.then_some(extra_data.as_ref()));
             let signer = recover(&signature, digest).map_err(invalid)?;
-            if self.expected.is_none_or(|expected| expected == signer) {
+            if self.registered.is_empty() || self.registered.contains(&signer) {
                 let extra_data = if with_extra_data { extra_data.clone() } else { Bytes::new() };
                 return Ok(Answer {
                     payload: payload.clone().into(),
@@ -285,16 +285,16 @@ impl Check<'_> {
             }
             first_signer.get_or_insert(signer);
         }
-        // Without an expected signer the first candidate is taken, and there always is one.
-        let (Some(expected), Some(signer)) = (self.expected, first_signer) else {
+        // Without a registered signer the first candidate is taken, and there always is one.
+        let (Some(expected), Some(signer)) = (self.registered.first(), first_signer) else {
             return Err(invalid("no candidate"));
         };
         // The commonest cause that is no wrong key: a Core of another generation.
         let other_generation = self.candidates().any(|(payload, extra_data)| {
             let digest = digest(payload, (!with_extra_data).then_some(extra_data.as_ref()));
-            recover(&signature, digest) == Ok(expected)
+            recover(&signature, digest).is_ok_and(|signer| self.registered.contains(&signer))
         });
-        Err(mismatch(expected, signer, with_extra_data, other_generation))
+        Err(mismatch(*expected, signer, with_extra_data, other_generation))
     }
 
     fn candidates(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {

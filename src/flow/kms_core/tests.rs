@@ -115,7 +115,7 @@ async fn b4_a_core_that_sends_too_much_is_not_listened_to() {
         Box::pin(async move { Ok(answer.body(Body::new(body))?) })
     });
     let begun = tokio::time::Instant::now();
-    let error = core_over(call).poll(&request(), None).await.unwrap_err();
+    let error = core_over(call).poll(&request(), &[]).await.unwrap_err();
     let CoreError::Held(hold) = error else { panic!("{error}") };
     assert_eq!(hold.reason, HoldReason::InvalidAnswer);
     assert!(hold.detail.contains("1073741824"), "{hold}");

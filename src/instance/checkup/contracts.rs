@@ -90,8 +90,8 @@ pub(super) async fn look_at_registry<P: Provider>(
     }
     let finding = Finding::ok(SUBJECT, format!("at {address}"));
     let Some(wallet) = wallet else { return (finding, None) };
-    let asked = within("registration", registry.core_signer()).await;
-    let registration = match asked {
+    let asked = within("registration", registry.core_signers()).await;
+    let registration = match asked.map(|asked| asked.map(|signers| signers.first().copied())) {
         // The Core does not tell its key: what it signs with shows at its first answer.
         Ok(Ok(Some(signer))) => Finding::ok(
             "registration",

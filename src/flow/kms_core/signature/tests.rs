@@ -176,63 +176,63 @@ fn reply(
 fn answer(
     (request, operation): &(Request, PublicDecryption),
     reply: &PublicReply,
-    expected: Option<Address>,
+    registered: &[Address],
 ) -> Result<Answer, Hold> {
     let meaning = ExtraDataMeaning::Context;
-    public_answer(&domain(), request, operation, meaning, reply, expected)
+    public_answer(&domain(), request, operation, meaning, reply, registered)
 }
 
 #[test]
 fn every_generation_has_its_form() {
     use ResultEncoding::{Legacy, Words};
-    let expected = Some(signer().address());
-    let g7 = answer(&request(Generation::G7, &[]), &reply(Legacy, None, None), expected).unwrap();
+    let registered = &[signer().address()];
+    let g7 = answer(&request(Generation::G7, &[]), &reply(Legacy, None, None), registered).unwrap();
     assert_eq!(g7.payload.len(), 64);
     assert!(g7.extra_data.is_empty());
 
     let g8 = reply(Legacy, Some(&[9, 9]), Some(&[9, 9]));
-    let g8 = answer(&request(Generation::G8, &[9, 9]), &g8, expected).unwrap();
+    let g8 = answer(&request(Generation::G8, &[9, 9]), &g8, registered).unwrap();
     assert_eq!(g8.extra_data, vec![9, 9]);
 
     let g9 = reply(Words, Some(&[]), Some(&[]));
-    let g9 = answer(&request(Generation::G9, &[0]), &g9, expected).unwrap();
+    let g9 = answer(&request(Generation::G9, &[0]), &g9, registered).unwrap();
     assert_eq!(g9.payload.len(), 32);
     assert!(g9.extra_data.is_empty(), "one zero byte was sent as nothing");
 }
 
 #[test]
 fn the_other_encoding_is_tried_before_anything_is_called_wrong() {
-    let expected = Some(signer().address());
+    let registered = &[signer().address()];
     for (generation, encoding) in
         [(Generation::G8, ResultEncoding::Words), (Generation::G9, ResultEncoding::Legacy)]
     {
         let reply = reply(encoding, Some(&[]), Some(&[]));
-        let found = answer(&request(generation, &[]), &reply, expected).unwrap();
+        let found = answer(&request(generation, &[]), &reply, registered).unwrap();
         let result = wire::decrypted_result(encoding, &reply.plaintexts).unwrap();
         assert_eq!(found.payload, result);
-        // Without an expected signer nothing tells them apart, and the likelier one is taken.
-        let likelier = answer(&request(generation, &[]), &reply, None).unwrap();
+        // Without a registered signer nothing tells them apart, and the likelier one is taken.
+        let likelier = answer(&request(generation, &[]), &reply, &[]).unwrap();
         assert_ne!(likelier.payload, found.payload);
     }
 }
 
 #[test]
 fn what_the_core_signed_is_sent_back_even_if_it_was_not_asked_for() {
-    let expected = Some(signer().address());
+    let registered = &[signer().address()];
     let request = request(Generation::G9, &[3, 3]);
     // Echoes another extraData, and signed it.
     let other = reply(ResultEncoding::Words, Some(&[4]), Some(&[4]));
-    assert_eq!(answer(&request, &other, expected).unwrap().extra_data, vec![4]);
+    assert_eq!(answer(&request, &other, registered).unwrap().extra_data, vec![4]);
     // Echoes nothing, but signed what we sent.
     let silent = reply(ResultEncoding::Words, Some(&[3, 3]), Some(&[]));
-    assert_eq!(answer(&request, &silent, expected).unwrap().extra_data, vec![3, 3]);
+    assert_eq!(answer(&request, &silent, registered).unwrap().extra_data, vec![3, 3]);
 }
 
 #[test]
 fn a_wrong_signer_is_held_with_both_addresses() {
     let stranger = Address::repeat_byte(0xAB);
     let reply = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
-    let hold = answer(&request(Generation::G9, &[]), &reply, Some(stranger)).unwrap_err();
+    let hold = answer(&request(Generation::G9, &[]), &reply, &[stranger]).unwrap_err();
     assert_eq!(hold.reason, HoldReason::SignerMismatch);
     assert!(hold.detail.contains(&stranger.to_string()), "{hold}");
     assert!(hold.detail.contains(&signer().address().to_string()), "{hold}");
@@ -240,14 +240,14 @@ fn a_wrong_signer_is_held_with_both_addresses() {
 
 #[test]
 fn a_core_of_another_generation_is_called_that() {
-    let expected = Some(signer().address());
+    let registered = &[signer().address()];
     let old = reply(ResultEncoding::Words, None, None);
-    let hold = answer(&request(Generation::G9, &[]), &old, expected).unwrap_err();
+    let hold = answer(&request(Generation::G9, &[]), &old, registered).unwrap_err();
     assert_eq!(hold.reason, HoldReason::SignerMismatch);
     assert!(hold.detail.contains("too old"), "{hold}");
 
     let new = reply(ResultEncoding::Legacy, Some(&[]), Some(&[]));
-    let hold = answer(&request(Generation::G7, &[]), &new, expected).unwrap_err();
+    let hold = answer(&request(Generation::G7, &[]), &new, registered).unwrap_err();
     assert!(hold.detail.contains("too new"), "{hold}");
 }
 
@@ -277,7 +277,7 @@ fn a_signature_is_read_as_strictly_as_by_the_contract() {
             signature: Bytes::copy_from_slice(broken),
             ..reply(ResultEncoding::Words, Some(&[]), Some(&[]))
         };
-        let hold = answer(&request(Generation::G9, &[]), &reply, None).unwrap_err();
+        let hold = answer(&request(Generation::G9, &[]), &reply, &[]).unwrap_err();
         assert_eq!(hold.reason, HoldReason::InvalidAnswer);
     }
 }
@@ -286,7 +286,7 @@ fn a_signature_is_read_as_strictly_as_by_the_contract() {
 fn a_value_no_encoding_takes_is_an_invalid_answer() {
     let mut reply = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
     reply.plaintexts[0].fhe_type = 83;
-    let hold = answer(&request(Generation::G9, &[]), &reply, None).unwrap_err();
+    let hold = answer(&request(Generation::G9, &[]), &reply, &[]).unwrap_err();
     assert_eq!(hold.reason, HoldReason::InvalidAnswer);
 }
 
@@ -303,10 +303,10 @@ fn a_response_of_the_first_shape_becomes_an_answer() {
         payload_or_external_signature: payload.encode_to_vec().into(),
         ..Default::default()
     };
-    let expected = Some(signer().address());
+    let registered = &[signer().address()];
     let meaning = ExtraDataMeaning::Opaque;
     let answer =
-        public_answer_of(&domain(), &request, &operation, meaning, response, expected).unwrap();
+        public_answer_of(&domain(), &request, &operation, meaning, response, registered).unwrap();
     assert_eq!(answer.signature, reply.signature);
 }
 
@@ -376,8 +376,8 @@ fn believed(shape: usize, bytes: &[u8]) -> bool {
     let answered = if shape == 2 {
         let (request, operation) = user_request();
         let Ok(response) = v1::UserDecryptionResponse::decode(bytes) else { return false };
-        let _ = user_answer(&domain(), &request, &operation, meaning, response.clone(), None);
-        let answer = user_answer(&domain(), &request, &operation, meaning, response, Some(by));
+        let _ = user_answer(&domain(), &request, &operation, meaning, response.clone(), &[]);
+        let answer = user_answer(&domain(), &request, &operation, meaning, response, &[by]);
         answer.map(|answer| {
             let digest = user_digest(
                 &domain(),
@@ -392,12 +392,12 @@ fn believed(shape: usize, bytes: &[u8]) -> bool {
         let generation = if shape == 0 { Generation::G7 } else { Generation::G9 };
         let (request, operation) = request(generation, &[]);
         let Ok(response) = v1::PublicDecryptionResponse::decode(bytes) else { return false };
-        let answer = |expected| {
+        let answer = |registered: &[Address]| {
             let response = response.clone();
-            public_answer_of(&domain(), &request, &operation, meaning, response, expected)
+            public_answer_of(&domain(), &request, &operation, meaning, response, registered)
         };
-        let _ = answer(None);
-        answer(Some(by)).map(|answer| {
+        let _ = answer(&[]);
+        answer(&[by]).map(|answer| {
             let extra_data = (shape == 1).then_some(&answer.extra_data[..]);
             let digest = public_digest(&domain(), &[HANDLE], &answer.payload, extra_data);
             (answer, digest)

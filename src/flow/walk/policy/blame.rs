@@ -23,21 +23,21 @@ pub(in crate::flow) enum Fault {
     Node,
 }
 
-/// `ours`: who signed the answer to the request's content; `registered`: whom the registry lists for
-/// this wallet, asked just now.
+/// `ours`: who signed the answer to the request's content; `registered`: whom the nodes' registry lists
+/// for this wallet, asked just now.
 pub(in crate::flow) fn fault(
     error: &ContractError,
     ours: Option<Address>,
-    registered: Option<Address>,
+    registered: &[Address],
 ) -> Fault {
     match error {
         ContractError::NotKmsSigner(signer)
         | ContractError::KmsSignerDoesNotMatchTxSender { signer, .. } => match ours {
             Some(ours) if ours != *signer => Fault::Content,
-            Some(ours) if registered == Some(ours) => Fault::Node,
+            Some(ours) if registered.contains(&ours) => Fault::Node,
             Some(_) | None => Fault::Operator,
         },
-        ContractError::NotKmsTxSender(_) if registered.is_some() => Fault::Node,
+        ContractError::NotKmsTxSender(_) if !registered.is_empty() => Fault::Node,
         ContractError::NotKmsTxSender(_)
         | ContractError::DecryptionNotRequested(_)
         | ContractError::KmsNodeAlreadySigned { .. }
@@ -103,17 +103,17 @@ mod tests {
         let of_another =
             |signer| ContractError::KmsSignerDoesNotMatchTxSender { signer, tx_sender: WALLET };
         for rejected in [unregistered, of_another] {
-            assert_eq!(fault(&rejected(OTHER), Some(CORE), Some(CORE)), Fault::Content);
-            assert_eq!(fault(&rejected(OTHER), Some(CORE), None), Fault::Content);
-            assert_eq!(fault(&rejected(CORE), Some(CORE), Some(CORE)), Fault::Node);
-            assert_eq!(fault(&rejected(CORE), Some(CORE), Some(OTHER)), Fault::Operator);
-            assert_eq!(fault(&rejected(CORE), Some(CORE), None), Fault::Operator);
-            assert_eq!(fault(&rejected(CORE), None, Some(CORE)), Fault::Operator);
+            assert_eq!(fault(&rejected(OTHER), Some(CORE), &[CORE]), Fault::Content);
+            assert_eq!(fault(&rejected(OTHER), Some(CORE), &[]), Fault::Content);
+            assert_eq!(fault(&rejected(CORE), Some(CORE), &[CORE]), Fault::Node);
+            assert_eq!(fault(&rejected(CORE), Some(CORE), &[OTHER]), Fault::Operator);
+            assert_eq!(fault(&rejected(CORE), Some(CORE), &[]), Fault::Operator);
+            assert_eq!(fault(&rejected(CORE), None, &[CORE]), Fault::Operator);
         }
         let wallet = ContractError::NotKmsTxSender(WALLET);
-        assert_eq!(fault(&wallet, Some(CORE), Some(CORE)), Fault::Node);
-        assert_eq!(fault(&wallet, Some(CORE), None), Fault::Operator);
+        assert_eq!(fault(&wallet, Some(CORE), &[CORE]), Fault::Node);
+        assert_eq!(fault(&wallet, Some(CORE), &[]), Fault::Operator);
         let text = ContractError::Error("no".into());
-        assert_eq!(fault(&text, Some(CORE), Some(CORE)), Fault::Operator);
+        assert_eq!(fault(&text, Some(CORE), &[CORE]), Fault::Operator);
     }
 }
