@@ -37,7 +37,7 @@ mod ripening;
 pub mod backfill;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
@@ -119,7 +119,7 @@ pub struct Arrivals<P, L> {
     unripe: Unripe,
     /// The finality tag that counts, what each node told, and when they were asked.
     tag: watch::Sender<Option<Tag>>,
-    tags: HashMap<NodeId, Tag>,
+    tags: ripening::Tags,
     tag_asked: Option<Instant>,
     tag_repeats: Repeats,
     cursor: Option<BlockRef>,
@@ -224,7 +224,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             line: watch::channel(Line::OPEN).0,
             unripe: Unripe::default(),
             tag: watch::channel(None).0,
-            tags: HashMap::new(),
+            tags: ripening::Tags::default(),
             tag_asked: None,
             tag_repeats: Repeats::default(),
             cursor,

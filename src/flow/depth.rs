@@ -123,7 +123,7 @@ impl Tag {
         self.passed = head.saturating_sub(self.head);
     }
 
-    /// Of what several nodes told just now, the lowest: who names a block too early has no say. Nor has
+    /// Of what several nodes told lately, the lowest: who names a block too early has no say. Nor has
     /// one whose tag stands still, where another one's moves.
     #[must_use]
     pub fn lowest(told: &[Self], now_ms: u64) -> Option<Self> {

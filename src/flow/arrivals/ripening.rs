@@ -1,6 +1,6 @@
 //! When requests are handed on to the walk: once their block is deep enough.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -18,8 +18,45 @@ use crate::{
 
 /// Nodes asked for their tag, at most.
 const TAGS_OF: usize = 3;
-/// Who takes longer for it has no say.
+/// Who takes longer for it is not heard this time.
 const TAG_WITHIN: Duration = Duration::from_secs(2);
+/// What a node told counts for so long.
+const TAG_COUNTS_FOR: Duration = Duration::from_mins(1);
+/// At the start a node that has not told yet is waited for so long.
+const FIRST_TAGS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the nodes told of the tag.
+#[derive(Debug, Default)]
+pub(super) struct Tags {
+    /// Of each, and when it did last.
+    told: HashMap<NodeId, (Tag, Instant)>,
+    /// When they were asked first.
+    since: Option<Instant>,
+}
+
+impl Tags {
+    /// Takes in what was told just now. `new`: how a tag begins.
+    fn heard(&mut self, told: Vec<(NodeId, u64)>, new: Tag, head: u64, now_ms: u64) {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        for (node, block) in told {
+            let (tag, at) = self.told.entry(node).or_insert((new, now));
+            tag.look(Some(block), head, now_ms);
+            *at = now;
+        }
+    }
+
+    /// Those that count, of so many nodes: not only of those that were heard just now. None before
+    /// each of the nodes was heard, or had time for it.
+    fn counting(&self, nodes: usize) -> Vec<Tag> {
+        let young = self.since.is_some_and(|since| since.elapsed() < FIRST_TAGS_WITHIN);
+        if young && self.told.len() < nodes {
+            return Vec::new();
+        }
+        let told = self.told.values().filter(|(_, at)| at.elapsed() < TAG_COUNTS_FOR);
+        told.map(|(tag, _)| *tag).collect()
+    }
+}
 
 impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// Moves the line under this head, and hands on what it covers now.
@@ -51,12 +88,8 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         self.tag_asked = Some(Instant::now());
         let now_ms = self.notes.now_ms();
         let new = Tag::new(self.depth.finality, head, now_ms);
-        let told = told.into_iter().map(|(node, block)| {
-            let tag = self.tags.entry(node).or_insert(new);
-            tag.look(Some(block), head, now_ms);
-            *tag
-        });
-        let told: Vec<Tag> = told.collect();
+        self.tags.heard(told, new, head, now_ms);
+        let told = self.tags.counting(self.adapter.provider().node_count().min(TAGS_OF));
         let known = *self.tag.borrow();
         let tag = Tag::lowest(&told, now_ms).unwrap_or_else(|| {
             let mut tag = known.unwrap_or(new);

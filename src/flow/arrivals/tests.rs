@@ -620,10 +620,54 @@ async fn b5_the_tag_is_where_every_node_has_it() {
     chain.node().tagged = Some(41);
     pass(5000).await;
     assert_eq!(reading.walked(), [1]);
-    // A node that does not answer has no say.
+    // A node that does not answer for long has no say.
     chain.node().lies[1].mute = true;
-    pass(5000).await;
+    pass(65_000).await;
     assert_eq!(reading.walked(), [2]);
+}
+
+/// One of two nodes calls everything final, and the other one is away for a moment.
+#[tokio::test(start_paused = true)]
+async fn l5_what_a_node_told_of_the_tag_a_moment_ago_counts() {
+    let chain = FakeChain::new(40);
+    chain.node().tagged = Some(40);
+    chain.node().lies = vec![Lies::default(), Lies::default()];
+    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
+    pass(1500).await;
+    chain.mine(vec![request_event(1)]);
+    chain.node().lies[0].tagged = Some(41);
+    chain.node().lies[1].mute = true;
+    pass(50_000).await;
+    assert_eq!(reading.walked(), [0_u64; 0]);
+    pass(15_000).await;
+    assert_eq!(reading.walked(), [1], "but not for ever");
+}
+
+/// Nor does it count that the other one is not connected yet.
+#[tokio::test(start_paused = true)]
+async fn l5_a_node_whose_tag_was_never_told_is_waited_for() {
+    let chain = FakeChain::new(40);
+    chain.node().lies = vec![Lies::default(), Lies { mute: true, ..Lies::default() }];
+    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
+    pass(100).await;
+    chain.mine(vec![request_event(1)]);
+    (chain.node().tagged, chain.node().lies[0].tagged) = (Some(40), Some(41));
+    pass(2500).await;
+    assert_eq!(reading.walked(), [0_u64; 0]);
+    chain.node().lies[1].mute = false;
+    pass(10_000).await;
+    assert_eq!(reading.walked(), [0_u64; 0]);
+    // One that is away for good is not waited for.
+    let chain = FakeChain::new(40);
+    chain.node().lies = vec![Lies::default(), Lies { mute: true, ..Lies::default() }];
+    chain.node().tagged = Some(41);
+    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
+    pass(100).await;
+    chain.mine(vec![request_event(1)]);
+    pass(10_000).await;
+    assert_eq!(reading.walked(), [1]);
 }
 
 #[tokio::test(start_paused = true)]
