@@ -1,7 +1,7 @@
 //! Unfinished requests out of the journal, oldest first, into the same walk.
 //!
 //! At the start all of them, held ones too: a restart is how an operator says "try again". Later
-//! only the held ones, slowly. What is read here only names them: the walk asks the journal where
+//! only the held ones, slowly; and at once when the contract is served again, which some are held for. What is read here only names them: the walk asks the journal where
 //! its request stands when its turn comes, which may be much later.
 
 use std::{collections::VecDeque, time::Duration};
@@ -15,7 +15,7 @@ use tracing::{debug, error, info};
 use crate::{
     domain::stage::Stage,
     flow::{Entrance, Intake, depth::Line},
-    gateway::abi,
+    gateway::{abi, decryption::Support},
     heart::Heart,
     journal::{Holds, Journal, JournalError, Position},
 };
@@ -24,6 +24,9 @@ use crate::{
 const PAGE: u32 = 256;
 /// Requests kept here until their block is deep enough.
 const UNRIPE: usize = 10_000;
+
+/// What was about to be held when the contract was served again is by then.
+const HELD_BY_THEN: Duration = Duration::from_secs(10);
 
 /// Feeds the walk from the journal until the walk takes no more.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) struct Recovery {
     pub taken: watch::Sender<Option<Position>>,
     /// Up to which block requests may be walked.
     pub line: watch::Receiver<Line>,
+    /// Whether the contract can be served.
+    pub support: watch::Receiver<Support>,
     pub heart: Heart,
 }
 
@@ -53,11 +58,21 @@ impl Recovery {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // How many commits there were when none was held.
         let mut none_at = None;
+        let mut support = self.support.clone();
+        let mut is_served = served(true, &support.borrow_and_update());
         loop {
             self.heart.rest();
             tokio::select! {
                 biased;
                 _ = retry.tick() => {}
+                Ok(()) = support.changed() => {
+                    let before = is_served;
+                    is_served = served(before, &support.borrow_and_update());
+                    if before || !is_served {
+                        continue;
+                    }
+                    retry.reset_after(HELD_BY_THEN);
+                }
                 // The chain dropped answers: their requests are held, and not for long.
                 () = self.journal.reopened() => {}
             }
@@ -139,5 +154,76 @@ impl Recovery {
             self.heart.rest();
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Whether requests of the contract can be answered; `before` where that is being looked at.
+fn served(before: bool, support: &Support) -> bool {
+    match support {
+        Support::Served => true,
+        Support::FromG12 { .. } => false,
+        Support::Upgraded { .. } => before,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{task::JoinSet, time::timeout};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        domain::{Address, B256, Hold, HoldReason},
+        flow::{Arrival, Batch, RequestLedger as _, Step, entrances},
+        gateway::fake_chain::request_event,
+        journal::Identity,
+        metrics::Metrics,
+    };
+
+    /// For some seconds a node says that the contract cannot be served.
+    #[tokio::test]
+    async fn cfgjunk_what_was_held_is_tried_again_once_the_contract_is_served_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let wallet = Address::repeat_byte(1);
+        let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
+        let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let writing = writer.run(Heart::default(), Metrics::default(), stop.clone());
+        tasks.spawn(async move { drop(writing.await) });
+        let request = abi::decode(&request_event(1)).unwrap();
+        let (key, kind) = (request.key, request.kind());
+        let arrival = Arrival { key, kind, event: request_event(1) };
+        journal.arrive(Batch { arrivals: vec![arrival], ..Batch::default() }).await.unwrap();
+        let hold = Step::Held(Hold::new(HoldReason::UnsupportedGeneration, "G12"));
+        journal.note(key, hold).await.unwrap();
+        journal.flush().await.unwrap();
+        let (mut intakes, _, walk) = entrances(8, 8);
+        let (support, of_contract) = watch::channel(Support::Served);
+        let recovery = Recovery {
+            journal,
+            walk,
+            held_retry: Duration::from_hours(1),
+            newest: None,
+            taken: watch::channel(None).0,
+            line: watch::channel(Line::OPEN).1,
+            support: of_contract,
+            heart: Heart::default(),
+        };
+        tasks.spawn(async move { recovery.run().await.unwrap() });
+        let from_g12 = Support::FromG12 { version: "Decryption v0.14.0".into() };
+        for (told, walked) in [
+            (Support::Upgraded { block: 7 }, false),
+            (Support::Served, false),
+            (from_g12, false),
+            (Support::Upgraded { block: 8 }, false),
+            (Support::Served, true),
+        ] {
+            support.send_replace(told.clone());
+            let within = if walked { Duration::from_secs(5) } else { Duration::from_millis(100) };
+            let next = timeout(within, intakes.again.recv()).await;
+            assert_eq!(next.is_ok(), walked, "{told:?}");
+        }
+        stop.cancel();
+        tasks.shutdown().await;
     }
 }

@@ -183,6 +183,7 @@ impl Instance {
         if let Some(cursor) = reading.cursor {
             provider.begin_after(cursor);
         }
+        let served = support.subscribe();
         let Reading { cursor, begun_after, read_twice, unproven, newest, ids } = reading;
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(ids);
@@ -241,6 +242,7 @@ impl Instance {
             newest,
             taken,
             line: ripe_up_to,
+            support: served,
             heart: hearts.heart(heart::RECOVERY),
         };
         self.tasks.spawn_until(&self.supervision.stop, heart::RECOVERY, recovery.run());
