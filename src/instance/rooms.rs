@@ -203,6 +203,9 @@ impl Instance {
         .knowing(ids.clone())
         .by(clock);
         let (progress, tag) = (arrivals.progress(), arrivals.tag());
+        // It is built again then, with the journal of the chain that there is.
+        let asked = provider.clone();
+        self.tasks.spawn_until(&self.below, "chain", async move { Err(asked.made_anew().await) });
         self.follow_reading(provider.clone(), progress.clone());
         let notes = arrivals.notes();
         let (sight, sighted) = watch::channel(Sight::default());

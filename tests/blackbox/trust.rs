@@ -79,6 +79,28 @@ async fn b1_a_restart_with_only_a_liar_begins_no_other_journal() -> Result<()> {
     scene.answered(&requests).await
 }
 
+/// At the first start only a liar is there. Later every node says otherwise, it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b1_a_block_0_that_no_node_has_is_given_up_without_a_restart() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    let liar = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    let right = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    liar.lie(|lies| lies.other_blocks = vec![(0, B256::repeat_byte(9))]);
+    right.proxy.set(Weather::Cut);
+    let fallback = format!("gateway_fallback_urls = [\"{}\"]", liar.ws_url());
+    let config = scene.config(&fallback).replace(
+        &format!("gateway_url = \"{}\"", scene.anvil.ws_url()),
+        &format!("gateway_url = \"{}\"", right.ws_url()),
+    );
+    scene.start_with(program(), &config)?;
+    scene.logged("instance running").await?;
+    liar.be_honest();
+    liar.proxy.cut().await;
+    right.proxy.set(Weather::Clear);
+    scene.logged("the chain was reset").await?;
+    scene.answered(&scene.deployment.request(Ask::mixed(1, 1)).await?).await
+}
+
 /// A test chain is made anew, with the same id, under a running instance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c10_a_chain_made_anew_under_a_running_instance_is_noticed() -> Result<()> {

@@ -156,13 +156,17 @@ impl Connection {
     pub(super) async fn run(mut self, heart: Heart, stop: CancellationToken) {
         self.heart = heart;
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        let mut repeats = Repeats::default();
+        let (mut repeats, mut busy) = (Repeats::default(), None);
         while !stop.is_cancelled() {
             self.connected_at = None;
             let following = Box::pin(self.connect_and_follow());
-            let Some(ended) = stop.run_until_cancelled(following).await else {
+            let Some(mut ended) = stop.run_until_cancelled(following).await else {
                 break;
             };
+            busy = ended.is_busy().then(|| busy.unwrap_or_else(Instant::now));
+            if busy.is_some_and(|since| since.elapsed() >= BUSY_FOR) {
+                ended = self.unavailable(&ended.to_string());
+            }
             let wrong_chain =
                 matches!(ended, RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. });
             self.outlet.link(if wrong_chain {

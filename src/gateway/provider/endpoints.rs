@@ -197,6 +197,11 @@ impl Shared {
         let _ = usable.wait_for(|usable| usable.genesis == Some(genesis)).await;
     }
 
+    /// Block 0 of the chain that is meant.
+    pub(super) fn genesis(&self) -> Option<B256> {
+        self.known.borrow().genesis
+    }
+
     pub(super) fn learn(&self, learn: impl FnOnce(&mut Known)) {
         let changed = self.known.send_if_modified(|known| {
             let before = *known;

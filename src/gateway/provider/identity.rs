@@ -21,7 +21,7 @@ const DEEP: u64 = 64;
 /// What a node says of block 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beginning {
-    /// It was not connected yet.
+    /// It was not connected yet, or has only said that it is asked too often.
     Untried,
     /// It is not connected.
     Away,

@@ -4,19 +4,22 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::{
     ArbitrumProvider, At, Beginning, NodeId, Provider, RpcError,
     connection::Link,
     endpoints::Node,
-    identity::{self, Said},
+    identity::{self, Found, Said},
 };
 use crate::domain::{B256, BlockRef};
 
 /// A node that does not name a block within this has no word about it.
 const NAMES_WITHIN: Duration = Duration::from_secs(3);
+/// Every node has said for so long that block 0 is another one.
+const MADE_ANEW_AFTER: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What an instance asks of its provider beside what its rooms do.
 pub trait Nodes: Provider {
@@ -32,6 +35,9 @@ pub trait Nodes: Provider {
     fn beginnings(&self) -> Vec<(&str, Beginning)>;
     /// The chain is the one with this block 0. Nodes with another one are left out from now on.
     fn settle_genesis(&self, genesis: B256) -> impl Future<Output = ()> + Send;
+    /// Returns once every node has said for a while that block 0 is another one than the one that is
+    /// meant, and the same: that one was a single node's word, or the chain was made anew. Why.
+    fn made_anew(&self) -> impl Future<Output = RpcError> + Send;
     /// Everything up to this block was read by an earlier run.
     fn begin_after(&self, block: BlockRef);
     /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
@@ -95,19 +101,32 @@ impl Nodes for ArbitrumProvider {
     }
 
     fn beginnings(&self) -> Vec<(&str, Beginning)> {
-        let of = |node: &Node| match (&*node.link.borrow(), node.found.borrow().genesis) {
-            (Link::Down(None), _) => Beginning::Untried,
-            (Link::WrongChain(RpcError::WrongGenesis { found, .. }), _) => Beginning::Is(*found),
-            (Link::WrongChain(_), _) => Beginning::OfAnotherId,
-            (Link::Up(_), Some(Some(genesis))) => Beginning::Is(genesis),
-            (Link::Up(_), Some(None)) => Beginning::Untold,
-            (Link::Down(Some(_)) | Link::Up(_), _) => Beginning::Away,
-        };
+        let of = |node: &Node| beginning(&node.link.borrow(), &node.found.borrow());
         self.nodes().iter().map(|node| (node.endpoint.host(), of(node))).collect()
     }
 
     async fn settle_genesis(&self, genesis: B256) {
         self.inner.shared.settle_genesis(genesis).await;
+    }
+
+    async fn made_anew(&self) -> RpcError {
+        let mut since = None;
+        loop {
+            sleep(LOOK_EVERY).await;
+            let told = self.beginnings().into_iter().map(|(_, told)| told);
+            let told: Vec<Beginning> = told.collect();
+            let meant = self.inner.shared.genesis();
+            let Some((meant, found)) =
+                meant.and_then(|meant| Some((meant, another(meant, &told)?)))
+            else {
+                since = None;
+                continue;
+            };
+            if since.get_or_insert_with(Instant::now).elapsed() >= MADE_ANEW_AFTER {
+                let host = self.hosts().to_owned();
+                return RpcError::WrongGenesis { host, expected: meant, found };
+            }
+        }
     }
 
     fn begin_after(&self, block: BlockRef) {
@@ -135,5 +154,56 @@ impl Nodes for ArbitrumProvider {
             warn!(host, other, block = number, times, "two gateway nodes have different blocks");
         }
         self.inner.shared.learn(|known| known.looked_at(ripe, said, block));
+    }
+}
+
+/// What one node says of block 0.
+fn beginning(link: &Link, found: &Found) -> Beginning {
+    match (link, found.genesis) {
+        (Link::Down(None), _) => Beginning::Untried,
+        // It has said nothing yet but that it will.
+        (Link::Down(Some(error)), None) if error.is_busy() => Beginning::Untried,
+        (Link::WrongChain(RpcError::WrongGenesis { found, .. }), _) => Beginning::Is(*found),
+        (Link::WrongChain(_), _) => Beginning::OfAnotherId,
+        (Link::Up(_), Some(Some(genesis))) => Beginning::Is(genesis),
+        (Link::Up(_), Some(None)) => Beginning::Untold,
+        (Link::Down(Some(_)) | Link::Up(_), _) => Beginning::Away,
+    }
+}
+
+/// The block 0 that every node has, where it is another one than the one that is meant.
+fn another(meant: B256, told: &[Beginning]) -> Option<B256> {
+    let Some(Beginning::Is(found)) = told.first().copied() else { return None };
+    let all = found != meant && told.iter().all(|one| *one == Beginning::Is(found));
+    all.then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b1_who_says_come_later_was_not_heard_yet() {
+        let (host, found) = (String::new(), Found::default());
+        let busy = RpcError::Busy { host: host.clone(), what: "HTTP status 503".into() };
+        let lost = RpcError::Unavailable { host, what: "connection refused".into() };
+        let down = |error: RpcError| Link::Down(Some(error));
+        assert_eq!(beginning(&down(busy.clone()), &found), Beginning::Untried);
+        assert_eq!(beginning(&down(lost), &found), Beginning::Away);
+        let heard = Found { genesis: Some(None), ..found };
+        assert_eq!(beginning(&down(busy), &heard), Beginning::Away);
+    }
+
+    #[test]
+    fn b1_another_block_0_is_every_nodes_or_nobodys() {
+        use Beginning::{Away, Is, Untold};
+        let [meant, other, third] = [1, 2, 3].map(B256::repeat_byte);
+        assert_eq!(another(meant, &[Is(other), Is(other)]), Some(other));
+        assert_eq!(another(meant, &[Is(other)]), Some(other));
+        for one in [Is(meant), Is(third), Away, Untold] {
+            assert_eq!(another(meant, &[Is(other), one]), None, "{one:?}");
+            assert_eq!(another(meant, &[one, Is(other)]), None, "{one:?}");
+        }
+        assert_eq!(another(meant, &[Is(meant), Is(meant)]), None);
     }
 }

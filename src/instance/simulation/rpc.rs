@@ -273,6 +273,10 @@ impl Nodes for SimulatedNode {
 
     async fn settle_genesis(&self, _: B256) {}
 
+    async fn made_anew(&self) -> RpcError {
+        std::future::pending().await
+    }
+
     fn begin_after(&self, _: BlockRef) {}
 
     async fn read_up_to(&self, _: BlockRef) {}
