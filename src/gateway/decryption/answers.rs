@@ -168,30 +168,28 @@ impl<P: Provider> DecryptionAdapter<P> {
         let ahead = |one: &Sought| (one.block > head).then_some(Shown::NotYet);
         let found = sought.iter().map(ahead).collect();
         let mut look = Look { sought, found, settled, head };
-        let (open, mut undated) = (look.open(), BTreeSet::new());
-        for (index, listed) in self.listed(wallet, &look, &open, At::Number(settled)).await? {
+        let mut ours = Vec::new();
+        for (index, listed) in self.listed(wallet, &look, &look.open(), At::Latest).await? {
+            match listed {
+                Listed::Ours => ours.push(index),
+                // Of a user decryption all who answered are listed, of a public one those who agree.
+                Listed::Others if sought[index].kind == Kind::UserDecryption => {
+                    look.found[index] = Some(Shown::Nothing);
+                }
+                Listed::Others | Listed::Nobody | Listed::Untold => {}
+            }
+        }
+        // Only of these the state of an earlier block is asked for: nodes have it at hand for few
+        // blocks, and some not at all.
+        let mut undated = BTreeSet::new();
+        for (index, listed) in self.listed(wallet, &look, &ours, At::Number(settled)).await? {
             match listed {
                 Listed::Ours => look.found[index] = Some(Shown::Settled),
+                Listed::Others | Listed::Nobody => look.found[index] = Some(Shown::Young),
+                // Its event may tell since when.
                 Listed::Untold => {
                     undated.insert(index);
                 }
-                Listed::Others | Listed::Nobody => {}
-            }
-        }
-        let open = look.open();
-        for (index, listed) in self.listed(wallet, &look, &open, At::Latest).await? {
-            look.found[index] = match listed {
-                // Its event may tell since when.
-                Listed::Ours if undated.contains(&index) => None,
-                Listed::Ours => Some(Shown::Young),
-                // Of a user decryption all who answered are listed, of a public one those who agree.
-                Listed::Others if sought[index].kind == Kind::UserDecryption => {
-                    Some(Shown::Nothing)
-                }
-                Listed::Others | Listed::Nobody | Listed::Untold => None,
-            };
-            if listed != Listed::Ours {
-                undated.remove(&index);
             }
         }
         self.find_events(wallet, &mut look).await?;
@@ -209,6 +207,9 @@ impl<P: Provider> DecryptionAdapter<P> {
         of: &[usize],
         at: At,
     ) -> Result<Vec<(usize, Listed)>, RpcError> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
         let views: Vec<_> = of
             .iter()
             .map(|index| abi::decryption_consensus_tx_senders(look.sought[*index].id))
