@@ -104,9 +104,9 @@ pub struct Flow<P, B, L> {
 impl<P, B, L> Flow<P, B, L> {
     /// Something that happens to one request after the other. Whether to say so, and how often it
     /// happened since it was said.
-    fn heard(&self, cause: &str) -> Option<u64> {
+    fn heard(&self, whose: &str, code: &'static str) -> Option<u64> {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
-        repeats.heard(cause, Instant::now())
+        repeats.heard_of(whose, code, Instant::now())
     }
 }
 

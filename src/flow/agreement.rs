@@ -27,11 +27,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Witnessed::ByOne => self.metrics.witnessed("by_one"),
             Witnessed::ByNobody => {
                 let why = "no gateway node shows the request just now";
-                return Err(Setback::new(Remedy::Retry, &why));
+                return Err(Setback::new(Remedy::Retry, "shown_by_nobody", &why));
             }
             Witnessed::Disputed { shown_by, denied_by } => {
                 self.metrics.witnessed("disputed");
-                return Err(Setback::own(Remedy::Retry, &disputed(&shown_by, &denied_by)));
+                let why = disputed(&shown_by, &denied_by);
+                return Err(Setback::own(Remedy::Retry, "disputed", &why));
             }
             Witnessed::Nowhere => {
                 self.metrics.witnessed("nowhere");

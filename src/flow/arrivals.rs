@@ -193,6 +193,19 @@ enum ReadError {
     Stopping,
 }
 
+impl ReadError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Rpc(error) => error.code(),
+            Self::Ledger(_) => "ledger",
+            Self::UnknownBlock(_) => "unknown_block",
+            Self::Reorganised { .. } => "reorganised",
+            Self::Astray { .. } => "astray",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
     pub fn new(
@@ -397,11 +410,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                     }
                     Err(error @ (ReadError::Ledger(_) | ReadError::Stopping)) => return Err(error),
                     Err(error) => {
-                        let problem = error.to_string();
-                        if let Some(times) = repeats.heard(&problem, Instant::now()) {
-                            warn!(problem, times, "reading the chain failed, trying again");
+                        if let Some(times) = repeats.heard(error.code(), Instant::now()) {
+                            warn!(problem = %error, times, "reading the chain failed, trying again");
                         } else {
-                            debug!(problem, "reading the chain still fails");
+                            debug!(problem = %error, "reading the chain still fails");
                         }
                         if self.cursor.map(|at| at.number) > before.map(|at| at.number) {
                             // It got on: a node that knows half of it is worth asking.
@@ -645,9 +657,9 @@ fn known(head: Option<&Head>, number: u64) -> Result<Head, ReadError> {
 }
 
 /// Whether the node that told the logs of a range knows its blocks.
-fn knows(range: &Range, from: u64, to: u64) -> Result<(), String> {
-    known(range.first.as_ref(), from).map_err(|error| error.to_string())?;
-    known(range.last.as_ref(), to).map_err(|error| error.to_string())?;
+fn knows(range: &Range, from: u64, to: u64) -> Result<(), ReadError> {
+    known(range.first.as_ref(), from)?;
+    known(range.last.as_ref(), to)?;
     Ok(())
 }
 

@@ -38,9 +38,7 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::domain::{
-    Address, B256, Bytes, Ciphertext, Hold, HoldReason, Material, OutsideText, Remedy,
-};
+use crate::domain::{Address, B256, Bytes, Ciphertext, Hold, HoldReason, Material, Remedy};
 use crate::metrics::Metrics;
 
 pub use bucket::UnusableUrl;
@@ -85,10 +83,23 @@ pub trait Buckets: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, BucketLookupError>> + Send;
 }
 
-/// The contract could not be asked. One sentence without URLs or keys.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BucketLookupError(pub OutsideText);
+/// The contract could not be asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct BucketLookupError {
+    /// Stable, for throttling.
+    pub code: &'static str,
+    /// Its text has no URLs or keys.
+    pub source: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+impl PartialEq for BucketLookupError {
+    fn eq(&self, other: &Self) -> bool {
+        self.code == other.code && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for BucketLookupError {}
 
 /// What the room is built from.
 pub struct CiphertextsOptions<B> {
@@ -241,8 +252,8 @@ impl<B: Buckets> Ciphertexts<B> {
             Ok(Ok(self.buckets.bucket(coprocessor).await?))
         });
         match answer.await {
-            Err(_) => Err(Trouble::Lookup("no answer in time".into())),
-            Ok(Err(BucketLookupError(why))) => Err(Trouble::Lookup(why)),
+            Err(_) => Err(Trouble::LookupLate),
+            Ok(Err(error)) => Err(Trouble::Lookup(error)),
             Ok(Ok(Err(trouble))) => Err(trouble),
             Ok(Ok(Ok(url))) => match url.as_deref().map(str::trim) {
                 None | Some("") => Err(Trouble::NoUrl),
@@ -407,8 +418,8 @@ impl<B: Buckets> Ciphertexts<B> {
     }
 
     fn count(&self, bucket: &Bucket, result: &Result<(Format, Bytes), Trouble>) {
-        let word = result.as_ref().map_or_else(Trouble::word, |_| "ok");
-        self.metrics.fetched(bucket.host(), word);
+        let code = result.as_ref().map_or_else(Trouble::code, |_| "ok");
+        self.metrics.fetched(bucket.host(), code);
         match result {
             Ok((_, body)) => self.metrics.ciphertext_bytes(body.len() as u64),
             Err(Trouble::WrongBytes { .. }) => self.metrics.digest_mismatch(),
@@ -420,7 +431,7 @@ impl<B: Buckets> Ciphertexts<B> {
     fn note_wrong_header(&self, bucket: &Bucket, material: &Material, format: Format) {
         self.metrics.wrong_format_header(bucket.host());
         let (shown, is) = (&bucket.shown, format.is);
-        let heard = self.health.heard(bucket, "wrong header", Instant::now());
+        let heard = self.health.heard(bucket, "wrong_format_header", Instant::now());
         if let Some(times) = heard {
             let handle = material.handle;
             tracing::warn!(bucket = %shown, %handle, ?is, times, "bucket misstates the format of a ciphertext");
@@ -435,7 +446,7 @@ impl<B: Buckets> Ciphertexts<B> {
         let now = Instant::now();
         let times = if trouble.is_the_buckets() {
             self.health.ailing(bucket, now);
-            self.health.heard(bucket, &trouble.to_string(), now)
+            self.health.heard(bucket, trouble.code(), now)
         } else {
             None
         };
@@ -518,6 +529,18 @@ fn advice(failures: &[BucketFailure]) -> String {
 }
 
 impl FetchError {
+    /// Stable, for throttling: of several buckets the trouble of the last that was asked.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnsupportedType { .. } => "unsupported_type",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotBrought { failures, .. } => {
+                failures.last().map_or("no_bucket", |failure| failure.trouble.code())
+            }
+        }
+    }
+
     /// Retry, unless every bucket that was asked says what only an operator can mend. What S3 refuses
     /// may be an object that is not there yet, a clock or a session about to be set right, so that is
     /// tried again as everything else until it was refused for so long (`refused_for`).

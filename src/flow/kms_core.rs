@@ -122,6 +122,18 @@ pub enum CoreError {
 }
 
 impl CoreError {
+    /// Stable, for throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "core_unreachable",
+            Self::Busy { .. } => "core_busy",
+            Self::Held(hold) => hold.reason.as_str(),
+            Self::Request(error) => error.code(),
+            Self::Ciphertexts(_) => "ciphertext_mismatch",
+        }
+    }
+
     /// What to do with the request.
     #[must_use]
     pub fn remedy(&self) -> Remedy {

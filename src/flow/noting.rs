@@ -28,7 +28,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Report for Noting<'_, P, B, L> {
             }
             Progress::Waiting(hold) => {
                 let (reason, detail) = (hold.reason.as_str(), &hold.detail);
-                let heard = self.flow.heard(&format!("waits {hold}"));
+                let heard = self.flow.heard("waits", reason);
                 warn_rarely!(heard, "request waits", reason, detail);
                 self.flow.metrics.held(hold.reason);
                 Step::Held(hold)

@@ -105,7 +105,7 @@ pub enum SubmissionError {
     #[error("{0}")]
     Held(Hold),
     /// The contract executed the answer and does not take it.
-    #[error("{0}")]
+    #[error(transparent)]
     Rejected(ContractError),
     #[error(
         "an earlier answer of this wallet is in one of the last blocks: it is looked for again"
@@ -131,6 +131,24 @@ pub enum SubmissionError {
 }
 
 impl SubmissionError {
+    /// Stable, for throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Rpc(error) => error.code(),
+            Self::Held(hold) => hold.reason.as_str(),
+            Self::Rejected(error) => error.code(),
+            Self::EarlierYoung => "earlier_young",
+            Self::EarlierNotYet => "earlier_not_yet",
+            Self::Contradicted => "contradicted",
+            Self::Unheard => "unheard",
+            Self::Paused => "paused",
+            Self::NotRequestedYet => "not_requested_yet",
+            Self::NotRequested => "not_requested",
+            Self::Stopped => "stopped",
+        }
+    }
+
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
@@ -404,7 +422,7 @@ impl<P: Provider> Submission<P> {
         error: Option<ContractError>,
         before: Before,
     ) -> Result<Outcome, SubmissionError> {
-        self.metrics.contract_error(error.as_ref().map_or("none", ContractError::name));
+        self.metrics.contract_error(error.as_ref().map_or("none", ContractError::code));
         let Some(error) = error else { return Err(self.held_after_all(call).await) };
         match error.verdict() {
             Verdict::AlreadyAnswered => {

@@ -132,8 +132,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     debug!("the KMS Core is asked for its answer again");
                     stage = Stage::Asked;
                 }
-                Then::Retry { after, why, news } => {
-                    self.say_failed(&stage, &why);
+                Then::Retry { after, code, why, news } => {
+                    self.say_failed(&stage, code, &why);
                     seat.hand.failed();
                     if news {
                         Box::pin(self.note_failure(key, &stage, why)).await?;
@@ -230,9 +230,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     }
 
     /// Requests that fail for one reason are one thing to say.
-    fn say_failed(&self, stage: &Stage, why: &str) {
+    fn say_failed(&self, stage: &Stage, code: &'static str, why: &str) {
         let stage = stage.as_str();
-        let heard = self.heard(&format!("{stage}: {why}"));
+        let heard = self.heard(stage, code);
         warn_rarely!(heard, "attempt failed, trying again", stage, why);
     }
 
@@ -246,7 +246,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) -> Result<(), LedgerError> {
         if let Some(why) = odd {
             hand.failed();
-            self.say_failed(from, why);
+            self.say_failed(from, "core_contradicts_itself", why);
             self.note_failure(key, from, why.to_owned()).await?;
         }
         if *to == Stage::Arrived {
@@ -284,7 +284,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         if held_before == Some(hold.reason) {
             debug!(stage, reason, detail, "request still held");
         } else {
-            let heard = self.heard(&format!("held {hold}"));
+            let heard = self.heard("held", reason);
             warn_rarely!(heard, "request held", stage, reason, detail);
         }
         self.metrics.held(hold.reason);
@@ -326,14 +326,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         loop {
             let kind = request.kind();
             if line.wait_for(|line| line.covers(kind, block.number)).await.is_err() {
-                return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
+                return Err(Setback::new(Remedy::Retry, "stopping", &"the instance is stopping"));
             }
             let found = self.whereabouts(request).await;
-            match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
+            match found.map_err(|error| Setback::unasked(&error))? {
                 Whereabouts::In(now) if now.number <= block.number => return Ok(None),
                 Whereabouts::In(now) => block = now,
                 Whereabouts::Unknown => {
-                    return Err(Setback::own(Remedy::Retry, &LEFT));
+                    return Err(Setback::own(Remedy::Retry, "left_its_block", &LEFT));
                 }
                 Whereabouts::Gone => return Ok(Some(Outcome::Orphaned)),
             }
@@ -365,12 +365,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         hand: &Hand,
     ) -> Result<Door, Setback> {
         self.check_support(request).await?;
-        kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), &error))?;
+        kms_core::wire::check(request)
+            .map_err(|error| Setback::own(error.remedy(), error.code(), &error))?;
         let turn = match &self.mode {
             Mode::Answer(rooms) => {
                 hand.does(Doing::WaitingForCore);
                 let turn = rooms.core.turn().await;
-                Some((rooms, turn.map_err(|error| Setback::new(error.remedy(), &error))?))
+                let setback = |error: CoreError| Setback::new(error.remedy(), error.code(), &error);
+                Some((rooms, turn.map_err(setback)?))
             }
             Mode::Observe { .. } => None,
         };
@@ -378,9 +380,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         hand.does(Doing::LookingBack);
         if again {
             let found = self.whereabouts(request).await;
-            match found.map_err(|error| Setback::new(Remedy::Retry, &error))? {
+            match found.map_err(|error| Setback::unasked(&error))? {
                 Whereabouts::In(now) => block = now,
-                Whereabouts::Unknown => return Err(Setback::own(Remedy::Retry, &LEFT)),
+                Whereabouts::Unknown => {
+                    return Err(Setback::own(Remedy::Retry, "left_its_block", &LEFT));
+                }
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
         }
@@ -396,8 +400,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             let begun = Instant::now();
             let fetching = self.ciphertexts.fetch(request.materials());
             let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
-            let fetched = fetched
-                .map_err(|error| Setback::own(refusals.weigh(&error, Instant::now()), &error))?;
+            let fetched = fetched.map_err(|error| {
+                Setback::own(refusals.weigh(&error, Instant::now()), error.code(), &error)
+            })?;
             self.metrics.took(Room::Ciphertexts, begun.elapsed());
             Ok(fetched)
         };
@@ -439,7 +444,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut support = self.support.clone();
         let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
         let Ok(support) = known else {
-            return Err(Setback::new(Remedy::Retry, &"the instance is stopping"));
+            return Err(Setback::new(Remedy::Retry, "stopping", &"the instance is stopping"));
         };
         match unsupported(request, &support) {
             Some(hold) => Err(Setback::held(hold)),
@@ -458,7 +463,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             .gateway_config
             .core_signers()
             .await
-            .map_err(|error| Setback::new(Remedy::Retry, &error))?;
+            .map_err(|error| Setback::new(Remedy::Retry, error.code(), &error))?;
         let patience = match request.kind() {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
@@ -478,7 +483,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         .is_ok_and(|now| now != signers)
                 {
                     let why = "this node was registered anew; its Core's answer is checked again";
-                    return Err(Setback::new(Remedy::Retry, &why));
+                    return Err(Setback::new(Remedy::Retry, "registered_anew", &why));
                 }
                 if let Remedy::Hold(hold) = &remedy
                     && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
@@ -511,7 +516,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 (Next::Poll, odd) => Ok(Door::Back(Stage::Asked, odd)),
                 (Next::Hold(hold), _) => Err(Setback::held(hold)),
                 (Next::Ask, odd) => {
-                    if let Some(times) = self.heard("forgotten") {
+                    if let Some(times) = self.heard("", "forgotten") {
                         info!(
                             times,
                             "the KMS Core does not know the request any more: asking again"
@@ -584,7 +589,9 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         }
         match self.whereabouts(request).await {
             Ok(Whereabouts::Gone) => return Ok(Door::Out(Outcome::Orphaned)),
-            Ok(Whereabouts::Unknown) => return Err(Setback::own(Remedy::Retry, &LEFT)),
+            Ok(Whereabouts::Unknown) => {
+                return Err(Setback::own(Remedy::Retry, "left_its_block", &LEFT));
+            }
             Ok(Whereabouts::In(_)) | Err(_) => {}
         }
         let SubmissionError::Rejected(rejection) = &error else { return Err(Setback::of(&error)) };
@@ -608,7 +615,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 async fn core_setback<P>(rooms: &Rooms<P>, error: &CoreError) -> Setback {
     let unanswered = matches!(error, CoreError::Unreachable { .. });
     let own = unanswered && rooms.core.answers().await;
-    Setback { own, ..Setback::new(error.remedy(), error) }
+    Setback { own, ..Setback::new(error.remedy(), error.code(), error) }
 }
 
 /// What keeps this version from answering a request of this contract. One that was upgraded and not

@@ -37,7 +37,7 @@ pub use errors::{ContractError, Verdict};
 pub use ids::{Counter, HIGHEST_COUNT, empty_response, requested_id};
 pub use responses::{RESPONSE_TOPICS, Responder, events_tell, response, response_id};
 pub use views::{
-    Coprocessor, Deployment, KmsNode, View, ViewError, ViewProblem, coprocessor,
+    Coprocessor, Deployment, KmsNode, UnreadableView, View, ViewProblem, coprocessor,
     coprocessor_tx_senders, current_kms_context_id, decryption_consensus_tx_senders,
     decryption_version, deployment_from_version, is_decryption_done, kms_node, kms_signers,
     kms_tx_senders, signing_domain,

@@ -46,15 +46,24 @@ pub struct DecryptionAdapter<P> {
 }
 
 /// Why a view of a contract gave no value.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ViewError {
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    #[error("{0}")]
-    Undecodable(#[from] abi::ViewError),
+    #[error(transparent)]
+    Undecodable(#[from] abi::UnreadableView),
 }
 
 impl ViewError {
+    /// Stable, for throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Rpc(error) => error.code(),
+            Self::Undecodable(error) => error.code(),
+        }
+    }
+
     /// The contract has no such function, or refuses: its answer, not an outage.
     #[must_use]
     pub fn is_answer(&self) -> bool {

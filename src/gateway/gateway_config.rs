@@ -16,10 +16,10 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     abi,
-    decryption::view,
+    decryption::{ViewError, view},
     provider::{Provider, RpcError},
 };
-use crate::domain::{Address, OutsideText};
+use crate::domain::Address;
 
 /// How long an answer of the registry is believed.
 const LIFETIME: Duration = Duration::from_mins(1);
@@ -44,7 +44,7 @@ struct Cache {
     coprocessors: Option<Cached<Vec<Address>>>,
     /// Whoever some node says signs for this node. Not empty.
     signers: Option<Cached<Vec<Address>>>,
-    failed: Option<(Instant, OutsideText)>,
+    failed: Option<(Instant, RegistryError)>,
     /// When there was no contract.
     missed: Option<Instant>,
 }
@@ -66,9 +66,17 @@ impl<T> Cached<T> {
 }
 
 /// The registry could not be asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("GatewayConfig could not be read: {0}")]
-pub struct RegistryError(OutsideText);
+pub struct RegistryError(#[from] ViewError);
+
+impl RegistryError {
+    /// Stable, for throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.0.code()
+    }
+}
 
 impl<P: Provider> GatewayConfigAdapter<P> {
     /// `wallet` is this node's transaction sender.
@@ -92,7 +100,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
             return Ok(self.is_deployed());
         }
         let size = self.provider.code_size(self.address()).await;
-        let found = size.map_err(|error| RegistryError(OutsideText::of(&error)))? > 0;
+        let found = size.map_err(ViewError::from)? > 0;
         self.deployed.store(found, Ordering::Relaxed);
         cache.missed = (!found).then(Instant::now);
         Ok(found)
@@ -177,7 +185,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
                     let signer = registered.map(|registered| registered.signer);
                     signers.extend(signer.filter(|signer| !signers.contains(signer)));
                 }
-                Err(error) => failed = Some(RegistryError(OutsideText::of(&error))),
+                Err(error) => failed = Some(RegistryError(error)),
             }
         }
         match failed {
@@ -200,10 +208,10 @@ impl Cache {
         address: Address,
         of: &abi::View<T>,
     ) -> Result<T, RegistryError> {
-        if let Some((at, what)) = &self.failed
+        if let Some((at, error)) = &self.failed
             && at.elapsed() < FAILURE_LIFETIME
         {
-            return Err(RegistryError(what.clone()));
+            return Err(error.clone());
         }
         match view(provider, address, of).await {
             Ok(value) => {
@@ -211,12 +219,13 @@ impl Cache {
                 Ok(value)
             }
             Err(error) => {
-                let what = OutsideText::of(&error);
                 // An outage concerns every question, the contract's own answer only this one.
-                if !error.is_answer() {
-                    self.failed = Some((Instant::now(), what.clone()));
+                let concerns_all = !error.is_answer();
+                let error = RegistryError(error);
+                if concerns_all {
+                    self.failed = Some((Instant::now(), error.clone()));
                 }
-                Err(RegistryError(what))
+                Err(error)
             }
         }
     }

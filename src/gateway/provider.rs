@@ -178,14 +178,13 @@ pub enum RpcError {
 }
 
 impl RpcError {
-    /// One word, for counting.
+    /// Stable, for counting and throttling; of a refusal what it means, where that is known.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Unavailable { .. } => "unavailable",
             Self::Busy { .. } => "busy",
-            Self::Refused { .. } if self.is_too_often() => "busy",
-            Self::Refused { .. } => "refused",
+            Self::Refused { code, message, .. } => quirks::code(*code, message),
             Self::WrongChain { .. } | Self::WrongGenesis { .. } => "wrong_chain",
             Self::Unreadable { .. } => "unreadable",
             Self::TooLarge { .. } => "too_large",

@@ -411,7 +411,7 @@ pub enum WalletError {
     Unreached { what: OutsideText },
     #[error("AWS KMS denies access ({code}): allow kms:GetPublicKey and kms:Sign on this key")]
     AccessDenied { code: OutsideText },
-    #[error("{0}")]
+    #[error(transparent)]
     NoCredentials(Lack),
     #[error("AWS KMS refuses the credentials ({code}): {to_do}")]
     CredentialsRefused { code: OutsideText, to_do: &'static str },
@@ -441,25 +441,26 @@ pub enum WalletError {
 }
 
 impl WalletError {
-    /// One word, for counting.
+    /// Stable, for counting and throttling.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
+            Self::InvalidPrivateKey => "invalid_private_key",
             Self::Throttled { .. } => "throttled",
-            Self::Unavailable { .. } | Self::Unreached { .. } => "unavailable",
-            Self::AccessDenied { .. }
-            | Self::NoCredentials(_)
-            | Self::CredentialsRefused { .. }
-            | Self::SessionEnded { .. }
-            | Self::Clock { .. } => "access_denied",
-            Self::InvalidPrivateKey
-            | Self::NoRegion
-            | Self::KeyDisabled { .. }
-            | Self::NotFound { .. }
-            | Self::UnsuitableKey { .. }
-            | Self::OtherKey
-            | Self::InvalidAnswer(_)
-            | Self::Rejected { .. } => "failed",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unreached { .. } => "unreached",
+            Self::AccessDenied { .. } => "access_denied",
+            Self::NoCredentials(_) => "no_credentials",
+            Self::CredentialsRefused { .. } => "credentials_refused",
+            Self::SessionEnded { .. } => "session_ended",
+            Self::Clock { .. } => "clock",
+            Self::NoRegion => "no_region",
+            Self::KeyDisabled { .. } => "key_disabled",
+            Self::NotFound { .. } => "not_found",
+            Self::UnsuitableKey { .. } => "unsuitable_key",
+            Self::OtherKey => "other_key",
+            Self::InvalidAnswer(_) => "invalid_answer",
+            Self::Rejected { .. } => "rejected",
         }
     }
 

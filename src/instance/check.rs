@@ -64,7 +64,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     let answers = async {
         let asked = report::ask_core(&core).await;
         let name = report::core_name(&core);
-        asked.map_err(|why| CheckError::of(&name, Unready::Yet(why)))
+        asked.map_err(|why| CheckError::of(&name, Unready::Yet(why.to_string())))
     };
     let (wallet, gateway, core) = tokio::join!(wallet, ask_gateway(&gateway, config), answers);
     tasks.shutdown().await;

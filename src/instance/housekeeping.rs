@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     gateway::{
         decryption::{DecryptionAdapter, Support},
-        provider::{At, Provider},
+        provider::{At, Provider, RpcError},
     },
     heart::Heart,
     journal::Journal,
@@ -44,7 +44,7 @@ pub(super) async fn follow_support<P: Provider>(
         let found = if upgraded {
             watch_support(&waits, &gateway, &decryption).await
         } else {
-            waits.wait(&gateway, || ask_support(&decryption)).await.0
+            waits.wait(&gateway, RpcError::code, || ask_support(&decryption)).await.0
         };
         // Unless there was another upgrade meanwhile.
         support.send_if_modified(|support| {

@@ -7,7 +7,7 @@ use tracing::info;
 use super::BuildError;
 use crate::{
     config::{self, Config},
-    domain::{Address, BlockRef, OutsideText},
+    domain::{Address, BlockRef},
     flow::{
         Entrance, FlowOptions, Intakes,
         arrivals::Start,
@@ -18,7 +18,10 @@ use crate::{
         depth::{Depth, Finality},
         entrances,
     },
-    gateway::{gateway_config::GatewayConfigAdapter, provider::Provider},
+    gateway::{
+        gateway_config::{GatewayConfigAdapter, RegistryError},
+        provider::Provider,
+    },
     metrics::Metrics,
 };
 
@@ -92,16 +95,16 @@ pub(super) fn open_ciphertexts<P: Provider>(
     })
 }
 
+fn lookup(error: RegistryError) -> BucketLookupError {
+    BucketLookupError { code: error.code(), source: Arc::new(error) }
+}
+
 impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
     async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
-        self.bucket_url(coprocessor)
-            .await
-            .map_err(|error| BucketLookupError(OutsideText::of(error)))
+        self.bucket_url(coprocessor).await.map_err(lookup)
     }
 
     async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
-        self.is_registered(coprocessor)
-            .await
-            .map_err(|error| BucketLookupError(OutsideText::of(error)))
+        self.is_registered(coprocessor).await.map_err(lookup)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     domain::{Address, BlockRef, LedgerError},
     gateway::{
         lane::Recovered,
-        provider::{At, Provider},
+        provider::{At, Provider, RpcError},
     },
     journal::Journal,
     repeats::Repeats,
@@ -77,8 +77,9 @@ async fn head<P: Provider>(provider: &P) -> u64 {
         if let Some(head) = heard.max(told_now) {
             return head;
         }
-        let why = told.map_or_else(|error| error.to_string(), |_| "no newest block".to_owned());
-        if let Some(times) = repeats.heard(&why, Instant::now()) {
+        let code = told.as_ref().map_or_else(RpcError::code, |_| "no_newest_block");
+        if let Some(times) = repeats.heard(code, Instant::now()) {
+            let why = told.map_or_else(|error| error.to_string(), |_| "no newest block".to_owned());
             warn!(why, times, "waiting for the newest block");
         }
         sleep(pause.next_delay()).await;

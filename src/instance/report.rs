@@ -29,7 +29,7 @@ use crate::{
             unproven::Unclear,
         },
         depth::Tag,
-        kms_core::{Health, KmsCore},
+        kms_core::{CoreError, Health, KmsCore},
     },
     gateway::provider::Nodes,
     heart::Heart,
@@ -77,7 +77,7 @@ pub(super) struct Report<N> {
 }
 
 /// What was found of the Core. `None`: it was not asked yet.
-type Found = Option<Result<(), String>>;
+type Found = Option<Result<(), CoreTrouble>>;
 
 impl<N: Nodes> Report<N> {
     pub(super) async fn run(self, heart: Heart) -> Result<(), JournalError> {
@@ -219,7 +219,7 @@ impl<N: Nodes> Report<N> {
                     Mode::Answer { core, .. } => core_name(core),
                     Mode::Observe { .. } => String::new(),
                 };
-                Phase::Waiting { on, why: why.clone() }
+                Phase::Waiting { on, why: why.to_string() }
             }
         })
     }
@@ -315,12 +315,29 @@ fn say_stale(StaleNode { host, head, others, .. }: &StaleNode, repeats: &mut Rep
     }
 }
 
+/// What keeps a Core from being of use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CoreTrouble {
+    #[error("it says that it is not serving")]
+    NotServing,
+    #[error(transparent)]
+    Unanswered(#[from] CoreError),
+}
+
+impl CoreTrouble {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotServing => "not_serving",
+            Self::Unanswered(error) => error.code(),
+        }
+    }
+}
+
 /// What keeps a Core from being of use, if anything.
-pub(super) async fn ask_core(core: &KmsCore) -> Result<(), String> {
-    match core.health().await {
-        Ok(Health::Serving | Health::Unknown) => Ok(()),
-        Ok(Health::NotServing) => Err("it says that it is not serving".to_owned()),
-        Err(error) => Err(error.to_string()),
+pub(super) async fn ask_core(core: &KmsCore) -> Result<(), CoreTrouble> {
+    match core.health().await? {
+        Health::Serving | Health::Unknown => Ok(()),
+        Health::NotServing => Err(CoreTrouble::NotServing),
     }
 }
 
@@ -338,8 +355,8 @@ async fn follow_core(core: &KmsCore, found: &watch::Sender<Found>) {
             }
             Ok(()) => {}
             Err(why) => {
-                if let Some(times) = repeats.heard(why, Instant::now()) {
-                    warn!(why, times, "waiting for {}", core_name(core));
+                if let Some(times) = repeats.heard(why.code(), Instant::now()) {
+                    warn!(%why, times, "waiting for {}", core_name(core));
                 }
             }
         }

@@ -67,8 +67,13 @@ impl Waits {
         }
     }
 
-    /// Asks again until there is an answer.
-    pub(super) async fn wait<T, E, F>(&self, on: &str, mut ask: impl FnMut() -> F) -> T
+    /// Asks again until there is an answer. `code`: what an error is throttled by.
+    pub(super) async fn wait<T, E, F>(
+        &self,
+        on: &str,
+        code: impl Fn(&E) -> &'static str,
+        mut ask: impl FnMut() -> F,
+    ) -> T
     where
         E: Display,
         F: Future<Output = Result<T, E>>,
@@ -86,7 +91,7 @@ impl Waits {
                 }
                 Err(error) => {
                     let why = error.to_string();
-                    if let Some(times) = repeats.heard(&why, Instant::now()) {
+                    if let Some(times) = repeats.heard(code(&error), Instant::now()) {
                         warn!(why, times, "waiting for {on}");
                     }
                     if last.as_ref() != Some(&why) {
@@ -108,7 +113,7 @@ impl Waits {
     where
         F: Future<Output = Result<T, Unready>>,
     {
-        self.wait(on, || {
+        let ask = || {
             let asking = ask();
             async {
                 match asking.await {
@@ -117,8 +122,8 @@ impl Waits {
                     Err(Unready::Yet(why)) => Err(why),
                 }
             }
-        })
-        .await
+        };
+        self.wait(on, |_| "not_ready", ask).await
     }
 }
 
@@ -290,7 +295,7 @@ pub(super) async fn check_decryption<P: Provider>(
     let address = decryption.address();
     let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut said = false;
-    while !waits.wait(gateway, || decryption.is_deployed()).await {
+    while !waits.wait(gateway, RpcError::code, || decryption.is_deployed()).await {
         if !said {
             said = true;
             warn!(%address, "waiting for the Decryption contract: there is no code at decryption_address");
@@ -311,7 +316,7 @@ pub(super) async fn watch_support<P: Provider>(
     gateway: &str,
     decryption: &DecryptionAdapter<P>,
 ) -> Support {
-    let (support, version) = waits.wait(gateway, || ask_support(decryption)).await;
+    let (support, version) = waits.wait(gateway, RpcError::code, || ask_support(decryption)).await;
     match &support {
         Support::Served => {
             info!(version = version.as_deref(), "Decryption contract found");
@@ -356,8 +361,8 @@ pub(super) async fn find_registry<P: Provider>(
     wallet: Address,
     config: &Config,
 ) -> GatewayConfigAdapter<P> {
-    let registry =
-        waits.wait(gateway, || GatewayConfigAdapter::connect(provider.clone(), wallet)).await;
+    let connect = || GatewayConfigAdapter::connect(provider.clone(), wallet);
+    let registry = waits.wait(gateway, RpcError::code, connect).await;
     let address = config.gateway_config_address;
     if !registry.is_deployed() {
         if config.s3.is_some() {

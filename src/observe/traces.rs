@@ -289,7 +289,7 @@ impl Export {
             self.send(&client).await
         };
         let sent = timeout(LAST_DEADLINE, ending).await;
-        self.tell(sent.unwrap_or_else(|_| Err("no answer in time".into())), &mut repeats);
+        self.tell(sent.unwrap_or_else(|_| Err(Undelivered::Late)), &mut repeats);
     }
 
     /// Until a batch is full, or its first span has waited. Dropping the future loses none.
@@ -310,7 +310,7 @@ impl Export {
         }
     }
 
-    async fn send(&mut self, client: &reqwest::Client) -> Result<(), OutsideText> {
+    async fn send(&mut self, client: &reqwest::Client) -> Result<(), Undelivered> {
         let batch = std::mem::take(&mut self.waiting);
         if batch.is_empty() {
             return Ok(());
@@ -328,25 +328,46 @@ impl Export {
                 None => return Ok(()),
                 Some((spans, why)) => {
                     self.lost.fetch_add(spans, Ordering::Relaxed);
-                    return Err(why);
+                    return Err(Undelivered::Rejected { spans, why });
                 }
             },
-            Ok(answer) => {
-                let (status, advice) = (answer.status(), of_status(answer.status().as_u16()));
-                Err(OutsideText::of(format_args!("the collector answers {status}{advice}")))
-            }
-            Err(error) => Err(causes(&error.without_url())),
+            Ok(answer) => Err(Undelivered::Status { status: answer.status() }),
+            Err(error) => Err(Undelivered::Unreached { source: error.without_url() }),
         };
         self.lost.fetch_add(spans, Ordering::Relaxed);
         result
     }
 
-    fn tell(&self, sent: Result<(), OutsideText>, repeats: &mut Repeats) {
+    fn tell(&self, sent: Result<(), Undelivered>, repeats: &mut Repeats) {
         let Err(error) = sent else { return };
-        if let Some(times) = repeats.heard(&error, Instant::now()) {
+        if let Some(times) = repeats.heard(error.code(), Instant::now()) {
             let spans_lost = self.lost.load(Ordering::Relaxed);
             let collector = self.settings.host();
             warn!(%error, collector, spans_lost, times, "traces cannot be delivered");
+        }
+    }
+}
+
+/// Why spans were not delivered.
+#[derive(Debug, thiserror::Error)]
+enum Undelivered {
+    #[error("the collector rejects {spans} spans: {why}")]
+    Rejected { spans: u64, why: OutsideText },
+    #[error("the collector answers {status}{}", of_status(status.as_u16()))]
+    Status { status: reqwest::StatusCode },
+    #[error("{}", causes(source))]
+    Unreached { source: reqwest::Error },
+    #[error("no answer in time")]
+    Late,
+}
+
+impl Undelivered {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Rejected { .. } => "rejected",
+            Self::Status { .. } => "status",
+            Self::Unreached { .. } => "unreached",
+            Self::Late => "late",
         }
     }
 }
@@ -366,8 +387,7 @@ async fn rejected(mut answer: reqwest::Response) -> Option<(u64, OutsideText)> {
 fn said_of(answer: &[u8]) -> Option<(u64, OutsideText)> {
     let partial = ExportTraceServiceResponse::decode(answer).ok()?.partial_success?;
     let spans = u64::try_from(partial.rejected_spans).ok().filter(|spans| *spans > 0)?;
-    let why = format_args!("the collector rejects {spans} spans: {}", partial.error_message);
-    Some((spans, OutsideText::of(why)))
+    Some((spans, partial.error_message.into()))
 }
 
 /// What to do about a status, if it says that.
@@ -417,7 +437,7 @@ mod tests {
         };
         let (spans, why) = said_of(&answer(7)).unwrap();
         assert_eq!(spans, 7);
-        assert!(why.contains("7 spans") && why.contains("quota\\n is"), "{why}");
+        assert!(why.contains("quota\\n is"), "{why}");
         for nothing in [answer(0), answer(-1), Vec::new(), b"{}".to_vec()] {
             assert_eq!(said_of(&nothing), None);
         }

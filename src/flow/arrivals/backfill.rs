@@ -8,6 +8,7 @@
 use tokio::time::Instant;
 
 use super::{
+    ReadError,
     decoded::{Decoded, decode, tell_of},
     ids::SharedIds,
     knows,
@@ -51,8 +52,8 @@ impl Reread {
 
 /// Why a range was not read. The same again may succeed.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BackfillError(String);
+#[error(transparent)]
+pub struct BackfillError(#[from] ReadError);
 
 impl<P: Provider, L: RequestLedger> Backfill<P, L> {
     pub fn new(adapter: DecryptionAdapter<P>, ledger: L) -> Self {
@@ -123,12 +124,12 @@ impl<P: Provider, L: RequestLedger> Backfill<P, L> {
                         if self.pages.failed(node, (from, last), &error, Instant::now()) {
                             continue 'page;
                         }
-                        failed = Some(error.to_string());
+                        failed = Some(error.into());
                     }
                 }
             }
             match failed {
-                Some(error) if answers == 0 => return Err(BackfillError(error)),
+                Some(error) if answers == 0 => return Err(error.into()),
                 Some(_) | None => {}
             }
             events.sort_by_key(|event| (event.block.number, event.log_index));

@@ -246,7 +246,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let (block, host) = (shown.block.number, self.adapter.provider().host(shown.by));
         match doubt {
             Doubt::Hidden | Doubt::HiddenBehindFilter => {
-                if let Some(times) = self.repeats.heard_of(&host, "hides logs", Instant::now()) {
+                if let Some(times) = self.repeats.heard_of(&host, "hides_logs", Instant::now()) {
                     warn!(host, block, times, "a gateway node hides logs of a block");
                 } else {
                     debug!(host, block, "the gateway node still hides logs");

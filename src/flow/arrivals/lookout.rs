@@ -193,7 +193,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
             return false;
         }
         let id = ShownId(missing.counter.id(above)).to_string();
-        if let Some(times) = memory.repeats.heard("denied", Instant::now()) {
+        if let Some(times) = memory.repeats.heard("id_denied", Instant::now()) {
             warn!(
                 id,
                 block = missing.to,
@@ -436,7 +436,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
         self.metrics.consensus_without_us(more);
         if more > 0
             && let Some(Unanswered { requests, id, block, .. }) = memory.consensus.unanswered()
-            && let Some(times) = memory.repeats.heard("without us", Instant::now())
+            && let Some(times) = memory.repeats.heard("answered_without_us", Instant::now())
         {
             let id = ShownId(id).to_string();
             warn!(

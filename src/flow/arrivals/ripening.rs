@@ -101,7 +101,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         }
         if !tag.stands_still(now_ms) {
             self.tag_repeats.over();
-        } else if let Some(times) = self.tag_repeats.heard("still", Instant::now()) {
+        } else if let Some(times) = self.tag_repeats.heard("tag_stands_still", Instant::now()) {
             let (name, still) = (tag.finality.as_str(), tag.still(now_ms));
             let at = tag.at;
             warn!(

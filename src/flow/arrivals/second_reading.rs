@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::{Found, How, knows, notes::Notes, suspects::Suspects};
+use super::{Found, How, ReadError, knows, notes::Notes, suspects::Suspects};
 use crate::{
     backoff::Backoff,
     domain::{BlockRef, Event},
@@ -160,7 +160,7 @@ impl<P: Provider> SecondReading<P> {
             Err(error) => {
                 let now = Instant::now();
                 if !self.notes.open().pages.failed(node, (from, to), &error, now) {
-                    self.failed(node, &error.to_string()).await;
+                    self.failed(node, &error.into()).await;
                 }
                 return;
             }
@@ -197,13 +197,13 @@ impl<P: Provider> SecondReading<P> {
         others.get(self.failures % others.len().max(1)).copied().unwrap_or(NodeId(0))
     }
 
-    async fn failed(&mut self, node: NodeId, error: &str) {
+    async fn failed(&mut self, node: NodeId, error: &ReadError) {
         self.failures = self.failures.wrapping_add(1);
         let host = self.adapter.provider().host(node);
-        if let Some(times) = self.repeats.heard_of(&host, error, Instant::now()) {
-            info!(host, error, times, "blocks could not be read again: trying again");
+        if let Some(times) = self.repeats.heard_of(&host, error.code(), Instant::now()) {
+            info!(host, %error, times, "blocks could not be read again: trying again");
         } else {
-            debug!(host, error, "blocks still cannot be read again");
+            debug!(host, %error, "blocks still cannot be read again");
         }
         sleep(self.pause.next_delay()).await;
     }

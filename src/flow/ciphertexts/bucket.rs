@@ -142,8 +142,8 @@ impl Health {
     }
 
     /// It is in trouble. Whether to say so, and how often it was since that was said.
-    pub(super) fn heard(&self, bucket: &Bucket, trouble: &str, now: Instant) -> Option<u64> {
-        locked(&self.repeats).heard_of(&bucket.shown, trouble, now)
+    pub(super) fn heard(&self, bucket: &Bucket, code: &'static str, now: Instant) -> Option<u64> {
+        locked(&self.repeats).heard_of(&bucket.shown, code, now)
     }
 
     /// The turns at this bucket's host.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::domain::{B256, Bytes, OutsideText};
 use crate::tls;
 
+use super::BucketLookupError;
 use super::bucket::{Bucket, UnusableUrl};
 use super::format::{self, Format};
 use super::http::BucketClient;
@@ -58,7 +59,9 @@ pub enum Trouble {
     #[error("not a registered coprocessor")]
     Unregistered,
     #[error("the bucket URL could not be looked up: {0}")]
-    Lookup(OutsideText),
+    Lookup(#[source] BucketLookupError),
+    #[error("the bucket URL could not be looked up: no answer in time")]
+    LookupLate,
     #[error(transparent)]
     UnusableUrl(#[from] UnusableUrl),
     #[error("{0}")]
@@ -86,17 +89,19 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// One word, for counting.
-    pub(super) fn word(&self) -> &'static str {
+    /// Stable, for counting and throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
         match self {
             Self::NoUrl => "no_url",
             Self::Unregistered => "unregistered",
-            Self::Lookup(_) => "lookup",
+            Self::Lookup(error) => error.code,
+            Self::LookupLate => "lookup_late",
             Self::UnusableUrl(_) => "unusable_url",
             Self::Unsignable(_) => "unsignable",
             Self::Connect(_) => "connect",
             Self::Silent => "silent",
-            Self::Refused(error) => error.word(),
+            Self::Refused(error) => error.code(),
             Self::TooLarge { .. } => "too_large",
             Self::Outgrown { .. } => "outgrown",
             Self::Stalled { .. } => "stalled",
@@ -110,7 +115,11 @@ impl Trouble {
     pub(super) fn is_the_buckets(&self) -> bool {
         match self {
             Self::Refused(error) => error.meaning() != Meaning::Missing,
-            Self::Outgrown { .. } | Self::NoUrl | Self::Unregistered | Self::Lookup(_) => false,
+            Self::Outgrown { .. }
+            | Self::NoUrl
+            | Self::Unregistered
+            | Self::Lookup(_)
+            | Self::LookupLate => false,
             Self::UnusableUrl(_)
             | Self::Unsignable(_)
             | Self::Connect(_)
@@ -148,6 +157,7 @@ impl Trouble {
                 Self::NoUrl
                 | Self::Unregistered
                 | Self::Lookup(_)
+                | Self::LookupLate
                 | Self::UnusableUrl(_)
                 | Self::Unsignable(_)
                 | Self::TooLarge { .. }

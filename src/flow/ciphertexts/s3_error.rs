@@ -158,8 +158,9 @@ impl S3Error {
         }
     }
 
-    /// One word, for counting.
-    pub(super) fn word(&self) -> &'static str {
+    /// Stable, for counting and throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
         match self.meaning() {
             Meaning::Denied => "access_denied",
             Meaning::Missing => "missing",

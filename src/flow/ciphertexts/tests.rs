@@ -444,7 +444,8 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
     assert_eq!(refused(&troubles(&error)[0]), Some(Meaning::Missing));
     assert_eq!(store.requests(), 0);
 
-    for answer in [Ok(None), Ok(Some("  ".to_owned())), Err(BucketLookupError("down".into()))] {
+    let down = BucketLookupError { code: "unavailable", source: Arc::new(fmt::Error) };
+    for answer in [Ok(None), Ok(Some("  ".to_owned())), Err(down)] {
         let registry =
             Registry { urls: HashMap::from([(coprocessor(0), answer)]), ..Registry::default() };
         let mut unknown = room_with(registry, SMALLEST_MEMORY_MIB);

@@ -35,6 +35,17 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// Stable, for throttling.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoMaterials => "no_materials",
+            Self::DifferentKeyIds { .. } => "different_key_ids",
+            Self::UnsupportedType { .. } => "unsupported_type",
+            Self::UnsupportedEvent { .. } => "unsupported_event",
+        }
+    }
+
     /// What to do with the request.
     #[must_use]
     pub fn remedy(&self) -> Remedy {

@@ -43,6 +43,7 @@ use crate::{
         ciphertexts::Refusals,
         submission::{Before, SubmissionError},
     },
+    gateway::provider::RpcError,
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
@@ -60,6 +61,8 @@ const PANIC_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(in crate::flow) struct Setback {
     pub remedy: Remedy,
+    /// Stable: failures of one code are one thing to say.
+    pub code: &'static str,
     pub why: String,
     /// Other requests need not have the same trouble.
     pub own: bool,
@@ -67,22 +70,27 @@ pub(in crate::flow) struct Setback {
 
 impl Setback {
     /// Trouble that every request has: the chain or the Core does not answer.
-    pub fn new(remedy: Remedy, why: &impl ToString) -> Self {
-        Self { remedy, why: why.to_string(), own: false }
+    pub fn new(remedy: Remedy, code: &'static str, why: &impl ToString) -> Self {
+        Self { remedy, code, why: why.to_string(), own: false }
+    }
+
+    /// No node answered a question about the chain.
+    pub fn unasked(error: &RpcError) -> Self {
+        Self::new(Remedy::Retry, error.code(), error)
     }
 
     /// Of room 4.
     pub fn of(error: &SubmissionError) -> Self {
-        Self { own: error.is_own(), ..Self::new(error.remedy(), error) }
+        Self { own: error.is_own(), ..Self::new(error.remedy(), error.code(), error) }
     }
 
-    pub fn own(remedy: Remedy, why: &impl ToString) -> Self {
-        Self { own: true, ..Self::new(remedy, why) }
+    pub fn own(remedy: Remedy, code: &'static str, why: &impl ToString) -> Self {
+        Self { own: true, ..Self::new(remedy, code, why) }
     }
 
     pub fn held(hold: Hold) -> Self {
-        let why = hold.to_string();
-        Self { remedy: Remedy::Hold(hold), why, own: true }
+        let (code, why) = (hold.reason.as_str(), hold.to_string());
+        Self { remedy: Remedy::Hold(hold), code, why, own: true }
     }
 
     /// The Core has the request and no answer. `within`: its timeout, which is over; `None`: others
@@ -104,7 +112,7 @@ impl Setback {
 
     /// The Core gives the answer that the contract did not take.
     pub fn same_answer() -> Self {
-        Self::own(Remedy::Retry, &"the KMS Core gives the same answer again")
+        Self::own(Remedy::Retry, "same_answer", &"the KMS Core gives the same answer again")
     }
 
     /// The Core was asked for a better answer than the one the contract held for this reason. If it
@@ -244,7 +252,7 @@ pub(in crate::flow) enum Then {
     /// It has an answer that was not taken: the Core is polled for another.
     AskForAnother,
     /// The same again. `news`: the reason is not that of the attempt before.
-    Retry { after: Duration, why: String, news: bool },
+    Retry { after: Duration, code: &'static str, why: String, news: bool },
 }
 
 /// The table. `expiry`: work after which it ends.
@@ -261,7 +269,7 @@ pub(in crate::flow) fn decide(
         Stage::Answered(answer) | Stage::Submitted(answer) => (Some(answer), Duration::ZERO),
     };
     let expires = history.worked.saturating_add(worked) >= expiry;
-    let Setback { remedy, why, own } = setback;
+    let Setback { remedy, code, why, own } = setback;
     match (remedy, answer) {
         (Remedy::Refuse(refusal), _) => Then::Refuse(refusal),
         (Remedy::Hold(hold), Some(answer)) if history.may_have_another(&hold) => {
@@ -278,7 +286,7 @@ pub(in crate::flow) fn decide(
             }
             let news = history.last_why != why;
             history.last_why.clone_from(&why);
-            Then::Retry { after: history.pause.next_delay_by(at.dice), why, news }
+            Then::Retry { after: history.pause.next_delay_by(at.dice), code, why, news }
         }
     }
 }

@@ -130,9 +130,9 @@ impl ContractError {
         })
     }
 
-    /// The error's name in Solidity, or a word of ours. Stable: logs and metrics use it.
+    /// The error's name in Solidity, or a word of ours. Stable, for throttling.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::DecryptionNotRequested(_) => "DecryptionNotRequested",
             Self::KmsNodeAlreadySigned { .. } => "KmsNodeAlreadySigned",
@@ -362,7 +362,7 @@ mod tests {
             let decoded = ContractError::decode(&revert(selector, &arguments)).unwrap();
             assert_eq!(decoded, error, "{signature}");
             assert_eq!(decoded.verdict(), verdict, "{signature}");
-            assert_eq!(decoded.name(), signature.split('(').next().unwrap());
+            assert_eq!(decoded.code(), signature.split('(').next().unwrap());
         }
         assert_eq!(Raised::COUNT, table().len() - 2, "all but the compiler's own two");
     }
@@ -375,12 +375,12 @@ mod tests {
             }
             let data = revert(selector, &arguments);
             let cut = ContractError::decode(&data[..data.len() - 32]).unwrap();
-            assert_eq!(cut.name(), "other", "{signature}");
+            assert_eq!(cut.code(), "other", "{signature}");
             assert_eq!(cut.verdict(), Verdict::Hold(HoldReason::ContractRejected));
         }
         // An address of thirteen bytes.
         let dirty = revert("aee86323", &["1000000000000000000000000000000000000000bb"]);
-        assert_eq!(ContractError::decode(&dirty).unwrap().name(), "other");
+        assert_eq!(ContractError::decode(&dirty).unwrap().code(), "other");
     }
 
     #[test]
@@ -398,7 +398,7 @@ mod tests {
                 arguments: bytes!("01"),
             })
         );
-        assert_eq!(ContractError::UnknownData(bytes!("01")).name(), "unknown_data");
+        assert_eq!(ContractError::UnknownData(bytes!("01")).code(), "unknown_data");
         for error in [
             ContractError::UnknownData(bytes!("01")),
             ContractError::Other { selector: Selector::ZERO, arguments: Bytes::new() },
@@ -445,8 +445,8 @@ mod tests {
             let decoded = ContractError::decode(&data);
             prop_assert_eq!(decoded.is_none(), data.is_empty());
             if let Some(error) = decoded {
-                prop_assert!(!error.name().is_empty() && !error.to_string().is_empty());
-                let unknown = matches!(error.name(), "other" | "unknown_data");
+                prop_assert!(!error.code().is_empty() && !error.to_string().is_empty());
+                let unknown = matches!(error.code(), "other" | "unknown_data");
                 let rejected = error.verdict() == Verdict::Hold(HoldReason::ContractRejected);
                 prop_assert!(!unknown || rejected);
             }

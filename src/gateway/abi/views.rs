@@ -8,7 +8,7 @@ use alloy::sol;
 use alloy::sol_types::{self, SolCall, SolType, sol_data};
 
 use super::DECODER;
-use crate::domain::{Address, Bytes, Hold, HoldReason, Remedy, SigningDomain, U256};
+use crate::domain::{Address, Bytes, SigningDomain, U256};
 
 sol! {
     struct CoprocessorOnChain { address txSenderAddress; address signerAddress; string s3BucketUrl; }
@@ -70,10 +70,10 @@ impl<T> View<T> {
     }
 
     /// Reads what the `eth_call` returned.
-    pub fn decode(&self, returned: &[u8]) -> Result<T, ViewError> {
+    pub fn decode(&self, returned: &[u8]) -> Result<T, UnreadableView> {
         let read =
             if returned.is_empty() { Err(ViewProblem::Empty) } else { (self.read)(returned) };
-        read.map_err(|problem| ViewError { view: self.signature, problem })
+        read.map_err(|problem| UnreadableView { view: self.signature, problem })
     }
 }
 
@@ -229,7 +229,7 @@ pub fn decryption_consensus_tx_senders(id: U256) -> View<Vec<Address>> {
 /// A view whose answer could not be read.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{view}: {problem}")]
-pub struct ViewError {
+pub struct UnreadableView {
     /// The function's signature.
     pub view: &'static str,
     #[source]
@@ -255,17 +255,16 @@ pub enum ViewProblem {
     DomainChainId(U256),
 }
 
-impl ViewError {
-    /// A node's nonsense passes; a contract of another make does not.
+impl UnreadableView {
+    /// Stable, for throttling.
     #[must_use]
-    pub fn remedy(&self) -> Remedy {
-        match &self.problem {
-            ViewProblem::Empty | ViewProblem::Abi(_) => Remedy::Retry,
-            ViewProblem::KmsNodeLayout { .. }
+    pub fn code(&self) -> &'static str {
+        match self.problem {
+            ViewProblem::Empty => "no_contract",
+            ViewProblem::Abi(_)
+            | ViewProblem::KmsNodeLayout { .. }
             | ViewProblem::DomainFields { .. }
-            | ViewProblem::DomainChainId(_) => {
-                Remedy::Hold(Hold::new(HoldReason::UnsupportedGeneration, self.to_string()))
-            }
+            | ViewProblem::DomainChainId(_) => "view_unreadable",
         }
     }
 }
@@ -446,10 +445,6 @@ mod tests {
         );
         let salted = view.decode(&domain("1f", "d431", "0")).unwrap_err();
         assert_eq!(salted.problem, ViewProblem::DomainFields { fields: 0x1f, extensions: 0 });
-        assert!(matches!(
-            salted.remedy(),
-            Remedy::Hold(Hold { reason: HoldReason::UnsupportedGeneration, .. })
-        ));
         assert_eq!(
             problem(&view, &domain("0f", "d431", "1 5")),
             ViewProblem::DomainFields { fields: 0x0f, extensions: 1 }
@@ -459,7 +454,6 @@ mod tests {
             ViewProblem::DomainChainId(U256::ONE << 64)
         );
         let nothing = view.decode(&[]).unwrap_err();
-        assert_eq!(nothing.remedy(), Remedy::Retry);
         assert!(nothing.to_string().starts_with("eip712Domain(): nothing came back"));
     }
 

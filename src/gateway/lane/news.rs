@@ -58,13 +58,13 @@ impl From<Foreign> for News {
 impl News {
     /// What happens again and again is said ever more rarely, with how often it did.
     pub(super) fn say(self, repeats: &mut Repeats, now: Instant) {
-        let mut heard = |cause: &str| repeats.heard(cause, now);
+        let mut heard = |code| repeats.heard(code, now);
         match self {
             Self::Recovered { open, mined, next } => {
                 info!(open, mined, next, "following the transactions of an earlier run");
             }
             Self::ImmodestTip { suggested, paid } => warn_rarely!(
-                heard("the tip is immodest"),
+                heard("immodest_tip"),
                 "gateway nodes suggest a tip out of proportion",
                 %suggested, %paid
             ),
@@ -72,15 +72,19 @@ impl News {
                 debug!(%request, %error, "signing failed, trying again");
             }
             Self::NotAccepted { nonce, transaction, error } => warn_rarely!(
-                heard(&error.to_string()),
+                heard(error.code()),
                 "broadcast not accepted",
                 nonce, %transaction, %error
             ),
             Self::FillsHole { nonce } => {
-                warn_rarely!(heard("hole"), "filling a nonce nobody needs with a no-op", nonce);
+                warn_rarely!(
+                    heard("fills_hole"),
+                    "filling a nonce nobody needs with a no-op",
+                    nonce
+                );
             }
             Self::NoopInstead { nonce } => warn_rarely!(
-                heard("no-op instead"),
+                heard("noop_instead"),
                 "refused now, and maybe taken before: a no-op is sent in its place",
                 nonce
             ),
@@ -91,7 +95,7 @@ impl News {
                 warn!(count, "the chain counts fewer transactions of the wallet than before");
             }
             Self::Contradiction { votes } => warn_rarely!(
-                heard("nodes contradict each other"),
+                heard("contradiction"),
                 "the gateway nodes contradict each other about the wallet's transaction count",
                 votes
             ),
@@ -114,13 +118,17 @@ impl News {
                 warn!(reason = reason.as_str(), detail, "answers wait");
             }
             Self::WaitBehindHoles(Hold { detail, .. }) => {
-                warn_rarely!(heard("waits"), "answers wait behind unused nonces", detail);
+                warn_rarely!(
+                    heard("wait_behind_holes"),
+                    "answers wait behind unused nonces",
+                    detail
+                );
             }
             Self::PaysMore { nonce } => {
                 debug!(nonce, "in the pool for long and not mined: paying more");
             }
             Self::SignedForTooMuch { transactions } => warn_rarely!(
-                heard("signed for too much"),
+                heard("signed_for_too_much"),
                 "signed for more than they need, and not mined: they are signed anew for less",
                 transactions
             ),

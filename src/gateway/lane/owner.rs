@@ -171,7 +171,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 self.book.signed(signed, failed, now, fastrand::f64());
             }
             Done::Sent { nonce, hash, result } => {
-                self.metrics.broadcast(broadcast_word(&result));
+                self.metrics.broadcast(broadcast_result(&result));
                 self.book.answered(nonce, hash, result, now, fastrand::f64());
             }
             Done::Looked(Looked { seen, failed, at_once }) => {
@@ -283,8 +283,8 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                     async move {
                         let begun = Instant::now();
                         let result = draft.sign(&wallet).await;
-                        let word = result.as_ref().map_or_else(WalletError::word, |_| "ok");
-                        metrics.signed(word, begun.elapsed());
+                        let code = result.as_ref().map_or_else(WalletError::code, |_| "ok");
+                        metrics.signed(code, begun.elapsed());
                         (draft, result)
                     }
                 })
@@ -320,10 +320,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     }
 }
 
-fn broadcast_word(result: &Result<Sent, RpcError>) -> &'static str {
+fn broadcast_result(result: &Result<Sent, RpcError>) -> &'static str {
     match result {
         Ok(Sent::Accepted) => "accepted",
         Ok(Sent::Mined(_)) => "mined",
-        Err(error) => error.word(),
+        Err(error) => error.code(),
     }
 }

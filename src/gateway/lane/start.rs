@@ -70,7 +70,8 @@ enum Verdict {
     Begin(u64),
     /// Soon again, for the second reading.
     Again,
-    Wait(String),
+    /// With a code.
+    Wait(&'static str, String),
 }
 
 impl First {
@@ -81,21 +82,23 @@ impl First {
             let since = *self.differ_since.get_or_insert(now);
             if now.saturating_duration_since(since) < DISAGREE_FOR {
                 self.beyond = None;
-                return Verdict::Wait(format!(
+                let why = format!(
                     "the gateway nodes contradict each other: {votes}; take the wrong one out of \
                      the configuration"
-                ));
+                );
+                return Verdict::Wait("contradiction", why);
             }
         }
         let possible =
             votes.0.iter().map(|(_, count)| *count).filter(|count| *count >= known.mined);
         let count = possible.min().unwrap_or(votes.highest());
         if count.saturating_add(FAR) < known.mined {
-            return Verdict::Wait(format!(
+            let why = format!(
                 "{votes}, and the journal knows of {} mined ones: that node is not up to date; if \
                  the chain was begun anew, remove the journal",
                 known.mined
-            ));
+            );
+            return Verdict::Wait("not_up_to_date", why);
         }
         if count <= known.next {
             return Verdict::Begin(count);
@@ -127,7 +130,7 @@ pub(super) async fn first_count<P: Provider>(
         waits_since = (!jobs.is_empty()).then(|| *waits_since.get_or_insert(now));
         let still = waits_since.map_or(Duration::ZERO, |since| now.duration_since(since));
         metrics.lane(LaneGauges { waiting: jobs.len(), still, ..LaneGauges::default() });
-        let why = match votes::ask_everyone(provider, wallet).await {
+        let (code, why) = match votes::ask_everyone(provider, wallet).await {
             Ok(votes) => match first.hear(&votes, known, Instant::now()) {
                 Verdict::Begin(count) => {
                     if count > known.next && known.next > 0 {
@@ -144,11 +147,11 @@ pub(super) async fn first_count<P: Provider>(
                     sleep(SECOND_READING).await;
                     continue;
                 }
-                Verdict::Wait(why) => why,
+                Verdict::Wait(code, why) => (code, why),
             },
-            Err(error) => error.to_string(),
+            Err(error) => (error.code(), error.to_string()),
         };
-        if let Some(times) = repeats.heard(&why, Instant::now()) {
+        if let Some(times) = repeats.heard(code, Instant::now()) {
             warn!(why, times, "waiting for the wallet's transaction count");
         }
         sleep(pause.next_delay()).await;
@@ -172,7 +175,7 @@ mod tests {
             begun + Duration::from_secs(*seconds),
         ) {
             Verdict::Begin(count) => Some(count),
-            Verdict::Again | Verdict::Wait(_) => None,
+            Verdict::Again | Verdict::Wait(..) => None,
         };
         readings.iter().map(hear).collect()
     }

@@ -132,8 +132,8 @@ impl ArbitrumProvider {
 
     /// However many endpoints it took, it is one call.
     fn count<T>(&self, method: &'static str, answered: &Result<T, RpcError>) {
-        let word = answered.as_ref().map_or_else(RpcError::word, |_| "ok");
-        self.metrics.rpc_call(method, word);
+        let code = answered.as_ref().map_or_else(RpcError::code, |_| "ok");
+        self.metrics.rpc_call(method, code);
     }
 
     async fn ask_in_turn<Answer, Asking>(
@@ -200,7 +200,7 @@ impl ArbitrumProvider {
                 }
             };
             if error.is_too_often() {
-                if let Some(times) = node.heard("asked too often") {
+                if let Some(times) = node.heard("asked_too_often") {
                     let host = node.endpoint.host();
                     warn!(host, %error, times, "a gateway node is left alone for a moment");
                 }
@@ -470,8 +470,8 @@ impl Provider for ArbitrumProvider {
                 found[place] = receipt.ok().flatten();
             }
             for error in odd.iter().filter_map(|(_, answer)| answer.as_ref().err()) {
-                self.metrics.rpc_call(RECEIPT, error.word());
-                if let Some(times) = self.nodes()[by.0].heard(&error.to_string()) {
+                self.metrics.rpc_call(RECEIPT, error.code());
+                if let Some(times) = self.nodes()[by.0].heard("receipt_unreadable") {
                     warn!(%error, times, "a receipt cannot be read");
                 }
             }

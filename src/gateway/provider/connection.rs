@@ -174,16 +174,20 @@ impl Connection {
             } else {
                 Link::Down(Some(ended.clone()))
             });
-            let problem = ended.to_string();
             let host = self.endpoint.host();
-            if let Some(times) = repeats.heard(&problem, Instant::now()) {
+            if let Some(times) = repeats.heard(ended.code(), Instant::now()) {
                 self.lost_said = true;
                 match (self.one_of_many, wrong_chain) {
-                    (false, _) => warn!(host, problem, times, "waiting for the gateway node"),
-                    (true, false) => warn!(host, problem, times, "gateway node not reachable"),
-                    (true, true) => {
-                        error!(host, problem, times, "a gateway node of another chain is left out");
+                    (false, _) => {
+                        warn!(host, problem = %ended, times, "waiting for the gateway node");
                     }
+                    (true, false) => {
+                        warn!(host, problem = %ended, times, "gateway node not reachable");
+                    }
+                    (true, true) => error!(
+                        host, problem = %ended, times,
+                        "a gateway node of another chain is left out"
+                    ),
                 }
             }
             if self.connected_at.is_some_and(|at| at.elapsed() >= HELD) {
@@ -427,7 +431,7 @@ impl Connection {
         self.identify_at = Instant::now() + if sure { IDENTIFIED_EVERY } else { DOUBTED_EVERY };
         let (host, why) = (self.endpoint.host(), &found.why);
         if found.kin == Kin::Another
-            && let Some(times) = self.doubts.heard(why, Instant::now())
+            && let Some(times) = self.doubts.heard("contradicts", Instant::now())
         {
             error!(host, why, times, "a gateway node contradicts what is known of the chain");
         }

@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// Whether to say what is odd about it, and how often it was since that was said.
-    pub(super) fn heard(&self, odd: &str) -> Option<u64> {
+    pub(super) fn heard(&self, odd: &'static str) -> Option<u64> {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         repeats.heard(odd, Instant::now())
     }

@@ -147,7 +147,7 @@ impl Nodes for ArbitrumProvider {
         let named: Vec<(NodeId, B256)> = join_all(asking).await.into_iter().flatten().collect();
         let said = identity::together(ripe, &named, self.nodes().len() == 1);
         if let Said::Disputed(one, another) = said
-            && let Some(times) = self.nodes()[one.0].heard("differs from another one")
+            && let Some(times) = self.nodes()[one.0].heard("differs")
         {
             let (host, other) = (self.host(one), self.host(another));
             let number = ripe.number;

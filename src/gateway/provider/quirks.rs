@@ -202,6 +202,27 @@ pub fn refusal(code: i64, message: &str) -> Refusal {
     }
 }
 
+/// What an error means, as it is counted and throttled; whatever was asked.
+#[must_use]
+pub fn code(code: i64, message: &str) -> &'static str {
+    match refusal(code, message) {
+        _ if is_too_often(code, message) => "busy",
+        _ if is_revert(code, message) => "reverted",
+        Refusal::Busy | Refusal::Unknown if too_much(code, message).is_some() => "too_much",
+        Refusal::Reverted => "reverted",
+        Refusal::AlreadyKnown => "already_known",
+        Refusal::NonceTooLow => "nonce_too_low",
+        Refusal::NonceTooHigh => "nonce_too_high",
+        Refusal::Underpriced => "underpriced",
+        Refusal::FeeTooLow => "fee_too_low",
+        Refusal::InsufficientFunds => "insufficient_funds",
+        Refusal::Unacceptable => "unacceptable",
+        Refusal::Unready => "unready",
+        Refusal::Busy => "busy",
+        Refusal::Unknown => "refused",
+    }
+}
+
 /// Whether an error answers an `eth_call` or `eth_estimateGas` by "it reverted".
 #[must_use]
 pub fn is_revert(code: i64, message: &str) -> bool {

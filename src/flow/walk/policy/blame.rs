@@ -84,7 +84,7 @@ pub(in crate::flow) fn setback(fault: Fault, error: &SubmissionError, block: u64
         Fault::Node => {
             let why =
                 format!("the node contradicts its own registry, which lists this one: {error}");
-            Setback::own(Remedy::Retry, &why)
+            Setback::own(Remedy::Retry, "node_contradicts_itself", &why)
         }
     }
 }

@@ -21,17 +21,17 @@ fn held(reason: HoldReason) -> Setback {
 }
 
 fn trouble(own: bool) -> Setback {
-    Setback { own, ..Setback::new(Remedy::Retry, &"it passes by itself") }
+    Setback { own, ..Setback::new(Remedy::Retry, "trouble", &"it passes by itself") }
 }
 
 fn refused() -> Setback {
-    Setback::own(Remedy::Refuse(Refusal::NotRequested), &"nobody asked")
+    Setback::own(Remedy::Refuse(Refusal::NotRequested), "not_requested", &"nobody asked")
 }
 
 fn setbacks() -> Vec<Setback> {
     let mut all: Vec<Setback> = HoldReason::ALL.iter().map(|reason| held(*reason)).collect();
     all.extend([trouble(false), trouble(true), refused()]);
-    all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), &"odd"));
+    all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), "odd", &"odd"));
     all
 }
 
@@ -174,8 +174,8 @@ fn each_line_of_the_table() {
         (trouble(true), new(), at),
         (trouble(true), again(EXPIRY), at),
     ] {
-        let why = setback.why.clone();
-        let retry = Then::Retry { after: FIRST_PAUSE, why, news: true };
+        let (code, why) = (setback.code, setback.why.clone());
+        let retry = Then::Retry { after: FIRST_PAUSE, code, why, news: true };
         assert_eq!(then(&arrived, setback, history, at), retry);
     }
 }
