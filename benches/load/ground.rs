@@ -14,7 +14,7 @@ use crate::{
     store::Store,
     world::{
         Error, Result,
-        anvil::{Anvil, AnvilOptions},
+        anvil::{self, Anvil, AnvilOptions},
         contracts::{Decryption, Variant, lean_decryption_code},
         core_stub::{Behaviour, CoreOptions, CoreStub, CoreVersion},
         deployment::{self, Deployment, Thresholds},
@@ -25,8 +25,6 @@ use crate::{
 };
 
 pub const BLOCK_TIME: Duration = Duration::from_millis(250);
-/// Old states would be copies of all there is, one for each block.
-const NO_OLD_STATES: &str = "--prune-history";
 /// Requests in one transaction.
 const AT_ONCE: usize = 40;
 /// What one request costs, and some more.
@@ -70,7 +68,7 @@ impl Ground {
         let anvil = AnvilOptions {
             block_time: Some(BLOCK_TIME),
             durable: false,
-            arguments: vec![NO_OLD_STATES.into()],
+            arguments: vec![anvil::NO_OLD_STATES.into()],
             ..AnvilOptions::default()
         };
         let anvil = Anvil::start(dir, anvil).await?;

@@ -142,11 +142,25 @@ async fn of_config(
     if findings.is_empty() {
         findings.push(Finding::ok(CONFIGURATION, "in order"));
     }
+    if !config.enabled {
+        findings.push(disabled());
+    }
     let own = config.observes().then(|| instance::observe_dir(state_dir, &instance));
     let state_dir = own.as_deref().unwrap_or(state_dir);
     let Checkup { findings: found, wallet } = Box::pin(checkup(config, state_dir)).await;
     findings.extend(found);
     Report { instance, findings, bad: false, wallet }
+}
+
+/// One that a supervisor does not run: whoever copied an example may not know.
+fn of_disabled(instance: &str, warnings: &[Warning]) -> Report {
+    let findings = std::iter::once(disabled()).chain(of_warnings(warnings)).collect();
+    Report { instance: instance.to_owned(), findings, bad: false, wallet: None }
+}
+
+fn disabled() -> Finding {
+    let found = "enabled = false: a supervisor does not run it";
+    Finding::warn(CONFIGURATION, found, "if it should run: remove that line of its file")
 }
 
 /// A warning's text says what to do, where something is to be done.
@@ -193,13 +207,11 @@ async fn all(places: &Places) -> Vec<Report> {
         let conflict = conflicts.get(name);
         async move {
             match file {
-                Err(problems) => Report::bad(name, of_problems(problems)),
-                Ok(wanted) if !wanted.config.enabled => {
-                    let mut findings = of_warnings(&wanted.warnings);
-                    findings
-                        .push(Finding::ok(CONFIGURATION, "disabled: a supervisor does not run it"));
-                    Report { instance: name.clone(), findings, bad: false, wallet: None }
+                Err(problems) if problems.are_of_disabled() => {
+                    of_disabled(name, &problems.as_warnings().collect::<Vec<_>>())
                 }
+                Err(problems) => Report::bad(name, of_problems(problems)),
+                Ok(wanted) if !wanted.config.enabled => of_disabled(name, &wanted.warnings),
                 Ok(wanted) => {
                     let (config, warnings) = (&wanted.config, &wanted.warnings);
                     let mut report = of_config(name.clone(), config, warnings, state_dir).await;

@@ -9,6 +9,7 @@ use super::{
     Exit, complain, describe, places, print,
     status::{self, StatusError},
     text::{ago, short, table},
+    validate::counted,
 };
 use crate::{
     clock,
@@ -122,8 +123,8 @@ fn verdict(loaded: &Result<Loaded, Problems>) -> String {
     match loaded {
         Ok(loaded) if loaded.config.enabled => "ok".to_owned(),
         Ok(_) => "disabled".to_owned(),
-        Err(problems) if problems.as_slice().len() == 1 => "1 problem".to_owned(),
-        Err(problems) => format!("{} problems", problems.as_slice().len()),
+        Err(problems) if problems.are_of_disabled() => "disabled".to_owned(),
+        Err(problems) => counted(problems),
     }
 }
 
@@ -165,6 +166,7 @@ fn json_entry(
     let status = match &loaded {
         Ok(loaded) if loaded.config.enabled => "ok",
         Ok(_) => "disabled",
+        Err(problems) if problems.are_of_disabled() => "disabled",
         Err(_) => "bad",
     };
     let mut entry =

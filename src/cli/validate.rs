@@ -83,7 +83,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     let mut verdicts = String::new();
     for (name, file) in &look.files {
         let conflict = conflicts.get(name);
-        is_bad |= file.is_err() || conflict.is_some();
+        is_bad |= conflict.is_some();
         let verdict = verdict(file, conflict);
         verdicts.extend([name, ": ", &verdict, "\n"]);
         match file {
@@ -92,7 +92,15 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
                     complain(format_args!("warning: {warning}"));
                 }
             }
-            Err(problems) => complain(problems),
+            Err(problems) if problems.are_of_disabled() => {
+                for warning in problems.as_warnings() {
+                    complain(format_args!("warning: {warning}"));
+                }
+            }
+            Err(problems) => {
+                is_bad = true;
+                complain(problems);
+            }
         }
     }
     print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
@@ -108,12 +116,20 @@ fn warn_of_the_rest(files: &Files, environment: &Environment) {
     }
 }
 
+/// `2 problems`
+pub(super) fn counted(problems: &Problems) -> String {
+    match problems.as_slice().len() {
+        1 => "1 problem".to_owned(),
+        many => format!("{many} problems"),
+    }
+}
+
 fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String {
     match (file, conflict) {
-        (Err(problems), _) => match problems.as_slice().len() {
-            1 => "1 problem".to_owned(),
-            many => format!("{many} problems"),
-        },
+        (Err(problems), _) if problems.are_of_disabled() => {
+            format!("disabled ({})", counted(problems))
+        }
+        (Err(problems), _) => counted(problems),
         (Ok(_), Some(conflict)) => format!("conflict: {conflict}"),
         (Ok(wanted), None) if !wanted.config.enabled => "ok (disabled)".to_owned(),
         (Ok(_), None) => "ok".to_owned(),
@@ -143,7 +159,10 @@ fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, String> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();
-    let bad = look.files.iter().filter(|(_, file)| file.is_err());
+    let is_bad = |file: &Result<Wanted, Problems>| {
+        file.as_ref().is_err_and(|problems| !problems.are_of_disabled())
+    };
+    let bad = look.files.iter().filter(|(_, file)| is_bad(file));
     let broken = bad.map(|(name, _)| name.clone()).collect();
     let desired = Desired { files, broken, ..Desired::default() };
     plan(&Configs::new(), &desired, &BTreeSet::new(), keepers).refused

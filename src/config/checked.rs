@@ -71,6 +71,7 @@ type Found<T> = Result<Option<T>, Noted>;
 pub(super) fn check(raw: Raw, source: &Source) -> Result<(Config, Vec<Warning>), Problems> {
     let mut check = Check { raw, source };
     let config = check.config();
+    let is_disabled = matches!(check.boolean(Key::Enabled), Ok(Some(false)));
     let Raw { problems, mut warnings, .. } = check.raw;
     match (config, Problems::collect(problems)) {
         (Ok(config), None) => {
@@ -78,6 +79,7 @@ pub(super) fn check(raw: Raw, source: &Source) -> Result<(Config, Vec<Warning>),
             warnings.dedup();
             Ok((config, warnings))
         }
+        (_, Some(problems)) if is_disabled => Err(problems.of_disabled()),
         (_, Some(problems)) => Err(problems),
         (Err(Noted), None) => unreachable!("Noted is made only where a problem is noted"),
     }

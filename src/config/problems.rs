@@ -61,41 +61,69 @@ impl fmt::Display for Problem {
         if let Some(key) = &self.key {
             write!(f, "{key}: ")?;
         }
-        write!(f, "found {}; allowed: {}", self.found, self.allowed)?;
-        if !self.advice.is_empty() {
-            write!(f, ". {}", self.advice)?;
-        }
-        Ok(())
+        f.write_str(&self.message())
+    }
+}
+
+impl Problem {
+    /// All but where it is.
+    fn message(&self) -> String {
+        let Self { found, allowed, advice, .. } = self;
+        let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
+        format!("found {found}; allowed: {allowed}{advice}")
     }
 }
 
 /// Every problem of one configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
+pub struct Problems {
+    list: Vec<Problem>,
+    of_disabled: bool,
+}
 
 impl Problems {
     /// In the order of files, lines and variables. `None` if there is none.
     pub(super) fn collect(mut problems: Vec<Problem>) -> Option<Self> {
         problems.sort_by(|a, b| (&a.place, &a.key).cmp(&(&b.place, &b.key)));
         problems.dedup();
-        (!problems.is_empty()).then_some(Self(problems))
+        (!problems.is_empty()).then_some(Self { list: problems, of_disabled: false })
+    }
+
+    /// The configuration says `enabled = false`.
+    pub(super) fn of_disabled(self) -> Self {
+        Self { of_disabled: true, ..self }
+    }
+
+    /// Whether the configuration says that it is not to run: then nothing is wrong yet.
+    #[must_use]
+    pub fn are_of_disabled(&self) -> bool {
+        self.of_disabled
     }
 
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
-        &self.0
+        &self.list
+    }
+
+    /// Each of them as something that is only odd.
+    pub fn as_warnings(&self) -> impl Iterator<Item = Warning> {
+        self.list.iter().map(|problem| Warning {
+            place: problem.place.clone(),
+            key: problem.key.clone(),
+            message: problem.message(),
+        })
     }
 }
 
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        Self(vec![problem])
+        Self { list: vec![problem], of_disabled: false }
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
+        match self.as_slice() {
             [one] => write!(f, "1 problem in the configuration:\n  {one}"),
             many => {
                 write!(f, "{} problems in the configuration:", many.len())?;

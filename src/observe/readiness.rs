@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     advice::what_to_do,
-    status::{InstanceStatus, State, Status},
+    status::{InstanceStatus, State, Status, StoppedBy},
 };
 
 /// The verdict, as `/readyz` answers it.
@@ -38,6 +38,8 @@ pub struct InstanceReadiness {
 }
 
 const NOTHING: &str = "there is no configuration: put one into the configuration directory";
+const DISABLED: &str =
+    "every configuration says enabled = false: remove that line where one should run";
 
 impl Readiness {
     /// Of the whole process: no instance that should run is down, and there is one.
@@ -47,11 +49,13 @@ impl Readiness {
         // Nobody waits for what was stopped on purpose.
         let stopped = |one: &InstanceStatus| matches!(one.state, State::Stopped { .. });
         let wanted = status.instances.iter().zip(&instances).filter(|(one, _)| !stopped(one));
-        let ready = !instances.is_empty() && wanted.clone().all(|(_, one)| one.ready);
-        let mut reasons: Vec<String> = if instances.is_empty() {
-            vec![NOTHING.to_owned()]
-        } else {
-            wanted.filter_map(|(_, one)| one.line()).collect()
+        let disabled = |one: &InstanceStatus| one.state == State::Stopped { by: StoppedBy::File };
+        let nobody = status.instances.iter().all(disabled);
+        let ready = !nobody && wanted.clone().all(|(_, one)| one.ready);
+        let mut reasons: Vec<String> = match (nobody, instances.is_empty()) {
+            (true, true) => vec![NOTHING.to_owned()],
+            (true, false) => vec![DISABLED.to_owned()],
+            (false, _) => wanted.filter_map(|(_, one)| one.line()).collect(),
         };
         for problem in &status.reload.problems {
             // An instance's own is in its line.
@@ -122,8 +126,7 @@ impl InstanceReadiness {
 mod tests {
     use super::*;
     use crate::observe::status::{
-        Gauges, HiddenRequests, LastError, Reload, StaleNode, StillTag, StoppedBy,
-        UnansweredRequests, Unsent,
+        Gauges, HiddenRequests, LastError, Reload, StaleNode, StillTag, UnansweredRequests, Unsent,
     };
 
     fn instance(name: &str, state: State) -> InstanceStatus {
@@ -196,6 +199,16 @@ mod tests {
         assert_eq!(alone.reasons, ["a: stopped: stopped by operator"]);
         assert!(!alone.ready);
         assert_eq!(Readiness::of_instance(&all, "c"), None);
+    }
+
+    /// Whoever copied the example and left its `enabled = false` has nothing that runs.
+    #[test]
+    fn where_every_file_is_disabled_nothing_is_ready() {
+        let disabled = || instance("a", State::Stopped { by: StoppedBy::File });
+        let alone = Readiness::of(&status(vec![disabled()]));
+        assert!(!alone.ready && alone.reasons[0].contains("enabled = false"), "{alone:?}");
+        let with = Readiness::of(&status(vec![disabled(), instance("b", State::Running)]));
+        assert!(with.ready && with.reasons.is_empty(), "{with:?}");
     }
 
     #[test]

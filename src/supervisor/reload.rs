@@ -78,24 +78,29 @@ impl<I: Instances> Supervisor<I> {
             Ok(wanted) => wanted.file.clone(),
             Err(_) => self.directory.as_ref().map(|dir| dir.join(format!("{name}.toml"))),
         };
+        let is_new = !self.slots.contains_key(name);
+        let is_disabled = self.is_disabled(&file);
         let slot = self.slots.entry(name.to_owned()).or_insert_with(|| {
             self.last_slot += 1;
             Slot::new(name.to_owned(), self.last_slot)
         });
         let news = match (file, collision) {
+            _ if is_disabled => {
+                let ends = slot.current().is_some();
+                let news = ends || is_new || slot.complaint().is_some() || slot.stopped().is_some();
+                if ends {
+                    info!(instance = name, "enabled = false: the instance ends");
+                } else if news {
+                    info!(instance = name, "enabled = false: the instance does not run");
+                }
+                slot.unwant(path);
+                news
+            }
             (Err(problems), _) => {
                 let news = slot.keep(path, problems.to_string());
                 if news {
                     log_problems(name, &problems);
                 }
-                news
-            }
-            (Ok(wanted), _) if !wanted.config.enabled && self.directory.is_some() => {
-                let news = slot.current().is_some();
-                if news {
-                    info!(instance = name, "enabled = false: the instance ends");
-                }
-                slot.unwant(wanted.file);
                 news
             }
             (Ok(_), Some(collision)) => {
@@ -124,6 +129,16 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
+    /// Whether a file says that nothing is to run; what else is wrong with it is of no account then. One
+    /// that was named is run all the same.
+    fn is_disabled(&self, file: &Result<Wanted, Problems>) -> bool {
+        self.directory.is_some()
+            && match file {
+                Ok(wanted) => !wanted.config.enabled,
+                Err(problems) => problems.are_of_disabled(),
+            }
+    }
+
     fn current(&self) -> Configs {
         let configs = self.slots.iter().filter_map(|(name, slot)| {
             slot.current().map(|target| (name.clone(), target.config.clone()))
@@ -144,12 +159,12 @@ impl<I: Instances> Supervisor<I> {
             let slot = self.slots.get(name);
             let stopped = slot.and_then(Slot::stopped);
             match file {
-                Ok(wanted) if wanted.config.enabled || self.directory.is_none() => {
+                _ if self.is_disabled(file) => {}
+                Ok(wanted) => {
                     let had = stopped.map(|config| (name.clone(), config.clone()));
                     desired.stopped.extend(had);
                     desired.files.insert(name.clone(), wanted.config.clone());
                 }
-                Ok(_disabled) => {}
                 Err(_) => {
                     match slot.and_then(Slot::current).map(|target| &target.config).or(stopped) {
                         Some(config) => {

@@ -351,6 +351,30 @@ async fn a_file_starts_changes_and_ends_its_instance() {
     rig.end().await;
 }
 
+/// As the example is that is shipped: it has no wallet either.
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_a_disabled_file_is_of_no_account() {
+    let rig = Rig::new();
+    rig.write("a.toml", &content(1, 1));
+    rig.write("base.toml", "enabled = false\n");
+    quiet().await;
+    let status = rig.status().await;
+    assert!(status.reload.problems.is_empty(), "{:?}", status.reload);
+    let base = rig.instance("base").await;
+    assert_eq!(base.state, State::Stopped { by: StoppedBy::File });
+    assert_eq!(base.reload_failed, None);
+    // What ran ends, whatever else its file says now.
+    rig.write("a.toml", "enabled = false\n");
+    quiet().await;
+    assert_eq!(rig.instance("a").await.state, State::Stopped { by: StoppedBy::File });
+    assert!(rig.stage.playing().is_empty());
+    // Who says nothing that can be read does not say that it is disabled.
+    rig.write("a.toml", "nonsense");
+    quiet().await;
+    assert!(rig.instance("a").await.reload_failed.is_some());
+    rig.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_change_that_fails_leaves_or_brings_back_what_ran() {
     for (bad, generation) in [(REFUSED, 1), (UNREACHABLE, 1), (FAILS_AT_START, 3)] {

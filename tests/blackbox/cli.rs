@@ -609,9 +609,14 @@ fn validate_all_judges_every_file() {
     let good = whole("2318", "core-1.example:1");
     let other = format!("enabled = false\n{}", whole("2319", "core-2.example:1"));
     let world = World::new(&[("a.toml", &good), ("b.toml", &other), (".c.toml", "x = 1")]);
+    // As in a fresh checkout: what it lacks is told, and is no problem.
+    let idle = world.configs().join("idle.toml");
+    fs::write(&idle, "enabled = false").unwrap();
     let well = world.run(&["validate", "--all"]);
     assert_eq!(well.code, Some(0), "{well:?}");
-    assert_eq!(well.stdout, "a: ok\nb: ok (disabled)\n");
+    assert_eq!(well.stdout, "a: ok\nb: ok (disabled)\nidle: disabled (6 problems)\n");
+    assert!(well.stderr.contains("warning") && well.stderr.contains("wallet"), "{well:?}");
+    fs::remove_file(idle).unwrap();
 
     // One wallet cannot have two owners; a disabled one has none.
     fs::write(world.configs().join("c.toml"), whole("2318", "core-3.example:1")).unwrap();

@@ -218,6 +218,10 @@ fn an_installation_comes_and_goes() -> Result<()> {
     assert_eq!(files(tree)?, installed);
     let runs = Command::new(tree.join("usr/local/bin/kms-connector")).arg("--version").output();
     assert!(runs.map_err(io)?.status.success());
+    assert!(
+        text(tree, EXAMPLE)?.contains("\n#enabled = true\n"),
+        "a copy of the example does not run"
+    );
     // Nothing in the directory of configurations is a configuration yet.
     let list = connector()
         .arg("list")

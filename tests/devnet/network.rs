@@ -70,7 +70,13 @@ impl Servers {
     /// A fresh network of `nodes` KMS nodes with its data in `dir`. All of them must agree.
     pub async fn start(dir: &Path, block_time: Duration, nodes: u16) -> Result<Self> {
         forget_the_last(dir)?;
-        let anvil = AnvilOptions { block_time: Some(block_time), ..AnvilOptions::default() };
+        // It may be left running for days: whatever it keeps of each block would fill memory and disk.
+        let anvil = AnvilOptions {
+            block_time: Some(block_time),
+            durable: false,
+            arguments: vec![anvil::NO_OLD_STATES.to_owned()],
+            ..AnvilOptions::default()
+        };
         let options = SceneOptions { anvil, ..SceneOptions::of(Variant::G10) };
         let thresholds = Thresholds { public: nodes.into(), user: nodes.into() };
         let parties = Parties::start(dir, &options, nodes.into(), thresholds).await?;
@@ -223,7 +229,7 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
 /// Removes what an earlier network left in the folder: every network is a fresh one.
 fn forget_the_last(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| io("creating the folder", e))?;
-    for name in [NETWORK, REQUESTS, "anvil-state.json", "anvil.log", "ministack.log"] {
+    for name in [NETWORK, REQUESTS, "anvil.log", "ministack.log"] {
         match fs::remove_file(dir.join(name)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(name, e)),
             _ => {}

@@ -75,6 +75,7 @@ pub async fn run(options: &Options, signals: &mut Signals) -> Result<ExitCode> {
     }
     let mut kept = Ok(());
     if options.keep {
+        scene.show_status();
         tell_what_runs(&scene);
         kept = tokio::select! {
             ended = scene.watch() => ended,
@@ -88,7 +89,11 @@ pub async fn run(options: &Options, signals: &mut Signals) -> Result<ExitCode> {
     match kept.and(stopped) {
         Err(error) => Ok(failed(&run, Some(&error))),
         Ok(()) if good => {
-            println!("Logs, journals and configurations of this run: {}", near(&run.dir));
+            println!(
+                "\nLogs, journals and configurations of this run: {}\n\
+                 Everything it started is stopped. To look around: scripts/quickstart --keep",
+                near(&run.dir)
+            );
             Ok(ExitCode::SUCCESS)
         }
         Ok(()) => Ok(ExitCode::FAILURE),
@@ -170,7 +175,6 @@ async fn walk(options: &Options, run: &Run) -> Result<(Scene, bool)> {
     println!("\n{}", verdict::table(&verdicts));
     let failed = deployment.failed_transactions().await?.len();
     println!("\n{}", verdict::totals(&verdicts, failed));
-    scene.show_status();
     good &= verdicts.iter().all(Verdict::is_good);
     Ok((scene, good))
 }

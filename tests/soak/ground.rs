@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::world::{
     Error, Result,
-    anvil::AnvilOptions,
+    anvil::{self, AnvilOptions},
     contracts::lean_decryption_code,
     core_stub::{CoreOptions, CoreStub, CoreVersion},
     deployment::Thresholds,
@@ -26,9 +26,6 @@ use crate::world::{
 };
 
 pub const INSTANCES: usize = 4;
-/// The chain's node keeps no state of old blocks: each would be a copy of all there is, and those of
-/// half an hour fit into no memory. What a block holds and what was logged in it stays.
-const NO_OLD_STATES: &str = "--prune-history";
 
 /// Dropped in this order: the supervisor before what it talks to.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ pub struct Ground {
 impl Ground {
     /// Everything but the supervisor's process, with its data in `dir`.
     pub async fn start(dir: &Path) -> Result<Self> {
-        let arguments = vec![NO_OLD_STATES.to_owned()];
+        let arguments = vec![anvil::NO_OLD_STATES.to_owned()];
         let anvil = AnvilOptions { durable: false, arguments, ..AnvilOptions::default() };
         let options = SceneOptions { anvil, ..SceneOptions::default() };
         // Every node's answer is accepted, also after the third has made a consensus.

@@ -59,6 +59,9 @@ pub struct Anvil {
 }
 
 const STATE: &str = "anvil-state.json";
+/// An argument: the states of earlier blocks are not kept. Each would be a copy of all there is, and those of
+/// half an hour fit into no memory. What a block holds and what was logged in it stays.
+pub const NO_OLD_STATES: &str = "--prune-history";
 
 impl Anvil {
     /// Starts a node whose state, if it is ever stopped, stands in `dir`. A state found there is

@@ -85,8 +85,12 @@ fn a_file_is_an_instance_with_what_it_says() {
     write(directory.path(), "off.toml", format!("enabled = false\n{}", text(1)));
     write(directory.path(), "bad.toml", "chain_id = ");
     write(directory.path(), "empty.toml", "");
+    write(directory.path(), "idle.toml", "enabled = false");
     let look = look(directory.path());
-    assert_eq!(summary(&look), [("bad", false), ("empty", false), ("off", true), ("one", true)]);
+    let are = [("bad", false), ("empty", false), ("idle", false), ("off", true), ("one", true)];
+    assert_eq!(summary(&look), are);
+    let of_disabled = |name: &str| look.files[name].as_ref().unwrap_err().are_of_disabled();
+    assert_eq!(["bad", "empty", "idle"].map(of_disabled), [false, false, true]);
     let one = look.files["one"].as_ref().unwrap();
     assert_eq!(one.name, "one");
     assert_eq!(one.config.channel_size, 7);
