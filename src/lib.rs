@@ -44,6 +44,7 @@ pub mod traces;
 pub mod heart;
 pub mod backoff;
 pub mod repeats;
+pub mod lately;
 pub mod crowd;
 pub mod clock;
 pub mod machine;

@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("machine", &["clock"]),
     ("backoff", &[]),
     ("repeats", &[]),
+    ("lately", &[]),
     ("crowd", &[]),
     ("heart", &[]),
     ("traces", &[]),
@@ -27,7 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("gateway::abi", &["domain"]),
     (
         "gateway::provider",
-        &["backoff", "clock", "domain", "heart", "metrics", "proxy", "repeats", "tls"],
+        &["backoff", "clock", "domain", "heart", "lately", "metrics", "proxy", "repeats", "tls"],
     ),
     ("gateway::wallet", &["aws", "backoff", "domain", "metrics", "proxy", "tls"]),
     (
@@ -42,7 +43,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "repeats",
         ],
     ),
-    ("gateway::decryption", &["domain", "gateway::abi", "gateway::provider"]),
+    ("gateway::decryption", &["domain", "gateway::abi", "gateway::provider", "lately"]),
     (
         "gateway::gateway_config",
         &["domain", "gateway::abi", "gateway::decryption", "gateway::provider"],
@@ -64,6 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "gateway::decryption",
             "gateway::provider",
             "heart",
+            "lately",
             "metrics",
             "repeats",
         ],
@@ -78,6 +80,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "gateway::decryption",
             "gateway::lane",
             "gateway::provider",
+            "lately",
             "metrics",
         ],
     ),

@@ -20,6 +20,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod endpoints;
 mod head;
+mod hearing;
 mod history;
 mod http;
 mod identity;
@@ -41,6 +42,7 @@ use tokio::sync::watch;
 pub(crate) use self::sends::{is_already_known, verdict};
 pub use self::{
     arbitrum::ArbitrumProvider,
+    hearing::{Hearing, are_all},
     identity::Beginning,
     nodes::Nodes,
     quirks::TooMuch,

@@ -160,6 +160,24 @@ async fn a_node_that_swallows_calls_costs_a_part_of_the_deadline() -> Result<()>
     Ok(())
 }
 
+/// It answers everything else: the next call of that method goes to the other one at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_at_one_method_costs_one_call() -> Result<()> {
+    let ground = ground(&["ws", "ws"]).await?;
+    ground.connected().await?;
+    ground.reads_from(0).await?;
+    let code = async || ground.provider.code_size(Address::ZERO).await.is_ok();
+    ground.nodes[0].rule(Rule::always("eth_getCode", Lie::Silence));
+    assert!(code().await);
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert!(code().await);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(ground.nodes[0].calls("eth_getCode"), 1);
+    ground.reads_from(0).await
+}
+
 /// T55: hosts, never URLs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t55_an_outage_names_all_hosts_and_no_key() -> Result<()> {

@@ -1,10 +1,9 @@
 //! When requests are handed on to the walk: once their block is deep enough.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::{Arrivals, ReadError, TAG_EVERY};
 use crate::{
@@ -13,11 +12,12 @@ use crate::{
         intake::Intake,
         ledger::RequestLedger,
     },
-    gateway::provider::{At, Head, NodeId, Provider},
+    gateway::provider::{Head, Hearing, NodeId, Provider},
+    lately::Lately,
 };
 
-/// Nodes asked for their tag, at most.
-const TAGS_OF: usize = 3;
+/// Nodes whose tag is remembered.
+const TAGS_OF: usize = 16;
 /// Who takes longer for it is not heard this time.
 const TAG_WITHIN: Duration = Duration::from_secs(2);
 /// What a node told counts for so long.
@@ -26,12 +26,17 @@ const TAG_COUNTS_FOR: Duration = Duration::from_mins(1);
 const FIRST_TAGS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the nodes told of the tag.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tags {
-    /// Of each, and when it did last.
-    told: HashMap<NodeId, (Tag, Instant)>,
+    told: Lately<NodeId, Tag>,
     /// When they were asked first.
     since: Option<Instant>,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self { told: Lately::new(TAGS_OF, TAG_COUNTS_FOR), since: None }
+    }
 }
 
 impl Tags {
@@ -40,9 +45,7 @@ impl Tags {
         let now = Instant::now();
         self.since.get_or_insert(now);
         for (node, block) in told {
-            let (tag, at) = self.told.entry(node).or_insert((new, now));
-            tag.look(Some(block), head, now_ms);
-            *at = now;
+            self.told.say(node, now, || new).look(Some(block), head, now_ms);
         }
     }
 
@@ -50,11 +53,8 @@ impl Tags {
     /// each of the nodes was heard, or had time for it.
     fn counting(&self, nodes: usize) -> Vec<Tag> {
         let young = self.since.is_some_and(|since| since.elapsed() < FIRST_TAGS_WITHIN);
-        if young && self.told.len() < nodes {
-            return Vec::new();
-        }
-        let told = self.told.values().filter(|(_, at)| at.elapsed() < TAG_COUNTS_FOR);
-        told.map(|(tag, _)| *tag).collect()
+        let told: Vec<Tag> = self.told.all(Instant::now()).copied().collect();
+        if young && told.len() < nodes { Vec::new() } else { told }
     }
 }
 
@@ -84,7 +84,10 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         if self.tag_asked.is_some_and(|asked| asked.elapsed() < TAG_EVERY) {
             return;
         }
-        let told = self.told_tags(at).await;
+        let ask = |one: P| async move { one.header(at).await };
+        let hearing = Hearing::of(self.adapter.provider(), TAG_WITHIN, ask).await;
+        let told = hearing.said.into_iter();
+        let told = told.filter_map(|(node, block)| Some((node, block?.block.number))).collect();
         self.tag_asked = Some(Instant::now());
         let now_ms = self.notes.now_ms();
         let new = Tag::new(self.depth.finality, head, now_ms);
@@ -113,27 +116,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
                 "the finality tag stands still: requests wait for it"
             );
         }
-    }
-
-    /// Where the sound nodes have it; of those that say so in time.
-    async fn told_tags(&self, at: At) -> Vec<(NodeId, u64)> {
-        let provider = self.adapter.provider();
-        let asking = provider.sound_nodes().into_iter().take(TAGS_OF).map(|node| {
-            let provider = provider.only(node);
-            async move { (node, timeout(TAG_WITHIN, provider.header(at)).await) }
-        });
-        let mut told = Vec::new();
-        for (node, answer) in join_all(asking).await {
-            match answer {
-                Ok(Ok(Some(block))) => told.push((node, block.block.number)),
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => debug!(?at, %error, "a node does not tell the finality tag"),
-                Err(_) => {
-                    debug!(?at, host = provider.host(node), "the finality tag comes too late");
-                }
-            }
-        }
-        told
     }
 
     pub(super) async fn hand_on(&self, intake: Intake) -> Result<(), ReadError> {

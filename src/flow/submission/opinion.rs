@@ -3,16 +3,15 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Before, Submission, SubmissionError, earlier::Found};
 use crate::{
-    domain::{Outcome, Request},
+    domain::{Bytes, Outcome, Request},
     gateway::{
         abi::ContractError,
         decryption::{Agreed, DecryptionAdapter, Ending, ORPHANED_AFTER, Whereabouts},
-        provider::{At, Call, Provider, RpcError},
+        provider::{At, Call, Hearing, Provider, RpcError},
     },
 };
 
@@ -23,8 +22,13 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// A node that says nothing for so long has no vote.
 pub(super) const VOTE_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a node's contract says to an answer. An error: nothing.
-pub(super) type Said = Result<Option<ContractError>, RpcError>;
+/// What a node's contract says to an answer.
+#[derive(Debug)]
+pub(super) enum Opinion {
+    Takes,
+    /// `None`: without a reason.
+    Refuses(Option<ContractError>),
+}
 
 impl<P: Provider> Submission<P> {
     /// That there is an answer already ends a request. The contract says it of a signer: whichever
@@ -100,33 +104,25 @@ impl<P: Provider> Submission<P> {
         this: impl Fn(&ContractError) -> bool + Copy,
     ) -> Result<Agreed, RpcError> {
         let says = |one: DecryptionAdapter<P>| async move {
-            Ok(read(one.provider().call(call, at).await)?.as_ref().is_some_and(this))
+            let said = read(one.provider().call(call, at).await)?;
+            Ok(matches!(&said, Opinion::Refuses(Some(error)) if this(error)))
         };
         self.adapter.agreed(ending, request.key, says).await
     }
 
-    /// What the contract says to an answer, by each sound node.
-    pub(super) async fn everyone(&self, call: &Call, at: At) -> Vec<Said> {
+    /// What the contract says to an answer now, by each node that tells.
+    pub(super) async fn everyone(&self, call: &Call) -> Result<Vec<Opinion>, RpcError> {
+        let ask = |one: P| async move { read(one.call(call, At::Latest).await) };
         let provider = self.adapter.provider();
-        let asked = provider.sound_nodes().into_iter().map(|node| {
-            let one = provider.only(node);
-            async move { timeout(VOTE_WITHIN, one.call(call, at)).await.ok() }
-        });
-        let mut answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-        if answers.is_empty() {
-            // None is connected now, or none answers.
-            answers.push(provider.call(call, at).await);
-        }
-        answers.into_iter().map(read).collect()
+        Hearing::of(provider, VOTE_WITHIN, ask).await.answers(provider)
     }
 }
 
-/// `None`: it takes the answer.
-fn read(answer: Result<crate::domain::Bytes, RpcError>) -> Said {
+fn read(answer: Result<Bytes, RpcError>) -> Result<Opinion, RpcError> {
     match answer {
-        Ok(_) => Ok(None),
-        Err(error) => match error.revert_data().and_then(|data| ContractError::decode(&data)) {
-            Some(said) => Ok(Some(said)),
+        Ok(_) => Ok(Opinion::Takes),
+        Err(error) => match error.revert_data() {
+            Some(data) => Ok(Opinion::Refuses(ContractError::decode(&data))),
             None => Err(error),
         },
     }

@@ -2,25 +2,24 @@
 //! node's word nor one moment's counts, and what was paid for has a bound.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
     Before, Submission, SubmissionError,
-    opinion::{AGAIN_AFTER, Said, VOTE_WITHIN},
+    opinion::{AGAIN_AFTER, Opinion, VOTE_WITHIN},
     rejected,
 };
 use crate::{
     domain::{B256, Outcome, Request, RequestKey},
     gateway::{
         abi::{ContractError, Verdict},
-        provider::{At, Call, Provider, RpcError},
+        provider::{Call, Hearing, Provider},
     },
+    lately::Lately,
 };
 
 /// Transactions of a request that revert, before it is held.
@@ -50,22 +49,21 @@ impl Paid {
 }
 
 /// The transactions that reverted, by request, in this life of the instance.
-#[derive(Debug, Default)]
-pub(super) struct Reverts(Mutex<HashMap<RequestKey, Paid>>);
+#[derive(Debug)]
+pub(super) struct Reverts(Mutex<Lately<RequestKey, Paid>>);
+
+impl Default for Reverts {
+    fn default() -> Self {
+        Self(Mutex::new(Lately::new(REMEMBERED, Duration::MAX)))
+    }
+}
 
 impl Reverts {
     /// One more.
     pub(super) fn paid(&self, key: RequestKey, why: &'static str, now: Instant) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED
-            && !known.contains_key(&key)
-            && let Some(oldest) =
-                known.iter().min_by_key(|(_, paid)| paid.last).map(|(key, _)| *key)
-        {
-            known.remove(&oldest);
-        }
-        let times = known.get(&key).map_or(0, |paid| paid.times);
-        known.insert(key, Paid { times: times.saturating_add(1), last: now, why });
+        let mut known = self.open();
+        let paid = known.say(key, now, || Paid { times: 0, last: now, why });
+        *paid = Paid { times: paid.times.saturating_add(1), last: now, why };
     }
 
     pub(super) fn any(&self, key: RequestKey) -> bool {
@@ -84,11 +82,15 @@ impl Reverts {
     }
 
     pub(super) fn forget(&self, key: RequestKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.open().forget(&key);
     }
 
     fn of(&self, key: RequestKey) -> Option<Paid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
+        self.open().of(&key, Instant::now()).copied()
+    }
+
+    fn open(&self) -> MutexGuard<'_, Lately<RequestKey, Paid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,26 +102,19 @@ enum All {
     Differ,
 }
 
-/// Fails as the first one did, if nobody has a say.
-fn together(said: Vec<Said>) -> Result<All, RpcError> {
-    let (mut votes, mut failed) = (Vec::new(), None);
+fn together(said: Vec<Opinion>) -> All {
+    let (mut takes, mut refusal) = (false, None);
     for one in said {
         match one {
-            Ok(None) => votes.push(Ok(())),
-            Ok(Some(error)) => votes.push(Err(Some(error))),
-            Err(error) if error.revert_data().is_some() => votes.push(Err(None)),
-            Err(error) => failed = failed.or(Some(error)),
+            Opinion::Takes => takes = true,
+            Opinion::Refuses(error) => _ = refusal.get_or_insert(error),
         }
     }
-    if votes.is_empty() {
-        return failed.map_or(Ok(All::Differ), Err);
-    }
-    let taken = votes.iter().filter(|vote| vote.is_ok()).count();
-    Ok(match votes.iter().position(Result::is_err) {
+    match refusal {
         None => All::Take,
-        Some(_) if taken > 0 => All::Differ,
-        Some(first) => All::Refuse(votes.swap_remove(first).err().flatten()),
-    })
+        Some(_) if takes => All::Differ,
+        Some(error) => All::Refuse(error),
+    }
 }
 
 /// Whether it is something that holds a request.
@@ -132,16 +127,18 @@ impl<P: Provider> Submission<P> {
     /// say so seconds later.
     pub(super) async fn held_after_all(&self, call: &Call) -> SubmissionError {
         sleep(AGAIN_AFTER).await;
-        let said = self.everyone(call, At::Latest).await;
+        let said = match self.everyone(call).await {
+            Ok(said) => said,
+            Err(error) => return error.into(),
+        };
         let held = said.iter().all(|one| match one {
-            Ok(error) => error.is_some() && holds(error.as_ref()),
-            Err(_) => true,
+            Opinion::Takes => false,
+            Opinion::Refuses(error) => holds(error.as_ref()),
         });
         match together(said) {
-            Ok(All::Refuse(Some(error))) if held => SubmissionError::Rejected(error),
-            Ok(All::Refuse(None)) if held => rejected("the contract reverts without a reason"),
-            Ok(All::Take | All::Refuse(_) | All::Differ) => SubmissionError::Contradicted,
-            Err(error) => error.into(),
+            All::Refuse(Some(error)) if held => SubmissionError::Rejected(error),
+            All::Refuse(None) if held => rejected("the contract reverts without a reason"),
+            All::Take | All::Refuse(_) | All::Differ => SubmissionError::Contradicted,
         }
     }
 
@@ -152,7 +149,7 @@ impl<P: Provider> Submission<P> {
         call: &Call,
         before: Before,
     ) -> Result<Option<Outcome>, SubmissionError> {
-        match together(self.everyone(call, At::Latest).await)? {
+        match together(self.everyone(call).await?) {
             All::Take => Ok(None),
             All::Refuse(error) => self.weigh(request, call, error, before).await.map(Some),
             All::Differ => Err(SubmissionError::Contradicted),
@@ -162,22 +159,17 @@ impl<P: Provider> Submission<P> {
     /// Whether no sound node says that this transaction got through. Who does not have it yet is waited
     /// for, a while.
     pub(super) async fn reverted_everywhere(&self, transaction: B256) -> bool {
-        let provider = self.adapter.provider();
-        let asked = provider.sound_nodes().into_iter().map(|node| {
-            let one = provider.only(node);
-            timeout(VOTE_WITHIN, async move {
-                loop {
-                    let found = one.receipts(&[transaction]).await.ok();
-                    if let Some(receipt) =
-                        found.and_then(|found| found.into_iter().flatten().next())
-                    {
-                        return receipt.success;
-                    }
-                    sleep(RECEIPT_EVERY).await;
+        let succeeded = |one: P| async move {
+            loop {
+                let found = one.receipts(&[transaction]).await.ok();
+                if let Some(receipt) = found.and_then(|found| found.into_iter().flatten().next()) {
+                    return Ok(receipt.success);
                 }
-            })
-        });
-        !join_all(asked).await.into_iter().any(|said| said.is_ok_and(|success| success))
+                sleep(RECEIPT_EVERY).await;
+            }
+        };
+        let hearing = Hearing::of(self.adapter.provider(), VOTE_WITHIN, succeeded).await;
+        !hearing.said.into_iter().any(|(_, success)| success)
     }
 }
 

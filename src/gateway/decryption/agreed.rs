@@ -1,23 +1,22 @@
 //! What ends a request on the words of nodes: all of them say so, or those that are there do for long.
 //!
 //! Who is away for a second may know better, and one of two nodes alone would have the say meanwhile. So
-//! every node counts that is not known to be of another chain, in whatever state it is; one that is away,
-//! behind or silent is waited for, and has no say if the others have said the same for [`STAYS_AWAY`].
-//! Nobody sits and waits: it is asked again, as everything is that is not certain.
+//! every node counts that has a say ([`Hearing`]); one that is away, behind or silent is waited for, and
+//! has none if the others have said the same for [`STAYS_AWAY`]. Nobody sits and waits: it is asked again,
+//! as everything is that is not certain.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::DecryptionAdapter;
 use crate::{
     domain::RequestKey,
-    gateway::provider::{Provider, RpcError},
+    gateway::provider::{Hearing, NodeId, Provider, RpcError, are_all},
+    lately::Lately,
 };
 
 /// Who has said nothing for so long has no say.
@@ -33,6 +32,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
     Gone,
+    /// It was never there.
+    Nowhere,
     Answered,
     NotRequested,
 }
@@ -46,36 +47,30 @@ pub enum Agreed {
     NotYet,
 }
 
-/// When something was said first without contradiction, and last.
-#[derive(Clone, Copy, Debug)]
-struct Said {
-    first: Instant,
-    last: Instant,
-}
+/// Since when something is said without contradiction, while somebody is waited for. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Unopposed(Arc<Mutex<Lately<(Ending, RequestKey), Instant>>>);
 
-/// What is said while somebody is waited for. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Unopposed(Arc<Mutex<HashMap<(Ending, RequestKey), Said>>>);
+impl Default for Unopposed {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Lately::new(REMEMBERED, FORGOTTEN_AFTER))))
+    }
+}
 
 impl Unopposed {
     /// It is said again. Whether it has been for long enough.
     fn said(&self, what: (Ending, RequestKey), now: Instant) -> bool {
-        let since = |then| now.saturating_duration_since(then);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED || known.contains_key(&what) {
-            known.retain(|_, said| since(said.last) < FORGOTTEN_AFTER);
-        }
-        if known.len() >= REMEMBERED && !known.contains_key(&what) {
+        // Who came first comes to an end; if each pushed another one out, nobody would.
+        if !known.has_room_for(&what, now) {
             return false;
         }
-        let said = known.entry(what).or_insert(Said { first: now, last: now });
-        said.last = now;
-        since(said.first) >= STAYS_AWAY
+        now.saturating_duration_since(*known.say(what, now, || now)) >= STAYS_AWAY
     }
 
     /// Somebody says otherwise.
     fn contradicted(&self, what: (Ending, RequestKey)) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&what);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).forget(&what);
     }
 }
 
@@ -90,35 +85,21 @@ impl<P: Provider> DecryptionAdapter<P> {
     where
         Saying: Future<Output = Result<bool, RpcError>>,
     {
-        let nodes = self.provider.sound_nodes();
-        let asked = nodes.iter().map(|node| timeout(ANSWERS_WITHIN, says(self.only(*node))));
-        let (mut heard, mut all, mut failed) = (Vec::new(), true, None);
-        for (node, said) in nodes.iter().zip(join_all(asked).await) {
-            match said {
-                Ok(Ok(said)) => {
-                    heard.push(*node);
-                    all &= said;
-                }
-                Ok(Err(error)) => _ = failed.get_or_insert(error),
-                Err(_) => {}
-            }
-        }
-        if heard.is_empty() {
-            return Err(failed.unwrap_or_else(|| self.silence()));
-        }
-        if !all {
-            self.unopposed.contradicted((ending, key));
-            return Ok(Agreed::No);
-        }
-        let all_heard = self.provider.voters().iter().all(|node| heard.contains(node));
-        let agreed = all_heard || self.unopposed.said((ending, key), Instant::now());
-        Ok(if agreed { Agreed::Yes } else { Agreed::NotYet })
+        let ask = |provider| says(Self { provider, ..self.clone() });
+        let hearing = Hearing::of(&self.provider, ANSWERS_WITHIN, ask).await;
+        let heard: Vec<NodeId> = hearing.said.iter().map(|(node, _)| *node).collect();
+        let all = hearing.answers(&self.provider)?.into_iter().all(|said| said);
+        Ok(self.together((ending, key), all.then_some(&heard[..])))
     }
 
-    fn silence(&self) -> RpcError {
-        let hosts = self.provider.voters().into_iter().map(|node| self.provider.host(node));
-        let host = hosts.collect::<Vec<_>>().join(", ");
-        RpcError::Unavailable { host, what: "no node answers".into() }
+    /// What follows where these nodes say that a request has ended so; `None`: one says otherwise.
+    pub(super) fn together(&self, what: (Ending, RequestKey), by: Option<&[NodeId]>) -> Agreed {
+        let Some(heard) = by else {
+            self.unopposed.contradicted(what);
+            return Agreed::No;
+        };
+        let agreed = are_all(&self.provider, heard) || self.unopposed.said(what, Instant::now());
+        if agreed { Agreed::Yes } else { Agreed::NotYet }
     }
 }
 
@@ -141,7 +122,6 @@ mod tests {
         let other = |id: u64| (Ending::Answered, RequestKey { id: U256::from(id), ..key });
         let at = begun + Duration::from_secs(2_060);
         assert!((0..10_000).all(|id| !unopposed.said(other(id), at)));
-        assert!(unopposed.0.lock().unwrap().len() <= REMEMBERED);
         assert!(said(2_061), "who was there first stays");
     }
 }

@@ -24,7 +24,7 @@
 //! for a moment gains nothing: one that is away since a moment is waited for.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex as Lock, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,13 +35,14 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::DecryptionAdapter;
+use super::{Agreed, DecryptionAdapter, Ending};
 use crate::{
     domain::{B256, BlockRef, Event, Request, RequestKey},
     gateway::{
         abi,
         provider::{At, LogRange, NodeId, Provider},
     },
+    lately::Lately,
 };
 
 /// How long a second node is waited for that is behind or does not answer.
@@ -57,6 +58,9 @@ const DENIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const SECOND_LOOK: Duration = Duration::from_secs(5);
 /// A node that takes longer for the logs of a block is asked for its transactions meanwhile.
 const LOGS_WITHIN: Duration = Duration::from_secs(1);
+/// One that did is given less time for such a block, for a while.
+const SLOW_FOR: Duration = Duration::from_mins(1);
+const LOGS_OF_SLOW_WITHIN: Duration = Duration::from_millis(200);
 /// So long after the second of two nodes was lost, or the process began, it is waited for.
 const LATELY: Duration = Duration::from_secs(30);
 /// A denial counts for so long after it was said, where who said it does not answer.
@@ -65,7 +69,7 @@ const DENIED_FOR: Duration = Duration::from_mins(10);
 const DENIALS: usize = 8192;
 /// Receipts of a block's transactions remembered, of each node.
 const RECEIPTS: usize = 64;
-/// Nodes asked about one request, at most.
+/// Nodes asked about one request at a time.
 const ASKED: usize = 3;
 /// Blocks and nodes whose requests are remembered: those of a block are asked about together.
 const REMEMBERED: usize = 256;
@@ -90,7 +94,8 @@ pub enum Witnessed {
         shown_by: Vec<String>,
         denied_by: String,
     },
-    /// Two nodes or more have the very block, none of them the event in it: it was never there.
+    /// Two nodes or more have the very block, none of them the event in it, and nobody may know better: it
+    /// was never there.
     Nowhere,
 }
 
@@ -155,33 +160,27 @@ pub(super) struct Memory(Arc<Lock<Remembered>>);
 
 #[derive(Debug)]
 struct Remembered {
-    blocks: VecDeque<(B256, NodeId, Shared)>,
-    /// Who denied which request, and when; the oldest first.
-    denials: VecDeque<(RequestKey, Instant, String)>,
+    blocks: Lately<(B256, NodeId), Shared>,
+    /// Who denied which request.
+    denials: Lately<RequestKey, String>,
+    /// Who took too long for logs.
+    slow: Lately<NodeId, ()>,
     /// When there was more than one sound node; at first when this began.
     two_at: Instant,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        let (blocks, denials, two_at) = (VecDeque::new(), VecDeque::new(), Instant::now());
-        Self(Arc::new(Lock::new(Remembered { blocks, denials, two_at })))
+        let blocks = Lately::new(REMEMBERED, Duration::MAX);
+        let (denials, two_at) = (Lately::new(DENIALS, DENIED_FOR), Instant::now());
+        let slow = Lately::new(REMEMBERED, SLOW_FOR);
+        Self(Arc::new(Lock::new(Remembered { blocks, denials, slow, two_at })))
     }
 }
 
 impl Memory {
     fn of(&self, block: B256, node: NodeId) -> Shared {
-        let known = &mut self.open().blocks;
-        let is_it = |(hash, by, _): &&(B256, NodeId, Shared)| (*hash, *by) == (block, node);
-        if let Some((_, _, shared)) = known.iter().find(is_it) {
-            return shared.clone();
-        }
-        if known.len() >= REMEMBERED {
-            known.pop_front();
-        }
-        let shared = Shared::default();
-        known.push_back((block, node, shared.clone()));
-        shared
+        self.open().blocks.say((block, node), Instant::now(), Shared::default).clone()
     }
 
     /// How many sound nodes there are. Whether another one was there a moment ago, and may come back.
@@ -194,25 +193,27 @@ impl Memory {
     }
 
     fn denied(&self, key: RequestKey, by: &str) {
-        let denials = &mut self.open().denials;
-        denials.retain(|(known, at, _)| *known != key && at.elapsed() < DENIED_FOR);
-        if denials.len() >= DENIALS {
-            denials.pop_front();
-        }
-        denials.push_back((key, Instant::now(), by.to_owned()));
+        by.clone_into(self.open().denials.say(key, Instant::now(), String::new));
     }
 
     fn shown_by_two(&self, key: RequestKey) {
-        self.open().denials.retain(|(known, ..)| *known != key);
+        self.open().denials.forget(&key);
     }
 
     /// Who, of those that do not show it now, denied this request.
     fn denier(&self, key: RequestKey, shown_by: &[String]) -> Option<String> {
-        let denials = &self.open().denials;
-        let found = denials.iter().find(|(known, at, by)| {
-            *known == key && at.elapsed() < DENIED_FOR && !shown_by.contains(by)
-        });
-        found.map(|(.., by)| by.clone())
+        let known = self.open();
+        known.denials.of(&key, Instant::now()).filter(|by| !shown_by.contains(by)).cloned()
+    }
+
+    /// How long a node may take for the logs of a block before it is asked for its transactions.
+    fn logs_within(&self, node: NodeId) -> Duration {
+        let is_slow = self.open().slow.of(&node, Instant::now()).is_some();
+        if is_slow { LOGS_OF_SLOW_WITHIN } else { LOGS_WITHIN }
+    }
+
+    fn was_slow(&self, node: NodeId) {
+        self.open().slow.say(node, Instant::now(), || ());
     }
 
     fn open(&self) -> MutexGuard<'_, Remembered> {
@@ -242,31 +243,44 @@ impl<P: Provider> DecryptionAdapter<P> {
     /// What a node showed counts for as long as it is `fresh`.
     async fn ask_around(&self, request: &Request, block: BlockRef, fresh: Duration) -> Witnessed {
         let (key, alone) = (request.key, self.provider.node_count() < 2);
-        let until = Instant::now() + PATIENCE;
-        let nodes = self.voters(until).await.into_iter().take(ASKED);
-        let mut words: FuturesUnordered<_> =
-            nodes.map(|node| self.word_of(node, request, (block, fresh), until)).collect();
-        let (mut shown_by, mut denied_by, mut absent) = (Vec::new(), None, 0);
-        while let Some((node, word)) = words.next().await {
-            match word {
-                Word::Shows => shown_by.push(self.provider.host(node)),
-                Word::Absent => absent += 1,
-                Word::Denies | Word::Lacks | Word::Unknown => {}
+        let mut until = Instant::now() + PATIENCE;
+        let nodes = self.those_there(until).await;
+        let (mut shown_by, mut denied_by, mut absent) = (Vec::new(), None, Vec::new());
+        for some in nodes.chunks(ASKED) {
+            let words = some.iter().map(|node| self.word_of(*node, request, (block, fresh), until));
+            let mut words: FuturesUnordered<_> = words.collect();
+            while let Some((node, word)) = words.next().await {
+                match word {
+                    Word::Shows => shown_by.push(self.provider.host(node)),
+                    Word::Absent => absent.push(node),
+                    Word::Denies | Word::Lacks | Word::Unknown => {}
+                }
+                if matches!(word, Word::Absent | Word::Denies) {
+                    denied_by = Some(self.provider.host(node));
+                }
+                if shown_by.len() >= 2 {
+                    self.memory.shown_by_two(key);
+                    return Witnessed::ByTwo;
+                }
             }
-            if matches!(word, Word::Absent | Word::Denies) {
-                denied_by = Some(self.provider.host(node));
+            if absent.is_empty() || !shown_by.is_empty() {
+                break;
             }
-            if shown_by.len() >= 2 {
-                self.memory.shown_by_two(key);
-                return Witnessed::ByTwo;
-            }
+            // It may end: the others are asked, too.
+            until = Instant::now() + PATIENCE;
         }
         match &denied_by {
             Some(by) => self.memory.denied(key, by),
             None => denied_by = self.memory.denier(key, &shown_by),
         }
+        let never = (Ending::Nowhere, key);
+        let never = if shown_by.is_empty() {
+            absent.len() >= 2 && self.together(never, Some(&absent)) == Agreed::Yes
+        } else {
+            self.together(never, None) == Agreed::Yes
+        };
         match denied_by {
-            Some(_) if shown_by.is_empty() && absent >= 2 => Witnessed::Nowhere,
+            Some(_) if never => Witnessed::Nowhere,
             Some(denied_by) => Witnessed::Disputed { shown_by, denied_by },
             None if shown_by.is_empty() => Witnessed::ByNobody,
             None if alone => Witnessed::NobodyElse,
@@ -275,7 +289,7 @@ impl<P: Provider> DecryptionAdapter<P> {
     }
 
     /// The sound nodes. Where there is one, and were two a moment ago, the other is waited for.
-    async fn voters(&self, until: Instant) -> Vec<NodeId> {
+    async fn those_there(&self, until: Instant) -> Vec<NodeId> {
         loop {
             let nodes = self.provider.sound_nodes();
             let waits = self.memory.is_lately_one(nodes.len()) && self.provider.node_count() > 1;
@@ -334,7 +348,7 @@ impl<P: Provider> DecryptionAdapter<P> {
         let of_block = self.memory.of(block.hash, node);
         let looking = async {
             let mut of_block = of_block.lock().await;
-            self.look_into(&mut of_block, request, block, fresh).await
+            self.look_into(node, &mut of_block, request, (block, fresh)).await
         };
         timeout_at(until, looking).await.unwrap_or(Word::Unknown)
     }
@@ -342,18 +356,22 @@ impl<P: Provider> DecryptionAdapter<P> {
     /// What is not known of the block yet is asked for, as far as it is needed.
     async fn look_into(
         &self,
+        node: NodeId,
         known: &mut OfBlock,
         request: &Request,
-        block: BlockRef,
-        fresh: Duration,
+        (block, fresh): (BlockRef, Duration),
     ) -> Word {
         let (key, transaction) = (request.key, request.transaction);
         if known.lacks(&transaction) {
             return Word::Absent;
         }
         if !known.told.as_ref().is_some_and(|told| told.answers(&key, fresh)) {
-            let asking = timeout(LOGS_WITHIN, self.requests(LogRange::Block(block.hash)));
-            let shown = asking.await.ok().and_then(Result::ok).map(|shown| keys(&shown.answer));
+            let within = self.memory.logs_within(node);
+            let asking = timeout(within, self.requests(LogRange::Block(block.hash))).await;
+            if asking.is_err() {
+                self.memory.was_slow(node);
+            }
+            let shown = asking.ok().and_then(Result::ok).map(|shown| keys(&shown.answer));
             known.told = Some(Told { at: Instant::now(), shown, here: None });
         }
         let Some(told) = known.told.as_mut() else { return Word::Unknown };
@@ -618,6 +636,40 @@ mod tests {
         chain.node().lies[0].mute = true;
         assert_eq!(again(&first).await, Witnessed::ByNobody);
         assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "it was certain");
+    }
+
+    /// It may know better: one that is away, silent, behind, or the fourth of four.
+    #[tokio::test(start_paused = true)]
+    async fn b5_nothing_ends_before_all_who_have_a_say_are_heard() {
+        let away = Lies { away: true, ..Lies::default() };
+        let (mute, lags) = (
+            Lies { mute: true, ..Lies::default() },
+            Lies { lags_from: Some(11), ..Lies::default() },
+        );
+        for absent in [away, mute, lags] {
+            let (chain, adapter, [first, _]) = ground();
+            chain.node().lies.push(absent);
+            let request = abi::decode(&Event { block: first.block, ..request_event(3) }).unwrap();
+            for (after, ends) in [(0, false), (50, false), (20, true)] {
+                sleep(Duration::from_secs(after)).await;
+                let said = ask(&adapter, &request).await;
+                assert_eq!(said == Witnessed::Nowhere, ends, "{said:?}");
+            }
+        }
+        let (chain, adapter, [first, _]) = ground();
+        let event = Event { block: first.block, ..request_event(3) };
+        let request = abi::decode(&event).unwrap();
+        let shows = Lies { forges: vec![event], ..Lies::default() };
+        chain.node().lies.extend([Lies::default(), shows]);
+        let said = ask(&adapter, &request).await;
+        let by_the_last = vec!["node-3".to_owned()];
+        assert!(
+            matches!(&said, Witnessed::Disputed { shown_by, .. } if *shown_by == by_the_last),
+            "{said:?}"
+        );
+        chain.node().lies[3] = Lies::default();
+        sleep(FRESH).await;
+        assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
     }
 
     /// Real nodes have broken indices for hours.

@@ -1,7 +1,7 @@
 //! The real provider: an Arbitrum (or any Ethereum JSON-RPC) chain behind one endpoint or several.
 //! How each is kept connected and which is read from is decided elsewhere ([`super::endpoints`]).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use super::{
     client::Client,
     connection,
     endpoint::Endpoint,
-    endpoints,
+    endpoints::{self, ATTEMPT_DEADLINE},
     head::RawHead,
     quirks,
     raw::{RawLog, RawReceipt},
@@ -29,8 +29,6 @@ use crate::{
 
 /// No wallet sends more: a million a second for two centuries.
 const MOST_TRANSACTIONS: u64 = 1 << 53;
-/// How long one endpoint may take of a call's deadline while another could be asked.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
 const HEADER: &str = "eth_getBlockByNumber";
 const LOGS: &str = "eth_getLogs";
 const RECEIPT: &str = "eth_getTransactionReceipt";
@@ -160,9 +158,11 @@ impl ArbitrumProvider {
             let left: Vec<usize> =
                 order.iter().copied().filter(|index| !tried.contains(index)).collect();
             let nodes = left.iter().filter_map(|index| Some((*index, self.nodes().get(*index)?)));
-            // The first of those that wait least.
+            // The first of those that wait least, and answer such calls.
             let free = nodes.map(|(index, node)| (index, node, node.pause()));
-            let Some((index, node, pause)) = free.min_by_key(|(_, _, pause)| *pause) else {
+            let first =
+                free.min_by_key(|(_, node, pause)| (*pause, node.patience(method).is_none()));
+            let Some((index, node, pause)) = first else {
                 return Err(failed.or(busy).unwrap_or_else(|| self.timed_out(method)));
             };
             if !pause.is_zero() {
@@ -181,10 +181,11 @@ impl ArbitrumProvider {
             };
             let until = match left.len() {
                 1 => deadline,
-                _ => deadline.min(Instant::now() + ATTEMPT_DEADLINE),
+                _ => deadline.min(Instant::now() + node.patience(method).unwrap_or_default()),
             };
-            let asking = ask(client, node.clone());
-            let error = match timeout_at(until, asking).await {
+            let asking = timeout_at(until, ask(client, node.clone())).await;
+            node.hung(method, asking.is_err());
+            let error = match asking {
                 Ok(Ok(answer)) => {
                     node.answered();
                     // Another one has a legal answer to the same question.

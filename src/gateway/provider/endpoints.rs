@@ -11,7 +11,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -39,6 +39,7 @@ use super::{
 use crate::{
     domain::B256,
     heart::{GATEWAY_CONNECTION, Hearts},
+    lately::Lately,
     repeats::Repeats,
 };
 
@@ -52,6 +53,15 @@ const LEAP: u64 = 64;
 const CLAIMED_EVERY: Duration = Duration::from_secs(1);
 /// Calls in a row that an endpoint left unanswered.
 const FAILING: u32 = 2;
+/// How long one endpoint may take of a call's deadline while another could be asked.
+pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+/// One that left a call of the same method unanswered is asked after all others, for a minute; then it may
+/// take so long, as long as it is remembered.
+const HUNG_LATELY: Duration = Duration::from_mins(1);
+const TRIED_AGAIN_FOR: Duration = Duration::from_millis(500);
+const HUNG_FOR: Duration = Duration::from_mins(10);
+/// Methods of which that is remembered. There are fewer.
+const METHODS: usize = 64;
 /// Sends that go on after another endpoint has taken the transaction.
 const STRAGGLERS: usize = 1024;
 
@@ -70,6 +80,8 @@ pub(super) struct Node {
     unanswered: Arc<AtomicU32>,
     sync: Arc<Mutex<SyncSpelling>>,
     pub batches: Arc<Batches>,
+    /// The methods that it leaves unanswered, and since when.
+    hangs: Arc<Mutex<Lately<&'static str, Instant>>>,
     /// What it says again and again is said once.
     repeats: Arc<Mutex<Repeats>>,
 }
@@ -88,6 +100,31 @@ impl Node {
 
     pub(super) fn left_unanswered(&self) {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How long it may take for a call of this method, while another node could be asked. `None`: the
+    /// others are asked first.
+    pub(super) fn patience(&self, method: &'static str) -> Option<Duration> {
+        let (now, hangs) = (Instant::now(), self.hangs());
+        match hangs.of(&method, now) {
+            None => Some(ATTEMPT_DEADLINE),
+            Some(since) if now.saturating_duration_since(*since) < HUNG_LATELY => None,
+            Some(_) => Some(TRIED_AGAIN_FOR),
+        }
+    }
+
+    /// It left a call of this method unanswered, or did not.
+    pub(super) fn hung(&self, method: &'static str, hung: bool) {
+        let (now, mut hangs) = (Instant::now(), self.hangs());
+        if hung {
+            *hangs.say(method, now, || now) = now;
+        } else {
+            hangs.forget(&method);
+        }
+    }
+
+    fn hangs(&self) -> MutexGuard<'_, Lately<&'static str, Instant>> {
+        self.hangs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it wants to be asked for a receipt at once, as far as is known.
@@ -280,6 +317,7 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
             unanswered: Arc::default(),
             sync,
             batches: Arc::default(),
+            hangs: Arc::new(Mutex::new(Lately::new(METHODS, HUNG_FOR))),
             repeats: Arc::default(),
         });
     }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
-    ArbitrumProvider, At, Beginning, NodeId, Provider, RpcError,
+    ArbitrumProvider, At, Beginning, Hearing, NodeId, Provider, RpcError,
     connection::Link,
     endpoints::Node,
     identity::{self, Found, Said},
@@ -137,14 +137,10 @@ impl Nodes for ArbitrumProvider {
         let mut ripe = None;
         self.inner.shared.learn(|known| ripe = known.read_up_to(block));
         let Some(ripe) = ripe else { return };
-        let asking = self.sound_nodes().into_iter().map(|node| {
-            let one = self.only(node);
-            async move {
-                let found = timeout(NAMES_WITHIN, one.header(At::Number(ripe.number))).await;
-                Some((node, found.ok()?.ok()??.block.hash))
-            }
-        });
-        let named: Vec<(NodeId, B256)> = join_all(asking).await.into_iter().flatten().collect();
+        let name = |one: Self| async move { one.header(At::Number(ripe.number)).await };
+        let named = Hearing::of(self, NAMES_WITHIN, name).await.said.into_iter();
+        let named = named.filter_map(|(node, head)| Some((node, head?.block.hash)));
+        let named: Vec<(NodeId, B256)> = named.collect();
         let said = identity::together(ripe, &named, self.nodes().len() == 1);
         if let Said::Disputed(one, another) = said
             && let Some(times) = self.nodes()[one.0].heard("differs")
