@@ -18,7 +18,7 @@ pub use self::{
 };
 
 /// A block by number and hash. A number alone names no block: a reorg can give it to another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockRef {
     pub number: u64,
     pub hash: B256,
@@ -416,7 +416,10 @@ impl HoldReason {
             Self::Unconfirmed => {
                 "nothing: it is read again; nodes that differ: ask their operators"
             }
-            Self::StaleAnswer => "it goes on once the Core is restarted or has forgotten",
+            Self::StaleAnswer => {
+                "restart the Core: it keeps an id until then, or until some 6,000 later requests have \
+                 pushed it out; `kms-connector retry` tries it at once"
+            }
             Self::AnswerDropped => "nothing: it is sent again",
             Self::RetryAsked => "nothing: it is tried as somebody asked",
             Self::MessageTooLarge => "raise the Core's grpc_max_message_size",

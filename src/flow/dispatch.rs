@@ -1,5 +1,7 @@
 //! From the channels into walks: one task per request, a place for each, panics counted.
 
+pub(super) mod turns;
+
 use std::{
     collections::{HashMap, HashSet},
     pin::{Pin, pin},
@@ -18,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span};
 
+use self::turns::Turns;
 use super::{
     Flow, Intake, Intakes, RequestLedger, Step,
     ciphertexts::Buckets,
@@ -123,10 +126,25 @@ impl Places {
 
     /// The next request, once there is a place for it: what is not taken out of its channel makes
     /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
-    pub(super) async fn next(&self, intakes: &mut Intakes) -> Option<(Place, Intake)> {
+    pub(super) async fn next(
+        &self,
+        intakes: &mut Intakes,
+        turns: &mut Turns,
+    ) -> Option<(Place, Intake)> {
         let Intakes { fresh, again } = intakes;
-        let one = self.all.place(|| !fresh.is_empty() || !again.is_empty()).await?;
-        let fresh = pin!(async { Some((None, fresh.recv().await?)) });
+        let waiting = || turns.is_anyones() || !fresh.is_empty() || !again.is_empty();
+        let one = self.all.place(waiting).await?;
+        if let Some(intake) = turns.next() {
+            return Some((Place { _one: one, _again: None }, intake));
+        }
+        let fresh = pin!(async {
+            loop {
+                let intake = fresh.recv().await?;
+                if let Some(intake) = turns.admit(intake) {
+                    return Some((None, intake));
+                }
+            }
+        });
         let recovered = pin!(async {
             let permit = self.again.place(|| !again.is_empty()).await?;
             Some((Some(permit), again.recv().await?))
@@ -190,7 +208,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         let places = Places::new(self.options.max_in_flight);
-        let mut walks = Walks::default();
+        let (mut walks, mut turns) = (Walks::default(), Turns::new(self.options.max_in_flight));
         loop {
             self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
             heart.rest();
@@ -214,14 +232,16 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         self.start(&mut walks, walked, place, pause, &places, &stop);
                     } else {
                         walks.panics.remove(&key);
+                        turns.ended(walked.request.block);
                     }
                 }
                 () = stop.cancelled() => break,
-                next = places.next(&mut intakes) => {
+                next = places.next(&mut intakes, &mut turns) => {
                     let Some((place, intake)) = next else { break };
                     heart.beat().await;
                     // The held retry may find what is walking already.
                     if !walks.in_hand.contains(&intake.request.key) {
+                        turns.begun(intake.request.block);
                         self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
                     }
                 }

@@ -8,7 +8,8 @@
 //! held for its answer  answered, submitted  out of the journal, the first time  ask the Core for another
 //! held                 anywhere             it has worked for `request_expiry`  expire
 //! held                 anywhere                                                 hold
-//! trouble of its own   anywhere             for 20 s, and its place is wanted   give way (no_progress)
+//! trouble of its own   anywhere             for 20 s (3 s: a node denies it),   give way (no_progress)
+//!                                           and its place is wanted
 //! trouble              anywhere                                                 retry after a pause
 //! ```
 //!
@@ -50,6 +51,8 @@ use crate::{
 /// one. So does one whose answer the Core does not have for so long; of these one after the other,
 /// since a Core may also be slow.
 pub(in crate::flow) const GIVE_WAY_AFTER: Duration = Duration::from_secs(20);
+/// So soon one does whose request a node denies: whoever forges one forges thousands.
+const DENIED_GIVES_WAY_AFTER: Duration = Duration::from_secs(3);
 /// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Panics of one request's walk before it is held.
@@ -280,7 +283,8 @@ pub(in crate::flow) fn decide(
         (Remedy::Hold(hold), _) => Then::Hold { hold, worked },
         (Remedy::Retry, _) => {
             let since = *history.stuck_since.get_or_insert(at.begun);
-            let is_stuck = at.now.saturating_duration_since(since) >= GIVE_WAY_AFTER;
+            let patience = if history.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
+            let is_stuck = at.now.saturating_duration_since(since) >= patience;
             if own && is_stuck && at.wanted {
                 return Then::GiveWay(Hold::new(HoldReason::NoProgress, why));
             }

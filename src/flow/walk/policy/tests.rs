@@ -44,10 +44,17 @@ fn histories(begun: Instant) -> Vec<History> {
     let mut all = Vec::new();
     for worked in [None, Some(Duration::ZERO), Some(ALMOST), Some(EXPIRY)] {
         for rejected in [None, Some((answer(0), Hold::new(HoldReason::InvalidAnswer, "no")))] {
-            for stuck_for in [None, Some(GIVE_WAY_AFTER / 2), Some(GIVE_WAY_AFTER)] {
+            for (stuck_for, doubted) in [
+                (None, false),
+                (None, true),
+                (Some(GIVE_WAY_AFTER / 2), false),
+                (Some(GIVE_WAY_AFTER / 2), true),
+                (Some(GIVE_WAY_AFTER), false),
+            ] {
                 let standing = worked.map(standing);
                 let mut history = History::begin(standing.as_ref(), false, LONGEST_PAUSE);
                 history.rejected.clone_from(&rejected);
+                history.doubted = doubted;
                 history.stuck_since = stuck_for.map(|long| begun - long);
                 all.push(history);
             }
@@ -167,9 +174,17 @@ fn each_line_of_the_table() {
         then(&arrived, trouble(true), stuck(at), at),
         Then::GiveWay(hold) if hold.reason == HoldReason::NoProgress
     ));
+    let denied = |at: Moment| History {
+        stuck_since: Some(at.begun - DENIED_GIVES_WAY_AFTER),
+        doubted: true,
+        ..new()
+    };
+    assert!(matches!(then(&arrived, trouble(true), denied(at), at), Then::GiveWay(_)));
     let unwanted = Moment { wanted: false, ..at };
     for (setback, history, at) in [
         (trouble(false), stuck(at), at),
+        (trouble(true), denied(at), unwanted),
+        (trouble(true), History { doubted: false, ..denied(at) }, at),
         (trouble(true), stuck(at), unwanted),
         (trouble(true), new(), at),
         (trouble(true), again(EXPIRY), at),
@@ -214,14 +229,16 @@ fn what_somebody_has_to_mend_is_held_for_what_was_said() {
     });
 }
 
-/// T63: a place is given up for trouble of its own, when it lasts, to one that waits.
+/// T63: a place is given up for trouble of its own, when it lasts, to one that waits; soon, if a node
+/// denies the request.
 #[test]
 fn t63_who_gets_nowhere_gives_way_to_who_waits() {
     each_case(|case| {
         let gives_way = matches!(case.setback.remedy, Remedy::Retry)
             && case.setback.own
             && case.at.wanted
-            && case.stuck_for() >= GIVE_WAY_AFTER;
+            && case.stuck_for()
+                >= if case.before.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
         assert_eq!(matches!(case.then, Then::GiveWay(_)), gives_way);
     });
 }
