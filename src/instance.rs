@@ -317,7 +317,7 @@ impl Instance {
         let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
         world::check_wallet(&provider, address, &journal, config).await;
         let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
-        let left = LeftOver::read(&journal).await.map_err(fail)?;
+        let left = waits.for_disk(journal.path(), LeftOver::read(&journal)).await.map_err(fail)?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
         let maybe_answered_up_to =
             past::maybe_answered_up_to(&provider, &journal, address, cursor, &left.transactions)

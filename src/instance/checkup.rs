@@ -225,7 +225,7 @@ async fn look_at_chain(
         let own = config.observes().then_some(OBSERVER);
         let Some(address) = address.or(own) else { return Vec::new() };
         let known =
-            world::known_beginnings(&Machine::default(), config, state_dir.to_owned(), address, "")
+            world::ask_beginnings(&Machine::default(), config.chain_id, state_dir, address, "")
                 .await;
         let known = known.unwrap_or_default();
         match world::settle_genesis(provider, &known).await {

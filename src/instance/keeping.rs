@@ -172,7 +172,7 @@ impl Instance {
             let mut attempt = JoinSet::new();
             attempt.spawn(opening.in_current_span());
             self.keeping = Keeping::Opening(attempt);
-            match self.keeping.opened().await? {
+            match waits.for_disk(dir, self.keeping.opened()).await? {
                 Ok(opened) => {
                     if last.is_some() {
                         waits.over();
@@ -185,12 +185,12 @@ impl Instance {
                     sleep(Duration::from_millis(100)).await;
                 }
                 Err(error) if error.may_pass() => {
-                    let why = Some(error.to_string());
-                    if let Some(why) = why.as_deref().filter(|_| why != last) {
+                    let why = error.to_string();
+                    if last.as_ref() != Some(&why) {
                         warn!(why, "waiting for {ROOM}");
-                        waits.on(ROOM, why);
                     }
-                    last = why;
+                    waits.on(ROOM, &why);
+                    last = Some(why);
                     sleep(pause.next_delay()).await;
                 }
                 Err(error) if error.needs_rebuild() => return Err(refuse(error)),
@@ -215,8 +215,8 @@ impl Instance {
         let (gateway, waits) =
             (world::gateway_name(provider), Waits::building(&self.supervision.reporter));
         let name = &self.supervision.name;
-        let known = world::known_beginnings(&self.machine, config, dir.clone(), wallet, name);
-        let known = known.await?;
+        let (machine, chain_id) = (&self.machine, config.chain_id);
+        let known = waits.known_beginnings(machine, chain_id, &dir, wallet, name).await;
         let genesis =
             waits.until_ready(&gateway, || world::settle_genesis(provider, &known)).await?;
         waits.over();

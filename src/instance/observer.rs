@@ -38,7 +38,8 @@ impl Instance {
         world::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let registry = world::find_registry(&waits, &gateway, &provider, OBSERVER, config).await;
-        let reading = Reading::read(&journal).await.map_err(fail)?;
+        let reading =
+            waits.for_disk(journal.path(), Reading::read(&journal)).await.map_err(fail)?;
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);

@@ -122,8 +122,10 @@ async fn ask(
     };
     let begun = Instant::now();
     provider.first_attempt().await?;
-    let known = world::known_beginnings(machine, config, state_dir.to_owned(), wallet, "").await;
-    let known = known.map_err(|_| Unready::Yet("the state directory cannot be read".to_owned()))?;
+    let known = world::ask_beginnings(machine, config.chain_id, state_dir, wallet, "").await;
+    let known = known.map_err(|why| {
+        Refused::Unready(Some("the state directory".to_owned()), Unready::Yet(why))
+    })?;
     let genesis = loop {
         match world::settle_genesis(provider, &known).await {
             Ok(genesis) => break genesis,

@@ -49,9 +49,9 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How often the wallet and the journal's disk are looked at.
 const STOCK_EVERY: Duration = Duration::from_secs(30);
-/// How often a Core that answered is asked how it is.
 /// Nothing is sent for so long while answers wait: somebody should know.
 const UNSENT_AFTER: Duration = Duration::from_mins(1);
+/// How often a Core that answered is asked how it is.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Commits that no journal has counted.
 const NEVER: u64 = u64::MAX;
@@ -94,12 +94,25 @@ impl<N: Nodes> Report<N> {
         tokio::select! {
             biased;
             () = following => Ok(()),
-            told = self.tell(found, heart) => told,
+            () = self.tell_phase(found) => Ok(()),
+            told = self.tell(heart) => told,
             () = self.take_stock() => Ok(()),
         }
     }
 
-    async fn tell(&self, found: watch::Receiver<Found>, heart: Heart) -> Result<(), JournalError> {
+    /// Beside [`Self::tell`], which reads the journal: a disk that does not answer keeps this from nothing.
+    async fn tell_phase(&self, found: watch::Receiver<Found>) {
+        let mut tick = interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Some(phase) = self.phase(&found.borrow()) {
+                self.reporter.phase.send_if_modified(|current| replace(current, phase));
+            }
+        }
+    }
+
+    async fn tell(&self, heart: Heart) -> Result<(), JournalError> {
         let mut tick = interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tracker = Tracker::default();
@@ -111,14 +124,17 @@ impl<N: Nodes> Report<N> {
             heart.rest();
             tick.tick().await;
             heart.beat().await;
-            if let Some(phase) = self.phase(&found.borrow()) {
-                self.reporter.phase.send_if_modified(|current| replace(current, phase));
-            }
             let moves = self.journal.statistics().moves;
             if counted.1 == NEVER || (counted.1 != moves && counted.0.elapsed() >= COUNT_EVERY) {
-                let standings = self.journal.standings().await?;
+                let read = async {
+                    Ok::<_, JournalError>((
+                        self.journal.standings().await?,
+                        self.journal.oldest().await?,
+                    ))
+                };
+                let (standings, first) = heart.rest_while(read).await?;
                 self.reporter.metrics.standings(&standings);
-                oldest = self.journal.oldest().await?;
+                oldest = first;
                 counted = (Instant::now(), moves, InHand::of(&standings));
             }
             let (head, cursor) = (self.head(), self.progress.borrow().map(|block| block.number));
@@ -278,7 +294,7 @@ impl InHand {
     }
 }
 
-fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
+pub(super) fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
     let changed = *current != new;
     *current = new;
     changed

@@ -2,15 +2,15 @@
 //! waited for and named; a contradiction refuses; what an operator should know is said once. The
 //! questions (`ask_…`) are asked once each, so that a check of a configuration asks the same ones.
 
-use std::{fmt::Display, path::PathBuf, time::Duration};
+use std::{fmt::Display, path::Path, pin::pin, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{
-    BuildError,
+    BuildError, ROOM,
     genesis::{Decision, decide},
-    parts::fail,
+    report::replace,
 };
 use crate::{
     backoff::Backoff,
@@ -28,6 +28,9 @@ use crate::{
     proxy::Proxies,
     repeats::Repeats,
 };
+
+/// How long the disk may take before it is said that it is waited for: a busy one is faster.
+pub(super) const DISK_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Why something outside is of no use.
 #[derive(Clone, Debug)]
@@ -56,8 +59,8 @@ impl Waits {
 
     pub(super) fn on(&self, on: &str, why: &str) {
         if let Some(reporter) = &self.0 {
-            let (on, why) = (on.to_owned(), why.to_owned());
-            reporter.phase.send_replace(Phase::Waiting { on, why });
+            let waiting = Phase::Waiting { on: on.to_owned(), why: why.to_owned() };
+            reporter.phase.send_if_modified(|phase| replace(phase, waiting));
         }
     }
 
@@ -80,11 +83,11 @@ impl Waits {
     {
         let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut repeats = Repeats::default();
-        let mut last = None;
+        let mut waited = false;
         loop {
             match ask().await {
                 Ok(answer) => {
-                    if last.is_some() {
+                    if waited {
                         self.over();
                     }
                     return answer;
@@ -94,14 +97,41 @@ impl Waits {
                     if let Some(times) = repeats.heard(code(&error), Instant::now()) {
                         warn!(why, times, "waiting for {on}");
                     }
-                    if last.as_ref() != Some(&why) {
-                        self.on(on, &why);
-                    }
-                    last = Some(why);
+                    self.on(on, &why);
+                    waited = true;
                 }
             }
             sleep(pause.next_delay()).await;
         }
+    }
+
+    /// Waits for `work` with the disk of the journals in `dir`, and says so where it takes longer than
+    /// [`DISK_ANSWERS`]. The work is not begun anew: a disk that hangs costs one thread.
+    pub(super) async fn for_disk<T>(&self, dir: &Path, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        if let Ok(done) = timeout(DISK_ANSWERS, &mut work).await {
+            return done;
+        }
+        let why = disk_is_late(dir);
+        warn!(why, "waiting for {ROOM}");
+        self.on(ROOM, &why);
+        let done = work.await;
+        info!("the disk answers again");
+        self.over();
+        done
+    }
+
+    /// What the journals of `dir` know of the chain; waits for a directory that can be read.
+    pub(super) async fn known_beginnings(
+        &self,
+        machine: &Machine,
+        chain_id: u64,
+        dir: &Path,
+        wallet: Address,
+        name: &str,
+    ) -> Vec<journal::Beginning> {
+        let ask = || self.for_disk(dir, look_for_beginnings(machine, chain_id, dir, wallet, name));
+        self.wait(ROOM, |_| "state_directory", ask).await
     }
 
     /// Asks again until it is ready or never will be.
@@ -153,20 +183,44 @@ pub(super) async fn ask_chain(provider: &impl Provider) -> Result<(), Unready> {
     Ok(provider.chain_id().await.map(drop)?)
 }
 
-/// What the journals of `dir` know of the chain.
-pub(super) async fn known_beginnings(
+/// What the journals of `dir` know of the chain, or in words for an operator why that cannot be told: also
+/// where the disk does not answer within [`DISK_ANSWERS`].
+pub(super) async fn ask_beginnings(
     machine: &Machine,
-    config: &Config,
-    dir: PathBuf,
+    chain_id: u64,
+    dir: &Path,
     wallet: Address,
     name: &str,
-) -> Result<Vec<journal::Beginning>, BuildError> {
-    let (chain_id, name) = (config.chain_id, name.to_owned());
-    let looking = machine.run(move || journal::beginnings(&dir, chain_id, wallet, &name));
-    match looking.await {
-        Some(known) => known.map_err(|error| fail(format!("looking for journals: {error}"))),
-        None => Err(fail("looking for journals: the process is ending")),
+) -> Result<Vec<journal::Beginning>, String> {
+    let looking = look_for_beginnings(machine, chain_id, dir, wallet, name);
+    timeout(DISK_ANSWERS, looking).await.unwrap_or_else(|_late| Err(disk_is_late(dir)))
+}
+
+async fn look_for_beginnings(
+    machine: &Machine,
+    chain_id: u64,
+    dir: &Path,
+    wallet: Address,
+    name: &str,
+) -> Result<Vec<journal::Beginning>, String> {
+    let (at, name) = (dir.to_owned(), name.to_owned());
+    match machine.run(move || journal::beginnings(&at, chain_id, wallet, &name)).await {
+        Some(known) => known.map_err(|error| {
+            format!(
+                "looking for journals in {}: {error}; check the state directory, its owner and its mode",
+                dir.display()
+            )
+        }),
+        None => Err("looking for journals: the process is ending".to_owned()),
     }
+}
+
+fn disk_is_late(dir: &Path) -> String {
+    format!(
+        "the file system of {} does not answer (a network mount that hangs?): fix it, the instance goes on \
+         by itself",
+        dir.display()
+    )
 }
 
 /// Which chain of this id is meant, by all nodes and by what is `known`. The nodes of others are left
@@ -515,5 +569,55 @@ mod tests {
             assert_eq!(odd_use(false, 2, 3, starting_block), None);
             assert_eq!(odd_use(false, 5, 3, starting_block), Some(OddUse::Unknown(2)));
         }
+    }
+
+    async fn phase(reporter: &Reporter, is: impl FnMut(&Phase) -> bool) -> Phase {
+        reporter.phase.subscribe().wait_for(is).await.unwrap().clone()
+    }
+
+    /// A file where the state directory should be, or one that may not be read: the instance waits, says
+    /// for what, and goes on by itself.
+    #[tokio::test]
+    async fn d8_a_state_directory_that_cannot_be_read_is_waited_for_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        std::fs::write(&state, "").unwrap();
+        let reporter = Reporter::new(crate::metrics::Metrics::default());
+        let waits = Waits::building(&reporter);
+        let machine = Machine::default();
+        let asking = waits.known_beginnings(&machine, 1, &state, Address::ZERO, "a");
+        let fixing = async {
+            let waiting = phase(&reporter, |phase| matches!(phase, Phase::Waiting { .. })).await;
+            let Phase::Waiting { on, why } = waiting else { panic!("{waiting:?}") };
+            assert_eq!(on, ROOM);
+            assert!(why.contains(&state.display().to_string()) && why.contains("owner"), "{why}");
+            std::fs::remove_file(&state).unwrap();
+            std::fs::create_dir(&state).unwrap();
+            phase(&reporter, |phase| matches!(phase, Phase::Starting)).await;
+        };
+        let (known, ()) = tokio::join!(asking, fixing);
+        assert_eq!(known, []);
+    }
+
+    /// What is under way is waited for, and not begun again.
+    #[tokio::test(start_paused = true)]
+    async fn d1_a_disk_that_does_not_answer_is_waited_for_by_name() {
+        let reporter = Reporter::new(crate::metrics::Metrics::default());
+        let waits = Waits::building(&reporter);
+        let disk = waits.for_disk(Path::new("/state"), sleep(Duration::from_mins(1)));
+        let begun = Instant::now();
+        let watching = async {
+            let waiting = phase(&reporter, |phase| matches!(phase, Phase::Waiting { .. })).await;
+            assert_eq!(begun.elapsed().as_secs(), DISK_ANSWERS.as_secs());
+            assert!(
+                matches!(waiting, Phase::Waiting { on, why } if on == ROOM && why.contains("/state"))
+            );
+            phase(&reporter, |phase| matches!(phase, Phase::Starting)).await;
+        };
+        tokio::join!(disk, watching);
+        assert_eq!(begun.elapsed().as_secs(), 60);
+        // One that is busy is no news.
+        waits.for_disk(Path::new("/state"), sleep(DISK_ANSWERS / 2)).await;
+        assert_eq!(*reporter.phase.borrow(), Phase::Starting);
     }
 }

@@ -108,4 +108,21 @@ mod tests {
         let known = beginnings(dir.path(), 7, wallet, "one").unwrap();
         assert!(known[0].is_of(B256::repeat_byte(2)) && !known[0].is_of(B256::repeat_byte(4)));
     }
+
+    /// Whoever opened it would wait for a writer for ever.
+    #[test]
+    fn d8_a_pipe_under_a_journals_name_is_told_and_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wallet, contract) = (Address::repeat_byte(1), Address::repeat_byte(9));
+        let identity = Identity { chain_id: 7, genesis: B256::repeat_byte(2), wallet };
+        let path = dir.path().join(format!("{}{}", identity.file_stem(), names::ENDING));
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let known = beginnings(dir.path(), 7, wallet, "one").unwrap();
+        assert_eq!(known.len(), 1);
+        assert_eq!(known[0].genesis, None);
+        let opened = open_as(&Machine::default(), dir.path(), identity, contract, "one", None);
+        let error = opened.unwrap_err();
+        assert!(error.may_pass() && error.to_string().contains("remove it"), "{error}");
+    }
 }

@@ -203,6 +203,13 @@ pub enum JournalError {
         path.display()
     )]
     Lost { path: PathBuf, why: String },
+    /// Its file system is not there any more, or another one is in its place.
+    #[error(
+        "{}: its file system was unmounted while the journal was open: mount it again, the instance goes \
+         on by itself; what was stored is in it",
+        path.display()
+    )]
+    Unmounted { path: PathBuf },
     /// An operator restored a backup under it, say.
     #[error(
         "{}: another file was put in the journal's place while it was open: that one counts from now \
@@ -219,9 +226,18 @@ impl JournalError {
     /// Whether the same commit may be tried again: nothing of it was stored, and the file is whole.
     /// Not after an error of the disk: what a failed fsync has lost is not written by the next one.
     pub(super) fn may_pass(&self) -> bool {
-        let Self::Sqlite { cause, .. } = self else { return false };
         let passing = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
-        cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
+        match self {
+            Self::Sqlite { cause, .. } => {
+                cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
+            }
+            Self::Unmounted { .. } => true,
+            Self::Closed { .. }
+            | Self::Deleted { .. }
+            | Self::Lost { .. }
+            | Self::Replaced { .. }
+            | Self::Ended(_) => false,
+        }
     }
 }
 

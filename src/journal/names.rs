@@ -44,6 +44,8 @@ pub(super) fn id(path: &Path) -> io::Result<Option<FileId>> {
 pub(super) struct Files {
     pub database: Option<FileId>,
     log: Option<FileId>,
+    /// The device of their directory.
+    device: Option<u64>,
 }
 
 /// What became of the names of open files.
@@ -52,6 +54,8 @@ pub(super) enum Names {
     Ours,
     /// Deleted: what is written from now on is gone with the process.
     Gone,
+    /// Their file system was unmounted, or another one over it: they are whole, and come back with it.
+    Unmounted,
     /// Another database stands there.
     Anothers,
 }
@@ -59,7 +63,7 @@ pub(super) enum Names {
 impl Files {
     pub(super) fn of(path: &Path) -> Self {
         let id = |path: &Path| id(path).ok().flatten();
-        Self { database: id(path), log: id(&beside(path, "-wal")) }
+        Self { database: id(path), log: id(&beside(path, "-wal")), device: device(path) }
     }
 
     /// Looks again. A directory that cannot be looked into says nothing.
@@ -69,11 +73,18 @@ impl Files {
                 Ok(found) if found != self.log => Names::Gone,
                 Ok(_) | Err(_) => Names::Ours,
             },
+            Ok(None) if device(path) != self.device => Names::Unmounted,
             Ok(None) => Names::Gone,
             Ok(Some(_)) => Names::Anothers,
             Err(_) => Names::Ours,
         }
     }
+}
+
+/// The device of the directory of `path`, or of what would hold that. Of directories only: the files of an
+/// overlay may tell another one.
+fn device(path: &Path) -> Option<u64> {
+    path.ancestors().skip(1).find_map(|above| Some(fs::metadata(above).ok()?.dev()))
 }
 
 /// The directory, 0700 if it is made here.

@@ -265,12 +265,19 @@ const READ_ONLY: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// Opens a file that has something in it. `SQLite` takes one of no bytes for a new database, also where it
-/// only reads, and removes the log beside it: all that may be left of what somebody emptied.
+/// only reads, and removes the log beside it: all that may be left of what somebody emptied. Of a pipe it
+/// would wait for whoever writes.
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    if fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
-        return Err(emptied());
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(no_file()),
+        Ok(found) if found.len() == 0 => Err(emptied()),
+        Ok(_) | Err(_) => Connection::open_with_flags(path, flags),
     }
-    Connection::open_with_flags(path, flags)
+}
+
+fn no_file() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+    rusqlite::Error::SqliteFailure(code, Some("what stands there is no file".to_owned()))
 }
 
 fn emptied() -> rusqlite::Error {

@@ -560,6 +560,33 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     running.close().await.unwrap();
 }
 
+/// Somebody's lock, which a commit waits for, plays a network mount that hangs: as long as nothing is
+/// known of it, there is no answer.
+#[tokio::test]
+async fn d1_a_disk_that_hangs_is_told_within_seconds_and_goes_on_by_itself() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    running.arrive(batch([1], Some(1))).await.unwrap();
+    let other = Connection::open(running.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut callers = JoinSet::new();
+    let journal = running.journal.clone();
+    callers.spawn(async move { journal.arrive(batch([2], Some(2))).await.unwrap().new });
+    let condition = running.condition();
+    let begun = std::time::Instant::now();
+    while condition.waits().is_none() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() < schema::BUSY_TIMEOUT, "{:?}", begun.elapsed());
+    let why = condition.waits().unwrap();
+    assert!(why.contains(".sqlite3") && why.contains("no answer"), "{why}");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(callers.join_next().await.unwrap().unwrap(), [0]);
+    running.flush().await.unwrap();
+    assert_eq!(condition.waits(), None);
+    running.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_journal_that_finds_no_room_can_be_stopped() {
     let dir = TempDir::new().unwrap();

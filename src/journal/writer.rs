@@ -27,6 +27,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
@@ -37,7 +38,7 @@ use rusqlite::{
 };
 use tokio::{
     sync::{Mutex, Notify, mpsc},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -63,6 +64,9 @@ pub(super) const QUEUE: usize = 1024;
 
 /// How long a step waits for company when no durable command is waiting.
 const STEP_DELAY: Duration = Duration::from_millis(20);
+
+/// How long a commit may take before everybody hears that the disk does not answer: a busy one is faster.
+const DISK_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Between attempts to store what there was no room for.
 const ROOM_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -173,16 +177,33 @@ async fn store_all(
 ) -> Option<(Store, Result<(), JournalError>)> {
     let mut pause = Backoff::new(ROOM_PAUSE.0, ROOM_PAUSE.1);
     let since = Instant::now();
+    let shared = Arc::clone(&store.shared);
+    let condition = &shared.condition;
     loop {
         heart.beat().await;
         let (machine, metrics) = (store.shared.machine.clone(), metrics.clone());
-        let committing = machine.run(move || {
+        let mut committing = pin!(machine.run(move || {
             let committed = store.commit(commands, &metrics);
             (store, committed)
-        });
-        let (returned, committed) = committing.await?;
+        }));
+        let done = match timeout(DISK_ANSWERS, &mut committing).await {
+            Ok(done) => done,
+            Err(_late) => {
+                let path = shared.path.display();
+                let why = format!(
+                    "{path}: no answer for {DISK_ANSWERS:?}: its file system hangs (a network mount?), or \
+                     another program holds it locked (lslocks); fix that, the instance goes on by itself"
+                );
+                if condition.wait(Some(why.clone())) {
+                    error!(error = why, "the journal cannot be written: everything waits for it");
+                }
+                // Ending the instance would not help, and nobody else may have the file.
+                heart.rest();
+                committing.await
+            }
+        };
+        let (returned, committed) = done?;
         store = returned;
-        let condition = &store.shared.condition;
         match committed {
             Committed::Stored => {
                 if condition.wait(None) {
@@ -373,6 +394,10 @@ impl Store {
     /// Commits all commands or none, then answers whoever waits.
     fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> Committed {
         let begun = Instant::now();
+        let path = &self.shared.path;
+        if self.shared.files.names(path) == Names::Unmounted {
+            return Committed::NoRoom(commands, JournalError::Unmounted { path: path.clone() });
+        }
         let done = match self.apply(&commands) {
             Ok(done) => {
                 metrics.committed(begun.elapsed());
@@ -415,7 +440,8 @@ impl Store {
     fn keep_names(&self) -> Result<(), JournalError> {
         let path = self.shared.path.clone();
         match self.shared.files.names(&path) {
-            Names::Ours => Ok(()),
+            // The next commit waits for what was unmounted just now: this one is in its files.
+            Names::Ours | Names::Unmounted => Ok(()),
             Names::Anothers => Err(JournalError::Replaced { path }),
             Names::Gone => match self.write_again() {
                 Ok(()) => Err(JournalError::Deleted { path }),

@@ -394,6 +394,41 @@ async fn a_journal_deleted_while_it_is_open_is_written_again() {
     }
 }
 
+/// A link that leads to another file system plays the mount: what is behind it goes away, whole, and
+/// comes back.
+#[tokio::test]
+async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_written_elsewhere() {
+    let (here, there) = (TempDir::new().unwrap(), TempDir::new_in("/dev/shm").unwrap());
+    let device = |dir: &Path| std::os::unix::fs::MetadataExt::dev(&fs::metadata(dir).unwrap());
+    assert_ne!(device(here.path()), device(there.path()), "two file systems");
+    let (mount, below) = (here.path().join("state"), here.path().join("below"));
+    fs::create_dir(&below).unwrap();
+    let lead_to = |dir: &Path| {
+        let _ = fs::remove_file(&mount);
+        std::os::unix::fs::symlink(dir, &mount).unwrap();
+    };
+    lead_to(there.path());
+    let running = running(&mount);
+    running.arrive(batch([1], Some(5))).await.unwrap();
+    lead_to(&below);
+    let mut callers = JoinSet::new();
+    let journal = running.journal.clone();
+    callers.spawn(async move { journal.arrive(batch([2], Some(6))).await.unwrap().new });
+    let condition = running.condition();
+    while condition.waits().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let why = condition.waits().unwrap();
+    assert!(why.contains("unmounted") && !why.contains("deleted"), "{why}");
+    assert!(names_in(&below).is_empty(), "{:?}", names_in(&below));
+    lead_to(there.path());
+    assert_eq!(callers.join_next().await.unwrap().unwrap(), [0]);
+    running.flush().await.unwrap();
+    assert_eq!(condition.waits(), None);
+    assert_eq!(keys(&running, Holds::Included).await, [1, 2]);
+    running.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_directory_deleted_under_a_journal_is_made_again() {
     let dir = TempDir::new().unwrap();
