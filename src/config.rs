@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use files::FileError;
+
 pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl};
@@ -134,35 +136,28 @@ fn assembled(
     let (Some(path), Some(bytes)) = (source.file.as_deref(), bytes) else {
         return assemble(None, source);
     };
-    let (end, found) = match std::str::from_utf8(bytes) {
-        // No TOML has one, and text in UTF-16 is full of them.
-        Ok(text) => match text.find('\0') {
-            None => return assemble(Some((path, text)), source),
-            Some(at) => (at, WIDE),
-        },
-        Err(_) if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") => (0, WIDE),
-        Err(error) => (error.valid_up_to(), "a byte that is not UTF-8"),
-    };
-    let line = bytes[..end].split(|byte| *byte == b'\n').count();
-    let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
-    Err(unreadable(place, found.to_owned()))
+    match files::text_of(bytes) {
+        Ok(text) => assemble(Some((path, text)), source),
+        Err((error, at)) => {
+            let line = bytes[..at].split(|byte| *byte == b'\n').count();
+            let place = Place::File { path: path.to_owned(), line: Some(line), column: None };
+            Err(unreadable(place, &error))
+        }
+    }
 }
-
-/// What Windows editors write.
-const WIDE: &str = "UTF-16, or bytes that are no text: save it as UTF-8";
 
 /// The content of a configuration file, which may hold a key.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problems> {
-    files::read_small_file(path, FILE_LIMIT).map_err(|found| unreadable(Place::file(path), found))
+    files::read_small_file(path, FILE_LIMIT).map_err(|error| unreadable(Place::file(path), &error))
 }
 
-fn unreadable(place: Place, found: String) -> Problems {
+fn unreadable(place: Place, error: &FileError) -> Problems {
     Problems::from(Problem {
         place,
         key: None,
-        found,
+        found: error.to_string(),
         allowed: "a readable TOML file".to_owned(),
-        advice: "Check its path, owner, mode and encoding".to_owned(),
+        advice: error.advice().to_owned(),
     })
 }
 

@@ -404,8 +404,8 @@ impl Check<'_> {
         let bytes = match read_small_file(&path, 16 << 20) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let advice = "Check its path, owner and mode";
-                return Err(self.bad(key, error, allowed, advice));
+                let found = format!("{}: {error}", path.display());
+                return Err(self.bad(key, found, allowed, error.advice()));
             }
         };
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -587,10 +587,10 @@ impl Check<'_> {
         let Some(path) = self.path(key)? else { return Ok(None) };
         let (text, guard) = match read_key_file(&path) {
             Ok(read) => read,
-            Err(found) => {
+            Err(error) => {
+                let found = format!("{}: {error}", path.display());
                 let allowed = "a readable file with 64 hex digits, with or without 0x";
-                let advice = "Check its path, and that the service's user may read it";
-                return Err(self.bad(key, found, allowed, advice));
+                return Err(self.bad(key, found, allowed, error.advice()));
             }
         };
         let in_credentials =
@@ -632,11 +632,11 @@ impl Check<'_> {
         let place = Place::file(&path);
         match read_key_file(&path) {
             Ok((text, _)) => self.judge_key(&text, &place, "private_key").map(Some),
-            Err(found) => {
+            Err(error) => {
                 self.raw.problems.push(Problem {
                     place,
                     key: Some("private_key".to_owned()),
-                    found,
+                    found: error.to_string(),
                     allowed: "a readable credential with 64 hex digits".to_owned(),
                     advice: "Check LoadCredential= of the unit and the file it names".to_owned(),
                 });

@@ -2,9 +2,9 @@
 //! descriptor, so that what is judged is what was read.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File, FileType, Metadata},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::Path,
 };
 
@@ -13,47 +13,89 @@ use zeroize::Zeroizing;
 /// No key is longer.
 const LONGEST_KEY: u64 = 4096;
 
-/// A file's content, or in words why not. Not for pipes and devices, which could block for ever.
-pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Why a file is of no use, without its path: what a [`Problem`](super::Problem) says was found.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("a file that cannot be read: {}", in_words(.0))]
+    Io(#[from] io::Error),
+    /// A pipe or a device, say: reading it could block for ever.
+    #[error("{0}, not a file")]
+    NoFile(&'static str),
+    #[error("a file of {length} bytes, more than {limit}")]
+    TooLong { length: u64, limit: u64 },
+    /// What Windows editors write.
+    #[error("UTF-16, or bytes that are no text: save it as UTF-8")]
+    Wide,
+    #[error("a byte that is not UTF-8")]
+    NoText,
+}
+
+impl FileError {
+    /// What to do; empty where the error says it.
+    pub(super) fn advice(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "Check its path, owner and mode",
+            Self::NoFile(_) => "Put a file there",
+            Self::TooLong { .. } => "Check its path",
+            Self::Wide => "",
+            Self::NoText => "Check its encoding",
+        }
+    }
+}
+
+/// A file's content.
+pub(super) fn read_small_file(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
     read(path, limit).map(|(bytes, _)| bytes)
 }
 
 /// A key's text, and whose its file is.
-pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, Guard), String> {
+pub(super) fn read_key_file(path: &Path) -> Result<(Zeroizing<String>, Guard), FileError> {
     let (bytes, file) = read(path, LONGEST_KEY)?;
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(format!("{}, which is UTF-16: save it as UTF-8", path.display()));
-    }
     // What some editors put before a text says nothing.
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    match std::str::from_utf8(text) {
-        Ok(text) => Ok((Zeroizing::new(text.to_owned()), Guard::of(&file))),
-        Err(_) => Err(format!("{}, whose bytes are not text", path.display())),
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let (text, guard) = (text_of(bytes).map_err(|(error, _)| error)?, Guard::of(&file));
+    Ok((Zeroizing::new(text.to_owned()), guard))
+}
+
+/// The bytes as text; the error comes with its place among them.
+pub(super) fn text_of(bytes: &[u8]) -> Result<&str, (FileError, usize)> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err((FileError::Wide, 0));
     }
+    // No text has one, and each second byte of most texts in UTF-16 is one.
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        return Err((FileError::Wide, at));
+    }
+    std::str::from_utf8(bytes).map_err(|error| (FileError::NoText, error.valid_up_to()))
 }
 
 /// Opening a pipe would wait for who writes, so the name is looked at before; what counts is what was
 /// opened.
-fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), String> {
-    let failed = |error: io::Error| format!("{}: {}", path.display(), in_words(&error));
-    let is_file = |meta: &Metadata| {
-        meta.is_file()
-            .then_some(())
-            .ok_or_else(|| format!("{}, which is not a file", path.display()))
-    };
-    is_file(&fs::metadata(path).map_err(failed)?)?;
-    let file = File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    is_file(&meta)?;
+fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), FileError> {
+    is_file(fs::metadata(path)?.file_type())?;
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    is_file(meta.file_type())?;
     if meta.len() > limit {
-        let (shown, length) = (path.display(), meta.len());
-        return Err(format!("{shown}, which has {length} bytes, more than {limit}"));
+        return Err(FileError::TooLong { length: meta.len(), limit });
     }
     // Room for all of it at once: a growing buffer leaves copies of secrets behind.
     let room = usize::try_from(meta.len()).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(limit).read_to_end(&mut bytes)?;
     Ok((bytes, meta))
+}
+
+fn is_file(found: FileType) -> Result<(), FileError> {
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(FileError::NoFile(match found {
+        _ if found.is_dir() => "a directory",
+        _ if found.is_fifo() => "a named pipe",
+        _ if found.is_socket() => "a socket",
+        _ => "a device",
+    }))
 }
 
 /// What is short is no fault of the file.

@@ -519,7 +519,13 @@ fn unreadable_files_are_problems() {
     let problems = load(&file("invalid.toml")).unwrap_err();
     assert_eq!(line(&problems.as_slice()[0].place), Some(2));
     assert!(load(&file("missing.toml")).unwrap_err().to_string().contains("missing.toml"));
-    assert!(load(&file("")).unwrap_err().to_string().contains("not a file"));
+    assert!(load(&file("")).unwrap_err().to_string().contains("a directory, not a file"));
+    let pipe = directory.path().join("pipe.toml");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+    let said = load(&file("pipe.toml")).unwrap_err().to_string();
+    assert!(said.contains("a named pipe") && !said.contains("encoding"), "{said}");
+    assert_eq!(said.matches("pipe.toml").count(), 1, "{said}");
     fs::write(directory.path().join("big.toml"), vec![b' '; 2 << 20]).unwrap();
     assert!(load(&file("big.toml")).is_err());
 }
@@ -542,13 +548,14 @@ fn d8_a_file_of_junk_is_told_in_a_few_problems_and_in_linear_time() {
     }
 }
 
-/// Windows editors write it so. In UTF-8 each second byte of it is a zero.
+/// Windows editors write it so, some of them without a mark at its beginning.
 #[test]
 fn d8_a_file_in_utf_16_is_told_so() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wide.toml");
     let little = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
-    for bytes in [little("chain_id = 1\n"), little("\u{feff}chain_id = 1\n")] {
+    for text in ["chain_id = 1\n", "\u{feff}chain_id = 1\n", "# f\u{fc}r\nchain_id = 1\n"] {
+        let bytes = little(text);
         fs::write(&path, bytes).unwrap();
         let problems = load(&Source { file: Some(path.clone()), ..source(env([WALLET])) });
         let problems = problems.unwrap_err();
@@ -709,9 +716,11 @@ fn d8_an_editors_mark_before_a_key_is_no_digit() {
     assert_eq!(key_of(&load_text(&text, env([]), Mode::Start).unwrap()), KEY);
     let wide: Vec<u8> =
         format!("\u{feff}{KEY}").encode_utf16().flat_map(u16::to_le_bytes).collect();
-    fs::write(&path, wide).unwrap();
-    let problems = load_text(&text, env([]), Mode::Start).unwrap_err().to_string();
-    assert!(problems.contains("UTF-16") && problems.contains("one.key"), "{problems}");
+    for wide in [&wide[..], &wide[2..]] {
+        fs::write(&path, wide).unwrap();
+        let problems = load_text(&text, env([]), Mode::Start).unwrap_err().to_string();
+        assert!(problems.contains("UTF-16") && problems.contains("one.key"), "{problems}");
+    }
 }
 
 #[test]
