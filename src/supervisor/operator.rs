@@ -37,11 +37,32 @@ enum Until {
     Settled,
 }
 
+/// What was asked of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Restart,
+    Stop,
+}
+
+impl Wish {
+    /// Why it did not come true, if another operator was faster.
+    fn beaten(self, is_stopped: bool) -> Option<&'static str> {
+        match (self, is_stopped) {
+            (Self::Restart, true) => Some("somebody's `stop` came after this `restart`"),
+            (Self::Stop, false) => {
+                Some("somebody's `restart`, or a change of its file, came after this `stop`")
+            }
+            (Self::Restart, false) | (Self::Stop, true) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Pending {
     reply: oneshot::Sender<Answer>,
     /// One instance, or all.
     name: Option<String>,
+    wish: Option<Wish>,
     /// Those of them that there were.
     pub(super) were: BTreeSet<String>,
     until: Until,
@@ -100,6 +121,11 @@ impl<I: Instances> Supervisor<I> {
                 return refuse(reply, format!("{name} has no configuration to run: {why}"));
             }
         }
+        let wish = match &request {
+            Request::Restart { .. } => Some(Wish::Restart),
+            Request::Stop { .. } => Some(Wish::Stop),
+            Request::Reload { .. } | Request::Status | Request::Requests { .. } => None,
+        };
         let until = if let Request::Reload { .. } = request {
             Until::Reread(self.nudge(nudges, name.is_none()))
         } else {
@@ -108,7 +134,7 @@ impl<I: Instances> Supervisor<I> {
         let concerned =
             self.slots.keys().filter(|known| name.as_ref().is_none_or(|name| name == *known));
         let were = concerned.cloned().collect();
-        self.pending.push(Pending { reply, name, were, until });
+        self.pending.push(Pending { reply, name, wish, were, until });
     }
 
     /// Hands the question to the instance, which answers by itself.
@@ -210,10 +236,15 @@ impl<I: Instances> Supervisor<I> {
                 }
                 continue;
             }
-            let mut lines: Vec<String> = concerned.clone().map(Slot::line).collect();
+            let beaten = |slot: &Slot<_>| pending.wish?.beaten(slot.stopped().is_some());
+            let lines = concerned.clone().map(|slot| match beaten(slot) {
+                Some(why) => format!("{}; {why}", slot.line()),
+                None => slot.line(),
+            });
+            let mut lines: Vec<String> = lines.collect();
             let gone = pending.were.iter().filter(|name| !self.slots.contains_key(*name));
             lines.extend(gone.map(|name| format!("{name} has ended: it has no file any more")));
-            let mut failed = concerned.any(Slot::is_amiss);
+            let mut failed = concerned.any(|slot| slot.is_amiss() || beaten(slot).is_some());
             if let Some(problem) = &self.directory_problem {
                 lines.push(problem.clone());
                 failed = true;

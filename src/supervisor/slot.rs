@@ -280,6 +280,7 @@ impl<E> Slot<E> {
     /// An operator's `stop`. Answers whether there is anything to stop.
     pub fn hold(&mut self) -> bool {
         self.replaced = None;
+        self.restart_asked = false;
         self.stopped = self.wanted.as_ref().map(|wanted| wanted.config.clone());
         self.stopped.is_some()
     }

@@ -573,6 +573,31 @@ async fn an_operator_stops_and_restarts() {
     rig.end().await;
 }
 
+/// Two operators at once: who lost hears it.
+#[tokio::test(start_paused = true)]
+async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
+    let rig = Rig::new();
+    rig.write("a.toml", &content(1, 1));
+    quiet().await;
+    let restart = || Request::Restart { name: "a".into() };
+    let stop = || Request::Stop { name: "a".into() };
+    let (restarted, stopped) = tokio::join!(rig.ask(restart()), rig.ask(stop()));
+    let lines = vec!["a: stopped by operator".to_owned()];
+    assert_eq!(stopped, Answer::Done { lines, failed: false });
+    let Answer::Done { lines, failed: true } = restarted else { panic!("{restarted:?}") };
+    assert!(lines[0].contains("`stop` came after"), "{lines:?}");
+    // And the restart that was overtaken is not made up for later.
+    rig.ask(restart()).await;
+    quiet().await;
+    assert_eq!(rig.instance("a").await.generation, 2);
+
+    let (stopped, restarted) = tokio::join!(rig.ask(stop()), rig.ask(restart()));
+    assert!(matches!(restarted, Answer::Done { failed: false, .. }), "{restarted:?}");
+    let Answer::Done { lines, failed: true } = stopped else { panic!("{stopped:?}") };
+    assert!(lines[0].contains("`restart`"), "{lines:?}");
+    rig.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn reload_answers_when_everything_is_applied() {
     let rig = Rig::new();
