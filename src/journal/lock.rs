@@ -8,7 +8,8 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     path::Path,
 };
 
@@ -110,13 +111,15 @@ impl Lock {
         self.write()
     }
 
-    fn write(&mut self) -> io::Result<()> {
+    /// In one write over all that stands there: the file never lacks its keeper, not even for whoever
+    /// reads it after a crash. Blanks behind the process id make up for a note that was longer.
+    fn write(&self) -> io::Result<()> {
         let pid = self.note.pid.map_or_else(String::new, |pid| pid.to_string());
         let keeper = self.note.keeper.as_deref();
         let keeper = keeper.map_or_else(String::new, |keeper| format!("{keeper}\n"));
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(format!("{pid}\n{keeper}").as_bytes())
+        let before = usize::try_from(self.file.metadata()?.len()).unwrap_or(usize::MAX);
+        let width = before.saturating_sub(keeper.len() + 1);
+        self.file.write_all_at(format!("{pid:<width$}\n{keeper}").as_bytes(), 0)
     }
 }
 
@@ -167,6 +170,23 @@ mod tests {
             drop(Lock::take(&path).unwrap());
             let keeper = Some("node 1".to_owned());
             assert_eq!(Note::at(&path).unwrap(), Note { keeper, ..ours });
+        }
+    }
+
+    /// A file that is made shorter, or empty, before it is written could be found so after a crash.
+    #[test]
+    fn a_note_is_never_made_shorter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let mut lock = Lock::take(&path).unwrap();
+        let mut length = 0;
+        for name in ["a", "a much longer name", "b", "ab"] {
+            lock.keep_as(name).unwrap();
+            let (pid, keeper) = (Some(std::process::id()), Some(name.to_owned()));
+            assert_eq!(Note::at(&path).unwrap(), Note { pid, keeper });
+            let now = fs::metadata(&path).unwrap().len();
+            assert!(now >= length && now <= LONGEST_NOTE, "{length} to {now}");
+            length = now;
         }
     }
 
