@@ -14,8 +14,9 @@ pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// The most that the last window may be above the first.
 const GROWTH: f64 = 0.10;
 const WINDOW: Duration = Duration::from_mins(5);
-/// Caches fill, the first connections are made.
-const WARM_UP: Duration = Duration::from_mins(1);
+/// Caches fill (those of the journals' connections, 2 MiB an instance, for minutes), the first
+/// connections are made.
+const WARM_UP: Duration = Duration::from_mins(5);
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
