@@ -7,6 +7,36 @@
 //! event  ->  ciphertexts (S3)  ->  KMS Core (gRPC)  ->  Gateway (transaction)
 //! ```
 //!
+//! One request:
+//!
+//! ```text
+//! the chain   a log, in a block that joins the cursor's                 flow::arrivals
+//! door (a)    request and cursor are stored in one commit               flow::ledger, journal
+//! finality    its block is as deep as the operator wants it             flow::arrivals, flow::depth
+//! dispatch    it gets a place, and a task of its own                    flow::dispatch
+//! arrived     bytes with the digests on chain, and a second node that   flow::ciphertexts
+//!             shows the event; then the Core is asked                   gateway::decryption
+//! asked       the Core is polled, its signature is checked              flow::kms_core
+//! answered    nonce, signature, stored (door (b)), broadcast            gateway::lane
+//! submitted   receipt, in a block that joins the chain's                flow::submission
+//! settled     one outcome; or held, with a reason and a next try        flow::walk::policy
+//! ```
+//!
+//! One change of a file:
+//!
+//! ```text
+//! wake        inotify, a signal, `reload`, or 30 s                      supervisor::watcher
+//! look        every file read twice, each with a deadline               supervisor::directory
+//! plan        who has which name, wallet and Core                       supervisor::plan
+//! slot        what this instance needs next                             supervisor::slot
+//! check       the new configuration is tried; nothing is opened         instance::check
+//! stop        the old run ends at its next door, its journal is kept    instance::run, instance::keeping
+//! start       the new run takes the journal over                        instance::run
+//! back        it fails: the old configuration runs again                supervisor::slot
+//! exit        a pause, or parked with a reason                          supervisor::restart
+//! told        status, page, metrics, log                                supervisor::operator, observe
+//! ```
+//!
 //! Start with `flow` (the words of the walk and the port it records through), then `flow::walk` (one
 //! `match` on the stage), then the four rooms in the order of the drawing, then `gateway::lane` (the
 //! one owner of a wallet's nonces). `instance::run` wires all of it, and waits for the world first; what
