@@ -84,6 +84,10 @@ impl Anvil {
         command
             .args(["--host", "127.0.0.1", "--quiet", "--auto-impersonate"])
             .args(["--hardfork", "prague"])
+            // States of earlier blocks that are not in memory: they go with the folder. In the home folder,
+            // where they are otherwise, those of killed nodes stay for ever.
+            .arg("--cache-path")
+            .arg(self.dir.join("anvil-cache"))
             // Batches of test requests are larger than what one block usually takes.
             .args(["--gas-limit", "1000000000"])
             .args(["--port", &self.port.to_string()])
