@@ -73,8 +73,8 @@ impl From<Exit> for ExitCode {
 
 const AFTER_HELP: &str = "\
 Environment:
-  KMS_CONNECTOR_CONFIG_DIR  directory of configurations [default: ./config/environments]
-  KMS_CONNECTOR_STATE_DIR   where journals are kept [default: $STATE_DIRECTORY, else ./state]
+  KMS_CONNECTOR_CONFIG_DIR  directory of configurations [default: see --config-dir]
+  KMS_CONNECTOR_STATE_DIR   where journals are kept [default: see --state-dir]
   KMS_CONNECTOR_LISTEN      where health, metrics and the status page are [default: see --listen]
   KMS_CONNECTOR_LISTEN_NAMES
                             names by which browsers may look at the page, parted by commas
@@ -194,6 +194,7 @@ enum Command {
     },
     /// End an instance and start it again, also one that is parked, backing off or stopped.
     Restart {
+        /// The instance: its file's name without .toml.
         #[arg(value_parser = instance_name)]
         name: String,
         #[command(flatten)]
@@ -202,6 +203,7 @@ enum Command {
     /// Drain an instance and keep it down until it is restarted, its file changes, or the supervisor
     /// restarts.
     Stop {
+        /// The instance: its file's name without .toml.
         #[arg(value_parser = instance_name)]
         name: String,
         #[command(flatten)]
@@ -394,7 +396,7 @@ struct WhoseRequests {
 
 impl WhoseRequests {
     fn places(self, environment: &Environment) -> requests::Whose {
-        let state_dir = self.supervisor.state.state_dir(environment);
+        let state_dir = self.supervisor.state.named(environment);
         let candidates = self.supervisor.candidates(environment);
         requests::Whose { name: self.instance, state_dir, candidates }
     }
@@ -427,8 +429,9 @@ enum JournalCommand {
 /// Where configurations are.
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// The configuration directory
-    /// [default: `$KMS_CONNECTOR_CONFIG_DIR`, else ./config/environments].
+    /// The configuration directory [default: `$KMS_CONNECTOR_CONFIG_DIR`, else ./config/environments;
+    /// commands that only look take the running supervisor's before that, and /etc/kms-connector where
+    /// there is no other].
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 }
@@ -437,13 +440,20 @@ impl ConfigArgs {
     fn config_dir(self, environment: &Environment) -> PathBuf {
         self.config_dir.unwrap_or_else(|| places::config_dir(environment))
     }
+
+    /// For who only looks.
+    async fn find(self, environment: &Environment, candidates: &Candidates) -> PathBuf {
+        let named = self.config_dir.or_else(|| places::named_config_dir(environment));
+        places::find_config_dir(named, candidates).await
+    }
 }
 
 /// Where journals are.
 #[derive(Debug, Args)]
 struct StateArgs {
-    /// Where journals are kept
-    /// [default: `$KMS_CONNECTOR_STATE_DIR`, else `$STATE_DIRECTORY`, else ./state].
+    /// Where journals are kept [default: `$KMS_CONNECTOR_STATE_DIR`, else `$STATE_DIRECTORY`, else
+    /// ./state; commands that only look take the running supervisor's before that, and
+    /// /var/lib/kms-connector where there is no other].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -451,6 +461,15 @@ struct StateArgs {
 impl StateArgs {
     fn state_dir(&self, environment: &Environment) -> PathBuf {
         self.state_dir.clone().unwrap_or_else(|| places::state_dir(environment))
+    }
+
+    fn named(&self, environment: &Environment) -> Option<PathBuf> {
+        self.state_dir.clone().or_else(|| places::named_state_dir(environment))
+    }
+
+    /// For who only looks.
+    async fn find(&self, environment: &Environment, candidates: &Candidates) -> PathBuf {
+        places::find_state_dir(self.named(environment), candidates).await
     }
 }
 
@@ -563,7 +582,7 @@ impl SupervisorArgs {
         Ok(run::Places { state_dir, socket: self.socket, listen, listen_names, environment })
     }
 
-    fn candidates(self, environment: &Environment) -> Candidates {
+    fn candidates(&self, environment: &Environment) -> Candidates {
         let state_dir = self.state.state_dir(environment);
         control::candidates(self.socket.as_deref(), environment, &state_dir)
     }
@@ -660,15 +679,18 @@ impl Cli {
                     (false, true) => list::Form::Long,
                     (false, false) => list::Form::Plain,
                 };
-                let config_dir = configs.config_dir(&environment);
                 let candidates = supervisor.candidates(&environment);
+                let config_dir = configs.find(&environment, &candidates).await;
                 list::list(&config_dir, &environment, &candidates, full_path, form).await
             }
             Command::Validate { config, all: _, configs } => {
-                let config_dir = configs.config_dir(&environment);
+                let candidates = usual_candidates(&environment);
+                let config_dir = configs.find(&environment, &candidates).await;
+                let state = StateArgs { state_dir: None };
+                let state_dir = state.find(&environment, &candidates).await;
                 match config {
-                    Some(file) => validate::one(&file, &config_dir, &environment),
-                    None => validate::all(&config_dir, &environment),
+                    Some(file) => validate::one(&file, &config_dir, &state_dir, &environment),
+                    None => validate::all(&config_dir, &state_dir, &environment),
                 }
             }
             Command::Status { name, json, watch, supervisor } => {
@@ -708,15 +730,17 @@ impl Cli {
                     (false, None) => check::Which::File(config),
                 };
                 let form = check::Form { json, colours: colours(&environment) };
+                let candidates = usual_candidates(&environment);
                 let places = check::Places {
-                    config_dir: configs.config_dir(&environment),
-                    state_dir: state.state_dir(&environment),
+                    config_dir: configs.find(&environment, &candidates).await,
+                    state_dir: state.find(&environment, &candidates).await,
                     environment,
                 };
                 Box::pin(check::check(which, places, form)).await
             }
             Command::Config { config, instance, json, configs } => {
-                let config_dir = configs.config_dir(&environment);
+                let candidates = usual_candidates(&environment);
+                let config_dir = configs.find(&environment, &candidates).await;
                 let which = match instance {
                     Some(name) => config::Which::Instance(name),
                     None => config::Which::File(config),
@@ -727,6 +751,11 @@ impl Cli {
             Command::Man => manual::page(),
         }
     }
+}
+
+/// Where a supervisor is looked for that nobody named.
+fn usual_candidates(environment: &Environment) -> Candidates {
+    control::candidates(None, environment, &places::state_dir(environment))
 }
 
 /// Whether results may have colours.
@@ -741,10 +770,11 @@ impl JournalCommand {
             Some(name) => journal::Whose::Instance(name),
             None => journal::Whose::File(config),
         };
+        let candidates = supervisor.candidates(&environment);
         let places = journal::Places {
-            config_dir: configs.config_dir(&environment),
-            state_dir: supervisor.state.state_dir(&environment),
-            candidates: supervisor.candidates(&environment),
+            config_dir: configs.find(&environment, &candidates).await,
+            state_dir: supervisor.state.find(&environment, &candidates).await,
+            candidates,
             environment,
         };
         journal::rebuild(whose, from, places).await

@@ -391,8 +391,10 @@ impl HoldReason {
              right Core, or have its signer registered"
             }
             Self::InvalidAnswer => "compare the versions of Core and contract",
-            Self::WalletNotRegistered => "register the wallet",
-            Self::SignerNotRegistered => "register the Core's signer, or connect the right Core",
+            Self::WalletNotRegistered => "have the owner of GatewayConfig register the wallet",
+            Self::SignerNotRegistered => {
+                "have the owner of GatewayConfig register the Core's signer, or connect the right Core"
+            }
             Self::WalletCoreMismatch => "pair wallet and Core as registered",
             Self::NoFunds => "fund the wallet",
             Self::WalletUsedElsewhere => {

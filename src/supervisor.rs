@@ -454,7 +454,8 @@ impl<I: Instances> Supervisor<I> {
 
     fn say_hello(&self, look: &Look) {
         let version = env!("CARGO_PKG_VERSION");
-        let state_dir = self.state_dir.display();
+        let state_dir = std::path::absolute(&self.state_dir);
+        let state_dir = state_dir.as_deref().unwrap_or(&self.state_dir).display();
         if let Some(directory) = &self.directory {
             let config_dir = directory.display();
             let files = look.files.len();

@@ -17,7 +17,10 @@ use crate::{
         self,
         checkup::{Checkup, Finding, Verdict, checkup},
     },
-    supervisor::directory::{self, Files},
+    supervisor::{
+        directory::{self, Files},
+        plan::Collision,
+    },
 };
 
 /// Instances looked at at the same time.
@@ -126,7 +129,7 @@ async fn one(file: Option<PathBuf>, mode: Mode, shown: String, places: &Places) 
     match places::load_as(file.clone(), places.environment.clone(), mode) {
         Ok(Loaded { config, warnings }) => {
             let name = config::instance_name(mode, None, file.as_deref(), &config);
-            of_config(name, &config, &warnings, &places.state_dir).await
+            of_config(name, &config, (warnings.as_slice(), None), &places.state_dir).await
         }
         Err(problems) => Report::bad(shown, of_problems(&problems)),
     }
@@ -135,13 +138,10 @@ async fn one(file: Option<PathBuf>, mode: Mode, shown: String, places: &Places) 
 async fn of_config(
     instance: String,
     config: &Config,
-    warnings: &[Warning],
+    (warnings, conflict): (&[Warning], Option<&Collision>),
     state_dir: &Path,
 ) -> Report {
-    let mut findings = of_warnings(warnings);
-    if findings.is_empty() {
-        findings.push(Finding::ok(CONFIGURATION, "in order"));
-    }
+    let mut findings = of_file(warnings, conflict);
     if !config.enabled {
         findings.push(disabled());
     }
@@ -149,7 +149,19 @@ async fn of_config(
     let state_dir = own.as_deref().unwrap_or(state_dir);
     let Checkup { findings: found, wallet } = Box::pin(checkup(config, state_dir)).await;
     findings.extend(found);
-    Report { instance, findings, bad: false, wallet }
+    Report { instance, findings, bad: conflict.is_some(), wallet }
+}
+
+/// What is to be said of the file itself: that it is in order where nothing else is.
+fn of_file(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
+    let mut findings = of_warnings(warnings);
+    if let Some(Collision { why, remedy }) = conflict {
+        findings.insert(0, Finding::fail(CONFIGURATION, why, *remedy));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(CONFIGURATION, "in order"));
+    }
+    findings
 }
 
 /// One that a supervisor does not run: whoever copied an example may not know.
@@ -214,13 +226,8 @@ async fn all(places: &Places) -> Vec<Report> {
                 Ok(wanted) if !wanted.config.enabled => of_disabled(name, &wanted.warnings),
                 Ok(wanted) => {
                     let (config, warnings) = (&wanted.config, &wanted.warnings);
-                    let mut report = of_config(name.clone(), config, warnings, state_dir).await;
-                    if let Some(conflict) = conflict {
-                        let finding = Finding::fail(CONFIGURATION, conflict, "as the message says");
-                        report.findings.insert(0, finding);
-                        report.bad = true;
-                    }
-                    report
+                    of_config(name.clone(), config, (warnings.as_slice(), conflict), state_dir)
+                        .await
                 }
             }
         }
@@ -317,6 +324,16 @@ mod tests {
         assert_eq!(reports.each_ref().map(|report| report.findings.len()), [0, 0, 1]);
         assert!(reports[2].findings[0].found.contains("that of a too"), "{reports:?}");
         assert_eq!(ending(&reports), Exit::Failure);
+    }
+
+    #[test]
+    fn a_file_that_collides_is_told_once_with_what_to_do() {
+        let collision =
+            Collision { why: "its wallet is that of b".to_owned(), remedy: "another one" };
+        let found = of_file(&[], Some(&collision));
+        let [finding] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((finding.verdict, finding.remedy.as_str()), (Verdict::Fail, "another one"));
+        assert_eq!(of_file(&[], None)[0].verdict, Verdict::Ok);
     }
 
     #[test]

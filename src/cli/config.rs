@@ -7,7 +7,7 @@ use super::{
     text::{printable, table},
 };
 use crate::{
-    config::{self, Entry, Environment, Mode, Problems},
+    config::{self, Entry, Environment, Mode, Problems, Warning},
     supervisor::directory::patiently,
 };
 
@@ -25,23 +25,28 @@ pub(super) fn config(
     environment: Environment,
     json: bool,
 ) -> Exit {
-    match entries(which, config_dir, environment) {
-        Ok(entries) if json => {
-            print(&(serde_json::json!(entries).to_string() + "\n"), Exit::Success)
-        }
-        Ok(entries) => print(&as_text(&entries), Exit::Success),
+    let odd = config::odd_variables(&environment);
+    let (entries, warnings) = match entries(which, config_dir, environment) {
+        Ok(whole) => whole,
         Err(problems) => {
             complain(&problems);
-            Exit::BadConfiguration
+            return Exit::BadConfiguration;
         }
+    };
+    for warning in warnings.into_iter().chain(odd) {
+        complain(format_args!("warning: {warning}"));
     }
+    if json {
+        return print(&(serde_json::json!(entries).to_string() + "\n"), Exit::Success);
+    }
+    print(&as_text(&entries), Exit::Success)
 }
 
 fn entries(
     which: Which,
     config_dir: &std::path::Path,
     environment: Environment,
-) -> Result<Vec<Entry>, Problems> {
+) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
     let (file, mode) = match which {
         Which::Instance(name) => (Some(config_dir.join(format!("{name}.toml"))), Mode::Supervise),
         Which::File(file) => {

@@ -68,6 +68,11 @@ pub(super) async fn list(
             for ((name, path), loaded) in names.iter().zip(&paths).zip(loaded()) {
                 let file = if full_path { shown(name) } else { short(name) };
                 rows.push(long_row(file, path, &loaded, running.of(path)));
+                if let Err(problems) = loaded.as_ref()
+                    && !problems.are_of_disabled()
+                {
+                    complain(problems);
+                }
             }
             print(&table(&rows), Exit::Success)
         }

@@ -4,22 +4,86 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
     config::{self, Environment, Loaded, Mode, Place, Problem, Problems, Source},
     journal::{self, Keeper},
-    supervisor::directory::{self, Patience, Work, patiently},
+    observe::status::Status,
+    supervisor::{
+        control::{self, Answer, Candidates, Request},
+        directory::{self, Patience, Work, patiently},
+    },
 };
 
-/// systemd may give several state directories, parted by colons; the first is ours.
-pub(super) fn state_dir(environment: &Environment) -> PathBuf {
+/// Where configurations are below the working directory, and where an installed service has them.
+const CONFIG_DIRS: [&str; 2] = ["./config/environments", "/etc/kms-connector"];
+/// The same of journals.
+const STATE_DIRS: [&str; 2] = ["./state", "/var/lib/kms-connector"];
+/// For a supervisor's word on where its files are.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// `KMS_CONNECTOR_CONFIG_DIR`.
+pub(super) fn named_config_dir(environment: &Environment) -> Option<PathBuf> {
+    environment.get("KMS_CONNECTOR_CONFIG_DIR").map(PathBuf::from)
+}
+
+/// `KMS_CONNECTOR_STATE_DIR`, else systemd's: it may give several, parted by colons; the first is ours.
+pub(super) fn named_state_dir(environment: &Environment) -> Option<PathBuf> {
     if let Some(directory) = environment.get("KMS_CONNECTOR_STATE_DIR") {
-        return directory.into();
+        return Some(directory.into());
     }
     let of_systemd = environment.get("STATE_DIRECTORY").map(|list| list.to_string_lossy());
     let first = of_systemd.as_deref().and_then(|list| list.split(':').next());
-    PathBuf::from(first.filter(|first| !first.is_empty()).unwrap_or("./state"))
+    first.filter(|first| !first.is_empty()).map(PathBuf::from)
+}
+
+/// For who runs instances: the one that is named, else the one below the working directory.
+pub(super) fn config_dir(environment: &Environment) -> PathBuf {
+    named_config_dir(environment).unwrap_or_else(|| CONFIG_DIRS[0].into())
+}
+
+/// The same for journals.
+pub(super) fn state_dir(environment: &Environment) -> PathBuf {
+    named_state_dir(environment).unwrap_or_else(|| STATE_DIRS[0].into())
+}
+
+/// For who only looks: the directory that is named, else that of the supervisor that runs, else the one
+/// below the working directory, or that of an installed service where there is no other.
+pub(super) async fn find_config_dir(named: Option<PathBuf>, candidates: &Candidates) -> PathBuf {
+    match named {
+        Some(named) => named,
+        None => running(candidates)
+            .await
+            .and_then(|status| status.config_dir)
+            .unwrap_or_else(|| usual(CONFIG_DIRS.map(Path::new))),
+    }
+}
+
+/// The same for journals.
+pub(super) async fn find_state_dir(named: Option<PathBuf>, candidates: &Candidates) -> PathBuf {
+    match named {
+        Some(named) => named,
+        None => running(candidates)
+            .await
+            .and_then(|status| status.state_dir)
+            .unwrap_or_else(|| usual(STATE_DIRS.map(Path::new))),
+    }
+}
+
+async fn running(candidates: &Candidates) -> Option<Status> {
+    match control::ask(candidates, &Request::Status, ASK_DEADLINE).await {
+        Ok(Answer::Status { status }) => Some(*status),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn usual([here, installed]: [&Path; 2]) -> PathBuf {
+    // What does not answer is there.
+    let is_there =
+        |path: &Path| Patience::default().one(Work::Look, path, Path::is_dir).unwrap_or(true);
+    if !is_there(here) && is_there(installed) { installed.into() } else { here.into() }
 }
 
 /// The names of all `*.toml` in the directory, sorted; hidden files do not count.
@@ -37,12 +101,6 @@ pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
 /// Who kept the journals; nobody, where the directory does not answer: that is told where it is written.
 pub(super) fn keepers(state_dir: &Path) -> Vec<Keeper> {
     Patience::default().one(Work::Look, state_dir, journal::keepers).unwrap_or_default()
-}
-
-/// `KMS_CONNECTOR_CONFIG_DIR`, else `./config/environments`.
-pub(super) fn config_dir(environment: &Environment) -> PathBuf {
-    let given = environment.get("KMS_CONNECTOR_CONFIG_DIR");
-    given.map_or_else(|| PathBuf::from("./config/environments"), PathBuf::from)
 }
 
 /// Without a file, the environment alone counts.
@@ -128,7 +186,11 @@ pub(super) fn file_of(instance: &str, directory: &Path) -> Result<PathBuf, Probl
 mod tests {
     use std::fs;
 
+    use tokio::{sync::mpsc, task::JoinSet};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::observe::status::Reload;
 
     #[test]
     fn the_state_directory_is_found() {
@@ -140,6 +202,47 @@ mod tests {
         assert_eq!(of(&[own, systemd]), Path::new("/own"));
         assert_eq!(of(&[("KMS_CONNECTOR_STATE_DIR", ""), systemd]), Path::new("/var/lib/a"));
         assert_eq!(of(&[]), Path::new("./state"));
+    }
+
+    #[test]
+    fn where_nothing_is_here_an_installed_service_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = directory.path();
+        let (none, other) = (there.join("none"), there.join("other"));
+        assert_eq!(usual([&none, there]), there);
+        assert_eq!(usual([there, &none]), there);
+        assert_eq!(usual([&none, &other]), none);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_named_is_where_the_supervisor_that_runs_has_it() {
+        let home = tempfile::tempdir().unwrap();
+        let socket = home.path().join("control.sock");
+        let candidates =
+            control::candidates(Some(&socket), &Environment::default(), Path::new("state"));
+        let listener = control::Listener::bind(&candidates).await.unwrap();
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let (commands, mut asked) = mpsc::channel::<control::Asked>(1);
+        tasks.spawn(listener.serve(commands, stop));
+        tasks.spawn(async move {
+            while let Some(asked) = asked.recv().await {
+                let status = Status {
+                    version: "1".to_owned(),
+                    pid: 1,
+                    started_at_ms: 0,
+                    listen: None,
+                    config_dir: Some("/its/configs".into()),
+                    state_dir: Some("/its/state".into()),
+                    reload: Reload::default(),
+                    instances: Vec::new(),
+                };
+                asked.reply.send(Answer::Status { status: Box::new(status) }).unwrap();
+            }
+        });
+        assert_eq!(find_config_dir(None, &candidates).await, Path::new("/its/configs"));
+        assert_eq!(find_state_dir(None, &candidates).await, Path::new("/its/state"));
+        let named = Some(PathBuf::from("named"));
+        assert_eq!(find_state_dir(named, &candidates).await, Path::new("named"));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) fn instance_is_well(instance: &InstanceStatus) -> bool {
 }
 
 fn process(status: &Status, now_ms: u64) -> String {
-    let Status { version, pid, started_at_ms, listen, config_dir, reload, instances } = status;
+    let Status { version, pid, started_at_ms, listen, config_dir, reload, instances, .. } = status;
     let files = config_dir.as_ref().map_or_else(
         || "one configuration, read again only on request".to_owned(),
         |directory| directory.display().to_string(),
@@ -66,7 +66,7 @@ fn process(status: &Status, now_ms: u64) -> String {
     let up =
         format!("{} (since {})", span(now_ms.saturating_sub(*started_at_ms)), utc(*started_at_ms));
     let mut lines =
-        vec![("up", up), ("files", files), ("last reload", last_reload(reload, now_ms))];
+        vec![("up", up), ("files", files), ("last change", last_change(reload, now_ms))];
     lines.extend(listen.iter().map(|address| ("page", format!("http://{address}/"))));
     let told_below = |problem: &&String| {
         instances.iter().filter_map(complaint).any(|why| problem.ends_with(why))
@@ -76,7 +76,7 @@ fn process(status: &Status, now_ms: u64) -> String {
     format!("kms-connector {}, pid {pid}\n{}", printable(version), pairs(&lines))
 }
 
-fn last_reload(reload: &Reload, now_ms: u64) -> String {
+fn last_change(reload: &Reload, now_ms: u64) -> String {
     let Reload { at_ms, succeeded_at_ms, problems } = reload;
     if *at_ms == 0 && problems.is_empty() {
         return "none yet".to_owned();
@@ -167,17 +167,21 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
             lines.push((SINCE, when(now_ms, instance.since_ms)));
         }
     }
+    let told = parked_for(state);
     if !state.is_up()
         && let Some(error) = last_error(instance, now_ms)
     {
         lines.push(error);
     }
-    if state.is_up()
-        && let Some(LastError { at_ms, text }) = &instance.last_warning
-    {
-        lines.push(("last warning", format!("{text}\n{}", when(now_ms, *at_ms))));
+    let warnings: Vec<String> = instance
+        .last_warnings
+        .iter()
+        .filter(|warning| state.is_up() && !is_told(state, &warning.text))
+        .map(|LastError { at_ms, text }| format!("{text}\n{}", when(now_ms, *at_ms)))
+        .collect();
+    if !warnings.is_empty() {
+        lines.push(("last warning", warnings.join("\n")));
     }
-    let told = parked_for(state);
     if let Some(why) = instance.reload_failed.as_ref().filter(|why| told != Some(why)) {
         let label = if instance.reload_waits { "new file waits" } else { "reload failed" };
         lines.push((label, why.clone()));
@@ -227,11 +231,25 @@ fn parked_for(state: &State) -> Option<&String> {
     }
 }
 
+/// Whether its block says that already.
+fn is_told(state: &State, text: &str) -> bool {
+    match state {
+        State::Parked { why, .. } | State::Waiting { why, .. } => {
+            !why.is_empty() && text.contains(why.as_str())
+        }
+        State::Starting
+        | State::Running
+        | State::Draining
+        | State::BackingOff { .. }
+        | State::Stopped { .. } => false,
+    }
+}
+
 const SINCE: &str = "since";
 const LAST_ERROR: &str = "last error";
 
 fn last_error(instance: &InstanceStatus, now_ms: u64) -> Option<(&'static str, String)> {
-    let error = instance.last_error.as_ref()?;
+    let error = instance.last_error.as_ref().filter(|one| !is_told(&instance.state, &one.text))?;
     Some((LAST_ERROR, format!("{}\n{}", error.text, when(now_ms, error.at_ms))))
 }
 

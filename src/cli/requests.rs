@@ -1,10 +1,16 @@
 //! `requests` and `backfill`: asks a running instance over the control socket, or reads the journal of
 //! one that does not run.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+    time::Duration,
+};
+
+use tokio::time::sleep;
 
 use super::{
-    Exit, complain, print, show,
+    Exit, complain, places, print, show,
     text::{ago, pairs, printable, span, table, utc, when},
 };
 use crate::{
@@ -27,8 +33,11 @@ const DEADLINE: Duration = Duration::from_secs(70);
 const STATE_DEADLINE: Duration = Duration::from_secs(5);
 /// What ended without an answer is of interest for so long.
 const RECENTLY: Duration = Duration::from_hours(24);
-/// A reason in a table has at most so many characters.
+/// A reason in a table has at most so many characters on a terminal.
 const IN_SHORT: usize = 70;
+/// For so long a request that is tried again is watched, and looked at so often.
+const WATCHED: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Which requests to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +50,14 @@ pub(super) enum Which {
 }
 
 impl Which {
+    /// What is in hand is told in the order in which it is served; of what has ended, the newest is wanted.
+    fn is_newest_first(self) -> bool {
+        match self {
+            Self::Refused | Self::All => true,
+            Self::Open | Self::Held => false,
+        }
+    }
+
     /// What to ask for, one after the other.
     fn parts(self, now_ms: u64) -> Vec<requests::Which> {
         let day = u64::try_from(RECENTLY.as_millis()).unwrap_or(u64::MAX);
@@ -58,7 +75,8 @@ impl Which {
 #[derive(Debug)]
 pub(super) struct Whose {
     pub(super) name: String,
-    pub(super) state_dir: PathBuf,
+    /// As far as it is named.
+    pub(super) state_dir: Option<PathBuf>,
     pub(super) candidates: Candidates,
 }
 
@@ -79,7 +97,7 @@ impl Source {
             match ask_running(&self.whose, &inquiry).await {
                 Ok(Asked::Told(told)) => return Ok(told),
                 Ok(Asked::Absent { short, why }) => {
-                    self.stopped = Some((self.find(&why)?, short));
+                    self.stopped = Some((self.find(&why).await?, short));
                 }
                 Err(why) => return Err(why),
             }
@@ -101,10 +119,11 @@ impl Source {
         }
     }
 
-    fn find(&self, why: &str) -> Result<ReadOnly, String> {
-        let Whose { name, state_dir, .. } = &self.whose;
-        let (dirs, name) = ([state_dir.clone(), observe_dir(state_dir, name)], name.clone());
-        let finding = Patience::default().one(Work::Look, state_dir, move |_| {
+    async fn find(&self, why: &str) -> Result<ReadOnly, String> {
+        let Whose { name, state_dir, candidates } = &self.whose;
+        let state_dir = places::find_state_dir(state_dir.clone(), candidates).await;
+        let (dirs, name) = ([state_dir.clone(), observe_dir(&state_dir, name)], name.clone());
+        let finding = Patience::default().one(Work::Look, &state_dir, move |_| {
             ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
         });
         // Whoever mistyped a name is to read that first.
@@ -167,6 +186,7 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
     let name = whose.name.clone();
     let mut source = Source::of(whose);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let newest_first = which.is_newest_first();
     let (mut found, mut more) = (Vec::new(), false);
     for part in which.parts(clock::unix_millis()) {
         let mut after = None;
@@ -179,11 +199,17 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
             };
             found.extend(requests);
             after = next;
+            if newest_first {
+                more |= keep_last(&mut found, limit);
+            }
             if found.len() > limit || after.is_none() {
                 break;
             }
         }
         more |= after.is_some();
+    }
+    if newest_first {
+        found.reverse();
     }
     more |= found.len() > limit;
     found.truncate(limit);
@@ -200,18 +226,29 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
         };
         return print(&text, Exit::Success);
     }
-    text += &overview(&found, clock::unix_millis());
+    let longest = if io::stdout().is_terminal() { IN_SHORT } else { usize::MAX };
+    text += &overview(&found, clock::unix_millis(), longest);
     if more {
         text.extend([
             "... and more: --limit shows more than ",
             &limit.to_string(),
-            ", export all\n",
+            ", `kms-connector requests export --all --instance ",
+            &name,
+            "` has all\n",
         ]);
     }
     print(&text, Exit::Success)
 }
 
-fn overview(found: &[RequestLine], now_ms: u64) -> String {
+/// Drops all but the last of them. Answers whether any was dropped.
+fn keep_last<T>(found: &mut Vec<T>, limit: usize) -> bool {
+    let surplus = found.len().saturating_sub(limit);
+    found.drain(..surplus);
+    surplus > 0
+}
+
+/// `longest`: the characters of a reason.
+fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> String {
     let header = ["ID", "KIND", "STAGE", "SINCE", "AGE", "ATTEMPTS", "BLOCK", "WHY"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(found.iter().map(|line| {
@@ -223,7 +260,7 @@ fn overview(found: &[RequestLine], now_ms: u64) -> String {
             span(now_ms.saturating_sub(line.arrived_at_ms)),
             line.attempts.to_string(),
             line.block.to_string(),
-            in_short(&why(line)),
+            in_short(&why(line), longest),
         ]
     }));
     table(&rows)
@@ -247,9 +284,9 @@ fn why(line: &RequestLine) -> String {
 }
 
 /// One line, cut.
-fn in_short(text: &str) -> String {
+fn in_short(text: &str, longest: usize) -> String {
     let text: String = printable(text).replace('\n', " ");
-    match text.char_indices().nth(IN_SHORT) {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
     }
@@ -286,7 +323,7 @@ fn story(story: &RequestStory, now_ms: u64) -> String {
     let generation = generation.as_deref().unwrap_or("not readable by this version");
     let mut lines = vec![
         ("kind", line.kind.clone()),
-        ("generation", generation.to_owned()),
+        ("event as in", generation.to_owned()),
         ("content", line.content.clone()),
         ("event", place),
         ("arrived", when(now_ms, line.arrived_at_ms)),
@@ -337,7 +374,7 @@ fn transaction(known: &TransactionLine) -> String {
 /// Has the requests of one id tried again.
 pub(super) async fn retry(whose: Whose, id: String, json: bool) -> Exit {
     let mut source = Source::of(whose);
-    let retried = match source.ask(Inquiry::Retry { id }).await {
+    let retried = match source.ask(Inquiry::Retry { id: id.clone() }).await {
         Ok(Told::Retried { requests }) => requests,
         Ok(_) => return failed(OTHER),
         Err(why) => return failed(&why),
@@ -348,7 +385,42 @@ pub(super) async fn retry(whose: Whose, id: String, json: bool) -> Exit {
         return print(&pretty(&retried), ending);
     }
     let line = |Retried { id, text, .. }: &Retried| format!("{id}: {}\n", printable(text));
-    print(&retried.iter().map(line).collect::<String>(), ending)
+    let told = print(&retried.iter().map(line).collect::<String>(), ending);
+    let walks = |one: &Retried| matches!(one.verdict, Verdict::Tried | Verdict::OpenedAgain);
+    if source.stopped.is_some() || !retried.iter().any(walks) {
+        return told;
+    }
+    print(&came_of(&mut source, &id).await, told)
+}
+
+/// What stands a moment later: whoever tries a request wants to know whether that helped.
+async fn came_of(source: &mut Source, id: &str) -> String {
+    let mut found = Vec::new();
+    for _ in 0..WATCHED.as_secs() {
+        sleep(LOOK_EVERY).await;
+        let Ok(Told::Stories { requests }) = source.ask(Inquiry::Show { id: id.to_owned() }).await
+        else {
+            break;
+        };
+        found = requests;
+        if found.iter().all(|one| one.line.held.is_none()) {
+            break;
+        }
+    }
+    found.iter().map(|one| after(&one.line)).collect()
+}
+
+fn after(line: &RequestLine) -> String {
+    match &line.held {
+        Some(held) if line.outcome.is_none() => format!(
+            "{}: still held {} s later ({}: {})\n",
+            line.id,
+            WATCHED.as_secs(),
+            held.reason,
+            printable(&held.detail).replace('\n', " ")
+        ),
+        Some(_) | None => format!("{}: now {}\n", line.id, stage(line)),
+    }
 }
 
 /// Prints one line of JSON per request, page by page.
@@ -464,13 +536,21 @@ mod tests {
 
     #[test]
     fn a_line_says_where_it_stands_since_when_and_why() {
-        let text = overview(&[held(), refused()], NOW);
+        let text = overview(&[held(), refused()], NOW, IN_SHORT);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].contains("answered held  2m ago"), "{text}");
         assert!(lines[1].contains("1h   3         77"), "{text}");
         assert!(lines[1].ends_with("no_funds: fund the wallet now"), "{text}");
         assert!(lines[2].contains("refused        1m ago"), "{text}");
         assert!(lines[2].ends_with("xxx...") && lines[2].chars().count() < 200, "{text}");
+        let whole = overview(&[refused()], NOW, usize::MAX);
+        assert!(whole.contains(&"x".repeat(200)), "in a pipe nothing is cut: {whole}");
+    }
+
+    #[test]
+    fn what_became_of_a_try_is_told() {
+        assert_eq!(after(&held()), "0x5: still held 5 s later (no_funds: fund the wallet now)\n");
+        assert_eq!(after(&refused()), "0x6: now refused\n");
     }
 
     #[test]
@@ -521,11 +601,11 @@ mod tests {
         assert!(!text.contains("submitted "), "{text}");
     }
 
-    #[test]
-    fn c10_a_mistyped_name_is_told_first() {
+    #[tokio::test]
+    async fn c10_a_mistyped_name_is_told_first() {
         let whose = Whose {
             name: "on".to_owned(),
-            state_dir: PathBuf::from("/nonexistent/state"),
+            state_dir: Some(PathBuf::from("/nonexistent/state")),
             candidates: control::candidates(
                 None,
                 &crate::config::Environment::default(),
@@ -533,7 +613,7 @@ mod tests {
             ),
         };
         let why = "there is no instance on; there are: one";
-        let told = Source::of(whose).find(why).err().unwrap();
+        let told = Source::of(whose).find(why).await.err().unwrap();
         assert!(told.starts_with(why) && told.contains("/nonexistent/state"), "{told}");
     }
 
@@ -542,6 +622,15 @@ mod tests {
         let why = "there is no instance zz; there are: a";
         let told = nobody_reads("zz", 7, why);
         assert!(told.starts_with(why) && told.contains("--from 7"), "{told}");
+    }
+
+    #[test]
+    fn of_all_requests_the_newest_are_shown() {
+        let mut found = vec![1, 2];
+        assert!(!keep_last(&mut found, 2));
+        found.extend([3, 4, 5]);
+        assert!(keep_last(&mut found, 2) && found == [4, 5], "{found:?}");
+        assert!(Which::All.is_newest_first() && !Which::Open.is_newest_first());
     }
 
     #[test]

@@ -14,12 +14,17 @@ use crate::{
     journal::Keeper,
     supervisor::{
         directory::{self, Files, Look, Settled, Wanted},
-        plan::{Configs, Desired, plan},
+        plan::{Collision, Configs, Desired, plan},
     },
 };
 
 /// One file: what it says, or everything that is wrong with it.
-pub(super) fn one(file: &Path, config_dir: &Path, environment: &Environment) -> Exit {
+pub(super) fn one(
+    file: &Path,
+    config_dir: &Path,
+    state_dir: &Path,
+    environment: &Environment,
+) -> Exit {
     let loaded = places::find(file, config_dir)
         .and_then(|file| Ok((file.clone(), places::load(Some(file), environment.clone())?)));
     let (file, loaded) = match loaded {
@@ -32,7 +37,8 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: &Environment) -> 
     for warning in &loaded.warnings {
         complain(format_args!("warning: {warning}"));
     }
-    warn_of_the_rest(&Files::One { file: Some(file.clone()), name: None }, environment);
+    let files = Files::One { file: Some(file.clone()), name: None };
+    warn_of_the_rest(&files, state_dir, environment);
     let config = &loaded.config;
     let name = config::instance_name(Mode::Start, None, Some(&file), config);
     let core = if config.observes() {
@@ -58,15 +64,14 @@ pub(super) fn one(file: &Path, config_dir: &Path, environment: &Environment) -> 
 }
 
 /// A verdict per file on stdout, what is wrong on stderr.
-pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
+pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment) -> Exit {
     let mut is_bad = false;
     if let Err(problems) = config::check_environment(environment) {
         is_bad = true;
         complain(problems);
     }
     let files = Files::Directory(config_dir.to_owned());
-    let state_dir = places::state_dir(environment);
-    let Together { look, settled, conflicts } = Together::look(config_dir, environment, &state_dir);
+    let Together { look, settled, conflicts } = Together::look(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
         complain(config::unusable_directory(config_dir, problem));
         return Exit::BadConfiguration;
@@ -76,7 +81,7 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
     {
         complain(format_args!("warning: {warning}"));
     }
-    warn_of_the_rest(&files, environment);
+    warn_of_the_rest(&files, state_dir, environment);
     if look.files.is_empty() {
         complain(format_args!("warning: there is no configuration in {}", config_dir.display()));
     }
@@ -107,11 +112,11 @@ pub(super) fn all(config_dir: &Path, environment: &Environment) -> Exit {
 }
 
 /// Of what no file says: the process's variables, and who else can change what is trusted.
-fn warn_of_the_rest(files: &Files, environment: &Environment) {
+fn warn_of_the_rest(files: &Files, state_dir: &Path, environment: &Environment) {
     for odd in config::odd_variables(environment) {
         complain(format_args!("warning: {odd}"));
     }
-    for odd in surroundings::look(files, &places::state_dir(environment), Eyes::Command) {
+    for odd in surroundings::look(files, state_dir, Eyes::Command) {
         complain(format_args!("warning: {odd}"));
     }
 }
@@ -124,7 +129,7 @@ pub(super) fn counted(problems: &Problems) -> String {
     }
 }
 
-fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&String>) -> String {
+fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&Collision>) -> String {
     match (file, conflict) {
         (Err(problems), _) if problems.are_of_disabled() => {
             format!("disabled ({})", counted(problems))
@@ -141,7 +146,7 @@ pub(super) struct Together {
     pub(super) look: Look,
     pub(super) settled: Settled,
     /// Those that it would refuse for the sake of another, and why.
-    pub(super) conflicts: BTreeMap<String, String>,
+    pub(super) conflicts: BTreeMap<String, Collision>,
 }
 
 impl Together {
@@ -155,7 +160,7 @@ impl Together {
     }
 }
 
-fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, String> {
+fn conflicts(look: &Look, keepers: &[Keeper]) -> BTreeMap<String, Collision> {
     let in_order = look.files.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
     let enabled = in_order.filter(|(_, wanted)| wanted.config.enabled);
     let files = enabled.map(|(name, wanted)| (name.clone(), wanted.config.clone())).collect();

@@ -244,8 +244,8 @@ impl Check<'_> {
             Key::GasLimit,
             gas.to_string(),
             "100000 to 1000000000 gas, or no such key",
-            "Every response costs more than this, so each transaction would fail after paying for \
-             it; leave the key out to have the limit learned from estimates",
+            "Remove the key: the limit is then learned from estimates. No answer fits into so little, \
+             so each transaction would fail and be paid for",
         ))
     }
 
@@ -646,6 +646,16 @@ impl Check<'_> {
     }
 
     fn judge_key(&mut self, text: &str, place: &Place, name: &str) -> Result<PrivateKey, Noted> {
+        if stands_in_quotes(text.trim()) {
+            self.raw.problems.push(Problem {
+                place: place.clone(),
+                key: Some(name.to_owned()),
+                found: "a key that stands in quotes".to_owned(),
+                allowed: "the key itself".to_owned(),
+                advice: "Remove the quotes".to_owned(),
+            });
+            return Err(Noted);
+        }
         match PrivateKey::parse(text) {
             Ok(key) => {
                 if key.is_publicly_known() {

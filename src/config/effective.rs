@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::{
-    Config, Finality, Place, Problems, Source, StartingBlock, Wallet, assembled,
+    Config, Finality, Place, Problems, Source, StartingBlock, Wallet, Warning, assembled,
     raw::{Key, Raw, Value},
     secret::SecretUrl,
 };
@@ -22,11 +22,11 @@ pub struct Entry {
     pub source: String,
 }
 
-/// Every key there is, in the order of the documentation.
-pub fn effective(source: &Source) -> Result<Vec<Entry>, Problems> {
+/// Every key there is, in the order of the documentation, and what is odd about the whole.
+pub fn effective(source: &Source) -> Result<(Vec<Entry>, Vec<Warning>), Problems> {
     let bytes = source.file.as_deref().map(super::read).transpose()?;
-    let (config, _, raw) = assembled(source, bytes.as_ref().map(|bytes| bytes.as_slice()))?;
-    Ok(Key::ALL.iter().map(|key| entry(*key, &config, &raw, source)).collect())
+    let (config, warnings, raw) = assembled(source, bytes.as_ref().map(|bytes| bytes.as_slice()))?;
+    Ok((Key::ALL.iter().map(|key| entry(*key, &config, &raw, source)).collect(), warnings))
 }
 
 fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
@@ -46,7 +46,22 @@ fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
     } else if key == Key::PrivateKeyText && value.is_some() && from.is_none() {
         from = Some(credential(source));
     }
+    if value.is_none()
+        && let Some(Wallet::PrivateKey(_)) = config.wallet
+    {
+        value = unused(key, raw);
+    }
     Entry { key: key.name(), value, source: from.unwrap_or_else(|| "default".to_owned()) }
+}
+
+/// Of the wallet in AWS KMS, beside a private key: what was given, and that it does not count.
+fn unused(key: Key, raw: &Raw) -> Option<String> {
+    let text = match (key, &raw.get(key)?.value) {
+        (Key::AwsKeyId | Key::AwsRegion, Value::Text(text)) => text.expose(),
+        (Key::AwsEndpoint, Value::Text(_)) => "given",
+        _ => return None,
+    };
+    Some(format!("{text} (not used: the private key comes first)"))
 }
 
 /// The file the private key is read from, where that one counts. What looks like a key is no path.

@@ -301,18 +301,24 @@ impl Raw {
             return;
         }
         let variables = Key::ALL.iter().map(|key| key.variable());
-        let nearest = nearest(rest, variables)
-            .map(|variable| format!("; did you mean {PREFIX}{variable}?"))
-            .unwrap_or_default();
-        self.warnings.push(Warning {
-            place,
-            key: None,
-            message: format!(
-                "is no key of this program and has no effect{nearest} (Kubernetes sets such names \
-                 for a service called kms-connector)"
-            ),
-        });
+        // Of one instance, or of all.
+        let before = name.strip_suffix(rest).unwrap_or(PREFIX);
+        let guess = if before == PREFIX && is_of_kubernetes(rest) {
+            " (Kubernetes sets such names for a service called kms-connector)".to_owned()
+        } else {
+            nearest(rest, variables)
+                .map(|variable| format!("; did you mean {before}{variable}?"))
+                .unwrap_or_default()
+        };
+        let message = format!("is no key of this program and has no effect{guess}");
+        self.warnings.push(Warning { place, key: None, message });
     }
+}
+
+/// `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`, `PORT_9478_TCP_ADDR`.
+fn is_of_kubernetes(rest: &str) -> bool {
+    rest == "PORT"
+        || ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|begin| rest.starts_with(begin))
 }
 
 const INSTANCE: &str = "INSTANCE_";

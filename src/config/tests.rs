@@ -389,7 +389,7 @@ region = "r"
         "Did you mean gateway_url?",
         "write 0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
         "gas_limit: found 6000",
-        "Every response costs more",
+        "No answer fits into so little",
         "found 3 hex digits",
         "environment variable KMS_CONNECTOR_RETRY_INTERVAL_SECS",
     ] {
@@ -593,6 +593,17 @@ fn unknown_variables_warn_and_empty_ones_do_not_count() {
     assert!(of("KMS_CONNECTOR_SERVICE_HOST").contains("Kubernetes"));
 }
 
+/// Nobody calls a Kubernetes service so that its variables look like those of one instance.
+#[test]
+fn a_mistyped_variable_of_one_instance_is_told_as_one() {
+    let wrong = "KMS_CONNECTOR_INSTANCE_ONE__HELD_RETRY_SEC";
+    let loaded = load_text("", env([WALLET, (wrong, "7")]), Mode::Start).unwrap();
+    let place = Place::Variable(wrong.to_owned());
+    let told = loaded.warnings.iter().find(|warning| warning.place == place).unwrap();
+    assert!(told.message.contains("KMS_CONNECTOR_INSTANCE_ONE__HELD_RETRY_SECS?"), "{told}");
+    assert!(!told.message.contains("Kubernetes"), "{told}");
+}
+
 #[test]
 fn a_variable_that_is_not_text_is_a_problem() {
     use std::os::unix::ffi::OsStringExt;
@@ -685,6 +696,9 @@ fn c11_key_files_are_for_their_owner() {
     let loaded = load(&source).unwrap();
     assert_eq!(key_of(&loaded), KEY);
     assert!(!warned(&loaded, "private_key_file"));
+    write(&path, &format!("\"{KEY}\"\n"), 0o400);
+    let quoted = load(&source).unwrap_err().to_string();
+    assert!(quoted.contains("stands in quotes"), "{quoted}");
     // Of root's, a group may read one, as in a Kubernetes secret.
     let is_root = rustix::process::geteuid().is_root();
     write(&path, KEY, 0o640);
@@ -1223,7 +1237,7 @@ fn names_fit_a_line() {
 // ---- the effective configuration
 
 fn entries(source: &Source) -> Vec<Entry> {
-    effective(source).unwrap()
+    effective(source).unwrap().0
 }
 
 fn entry<'e>(entries: &'e [Entry], key: &str) -> (Option<&'e str>, &'e str) {
@@ -1255,6 +1269,30 @@ fn each_value_is_told_with_its_source() {
     assert_eq!(entry(&found, "channel_size"), (Some("1000"), "default"));
     assert_eq!(entry(&found, "gas_limit"), (None, "default"));
     assert_eq!(found.len(), Key::ALL.len());
+}
+
+#[test]
+fn a_wallet_that_is_given_beside_the_private_key_is_shown_as_unused() {
+    let environment = env([WALLET, ("KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID", "alias/a")]);
+    let (found, warnings) = effective(&source(environment)).unwrap();
+    let (value, from) = entry(&found, "aws_kms_config.key_id");
+    assert!(value.unwrap().starts_with("alias/a (not used"), "{value:?}");
+    assert_eq!(from, "KMS_CONNECTOR_AWS_KMS_CONFIG__KEY_ID");
+    assert!(warnings.iter().any(|warning| warning.message.contains("not used")), "{warnings:?}");
+    assert_eq!(entry(&found, "aws_kms_config.region").0, None);
+}
+
+/// The README's first configuration is all that is required.
+#[test]
+fn what_the_readme_begins_with_is_enough_for_a_supervisor() {
+    let readme = include_str!("../../README.md");
+    let (_, from) = readme.split_once("```toml\n").unwrap();
+    let (text, _) = from.split_once("```").unwrap();
+    let (path, key) = ("private_key_file = \"/etc/kms-connector/keys/node-1.private_key\"", KEY);
+    assert!(text.contains(path), "{text}");
+    let text = text.replace(path, &format!("private_key = \"{key}\""));
+    let loaded = load_text(&text, env([]), Mode::Supervise).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
 #[test]

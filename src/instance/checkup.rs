@@ -44,6 +44,8 @@ use crate::{
 
 /// How long each look may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The wallet's: AWS KMS is tried for up to 30 s before it is known what is wrong, credentials above all.
+const WALLET_PATIENCE: Duration = Duration::from_secs(35);
 
 /// What to make of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -147,7 +149,8 @@ async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
             return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
         };
         let looking = look_at_wallet(configured, &config.proxies);
-        let (seen, wallet) = tokio::join!(nodes::look(&tools.nodes), within("wallet", looking));
+        let looking = in_time(WALLET_PATIENCE, "wallet", looking);
+        let (seen, wallet) = tokio::join!(nodes::look(&tools.nodes), looking);
         let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
         let of_chain =
             Box::pin(look_at_chain(config, state_dir, tools, &seen, wallet.as_ref())).await;
@@ -200,8 +203,14 @@ async fn look_at_chain(
     wallet: Option<&Wallet>,
 ) -> OnChain {
     let Some(best) = seen.best else {
-        let what = "not looked at: no gateway node answers";
-        let remedy = "mend gateway_url first";
+        let (what, remedy) = if seen.elsewhere {
+            (
+                "not looked at: no gateway node of the right chain answers",
+                "see the gateway node first",
+            )
+        } else {
+            ("not looked at: no gateway node answers", "fix gateway_url first")
+        };
         return OnChain {
             contracts: vec![Finding::warn("contracts, wallet on chain, journal", what, remedy)],
             ..OnChain::default()
@@ -315,8 +324,16 @@ async fn look_at_core(core: &KmsCore) -> Finding {
 
 /// One look, in time or not.
 async fn within<T>(subject: &'static str, look: impl Future<Output = T>) -> Result<T, Finding> {
-    timeout(PATIENCE, look).await.map_err(|_| {
-        let what = format!("no answer within {} s", PATIENCE.as_secs());
+    in_time(PATIENCE, subject, look).await
+}
+
+async fn in_time<T>(
+    patience: Duration,
+    subject: &'static str,
+    look: impl Future<Output = T>,
+) -> Result<T, Finding> {
+    timeout(patience, look).await.map_err(|_| {
+        let what = format!("no answer within {} s", patience.as_secs());
         Finding::fail(subject, what, "look at what is asked there, and at the network between")
     })
 }

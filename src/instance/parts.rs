@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use tracing::info;
+use tracing::debug;
 
 use super::BuildError;
 use crate::{
@@ -46,7 +46,7 @@ pub(super) fn flow_options(config: &Config) -> FlowOptions {
 /// Where reading begins if the journal does not say.
 pub(super) fn start(config: &Config, cursor: Option<BlockRef>) -> Start {
     if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
-        info!(
+        debug!(
             starting_block = number,
             cursor = cursor.number,
             "starting_block is ignored: the journal has a cursor"

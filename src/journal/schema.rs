@@ -439,7 +439,7 @@ mod tests {
         let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
         let readme = include_str!("../../README.md");
-        let after = readme.split("sqlite3 -readonly state/*.sqlite3 \"").nth(1).unwrap();
+        let after = readme.split("sqlite3 -readonly \"$journal\" \"").nth(1).unwrap();
         connection.prepare(after.split('"').next().unwrap()).unwrap();
     }
 }

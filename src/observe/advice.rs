@@ -18,13 +18,15 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
             to_do.push(format!("`kms-connector restart {name}` tries at once"));
         }
         State::Parked { retry_at_ms: Some(_), .. } => {
-            to_do.push(format!("mend what it says; `kms-connector restart {name}` tries at once"));
+            to_do.push(format!("fix what it says; `kms-connector restart {name}` tries at once"));
         }
         State::Parked { retry_at_ms: None, .. } => {
-            to_do.push("mend what it says, then nothing: the file is watched".to_owned());
+            to_do.push("fix what it says, then nothing: the file is watched".to_owned());
         }
-        State::Stopped { by: StoppedBy::Operator } => to_do
-            .push(format!("if it should run: `kms-connector restart {name}`, or change its file")),
+        // Under `start` nobody watches its file.
+        State::Stopped { by: StoppedBy::Operator } => {
+            to_do.push(format!("if it should run: `kms-connector restart {name}`"));
+        }
         State::Stopped { by: StoppedBy::File } => {
             to_do.push("if it should run: remove that line of its file".to_owned());
         }
@@ -39,11 +41,11 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     if instance.reload_failed.is_some() && state.is_up() {
         to_do.push(if instance.reload_waits {
             format!(
-                "new file: nothing, it is in order and applied once what it needs answers; \
-                 `kms-connector reload {name}` tries at once"
+                "new file: if the addresses in it are right, nothing: it is applied once what it \
+                 needs answers; else correct them; `kms-connector reload {name}` tries at once"
             )
         } else {
-            "file: mend what it says; until then the instance runs as it was".to_owned()
+            "file: fix it; until then the instance keeps running as before".to_owned()
         });
     }
     to_do

@@ -26,6 +26,8 @@ use crate::{clock, domain::excerpt};
 const KEPT: usize = 20;
 /// Instances known at most: those that are gone are forgotten by the supervisor.
 const INSTANCES: usize = 1_024;
+/// Of an instance so many things are told with its state.
+const AT_A_GLANCE: usize = 4;
 /// Characters of a message or its fields.
 const LONGEST: usize = 600;
 
@@ -85,13 +87,24 @@ impl LastErrors {
         }
     }
 
-    /// What was said last of an instance, at this time or later.
+    /// What was said last of an instance, at this time or later: the newest of each message, at most
+    /// [`AT_A_GLANCE`], newest first.
     #[must_use]
-    pub fn last_of(&self, instance: &str, since_ms: u64) -> Option<LastError> {
+    pub fn last_of(&self, instance: &str, since_ms: u64) -> Vec<LastError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = kept.instances.get(instance)?.back().filter(|last| last.last_ms >= since_ms)?;
-        let LoggedError { message, fields, last_ms, .. } = last;
-        Some(LastError { at_ms: *last_ms, text: format!("{message}: {fields}") })
+        let mut last: Vec<&LoggedError> = Vec::new();
+        let young = kept.instances.get(instance).into_iter().flat_map(|ring| ring.iter().rev());
+        for error in young.take_while(|error| error.last_ms >= since_ms) {
+            if last.len() < AT_A_GLANCE && last.iter().all(|said| said.message != error.message) {
+                last.push(error);
+            }
+        }
+        let in_short = |LoggedError { message, fields, last_ms, .. }: &LoggedError| {
+            let text =
+                if fields.is_empty() { message.clone() } else { format!("{message}: {fields}") };
+            LastError { at_ms: *last_ms, text }
+        };
+        last.into_iter().map(in_short).collect()
     }
 
     /// Forgets the instances that are none any more.
@@ -278,6 +291,21 @@ mod tests {
         let same: Vec<_> = told.iter().filter(|error| error.message == "the same").collect();
         assert_eq!((same.len(), same[0].count), (1, 1_000));
         assert_eq!(told[0].fields, "number=999", "the newest comes first");
+    }
+
+    /// Not registered, and no funds, say.
+    #[test]
+    fn every_standing_condition_is_told_once_newest_first() {
+        let errors = noted(|| {
+            warn!(instance = "a", wallet = 1, "not registered");
+            warn!(instance = "a", "no funds");
+            warn!(instance = "a", wallet = 2, "not registered");
+            warn!(instance = "b", "another's");
+        });
+        let last = errors.last_of("a", 0);
+        let told: Vec<&str> = last.iter().map(|one| one.text.as_str()).collect();
+        assert_eq!(told, ["not registered: wallet=2", "no funds"]);
+        assert!(errors.last_of("a", u64::MAX).is_empty() && errors.last_of("c", 0).is_empty());
     }
 
     #[test]

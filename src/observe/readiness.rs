@@ -98,10 +98,10 @@ impl InstanceReadiness {
         let held = one.gauges.reasons().filter(|_| one.state.is_up());
         let held = held.map(|reasons| format!("held: {reasons}"));
         let doubts = one.gauges.doubts().filter(|_| one.state.is_up());
-        let warning = one.last_warning.as_ref().filter(|_| one.state.is_up());
-        let warning = warning.map(|warning| format!("last warning: {}", warning.text));
+        let warnings = one.last_warnings.iter().filter(|_| one.state.is_up());
+        let warnings = warnings.map(|warning| format!("last warning: {}", warning.text));
         let reason: Vec<String> =
-            why.into_iter().chain(failed).chain(held).chain(doubts).chain(warning).collect();
+            why.into_iter().chain(failed).chain(held).chain(doubts).chain(warnings).collect();
         Self {
             instance: one.name.clone(),
             ready,
@@ -116,6 +116,7 @@ impl InstanceReadiness {
     fn line(&self) -> Option<String> {
         let Self { instance, state, .. } = self;
         match &self.reason {
+            Some(reason) if reason.starts_with(state) => Some(format!("{instance}: {reason}")),
             Some(reason) => Some(format!("{instance}: {state}: {reason}")),
             None => (!self.ready).then(|| format!("{instance}: {state}")),
         }
@@ -138,7 +139,7 @@ mod tests {
             generation: 1,
             restarts: 0,
             last_error: None,
-            last_warning: None,
+            last_warnings: Vec::new(),
             reload_failed: None,
             reload_waits: false,
             changing: false,
@@ -158,6 +159,7 @@ mod tests {
             started_at_ms: 0,
             listen: None,
             config_dir: None,
+            state_dir: None,
             reload: Reload::default(),
             instances,
         }
@@ -173,7 +175,7 @@ mod tests {
         for (state, ready, reason) in [
             (State::Running, true, None),
             (State::Draining, true, None),
-            (waiting(), true, Some("a: waiting: waiting for the KMS Core at core:1: refused")),
+            (waiting(), true, Some("a: waiting for the KMS Core at core:1: refused")),
             (State::Starting, false, Some("a: starting")),
             (parked, false, Some("a: parked: no such chain")),
             (State::BackingOff { until_ms: 9 }, false, Some("a: backing-off: it panicked")),
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(Readiness::of(&all).reasons, Vec::<String>::new());
         assert!(Readiness::of(&all).ready);
         let alone = Readiness::of_instance(&all, "a").unwrap();
-        assert_eq!(alone.reasons, ["a: stopped: stopped by operator"]);
+        assert_eq!(alone.reasons, ["a: stopped by operator"]);
         assert!(!alone.ready);
         assert_eq!(Readiness::of_instance(&all, "c"), None);
     }
@@ -293,7 +295,7 @@ mod tests {
         let state = State::Waiting { on: "the node".to_owned(), why: "no answer".to_owned() };
         let mut one = instance("a", state);
         one.reload_failed = Some("no answer; the configuration from before runs on".to_owned());
-        for (waits, words) in [(true, "nothing"), (false, "mend")] {
+        for (waits, words) in [(true, "if the addresses in it are right"), (false, "fix")] {
             one.reload_waits = waits;
             let to_do = what_to_do(&one);
             assert_eq!(to_do.len(), 2, "{to_do:?}");

@@ -23,6 +23,9 @@ pub struct Status {
     pub listen: Option<String>,
     /// `None` under `start`: nothing is watched.
     pub config_dir: Option<PathBuf>,
+    /// Where the journals are.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     pub reload: Reload,
     /// Ordered by name.
     pub instances: Vec<InstanceStatus>,
@@ -53,9 +56,9 @@ pub struct InstanceStatus {
     /// Builds after a failure.
     pub restarts: u64,
     pub last_error: Option<LastError>,
-    /// What the log said of it last, at WARN or above, unless that is long ago.
+    /// What the log said of it at WARN or above, unless that is long ago: each thing once, newest first.
     #[serde(default)]
-    pub last_warning: Option<LastError>,
+    pub last_warnings: Vec<LastError>,
     /// Why the file's content is not what runs.
     pub reload_failed: Option<String>,
     /// The file is in order: it is applied once what it needs answers.

@@ -7,7 +7,10 @@
 mod listener;
 mod client;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
@@ -55,6 +58,26 @@ pub enum Request {
         name: String,
         inquiry: Inquiry,
     },
+}
+
+/// As the log has it.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status => f.write_str("status"),
+            Self::Reload { name: None } => f.write_str("reload"),
+            Self::Reload { name: Some(name) } => write!(f, "reload {name}"),
+            Self::Restart { name } => write!(f, "restart {name}"),
+            Self::Stop { name } => write!(f, "stop {name}"),
+            Self::Requests { name, inquiry } => match inquiry {
+                Inquiry::Retry { id } => write!(f, "requests retry {id} of {name}"),
+                Inquiry::Backfill { from, .. } => write!(f, "backfill from {from} of {name}"),
+                Inquiry::List { .. } | Inquiry::Show { .. } | Inquiry::Export { .. } => {
+                    write!(f, "requests of {name}")
+                }
+            },
+        }
+    }
 }
 
 /// What the supervisor says.

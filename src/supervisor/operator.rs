@@ -282,6 +282,8 @@ impl<I: Instances> Supervisor<I> {
             started_at_ms: self.started_at_ms,
             listen: self.board.as_ref().map(|showing| showing.address.to_string()),
             config_dir: self.directory.clone(),
+            // Who asks may stand elsewhere.
+            state_dir: std::path::absolute(&self.state_dir).ok(),
             reload: Reload { problems: self.problems(), ..self.reload.clone() },
             instances: self.slots.values().map(|slot| self.status_of(slot)).collect(),
         }
@@ -289,11 +291,12 @@ impl<I: Instances> Supervisor<I> {
 
     fn status_of(&self, slot: &Slot<I::Estate>) -> InstanceStatus {
         let mut status = slot.status();
-        status.last_warning = self.board.as_ref().and_then(|showing| {
+        if let Some(showing) = &self.board {
             let since_ms = clock::unix_millis().saturating_sub(WARNED_WITHIN_MS);
             // What was said of a fault that is mended is over, too.
-            showing.errors.last_of(&slot.name, since_ms.max(slot.mended_at_ms()))
-        });
+            let since_ms = since_ms.max(slot.mended_at_ms());
+            status.last_warnings = showing.errors.last_of(&slot.name, since_ms);
+        }
         status
     }
 }

@@ -103,11 +103,24 @@ pub struct Desired {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Files that collide with another, and how. The others are granted.
-    pub refused: BTreeMap<String, String>,
+    pub refused: BTreeMap<String, Collision>,
     /// Names of one wallet, old to new: the same instance under a new name.
     pub renamed: BTreeMap<String, String>,
     /// Refused ones that may not even go on as they are: what they have is granted to another.
     pub displaced: Vec<String>,
+}
+
+/// Why a file is refused for the sake of another, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collision {
+    pub why: String,
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Collision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.why, self.remedy)
+    }
 }
 
 /// The rank of who never had what it wants.
@@ -204,7 +217,7 @@ impl<'a> Claims<'a> {
     }
 
     /// All or nothing.
-    fn take(&mut self, name: &'a str, config: &Config) -> Result<(), String> {
+    fn take(&mut self, name: &'a str, config: &Config) -> Result<(), Collision> {
         if config.observes() {
             // Neither sends nor asks.
             return Ok(());
@@ -213,21 +226,20 @@ impl<'a> Claims<'a> {
         if let Some((chain_id, decryption, other)) = self.cores.get(&endpoint)
             && (*chain_id, *decryption) != (config.chain_id, config.decryption_address)
         {
-            return Err(format!(
+            let why = format!(
                 "its KMS Core at {} serves instance {other} for chain {chain_id}, Decryption \
-                 {decryption}: a Core knows requests by their id alone and serves one deployment; \
-                 give one of them another kms_core_endpoint",
+                 {decryption}: a Core knows requests by their id alone and serves one deployment",
                 config.kms_core_endpoint,
-            ));
+            );
+            return Err(Collision { why, remedy: "give one of them another kms_core_endpoint" });
         }
         match self.wallets.entry(WalletClaim::of(config)) {
             Entry::Occupied(taken) => {
-                return Err(format!(
-                    "its {} is that of instance {}: a wallet has one owner; give one of them \
-                     another wallet, or remove its file",
-                    taken.key(),
-                    taken.get(),
-                ));
+                let (wallet, owner) = (taken.key(), taken.get());
+                let why =
+                    format!("its {wallet} is that of instance {owner}: a wallet has one owner");
+                let remedy = "give one of them another wallet, or remove its file";
+                return Err(Collision { why, remedy });
             }
             Entry::Vacant(free) => free.insert(name),
         };
@@ -283,7 +295,7 @@ mod tests {
             files([("a", config(1, 1, 1)), ("b", config(1, 1, 2)), ("c", config(1, 1, 1))]);
         let plan = self::plan(&current, &desired);
         assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["a", "c"]);
-        assert!(plan.refused["a"].contains("instance b"), "{plan:?}");
+        assert!(plan.refused["a"].why.contains("instance b"), "{plan:?}");
         assert!(plan.renamed.is_empty() && plan.displaced.is_empty());
         let fresh = self::plan(&Configs::new(), &desired);
         assert_eq!(fresh.refused.keys().collect::<Vec<_>>(), ["b", "c"]);
@@ -335,7 +347,7 @@ mod tests {
     fn a_core_serves_one_deployment() {
         let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 1, 1))]);
         let refused = plan(&Configs::new(), &desired).refused;
-        assert!(refused["b"].contains("core-1:50051 serves instance a"), "{refused:?}");
+        assert!(refused["b"].why.contains("core-1:50051 serves instance a"), "{refused:?}");
         // Two nodes of one deployment on one Core are odd, and harmless.
         let desired = files([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
         assert_eq!(plan(&Configs::new(), &desired), Plan::default());
@@ -399,7 +411,7 @@ mod tests {
         for copy in [config(1, 1, 1), config(1, 2, 1), on_chain(2, 1, 1, 1)] {
             let plan = self::plan(&current, &with(configs([("old-a", copy)])));
             assert_eq!(plan.refused.keys().collect::<Vec<_>>(), ["old-a"]);
-            assert!(plan.refused["old-a"].contains("instance a"), "{plan:?}");
+            assert!(plan.refused["old-a"].why.contains("instance a"), "{plan:?}");
             assert!(plan.renamed.is_empty() && plan.displaced.is_empty(), "{plan:?}");
         }
         // Neither does one that runs already and wants it now: it goes on as it is.

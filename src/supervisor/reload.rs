@@ -48,7 +48,7 @@ impl<I: Instances> Supervisor<I> {
         let mut names: BTreeSet<String> = self.slots.keys().cloned().collect();
         for (name, file) in files {
             names.remove(&name);
-            let collision = collisions.remove(&name);
+            let collision = collisions.remove(&name).map(|collision| collision.to_string());
             self.apply_file(&name, file, collision);
         }
         for name in planned.displaced {

@@ -740,7 +740,7 @@ impl<E> Slot<E> {
             generation: self.generation,
             restarts: self.restarts,
             last_error: self.last_error.clone(),
-            last_warning: None,
+            last_warnings: Vec::new(),
             reload_failed: self.complaint().map(str::to_owned),
             reload_waits: self.is_waiting_to_change(),
             changing: self.is_changing(),

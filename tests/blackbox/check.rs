@@ -186,7 +186,11 @@ async fn each_wrong_thing_is_named_and_hides_no_other() -> Result<()> {
     let said = check(&scene, &with(&config, "private_key", &stranger)).await?;
     assert_eq!(said.failed(), ["registration", "balance"], "{said:#?}");
     said.expect("fail", "balance", &["nothing", "send it ether"]);
-    said.expect("fail", "registration", &["not registered", "have the wallet registered"]);
+    said.expect(
+        "fail",
+        "registration",
+        &["not registered", "owner of GatewayConfig register the wallet"],
+    );
 
     let nobody = format!("\"http://127.0.0.1:{}\"", free_port()?);
     let said = check(&scene, &with(&config, "kms_core_endpoint", &nobody)).await?;

@@ -356,7 +356,7 @@ fn instance(file: &Path, state: State) -> InstanceStatus {
         generation: 2,
         restarts: 1,
         last_error: None,
-        last_warning: None,
+        last_warnings: Vec::new(),
         reload_failed: None,
         reload_waits: false,
         changing: false,
@@ -376,6 +376,7 @@ fn status_of(instances: Vec<InstanceStatus>) -> Status {
         listen: None,
         started_at_ms: 1_789_401_912_000,
         config_dir: Some("/etc/kms-connector".into()),
+        state_dir: None,
         reload: Reload::default(),
         instances,
     }

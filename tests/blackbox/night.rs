@@ -226,7 +226,7 @@ async fn what_is_wrong_with_files_and_endpoints_is_named_everywhere() -> Result<
         metric: (STATE, "state=\"waiting\""),
         alert: "KmsConnectorWaiting",
     };
-    night.expect("other-chain", &parked(["54322", "mend what it says"], "chain_id")).await?;
+    night.expect("other-chain", &parked(["54322", "fix what it says"], "chain_id")).await?;
     let contract = waiting(["correct decryption_address", "it goes on by itself"], "no code");
     night.expect("no-contract", &contract).await?;
     let core = waiting(["the KMS Core at 127.0.0.1", "it goes on by itself"], "kms_core_endpoint");
@@ -266,7 +266,7 @@ async fn what_holds_answers_back_is_named_everywhere() -> Result<()> {
         alert: "KmsConnectorRequestsHeld",
     };
     let stranger = held(
-        ["wallet_not_registered", "register the wallet"],
+        ["wallet_not_registered", "GatewayConfig register the wallet"],
         "reason=\"wallet_not_registered\"",
         "fail",
         "not registered",

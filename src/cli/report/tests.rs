@@ -22,7 +22,7 @@ fn instance(name: &str, state: State) -> InstanceStatus {
         generation: 1,
         restarts: 0,
         last_error: None,
-        last_warning: None,
+        last_warnings: Vec::new(),
         reload_failed: None,
         reload_waits: false,
         changing: false,
@@ -59,6 +59,7 @@ fn status(instances: Vec<InstanceStatus>) -> Status {
         started_at_ms: NOW - 76 * HOUR,
         listen: Some("127.0.0.1:9478".to_owned()),
         config_dir: Some("/etc/kms-connector".into()),
+        state_dir: None,
         reload: Reload {
             at_ms: NOW - 2 * HOUR,
             succeeded_at_ms: Some(NOW - 2 * HOUR),
@@ -105,7 +106,7 @@ fn all_is_well() {
 kms-connector 0.1.0, pid 4711
   up           3d 4h (since 2026-09-11 12:05:12 UTC)
   files        /etc/kms-connector
-  last reload  2h ago (2026-09-14 14:05:12 UTC), all in order
+  last change  2h ago (2026-09-14 14:05:12 UTC), all in order
   page         http://127.0.0.1:9478/
 
 NAME      STATE    SINCE      GEN  RESTARTS  LAG  IN-HAND  HELD  WALLET
@@ -137,7 +138,7 @@ fn a_bad_night() {
 kms-connector 0.1.0, pid 4711
   up           3d 4h (since 2026-09-11 12:05:12 UTC)
   files        /etc/kms-connector
-  last reload  2m ago (2026-09-14 16:03:12 UTC), 3 problems; all in order 2h ago (2026-09-14 14:05:12 UTC)
+  last change  2m ago (2026-09-14 16:03:12 UTC), 3 problems; all in order 2h ago (2026-09-14 14:05:12 UTC)
   page         http://127.0.0.1:9478/
   problem      /etc/kms-connector: permission denied
 
@@ -149,7 +150,7 @@ config-4  parked       3m ago     0    0         -    -        -     -
 
 config-1: running
   reload failed  config-1.toml:3: gas_limit: found 6000
-  what to do     file: mend what it says; until then the instance runs as it was
+  what to do     file: fix it; until then the instance keeps running as before
 
 config-2: waiting
   for         the KMS Core at core-2.example:50052
@@ -169,7 +170,7 @@ config-4: parked
                 config-4.toml:3: chain_id: found 0
                 config-4.toml:9: nonsense: found a key
   next try    when its file changes
-  what to do  mend what it says, then nothing: the file is watched
+  what to do  fix what it says, then nothing: the file is watched
 ";
     assert_eq!(overview(&status, PLAIN), expected);
 }
@@ -186,7 +187,7 @@ fn what_else_an_instance_may_be() {
 config-1: stopped
   by          operator
   since       3d 4h ago (2026-09-11 12:05:12 UTC)
-  what to do  if it should run: `kms-connector restart config-1`, or change its file
+  what to do  if it should run: `kms-connector restart config-1`
 ";
     assert_eq!(block(stopped), expected);
 
@@ -200,7 +201,7 @@ config-1: parked
   since       3d 4h ago (2026-09-11 12:05:12 UTC)
   why         5 ends without a minute of health
   next try    in 3m (2026-09-14 16:08:12 UTC), or when its file changes
-  what to do  mend what it says; `kms-connector restart config-1` tries at once
+  what to do  fix what it says; `kms-connector restart config-1` tries at once
 ";
     assert_eq!(block(parked), expected);
 
@@ -296,12 +297,30 @@ fn little_is_known_at_first() {
     assert!(text.contains("files        one configuration"), "{text}");
     assert!(
         text.contains(
-            "last reload  none yet\n  page         http://127.0.0.1:9478/\n\nno instances\n"
+            "last change  none yet\n  page         http://127.0.0.1:9478/\n\nno instances\n"
         ),
         "{text}"
     );
     first.reload = Reload { at_ms: NOW, succeeded_at_ms: None, problems: vec!["x".to_owned()] };
     assert!(overview(&first, PLAIN).contains("1 problem; never all in order"));
+}
+
+#[test]
+fn what_an_instance_waits_or_is_parked_for_is_told_once_and_all_else_too() {
+    let told = |text: &str| LastError { at_ms: NOW, text: text.to_owned() };
+    let mut one = waiting();
+    let repeated = "waiting for the KMS Core: why=connection refused";
+    one.last_warnings = vec![told(repeated), told("no funds"), told("not registered")];
+    let text = overview(&status(vec![one]), PLAIN);
+    assert!(!text.contains(repeated), "{text}");
+    assert!(text.contains("no funds") && text.contains("not registered"), "{text}");
+
+    let why = "the journal is damaged".to_owned();
+    let mut parked =
+        instance("config-1", State::Parked { why: why.clone(), retry_at_ms: Some(NOW) });
+    parked.last_error = Some(told(&why));
+    let text = overview(&status(vec![parked.clone()]), PLAIN) + &detail(&parked, PLAIN);
+    assert_eq!(text.matches(&why).count(), 2, "once in each: {text}");
 }
 
 #[test]

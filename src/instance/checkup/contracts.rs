@@ -26,8 +26,14 @@ pub(super) async fn look<P: Provider>(provider: &P, config: &Config) -> Vec<Find
         }
         let ((support, version), domain) =
             tokio::try_join!(decryption.support(), decryption.signing_domain())?;
+        let another = version.as_deref().is_some_and(is_another);
         let version = version.unwrap_or_else(|| "a contract that tells no version".into());
         let of_version = match support {
+            _ if another => Finding::fail(
+                SUBJECT,
+                format!("the contract at {address} names itself {version}"),
+                "correct decryption_address",
+            ),
             Support::Served | Support::Upgraded { .. } => {
                 Finding::ok(SUBJECT, format!("{version} at {address}"))
             }
@@ -67,6 +73,11 @@ pub(super) async fn look<P: Provider>(provider: &P, config: &Config) -> Vec<Find
     }
 }
 
+/// Whether a contract that calls itself so (`GatewayConfig v0.4.0`) is not the Decryption contract.
+fn is_another(version: &str) -> bool {
+    version.split_once(" v").is_some_and(|(name, _)| name != "Decryption")
+}
+
 /// The GatewayConfig contract, and whether it knows this wallet.
 pub(super) async fn look_at_registry<P: Provider>(
     registry: &GatewayConfigAdapter<P>,
@@ -100,11 +111,22 @@ pub(super) async fn look_at_registry<P: Provider>(
         Ok(Ok(None)) => Finding::fail(
             "registration",
             format!("{wallet} is not registered as a KMS transaction sender"),
-            "have the wallet registered with GatewayConfig, or use the one that is: answers are \
-             held until then",
+            "have the owner of GatewayConfig register the wallet, or use the one that is: answers \
+             are held until then",
         ),
         Ok(Err(error)) => Finding::fail("registration", error.to_string(), ASK_AGAIN),
         Err(late) => late,
     };
     (finding, Some(registration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contract_that_names_itself_otherwise_is_not_decryption() {
+        assert!(is_another("GatewayConfig v0.4.0"));
+        assert!(!is_another("Decryption v0.3.0") && !is_another("2.1"));
+    }
 }

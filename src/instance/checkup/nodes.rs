@@ -33,6 +33,8 @@ pub(super) struct Seen {
     pub findings: Vec<Finding>,
     /// The one that knows most.
     pub best: Option<usize>,
+    /// One answers, and is of another chain.
+    pub elsewhere: bool,
     /// Number and time (Unix seconds) of the newest block.
     pub newest: Option<(u64, u64)>,
 }
@@ -105,6 +107,9 @@ fn judge(answers: Vec<(&str, Tip)>, now_ms: u64) -> Seen {
         .filter_map(|(index, (_, tip))| Some((index, tip.as_ref().ok()?.0)))
         .max_by_key(|(index, number)| (*number, std::cmp::Reverse(*index)));
     let newest = best.and_then(|(index, _)| answers[index].1.as_ref().ok().copied());
+    let elsewhere = answers.iter().any(|(_, tip)| {
+        matches!(tip, Err(RpcError::WrongChain { .. } | RpcError::WrongGenesis { .. }))
+    });
     let findings = answers.into_iter().map(|(shown, tip)| match tip {
         Ok((number, time)) => {
             let behind = newest.map_or(0, |(newest, _)| newest.saturating_sub(number));
@@ -128,7 +133,8 @@ fn judge(answers: Vec<(&str, Tip)>, now_ms: u64) -> Seen {
             "look at the node; correct gateway_url if it is another one",
         ),
     });
-    Seen { findings: findings.collect(), best: best.map(|(index, _)| index), newest }
+    let findings = findings.collect();
+    Seen { findings, best: best.map(|(index, _)| index), elsewhere, newest }
 }
 
 fn of_tip(shown: &str, number: u64, now: u64, time: u64, behind: u64) -> Finding {
@@ -237,8 +243,10 @@ mod tests {
     fn a_node_that_is_down_is_as_bad_as_there_are_others() {
         assert_eq!(verdicts(vec![Err(down())]), [Verdict::Fail]);
         assert_eq!(verdicts(vec![Err(down()), Ok((9, NOW))]), [Verdict::Warn, Verdict::Ok]);
-        let wrong = RpcError::WrongChain { host: "h".to_owned(), expected: 1, found: 2 };
-        assert_eq!(verdicts(vec![Ok((9, NOW)), Err(wrong)]), [Verdict::Ok, Verdict::Fail]);
+        let wrong = || RpcError::WrongChain { host: "h".to_owned(), expected: 1, found: 2 };
+        assert_eq!(verdicts(vec![Ok((9, NOW)), Err(wrong())]), [Verdict::Ok, Verdict::Fail]);
+        let elsewhere = |tip: Tip| judge(vec![("ws://h", tip)], NOW_MS).elsewhere;
+        assert!(elsewhere(Err(wrong())) && !elsewhere(Err(down())) && !elsewhere(Ok((9, NOW))));
     }
 
     #[test]

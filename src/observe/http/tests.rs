@@ -35,6 +35,7 @@ impl World {
             started_at_ms: 0,
             listen: None,
             config_dir: None,
+            state_dir: None,
             reload: Reload::default(),
             instances: Vec::new(),
         };

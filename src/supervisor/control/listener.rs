@@ -346,7 +346,7 @@ async fn converse(
             // A question in many pages is no news.
             let is_question = |request: &Request| matches!(request, Request::Requests { inquiry, .. } if !inquiry.is_wish());
             if !is_question(&request) {
-                info!(?request, uid, pid, "control request");
+                info!(%request, uid, pid, "control request");
             }
             tokio::select! {
                 answer = pass_on(request, &commands) => answer,
