@@ -18,6 +18,7 @@ pub mod submission;
 pub mod depth;
 mod intake;
 mod confirmation;
+mod capacity;
 mod dispatch;
 mod walk;
 mod agreement;

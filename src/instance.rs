@@ -65,7 +65,7 @@ pub use self::{
 use self::{
     keeping::Keeping,
     parts::fail,
-    rooms::{Around, Ground, Mode, Ways},
+    rooms::{Around, Ground, Ways},
     tasks::Tasks,
     world::Waits,
 };

@@ -266,18 +266,109 @@ fn module(path: &str) -> Vec<String> {
 
 /// The files of the product and their modules.
 fn product() -> Vec<(Vec<String>, String)> {
+    let of_tests = |module: &[String]| module.iter().any(|part| OF_TESTS.contains(&part.as_str()));
+    all_files().into_iter().filter(|(module, _)| !of_tests(module)).collect()
+}
+
+/// Those, and what only tests are made of.
+fn all_files() -> Vec<(Vec<String>, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     files.retain(|file| file.extension().is_some_and(|extension| extension == "rs"));
-    let read = files.into_iter().map(|file| {
+    let read = |file: PathBuf| {
         let path = file.strip_prefix(&root).expect("below the root").with_extension("");
         let module: Vec<String> =
             path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         (module, fs::read_to_string(&file).expect("a readable source file"))
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// Which other files each file takes from. A file and those in its folder are one thing: what they take
+/// from each other does not count.
+fn taken_files(files: &[(Vec<String>, String)]) -> BTreeMap<&[String], BTreeSet<&[String]>> {
+    let all: BTreeSet<&[String]> = files.iter().map(|(module, _)| module.as_slice()).collect();
+    // What a file names as its own and has from a file in its folder.
+    let mut passed_on: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+    for (module, text) in files {
+        for (at, _) in text.match_indices("use self::") {
+            let mut paths = Vec::new();
+            flatten(module, &text[at + "use self::".len()..], &mut paths);
+            for path in paths {
+                let name = path.last().into_iter().cloned();
+                passed_on.insert(module.iter().cloned().chain(name).collect(), path);
+            }
+        }
+    }
+    let file_of = |path: &[String]| {
+        let path = passed_on.get(path).map_or(path, Vec::as_slice);
+        (1..=path.len()).rev().find_map(|length| all.get(&path[..length]).copied())
+    };
+    let one = |a: &[String], b: &[String]| a.starts_with(b) || b.starts_with(a);
+    let taken = files.iter().map(|(module, text)| {
+        let paths = imports(module, text);
+        let from = paths.iter().filter_map(|path| file_of(path)).filter(|from| !one(from, module));
+        (module.as_slice(), from.collect())
     });
-    let of_tests = |module: &[String]| module.iter().any(|part| OF_TESTS.contains(&part.as_str()));
-    read.filter(|(module, _)| !of_tests(module)).collect()
+    taken.collect()
+}
+
+/// Files that take from each other, directly or by way of others: what each takes that leads back to it.
+fn circles(files: &[(Vec<String>, String)]) -> Vec<String> {
+    let taken = taken_files(files);
+    let leads_to = |from: &[String], to: &[String]| {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(file) = next.pop() {
+            if reached.insert(file) {
+                next.extend(&taken[file]);
+            }
+        }
+        reached.contains(to)
+    };
+    let edges = taken.iter().flat_map(|(file, from)| from.iter().map(move |from| (*file, *from)));
+    let back = edges.filter(|(file, from)| leads_to(from, file));
+    back.map(|(file, from)| format!("{} takes {}", file.join("::"), from.join("::"))).collect()
+}
+
+/// Within a room, too: who reads one of two files needs not have read the other one before.
+#[test]
+fn no_files_take_from_each_other_in_a_circle() {
+    let files =
+        all_files().into_iter().filter(|(module, _)| !module.iter().any(|of| of == "tests"));
+    let told = circles(&files.collect::<Vec<_>>());
+    assert!(told.is_empty(), "in a circle:\n{}", told.join("\n"));
+}
+
+#[test]
+fn a_circle_of_files_is_seen() {
+    let told = |files: &[(&str, &str)]| {
+        let file = |(of, text): &(&str, &str)| (module(of), (*text).to_owned());
+        circles(&files.iter().map(file).collect::<Vec<_>>()).len()
+    };
+    let (from_a, from_b) = ("use super::a::A;", "use crate::flow::b::B;");
+    assert_eq!(told(&[("flow::a", from_b), ("flow::b", from_a)]), 2);
+    assert_eq!(
+        told(&[
+            ("flow::a", from_b),
+            ("flow::b", "use super::c; use super::d;"),
+            ("flow::c", from_a),
+            ("flow::d", "")
+        ]),
+        3,
+        "by way of a third one"
+    );
+    assert_eq!(
+        told(&[
+            ("flow", "pub use self::{a::A, b::B};"),
+            ("flow::a", "use super::{B, b::C};"),
+            ("flow::b", "use super::A;")
+        ]),
+        2,
+        "by the name that their folder's file gives it"
+    );
+    assert_eq!(told(&[("flow::a", from_b), ("flow::b::deeper", from_a), ("flow::b", "")]), 0);
+    assert_eq!(told(&[("flow", "use self::a::A;"), ("flow::a", "use super::Flow;")]), 0);
 }
 
 #[test]

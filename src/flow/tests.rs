@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    dispatch::{Places, turns::Turns},
+    capacity::{Places, turns::Turns},
     walk::policy::dealings::resume,
     *,
 };

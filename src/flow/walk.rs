@@ -16,9 +16,9 @@ use self::policy::{
 };
 use super::{
     Flow, Intake, Mode, RequestLedger, Rooms, Step,
+    capacity::Seat,
     ciphertexts::Buckets,
     depth::Line,
-    dispatch::Seat,
     intake::{Doing, Hand},
     kms_core::{self, CoreError, Ending, Poll},
     noting::Noting,

@@ -44,7 +44,6 @@ pub use self::{
     arbitrum::ArbitrumProvider,
     hearing::{Hearing, are_all},
     identity::Beginning,
-    nodes::Nodes,
     quirks::TooMuch,
     told::{Emitted, Told, Way},
 };
@@ -375,4 +374,29 @@ pub trait Provider: Clone + Send + Sync + 'static {
         &self,
         hashes: &[B256],
     ) -> impl Future<Output = Result<Vec<Option<Receipt>>, RpcError>> + Send;
+}
+
+/// What an instance asks of its provider beside what its rooms do.
+pub trait Nodes: Provider {
+    /// The hosts of all nodes, for messages.
+    fn hosts(&self) -> &str;
+    /// Each node's host, whether it may be called, and its newest block.
+    fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)>;
+    /// Why no node is connected just now; `None` while one is. Asks nobody.
+    fn trouble(&self) -> Option<RpcError>;
+    /// Waits until a node is connected, or each has been tried once.
+    fn first_attempt(&self) -> impl Future<Output = Result<(), RpcError>> + Send;
+    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
+    fn beginnings(&self) -> Vec<(&str, Beginning)>;
+    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
+    fn settle_genesis(&self, genesis: B256) -> impl Future<Output = ()> + Send;
+    /// Returns once every node has said for a while that block 0 is another one than the one that is
+    /// meant, and the same: that one was a single node's word, or the chain was made anew. Why.
+    fn made_anew(&self) -> impl Future<Output = RpcError> + Send;
+    /// Everything up to this block was read by an earlier run.
+    fn begin_after(&self, block: BlockRef);
+    /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
+    /// another one there is of another chain, as long as some node is not. Now and then the nodes are
+    /// asked.
+    fn read_up_to(&self, block: BlockRef) -> impl Future<Output = ()> + Send;
 }

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    Around, BuildError, Instance, Mode, OBSERVER, Reading, Ways,
+    Around, BuildError, Instance, OBSERVER, Reading, Ways,
     parts::{depth, fail, flow_options, intakes, open_ciphertexts},
+    report::Mode,
     world::{self, Waits},
 };
 use crate::{

@@ -10,7 +10,6 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Mode,
     catch_up::{Seen, Tracker},
     lag::Lag,
     stale,
@@ -20,7 +19,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock::Clock,
-    domain::{BlockRef, ShownId},
+    domain::{Address, BlockRef, ShownId},
     flow::{
         arrivals::{
             ids::Missing,
@@ -28,6 +27,7 @@ use crate::{
             notes::{Notes, Uncertain},
             unproven::Unclear,
         },
+        ciphertexts::MemoryUse,
         depth::Tag,
         kms_core::{CoreError, Health, KmsCore},
     },
@@ -74,6 +74,30 @@ pub(super) struct Report<N> {
     pub tag: watch::Receiver<Option<Tag>>,
     /// What the contract says of the requests that were read.
     pub sighted: watch::Receiver<Sight>,
+}
+
+/// What is done with requests.
+#[derive(Debug)]
+pub(super) enum Mode {
+    Answer {
+        wallet: Address,
+        core: Box<KmsCore>,
+        /// What ciphertexts hold of their memory.
+        memory: MemoryUse,
+    },
+    Observe {
+        /// How many requests were.
+        observed: watch::Receiver<u64>,
+    },
+}
+
+impl Mode {
+    pub(super) fn wallet(&self) -> Option<Address> {
+        match self {
+            Self::Answer { wallet, .. } => Some(*wallet),
+            Self::Observe { .. } => None,
+        }
+    }
 }
 
 /// What was found of the Core. `None`: it was not asked yet.

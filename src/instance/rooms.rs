@@ -11,12 +11,12 @@ use super::{
     inquiries::Inquiries,
     parts::{depth, flow_options, intakes, open_ciphertexts, start},
     recovery::Recovery,
-    report::Report,
+    report::{Mode, Report},
     why::Why,
 };
 use crate::{
     config::Config,
-    domain::{Address, BlockRef},
+    domain::BlockRef,
     flow::{
         self, Confirmation, Entrance, Flow, Rooms,
         arrivals::{
@@ -26,7 +26,7 @@ use crate::{
             lookout::{Lookout, Sight},
             suspects::Suspects,
         },
-        ciphertexts::{BucketClient, FallbackStore, MemoryUse},
+        ciphertexts::{BucketClient, FallbackStore},
         depth::Line,
         kms_core::KmsCore,
         submission::Submission,
@@ -66,30 +66,6 @@ pub(super) struct Around<N> {
     pub support: watch::Sender<Support>,
     pub reading: Reading,
     pub mode: Mode,
-}
-
-/// What is done with requests.
-#[derive(Debug)]
-pub(super) enum Mode {
-    Answer {
-        wallet: Address,
-        core: Box<KmsCore>,
-        /// What ciphertexts hold of their memory.
-        memory: MemoryUse,
-    },
-    Observe {
-        /// How many requests were.
-        observed: watch::Receiver<u64>,
-    },
-}
-
-impl Mode {
-    pub(super) fn wallet(&self) -> Option<Address> {
-        match self {
-            Self::Answer { wallet, .. } => Some(*wallet),
-            Self::Observe { .. } => None,
-        }
-    }
 }
 
 /// The ways into a walk.

@@ -38,7 +38,9 @@ mod core;
 mod endpoints;
 mod lies;
 mod nature;
+mod node;
 mod oracle;
+mod plan;
 mod requests;
 mod rpc;
 mod store;
@@ -57,8 +59,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     chain::{CHAIN_ID, DECRYPTION, GATEWAY_CONFIG},
-    rpc::SimulatedNode,
-    world::{Life, Plan, State, World},
+    node::SimulatedNode,
+    plan::Plan,
+    world::{Life, State, World},
 };
 use super::{Edges, Ended, Estate, Exit, Supervision, run};
 use crate::{
@@ -333,7 +336,7 @@ impl Home<'_> {
             stop: stop.clone(),
             abort: abort.clone(),
         };
-        let (stragglers, left_to_send) = endpoints::stragglers();
+        let (stragglers, left_to_send) = endpoints::asked::stragglers();
         let edges = Edges {
             gateway: SimulatedNode {
                 life: life.clone(),
@@ -343,10 +346,10 @@ impl Home<'_> {
             },
             connecting: Box::new(|_, stop| {
                 Box::pin(async move {
-                    stop.run_until_cancelled(endpoints::finish(left_to_send)).await;
+                    stop.run_until_cancelled(endpoints::asked::finish(left_to_send)).await;
                 })
             }),
-            core: Transport::over("core", core::carrier(life)),
+            core: Transport::over("core", core::served::carrier(life)),
             buckets: BucketClient::over(store::network(life)),
             fallback: None,
             machine: Machine::played_by(Arc::new(Played(life.clone())), self.world.clock()),

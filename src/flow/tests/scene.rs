@@ -29,12 +29,12 @@ use crate::{
     flow::{
         Batch, Flow, FlowOptions, Intake, Mode, RequestLedger, Rooms, Standing, Step, Taken,
         arrivals::suspects::Suspects,
+        capacity::{Places, Seat},
         ciphertexts::{
             BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, Get,
             SMALLEST_MEMORY_MIB,
         },
         depth::Line,
-        dispatch::{Places, Seat},
         kms_core::{
             self, Carrier, KmsCore, Transport,
             proto::{

@@ -29,7 +29,6 @@ use super::{
     SubmitError, TransactionId,
     count::{CountBelief, Votes},
     draft::{Draft, recover_payload},
-    look::AHEAD,
     market::Market,
     news::News,
     nonces::Nonces,
@@ -54,6 +53,9 @@ const CROWD: usize = 64;
 const CROWDED_FOR: Duration = Duration::from_secs(2);
 /// Refused for a reason we do not know so often in a row, the caller is told.
 const SAID_AFTER: u32 = 5;
+
+/// So far above the newest block no receipt is believed: it and the head are told at different moments.
+pub(super) const AHEAD: u64 = 64;
 
 /// What the owner is to do, in this order.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::{
     MinedTransaction,
-    book::{Look, Seen},
+    book::{AHEAD, Look, Seen},
     votes,
 };
 use crate::{
@@ -23,8 +23,6 @@ use crate::{
 pub(super) const MOST_AT_ONCE: usize = 100;
 /// And of a node that fails on more.
 const LEAST_AT_ONCE: usize = 5;
-/// So far above the newest block no receipt is believed: it and the head are told at different moments.
-pub(super) const AHEAD: u64 = 64;
 
 /// What came of a look.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ArbitrumProvider, At, Call, LogRange, RpcError, Transaction,
+    ArbitrumProvider, At, Call, Emitted, LogRange, RpcError, Told, Transaction, Way,
     arbitrum::{hex, named, transaction},
     batches,
     client::Client,
@@ -40,6 +40,12 @@ struct Stamp {
 #[derive(Debug, Deserialize)]
 struct Hashes {
     transactions: Vec<B256>,
+}
+
+/// A receipt, as far as its logs go.
+#[derive(Debug, Deserialize)]
+struct ReceiptLogs {
+    logs: Vec<RawLog>,
 }
 
 /// A block, as far as its transactions go.
@@ -85,6 +91,48 @@ impl ArbitrumProvider {
     pub(super) async fn hashes_in(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
         let told: Option<Hashes> = self.ask("eth_getBlockByHash", json!([block, false])).await?;
         Ok(told.map(|block| block.transactions))
+    }
+
+    /// See [`super::Provider::block_logs`]. A log of another block makes the answer unreadable.
+    pub(super) async fn all_logs(
+        &self,
+        block: B256,
+        way: Way,
+    ) -> Result<Told<Vec<Emitted>>, RpcError> {
+        let told: Told<Vec<RawLog>> = match way {
+            Way::Logs => self.told("eth_getLogs", json!([{ "blockHash": block }])).await?,
+            Way::Receipts => {
+                let told: Told<Option<Vec<ReceiptLogs>>> =
+                    self.told("eth_getBlockReceipts", json!([block])).await?;
+                told.and_then(|receipts| {
+                    let receipts = receipts.ok_or_else(|| self.unreadable("no such block"))?;
+                    Ok(receipts.into_iter().flat_map(|receipt| receipt.logs).collect())
+                })?
+            }
+        };
+        told.and_then(|logs| {
+            logs.into_iter()
+                .map(|log| {
+                    let emitted = Emitted { address: log.address, event: self.event(log)? };
+                    if emitted.event.block.hash == block {
+                        Ok(emitted)
+                    } else {
+                        Err(self.unreadable("a log of another block than the one asked for"))
+                    }
+                })
+                .collect()
+        })
+    }
+
+    /// See [`super::Provider::emitted_by`].
+    pub(super) async fn logs_of(
+        &self,
+        transaction: B256,
+    ) -> Result<Option<Vec<Emitted>>, RpcError> {
+        let receipt: Option<ReceiptLogs> =
+            self.told("eth_getTransactionReceipt", json!([transaction])).await?.answer;
+        let emitted = |log: RawLog| Ok(Emitted { address: log.address, event: self.event(log)? });
+        receipt.map(|receipt| receipt.logs.into_iter().map(emitted).collect()).transpose()
     }
 
     /// See [`super::Provider::logs_with`].

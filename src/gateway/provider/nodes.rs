@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
-    ArbitrumProvider, At, Beginning, Hearing, NodeId, Provider, RpcError,
+    ArbitrumProvider, At, Beginning, Hearing, NodeId, Nodes, Provider, RpcError,
     connection::Link,
     endpoints::Node,
     identity::{self, Found, Said},
@@ -20,31 +20,6 @@ const NAMES_WITHIN: Duration = Duration::from_secs(3);
 /// Every node has said for so long that block 0 is another one.
 const MADE_ANEW_AFTER: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What an instance asks of its provider beside what its rooms do.
-pub trait Nodes: Provider {
-    /// The hosts of all nodes, for messages.
-    fn hosts(&self) -> &str;
-    /// Each node's host, whether it may be called, and its newest block.
-    fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)>;
-    /// Why no node is connected just now; `None` while one is. Asks nobody.
-    fn trouble(&self) -> Option<RpcError>;
-    /// Waits until a node is connected, or each has been tried once.
-    fn first_attempt(&self) -> impl Future<Output = Result<(), RpcError>> + Send;
-    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
-    fn beginnings(&self) -> Vec<(&str, Beginning)>;
-    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
-    fn settle_genesis(&self, genesis: B256) -> impl Future<Output = ()> + Send;
-    /// Returns once every node has said for a while that block 0 is another one than the one that is
-    /// meant, and the same: that one was a single node's word, or the chain was made anew. Why.
-    fn made_anew(&self) -> impl Future<Output = RpcError> + Send;
-    /// Everything up to this block was read by an earlier run.
-    fn begin_after(&self, block: BlockRef);
-    /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
-    /// another one there is of another chain, as long as some node is not. Now and then the nodes are
-    /// asked.
-    fn read_up_to(&self, block: BlockRef) -> impl Future<Output = ()> + Send;
-}
 
 impl Nodes for ArbitrumProvider {
     fn hosts(&self) -> &str {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    endpoints::LOOK_EVERY,
+    endpoints::look::LOOK_EVERY,
     requests::number_of,
     world::{State, World},
 };

@@ -1,153 +1,38 @@
-//! The node as one life of the process sees it, behind the product's own port ([`Provider`]): late,
-//! mute, lagging, forgetful, untrue. Several machines may stand behind one URL, and each call meets
-//! any of them; which of the URLs is asked decides `endpoints`, and what one says wrongly `lies`.
+//! The node behind the product's own port ([`Provider`]): what it answers. Which of the URLs is asked
+//! decides `endpoints`, and what one says wrongly `lies`.
 
 use std::time::Duration;
 
 use alloy::{primitives::FixedBytes, sol_types::SolValue};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 
 use super::{
     chain::{DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
-    endpoints::Straggler,
     lies::BlockReceipts,
+    node::{HOST, SimulatedNode, refused, unavailable},
     requests::{BUCKETS, COPROCESSORS},
-    world::{Life, State},
+    world::State,
 };
 use crate::{
     domain::{Address, B256, BlockRef, Bytes, Event, SigningDomain, U256},
     gateway::{
         abi,
         provider::{
-            Addresses, At, Beginning, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Nodes,
-            Provider, Range, Receipt, RpcError, Sent, Told, Transaction as Mined, Way,
+            Addresses, At, Beginning, Call, Emitted, Head, LogRange, NodeId, Nodes, Provider,
+            Range, Receipt, RpcError, Sent, Told, Transaction as Mined, Way,
         },
     },
 };
 
-const HOST: &str = "node";
 const HOSTS: [&str; 2] = ["node-0", "node-1"];
 /// So many blocks under the head are the tags; deeper than any reorganisation.
 const SAFE_AFTER: u64 = 8;
 const FINAL_AFTER: u64 = 16;
 /// A count above is none, as in `provider::arbitrum`.
 const MOST_TRANSACTIONS: u64 = 1 << 53;
-/// A raw transaction is out, and nobody here has heard so.
-const RISKY: u64 = 8;
-
-#[derive(Clone)]
-pub(super) struct SimulatedNode {
-    pub life: Life,
-    pub wallet: Address,
-    /// The endpoint that is asked alone.
-    pub only: Option<NodeId>,
-    pub stragglers: mpsc::Sender<Straggler>,
-}
-
-/// What becomes of one call.
-enum Fate {
-    /// Done and answered.
-    Answered,
-    /// Done; the answer is lost.
-    Unanswered,
-    /// Never heard of.
-    Lost,
-    Refused(i64, &'static str),
-}
-
-pub(super) fn unavailable(what: &str) -> RpcError {
-    RpcError::Unavailable { host: HOST.into(), what: what.into() }
-}
-
-pub(super) fn refused(code: i64, message: &str, data: Option<Bytes>) -> RpcError {
-    RpcError::Refused { host: HOST.into(), code, message: message.into(), data }
-}
-
-const PACKETS: [(i64, &str); 5] = [
-    (-32_603, "internal error"),
-    (429, "too many requests"),
-    (-32_005, "limit exceeded"),
-    (-32_601, "method not found"),
-    (-32_000, "header not found"),
-];
-
-/// What a node says of a raw transaction without its being so, and whether it takes it.
-const UNTRUE: [(&str, bool); 6] = [
-    ("already known", false),
-    ("nonce too low", false),
-    ("nonce too low", true),
-    ("replacement transaction underpriced", false),
-    ("insufficient funds for gas * price + value", false),
-    ("internal error", true),
-];
-
-impl SimulatedNode {
-    fn fate(&self, raw: bool) -> (Fate, Duration) {
-        let mut state = self.life.world.state();
-        let faults = state.plan.faults;
-        let quick = state.millis(20);
-        if raw && state.fault(faults.lost) {
-            return (Fate::Lost, state.millis(3000));
-        }
-        if raw && state.fault(faults.silent) {
-            return (Fate::Unanswered, state.millis(3000));
-        }
-        if raw && state.fault(faults.untrue) {
-            let (text, takes) = UNTRUE[state.dice.usize(..UNTRUE.len())];
-            let fate = if takes { Fate::Unanswered } else { Fate::Refused(-32_000, text) };
-            return (fate, quick);
-        }
-        if state.fault(faults.never) {
-            return (if state.dice.bool() { Fate::Lost } else { Fate::Unanswered }, CALL_DEADLINE);
-        }
-        if state.fault(faults.packet) {
-            let (code, text) = PACKETS[state.dice.usize(..PACKETS.len())];
-            return (Fate::Refused(code, text), quick);
-        }
-        if state.fault(faults.late) {
-            return (Fate::Answered, state.millis(9000));
-        }
-        (Fate::Answered, quick)
-    }
-
-    /// One call of one endpoint, from the question to the answer.
-    pub async fn attempt<T>(
-        &self,
-        endpoint: usize,
-        what: &str,
-        raw: bool,
-        act: impl Fn(&mut State, usize) -> (Result<T, RpcError>, String) + Send,
-    ) -> Result<T, RpcError> {
-        self.life.point().await;
-        let (fate, pause) = self.fate(raw);
-        // On its way there; the rest on its way back.
-        sleep(pause / 3).await;
-        let (answer, asked, note) = {
-            let mut state = self.life.world.state();
-            let asked = state.machine(endpoint);
-            let (answer, note) = match fate {
-                _ if state.endpoints[endpoint].is_away() => {
-                    (Err(unavailable("not connected")), "away".to_owned())
-                }
-                Fate::Answered => act(&mut state, asked),
-                Fate::Unanswered => {
-                    let done = act(&mut state, asked).1;
-                    (Err(unavailable("no answer in time")), format!("unanswered: {done}"))
-                }
-                Fate::Lost => (Err(unavailable("cannot connect")), "lost".to_owned()),
-                Fate::Refused(code, text) => (Err(refused(code, text, None)), text.to_owned()),
-            };
-            (answer, asked, note)
-        };
-        self.life.world.say(format_args!("node {asked}: {what}: {note}"));
-        sleep(pause / 3 * 2).await;
-        self.life.point_of(if raw { RISKY } else { 1 }).await;
-        answer
-    }
-}
 
 /// How an answer looks in the trace.
 fn told<T>(

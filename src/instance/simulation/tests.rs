@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use super::{play, world::Plan};
+use super::{plan::Plan, play};
 
 /// Played at each run of the tests.
 const FEW: u64 = 200;

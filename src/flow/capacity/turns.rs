@@ -53,11 +53,11 @@ impl Turns {
         next
     }
 
-    pub(super) fn begun(&mut self, block: BlockRef) {
+    pub(in crate::flow) fn begun(&mut self, block: BlockRef) {
         *self.walking.entry(block).or_default() += 1;
     }
 
-    pub(super) fn ended(&mut self, block: BlockRef) {
+    pub(in crate::flow) fn ended(&mut self, block: BlockRef) {
         if let Some(walking) = self.walking.get_mut(&block) {
             *walking -= 1;
             if *walking == 0 {

@@ -1,0 +1,175 @@
+//! How many walks there may be: a place for each, of which half are open to requests out of the journal.
+//! A walk that only waits gives its place to who waits for one.
+
+pub(super) mod turns;
+
+use std::{
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{interval, sleep},
+};
+
+use self::turns::Turns;
+use super::{Intake, Intakes, intake::Hand};
+
+/// While no place is free, one is asked back so often.
+const ASK_BACK_EVERY: Duration = Duration::from_millis(250);
+
+/// A place among the walks under way.
+#[derive(Debug)]
+pub(super) struct Place {
+    _one: OwnedSemaphorePermit,
+    /// In the half that is open to requests out of the journal.
+    _again: Option<OwnedSemaphorePermit>,
+}
+
+/// So many places, and whether a request waits for one.
+#[derive(Clone, Debug)]
+struct Hall {
+    permits: Arc<Semaphore>,
+    /// The dispatcher waits for a place, and a request for the dispatcher.
+    full: Arc<AtomicBool>,
+    /// One place is wanted back; whoever waits for it longest gives way.
+    wanted: Arc<Notify>,
+}
+
+impl Hall {
+    fn new(places: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(places));
+        Self { permits, full: Arc::default(), wanted: Arc::default() }
+    }
+
+    /// A place; `waiting` says whether a request waits for it.
+    async fn place(&self, waiting: impl Fn() -> bool) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            self.full.store(false, Ordering::Relaxed);
+            return Some(permit);
+        }
+        let mut free = pin!(self.permits.clone().acquire_owned());
+        let mut ask_back = interval(ASK_BACK_EVERY);
+        let permit = loop {
+            tokio::select! {
+                biased;
+                permit = &mut free => break permit.ok(),
+                _ = ask_back.tick() => {
+                    let waiting = waiting();
+                    self.full.store(waiting, Ordering::Relaxed);
+                    if waiting {
+                        self.wanted.notify_one();
+                    }
+                }
+            }
+        };
+        self.full.store(false, Ordering::Relaxed);
+        permit
+    }
+
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+}
+
+/// How many walks there may be.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    all: Hall,
+    again: Hall,
+}
+
+impl Places {
+    pub(super) fn new(max: usize) -> Self {
+        Self { all: Hall::new(max), again: Hall::new(max.div_ceil(2)) }
+    }
+
+    /// Whether another request waits for the place of one that came from the chain, or, `recovered`,
+    /// out of the journal.
+    pub(super) fn full(&self, recovered: bool) -> bool {
+        self.all.is_full() || (recovered && self.again.is_full())
+    }
+
+    /// Until the place of a request, as in [`Self::full`], is wanted for another one. Of those who
+    /// wait here, one at a time hears of it, in the order in which they came.
+    pub(super) async fn wanted(&self, recovered: bool) {
+        loop {
+            tokio::select! {
+                () = self.all.wanted.notified() => {}
+                () = self.again.wanted.notified(), if recovered => {}
+            }
+            // It may have been wanted when nobody waited here.
+            if self.full(recovered) {
+                return;
+            }
+        }
+    }
+
+    /// The next request, once there is a place for it: what is not taken out of its channel makes
+    /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
+    pub(super) async fn next(
+        &self,
+        intakes: &mut Intakes,
+        turns: &mut Turns,
+    ) -> Option<(Place, Intake)> {
+        let Intakes { fresh, again } = intakes;
+        let waiting = || turns.is_anyones() || !fresh.is_empty() || !again.is_empty();
+        let one = self.all.place(waiting).await?;
+        if let Some(intake) = turns.next() {
+            return Some((Place { _one: one, _again: None }, intake));
+        }
+        let fresh = pin!(async {
+            loop {
+                let intake = fresh.recv().await?;
+                if let Some(intake) = turns.admit(intake) {
+                    return Some((None, intake));
+                }
+            }
+        });
+        let recovered = pin!(async {
+            let permit = self.again.place(|| !again.is_empty()).await?;
+            Some((Some(permit), again.recv().await?))
+        });
+        // In no fixed order: neither side can starve the other. The dice are ours, because those
+        // of `select!` cannot be seeded.
+        let (first, second): (Side<'_>, Side<'_>) =
+            if fastrand::bool() { (fresh, recovered) } else { (recovered, fresh) };
+        let next = tokio::select! {
+            biased;
+            Some(next) = first => Some(next),
+            Some(next) = second => Some(next),
+            else => None,
+        };
+        next.map(|(again, intake)| (Place { _one: one, _again: again }, intake))
+    }
+}
+
+/// The place of a walk, which another request may want.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat<'a> {
+    pub hand: &'a Hand,
+    pub places: &'a Places,
+    /// The request came out of the journal.
+    pub recovered: bool,
+}
+
+impl Seat<'_> {
+    pub(super) fn is_wanted(self) -> bool {
+        self.places.full(self.recovered)
+    }
+
+    /// Until it is wanted, not before `patience` is over.
+    pub(super) async fn wanted_after(self, patience: Duration) {
+        sleep(patience).await;
+        self.places.wanted(self.recovered).await;
+    }
+}
+
+/// One of the two channels, with the permit that its requests need beside a place.
+type Side<'a> =
+    Pin<&'a mut (dyn Future<Output = Option<(Option<OwnedSemaphorePermit>, Intake)>> + Send)>;

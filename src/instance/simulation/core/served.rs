@@ -1,0 +1,272 @@
+//! The Core behind the real client, as one life of the process meets it.
+
+use std::{sync::Arc, time::Duration};
+
+use alloy::primitives::keccak256;
+use prost::Message as _;
+use tokio::time::{Instant, sleep};
+use tonic::{
+    Request, Response, Status,
+    codegen::{Service as _, StdError},
+};
+
+use super::{Entry, short};
+use crate::{
+    domain::B256,
+    flow::kms_core::{
+        Carrier,
+        proto::{
+            grpc::health::v1 as health,
+            kms::v1,
+            kms_service::v1::core_service_endpoint_server::{
+                CoreServiceEndpoint, CoreServiceEndpointServer,
+            },
+        },
+        signature,
+        wire::{self, ResultEncoding},
+    },
+    instance::simulation::{chain::domain, plan::CoreAge, requests::COMPRESSED, world::Life},
+};
+use health::health_server::{Health, HealthServer};
+
+/// Asks for what the Core has deleted, in one storm: two of each life, and one of each retry.
+const ASKS_OF_DELETED: u32 = 30;
+
+/// The Core as one life of the process meets it.
+#[derive(Clone)]
+struct Met(Life);
+
+/// How the line to the Core is.
+enum Way {
+    Open,
+    /// Cut before the Core heard of it.
+    CutThere,
+    /// Cut before its answer was heard.
+    CutBack,
+    Silent,
+}
+
+/// The function the real client calls instead of a connection.
+pub(in crate::instance::simulation) fn carrier(life: &Life) -> Carrier {
+    let life = life.clone();
+    Arc::new(move |request| {
+        let life = life.clone();
+        Box::pin(async move {
+            life.takes(10).await;
+            let way = {
+                let mut state = life.world.state();
+                let rate = state.plan.faults.core_cut;
+                if state.fault(rate) {
+                    match state.dice.u8(..3) {
+                        0 => Way::CutThere,
+                        1 => Way::CutBack,
+                        _ => Way::Silent,
+                    }
+                } else {
+                    Way::Open
+                }
+            };
+            let cut = || StdError::from("connection reset");
+            if matches!(way, Way::CutThere) {
+                life.world.say(format_args!("core: cut"));
+                return Err(cut());
+            }
+            let met = Met(life.clone());
+            let answer = if request.uri().path().starts_with("/grpc.health") {
+                HealthServer::new(met).call(request).await
+            } else {
+                CoreServiceEndpointServer::new(met).call(request).await
+            };
+            let Ok(answer) = answer;
+            life.takes(10).await;
+            match way {
+                Way::Open | Way::CutThere => Ok(answer),
+                Way::CutBack => Err(cut()),
+                Way::Silent => {
+                    sleep(Duration::from_mins(5)).await;
+                    Err(cut())
+                }
+            }
+        })
+    })
+}
+
+impl Met {
+    fn ask(
+        &self,
+        id: Option<v1::RequestId>,
+        ciphertexts: &[v1::TypedCiphertext],
+        public_key: Option<Vec<u8>>,
+        extra_data: bytes::Bytes,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let id = id.unwrap_or_default().request_id;
+        let answer = {
+            let mut state = self.0.world.state();
+            let faults = state.plan.faults;
+            let (busy, fails) = (state.fault(faults.core_busy), state.fault(faults.core_fails));
+            let slow = state.storm && state.dice.u8(..10) == 0;
+            let pause = state.millis(if slow { 20_000 } else { 1500 });
+            let fails_later = state.fault(faults.core_fails);
+            let keeps = state.plan.core == CoreAge::KeepsFailed;
+            let known = state.core.entries.get_mut(&id).is_some_and(|entry| {
+                if let Some(asks) = &mut entry.deleted {
+                    *asks += 1;
+                }
+                entry.deleted.is_some() || !entry.failed || keeps
+            });
+            if state.core.entries.get(&id).and_then(|entry| entry.deleted) == Some(ASKS_OF_DELETED)
+            {
+                state.violations.push(format!("deleted {} is asked for ever", short(&id)));
+            }
+            let handles: Vec<B256> = ciphertexts
+                .iter()
+                .map(|one| B256::try_from(one.external_handle.as_ref()).unwrap())
+                .collect();
+            for (one, handle) in ciphertexts.iter().zip(&handles) {
+                let digest = keccak256(&one.ciphertext);
+                let checked = state.catalogue.ciphertexts.contains_key(&digest);
+                if !checked || !one.ciphertext.ends_with(handle.as_slice()) {
+                    state.violations.push(format!("the Core got other bytes for {handle}"));
+                }
+                let is_compressed =
+                    one.ciphertext.windows(COMPRESSED.len()).any(|is| is == COMPRESSED.as_bytes());
+                let said = one.ciphertext_format();
+                if (said == v1::CiphertextFormat::BigCompressed) != is_compressed {
+                    state.violations.push(format!("the Core was told that {handle} is {said:?}"));
+                }
+            }
+            if busy {
+                Err(Status::resource_exhausted("too many requests in progress"))
+            } else if known {
+                Err(Status::already_exists("known"))
+            } else if fails {
+                Err(Status::internal("failed"))
+            } else {
+                let ready = Instant::now() + pause;
+                let failed = fails_later;
+                let deleted = None;
+                let entry = Entry { handles, public_key, extra_data, ready, failed, deleted };
+                state.core.entries.insert(id.clone(), entry);
+                Ok(Response::new(v1::Empty {}))
+            }
+        };
+        let note = answer
+            .as_ref()
+            .map_or_else(|status| format!("{:?}", status.code()), |_| "taken".to_owned());
+        self.0.world.say(format_args!("core: ask {}: {note}", short(&id)));
+        answer
+    }
+
+    fn result(&self, id: &str) -> Result<Entry, Status> {
+        let found = {
+            let mut state = self.0.world.state();
+            let faults = state.plan.faults;
+            let busy = state.fault(faults.core_busy);
+            match state.core.entries.get(id) {
+                _ if busy => Err(Status::resource_exhausted("slow down")),
+                None => Err(Status::not_found("no such request")),
+                Some(entry) if entry.deleted.is_some() => Err(Status::not_found("deleted")),
+                Some(entry) if entry.ready > Instant::now() => Err(Status::unavailable("not yet")),
+                Some(entry) if entry.failed => Err(Status::internal("failed")),
+                Some(entry) => Ok(entry.clone()),
+            }
+        };
+        let note = found
+            .as_ref()
+            .map_or_else(|status| format!("{:?}", status.code()), |_| "answered".to_owned());
+        self.0.world.say(format_args!("core: poll {}: {note}", short(id)));
+        found
+    }
+
+    fn sign(&self, digest: B256) -> bytes::Bytes {
+        self.0.world.state().core.sign(digest)
+    }
+}
+
+#[tonic::async_trait]
+impl CoreServiceEndpoint for Met {
+    async fn public_decrypt(
+        &self,
+        request: Request<v1::PublicDecryptionRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let asked = request.into_inner();
+        self.ask(asked.request_id, &asked.ciphertexts, None, asked.extra_data)
+    }
+
+    async fn get_public_decryption_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::PublicDecryptionResponse>, Status> {
+        let id = request.into_inner();
+        let Entry { handles, extra_data, .. } = self.result(&id.request_id)?;
+        let value = |handle: &B256| v1::TypedPlaintext {
+            bytes: bytes::Bytes::copy_from_slice(&handle[..1]),
+            fhe_type: 2,
+        };
+        let plaintexts: Vec<_> = handles.iter().map(value).collect();
+        let result = wire::decrypted_result(ResultEncoding::Words, &plaintexts).unwrap();
+        let digest = signature::public_digest(&domain(), &handles, &result, Some(&extra_data));
+        let payload = v1::PublicDecryptionResponsePayload {
+            plaintexts,
+            request_id: Some(id),
+            ..Default::default()
+        };
+        Ok(Response::new(v1::PublicDecryptionResponse {
+            payload_or_external_signature: self.sign(digest),
+            payload: Some(payload.encode_to_vec().into()),
+            extra_data,
+            ..Default::default()
+        }))
+    }
+
+    async fn user_decrypt(
+        &self,
+        request: Request<v1::UserDecryptionRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let asked = request.into_inner();
+        let public_key = Some(asked.enc_key.to_vec());
+        self.ask(asked.request_id, &asked.typed_ciphertexts, public_key, asked.extra_data)
+    }
+
+    async fn get_user_decryption_result(
+        &self,
+        request: Request<v1::RequestId>,
+    ) -> Result<Response<v1::UserDecryptionResponse>, Status> {
+        let id = request.into_inner();
+        let Entry { handles, public_key, extra_data, .. } = self.result(&id.request_id)?;
+        let share = |handle: &B256| v1::TypedSigncryptedCiphertext {
+            fhe_type: 2,
+            signcrypted_ciphertext: bytes::Bytes::copy_from_slice(&handle[..8]),
+            external_handle: bytes::Bytes::copy_from_slice(handle.as_slice()),
+            packing_factor: 1,
+        };
+        let payload = v1::UserDecryptionResponsePayload {
+            signcrypted_ciphertexts: handles.iter().map(share).collect(),
+            ..Default::default()
+        };
+        let digest = signature::user_digest(
+            &domain(),
+            &public_key.unwrap_or_default(),
+            &handles,
+            &wire::user_decrypted_share(&payload),
+            Some(&extra_data),
+        );
+        Ok(Response::new(v1::UserDecryptionResponse {
+            external_signature: self.sign(digest),
+            payload: Some(payload.encode_to_vec().into()),
+            extra_data,
+            ..Default::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Met {
+    async fn check(
+        &self,
+        _: Request<health::HealthCheckRequest>,
+    ) -> Result<Response<health::HealthCheckResponse>, Status> {
+        let serving = health::health_check_response::ServingStatus::Serving;
+        Ok(Response::new(health::HealthCheckResponse { status: serving.into() }))
+    }
+}

@@ -1,0 +1,229 @@
+//! What a seed decides: the world, and which faults happen in it how often.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::flow::depth::{Depth, Finality};
+
+/// What an endpoint says of the logs that a block may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blooms {
+    AsTheyAre,
+    Missing,
+    Full,
+    Empty,
+}
+
+/// So many blocks in one question for logs, and how the field says so.
+pub(super) const LIMITS: [(u64, i64, &str); 7] = [
+    (1, -32_602, "query exceeds max block range"),
+    (5, -32_600, "block range too high"),
+    (
+        10,
+        -32_600,
+        "Under the Free tier plan, you can make eth_getLogs requests with up to a 10 block range.",
+    ),
+    (20, -32_000, "block range is bigger than maxBlockRange"),
+    (50, -32_602, "eth_getLogs is limited to 0 - 50 blocks range"),
+    (100, -32_602, "range 600 exceeds limit of 100"),
+    (100, -32_005, "block range too large, max range: 100"),
+];
+
+/// What one seed plays. Each fault is absent from about half of the seeds, so that those that are
+/// left are seen alone and in pairs too.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct Plan {
+    pub requests: u64,
+    /// They come in so many bursts, so that many are on their way at once; zero: one by one.
+    pub bursts: u64,
+    /// Blocks that were there before the connector.
+    pub history: u64,
+    pub block_time: Duration,
+    /// A node with a mempool; otherwise a sequencer, which has none.
+    pub mempool: bool,
+    /// The node executes a transaction before it takes it.
+    pub executes_ahead: bool,
+    /// A sender waits for the receipt (EIP-7966).
+    pub offers_receipts: bool,
+    /// Machines, of which each URL has one at least.
+    pub nodes: usize,
+    pub urls: usize,
+    /// Of each URL: what its headers say of logs, and which of the field's limits its ranges have.
+    pub blooms: [Blooms; 2],
+    pub limits: [Option<usize>; 2],
+    /// The index of logs is broken before the connector's first start.
+    pub broken_at_first: bool,
+    /// How deep a block has to be before its requests are walked.
+    pub depth: Depth,
+    pub core: CoreAge,
+    pub storm: Duration,
+    pub faults: Faults,
+}
+
+/// What the Core makes of a request that it failed on and is asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CoreAge {
+    /// Up to v0.13: it says that it knows it, and keeps it failed.
+    KeepsFailed,
+    DoesAgain,
+}
+
+/// In so many of a thousand cases, as long as the storm lasts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// The process dies at an await.
+    pub crash: u64,
+    /// It is told to stop, once a second.
+    pub stop: u64,
+    /// A commit fails.
+    pub disk: u64,
+    /// A node's answer: late, never, an error packet.
+    pub late: u64,
+    pub never: u64,
+    pub packet: u64,
+    /// A raw transaction: lost, taken silently, refused with a text that is not true.
+    pub lost: u64,
+    pub silent: u64,
+    pub untrue: u64,
+    /// At each block: a node falls behind, forgets its pool, a block's logs are hidden for a while,
+    /// no block's logs are shown for some seconds, the connection is lost, the head is not announced, the base fee rises, a reorganisation,
+    /// somebody else uses the wallet.
+    pub lag: u64,
+    pub forgets: u64,
+    pub hidden: u64,
+    pub blind: u64,
+    pub reconnect: u64,
+    pub unannounced: u64,
+    pub dear: u64,
+    pub reorganisation: u64,
+    pub foreign: u64,
+    /// In a reorganisation, for each request or answer it drops: another request gets the id; the
+    /// answer does not come back.
+    pub namesake: u64,
+    pub unanswered: u64,
+    /// Logs of a range: twice and in the wrong order.
+    pub shuffled: u64,
+    /// The Core: restarts, deletes a request (at each block); has no time, fails, is cut.
+    pub core_restart: u64,
+    pub core_deletes: u64,
+    pub core_busy: u64,
+    pub core_fails: u64,
+    pub core_cut: u64,
+    /// The store of ciphertexts.
+    pub store: u64,
+    /// At each block, of one endpoint: it cannot be connected to; its index of logs breaks, or that of
+    /// all; its count, tip, base fee, estimates are wrong for seconds; its tags stand still.
+    pub away: u64,
+    pub index: u64,
+    pub count: u64,
+    pub tip: u64,
+    pub base: u64,
+    pub estimate: u64,
+    pub tag: u64,
+    /// A receipt that nobody can read.
+    pub odd_receipt: u64,
+    /// At a start: the journal is gone. And if so, whether the Core has another signing key.
+    pub journal_lost: u64,
+    pub signer_changed: u64,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let dice = &mut Rng::with_seed(seed);
+        let mut rate = |most: u64| if dice.bool() { dice.u64(1..=most) } else { 0 };
+        let faults = Faults {
+            crash: rate(12),
+            stop: rate(60),
+            disk: rate(30),
+            late: rate(100),
+            never: rate(60),
+            packet: rate(150),
+            lost: rate(300),
+            silent: rate(300),
+            untrue: rate(100),
+            lag: rate(200),
+            forgets: rate(60),
+            hidden: rate(300),
+            blind: rate(40),
+            reconnect: rate(60),
+            unannounced: rate(300),
+            dear: rate(40),
+            reorganisation: rate(80),
+            foreign: rate(20),
+            namesake: rate(300),
+            unanswered: rate(300),
+            shuffled: rate(500),
+            core_restart: rate(60),
+            core_deletes: rate(60),
+            core_busy: rate(200),
+            core_fails: rate(100),
+            core_cut: rate(200),
+            store: rate(300),
+            away: rate(30),
+            index: rate(60),
+            count: rate(60),
+            tip: rate(100),
+            base: rate(60),
+            estimate: rate(100),
+            tag: rate(60),
+            odd_receipt: rate(100),
+            journal_lost: rate(200),
+            signer_changed: rate(1000),
+        };
+        let blooms = [Blooms::Missing, Blooms::Full, Blooms::Empty];
+        let mut bloom =
+            || if dice.u8(..4) == 0 { *dice.choice(&blooms).unwrap() } else { Blooms::AsTheyAre };
+        let blooms = [bloom(), bloom()];
+        let mut limit = || dice.bool().then(|| dice.usize(..LIMITS.len()));
+        let limits = [limit(), limit()];
+        let urls = dice.usize(1..=2);
+        let confirmations = Depth { public_decryption: 3, user_decryption: 1, ..Depth::NONE };
+        let depths = [
+            Depth::NONE,
+            Depth::NONE,
+            Depth::NONE,
+            confirmations,
+            Depth { finality: Finality::Safe, ..Depth::NONE },
+            Depth { finality: Finality::Finalized, ..confirmations },
+        ];
+        Self {
+            requests: dice.u64(3..=20),
+            bursts: if dice.bool() { dice.u64(1..=3) } else { 0 },
+            history: if dice.bool() { dice.u64(1..=5) } else { dice.u64(20..=150) },
+            block_time: Duration::from_millis(*dice.choice(&[250, 1000, 2000]).unwrap()),
+            mempool: dice.bool(),
+            executes_ahead: dice.bool(),
+            offers_receipts: dice.bool(),
+            nodes: dice.usize(urls..=3),
+            urls,
+            blooms,
+            limits,
+            broken_at_first: dice.u8(..8) == 0,
+            depth: *dice.choice(&depths).unwrap(),
+            core: if dice.bool() { CoreAge::KeepsFailed } else { CoreAge::DoesAgain },
+            storm: Duration::from_secs(dice.u64(20..=120)),
+            faults,
+        }
+    }
+}
+
+impl Plan {
+    /// Whether a payload may be mined a second time, in vain: where the chain takes a transaction
+    /// back, or the wallet's count is of another node than the receipts, or is wrong, or the journal
+    /// is lost, nobody can know better. Nor where gas was estimated too low.
+    pub fn may_waste(&self) -> bool {
+        let faults = self.faults;
+        faults.reorganisation > 0
+            || (self.nodes > 1 && faults.lag > 0)
+            || faults.count > 0
+            || faults.estimate > 0
+            || faults.journal_lost > 0
+    }
+
+    /// Whether the wallet may be held as used elsewhere.
+    pub fn may_hold_wallet(&self) -> bool {
+        self.faults.foreign > 0 || self.faults.count > 0 || self.faults.journal_lost > 0
+    }
+}
