@@ -264,6 +264,7 @@ fn empty_book(wallet: &Wallet, max_in_flight: usize) -> Book {
 /// What comes back to the book, one at a time, as its owner brings it.
 enum Done {
     Signed(Vec<SignedTransaction>),
+    Recorded(Vec<SignedTransaction>),
     Mined { nonce: u64, hash: B256 },
 }
 
@@ -288,6 +289,7 @@ fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
                     });
                     done.push_back(Done::Signed(signed.collect()));
                 }
+                Effect::Record(signed) => done.push_back(Done::Recorded(signed)),
                 Effect::Broadcast { transaction, .. } => {
                     let SignedTransaction { nonce, hash, .. } = transaction;
                     done.push_back(Done::Mined { nonce, hash });
@@ -303,6 +305,7 @@ fn live(book: &mut Book, payloads: Vec<Payload>, raw: &Bytes) -> usize {
         }
         match done.pop_front() {
             Some(Done::Signed(signed)) => book.signed(signed, Vec::new(), now, 0.5),
+            Some(Done::Recorded(signed)) => book.recorded(signed, now),
             Some(Done::Mined { nonce, hash }) => {
                 let receipt = Receipt {
                     hash,
@@ -329,7 +332,8 @@ fn draft(wallet: &Wallet) -> Draft {
     book.act(|_| true, tokio::time::Instant::now());
     let drafts = book.effects().into_iter().find_map(|effect| match effect {
         Effect::Sign(drafts) => Some(drafts),
-        Effect::Broadcast { .. }
+        Effect::Record(_)
+        | Effect::Broadcast { .. }
         | Effect::Mined(..)
         | Effect::GiveUp(..)
         | Effect::Reopen(_)

@@ -264,19 +264,23 @@ impl Reading {
 
 impl LeftOver {
     async fn read(journal: &Journal) -> Result<Self, JournalError> {
-        let mut open = journal.open_transactions().await?;
+        let mut transactions = sent_before(journal).await?;
         // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
         // the outcome is what it was.
-        open.extend(journal.unsettled_transactions().await?);
-        open.sort_by_key(|transaction| transaction.nonce);
-        let mined = journal.recently_mined(lane::FOLLOWED).await?;
-        let highest = journal.highest_nonce().await?;
-        let stranded = journal.stranded_transactions().await?;
-        Ok(Self {
-            transactions: Recovered { open, mined, highest, stranded },
-            reading: Reading::read(journal).await?,
-        })
+        transactions.open.extend(journal.unsettled_transactions().await?);
+        transactions.open.sort_by_key(|transaction| transaction.nonce);
+        Ok(Self { transactions, reading: Reading::read(journal).await? })
     }
+}
+
+/// What a journal tells of transactions that earlier runs have sent.
+async fn sent_before(journal: &Journal) -> Result<Recovered, JournalError> {
+    Ok(Recovered {
+        open: journal.open_transactions().await?,
+        mined: journal.recently_mined(lane::FOLLOWED).await?,
+        highest: journal.highest_nonce().await?,
+        stranded: journal.stranded_transactions().await?,
+    })
 }
 
 impl Instance {

@@ -6,6 +6,8 @@
 //!    └───────────┴──────────────────────────┘        open again <--------------┘ reorganised
 //! ```
 //!
+//! A lane whose key is gone ([`drain`]) is the same one: it signs nothing, and ends when nothing is open.
+//!
 //! Invariants:
 //! - Nothing is broadcast before nonce, bytes and hash are durable ([`TransactionLedger::signed`]).
 //! - An unknown outcome means the same bytes again. A nonce gets other bytes only as a fee bump of
@@ -38,7 +40,6 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::votes::ask_others;
 use self::{owner::Owner, start::Known};
 use super::{
     provider::{Provider, RpcError},
@@ -278,12 +279,29 @@ struct Waiter {
 #[derive(Debug)]
 pub struct LaneTask<P, L> {
     provider: P,
-    wallet: Arc<Wallet>,
+    sender: Sender,
     ledger: L,
     options: LaneOptions,
     jobs: mpsc::Receiver<Task>,
     recovered: Recovered,
     metrics: Metrics,
+}
+
+/// Whose transactions a lane sends.
+#[derive(Clone, Debug)]
+enum Sender {
+    Signs(Arc<Wallet>),
+    /// Without a key: what was signed is sent on until each nonce is used, and nothing else.
+    Drains(Address),
+}
+
+impl Sender {
+    fn address(&self) -> Address {
+        match self {
+            Self::Signs(wallet) => wallet.address(),
+            Self::Drains(address) => *address,
+        }
+    }
 }
 
 /// A lane and the task that runs it.
@@ -295,16 +313,33 @@ pub fn lane<P: Provider, L: TransactionLedger>(
     recovered: Recovered,
     metrics: Metrics,
 ) -> (Lane, LaneTask<P, L>) {
-    let (sender, jobs) = mpsc::channel(options.max_in_flight);
-    let lane = Lane { jobs: sender, sender: wallet.address() };
-    (lane, LaneTask { provider, wallet, ledger, options, jobs, recovered, metrics })
+    let (asks, jobs) = mpsc::channel(options.max_in_flight);
+    let lane = Lane { jobs: asks, sender: wallet.address() };
+    let sender = Sender::Signs(wallet);
+    (lane, LaneTask { provider, sender, ledger, options, jobs, recovered, metrics })
+}
+
+/// The task of a lane for what `sender` has signed, whose key is not at hand. It ends once each nonce is
+/// used, or nothing was taken or mined for an hour: the ledger tells what is left.
+pub fn drain<P: Provider, L: TransactionLedger>(
+    provider: P,
+    sender: Address,
+    ledger: L,
+    recovered: Recovered,
+    metrics: Metrics,
+) -> LaneTask<P, L> {
+    let options = LaneOptions { chain_id: 0, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
+    // Nobody can ask it for anything.
+    let (_, jobs) = mpsc::channel(1);
+    let sender = Sender::Drains(sender);
+    LaneTask { provider, sender, ledger, options, jobs, recovered, metrics }
 }
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
-    /// Runs until `stop`. Fails only when the journal does.
+    /// Runs until `stop`, or until it is drained. Fails only when the journal does.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let known = Known::of(&self.recovered);
-        let (wallet, told) = (self.wallet.address(), (&heart, &self.metrics));
+        let (wallet, told) = (self.sender.address(), (&heart, &self.metrics));
         let counting = start::first_count(&self.provider, wallet, known, &self.jobs, told);
         let Some(count) = stop.run_until_cancelled(counting).await else { return Ok(()) };
         let owner = Owner::new(self, count);

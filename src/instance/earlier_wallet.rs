@@ -1,37 +1,22 @@
-//! What an instance's earlier wallet has signed, followed to the end: the same bytes again until each
-//! nonce is used. Needs no key. The old journal is locked meanwhile, and told what was mined.
+//! What an instance's earlier wallet has signed, brought to its end by a lane of its own that only
+//! drains. Needs no key. The old journal is locked meanwhile, and told what was mined.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
-use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::sent_before;
 use crate::{
-    backoff::Backoff,
-    domain::Address,
+    domain::{Address, LedgerError},
     gateway::{
-        lane::{
-            SignedTransaction, TransactionId, TransactionLedger, ask_others, draft::tips_absurdly,
-        },
-        provider::{At, Provider, Receipt, RpcError},
+        lane::{self, SignedTransaction},
+        provider::Provider,
     },
     heart::Heart,
     journal::{Journal, Left},
     metrics::Metrics,
 };
-
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Sends and receipts under way at the same time.
-const AT_ONCE: usize = 16;
-/// A mined nonce without a receipt of ours is somebody else's only after this: a node may lag.
-const DISPLACED_AFTER: Duration = Duration::from_secs(15);
-/// Without any progress for so long, nobody takes them: the next start tries again.
-const GIVE_UP_AFTER: Duration = Duration::from_hours(1);
 
 /// Follows them, closes the old journal, and then waits for `stop`.
 pub(super) async fn follow<P: Provider>(left: Left, provider: P, stop: CancellationToken) {
@@ -39,23 +24,26 @@ pub(super) async fn follow<P: Provider>(left: Left, provider: P, stop: Cancellat
     let closing = CancellationToken::new();
     let writing = writer.run(Heart::default(), Metrics::default(), closing.clone());
     let following = async {
-        let followed = stop.run_until_cancelled(send_on(&journal, &provider, wallet)).await;
+        let followed = drain(&journal, provider, wallet, stop.clone()).await;
         closing.cancel();
         followed
     };
-    let (kept, followed) = tokio::join!(writing, following);
+    let span = info_span!("earlier_wallet", %wallet);
+    let (kept, followed) = tokio::join!(writing, following.instrument(span));
     if let Ok(kept) = kept {
         kept.close().await;
     }
     match followed {
-        Some(Ok(Followed { mined, displaced, given_up })) => info!(
-            %wallet, mined, displaced, given_up,
+        Ok(_) if stop.is_cancelled() => {
+            debug!(%wallet, "following an earlier wallet goes on with the next start");
+        }
+        Ok(Followed { ended, given_up }) => info!(
+            %wallet, ended, given_up,
             "the transactions of an earlier wallet are followed to their end"
         ),
-        Some(Err(error)) => {
-            warn!(%wallet, error, "the transactions of an earlier wallet are not followed any more");
+        Err(error) => {
+            warn!(%wallet, %error, "the transactions of an earlier wallet are not followed any more");
         }
-        None => debug!(%wallet, "following an earlier wallet goes on with the next start"),
     }
     stop.cancelled().await;
 }
@@ -63,151 +51,51 @@ pub(super) async fn follow<P: Provider>(left: Left, provider: P, stop: Cancellat
 /// How many nonces ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Followed {
-    mined: usize,
-    /// Used by transactions that are not in the journal.
-    displaced: usize,
-    /// Not used at all.
+    /// Used, by whomever.
+    ended: usize,
+    /// Nobody takes them for now: the next start tries again.
     given_up: usize,
 }
 
-async fn send_on<P: Provider>(
+async fn drain<P: Provider>(
     journal: &Journal,
-    provider: &P,
+    provider: P,
     wallet: Address,
-) -> Result<Followed, String> {
-    let mut open: BTreeMap<u64, Vec<SignedTransaction>> = BTreeMap::new();
-    for transaction in journal.open_transactions().await.map_err(|error| error.to_string())? {
-        open.entry(transaction.nonce).or_default().push(transaction);
-    }
-    info!(
-        %wallet,
-        nonces = open.len(),
-        "following the transactions of an earlier wallet to their end"
-    );
-    let mut followed = Followed::default();
-    let mut pause = Backoff::new(Duration::from_secs(3), Duration::from_secs(30));
-    let (mut send_at, mut progress_at) = (Instant::now(), Instant::now());
-    let mut unseen: HashMap<u64, Instant> = HashMap::new();
-    while !open.is_empty() {
-        match look(journal, provider, wallet, &open, &mut unseen).await? {
-            Ok(Looked { mined, displaced }) => {
-                if !mined.is_empty() || !displaced.is_empty() {
-                    progress_at = Instant::now();
-                    pause.reset();
-                }
-                followed.mined += mined.len();
-                followed.displaced += displaced.len();
-                open.retain(|nonce, _| !mined.contains(nonce) && !displaced.contains(nonce));
-            }
-            Err(error) => debug!(%wallet, %error, "could not look for receipts"),
-        }
-        if progress_at.elapsed() >= GIVE_UP_AFTER {
-            followed.given_up = open.len();
-            break;
-        }
-        if Instant::now() >= send_at {
-            broadcast(provider, open.values()).await;
-            send_at = Instant::now() + pause.next_delay();
-        }
-        if !open.is_empty() {
-            sleep(LOOK_EVERY).await;
-        }
-    }
-    Ok(followed)
+    stop: CancellationToken,
+) -> Result<Followed, LedgerError> {
+    let sent = sent_before(journal).await?;
+    let nonces = nonces(&sent.open);
+    info!(nonces, "following the transactions of an earlier wallet to their end");
+    // Its figures are not those of the lane in use.
+    let metrics = Metrics::default();
+    let draining = lane::drain(provider, wallet, journal.clone(), sent, metrics);
+    draining.run(Heart::default(), stop).await?;
+    journal.flush().await?;
+    let given_up = self::nonces(&journal.open_transactions().await?);
+    Ok(Followed { ended: nonces.saturating_sub(given_up), given_up })
 }
 
-/// Nonces that are used.
-struct Looked {
-    mined: BTreeSet<u64>,
-    displaced: BTreeSet<u64>,
-}
-
-/// Notes in the old journal what was mined. The outer error is the journal's.
-async fn look<P: Provider>(
-    journal: &Journal,
-    provider: &P,
-    wallet: Address,
-    open: &BTreeMap<u64, Vec<SignedTransaction>>,
-    unseen: &mut HashMap<u64, Instant>,
-) -> Result<Result<Looked, RpcError>, String> {
-    let used = match provider.transaction_count(wallet, At::Latest).await {
-        Ok(used) => used,
-        Err(error) => return Ok(Err(error)),
-    };
-    let mut looked = Looked { mined: BTreeSet::new(), displaced: BTreeSet::new() };
-    // A count that went back was never true.
-    unseen.retain(|nonce, _| *nonce < used);
-    for (nonce, versions) in open.range(..used) {
-        let hashes: Vec<_> = versions.iter().map(|version| version.hash).collect();
-        let receipts = match provider.receipts(&hashes).await {
-            Ok(receipts) => receipts,
-            Err(error) => return Ok(Err(error)),
-        };
-        if let Some(receipt) = receipts.into_iter().flatten().next() {
-            mined(journal, *nonce, &receipt, &mut looked).await?;
-        } else if unseen.entry(*nonce).or_insert_with(Instant::now).elapsed() >= DISPLACED_AFTER {
-            // Nor has another node a receipt.
-            let others = ask_others(provider, &hashes).await;
-            match others.receipts.into_iter().flatten().next() {
-                Some(receipt) => mined(journal, *nonce, &receipt, &mut looked).await?,
-                None if others.is_silent => {}
-                None => _ = looked.displaced.insert(*nonce),
-            }
-        }
-    }
-    if !looked.mined.is_empty() {
-        journal.flush().await.map_err(|error| error.to_string())?;
-    }
-    Ok(Ok(looked))
-}
-
-async fn mined(
-    journal: &Journal,
-    nonce: u64,
-    receipt: &Receipt,
-    looked: &mut Looked,
-) -> Result<(), String> {
-    let noted = journal.mined(TransactionId { nonce, hash: receipt.hash }, receipt.block).await;
-    noted.map_err(|error| error.to_string())?;
-    looked.mined.insert(nonce);
-    Ok(())
-}
-
-/// The newest bytes of each nonce, in their order. Not those that a wrong tip would be paid for: there is
-/// no key to sign them anew, and the new wallet brings their answers.
-async fn broadcast<'t, P: Provider>(
-    provider: &P,
-    open: impl Iterator<Item = &'t Vec<SignedTransaction>>,
-) {
-    let newest = open.filter_map(|versions| versions.last());
-    let newest: Vec<SignedTransaction> =
-        newest.filter(|newest| !tips_absurdly(newest)).cloned().collect();
-    let sends: Vec<_> = newest
-        .into_iter()
-        .map(|transaction| async move {
-            let sent = provider.send_raw_transaction(&transaction.raw).await;
-            if let Err(error) = sent {
-                debug!(nonce = transaction.nonce, %error, "broadcast not accepted");
-            }
-        })
-        .collect();
-    stream::iter(sends).buffered(AT_ONCE).collect::<()>().await;
+fn nonces(of: &[SignedTransaction]) -> usize {
+    of.iter().map(|transaction| transaction.nonce).collect::<BTreeSet<_>>().len()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
 
     use alloy::{
         consensus::{SignableTransaction, TxEip1559, TxEnvelope},
         eips::Encodable2718,
     };
-    use tokio::task::JoinSet;
+    use tokio::{
+        task::JoinSet,
+        time::{Instant, sleep},
+    };
 
     use super::*;
     use crate::{
         domain::B256,
-        gateway::{fake_chain::FakeChain, wallet::Wallet},
+        gateway::{fake_chain::FakeChain, lane::TransactionLedger, wallet::Wallet},
         journal::{Identity, Opened, open_as},
         machine::Machine,
     };
@@ -308,36 +196,8 @@ mod tests {
         chain.node().nonce = 1;
         let begun = Instant::now();
         followed(dir.path(), wallet.address(), &chain).await;
-        assert!(begun.elapsed() >= DISPLACED_AFTER, "the node may lag");
+        assert!(begun.elapsed() >= Duration::from_secs(15), "the node may lag");
         assert_eq!(chain.node().nonce, 2, "the one behind it is mined");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_count_that_was_too_high_for_a_moment_leaves_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let wallet = Wallet::from_private_key(&[7; 32]).unwrap();
-        let chain = FakeChain::new(3);
-        store(dir.path(), wallet.address(), vec![sign(&wallet, 0, 1).await]).await;
-        let Left { journal, writer, .. } = left(dir.path(), wallet.address());
-        let stop = CancellationToken::new();
-        let mut writing = JoinSet::new();
-        writing.spawn(writer.run(Heart::default(), Metrics::default(), stop.clone()));
-        let open: BTreeMap<u64, Vec<SignedTransaction>> =
-            [(0, journal.open_transactions().await.unwrap())].into();
-        let mut unseen = HashMap::new();
-        let mut look_at = async |nonce| {
-            chain.node().nonce = nonce;
-            let looked = look(&journal, &chain, wallet.address(), &open, &mut unseen).await;
-            looked.unwrap().unwrap().displaced.len()
-        };
-        assert_eq!(look_at(5000).await, 0);
-        sleep(DISPLACED_AFTER).await;
-        assert_eq!(look_at(0).await, 0);
-        assert_eq!(look_at(5000).await, 0, "it counts from now on");
-        sleep(DISPLACED_AFTER).await;
-        assert_eq!(look_at(5000).await, 1);
-        stop.cancel();
-        writing.join_next().await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,6 +209,6 @@ mod tests {
         store(dir.path(), wallet.address(), vec![sign(&wallet, 1, 1).await]).await;
         let begun = Instant::now();
         assert_eq!(followed(dir.path(), wallet.address(), &chain).await, [1]);
-        assert!(begun.elapsed() >= GIVE_UP_AFTER);
+        assert!(begun.elapsed() >= Duration::from_hours(1));
     }
 }

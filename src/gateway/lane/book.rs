@@ -2,14 +2,16 @@
 //! told what happened and when, and what the dice say, and answers with [`Effect`]s; `owner` carries
 //! them out. Public for the benchmarks, as far as they need it.
 //!
-//! A nonce from the chain's count on is in exactly one of four states:
+//! A nonce from the chain's count on is in exactly one of five states:
 //!
 //! ```text
-//! free (next, or a hole below it) --take--> being signed --recorded--> open --receipt--> mined
-//!   ^                                            │ failed                │ rejected       │
-//!   ├────────────────────────────────────────────┴───────────────────────┘                │
-//!   └── used by somebody else, and dropped by a reorganisation      open again <── dropped┘
+//! free (next, or hole) --take--> being signed --signed--> being recorded --> open --receipt--> mined
+//!   ^                                 │ failed                                 │ rejected        │
+//!   ├─────────────────────────────────┴────────────────────────────────────────┘                 │
+//!   └── used by somebody else, and dropped by a reorganisation             open again <── dropped┘
 //! ```
+//!
+//! Only what is open is broadcast, and only what is recorded is open: that is door (b).
 
 mod chain;
 mod ends;
@@ -53,6 +55,8 @@ const CROWD: usize = 64;
 const CROWDED_FOR: Duration = Duration::from_secs(2);
 /// Refused for a reason we do not know so often in a row, the caller is told.
 const SAID_AFTER: u32 = 5;
+/// Without a key nothing can be done about what no node takes: it is left to the next start.
+const NOBODY_TAKES_THEM_AFTER: Duration = Duration::from_hours(1);
 
 /// So far above the newest block no receipt is believed: it and the head are told at different moments.
 pub(super) const AHEAD: u64 = 64;
@@ -60,8 +64,10 @@ pub(super) const AHEAD: u64 = 64;
 /// What the owner is to do, in this order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Sign these, record what was signed, and tell [`Book::signed`].
+    /// Sign these, and tell [`Book::signed`].
     Sign(Vec<Draft>),
+    /// Record these durably, and tell [`Book::recorded`].
+    Record(Vec<SignedTransaction>),
     /// Broadcast, and tell [`Book::answered`]. `waits`: for the receipt, where a node offers that.
     Broadcast { transaction: SignedTransaction, waits: bool },
     /// Record that it was mined.
@@ -127,9 +133,9 @@ pub struct Book {
     waiting: VecDeque<Payload>,
     /// What callers asked for and did not get yet.
     payloads: HashMap<RequestKey, Payload>,
-    /// Nonces taken for what is being signed.
+    /// Nonces taken for what is being signed, and then recorded.
     signing: BTreeSet<u64>,
-    /// Other bytes for open nonces, being signed.
+    /// Other bytes for open nonces, being signed, and then recorded.
     replacing: usize,
     open: BTreeMap<u64, Slot>,
     by_request: HashMap<RequestKey, u64>,
@@ -171,6 +177,8 @@ pub struct Book {
     still_since: Option<Instant>,
     effects: Vec<Effect>,
     tally: Tally,
+    /// There is no key: nothing is signed, and what is open is sent on to its end.
+    drains: bool,
 }
 
 /// What happened since it was last asked for, for counting.
@@ -228,6 +236,7 @@ impl Book {
             still_since: None,
             effects: Vec::new(),
             tally: Tally::default(),
+            drains: false,
         };
         for transaction in stranded {
             book.stranded.entry(transaction.nonce).or_default().push(transaction);
@@ -249,6 +258,20 @@ impl Book {
             }
         }
         book
+    }
+
+    /// There is no key.
+    pub(super) fn only_drains(&mut self) {
+        self.drains = true;
+    }
+
+    /// Whether a lane that only drains has come to its end: each nonce is used, or nothing was taken or
+    /// mined for so long that nobody will take what is left.
+    pub(super) fn is_drained(&self, now: Instant) -> bool {
+        let is_still =
+            |since: Instant| now.saturating_duration_since(since) >= NOBODY_TAKES_THEM_AFTER;
+        let is_done = self.open.is_empty() && !self.suspicious && self.looking != Some(true);
+        self.drains && (is_done || self.still_since.is_some_and(is_still))
     }
 
     fn tell(&mut self, news: News) {
@@ -371,8 +394,8 @@ impl Book {
         self.market.asks_others(now).then_some(head.hash)
     }
 
-    /// These are signed and recorded, and those are not. `dice`: from 0 to 1, for the pause after a
-    /// failure.
+    /// These are signed, and are to be recorded; those are not. `dice`: from 0 to 1, for the pause after
+    /// a failure.
     pub fn signed(
         &mut self,
         signed: Vec<SignedTransaction>,
@@ -406,17 +429,33 @@ impl Book {
         if !signed.is_empty() {
             self.sign_pause.reset();
         }
-        for transaction in signed {
+        // Of a nonce that ended meanwhile nothing is to be recorded any more.
+        let (signed, late): (Vec<_>, Vec<_>) =
+            signed.into_iter().partition(|transaction| self.has_place_for(transaction));
+        self.replacing = self.replacing.saturating_sub(late.len());
+        if !signed.is_empty() {
+            self.effects.push(Effect::Record(signed));
+        }
+    }
+
+    /// These are recorded, and may be broadcast.
+    pub fn recorded(&mut self, transactions: Vec<SignedTransaction>, now: Instant) {
+        for transaction in transactions {
+            let has_place = self.has_place_for(&transaction);
             if !self.signing.remove(&transaction.nonce) {
                 self.replacing = self.replacing.saturating_sub(1);
-                if !self.open.contains_key(&transaction.nonce) {
-                    // What it was to replace ended meanwhile, and the nonce with it.
-                    self.effects.push(Effect::GiveUp(vec![transaction.id()], GivenUp::Rejected));
-                    continue;
-                }
             }
-            self.hold_open(transaction, now);
+            if has_place {
+                self.hold_open(transaction, now);
+            } else {
+                self.effects.push(Effect::GiveUp(vec![transaction.id()], GivenUp::Rejected));
+            }
         }
+    }
+
+    /// Its nonce was taken for it, or is open still.
+    fn has_place_for(&self, transaction: &SignedTransaction) -> bool {
+        self.signing.contains(&transaction.nonce) || self.open.contains_key(&transaction.nonce)
     }
 
     /// A recorded transaction becomes, or joins, the slot of its nonce.

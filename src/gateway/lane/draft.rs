@@ -190,12 +190,6 @@ pub(super) fn cost_of(transaction: &SignedTransaction) -> Option<(Fees, u64)> {
     Some((Fees { max: decoded.max_fee_per_gas(), tip }, decoded.gas_limit()))
 }
 
-/// Whether signed bytes offer a tip that nobody would sign now, whatever the chain: better not sent.
-#[must_use]
-pub fn tips_absurdly(transaction: &SignedTransaction) -> bool {
-    cost_of(transaction).is_some_and(|(fees, _)| fees.tip > HIGHEST_TIP)
-}
-
 /// Whether bytes with this much gas are none that an answer needs.
 pub(super) fn is_too_much_gas(transaction: &SignedTransaction) -> bool {
     decode(transaction).is_some_and(|one| one.gas_limit() > most_gas(one.input().len()))

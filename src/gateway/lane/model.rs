@@ -285,7 +285,13 @@ impl Ledger {
 
 /// Something that comes back to the book later.
 enum Later {
-    Answer { nonce: u64, hash: B256, result: Result<Sent, RpcError> },
+    /// The disk has them.
+    Recorded(Vec<SignedTransaction>),
+    Answer {
+        nonce: u64,
+        hash: B256,
+        result: Result<Sent, RpcError>,
+    },
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is something that ever happened")]
@@ -436,8 +442,16 @@ impl World {
                 self.later.drain(..).partition(|(at, _)| *at <= self.now);
             (due.into_iter().map(|(_, later)| later).collect(), later)
         };
-        for Later::Answer { nonce, hash, result } in due {
-            self.book.answered(nonce, hash, result, self.now, 0.5);
+        for later in due {
+            match later {
+                Later::Recorded(transactions) => {
+                    self.record(&transactions);
+                    self.book.recorded(transactions, self.now);
+                }
+                Later::Answer { nonce, hash, result } => {
+                    self.book.answered(nonce, hash, result, self.now, 0.5);
+                }
+            }
         }
         if let Some(look) = self.look.take() {
             let seen = match self.short.take() {
@@ -505,16 +519,15 @@ impl World {
                     let one = draft.sign(&self.wallet).now_or_never().expect("a key of ours");
                     signed.push(one.expect("signs"));
                 }
-                for one in &signed {
-                    // The same bytes again: they are meant this time.
-                    self.ledger.given_up.remove(&one.hash);
-                    if !self.ledger.rows.iter().any(|row| row.hash == one.hash) {
-                        self.ledger.rows.push(one.clone());
-                    }
-                }
                 self.book.signed(signed, Vec::new(), self.now, 0.5);
             }
-            Effect::Broadcast { transaction, waits } => self.send(&transaction, waits),
+            // Who dies meanwhile has recorded nothing.
+            Effect::Record(signed) => self.later.push((self.now + STEP, Later::Recorded(signed))),
+            Effect::Broadcast { transaction, waits } => {
+                let recorded = self.ledger.rows.contains(&transaction);
+                assert!(recorded, "broadcast before it is recorded: {transaction:?}");
+                self.send(&transaction, waits);
+            }
             Effect::Mined(id, block) => {
                 self.ledger.mined.insert(id.hash, block);
             }
@@ -538,6 +551,16 @@ impl World {
             // Whoever is refused asks again, as a walk does that the contract does not refuse.
             Effect::Fail(key, _) => self.book.submit(payload(key.id)),
             Effect::Notify(..) | Effect::Tell(_) => {}
+        }
+    }
+
+    fn record(&mut self, transactions: &[SignedTransaction]) {
+        for one in transactions {
+            // The same bytes again: they are meant this time.
+            self.ledger.given_up.remove(&one.hash);
+            if !self.ledger.rows.iter().any(|row| row.hash == one.hash) {
+                self.ledger.rows.push(one.clone());
+            }
         }
     }
 

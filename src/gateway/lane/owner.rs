@@ -1,7 +1,7 @@
 //! The task behind a lane: it carries out what the [`Book`] decides. One task owns the book, so
 //! nothing is locked; everything slow runs beside it and comes back as a [`Done`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::{
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    GivenUp, Job, LaneTask, SignedTransaction, Task, TransactionLedger, Waiter,
+    GivenUp, Job, LaneTask, Sender, SignedTransaction, Task, TransactionLedger, Waiter,
     book::{Book, Effect, Tally},
     draft::Draft,
     look::{self, Looked},
@@ -23,7 +23,7 @@ use crate::{
     domain::{B256, LedgerError, RequestKey},
     gateway::{
         provider::{Provider, RpcError, Sent},
-        wallet::{Wallet, WalletError},
+        wallet::WalletError,
     },
     heart::Heart,
     metrics::{Metrics, Sending},
@@ -38,17 +38,12 @@ const TIP_LIFETIME: Duration = Duration::from_mins(1);
 
 /// What ran beside the owner and came back.
 enum Done {
-    Prepared(Prepared),
+    Signed { signed: Vec<SignedTransaction>, failed: Vec<(Draft, WalletError)> },
+    Recorded(Result<Vec<SignedTransaction>, LedgerError>),
     Sent { nonce: u64, hash: B256, result: Result<Sent, RpcError> },
     Looked(Looked),
     Tip(Option<u128>),
     Bases(Vec<u128>),
-}
-
-struct Prepared {
-    signed: Vec<SignedTransaction>,
-    failed: Vec<(Draft, WalletError)>,
-    recorded: Result<(), LedgerError>,
 }
 
 /// When the node was last asked for a tip.
@@ -61,7 +56,7 @@ struct TipAsked {
 /// The state of a running lane.
 pub(super) struct Owner<P, L> {
     provider: P,
-    wallet: Arc<Wallet>,
+    sender: Sender,
     ledger: L,
     jobs: mpsc::Receiver<Task>,
     book: Book,
@@ -79,11 +74,14 @@ pub(super) struct Owner<P, L> {
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     /// `count` is the chain's count of the wallet's transactions.
     pub(super) fn new(task: LaneTask<P, L>, count: u64) -> Self {
-        let LaneTask { provider, wallet, ledger, options, jobs, recovered, metrics } = task;
-        let book = Book::new(options, wallet.address(), count, recovered, Instant::now());
+        let LaneTask { provider, sender, ledger, options, jobs, recovered, metrics } = task;
+        let mut book = Book::new(options, sender.address(), count, recovered, Instant::now());
+        if let Sender::Drains(_) = sender {
+            book.only_drains();
+        }
         Self {
             provider,
-            wallet,
+            sender,
             ledger,
             jobs,
             book,
@@ -137,6 +135,9 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             }
             heart.beat().await;
             self.act().await?;
+            if self.book.is_drained(Instant::now()) {
+                return Ok(());
+            }
         }
     }
 
@@ -166,10 +167,10 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         };
         let now = Instant::now();
         match done {
-            Done::Prepared(Prepared { signed, failed, recorded }) => {
-                recorded?;
+            Done::Signed { signed, failed } => {
                 self.book.signed(signed, failed, now, fastrand::f64());
             }
+            Done::Recorded(transactions) => self.book.recorded(transactions?, now),
             Done::Sent { nonce, hash, result } => {
                 self.metrics.broadcast(broadcast_result(&result));
                 self.book.answered(nonce, hash, result, now, fastrand::f64());
@@ -203,7 +204,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         let wanted = |key| waiters.get(&key).is_some_and(|waiter| !waiter.reply.is_closed());
         self.book.act(wanted, now);
         if let Some(look) = self.book.look(now) {
-            let (provider, sender) = (self.provider.clone(), self.wallet.address());
+            let (provider, sender) = (self.provider.clone(), self.sender.address());
             let at_once = self.at_once;
             self.beside.spawn(async move {
                 Done::Looked(look::ask_chain(&provider, sender, look, at_once).await)
@@ -224,6 +225,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     async fn carry_out(&mut self, effect: Effect) -> Result<(), LedgerError> {
         match effect {
             Effect::Sign(drafts) => self.sign(drafts),
+            Effect::Record(transactions) => self.record(transactions),
             Effect::Broadcast { transaction, waits } => self.broadcast(transaction, waits),
             Effect::Mined(id, block) => self.ledger.mined(id, block).await?,
             Effect::GiveUp(ids, why) => {
@@ -274,35 +276,38 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     }
 
     fn sign(&mut self, drafts: Vec<Draft>) {
-        let (wallet, ledger) = (self.wallet.clone(), self.ledger.clone());
+        // A book that only drains asks for nothing to be signed.
+        let Sender::Signs(wallet) = self.sender.clone() else { return };
         let metrics = self.metrics.clone();
         self.beside.spawn(async move {
-            let mut results: Vec<_> = stream::iter(drafts)
-                .map(|draft| {
-                    let (wallet, metrics) = (wallet.clone(), metrics.clone());
-                    async move {
-                        let begun = Instant::now();
-                        let result = draft.sign(&wallet).await;
-                        let code = result.as_ref().map_or_else(WalletError::code, |_| "ok");
-                        metrics.signed(code, begun.elapsed());
-                        (draft, result)
-                    }
-                })
-                .buffered(SIGNING_AT_ONCE)
-                .collect()
-                .await;
-            let mut prepared =
-                Prepared { signed: Vec::new(), failed: Vec::new(), recorded: Ok(()) };
-            for (draft, result) in results.drain(..) {
+            let sign = |draft: Draft| {
+                let (wallet, metrics) = (wallet.clone(), metrics.clone());
+                async move {
+                    let begun = Instant::now();
+                    let result = draft.sign(&wallet).await;
+                    let code = result.as_ref().map_or_else(WalletError::code, |_| "ok");
+                    metrics.signed(code, begun.elapsed());
+                    result.map_err(|error| (draft, error))
+                }
+            };
+            let mut signing = stream::iter(drafts).map(sign).buffered(SIGNING_AT_ONCE);
+            let (mut signed, mut failed) = (Vec::new(), Vec::new());
+            while let Some(result) = signing.next().await {
                 match result {
-                    Ok(signed) => prepared.signed.push(signed),
-                    Err(error) => prepared.failed.push((draft, error)),
+                    Ok(transaction) => signed.push(transaction),
+                    Err(draft) => failed.push(draft),
                 }
             }
-            if !prepared.signed.is_empty() {
-                prepared.recorded = ledger.signed(prepared.signed.clone()).await;
-            }
-            Done::Prepared(prepared)
+            Done::Signed { signed, failed }
+        });
+    }
+
+    /// Door (b).
+    fn record(&mut self, transactions: Vec<SignedTransaction>) {
+        let ledger = self.ledger.clone();
+        self.beside.spawn(async move {
+            let recorded = ledger.signed(transactions.clone()).await;
+            Done::Recorded(recorded.map(|()| transactions))
         });
     }
 

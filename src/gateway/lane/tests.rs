@@ -179,11 +179,8 @@ fn landing(submission: &mut Submission) -> Landing {
     submission.landing.try_recv().expect("landed by now").expect("mined")
 }
 
-/// What a book that was just told of a head wants broadcast for so many payloads: whether each waits
-/// for its receipt.
-async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
-    ids.for_each(|id| book.submit(payload(id)));
-    book.act(|_| true, Instant::now());
+/// Whatever the book wants signed.
+async fn signed_for(book: &mut Book) -> Vec<SignedTransaction> {
     let mut signed = Vec::new();
     for effect in book.effects() {
         let Effect::Sign(drafts) = effect else { continue };
@@ -191,7 +188,21 @@ async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
             signed.push(draft.sign(&wallet()).await.expect("a local key signs"));
         }
     }
-    book.signed(signed, Vec::new(), Instant::now(), 0.5);
+    signed
+}
+
+/// What a book that was just told of a head wants broadcast for so many payloads: whether each waits
+/// for its receipt.
+async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
+    ids.for_each(|id| book.submit(payload(id)));
+    book.act(|_| true, Instant::now());
+    let signed = signed_for(book).await;
+    book.signed(signed.clone(), Vec::new(), Instant::now(), 0.5);
+    book.act(|_| true, Instant::now());
+    let effects = book.effects();
+    let is_recorded_first = matches!(&effects[..], [Effect::Record(these)] if *these == signed);
+    assert!(is_recorded_first, "{effects:?}");
+    book.recorded(signed, Instant::now());
     book.act(|_| true, Instant::now());
     let mut waiting = Vec::new();
     for effect in book.effects() {
@@ -534,9 +545,15 @@ async fn b6_what_a_node_cannot_know_yet_has_not_left_the_chain() {
     assert_eq!(scene.ledger.rows().len(), 2, "no other bytes");
 }
 
-/// The receipt of the first version comes while the second one is being signed.
+/// The receipt of the first version comes while the second one is being signed, or recorded.
 #[tokio::test(start_paused = true)]
 async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
+    for is_signed in [false, true] {
+        b7_replaced(is_signed).await;
+    }
+}
+
+async fn b7_replaced(is_signed: bool) {
     let address = wallet().address();
     let options = LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: HIGHEST_FEE };
     let mut book = Book::new(options, address, 0, Recovered::default(), Instant::now());
@@ -554,26 +571,27 @@ async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
         data: None,
     };
     book.answered(0, first, Err(dear), Instant::now(), 0.5);
-    let mut signed = Vec::new();
-    for effect in book.effects() {
-        let Effect::Sign(drafts) = effect else { continue };
-        for draft in drafts {
-            signed.push(draft.sign(&wallet()).await.expect("a local key signs"));
-        }
-    }
+    let signed = signed_for(&mut book).await;
     let replacement = signed[0].id();
+    if is_signed {
+        book.signed(signed.clone(), Vec::new(), Instant::now(), 0.5);
+    }
     let receipt =
         Receipt { hash: first, block: head.block, success: true, gas_used: 1, gas_price: 1 };
     let open = vec![(0, Some(receipt))];
     let seen = Seen { count: 1, open, is_whole: true, ..Seen::default() };
     book.seen(Some(seen), Instant::now());
     book.effects();
-    book.signed(signed, Vec::new(), Instant::now(), 0.5);
-    let effects = book.effects();
-    assert!(
-        matches!(&effects[..], [Effect::GiveUp(ids, GivenUp::Rejected)] if ids[..] == [replacement]),
-        "{effects:?}"
-    );
+    if is_signed {
+        book.recorded(signed, Instant::now());
+        let effects = book.effects();
+        let is_given_up = matches!(&effects[..], [Effect::GiveUp(ids, GivenUp::Rejected)]
+            if ids[..] == [replacement]);
+        assert!(is_given_up, "{effects:?}");
+    } else {
+        book.signed(signed, Vec::new(), Instant::now(), 0.5);
+        assert!(book.effects().is_empty(), "there is nothing to be recorded");
+    }
     assert_eq!(book.open_hashes(), []);
     assert_eq!(book.tally().foreign, 0);
 }

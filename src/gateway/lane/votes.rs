@@ -92,7 +92,7 @@ async fn ask(
 
 /// What the other nodes show of transactions that the one which is read from does not.
 #[derive(Debug)]
-pub(crate) struct Elsewhere {
+pub(super) struct Elsewhere {
     /// In the order asked.
     pub receipts: Vec<Option<Receipt>>,
     /// One of them did not answer: it may have more.
@@ -101,7 +101,7 @@ pub(crate) struct Elsewhere {
 
 /// Asks the sound nodes but the first for receipts. One of them counts where its block is in the chain
 /// of the node that is read from: neither a fork nor an invention is.
-pub(crate) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Elsewhere {
+pub(super) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Elsewhere {
     let mut found = Elsewhere { receipts: vec![None; hashes.len()], is_silent: false };
     let mut blocks: HashMap<u64, Option<B256>> = HashMap::new();
     for node in provider.sound_nodes().into_iter().skip(1) {
