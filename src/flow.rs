@@ -22,7 +22,6 @@ mod capacity;
 mod dispatch;
 mod walk;
 mod agreement;
-mod noting;
 #[cfg(test)]
 mod fake_ledger;
 

@@ -24,6 +24,15 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// The answer in hand, if there is one.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Arrived | Self::Asked => None,
+            Self::Answered(answer) | Self::Submitted(answer) => Some(answer),
+        }
+    }
+
     /// The name in logs, metrics and the journal. `settled` is the name of having an outcome.
     #[must_use]
     pub fn as_str(&self) -> &'static str {

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use self::{
     earlier::{Earlier, Found},
-    gas::{GasBook, GasError},
+    gas::{First, GasBook, GasError},
     second_look::Reverts,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     gateway::{
         abi::{ContractError, Verdict},
         decryption::DecryptionAdapter,
-        lane::{Landing, Lane, Notice, Payload, SubmitError},
+        lane::{self, Landing, Lane, Notice, Payload, SubmitError},
         provider::{At, Call, Provider, RpcError},
     },
     metrics::Metrics,
@@ -55,47 +55,68 @@ pub enum Before {
     MaybeForgotten,
 }
 
-/// What became of a payload.
-enum Sent {
-    Landed(Landing),
-    /// The node executed it in advance and did not take it.
-    WouldRevert(Bytes),
-    /// It is no transaction that a node takes: of this gas limit, perhaps.
-    NotTaken(RpcError),
-}
-
-/// What a mined transaction means.
-enum Read {
-    End(Outcome),
-    /// It did not get through.
-    Again,
-}
-
-/// Why an answer is not sent again for now.
+/// What the last try came to.
+#[derive(Debug)]
 enum Stuck {
+    /// The node executed it in advance, and refused it.
     Said(Bytes),
+    /// It is no transaction that a node takes: of this gas limit, perhaps.
     NotTaken(RpcError),
     Mined,
 }
 
+/// An answer on its way, as its walk keeps it from one stage to the next.
+#[derive(Debug)]
+pub struct Sending {
+    pub begun: Instant,
+    before: Before,
+    /// In the lane's hands.
+    in_lane: Option<lane::Submission>,
+    /// It goes on by itself once somebody has fixed something.
+    waits: bool,
+    /// So often it was handed to the lane.
+    tries: u32,
+    stuck: Stuck,
+    /// While it is the first of its class the others wait for it.
+    first: Option<First>,
+}
+
+impl Sending {
+    /// Of an answer with this past.
+    #[must_use]
+    pub fn begin(before: Before) -> Self {
+        let (begun, stuck) = (Instant::now(), Stuck::Mined);
+        Self { begun, before, in_lane: None, waits: false, tries: 0, stuck, first: None }
+    }
+
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+}
+
+/// What is heard of an answer on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A transaction with it is recorded, and a node has it.
+    Broadcast {
+        transaction: B256,
+    },
+    /// It goes on by itself once this is fixed.
+    Waits(Hold),
+    /// No transaction with it is under way any more, and another one may be sent.
+    Returned {
+        why: &'static str,
+    },
+    Ended(Outcome),
+}
+
+const NONE_UNDER_WAY: &str = "no transaction with it is under way";
+const WOULD_NOT_NOW: &str = "its transaction reverted, and would not now";
+const NEVER_TAKEN: &str = "no node has taken its transaction";
 const WITHOUT_REASON: &str = "its transactions revert without a reason";
 const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes estimate too little of it; \
                           gas_limit sets it";
-
-/// What the room reports while it waits for the receipt.
-#[derive(Clone, Debug)]
-pub enum Progress {
-    Submitted {
-        transaction: B256,
-    },
-    /// It goes on by itself once this is mended.
-    Waiting(Hold),
-}
-
-/// Who hears of the progress.
-pub trait Report: Sync {
-    fn report(&self, progress: Progress) -> impl Future<Output = ()> + Send;
-}
 
 /// Why there is no outcome.
 #[derive(Debug, thiserror::Error)]
@@ -172,32 +193,13 @@ impl SubmissionError {
     /// Whether other requests need not have the same trouble.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        match self {
-            Self::Held(_)
-            | Self::Rejected(_)
-            | Self::EarlierYoung
-            | Self::Contradicted
-            | Self::Unheard
-            | Self::NotRequested
-            | Self::NotRequestedYet => true,
-            Self::Rpc(_) | Self::EarlierNotYet | Self::Paused | Self::Stopped => false,
-        }
+        !matches!(self, Self::Rpc(_) | Self::EarlierNotYet | Self::Paused | Self::Stopped)
     }
 
     /// Whether it says what the contract has, or has not, under the request's id.
     #[must_use]
     pub fn is_of_contract(&self) -> bool {
-        match self {
-            Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet => true,
-            Self::Held(_)
-            | Self::Rpc(_)
-            | Self::EarlierYoung
-            | Self::EarlierNotYet
-            | Self::Contradicted
-            | Self::Unheard
-            | Self::Paused
-            | Self::Stopped => false,
-        }
+        matches!(self, Self::Rejected(_) | Self::NotRequested | Self::NotRequestedYet)
     }
 }
 
@@ -228,30 +230,48 @@ impl<P: Provider> Submission<P> {
         }
     }
 
-    /// Brings the answer on chain. What may have been sent `before` is looked for, and then no gas is
-    /// spent before the node says that the contract would take the answer; all nodes, where it was
-    /// spent already.
-    pub async fn submit(
+    /// Hands the answer to the lane, if it is not there, and waits until something is heard of it. What
+    /// may have been sent before is looked for, and then no gas is spent before the node says that the
+    /// contract would take the answer; all nodes, where it was spent already.
+    pub async fn send(
         &self,
         request: &Request,
         answer: &Answer,
-        before: Before,
-        report: &impl Report,
-    ) -> Result<Outcome, SubmissionError> {
-        let submitted = self.bring(request, answer, before, report).await;
-        if submitted.is_ok() {
-            self.reverts.forget(request.key);
+        sending: &mut Sending,
+    ) -> Result<Heard, SubmissionError> {
+        let call = self.call(request, answer)?;
+        loop {
+            if sending.in_lane.is_none()
+                && let Some(outcome) = self.hand_over(request, &call, sending).await?
+            {
+                return Ok(self.ended(request, outcome));
+            }
+            match self.hear(request, &call, sending).await? {
+                // The next try asks the node why.
+                Heard::Returned { .. } => {}
+                heard @ (Heard::Broadcast { .. } | Heard::Waits(_) | Heard::Ended(_)) => {
+                    return Ok(heard);
+                }
+            }
         }
-        submitted
     }
 
-    async fn bring(
+    /// Waits for what becomes of the transaction. The lane knows the one that an earlier run has sent.
+    pub async fn follow(
         &self,
         request: &Request,
         answer: &Answer,
-        before: Before,
-        report: &impl Report,
-    ) -> Result<Outcome, SubmissionError> {
+        sending: &mut Sending,
+    ) -> Result<Heard, SubmissionError> {
+        let call = self.call(request, answer)?;
+        if sending.in_lane.is_none() {
+            sending.in_lane = self.lane.attach(request.key).await.map_err(into_error)?;
+        }
+        self.hear(request, &call, sending).await
+    }
+
+    /// What the contract is called with.
+    fn call(&self, request: &Request, answer: &Answer) -> Result<Call, SubmissionError> {
         let Some(data) = self.adapter.response(request, answer) else {
             return Err(SubmissionError::Held(Hold::new(
                 HoldReason::UnsupportedGeneration,
@@ -267,99 +287,109 @@ impl<P: Provider> Submission<P> {
                 ),
             )));
         }
-        let maybe_sent = before != Before::Nothing;
-        let call = Call { from: Some(self.lane.sender()), to: self.adapter.address(), data };
-        if maybe_sent
-            && let Some(submission) = self.lane.attach(request.key).await.map_err(into_error)?
-            && let Sent::Landed(landing) = self.follow(submission, report).await?
-            && let Read::End(outcome) = self.read_landing(request, &call, landing, before).await?
-        {
-            return Ok(outcome);
-        }
-        if before == Before::MaybeForgotten
-            && let Some(outcome) = self.earlier_answer(request).await?
-        {
-            return Ok(outcome);
-        }
-        let _first = self.gas.first(request, &call).await;
-        let mut stuck = Stuck::Mined;
-        for attempt in 0..MAX_TRIES {
-            if self.reverts.any(request.key)
-                && let Some(outcome) = self.before_another(request, &call, before).await?
+        Ok(Call { from: Some(self.lane.sender()), to: self.adapter.address(), data })
+    }
+
+    /// An outcome: the request has one, and nothing is sent.
+    async fn hand_over(
+        &self,
+        request: &Request,
+        call: &Call,
+        sending: &mut Sending,
+    ) -> Result<Option<Outcome>, SubmissionError> {
+        let before = sending.before;
+        if sending.tries == 0 {
+            if before != Before::Nothing {
+                sending.in_lane = self.lane.attach(request.key).await.map_err(into_error)?;
+                if sending.in_lane.is_some() {
+                    return Ok(None);
+                }
+            }
+            if before == Before::MaybeForgotten
+                && let Some(outcome) = self.earlier_answer(request).await?
             {
-                return Ok(outcome);
+                return Ok(Some(outcome));
             }
-            if let Some(barred) = self.reverts.bar(request.key, Instant::now()) {
-                return Err(barred);
-            }
-            let wary = maybe_sent || attempt > 0 || self.trouble.load(Ordering::Relaxed);
-            let gas_limit =
-                match self.gas.limit(request, &call, self.adapter.provider(), wary).await {
-                    Ok(gas_limit) => gas_limit,
-                    Err(error @ GasError::TooLow { .. }) => {
-                        return Err(rejected(&error.to_string()));
-                    }
-                    Err(GasError::Estimate(error)) => match error.revert_data() {
-                        Some(data) => return self.judge(request, &call, &data, before).await,
-                        None => return Err(error.into()),
-                    },
-                };
-            let payload =
-                Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };
-            let submission = self.lane.submit(payload).await.map_err(into_error)?;
-            match self.follow(submission, report).await? {
-                Sent::Landed(landing) => {
-                    match self.read_landing(request, &call, landing, before).await? {
-                        Read::End(outcome) => return Ok(outcome),
-                        Read::Again => stuck = Stuck::Mined,
-                    }
-                }
-                // The next round asks the node why.
-                Sent::WouldRevert(data) => stuck = Stuck::Said(data),
-                Sent::NotTaken(error) => {
-                    if !self.gas.forget(request, &call).await {
-                        let error = SubmitError::NotTaken(error);
-                        return Err(rejected(&format!("{error}; check gas_limit")));
-                    }
-                    stuck = Stuck::NotTaken(error);
-                }
-            }
+            sending.first = self.gas.first(request, call).await;
         }
-        match stuck {
-            Stuck::Said(data) => self.judge(request, &call, &data, before).await,
-            Stuck::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error))),
-            Stuck::Mined => {
-                let barred = self.reverts.bar(request.key, Instant::now());
-                Err(barred.unwrap_or_else(|| rejected(WITHOUT_REASON)))
+        if sending.tries >= MAX_TRIES {
+            return match &sending.stuck {
+                Stuck::Said(data) => self.judge(request, call, data, before).await.map(Some),
+                Stuck::NotTaken(error) => Err(into_error(SubmitError::NotTaken(error.clone()))),
+                Stuck::Mined => {
+                    let barred = self.reverts.bar(request.key, Instant::now());
+                    Err(barred.unwrap_or_else(|| rejected(WITHOUT_REASON)))
+                }
+            };
+        }
+        if self.reverts.any(request.key)
+            && let Some(outcome) = self.before_another(request, call, before).await?
+        {
+            return Ok(Some(outcome));
+        }
+        if let Some(barred) = self.reverts.bar(request.key, Instant::now()) {
+            return Err(barred);
+        }
+        let wary =
+            before != Before::Nothing || sending.tries > 0 || self.trouble.load(Ordering::Relaxed);
+        let gas_limit = match self.gas.limit(request, call, self.adapter.provider(), wary).await {
+            Ok(gas_limit) => gas_limit,
+            Err(error @ GasError::TooLow { .. }) => return Err(rejected(&error.to_string())),
+            Err(GasError::Estimate(error)) => match error.revert_data() {
+                Some(data) => return self.judge(request, call, &data, before).await.map(Some),
+                None => return Err(error.into()),
+            },
+        };
+        sending.tries += 1;
+        let payload =
+            Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };
+        sending.in_lane = Some(self.lane.submit(payload).await.map_err(into_error)?);
+        Ok(None)
+    }
+
+    /// Waits for the lane's next word.
+    async fn hear(
+        &self,
+        request: &Request,
+        call: &Call,
+        sending: &mut Sending,
+    ) -> Result<Heard, SubmissionError> {
+        let Some(in_lane) = &mut sending.in_lane else {
+            return Ok(Heard::Returned { why: NONE_UNDER_WAY });
+        };
+        let heard = in_lane.next().await;
+        sending.waits = matches!(heard, Ok(Notice::Waiting(_)));
+        let landed = match heard {
+            Ok(Notice::Broadcast { transaction }) => return Ok(Heard::Broadcast { transaction }),
+            Ok(Notice::Waiting(hold)) => return Ok(Heard::Waits(hold)),
+            Ok(Notice::Landed(landing)) => Ok(landing),
+            Err(error) => Err(error),
+        };
+        sending.in_lane = None;
+        match landed {
+            Ok(landing) => {
+                sending.stuck = Stuck::Mined;
+                self.read_landing(request, call, landing, sending.before).await
             }
+            Err(SubmitError::WouldRevert { data }) => {
+                sending.stuck = Stuck::Said(data);
+                Ok(Heard::Returned { why: NEVER_TAKEN })
+            }
+            Err(SubmitError::NotTaken(error)) => {
+                if !self.gas.forget(request, call).await {
+                    let error = SubmitError::NotTaken(error);
+                    return Err(rejected(&format!("{error}; check gas_limit")));
+                }
+                sending.stuck = Stuck::NotTaken(error);
+                Ok(Heard::Returned { why: NEVER_TAKEN })
+            }
+            Err(error @ (SubmitError::Held(_) | SubmitError::Stopped)) => Err(into_error(error)),
         }
     }
 
-    /// Waits for the receipt, passing on what the lane reports meanwhile.
-    async fn follow(
-        &self,
-        mut submission: crate::gateway::lane::Submission,
-        report: &impl Report,
-    ) -> Result<Sent, SubmissionError> {
-        loop {
-            tokio::select! {
-                biased;
-                Some(notice) = submission.notices.recv() => match notice {
-                    Notice::Broadcast { transaction } => {
-                        report.report(Progress::Submitted { transaction }).await;
-                    }
-                    Notice::Waiting(hold) => report.report(Progress::Waiting(hold)).await,
-                },
-                landing = &mut submission.landing => {
-                    return match landing.map_err(|_| SubmissionError::Stopped)? {
-                        Ok(landing) => Ok(Sent::Landed(landing)),
-                        Err(SubmitError::WouldRevert { data }) => Ok(Sent::WouldRevert(data)),
-                        Err(SubmitError::NotTaken(error)) => Ok(Sent::NotTaken(error)),
-                        Err(error) => Err(into_error(error)),
-                    };
-                }
-            }
-        }
+    fn ended(&self, request: &Request, outcome: Outcome) -> Heard {
+        self.reverts.forget(request.key);
+        Heard::Ended(outcome)
     }
 
     /// What a mined transaction means.
@@ -369,12 +399,12 @@ impl<P: Provider> Submission<P> {
         call: &Call,
         landing: Landing,
         before: Before,
-    ) -> Result<Read, SubmissionError> {
+    ) -> Result<Heard, SubmissionError> {
         let Landing { transaction, block, success, gas_used, gas_limit } = landing;
         self.trouble.store(!success, Ordering::Relaxed);
         if success {
             self.gas.used(request, call, gas_used.min(gas_limit));
-            return Ok(Read::End(Outcome::Accepted { transaction, block }));
+            return Ok(self.ended(request, Outcome::Accepted { transaction, block }));
         }
         // All but a 64th of the gas can be passed to an inner call, so "used up" is not exact.
         let used_up = gas_limit > 0 && gas_used >= gas_limit - gas_limit / 32;
@@ -388,16 +418,19 @@ impl<P: Provider> Submission<P> {
             warn!(request = %request.key, gas_limit, "out of gas");
             self.metrics.contract_error("out_of_gas");
             self.gas.exhausted(request, call, gas_limit).await;
-            return Ok(Read::Again);
+            return Ok(Heard::Returned { why });
         }
         let again = self.adapter.provider().call(call, At::Number(block.number)).await;
         match again {
             Ok(_) => {
                 debug!(request = %request.key, %transaction, "reverted, and would not revert now");
-                Ok(Read::Again)
+                Ok(Heard::Returned { why: WOULD_NOT_NOW })
             }
             Err(error) => match error.revert_data() {
-                Some(data) => self.judge(request, call, &data, before).await.map(Read::End),
+                Some(data) => {
+                    let judged = self.judge(request, call, &data, before).await;
+                    judged.map(|outcome| self.ended(request, outcome))
+                }
                 None => Err(error.into()),
             },
         }

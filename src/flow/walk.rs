@@ -21,8 +21,7 @@ use super::{
     depth::Line,
     intake::{Doing, Hand},
     kms_core::{self, CoreError, Ending, Poll},
-    noting::Noting,
-    submission::{Before, SubmissionError},
+    submission::{Before, Heard, Sending, SubmissionError},
 };
 use crate::{
     domain::{
@@ -54,6 +53,8 @@ pub(super) enum Door {
     To(Stage, Step),
     /// To the Core once more, after a pause, and what is odd in what it said.
     Back(Stage, Option<&'static str>),
+    /// It stays where it is, and goes on by itself once somebody has fixed this.
+    Waits(Hold),
     Out(Outcome),
 }
 
@@ -75,9 +76,11 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let (forgotten, pause) = (self.is_forgotten(&request), self.options.retry_interval);
         let mut history = History::begin(standing.as_ref(), forgotten, pause);
         let mut stage = standing.map_or(Stage::Arrived, resume);
+        let mut sending = None;
         loop {
             let begun = Instant::now();
-            let door = self.step(&request, &stage, &mut history, seat, &stop).await;
+            let at = (&stage, &mut sending);
+            let door = self.step(&request, at, &mut history, seat, &stop).await;
             let Some(door) = door else { return Ok(Ended::Stopped) };
             history.was_at(&stage);
             let setback = match door {
@@ -87,7 +90,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::To(entered, noted)) => {
                     debug!(from = stage.as_str(), to = entered.as_str(), "door passed");
                     self.ledger.note(key, noted).await?;
-                    history.entered(&entered);
+                    history.entered(&stage, &entered);
                     stage = entered;
                     continue;
                 }
@@ -100,9 +103,18 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     }
                     continue;
                 }
+                Ok(Door::Waits(hold)) => {
+                    Box::pin(self.wait(key, hold)).await?;
+                    continue;
+                }
                 Ok(Door::Out(end)) => return Box::pin(self.settle(&request, end)).await,
                 Err(setback) => setback,
             };
+            // Whatever was sent is mined and brought nothing, or was never taken.
+            sending = None;
+            if let Stage::Submitted(answer) = stage {
+                stage = Stage::Answered(answer);
+            }
             let setback = setback.without_better_answer(&stage, &history);
             let confirming = Box::pin(self.confirm(&request, setback, history.held));
             let setback = match stop.run_until_cancelled(confirming).await {
@@ -160,7 +172,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     async fn step(
         &self,
         request: &Request,
-        stage: &Stage,
+        (stage, sending): (&Stage, &mut Option<Sending>),
         history: &mut History,
         seat: Seat<'_>,
         stop: &CancellationToken,
@@ -176,7 +188,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Err(error) => return Some(Err(Setback::of(&error))),
             }
         }
-        self.enter(request, stage, history, seat, stop).await
+        self.enter(request, (stage, sending), history, seat, stop).await
     }
 
     /// The room of this stage. Before the answer is in hand a stop leaves the request to the next
@@ -188,7 +200,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     async fn enter(
         &self,
         request: &Request,
-        stage: &Stage,
+        (stage, sending): (&Stage, &mut Option<Sending>),
         history: &mut History,
         seat: Seat<'_>,
         stop: &CancellationToken,
@@ -217,13 +229,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
             (Mode::Answer(rooms), Stage::Answered(answer) | Stage::Submitted(answer)) => {
                 seat.hand.does(Doing::Sending);
-                let noting = Noting::new(self, request.key);
-                let submitting = self.submit(rooms, request, answer, history.before, &noting);
-                tokio::select! {
-                    biased;
-                    done = Box::pin(submitting) => Some(done),
-                    // The lane goes on with what was recorded, at the latest at the next start.
-                    () = noting.waits_at(stop) => None,
+                let sending = sending.get_or_insert_with(|| Sending::begin(history.before));
+                // The lane goes on with what was recorded, at the latest at the next start.
+                let may_stop = sending.waits();
+                let bringing = Box::pin(self.bring(rooms, request, (stage, answer), sending));
+                if may_stop {
+                    stop.run_until_cancelled(bringing).await
+                } else {
+                    Some(bringing.await)
                 }
             }
         }
@@ -270,6 +283,15 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             return Ok(());
         }
         self.ledger.note(key, Step::Worked(worked)).await
+    }
+
+    /// It waits in its place for somebody to fix something, and goes on by itself.
+    async fn wait(&self, key: RequestKey, hold: Hold) -> Result<(), LedgerError> {
+        let (reason, detail) = (hold.reason.as_str(), &hold.detail);
+        let heard = self.heard("waits", reason);
+        warn_rarely!(heard, "request waits", reason, detail);
+        self.metrics.held(hold.reason);
+        self.ledger.note(key, Step::Held(hold)).await
     }
 
     /// Said when it is news, not at each time it was tried again in vain.
@@ -551,29 +573,47 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         false
     }
 
-    /// Room 4.
-    async fn submit(
+    /// Room 4: an answer is handed to the lane until a transaction with it is on its way, and one that is
+    /// on its way is followed until it is mined.
+    async fn bring(
         &self,
         rooms: &Rooms<P>,
         request: &Request,
-        answer: &Answer,
-        before: Before,
-        noting: &Noting<'_, P, B, L>,
+        (stage, answer): (&Stage, &Answer),
+        sending: &mut Sending,
     ) -> Result<Door, Setback> {
-        let begun = Instant::now();
-        let submitting = rooms.submission.submit(request, answer, before, noting);
-        let error = match submitting.instrument(debug_span!("gateway")).await {
-            Ok(outcome) => {
-                self.metrics.took(Room::Submission, begun.elapsed());
-                return Ok(Door::Out(outcome));
-            }
-            Err(error) => error,
+        let (room, span) = (&rooms.submission, debug_span!("gateway"));
+        let begun = sending.begun;
+        let heard = if let Stage::Submitted(_) = stage {
+            room.follow(request, answer, sending).instrument(span).await
+        } else {
+            room.send(request, answer, sending).instrument(span).await
         };
-        if !matches!(error, SubmissionError::Stopped) {
-            // Whatever was sent for it is mined and brought nothing, or was never taken.
-            noting.note(Step::Returned { why: error.to_string() }).await;
+        match heard {
+            Ok(Heard::Broadcast { transaction }) => {
+                debug!(%transaction, "transaction broadcast");
+                Ok(Door::To(Stage::Submitted(answer.clone()), Step::Submitted { transaction }))
+            }
+            Ok(Heard::Waits(hold)) => Ok(Door::Waits(hold)),
+            Ok(Heard::Returned { why }) => {
+                let why = why.to_owned();
+                Ok(Door::To(Stage::Answered(answer.clone()), Step::Returned { why }))
+            }
+            Ok(Heard::Ended(outcome)) => {
+                self.metrics.took(Room::Submission, begun.elapsed());
+                Ok(Door::Out(outcome))
+            }
+            Err(error) => {
+                if !matches!(error, SubmissionError::Stopped) {
+                    let returned = Step::Returned { why: error.to_string() };
+                    // A journal that fails ends the instance by its own way.
+                    if let Err(error) = self.ledger.note(request.key, returned).await {
+                        debug!(%error, "could not note a step");
+                    }
+                }
+                Box::pin(self.weigh(rooms, request, answer, error)).await
+            }
         }
-        Box::pin(self.weigh(rooms, request, answer, error)).await
     }
 
     /// What follows from an answer that was not taken: first the chain is looked at.

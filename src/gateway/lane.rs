@@ -199,16 +199,31 @@ pub enum SubmitError {
 pub enum Notice {
     /// Recorded and on its way.
     Broadcast { transaction: B256 },
-    /// It goes on by itself as soon as somebody mends this.
+    /// It goes on by itself as soon as somebody fixes this.
     Waiting(Hold),
+    /// Mined: nothing comes after this.
+    Landed(Landing),
 }
 
 /// The caller's end of a submission.
 #[derive(Debug)]
 pub struct Submission {
     /// Bounded; when it is full further notices are dropped.
-    pub notices: mpsc::Receiver<Notice>,
-    pub landing: oneshot::Receiver<Result<Landing, SubmitError>>,
+    notices: mpsc::Receiver<Notice>,
+    landing: oneshot::Receiver<Result<Landing, SubmitError>>,
+}
+
+impl Submission {
+    /// Waits for what happens next. After a landing or an error nothing does. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Notice, SubmitError> {
+        tokio::select! {
+            biased;
+            Some(notice) = self.notices.recv() => Ok(notice),
+            landing = &mut self.landing => {
+                landing.unwrap_or(Err(SubmitError::Stopped)).map(Notice::Landed)
+            }
+        }
+    }
 }
 
 /// A handle to the lane. Cheap to clone.
@@ -221,22 +236,19 @@ pub struct Lane {
 impl Lane {
     /// Hands a payload to the lane. Waits while the lane's queue is full.
     pub async fn submit(&self, payload: Payload) -> Result<Submission, SubmitError> {
-        let (reply, landing) = oneshot::channel();
-        let (notify, notices) = mpsc::channel(4);
-        let job = Job { payload, waiter: Waiter { reply, notify } };
-        self.jobs.send(Task::Submit(job)).await.map_err(|_| SubmitError::Stopped)?;
-        Ok(Submission { notices, landing })
+        let (waiter, submission) = Waiter::new();
+        let task = Task::Submit { payload, waiter };
+        self.jobs.send(task).await.map_err(|_| SubmitError::Stopped)?;
+        Ok(submission)
     }
 
     /// The submission of a request that an earlier run sent, if there is one.
     pub async fn attach(&self, request: RequestKey) -> Result<Option<Submission>, SubmitError> {
-        let (reply, landing) = oneshot::channel();
-        let (notify, notices) = mpsc::channel(4);
-        let (found, answer) = oneshot::channel();
-        let task = Task::Attach { request, waiter: Waiter { reply, notify }, found };
+        let ((waiter, submission), (found, answer)) = (Waiter::new(), oneshot::channel());
+        let task = Task::Attach { request, waiter, found };
         self.jobs.send(task).await.map_err(|_| SubmitError::Stopped)?;
         let found = answer.await.map_err(|_| SubmitError::Stopped)?;
-        Ok(found.then_some(Submission { notices, landing }))
+        Ok(found.then_some(submission))
     }
 
     /// The wallet's address.
@@ -259,20 +271,21 @@ pub struct LaneOptions {
 /// What callers ask of the lane.
 #[derive(Debug)]
 enum Task {
-    Submit(Job),
+    Submit { payload: Payload, waiter: Waiter },
     Attach { request: RequestKey, waiter: Waiter, found: oneshot::Sender<bool> },
-}
-
-#[derive(Debug)]
-struct Job {
-    payload: Payload,
-    waiter: Waiter,
 }
 
 #[derive(Debug)]
 struct Waiter {
     reply: oneshot::Sender<Result<Landing, SubmitError>>,
     notify: mpsc::Sender<Notice>,
+}
+
+impl Waiter {
+    fn new() -> (Self, Submission) {
+        let ((reply, landing), (notify, notices)) = (oneshot::channel(), mpsc::channel(4));
+        (Self { reply, notify }, Submission { notices, landing })
+    }
 }
 
 /// The task behind a [`Lane`].

@@ -30,10 +30,27 @@ struct Scene {
     _mining: JoinSet<()>,
 }
 
-struct Silent;
-
-impl Report for Silent {
-    async fn report(&self, _: Progress) {}
+/// To its end, as a walk goes on from what it hears.
+async fn brought(
+    room: &Submission<FakeChain>,
+    request: &Request,
+    before: Before,
+) -> Result<Outcome, SubmissionError> {
+    let (answer, mut sending) = (answer(), Sending::begin(before));
+    let mut is_sent = false;
+    loop {
+        let heard = if is_sent {
+            room.follow(request, &answer, &mut sending).await?
+        } else {
+            room.send(request, &answer, &mut sending).await?
+        };
+        match heard {
+            Heard::Broadcast { .. } => is_sent = true,
+            Heard::Waits(_) => assert!(sending.waits()),
+            Heard::Returned { .. } => is_sent = false,
+            Heard::Ended(outcome) => return Ok(outcome),
+        }
+    }
 }
 
 impl Scene {
@@ -67,10 +84,9 @@ impl Scene {
 
     async fn submit(&self, id: u64, maybe_sent: bool) -> Result<Outcome, SubmissionError> {
         let request = request(id, self.chain.block(100));
-        let answer = answer();
         let before = if maybe_sent { Before::MaybeSent } else { Before::Nothing };
-        let submitting = self.room.submit(&request, &answer, before, &Silent);
-        tokio::time::timeout(Duration::from_mins(2), submitting).await.expect("ends")
+        let bringing = brought(&self.room, &request, before);
+        tokio::time::timeout(Duration::from_mins(2), bringing).await.expect("ends")
     }
 
     /// The gas limit of the next answer.
@@ -208,9 +224,7 @@ async fn d8_a_start_with_sixty_requests_to_catch_up_pays_for_each_once() {
     let mut submitting = JoinSet::new();
     for id in 0..60 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
-        submitting.spawn(async move {
-            room.submit(&request(id, block), &answer(), Before::Nothing, &Silent).await
-        });
+        submitting.spawn(async move { brought(&room, &request(id, block), Before::Nothing).await });
     }
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
@@ -227,9 +241,7 @@ async fn out_of_gas_raises_the_limit_once() {
     let mut submitting = JoinSet::new();
     for id in 1..40 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
-        submitting.spawn(async move {
-            room.submit(&request(id, block), &answer(), Before::Nothing, &Silent).await
-        });
+        submitting.spawn(async move { brought(&room, &request(id, block), Before::Nothing).await });
     }
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
@@ -397,8 +409,7 @@ async fn a_request_that_left_the_chain_is_orphaned_once_its_block_is_buried() {
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
     let stray = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let stray = request(1, stray);
-    let answer = answer();
-    let submit = || scene.room.submit(&stray, &answer, Before::MaybeSent, &Silent);
+    let submit = || brought(&scene.room, &stray, Before::MaybeSent);
     assert_eq!(submit().await.unwrap_err().remedy(), Remedy::Retry, "it may come back");
     scene.chain.mine_empty(70);
     assert_eq!(submit().await.unwrap(), Outcome::Orphaned);
@@ -415,7 +426,7 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     let key = crate::gateway::abi::decode(&request_event(1)).unwrap().key;
     let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let moved = Request { key, ..request(1, was) };
-    let said = scene.room.submit(&moved, &answer(), Before::MaybeSent, &Silent).await;
+    let said = brought(&scene.room, &moved, Before::MaybeSent).await;
     // The node has it in its chain, so its word counts.
     assert_eq!(said.unwrap_err().remedy(), Remedy::Refuse(Refusal::NotRequested));
     assert_eq!(moved.kind(), Kind::PublicDecryption);
@@ -627,12 +638,32 @@ async fn a9c_a_class_runs_out_of_gas_once_before_more_is_known() {
     let mut submitting = JoinSet::new();
     for id in 0..40 {
         let (room, block) = (scene.room.clone(), scene.chain.block(100));
-        submitting.spawn(async move {
-            room.submit(&request(id, block), &answer(), Before::Nothing, &Silent).await
-        });
+        submitting.spawn(async move { brought(&room, &request(id, block), Before::Nothing).await });
     }
     for outcome in submitting.join_all().await {
         assert!(matches!(outcome, Ok(Outcome::Accepted { .. })));
     }
     assert_eq!(scene.sent(), 41);
+}
+
+/// A start finds what an earlier one has sent, whatever it had heard of that.
+#[tokio::test(start_paused = true)]
+async fn what_is_submitted_is_found_in_the_lane_or_comes_back() {
+    let scene = Scene::new(None);
+    let (request, answer) = (request(1, scene.chain.block(100)), answer());
+    let (room, mut sending) = (&scene.room, Sending::begin(Before::Nothing));
+    let sent = room.send(&request, &answer, &mut sending).await.unwrap();
+    assert!(matches!(sent, Heard::Broadcast { .. }), "{sent:?}");
+    drop(sending);
+    let mut sending = Sending::begin(Before::MaybeSent);
+    let heard = loop {
+        match room.follow(&request, &answer, &mut sending).await.unwrap() {
+            Heard::Broadcast { .. } => {}
+            heard => break heard,
+        }
+    };
+    assert!(matches!(heard, Heard::Ended(Outcome::Accepted { .. })), "{heard:?}");
+    let heard = room.follow(&request, &answer, &mut Sending::begin(Before::MaybeSent)).await;
+    assert_eq!(heard.unwrap(), Heard::Returned { why: NONE_UNDER_WAY });
+    assert_eq!(scene.sent(), 1);
 }

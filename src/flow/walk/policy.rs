@@ -194,8 +194,7 @@ impl History {
     /// It was in the room of this stage.
     pub fn was_at(&mut self, stage: &Stage) {
         self.maybe_asked = true;
-        let has_answer = matches!(stage, Stage::Answered(_) | Stage::Submitted(_));
-        if has_answer && self.before == Before::Nothing {
+        if stage.answer().is_some() && self.before == Before::Nothing {
             self.before = Before::MaybeSent;
         }
     }
@@ -205,10 +204,13 @@ impl History {
         self.before = Before::MaybeSent;
     }
 
-    /// It got on.
-    pub fn entered(&mut self, stage: &Stage) {
+    /// It got on. An answer that is sent, and one that comes back, did not yet.
+    pub fn entered(&mut self, from: &Stage, stage: &Stage) {
+        if from.answer().is_some() {
+            return;
+        }
         self.stuck_since = None;
-        if matches!(stage, Stage::Answered(_)) {
+        if stage.answer().is_some() {
             self.pause.reset();
         }
     }
@@ -266,14 +268,13 @@ pub(in crate::flow) fn decide(
     at: Moment,
     expiry: Duration,
 ) -> Then {
-    let (answer, worked) = match stage {
-        Stage::Arrived => (None, Duration::ZERO),
-        Stage::Asked => (None, at.now.saturating_duration_since(at.begun)),
-        Stage::Answered(answer) | Stage::Submitted(answer) => (Some(answer), Duration::ZERO),
+    let worked = match stage {
+        Stage::Asked => at.now.saturating_duration_since(at.begun),
+        Stage::Arrived | Stage::Answered(_) | Stage::Submitted(_) => Duration::ZERO,
     };
     let expires = history.worked.saturating_add(worked) >= expiry;
     let Setback { remedy, code, why, own } = setback;
-    match (remedy, answer) {
+    match (remedy, stage.answer()) {
         (Remedy::Refuse(refusal), _) => Then::Refuse(refusal),
         (Remedy::Hold(hold), Some(answer)) if history.may_have_another(&hold) => {
             history.rejected = Some((answer.clone(), hold));

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    GivenUp, Job, LaneTask, Sender, SignedTransaction, Task, TransactionLedger, Waiter,
+    GivenUp, LaneTask, Sender, SignedTransaction, Task, TransactionLedger, Waiter,
     book::{Book, Effect, Tally},
     draft::Draft,
     look::{self, Looked},
@@ -143,7 +143,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
 
     fn accept(&mut self, task: Task) {
         match task {
-            Task::Submit(Job { payload, waiter }) => {
+            Task::Submit { payload, waiter } => {
                 self.waiters.insert(payload.request, waiter);
                 self.book.submit(payload);
             }

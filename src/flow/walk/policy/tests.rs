@@ -283,7 +283,7 @@ fn pauses_grow_and_have_a_bound_and_a_reason_is_news_once() {
             last = after;
         }
         assert!(last >= LONGEST_PAUSE / 2);
-        history.entered(&Stage::Answered(answer(1)));
+        history.entered(&Stage::Asked, &Stage::Answered(answer(1)));
         assert!(history.went_back(case.at.dice) <= FIRST_PAUSE);
     });
 }
