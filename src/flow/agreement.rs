@@ -1,7 +1,11 @@
 //! Whether the gateway nodes agree that a request is on chain: one that lies must not have anything
 //! decrypted.
 
-use super::{Flow, RequestLedger, ciphertexts::Buckets, walk::policy::Setback};
+use super::{
+    Flow, RequestLedger,
+    ciphertexts::Buckets,
+    walk::policy::setback::{Cause, Setback},
+};
 use crate::{
     domain::{BlockRef, Outcome, Remedy, Request},
     gateway::{decryption::Witnessed, provider::Provider},
@@ -26,13 +30,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             Witnessed::ByTwo => self.metrics.witnessed("by_two"),
             Witnessed::ByOne => self.metrics.witnessed("by_one"),
             Witnessed::ByNobody => {
-                let why = "no gateway node shows the request just now";
-                return Err(Setback::new(Remedy::Retry, "shown_by_nobody", &why));
+                return Err(Setback::retry(Cause::ShownByNobody));
             }
             Witnessed::Disputed { shown_by, denied_by } => {
                 self.metrics.witnessed("disputed");
-                let why = disputed(&shown_by, &denied_by);
-                return Err(Setback::own(Remedy::Retry, "disputed", &why));
+                let cause = Cause::Disputed { shown_by, denied_by };
+                return Err(Setback::own(Remedy::Retry, cause));
             }
             Witnessed::Nowhere => {
                 self.metrics.witnessed("nowhere");
@@ -42,28 +45,5 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             }
         }
         Ok(None)
-    }
-}
-
-fn disputed(shown_by: &[String], denied_by: &str) -> String {
-    let shown_by = match shown_by {
-        [] => "was told before".to_owned(),
-        [one] => format!("{one} shows"),
-        more => format!("{} show", more.join(" and ")),
-    };
-    format!(
-        "the gateway node {denied_by} does not have this request, which {shown_by}: the KMS Core is \
-         not asked until they agree; one of them is broken, or lies"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn b5_a_dispute_names_both_nodes() {
-        let said = disputed(&["a:1".to_owned()], "b:2");
-        assert!(said.contains("a:1 shows") && said.contains("b:2 does not have"), "{said}");
     }
 }

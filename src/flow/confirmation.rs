@@ -14,7 +14,8 @@
 use tracing::debug;
 
 use super::{
-    Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets, walk::policy::Setback,
+    Flow, RequestLedger, arrivals::suspects::Suspects, ciphertexts::Buckets,
+    walk::policy::setback::Setback,
 };
 use crate::{
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use self::{
     earlier::{Earlier, Found},
-    gas::{First, GasBook, GasError},
+    gas::{First, GasBook},
     second_look::Reverts,
 };
 use crate::{
@@ -119,7 +119,7 @@ const OUT_OF_GAS: &str = "its transactions run out of gas: the gateway nodes est
                           gas_limit sets it";
 
 /// Why there is no outcome.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SubmissionError {
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -332,14 +332,13 @@ impl<P: Provider> Submission<P> {
         }
         let wary =
             before != Before::Nothing || sending.tries > 0 || self.trouble.load(Ordering::Relaxed);
-        let gas_limit = match self.gas.limit(request, call, self.adapter.provider(), wary).await {
-            Ok(gas_limit) => gas_limit,
-            Err(error @ GasError::TooLow { .. }) => return Err(rejected(&error.to_string())),
-            Err(GasError::Estimate(error)) => match error.revert_data() {
-                Some(data) => return self.judge(request, call, &data, before).await.map(Some),
-                None => return Err(error.into()),
-            },
-        };
+        let gas_limit = self.gas.limit(request, call, self.adapter.provider(), wary).await;
+        if let Err(SubmissionError::Rpc(error)) = &gas_limit
+            && let Some(data) = error.revert_data()
+        {
+            return self.judge(request, call, &data, before).await.map(Some);
+        }
+        let gas_limit = gas_limit?;
         sending.tries += 1;
         let payload =
             Payload { request: request.key, to: call.to, data: call.data.clone(), gas_limit };

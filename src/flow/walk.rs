@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
 use self::policy::{
-    GIVE_WAY_AFTER, History, Moment, Setback, Then,
+    GIVE_WAY_AFTER, History, Moment, Then,
     blame::{self, Fault},
     dealings::{Next, resume},
+    setback::{Cause, Setback},
 };
 use super::{
     Flow, Intake, Mode, RequestLedger, Rooms, Step,
@@ -36,8 +37,6 @@ use crate::{
     metrics::Room,
     repeats::warn_rarely,
 };
-
-const LEFT: &str = "its block has left the chain, and may come back";
 
 /// How a walk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +84,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             history.was_at(&stage);
             let setback = match door {
                 Ok(Door::To(Stage::Answered(answer), _)) if history.was_rejected(&answer) => {
-                    Setback::same_answer()
+                    Setback::own(Remedy::Retry, Cause::SameAnswer)
                 }
                 Ok(Door::To(entered, noted)) => {
                     debug!(from = stage.as_str(), to = entered.as_str(), "door passed");
@@ -125,7 +124,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             let (wanted, dice) = (seat.is_wanted(), fastrand::f64());
             let at = Moment { begun, now: Instant::now(), wanted, dice };
             let expiry = self.options.request_expiry;
-            match policy::decide(&stage, setback, &mut history, at, expiry) {
+            match policy::decide(&stage, &setback, &mut history, at, expiry) {
                 Then::Refuse(refusal) => {
                     return Box::pin(self.settle(&request, Outcome::Refused(refusal))).await;
                 }
@@ -144,7 +143,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                     debug!("the KMS Core is asked for its answer again");
                     stage = Stage::Asked;
                 }
-                Then::Retry { after, code, why, news } => {
+                Then::Retry { after, news } => {
+                    let (code, why) = (setback.cause.code(), setback.cause.to_string());
                     self.say_failed(&stage, code, &why);
                     seat.hand.failed();
                     if news {
@@ -185,7 +185,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             match stop.run_until_cancelled(looking).await? {
                 Ok(Some(outcome)) => return Some(Ok(Door::Out(outcome))),
                 Ok(None) => history.is_unanswered(),
-                Err(error) => return Some(Err(Setback::of(&error))),
+                Err(error) => return Some(Err(Setback::of(error))),
             }
         }
         self.enter(request, (stage, sending), history, seat, stop).await
@@ -348,14 +348,14 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         loop {
             let kind = request.kind();
             if line.wait_for(|line| line.covers(kind, block.number)).await.is_err() {
-                return Err(Setback::new(Remedy::Retry, "stopping", &"the instance is stopping"));
+                return Err(Setback::retry(Cause::Stopping));
             }
             let found = self.whereabouts(request).await;
-            match found.map_err(|error| Setback::unasked(&error))? {
+            match found.map_err(Setback::retry)? {
                 Whereabouts::In(now) if now.number <= block.number => return Ok(None),
                 Whereabouts::In(now) => block = now,
                 Whereabouts::Unknown => {
-                    return Err(Setback::own(Remedy::Retry, "left_its_block", &LEFT));
+                    return Err(Setback::own(Remedy::Retry, Cause::LeftItsBlock));
                 }
                 Whereabouts::Gone => return Ok(Some(Outcome::Orphaned)),
             }
@@ -387,13 +387,12 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         hand: &Hand,
     ) -> Result<Door, Setback> {
         self.check_support(request).await?;
-        kms_core::wire::check(request)
-            .map_err(|error| Setback::own(error.remedy(), error.code(), &error))?;
+        kms_core::wire::check(request).map_err(|error| Setback::own(error.remedy(), error))?;
         let turn = match &self.mode {
             Mode::Answer(rooms) => {
                 hand.does(Doing::WaitingForCore);
                 let turn = rooms.core.turn().await;
-                let setback = |error: CoreError| Setback::new(error.remedy(), error.code(), &error);
+                let setback = |error: CoreError| Setback::new(error.remedy(), error);
                 Some((rooms, turn.map_err(setback)?))
             }
             Mode::Observe { .. } => None,
@@ -402,10 +401,10 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         hand.does(Doing::LookingBack);
         if again {
             let found = self.whereabouts(request).await;
-            match found.map_err(|error| Setback::unasked(&error))? {
+            match found.map_err(Setback::retry)? {
                 Whereabouts::In(now) => block = now,
                 Whereabouts::Unknown => {
-                    return Err(Setback::own(Remedy::Retry, "left_its_block", &LEFT));
+                    return Err(Setback::own(Remedy::Retry, Cause::LeftItsBlock));
                 }
                 Whereabouts::Gone => return Ok(Door::Out(Outcome::Orphaned)),
             }
@@ -422,9 +421,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             let begun = Instant::now();
             let fetching = self.ciphertexts.fetch(request.materials());
             let fetched = fetching.instrument(debug_span!("ciphertexts")).await;
-            let fetched = fetched.map_err(|error| {
-                Setback::own(refusals.weigh(&error, Instant::now()), error.code(), &error)
-            })?;
+            let fetched = fetched
+                .map_err(|error| Setback::own(refusals.weigh(&error, Instant::now()), error))?;
             self.metrics.took(Room::Ciphertexts, begun.elapsed());
             Ok(fetched)
         };
@@ -466,7 +464,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let mut support = self.support.clone();
         let known = support.wait_for(|support| !matches!(support, Support::Upgraded { .. })).await;
         let Ok(support) = known else {
-            return Err(Setback::new(Remedy::Retry, "stopping", &"the instance is stopping"));
+            return Err(Setback::retry(Cause::Stopping));
         };
         match unsupported(request, &support) {
             Some(hold) => Err(Setback::held(hold)),
@@ -481,11 +479,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         request: &Request,
         history: &mut History,
     ) -> Result<Door, Setback> {
-        let signers = rooms
-            .gateway_config
-            .core_signers()
-            .await
-            .map_err(|error| Setback::new(Remedy::Retry, error.code(), &error))?;
+        let signers = rooms.gateway_config.core_signers().await.map_err(Setback::retry)?;
         let patience = match request.kind() {
             Kind::PublicDecryption => self.options.public_decryption_timeout,
             Kind::UserDecryption => self.options.user_decryption_timeout,
@@ -504,8 +498,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         .await
                         .is_ok_and(|now| now != signers)
                 {
-                    let why = "this node was registered anew; its Core's answer is checked again";
-                    return Err(Setback::new(Remedy::Retry, "registered_anew", &why));
+                    return Err(Setback::retry(Cause::RegisteredAnew));
                 }
                 if let Remedy::Hold(hold) = &remedy
                     && matches!(hold.reason, HoldReason::SignerMismatch | HoldReason::InvalidAnswer)
@@ -625,16 +618,16 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         error: SubmissionError,
     ) -> Result<Door, Setback> {
         if !error.is_of_contract() {
-            return Err(Setback::of(&error));
+            return Err(Setback::of(error));
         }
         match self.whereabouts(request).await {
             Ok(Whereabouts::Gone) => return Ok(Door::Out(Outcome::Orphaned)),
             Ok(Whereabouts::Unknown) => {
-                return Err(Setback::own(Remedy::Retry, "left_its_block", &LEFT));
+                return Err(Setback::own(Remedy::Retry, Cause::LeftItsBlock));
             }
             Ok(Whereabouts::In(_)) | Err(_) => {}
         }
-        let SubmissionError::Rejected(rejection) = &error else { return Err(Setback::of(&error)) };
+        let SubmissionError::Rejected(rejection) = &error else { return Err(Setback::of(error)) };
         let registered = match rooms.gateway_config.core_signers_anew().await {
             Ok(registered) => registered,
             Err(unknown) => {
@@ -647,7 +640,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
             // What should be in its place may not be known.
             self.confirmation.read_again(request);
         }
-        Err(blame::setback(fault, &error, request.block.number))
+        Err(blame::setback(fault, error, request.block.number))
     }
 }
 
@@ -655,7 +648,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
 async fn core_setback<P>(rooms: &Rooms<P>, error: &CoreError) -> Setback {
     let unanswered = matches!(error, CoreError::Unreachable { .. });
     let own = unanswered && rooms.core.answers().await;
-    Setback { own, ..Setback::new(error.remedy(), error.code(), error) }
+    Setback { own, ..Setback::new(error.remedy(), error.clone()) }
 }
 
 /// What keeps this version from answering a request of this contract. One that was upgraded and not

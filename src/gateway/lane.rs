@@ -262,7 +262,8 @@ impl Lane {
 #[derive(Clone, Copy, Debug)]
 pub struct LaneOptions {
     pub chain_id: u64,
-    /// Transactions recorded and not mined. A sequencer buffers 1,024.
+    /// Transactions recorded and not mined. A sequencer buffers 1,024. None: nothing is signed, and what
+    /// was is sent on to its end.
     pub max_in_flight: usize,
     /// Wei per gas; above it payloads wait.
     pub max_fee_per_gas: u128,
@@ -292,29 +293,14 @@ impl Waiter {
 #[derive(Debug)]
 pub struct LaneTask<P, L> {
     provider: P,
-    sender: Sender,
+    sender: Address,
+    /// `None`: its key is gone. What was signed is sent on until each nonce is used, and nothing else.
+    wallet: Option<Arc<Wallet>>,
     ledger: L,
     options: LaneOptions,
     jobs: mpsc::Receiver<Task>,
     recovered: Recovered,
     metrics: Metrics,
-}
-
-/// Whose transactions a lane sends.
-#[derive(Clone, Debug)]
-enum Sender {
-    Signs(Arc<Wallet>),
-    /// Without a key: what was signed is sent on until each nonce is used, and nothing else.
-    Drains(Address),
-}
-
-impl Sender {
-    fn address(&self) -> Address {
-        match self {
-            Self::Signs(wallet) => wallet.address(),
-            Self::Drains(address) => *address,
-        }
-    }
 }
 
 /// A lane and the task that runs it.
@@ -327,9 +313,9 @@ pub fn lane<P: Provider, L: TransactionLedger>(
     metrics: Metrics,
 ) -> (Lane, LaneTask<P, L>) {
     let (asks, jobs) = mpsc::channel(options.max_in_flight);
-    let lane = Lane { jobs: asks, sender: wallet.address() };
-    let sender = Sender::Signs(wallet);
-    (lane, LaneTask { provider, sender, ledger, options, jobs, recovered, metrics })
+    let (sender, wallet) = (wallet.address(), Some(wallet));
+    let task = LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics };
+    (Lane { jobs: asks, sender }, task)
 }
 
 /// The task of a lane for what `sender` has signed, whose key is not at hand. It ends once each nonce is
@@ -341,18 +327,18 @@ pub fn drain<P: Provider, L: TransactionLedger>(
     recovered: Recovered,
     metrics: Metrics,
 ) -> LaneTask<P, L> {
-    let options = LaneOptions { chain_id: 0, max_in_flight: 1, max_fee_per_gas: HIGHEST_FEE };
+    let options = LaneOptions { chain_id: 0, max_in_flight: 0, max_fee_per_gas: HIGHEST_FEE };
     // Nobody can ask it for anything.
     let (_, jobs) = mpsc::channel(1);
-    let sender = Sender::Drains(sender);
-    LaneTask { provider, sender, ledger, options, jobs, recovered, metrics }
+    let wallet = None;
+    LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics }
 }
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
     /// Runs until `stop`, or until it is drained. Fails only when the journal does.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let known = Known::of(&self.recovered);
-        let (wallet, told) = (self.sender.address(), (&heart, &self.metrics));
+        let (wallet, told) = (self.sender, (&heart, &self.metrics));
         let counting = start::first_count(&self.provider, wallet, known, &self.jobs, told);
         let Some(count) = stop.run_until_cancelled(counting).await else { return Ok(()) };
         let owner = Owner::new(self, count);

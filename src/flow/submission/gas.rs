@@ -27,6 +27,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::{SubmissionError, rejected};
 use crate::{
     domain::{Generation, Kind, Request},
     gateway::{
@@ -106,19 +107,6 @@ fn plus_percent(gas: u64, percent: u64) -> u64 {
     gas.saturating_add(gas / 100 * percent).saturating_add(gas % 100 * percent / 100)
 }
 
-/// Why there is no gas limit.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum GasError {
-    /// The estimate failed, by a revert or without an answer.
-    #[error(transparent)]
-    Estimate(#[from] RpcError),
-    #[error(
-        "the answer needs about {needed} gas, and gas_limit = {fixed} does not allow it; raise it, \
-         or leave it out and it is learned"
-    )]
-    TooLow { fixed: u64, needed: u64 },
-}
-
 /// Estimates are searched for, and may end this part (a 64th) above what is needed.
 const ESTIMATE_ERROR: u64 = 64;
 
@@ -141,12 +129,17 @@ impl GasBook {
         call: &Call,
         provider: &P,
         wary: bool,
-    ) -> Result<u64, GasError> {
+    ) -> Result<u64, SubmissionError> {
         if let Some(fixed) = self.fixed {
             if wary {
                 let fits = |needed: u64| needed - needed / ESTIMATE_ERROR <= fixed;
                 match estimates(provider, call, 0, fits).await.map(|told| told.lowest) {
-                    Ok(needed) if !fits(needed) => return Err(GasError::TooLow { fixed, needed }),
+                    Ok(needed) if !fits(needed) => {
+                        return Err(rejected(&format!(
+                            "the answer needs about {needed} gas, and gas_limit = {fixed} does not \
+                             allow it; raise it, or leave it out and it is learned"
+                        )));
+                    }
                     // Senseless: the operator's word is worth more.
                     Ok(_) | Err(RpcError::Unreadable { .. }) => {}
                     Err(error) => return Err(error.into()),

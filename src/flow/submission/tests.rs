@@ -659,7 +659,7 @@ async fn what_is_submitted_is_found_in_the_lane_or_comes_back() {
     let heard = loop {
         match room.follow(&request, &answer, &mut sending).await.unwrap() {
             Heard::Broadcast { .. } => {}
-            heard => break heard,
+            heard @ (Heard::Waits(_) | Heard::Returned { .. } | Heard::Ended(_)) => break heard,
         }
     };
     assert!(matches!(heard, Heard::Ended(Outcome::Accepted { .. })), "{heard:?}");

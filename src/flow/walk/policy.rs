@@ -30,21 +30,17 @@
 
 pub(in crate::flow) mod blame;
 pub(in crate::flow) mod dealings;
+pub(in crate::flow) mod setback;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::{blame::blames_answer, dealings::Dealings};
+use self::{blame::blames_answer, dealings::Dealings, setback::Setback};
 use crate::{
     backoff::Backoff,
     domain::{Answer, Hold, HoldReason, Refusal, Remedy, stage::Stage},
-    flow::{
-        Standing,
-        ciphertexts::Refusals,
-        submission::{Before, SubmissionError},
-    },
-    gateway::provider::RpcError,
+    flow::{Standing, ciphertexts::Refusals, submission::Before},
 };
 
 /// A walk that got nowhere for so long, by trouble of its own, gives its place to who waits for
@@ -59,78 +55,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PANICS: u32 = 3;
 /// The pause after a panic.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
-
-/// Why a stage leads nowhere now.
-#[derive(Clone, Debug)]
-pub(in crate::flow) struct Setback {
-    pub remedy: Remedy,
-    /// Stable: failures of one code are one thing to say.
-    pub code: &'static str,
-    pub why: String,
-    /// Other requests need not have the same trouble.
-    pub own: bool,
-}
-
-impl Setback {
-    /// Trouble that every request has: the chain or the Core does not answer.
-    pub fn new(remedy: Remedy, code: &'static str, why: &impl ToString) -> Self {
-        Self { remedy, code, why: why.to_string(), own: false }
-    }
-
-    /// No node answered a question about the chain.
-    pub fn unasked(error: &RpcError) -> Self {
-        Self::new(Remedy::Retry, error.code(), error)
-    }
-
-    /// Of room 4.
-    pub fn of(error: &SubmissionError) -> Self {
-        Self { own: error.is_own(), ..Self::new(error.remedy(), error.code(), error) }
-    }
-
-    pub fn own(remedy: Remedy, code: &'static str, why: &impl ToString) -> Self {
-        Self { own: true, ..Self::new(remedy, code, why) }
-    }
-
-    pub fn held(hold: Hold) -> Self {
-        let (code, why) = (hold.reason.as_str(), hold.to_string());
-        Self { remedy: Remedy::Hold(hold), code, why, own: true }
-    }
-
-    /// The Core has the request and no answer. `within`: its timeout, which is over; `None`: others
-    /// want the place before that.
-    pub fn no_answer(within: Option<Duration>) -> Self {
-        let why = match within {
-            Some(timeout) => format!(
-                "the KMS Core gave no answer within {} s; it is polled again",
-                timeout.as_secs()
-            ),
-            None => {
-                "the KMS Core has no answer yet, and others waited for its place; it is polled \
-                     again"
-                    .to_owned()
-            }
-        };
-        Self::held(Hold::new(HoldReason::CoreSilent, why))
-    }
-
-    /// The Core gives the answer that the contract did not take.
-    pub fn same_answer() -> Self {
-        Self::own(Remedy::Retry, "same_answer", &"the KMS Core gives the same answer again")
-    }
-
-    /// The Core was asked for a better answer than the one the contract held for this reason. If it
-    /// has none now, what the contract said stands, and the next retry begins with that answer.
-    pub fn without_better_answer(self, stage: &Stage, history: &History) -> Self {
-        match (stage, &self.remedy, &history.rejected) {
-            (
-                Stage::Arrived | Stage::Asked,
-                Remedy::Hold(_) | Remedy::Retry,
-                Some((_, contract_said)),
-            ) => Self::held(contract_said.clone()),
-            _ => self,
-        }
-    }
-}
 
 /// What happened to a request so far.
 #[derive(Clone, Debug)]
@@ -154,8 +78,8 @@ pub(in crate::flow) struct History {
     /// An answer the contract did not take, and what it said.
     rejected: Option<(Answer, Hold)>,
     pause: Backoff,
-    /// Why the last attempt failed.
-    last_why: String,
+    /// Why the last attempt failed, by its code.
+    last_code: Option<&'static str>,
     /// Since when it got nowhere.
     stuck_since: Option<Instant>,
 }
@@ -186,7 +110,7 @@ impl History {
             worked: standing.map_or(Duration::ZERO, |standing| standing.worked),
             rejected: None,
             pause: Backoff::new(FIRST_PAUSE, longest_pause),
-            last_why: String::new(),
+            last_code: None,
             stuck_since: None,
         }
     }
@@ -257,13 +181,13 @@ pub(in crate::flow) enum Then {
     /// It has an answer that was not taken: the Core is polled for another.
     AskForAnother,
     /// The same again. `news`: the reason is not that of the attempt before.
-    Retry { after: Duration, code: &'static str, why: String, news: bool },
+    Retry { after: Duration, news: bool },
 }
 
 /// The table. `expiry`: work after which it ends.
 pub(in crate::flow) fn decide(
     stage: &Stage,
-    setback: Setback,
+    setback: &Setback,
     history: &mut History,
     at: Moment,
     expiry: Duration,
@@ -273,25 +197,24 @@ pub(in crate::flow) fn decide(
         Stage::Arrived | Stage::Answered(_) | Stage::Submitted(_) => Duration::ZERO,
     };
     let expires = history.worked.saturating_add(worked) >= expiry;
-    let Setback { remedy, code, why, own } = setback;
-    match (remedy, stage.answer()) {
-        (Remedy::Refuse(refusal), _) => Then::Refuse(refusal),
-        (Remedy::Hold(hold), Some(answer)) if history.may_have_another(&hold) => {
-            history.rejected = Some((answer.clone(), hold));
+    match (&setback.remedy, stage.answer()) {
+        (Remedy::Refuse(refusal), _) => Then::Refuse(refusal.clone()),
+        (Remedy::Hold(hold), Some(answer)) if history.may_have_another(hold) => {
+            history.rejected = Some((answer.clone(), hold.clone()));
             Then::AskForAnother
         }
         (Remedy::Hold(_), _) if expires => Then::Expire { worked },
-        (Remedy::Hold(hold), _) => Then::Hold { hold, worked },
+        (Remedy::Hold(hold), _) => Then::Hold { hold: hold.clone(), worked },
         (Remedy::Retry, _) => {
             let since = *history.stuck_since.get_or_insert(at.begun);
             let patience = if history.doubted { DENIED_GIVES_WAY_AFTER } else { GIVE_WAY_AFTER };
             let is_stuck = at.now.saturating_duration_since(since) >= patience;
-            if own && is_stuck && at.wanted {
-                return Then::GiveWay(Hold::new(HoldReason::NoProgress, why));
+            if setback.own && is_stuck && at.wanted {
+                return Then::GiveWay(Hold::new(HoldReason::NoProgress, setback.cause.to_string()));
             }
-            let news = history.last_why != why;
-            history.last_why.clone_from(&why);
-            Then::Retry { after: history.pause.next_delay_by(at.dice), code, why, news }
+            let code = Some(setback.cause.code());
+            let news = std::mem::replace(&mut history.last_code, code) != code;
+            Then::Retry { after: history.pause.next_delay_by(at.dice), news }
         }
     }
 }

@@ -177,8 +177,6 @@ pub struct Book {
     still_since: Option<Instant>,
     effects: Vec<Effect>,
     tally: Tally,
-    /// There is no key: nothing is signed, and what is open is sent on to its end.
-    drains: bool,
 }
 
 /// What happened since it was last asked for, for counting.
@@ -236,7 +234,6 @@ impl Book {
             still_since: None,
             effects: Vec::new(),
             tally: Tally::default(),
-            drains: false,
         };
         for transaction in stranded {
             book.stranded.entry(transaction.nonce).or_default().push(transaction);
@@ -260,9 +257,9 @@ impl Book {
         book
     }
 
-    /// There is no key.
-    pub(super) fn only_drains(&mut self) {
-        self.drains = true;
+    /// There is no key: nothing is signed, and what is open is sent on to its end.
+    fn drains(&self) -> bool {
+        self.options.max_in_flight == 0
     }
 
     /// Whether a lane that only drains has come to its end: each nonce is used, or nothing was taken or
@@ -271,7 +268,7 @@ impl Book {
         let is_still =
             |since: Instant| now.saturating_duration_since(since) >= NOBODY_TAKES_THEM_AFTER;
         let is_done = self.open.is_empty() && !self.suspicious && self.looking != Some(true);
-        self.drains && (is_done || self.still_since.is_some_and(is_still))
+        self.drains() && (is_done || self.still_since.is_some_and(is_still))
     }
 
     fn tell(&mut self, news: News) {

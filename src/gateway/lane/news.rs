@@ -3,7 +3,6 @@
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::nonces::Foreign;
 use crate::{
     domain::{B256, Hold, RequestKey},
     gateway::{provider::RpcError, wallet::WalletError},
@@ -47,12 +46,6 @@ pub enum News {
     SignedForTooMuch { transactions: usize },
     /// So many, the lowest of this nonce, are given up.
     Stranded { unused_from: u64, lowest: Option<u64>, transactions: usize },
-}
-
-impl From<Foreign> for News {
-    fn from(Foreign { first, nonces }: Foreign) -> Self {
-        Self::Foreign { first, nonces }
-    }
 }
 
 impl News {

@@ -1,7 +1,7 @@
 //! The task behind a lane: it carries out what the [`Book`] decides. One task owns the book, so
 //! nothing is locked; everything slow runs beside it and comes back as a [`Done`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::{
@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    GivenUp, LaneTask, Sender, SignedTransaction, Task, TransactionLedger, Waiter,
+    GivenUp, LaneTask, SignedTransaction, Task, TransactionLedger, Waiter,
     book::{Book, Effect, Tally},
     draft::Draft,
     look::{self, Looked},
     votes,
 };
 use crate::{
-    domain::{B256, LedgerError, RequestKey},
+    domain::{Address, B256, LedgerError, RequestKey},
     gateway::{
         provider::{Provider, RpcError, Sent},
-        wallet::WalletError,
+        wallet::{Wallet, WalletError},
     },
     heart::Heart,
     metrics::{Metrics, Sending},
@@ -56,7 +56,9 @@ struct TipAsked {
 /// The state of a running lane.
 pub(super) struct Owner<P, L> {
     provider: P,
-    sender: Sender,
+    sender: Address,
+    /// `None`: nothing is signed.
+    wallet: Option<Arc<Wallet>>,
     ledger: L,
     jobs: mpsc::Receiver<Task>,
     book: Book,
@@ -74,14 +76,12 @@ pub(super) struct Owner<P, L> {
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     /// `count` is the chain's count of the wallet's transactions.
     pub(super) fn new(task: LaneTask<P, L>, count: u64) -> Self {
-        let LaneTask { provider, sender, ledger, options, jobs, recovered, metrics } = task;
-        let mut book = Book::new(options, sender.address(), count, recovered, Instant::now());
-        if let Sender::Drains(_) = sender {
-            book.only_drains();
-        }
+        let LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics } = task;
+        let book = Book::new(options, sender, count, recovered, Instant::now());
         Self {
             provider,
             sender,
+            wallet,
             ledger,
             jobs,
             book,
@@ -204,7 +204,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         let wanted = |key| waiters.get(&key).is_some_and(|waiter| !waiter.reply.is_closed());
         self.book.act(wanted, now);
         if let Some(look) = self.book.look(now) {
-            let (provider, sender) = (self.provider.clone(), self.sender.address());
+            let (provider, sender) = (self.provider.clone(), self.sender);
             let at_once = self.at_once;
             self.beside.spawn(async move {
                 Done::Looked(look::ask_chain(&provider, sender, look, at_once).await)
@@ -277,7 +277,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
 
     fn sign(&mut self, drafts: Vec<Draft>) {
         // A book that only drains asks for nothing to be signed.
-        let Sender::Signs(wallet) = self.sender.clone() else { return };
+        let Some(wallet) = self.wallet.clone() else { return };
         let metrics = self.metrics.clone();
         self.beside.spawn(async move {
             let sign = |draft: Draft| {

@@ -5,7 +5,7 @@
 //! that recovers another signer has other content under the id: the request has left the chain, or
 //! was never there as a node told it. And one node's contract may contradict its own registry.
 
-use super::Setback;
+use super::setback::{Cause, Setback};
 use crate::{
     domain::{Address, Hold, HoldReason, Remedy},
     flow::submission::SubmissionError,
@@ -69,7 +69,7 @@ pub(in crate::flow) fn blames_answer(reason: HoldReason) -> bool {
 }
 
 /// What follows for a request of this block from an answer that the contract does not take.
-pub(in crate::flow) fn setback(fault: Fault, error: &SubmissionError, block: u64) -> Setback {
+pub(in crate::flow) fn setback(fault: Fault, error: SubmissionError, block: u64) -> Setback {
     match fault {
         Fault::Operator => Setback::of(error),
         Fault::Content => Setback::held(Hold::new(
@@ -81,11 +81,7 @@ pub(in crate::flow) fn setback(fault: Fault, error: &SubmissionError, block: u64
                  gateway nodes show of it"
             ),
         )),
-        Fault::Node => {
-            let why =
-                format!("the node contradicts its own registry, which lists this one: {error}");
-            Setback::own(Remedy::Retry, "node_contradicts_itself", &why)
-        }
+        Fault::Node => Setback::own(Remedy::Retry, Cause::NodeContradictsItself(error)),
     }
 }
 

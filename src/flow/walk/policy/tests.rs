@@ -1,6 +1,6 @@
 //! Each line of the table, and every combination of what it can be told.
 
-use super::*;
+use super::{setback::Cause, *};
 use crate::domain::Bytes;
 
 const EXPIRY: Duration = Duration::from_mins(10);
@@ -21,17 +21,17 @@ fn held(reason: HoldReason) -> Setback {
 }
 
 fn trouble(own: bool) -> Setback {
-    Setback { own, ..Setback::new(Remedy::Retry, "trouble", &"it passes by itself") }
+    Setback { own, ..Setback::retry(Cause::LeftItsBlock) }
 }
 
 fn refused() -> Setback {
-    Setback::own(Remedy::Refuse(Refusal::NotRequested), "not_requested", &"nobody asked")
+    Setback::own(Remedy::Refuse(Refusal::NotRequested), Cause::ShownByNobody)
 }
 
 fn setbacks() -> Vec<Setback> {
     let mut all: Vec<Setback> = HoldReason::ALL.iter().map(|reason| held(*reason)).collect();
     all.extend([trouble(false), trouble(true), refused()]);
-    all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), "odd", &"odd"));
+    all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), Cause::SameAnswer));
     all
 }
 
@@ -121,7 +121,7 @@ fn each_case(check: impl Fn(&Case)) {
             for stage in stages() {
                 for setback in setbacks() {
                     let mut after = before.clone();
-                    let then = decide(&stage, setback.clone(), &mut after, at, EXPIRY);
+                    let then = decide(&stage, &setback, &mut after, at, EXPIRY);
                     let (stage, before) = (stage.clone(), before.clone());
                     check(&Case { stage, setback, before, at, then, after });
                     cases += 1;
@@ -142,7 +142,7 @@ fn each_line_of_the_table() {
     let [arrived, asked, answered, _] = stages();
     let at = moment(second, true, 1.0);
     let then = |stage: &Stage, setback: Setback, mut history: History, at| {
-        decide(stage, setback, &mut history, at, EXPIRY)
+        decide(stage, &setback, &mut history, at, EXPIRY)
     };
     let hold = |reason, worked| {
         let Remedy::Hold(hold) = held(reason).remedy else { unreachable!("it is one") };
@@ -189,8 +189,7 @@ fn each_line_of_the_table() {
         (trouble(true), new(), at),
         (trouble(true), again(EXPIRY), at),
     ] {
-        let (code, why) = (setback.code, setback.why.clone());
-        let retry = Then::Retry { after: FIRST_PAUSE, code, why, news: true };
+        let retry = Then::Retry { after: FIRST_PAUSE, news: true };
         assert_eq!(then(&arrived, setback, history, at), retry);
     }
 }
@@ -250,7 +249,7 @@ fn another_answer_is_asked_for_once() {
         if case.then == Then::AskForAnother {
             let (mut after, at) = (case.after.clone(), case.at);
             assert!(after.was_rejected(&answer(1)) && !after.was_rejected(&answer(2)));
-            let again = decide(&case.stage, case.setback.clone(), &mut after, at, EXPIRY);
+            let again = decide(&case.stage, &case.setback, &mut after, at, EXPIRY);
             assert_ne!(again, Then::AskForAnother);
         }
     });
@@ -277,7 +276,7 @@ fn pauses_grow_and_have_a_bound_and_a_reason_is_news_once() {
         let mut history = case.after.clone();
         let mut last = *after;
         for _ in 0..20 {
-            let then = decide(&case.stage, trouble(false), &mut history, case.at, EXPIRY);
+            let then = decide(&case.stage, &trouble(false), &mut history, case.at, EXPIRY);
             let Then::Retry { after, news, .. } = then else { panic!("{then:?}") };
             assert!(!news && after >= last && after <= LONGEST_PAUSE, "{after:?}");
             last = after;

@@ -10,6 +10,7 @@ use crate::gateway::{
         SignedTransaction,
         count::{self, FOREIGN_WITHIN, Ours, Reading},
         news::News,
+        nonces::Foreign,
         recent::{GONE_AFTER, Looked},
         slot::Slot,
     },
@@ -133,10 +134,10 @@ impl Book {
     /// So many nonces are used. Answers how many of them by somebody else.
     pub(super) fn counted(&mut self, count: u64) -> u64 {
         self.stranded = self.stranded.split_off(&count);
-        let Some(foreign) = self.nonces.observe_mined(count) else { return 0 };
-        self.tally.foreign = self.tally.foreign.saturating_add(foreign.nonces);
-        self.tell(foreign.into());
-        foreign.nonces
+        let Some(Foreign { first, nonces }) = self.nonces.observe_mined(count) else { return 0 };
+        self.tally.foreign = self.tally.foreign.saturating_add(nonces);
+        self.tell(News::Foreign { first, nonces });
+        nonces
     }
 
     /// The newest block's number.

@@ -23,7 +23,7 @@ impl Book {
     /// What is signed now pays this. `None`: nothing is signed, because the chain is too dear or there is
     /// no key.
     pub(super) fn fees(&self) -> Option<Fees> {
-        if self.drains { None } else { self.market.fees() }
+        if self.drains() { None } else { self.market.fees() }
     }
 
     /// The same payload under the same nonce with a higher fee, up to so many times that of a new one.

@@ -1,0 +1,152 @@
+//! Why a stage leads nowhere now: the error of a room, or what the walk itself finds.
+
+use std::time::Duration;
+
+use super::History;
+use crate::{
+    domain::{Hold, HoldReason, Remedy, stage::Stage},
+    flow::{
+        ciphertexts::FetchError,
+        kms_core::{CoreError, wire::RequestError},
+        submission::SubmissionError,
+    },
+    gateway::{gateway_config::RegistryError, provider::RpcError},
+};
+
+/// What stands in the way.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(in crate::flow) enum Cause {
+    #[error(transparent)]
+    Gateway(#[from] RpcError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Ciphertexts(#[from] FetchError),
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error(transparent)]
+    Submission(#[from] SubmissionError),
+    #[error("the node contradicts its own registry, which lists this one: {0}")]
+    NodeContradictsItself(#[source] SubmissionError),
+    #[error("{0}")]
+    Held(Hold),
+    #[error("its block has left the chain, and may come back")]
+    LeftItsBlock,
+    #[error("no gateway node shows the request just now")]
+    ShownByNobody,
+    #[error(
+        "the gateway node {denied_by} does not have this request, which {}: the KMS Core is not asked \
+         until they agree; one of them is broken, or lies",
+        shown(shown_by)
+    )]
+    Disputed { shown_by: Vec<String>, denied_by: String },
+    #[error("this node was registered anew; its Core's answer is checked again")]
+    RegisteredAnew,
+    /// That the contract did not take.
+    #[error("the KMS Core gives the same answer again")]
+    SameAnswer,
+    #[error("the instance is stopping")]
+    Stopping,
+}
+
+fn shown(by: &[String]) -> String {
+    match by {
+        [] => "was told before".to_owned(),
+        [one] => format!("{one} shows"),
+        more => format!("{} show", more.join(" and ")),
+    }
+}
+
+impl Cause {
+    /// Stable: failures of one code are one thing to say.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Gateway(error) => error.code(),
+            Self::Registry(error) => error.code(),
+            Self::Request(error) => error.code(),
+            Self::Ciphertexts(error) => error.code(),
+            Self::Core(error) => error.code(),
+            Self::Submission(error) => error.code(),
+            Self::NodeContradictsItself(_) => "node_contradicts_itself",
+            Self::Held(hold) => hold.reason.as_str(),
+            Self::LeftItsBlock => "left_its_block",
+            Self::ShownByNobody => "shown_by_nobody",
+            Self::Disputed { .. } => "disputed",
+            Self::RegisteredAnew => "registered_anew",
+            Self::SameAnswer => "same_answer",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What stands in the way, and what it asks for.
+#[derive(Clone, Debug)]
+pub(in crate::flow) struct Setback {
+    pub remedy: Remedy,
+    pub cause: Cause,
+    /// Other requests need not have the same trouble.
+    pub own: bool,
+}
+
+impl Setback {
+    /// Trouble that every request has: the chain or the Core does not answer.
+    pub fn new(remedy: Remedy, cause: impl Into<Cause>) -> Self {
+        Self { remedy, cause: cause.into(), own: false }
+    }
+
+    /// The same, and it passes.
+    pub fn retry(cause: impl Into<Cause>) -> Self {
+        Self::new(Remedy::Retry, cause)
+    }
+
+    /// Of room 4.
+    pub fn of(error: SubmissionError) -> Self {
+        Self { own: error.is_own(), ..Self::new(error.remedy(), error) }
+    }
+
+    pub fn own(remedy: Remedy, cause: impl Into<Cause>) -> Self {
+        Self { own: true, ..Self::new(remedy, cause) }
+    }
+
+    pub fn held(hold: Hold) -> Self {
+        Self::own(Remedy::Hold(hold.clone()), Cause::Held(hold))
+    }
+
+    /// The Core has the request and no answer. `within`: its timeout, which is over; `None`: others
+    /// want the place before that.
+    pub fn no_answer(within: Option<Duration>) -> Self {
+        let what = within
+            .map_or("no answer yet, and others waited for its place".to_owned(), |time| {
+                format!("given no answer within {} s", time.as_secs())
+            });
+        let why = format!("the KMS Core has {what}; it is polled again");
+        Self::held(Hold::new(HoldReason::CoreSilent, why))
+    }
+
+    /// The Core was asked for a better answer than the one the contract held for this reason. If it
+    /// has none now, what the contract said stands, and the next retry begins with that answer.
+    pub fn without_better_answer(self, stage: &Stage, history: &History) -> Self {
+        match (stage, &self.remedy, &history.rejected) {
+            (
+                Stage::Arrived | Stage::Asked,
+                Remedy::Hold(_) | Remedy::Retry,
+                Some((_, contract_said)),
+            ) => Self::held(contract_said.clone()),
+            _ => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b5_a_dispute_names_both_nodes() {
+        let (shown_by, denied_by) = (vec!["a:1".to_owned()], "b:2".to_owned());
+        let said = Cause::Disputed { shown_by, denied_by }.to_string();
+        assert!(said.contains("a:1 shows") && said.contains("b:2 does not have"), "{said}");
+    }
+}
