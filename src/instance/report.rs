@@ -131,7 +131,7 @@ impl<N: Nodes> Report<N> {
         loop {
             tick.tick().await;
             if let Some(phase) = self.phase(&found.borrow()) {
-                self.reporter.phase.send_if_modified(|current| replace(current, phase));
+                self.reporter.phase.send_if_modified(|current| world::replace(current, phase));
             }
         }
     }
@@ -213,7 +213,7 @@ impl<N: Nodes> Report<N> {
                     Seen::Behind(catch_up) => Some(catch_up),
                     Seen::Near | Seen::Caught { .. } => None,
                 };
-                replace(gauges, new)
+                world::replace(gauges, new)
             });
         }
     }
@@ -318,12 +318,6 @@ impl InHand {
     }
 }
 
-pub(super) fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
-    let changed = *current != new;
-    *current = new;
-    changed
-}
-
 pub(super) fn core_name(core: &KmsCore) -> String {
     format!("the KMS Core at {}", core.host())
 }
@@ -340,7 +334,7 @@ pub(super) async fn follow_endpoints(provider: impl Nodes, reporter: Reporter, c
         for node in &stale {
             say_stale(node, &mut repeats);
         }
-        reporter.gauges.send_if_modified(|gauges| replace(&mut gauges.stale, stale));
+        reporter.gauges.send_if_modified(|gauges| world::replace(&mut gauges.stale, stale));
     }
 }
 

@@ -10,7 +10,6 @@ use tracing::{info, warn};
 use super::{
     BuildError, ROOM,
     genesis::{Decision, decide},
-    report::replace,
 };
 use crate::{
     backoff::Backoff,
@@ -155,6 +154,13 @@ impl Waits {
         };
         self.wait(on, |_| "not_ready", ask).await
     }
+}
+
+/// Whether it is another one than before.
+pub(super) fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
+    let changed = *current != new;
+    *current = new;
+    changed
 }
 
 /// The gateway node, or all of them, as messages name it.
