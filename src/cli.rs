@@ -100,14 +100,18 @@ pub struct Cli {
     command: Command,
 }
 
+/// Apart from a command's own options.
+const LOG: &str = "Log options";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 struct LogArgs {
     /// How log lines look.
-    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT",
+        help_heading = LOG)]
     log_format: logging::Format,
     /// Log what dependencies say, too. Their logs may show URLs with API keys.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = LOG)]
     log_dependencies: bool,
 }
 

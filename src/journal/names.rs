@@ -215,6 +215,16 @@ pub(super) fn move_log(path: &Path, aside: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the log at `path` may be what an interrupted setting-aside left of `aside`: that one has none yet,
+/// and was still called `path` when the log was written last (both times are the file system's).
+pub(super) fn is_log_of(path: &Path, aside: &Path) -> io::Result<bool> {
+    if has_log(aside)? {
+        return Ok(false);
+    }
+    let (log, aside) = (fs::metadata(beside(path, "-wal"))?, fs::metadata(aside)?);
+    Ok((log.mtime(), log.mtime_nsec()) <= (aside.ctime(), aside.ctime_nsec()))
+}
+
 fn free_name(path: &Path, now_ms: u64) -> io::Result<PathBuf> {
     let time = clock::utc(now_ms);
     let name = |more: &str| beside(path, &format!("{ASIDE}{}{more}", time.compact()));

@@ -202,7 +202,11 @@ pub(super) const NO_DATABASE: &str = "its log is there, and the file itself is g
 /// aside here: what it holds was stored, and the next database would not have it.
 fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
     let aside = names::aside_of(path)?;
-    if aside.is_none() && names::has_log(path)? {
+    let is_anothers = match &aside {
+        Some(aside) => names::has_log(path)? && !names::is_log_of(path, aside)?,
+        None => names::has_log(path)?,
+    };
+    if is_anothers {
         let aside = names::set_aside(path)?;
         log_set_aside(path, &aside, NO_DATABASE);
         return Ok(Some(aside));

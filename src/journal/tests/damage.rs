@@ -209,12 +209,32 @@ async fn c8_a_start_that_was_killed_before_there_were_tables_is_begun_again() {
 fn a_setting_aside_that_was_interrupted_is_ended() {
     let dir = TempDir::new().unwrap();
     let aside = beside(&file(dir.path()), ".damaged-20260914T160512Z");
-    fs::write(&aside, "a database").unwrap();
     fs::write(beside(&file(dir.path()), "-wal"), "its log").unwrap();
+    fs::write(&aside, "a database").unwrap();
     let error = open(dir.path()).unwrap_err();
     assert!(matches!(&error, OpenError::SetAside { aside: found, .. } if *found == aside));
     assert_eq!(fs::read(beside(&aside, "-wal")).unwrap(), b"its log");
     assert!(!beside(&file(dir.path()), "-wal").exists());
+}
+
+/// The journal was made anew since, and somebody removed its database.
+#[tokio::test]
+async fn a_second_damage_has_a_time_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    running(dir.path()).close().await.unwrap();
+    damage(&file(dir.path()), 0..1);
+    let OpenError::SetAside { aside: first, .. } = open(dir.path()).unwrap_err() else { panic!() };
+    rebuild(dir.path(), own(), CONTRACT, block(1)).unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let log = killed(dir.path()).await;
+    fs::remove_file(file(dir.path())).unwrap();
+    for _ in 0..2 {
+        let error = open(dir.path()).unwrap_err();
+        let OpenError::SetAside { aside, .. } = &error else { panic!("{error}") };
+        assert_ne!(*aside, first, "of another damage");
+        assert_eq!(fs::read(beside(aside, "-wal")).unwrap(), log);
+        assert!(first.exists() && !beside(&first, "-wal").exists());
+    }
 }
 
 #[tokio::test]
