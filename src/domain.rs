@@ -8,7 +8,11 @@ mod id;
 mod outside;
 pub mod stage;
 
-use std::fmt;
+use std::{
+    fmt,
+    ops::{Index, IndexMut},
+    sync::Arc,
+};
 
 pub use alloy::primitives::{Address, B256, Bytes, U256};
 
@@ -24,6 +28,13 @@ pub struct BlockRef {
     pub hash: B256,
 }
 
+/// A contract on a chain: where requests come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source {
+    pub chain_id: u64,
+    pub contract: Address,
+}
+
 /// What the chain asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -32,12 +43,63 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Self; 2] = [Self::PublicDecryption, Self::UserDecryption];
+
     /// The name in logs, metrics and the journal.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PublicDecryption => "public_decryption",
             Self::UserDecryption => "user_decryption",
+        }
+    }
+}
+
+impl Kind {
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// One value for each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerKind<T> {
+    pub public_decryption: T,
+    pub user_decryption: T,
+}
+
+impl<T: Copy> PerKind<T> {
+    /// The same for each.
+    #[must_use]
+    pub const fn all(value: T) -> Self {
+        Self { public_decryption: value, user_decryption: value }
+    }
+
+    #[must_use]
+    pub fn map<U>(self, mut of: impl FnMut(T) -> U) -> PerKind<U> {
+        let Self { public_decryption, user_decryption } = self;
+        PerKind { public_decryption: of(public_decryption), user_decryption: of(user_decryption) }
+    }
+}
+
+impl<T> Index<Kind> for PerKind<T> {
+    type Output = T;
+
+    fn index(&self, kind: Kind) -> &T {
+        match kind {
+            Kind::PublicDecryption => &self.public_decryption,
+            Kind::UserDecryption => &self.user_decryption,
+        }
+    }
+}
+
+impl<T> IndexMut<Kind> for PerKind<T> {
+    fn index_mut(&mut self, kind: Kind) -> &mut T {
+        match kind {
+            Kind::PublicDecryption => &mut self.public_decryption,
+            Kind::UserDecryption => &mut self.user_decryption,
         }
     }
 }
@@ -258,6 +320,23 @@ impl Outcome {
     }
 }
 
+#[cfg(test)]
+impl Outcome {
+    /// One of each.
+    pub fn each() -> [Self; 7] {
+        let block = BlockRef { number: 7, hash: B256::repeat_byte(1) };
+        [
+            Self::Accepted { transaction: B256::repeat_byte(2), block },
+            Self::AlreadyAnswered,
+            Self::Expired,
+            Self::Orphaned,
+            Self::Observed,
+            Self::Refused(Refusal::Malformed("no materials".into())),
+            Self::Refused(Refusal::NotRequested),
+        ]
+    }
+}
+
 /// Why no answer is possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -445,8 +524,27 @@ pub enum Remedy {
 
 /// The store behind a ledger port failed. The instance ends and is rebuilt from what was stored.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("journal: {0}")]
-pub struct LedgerError(pub String);
+#[error("journal: {cause}")]
+pub struct LedgerError {
+    code: &'static str,
+    #[source]
+    cause: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+impl LedgerError {
+    /// `code` is the stable name of what the store says.
+    pub fn new(
+        code: &'static str,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { code, cause: cause.into().into() }
+    }
+
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
 
 impl Material {
     /// The FHE type number of the encrypted value (protocol: ciphertext-storage 6).

@@ -439,6 +439,43 @@ fn the_table_can_fail() {
     }
 }
 
+/// What stands behind a port, and the folder that is it: nobody else names it.
+const BEHIND_PORTS: &[(&str, &str)] = &[("rusqlite", "journal::sqlite")];
+
+/// What a file of this module names of what stands behind a port it is not part of.
+fn named(module: &[String], text: &str) -> Vec<&'static str> {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let words: BTreeSet<&str> =
+        code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_')).collect();
+    let path = module.join("::");
+    let is_in = |home: &str| path == home || path.starts_with(&format!("{home}::"));
+    let foreign = BEHIND_PORTS.iter().filter(|(word, home)| words.contains(word) && !is_in(home));
+    foreign.map(|(word, _)| *word).collect()
+}
+
+#[test]
+fn what_stands_behind_a_port_is_named_by_nobody_else() {
+    for (module, text) in product() {
+        assert_eq!(named(&module, &text), [""; 0], "{}", module.join("::"));
+    }
+    // It can fail.
+    for (of, text, seen) in [
+        ("journal::writer", "use rusqlite::Connection;", true),
+        ("instance::inquiries", "fn f() -> Result<(), rusqlite::Error> { Ok(()) }", true),
+        ("journal::sqlite_more", "use rusqlite::Connection;", true),
+        ("journal::sqlite::names", "use rusqlite::Connection;", false),
+        ("journal::sqlite", "use rusqlite::Connection;", false),
+        (
+            "journal::writer",
+            "// as rusqlite does\n#[cfg(test)]\nmod tests { use rusqlite; }",
+            false,
+        ),
+    ] {
+        assert_eq!(!named(&module(of), text).is_empty(), seen, "{of}: {text}");
+    }
+}
+
 /// The rows of the README's table with this header, as cells.
 fn readme_table(header: &str) -> Vec<Vec<String>> {
     let readme = include_str!("../README.md");

@@ -5,7 +5,11 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{clock, domain::Kind, gateway::provider::At};
+use crate::{
+    clock,
+    domain::{Kind, PerKind},
+    gateway::provider::At,
+};
 
 /// Which of the node's tags a block has to be at or below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,14 +35,12 @@ impl Finality {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
     pub finality: Finality,
-    pub public_decryption: u64,
-    pub user_decryption: u64,
+    pub confirmations: PerKind<u64>,
 }
 
 impl Depth {
     /// Nothing is asked.
-    pub const NONE: Self =
-        Self { finality: Finality::Latest, public_decryption: 0, user_decryption: 0 };
+    pub const NONE: Self = Self { finality: Finality::Latest, confirmations: PerKind::all(0) };
 
     /// The tag, where there is one to ask the node for.
     #[must_use]
@@ -57,10 +59,7 @@ impl Depth {
         if line.covers(kind, block) {
             return None;
         }
-        let confirmations = match kind {
-            Kind::PublicDecryption => self.public_decryption,
-            Kind::UserDecryption => self.user_decryption,
-        };
+        let confirmations = self.confirmations[kind];
         let of_tag = tag.filter(|tag| tag.at.is_none_or(|at| at < block));
         Some(match of_tag {
             Some(tag) => format!("waits for its block to be {}: {tag}", tag.finality.as_str()),
@@ -77,10 +76,7 @@ impl Depth {
         }
         let ceiling = if self.tag().is_some() { tagged } else { Some(u64::MAX) };
         let under = |confirmations| Some(head.checked_sub(confirmations)?.min(ceiling?));
-        Line {
-            public_decryption: under(self.public_decryption),
-            user_decryption: under(self.user_decryption),
-        }
+        Line(self.confirmations.map(under))
     }
 }
 
@@ -163,24 +159,17 @@ impl fmt::Display for Tag {
 
 /// The highest block whose requests may be walked, by their kind. `None`: none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line {
-    pub public_decryption: Option<u64>,
-    pub user_decryption: Option<u64>,
-}
+pub struct Line(pub PerKind<Option<u64>>);
 
 impl Line {
     /// Nobody waits.
-    pub const OPEN: Self =
-        Self { public_decryption: Some(u64::MAX), user_decryption: Some(u64::MAX) };
+    pub const OPEN: Self = Self(PerKind::all(Some(u64::MAX)));
     /// Everybody waits.
-    pub const SHUT: Self = Self { public_decryption: None, user_decryption: None };
+    pub const SHUT: Self = Self(PerKind::all(None));
 
     #[must_use]
     pub fn of(self, kind: Kind) -> Option<u64> {
-        match kind {
-            Kind::PublicDecryption => self.public_decryption,
-            Kind::UserDecryption => self.user_decryption,
-        }
+        self.0[kind]
     }
 
     #[must_use]
@@ -193,9 +182,14 @@ impl Line {
 mod tests {
     use super::*;
 
+    const FIVE: PerKind<u64> = PerKind { public_decryption: 0, user_decryption: 5 };
+
     #[test]
     fn a_block_is_deep_enough_with_so_many_on_top() {
-        let depth = Depth { public_decryption: 3, user_decryption: 1, ..Depth::NONE };
+        let depth = Depth {
+            confirmations: PerKind { public_decryption: 3, user_decryption: 1 },
+            ..Depth::NONE
+        };
         let line = depth.line(10, None);
         assert!(line.covers(Kind::PublicDecryption, 7) && !line.covers(Kind::PublicDecryption, 8));
         assert!(line.covers(Kind::UserDecryption, 9) && !line.covers(Kind::UserDecryption, 10));
@@ -205,10 +199,10 @@ mod tests {
 
     #[test]
     fn tag_and_confirmations_both_count() {
-        let depth = Depth { finality: Finality::Safe, user_decryption: 5, ..Depth::NONE };
+        let depth = Depth { finality: Finality::Safe, confirmations: FIVE };
         assert_eq!(depth.line(100, None), Line::SHUT, "a tag that is not told");
         let line = depth.line(100, Some(97));
-        assert_eq!((line.public_decryption, line.user_decryption), (Some(97), Some(95)));
+        assert_eq!(line.0, PerKind { public_decryption: Some(97), user_decryption: Some(95) });
     }
 
     #[test]
@@ -261,7 +255,7 @@ mod tests {
 
     #[test]
     fn a8_every_request_that_waits_says_for_what() {
-        let depth = Depth { finality: Finality::Finalized, user_decryption: 5, ..Depth::NONE };
+        let depth = Depth { finality: Finality::Finalized, confirmations: FIVE };
         let mut tag = Tag::new(Finality::Finalized, 100, 1_000);
         let why =
             |tag: Tag, kind, block| depth.why(kind, block, depth.line(100, tag.at), Some(tag));

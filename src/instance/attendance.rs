@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(world.walked(5).await, [0_u64; 0], "recovery has not come to them");
         let first = world.journal.unfinished_keys(None, 1).await.unwrap()[0].0;
         world.taken.send_replace(Some(first));
-        world.line.send_replace(Line { public_decryption: None, user_decryption: None });
+        world.line.send_replace(Line::SHUT);
         assert_eq!(world.walked(5).await, [0_u64; 0], "its block is not deep enough");
         world.line.send_replace(Line::OPEN);
         assert_eq!(world.walked(1).await, [1000]);

@@ -14,7 +14,7 @@
 
 mod wish;
 
-use std::{collections::VecDeque, path::Path, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -36,8 +36,8 @@ use crate::{
     gateway::{abi, provider::Provider},
     heart::Heart,
     journal::{
-        self, Identity, Journal, JournaledTransaction, Listing, Look, Position, QueryError,
-        ReadOnly, RequestRecord,
+        self, Journal, JournaledTransaction, Listing, Look, Position, ReadOnly, RequestRecord,
+        StoreError,
     },
     metrics::Metrics,
     observe::requests::{
@@ -136,7 +136,7 @@ enum Stands {
 
 /// Answers what needs a journal alone.
 fn read(look: &Look<'_>, inquiry: &Inquiry) -> Result<Told, String> {
-    let failed = |error: QueryError| format!("the journal cannot be read: {error}");
+    let failed = |error: StoreError| format!("the journal cannot be read: {error}");
     match inquiry {
         Inquiry::List { which, after } => {
             let page = listing(*which, *after, LISTED);
@@ -159,7 +159,7 @@ fn read(look: &Look<'_>, inquiry: &Inquiry) -> Result<Told, String> {
                 let story = story(&record, &look.transactions_of(record.key)?);
                 Ok(exported(story, record))
             });
-            let requests = stories.collect::<Result<_, QueryError>>().map_err(failed)?;
+            let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
             Ok(Told::Exported { requests, next })
         }
         Inquiry::Show { id } => {
@@ -167,7 +167,7 @@ fn read(look: &Look<'_>, inquiry: &Inquiry) -> Result<Told, String> {
             let found = some(look.with_id(id).map_err(failed)?, id)?;
             let stories =
                 found.iter().map(|record| Ok(story(record, &look.transactions_of(record.key)?)));
-            let requests = stories.collect::<Result<_, QueryError>>().map_err(failed)?;
+            let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
             Ok(Told::Stories { requests })
         }
         Inquiry::Retry { .. } | Inquiry::Backfill { .. } => {
@@ -350,21 +350,14 @@ pub async fn answer_stopped(found: &ReadOnly, inquiry: &Inquiry) -> Result<Told,
             let records =
                 records.map_err(|error| format!("the journal cannot be read: {error}"))?;
             let records = some(records, id)?;
-            let dir = found.path().parent().unwrap_or(Path::new("."));
-            retry_stopped(dir, found.identity(), found, records).await
+            retry_stopped(found, records).await
         }
         Inquiry::Backfill { .. } => Err("blocks are read again by a running instance".to_owned()),
     }
 }
 
-async fn retry_stopped(
-    dir: &Path,
-    identity: Identity,
-    found: &ReadOnly,
-    records: Vec<RequestRecord>,
-) -> Result<Told, String> {
-    let opened = Journal::open(dir, identity, found.contract());
-    let (journal, writer) = opened.map_err(|error| error.to_string())?;
+async fn retry_stopped(found: &ReadOnly, records: Vec<RequestRecord>) -> Result<Told, String> {
+    let (journal, writer) = found.open_to_write().map_err(|error| error.to_string())?;
     let stop = CancellationToken::new();
     let mut writing = JoinSet::new();
     writing.spawn(writer.run(Heart::default(), Metrics::default(), stop.clone()));

@@ -7,7 +7,7 @@ use tracing::debug;
 use super::BuildError;
 use crate::{
     config::{self, Config},
-    domain::{Address, BlockRef},
+    domain::{Address, BlockRef, PerKind},
     flow::{
         Entrance, FlowOptions, Intakes,
         arrivals::Start,
@@ -65,8 +65,10 @@ pub(super) fn depth(config: &Config) -> Depth {
             config::Finality::Safe => Finality::Safe,
             config::Finality::Finalized => Finality::Finalized,
         },
-        public_decryption: config.public_decryption_confirmations,
-        user_decryption: config.user_decryption_confirmations,
+        confirmations: PerKind {
+            public_decryption: config.public_decryption_confirmations,
+            user_decryption: config.user_decryption_confirmations,
+        },
     }
 }
 

@@ -231,10 +231,9 @@ impl<N: Nodes> Report<N> {
                 }
             }
             match self.journal.space().await {
-                Some(Ok(Space { taken, free })) => self.reporter.metrics.journal(taken, free),
-                Some(Err(error)) => debug!(%error, "could not look at the journal's disk"),
-                // The runtime is ending.
-                None => return,
+                Ok(Space { taken, free }) => self.reporter.metrics.journal(taken, free),
+                // Also when the runtime is ending.
+                Err(error) => debug!(%error, "could not look at the journal's disk"),
             }
         }
     }

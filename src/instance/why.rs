@@ -71,8 +71,7 @@ impl Why {
         if request.held.is_some() || request.outcome.is_some() {
             return None;
         }
-        let kind = [Kind::PublicDecryption, Kind::UserDecryption];
-        let kind = kind.into_iter().find(|kind| kind.as_str() == request.kind);
+        let kind = Kind::from_name(&request.kind);
         let (line, tag) = (*self.line.borrow(), *self.tag.borrow());
         if request.stage == StageName::Arrived.as_str()
             && let Some(why) = self.depth.why(kind?, request.block, line, tag)

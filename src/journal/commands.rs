@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::Pruned;
 use crate::{
-    domain::{BlockRef, Event, Kind, LedgerError, Outcome, RequestKey},
+    domain::{BlockRef, Event, Kind, LedgerError, Outcome, RequestKey, Source},
     flow::ledger::{Batch, Step, Taken},
     gateway::lane::{GivenUp, SignedTransaction, TransactionId},
 };
@@ -16,7 +16,7 @@ pub(super) const FULL_BATCH: usize = 8 * 1024 * 1024;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
-pub(super) enum Work {
+pub enum Work {
     Arrive(Batch),
     Signed(Vec<SignedTransaction>),
     Note(RequestKey, Step),
@@ -54,11 +54,15 @@ impl Work {
 
 /// What a durable command answers, and what a step did.
 #[derive(Debug)]
-pub(super) enum Done {
+pub enum Done {
     Nothing,
     Settled(Settlement),
     Taken(Taken),
-    Pruned(Pruned),
+    Pruned {
+        chunk: Pruned,
+        /// There may be more.
+        is_full: bool,
+    },
     Reopened(Vec<SignedTransaction>),
     /// Whether it had ended without an answer.
     OpenedAgain(bool),
@@ -66,18 +70,19 @@ pub(super) enum Done {
 
 /// A request that ended.
 #[derive(Debug)]
-pub(super) struct Settlement {
+pub struct Settlement {
     pub kind: Kind,
     pub outcome: Outcome,
     /// Since its event was first stored.
     pub after: Duration,
 }
 
-pub(super) type Reply = oneshot::Sender<Result<Done, LedgerError>>;
+pub type Reply = oneshot::Sender<Result<Done, LedgerError>>;
 
-/// Work, when it was asked for, and who waits for its fsync.
+/// Work, of which source it is, when it was asked for, and who waits for its fsync.
 #[derive(Debug)]
-pub(super) struct Command {
+pub struct Command {
+    pub of: Source,
     pub work: Work,
     pub at_ms: u64,
     pub reply: Option<Reply>,

@@ -1,19 +1,16 @@
 //! How a journal's store is, for who looks from outside. Writer and readers tell it here; the
 //! instance shows it and acts on it.
 
-use std::path::{Path, PathBuf};
-
 use tokio::sync::watch;
 
-use super::names::FileId;
+use super::store::Mark;
 
 /// A journal that was found to be damaged while it was open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    pub(super) path: PathBuf,
-    /// The file it was found in: another one may stand there by now.
-    pub(super) file: Option<FileId>,
-    /// What `SQLite` says.
+    /// The store it was found in: another one may stand there by now.
+    pub(super) mark: Mark,
+    /// What the store says.
     pub detail: String,
 }
 
@@ -57,11 +54,11 @@ impl Condition {
     }
 
     /// The first word counts.
-    pub(super) fn found_damage(&self, path: &Path, file: Option<FileId>, detail: String) {
+    pub(super) fn found_damage(&self, mark: Mark, detail: String) {
         self.damage.send_if_modified(|damage| {
             let first = damage.is_none();
             if first {
-                *damage = Some(Damage { path: path.to_owned(), file, detail });
+                *damage = Some(Damage { mark, detail });
             }
             first
         });

@@ -1,15 +1,81 @@
-//! What goes wrong with a journal's file, in an operator's words.
+//! What goes wrong with a journal, in an operator's words.
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-};
+use std::{borrow::Cow, error::Error, fmt, path::PathBuf, sync::Arc};
 
-use rusqlite::ErrorCode;
-use rustix::io::Errno;
-
-use super::footing::{Footing, is_locked};
+use super::Identity;
 use crate::domain::LedgerError;
+
+/// What kind of trouble a store has. What follows from it follows from this alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No space is left. Nothing was stored.
+    Full,
+    /// Somebody else has it locked. Nothing was stored.
+    Locked,
+    /// It may not be opened, or not be written to.
+    Denied,
+    /// Its file system is not there any more, or another one is in its place. Nothing was stored; what was
+    /// stored before is in it, whole.
+    Away,
+    /// The disk fails: what was not synced may be lost, whatever comes next.
+    Failing,
+    /// It is not readable as a journal, or damaged inside.
+    Damaged,
+    /// None of these.
+    Other,
+}
+
+impl Fault {
+    /// The stable name.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Full => "store_full",
+            Self::Locked => "store_locked",
+            Self::Denied => "store_denied",
+            Self::Away => "store_away",
+            Self::Failing => "store_failing",
+            Self::Damaged => "store_damaged",
+            Self::Other => "store_failed",
+        }
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct StoreError {
+    pub fault: Fault,
+    #[source]
+    cause: Box<dyn Error + Send + Sync>,
+    /// What an operator does about it.
+    advice: Cow<'static, str>,
+}
+
+impl StoreError {
+    pub(super) fn new(
+        fault: Fault,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+        advice: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { fault, cause: cause.into(), advice: advice.into() }
+    }
+
+    /// It was looked into and found to be damaged.
+    pub(super) fn damaged(said: impl Into<String>) -> Self {
+        Self::new(Fault::Damaged, said.into(), "the file is damaged")
+    }
+
+    /// It answered nothing at all.
+    pub(super) fn silent() -> Self {
+        Self::new(Fault::Other, "no answer", "report it")
+    }
+
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.fault.code()
+    }
+}
 
 /// Why a journal does not open. The text says which file and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +93,16 @@ pub enum OpenError {
         path.display()
     )]
     Newer { path: PathBuf, found: i64, known: usize },
-    /// Not readable as a database, or damaged inside.
+    /// Not readable as a journal, or damaged inside.
     #[error(
-        "journal {} is damaged ({detail}): {}",
+        "journal {} is damaged ({cause}): {}",
         path.display(), rebuild_advice(None)
     )]
-    Corrupt { path: PathBuf, detail: String },
+    Corrupt {
+        path: PathBuf,
+        #[source]
+        cause: StoreError,
+    },
     /// It was damaged, and nobody has made it anew since.
     #[error(
         "journal {} was found damaged and is kept as {}: {}",
@@ -45,19 +115,32 @@ pub enum OpenError {
         at_most: Option<u64>,
     },
     /// A database of another program, or a journal that was copied to another identity's name.
-    #[error("{} is not the journal of this chain and wallet ({detail}): move it away", path.display())]
-    NotOurs { path: PathBuf, detail: String },
-    /// The state directory or a file in it cannot be made, read or locked.
-    #[error("journal {}: {doing} failed: {cause}; {}", path.display(), io_advice(cause, footing))]
-    Io { path: PathBuf, doing: &'static str, cause: io::Error, footing: Box<Footing> },
-    #[error("journal {} does not open: {cause}; {}", path.display(), advice(cause, footing))]
-    Sqlite { path: PathBuf, cause: rusqlite::Error, footing: Box<Footing> },
+    #[error(
+        "{} is not the journal of this chain and wallet ({}): move it away",
+        path.display(), owner(of.as_ref())
+    )]
+    NotOurs {
+        path: PathBuf,
+        /// Whose journal it is, if it is one.
+        of: Option<Identity>,
+    },
+    /// It, or what belongs to it, cannot be made, opened, read or locked.
+    #[error("journal {}: {doing} failed: {cause}; {}", path.display(), cause.advice)]
+    Store {
+        path: PathBuf,
+        doing: &'static str,
+        #[source]
+        cause: StoreError,
+    },
     /// A new journal cannot begin: what it would go on from cannot be read.
     #[error(
         "the journal of an earlier wallet of this instance has, or may have, unanswered requests: \
          {cause}; if it is another instance's, move it to a directory of its own"
     )]
-    Predecessor { cause: Box<OpenError> },
+    Predecessor {
+        #[source]
+        cause: Box<OpenError>,
+    },
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -68,6 +151,13 @@ fn holder(pid: Option<u32>) -> String {
         Some(pid) => format!("process {pid}"),
         None => "another process".to_owned(),
     }
+}
+
+fn owner(of: Option<&Identity>) -> String {
+    let Some(Identity { chain_id, genesis, wallet }) = of else {
+        return "another program's database".to_owned();
+    };
+    format!("it is of chain {chain_id}, genesis {genesis}, wallet {wallet}")
 }
 
 fn rebuild_advice(at_most: Option<u64>) -> String {
@@ -82,25 +172,27 @@ fn rebuild_advice(at_most: Option<u64>) -> String {
 }
 
 impl OpenError {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "journal_in_use",
+            Self::Newer { .. } => "journal_newer",
+            Self::SetAside { .. } => "journal_set_aside",
+            Self::NotOurs { .. } => "journal_not_ours",
+            Self::Corrupt { cause, .. } | Self::Store { cause, .. } => cause.code(),
+            Self::Predecessor { cause } => cause.code(),
+        }
+    }
+
     /// Whether it may end without any change here: a disk that is full, read-only or failing, a file
     /// that somebody else keeps locked for a moment.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Io { .. } => true,
-            Self::Sqlite { cause, .. } => {
-                let passing = [
-                    ErrorCode::DiskFull,
-                    ErrorCode::ReadOnly,
-                    ErrorCode::PermissionDenied,
-                    ErrorCode::CannotOpen,
-                    ErrorCode::SystemIoFailure,
-                    ErrorCode::DatabaseBusy,
-                    ErrorCode::DatabaseLocked,
-                    ErrorCode::FileLockingProtocolFailed,
-                ];
-                cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
-            }
+            Self::Store { cause, .. } => match cause.fault {
+                Fault::Full | Fault::Locked | Fault::Denied | Fault::Away | Fault::Failing => true,
+                Fault::Damaged | Fault::Other => false,
+            },
             Self::Predecessor { cause } => cause.may_pass(),
             Self::Locked { .. }
             | Self::Newer { .. }
@@ -123,8 +215,7 @@ impl OpenError {
             | Self::Locked { .. }
             | Self::Newer { .. }
             | Self::NotOurs { .. }
-            | Self::Io { .. }
-            | Self::Sqlite { .. } => false,
+            | Self::Store { .. } => false,
         }
     }
 
@@ -137,27 +228,8 @@ impl OpenError {
             | Self::Corrupt { .. }
             | Self::SetAside { .. }
             | Self::NotOurs { .. }
-            | Self::Io { .. }
-            | Self::Sqlite { .. } => Self::Predecessor { cause: Box::new(self) },
+            | Self::Store { .. } => Self::Predecessor { cause: Box::new(self) },
         }
-    }
-
-    pub(super) fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
-        let path = path.to_owned();
-        move |cause| {
-            let footing =
-                if has_no_locks(&cause) { Footing::of(&path) } else { Footing::default() };
-            Self::Io { path: path.clone(), doing, cause, footing: footing.into() }
-        }
-    }
-
-    pub(super) fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        if is_corrupt(&cause) {
-            return Self::Corrupt { path, detail: cause.to_string() };
-        }
-        let footing = Footing::behind(&path, &cause).into();
-        Self::Sqlite { path, cause, footing }
     }
 }
 
@@ -182,10 +254,15 @@ impl fmt::Display for OpenWarning {
 }
 
 /// A journal that was open and fails. The instance ends and is rebuilt from what was stored.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("{}: {doing} failed: {cause}; {}", path.display(), advice(cause, footing))]
-    Sqlite { path: PathBuf, doing: &'static str, cause: rusqlite::Error, footing: Box<Footing> },
+    #[error("{}: {doing} failed: {cause}; {}", path.display(), cause.advice)]
+    Store {
+        path: PathBuf,
+        doing: &'static str,
+        #[source]
+        cause: Arc<StoreError>,
+    },
     /// The writer has ended or was dropped.
     #[error("{} is closed", path.display())]
     Closed { path: PathBuf },
@@ -198,18 +275,15 @@ pub enum JournalError {
     Deleted { path: PathBuf },
     /// Its files were deleted, and could not be written again.
     #[error(
-        "{}: the journal was deleted while it was open, and cannot be written again ({why}): what was \
-         stored in it is lost; `kms-connector journal rebuild --from BLOCK` reads the chain again",
+        "{}: the journal was deleted while it was open, and cannot be written again ({cause}): what \
+         was stored in it is lost; `kms-connector journal rebuild --from BLOCK` reads the chain again",
         path.display()
     )]
-    Lost { path: PathBuf, why: String },
-    /// Its file system is not there any more, or another one is in its place.
-    #[error(
-        "{}: its file system was unmounted while the journal was open: mount it again, the instance goes \
-         on by itself; what was stored is in it",
-        path.display()
-    )]
-    Unmounted { path: PathBuf },
+    Lost {
+        path: PathBuf,
+        #[source]
+        cause: Arc<StoreError>,
+    },
     /// An operator restored a backup under it, say.
     #[error(
         "{}: another file was put in the journal's place while it was open: that one counts from now \
@@ -218,101 +292,36 @@ pub enum JournalError {
     )]
     Replaced { path: PathBuf },
     /// The writer has ended with an error.
-    #[error("the journal stopped after: {0}")]
-    Ended(String),
+    #[error("the journal stopped after: {cause}")]
+    Ended {
+        #[source]
+        cause: Arc<JournalError>,
+    },
 }
 
 impl JournalError {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store { cause, .. } => cause.code(),
+            Self::Closed { .. } => "journal_closed",
+            Self::Deleted { .. } => "journal_deleted",
+            Self::Lost { .. } => "journal_lost",
+            Self::Replaced { .. } => "journal_replaced",
+            Self::Ended { cause } => cause.code(),
+        }
+    }
+
     /// Whether the same commit may be tried again: nothing of it was stored, and the file is whole.
     /// Not after an error of the disk: what a failed fsync has lost is not written by the next one.
     pub(super) fn may_pass(&self) -> bool {
-        let passing = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
-        match self {
-            Self::Sqlite { cause, .. } => {
-                cause.sqlite_error_code().is_some_and(|code| passing.contains(&code))
-            }
-            Self::Unmounted { .. } => true,
-            Self::Closed { .. }
-            | Self::Deleted { .. }
-            | Self::Lost { .. }
-            | Self::Replaced { .. }
-            | Self::Ended(_) => false,
-        }
+        let Self::Store { cause, .. } = self else { return false };
+        matches!(cause.fault, Fault::Full | Fault::Locked | Fault::Away)
     }
 }
 
 impl From<JournalError> for LedgerError {
     fn from(error: JournalError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error_code();
-    code == Some(ErrorCode::DatabaseCorrupt) || code == Some(ErrorCode::NotADatabase)
-}
-
-/// Whether a file system says that it cannot lock.
-fn has_no_locks(error: &io::Error) -> bool {
-    let none = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS];
-    Errno::from_io_error(error).is_some_and(|code| none.contains(&code))
-}
-
-fn io_advice(error: &io::Error, footing: &Footing) -> String {
-    if has_no_locks(error) {
-        footing.of_no_locks()
-    } else {
-        "check the state directory, its owner and its space".to_owned()
-    }
-}
-
-/// What an operator does about it.
-fn advice(error: &rusqlite::Error, footing: &Footing) -> String {
-    let code = error.sqlite_error_code();
-    let is = |one| code == Some(one);
-    let what = if code.is_some_and(is_locked) {
-        return footing.of_lock();
-    } else if is(ErrorCode::SystemIoFailure) {
-        return footing.of_failure();
-    } else if is(ErrorCode::DiskFull) {
-        "free space on its filesystem"
-    } else if is(ErrorCode::ReadOnly)
-        || is(ErrorCode::PermissionDenied)
-        || is(ErrorCode::CannotOpen)
-    {
-        "make the file and its directory writable for this user"
-    } else if is_corrupt(error) {
-        "the file is damaged"
-    } else {
-        "if it comes again, keep a copy of the file and report it"
-    };
-    what.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What `SQLite` makes of ENOLCK.
-    #[test]
-    fn c8_a_lock_that_is_not_got_is_not_blamed_on_a_program() {
-        let dir = tempfile::tempdir().unwrap();
-        let busy = || {
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-            rusqlite::Error::SqliteFailure(code, Some("database is locked".to_owned()))
-        };
-        let path = dir.path().join("a.sqlite3");
-        std::fs::write(&path, "").unwrap();
-        let nobody = OpenError::sqlite(&path, busy());
-        assert!(nobody.may_pass());
-        let said = nobody.to_string();
-        assert!(!said.contains("another program holds") && !said.contains("process "), "{said}");
-
-        let cause = io::Error::from(Errno::NOLCK);
-        let said = OpenError::io(&path, "locking it")(cause).to_string();
-        assert!(said.contains("cannot lock files") && said.contains("local disk"), "{said}");
-        let cause = io::Error::from(Errno::ACCESS);
-        let said = OpenError::io(&path, "locking it")(cause).to_string();
-        assert!(said.contains("its owner"), "{said}");
+        Self::new(error.code(), error)
     }
 }

@@ -6,36 +6,27 @@
 //! [`STEP_DELAY`] for more.
 //!
 //! No thread belongs to an idle journal: the task waits on its queue, and each commit is blocking work
-//! ([`Machine::run`]) with the connection moved in and out. Dropping the task in between is safe: a
-//! commit under way ends on its own, with its answers given, and then closes connection and lock.
+//! ([`Machine::run`]) with the store moved in and out. Dropping the task in between is safe: a commit under
+//! way ends on its own, with its answers given, and then closes the store.
 //!
-//! Told to end, the writer gives the open, locked file back ([`Kept`]): whoever goes on with it needs
+//! Told to end, the writer gives the open store back ([`Kept`]): whoever goes on with it needs
 //! no second opening, and nobody can come in between. Handles made before see a closed journal.
 //!
-//! One commit is one `SQLite` transaction over its whole batch: all of it holds or none. There is no
-//! savepoint per command because no command can fail alone: unknown keys, repeated hashes and
-//! steps that contradict the stage are defined as changing nothing. What is left are failures of
-//! the disk or the file. Where nothing of the commit was stored and the file is whole (no space left,
+//! One commit is all of its commands or none, and none fails alone ([`Store::commit`]). What is left are
+//! failures of the store. Where nothing of the commit was stored and the store is whole (no space left,
 //! somebody else's lock), the writer tries the same commands again until there is room, and everybody
 //! waits: nothing is acted on that was not stored. After any other failure nothing that follows could
-//! be trusted: every waiting caller gets the error, and the writer ends with it.
-//!
-//! A file that was deleted while it was open takes what is written with it when the process ends. So
-//! each commit looks whether the names are still those of the open files before it is answered; if
-//! they are gone, the whole journal is written again, and the writer ends, for the next to open that.
+//! be trusted: every waiting caller gets the error, and the writer ends with it. So it does when the
+//! tenure is found to be lost ([`Store::lost`]), which is looked at before anybody is answered.
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::pin,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
-use rusqlite::{
-    Connection, TransactionBehavior,
-    ffi::{SQLITE_FULL, SQLITE_IOERR_FSYNC},
-};
 use tokio::{
     sync::{Mutex, Notify, mpsc},
     time::{Instant, sleep, sleep_until, timeout},
@@ -44,16 +35,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{
-    Condition, Counters, Identity, Journal, JournalError, OpenError, OpenWarning, Shared,
+    Condition, Counters, Fault, Identity, Journal, JournalError, OpenWarning, Shared, StoreError,
     commands::{Command, Done, FULL_BATCH, Settlement},
-    lock::Lock,
-    names::{self, Files, Names},
-    schema,
-    tables::Tables,
+    sqlite::store::SqliteStore,
+    store::{Reads, Store},
 };
 use crate::{
     backoff::Backoff,
-    domain::{Address, LedgerError},
+    domain::Source,
     heart::Heart,
     machine::{Fate, Machine},
     metrics::Metrics,
@@ -91,39 +80,36 @@ impl Group {
     }
 }
 
-/// The task that owns the writing connection and the lock. Nothing is stored before
-/// [`run`](Self::run) is polled; dropping it closes the journal.
-#[derive(Debug)]
-pub struct Writer {
+/// The task that owns the store and its tenure. Nothing is stored before [`run`](Self::run) is polled;
+/// dropping it closes the journal.
+pub struct Writer<S = SqliteStore> {
     queue: mpsc::Receiver<Command>,
-    store: Store,
+    open: Open<S>,
 }
 
-impl Writer {
-    /// The writing connection, before the writer runs.
-    pub(super) fn connection(&self) -> &Connection {
-        &self.store.connection
+impl<S> fmt::Debug for Writer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("path", &self.open.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl<S: Store> Writer<S> {
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &S {
+        &self.open.store
     }
 
-    pub(super) fn connection_mut(&mut self) -> &mut Connection {
-        &mut self.store.connection
-    }
-
-    pub(super) fn lock_mut(&mut self) -> &mut Lock {
-        &mut self.store.lock
-    }
-
-    /// The open file of a writer that never ran. Blocking.
+    /// The open store of a writer that never ran. Blocking.
     #[must_use]
-    pub fn keep(self) -> Kept {
-        let Self { mut queue, store } = self;
+    pub fn keep(self) -> Kept<S> {
+        let Self { mut queue, open } = self;
         queue.close();
-        let reader = store.shared.reader.try_lock().ok().and_then(|mut reader| reader.take());
-        store.keep(reader)
+        let reads = open.shared.reads.try_lock().ok().and_then(|mut reads| reads.take());
+        open.keep(reads)
     }
 
     /// Commits until `until` is cancelled or every [`super::Journal`] is gone; then takes what is
-    /// still queued, commits it and gives the file back, open and locked. Commands sent after that
+    /// still queued, commits it and gives the store back, open as it is. Commands sent after that
     /// get an error. What it stores is counted in `metrics`.
     ///
     /// An error means that the disk or the file failed: what callers were told is stored is stored,
@@ -133,15 +119,15 @@ impl Writer {
         heart: Heart,
         metrics: Metrics,
         until: CancellationToken,
-    ) -> Result<Kept, JournalError> {
-        let Self { mut queue, mut store } = self;
-        let shared = Arc::clone(&store.shared);
+    ) -> Result<Kept<S>, JournalError> {
+        let Self { mut queue, mut open } = self;
+        let shared = Arc::clone(&open.shared);
         let ended = loop {
             heart.rest();
             let Some(group) = collect(&mut queue, &until).await else { break Ok(()) };
-            match store_all(store, group.commands, (&heart, &metrics), &until).await {
+            match store_all(open, group.commands, (&heart, &metrics), &until).await {
                 Some((returned, result)) => {
-                    store = returned;
+                    open = returned;
                     if let Err(error) = result {
                         break Err(error);
                     }
@@ -151,7 +137,7 @@ impl Writer {
         };
         if let Err(error) = &ended {
             // First the reason, then the end of the queue: whoever finds it closed finds why.
-            let _ = shared.ended.set(error.to_string());
+            let _ = shared.ended.set(Arc::new(error.clone()));
         }
         queue.close();
         while let Some(command) = queue.recv().await {
@@ -160,8 +146,8 @@ impl Writer {
             }
         }
         // Whoever reads just now is waited for.
-        let reader = shared.reader.lock().await.take();
-        let kept = shared.machine.run(move || store.keep(reader)).await;
+        let reads = shared.reads.lock().await.take();
+        let kept = shared.machine.run(move || open.keep(reads)).await;
         ended?;
         kept.ok_or(JournalError::Closed { path: shared.path.clone() })
     }
@@ -169,22 +155,22 @@ impl Writer {
 
 /// Commits the commands, trying again while there is no room for them. `None`: the runtime is shutting
 /// down.
-async fn store_all(
-    mut store: Store,
+async fn store_all<S: Store>(
+    mut open: Open<S>,
     mut commands: Vec<Command>,
     (heart, metrics): (&Heart, &Metrics),
     until: &CancellationToken,
-) -> Option<(Store, Result<(), JournalError>)> {
+) -> Option<(Open<S>, Result<(), JournalError>)> {
     let mut pause = Backoff::new(ROOM_PAUSE.0, ROOM_PAUSE.1);
     let since = Instant::now();
-    let shared = Arc::clone(&store.shared);
+    let shared = Arc::clone(&open.shared);
     let condition = &shared.condition;
     loop {
         heart.beat().await;
-        let (machine, metrics) = (store.shared.machine.clone(), metrics.clone());
+        let (machine, metrics) = (shared.machine.clone(), metrics.clone());
         let mut committing = pin!(machine.run(move || {
-            let committed = store.commit(commands, &metrics);
-            (store, committed)
+            let committed = open.commit(commands, &metrics);
+            (open, committed)
         }));
         let done = match timeout(DISK_ANSWERS, &mut committing).await {
             Ok(done) => done,
@@ -203,13 +189,13 @@ async fn store_all(
             }
         };
         let (returned, committed) = done?;
-        store = returned;
+        open = returned;
         match committed {
             Committed::Stored => {
                 if condition.wait(None) {
                     info!(waited = ?since.elapsed(), "the journal is written again");
                 }
-                return Some((store, Ok(())));
+                return Some((open, Ok(())));
             }
             Committed::NoRoom(refused, error) => {
                 if condition.wait(Some(error.to_string())) {
@@ -218,11 +204,11 @@ async fn store_all(
                 heart.rest();
                 if until.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
                     answer_all(refused, &error);
-                    return Some((store, Err(error)));
+                    return Some((open, Err(error)));
                 }
                 commands = refused;
             }
-            Committed::Failed(error) => return Some((store, Err(error))),
+            Committed::Failed(error) => return Some((open, Err(error))),
         }
     }
 }
@@ -237,7 +223,7 @@ enum Committed {
 
 fn answer_all(commands: Vec<Command>, error: &JournalError) {
     for reply in commands.into_iter().filter_map(|command| command.reply) {
-        let _ = reply.send(Err(LedgerError(error.to_string())));
+        let _ = reply.send(Err(error.clone().into()));
     }
 }
 
@@ -276,129 +262,100 @@ async fn collect(queue: &mut mpsc::Receiver<Command>, until: &CancellationToken)
     }
 }
 
-/// The reading connection's end. Where the writer was dropped, the reader goes with it, unless it is
-/// reading just now: then it goes with the last handle.
-struct ReaderEnd(Arc<Shared>);
+/// The reading side's end. Where the writer was dropped, it goes with it, unless it is reading just now:
+/// then it goes with the last handle.
+struct ReadsEnd(Arc<Shared>);
 
-impl Drop for ReaderEnd {
+impl Drop for ReadsEnd {
     fn drop(&mut self) {
-        if let Ok(mut reader) = self.0.reader.try_lock() {
-            reader.take();
+        if let Ok(mut reads) = self.0.reads.try_lock() {
+            reads.take();
         }
     }
 }
 
-/// The writing connection. Fields drop in this order: the reader first, the lock last.
-pub(super) struct Store {
-    reader: ReaderEnd,
-    connection: Connection,
-    contract: Address,
+/// An open store. Fields drop in this order: the store last, and with it the tenure.
+struct Open<S> {
+    reads: ReadsEnd,
+    store: S,
     shared: Arc<Shared>,
-    lock: Lock,
 }
 
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("path", &self.shared.path).finish_non_exhaustive()
-    }
-}
-
-/// An open, locked journal that nobody writes. Dropping it closes the file (which folds the WAL
-/// back: blocking) and then gives the lock back.
-pub struct Kept {
+/// An open store that nobody writes. Dropping it closes it (blocking), and then gives the tenure back.
+pub struct Kept<S = SqliteStore> {
     // Dropped in this order.
-    reader: Option<Connection>,
-    connection: Connection,
+    reads: Option<Box<dyn Reads>>,
+    store: S,
     shared: Arc<Shared>,
-    lock: Lock,
 }
 
-impl fmt::Debug for Kept {
+impl<S> fmt::Debug for Kept<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept").field("path", &self.shared.path).finish_non_exhaustive()
     }
 }
 
-impl Kept {
+impl<S: Store> Kept<S> {
     /// Whose it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.shared.identity
     }
 
-    /// The file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.shared.path
-    }
-
-    /// Closes the file and gives the lock back, without blocking the caller's thread.
+    /// Closes the store and gives the tenure back, without blocking the caller's thread.
     pub async fn close(self) {
         let machine = self.shared.machine.clone();
         // Dropped in any case: where this says nothing the runtime is ending.
         machine.run(move || drop(self)).await;
     }
 
-    /// New handles and a new writer for this contract, on this machine. Blocking, a little.
-    pub fn reopen(
-        self,
-        machine: &Machine,
-        contract: Address,
-    ) -> Result<(Journal, Writer), OpenError> {
-        let Self { reader, connection, shared, lock } = self;
-        let path = shared.path.clone();
-        let reader = match reader {
-            Some(reader) => reader,
-            None => schema::connect_reader(&path).map_err(|e| OpenError::sqlite(&path, e))?,
-        };
-        let (identity, warnings) = (shared.identity, Vec::new());
-        let machine = machine.clone();
-        let parts = Parts { path, identity, machine, connection, reader, warnings, lock };
-        Ok(parts.assemble(contract))
+    /// The store, for the next writer. Its reading side has ended.
+    pub(super) fn into_store(self) -> (S, Identity) {
+        let Self { reads, store, shared } = self;
+        drop(reads);
+        (store, shared.identity)
     }
 }
 
-/// What an open journal is made of.
-pub(super) struct Parts {
+/// What else is known of a store when it opens.
+pub(super) struct Opening {
     pub path: PathBuf,
     pub identity: Identity,
+    /// Of the handle.
+    pub source: Source,
     pub machine: Machine,
-    pub connection: Connection,
-    pub reader: Connection,
     pub warnings: Vec<OpenWarning>,
-    pub lock: Lock,
 }
 
-impl Parts {
-    pub(super) fn assemble(self, contract: Address) -> (Journal, Writer) {
-        let Self { path, identity, machine, connection, reader, warnings, lock } = self;
-        let (commands, queue) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared {
-            files: Files::of(&path),
-            condition: Condition::default(),
-            path,
-            identity,
-            machine,
-            reader: Arc::new(Mutex::new(Some(reader))),
-            counters: Counters::default(),
-            reopened: Notify::new(),
-            ended: OnceLock::new(),
-        });
-        let reader = ReaderEnd(Arc::clone(&shared));
-        let store = Store { reader, connection, contract, shared: Arc::clone(&shared), lock };
-        (Journal { commands, contract, warnings: warnings.into(), shared }, Writer { queue, store })
-    }
+/// The handle on an open store and its writer.
+pub(super) fn assemble<S: Store>(
+    store: S,
+    reads: Box<dyn Reads>,
+    Opening { path, identity, source, machine, warnings }: Opening,
+) -> (Journal, Writer<S>) {
+    let (commands, queue) = mpsc::channel(QUEUE);
+    let shared = Arc::new(Shared {
+        condition: Condition::default(),
+        path,
+        identity,
+        mark: store.mark(),
+        machine,
+        reads: Arc::new(Mutex::new(Some(reads))),
+        counters: Counters::default(),
+        reopened: Notify::new(),
+        ended: OnceLock::new(),
+    });
+    let reads = ReadsEnd(Arc::clone(&shared));
+    let open = Open { reads, store, shared: Arc::clone(&shared) };
+    let journal = Journal { commands, source, warnings: warnings.into(), shared };
+    (journal, Writer { queue, open })
 }
 
-impl Store {
+impl<S: Store> Open<S> {
     /// Commits all commands or none, then answers whoever waits.
     fn commit(&mut self, commands: Vec<Command>, metrics: &Metrics) -> Committed {
         let begun = Instant::now();
-        let path = &self.shared.path;
-        if self.shared.files.names(path) == Names::Unmounted {
-            return Committed::NoRoom(commands, JournalError::Unmounted { path: path.clone() });
-        }
-        let done = match self.apply(&commands) {
+        let done = match self.store_as_fated(&commands) {
             Ok(done) => {
                 metrics.committed(begun.elapsed());
                 done
@@ -412,8 +369,8 @@ impl Store {
                 return Committed::Failed(error);
             }
         };
-        let ended = self.keep_names();
-        if let Err(error @ (JournalError::Lost { .. } | JournalError::Replaced { .. })) = ended {
+        let lost = self.store.lost();
+        if let Some(error @ (JournalError::Lost { .. } | JournalError::Replaced { .. })) = lost {
             answer_all(commands, &error);
             return Committed::Failed(error);
         }
@@ -433,67 +390,28 @@ impl Store {
                 let _ = reply.send(Ok(done)); // a caller that gave up is not missed
             }
         }
-        ended.map_or_else(Committed::Failed, |()| Committed::Stored)
+        lost.map_or(Committed::Stored, Committed::Failed)
     }
 
-    /// What was committed counts only under the journal's name. An error ends the writer.
-    fn keep_names(&self) -> Result<(), JournalError> {
-        let path = self.shared.path.clone();
-        match self.shared.files.names(&path) {
-            // The next commit waits for what was unmounted just now: this one is in its files.
-            Names::Ours | Names::Unmounted => Ok(()),
-            Names::Anothers => Err(JournalError::Replaced { path }),
-            Names::Gone => match self.write_again() {
-                Ok(()) => Err(JournalError::Deleted { path }),
-                Err(why) => Err(JournalError::Lost { path, why }),
-            },
-        }
-    }
-
-    /// The whole journal as it is open, into a new file of the same name.
-    fn write_again(&self) -> Result<(), String> {
-        let path = &self.shared.path;
-        let copy = names::beside(path, ".new");
-        let io = |error: std::io::Error| error.to_string();
-        if let Some(dir) = path.parent() {
-            names::make_directory(dir).map_err(io)?;
-        }
-        names::remove(&copy).map_err(io)?;
-        names::create_new(&copy).map_err(io)?;
-        let name = copy.to_str().ok_or("its path is no text")?;
-        let written = self.connection.execute("VACUUM INTO ?1", [name]);
-        written.map_err(|error| error.to_string())?;
-        names::put_in_place(&copy, path).map_err(io)
-    }
-
-    /// With the reader, if nobody reads just now.
-    fn keep(self, open: Option<Connection>) -> Kept {
-        let Self { reader, connection, shared, lock, .. } = self;
-        drop(reader);
-        Kept { reader: open, connection, shared, lock }
-    }
-
-    fn apply(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Done>> {
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let tables = Tables { transaction: &transaction, contract: self.contract };
-        let done = commands
-            .iter()
-            .map(|Command { work, at_ms, .. }| tables.carry_out(work, *at_ms))
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+    fn store_as_fated(&mut self, commands: &[Command]) -> Result<Vec<Done>, StoreError> {
         match self.shared.machine.commit() {
-            Fate::Stored => transaction.commit()?,
-            Fate::NotStored => return Err(failure(SQLITE_FULL, "database or disk is full")),
+            Fate::Stored => self.store.commit(commands),
+            Fate::NotStored => Err(StoreError::new(
+                Fault::Full,
+                "database or disk is full",
+                "free space on its filesystem",
+            )),
             Fate::StoredUnsaid => {
-                transaction.commit()?;
-                return Err(failure(SQLITE_IOERR_FSYNC, "disk I/O error"));
+                self.store.commit(commands)?;
+                Err(StoreError::new(Fault::Failing, "disk I/O error", "look at the kernel log"))
             }
         }
-        Ok(done)
     }
-}
 
-/// What a disk says.
-fn failure(code: i32, text: &str) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text.to_owned()))
+    /// With its reading side, if nobody reads just now.
+    fn keep(self, reads: Option<Box<dyn Reads>>) -> Kept<S> {
+        let Self { reads: end, store, shared } = self;
+        drop(end);
+        Kept { reads, store, shared }
+    }
 }

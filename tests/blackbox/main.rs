@@ -45,6 +45,7 @@ mod review;
 mod traces;
 mod trust;
 mod walk;
+mod upgraded;
 mod wallet;
 mod wallet_change;
 mod check;

@@ -124,6 +124,8 @@ pub fn sign_instead(file: &Path, seq: i64, (nonce, hash, raw): (u64, B256, &[u8]
 
 /// The tables of schema version 6, as the program that made them left them.
 const VERSION_6: &str = include_str!("journal-version-6.sql");
+/// Its last line before the rows.
+const ROWS: &str = "-- Its rows.";
 
 /// Makes of the journal `file`, which nobody has open, one of schema version 6 with the same rows.
 pub fn into_version_6(file: &Path) -> Result<()> {
@@ -132,7 +134,7 @@ pub fn into_version_6(file: &Path) -> Result<()> {
         // The last one who closes it leaves all in the file itself.
         Connection::open(file)?.pragma_update(None, "journal_mode", "DELETE")?;
         let connection = Connection::open(&old)?;
-        connection.execute_batch(VERSION_6)?;
+        connection.execute_batch(VERSION_6.split(ROWS).next().unwrap_or_default())?;
         connection.execute("ATTACH DATABASE ?1 AS now", [file.to_str()])?;
         let sql = "SELECT m.name, group_concat(c.name) FROM sqlite_master m, \
                    pragma_table_info(m.name) c WHERE m.type = 'table' GROUP BY m.name";

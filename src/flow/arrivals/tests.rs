@@ -549,7 +549,7 @@ async fn t16_a_far_range_is_not_believed_to_be_empty_by_a_node_that_does_not_kno
 }
 
 fn confirmations(blocks: u64) -> Depth {
-    Depth { public_decryption: blocks, user_decryption: blocks, ..Depth::NONE }
+    Depth { confirmations: crate::domain::PerKind::all(blocks), ..Depth::NONE }
 }
 
 #[tokio::test(start_paused = true)]

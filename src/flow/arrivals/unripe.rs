@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    domain::Kind,
+    domain::{Kind, PerKind},
     flow::{depth::Line, intake::Intake},
 };
 
@@ -16,8 +16,7 @@ const MOST: usize = 20_000;
 /// By block, then in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Unripe {
-    public: BTreeMap<(u64, u64), Intake>,
-    user: BTreeMap<(u64, u64), Intake>,
+    waiting: PerKind<BTreeMap<(u64, u64), Intake>>,
     came: u64,
 }
 
@@ -25,19 +24,14 @@ impl Unripe {
     pub(super) fn put(&mut self, intake: Intake) {
         self.came += 1;
         let place = (intake.request.block.number, self.came);
-        match intake.request.kind() {
-            Kind::PublicDecryption => self.public.insert(place, intake),
-            Kind::UserDecryption => self.user.insert(place, intake),
-        };
+        self.waiting[intake.request.kind()].insert(place, intake);
     }
 
     /// Those that the line covers, the oldest block of each kind first.
     pub(super) fn take(&mut self, line: Line) -> Vec<Intake> {
         let mut ripe = Vec::new();
-        for (waiting, line) in
-            [(&mut self.public, line.public_decryption), (&mut self.user, line.user_decryption)]
-        {
-            let Some(line) = line else { continue };
+        for kind in Kind::ALL {
+            let (Some(line), waiting) = (line.of(kind), &mut self.waiting[kind]) else { continue };
             while let Some(first) = waiting.first_entry().filter(|first| first.key().0 <= line) {
                 ripe.push(first.remove());
             }
@@ -46,6 +40,6 @@ impl Unripe {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.public.len() + self.user.len() >= MOST
+        Kind::ALL.map(|kind| self.waiting[kind].len()).iter().sum::<usize>() >= MOST
     }
 }

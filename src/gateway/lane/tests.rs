@@ -80,7 +80,7 @@ impl FakeLedger {
 impl TransactionLedger for FakeLedger {
     async fn signed(&self, transactions: Vec<SignedTransaction>) -> Result<(), LedgerError> {
         if self.broken {
-            return Err(LedgerError("disk full".into()));
+            return Err(LedgerError::new("store_full", "disk full"));
         }
         lock(&self.given_up).retain(|hash, _| transactions.iter().all(|one| one.hash != *hash));
         lock(&self.rows).extend(transactions);

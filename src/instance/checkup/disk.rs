@@ -189,8 +189,7 @@ fn of_error(error: &OpenError) -> Finding {
         OpenError::Newer { .. }
         | OpenError::NotOurs { .. }
         | OpenError::Locked { .. }
-        | OpenError::Io { .. }
-        | OpenError::Sqlite { .. }
+        | OpenError::Store { .. }
         | OpenError::Predecessor { .. } => "as the message says",
     };
     Finding::fail(JOURNAL, error.to_string(), remedy)

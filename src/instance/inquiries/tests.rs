@@ -23,7 +23,7 @@ use crate::{
         fake_chain::{FakeChain, request_event},
     },
     instance::line::line as shown,
-    journal::{Opened, Progress, StageName, open_as},
+    journal::{Identity, Opened, Progress, StageName, open_as},
     machine::{Fate, Machine, Player},
     observe::requests::HeldFor,
 };

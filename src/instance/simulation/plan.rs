@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::flow::depth::{Depth, Finality};
+use crate::{
+    domain::PerKind,
+    flow::depth::{Depth, Finality},
+};
 
 /// What an endpoint says of the logs that a block may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +182,10 @@ impl Plan {
         let mut limit = || dice.bool().then(|| dice.usize(..LIMITS.len()));
         let limits = [limit(), limit()];
         let urls = dice.usize(1..=2);
-        let confirmations = Depth { public_decryption: 3, user_decryption: 1, ..Depth::NONE };
+        let confirmations = Depth {
+            confirmations: PerKind { public_decryption: 3, user_decryption: 1 },
+            ..Depth::NONE
+        };
         let depths = [
             Depth::NONE,
             Depth::NONE,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{BlockRef, Bytes};
+use crate::domain::Bytes;
 
 const REOPENINGS: [Reopening; 3] =
     [Reopening::SeenAgain, Reopening::AnswerDropped, Reopening::RetryAsked];
@@ -35,19 +35,6 @@ fn at(stage: StageName) -> Progress {
         settled_at_ms: None,
         outcome: None,
     }
-}
-
-fn outcomes() -> Vec<Outcome> {
-    let block = BlockRef { number: 7, hash: B256::repeat_byte(1) };
-    vec![
-        Outcome::Accepted { transaction: B256::repeat_byte(2), block },
-        Outcome::AlreadyAnswered,
-        Outcome::Expired,
-        Outcome::Orphaned,
-        Outcome::Observed,
-        Outcome::Refused(Refusal::Malformed("no materials".into())),
-        Outcome::Refused(Refusal::NotRequested),
-    ]
 }
 
 fn steps() -> Vec<Step> {
@@ -104,7 +91,7 @@ fn every_stage_and_step_lands_where_the_drawing_says() {
 #[test]
 fn an_end_is_an_end_but_for_the_chain_and_an_operator() {
     use Reopening::{AnswerDropped, RetryAsked, SeenAgain};
-    for outcome in outcomes() {
+    for outcome in Outcome::each() {
         let opens: &[Reopening] = match &outcome {
             Outcome::Accepted { .. } => &[SeenAgain, AnswerDropped],
             Outcome::AlreadyAnswered => &[SeenAgain, AnswerDropped, RetryAsked],
@@ -183,7 +170,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     let steps = prop::sample::select(steps()).prop_map(Happening::Step);
-    let ends = prop::sample::select(outcomes());
+    let ends = prop::sample::select(Outcome::each().to_vec());
     let ends = ends.prop_map(|outcome| Happening::Step(Step::Settled(outcome)));
     let reopenings = prop::sample::select(&REOPENINGS[..]).prop_map(Happening::Reopening);
     prop_oneof![6 => steps, 2 => ends, 2 => reopenings]

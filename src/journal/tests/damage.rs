@@ -9,10 +9,7 @@ use alloy::{
 };
 
 use super::*;
-use crate::{
-    gateway::{abi, lane::GivenUp},
-    journal::names::beside,
-};
+use crate::gateway::{abi, lane::GivenUp};
 
 fn signer() -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap()
@@ -24,6 +21,13 @@ fn own() -> Identity {
 }
 
 /// A log with no ciphertexts and one byte of extra data.
+/// Another file of the journal at `path`.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
 fn shown(topic: B256, number: u64) -> Event {
     let data = (Vec::<U256>::new(), Bytes::from_static(&[0])).abi_encode_params();
     Event {

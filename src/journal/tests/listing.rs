@@ -99,7 +99,6 @@ async fn a_journal_that_nobody_has_open_is_found_by_who_kept_it() {
         assert_eq!(twins.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1), twin]);
         assert_eq!(look.transactions_of(twin).unwrap().len(), 1);
         assert_eq!(look.with_id(U256::from(9)).unwrap(), []);
-        assert_eq!((found.identity(), found.contract()), (identity(), CONTRACT));
         path
     };
     let path = known(&find("one").unwrap());

@@ -37,7 +37,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     handle.note(key(2), Step::Asked).await.unwrap_err();
     handle.cursor().await.unwrap_err();
 
-    let new = Running::start(kept.reopen(&Machine::default(), CONTRACT).unwrap());
+    let new = Running::start(reopen(dir.path(), kept, CONTRACT));
     handle.note(key(2), Step::Asked).await.unwrap_err();
     assert_eq!(new.cursor().await.unwrap(), Some(block(7)));
     let stages: Vec<_> = new.unfinished(None, 9, Holds::Included).await.unwrap();
@@ -47,7 +47,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
 
     // Another contract in the same file; then it is closed, and anybody may open it.
     let other = Address::repeat_byte(0xdd);
-    let new = Running::start(new.keep().await.unwrap().reopen(&Machine::default(), other).unwrap());
+    let new = Running::start(reopen(dir.path(), new.keep().await.unwrap(), other));
     assert_eq!(new.cursor().await.unwrap(), None);
     new.close().await.unwrap();
     let again = Running::open(dir.path());
@@ -59,7 +59,7 @@ async fn a_writer_that_never_ran_leaves_its_journal_too() {
     let dir = TempDir::new().unwrap();
     let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
     let kept = tokio::task::spawn_blocking(move || writer.keep()).await.unwrap();
-    let journal = Running::start(kept.reopen(&Machine::default(), CONTRACT).unwrap());
+    let journal = Running::start(reopen(dir.path(), kept, CONTRACT));
     journal.arrive(batch([1], Some(7))).await.unwrap();
 }
 
@@ -187,9 +187,10 @@ async fn until_the_new_journal_has_a_cursor_the_next_start_takes_over() {
     fill(&old).await;
     old.close().await.unwrap();
     // Killed in the middle: the new file is there, and what was copied was not committed.
-    let (_journal, writer) = Journal::open(dir.path(), wallet(2), CONTRACT).unwrap();
-    writer.connection().execute_batch("BEGIN IMMEDIATE; DELETE FROM requests;").unwrap();
-    drop(writer);
+    let (journal, writer) = Journal::open(dir.path(), wallet(2), CONTRACT).unwrap();
+    let killed = Connection::open(journal.path()).unwrap();
+    killed.execute_batch("BEGIN IMMEDIATE; DELETE FROM requests;").unwrap();
+    drop((killed, journal, writer));
     let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!(predecessor.unwrap().requests, 5);
     new.close().await.unwrap();

@@ -6,13 +6,13 @@
 
 use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 
-use super::progress::{Held, LONGEST_ERROR};
 use crate::{
     domain::{
-        Address, B256, BlockRef, Bytes, Hold, HoldReason, Kind, Outcome, Refusal, RequestKey, U256,
-        excerpt,
+        Address, B256, BlockRef, Bytes, Hold, HoldReason, Outcome, Refusal, RequestKey, Source,
+        U256, excerpt,
     },
     flow::ledger::Step,
+    journal::progress::{Held, LONGEST_ERROR},
 };
 
 /// The step's name for the log: its contents may be large.
@@ -33,11 +33,6 @@ pub(super) fn step_name(step: &Step) -> &'static str {
 /// A text as stored, perhaps by a version that took others' words as they came.
 pub(super) fn told(text: Option<String>) -> Option<String> {
     text.map(|text| excerpt(LONGEST_ERROR + 1, text))
-}
-
-/// The kind of a stored name.
-pub(super) fn kind_from_name(name: &str) -> Option<Kind> {
-    [Kind::PublicDecryption, Kind::UserDecryption].into_iter().find(|kind| kind.as_str() == name)
 }
 
 /// A hold as stored. A reason this version does not know reads as "not held": the request is
@@ -131,6 +126,41 @@ impl FromSql for Number {
     }
 }
 
+/// A source as the `contract` columns name it: a contract on the journal's own chain by its address alone,
+/// one on another chain behind that chain's id (8 bytes, big-endian).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    bytes: [u8; 28],
+    /// Where what is written of them begins.
+    from: usize,
+}
+
+impl Origin {
+    /// In a journal of the chain `home`.
+    pub fn of(source: Source, home: u64) -> Self {
+        let mut bytes = [0; 28];
+        bytes[..8].copy_from_slice(&source.chain_id.to_be_bytes());
+        bytes[8..].copy_from_slice(source.contract.as_slice());
+        Self { bytes, from: if source.chain_id == home { 8 } else { 0 } }
+    }
+
+    /// On the journal's own chain.
+    pub fn home(contract: Address) -> Self {
+        Self::of(Source { chain_id: 0, contract }, 0)
+    }
+
+    /// What stands before the address: nothing on the journal's own chain.
+    pub fn chain(&self) -> &[u8] {
+        &self.bytes[self.from..8]
+    }
+}
+
+impl ToSql for Origin {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(&self.bytes[self.from..])))
+    }
+}
+
 /// Fixed bytes as a blob of exactly their length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fixed<T>(pub T);
@@ -207,19 +237,11 @@ pub(super) fn bytes(blob: Vec<u8>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Kind;
 
     #[test]
     fn outcomes_come_back_from_their_columns() {
-        let block = BlockRef { number: 7, hash: B256::repeat_byte(1) };
-        for outcome in [
-            Outcome::Accepted { transaction: B256::repeat_byte(2), block },
-            Outcome::AlreadyAnswered,
-            Outcome::Expired,
-            Outcome::Orphaned,
-            Outcome::Observed,
-            Outcome::Refused(Refusal::Malformed("no materials".into())),
-            Outcome::Refused(Refusal::NotRequested),
-        ] {
+        for outcome in Outcome::each() {
             assert_eq!(OutcomeColumns::from(&outcome).read(), Ok(Some(outcome)));
         }
         assert_eq!(OutcomeColumns::default().read(), Ok(None));
@@ -231,8 +253,8 @@ mod tests {
 
     #[test]
     fn stored_kinds_are_those_of_the_domain() {
-        for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
-            assert_eq!(kind_from_name(kind.as_str()), Some(kind));
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_name(kind.as_str()), Some(kind));
         }
     }
 

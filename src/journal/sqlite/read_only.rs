@@ -10,15 +10,19 @@ use std::{
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    Identity, Look, OpenError, QueryError,
+    begin::read_identity,
     errors::is_corrupt,
-    names, read_identity,
+    names,
     record::{Fixed, Number},
     schema::{self, Version},
     statements as sql,
+    store::Reader,
     succession::{keeper_by_lock, written_ms},
 };
-use crate::domain::Address;
+use crate::{
+    domain::{Address, Source},
+    journal::{Identity, Journal, Look, OpenError, StoreError, Writer},
+};
 
 /// How long a read waits for a writer that comes in between.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,7 +31,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     #[error("{}: {cause}; is that the state directory? Name it with --state-dir", dir.display())]
-    Directory { dir: PathBuf, cause: io::Error },
+    Directory {
+        dir: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error(
         "no journal in {} was kept by an instance {keeper}{}; is that its state directory? Name it \
          with --state-dir",
@@ -38,13 +46,30 @@ pub enum FindError {
     #[error(transparent)]
     Damaged(#[from] OpenError),
     #[error("{}: {cause}", path.display())]
-    Unreadable { path: PathBuf, cause: QueryError },
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        cause: StoreError,
+    },
     #[error(
         "{} was written by another version of this program (schema {found}, this one has {known}): \
          use that version's command, or start the instance once",
         path.display()
     )]
     OtherVersion { path: PathBuf, found: i64, known: usize },
+}
+
+impl FindError {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Directory { .. } => "state_directory_unreadable",
+            Self::None { .. } => "journal_not_found",
+            Self::Damaged(cause) => cause.code(),
+            Self::Unreadable { cause, .. } => cause.code(),
+            Self::OtherVersion { .. } => "journal_of_other_version",
+        }
+    }
 }
 
 fn others(keepers: &[String]) -> String {
@@ -54,10 +79,9 @@ fn others(keepers: &[String]) -> String {
 /// The journal, open for reading.
 #[derive(Debug)]
 pub struct ReadOnly {
-    connection: Connection,
-    path: PathBuf,
+    reader: Reader,
     identity: Identity,
-    contract: Address,
+    source: Source,
 }
 
 impl ReadOnly {
@@ -131,13 +155,12 @@ impl ReadOnly {
     fn open(path: PathBuf) -> Result<Self, FindError> {
         let failed = |cause| unreadable(&path, cause);
         let connection = connect(&path).map_err(failed)?;
-        let found: i64 = connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(failed)?;
         let known = schema::MIGRATIONS.len();
-        let version = schema::version(&connection, schema::MIGRATIONS).map_err(failed)?;
-        if version != Version::Known || usize::try_from(found) != Ok(known) {
-            return Err(FindError::OtherVersion { path, found, known });
+        if schema::version(&connection, schema::MIGRATIONS).map_err(failed)?
+            != Version::Known(known)
+        {
+            let found = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+            return Err(FindError::OtherVersion { found: found.map_err(failed)?, path, known });
         }
         let identity = read_identity(&connection).map_err(failed)?;
         let contract = connection
@@ -147,31 +170,26 @@ impl ReadOnly {
         let identity = identity.ok_or_else(|| failed(rusqlite::Error::QueryReturnedNoRows))?;
         // Without any cursor there are no requests either.
         let contract = contract.map_or(Address::ZERO, |contract| contract.0);
-        Ok(Self { connection, path, identity, contract })
+        let source = Source { chain_id: identity.chain_id, contract };
+        Ok(Self { reader: Reader { connection, home: identity.chain_id, path }, identity, source })
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.reader.path
     }
 
-    /// Whose it is.
-    #[must_use]
-    pub fn identity(&self) -> Identity {
-        self.identity
-    }
-
-    /// The Decryption contract that was served last.
-    #[must_use]
-    pub fn contract(&self) -> Address {
-        self.contract
-    }
-
-    /// What there is in it. Blocking.
+    /// What there is in it, of the Decryption contract that was served last. Blocking.
     #[must_use]
     pub fn look(&self) -> Look<'_> {
-        Look::new(&self.connection, self.contract)
+        Look::new(&self.reader, self.source)
+    }
+
+    /// Opens it to write. Blocking, as [`Journal::open`].
+    pub fn open_to_write(&self) -> Result<(Journal, Writer), OpenError> {
+        let dir = self.path().parent().unwrap_or(Path::new("."));
+        Journal::open(dir, self.identity, self.source.contract)
     }
 }
 
@@ -192,8 +210,8 @@ fn set_aside(dir: &Path, aside: &Path) -> Option<(Option<String>, OpenError)> {
     Some((keeper_by_lock(dir, stem), error))
 }
 
-fn unreadable(path: &Path, cause: QueryError) -> FindError {
-    FindError::Unreadable { path: path.to_owned(), cause }
+fn unreadable(path: &Path, cause: rusqlite::Error) -> FindError {
+    FindError::Unreadable { path: path.to_owned(), cause: StoreError::of(path, cause) }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::ErrorCode;
 use rustix::fs::{major, minor, statfs};
 
 /// A kind of file system.
@@ -62,7 +61,7 @@ impl FileSystem {
 
 /// Where a file stands, at the moment of an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Footing {
+pub(super) struct Footing {
     on: Option<FileSystem>,
     /// The process that has it locked, if that can be seen from here.
     holder: Option<u32>,
@@ -74,16 +73,6 @@ impl Footing {
     pub(super) fn of(path: &Path) -> Self {
         let full_at = limit_of_files().filter(|limit| is_nearly(path, *limit));
         Self { on: FileSystem::of(path), holder: holder(path), full_at }
-    }
-
-    /// Looked at only where it says something about the error.
-    pub(super) fn behind(path: &Path, cause: &rusqlite::Error) -> Self {
-        let code = cause.sqlite_error_code();
-        if code.is_some_and(|code| is_locked(code) || code == ErrorCode::SystemIoFailure) {
-            Self::of(path)
-        } else {
-            Self::default()
-        }
     }
 
     fn network(&self) -> Option<&FileSystem> {
@@ -127,13 +116,6 @@ impl Footing {
 
 /// What to do about a network file system.
 pub const LOCAL: &str = "put the state directory on a local disk";
-
-pub(super) fn is_locked(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed
-    )
-}
 
 /// How large this process may make a file (bytes). Read as text: a sandbox may forbid the question.
 fn limit_of_files() -> Option<u64> {

@@ -1,6 +1,6 @@
 //! What each command of a commit does to the tables.
 //!
-//! No command can fail alone: unknown keys, repeated hashes and illegal steps ([`super::progress`]) change
+//! No command can fail alone: unknown keys, repeated hashes and illegal steps ([`crate::journal::progress`]) change
 //! nothing. An error is one of the disk or of the file, and the whole commit's.
 
 use std::collections::BTreeMap;
@@ -8,17 +8,19 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{
-    Pruned,
-    commands::{Done, Settlement, Work},
-    progress::{Ended, Open, Reopening, Stored},
     reader::{read_progress, read_transaction},
-    record::{Fixed, Number, OutcomeColumns, kind_from_name, step_name, topics_to_blob},
+    record::{Fixed, Number, Origin, OutcomeColumns, step_name, topics_to_blob},
     statements as sql,
 };
 use crate::{
-    domain::{Address, B256, BlockRef, RequestKey},
+    domain::{B256, BlockRef, Kind, RequestKey},
     flow::ledger::{Arrival, Batch, IdRun, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
+    journal::{
+        Pruned,
+        commands::{Done, Settlement, Work},
+        progress::{Ended, Open, Reopening, Stored},
+    },
 };
 
 /// Rows one prune command removes at most, so that commits behind it wait milliseconds.
@@ -27,7 +29,8 @@ const PRUNE_CHUNK: u32 = 500;
 /// The tables inside one transaction.
 pub(super) struct Tables<'t> {
     pub transaction: &'t Transaction<'t>,
-    pub contract: Address,
+    pub chain: u64,
+    pub contract: Origin,
 }
 
 impl Tables<'_> {
@@ -52,12 +55,12 @@ impl Tables<'_> {
             Work::Reopen(ids) => self.reopen(ids, now_ms).map(Done::Reopened),
             Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
             Work::ForgetUpTo(block) => {
-                let up_to = params![Fixed(self.contract), Number(*block)];
+                let up_to = params![self.contract, Number(*block)];
                 self.transaction.prepare_cached(sql::FORGET)?.execute(up_to)?;
                 Ok(Done::Nothing)
             }
             Work::Prune { settled_before_ms, final_block } => {
-                self.prune(*settled_before_ms, *final_block).map(Done::Pruned)
+                self.prune(*settled_before_ms, *final_block)
             }
             Work::Flush => Ok(Done::Nothing),
         }
@@ -74,7 +77,7 @@ impl Tables<'_> {
         }
         for (index, (event, reason)) in batch.skipped.iter().enumerate() {
             let stored = self.transaction.prepare_cached(sql::INSERT_SKIPPED)?.execute(params![
-                Fixed(self.contract),
+                self.contract,
                 reason,
                 Number(now_ms),
                 Number(event.block.number),
@@ -90,7 +93,7 @@ impl Tables<'_> {
         }
         if let Some(cursor) = batch.cursor {
             self.transaction.prepare_cached(sql::SET_CURSOR)?.execute(params![
-                Fixed(self.contract),
+                self.contract,
                 Number(cursor.number),
                 Fixed(cursor.hash),
                 Number(now_ms),
@@ -107,11 +110,11 @@ impl Tables<'_> {
     }
 
     fn replace_ids(&self, ids: &[IdRun]) -> rusqlite::Result<()> {
-        self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([Fixed(self.contract)])?;
+        self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([self.contract])?;
         let mut insert = self.transaction.prepare_cached(sql::INSERT_SEEN_IDS)?;
         for IdRun { counter, first, last, first_block, last_block } in ids.iter().copied() {
             insert.execute(params![
-                Fixed(self.contract),
+                self.contract,
                 counter.tag(),
                 Number(first),
                 Number(last),
@@ -123,7 +126,7 @@ impl Tables<'_> {
     }
 
     fn replace_unproven(&self, unproven: &[Unproven]) -> rusqlite::Result<()> {
-        let contract = Fixed(self.contract);
+        let contract = self.contract;
         self.transaction.prepare_cached(sql::FORGET_UNPROVEN)?.execute([contract])?;
         let mut put = self.transaction.prepare_cached(sql::PUT_UNPROVEN)?;
         for Unproven { first, last, hash, since_ms } in unproven {
@@ -149,7 +152,7 @@ impl Tables<'_> {
         let known = self
             .transaction
             .prepare_cached(sql::SELECT_PLACE)?
-            .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
+            .query_row(params![self.contract, Fixed(key.id), Fixed(key.content)], |row| {
                 let (seq, stored) = read_stored(row)?;
                 let block: Fixed<B256> = row.get(sql::PROGRESS_COLUMNS + 1)?;
                 Ok((seq, stored, block.0))
@@ -179,7 +182,7 @@ impl Tables<'_> {
     fn insert_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
         let Arrival { key, kind, event } = arrival;
         let inserted = self.transaction.prepare_cached(sql::INSERT_REQUEST)?.execute(params![
-            Fixed(self.contract),
+            self.contract,
             Fixed(key.id),
             Fixed(key.content),
             kind.as_str(),
@@ -204,7 +207,7 @@ impl Tables<'_> {
         let stored = self
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
-            .query_row(params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)], |row| {
+            .query_row(params![self.contract, Fixed(key.id), Fixed(key.content)], |row| {
                 let (seq, stored) = read_stored(row)?;
                 let kind: String = row.get(sql::PROGRESS_COLUMNS + 1)?;
                 Ok((seq, stored, kind))
@@ -234,7 +237,7 @@ impl Tables<'_> {
             Ok(Stored::Ended(end)) => {
                 self.settle(seq, &end)?;
                 let after = end.after();
-                Ok(kind_from_name(&kind).map_or(Done::Nothing, |kind| {
+                Ok(Kind::from_name(&kind).map_or(Done::Nothing, |kind| {
                     Done::Settled(Settlement { kind, outcome: end.outcome, after })
                 }))
             }
@@ -280,11 +283,12 @@ impl Tables<'_> {
         self.transaction.prepare_cached(sql::INSERT_TRANSACTION)?.execute(params![
             Number(signed.nonce),
             Fixed(signed.hash),
-            Fixed(self.contract),
+            self.contract,
             signed.request.map(|key| Fixed(key.id)),
             signed.request.map(|key| Fixed(key.content)),
             Number(now_ms),
             signed.raw.as_ref(),
+            Number(self.chain),
         ])?;
         Ok(())
     }
@@ -338,10 +342,7 @@ impl Tables<'_> {
         let stored = self
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
-            .query_row(
-                params![Fixed(self.contract), Fixed(key.id), Fixed(key.content)],
-                read_stored,
-            )
+            .query_row(params![self.contract, Fixed(key.id), Fixed(key.content)], read_stored)
             .optional()?;
         self.reopen_stored(stored, Reopening::RetryAsked, now_ms)
     }
@@ -364,12 +365,13 @@ impl Tables<'_> {
         self.advance(seq, open)
     }
 
-    fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Pruned> {
+    fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Done> {
         let (before, last) = (Number(settled_before_ms), Number(final_block));
+        let (chain, of_chain) = (Number(self.chain), self.contract.chain());
         let old: Vec<i64> = self
             .transaction
             .prepare_cached(sql::OLD_REQUESTS)?
-            .query_map(params![before, last, PRUNE_CHUNK], |row| row.get(0))?
+            .query_map(params![before, last, PRUNE_CHUNK, of_chain], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for statement in sql::DELETE_REQUEST {
             let mut statement = self.transaction.prepare_cached(statement)?;
@@ -380,12 +382,12 @@ impl Tables<'_> {
         let skipped = self
             .transaction
             .prepare_cached(sql::DELETE_OLD_SKIPPED)?
-            .execute(params![before, last, PRUNE_CHUNK])?;
+            .execute(params![before, last, PRUNE_CHUNK, of_chain])?;
         let highest: Option<Number> =
-            self.transaction.query_row(sql::HIGHEST_NONCE, [], |row| row.get(0))?;
+            self.transaction.query_row(sql::HIGHEST_NONCE, [chain], |row| row.get(0))?;
         let highest_final: Option<Number> = self
             .transaction
-            .query_row(sql::HIGHEST_FINAL_NONCE, [last], |row| row.get(0))
+            .query_row(sql::HIGHEST_FINAL_NONCE, [last, chain], |row| row.get(0))
             .optional()?;
         let displaced: Vec<i64> = self
             .transaction
@@ -396,7 +398,8 @@ impl Tables<'_> {
                     last,
                     highest.unwrap_or(Number(0)),
                     highest_final.unwrap_or(Number(0)),
-                    PRUNE_CHUNK
+                    PRUNE_CHUNK,
+                    chain
                 ],
                 |row| row.get(0),
             )?
@@ -405,10 +408,14 @@ impl Tables<'_> {
         for seq in &displaced {
             statement.execute([seq])?;
         }
-        Ok(Pruned {
-            requests: old.len() as u64,
-            transactions: displaced.len() as u64,
-            skipped_logs: skipped as u64,
+        let most = old.len().max(displaced.len()).max(skipped);
+        Ok(Done::Pruned {
+            chunk: Pruned {
+                requests: old.len() as u64,
+                transactions: displaced.len() as u64,
+                skipped_logs: skipped as u64,
+            },
+            is_full: most as u64 >= u64::from(PRUNE_CHUNK),
         })
     }
 }
@@ -416,12 +423,4 @@ impl Tables<'_> {
 /// A request out of its progress and the position after that.
 fn read_stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
     Ok((row.get(sql::PROGRESS_COLUMNS)?, read_progress(row)?.into()))
-}
-
-impl Pruned {
-    /// Whether a further chunk may find more.
-    pub(super) fn is_full_chunk(self) -> bool {
-        let most = self.requests.max(self.transactions).max(self.skipped_logs);
-        most >= u64::from(PRUNE_CHUNK)
-    }
 }

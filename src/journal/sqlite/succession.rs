@@ -24,15 +24,19 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{
-    Identity, Journal, Kept, OpenError, Writer,
+    aside,
+    begin::read_identity,
     errors::is_corrupt,
     lock::Note,
-    names, read_identity, reader, rebuild,
-    record::{Fixed, Number},
+    names,
+    open::OpenFile,
+    reader,
+    record::{Number, Origin},
     schema, statements as sql,
 };
 use crate::{
     domain::{Address, BlockRef},
+    journal::{Identity, Journal, Kept, OpenError, Writer},
     machine::Machine,
 };
 
@@ -80,16 +84,17 @@ pub fn open_as(
     keeper: &str,
     kept: Option<Kept>,
 ) -> Result<Opened, OpenError> {
-    let (journal, writer) = match kept {
-        Some(kept) => kept.reopen(machine, contract)?,
-        None => Journal::open_own(machine, dir, identity, contract)?,
+    let mut own = match kept {
+        Some(kept) => OpenFile::kept(kept)?,
+        None => OpenFile::open_own(machine, dir, identity, contract)?,
     };
-    let (path, now_ms) = (journal.path().to_owned(), machine.clock.unix_millis());
+    let (path, now_ms) = (own.store.path().to_owned(), machine.clock.unix_millis());
     let sqlite = |cause| OpenError::sqlite(&path, cause);
     let siblings = siblings(dir, identity, keeper, contract)
         .map_err(OpenError::io(&path, "looking for the journals beside it"))?;
-    let fresh = reader::cursor(writer.connection(), contract).map_err(sqlite)?.is_none();
-    let mut opened = Opened { journal, writer, predecessor: None, left: Vec::new() };
+    let fresh =
+        reader::cursor(&own.store.connection, Origin::home(contract)).map_err(sqlite)?.is_none();
+    let (mut predecessor, mut left) = (None, Vec::new());
     let Siblings { known, dark } = siblings;
     let heir_since = known.iter().find(|sibling| sibling.has_cursor).map(|known| known.kept_at_ms);
     for Dark { error, written_ms } in dark {
@@ -100,41 +105,43 @@ pub fn open_as(
         tracing::warn!(%error, "a journal beside this instance's own cannot be read");
     }
     for sibling in known {
-        let inherits = fresh && opened.predecessor.is_none() && sibling.has_cursor;
+        let inherits = fresh && predecessor.is_none() && sibling.has_cursor;
         if !inherits && !sibling.has_open_transactions {
             continue;
         }
-        let (journal, writer) = match Journal::open_on(machine, dir, sibling.identity, contract) {
-            Ok(open) => open,
+        let other = match OpenFile::open(machine, dir, sibling.identity) {
+            Ok(other) => other,
             // Also while somebody serves that wallet: to begin without its requests would lose them.
             Err(error) if inherits => return Err(error.of_predecessor()),
             // Whoever serves that wallet sees to its transactions.
             Err(OpenError::Locked { .. }) => continue,
             Err(error) => {
-                opened.left.push(Err(error));
+                left.push(Err(error));
                 continue;
             }
         };
         let wallet = sibling.identity.wallet;
         if inherits {
-            let inherited =
-                inherit(opened.writer.connection_mut(), journal.path(), contract, now_ms);
+            let old = other.store.path();
+            let inherited = inherit(&mut own.store.connection, old, contract, now_ms);
             let (cursor, requests) = inherited.map_err(|cause| {
                 if is_corrupt(&cause) {
-                    return OpenError::sqlite(journal.path(), cause).of_predecessor();
+                    return OpenError::sqlite(old, cause).of_predecessor();
                 }
                 OpenError::sqlite(&path, cause)
             })?;
-            opened.predecessor = Some(Predecessor { wallet, cursor, requests });
+            predecessor = Some(Predecessor { wallet, cursor, requests });
         }
         if sibling.has_open_transactions {
-            opened.left.push(Ok(Left { wallet, journal, writer }));
+            let (journal, writer) = other.assemble(machine, contract);
+            left.push(Ok(Left { wallet, journal, writer }));
         }
     }
-    let noted = opened.writer.lock_mut().keep_as(keeper);
+    let noted = own.store.tenure.keep_as(keeper);
     noted.map_err(OpenError::io(&path, "noting whose it is"))?;
-    keep_as(opened.writer.connection_mut(), keeper, now_ms).map_err(sqlite)?;
-    Ok(opened)
+    keep_as(&mut own.store.connection, keeper, now_ms).map_err(sqlite)?;
+    let (journal, writer) = own.assemble(machine, contract);
+    Ok(Opened { journal, writer, predecessor, left })
 }
 
 /// The journals beside a new one that are, or may be, of the same instance.
@@ -218,7 +225,7 @@ fn siblings(
             continue;
         }
         let written_ms = written_ms(&aside);
-        found.dark.push(Dark { error: rebuild::error(&path, aside, contract), written_ms });
+        found.dark.push(Dark { error: aside::error(&path, aside, contract), written_ms });
     }
     found.known.sort_by_key(|sibling| std::cmp::Reverse(sibling.kept_at_ms));
     Ok(found)
@@ -265,12 +272,13 @@ fn look_into(
             return Ok(None);
         }
         let Some(identity) = read_identity(&connection)? else { return Ok(None) };
+        let newer = connection.prepare(sql::HAS_OPEN_TRANSACTIONS);
+        let has_open = newer.map_or(sql::HAS_OPEN_TRANSACTIONS_V3, |_| sql::HAS_OPEN_TRANSACTIONS);
         Ok(Some(Sibling {
             identity,
             kept_at_ms,
-            has_cursor: reader::cursor(&connection, contract)?.is_some(),
-            has_open_transactions: connection
-                .query_row(sql::HAS_OPEN_TRANSACTIONS, [], |row| row.get(0))?,
+            has_cursor: reader::cursor(&connection, Origin::home(contract))?.is_some(),
+            has_open_transactions: connection.query_row(has_open, [], |row| row.get(0))?,
         }))
     };
     looking().map_err(|cause| OpenError::sqlite(path, cause))
@@ -298,18 +306,18 @@ fn copy(
     now_ms: u64,
 ) -> rusqlite::Result<(BlockRef, u64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let of = params![Fixed(contract)];
+    let of = params![Origin::home(contract)];
     let now = Number(now_ms);
-    transaction.execute(sql::INHERIT_CURSOR, params![Fixed(contract), now])?;
+    transaction.execute(sql::INHERIT_CURSOR, params![Origin::home(contract), now])?;
     transaction.execute(sql::INHERIT_UNPROVEN, of)?;
-    let cursor = reader::cursor(&transaction, contract)?;
+    let cursor = reader::cursor(&transaction, Origin::home(contract))?;
     let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let young = Number(cursor.number.saturating_sub(YOUNG));
-    transaction.execute(sql::INHERIT_REQUESTS, params![Fixed(contract), young])?;
+    transaction.execute(sql::INHERIT_REQUESTS, params![Origin::home(contract), young])?;
     transaction.execute(sql::INHERIT_EVENTS, of)?;
     transaction.execute(sql::INHERIT_ANSWERS, of)?;
     transaction.execute(sql::INHERIT_SEEN_IDS, of)?;
-    let requests = reader::in_hand(&transaction, contract)?;
+    let requests = reader::in_hand(&transaction, Origin::home(contract))?;
     transaction.commit()?;
     Ok((cursor, requests))
 }

@@ -16,7 +16,18 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8];
+
+/// A wallet has nonces on each chain. Until here there was one.
+const V8: &str = "
+ALTER TABLE transactions ADD COLUMN chain INTEGER NOT NULL DEFAULT 0;
+UPDATE transactions SET chain = coalesce((SELECT chain_id FROM identity), 0);
+DROP INDEX transactions_by_nonce;
+DROP INDEX transactions_open;
+CREATE INDEX transactions_by_nonce ON transactions (chain, nonce, mined_block_number);
+CREATE INDEX transactions_open ON transactions (chain, nonce)
+    WHERE mined_block_number IS NULL AND given_up IS NULL;
+";
 
 /// Blocks up to the cursor whose logs nobody could prove, and up to where all were read twice. Which ids
 /// of requests are known: a hole is a request that somebody hides. Up to which block answers may have
@@ -202,8 +213,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What `PRAGMA user_version` and `application_id` say about a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Version {
-    /// Ours, and at most as new as we are.
-    Known,
+    /// Ours, and at most as new as we are: how many migrations it has seen.
+    Known(usize),
     /// A database with nothing in it. No journal ever is one under its own name: it has its tables before
     /// it gets that.
     Empty,
@@ -299,8 +310,8 @@ pub(super) fn version(connection: &Connection, known: &[&str]) -> rusqlite::Resu
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     if application == i64::from(APPLICATION_ID) {
-        let newer = usize::try_from(version).map_or(true, |version| version > known.len());
-        return Ok(if newer { Version::Newer(version) } else { Version::Known });
+        let seen = usize::try_from(version).ok().filter(|seen| *seen <= known.len());
+        return Ok(seen.map_or(Version::Newer(version), Version::Known));
     }
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -365,7 +376,7 @@ mod tests {
         migrate(&mut create(&path).unwrap(), &[V1]).unwrap();
         for _ in 0..2 {
             let mut connection = connect_writer(&path).unwrap();
-            assert_eq!(version(&connection, &[V1, add]).unwrap(), Version::Known);
+            let Version::Known(_) = version(&connection, &[V1, add]).unwrap() else { panic!() };
             migrate(&mut connection, &[V1, add]).unwrap();
             connection.prepare("SELECT note FROM requests").unwrap();
         }
@@ -412,7 +423,7 @@ mod tests {
         let mut connection = create(&path).unwrap();
         migrate(&mut connection, &[V1]).unwrap();
         migrate(&mut connection, &[V1, broken]).unwrap_err();
-        assert_eq!(version(&connection, &[V1]).unwrap(), Version::Known);
+        assert_eq!(version(&connection, &[V1]).unwrap(), Version::Known(1));
         connection.prepare("SELECT a FROM half").unwrap_err();
     }
 
@@ -438,7 +449,7 @@ mod tests {
         let path = dir.path().join("readme.sqlite3");
         let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
-        let readme = include_str!("../../README.md");
+        let readme = include_str!("../../../README.md");
         let after = readme.split("sqlite3 -readonly \"$journal\" \"").nth(1).unwrap();
         connection.prepare(after.split('"').next().unwrap()).unwrap();
     }

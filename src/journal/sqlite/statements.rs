@@ -156,8 +156,9 @@ pub(super) const PUT_ANSWER: &str =
     "REPLACE INTO answers (seq, payload, signature, extra_data) VALUES (?1, ?2, ?3, ?4)";
 
 pub(super) const INSERT_TRANSACTION: &str = "
-INSERT INTO transactions (nonce, hash, contract, request_id, request_content, signed_at, raw)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (nonce, hash) DO UPDATE SET given_up = NULL";
+INSERT INTO transactions
+    (nonce, hash, contract, request_id, request_content, signed_at, raw, chain)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (nonce, hash) DO UPDATE SET given_up = NULL";
 
 pub(super) const MINE_TRANSACTION: &str = "
 UPDATE transactions SET mined_at = ?3, mined_block_number = ?4, mined_block_hash = ?5, given_up = NULL
@@ -246,9 +247,9 @@ pub(super) const LISTED_HELD: &str =
 pub(super) const LISTED_ENDED: &str = listed!(ended!());
 pub(super) const LISTED_ALL: &str = listed!(all!());
 
-/// The contract whose cursor moved last.
-pub(super) const LATEST_CONTRACT: &str =
-    "SELECT contract FROM cursors ORDER BY moved_at DESC LIMIT 1";
+/// The contract on the journal's own chain whose cursor moved last.
+pub(super) const LATEST_CONTRACT: &str = "
+SELECT contract FROM cursors WHERE length(contract) = 20 ORDER BY moved_at DESC LIMIT 1";
 
 /// Without event and answer: what an operator asks for.
 pub(super) const HELD: &str = concat!(
@@ -265,18 +266,19 @@ SELECT r.seq, r.id, r.content FROM requests r
 WHERE r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL AND r.seq > ?2
 ORDER BY r.seq LIMIT ?3";
 
-/// A mined transaction closes its nonce for all that share it.
+/// A mined transaction closes its nonce for all that share it. `?1` chain.
 pub(super) const OPEN_TRANSACTIONS: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
-WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
-    SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
+WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
+    SELECT 1 FROM transactions m
+    WHERE m.chain = ?1 AND m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
 ORDER BY t.nonce, t.seq";
 
-/// The last `?1` nonces with a mined transaction.
+/// The last `?1` nonces with a mined transaction of chain `?2`.
 pub(super) const RECENTLY_MINED: &str = "
 SELECT nonce, hash, mined_block_number, mined_block_hash FROM transactions
-WHERE mined_block_number IS NOT NULL AND nonce > (
-    SELECT m.nonce FROM transactions m WHERE m.mined_block_number IS NOT NULL
+WHERE chain = ?2 AND mined_block_number IS NOT NULL AND nonce > (
+    SELECT m.nonce FROM transactions m WHERE m.chain = ?2 AND m.mined_block_number IS NOT NULL
     ORDER BY m.nonce DESC LIMIT 1) - ?1
 ORDER BY nonce";
 
@@ -307,17 +309,18 @@ FROM transactions t
 WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
 
 /// A nonce that every node refused, or that the chain does not come to, is free, unless other bytes
-/// were recorded for it.
+/// were recorded for it. `?1` chain.
 pub(super) const HIGHEST_NONCE: &str = "
 SELECT (SELECT nonce FROM transactions
-    WHERE given_up IS NULL OR given_up NOT IN ('rejected', 'stranded')
+    WHERE chain = ?1 AND (given_up IS NULL OR given_up NOT IN ('rejected', 'stranded'))
     ORDER BY nonce DESC LIMIT 1)";
 
-/// Given up beyond a gap that the chain has not come to.
+/// Given up beyond a gap that the chain `?1` has not come to.
 pub(super) const STRANDED_TRANSACTIONS: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
-WHERE t.mined_block_number IS NULL AND t.given_up = 'stranded' AND t.nonce > coalesce((
-    SELECT m.nonce FROM transactions m WHERE m.mined_block_number IS NOT NULL
+WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up = 'stranded'
+    AND t.nonce > coalesce((
+    SELECT m.nonce FROM transactions m WHERE m.chain = ?1 AND m.mined_block_number IS NOT NULL
     ORDER BY m.nonce DESC LIMIT 1), -1)
 ORDER BY t.nonce";
 
@@ -352,7 +355,15 @@ pub(super) const SELECT_KEEPER: &str = "SELECT name, kept_at FROM keeper";
 pub(super) const DELETE_KEEPER: &str = "DELETE FROM keeper";
 pub(super) const INSERT_KEEPER: &str = "INSERT INTO keeper (name, kept_at) VALUES (?1, ?2)";
 
+/// Of whatever chain.
 pub(super) const HAS_OPEN_TRANSACTIONS: &str = "
+SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
+WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
+    SELECT 1 FROM transactions m
+    WHERE m.chain = t.chain AND m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
+
+/// Before version 8.
+pub(super) const HAS_OPEN_TRANSACTIONS_V3: &str = "
 SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
 WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
@@ -410,12 +421,21 @@ pub(super) const IS_EMPTY: &str = "
 SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)
     AND NOT EXISTS (SELECT 1 FROM transactions)";
 
-/// `?1` settled before, `?2` final block, `?3` how many.
-pub(super) const OLD_REQUESTS: &str = "
-SELECT seq FROM requests
-WHERE outcome IS NOT NULL AND settled_at < ?1
-    AND (outcome_block_number IS NULL OR outcome_block_number <= ?2)
-ORDER BY settled_at LIMIT ?3";
+/// Whether the row is of the chain `?4`, which is what stands before the address in its column.
+macro_rules! of_chain {
+    () => {
+        "substr(contract, 1, length(contract) - 20) = ?4"
+    };
+}
+
+/// `?1` settled before, `?2` final block, `?3` how many, `?4` of which chain.
+pub(super) const OLD_REQUESTS: &str = concat!(
+    "SELECT seq FROM requests
+     WHERE outcome IS NOT NULL AND settled_at < ?1
+         AND (outcome_block_number IS NULL OR outcome_block_number <= ?2) AND ",
+    of_chain!(),
+    " ORDER BY settled_at LIMIT ?3"
+);
 
 pub(super) const DELETE_REQUEST: [&str; 3] = [
     "DELETE FROM answers WHERE seq = ?1",
@@ -423,21 +443,23 @@ pub(super) const DELETE_REQUEST: [&str; 3] = [
     "DELETE FROM requests WHERE seq = ?1",
 ];
 
-/// `?1` stored before, `?2` final block, `?3` how many.
-pub(super) const DELETE_OLD_SKIPPED: &str = "
-DELETE FROM skipped_logs WHERE seq IN (
-    SELECT seq FROM skipped_logs WHERE skipped_at < ?1 AND block_number <= ?2
-    ORDER BY skipped_at LIMIT ?3)";
+/// `?1` stored before, `?2` final block, `?3` how many, `?4` of which chain.
+pub(super) const DELETE_OLD_SKIPPED: &str = concat!(
+    "DELETE FROM skipped_logs WHERE seq IN (
+     SELECT seq FROM skipped_logs WHERE skipped_at < ?1 AND block_number <= ?2 AND ",
+    of_chain!(),
+    " ORDER BY skipped_at LIMIT ?3)"
+);
 
-/// The highest nonce that is mined for good: every nonce below it is as well.
+/// The highest nonce of chain `?2` that is mined for good: every nonce below it is as well.
 pub(super) const HIGHEST_FINAL_NONCE: &str = "
-SELECT nonce FROM transactions WHERE mined_block_number <= ?1 ORDER BY nonce DESC LIMIT 1";
+SELECT nonce FROM transactions WHERE chain = ?2 AND mined_block_number <= ?1 ORDER BY nonce DESC LIMIT 1";
 
 /// `?1` signed and settled before, `?2` final block, `?3` highest nonce, `?4` highest final nonce,
-/// `?5` how many. A row that was never mined below `?4` lost its nonce to another for good.
+/// `?5` how many, `?6` chain (the plus keeps the planner from an index by it). A row that was never mined below `?4` lost its nonce to another for good.
 pub(super) const OLD_TRANSACTIONS: &str = "
 SELECT t.seq FROM transactions t
-WHERE t.signed_at < ?1 AND t.nonce < ?3
+WHERE +t.chain = ?6 AND t.signed_at < ?1 AND t.nonce < ?3
     AND (t.mined_block_number <= ?2 OR (t.mined_block_number IS NULL AND t.nonce < ?4))
     AND NOT EXISTS (
         SELECT 1 FROM requests r

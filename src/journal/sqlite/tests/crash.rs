@@ -1,8 +1,25 @@
 //! Power cuts: the write-ahead log is cut at every frame, and the journal must come back with
 //! everything it had promised by then.
 
-use super::*;
-use crate::journal::reader;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::{
+    domain::Outcome,
+    flow::ledger::{RequestLedger as _, Step},
+    gateway::lane::{SignedTransaction, TransactionLedger as _},
+    journal::{
+        StageName,
+        sqlite::{open::OpenFile, reader, record::Origin},
+        tests::{CONTRACT, Running, answer, batch, event, hash, identity, key, signed},
+    },
+    machine::Machine,
+};
 
 const WAL_HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
@@ -30,9 +47,9 @@ async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promi
     }
     journal.close().await.unwrap();
 
-    let (journal, writer) = Journal::open(dir, identity(), CONTRACT).unwrap();
-    writer.connection().pragma_update(None, "wal_autocheckpoint", 0).unwrap();
-    let running = Running::start((journal, writer));
+    let open = OpenFile::open(&Machine::default(), dir, identity()).unwrap();
+    open.store.connection.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    let running = Running::start(open.assemble(&Machine::default(), CONTRACT));
     let path = running.path().to_owned();
     let wal = path.with_extension("sqlite3-wal");
     let size = move || fs::metadata(&wal).unwrap().len();
@@ -85,9 +102,9 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     let path = dir.path().join(identity().file_stem() + ".sqlite3");
     fs::write(&path, file).unwrap();
     fs::write(path.with_extension("sqlite3-wal"), log).unwrap();
-    let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
-    let connection = writer.connection();
-    let cursor = reader::cursor(connection, CONTRACT).unwrap().unwrap();
+    let open = OpenFile::open(&Machine::default(), dir.path(), identity()).unwrap();
+    let connection = &open.store.connection;
+    let cursor = reader::cursor(connection, Origin::home(CONTRACT)).unwrap().unwrap();
     assert_eq!(cursor.hash, hash(cursor.number));
     assert!(cursor.number + 1 >= before);
 
@@ -95,7 +112,8 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     let mut stored = 0;
     let last = ids(cursor.number)[1];
     for id in 0..=last + 8 {
-        let Some(record) = reader::request(connection, CONTRACT, key(id)).unwrap() else {
+        let Some(record) = reader::request(connection, Origin::home(CONTRACT), key(id)).unwrap()
+        else {
             assert!(id > last, "request {id} below the cursor {cursor:?} is lost");
             continue;
         };
@@ -116,8 +134,12 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
                 assert!(*number <= cursor.number, "batch {number} of size {size} is lost");
             }
             Promise::Signed(one) => {
-                let found =
-                    reader::transactions_of(connection, CONTRACT, one.request.unwrap()).unwrap();
+                let found = reader::transactions_of(
+                    connection,
+                    Origin::home(CONTRACT),
+                    one.request.unwrap(),
+                )
+                .unwrap();
                 assert!(found.iter().any(|found| found.transaction == *one), "{one:?} is lost");
             }
         }

@@ -9,12 +9,17 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
-    Counts, Identity, OpenError,
+    aside,
+    begin::read_identity,
     lock::Note,
-    names, read_identity, reader, rebuild,
+    names, reader,
+    record::Origin,
     schema::{self, Version},
 };
-use crate::domain::{Address, BlockRef};
+use crate::{
+    domain::{Address, BlockRef},
+    journal::{Counts, Identity, OpenError, StoreError},
+};
 
 /// Who has a journal open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +60,11 @@ pub fn glance(dir: &Path, identity: Identity, contract: Address) -> Result<Glanc
         if has_directory
             && let Some(aside) = names::aside_of(&path).map_err(io("looking for it"))?
         {
-            return Err(rebuild::error(&path, aside, contract));
+            return Err(aside::error(&path, aside, contract));
         }
         if names::has_log(&path).map_err(io("looking for its log"))? {
-            let detail = rebuild::NO_DATABASE.to_owned();
-            return Err(OpenError::Corrupt { path, detail });
+            let cause = StoreError::damaged(aside::NO_DATABASE);
+            return Err(OpenError::Corrupt { path, cause });
         }
         return Ok(Glance { path, holder, content: None });
     }
@@ -72,26 +77,23 @@ fn read(path: &Path, identity: Identity, contract: Address) -> Result<Content, O
     let connection = schema::connect_to_look(path, schema::BUSY_TIMEOUT).map_err(sqlite)?;
     let path_buf = path.to_owned();
     match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
-        Version::Known => {}
+        Version::Known(_) => {}
         Version::Empty => {
-            let detail = schema::EMPTIED.to_owned();
-            return Err(OpenError::Corrupt { path: path_buf, detail });
+            let cause = StoreError::damaged(schema::EMPTIED);
+            return Err(OpenError::Corrupt { path: path_buf, cause });
         }
         Version::Newer(found) => {
             let known = schema::MIGRATIONS.len();
             return Err(OpenError::Newer { path: path_buf, found, known });
         }
-        Version::NotOurs => {
-            let detail = "another program's database".to_owned();
-            return Err(OpenError::NotOurs { path: path_buf, detail });
-        }
+        Version::NotOurs => return Err(OpenError::NotOurs { path: path_buf, of: None }),
     }
-    if read_identity(&connection).map_err(sqlite)?.is_some_and(|found| found != identity) {
-        let detail = "it is of another chain or wallet".to_owned();
-        return Err(OpenError::NotOurs { path: path_buf, detail });
+    let of = read_identity(&connection).map_err(sqlite)?;
+    if of.is_some_and(|found| found != identity) {
+        return Err(OpenError::NotOurs { path: path_buf, of });
     }
-    let cursor = reader::cursor(&connection, contract).map_err(sqlite)?;
-    let counts = reader::counts(&connection, contract).map_err(sqlite)?;
+    let cursor = reader::cursor(&connection, Origin::home(contract)).map_err(sqlite)?;
+    let counts = reader::counts(&connection, Origin::home(contract)).map_err(sqlite)?;
     let bytes = fs::metadata(path).map_err(OpenError::io(path, "measuring it"))?.len();
     Ok(Content { cursor, counts, bytes })
 }
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::B256,
-        journal::{Journal, lock::Lock},
+        journal::{Journal, sqlite::lock::Lock},
     };
 
     fn identity() -> Identity {

@@ -36,17 +36,13 @@ pub(super) struct Note {
 }
 
 /// Why there is no lock.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum LockError {
     /// Someone else holds it; the process id if the file tells one.
+    #[error("someone else holds it")]
     Taken(Option<u32>),
-    Io(io::Error),
-}
-
-impl From<io::Error> for LockError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl Note {

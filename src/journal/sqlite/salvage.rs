@@ -15,15 +15,15 @@ use alloy::{
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    Identity,
     reader::{read_event, read_transaction},
-    record::{Fixed, Number, key_from_columns},
+    record::{Number, Origin, key_from_columns},
     schema, statements as sql,
 };
 use crate::{
     domain::{Address, RequestKey},
     flow::ledger::Arrival,
     gateway::{abi, lane::SignedTransaction},
+    journal::Identity,
 };
 
 /// What could be read of it.
@@ -82,7 +82,7 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
 pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
     let connection = open(file).ok()?;
     let number = |statement| -> rusqlite::Result<Option<Number>> {
-        connection.query_row(statement, params![Fixed(contract)], |row| row.get(0))
+        connection.query_row(statement, params![Origin::home(contract)], |row| row.get(0))
     };
     let cursor = number(sql::SELECT_CURSOR).ok()??;
     let oldest = number(sql::OLDEST_UNFINISHED).ok()?;
@@ -107,7 +107,7 @@ fn rows<T>(
             continue;
         };
         let wants = statement.parameter_count();
-        let all = params![Fixed(contract)];
+        let all = params![Origin::home(contract)];
         let Ok(mut rows) = statement.query(if wants == 0 { &[] } else { all }) else { continue };
         let whole = loop {
             match rows.next() {

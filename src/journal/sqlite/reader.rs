@@ -7,20 +7,22 @@ use rusqlite::{
 };
 
 use super::{
-    Counts, Failing, HeldRequest, Holds, JournaledTransaction, Position, RequestRecord, Unfinished,
-    progress::{Progress, StageName},
     record::{
-        Fixed, Number, OutcomeColumns, block_from_columns, bytes, held_from_columns,
-        key_from_columns, kind_from_name, told, topics_from_blob,
+        Fixed, Number, Origin, OutcomeColumns, block_from_columns, bytes, held_from_columns,
+        key_from_columns, told, topics_from_blob,
     },
     statements::{self as sql, PROGRESS_COLUMNS},
 };
 use crate::{
-    domain::{Address, Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
+    domain::{Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
     flow::ledger::{Answered, IdRun, Unproven},
     gateway::{
         abi::Counter,
         lane::{MinedTransaction, SignedTransaction},
+    },
+    journal::{
+        Counts, Failing, HeldRequest, Holds, JournaledTransaction, Listed, Listing, Position,
+        Progress, RequestRecord, StageName, Unfinished, Which, store::Page,
     },
     metrics::Standing,
 };
@@ -82,7 +84,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
 pub(super) fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
     let id: Fixed<U256> = row.get(PROGRESS_COLUMNS + 1)?;
     let kind: String = row.get(PROGRESS_COLUMNS + 3)?;
-    let kind = kind_from_name(&kind)
+    let kind = Kind::from_name(&kind)
         .ok_or_else(|| unreadable(PROGRESS_COLUMNS + 3, format!("kind {kind:?}")))?;
     let key = RequestKey { id: id.0, content: hash(row, PROGRESS_COLUMNS + 2)? };
     Ok((Position(row.get(PROGRESS_COLUMNS)?), key, kind))
@@ -119,33 +121,31 @@ pub(super) fn read_record(row: &Row<'_>) -> rusqlite::Result<RequestRecord> {
 
 pub(super) fn cursor(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Option<BlockRef>> {
     connection
         .prepare_cached(sql::SELECT_CURSOR)?
-        .query_row([Fixed(contract)], |row| {
-            Ok(BlockRef { number: number(row, 0)?, hash: hash(row, 1)? })
-        })
+        .query_row([contract], |row| Ok(BlockRef { number: number(row, 0)?, hash: hash(row, 1)? }))
         .optional()
 }
 
 pub(super) fn read_twice(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Option<u64>> {
     let read = connection
         .prepare_cached(sql::SELECT_READ_TWICE)?
-        .query_row([Fixed(contract)], |row| maybe_number(row, 0))
+        .query_row([contract], |row| maybe_number(row, 0))
         .optional()?;
     Ok(read.flatten())
 }
 
 pub(super) fn unproven(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Vec<Unproven>> {
     let mut select = connection.prepare_cached(sql::SELECT_UNPROVEN)?;
-    let rows = select.query_map([Fixed(contract)], |row| {
+    let rows = select.query_map([contract], |row| {
         Ok(Unproven {
             first: number(row, 0)?,
             last: number(row, 1)?,
@@ -158,32 +158,32 @@ pub(super) fn unproven(
 
 pub(super) fn forgotten_up_to(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Option<u64>> {
     connection
         .prepare_cached(sql::SELECT_FORGOTTEN)?
-        .query_row([Fixed(contract)], |row| number(row, 0))
+        .query_row([contract], |row| number(row, 0))
         .optional()
 }
 
 pub(super) fn begun_after(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Option<u64>> {
     connection
         .prepare_cached(sql::SELECT_BEGUN_AFTER)?
-        .query_row([Fixed(contract)], |row| number(row, 0))
+        .query_row([contract], |row| number(row, 0))
         .optional()
 }
 
 /// Ids and blocks of the requests that were stored last, from the oldest to the newest.
 pub(super) fn newest_ids(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
     most: u32,
 ) -> rusqlite::Result<Vec<(U256, u64)>> {
     let mut select = connection.prepare_cached(sql::NEWEST_IDS)?;
-    let rows = select.query_map(params![Fixed(contract), most], |row| {
+    let rows = select.query_map(params![contract, most], |row| {
         let id: Fixed<U256> = row.get(0)?;
         Ok((id.0, number(row, 1)?))
     })?;
@@ -193,9 +193,9 @@ pub(super) fn newest_ids(
 }
 
 /// Which ids of requests are known. Rows that nobody can read are left out.
-pub(super) fn seen_ids(connection: &Connection, contract: Address) -> rusqlite::Result<Vec<IdRun>> {
+pub(super) fn seen_ids(connection: &Connection, contract: Origin) -> rusqlite::Result<Vec<IdRun>> {
     let mut select = connection.prepare_cached(sql::SELECT_SEEN_IDS)?;
-    let runs = select.query_map([Fixed(contract)], |row| {
+    let runs = select.query_map([contract], |row| {
         let counter = row.get::<_, u8>(0).ok().and_then(Counter::from_tag);
         let (first, last) = (number(row, 1)?, number(row, 2)?);
         let (first_block, last_block) = (number(row, 3)?, number(row, 4)?);
@@ -207,12 +207,12 @@ pub(super) fn seen_ids(connection: &Connection, contract: Address) -> rusqlite::
 /// Whether requests of these ids were answered.
 pub(super) fn answered(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
     ids: &[U256],
 ) -> rusqlite::Result<Vec<Answered>> {
     let mut select = connection.prepare_cached(sql::SELECT_ANSWERED)?;
     let mut answered = |id: &U256| {
-        select.query_row(params![Fixed(contract), Fixed(*id)], |row| {
+        select.query_row(params![contract, Fixed(*id)], |row| {
             Ok(match (number(row, 0)?, number(row, 1)?) {
                 (0, _) => Answered::Unknown,
                 (_, 0) => Answered::No,
@@ -225,9 +225,8 @@ pub(super) fn answered(
 
 pub(super) fn unfinished(
     connection: &Connection,
-    contract: Address,
-    after: Option<Position>,
-    limit: u32,
+    contract: Origin,
+    Page { after, limit }: Page,
     holds: Holds,
 ) -> rusqlite::Result<Vec<Unfinished>> {
     let statement = match holds {
@@ -237,7 +236,7 @@ pub(super) fn unfinished(
     };
     connection
         .prepare_cached(statement)?
-        .query_map(params![Fixed(contract), after_seq(after), limit], |row| {
+        .query_map(params![contract, after_seq(after), limit], |row| {
             let RequestRecord { position, key, kind, event, answer, progress } = read_record(row)?;
             Ok(Unfinished {
                 position,
@@ -259,13 +258,12 @@ pub(super) fn after_seq(after: Option<Position>) -> i64 {
 
 pub(super) fn held(
     connection: &Connection,
-    contract: Address,
-    after: Option<Position>,
-    limit: u32,
+    contract: Origin,
+    Page { after, limit }: Page,
 ) -> rusqlite::Result<Vec<HeldRequest>> {
     let rows: Vec<_> = connection
         .prepare_cached(sql::HELD)?
-        .query_map(params![Fixed(contract), after_seq(after), limit], |row| {
+        .query_map(params![contract, after_seq(after), limit], |row| {
             Ok((read_name(row)?, read_progress(row)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
@@ -281,13 +279,12 @@ pub(super) fn held(
 /// Unfinished requests that are not held, oldest first, by name alone.
 pub(super) fn unfinished_keys(
     connection: &Connection,
-    contract: Address,
-    after: Option<Position>,
-    limit: u32,
+    contract: Origin,
+    Page { after, limit }: Page,
 ) -> rusqlite::Result<Vec<(Position, RequestKey)>> {
     connection
         .prepare_cached(sql::UNFINISHED_KEYS)?
-        .query_map(params![Fixed(contract), after_seq(after), limit], |row| {
+        .query_map(params![contract, after_seq(after), limit], |row| {
             let id: Fixed<U256> = row.get(1)?;
             Ok((Position(row.get(0)?), RequestKey { id: id.0, content: hash(row, 2)? }))
         })?
@@ -296,24 +293,24 @@ pub(super) fn unfinished_keys(
 
 pub(super) fn request(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
     key: RequestKey,
 ) -> rusqlite::Result<Option<RequestRecord>> {
     connection
         .prepare_cached(sql::REQUEST)?
-        .query_row(params![Fixed(contract), Fixed(key.id), Fixed(key.content)], read_record)
+        .query_row(params![contract, Fixed(key.id), Fixed(key.content)], read_record)
         .optional()
 }
 
 /// Events of other requests with the same id.
 pub(super) fn namesakes(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
     key: RequestKey,
 ) -> rusqlite::Result<Vec<Event>> {
     connection
         .prepare_cached(sql::NAMESAKES)?
-        .query_map(params![Fixed(contract), Fixed(key.id), Fixed(key.content)], |row| {
+        .query_map(params![contract, Fixed(key.id), Fixed(key.content)], |row| {
             read_record(row).map(|record| record.event)
         })?
         .collect()
@@ -328,38 +325,119 @@ pub(super) fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransact
     })
 }
 
+/// A page of requests, each read by `read`, with the statement for those that are asked for.
+fn page<T>(
+    connection: &Connection,
+    contract: Origin,
+    statement: &str,
+    Listing { which, after, limit }: Listing,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let after = after_seq(after);
+    let mut statement = connection.prepare_cached(statement)?;
+    match which {
+        Which::Ended { since_ms } => {
+            let page = params![contract, after, limit, Number(since_ms)];
+            statement.query_map(page, read)?.collect()
+        }
+        Which::Unfinished | Which::Held | Which::All => {
+            statement.query_map(params![contract, after, limit], read)?.collect()
+        }
+    }
+}
+
+pub(super) fn listed(
+    connection: &Connection,
+    contract: Origin,
+    listing: Listing,
+) -> rusqlite::Result<Vec<Listed>> {
+    let statement = match listing.which {
+        Which::Unfinished => sql::LISTED_UNFINISHED,
+        Which::Held => sql::LISTED_HELD,
+        Which::Ended { .. } => sql::LISTED_ENDED,
+        Which::All => sql::LISTED_ALL,
+    };
+    page(connection, contract, statement, listing, read_listed)
+}
+
+pub(super) fn records(
+    connection: &Connection,
+    contract: Origin,
+    listing: Listing,
+) -> rusqlite::Result<Vec<RequestRecord>> {
+    let statement = match listing.which {
+        Which::Unfinished => sql::UNFINISHED,
+        Which::Held => sql::UNFINISHED_HELD,
+        Which::Ended { .. } => sql::ENDED,
+        Which::All => sql::ALL,
+    };
+    page(connection, contract, statement, listing, read_record)
+}
+
+/// All requests of this id.
+pub(super) fn with_id(
+    connection: &Connection,
+    contract: Origin,
+    id: U256,
+) -> rusqlite::Result<Vec<RequestRecord>> {
+    connection
+        .prepare_cached(sql::BY_ID)?
+        .query_map(params![contract, Fixed(id)], read_record)?
+        .collect()
+}
+
+/// The oldest one without an outcome that is not held.
+pub(super) fn oldest(
+    connection: &Connection,
+    contract: Origin,
+) -> rusqlite::Result<Option<Listed>> {
+    connection.prepare_cached(sql::LISTED_OLDEST)?.query_row([contract], read_listed).optional()
+}
+
+fn read_listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
+    let (position, key, kind) = read_name(row)?;
+    let block = number(row, PROGRESS_COLUMNS + 4)?;
+    Ok(Listed { position, key, kind, block, progress: read_progress(row)? })
+}
+
 pub(super) fn open_transactions(
     connection: &Connection,
+    chain: u64,
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
-    connection.prepare_cached(sql::OPEN_TRANSACTIONS)?.query_map([], read_transaction)?.collect()
+    connection
+        .prepare_cached(sql::OPEN_TRANSACTIONS)?
+        .query_map([Number(chain)], read_transaction)?
+        .collect()
 }
 
 pub(super) fn stranded_transactions(
     connection: &Connection,
+    chain: u64,
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
     connection
         .prepare_cached(sql::STRANDED_TRANSACTIONS)?
-        .query_map([], read_transaction)?
+        .query_map([Number(chain)], read_transaction)?
         .collect()
 }
 
 pub(super) fn unsettled_transactions(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
     connection
         .prepare_cached(sql::UNSETTLED_TRANSACTIONS)?
-        .query_map([Fixed(contract)], read_transaction)?
+        .query_map([contract], read_transaction)?
         .collect()
 }
 
 pub(super) fn recently_mined(
     connection: &Connection,
+    chain: u64,
     nonces: u64,
 ) -> rusqlite::Result<Vec<MinedTransaction>> {
     connection
         .prepare_cached(sql::RECENTLY_MINED)?
-        .query_map([Number(nonces)], |row| {
+        .query_map([Number(nonces), Number(chain)], |row| {
             Ok(MinedTransaction {
                 nonce: number(row, 0)?,
                 hash: row.get::<_, Fixed<B256>>(1)?.0,
@@ -371,21 +449,21 @@ pub(super) fn recently_mined(
 
 pub(super) fn newest(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Option<Position>> {
     connection
         .prepare_cached(sql::NEWEST)?
-        .query_row([Fixed(contract)], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Position)))
+        .query_row([contract], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Position)))
 }
 
 pub(super) fn transactions_of(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
     key: RequestKey,
 ) -> rusqlite::Result<Vec<JournaledTransaction>> {
     connection
         .prepare_cached(sql::TRANSACTIONS_OF)?
-        .query_map(params![Fixed(contract), Fixed(key.id), Fixed(key.content)], |row| {
+        .query_map(params![contract, Fixed(key.id), Fixed(key.content)], |row| {
             Ok(JournaledTransaction {
                 transaction: read_transaction(row)?,
                 mined: block_from_columns(row.get(5)?, row.get(6)?),
@@ -396,8 +474,10 @@ pub(super) fn transactions_of(
         .collect()
 }
 
-pub(super) fn highest_nonce(connection: &Connection) -> rusqlite::Result<Option<u64>> {
-    connection.prepare_cached(sql::HIGHEST_NONCE)?.query_row([], |row| maybe_number(row, 0))
+pub(super) fn highest_nonce(connection: &Connection, chain: u64) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(sql::HIGHEST_NONCE)?
+        .query_row([Number(chain)], |row| maybe_number(row, 0))
 }
 
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
@@ -405,22 +485,20 @@ pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
 }
 
 /// Requests without an outcome, held ones included.
-pub(super) fn in_hand(connection: &Connection, contract: Address) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached(sql::COUNT_IN_HAND)?
-        .query_row([Fixed(contract)], |row| number(row, 0))
+pub(super) fn in_hand(connection: &Connection, contract: Origin) -> rusqlite::Result<u64> {
+    connection.prepare_cached(sql::COUNT_IN_HAND)?.query_row([contract], |row| number(row, 0))
 }
 
 pub(super) fn standings(
     connection: &Connection,
-    contract: Address,
+    contract: Origin,
 ) -> rusqlite::Result<Vec<Standing>> {
     let mut unfinished = connection.prepare_cached(sql::COUNT_STANDINGS)?;
-    let standings = unfinished.query_map([Fixed(contract)], |row| {
+    let standings = unfinished.query_map([contract], |row| {
         let (kind, stage): (String, String) = (row.get(0)?, row.get(1)?);
         let reason: Option<String> = row.get(2)?;
         Ok(Standing {
-            kind: kind_from_name(&kind).ok_or_else(|| unreadable(0, format!("kind {kind:?}")))?,
+            kind: Kind::from_name(&kind).ok_or_else(|| unreadable(0, format!("kind {kind:?}")))?,
             stage: StageName::from_name(&stage)
                 .ok_or_else(|| unreadable(1, format!("stage {stage:?}")))?
                 .as_str(),
@@ -432,10 +510,10 @@ pub(super) fn standings(
     standings.collect()
 }
 
-pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Result<Counts> {
+pub(super) fn counts(connection: &Connection, contract: Origin) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();
     let mut unfinished = connection.prepare_cached(sql::COUNT_UNFINISHED)?;
-    let mut rows = unfinished.query([Fixed(contract)])?;
+    let mut rows = unfinished.query([contract])?;
     while let Some(row) = rows.next()? {
         let (stage, reason): (String, Option<String>) = (row.get(0)?, row.get(1)?);
         let (some, oldest) = (number(row, 2)?, number(row, 3)?);
@@ -449,16 +527,16 @@ pub(super) fn counts(connection: &Connection, contract: Address) -> rusqlite::Re
             Some(counts.oldest_unfinished_ms.map_or(oldest, |other| other.min(oldest)));
     }
     let mut settled = connection.prepare_cached(sql::COUNT_SETTLED)?;
-    let mut rows = settled.query([Fixed(contract)])?;
+    let mut rows = settled.query([contract])?;
     while let Some(row) = rows.next()? {
         counts.settled.insert(row.get(0)?, number(row, 1)?);
     }
     counts.skipped_logs = connection
         .prepare_cached(sql::COUNT_SKIPPED)?
-        .query_row([Fixed(contract)], |row| number(row, 0))?;
+        .query_row([contract], |row| number(row, 0))?;
     counts.oldest_failing = connection
         .prepare_cached(sql::OLDEST_FAILING)?
-        .query_row([Fixed(contract)], |row| {
+        .query_row([contract], |row| {
             let last_error = told(row.get(1)?).unwrap_or_default();
             Ok(Failing { arrived_at_ms: number(row, 0)?, last_error })
         })

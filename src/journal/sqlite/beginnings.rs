@@ -3,8 +3,11 @@
 
 use std::{fs, io, path::Path};
 
-use super::{B64, Identity, names, read_identity, schema, statements as sql, succession};
-use crate::domain::{Address, B256};
+use super::{begin::read_identity, names, schema, statements as sql, succession};
+use crate::{
+    domain::{Address, B256},
+    journal::Identity,
+};
 
 /// A chain that a journal is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ impl Beginning {
 }
 
 fn begin(genesis: B256) -> String {
-    format!("{:x}", B64(&genesis))
+    Identity::beginning_of(genesis)
 }
 
 /// The chains of this id that journals of the wallet are of, the one that was written last first; those

@@ -1,0 +1,60 @@
+//! Journals that are set aside: damaged ones, which nobody begins anew but by a rebuild.
+
+use std::path::{Path, PathBuf};
+
+use super::{names, salvage};
+use crate::{domain::Address, journal::OpenError};
+
+/// Sets the closed journal at `path`, whose lock the caller has, aside. Answers what to tell about it.
+pub(super) fn set_aside(
+    path: &Path,
+    contract: Address,
+    detail: &str,
+) -> Result<OpenError, OpenError> {
+    let aside = names::set_aside(path).map_err(OpenError::io(path, "setting it aside"))?;
+    log_set_aside(path, &aside, detail);
+    Ok(error(path, aside, contract))
+}
+
+fn log_set_aside(path: &Path, aside: &Path, detail: &str) {
+    let (path, aside) = (path.display(), aside.display());
+    tracing::error!(%path, %aside, detail, "the journal is damaged and set aside");
+}
+
+/// What keeps a new journal from being begun at `path`: a damaged one that nobody has rebuilt.
+pub(super) fn missing(path: &Path, contract: Address) -> Result<Option<OpenError>, OpenError> {
+    let io = OpenError::io(path, "looking for it");
+    if path.try_exists().map_err(&io)? {
+        return Ok(None);
+    }
+    let aside = interrupted(path).map_err(&io)?;
+    Ok(aside.map(|aside| error(path, aside, contract)))
+}
+
+/// What is told of a log whose database is gone.
+pub(super) const NO_DATABASE: &str = "its log is there, and the file itself is gone";
+
+/// The journal that was set aside last, where there is none at `path`. A log without its database is set
+/// aside here: what it holds was stored, and the next database would not have it.
+pub(super) fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
+    let aside = names::aside_of(path)?;
+    let is_anothers = match &aside {
+        Some(aside) => names::has_log(path)? && !names::is_log_of(path, aside)?,
+        None => names::has_log(path)?,
+    };
+    if is_anothers {
+        let aside = names::set_aside(path)?;
+        log_set_aside(path, &aside, NO_DATABASE);
+        return Ok(Some(aside));
+    }
+    if let Some(aside) = &aside {
+        names::move_log(path, aside)?;
+    }
+    Ok(aside)
+}
+
+/// What to tell of a journal that was set aside.
+pub(super) fn error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
+    let at_most = salvage::first_block(&aside, contract);
+    OpenError::SetAside { path: path.to_owned(), aside, at_most }
+}

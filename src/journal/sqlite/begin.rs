@@ -1,0 +1,66 @@
+//! A journal's first file: whose it is stands in it before it has its name.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    names,
+    record::{Fixed, Number},
+    schema,
+};
+use crate::{
+    domain::{Address, B256},
+    journal::{Identity, OpenError, StoreError},
+};
+
+/// Makes the journal at `path`, where there is none: under another name until it has its tables, its
+/// identity and what `fill` writes. So no crash leaves one that is empty under its own name.
+pub(super) fn make(
+    path: &Path,
+    identity: Identity,
+    fill: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+) -> Result<(), OpenError> {
+    let io = |doing| OpenError::io(path, doing);
+    let new = names::beside(path, ".new");
+    names::remove(&new).map_err(io("removing what was never put in place"))?;
+    names::create_new(&new).map_err(io("creating it"))?;
+    let filled = || {
+        let mut connection = schema::connect_to_begin(&new)?;
+        schema::migrate(&mut connection, schema::MIGRATIONS)?;
+        claim(&connection, identity)?;
+        fill(&mut connection)?;
+        // The only connection: its end folds the log.
+        connection.close().map_err(|(_, cause)| cause)
+    };
+    filled().map_err(|cause| OpenError::Store {
+        path: path.to_owned(),
+        doing: "making it",
+        cause: StoreError::of(&new, cause),
+    })?;
+    names::put_in_place(&new, path).map_err(io("putting it in place"))
+}
+
+/// Writes the identity into a new file, and answers the one the file has.
+pub(super) fn claim(connection: &Connection, identity: Identity) -> rusqlite::Result<Identity> {
+    if let Some(stored) = read_identity(connection)? {
+        return Ok(stored);
+    }
+    connection.execute(
+        "INSERT INTO identity (chain_id, genesis, wallet) VALUES (?1, ?2, ?3)",
+        params![Number(identity.chain_id), Fixed(identity.genesis), Fixed(identity.wallet)],
+    )?;
+    Ok(identity)
+}
+
+pub(super) fn read_identity(connection: &Connection) -> rusqlite::Result<Option<Identity>> {
+    connection
+        .query_row("SELECT chain_id, genesis, wallet FROM identity", [], |row| {
+            Ok(Identity {
+                chain_id: row.get::<_, Number>(0)?.0,
+                genesis: row.get::<_, Fixed<B256>>(1)?.0,
+                wallet: row.get::<_, Fixed<Address>>(2)?.0,
+            })
+        })
+        .optional()
+}

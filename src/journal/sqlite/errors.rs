@@ -1,0 +1,162 @@
+//! What `SQLite` and the file system say, in the journal's words.
+
+use std::{io, path::Path};
+
+use rusqlite::ErrorCode;
+use rustix::io::Errno;
+
+use super::footing::Footing;
+use crate::journal::{Fault, OpenError, StoreError};
+
+/// What to do about a file system that went away.
+const UNMOUNTED: &str = "mount it again, the instance goes on by itself; what was stored is in it";
+
+impl StoreError {
+    pub(super) fn unmounted() -> Self {
+        let said = "its file system was unmounted while the journal was open";
+        Self::new(Fault::Away, said, UNMOUNTED)
+    }
+
+    /// Of the journal at `path`.
+    pub(super) fn of(path: &Path, cause: rusqlite::Error) -> Self {
+        let fault = cause.sqlite_error_code().map_or(Fault::Other, fault);
+        let advice = match fault {
+            Fault::Locked => return Self::new(fault, cause, Footing::of(path).of_lock()),
+            Fault::Failing => return Self::new(fault, cause, Footing::of(path).of_failure()),
+            Fault::Full => "free space on its filesystem",
+            Fault::Denied => "make the file and its directory writable for this user",
+            Fault::Damaged => "the file is damaged",
+            Fault::Away => UNMOUNTED,
+            Fault::Other => "if it comes again, keep a copy of the file and report it",
+        };
+        Self::new(fault, cause, advice)
+    }
+
+    pub(super) fn of_io(path: &Path, cause: io::Error) -> Self {
+        if has_no_locks(&cause) {
+            return Self::new(Fault::Failing, cause, Footing::of(path).of_no_locks());
+        }
+        let is = |kinds: &[io::ErrorKind]| kinds.contains(&cause.kind());
+        let fault = if is(&[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded]) {
+            Fault::Full
+        } else if is(&[io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem]) {
+            Fault::Denied
+        } else {
+            Fault::Failing
+        };
+        Self::new(fault, cause, "check the state directory, its owner and its space")
+    }
+}
+
+impl OpenError {
+    pub(super) fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| {
+            let cause = StoreError::of_io(&path, cause);
+            Self::Store { path: path.clone(), doing, cause }
+        }
+    }
+
+    pub(super) fn sqlite(path: &Path, cause: rusqlite::Error) -> Self {
+        let (path, cause) = (path.to_owned(), StoreError::of(path, cause));
+        match cause.fault {
+            Fault::Damaged => Self::Corrupt { path, cause },
+            Fault::Full
+            | Fault::Locked
+            | Fault::Denied
+            | Fault::Away
+            | Fault::Failing
+            | Fault::Other => Self::Store { path, doing: "opening it", cause },
+        }
+    }
+}
+
+fn fault(code: ErrorCode) -> Fault {
+    let known = [
+        (ErrorCode::DiskFull, Fault::Full),
+        (ErrorCode::DatabaseBusy, Fault::Locked),
+        (ErrorCode::DatabaseLocked, Fault::Locked),
+        (ErrorCode::FileLockingProtocolFailed, Fault::Locked),
+        (ErrorCode::ReadOnly, Fault::Denied),
+        (ErrorCode::PermissionDenied, Fault::Denied),
+        (ErrorCode::CannotOpen, Fault::Denied),
+        (ErrorCode::SystemIoFailure, Fault::Failing),
+        (ErrorCode::DatabaseCorrupt, Fault::Damaged),
+        (ErrorCode::NotADatabase, Fault::Damaged),
+    ];
+    known.into_iter().find(|(of, _)| *of == code).map_or(Fault::Other, |(_, fault)| fault)
+}
+
+pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code().map(fault) == Some(Fault::Damaged)
+}
+
+/// Whether a file system says that it cannot lock.
+fn has_no_locks(error: &io::Error) -> bool {
+    let none = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|code| none.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::JournalError;
+
+    /// What `SQLite` makes of ENOLCK.
+    #[test]
+    fn c8_a_lock_that_is_not_got_is_not_blamed_on_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let busy = || {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            rusqlite::Error::SqliteFailure(code, Some("database is locked".to_owned()))
+        };
+        let path = dir.path().join("a.sqlite3");
+        std::fs::write(&path, "").unwrap();
+        let nobody = OpenError::sqlite(&path, busy());
+        assert!(nobody.may_pass());
+        let said = nobody.to_string();
+        assert!(!said.contains("another program holds") && !said.contains("process "), "{said}");
+
+        let cause = io::Error::from(Errno::NOLCK);
+        let said = OpenError::io(&path, "locking it")(cause).to_string();
+        assert!(said.contains("cannot lock files") && said.contains("local disk"), "{said}");
+        let cause = io::Error::from(Errno::ACCESS);
+        let said = OpenError::io(&path, "locking it")(cause).to_string();
+        assert!(said.contains("its owner"), "{said}");
+    }
+
+    /// What follows from an error follows from its kind, and its cause stands behind it.
+    #[test]
+    fn each_fault_has_its_consequence_its_code_and_its_cause() {
+        use rusqlite::ffi;
+        let path = Path::new("/nowhere/a.sqlite3");
+        for (code, fault, opens_later, commits_later) in [
+            (ffi::SQLITE_FULL, Fault::Full, true, true),
+            (ffi::SQLITE_BUSY, Fault::Locked, true, true),
+            (ffi::SQLITE_LOCKED, Fault::Locked, true, true),
+            (ffi::SQLITE_PROTOCOL, Fault::Locked, true, true),
+            (ffi::SQLITE_READONLY, Fault::Denied, true, false),
+            (ffi::SQLITE_CANTOPEN, Fault::Denied, true, false),
+            (ffi::SQLITE_IOERR_FSYNC, Fault::Failing, true, false),
+            (ffi::SQLITE_CORRUPT, Fault::Damaged, false, false),
+            (ffi::SQLITE_NOTADB, Fault::Damaged, false, false),
+            (ffi::SQLITE_MISUSE, Fault::Other, false, false),
+        ] {
+            let sqlite = || rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let cause = std::sync::Arc::new(StoreError::of(path, sqlite()));
+            assert_eq!(cause.fault, fault);
+            let error = JournalError::Store { path: path.into(), doing: "a commit", cause };
+            assert_eq!(error.may_pass(), commits_later, "{error}");
+            assert_eq!(OpenError::sqlite(path, sqlite()).may_pass(), opens_later, "{error}");
+            let ledger = crate::domain::LedgerError::from(error);
+            assert_eq!(ledger.code(), fault.code());
+            let mut behind: Option<&dyn std::error::Error> = Some(&ledger);
+            while let Some(next) = behind.and_then(std::error::Error::source) {
+                behind = Some(next);
+            }
+            // All the way down to what SQLite said, as it said it.
+            let last = behind.map(ToString::to_string);
+            assert_eq!(last, Some(ffi::Error::new(code).to_string()));
+        }
+    }
+}

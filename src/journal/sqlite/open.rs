@@ -1,0 +1,200 @@
+//! Opens a journal's file, or makes it, under its lock.
+
+use std::{fs, io, path::Path};
+
+use rusqlite::Connection;
+
+use super::{
+    aside,
+    begin::{self, claim},
+    names::{self, sync_names},
+    schema::{self, Version},
+    store::SqliteStore,
+    tenure::Tenure,
+    upgrade,
+};
+use crate::{
+    domain::{Address, Source},
+    journal::{
+        Damage, Identity, Journal, Kept, OpenError, OpenWarning, StoreError, Writer,
+        store::{Mark, Reads},
+        writer::{Opening, assemble},
+    },
+    machine::Machine,
+};
+
+/// Files up to this size are checked in full when opened (well below a second); larger ones where
+/// they are read.
+const CHECKED_IN_FULL: u64 = 64 * 1024 * 1024;
+
+impl Journal {
+    /// Opens the journal of `identity` in `dir`, making both if needed (0700 and 0600), and acquires its
+    /// tenure. Blocking: call it in `spawn_blocking`.
+    ///
+    /// The tenure is held until the [`Writer`] is gone and its last commit has ended.
+    pub fn open(
+        dir: &Path,
+        identity: Identity,
+        contract: Address,
+    ) -> Result<(Self, Writer), OpenError> {
+        let open = OpenFile::open(&Machine::default(), dir, identity)?;
+        Ok(open.assemble(&Machine::default(), contract))
+    }
+}
+
+/// An open file with what came up when it was opened.
+pub(super) struct OpenFile {
+    // Dropped in this order.
+    reads: Box<dyn Reads>,
+    pub store: SqliteStore,
+    identity: Identity,
+    warnings: Vec<OpenWarning>,
+}
+
+impl OpenFile {
+    /// Acquires the tenure, and opens the file, or makes it.
+    pub fn open(machine: &Machine, dir: &Path, identity: Identity) -> Result<Self, OpenError> {
+        let tenure = Tenure::acquire(dir, identity)?;
+        let (connection, warnings) = open_file(machine, dir, identity, &tenure.path)?;
+        Self::of(connection, warnings, tenure, identity)
+    }
+
+    /// [`open`](Self::open), for the one instance it belongs to: a damaged journal is set aside, and
+    /// where one was, no new one is begun.
+    pub fn open_own(
+        machine: &Machine,
+        dir: &Path,
+        identity: Identity,
+        contract: Address,
+    ) -> Result<Self, OpenError> {
+        let tenure = Tenure::acquire(dir, identity)?;
+        if let Some(error) = aside::missing(&tenure.path, contract)? {
+            return Err(error);
+        }
+        match open_file(machine, dir, identity, &tenure.path) {
+            Ok((connection, warnings)) => Self::of(connection, warnings, tenure, identity),
+            Err(OpenError::Corrupt { cause, .. }) => {
+                Err(aside::set_aside(&tenure.path, contract, &cause.to_string())?)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of(
+        connection: Connection,
+        warnings: Vec<OpenWarning>,
+        tenure: Tenure,
+        identity: Identity,
+    ) -> Result<Self, OpenError> {
+        let store = SqliteStore::new(connection, identity.chain_id, tenure);
+        let reads = store.reader()?;
+        Ok(Self { reads, store, identity, warnings })
+    }
+
+    /// As an earlier writer left it.
+    pub fn kept(kept: Kept) -> Result<Self, OpenError> {
+        let (store, identity) = kept.into_store();
+        let reads = store.reader()?;
+        Ok(Self { store, reads, identity, warnings: Vec::new() })
+    }
+
+    /// A handle for this contract on the journal's own chain and a writer, on this machine.
+    pub fn assemble(self, machine: &Machine, contract: Address) -> (Journal, Writer) {
+        let Self { store, reads, identity, warnings } = self;
+        let path = store.path().to_owned();
+        let (machine, source) = (machine.clone(), Source { chain_id: identity.chain_id, contract });
+        assemble(store, reads, Opening { path, identity, source, machine, warnings })
+    }
+}
+
+/// Opens the file, or makes it, under its lock.
+pub(super) fn open_file(
+    machine: &Machine,
+    dir: &Path,
+    identity: Identity,
+    path: &Path,
+) -> Result<(Connection, Vec<OpenWarning>), OpenError> {
+    let io = |doing| OpenError::io(path, doing);
+    let sqlite = |cause| OpenError::sqlite(path, cause);
+    if !names::is_there(path).map_err(io("looking for it"))? {
+        for ending in ["-wal", "-shm"] {
+            let log = names::beside(path, ending);
+            names::is_there(&log).map_err(io("looking for its log"))?;
+        }
+        begin::make(path, identity, |_| Ok(()))?;
+    }
+    let mut connection = schema::connect_writer(path).map_err(sqlite)?;
+    if !machine.may_lose_power() {
+        schema::never_sync(&connection).map_err(sqlite)?;
+    }
+    let path = path.to_owned();
+    let seen = match schema::version(&connection, schema::MIGRATIONS).map_err(sqlite)? {
+        Version::Known(seen) => seen,
+        Version::Empty => {
+            return Err(OpenError::Corrupt { path, cause: StoreError::damaged(schema::EMPTIED) });
+        }
+        Version::Newer(found) => {
+            return Err(OpenError::Newer { path, found, known: schema::MIGRATIONS.len() });
+        }
+        Version::NotOurs => return Err(OpenError::NotOurs { path, of: None }),
+    };
+    let size = fs::metadata(&path).map_err(io("measuring it"))?.len();
+    if size <= CHECKED_IN_FULL {
+        check(&connection, &path)?;
+    }
+    if seen < schema::MIGRATIONS.len() {
+        upgrade::keep_copy(&connection, &path, seen)?;
+    }
+    schema::migrate(&mut connection, schema::MIGRATIONS).map_err(sqlite)?;
+    let found = claim(&connection, identity).map_err(sqlite)?;
+    if found != identity {
+        return Err(OpenError::NotOurs { path, of: Some(found) });
+    }
+    sync_names(dir).map_err(io("syncing its directory"))?;
+    let warnings = resets(dir, identity).map_err(io("listing its directory"))?;
+    Ok((connection, warnings))
+}
+
+/// Sets a journal aside that was found to be damaged while it was open, and is closed by now. Answers
+/// what to tell the operator. Blocking.
+pub fn set_aside(
+    damage: &Damage,
+    dir: &Path,
+    identity: Identity,
+    contract: Address,
+) -> Result<OpenError, OpenError> {
+    let tenure = Tenure::acquire(dir, identity)?;
+    let path = tenure.path.clone();
+    let found = names::id(&path).map_err(OpenError::io(&path, "looking for it"))?;
+    if Mark(found) != damage.mark {
+        // Somebody made it anew meanwhile.
+        let cause = StoreError::damaged(damage.detail.clone());
+        return Err(OpenError::Corrupt { path, cause });
+    }
+    aside::set_aside(&path, contract, &damage.detail)
+}
+
+/// `SQLite`'s own check of structure and cell order.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|cause| OpenError::sqlite(path, cause))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(OpenError::Corrupt { path: path.to_owned(), cause: StoreError::damaged(verdict) })
+}
+
+/// Journals of the same chain id and wallet on another genesis.
+fn resets(dir: &Path, identity: Identity) -> io::Result<Vec<OpenWarning>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
+        if is_journal && stem.is_some_and(|stem| identity.is_reset_of(stem)) {
+            found.push(OpenWarning::ChainReset { older: path });
+        }
+    }
+    Ok(found)
+}

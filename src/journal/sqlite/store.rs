@@ -1,0 +1,245 @@
+//! The open file: one connection that writes and one that reads, which WAL lets run beside a commit.
+//!
+//! One commit is one `SQLite` transaction over all its commands: all of it holds or none. There is no
+//! savepoint per command because no command can fail alone.
+//!
+//! A file that was deleted while it was open takes what is written with it when the process ends. So
+//! after each commit the names are looked at: if they are not those of the open files any more, the
+//! whole journal is written again.
+
+use std::{
+    fmt, fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::{
+    names::{self, Files, Names},
+    reader,
+    record::Origin,
+    schema,
+    tables::Tables,
+    tenure::Tenure,
+};
+use crate::{
+    domain::Source,
+    journal::{
+        JournalError, OpenError, Space, StoreError,
+        commands::{Command, Done},
+        store::{Mark, Query, Reads, Slot, Store},
+    },
+};
+
+/// The writing connection. Dropping it closes the file, which folds the WAL back, and then gives the
+/// tenure back.
+pub struct SqliteStore {
+    // Dropped in this order.
+    pub(super) connection: Connection,
+    /// The chain that the journal is of.
+    home: u64,
+    /// The files that were opened.
+    files: Files,
+    pub(super) tenure: Tenure,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.tenure.path).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    pub(super) fn new(connection: Connection, home: u64, tenure: Tenure) -> Self {
+        Self { connection, home, files: Files::of(&tenure.path), tenure }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.tenure.path
+    }
+
+    pub(super) fn reader(&self) -> Result<Box<dyn Reads>, OpenError> {
+        let path = self.path();
+        let connection = schema::connect_reader(path).map_err(|e| OpenError::sqlite(path, e))?;
+        Ok(Box::new(Reader { connection, home: self.home, path: path.to_owned() }))
+    }
+
+    #[cfg(test)]
+    pub(in crate::journal) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn apply(&mut self, commands: &[Command]) -> rusqlite::Result<Vec<Done>> {
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let carry_out = |Command { of, work, at_ms, .. }: &Command| {
+            let (chain, contract) = (of.chain_id, Origin::of(*of, self.home));
+            Tables { transaction: &transaction, chain, contract }.carry_out(work, *at_ms)
+        };
+        let done = commands.iter().map(carry_out).collect::<rusqlite::Result<Vec<_>>>()?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// The whole journal as it is open, into a new file of the same name.
+    fn write_again(&self) -> Result<(), StoreError> {
+        let path = self.path();
+        let copy = names::beside(path, ".new");
+        let io = |cause| StoreError::of_io(path, cause);
+        if let Some(dir) = path.parent() {
+            names::make_directory(dir).map_err(io)?;
+        }
+        copy_into(&self.connection, &copy, path)?;
+        names::put_in_place(&copy, path).map_err(io)
+    }
+}
+
+/// Writes what `connection` to the journal at `path` sees into the new file `copy`.
+pub(super) fn copy_into(
+    connection: &Connection,
+    copy: &Path,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let io = |cause| StoreError::of_io(path, cause);
+    names::remove(copy).map_err(io)?;
+    names::create_new(copy).map_err(io)?;
+    let name = copy.as_os_str().as_bytes();
+    let written = connection.execute("VACUUM INTO CAST(?1 AS TEXT)", [name]);
+    written.map(|_| ()).map_err(|cause| StoreError::of(path, cause))
+}
+
+impl Store for SqliteStore {
+    fn commit(&mut self, commands: &[Command]) -> Result<Vec<Done>, StoreError> {
+        if self.files.names(self.path()) == Names::Unmounted {
+            return Err(StoreError::unmounted());
+        }
+        self.apply(commands).map_err(|cause| StoreError::of(self.path(), cause))
+    }
+
+    /// What was committed counts only under the journal's name.
+    fn lost(&mut self) -> Option<JournalError> {
+        let path = self.path().to_owned();
+        match self.files.names(&path) {
+            // The next commit waits for what was unmounted just now: this one is in its files.
+            Names::Ours | Names::Unmounted => None,
+            Names::Anothers => Some(JournalError::Replaced { path }),
+            Names::Gone => Some(match self.write_again() {
+                Ok(()) => JournalError::Deleted { path },
+                Err(cause) => JournalError::Lost { path, cause: cause.into() },
+            }),
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark(self.files.database)
+    }
+}
+
+/// The reading connection, or that of somebody who only looks.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub connection: Connection,
+    /// The chain that the journal is of.
+    pub home: u64,
+    pub path: PathBuf,
+}
+
+impl Reader {
+    fn answer<T>(&self, slot: Slot<T>, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) {
+        let answer = read(&self.connection);
+        slot.fill(answer.map_err(|cause| StoreError::of(&self.path, cause)));
+    }
+}
+
+impl Reads for Reader {
+    fn query(&self, of: Source, query: Query) {
+        let (chain, of) = (of.chain_id, Origin::of(of, self.home));
+        match query {
+            Query::Cursor(slot) => self.answer(slot, |connection| reader::cursor(connection, of)),
+            Query::BegunAfter(slot) => {
+                self.answer(slot, |connection| reader::begun_after(connection, of));
+            }
+            Query::ReadTwice(slot) => {
+                self.answer(slot, |connection| reader::read_twice(connection, of));
+            }
+            Query::Unproven(slot) => {
+                self.answer(slot, |connection| reader::unproven(connection, of));
+            }
+            Query::SeenIds(slot) => {
+                self.answer(slot, |connection| reader::seen_ids(connection, of));
+            }
+            Query::NewestIds(most, slot) => {
+                self.answer(slot, |connection| reader::newest_ids(connection, of, most));
+            }
+            Query::ForgottenUpTo(slot) => {
+                self.answer(slot, |connection| reader::forgotten_up_to(connection, of));
+            }
+            Query::Unfinished(page, holds, slot) => {
+                self.answer(slot, |connection| reader::unfinished(connection, of, page, holds));
+            }
+            Query::UnfinishedKeys(page, slot) => {
+                self.answer(slot, |connection| reader::unfinished_keys(connection, of, page));
+            }
+            Query::Held(page, slot) => {
+                self.answer(slot, |connection| reader::held(connection, of, page));
+            }
+            Query::Request(key, slot) => {
+                self.answer(slot, |connection| reader::request(connection, of, key));
+            }
+            Query::Newest(slot) => self.answer(slot, |connection| reader::newest(connection, of)),
+            Query::Namesakes(key, slot) => {
+                self.answer(slot, |connection| reader::namesakes(connection, of, key));
+            }
+            Query::Answered(ids, slot) => {
+                self.answer(slot, |connection| reader::answered(connection, of, &ids));
+            }
+            Query::Listed(listing, slot) => {
+                self.answer(slot, |connection| reader::listed(connection, of, listing));
+            }
+            Query::Records(listing, slot) => {
+                self.answer(slot, |connection| reader::records(connection, of, listing));
+            }
+            Query::WithId(id, slot) => {
+                self.answer(slot, |connection| reader::with_id(connection, of, id));
+            }
+            Query::Oldest(slot) => self.answer(slot, |connection| reader::oldest(connection, of)),
+            Query::OpenTransactions(slot) => {
+                self.answer(slot, |connection| reader::open_transactions(connection, chain));
+            }
+            Query::StrandedTransactions(slot) => {
+                self.answer(slot, |connection| reader::stranded_transactions(connection, chain));
+            }
+            Query::UnsettledTransactions(slot) => {
+                self.answer(slot, |connection| reader::unsettled_transactions(connection, of));
+            }
+            Query::RecentlyMined(nonces, slot) => {
+                self.answer(slot, |connection| reader::recently_mined(connection, chain, nonces));
+            }
+            Query::HighestNonce(slot) => {
+                self.answer(slot, |connection| reader::highest_nonce(connection, chain));
+            }
+            Query::TransactionsOf(key, slot) => {
+                self.answer(slot, |connection| reader::transactions_of(connection, of, key));
+            }
+            Query::Counts(slot) => self.answer(slot, |connection| reader::counts(connection, of)),
+            Query::Standings(slot) => {
+                self.answer(slot, |connection| reader::standings(connection, of));
+            }
+            Query::IsEmpty(slot) => {
+                self.answer(slot, reader::is_empty);
+            }
+            Query::Space(slot) => {
+                let looked = space(&self.path);
+                slot.fill(looked.map_err(|cause| StoreError::of_io(&self.path, cause)));
+            }
+        }
+    }
+}
+
+fn space(path: &Path) -> std::io::Result<Space> {
+    let log = names::beside(path, "-wal");
+    let taken = fs::metadata(path)?.len() + fs::metadata(log).map_or(0, |log| log.len());
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(Space { taken, free: disk.f_bavail.saturating_mul(disk.f_frsize) })
+}

@@ -1,0 +1,39 @@
+//! The right to write a journal's file: its lock, held as long as the process has it open.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    lock::{Lock, LockError},
+    names::{self, make_directory},
+};
+use crate::journal::{Identity, OpenError};
+
+/// Dropping it lets the next one in.
+#[derive(Debug)]
+pub(super) struct Tenure {
+    /// The journal's file, whether it is there or not.
+    pub path: PathBuf,
+    lock: Lock,
+}
+
+impl Tenure {
+    /// Makes the directory (0700) if needed, and takes the lock of this journal, at once or not at all.
+    pub fn acquire(dir: &Path, identity: Identity) -> Result<Self, OpenError> {
+        let stem = identity.file_stem();
+        let path = dir.join(format!("{stem}{}", names::ENDING));
+        make_directory(dir).map_err(OpenError::io(&path, "making its directory"))?;
+        match Lock::take(&dir.join(format!("{stem}.lock"))) {
+            Ok(lock) => Ok(Self { path, lock }),
+            Err(LockError::Taken(pid)) => Err(OpenError::Locked { path, pid }),
+            Err(LockError::Io(cause)) => Err(OpenError::io(&path, "locking it")(cause)),
+        }
+    }
+
+    /// Notes which instance keeps the journal.
+    pub fn keep_as(&mut self, keeper: &str) -> io::Result<()> {
+        self.lock.keep_as(keeper)
+    }
+}

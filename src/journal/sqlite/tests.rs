@@ -1,0 +1,3 @@
+//! The files from inside.
+
+mod crash;

@@ -1,0 +1,177 @@
+//! The files: whose they are, what they are called, what is told of those that are of no use.
+
+use super::*;
+
+#[tokio::test]
+async fn a_second_opener_is_told_who_holds_the_journal() {
+    let dir = TempDir::new().unwrap();
+    let first = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let error = Journal::open(dir.path(), identity(), CONTRACT).unwrap_err();
+    let OpenError::Locked { path, pid } = &error else { panic!("{error}") };
+    assert_eq!(path, first.0.path());
+    assert_eq!(*pid, Some(std::process::id()));
+    assert!(error.to_string().contains(&format!("pid {}", std::process::id())));
+    drop(first);
+    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    drop(writer);
+    // A handle that outlives its writer keeps nobody out, and says what happened.
+    let error = journal.arrive(batch([1], None)).await.unwrap_err();
+    assert!(error.to_string().contains("is closed"), "{error}");
+    assert!(matches!(journal.cursor().await, Err(JournalError::Closed { .. })));
+    let running = Running::open(dir.path());
+    running.close().await.unwrap();
+    Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+}
+
+#[test]
+fn files_are_private_and_readable_by_name() {
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().join("a/state");
+    let (journal, _writer) = Journal::open(&state, identity(), CONTRACT).unwrap();
+    let name = "31337-9e9e9e9e9e9e9e9e-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    assert_eq!(journal.path(), state.join(format!("{name}.sqlite3")));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    assert_eq!(mode(&dir.path().join("a")), 0o700);
+    for ending in ["sqlite3", "sqlite3-wal", "sqlite3-shm", "lock"] {
+        assert_eq!(mode(&state.join(format!("{name}.{ending}"))), 0o600, "{ending}");
+    }
+}
+
+#[test]
+fn b12_a_journal_that_is_a_link_or_has_linked_files_is_not_written_through() {
+    for ending in [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".lock"] {
+        let dir = TempDir::new().unwrap();
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "").unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        let name = state.join(identity().file_stem() + ending);
+        std::os::unix::fs::symlink(&precious, name).unwrap();
+        let error = Journal::open(&state, identity(), CONTRACT).unwrap_err();
+        assert!(error.may_pass(), "{ending}: {error}");
+        assert_eq!(fs::read(&precious).unwrap(), b"", "{ending}");
+    }
+    // The directory may well be one.
+    let dir = TempDir::new().unwrap();
+    let link = dir.path().join("state");
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
+    Journal::open(&link, identity(), CONTRACT).unwrap();
+}
+
+/// A cut log shows what was written, not what was synced: that rests on this setting.
+#[test]
+fn commits_are_synced() {
+    let dir = TempDir::new().unwrap();
+    let (_journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let pragma = |name| -> String {
+        let value = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
+        format!("{:?}", writer.store().connection().pragma_query_value(None, name, value).unwrap())
+    };
+    assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
+    assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+}
+
+#[tokio::test]
+async fn an_operator_reads_while_we_write() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch([1], None)).await.unwrap();
+    let operator = Connection::open(journal.path()).unwrap();
+    let count = || -> i64 {
+        let sql = "SELECT count(*) FROM requests WHERE stage = 'arrived'";
+        operator.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    operator.execute_batch("BEGIN").unwrap();
+    assert_eq!(count(), 1);
+    journal.arrive(batch([2], None)).await.unwrap();
+    assert_eq!(count(), 1, "a snapshot");
+    operator.execute_batch("COMMIT").unwrap();
+    assert_eq!(count(), 2);
+    journal.close().await.unwrap();
+}
+
+#[test]
+fn a_reset_chain_is_said_and_its_journal_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let (old, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    assert!(old.warnings().is_empty());
+    let reset = Identity { genesis: B256::repeat_byte(0x11), ..identity() };
+    let (new, _writer) = Journal::open(dir.path(), reset, CONTRACT).unwrap();
+    let older = old.path().to_owned();
+    assert_eq!(new.warnings(), [OpenWarning::ChainReset { older: older.clone() }]);
+    assert!(new.warnings()[0].to_string().contains(older.to_str().unwrap()));
+    for unrelated in [
+        Identity { wallet: Address::repeat_byte(1), ..identity() },
+        Identity { chain_id: 1, ..identity() },
+        Identity { chain_id: 3133, ..identity() },
+    ] {
+        let (journal, _writer) = Journal::open(dir.path(), unrelated, CONTRACT).unwrap();
+        assert!(journal.warnings().is_empty(), "{unrelated:?}");
+    }
+    drop(writer);
+}
+
+#[test]
+fn files_that_are_not_this_journal_are_refused_with_advice() {
+    let path =
+        |dir: &TempDir, identity: Identity| dir.path().join(identity.file_stem() + ".sqlite3");
+    let open = |dir: &TempDir| Journal::open(dir.path(), identity(), CONTRACT).unwrap_err();
+
+    let dir = TempDir::new().unwrap();
+    drop(Journal::open(dir.path(), identity(), CONTRACT).unwrap());
+    Connection::open(path(&dir, identity()))
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    Connection::open(path(&dir, identity())).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::NotOurs { .. }), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    let other = Identity { wallet: Address::repeat_byte(1), ..identity() };
+    drop(Journal::open(dir.path(), other, CONTRACT).unwrap());
+    fs::rename(path(&dir, other), path(&dir, identity())).unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::NotOurs { .. }), "{error}");
+    assert!(error.to_string().contains(&other.wallet.to_string()), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    fs::write(path(&dir, identity()), vec![0x42; 9000]).unwrap();
+    let error = open(&dir);
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains(path(&dir, identity()).to_str().unwrap()), "{error}");
+
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("state"), "a file").unwrap();
+    let error = Journal::open(&dir.path().join("state"), identity(), CONTRACT).unwrap_err();
+    assert!(matches!(error, OpenError::Store { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_found_when_opening() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch(0..400, Some(1))).await.unwrap();
+    let path = journal.path().to_owned();
+    journal.close().await.unwrap();
+    let whole = fs::read(&path).unwrap();
+    let pages = whole.len() / 4096;
+    let mut found = 0;
+    for page in 1..pages {
+        let mut damaged = whole.clone();
+        damaged[page * 4096..(page + 1) * 4096].fill(0xee);
+        fs::write(&path, damaged).unwrap();
+        match Journal::open(dir.path(), identity(), CONTRACT) {
+            Err(OpenError::Corrupt { path: named, .. }) if named == path => found += 1,
+            Err(error) => panic!("page {page}: {error}"),
+            Ok(_) => {}
+        }
+    }
+    assert_eq!(found, pages - 1, "every page but the first, which holds the header");
+}

@@ -1,0 +1,101 @@
+//! The writer over a store that is none: what it makes of what the port says.
+
+use std::sync::{
+    Mutex as Lock,
+    atomic::{AtomicU32, Ordering},
+};
+
+use super::*;
+use crate::journal::{
+    commands::{Command, Done},
+    store::{Mark, Query, Reads, Store},
+    writer::{Opening, assemble},
+};
+
+/// What it says is given in.
+#[derive(Clone, Default)]
+struct Fake {
+    /// How many commands each commit had.
+    commits: Arc<Lock<Vec<usize>>>,
+    /// So many commits find it locked.
+    locked: Arc<AtomicU32>,
+    lost: Option<JournalError>,
+}
+
+impl Store for Fake {
+    fn commit(&mut self, commands: &[Command]) -> Result<Vec<Done>, StoreError> {
+        let is_one = |left: u32| left.checked_sub(1);
+        if self.locked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_one).is_ok() {
+            return Err(StoreError::new(Fault::Locked, "somebody has it", "wait"));
+        }
+        self.commits.lock().unwrap().push(commands.len());
+        Ok(commands.iter().map(|_| Done::Nothing).collect())
+    }
+
+    fn lost(&mut self) -> Option<JournalError> {
+        self.lost.clone()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark(None)
+    }
+}
+
+/// Answers nothing.
+struct Nobody;
+
+impl Reads for Nobody {
+    fn query(&self, _: Source, _: Query) {}
+}
+
+fn run(fake: Fake) -> (Journal, JoinSet<Result<(), JournalError>>) {
+    let opening = Opening {
+        path: "fake".into(),
+        identity: identity(),
+        source: Source { chain_id: 1, contract: CONTRACT },
+        machine: Machine::default(),
+        warnings: Vec::new(),
+    };
+    let (journal, writer) = assemble(fake, Box::new(Nobody), opening);
+    let mut tasks = JoinSet::new();
+    let running = writer.run(Heart::default(), Metrics::default(), CancellationToken::new());
+    tasks.spawn(async move { running.await.map(drop) });
+    (journal, tasks)
+}
+
+#[tokio::test]
+async fn what_is_asked_for_at_once_is_one_commit_and_a_lock_is_waited_for() {
+    let fake = Fake { locked: Arc::new(2.into()), ..Fake::default() };
+    let (journal, _running) = run(fake.clone());
+    let stored = (0..40).map(|_| journal.arrive(batch([1], None)));
+    let stored =
+        tokio::time::timeout(Duration::from_secs(20), futures_util::future::join_all(stored));
+    assert!(stored.await.unwrap().iter().all(Result::is_ok));
+    let commits = fake.commits.lock().unwrap().clone();
+    assert_eq!(commits.iter().sum::<usize>(), 40);
+    // The first one is tried alone until it is through.
+    assert!(commits.len() <= 2, "{commits:?}");
+    assert_eq!(journal.condition().waits(), None);
+    assert!(journal.cursor().await.is_err(), "nobody answers");
+}
+
+/// Who lost the tenure has stored nothing, unless the store says that nothing is lost.
+#[tokio::test]
+async fn a_lost_tenure_ends_the_writer_and_everybody_hears_of_it() {
+    let path = || "fake".into();
+    for (lost, is_stored) in [
+        (JournalError::Replaced { path: path() }, false),
+        (JournalError::Deleted { path: path() }, true),
+    ] {
+        let (journal, mut running) = run(Fake { lost: Some(lost.clone()), ..Fake::default() });
+        let told = journal.arrive(batch([1], None)).await;
+        assert_eq!(told.is_ok(), is_stored);
+        if let Err(error) = told {
+            assert_eq!(error.code(), lost.code());
+        }
+        let ended = running.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(ended.code(), lost.code());
+        let late = journal.flush().await.unwrap_err();
+        assert_eq!(late.code(), lost.code(), "and why it ended");
+    }
+}

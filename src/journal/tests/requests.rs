@@ -1,0 +1,327 @@
+//! Requests, steps, cursor and ids: what is stored, and what comes back.
+
+use super::*;
+
+/// Field failure T10.
+#[tokio::test]
+async fn requests_and_cursor_come_back_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    assert!(journal.is_empty().await.unwrap());
+    assert_eq!(journal.cursor().await.unwrap(), None);
+    assert_eq!(journal.begun_after().await.unwrap(), None);
+    assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap().new, [0, 1, 2]);
+    assert_eq!(journal.begun_after().await.unwrap(), Some(10));
+    assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap().new, [1]);
+    assert_eq!(journal.arrive(batch([], Some(12))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.arrive(batch([], Some(10))).await.unwrap().new, [0; 0]);
+    assert_eq!(journal.begun_after().await.unwrap(), Some(10), "later cursors do not move it");
+    assert!(!journal.is_empty().await.unwrap());
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.cursor().await.unwrap(), Some(block(10)));
+    assert_eq!(keys(&journal, Holds::Included).await, [5, 3, 9, 4]);
+    let page = journal.unfinished(None, 1, Holds::Included).await.unwrap();
+    assert_eq!((&page[0].event, page[0].kind), (&event(5, 100), Kind::UserDecryption));
+    assert_eq!((&page[0].stage, &page[0].held, page[0].attempts), (&Stage::Arrived, &None, 0));
+    assert!(page[0].arrived_at_ms > 0);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_same_id_with_other_content_is_another_request() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let mut reorged = arrival(5);
+    reorged.key.content = B256::repeat_byte(0xc1);
+    let both = Batch { arrivals: vec![arrival(5), reorged], ..Batch::default() };
+    assert_eq!(journal.arrive(both).await.unwrap().new, [0, 1]);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn steps_are_stored_and_survive() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch(1..=5, Some(1))).await.unwrap();
+    let tx = hash(77);
+    let steps = [
+        (1, Step::Asked),
+        (2, Step::Asked),
+        (2, Step::Answered(answer("two"))),
+        (3, Step::Answered(answer("three"))),
+        (3, Step::Submitted { transaction: tx }),
+        (4, Step::Failed { why: "no bucket".into() }),
+        (4, hold(HoldReason::AccessDenied)),
+        (5, Step::Settled(Outcome::Refused(Refusal::Malformed("no materials".into())))),
+        (5, Step::Asked),
+        (99, Step::Asked),
+    ];
+    for (id, step) in steps {
+        journal.note(key(id), step).await.unwrap();
+    }
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    let all = journal.unfinished(None, 10, Holds::Included).await.unwrap();
+    let stages: Vec<_> = all.iter().map(|request| request.stage.clone()).collect();
+    let expected = [
+        Stage::Asked,
+        Stage::Answered(answer("two")),
+        Stage::Submitted(answer("three")),
+        Stage::Arrived,
+    ];
+    assert_eq!(stages, expected);
+    assert_eq!(all[3].held, Some(Hold::new(HoldReason::AccessDenied, "do something")));
+    assert_eq!(all[3].attempts, 1);
+    let third = journal.request(key(3)).await.unwrap().unwrap().progress;
+    assert_eq!(third.transaction, Some(tx));
+    assert!(third.submitted_at_ms >= third.answered_at_ms && third.answered_at_ms.is_some());
+    let fifth = journal.request(key(5)).await.unwrap().unwrap();
+    let refused = Outcome::Refused(Refusal::Malformed("no materials".into()));
+    assert_eq!(fifth.progress.outcome, Some(refused));
+    assert!(fifth.progress.asked_at_ms.is_none(), "a settled request never changes");
+    assert_eq!(journal.request(key(99)).await.unwrap(), None);
+
+    assert_eq!(keys(&journal, Holds::Excluded).await, [1, 2, 3]);
+    assert_eq!(keys(&journal, Holds::Only).await, [4]);
+    let held = journal.held(None, 10).await.unwrap();
+    assert_eq!(held.len(), 1);
+    assert_eq!(held[0].held.hold.reason, HoldReason::AccessDenied);
+    assert_eq!(held[0].progress.last_error.as_deref(), Some("no bucket"));
+
+    let counts = journal.counts().await.unwrap();
+    let stages = [StageName::Arrived, StageName::Asked, StageName::Answered, StageName::Submitted];
+    assert_eq!(counts.unfinished, BTreeMap::from(stages.map(|stage| (stage, 1))));
+    assert_eq!(counts.held, BTreeMap::from([("access_denied", 1)]));
+    assert_eq!(counts.settled, BTreeMap::from([("refused".to_owned(), 1)]));
+    assert!(counts.oldest_unfinished_ms.is_some());
+    assert_eq!(counts.oldest_failing, None, "what is held is told by its reason");
+    journal.note(key(1), Step::Failed { why: "no answer".into() }).await.unwrap();
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    let failing = journal.counts().await.unwrap().oldest_failing;
+    assert_eq!(failing.map(|failing| failing.last_error).as_deref(), Some("no answer"));
+    journal.close().await.unwrap();
+}
+
+/// What the metrics say is what is stored: a step that changes nothing counts nothing.
+#[tokio::test]
+async fn what_settles_is_counted_once() {
+    let dir = TempDir::new().unwrap();
+    let (journal, writer) = Journal::open(dir.path(), identity(), CONTRACT).unwrap();
+    let metrics = Metrics::new();
+    let journal = Running::counting((journal, writer), metrics.clone());
+    journal.arrive(batch(1..=3, Some(1))).await.unwrap();
+    let accepted = Outcome::Accepted { transaction: hash(9), block: block(6) };
+    for _ in 0..3 {
+        journal.note(key(1), Step::Settled(accepted.clone())).await.unwrap();
+        journal.note(key(9), Step::Settled(accepted.clone())).await.unwrap();
+    }
+    journal.note(key(2), Step::Settled(Outcome::Expired)).await.unwrap();
+    journal.note(key(3), Step::Asked).await.unwrap();
+    journal.flush().await.unwrap();
+    let ended = metrics.ended();
+    assert_eq!((ended.answered, ended.otherwise), (1, 1));
+    assert!(ended.quantile(0.5).is_some());
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn c11_skipped_logs_are_stored_once_and_pruned() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let batch = |count: u64| {
+        let log = |log_index| Event { log_index, ..event(8, 40) };
+        let skipped = (0..count).map(|index| (log(index), "too short".to_owned()));
+        Batch { skipped: skipped.collect(), cursor: Some(block(8)), ..Batch::default() }
+    };
+    for (count, new) in [(1, vec![0]), (1, vec![]), (1500, (1..1500).collect::<Vec<usize>>())] {
+        let taken = journal.arrive(batch(count)).await.unwrap();
+        assert_eq!((taken.new.len(), taken.skipped), (0, new));
+    }
+    assert_eq!(journal.counts().await.unwrap().skipped_logs, 1500);
+    for (before, final_block, gone) in [(0, 8, 0), (u64::MAX, 7, 0), (u64::MAX, 8, 1500)] {
+        let pruned = journal.prune(before, final_block).await.unwrap();
+        assert_eq!(pruned, Pruned { skipped_logs: gone, ..Pruned::default() });
+    }
+    assert_eq!(journal.counts().await.unwrap().skipped_logs, 0);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn pruning_takes_what_is_old_settled_and_final() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let accepted =
+        |number| Step::Settled(Outcome::Accepted { transaction: hash(1), block: block(number) });
+    journal.arrive(batch(1..=1500, Some(1))).await.unwrap();
+    for id in 1..=1200 {
+        journal.note(key(id), Step::Answered(answer("bytes"))).await.unwrap();
+        journal.note(key(id), accepted(if id > 1100 { 900 } else { 50 })).await.unwrap();
+    }
+    let transactions = vec![
+        signed(0, 0, Some(key(1))),    // mined, final, settled: goes
+        signed(0, 1, Some(key(1))),    // lost its nonce to the above: goes
+        signed(1, 0, Some(key(1300))), // its request is open: stays
+        signed(2, 0, None),            // a filler, mined and final: goes
+        signed(3, 0, None),            // lost its nonce to a stranger below a final nonce: goes
+        signed(4, 0, Some(key(2))),    // mined, final: goes
+        signed(5, 0, Some(key(3))),    // mined, not final: stays
+        signed(6, 0, Some(key(4))),    // open: stays
+        signed(7, 0, Some(key(5))),    // the highest nonce: stays though mined and final
+    ];
+    journal.signed(transactions).await.unwrap();
+    for (nonce, number) in [(0, 50), (1, 50), (2, 51), (4, 52), (5, 900)] {
+        journal.mined(signed(nonce, 0, None).id(), block(number)).await.unwrap();
+    }
+    assert_eq!(journal.prune(0, u64::MAX).await.unwrap(), Pruned::default(), "nothing is old yet");
+
+    let commits = journal.statistics().commits;
+    let pruned = journal.prune(u64::MAX, 100).await.unwrap();
+    assert_eq!(pruned, Pruned { requests: 1100, transactions: 5, skipped_logs: 0 });
+    assert!(journal.statistics().commits >= commits + 3, "in chunks");
+    assert_eq!(journal.prune(u64::MAX, 100).await.unwrap(), Pruned::default());
+    let nonces =
+        |open: Vec<SignedTransaction>| -> Vec<u64> { open.iter().map(|one| one.nonce).collect() };
+    assert_eq!(nonces(journal.open_transactions().await.unwrap()), [6, 7]);
+    let counts = journal.counts().await.unwrap();
+    assert_eq!(counts.unfinished, BTreeMap::from([(StageName::Arrived, 300)]));
+    assert_eq!(counts.settled, BTreeMap::from([("accepted".to_owned(), 100)]));
+
+    journal.mined(signed(6, 0, None).id(), block(901)).await.unwrap();
+    journal.mined(signed(7, 0, None).id(), block(902)).await.unwrap();
+    let pruned = journal.prune(u64::MAX, 1000).await.unwrap();
+    assert_eq!(pruned, Pruned { requests: 100, transactions: 2, skipped_logs: 0 });
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(7));
+    assert!(journal.transactions_of(key(1300)).await.unwrap().len() == 1);
+    journal.close().await.unwrap();
+
+    let connection =
+        Connection::open(dir.path().join(identity().file_stem() + ".sqlite3")).unwrap();
+    for (table, rows) in [("requests", 300), ("events", 300), ("answers", 0), ("transactions", 2)] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let count: i64 = connection.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, rows, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn standing_sees_what_was_noted_just_before() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1], Some(1))).await.unwrap();
+    assert_eq!(journal.standing(key(2)).await.unwrap(), None, "not known");
+    journal.note(key(1), Step::Answered(answer("a"))).await.unwrap();
+    journal.note(key(1), Step::Worked(Duration::from_millis(70))).await.unwrap();
+    journal.note(key(1), hold(HoldReason::CoreFailed)).await.unwrap();
+    journal.note(key(1), Step::Worked(Duration::from_millis(30))).await.unwrap();
+    let standing = journal.standing(key(1)).await.unwrap().unwrap();
+    assert_eq!(
+        standing,
+        Standing {
+            stage: Stage::Answered(answer("a")),
+            held: Some(HoldReason::CoreFailed),
+            worked: Duration::from_millis(100),
+        }
+    );
+    journal.note(key(1), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    assert_eq!(journal.standing(key(1)).await.unwrap(), None, "settled");
+}
+
+#[tokio::test]
+async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1, 2, 3], Some(5))).await.unwrap();
+    journal.note(key(1), Step::Answered(answer("a"))).await.unwrap();
+    let settled = Outcome::Accepted { transaction: hash(9), block: block(6) };
+    journal.note(key(2), Step::Settled(settled.clone())).await.unwrap();
+    journal.note(key(3), Step::Settled(Outcome::Expired)).await.unwrap();
+    let moved = |cursor: Option<u64>| {
+        let mut moved = batch([1, 2, 3], cursor);
+        for arrival in &mut moved.arrivals {
+            arrival.event.block = BlockRef { number: 7, hash: B256::repeat_byte(0x77) };
+            arrival.event.log_index = 9;
+        }
+        moved
+    };
+    // The word of one node only: an unsettled request moves, a settled one stays.
+    assert_eq!(journal.arrive(moved(None)).await.unwrap(), Taken::default());
+    assert_eq!(journal.request(key(2)).await.unwrap().unwrap().progress.outcome, Some(settled));
+    let first = journal.request(key(1)).await.unwrap().unwrap();
+    assert_eq!((first.event.block.number, first.event.log_index), (7, 9));
+    assert_eq!(first.answer, Some(answer("a")), "the answer stays");
+    // Read block by block: what the chain had settled is open again, what we gave up is not.
+    let taken = journal.arrive(moved(Some(7))).await.unwrap();
+    assert_eq!(taken, Taken { reopened: vec![1], ..Taken::default() });
+    assert!(journal.standing(key(2)).await.unwrap().is_some());
+    assert_eq!(journal.standing(key(3)).await.unwrap(), None);
+    assert_eq!(journal.arrive(moved(Some(7))).await.unwrap(), Taken::default(), "only once");
+}
+
+#[tokio::test]
+async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let run = |counter, first| IdRun { counter, first, last: 9, first_block: 3, last_block: 5 };
+    let of_both = vec![run(Counter::Public, 1), run(Counter::User, 4)];
+    let known = Batch { ids: Some(of_both.clone()), ..batch([1, 2], Some(5)) };
+    running.journal.arrive(known).await.unwrap();
+    running.journal.arrive(batch([3], Some(6))).await.unwrap();
+    assert_eq!(running.journal.seen_ids().await.unwrap(), of_both, "they have not changed");
+    let fewer = vec![run(Counter::Common, 2)];
+    let known = Batch { ids: Some(fewer.clone()), ..Batch::default() };
+    running.journal.arrive(known).await.unwrap();
+    running.close().await.unwrap();
+    assert_eq!(Running::open(dir.path()).seen_ids().await.unwrap(), fewer);
+}
+
+/// So that a reorganisation after a restart takes ids along.
+#[tokio::test]
+async fn a0_the_newest_requests_are_told_with_their_blocks() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    running.journal.arrive(batch([7, 2], Some(8))).await.unwrap();
+    running.journal.arrive(batch([5], Some(9))).await.unwrap();
+    let newest = running.journal.newest_ids().await.unwrap();
+    assert_eq!(newest, [7, 2, 5].map(|id| (U256::from(id), id)));
+}
+
+#[tokio::test]
+async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch(1..=5, Some(5))).await.unwrap();
+    journal.note(key(2), Step::Answered(answer("two"))).await.unwrap();
+    journal.note(key(3), Step::Answered(answer("three"))).await.unwrap();
+    journal.note(key(3), Step::Submitted { transaction: hash(3) }).await.unwrap();
+    journal.note(key(4), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    journal.note(key(5), Step::Settled(Outcome::Expired)).await.unwrap();
+    journal.flush().await.unwrap();
+    let ids = (1..=6).map(U256::from).collect();
+    let (yes, no) = (Answered::Yes, Answered::No);
+    let expected = [no, no, yes, yes, no, Answered::Unknown];
+    assert_eq!(journal.answered(ids).await.unwrap(), expected);
+}
+
+/// The chain went to another fork and came back: the request is in the block it was in.
+#[tokio::test]
+async fn a14_an_orphan_is_open_again_where_the_chain_is_what_it_was() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    journal.note(key(1), Step::Settled(Outcome::Orphaned)).await.unwrap();
+    journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    assert_eq!(journal.arrive(batch([1, 2], None)).await.unwrap(), Taken::default());
+    let back = journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    assert_eq!(back, Taken { reopened: vec![0], ..Taken::default() });
+    assert!(journal.standing(key(1)).await.unwrap().is_some());
+    assert_eq!(journal.arrive(batch([1, 2], Some(5))).await.unwrap(), Taken::default());
+}

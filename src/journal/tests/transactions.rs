@@ -1,0 +1,188 @@
+//! Signed transactions, and what becomes of them.
+
+use super::*;
+
+#[tokio::test]
+async fn transactions_are_followed_by_nonce() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.highest_nonce().await.unwrap(), None);
+    let first = signed(4, 0, Some(key(1)));
+    let bumped = signed(4, 1, Some(key(1)));
+    let filler = signed(6, 0, None);
+    journal.signed(vec![filler.clone(), first.clone()]).await.unwrap();
+    journal.signed(vec![bumped.clone(), first.clone()]).await.unwrap();
+    let open = journal.open_transactions().await.unwrap();
+    assert_eq!(open, [first.clone(), bumped.clone(), filler.clone()]);
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(6));
+
+    journal.mined(bumped.id(), block(50)).await.unwrap();
+    journal.mined(TransactionId { nonce: 1, hash: hash(123_456) }, block(50)).await.unwrap();
+    journal.close().await.unwrap();
+
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.open_transactions().await.unwrap(), [filler], "a mined nonce is closed");
+    let of = journal.transactions_of(key(1)).await.unwrap();
+    assert_eq!(of.iter().map(|one| one.mined).collect::<Vec<_>>(), [None, Some(block(50))]);
+    assert_eq!([&of[0].transaction, &of[1].transaction], [&first, &bumped]);
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_contract_shares_the_lane_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch([1], Some(7))).await.unwrap();
+    journal.signed(vec![signed(0, 0, Some(key(1)))]).await.unwrap();
+    journal.close().await.unwrap();
+
+    let other = Address::repeat_byte(0xdd);
+    let journal = Running::start(Journal::open(dir.path(), identity(), other).unwrap());
+    assert_eq!(journal.cursor().await.unwrap(), None);
+    assert!(journal.unfinished(None, 10, Holds::Included).await.unwrap().is_empty());
+    assert_eq!(journal.arrive(batch([1], None)).await.unwrap().new, [0]);
+    assert_eq!(journal.open_transactions().await.unwrap().len(), 1);
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(0));
+    assert!(!journal.is_empty().await.unwrap());
+    journal.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path());
+    let journal = &running.journal;
+    journal.arrive(batch([1, 2], Some(1))).await.unwrap();
+    let (first, second, other) =
+        (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(1))), signed(2, 0, Some(key(2))));
+    journal.signed(vec![first.clone(), second.clone(), other.clone()]).await.unwrap();
+    for transaction in [&first, &second, &other] {
+        journal.mined(transaction.id(), block(3)).await.unwrap();
+    }
+    journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.unsettled_transactions().await.unwrap(), [second]);
+    assert_eq!(journal.open_transactions().await.unwrap(), []);
+}
+
+/// A wrong count had one signed far beyond the others.
+#[tokio::test]
+async fn a9_what_was_mined_is_followed_whatever_was_signed_far_beyond() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let (mined, stranded) = (signed(11, 0, None), signed(1 << 40, 0, None));
+    journal.signed(vec![mined.clone(), stranded.clone()]).await.unwrap();
+    journal.mined(mined.id(), block(3)).await.unwrap();
+    journal.flush().await.unwrap();
+    let followed = journal.recently_mined(4096).await.unwrap();
+    assert_eq!(followed.iter().map(|one| one.nonce).collect::<Vec<_>>(), [11]);
+    journal.gave_up(vec![stranded.id()], GivenUp::Stranded).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.recently_mined(4096).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    journal.arrive(batch([1, 2], Some(1))).await.unwrap();
+    let first = signed(0, 0, Some(key(1)));
+    let bumped = signed(0, 1, Some(key(1)));
+    let other = signed(1, 0, Some(key(2)));
+    journal.signed(vec![first.clone(), bumped.clone(), other.clone()]).await.unwrap();
+    for (transaction, id) in [(&bumped, 1), (&other, 2)] {
+        journal.note(key(id), Step::Answered(answer("yes"))).await.unwrap();
+        journal.mined(transaction.id(), block(3)).await.unwrap();
+        let outcome = Outcome::Accepted { transaction: transaction.hash, block: block(3) };
+        journal.note(key(id), Step::Settled(outcome)).await.unwrap();
+    }
+    journal.flush().await.unwrap();
+    let known = |one: &SignedTransaction| MinedTransaction {
+        nonce: one.nonce,
+        hash: one.hash,
+        block: block(3),
+    };
+    let mined = journal.recently_mined(10).await.unwrap();
+    assert_eq!(mined, [known(&bumped), known(&other)]);
+    assert_eq!(journal.recently_mined(1).await.unwrap(), [known(&other)]);
+
+    let open = journal.reopen(vec![bumped.id()]).await.unwrap();
+    assert_eq!(open, [first.clone(), bumped.clone()], "all bytes of its nonce");
+    tokio::time::timeout(Duration::from_secs(10), journal.reopened()).await.unwrap();
+    journal.close().await.unwrap();
+    let journal = Running::open(dir.path());
+    assert_eq!(journal.open_transactions().await.unwrap(), [first, bumped.clone()]);
+    let held = journal.held(None, 10).await.unwrap();
+    assert_eq!(held.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1)]);
+    assert_eq!(held[0].held.hold.reason, HoldReason::AnswerDropped);
+    let standing = journal.standing(key(1)).await.unwrap().expect("open");
+    assert_eq!(standing.stage, Stage::Answered(answer("yes")), "nobody is asked again");
+    assert!(journal.standing(key(2)).await.unwrap().is_none(), "the other one stands");
+    journal.close().await.unwrap();
+}
+
+/// Found by the model of the lane: signatures are the same for the same bytes.
+#[tokio::test]
+async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
+    let dir = TempDir::new().unwrap();
+    let journal = Running::open(dir.path());
+    let (kept, rejected) = (signed(0, 0, Some(key(1))), signed(1, 0, Some(key(2))));
+    let displaced = signed(0, 1, None);
+    let all = vec![kept.clone(), rejected.clone(), displaced.clone()];
+    journal.signed(all).await.unwrap();
+    journal.gave_up(vec![rejected.id()], GivenUp::Rejected).await.unwrap();
+    journal.gave_up(vec![displaced.id()], GivenUp::Displaced).await.unwrap();
+    journal.flush().await.unwrap();
+    assert_eq!(journal.open_transactions().await.unwrap(), std::slice::from_ref(&kept));
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(0), "nonce 1 is free");
+    journal.signed(vec![rejected.clone()]).await.unwrap();
+    assert_eq!(journal.open_transactions().await.unwrap(), [kept, rejected]);
+    assert_eq!(journal.highest_nonce().await.unwrap(), Some(1));
+    journal.close().await.unwrap();
+}
+
+/// Two chains give the same nonces to one wallet, and the same ids to their requests.
+#[tokio::test]
+async fn each_chain_has_its_own_cursor_requests_and_nonces() {
+    let dir = TempDir::new().unwrap();
+    let home = Running::open(dir.path());
+    let other = |home: &Journal| home.on(Source { chain_id: 1, contract: CONTRACT });
+    let (here, there) = (signed(5, 0, Some(key(1))), signed(5, 1, Some(key(1))));
+    home.arrive(batch([1], Some(7))).await.unwrap();
+    home.signed(vec![here.clone()]).await.unwrap();
+    home.mined(here.id(), block(7)).await.unwrap();
+    let away = other(&home);
+    away.arrive(batch([1, 2], Some(3))).await.unwrap();
+    let late = signed(9, 1, None);
+    away.signed(vec![there.clone(), late.clone()]).await.unwrap();
+    away.mined(there.id(), block(3)).await.unwrap();
+    for _ in 0..2 {
+        // What is final on one chain says nothing about the other.
+        home.prune(u64::MAX, 6).await.unwrap();
+        away.prune(u64::MAX, 2).await.unwrap();
+    }
+    home.close().await.unwrap();
+
+    let home = Running::open(dir.path());
+    let away = other(&home);
+    assert_eq!(home.cursor().await.unwrap(), Some(block(7)));
+    assert_eq!(away.cursor().await.unwrap(), Some(block(3)));
+    assert_eq!(keys(&home, Holds::Included).await, [1]);
+    assert_eq!(keys(&away, Holds::Included).await, [1, 2]);
+    assert_eq!(home.highest_nonce().await.unwrap(), Some(5));
+    assert_eq!(away.highest_nonce().await.unwrap(), Some(9));
+    assert_eq!(home.open_transactions().await.unwrap(), []);
+    assert_eq!(away.open_transactions().await.unwrap(), [late]);
+    let mined = async |journal: &Journal| journal.recently_mined(9).await.unwrap()[0].hash;
+    assert_eq!((mined(&home).await, mined(&away).await), (here.hash, there.hash));
+    let unsettled = home.unsettled_transactions().await.unwrap();
+    assert_eq!(unsettled, std::slice::from_ref(&here));
+
+    home.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
+    let pruned = away.prune(u64::MAX, 100).await.unwrap();
+    assert_eq!((pruned.requests, pruned.transactions), (0, 0), "it is of another chain, or open");
+    let pruned = home.prune(u64::MAX, 100).await.unwrap();
+    assert_eq!((pruned.requests, pruned.transactions), (1, 0), "the highest nonce stays");
+    assert_eq!(keys(&away, Holds::Included).await, [1, 2]);
+    home.close().await.unwrap();
+}
