@@ -212,36 +212,45 @@ async fn what_is_down_at_the_start_is_named_and_waited_for() -> Result<()> {
     scene.answered(&[request]).await
 }
 
+/// In gwei.
+const FEE_CAP: &str = "max_fee_per_gas_gwei = 20";
+/// It falls by an eighth per block; from so high it takes a while, also on a busy machine.
+const DEAR: u64 = 1_000_000;
+
+async fn base_fee(scene: &Scene, gwei: u64) -> Result<()> {
+    let wei = U256::from(gwei) * U256::from(1_000_000_000);
+    let chain = scene.anvil.chain();
+    let _null: serde_json::Value =
+        chain.rpc("anvil_setNextBlockBaseFeePerGas", serde_json::json!([wei])).await?;
+    chain.mine(1).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chain_dearer_than_allowed_is_waited_for() -> Result<()> {
-    const CAP: &str = "max_fee_per_gas_gwei = 20";
     let mut scene = Scene::new(SceneOptions::default()).await?;
-    let chain = scene.anvil.chain().clone();
-    let base_fee = async |gwei: u64| -> Result<()> {
-        let wei = U256::from(gwei) * U256::from(1_000_000_000);
-        let _null: serde_json::Value =
-            chain.rpc("anvil_setNextBlockBaseFeePerGas", serde_json::json!([wei])).await?;
-        chain.mine(1).await
-    };
-    scene.start_with(program(), &scene.config(CAP))?;
+    scene.start_with(program(), &scene.config(FEE_CAP))?;
     let first = request_one(&scene, public()).await?;
     scene.answered(std::slice::from_ref(&first)).await?;
 
-    // It falls by an eighth per block; from so high it takes a while, also on a busy machine.
-    base_fee(1_000_000).await?;
+    base_fee(&scene, DEAR).await?;
     let dear = request_one(&scene, public()).await?;
     let row = scene.held(dear.id, "fee_cap").await?;
     assert!(row.detail.contains("max_fee_per_gas_gwei"), "{row:?}");
     let late = request_one(&scene, user()).await?;
     scene.held(late.id, "fee_cap").await?;
-    base_fee(1).await?;
-    scene.answered(&[dear, late]).await?;
+    base_fee(&scene, 1).await?;
+    scene.answered(&[dear, late]).await
+}
 
-    base_fee(1_000_000).await?;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_too_dear_is_sent_after_a_restart_that_allows_more() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default()).await?;
+    base_fee(&scene, DEAR).await?;
+    scene.start_with(program(), &scene.config(FEE_CAP))?;
     let dear = request_one(&scene, public()).await?;
     scene.held(dear.id, "fee_cap").await?;
     scene.kill();
-    base_fee(20_000).await?;
+    base_fee(&scene, 20_000).await?;
     assert_eq!(scene.rows(dear.id)[0].held, "fee_cap", "a restart finds it held");
     scene.start_with(program(), &scene.config("max_fee_per_gas_gwei = 100000"))?;
     scene.answered(&[dear]).await

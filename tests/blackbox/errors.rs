@@ -65,27 +65,19 @@ fn answer_of(
     Ok(scene.deployment.respond(sender, request, &payload, &sign(signer, digest)?))
 }
 
-async fn every_error(variant: Variant) -> Result<()> {
-    let (mut scene, signer) = unregistered(variant).await?;
-    let mut answered = registration_errors(&scene, &signer).await?;
-    answered.extend(pause(&scene).await?);
-    already_signed(&scene, &signer).await?;
-    not_requested(&scene).await?;
-    answered.extend(raised_by_switch(&scene).await?);
-    scene.deployment.fail_with(None).await?;
-    scene.answered(&answered).await?;
-    // An estimate shows an error for free: gas is spent only where it was learned before, once per
-    // size of answer.
+/// An estimate shows an error for free: gas is spent only where it was learned before, once per size of
+/// answer.
+async fn cheap(scene: &Scene) -> Result<()> {
     let wasted = scene.deployment.failed_transactions().await?.len();
     assert!(wasted <= 4, "{wasted} transactions failed");
-    assert_eq!(scene.stop().await?, Some(0));
     Ok(())
 }
 
-/// One public and one user request walk through everything a registry can have wrong.
-async fn registration_errors(scene: &Scene, signer: &PrivateKeySigner) -> Result<Vec<Issued>> {
+/// One public and one user request walk through what a registry can lack.
+async fn registration(variant: Variant) -> Result<()> {
+    let (mut scene, signer) = unregistered(variant).await?;
     let (deployment, wallet) = (&scene.deployment, scene.wallet.address());
-    let requests = [public(scene).await?, user(scene).await?];
+    let requests = [public(&scene).await?, user(&scene).await?];
     for request in &requests {
         let row = scene.held(request.id, "wallet_not_registered").await?;
         assert!(row.detail.contains(&wallet.to_string()), "{row:?}");
@@ -112,11 +104,26 @@ async fn registration_errors(scene: &Scene, signer: &PrivateKeySigner) -> Result
         scene.settled(request.id, "accepted").await?;
         assert_eq!(scene.core.accepted(request.id), 1, "asked once, however often it was held");
     }
-    Ok(requests.into())
+    cheap(&scene).await?;
+    assert_eq!(scene.stop().await?, Some(0));
+    Ok(())
+}
+
+/// What comes between a request and its answer, and needs nobody to fix anything.
+async fn no_hold(variant: Variant) -> Result<()> {
+    let (mut scene, signer) = unregistered(variant).await?;
+    let node = Node { wallet: scene.wallet.address(), signer: signer.address() };
+    scene.deployment.register(node).await?;
+    pause(&scene).await?;
+    // Both are looked at twice, seconds apart: at the same time.
+    tokio::try_join!(already_signed(&scene, &signer), not_requested(&scene))?;
+    cheap(&scene).await?;
+    assert_eq!(scene.stop().await?, Some(0));
+    Ok(())
 }
 
 /// Only v0.7 refuses answers while paused; it is tried again until the pause ends.
-async fn pause(scene: &Scene) -> Result<Vec<Issued>> {
+async fn pause(scene: &Scene) -> Result<()> {
     scene.deployment.pause(true).await?;
     let request = public(scene).await?;
     if scene.deployment.variant == Variant::G7 {
@@ -128,8 +135,7 @@ async fn pause(scene: &Scene) -> Result<Vec<Issued>> {
     }
     scene.deployment.pause(false).await?;
     scene.answered(std::slice::from_ref(&request)).await?;
-    scene.settled(request.id, "accepted").await?;
-    Ok(vec![request])
+    scene.settled(request.id, "accepted").await.map(drop)
 }
 
 /// Another transaction with this Core's signature was faster: the work is done.
@@ -184,9 +190,9 @@ async fn not_requested(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// What our own checks do not let a Core cause, or the test contract cannot get into.
-async fn raised_by_switch(scene: &Scene) -> Result<Vec<Issued>> {
-    let variant = scene.deployment.variant;
+/// What a contract raises, why a request is held for it, and what that says: what our own checks do not let
+/// a Core cause, or the test contract cannot get into.
+fn raised(variant: Variant) -> Vec<(Bytes, &'static str, &'static str)> {
     let one = U256::ONE;
     let mut raised: Vec<(Bytes, &str, &str)> = vec![
         (Decryption::ECDSAInvalidSignature {}.abi_encode().into(), "invalid_answer", "malformed"),
@@ -231,41 +237,66 @@ async fn raised_by_switch(scene: &Scene) -> Result<Vec<Issued>> {
         raised.push((version.abi_encode().into(), reason, "of version 9"));
         raised.push((context.abi_encode().into(), reason, "is unknown to the contract"));
     }
+    raised
+}
+
+/// Each request meets an error of its own, all at the same time.
+async fn holds(variant: Variant) -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::of(variant)).await?;
+    scene.start(program())?;
+    let deployment = &scene.deployment;
+    let raised = raised(variant);
+    scene.core.change(|core| core.never_finish = true);
     let mut requests = Vec::new();
-    for (number, (data, reason, words)) in raised.into_iter().enumerate() {
-        scene.deployment.fail_with(Some(data)).await?;
-        let request = if number % 2 == 0 { public(scene).await? } else { user(scene).await? };
-        let row = scene.held_saying(request.id, reason, words).await?;
-        assert_eq!(row.stage, "answered", "the Core's answer is kept");
-        requests.push(request);
+    for number in 0..raised.len() {
+        let of_users = number % 2 == 1;
+        requests.push(if of_users { user(&scene).await? } else { public(&scene).await? });
     }
-    Ok(requests)
+    let ids: Vec<U256> = requests.iter().map(|request| request.id).collect();
+    let data = raised.iter().map(|(data, ..)| data.clone());
+    deployment.fail_each(&ids.iter().copied().zip(data).collect::<Vec<_>>()).await?;
+    scene.core.change(|core| core.never_finish = false);
+    for (id, (_, reason, words)) in ids.iter().zip(&raised) {
+        let row = scene.held_saying(*id, reason, words).await?;
+        assert_eq!(row.stage, "answered", "the Core's answer is kept");
+    }
+    deployment.fail_no_more(&ids).await?;
+    scene.answered(&requests).await?;
+    cheap(&scene).await?;
+    assert_eq!(scene.stop().await?, Some(0));
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_error_of_g7() -> Result<()> {
-    every_error(Variant::G7).await
+macro_rules! every_error {
+    ($($name:ident: $variant:ident,)+) => {$(
+        mod $name {
+            use super::{Result, Variant};
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn every_error_of_the_registration() -> Result<()> {
+                super::registration(Variant::$variant).await
+            }
+
+            /// Field failure T43.
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn every_error_that_holds() -> Result<()> {
+                super::holds(Variant::$variant).await
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn every_error_that_does_not_hold() -> Result<()> {
+                super::no_hold(Variant::$variant).await
+            }
+        }
+    )+};
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_error_of_g8() -> Result<()> {
-    every_error(Variant::G8).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_error_of_v0_9_0() -> Result<()> {
-    every_error(Variant::V0_9_0).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_error_of_v0_9_7() -> Result<()> {
-    every_error(Variant::V0_9_7).await
-}
-
-/// Field failure T43.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_error_of_g10() -> Result<()> {
-    every_error(Variant::G10).await
+every_error! {
+    g7: G7,
+    g8: G8,
+    v0_9_0: V0_9_0,
+    v0_9_7: V0_9_7,
+    g10: G10,
 }
 
 /// With the operator's own gas limit nothing is estimated while that works: the error shows in the

@@ -36,11 +36,15 @@ async fn t40_the_receipt_comes_with_the_answer() -> Result<()> {
 async fn c9_a_used_nonce_of_what_is_mined_is_no_warning() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
     let node = FaultyRpc::start(&scene.anvil.http_url()).await?;
+    // With the method that waits for the receipt, the receipt would be the answer.
+    node.rule(Rule::always(SYNC, Lie::method_not_found()));
     node.rule(Rule::always("eth_sendRawTransaction", Lie::nonce_too_low().after()));
     let config = scene.config("").replace(&scene.anvil.ws_url(), &node.ws_url());
     scene.start_with(program(), &config)?;
     let requests = scene.deployment.request(Ask::mixed(2, 2)).await?;
     scene.audit(&requests, Journal::Whole).await?;
+    let sent = node.calls("eth_sendRawTransaction");
+    assert!(sent >= requests.len(), "{sent} were sent so");
     assert!(!scene.log().contains("not accepted"), "{}", scene.log());
     Ok(())
 }

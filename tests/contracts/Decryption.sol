@@ -129,9 +129,10 @@ contract Decryption {
     GatewayConfig public immutable config;
     uint8 public generation;
     bool public paused;
-    /// Test-only: what every response call reverts with while `failing` is set.
+    /// Test-only: what every response call reverts with while `failing` is set, and those to one request.
     bytes internal failure;
     bool internal failing;
+    mapping(uint256 => bytes[]) internal failureOf; // one or none
 
     /// G7 and G8 count all requests in `publicCounter`.
     uint256 public publicCounter;
@@ -287,12 +288,8 @@ contract Decryption {
 
     /// The checks before the signature, in the order of the generation.
     function checkBefore(uint256 id, bool user, bytes calldata extraData) internal view {
-        if (failing) {
-            bytes memory data = failure;
-            assembly {
-                revert(add(data, 32), mload(data))
-            }
-        }
+        if (failing) revertWith(failure);
+        if (failureOf[id].length > 0) revertWith(failureOf[id][0]);
         if (generation < Generation.V0_9_0) {
             config.checkIsKmsTxSender(msg.sender); // its revert comes through as it is
         } else if (generation < Generation.G12) {
@@ -491,6 +488,22 @@ contract Decryption {
 
     function failNoMore() external {
         failing = false;
+    }
+
+    /// From now on the responses to `id` do.
+    function failFor(uint256 id, bytes calldata data) external {
+        delete failureOf[id];
+        failureOf[id].push(data);
+    }
+
+    function failNoMoreFor(uint256 id) external {
+        delete failureOf[id];
+    }
+
+    function revertWith(bytes memory data) internal pure {
+        assembly {
+            revert(add(data, 32), mload(data))
+        }
     }
 
     function upgrade(uint8 generation_) external {

@@ -88,6 +88,8 @@ sol! {
         function unpause() external;
         function failWith(bytes data) external;
         function failNoMore() external;
+        function failFor(uint256 id, bytes data) external;
+        function failNoMoreFor(uint256 id) external;
         function upgrade(uint8 generation) external;
         function publicCounter() external view returns (uint256);
         function userCounter() external view returns (uint256);

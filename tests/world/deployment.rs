@@ -206,6 +206,23 @@ impl Deployment {
         self.chain.send(call).await.map(drop)
     }
 
+    /// From now on the responses to these requests revert so, and no others.
+    pub async fn fail_each(&self, failures: &[(U256, Bytes)]) -> Result<()> {
+        let calls = failures.iter().map(|(id, data)| {
+            let call = Decryption::failForCall { id: *id, data: data.clone() };
+            Call::new(self.decryption, &call)
+        });
+        self.chain.send_all(calls.collect()).await.map(drop)
+    }
+
+    /// The responses to these requests are taken again.
+    pub async fn fail_no_more(&self, ids: &[U256]) -> Result<()> {
+        let calls = ids
+            .iter()
+            .map(|id| Call::new(self.decryption, &Decryption::failNoMoreForCall { id: *id }));
+        self.chain.send_all(calls.collect()).await.map(drop)
+    }
+
     /// Turns both contracts into another variant; both emit `Upgraded`.
     pub async fn upgrade(&mut self, variant: Variant) -> Result<()> {
         let generation = variant.flag();
