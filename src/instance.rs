@@ -66,7 +66,7 @@ use self::{
     keeping::Keeping,
     parts::fail,
     rooms::{Around, Ground, Ways},
-    tasks::Tasks,
+    tasks::{Tasks, failure},
     world::Waits,
 };
 use crate::{
@@ -205,12 +205,14 @@ pub async fn run<N: Nodes>(
     };
     let built = {
         let Supervision { stop, abort, hearts, .. } = instance.supervision.clone();
+        let tasks = instance.tasks.clone();
         let building = Box::pin(instance.build(&config, edges));
         tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Some(Exit::Stopped)),
             () = abort.cancelled() => Ok(Some(Exit::Stopped)),
             built = building => built.map(|()| None),
+            failed = tasks.failed() => Ok(Some(failed)),
             task = hearts.stopped() => Ok(Some(Exit::Hung { task })),
         }
     };
@@ -402,14 +404,11 @@ impl Instance {
                         return Exit::Stopped;
                     }
                 }
-                Exit::Stopped => {
-                    let error = "it ended without being told".into();
-                    return self.cause(Exit::Failed { task, error }).await;
-                }
-                exit @ (Exit::Refused { .. }
+                exit @ (Exit::Stopped
+                | Exit::Refused { .. }
                 | Exit::Failed { .. }
                 | Exit::Panicked { .. }
-                | Exit::Hung { .. }) => return self.cause(exit).await,
+                | Exit::Hung { .. }) => return self.cause(failure(task, exit)).await,
             }
         }
     }
@@ -437,7 +436,7 @@ impl Instance {
     }
 
     /// Ends what is left, from the top down; the journal last.
-    async fn close(mut self, exit: Exit) -> Ended {
+    async fn close(self, exit: Exit) -> Ended {
         self.below.cancel();
         if exit == Exit::Stopped && !self.supervision.abort.is_cancelled() {
             let ending = async { while self.tasks.ended().await.is_some() {} };

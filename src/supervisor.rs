@@ -75,6 +75,8 @@ const CHECK_LIMIT: Duration = Duration::from_secs(20);
 const KEEPERS_LIMIT: Duration = Duration::from_secs(5);
 /// And for its control socket.
 const BIND_LIMIT: Duration = Duration::from_secs(5);
+/// How long the end waits for journals to be closed: their disk may hang.
+const CLOSE_LIMIT: Duration = Duration::from_secs(15);
 /// Control requests that wait for the loop.
 const ASKED: usize = 32;
 /// The loop turns at least this often.
@@ -484,12 +486,22 @@ impl<I: Instances> Supervisor<I> {
         let feed_every = self.manager.watchdog_interval().unwrap_or(turn).min(turn);
         let mut feeding = interval(feed_every);
         feeding.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut close_by: Option<Instant> = None;
         loop {
-            let wake = self.drive();
+            let mut wake = self.drive();
             self.show();
-            if self.stopping && self.runs.is_empty() && self.closing.is_empty() {
-                info!("stopped");
-                return self.outcome.take().unwrap_or(Exit::Stopped);
+            if self.stopping && self.runs.is_empty() {
+                let close_by = *close_by.get_or_insert_with(|| Instant::now() + CLOSE_LIMIT);
+                if self.closing.is_empty() || Instant::now() >= close_by {
+                    if !self.closing.is_empty() {
+                        warn!(
+                            "the disk of a journal does not answer: nobody waits for it any more"
+                        );
+                    }
+                    info!("stopped");
+                    return self.outcome.take().unwrap_or(Exit::Stopped);
+                }
+                wake = wake.into_iter().chain([close_by]).min();
             }
             tokio::select! {
                 signal = inputs.signals.next() => self.signalled(signal, &inputs.nudges),
@@ -609,7 +621,7 @@ impl<I: Instances> Supervisor<I> {
             // Nothing in a check is meant to panic, and whose it was is lost with it: all that are
             // under way are as good as unreachable, and come again.
             for slot in self.slots.values_mut() {
-                if let Some(config) = slot.checking() {
+                if let Some(config) = slot.standing.checking() {
                     let error = CheckError::Unreachable("the check panicked".to_owned());
                     slot.checked(&config, Err(error), Instant::now());
                 }

@@ -236,7 +236,7 @@ mod tests {
                     reload: Reload::default(),
                     instances: Vec::new(),
                 };
-                asked.reply.send(Answer::Status { status: Box::new(status) }).unwrap();
+                asked.reply.send(Answer::Status { status: Box::new(status) }.into()).unwrap();
             }
         });
         assert_eq!(find_config_dir(None, &candidates).await, Path::new("/its/configs"));

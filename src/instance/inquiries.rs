@@ -102,12 +102,13 @@ impl<P: Provider> Inquiries<P> {
                         if let Ok(told) = &mut told {
                             why.explain(told, clock.unix_millis());
                         }
-                        reply.send(told);
+                        // Who asked may be gone by now.
+                        let _ = reply.send(told);
                     } else if wanted.len() < DESK {
                         wanted.push_back((inquiry, reply));
                     } else {
                         let why = "it still does what others wish: ask again in a moment";
-                        reply.send(Err(why.to_owned()));
+                        let _ = reply.send(Err(why.to_owned()));
                     }
                 }
                 found = fulfilling => {

@@ -1,6 +1,11 @@
 //! The tasks of an instance, by name, and what the end of one means.
 
-use std::{fmt::Display, time::Duration};
+use std::{
+    fmt::Display,
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     task::{Id, JoinError, JoinSet},
@@ -11,27 +16,35 @@ use tracing::Instrument;
 
 use super::Exit;
 
-/// The tasks of one instance, by name.
+/// The tasks of one instance, by name. Who begins them and who waits for their ends may be two.
+#[derive(Clone, Default)]
+pub(super) struct Tasks(Arc<Mutex<Named>>);
+
 #[derive(Default)]
-pub(super) struct Tasks {
+struct Named {
     set: JoinSet<Result<(), String>>,
     names: Vec<(Id, &'static str)>,
 }
 
 impl Tasks {
+    fn named(&self) -> MutexGuard<'_, Named> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn spawn<E: Display>(
-        &mut self,
+        &self,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let task = async move { task.await.map_err(|error| error.to_string()) };
-        let handle = self.set.spawn(task.in_current_span());
-        self.names.push((handle.id(), name));
+        let mut named = self.named();
+        let handle = named.set.spawn(task.in_current_span());
+        named.names.push((handle.id(), name));
     }
 
     /// One that ends when it is told to, or by an error.
     pub(super) fn spawn_until<E: Display>(
-        &mut self,
+        &self,
         stop: &CancellationToken,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
@@ -42,7 +55,7 @@ impl Tasks {
 
     /// One that ends when it is told to.
     pub(super) fn spawn_endless(
-        &mut self,
+        &self,
         stop: &CancellationToken,
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
@@ -54,21 +67,40 @@ impl Tasks {
     }
 
     /// Drops them. Answers whether all were, in this time: one that blocks its thread is left behind.
-    pub(super) async fn drop_within(&mut self, limit: Duration) -> bool {
-        timeout(limit, self.set.shutdown()).await.is_ok()
+    pub(super) async fn drop_within(&self, limit: Duration) -> bool {
+        self.named().set.abort_all();
+        let dropping = async { while self.ended().await.is_some() {} };
+        timeout(limit, dropping).await.is_ok()
     }
 
     /// The next task to end: its name and how.
-    pub(super) async fn ended(&mut self) -> Option<(&'static str, Exit)> {
-        let ended = self.set.join_next_with_id().await?;
+    pub(super) async fn ended(&self) -> Option<(&'static str, Exit)> {
+        let ended = poll_fn(|context| self.named().set.poll_join_next_with_id(context)).await?;
         let id = match &ended {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let position = self.names.iter().position(|(known, _)| *known == id);
-        let task = position.map_or("a task", |position| self.names.swap_remove(position).1);
+        let mut named = self.named();
+        let position = named.names.iter().position(|(known, _)| *known == id);
+        let task = position.map_or("a task", |position| named.names.swap_remove(position).1);
         Some((task, exit_of(task, ended.map(|(_, result)| result))))
     }
+
+    /// The first of them to end before anybody may.
+    pub(super) async fn failed(&self) -> Exit {
+        match self.ended().await {
+            Some((task, exit)) => failure(task, exit),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What it means that a task ended that was not told to.
+pub(super) fn failure(task: &'static str, exit: Exit) -> Exit {
+    if exit == Exit::Stopped {
+        return Exit::Failed { task, error: "it ended without being told".to_owned() };
+    }
+    exit
 }
 
 /// What the end of a task means.
@@ -81,5 +113,43 @@ pub(super) fn exit_of<T, E: Display>(
         Err(error) if error.is_panic() => Exit::Panicked { task },
         // It ended, or was dropped.
         Ok(Ok(_)) | Err(_) => Exit::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use crate::{
+        config::{Environment, Mode, Source, load},
+        heart::{self, Hearts},
+        instance::{Edges, Exit, Supervision, run},
+        metrics::Metrics,
+        observe::status::Reporter,
+    };
+
+    /// What connects the nodes is gone before there is one: nobody would ever hear of it.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_while_the_instance_is_built_ends_it() {
+        crate::tls::install_provider();
+        let key = "11".repeat(32);
+        let environment = Environment::from_iter([("KMS_CONNECTOR_PRIVATE_KEY".to_owned(), key)]);
+        let source =
+            Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
+        let config = load(&source).unwrap().config;
+        let dir = tempfile::tempdir().unwrap();
+        let supervision = Supervision {
+            name: "a".to_owned(),
+            state_dir: dir.path().to_owned(),
+            reporter: Reporter::new(Metrics::default()),
+            hearts: Hearts::default(),
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        let mut edges = Edges::real(&config, Metrics::default()).unwrap_or_else(|_| panic!());
+        edges.connecting = Box::new(|_, _| Box::pin(async { panic!("a bug") }));
+        let running = Box::pin(run(config.into(), supervision, edges, None));
+        let ended = tokio::time::timeout(std::time::Duration::from_mins(1), running).await;
+        assert_eq!(ended.unwrap().exit, Exit::Panicked { task: heart::GATEWAY_CONNECTION });
     }
 }

@@ -6,10 +6,8 @@
 //! pages. No secret comes in here: what the journal holds stands on chain, too. Times are Unix
 //! milliseconds, bytes hex with 0x.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A question, or a wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,34 +232,5 @@ pub struct Asked {
     pub reply: Reply,
 }
 
-type Hearer = Box<dyn FnOnce(Result<Told, String>) + Send>;
-
-/// The way back to the asker, who hears something in any case. An error is a sentence for them.
-pub struct Reply(Option<Hearer>);
-
-impl Reply {
-    /// `hearer` must not block.
-    pub fn new(hearer: impl FnOnce(Result<Told, String>) + Send + 'static) -> Self {
-        Self(Some(Box::new(hearer)))
-    }
-
-    pub fn send(mut self, told: Result<Told, String>) {
-        if let Some(hearer) = self.0.take() {
-            hearer(told);
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if let Some(hearer) = self.0.take() {
-            hearer(Err("the instance ended before it answered: ask again".to_owned()));
-        }
-    }
-}
-
-impl fmt::Debug for Reply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reply")
-    }
-}
+/// The way back to the asker. An error is a sentence for them; who drops it has ended.
+pub type Reply = oneshot::Sender<Result<Told, String>>;

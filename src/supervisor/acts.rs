@@ -1,7 +1,5 @@
 //! What the loop does: starts, ends and closes what slots ask for.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span, info, warn};
@@ -9,7 +7,7 @@ use tracing::{Instrument, error, error_span, info, warn};
 use super::{
     CHECK_LIMIT, Closing, Instances, Supervisor, UnderWay,
     plan::WalletClaim,
-    slot::{Act, Ending, Run, Slot, Target},
+    slot::{Act, Ending, Handles, Slot, Target},
 };
 use crate::{
     heart::Hearts,
@@ -28,7 +26,7 @@ impl<I: Instances> Supervisor<I> {
             let names: Vec<String> = self.slots.keys().cloned().collect();
             for name in names {
                 let Some(slot) = self.slots.get_mut(&name) else { continue };
-                let (act, again) = slot.next(now, self.stopping);
+                let (act, again) = slot.standing.next(now, self.stopping);
                 wake = [wake, again].into_iter().flatten().min();
                 progress |= self.act(&name, act, now);
             }
@@ -92,7 +90,7 @@ impl<I: Instances> Supervisor<I> {
                         Ending::HandOver => run.abort.cancel(),
                     }
                 }
-                slot.ending(how, now);
+                slot.standing.ending(how, now);
             }
             Act::Abort => {
                 warn!(
@@ -155,21 +153,8 @@ impl<I: Instances> Supervisor<I> {
         let task = self.runs.spawn(running);
         let under_way = UnderWay { run: id, claim, abort: abort.clone() };
         self.under_way.insert(task.id(), under_way);
-        slot.started(Run {
-            id,
-            target,
-            stop,
-            abort,
-            task,
-            phase: phase.clone(),
-            gauges,
-            desk,
-            started: now,
-            running_since: None,
-            longest_health: Duration::ZERO,
-            has_been_up: false,
-            replaced: None,
-        });
+        let handles = Handles { id, stop, abort, task, phase: phase.clone(), gauges, desk };
+        slot.standing.started(target, handles, now);
         self.follow(id, phase);
         true
     }

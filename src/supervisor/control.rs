@@ -115,7 +115,37 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Asked {
     pub request: Request,
-    pub reply: oneshot::Sender<Answer>,
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// What the loop says to a request.
+#[derive(Debug)]
+pub enum Reply {
+    Now(Answer),
+    /// An instance was asked, and answers by itself; who ends before it does says nothing.
+    Later(oneshot::Receiver<Result<Told, String>>),
+}
+
+impl Reply {
+    pub(super) async fn answer(self) -> Answer {
+        let told = match self {
+            Self::Now(answer) => return answer,
+            Self::Later(told) => told.await,
+        };
+        match told {
+            Ok(Ok(told)) => Answer::Told { told: Box::new(told) },
+            Ok(Err(why)) => Answer::Refused { why },
+            Err(_) => Answer::Refused {
+                why: "the instance ended before it answered: ask again".to_owned(),
+            },
+        }
+    }
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self::Now(answer)
+    }
 }
 
 /// Where the control socket is: `given` alone; else in the first of `$RUNTIME_DIRECTORY`,

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::{
     Instances, Readiness, Showing, Supervisor,
-    control::{Answer, Asked, Request},
+    control::{Answer, Asked, Reply, Request},
     slot::Slot,
     watcher::Nudges,
 };
@@ -20,7 +20,7 @@ use crate::{
     observe::{
         board::{Shown, View},
         errors::LastErrors,
-        requests::{self, Desk, Inquiry, Reply},
+        requests::{self, Desk, Inquiry},
         status::{InstanceStatus, Reload, Status},
     },
 };
@@ -59,7 +59,7 @@ impl Wish {
 
 #[derive(Debug)]
 pub(super) struct Pending {
-    reply: oneshot::Sender<Answer>,
+    reply: oneshot::Sender<Reply>,
     /// One instance, or all.
     name: Option<String>,
     wish: Option<Wish>,
@@ -84,16 +84,16 @@ impl<I: Instances> Supervisor<I> {
     pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<Nudges>) {
         let Asked { request, reply } = asked;
         // Who asked may be gone by now.
-        let refuse = |reply: oneshot::Sender<Answer>, why: String| {
-            let _ = reply.send(Answer::Refused { why });
+        let refuse = |reply: oneshot::Sender<Reply>, why: String| {
+            let _ = reply.send(Answer::Refused { why }.into());
         };
         let name = match &request {
             Request::Status => {
-                let _ = reply.send(Answer::Status { status: Box::new(self.status()) });
+                let _ = reply.send(Answer::Status { status: Box::new(self.status()) }.into());
                 return;
             }
             Request::Requests { name, inquiry } => {
-                self.inquire(name, inquiry.clone(), reply);
+                let _ = reply.send(self.inquire(name, inquiry.clone()));
                 return;
             }
             Request::Reload { name } => name.clone(),
@@ -109,10 +109,10 @@ impl<I: Instances> Supervisor<I> {
                 return refuse(reply, format!("there is no instance {name}; there are: {known}"));
             };
             let done = match &request {
-                Request::Restart { .. } => slot.restart(),
-                Request::Stop { .. } => slot.hold(),
+                Request::Restart { .. } => slot.standing.restart(),
+                Request::Stop { .. } => slot.standing.hold(),
                 Request::Reload { .. } | Request::Status | Request::Requests { .. } => {
-                    slot.try_again();
+                    slot.standing.try_again();
                     true
                 }
             };
@@ -138,8 +138,8 @@ impl<I: Instances> Supervisor<I> {
     }
 
     /// Hands the question to the instance, which answers by itself.
-    fn inquire(&self, name: &str, inquiry: Inquiry, reply: oneshot::Sender<Answer>) {
-        let absent = match self.slots.get(name) {
+    fn inquire(&self, name: &str, inquiry: Inquiry) -> Reply {
+        let why = match self.slots.get(name) {
             None => {
                 let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
                 format!("there is no instance {name}; there are: {}", known.join(", "))
@@ -147,13 +147,12 @@ impl<I: Instances> Supervisor<I> {
             Some(slot) => {
                 let desk = slot.run().and_then(|run| run.desk.borrow().clone());
                 match desk.filter(|desk| !desk.is_closed()) {
-                    Some(desk) => return hand_in(&desk, inquiry, reply),
+                    Some(desk) => return hand_in(&desk, inquiry),
                     None => format!("{name} is {}", slot.shown().word()),
                 }
             }
         };
-        // Who asked may be gone by now.
-        let _ = reply.send(Answer::Absent { why: absent });
+        Answer::Absent { why }.into()
     }
 
     // ---- what is told
@@ -236,7 +235,7 @@ impl<I: Instances> Supervisor<I> {
                 }
                 continue;
             }
-            let beaten = |slot: &Slot<_>| pending.wish?.beaten(slot.stopped().is_some());
+            let beaten = |slot: &Slot<_>| pending.wish?.beaten(slot.standing.stopped().is_some());
             let lines = concerned.clone().map(|slot| match beaten(slot) {
                 Some(why) => format!("{}; {why}", slot.line()),
                 None => slot.line(),
@@ -250,7 +249,7 @@ impl<I: Instances> Supervisor<I> {
                 failed = true;
             }
             // Who asked may be gone by now.
-            let _ = pending.reply.send(Answer::Done { lines, failed });
+            let _ = pending.reply.send(Answer::Done { lines, failed }.into());
         }
         self.pending = waiting;
     }
@@ -301,22 +300,15 @@ impl<I: Instances> Supervisor<I> {
     }
 }
 
-fn hand_in(desk: &Desk, inquiry: Inquiry, reply: oneshot::Sender<Answer>) {
-    let reply = Reply::new(move |told| {
-        let answer = match told {
-            Ok(told) => Answer::Told { told: Box::new(told) },
-            Err(why) => Answer::Refused { why },
-        };
-        // Who asked may be gone by now.
-        let _ = reply.send(answer);
-    });
+fn hand_in(desk: &Desk, inquiry: Inquiry) -> Reply {
+    let (reply, told) = oneshot::channel();
     match desk.try_send(requests::Asked { inquiry, reply }) {
-        Err(TrySendError::Full(asked)) => {
-            let why = "it is answering others just now: ask again in a moment";
-            asked.reply.send(Err(why.to_owned()));
+        Err(TrySendError::Full(_)) => {
+            let why = "it is answering others just now: ask again in a moment".to_owned();
+            Answer::Refused { why }.into()
         }
-        // Dropped, it says that the instance ended.
-        Ok(()) | Err(TrySendError::Closed(_)) => {}
+        // The reply that went with a closed one says that the instance ended.
+        Ok(()) | Err(TrySendError::Closed(_)) => Reply::Later(told),
     }
 }
 
@@ -330,13 +322,8 @@ mod tests {
     #[tokio::test]
     async fn a_full_desk_refuses_and_one_that_goes_says_so() {
         let (desk, mut inbox) = mpsc::channel(1);
-        let ask = || {
-            let (reply, answer) = oneshot::channel();
-            hand_in(&desk, Inquiry::Show { id: "7".to_owned() }, reply);
-            answer
-        };
-        let (first, second) = (ask(), ask());
-        let why = |answer: Answer| match answer {
+        let ask = || hand_in(&desk, Inquiry::Show { id: "7".to_owned() });
+        let why = async |reply: Reply| match reply.answer().await {
             Answer::Refused { why } => why,
             other @ (Answer::Status { .. }
             | Answer::Done { .. }
@@ -344,13 +331,14 @@ mod tests {
             | Answer::Absent { .. }
             | Answer::Silent { .. }) => panic!("{other:?}"),
         };
-        assert!(why(second.await.unwrap()).contains("ask again"));
+        let (first, second) = (ask(), ask());
+        assert!(why(second).await.contains("ask again"));
         inbox.close();
         let asked = inbox.recv().await.unwrap();
         assert_eq!(asked.inquiry, Inquiry::Show { id: "7".to_owned() });
         drop(asked);
-        assert!(why(first.await.unwrap()).contains("ended before it answered"));
-        assert!(why(ask().await.unwrap()).contains("ended before it answered"));
+        assert!(why(first).await.contains("ended before it answered"));
+        assert!(why(ask()).await.contains("ended before it answered"));
     }
 
     /// A file that is bad and then good again, say: what was warned of in between is no news.

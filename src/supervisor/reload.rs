@@ -13,7 +13,7 @@ use super::{
     Instances, Supervisor,
     directory::{Look, Wanted},
     plan::{self, Configs, Desired},
-    slot::Slot,
+    slot::{Slot, Standing},
 };
 use crate::{
     clock,
@@ -53,12 +53,12 @@ impl<I: Instances> Supervisor<I> {
         }
         for name in planned.displaced {
             if let Some(slot) = self.slots.get_mut(&name) {
-                slot.displace();
+                slot.standing.displace();
             }
         }
         for name in names {
             if let Some(slot) = self.slots.get_mut(&name) {
-                if slot.current().is_some() || slot.complaint().is_some() {
+                if slot.standing.current().is_some() || slot.complaint().is_some() {
                     info!(instance = name, "its file is gone: the instance ends");
                     self.reload.at_ms = clock::unix_millis();
                 }
@@ -86,8 +86,11 @@ impl<I: Instances> Supervisor<I> {
         });
         let news = match (file, collision) {
             _ if is_disabled => {
-                let ends = slot.current().is_some();
-                let news = ends || is_new || slot.complaint().is_some() || slot.stopped().is_some();
+                let ends = slot.standing.current().is_some();
+                let news = ends
+                    || is_new
+                    || slot.complaint().is_some()
+                    || slot.standing.stopped().is_some();
                 if ends {
                     info!(instance = name, "enabled = false: the instance ends");
                 } else if news {
@@ -141,7 +144,7 @@ impl<I: Instances> Supervisor<I> {
 
     fn current(&self) -> Configs {
         let configs = self.slots.iter().filter_map(|(name, slot)| {
-            slot.current().map(|target| (name.clone(), target.config.clone()))
+            slot.standing.current().map(|target| (name.clone(), target.config.clone()))
         });
         configs.collect()
     }
@@ -156,8 +159,8 @@ impl<I: Instances> Supervisor<I> {
     fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
         let mut desired = Desired::default();
         for (name, file) in files {
-            let slot = self.slots.get(name);
-            let stopped = slot.and_then(Slot::stopped);
+            let standing = self.slots.get(name).map(|slot| &slot.standing);
+            let stopped = standing.and_then(Standing::stopped);
             match file {
                 _ if self.is_disabled(file) => {}
                 Ok(wanted) => {
@@ -166,7 +169,11 @@ impl<I: Instances> Supervisor<I> {
                     desired.files.insert(name.clone(), wanted.config.clone());
                 }
                 Err(_) => {
-                    match slot.and_then(Slot::current).map(|target| &target.config).or(stopped) {
+                    match standing
+                        .and_then(Standing::current)
+                        .map(|target| &target.config)
+                        .or(stopped)
+                    {
                         Some(config) => {
                             desired.kept.insert(name.clone(), config.clone());
                         }

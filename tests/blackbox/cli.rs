@@ -340,7 +340,7 @@ impl Supervisor {
                 if request != Request::Status {
                     seen.lock().unwrap().push(request);
                 }
-                let _ = reply.send(answer);
+                let _ = reply.send(answer.into());
             }
         });
         Self { asked, _runtime: runtime }

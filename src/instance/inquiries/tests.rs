@@ -96,10 +96,7 @@ impl World {
     }
 
     fn ask(&self, inquiry: Inquiry) -> oneshot::Receiver<Result<Told, String>> {
-        let (sender, answer) = oneshot::channel();
-        let reply = Reply::new(move |told| {
-            let _ = sender.send(told);
-        });
+        let (reply, answer) = oneshot::channel();
         self.desk.try_send(Asked { inquiry, reply }).unwrap();
         answer
     }

@@ -49,7 +49,10 @@ struct Asker(Option<Reply>);
 impl Asker {
     fn tell(&mut self, told: Result<Told, String>) {
         match (self.0.take(), told) {
-            (Some(reply), told) => reply.send(told),
+            (Some(reply), told) => {
+                // Who asked may be gone by now.
+                let _ = reply.send(told);
+            }
             (None, Ok(_)) => {
                 info!("what an operator wished is done now: the journal is written again");
             }

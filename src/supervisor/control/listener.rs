@@ -412,7 +412,7 @@ async fn pass_on(request: Request, commands: &mpsc::Sender<Asked>) -> Answer {
     let (reply, answer) = oneshot::channel();
     let asking = async {
         commands.send(Asked { request, reply }).await.ok()?;
-        answer.await.ok()
+        Some(answer.await.ok()?.answer().await)
     };
     match timeout(ANSWER_DEADLINE, asking).await {
         Ok(Some(answer)) => answer,
