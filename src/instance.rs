@@ -36,6 +36,7 @@ mod stale;
 mod past;
 mod parts;
 mod edges;
+mod errors;
 mod rooms;
 mod keeping;
 mod tasks;
@@ -58,13 +59,13 @@ use tracing::{debug, info, warn};
 pub use self::{
     check::check,
     edges::{Connecting, Edges},
+    errors::{BuildError, CheckError, RebuildError, Unready},
     exit::Exit,
     inquiries::answer_stopped,
-    rebuild::{RebuildError, rebuild},
+    rebuild::rebuild,
 };
 use self::{
     keeping::Keeping,
-    parts::fail,
     rooms::{Around, Ground, Ways},
     tasks::{Tasks, failure},
     world::Waits,
@@ -138,32 +139,6 @@ pub struct Ended {
     pub exit: Exit,
     /// Absent where the next generation has to open everything anew.
     pub estate: Option<Estate>,
-}
-
-/// Why a configuration should not replace the one that runs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CheckError {
-    /// It contradicts the world.
-    #[error("{0}")]
-    Refused(String),
-    /// Whether it could run is not known.
-    #[error("{0}")]
-    Unreachable(String),
-}
-
-/// Why an instance cannot be built.
-enum BuildError {
-    Refused(String),
-    Failed(String),
-}
-
-impl From<BuildError> for Exit {
-    fn from(error: BuildError) -> Self {
-        match error {
-            BuildError::Refused(why) => Self::Refused { why },
-            BuildError::Failed(error) => Self::Failed { task: STARTING, error },
-        }
-    }
 }
 
 /// The wallet of those that have none, in the names of their journals.
@@ -323,12 +298,11 @@ impl Instance {
         let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
         world::check_wallet(&provider, address, &journal, config).await;
         let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
-        let left = waits.for_disk(journal.path(), LeftOver::read(&journal)).await.map_err(fail)?;
+        let left = waits.for_disk(journal.path(), LeftOver::read(&journal)).await?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
         let maybe_answered_up_to =
             past::maybe_answered_up_to(&provider, &journal, address, cursor, &left.transactions)
-                .await
-                .map_err(fail)?;
+                .await?;
         let ground = Ground {
             provider,
             buckets,

@@ -622,8 +622,7 @@ impl<I: Instances> Supervisor<I> {
             // under way are as good as unreachable, and come again.
             for slot in self.slots.values_mut() {
                 if let Some(config) = slot.standing.checking() {
-                    let error = CheckError::Unreachable("the check panicked".to_owned());
-                    slot.checked(&config, Err(error), Instant::now());
+                    slot.checked(&config, Err(CheckError::Panicked), Instant::now());
                 }
             }
             return;

@@ -60,12 +60,7 @@ pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
         Ok(rebuilt) => rebuilt,
         Err(error) => {
             complain(refused(&name, &error));
-            return match error {
-                RebuildError::Configuration(_) => Exit::BadConfiguration,
-                RebuildError::Unreachable(_)
-                | RebuildError::NoSuchBlock { .. }
-                | RebuildError::Journal(_) => Exit::Failure,
-            };
+            return if error.is_refusal() { Exit::BadConfiguration } else { Exit::Failure };
         }
     };
     let mut text = report(&rebuilt, from);
@@ -104,8 +99,9 @@ fn refused(name: &str, error: &RebuildError) -> String {
                 path.display()
             )
         }
-        RebuildError::Configuration(_)
-        | RebuildError::Unreachable(_)
+        RebuildError::Build(_)
+        | RebuildError::Outside { .. }
+        | RebuildError::Late { .. }
         | RebuildError::NoSuchBlock { .. }
         | RebuildError::Journal(_) => error.to_string(),
     }

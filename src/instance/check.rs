@@ -4,40 +4,14 @@
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    BuildError, CheckError,
-    edges::Edges,
-    report,
-    world::{self, Unready},
-};
+use super::{CheckError, Unready, edges::Edges, report, world};
 use crate::{
     config::Config,
     flow::kms_core::{self, KmsCore},
-    gateway::{
-        decryption::DecryptionAdapter,
-        provider::{Nodes, RpcError},
-    },
+    gateway::{decryption::DecryptionAdapter, provider::Nodes},
     heart::Hearts,
     metrics::Metrics,
 };
-
-impl From<BuildError> for CheckError {
-    fn from(error: BuildError) -> Self {
-        match error {
-            BuildError::Refused(why) => Self::Refused(why),
-            BuildError::Failed(why) => Self::Unreachable(why),
-        }
-    }
-}
-
-impl CheckError {
-    fn of(dependency: &str, unready: Unready) -> Self {
-        match unready {
-            Unready::Ever(why) => Self::Refused(why),
-            Unready::Yet(why) => Self::Unreachable(format!("{dependency}: {why}")),
-        }
-    }
-}
 
 /// Whether an instance of this configuration could run: its wallet opens, the node serves its chain,
 /// the contract signs under its domain, the Core answers. A contract that is not there yet, an empty
@@ -59,24 +33,21 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
     let wallet = async {
         let opened = world::ask_wallet(configured, &config.proxies).await;
-        opened.map(drop).map_err(|unready| CheckError::of("AWS KMS", unready))
+        opened.map(drop).map_err(|cause| outside("AWS KMS".to_owned(), cause))
     };
     let answers = async {
         let asked = report::ask_core(&core).await;
-        let name = report::core_name(&core);
-        asked.map_err(|why| CheckError::of(&name, Unready::Yet(why.to_string())))
+        asked.map_err(|cause| outside(report::core_name(&core), cause.into()))
     };
     let (wallet, gateway, core) = tokio::join!(wallet, ask_gateway(&gateway, config), answers);
     tasks.shutdown().await;
-    let mut unreachable = None;
-    for found in [wallet, gateway, core] {
-        match found {
-            Ok(()) => {}
-            Err(refused @ CheckError::Refused(_)) => return Err(refused),
-            Err(error @ CheckError::Unreachable(_)) => unreachable = unreachable.or(Some(error)),
-        }
-    }
-    unreachable.map_or(Ok(()), Err)
+    let found = [wallet, gateway, core].map(Result::err).into_iter().flatten();
+    // A contradiction says more than what does not answer.
+    found.max_by_key(CheckError::is_refusal).map_or(Ok(()), Err)
+}
+
+fn outside(on: String, cause: Unready) -> CheckError {
+    CheckError::Outside { on, cause }
 }
 
 async fn ask_gateway(provider: &impl Nodes, config: &Config) -> Result<(), CheckError> {
@@ -84,12 +55,10 @@ async fn ask_gateway(provider: &impl Nodes, config: &Config) -> Result<(), Check
         provider.first_attempt().await?;
         world::ask_chain(provider).await?;
         let decryption = DecryptionAdapter::new(provider.clone());
-        let deployed =
-            decryption.is_deployed().await.map_err(|error: RpcError| Unready::from(error))?;
-        if deployed {
+        if decryption.is_deployed().await? {
             world::ask_domain(&decryption, config).await?;
         }
         Ok(())
     };
-    asking.await.map_err(|unready| CheckError::of(&world::gateway_name(provider), unready))
+    asking.await.map_err(|cause: Unready| outside(world::gateway_name(provider), cause))
 }

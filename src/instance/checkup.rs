@@ -107,9 +107,8 @@ pub async fn checkup(config: &Config, state_dir: &Path) -> Checkup {
     let found = match prepared {
         Ok(tools) => look(config, state_dir, &tools).await,
         Err(error) => {
-            let (BuildError::Refused(why) | BuildError::Failed(why)) = error;
             let remedy = "correct the configuration";
-            let findings = vec![Finding::fail("configuration", why, remedy)];
+            let findings = vec![Finding::fail("configuration", error.to_string(), remedy)];
             Checkup { findings, wallet: None }
         }
     };
@@ -279,9 +278,7 @@ async fn look_at_wallet(
     };
     let wallet = match world::ask_wallet(configured, proxies).await {
         Ok(wallet) => wallet,
-        Err(world::Unready::Yet(why) | world::Unready::Ever(why)) => {
-            return (Finding::fail(SUBJECT, why, remedy), None);
-        }
+        Err(why) => return (Finding::fail(SUBJECT, why.to_string(), remedy), None),
     };
     let (address, hash) = (wallet.address(), nothing());
     let finding = match wallet.sign_hash(hash).await {

@@ -6,10 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    BuildError,
-    parts::{fail, refuse},
-};
+use super::BuildError;
 use crate::{
     config::{Config, SecretUrl},
     flow::{
@@ -67,7 +64,7 @@ impl Edges<ArbitrumProvider> {
 
 pub(super) fn load_roots(config: &Config) -> Result<TlsRoots, BuildError> {
     let authorities = config.private_authorities.as_ref();
-    TlsRoots::load(authorities.map(|authorities| authorities.path.as_path())).map_err(refuse)
+    Ok(TlsRoots::load(authorities.map(|authorities| authorities.path.as_path()))?)
 }
 
 /// The provider of these gateway nodes, and the tasks that connect it.
@@ -87,8 +84,7 @@ pub(super) fn gateway_at<'u>(
         .pool_idle_timeout(Duration::from_secs(15))
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| fail(error.without_url()))?;
+        .build()?;
     let tls = Arc::new(roots.client_config());
     let endpoint = |url: &SecretUrl| {
         let endpoint = Endpoint::new(url.expose().clone(), tls.clone(), http.clone());
@@ -103,19 +99,17 @@ pub(super) fn gateway_at<'u>(
 }
 
 pub(super) fn core(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {
-    Transport::to(config.kms_core_endpoint.expose(), roots).map_err(refuse)
+    Ok(Transport::to(config.kms_core_endpoint.expose(), roots)?)
 }
 
 pub(super) fn buckets(config: &Config, roots: &TlsRoots) -> Result<BucketClient, BuildError> {
-    BucketClient::new(roots.client_config(), &config.proxies)
-        .map_err(|error| fail(error.without_url()))
+    Ok(BucketClient::new(roots.client_config(), &config.proxies)?)
 }
 
 pub(super) fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, BuildError> {
     let Some(s3) = &config.s3 else { return Ok(None) };
     let region = s3.region.as_deref().unwrap_or("us-east-1");
     let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
-    let store = FallbackStore::new(region, &s3.bucket, endpoint);
-    let store = store.map(|store| Some(store.through(&config.proxies)));
-    store.map_err(|error| refuse(format!("s3_config: {error}")))
+    let store = FallbackStore::new(region, &s3.bucket, endpoint)?;
+    Ok(Some(store.through(&config.proxies)))
 }

@@ -15,7 +15,6 @@ use tracing::{Instrument, error, info, warn};
 use super::{
     BuildError, DROP_DEADLINE, Ended, Estate, Exit, FLUSH_DEADLINE, Instance, ROOM, earlier_wallet,
     observe_dir,
-    parts::{fail, refuse},
     tasks::exit_of,
     world::{self, Waits},
 };
@@ -63,8 +62,8 @@ impl Keeping {
         };
         match ended {
             Some(Ok(Some(opened))) => Ok(opened),
-            Some(Err(error)) => Err(fail(format!("opening the journal: {error}"))),
-            Some(Ok(None)) | None => Err(fail("opening the journal: the process is ending")),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(None)) | None => Err(BuildError::Ending),
         }
     }
 
@@ -193,8 +192,7 @@ impl Instance {
                     last = Some(why);
                     sleep(pause.next_delay()).await;
                 }
-                Err(error) if error.needs_rebuild() => return Err(refuse(error)),
-                Err(error) => return Err(fail(error)),
+                Err(error) => return Err(error.into()),
             }
         }
     }

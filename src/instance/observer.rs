@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{
     Around, BuildError, Instance, OBSERVER, Reading, Ways,
-    parts::{depth, fail, flow_options, intakes, open_ciphertexts},
+    parts::{depth, flow_options, intakes, open_ciphertexts},
     report::Mode,
     world::{self, Waits},
 };
@@ -39,8 +39,7 @@ impl Instance {
         world::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let registry = world::find_registry(&waits, &gateway, &provider, OBSERVER, config).await;
-        let reading =
-            waits.for_disk(journal.path(), Reading::read(&journal)).await.map_err(fail)?;
+        let reading = waits.for_disk(journal.path(), Reading::read(&journal)).await?;
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);

@@ -1,10 +1,9 @@
 //! From a configuration to the parts that the rooms of an instance are made of. Nothing here waits.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 use tracing::debug;
 
-use super::BuildError;
 use crate::{
     config::{self, Config},
     domain::{Address, BlockRef, PerKind},
@@ -70,14 +69,6 @@ pub(super) fn depth(config: &Config) -> Depth {
             user_decryption: config.user_decryption_confirmations,
         },
     }
-}
-
-pub(super) fn fail(error: impl Display) -> BuildError {
-    BuildError::Failed(error.to_string())
-}
-
-pub(super) fn refuse(error: impl Display) -> BuildError {
-    BuildError::Refused(error.to_string())
 }
 
 pub(super) fn open_ciphertexts<P: Provider>(

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     catch_up::{Seen, Tracker},
+    errors::CoreTrouble,
     lag::Lag,
     stale,
     why::Why,
@@ -29,7 +30,7 @@ use crate::{
         },
         ciphertexts::MemoryUse,
         depth::Tag,
-        kms_core::{CoreError, Health, KmsCore},
+        kms_core::{Health, KmsCore},
     },
     gateway::provider::Nodes,
     heart::Heart,
@@ -345,24 +346,6 @@ fn say_stale(StaleNode { host, head, others, .. }: &StaleNode, repeats: &mut Rep
         warn!(host, head, newest, times, "a gateway node is behind another one");
     } else {
         info!(host, head, times, "no gateway node shows a new block");
-    }
-}
-
-/// What keeps a Core from being of use.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum CoreTrouble {
-    #[error("it says that it is not serving")]
-    NotServing,
-    #[error(transparent)]
-    Unanswered(#[from] CoreError),
-}
-
-impl CoreTrouble {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NotServing => "not_serving",
-            Self::Unanswered(error) => error.code(),
-        }
     }
 }
 

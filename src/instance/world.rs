@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{
-    BuildError, ROOM,
+    BuildError, ROOM, Unready,
     genesis::{Decision, decide},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
         provider::{At, Nodes, Provider, RpcError},
-        wallet::{Wallet, WalletError},
+        wallet::Wallet,
     },
     journal::{self, Journal},
     machine::Machine,
@@ -30,15 +30,6 @@ use crate::{
 
 /// How long the disk may take before it is said that it is waited for: a busy one is faster.
 pub(super) const DISK_ANSWERS: Duration = Duration::from_secs(5);
-
-/// Why something outside is of no use.
-#[derive(Clone, Debug)]
-pub(super) enum Unready {
-    /// An outage.
-    Yet(String),
-    /// A contradiction.
-    Ever(String),
-}
 
 /// Waits for what is outside, saying so in the log, once per cause, and to whoever looks at the
 /// instance.
@@ -111,7 +102,7 @@ impl Waits {
         if let Ok(done) = timeout(DISK_ANSWERS, &mut work).await {
             return done;
         }
-        let why = disk_is_late(dir);
+        let why = Unready::DiskLate { dir: dir.to_owned() }.to_string();
         warn!(why, "waiting for {ROOM}");
         self.on(ROOM, &why);
         let done = work.await;
@@ -130,7 +121,7 @@ impl Waits {
         name: &str,
     ) -> Vec<journal::Beginning> {
         let ask = || self.for_disk(dir, look_for_beginnings(machine, chain_id, dir, wallet, name));
-        self.wait(ROOM, |_| "state_directory", ask).await
+        self.wait(ROOM, Unready::code, ask).await
     }
 
     /// Asks again until it is ready or never will be.
@@ -147,12 +138,12 @@ impl Waits {
             async {
                 match asking.await {
                     Ok(answer) => Ok(Ok(answer)),
-                    Err(Unready::Ever(why)) => Ok(Err(BuildError::Refused(why))),
-                    Err(Unready::Yet(why)) => Err(why),
+                    Err(why) if why.is_final() => Ok(Err(why.into())),
+                    Err(why) => Err(why),
                 }
             }
         };
-        self.wait(on, |_| "not_ready", ask).await
+        self.wait(on, Unready::code, ask).await
     }
 }
 
@@ -168,38 +159,22 @@ pub(super) fn gateway_name(provider: &impl Nodes) -> String {
     format!("the gateway node at {}", provider.hosts())
 }
 
-impl From<RpcError> for Unready {
-    fn from(error: RpcError) -> Self {
-        match error {
-            RpcError::WrongChain { .. } => {
-                Self::Ever(format!("{error}; correct chain_id or gateway_url"))
-            }
-            RpcError::Unavailable { .. }
-            | RpcError::WrongGenesis { .. }
-            | RpcError::Refused { .. }
-            | RpcError::Unreadable { .. }
-            | RpcError::Busy { .. }
-            | RpcError::TooLarge { .. } => Self::Yet(error.to_string()),
-        }
-    }
-}
-
 /// Whether a node of the chain id is there.
 pub(super) async fn ask_chain(provider: &impl Provider) -> Result<(), Unready> {
     Ok(provider.chain_id().await.map(drop)?)
 }
 
-/// What the journals of `dir` know of the chain, or in words for an operator why that cannot be told: also
-/// where the disk does not answer within [`DISK_ANSWERS`].
+/// What the journals of `dir` know of the chain. The disk has to answer within [`DISK_ANSWERS`].
 pub(super) async fn ask_beginnings(
     machine: &Machine,
     chain_id: u64,
     dir: &Path,
     wallet: Address,
     name: &str,
-) -> Result<Vec<journal::Beginning>, String> {
+) -> Result<Vec<journal::Beginning>, Unready> {
     let looking = look_for_beginnings(machine, chain_id, dir, wallet, name);
-    timeout(DISK_ANSWERS, looking).await.unwrap_or_else(|_late| Err(disk_is_late(dir)))
+    let late = |_| Err(Unready::DiskLate { dir: dir.to_owned() });
+    timeout(DISK_ANSWERS, looking).await.unwrap_or_else(late)
 }
 
 async fn look_for_beginnings(
@@ -208,25 +183,11 @@ async fn look_for_beginnings(
     dir: &Path,
     wallet: Address,
     name: &str,
-) -> Result<Vec<journal::Beginning>, String> {
+) -> Result<Vec<journal::Beginning>, Unready> {
     let (at, name) = (dir.to_owned(), name.to_owned());
-    match machine.run(move || journal::beginnings(&at, chain_id, wallet, &name)).await {
-        Some(known) => known.map_err(|error| {
-            format!(
-                "looking for journals in {}: {error}; check the state directory, its owner and its mode",
-                dir.display()
-            )
-        }),
-        None => Err("looking for journals: the process is ending".to_owned()),
-    }
-}
-
-fn disk_is_late(dir: &Path) -> String {
-    format!(
-        "the file system of {} does not answer (a network mount that hangs?): fix it, the instance goes on \
-         by itself",
-        dir.display()
-    )
+    let looking = machine.run(move || journal::beginnings(&at, chain_id, wallet, &name));
+    let known = looking.await.ok_or(Unready::Ending)?;
+    known.map_err(|cause| Unready::Directory { dir: dir.to_owned(), cause })
 }
 
 /// Which chain of this id is meant, by all nodes and by what is `known`. The nodes of others are left
@@ -243,7 +204,7 @@ pub(super) async fn settle_genesis(
             provider.settle_genesis(genesis).await;
             Ok(genesis)
         }
-        Decision::Wait(why) => Err(Unready::Yet(why)),
+        Decision::Wait(why) => Err(Unready::Undecided(why)),
     }
 }
 
@@ -259,17 +220,7 @@ pub(super) async fn ask_wallet(
             Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), proxies)).await
         }
     };
-    opened.map_err(|error| {
-        let text = error.to_string();
-        // Another key or configuration is needed: waiting cannot help.
-        let ever = matches!(
-            error,
-            WalletError::UnsuitableKey { .. }
-                | WalletError::NoRegion
-                | WalletError::InvalidPrivateKey
-        );
-        if ever { Unready::Ever(text) } else { Unready::Yet(text) }
-    })
+    Ok(opened?)
 }
 
 /// One node's word that would stop everything is looked at again after so long, at every sound node.
@@ -320,15 +271,13 @@ pub(super) async fn ask_domain<P: Provider>(
     config: &Config,
 ) -> Result<SigningDomain, Unready> {
     let configured = configured_domain(config);
-    let address = configured.verifying_contract;
     match domain_of(decryption, &configured).await? {
-        Some(deployed) if deployed != configured => Err(Unready::Ever(format!(
-            "the contract at {address} signs under {deployed}; the configuration says \
-             {configured}; correct decryption_domain_name, decryption_domain_version, chain_id \
-             or decryption_address"
-        ))),
+        Some(deployed) if deployed != configured => {
+            Err(Unready::OtherDomain { deployed: deployed.into(), configured: configured.into() })
+        }
         Some(_) => Ok(configured),
         None => {
+            let address = configured.verifying_contract;
             warn!(%address, "the contract at decryption_address does not tell its EIP-712 domain: \
                 is it the Decryption contract?");
             Ok(configured)

@@ -74,9 +74,8 @@ impl<I: Instances> Supervisor<I> {
                 let name = name.to_owned();
                 self.checks.spawn(
                     async move {
-                        let result = timeout(CHECK_LIMIT, checking).await.unwrap_or_else(|_| {
-                            Err(CheckError::Unreachable(format!("no answer in {CHECK_LIMIT:?}")))
-                        });
+                        let late = |_| Err(CheckError::Late(CHECK_LIMIT));
+                        let result = timeout(CHECK_LIMIT, checking).await.unwrap_or_else(late);
                         (name, config, result)
                     }
                     .in_current_span(),

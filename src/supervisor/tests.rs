@@ -34,7 +34,8 @@ use super::{
 };
 use crate::{
     config::{Config, Environment},
-    instance::{CheckError, Exit, Supervision},
+    gateway::provider::RpcError,
+    instance::{CheckError, Exit, Supervision, Unready},
     observe::status::{InstanceStatus, Phase, State, Status, StoppedBy},
 };
 
@@ -150,8 +151,8 @@ impl Instances for Stage {
         async move {
             sleep(Duration::from_millis(300)).await;
             match version(&config) {
-                REFUSED => Err(CheckError::Refused("wrong chain".into())),
-                UNREACHABLE => Err(CheckError::Unreachable("no answer".into())),
+                REFUSED => Err(refusal()),
+                UNREACHABLE => Err(CheckError::Late(Duration::ZERO)),
                 BLACK_HOLE => std::future::pending().await,
                 _ => Ok(()),
             }
@@ -315,6 +316,12 @@ impl Rig {
             ended.unwrap();
         }
     }
+}
+
+pub(super) fn refusal() -> CheckError {
+    let (host, expected, found) = ("node".to_owned(), 1, 2);
+    let cause = Unready::WrongChain(RpcError::WrongChain { host, expected, found });
+    CheckError::Outside { on: "node".to_owned(), cause }
 }
 
 /// A file of this wallet; `version` makes it another content.

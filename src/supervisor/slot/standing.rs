@@ -591,16 +591,15 @@ impl<H> Standing<H> {
             return None; // The files say something else by now.
         }
         let error = match result {
-            Err(error @ CheckError::Refused(_)) => error,
-            Err(error @ CheckError::Unreachable(_)) if is_running => error,
+            Err(error) if error.is_refusal() || is_running => error,
             // Also where what runs gets nothing done either.
-            Ok(()) | Err(CheckError::Unreachable(_)) => {
+            Ok(()) | Err(_) => {
                 *trial = Trial::Approved(config.clone());
                 return None;
             }
         };
         *trial = Trial::None;
-        let waits = matches!(error, CheckError::Unreachable(_));
+        let waits = !error.is_refusal();
         let again_at = now + if waits { CHECK_AGAIN } else { PARKED_RETRY };
         let why =
             Unapplied { why: format!("{error}; the configuration from before runs on"), waits };

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::{Environment, Mode, Source, load_bytes},
-    supervisor::{directory::Wanted, tests::content},
+    supervisor::{
+        directory::Wanted,
+        tests::{content, refusal},
+    },
 };
 
 /// Configurations of one instance. The last has another wallet.
@@ -134,7 +137,7 @@ impl Play {
 fn a_change_that_is_applied_at_last_is_not_complained_of() {
     let mut play = Play::running(0);
     play.want(1);
-    let why = play.checked(Err(CheckError::Unreachable("no answer".to_owned()))).unwrap();
+    let why = play.checked(Err(CheckError::Late(Duration::ZERO))).unwrap();
     assert!(why.waits && play.standing.unapplied().is_some());
     play.settle();
     assert_eq!(play.runs(), Some(&target(0).config));
@@ -238,8 +241,8 @@ impl Play {
             Op::Checked(kind) => {
                 self.checked(match kind {
                     0 => Ok(()),
-                    1 => Err(CheckError::Unreachable("no answer".to_owned())),
-                    _ => Err(CheckError::Refused("wrong chain".to_owned())),
+                    1 => Err(CheckError::Late(Duration::ZERO)),
+                    _ => Err(refusal()),
                 });
             }
             Op::Ended(kind) => {

@@ -1,0 +1,242 @@
+//! Why an instance cannot be built, or could not be: each with its cause, put into words where it is shown.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use tokio::task::JoinError;
+
+use super::{Exit, STARTING};
+use crate::{
+    domain::{LedgerError, SigningDomain},
+    flow::{
+        ciphertexts::UnusableUrl,
+        kms_core::{CoreError, EndpointError},
+    },
+    gateway::{provider::RpcError, wallet::WalletError},
+    journal::{JournalError, OpenError},
+    tls::CaFileError,
+};
+
+/// What keeps a Core from being of use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoreTrouble {
+    #[error("it says that it is not serving")]
+    NotServing,
+    #[error(transparent)]
+    Unanswered(#[from] CoreError),
+}
+
+impl CoreTrouble {
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::NotServing => "not_serving",
+            Self::Unanswered(error) => error.code(),
+        }
+    }
+}
+
+/// Why something outside is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum Unready {
+    #[error("{0}; correct chain_id or gateway_url")]
+    WrongChain(#[source] RpcError),
+    #[error(transparent)]
+    Gateway(RpcError),
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    #[error(
+        "the contract at {} signs under {deployed}; the configuration says {configured}; correct \
+         decryption_domain_name, decryption_domain_version, chain_id or decryption_address",
+        configured.verifying_contract
+    )]
+    OtherDomain { deployed: Box<SigningDomain>, configured: Box<SigningDomain> },
+    /// Which chain of the id is meant: what the nodes say of it, and the journals.
+    #[error("{0}")]
+    Undecided(String),
+    #[error(transparent)]
+    Core(#[from] CoreTrouble),
+    #[error(
+        "looking for journals in {}: {cause}; check the state directory, its owner and its mode",
+        dir.display()
+    )]
+    Directory {
+        dir: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error(
+        "the file system of {} does not answer (a network mount that hangs?): fix it, the instance goes on \
+         by itself",
+        dir.display()
+    )]
+    DiskLate { dir: PathBuf },
+    #[error("the process is ending")]
+    Ending,
+}
+
+impl Unready {
+    /// A contradiction: it stays so until the configuration is another one.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::WrongChain(_) | Self::OtherDomain { .. } => true,
+            Self::Wallet(error) => matches!(
+                error,
+                WalletError::UnsuitableKey { .. }
+                    | WalletError::NoRegion
+                    | WalletError::InvalidPrivateKey
+            ),
+            Self::Gateway(_)
+            | Self::Undecided(_)
+            | Self::Core(_)
+            | Self::Directory { .. }
+            | Self::DiskLate { .. }
+            | Self::Ending => false,
+        }
+    }
+
+    /// A stable word for it.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::WrongChain(error) | Self::Gateway(error) => error.code(),
+            Self::Wallet(error) => error.code(),
+            Self::Core(error) => error.code(),
+            Self::OtherDomain { .. } => "signing_domain",
+            Self::Undecided(_) => "undecided_chain",
+            Self::Directory { .. } => "state_directory",
+            Self::DiskLate { .. } => "disk_late",
+            Self::Ending => "ending",
+        }
+    }
+}
+
+impl From<RpcError> for Unready {
+    fn from(error: RpcError) -> Self {
+        if let RpcError::WrongChain { .. } = error {
+            return Self::WrongChain(error);
+        }
+        Self::Gateway(error)
+    }
+}
+
+/// Why an instance cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// It contradicts the configuration.
+    #[error(transparent)]
+    Outside(#[from] Unready),
+    #[error(transparent)]
+    Roots(#[from] CaFileError),
+    #[error(transparent)]
+    Core(#[from] EndpointError),
+    #[error("s3_config: {0}")]
+    Fallback(#[from] UnusableUrl),
+    /// Without a URL.
+    #[error(transparent)]
+    Http(reqwest::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("opening the journal: {0}")]
+    Opening(#[from] JoinError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the process is ending")]
+    Ending,
+}
+
+impl From<reqwest::Error> for BuildError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error.without_url())
+    }
+}
+
+impl BuildError {
+    /// To try again unchanged cannot help.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Outside(_) | Self::Roots(_) | Self::Core(_) | Self::Fallback(_) => true,
+            Self::Open(error) => error.needs_rebuild(),
+            Self::Http(_)
+            | Self::Opening(_)
+            | Self::Journal(_)
+            | Self::Ledger(_)
+            | Self::Ending => false,
+        }
+    }
+}
+
+impl From<BuildError> for Exit {
+    fn from(error: BuildError) -> Self {
+        if error.is_refusal() {
+            return Self::Refused { why: error.to_string() };
+        }
+        Self::Failed { task: STARTING, error: error.to_string() }
+    }
+}
+
+/// Why a configuration should not replace the one that runs.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("{}", of(on, cause))]
+    Outside {
+        on: String,
+        #[source]
+        cause: Unready,
+    },
+    #[error("no answer in {0:?}")]
+    Late(Duration),
+    #[error("the check panicked")]
+    Panicked,
+}
+
+impl CheckError {
+    /// It contradicts the world; otherwise whether it could run is not known.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Build(error) => error.is_refusal(),
+            Self::Outside { cause, .. } => cause.is_final(),
+            Self::Late(_) | Self::Panicked => false,
+        }
+    }
+}
+
+/// A contradiction says itself whom it is about.
+fn of(on: &str, cause: &Unready) -> String {
+    if cause.is_final() { cause.to_string() } else { format!("{on}: {cause}") }
+}
+
+/// Why nothing was rebuilt. What was there before is there still.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("{on}: {cause}{}", if cause.is_final() { "" } else { UNCHANGED })]
+    Outside {
+        on: String,
+        #[source]
+        cause: Unready,
+    },
+    #[error("{on}: no answer in {limit:?}{UNCHANGED}")]
+    Late { on: String, limit: Duration },
+    #[error("the chain has no block {from} yet, its last one is {head}{UNCHANGED}")]
+    NoSuchBlock { from: u64, head: u64 },
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+}
+
+const UNCHANGED: &str = "; nothing was changed";
+
+impl RebuildError {
+    /// Only another configuration helps.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Build(error) => error.is_refusal(),
+            Self::Outside { cause, .. } => cause.is_final(),
+            Self::Late { .. } | Self::NoSuchBlock { .. } | Self::Journal(_) => false,
+        }
+    }
+}
