@@ -16,6 +16,7 @@ pub mod ciphertexts;
 pub mod kms_core;
 pub mod submission;
 pub mod depth;
+pub mod finality;
 mod intake;
 mod confirmation;
 mod capacity;

@@ -3,7 +3,7 @@
 //! ```text
 //! wake-up -> far from the head: ranges    \
 //!         -> near the head: block by block -> journal (door a) -> the walk
-//! second reading: every block once more   /                  \\-> unripe until deep enough
+//! second reading: every block once more   /                  \\-> waits there until deep enough
 //! proof: blocks whose logs are in doubt  /
 //! ```
 //!
@@ -32,8 +32,6 @@ pub mod ids;
 pub mod lookout;
 mod consensus;
 mod decoded;
-mod unripe;
-mod ripening;
 pub mod backfill;
 
 use std::{
@@ -59,10 +57,8 @@ use self::{
     proof::Proof,
     second_reading::SecondReading,
     suspects::Suspects,
-    unripe::Unripe,
 };
 use super::{
-    depth::{Depth, Line, Tag},
     intake::Entrance,
     ledger::{RequestLedger, Unproven},
 };
@@ -84,8 +80,6 @@ const CURSOR_STORED_WITHIN: Duration = Duration::from_secs(30);
 /// So many blocks before a cursor out of the journal may have been read only once: what passes
 /// between two re-reads, on a chain with ten blocks a second, and some more.
 const READ_ONCE_AT_MOST: u64 = 512;
-/// How often the node is asked for its finality tag, at most.
-const TAG_EVERY: Duration = Duration::from_secs(1);
 /// The chain may stand still and the head with it: it is looked at then, too.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How far around a log that was shown late others are looked for.
@@ -113,15 +107,6 @@ pub struct Arrivals<P, L> {
     /// Upgrades seen, by transaction and log index.
     upgrades: HashSet<(B256, u64)>,
     progress: watch::Sender<Option<BlockRef>>,
-    depth: Depth,
-    /// Under the last head.
-    line: watch::Sender<Line>,
-    unripe: Unripe,
-    /// The finality tag that counts, what each node told, and when they were asked.
-    tag: watch::Sender<Option<Tag>>,
-    tags: ripening::Tags,
-    tag_asked: Option<Instant>,
-    tag_repeats: Repeats,
     cursor: Option<BlockRef>,
     /// Nothing up to this block is ever read.
     begun_after: u64,
@@ -233,13 +218,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             support,
             upgrades: HashSet::new(),
             progress: watch::channel(cursor).0,
-            depth: Depth::NONE,
-            line: watch::channel(Line::OPEN).0,
-            unripe: Unripe::default(),
-            tag: watch::channel(None).0,
-            tags: ripening::Tags::default(),
-            tag_asked: None,
-            tag_repeats: Repeats::default(),
             cursor,
             begun_after,
             turn: 0,
@@ -284,14 +262,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         self
     }
 
-    /// What is not so deep in the chain is stored, and not walked yet. Up to where it is, `line`
-    /// tells whoever else walks requests.
-    #[must_use]
-    pub fn only_from(mut self, depth: Depth, line: watch::Sender<Line>) -> Self {
-        (self.depth, self.line) = (depth, line);
-        self
-    }
-
     /// These ids of requests are known. Those that are read are added, and stored with what was read.
     #[must_use]
     pub fn knowing(mut self, ids: SharedIds) -> Self {
@@ -322,11 +292,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
     /// What is not certain of what was read.
     pub fn notes(&self) -> Notes {
         self.notes.clone()
-    }
-
-    /// The finality tag, where one is asked for.
-    pub fn tag(&self) -> watch::Receiver<Option<Tag>> {
-        self.tag.subscribe()
     }
 
     /// Reads until `stop`. Fails only when the journal does.
@@ -370,9 +335,7 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut repeats = Repeats::default();
         loop {
-            // A tag moves by itself.
-            let patience = if self.depth.tag().is_some() { TAG_EVERY } else { LOOK_EVERY };
-            let due = Instant::now() + patience;
+            let due = Instant::now() + LOOK_EVERY;
             self.heart.rest();
             tokio::select! {
                 biased;
@@ -446,11 +409,6 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             self.heart.beat().await;
             while let Ok(found) = self.found.try_recv() {
                 self.take(found).await?;
-            }
-            self.ripen(head).await?;
-            if self.unripe.is_full() {
-                debug!("reading waits for blocks to be deep enough");
-                return Ok(());
             }
             cursor = match gap::plan(cursor.number, head.block.number) {
                 Plan::Idle => return self.is_known(cursor, head).await,
@@ -627,13 +585,9 @@ impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
             intakes.push(self.walk.take(request, recovered));
         }
         for intake in intakes {
-            let request = &intake.request;
-            let covered = self.line.borrow().covers(request.kind(), request.block.number);
-            if covered {
-                self.hand_on(intake).await?;
-            } else {
-                self.unripe.put(intake);
-            }
+            // The journal has it: a stop here only means that the next start walks it.
+            let sent = self.heart.rest_while(self.walk.send(intake)).await;
+            sent.map_err(|_| ReadError::Stopping)?;
         }
         came.sort_unstable_by_key(|block| block.number);
         Ok(came)

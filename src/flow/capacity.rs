@@ -1,7 +1,8 @@
 //! How many walks there may be: a place for each, of which half are open to requests out of the journal.
 //! A walk that only waits gives its place to who waits for one.
 
-pub(super) mod turns;
+mod unripe;
+mod waiting;
 
 use std::{
     pin::{Pin, pin},
@@ -13,12 +14,13 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     time::{interval, sleep},
 };
 
-use self::turns::Turns;
-use super::{Intake, Intakes, intake::Hand};
+use self::waiting::Waiting;
+use super::{Intake, Intakes, depth::Line, intake::Hand};
+use crate::domain::BlockRef;
 
 /// While no place is free, one is asked back so often.
 const ASK_BACK_EVERY: Duration = Duration::from_millis(250);
@@ -110,30 +112,24 @@ impl Places {
         }
     }
 
-    /// The next request, once there is a place for it: what is not taken out of its channel makes
-    /// the room before wait. `None`: there will be no more. Dropping the future loses nothing.
+    /// The next request that may be walked under this line, once there is a place for it: what is not taken
+    /// out of its channel makes the room before wait. `None`: there will be no more. Dropping the future
+    /// loses nothing.
     pub(super) async fn next(
         &self,
         intakes: &mut Intakes,
-        turns: &mut Turns,
+        rows: &mut Rows,
+        line: Line,
     ) -> Option<(Place, Intake)> {
-        let Intakes { fresh, again } = intakes;
-        let waiting = || turns.is_anyones() || !fresh.is_empty() || !again.is_empty();
+        let (Intakes { fresh, again }, Rows { fresh: row, again: row_again }) = (intakes, rows);
+        let waiting =
+            || row.is_anyones() || !fresh.is_empty() || row_again.is_anyones() || !again.is_empty();
         let one = self.all.place(waiting).await?;
-        if let Some(intake) = turns.next() {
-            return Some((Place { _one: one, _again: None }, intake));
-        }
-        let fresh = pin!(async {
-            loop {
-                let intake = fresh.recv().await?;
-                if let Some(intake) = turns.admit(intake) {
-                    return Some((None, intake));
-                }
-            }
-        });
+        let fresh = pin!(async { Some((None, come(fresh, row, line).await?)) });
         let recovered = pin!(async {
-            let permit = self.again.place(|| !again.is_empty()).await?;
-            Some((Some(permit), again.recv().await?))
+            let waiting = || row_again.is_anyones() || !again.is_empty();
+            let permit = self.again.place(waiting).await?;
+            Some((Some(permit), come(again, row_again, line).await?))
         });
         // In no fixed order: neither side can starve the other. The dice are ours, because those
         // of `select!` cannot be seeded.
@@ -146,6 +142,55 @@ impl Places {
             else => None,
         };
         next.map(|(again, intake)| (Place { _one: one, _again: again }, intake))
+    }
+}
+
+/// Those that wait before their walk, of each channel.
+#[derive(Debug)]
+pub(super) struct Rows {
+    fresh: Waiting,
+    again: Waiting,
+}
+
+impl Rows {
+    /// Of so many places those of one block may have three quarters. What comes again has half anyway.
+    pub(super) fn new(places: usize) -> Self {
+        Self { fresh: Waiting::new(places - places / 4), again: Waiting::new(places) }
+    }
+
+    pub(super) fn begun(&mut self, block: BlockRef) {
+        self.fresh.begun(block);
+    }
+
+    pub(super) fn ended(&mut self, block: BlockRef) {
+        self.fresh.ended(block);
+    }
+
+    /// The line is here now.
+    pub(super) fn ripen(&mut self, line: Line) {
+        self.fresh.ripen(line);
+        self.again.ripen(line);
+    }
+}
+
+/// The next one out of a channel that may be walked.
+async fn come(
+    channel: &mut mpsc::Receiver<Intake>,
+    row: &mut Waiting,
+    line: Line,
+) -> Option<Intake> {
+    if let Some(intake) = row.next() {
+        return Some(intake);
+    }
+    loop {
+        if row.is_full() {
+            // Until the line moves.
+            std::future::pending::<()>().await;
+        }
+        let intake = channel.recv().await?;
+        if let Some(intake) = row.admit(intake, line) {
+            return Some(intake);
+        }
     }
 }
 

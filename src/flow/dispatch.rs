@@ -15,7 +15,7 @@ use tracing::{Instrument, error, error_span};
 
 use super::{
     Flow, Intake, Intakes, RequestLedger, Step,
-    capacity::{Place, Places, Seat, turns::Turns},
+    capacity::{Place, Places, Rows, Seat},
     ciphertexts::Buckets,
     walk::{Ended, policy},
 };
@@ -46,10 +46,13 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         let places = Places::new(self.options.max_in_flight);
-        let (mut walks, mut turns) = (Walks::default(), Turns::new(self.options.max_in_flight));
+        let (mut walks, mut rows) = (Walks::default(), Rows::new(self.options.max_in_flight));
+        let mut line = self.line.clone();
         loop {
             self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
             heart.rest();
+            let covers = *line.borrow_and_update();
+            rows.ripen(covers);
             tokio::select! {
                 biased;
                 Some(ended) = walks.tasks.join_next_with_id() => {
@@ -70,16 +73,17 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                         self.start(&mut walks, walked, place, pause, &places, &stop);
                     } else {
                         walks.panics.remove(&key);
-                        turns.ended(walked.request.block);
+                        rows.ended(walked.request.block);
                     }
                 }
                 () = stop.cancelled() => break,
-                next = places.next(&mut intakes, &mut turns) => {
+                Ok(()) = line.changed() => {}
+                next = places.next(&mut intakes, &mut rows, covers) => {
                     let Some((place, intake)) = next else { break };
                     heart.beat().await;
                     // The held retry may find what is walking already.
                     if !walks.in_hand.contains(&intake.request.key) {
-                        turns.begun(intake.request.block);
+                        rows.begun(intake.request.block);
                         self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
                     }
                 }

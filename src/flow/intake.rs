@@ -59,6 +59,8 @@ pub struct Intake {
     /// It was walked before, by an earlier run or by this one: where it stands is asked of the
     /// ledger when its walk begins. What was read earlier may be outdated by then.
     pub recovered: bool,
+    /// Its block was deep enough before: it does not wait for that.
+    pub is_ripe: bool,
     /// Kept as long as somebody looks after it.
     pub(crate) hand: Hand,
 }
@@ -68,7 +70,7 @@ impl Intake {
     #[cfg(test)]
     pub(crate) fn alone(request: Request, recovered: bool) -> Self {
         let key = request.key;
-        Self { request, recovered, hand: Hands::default().take(key) }
+        Self { request, recovered, is_ripe: false, hand: Hands::default().take(key) }
     }
 }
 
@@ -108,7 +110,7 @@ impl Entrance {
     #[must_use]
     pub fn take(&self, request: Request, recovered: bool) -> Intake {
         let key = request.key;
-        Intake { request, recovered, hand: self.hands.take(key) }
+        Intake { request, recovered, is_ripe: false, hand: self.hands.take(key) }
     }
 
     /// Whether anybody has the request in hand.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    capacity::{Places, turns::Turns},
+    capacity::{Places, Rows},
     walk::policy::dealings::resume,
     *,
 };
@@ -56,24 +56,27 @@ async fn what_was_left_does_not_delay_what_is_new() {
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (again, again_intake) = mpsc::channel(10);
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut turns = Turns::new(1000);
+    let mut rows = Rows::new(1000);
     for id in 0..10 {
         again.send(intake(id, true)).await.unwrap();
     }
-    let first = places.next(&mut intakes, &mut turns).await.unwrap();
-    let second = places.next(&mut intakes, &mut turns).await.unwrap();
+    let first = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
+    let second = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
     assert!(first.1.recovered && second.1.recovered);
-    let third =
-        tokio::time::timeout(Duration::from_secs(1), places.next(&mut intakes, &mut turns)).await;
+    let third = tokio::time::timeout(
+        Duration::from_secs(1),
+        places.next(&mut intakes, &mut rows, Line::OPEN),
+    )
+    .await;
     assert!(third.is_err(), "no third one");
     assert!(places.full(true), "those out of the journal wait for each other");
     assert!(!places.full(false));
     fresh.send(intake(100, false)).await.unwrap();
-    let fresh_one = places.next(&mut intakes, &mut turns).await.unwrap();
+    let fresh_one = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
     assert!(!fresh_one.1.recovered);
     drop(first);
     assert!(
-        places.next(&mut intakes, &mut turns).await.unwrap().1.recovered,
+        places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap().1.recovered,
         "its place was given on"
     );
     assert!(!places.full(false), "nobody waits for a place");
@@ -88,18 +91,20 @@ async fn a_single_place_serves_both_sides() {
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (again, again_intake) = mpsc::channel(10);
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut turns = Turns::new(1000);
+    let mut rows = Rows::new(1000);
     for round in 0..20 {
-        let waiting =
-            tokio::time::timeout(Duration::from_millis(10), places.next(&mut intakes, &mut turns));
+        let waiting = tokio::time::timeout(
+            Duration::from_millis(10),
+            places.next(&mut intakes, &mut rows, Line::OPEN),
+        );
         assert!(waiting.await.is_err());
         let (side, recovered) = if round % 2 == 0 { (&fresh, false) } else { (&again, true) };
         side.send(intake(round, recovered)).await.unwrap();
-        let (_place, taken) = places.next(&mut intakes, &mut turns).await.unwrap();
+        let (_place, taken) = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
         assert_eq!(taken.request.key.id.to::<u64>(), round);
     }
     drop((fresh, again));
-    assert!(places.next(&mut intakes, &mut turns).await.is_none());
+    assert!(places.next(&mut intakes, &mut rows, Line::OPEN).await.is_none());
 }
 
 /// Whoever waits longest gives its place back, one at a time, and only to a request.
@@ -109,11 +114,11 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     let (fresh, fresh_intake) = mpsc::channel(10);
     let (_again, again_intake) = mpsc::channel(10);
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut turns = Turns::new(1000);
+    let mut rows = Rows::new(1000);
     let mut walking = Vec::new();
     for id in 0..2 {
         fresh.send(intake(id, false)).await.unwrap();
-        walking.push(places.next(&mut intakes, &mut turns).await.unwrap());
+        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap());
     }
     let (first, second) = (places.clone(), places.clone());
     let mut giving_way = JoinSet::new();
@@ -126,15 +131,18 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
         second.wanted(false).await;
         1
     });
-    let nobody =
-        tokio::time::timeout(Duration::from_mins(1), places.next(&mut intakes, &mut turns)).await;
+    let nobody = tokio::time::timeout(
+        Duration::from_mins(1),
+        places.next(&mut intakes, &mut rows, Line::OPEN),
+    )
+    .await;
     assert!(nobody.is_err());
     assert!(giving_way.try_join_next().is_none(), "no request waits");
     assert!(!places.full(false));
 
     fresh.send(intake(2, false)).await.unwrap();
     let place = async {
-        let next = places.next(&mut intakes, &mut turns);
+        let next = places.next(&mut intakes, &mut rows, Line::OPEN);
         let back = async {
             assert_eq!(giving_way.join_next().await.unwrap().unwrap(), 0);
             assert!(places.full(false));

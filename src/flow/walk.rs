@@ -65,7 +65,7 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         seat: Seat<'_>,
         stop: CancellationToken,
     ) -> Result<Ended, LedgerError> {
-        let Intake { request, recovered, hand: _hand } = intake;
+        let Intake { request, recovered, hand: _hand, .. } = intake;
         let key = request.key;
         let standing = if recovered { Box::pin(self.ledger.standing(key)).await? } else { None };
         if recovered && standing.is_none() {

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::{
     domain::RequestKey,
-    flow::{Entrance, depth::Line},
+    flow::{Entrance, Intake, depth::Line},
     gateway::abi,
     journal::{Journal, JournalError, Position, RequestRecord, StageName},
     metrics::Metrics,
@@ -130,7 +130,7 @@ impl Attendance {
         let stage = stage.as_str();
         warn!(request = %key, stage, "an open request that nobody walked is walked again");
         self.metrics.unattended();
-        let intake = self.walk.take(request, true);
+        let intake = Intake { is_ripe: true, ..self.walk.take(request, true) };
         if self.walk.send(intake).await.is_err() {
             // The walk takes no more: the instance is stopping.
             std::future::pending::<()>().await;

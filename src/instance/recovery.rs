@@ -4,7 +4,7 @@
 //! only the held ones, slowly; and at once when the contract is served again, which some are held for. What is read here only names them: the walk asks the journal where
 //! its request stands when its turn comes, which may be much later.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::watch,
@@ -14,7 +14,7 @@ use tracing::{debug, error, info};
 
 use crate::{
     domain::stage::Stage,
-    flow::{Entrance, Intake, depth::Line},
+    flow::{Entrance, Intake},
     gateway::{abi, decryption::Support},
     heart::Heart,
     journal::{Holds, Journal, JournalError, Position},
@@ -22,8 +22,6 @@ use crate::{
 
 /// Requests read from the journal at a time.
 const PAGE: u32 = 256;
-/// Requests kept here until their block is deep enough.
-const UNRIPE: usize = 10_000;
 
 /// What was about to be held when the contract was served again is by then.
 const HELD_BY_THEN: Duration = Duration::from_secs(10);
@@ -38,8 +36,6 @@ pub(super) struct Recovery {
     pub newest: Option<Position>,
     /// Up to where those of the earlier run are in hand.
     pub taken: watch::Sender<Option<Position>>,
-    /// Up to which block requests may be walked.
-    pub line: watch::Receiver<Line>,
     /// Whether the contract can be served.
     pub support: watch::Receiver<Support>,
     pub heart: Heart,
@@ -88,7 +84,6 @@ impl Recovery {
     }
 
     async fn feed(&self, holds: Holds, until: Option<Position>) -> Result<usize, JournalError> {
-        let mut unripe = VecDeque::new();
         let mut after = None;
         let mut taken = 0;
         'pages: loop {
@@ -105,15 +100,16 @@ impl Recovery {
                     break 'pages;
                 }
                 match abi::decode(&row.event) {
+                    // Somebody has it in hand already.
+                    Ok(request) if self.walk.attends(request.key) => {}
                     Ok(request) => {
                         taken += 1;
-                        let intake = self.walk.take(request, true);
-                        let (kind, number) = (intake.request.kind(), intake.request.block.number);
-                        let covered = self.line.borrow().covers(kind, number);
-                        if covered || row.stage != Stage::Arrived {
-                            self.hand_on(intake).await;
-                        } else {
-                            unripe.push_back(intake);
+                        let is_ripe = row.stage != Stage::Arrived;
+                        let intake = Intake { is_ripe, ..self.walk.take(request, true) };
+                        if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
+                            // The walk takes no more: the instance is stopping.
+                            self.heart.rest();
+                            std::future::pending::<()>().await;
                         }
                     }
                     Err(error) => error!(
@@ -123,37 +119,8 @@ impl Recovery {
                     ),
                 }
             }
-            while unripe.len() > UNRIPE {
-                self.wait_for_first(&mut unripe).await;
-            }
-        }
-        while !unripe.is_empty() {
-            self.wait_for_first(&mut unripe).await;
         }
         Ok(taken)
-    }
-
-    /// What is behind it is younger still.
-    async fn wait_for_first(&self, unripe: &mut VecDeque<Intake>) {
-        let Some(intake) = unripe.pop_front() else { return };
-        let (kind, number) = (intake.request.kind(), intake.request.block.number);
-        let mut line = self.line.clone();
-        let covered = async { line.wait_for(|line| line.covers(kind, number)).await.is_ok() };
-        if self.heart.rest_while(covered).await {
-            self.hand_on(intake).await;
-        } else {
-            // The room that tells has ended: the instance is stopping.
-            self.heart.rest();
-            std::future::pending::<()>().await;
-        }
-    }
-
-    async fn hand_on(&self, intake: Intake) {
-        if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
-            // The walk takes no more: the instance is stopping.
-            self.heart.rest();
-            std::future::pending::<()>().await;
-        }
     }
 }
 
@@ -205,7 +172,6 @@ mod tests {
             held_retry: Duration::from_hours(1),
             newest: None,
             taken: watch::channel(None).0,
-            line: watch::channel(Line::OPEN).1,
             support: of_contract,
             heart: Heart::default(),
         };

@@ -28,6 +28,7 @@ use crate::{
         },
         ciphertexts::{BucketClient, FallbackStore},
         depth::Line,
+        finality::Finality,
         kms_core::KmsCore,
         submission::Submission,
     },
@@ -175,10 +176,12 @@ impl Instance {
         )
         .suspecting(suspects)
         .resuming(unproven, read_twice)
-        .only_from(depth(config), ripe)
         .knowing(ids.clone())
         .by(clock);
-        let (progress, tag) = (arrivals.progress(), arrivals.tag());
+        let progress = arrivals.progress();
+        let finality = Finality::new(provider.clone(), depth(config), ripe, clock);
+        let tag = finality.tag();
+        self.tasks.spawn_endless(&self.supervision.stop, "finality", finality.run());
         // It is built again then, with the journal of the chain that there is.
         let asked = provider.clone();
         self.tasks.spawn_until(&self.below, "chain", async move { Err(asked.made_anew().await) });
@@ -220,7 +223,6 @@ impl Instance {
             held_retry: config.held_retry,
             newest,
             taken,
-            line: ripe_up_to,
             support: served,
             heart: hearts.heart(heart::RECOVERY),
         };

@@ -1,20 +1,17 @@
 //! Reading the chain from a node that forks, lags, hides and refuses, on a paused clock.
 
 mod doubt;
+mod forks;
 
 use tokio::task::JoinSet;
 
-use super::{
-    super::{depth::Finality, fake_ledger::FakeLedger},
-    *,
-};
+use super::{super::fake_ledger::FakeLedger, *};
 use crate::flow::{Intake, entrances};
 use crate::gateway::fake_chain::{Blooms, FakeChain, Lies, request_event, upgrade_event};
 
 struct Reading {
     ledger: FakeLedger,
     progress: watch::Receiver<Option<BlockRef>>,
-    tag: watch::Receiver<Option<Tag>>,
     walk: mpsc::Receiver<Intake>,
     entrance: Entrance,
     support: watch::Receiver<Support>,
@@ -31,17 +28,7 @@ impl Reading {
     }
 
     fn with(chain: FakeChain, start: Start, cursor: Option<BlockRef>, channel: usize) -> Self {
-        Self::deep(chain, start, cursor, channel, Depth::NONE)
-    }
-
-    fn deep(
-        chain: FakeChain,
-        start: Start,
-        cursor: Option<BlockRef>,
-        channel: usize,
-        depth: Depth,
-    ) -> Self {
-        Self::resumed(FakeLedger::default(), chain, start, cursor, channel, depth)
+        Self::resumed(FakeLedger::default(), chain, start, cursor, channel)
     }
 
     /// Goes on with what the ledger has.
@@ -51,7 +38,6 @@ impl Reading {
         start: Start,
         cursor: Option<BlockRef>,
         channel: usize,
-        depth: Depth,
     ) -> Self {
         let (unproven, read_twice) = {
             let book = ledger.book();
@@ -69,26 +55,13 @@ impl Reading {
             None,
             metrics.clone(),
         )
-        .resuming(unproven, read_twice)
-        .only_from(depth, watch::channel(depth.line(0, None)).0);
+        .resuming(unproven, read_twice);
         let (stop, progress) = (CancellationToken::new(), arrivals.progress());
-        let (suspects, notes, tag) = (arrivals.suspects(), arrivals.notes(), arrivals.tag());
+        let (suspects, notes) = (arrivals.suspects(), arrivals.notes());
         let mut running = JoinSet::new();
         running.spawn(arrivals.run(start, Heart::default(), stop.clone()));
         let walk = intakes.fresh;
-        Self {
-            ledger,
-            progress,
-            tag,
-            walk,
-            entrance,
-            support,
-            suspects,
-            notes,
-            metrics,
-            stop,
-            running,
-        }
+        Self { ledger, progress, walk, entrance, support, suspects, notes, metrics, stop, running }
     }
 
     /// What went to the walk so far.
@@ -253,141 +226,6 @@ async fn a_wrong_bloom_costs_a_delay_and_no_request() {
     assert_eq!(reading.walked(), [500], "such blooms are not looked at any more");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_reorganised_chain_is_read_again_and_repeats_nothing() {
-    let chain = FakeChain::new(100);
-    let mut reading = Reading::of(chain.clone(), Start::Block(1), None);
-    chain.mine(vec![request_event(1)]);
-    chain.mine(vec![request_event(2)]);
-    pass(500).await;
-    assert_eq!(reading.walked(), [1, 2]);
-    chain.reorganise(2, vec![vec![], vec![request_event(1), request_event(3)]]);
-    pass(2000).await;
-    assert_eq!(reading.walked(), [3], "1 is known, 2 has left the chain");
-    assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
-    let block = chain.block(102);
-    let book = reading.ledger.book();
-    let moved: Vec<u64> =
-        book.requests.iter().filter(|(_, at)| **at == block).map(|(key, _)| key.id.to()).collect();
-    assert!(moved.contains(&1), "1 was stored with its new block");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_deep_reorganisation_is_followed_to_its_fork() {
-    let chain = FakeChain::new(100);
-    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
-    pass(100).await;
-    for _ in 0..150 {
-        chain.mine(Vec::new());
-        pass(100).await;
-    }
-    let again = (0..150).map(|n| if n == 10 { vec![request_event(7)] } else { vec![] }).collect();
-    chain.reorganise(140, again);
-    pass(10_000).await;
-    assert_eq!(reading.walked(), [7]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn b1_what_was_read_by_ranges_on_another_fork_is_read_again() {
-    let chain = FakeChain::new(100);
-    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
-    pass(100).await;
-    for _ in 0..400 {
-        chain.mine(Vec::new());
-    }
-    pass(1000).await;
-    let again = (0..420).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect();
-    chain.reorganise(400, again);
-    pass(10_000).await;
-    assert_eq!(reading.walked(), [7]);
-}
-
-/// A node that is read from shows blocks of its own for long, and then those that are.
-#[tokio::test(start_paused = true)]
-async fn b1_a_fork_longer_than_what_is_remembered_is_left_at_its_begin() {
-    let chain = FakeChain::new(100);
-    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
-    pass(100).await;
-    for _ in 0..330 {
-        chain.mine_empty(10);
-        pass(100).await;
-    }
-    let again = (0..3290).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect();
-    chain.reorganise(3280, again);
-    for _ in 0..20 {
-        pass(5_000).await;
-        chain.mine_empty(1);
-    }
-    assert_eq!(reading.walked(), [7]);
-}
-
-/// A node announced blocks that never were, at the first start or later.
-#[tokio::test(start_paused = true)]
-async fn b1_a_cursor_on_blocks_that_never_were_is_given_up() {
-    for first_start in [true, false] {
-        let chain = FakeChain::new(6000);
-        let stray = BlockRef { number: 2_000_000, hash: B256::repeat_byte(9) };
-        let mut reading =
-            Reading::of(chain.clone(), Start::Latest, (!first_start).then_some(stray));
-        pass(100).await;
-        if first_start {
-            chain.reorganise(4000, vec![vec![request_event(7)]]);
-        } else {
-            chain.mine(vec![request_event(7)]);
-        }
-        for _ in 0..70 {
-            pass(1000).await;
-            chain.mine(Vec::new());
-        }
-        pass(1000).await;
-        assert_eq!(reading.walked(), [7], "{first_start}");
-        assert_eq!(reading.cursor(), Some(chain.block(chain.height())));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a3_where_a_node_refuses_logs_the_other_one_shows_them() {
-    let chain = FakeChain::new(100);
-    let refuses =
-        Lies { takes_blocks: Some((0, -32000, "logs are not available")), ..Lies::default() };
-    chain.node().lies = vec![refuses, Lies::default()];
-    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
-    pass(1000).await;
-    chain.mine(vec![request_event(7)]);
-    pass(1000).await;
-    assert_eq!(reading.walked(), [7]);
-}
-
-/// The cursor's block left the chain while the connector was down.
-#[tokio::test(start_paused = true)]
-async fn a_reorganisation_while_down_is_noticed_far_from_the_head() {
-    let chain = FakeChain::new(200);
-    let cursor = chain.block(200);
-    chain.reorganise(
-        10,
-        (0..500).map(|n| if n == 5 { vec![request_event(7)] } else { vec![] }).collect(),
-    );
-    chain.node().hidden.insert(196, 1);
-    let mut reading = Reading::of(chain.clone(), Start::Latest, Some(cursor));
-    pass(5000).await;
-    assert_eq!(reading.walked(), [7]);
-}
-
-/// Two nodes behind one URL that never agree: no hot loop.
-#[tokio::test(start_paused = true)]
-async fn a_chain_that_never_joins_is_read_at_a_pause() {
-    let chain = FakeChain::new(100);
-    let stray = BlockRef { number: 100, hash: B256::repeat_byte(9) };
-    chain.mine(Vec::new());
-    let _reading = Reading::of(chain.clone(), Start::Latest, Some(stray));
-    pass(100).await;
-    chain.node().lags_from = Some(60);
-    let before = chain.calls("header");
-    pass(60_000).await;
-    let asked = chain.calls("header") - before;
-    assert!(asked < 1000, "{asked} headers in a minute");
-}
-
 /// Field failures T09, T10.
 #[tokio::test(start_paused = true)]
 async fn ranges_shrink_to_what_the_node_takes() {
@@ -548,128 +386,6 @@ async fn t16_a_far_range_is_not_believed_to_be_empty_by_a_node_that_does_not_kno
     }
 }
 
-fn confirmations(blocks: u64) -> Depth {
-    Depth { confirmations: crate::domain::PerKind::all(blocks), ..Depth::NONE }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_is_stored_at_once_and_walked_when_its_block_is_deep_enough() {
-    let chain = FakeChain::new(40);
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, confirmations(3));
-    pass(100).await;
-    chain.mine(vec![request_event(1)]);
-    chain.mine(vec![request_event(2)]);
-    chain.mine_empty(1);
-    pass(100).await;
-    assert_eq!(reading.ledger.book().requests.len(), 2);
-    assert_eq!(reading.walked(), [0_u64; 0]);
-    chain.mine_empty(1);
-    pass(100).await;
-    assert_eq!(reading.walked(), [1]);
-    chain.mine_empty(1);
-    pass(100).await;
-    assert_eq!(reading.walked(), [2]);
-}
-
-/// Far behind the head everything but the last blocks is deep enough.
-#[tokio::test(start_paused = true)]
-async fn a_catch_up_hands_on_what_is_deep_enough_as_it_is_read() {
-    let chain = FakeChain::new(1);
-    for id in 0..500 {
-        chain.mine(vec![request_event(id)]);
-    }
-    let mut reading = Reading::deep(chain.clone(), Start::Block(1), None, 1000, confirmations(10));
-    pass(1000).await;
-    assert_eq!(reading.walked(), (0..490).collect::<Vec<_>>());
-}
-
-/// T17: what the node's tag does not cover is not acted on. The tag moves while the chain stands.
-#[tokio::test(start_paused = true)]
-async fn t17_a_request_waits_for_the_finality_tag() {
-    let chain = FakeChain::new(40);
-    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
-    pass(100).await;
-    chain.mine(vec![request_event(1)]);
-    chain.mine(vec![request_event(2)]);
-    chain.mine_empty(100);
-    pass(5000).await;
-    assert_eq!(reading.walked(), [0_u64; 0], "a node that does not tell holds everything back");
-    chain.node().tagged = Some(41);
-    pass(5000).await;
-    assert_eq!(reading.walked(), [1]);
-    chain.node().tagged = Some(45);
-    pass(5000).await;
-    assert_eq!(reading.walked(), [2]);
-}
-
-/// One of two nodes calls everything final: nothing is decrypted by its word alone.
-#[tokio::test(start_paused = true)]
-async fn b5_the_tag_is_where_every_node_has_it() {
-    let chain = FakeChain::new(40);
-    chain.node().tagged = Some(40);
-    chain.node().lies = vec![Lies::default(), Lies::default()];
-    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
-    pass(100).await;
-    chain.mine(vec![request_event(1)]);
-    chain.mine(vec![request_event(2)]);
-    chain.node().lies[0].tagged = Some(42);
-    pass(5000).await;
-    assert_eq!(reading.walked(), [0_u64; 0]);
-    chain.node().tagged = Some(41);
-    pass(5000).await;
-    assert_eq!(reading.walked(), [1]);
-    // A node that does not answer for long has no say.
-    chain.node().lies[1].mute = true;
-    pass(65_000).await;
-    assert_eq!(reading.walked(), [2]);
-}
-
-/// One of two nodes calls everything final, and the other one is away for a moment.
-#[tokio::test(start_paused = true)]
-async fn l5_what_a_node_told_of_the_tag_a_moment_ago_counts() {
-    let chain = FakeChain::new(40);
-    chain.node().tagged = Some(40);
-    chain.node().lies = vec![Lies::default(), Lies::default()];
-    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
-    pass(1500).await;
-    chain.mine(vec![request_event(1)]);
-    chain.node().lies[0].tagged = Some(41);
-    chain.node().lies[1].mute = true;
-    pass(50_000).await;
-    assert_eq!(reading.walked(), [0_u64; 0]);
-    pass(15_000).await;
-    assert_eq!(reading.walked(), [1], "but not for ever");
-}
-
-/// Nor does it count that the other one is not connected yet.
-#[tokio::test(start_paused = true)]
-async fn l5_a_node_whose_tag_was_never_told_is_waited_for() {
-    let chain = FakeChain::new(40);
-    chain.node().lies = vec![Lies::default(), Lies { mute: true, ..Lies::default() }];
-    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
-    pass(100).await;
-    chain.mine(vec![request_event(1)]);
-    (chain.node().tagged, chain.node().lies[0].tagged) = (Some(40), Some(41));
-    pass(2500).await;
-    assert_eq!(reading.walked(), [0_u64; 0]);
-    chain.node().lies[1].mute = false;
-    pass(10_000).await;
-    assert_eq!(reading.walked(), [0_u64; 0]);
-    // One that is away for good is not waited for.
-    let chain = FakeChain::new(40);
-    chain.node().lies = vec![Lies::default(), Lies { mute: true, ..Lies::default() }];
-    chain.node().tagged = Some(41);
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
-    pass(100).await;
-    chain.mine(vec![request_event(1)]);
-    pass(10_000).await;
-    assert_eq!(reading.walked(), [1]);
-}
-
 #[tokio::test(start_paused = true)]
 async fn b11_a_log_under_another_blocks_number_is_not_taken() {
     let chain = FakeChain::new(40);
@@ -684,23 +400,6 @@ async fn b11_a_log_under_another_blocks_number_is_not_taken() {
     let stored: Vec<u64> =
         reading.ledger.book().requests.values().map(|block| block.number).collect();
     assert_eq!((reading.walked(), stored), (vec![1], vec![41]));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a8_where_the_tag_stands_is_told_while_requests_wait() {
-    let chain = FakeChain::new(40);
-    let depth = Depth { finality: Finality::Finalized, ..Depth::NONE };
-    let mut reading = Reading::deep(chain.clone(), Start::Latest, None, 1000, depth);
-    pass(100).await;
-    assert_eq!(reading.tag.borrow().unwrap().at, None, "the node does not tell it");
-    chain.node().tagged = Some(35);
-    chain.mine(vec![request_event(1)]);
-    pass(5000).await;
-    let tag = reading.tag.borrow().unwrap();
-    assert_eq!((tag.at, reading.walked()), (Some(35), vec![]));
-    chain.node().tagged = Some(41);
-    pass(5000).await;
-    assert_eq!(reading.walked(), [1]);
 }
 
 /// Behind one URL is a node that knows nothing of half of what it is asked: what was read is kept, so

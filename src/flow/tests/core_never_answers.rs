@@ -44,16 +44,19 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
     let (fresh, fresh_intake) = mpsc::channel(1);
     let (_again, again_intake) = mpsc::channel(1);
     let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
-    let mut turns = Turns::new(1000);
+    let mut rows = Rows::new(1000);
     let waiting = || {
         let request = scene.request.clone();
         Intake::alone(request, false)
     };
     fresh.send(waiting()).await.unwrap();
-    let place = places.next(&mut intakes, &mut turns).await.unwrap();
+    let place = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
 
     let alone = async {
-        tokio::join!(scene.walk(&places), timeout(TIMEOUT, places.next(&mut intakes, &mut turns)))
+        tokio::join!(
+            scene.walk(&places),
+            timeout(TIMEOUT, places.next(&mut intakes, &mut rows, Line::OPEN))
+        )
     };
     let ((ended, took), nobody) = alone.await;
     assert_eq!(ended, Ended::Held);
@@ -65,7 +68,8 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
         drop(place);
         walked
     };
-    let ((ended, took), next) = tokio::join!(walking, places.next(&mut intakes, &mut turns));
+    let ((ended, took), next) =
+        tokio::join!(walking, places.next(&mut intakes, &mut rows, Line::OPEN));
     assert_eq!(ended, Ended::Held);
     assert!(took < TIMEOUT / 2, "{took:?}");
     assert!(next.is_some());

@@ -135,7 +135,7 @@ impl<P: Provider> Wishes<P> {
                 let request = abi::decode(&record.event).map_err(|error| {
                     format!("a stored request cannot be decoded by this version: {error}")
                 })?;
-                found.push(self.walk.take(request, true));
+                found.push(Intake { is_ripe: true, ..self.walk.take(request, true) });
             }
             info!(request = %record.key, verdict = told.text, "an operator asks for another try");
             retried.push(told);

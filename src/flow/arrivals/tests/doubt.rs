@@ -61,8 +61,7 @@ async fn a1_what_was_listed_before_a_restart_is_proven_after_it() {
     first.running.join_next().await;
     chain.node().lies[0] = Lies::default();
     let channel = 1000;
-    let mut second =
-        Reading::resumed(ledger, chain.clone(), Start::Latest, cursor, channel, Depth::NONE);
+    let mut second = Reading::resumed(ledger, chain.clone(), Start::Latest, cursor, channel);
     pass(10_000).await;
     assert_eq!((first.walked(), second.walked()), (vec![], vec![1]));
     assert_eq!(second.ledger.book().unproven, []);
@@ -287,4 +286,17 @@ async fn a3_a_long_second_reading_is_told_and_ends() {
     pass(300_000).await;
     assert_eq!(reading.notes.open().twice.done(chain.height()), chain.height());
     assert_eq!(reading.notes.uncertain(), notes::Uncertain::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_where_a_node_refuses_logs_the_other_one_shows_them() {
+    let chain = FakeChain::new(100);
+    let refuses =
+        Lies { takes_blocks: Some((0, -32000, "logs are not available")), ..Lies::default() };
+    chain.node().lies = vec![refuses, Lies::default()];
+    let mut reading = Reading::of(chain.clone(), Start::Latest, None);
+    pass(1000).await;
+    chain.mine(vec![request_event(7)]);
+    pass(1000).await;
+    assert_eq!(reading.walked(), [7]);
 }

@@ -1,4 +1,4 @@
-//! Requests that are journaled and whose block is not deep enough yet. Pure.
+//! Requests whose block is not deep enough yet. Pure.
 //!
 //! They take no place among the walks: with a finality of minutes there are thousands. A restart
 //! finds them in the journal.
@@ -10,7 +10,7 @@ use crate::{
     flow::{depth::Line, intake::Intake},
 };
 
-/// More than so many are not read ahead: the reading waits, and loses nothing.
+/// More than so many are not taken in: what comes waits in its channel, and nothing is lost.
 const MOST: usize = 20_000;
 
 /// By block, then in the order in which they came.
