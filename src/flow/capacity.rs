@@ -18,7 +18,7 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use self::waiting::Waiting;
+use self::waiting::{Crowded, Waiting};
 use super::{Intake, Intakes, depth::Line, intake::Hand};
 use crate::domain::BlockRef;
 
@@ -84,11 +84,21 @@ impl Hall {
 pub(super) struct Places {
     all: Hall,
     again: Hall,
+    crowded: Crowded,
 }
 
 impl Places {
     pub(super) fn new(max: usize) -> Self {
-        Self { all: Hall::new(max), again: Hall::new(max.div_ceil(2)) }
+        let (all, again) = (Hall::new(max), Hall::new(max.div_ceil(2)));
+        Self { all, again, crowded: Crowded::default() }
+    }
+
+    /// Those of a block that has its share of the places give way to the rest of the block, although
+    /// places are free.
+    #[must_use]
+    pub(super) fn shared_by(mut self, rows: &Rows) -> Self {
+        self.crowded = rows.fresh.crowded();
+        self
     }
 
     /// Whether another request waits for the place of one that came from the chain, or, `recovered`,
@@ -201,17 +211,26 @@ pub(super) struct Seat<'a> {
     pub places: &'a Places,
     /// The request came out of the journal.
     pub recovered: bool,
+    pub block: BlockRef,
 }
 
 impl Seat<'_> {
     pub(super) fn is_wanted(self) -> bool {
-        self.places.full(self.recovered)
+        self.places.full(self.recovered) || self.places.crowded.is(&self.block)
     }
 
     /// Until it is wanted, not before `patience` is over.
     pub(super) async fn wanted_after(self, patience: Duration) {
         sleep(patience).await;
-        self.places.wanted(self.recovered).await;
+        let mut wanted = pin!(self.places.wanted(self.recovered));
+        let mut look = interval(ASK_BACK_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut wanted => return,
+                _ = look.tick() => if self.places.crowded.is(&self.block) { return },
+            }
+        }
     }
 }
 

@@ -45,8 +45,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         heart: Heart,
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
-        let places = Places::new(self.options.max_in_flight);
         let (mut walks, mut rows) = (Walks::default(), Rows::new(self.options.max_in_flight));
+        let places = Places::new(self.options.max_in_flight).shared_by(&rows);
         let mut line = self.line.clone();
         loop {
             self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
@@ -115,7 +115,8 @@ impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let walk = async move {
             sleep(pause).await;
             let hand = intake.hand.clone();
-            let seat = Seat { hand: &hand, places: &places, recovered: intake.recovered };
+            let (recovered, block) = (intake.recovered, intake.request.block);
+            let seat = Seat { hand: &hand, places: &places, recovered, block };
             flow.walk(intake, seat, stop).await
         };
         let handle = walks.tasks.spawn(walk.instrument(span));

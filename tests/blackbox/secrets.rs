@@ -353,11 +353,14 @@ async fn gateway(format: &'static str) -> Result<()> {
     aviary.start(&schemes[0], wallet)?;
     let mut requests = aviary.request(&[0]).await?;
     aviary.scene.answered(&requests).await?;
-    for tale in [Tale::RpcErrors, Tale::Status(500)] {
+    // That it is waited for is said once for both: to the log they are one fault.
+    for (tale, line) in
+        [(Tale::RpcErrors, "waiting for the gateway node"), (Tale::Status(500), "HTTP status 500")]
+    {
         let mark = aviary.mark();
         aviary.gateway.set(tale);
         requests.extend(aviary.request(&[0]).await?);
-        aviary.line_with(mark, &["waiting for the gateway node"]).await?;
+        aviary.line_with(mark, &[line]).await?;
     }
     aviary.gateway.set(good);
     aviary.scene.answered(&requests).await?;

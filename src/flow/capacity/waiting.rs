@@ -10,7 +10,10 @@
 //! Whoever forges one log forges thousands in a block, and each of them has a place for seconds: those of
 //! one block never take all places.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::unripe::Unripe;
 use crate::{
@@ -20,6 +23,20 @@ use crate::{
 
 /// Requests that wait aside. What is more takes places like any other: those behind it wait for it.
 const ASIDE: usize = 8192;
+
+/// Blocks of which requests wait aside, for those of them that walk. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Crowded(Arc<Mutex<BTreeSet<BlockRef>>>);
+
+impl Crowded {
+    pub(super) fn is(&self, block: &BlockRef) -> bool {
+        self.open().contains(block)
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeSet<BlockRef>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Of one channel: who walks, and who waits here.
 #[derive(Debug, Default)]
@@ -31,6 +48,7 @@ pub(super) struct Waiting {
     /// Of each block in the order in which they came.
     aside: BTreeMap<BlockRef, VecDeque<Intake>>,
     set_aside: usize,
+    crowded: Crowded,
 }
 
 impl Waiting {
@@ -78,6 +96,7 @@ impl Waiting {
         let next = of_block.pop_front();
         if of_block.is_empty() {
             self.aside.remove(&block);
+            self.crowded.open().remove(&block);
         }
         self.set_aside -= 1;
         next
@@ -96,7 +115,13 @@ impl Waiting {
         }
     }
 
+    /// The blocks whose requests wait here.
+    pub(super) fn crowded(&self) -> Crowded {
+        self.crowded.clone()
+    }
+
     fn put_aside(&mut self, intake: Intake) {
+        self.crowded.open().insert(intake.request.block);
         self.aside.entry(intake.request.block).or_default().push_back(intake);
         self.set_aside += 1;
     }
@@ -133,6 +158,8 @@ mod tests {
             }
         }
         assert_eq!((waiting.walking.len(), waiting.set_aside), (1, 94));
+        let (crowded, this, next) = (waiting.crowded(), intake(7, 0), intake(8, 0));
+        assert!(crowded.is(&this.request.block) && !crowded.is(&next.request.block));
         assert!(!waiting.is_anyones() && waiting.next().is_none());
         // Another block's is walked at once.
         let other = waiting.admit(intake(8, 200), Line::OPEN).unwrap();
@@ -146,6 +173,7 @@ mod tests {
             assert!(waiting.next().is_none());
         }
         assert!(waiting.aside.is_empty() && waiting.set_aside == 0);
+        assert!(!crowded.is(&this.request.block));
     }
 
     #[test]

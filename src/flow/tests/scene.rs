@@ -424,7 +424,8 @@ impl Scene {
         let request = self.request.clone();
         let intake = Intake::alone(request, true);
         let hand = intake.hand.clone();
-        let seat = Seat { hand: &hand, places, recovered: true };
+        let block = intake.request.block;
+        let seat = Seat { hand: &hand, places, recovered: true, block };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
         (ended, begun.elapsed())
