@@ -176,6 +176,7 @@ pub async fn run<N: Nodes>(
         keeping: Keeping::Before(estate),
         supervision,
         machine: edges.machine.clone(),
+        begun_after: None,
         below: CancellationToken::new(),
     };
     let built = {
@@ -204,6 +205,8 @@ struct Instance {
     keeping: Keeping,
     supervision: Supervision,
     machine: Machine,
+    /// Where reading began by the journal of a block 0 that was given up, on this very chain.
+    begun_after: Option<u64>,
     /// Stops what the walk stands on, once the walk is done.
     below: CancellationToken,
 }

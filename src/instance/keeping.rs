@@ -218,6 +218,7 @@ impl Instance {
         let genesis =
             waits.until_ready(&gateway, || world::settle_genesis(provider, &known)).await?;
         waits.over();
+        self.begun_after = world::begun_after(provider, &known, genesis).await;
         let identity = Identity { chain_id: config.chain_id, genesis, wallet };
         let mut kept = None;
         let before = std::mem::replace(&mut self.keeping, Keeping::Before(None));

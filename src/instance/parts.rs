@@ -42,8 +42,9 @@ pub(super) fn flow_options(config: &Config) -> FlowOptions {
     }
 }
 
-/// Where reading begins if the journal does not say.
-pub(super) fn start(config: &Config, cursor: Option<BlockRef>) -> Start {
+/// Where reading begins if the journal does not say. `begun_after`: by a journal of the same chain that was
+/// given up.
+pub(super) fn start(config: &Config, cursor: Option<BlockRef>, begun_after: Option<u64>) -> Start {
     if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
         debug!(
             starting_block = number,
@@ -52,7 +53,9 @@ pub(super) fn start(config: &Config, cursor: Option<BlockRef>) -> Start {
         );
     }
     match config.starting_block {
-        config::StartingBlock::Latest => Start::Latest,
+        config::StartingBlock::Latest => {
+            begun_after.map_or(Start::Latest, |block| Start::Block(block.saturating_add(1)))
+        }
         config::StartingBlock::Number(number) => Start::Block(number),
     }
 }

@@ -202,7 +202,8 @@ impl Instance {
         self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
         let why = Why::new(depth(config), &ripe_up_to, &tag, &walk_again);
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.supervision.stop.clone());
-        self.tasks.spawn(heart::ARRIVALS, arrivals.run(start(config, cursor), heart, stop));
+        let start = start(config, cursor, self.begun_after);
+        self.tasks.spawn(heart::ARRIVALS, arrivals.run(start, heart, stop));
 
         let inquiries = Inquiries {
             journal: journal.clone(),

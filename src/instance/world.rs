@@ -31,6 +31,9 @@ use crate::{
 /// How long the disk may take before it is said that it is waited for: a busy one is faster.
 pub(super) const DISK_ANSWERS: Duration = Duration::from_secs(5);
 
+/// How long the nodes may take to say whether they have a block.
+const SAYS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Waits for what is outside, saying so in the log, once per cause, and to whoever looks at the
 /// instance.
 #[derive(Clone, Debug)]
@@ -206,6 +209,20 @@ pub(super) async fn settle_genesis(
         }
         Decision::Wait(why) => Err(Unready::Undecided(why)),
     }
+}
+
+/// Where reading began by the newest journal of another block 0, if what it read is of this chain: then
+/// only its block 0 was wrong, and nobody read on since.
+pub(super) async fn begun_after(
+    provider: &impl Nodes,
+    known: &[journal::Beginning],
+    genesis: B256,
+) -> Option<u64> {
+    let newest = known.first().filter(|newest| !newest.is_of(genesis))?;
+    let (begun_after, read) = newest.read?;
+    let asking = timeout(SAYS_WITHIN, provider.header(At::Hash(read.hash)));
+    let found = asking.await.ok()?.ok()??;
+    (found.block == read).then_some(begun_after)
 }
 
 pub(super) async fn ask_wallet(

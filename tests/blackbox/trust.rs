@@ -79,7 +79,8 @@ async fn b1_a_restart_with_only_a_liar_begins_no_other_journal() -> Result<()> {
     scene.answered(&requests).await
 }
 
-/// At the first start only a liar is there. Later every node says otherwise, it too.
+/// At the first start only a liar is there. Later every node says otherwise, it too. What nobody read in
+/// between is read then: it was this chain all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b1_a_block_0_that_no_node_has_is_given_up_without_a_restart() -> Result<()> {
     let mut scene = Scene::new(SceneOptions::default()).await?;
@@ -92,13 +93,20 @@ async fn b1_a_block_0_that_no_node_has_is_given_up_without_a_restart() -> Result
         &format!("gateway_url = \"{}\"", scene.anvil.ws_url()),
         &format!("gateway_url = \"{}\"", right.ws_url()),
     );
+    let from_the_head = config.lines().filter(|line| !line.starts_with("starting_block"));
+    let config = from_the_head.collect::<Vec<_>>().join("\n");
     scene.start_with(program(), &config)?;
-    scene.logged("instance running").await?;
-    liar.be_honest();
+    scene.logged("reading begins").await?;
+    liar.proxy.set(Weather::Cut);
     liar.proxy.cut().await;
+    let unread = scene.deployment.request(Ask::mixed(1, 1)).await?;
+    scene.deployment.chain.mine(5).await?;
+    liar.be_honest();
+    liar.proxy.set(Weather::Clear);
     right.proxy.set(Weather::Clear);
     scene.logged("the chain was reset").await?;
-    scene.answered(&scene.deployment.request(Ask::mixed(1, 1)).await?).await
+    scene.answered(&scene.deployment.request(Ask::mixed(1, 1)).await?).await?;
+    scene.answered(&unread).await
 }
 
 /// A test chain is made anew, with the same id, under a running instance.

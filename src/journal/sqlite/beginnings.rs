@@ -3,9 +3,14 @@
 
 use std::{fs, io, path::Path};
 
-use super::{begin::read_identity, names, schema, statements as sql, succession};
+use super::{
+    begin::read_identity,
+    names,
+    record::{Fixed, Number},
+    schema, statements as sql, succession,
+};
 use crate::{
-    domain::{Address, B256},
+    domain::{Address, B256, BlockRef},
     journal::Identity,
 };
 
@@ -16,7 +21,17 @@ pub struct Beginning {
     begins: String,
     /// Its block 0; `None`: the journal cannot be read.
     pub genesis: Option<B256>,
+    /// What was read of it: all blocks after the first of these, up to the second.
+    pub read: Option<(u64, BlockRef)>,
     written_ms: u64,
+}
+
+/// What a journal says of itself, as far as it says so.
+#[derive(Debug, Default)]
+struct Told {
+    identity: Option<Identity>,
+    keeper: Option<String>,
+    read: Option<(u64, BlockRef)>,
 }
 
 impl Beginning {
@@ -56,10 +71,11 @@ pub fn beginnings(
         if *of_chain != chain || begins.len() != 16 {
             continue;
         }
-        let (identity, name) = look_into(&path).unwrap_or_default();
+        let Told { identity, keeper: name, read } = look_into(&path).unwrap_or_default();
         let beginning = Beginning {
             begins: (*begins).to_owned(),
             genesis: identity.map(|identity| identity.genesis),
+            read,
             written_ms: succession::written_ms(&path).unwrap_or_default(),
         };
         if *of_wallet == wallet {
@@ -73,12 +89,15 @@ pub fn beginnings(
     Ok(found)
 }
 
-/// Whose it is, as far as it says: chain and wallet, and who keeps it.
-fn look_into(path: &Path) -> rusqlite::Result<(Option<Identity>, Option<String>)> {
+fn look_into(path: &Path) -> rusqlite::Result<Told> {
     let connection = schema::connect_to_look(path, schema::BUSY_TIMEOUT)?;
     let identity = read_identity(&connection)?;
     let keeper = connection.query_row(sql::SELECT_KEEPER, [], |row| row.get(0)).ok();
-    Ok((identity, keeper))
+    let read = connection.query_row(sql::SELECT_LAST_CURSOR, [], |row| {
+        let (number, hash) = (row.get::<_, Number>(1)?.0, row.get::<_, Fixed<B256>>(2)?.0);
+        Ok((row.get::<_, Number>(0)?.0, BlockRef { number, hash }))
+    });
+    Ok(Told { identity, keeper, read: read.ok() })
 }
 
 #[cfg(test)]

@@ -66,6 +66,9 @@ INSERT INTO forgotten (contract, up_to) VALUES (?1, ?2)
 ON CONFLICT (contract) DO UPDATE SET up_to = max(up_to, excluded.up_to)";
 
 /// The first cursor's number: no later cursor changes it.
+/// Of the contract that was read last.
+pub(super) const SELECT_LAST_CURSOR: &str = "\
+SELECT begun_after, number, hash FROM cursors ORDER BY moved_at DESC LIMIT 1";
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
 /// Nothing up to `?2` is read, instead of up to a later block.
