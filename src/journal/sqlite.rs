@@ -1,4 +1,4 @@
-//! Journals in `SQLite` files: all that is known of them. The port that they implement is
+//! Journals in `SQLite` files: the only place that knows SQL and the file layout. Implements the port
 //! [`super::store`].
 
 mod aside;

@@ -1,11 +1,11 @@
-//! Journals that are set aside: damaged ones, which nobody begins anew but by a rebuild.
+//! Journals that were set aside because they are damaged. Only a rebuild begins a new journal in their place.
 
 use std::path::{Path, PathBuf};
 
 use super::{names, salvage};
 use crate::{domain::Address, journal::OpenError};
 
-/// Sets the closed journal at `path`, whose lock the caller has, aside. Answers what to tell about it.
+/// Sets the closed journal at `path` aside. The caller holds its lock. Returns the error to report.
 pub(super) fn set_aside(
     path: &Path,
     contract: Address,
@@ -21,7 +21,8 @@ fn log_set_aside(path: &Path, aside: &Path, detail: &str) {
     tracing::error!(%path, %aside, detail, "the journal is damaged and set aside");
 }
 
-/// What keeps a new journal from being begun at `path`: a damaged one that nobody has rebuilt.
+/// Returns the error that forbids a new journal at `path`: a damaged one was set aside and not rebuilt yet.
+/// `None`: a new journal may begin.
 pub(super) fn missing(path: &Path, contract: Address) -> Result<Option<OpenError>, OpenError> {
     let io = OpenError::io(path, "looking for it");
     if path.try_exists().map_err(&io)? {
@@ -31,11 +32,12 @@ pub(super) fn missing(path: &Path, contract: Address) -> Result<Option<OpenError
     Ok(aside.map(|aside| error(path, aside, contract)))
 }
 
-/// What is told of a log whose database is gone.
+/// The damage reported for a write-ahead log whose database file is gone.
 pub(super) const NO_DATABASE: &str = "its log is there, and the file itself is gone";
 
-/// The journal that was set aside last, where there is none at `path`. A log without its database is set
-/// aside here: what it holds was stored, and the next database would not have it.
+/// Returns the journal that was set aside last, where there is no journal at `path`. A write-ahead log
+/// without its database is set aside first: its contents were stored, and the next database would not have
+/// them.
 pub(super) fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
     let aside = names::aside_of(path)?;
     let is_anothers = match &aside {
@@ -53,7 +55,7 @@ pub(super) fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
     Ok(aside)
 }
 
-/// What to tell of a journal that was set aside.
+/// The error to report for a journal that was set aside.
 pub(super) fn error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
     let at_most = salvage::first_block(&aside, contract);
     OpenError::SetAside { path: path.to_owned(), aside, at_most }

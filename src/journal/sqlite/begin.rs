@@ -1,4 +1,4 @@
-//! A journal's first file: whose it is stands in it before it has its name.
+//! Creates a journal's file. The file has its tables and identity before it gets its final name.
 
 use std::path::Path;
 
@@ -14,8 +14,9 @@ use crate::{
     journal::{Identity, OpenError, StoreError},
 };
 
-/// Makes the journal at `path`, where there is none: under another name until it has its tables, its
-/// identity and what `fill` writes. So no crash leaves one that is empty under its own name.
+/// Creates the journal at `path`, where there is none. It is built under a temporary name until it has its
+/// tables, its identity and the rows that `fill` writes, so a crash never leaves an empty journal under the
+/// final name.
 pub(super) fn make(
     path: &Path,
     identity: Identity,
@@ -30,7 +31,7 @@ pub(super) fn make(
         schema::migrate(&mut connection, schema::MIGRATIONS)?;
         claim(&connection, identity)?;
         fill(&mut connection)?;
-        // The only connection: its end folds the log.
+        // This is the only connection: closing it checkpoints the write-ahead log.
         connection.close().map_err(|(_, cause)| cause)
     };
     filled().map_err(|cause| OpenError::Store {
@@ -41,7 +42,7 @@ pub(super) fn make(
     names::put_in_place(&new, path).map_err(io("putting it in place"))
 }
 
-/// Writes the identity into a new file, and answers the one the file has.
+/// Writes the identity into a new file. Returns the identity that the file has.
 pub(super) fn claim(connection: &Connection, identity: Identity) -> rusqlite::Result<Identity> {
     if let Some(stored) = read_identity(connection)? {
         return Ok(stored);

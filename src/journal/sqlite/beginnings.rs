@@ -1,5 +1,6 @@
-//! Which chains the journals of a directory are of. Chains of one id differ by their block 0, and no node
-//! is to say alone which one is meant where a journal knows it. Nothing is made, taken or repaired.
+//! Which chains the journals of a directory belong to. Two chains with the same id differ in their block 0.
+//! Where a journal knows that block, no node alone decides which chain is meant. Reads only: creates, locks
+//! and repairs nothing.
 
 use std::{fs, io, path::Path};
 
@@ -14,19 +15,19 @@ use crate::{
     journal::Identity,
 };
 
-/// A chain that a journal is of.
+/// A chain that a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beginning {
-    /// How its block 0 begins, as in the file's name.
+    /// The first digits of the hash of block 0, as in the file's name.
     begins: String,
-    /// Its block 0; `None`: the journal cannot be read.
+    /// The hash of block 0. `None`: the journal cannot be read.
     pub genesis: Option<B256>,
-    /// What was read of it: all blocks after the first of these, up to the second.
+    /// The blocks that were read: all after the first of these, up to and including the second.
     pub read: Option<(u64, BlockRef)>,
     written_ms: u64,
 }
 
-/// What a journal says of itself, as far as it says so.
+/// What could be read of a journal.
 #[derive(Debug, Default)]
 struct Told {
     identity: Option<Identity>,
@@ -35,7 +36,7 @@ struct Told {
 }
 
 impl Beginning {
-    /// Whether it is the chain with this block 0.
+    /// Returns whether this is the chain with this block 0.
     #[must_use]
     pub fn is_of(&self, genesis: B256) -> bool {
         self.begins == begin(genesis)
@@ -46,9 +47,9 @@ fn begin(genesis: B256) -> String {
     Identity::beginning_of(genesis)
 }
 
-/// The chains of this id that journals of the wallet are of, the one that was written last first; those
-/// that were set aside count. Where there is none, those of the instance called `keeper`, whose wallet
-/// was changed. Blocking.
+/// Returns the chains with this id of which the wallet has journals, the one last written first. Journals
+/// that were set aside count. If the wallet has none, returns those of the instance named `keeper` (its
+/// wallet was changed). Blocking.
 pub fn beginnings(
     dir: &Path,
     chain_id: u64,
@@ -131,7 +132,7 @@ mod tests {
         assert!(known[0].is_of(B256::repeat_byte(2)) && !known[0].is_of(B256::repeat_byte(4)));
     }
 
-    /// Whoever opened it would wait for a writer for ever.
+    /// A pipe in the directory must not be opened: that would wait for a writer for ever.
     #[test]
     fn d8_a_pipe_under_a_journals_name_is_told_and_keeps_nobody_waiting() {
         let dir = tempfile::tempdir().unwrap();

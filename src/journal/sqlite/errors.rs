@@ -1,4 +1,4 @@
-//! What `SQLite` and the file system say, in the journal's words.
+//! Translates errors of `SQLite` and the file system into the journal's errors.
 
 use std::{io, path::Path};
 
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::footing::Footing;
 use crate::journal::{Fault, OpenError, StoreError};
 
-/// What to do about a file system that went away.
+/// Advice for a file system that was unmounted.
 const UNMOUNTED: &str = "mount it again, the instance goes on by itself; what was stored is in it";
 
 impl StoreError {
@@ -17,7 +17,7 @@ impl StoreError {
         Self::new(Fault::Away, said, UNMOUNTED)
     }
 
-    /// Of the journal at `path`.
+    /// The error of the journal at `path`.
     pub(super) fn of(path: &Path, cause: rusqlite::Error) -> Self {
         let fault = cause.sqlite_error_code().map_or(Fault::Other, fault);
         let advice = match fault {
@@ -91,7 +91,7 @@ pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code().map(fault) == Some(Fault::Damaged)
 }
 
-/// Whether a file system says that it cannot lock.
+/// Returns whether the error says that the file system does not support locks.
 fn has_no_locks(error: &io::Error) -> bool {
     let none = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS];
     Errno::from_io_error(error).is_some_and(|code| none.contains(&code))
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::journal::JournalError;
 
-    /// What `SQLite` makes of ENOLCK.
+    /// `SQLite` reports ENOLCK as "busy".
     #[test]
     fn c8_a_lock_that_is_not_got_is_not_blamed_on_a_program() {
         let dir = tempfile::tempdir().unwrap();
@@ -125,7 +125,7 @@ mod tests {
         assert!(said.contains("its owner"), "{said}");
     }
 
-    /// What follows from an error follows from its kind, and its cause stands behind it.
+    /// The remedy depends on the kind of error alone; its cause is kept as the source.
     #[test]
     fn each_fault_has_its_consequence_its_code_and_its_cause() {
         use rusqlite::ffi;
@@ -154,7 +154,7 @@ mod tests {
             while let Some(next) = behind.and_then(std::error::Error::source) {
                 behind = Some(next);
             }
-            // All the way down to what SQLite said, as it said it.
+            // The chain of sources ends with `SQLite`'s own message.
             let last = behind.map(ToString::to_string);
             assert_eq!(last, Some(ffi::Error::new(code).to_string()));
         }

@@ -1,6 +1,6 @@
-//! On what file system a journal's file is, and who has it locked: what an error of `SQLite` does not
-//! tell. It takes each lock that it does not get for somebody else's, also one that the file system
-//! cannot give (`ENOLCK` of an NFS without its lock service). Blocking.
+//! The file system a journal is on, and the process that has it locked: facts that an error of `SQLite` does
+//! not contain. `SQLite` reports every lock it does not get as held by another process, even where the file
+//! system cannot lock at all (`ENOLCK`: NFS without its lock service). Blocking.
 
 use std::{
     borrow::Cow,
@@ -15,7 +15,7 @@ use rustix::fs::{major, minor, statfs};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSystem {
     name: Cow<'static, str>,
-    /// Others may write there too, and its locks are no better than the network.
+    /// Other hosts may write there too, and its locks are only as reliable as the network.
     pub is_network: bool,
 }
 
@@ -26,14 +26,14 @@ impl fmt::Display for FileSystem {
 }
 
 impl FileSystem {
-    /// Of the file or directory at `path`, or of what would hold it.
+    /// The file system of `path`. If `path` does not exist, that of its closest existing ancestor.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let found = path.ancestors().find_map(|above| statfs(above).ok())?;
         u32::try_from(found.f_type & 0xffff_ffff).ok().map(Self::of_magic)
     }
 
-    /// By the number that statfs(2) tells.
+    /// By its magic number, as statfs(2) returns it.
     fn of_magic(magic: u32) -> Self {
         let (name, is_network) = match magic {
             0x6969 => ("nfs", true),
@@ -59,13 +59,13 @@ impl FileSystem {
     }
 }
 
-/// Where a file stands, at the moment of an error.
+/// What was found out about a file when an error occurred.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Footing {
     on: Option<FileSystem>,
-    /// The process that has it locked, if that can be seen from here.
+    /// The process that has it locked, if it is visible from here.
     holder: Option<u32>,
-    /// How large this process may make a file (bytes), where it has made it nearly so large.
+    /// The process's limit on file sizes in bytes (`RLIMIT_FSIZE`), if the file has nearly reached it.
     full_at: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ impl Footing {
         self.on.as_ref().filter(|on| on.is_network)
     }
 
-    /// Of a lock that was not got.
+    /// Advice for a lock that was not acquired.
     pub(super) fn of_lock(&self) -> String {
         match (self.holder, &self.on) {
             (Some(pid), _) => format!("process {pid} holds it locked: end its transaction"),
@@ -95,7 +95,7 @@ impl Footing {
         }
     }
 
-    /// Of a file system that fails.
+    /// Advice for an I/O error.
     pub(super) fn of_failure(&self) -> String {
         match (self.full_at, self.network()) {
             (Some(limit), _) => format!(
@@ -107,25 +107,26 @@ impl Footing {
         }
     }
 
-    /// Of one that cannot lock at all.
+    /// Advice for a file system that cannot lock.
     pub(super) fn of_no_locks(&self) -> String {
         let on = self.on.as_ref().map_or_else(String::new, |on| format!(" ({on})"));
         format!("its file system{on} cannot lock files: {LOCAL}")
     }
 }
 
-/// What to do about a network file system.
+/// Advice for a network file system.
 pub const LOCAL: &str = "put the state directory on a local disk";
 
-/// How large this process may make a file (bytes). Read as text: a sandbox may forbid the question.
+/// The largest file this process may write, in bytes. Read from `/proc`, because a sandbox may forbid
+/// getrlimit(2).
 fn limit_of_files() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let words = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
     words.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether the journal, or what is written before it, is so large that a write may have met the limit:
-/// one write is never larger than the difference.
+/// Returns whether the journal or its write-ahead log is so large that a write may have met the limit. One
+/// write is never larger than the margin of 1 MiB.
 fn is_nearly(path: &Path, limit: u64) -> bool {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
@@ -134,8 +135,8 @@ fn is_nearly(path: &Path, limit: u64) -> bool {
     })
 }
 
-/// The process that has the journal at `path` locked. The file is not opened: closing it would give up
-/// the locks that this process has on it.
+/// Returns the process that has the journal at `path` locked. Does not open the file: closing it would
+/// release this process's own locks on it (fcntl(2)).
 fn holder(path: &Path) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let mut shm = path.as_os_str().to_owned();
@@ -147,8 +148,8 @@ fn holder(path: &Path) -> Option<u32> {
     })
 }
 
-/// Who, other than us, holds a lock of fcntl(2) on this file (device and inode), by what stands in
-/// /proc/locks:
+/// Returns the process, other than `us`, that holds an fcntl(2) lock on this file (device and inode),
+/// according to `/proc/locks`:
 ///
 /// ```text
 /// 1: POSIX  ADVISORY  WRITE 4711 08:01:1312 1073741824 1073742335

@@ -1,5 +1,5 @@
-//! A look at a journal that belongs to somebody else: nothing is made, taken or repaired. Another
-//! process may have it open meanwhile, and does not notice.
+//! Inspects a journal that may belong to another process: creates, locks and repairs nothing. The other
+//! process may have it open and does not notice.
 
 use std::{
     fs, io,
@@ -21,16 +21,16 @@ use crate::{
     journal::{Counts, Identity, OpenError, StoreError},
 };
 
-/// Who has a journal open.
+/// The process that has a journal open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     Nobody,
     Process(u32),
-    /// Somebody whose process the lock does not tell.
+    /// The lock is held, but names no process.
     Somebody,
 }
 
-/// What was seen.
+/// The result of an inspection.
 #[derive(Clone, Debug)]
 pub struct Glance {
     pub path: PathBuf,
@@ -39,7 +39,7 @@ pub struct Glance {
     pub content: Option<Content>,
 }
 
-/// What stands in a journal, of one contract.
+/// The contents of a journal for one contract.
 #[derive(Clone, Debug)]
 pub struct Content {
     pub cursor: Option<BlockRef>,
@@ -47,8 +47,8 @@ pub struct Content {
     pub bytes: u64,
 }
 
-/// Looks at the journal of `identity` in `dir`. One that was set aside, or is of no use to this
-/// program, is an error, as it would be when it is opened. Blocking.
+/// Inspects the journal of `identity` in `dir`. A journal that was set aside or that this program cannot use
+/// is an error, as it would be at opening. Blocking.
 pub fn glance(dir: &Path, identity: Identity, contract: Address) -> Result<Glance, OpenError> {
     let stem = identity.file_stem();
     let path = dir.join(format!("{stem}.sqlite3"));
@@ -98,8 +98,7 @@ fn read(path: &Path, identity: Identity, contract: Address) -> Result<Content, O
     Ok(Content { cursor, counts, bytes })
 }
 
-/// Who holds the lock. A shared one is taken for the moment of the question, and only if nobody
-/// holds it.
+/// Returns the holder of the lock. Takes a shared lock for a moment, and only if nobody holds it.
 fn holder(path: &Path) -> io::Result<Holder> {
     let mut file = match names::open_own(path, OFlags::RDONLY) {
         Ok(file) => file,

@@ -1,5 +1,5 @@
-//! Which instances keep the journals of a directory, by the notes in their locks: who had a name, or a
-//! wallet, before a restart. Nothing is made, taken or opened.
+//! Which instances keep the journals of a directory, according to the notes in their lock files: who had a
+//! name, or a wallet, before a restart. Creates, locks and opens nothing.
 
 use std::{
     fs,
@@ -12,13 +12,13 @@ use crate::domain::Address;
 /// An instance that keeps a journal, or kept it last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keeper {
-    /// The instance's name.
     pub name: String,
     pub chain_id: u64,
     pub wallet: Address,
 }
 
-/// Those of a directory and of the directories in it; of one that cannot be read none. Blocking.
+/// Returns the keepers in a directory and its direct subdirectories. A directory that cannot be read counts
+/// as empty. Blocking.
 #[must_use]
 pub fn keepers(dir: &Path) -> Vec<Keeper> {
     let paths = paths(dir);
@@ -62,7 +62,7 @@ mod tests {
         fs::write(dir.path().join("9-x-y.lock"), "1\nsomebody\n").unwrap();
         let keeper = Keeper { name: "node 1".to_owned(), chain_id: 31_337, wallet };
         assert_eq!(keepers(dir.path()), std::slice::from_ref(&keeper));
-        // Who only observes keeps it in a directory of its own.
+        // An instance that only observes keeps its journal in a directory of its own.
         let below = dir.path().join("observe-node_2");
         fs::create_dir(&below).unwrap();
         drop(

@@ -1,10 +1,10 @@
-//! One process per journal: `flock` on a file beside it, not on the journal itself, so that an
-//! operator's `sqlite3` can read while we run.
+//! One process per journal: `flock` on a file beside the journal, not on the journal itself, so that an
+//! operator's `sqlite3` can read while the connector runs.
 //!
-//! The kernel drops the lock with the process, so a lock file left by `kill -9` holds nobody up.
-//! The file is never removed: removing it would let two processes lock two different files of one
-//! name. What stands in it is a [`Note`]: who holds it, and which instance kept the journal last, which
-//! can be told from here when the journal itself cannot be read any more.
+//! The kernel releases the lock when the process ends, so a lock file left by `kill -9` blocks nobody. The
+//! file is never removed: otherwise two processes could lock two different files of one name. It contains a
+//! [`Note`]: the process that holds the lock, and the instance that kept the journal last. The note still
+//! tells the instance when the journal itself can no longer be read.
 
 use std::{
     fs::File,
@@ -17,17 +17,17 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::names::{give_to_owner, open_own};
 
-/// No note is longer: a number and an instance's name.
+/// The longest possible note: a process id and an instance's name.
 const LONGEST_NOTE: u64 = 1024;
 
-/// The lock; dropping it lets the next one in.
+/// The lock. Dropping it releases it.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
     note: Note,
 }
 
-/// What stands in a lock's file.
+/// The contents of a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Note {
     pub pid: Option<u32>,
@@ -35,10 +35,10 @@ pub(super) struct Note {
     pub keeper: Option<String>,
 }
 
-/// Why there is no lock.
+/// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LockError {
-    /// Someone else holds it; the process id if the file tells one.
+    /// Another process holds it. The process id, if the file contains one.
     #[error("someone else holds it")]
     Taken(Option<u32>),
     #[error(transparent)]
@@ -46,13 +46,13 @@ pub(super) enum LockError {
 }
 
 impl Note {
-    /// The note in the lock at `path`, whoever holds it.
+    /// Reads the note of the lock file at `path`, whoever holds the lock.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let mut file = open_own(path, OFlags::RDONLY)?;
         Ok(Self::read(&mut file)?.unwrap_or_default())
     }
 
-    /// `None`: something else stands there.
+    /// `None`: the contents are no note.
     pub(super) fn read(file: &mut File) -> io::Result<Option<Self>> {
         let mut bytes = Vec::new();
         file.take(LONGEST_NOTE + 1).read_to_end(&mut bytes)?;
@@ -63,7 +63,7 @@ impl Note {
         let text =
             std::str::from_utf8(bytes).ok().filter(|_| bytes.len() as u64 <= LONGEST_NOTE)?;
         let mut lines = text.lines();
-        // Empty after a crash just before it was written.
+        // Empty if the process crashed before it wrote the note.
         let pid = match lines.next() {
             None | Some("") => None,
             Some(pid) => Some(pid.trim().parse().ok()?),
@@ -74,8 +74,8 @@ impl Note {
 }
 
 impl Lock {
-    /// Takes the lock at once or not at all, and writes our process id into the file. A file that
-    /// holds something else than a note of ours is somebody's, and stays as it is.
+    /// Acquires the lock without waiting, and writes this process's id into the file. A file whose contents
+    /// are no note of ours is left unchanged: it belongs to another program.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
         let mut file = open_own(path, OFlags::RDWR | OFlags::CREATE)?;
         let note = Note::read(&mut file)?;
@@ -85,7 +85,7 @@ impl Lock {
             }
             return Err(LockError::Taken(note.and_then(|note| note.pid)));
         }
-        // Whoever held it may have written meanwhile.
+        // The last holder may have written after the first read.
         file.seek(SeekFrom::Start(0))?;
         let Some(note) = Note::read(&mut file)? else {
             let why = "its lock file holds something that no lock holds: move that file away";
@@ -98,7 +98,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Notes which instance keeps the journal.
+    /// Records the instance that keeps the journal.
     pub(super) fn keep_as(&mut self, keeper: &str) -> io::Result<()> {
         if self.note.keeper.as_deref() == Some(keeper) {
             return Ok(());
@@ -107,8 +107,8 @@ impl Lock {
         self.write()
     }
 
-    /// In one write over all that stands there: the file never lacks its keeper, not even for whoever
-    /// reads it after a crash. Blanks behind the process id make up for a note that was longer.
+    /// Writes the whole note in one write, so that the file never lacks its keeper, even if it is read after
+    /// a crash. Spaces after the process id overwrite the rest of a longer note.
     fn write(&self) -> io::Result<()> {
         let pid = self.note.pid.map_or_else(String::new, |pid| pid.to_string());
         let keeper = self.note.keeper.as_deref();
@@ -154,7 +154,7 @@ mod tests {
     fn the_keeper_outlives_who_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.lock");
-        // As an older version left it, and as a crash may.
+        // As an older version left it, or a crash.
         for before in ["4711\n", ""] {
             fs::write(&path, before).unwrap();
             let mut lock = Lock::take(&path).unwrap();
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// A file that is made shorter, or empty, before it is written could be found so after a crash.
+    /// If the file were truncated before the write, a crash could leave it empty.
     #[test]
     fn a_note_is_never_made_shorter() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Names of a journal's files: whether they still are those that were opened, and how they come and
-//! go so that no crash in between leaves half of them under a name that counts.
+//! The names of a journal's files: whether they still refer to the files that were opened, and how files are
+//! created, replaced and renamed so that a crash leaves no half of a journal under a name that counts.
 //!
-//! A damaged journal is *set aside*: renamed, never deleted. As long as there is no journal and one
-//! that was set aside, nobody begins a new one: that is the marker a restart finds.
+//! A damaged journal is *set aside*: renamed, never deleted. As long as there is one that was set aside and
+//! no journal, nobody begins a new one. A restart recognises the situation by these names.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -15,22 +15,22 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::clock;
 
-/// Device and number of a file: its own, whatever it is called.
+/// Device and inode: the identity of a file, whatever its name.
 pub(super) type FileId = (u64, u64);
 
-/// How the name of a journal ends, behind its identity.
+/// The ending of a journal's name, after its identity.
 pub(super) const ENDING: &str = ".sqlite3";
-/// What stands between a journal's name and the time at which it was set aside.
+/// Separates a journal's name from the time at which it was set aside.
 const ASIDE: &str = ".damaged-";
 
-/// `path` with `ending` behind its name: `SQLite`'s own way to name a log.
+/// `path` with `ending` appended, as `SQLite` names its write-ahead log.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
-/// The file that stands under this name. `None`: there is none.
+/// The file with this name. `None`: there is none.
 pub(super) fn id(path: &Path) -> io::Result<Option<FileId>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
@@ -48,15 +48,16 @@ pub(super) struct Files {
     device: Option<u64>,
 }
 
-/// What became of the names of open files.
+/// Whether the names still refer to the open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Names {
     Ours,
-    /// Deleted: what is written from now on is gone with the process.
+    /// Deleted: what is written from now on is lost when the process ends.
     Gone,
-    /// Their file system was unmounted, or another one over it: they are whole, and come back with it.
+    /// Their file system was unmounted, or another one was mounted over it. The files are intact and come
+    /// back with it.
     Unmounted,
-    /// Another database stands there.
+    /// The name refers to another database.
     Anothers,
 }
 
@@ -66,7 +67,7 @@ impl Files {
         Self { database: id(path), log: id(&beside(path, "-wal")), device: device(path) }
     }
 
-    /// Looks again. A directory that cannot be looked into says nothing.
+    /// Compares the names with the open files. A directory that cannot be read counts as unchanged.
     pub(super) fn names(self, path: &Path) -> Names {
         match id(path) {
             Ok(found) if found == self.database => match id(&beside(path, "-wal")) {
@@ -81,19 +82,19 @@ impl Files {
     }
 }
 
-/// The device of the directory of `path`, or of what would hold that. Of directories only: the files of an
-/// overlay may tell another one.
+/// The device of the directory of `path`, or of its closest existing ancestor. Directories only: on an
+/// overlay, files may report another device.
 fn device(path: &Path) -> Option<u64> {
     path.ancestors().skip(1).find_map(|above| Some(fs::metadata(above).ok()?.dev()))
 }
 
-/// The directory, 0700 if it is made here.
+/// Creates the directory and its parents, with mode 0700.
 pub(super) fn make_directory(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Opens a file that is ours, of mode 0600 if it is made here. Never through a link: who may write in
-/// the directory does not choose what we write to. Nor a pipe, which would have us wait.
+/// Opens one of our files; a new one gets mode 0600. Never follows a link: whoever may write in the directory
+/// must not choose the file we write to. Never opens a pipe, which would block.
 pub(super) fn open_own(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(CWD, path, flags, Mode::RUSR | Mode::WUSR) {
@@ -104,12 +105,12 @@ pub(super) fn open_own(path: &Path, flags: OFlags) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
 }
 
-/// What stands under the name of a file of ours is none.
+/// The error for a name that refers to no regular file.
 pub(super) fn no_file() -> io::Error {
     io::Error::other("what stands there is a link, or no file: remove it")
 }
 
-/// Whether there is a database. A link, or what else may stand there and is no file, is refused.
+/// Returns whether there is a database. A link, or anything else that is no regular file, is an error.
 pub(super) fn is_there(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(true),
@@ -119,7 +120,8 @@ pub(super) fn is_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a log of this database holds anything. Who closes a journal leaves none.
+/// Returns whether the database has a write-ahead log that is not empty. A journal that was closed properly
+/// has none.
 pub(super) fn has_log(path: &Path) -> io::Result<bool> {
     match fs::metadata(beside(path, "-wal")) {
         Ok(log) => Ok(log.len() > 0),
@@ -128,30 +130,30 @@ pub(super) fn has_log(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// An empty file of mode 0600, made here.
+/// Creates an empty file with mode 0600.
 pub(super) fn create_new(path: &Path) -> io::Result<()> {
     open_own(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL).map(drop)
 }
 
-/// Makes new names in `dir`, and its own, as durable as what will be written under them.
+/// Syncs `dir` and its parent, so that new names are as durable as the files they refer to.
 pub(super) fn sync_names(dir: &Path) -> io::Result<()> {
     let dir = dir.canonicalize()?;
     File::open(&dir)?.sync_all()?;
     match dir.parent() {
-        // A parent we may not read (a service's state directory) existed before us.
+        // A parent that this user may not read (a service's state directory) existed before.
         Some(parent) => File::open(parent).map_or(Ok(()), |parent| parent.sync_all()),
         None => Ok(()),
     }
 }
 
-/// Puts the whole, closed database `new` in the place of `path`: either the old name or the new
-/// file, whenever the power fails.
+/// Renames the complete, closed database `new` to `path`. After a power cut, `path` refers to either the old
+/// or the new file.
 pub(super) fn put_in_place(new: &Path, path: &Path) -> io::Result<()> {
     let file = open_own(new, OFlags::RDWR)?;
     file.sync_all()?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     give_to_owner(&file, path)?;
-    // A log of another database would be taken for its own.
+    // `SQLite` would take the log of another database for its own.
     remove_log(path)?;
     fs::rename(new, path)?;
     sync_names(directory(path))
@@ -161,12 +163,12 @@ fn directory(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
-/// A command of root must not lock a service's own user out: the file, which is or will be at `path`,
-/// goes to whoever has its directory.
+/// Gives the file, which is or will be at `path`, to the owner of its directory: a command run by root must
+/// not lock out the service's own user.
 pub(super) fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
     let (owner, found) = (fs::metadata(directory(path))?, file.metadata()?);
     if (owner.uid(), owner.gid()) != (found.uid(), found.gid()) {
-        // Not root, then: the directory is writable for both.
+        // Fails if this is not root: then the directory is writable for both users.
         let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
     }
     Ok(())
@@ -190,11 +192,11 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Renames the closed journal `path` with its log; of a log alone, whose database somebody removed, an
-/// empty one has its place. Answers its new name.
+/// Renames the closed journal `path` and its write-ahead log. If only the log exists (the database was
+/// removed), an empty file takes the place of the database. Returns the new name.
 pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside = free_name(path, clock::unix_millis())?;
-    // The database first: from here on there is no journal, and one that was set aside.
+    // The database first: from here on there is one set aside and no journal.
     match fs::rename(path, &aside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create_new(&aside)?,
         renamed => renamed?,
@@ -204,7 +206,7 @@ pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Ends a setting-aside that was interrupted: what is left of a log belongs to `aside`.
+/// Completes a setting-aside that was interrupted: moves the rest of the log to `aside`.
 pub(super) fn move_log(path: &Path, aside: &Path) -> io::Result<()> {
     for ending in ["-wal", "-shm"] {
         let to = beside(aside, ending);
@@ -215,8 +217,8 @@ pub(super) fn move_log(path: &Path, aside: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the log at `path` may be what an interrupted setting-aside left of `aside`: that one has none yet,
-/// and was still called `path` when the log was written last (both times are the file system's).
+/// Returns whether the log at `path` may be the rest of an interrupted setting-aside of `aside`: `aside` has
+/// no log yet, and was renamed after the log was last written (both times are the file system's).
 pub(super) fn is_log_of(path: &Path, aside: &Path) -> io::Result<bool> {
     if has_log(aside)? {
         return Ok(false);
@@ -258,7 +260,7 @@ pub(super) fn aside_of(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(last)
 }
 
-/// Whose journal was set aside under this name: what stands before its [`ENDING`]. `None`: none was.
+/// The part before [`ENDING`] in the name of a journal that was set aside. `None`: `name` is no such name.
 pub(super) fn stem_of_aside(name: &str) -> Option<&str> {
     let (journal, time) = name.split_once(ASIDE)?;
     let is_log = time.ends_with("-wal") || time.ends_with("-shm");

@@ -1,4 +1,4 @@
-//! Opens a journal's file, or makes it, under its lock.
+//! Opens a journal's file under its lock, or creates it.
 
 use std::{fs, io, path::Path};
 
@@ -23,13 +23,13 @@ use crate::{
     machine::Machine,
 };
 
-/// Files up to this size are checked in full when opened (well below a second); larger ones where
-/// they are read.
+/// Files up to this size are checked completely when they are opened (well below a second). Larger ones are
+/// only checked where they are read.
 const CHECKED_IN_FULL: u64 = 64 * 1024 * 1024;
 
 impl Journal {
-    /// Opens the journal of `identity` in `dir`, making both if needed (0700 and 0600), and acquires its
-    /// tenure. Blocking: call it in `spawn_blocking`.
+    /// Opens the journal of `identity` in `dir` and acquires its tenure. Creates directory (0700) and file
+    /// (0600) if needed. Blocking: call it in `spawn_blocking`.
     ///
     /// The tenure is held until the [`Writer`] is gone and its last commit has ended.
     pub fn open(
@@ -42,9 +42,9 @@ impl Journal {
     }
 }
 
-/// An open file with what came up when it was opened.
+/// An open file, and the warnings found while opening it.
 pub(super) struct OpenFile {
-    // Dropped in this order.
+    // Fields are dropped in this order.
     reads: Box<dyn Reads>,
     pub store: SqliteStore,
     identity: Identity,
@@ -52,15 +52,15 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Acquires the tenure, and opens the file, or makes it.
+    /// Acquires the tenure and opens or creates the file.
     pub fn open(machine: &Machine, dir: &Path, identity: Identity) -> Result<Self, OpenError> {
         let tenure = Tenure::acquire(dir, identity)?;
         let (connection, warnings) = open_file(machine, dir, identity, &tenure.path)?;
         Self::of(connection, warnings, tenure, identity)
     }
 
-    /// [`open`](Self::open), for the one instance it belongs to: a damaged journal is set aside, and
-    /// where one was, no new one is begun.
+    /// Like [`open`](Self::open), for the instance that owns the journal: a damaged journal is set aside, and
+    /// none is created where one was set aside.
     pub fn open_own(
         machine: &Machine,
         dir: &Path,
@@ -91,14 +91,14 @@ impl OpenFile {
         Ok(Self { reads, store, identity, warnings })
     }
 
-    /// As an earlier writer left it.
+    /// Continues with the store that an earlier writer left open.
     pub fn kept(kept: Kept) -> Result<Self, OpenError> {
         let (store, identity) = kept.into_store();
         let reads = store.reader()?;
         Ok(Self { store, reads, identity, warnings: Vec::new() })
     }
 
-    /// A handle for this contract on the journal's own chain and a writer, on this machine.
+    /// Returns a handle for this contract on the journal's own chain, and a writer.
     pub fn assemble(self, machine: &Machine, contract: Address) -> (Journal, Writer) {
         let Self { store, reads, identity, warnings } = self;
         let path = store.path().to_owned();
@@ -107,7 +107,7 @@ impl OpenFile {
     }
 }
 
-/// Opens the file, or makes it, under its lock.
+/// Opens or creates the file. The caller holds its lock.
 pub(super) fn open_file(
     machine: &Machine,
     dir: &Path,
@@ -155,8 +155,8 @@ pub(super) fn open_file(
     Ok((connection, warnings))
 }
 
-/// Sets a journal aside that was found to be damaged while it was open, and is closed by now. Answers
-/// what to tell the operator. Blocking.
+/// Sets a journal aside that was found damaged while it was open. It must be closed by now. Returns the error
+/// to report. Blocking.
 pub fn set_aside(
     damage: &Damage,
     dir: &Path,
@@ -167,7 +167,7 @@ pub fn set_aside(
     let path = tenure.path.clone();
     let found = names::id(&path).map_err(OpenError::io(&path, "looking for it"))?;
     if Mark(found) != damage.mark {
-        // Somebody made it anew meanwhile.
+        // Somebody has created a new one since.
         let cause = StoreError::damaged(damage.detail.clone());
         return Err(OpenError::Corrupt { path, cause });
     }
@@ -185,7 +185,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     Err(OpenError::Corrupt { path: path.to_owned(), cause: StoreError::damaged(verdict) })
 }
 
-/// Journals of the same chain id and wallet on another genesis.
+/// Finds journals of the same chain id and wallet with another genesis block.
 fn resets(dir: &Path, identity: Identity) -> io::Result<Vec<OpenWarning>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {

@@ -1,5 +1,5 @@
-//! A journal that nobody has open, read as an operator would: without its lock, changing nothing. It
-//! is found by the instance that kept it, since nobody asks the chain which one it is.
+//! Reads a journal without its lock and without changing it, for commands of an operator. The journal is
+//! found by the name of the instance that kept it, because nobody asks the chain for its identity.
 
 use std::{
     fs, io,
@@ -24,10 +24,10 @@ use crate::{
     journal::{Identity, Journal, Look, OpenError, StoreError, Writer},
 };
 
-/// How long a read waits for a writer that comes in between.
+/// How long a read waits for a writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why there is nothing to read.
+/// Why no journal can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     #[error("{}: {cause}; is that the state directory? Name it with --state-dir", dir.display())]
@@ -42,7 +42,7 @@ pub enum FindError {
         dir.display(), others(keepers)
     )]
     None { dir: PathBuf, keeper: String, keepers: Vec<String> },
-    /// It cannot be read by anybody, or was set aside.
+    /// It is damaged, or was set aside.
     #[error(transparent)]
     Damaged(#[from] OpenError),
     #[error("{}: {cause}", path.display())]
@@ -76,7 +76,7 @@ fn others(keepers: &[String]) -> String {
     if keepers.is_empty() { String::new() } else { format!(" (only by {})", keepers.join(", ")) }
 }
 
-/// The journal, open for reading.
+/// A journal that is open for reading.
 #[derive(Debug)]
 pub struct ReadOnly {
     reader: Reader,
@@ -85,12 +85,12 @@ pub struct ReadOnly {
 }
 
 impl ReadOnly {
-    /// The journal that the instance `keeper` kept last in one of `dirs`; those that are not there
-    /// are passed over, but for the first. Blocking.
+    /// Opens the journal that the instance `keeper` kept last in one of `dirs`. Only the first directory must
+    /// exist. Blocking.
     pub fn find(dirs: &[PathBuf], keeper: &str) -> Result<Self, FindError> {
         let mut newest: Option<(u64, PathBuf)> = None;
         let (mut keepers, mut trouble) = (Vec::new(), None);
-        // When it was last written, and what is wrong with it.
+        // When it was last written, and the error to report.
         let mut damaged: Option<(u64, OpenError)> = None;
         for (index, dir) in dirs.iter().enumerate() {
             let entries = match fs::read_dir(dir) {
@@ -109,7 +109,7 @@ impl ReadOnly {
                     }
                     continue;
                 }
-                // Of a pipe one would wait for ever.
+                // Opening a pipe would block for ever.
                 let is_journal = path.extension().is_some_and(|extension| extension == "sqlite3");
                 if !is_journal || !path.is_file() {
                     continue;
@@ -130,7 +130,7 @@ impl ReadOnly {
                         let error = OpenError::sqlite(&path, cause);
                         damaged = damaged.filter(|(known, _)| *known > at).or(Some((at, error)));
                     }
-                    // It may be another instance's.
+                    // It may belong to another instance.
                     Err(cause) => trouble = Some(unreadable(&path, cause)),
                 }
             }
@@ -168,38 +168,38 @@ impl ReadOnly {
             .optional()
             .map_err(failed)?;
         let identity = identity.ok_or_else(|| failed(rusqlite::Error::QueryReturnedNoRows))?;
-        // Without any cursor there are no requests either.
+        // A journal without any cursor has no requests either.
         let contract = contract.map_or(Address::ZERO, |contract| contract.0);
         let source = Source { chain_id: identity.chain_id, contract };
         Ok(Self { reader: Reader { connection, home: identity.chain_id, path }, identity, source })
     }
 
-    /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.reader.path
     }
 
-    /// What there is in it, of the Decryption contract that was served last. Blocking.
+    /// Queries about the Decryption contract that was served last. Blocking.
     #[must_use]
     pub fn look(&self) -> Look<'_> {
         Look::new(&self.reader, self.source)
     }
 
-    /// Opens it to write. Blocking, as [`Journal::open`].
+    /// Opens it for writing. Blocking, as [`Journal::open`].
     pub fn open_to_write(&self) -> Result<(Journal, Writer), OpenError> {
         let dir = self.path().parent().unwrap_or(Path::new("."));
         Journal::open(dir, self.identity, self.source.contract)
     }
 }
 
-/// Who kept the journal at `path` last, as far as its lock tells.
+/// The instance that kept the journal at `path` last, if its lock file names one.
 fn keeper_of(dir: &Path, path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     keeper_by_lock(dir, name.strip_suffix(names::ENDING)?)
 }
 
-/// Whose journal was set aside as `aside`, where nobody has made it anew, and what to tell of it.
+/// If `aside` is a journal that was set aside and not replaced since: the instance that kept it, and the
+/// error to report.
 fn set_aside(dir: &Path, aside: &Path) -> Option<(Option<String>, OpenError)> {
     let stem = names::stem_of_aside(aside.file_name()?.to_str()?)?;
     let path = dir.join(format!("{stem}{}", names::ENDING));
@@ -218,7 +218,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     schema::connect_to_look(path, BUSY_TIMEOUT)
 }
 
-/// Who kept it, and when. `None`: nobody yet, or it is no journal.
+/// The instance that keeps it, and since when. `None`: nobody yet, or it is no journal.
 fn kept_by(path: &Path) -> rusqlite::Result<Option<(String, u64)>> {
     let connection = connect(path)?;
     if !schema::has_keepers(&connection)? {

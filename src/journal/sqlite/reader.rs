@@ -1,5 +1,4 @@
-//! Rows back into the domain's words. Plain functions over a connection: who calls them decides on
-//! which thread.
+//! Reads rows back into the domain's types. Plain functions over a connection: the caller chooses the thread.
 
 use rusqlite::{
     Connection, OptionalExtension, Row, params,
@@ -27,7 +26,7 @@ use crate::{
     metrics::Standing,
 };
 
-/// A value of the right type that says nothing this program knows.
+/// The error for a value of the right type that this program does not know.
 fn unreadable(column: usize, what: String) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(
         column,
@@ -52,7 +51,7 @@ fn maybe_hash(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<B256>> {
     row.get::<_, Option<Fixed<B256>>>(column).map(|hash| hash.map(|hash| hash.0))
 }
 
-/// The first columns of a row selected with `progress_columns`.
+/// Reads the columns of `progress_columns`, which stand first in a row.
 pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
     let stage: String = row.get(0)?;
     let reason: Option<String> = row.get(1)?;
@@ -80,7 +79,7 @@ pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
     })
 }
 
-/// Position, key and kind, which follow the progress.
+/// Reads position, key and kind, which follow the progress.
 pub(super) fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
     let id: Fixed<U256> = row.get(PROGRESS_COLUMNS + 1)?;
     let kind: String = row.get(PROGRESS_COLUMNS + 3)?;
@@ -90,7 +89,7 @@ pub(super) fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey
     Ok((Position(row.get(PROGRESS_COLUMNS)?), key, kind))
 }
 
-/// The six columns of an event, from this one on.
+/// Reads the six columns of an event, beginning with column `first`.
 pub(super) fn read_event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
     let topics: Vec<u8> = row.get(first + 4)?;
     Ok(Event {
@@ -176,7 +175,7 @@ pub(super) fn begun_after(
         .optional()
 }
 
-/// Ids and blocks of the requests that were stored last, from the oldest to the newest.
+/// Ids and blocks of the requests that were stored last, oldest first.
 pub(super) fn newest_ids(
     connection: &Connection,
     contract: Origin,
@@ -192,7 +191,7 @@ pub(super) fn newest_ids(
     Ok(newest)
 }
 
-/// Which ids of requests are known. Rows that nobody can read are left out.
+/// The known ids of requests. Rows with an unknown counter are left out.
 pub(super) fn seen_ids(connection: &Connection, contract: Origin) -> rusqlite::Result<Vec<IdRun>> {
     let mut select = connection.prepare_cached(sql::SELECT_SEEN_IDS)?;
     let runs = select.query_map([contract], |row| {
@@ -204,7 +203,7 @@ pub(super) fn seen_ids(connection: &Connection, contract: Origin) -> rusqlite::R
     runs.filter_map(Result::transpose).collect()
 }
 
-/// Whether requests of these ids were answered.
+/// Returns for each of these ids whether it was answered.
 pub(super) fn answered(
     connection: &Connection,
     contract: Origin,
@@ -267,7 +266,7 @@ pub(super) fn held(
             Ok((read_name(row)?, read_progress(row)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    // A reason of a newer version reads as "not held" everywhere.
+    // A hold with a reason of a newer version reads as "not held" everywhere.
     Ok(rows
         .into_iter()
         .filter_map(|((position, key, kind), progress)| {
@@ -276,7 +275,7 @@ pub(super) fn held(
         .collect())
 }
 
-/// Unfinished requests that are not held, oldest first, by name alone.
+/// Keys of the unfinished requests that are not held, oldest first.
 pub(super) fn unfinished_keys(
     connection: &Connection,
     contract: Origin,
@@ -302,7 +301,6 @@ pub(super) fn request(
         .optional()
 }
 
-/// Events of other requests with the same id.
 pub(super) fn namesakes(
     connection: &Connection,
     contract: Origin,
@@ -325,7 +323,7 @@ pub(super) fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransact
     })
 }
 
-/// A page of requests, each read by `read`, with the statement for those that are asked for.
+/// A page of requests, read with `read`. Binds the parameters that the statement of its [`Which`] needs.
 fn page<T>(
     connection: &Connection,
     contract: Origin,
@@ -374,7 +372,7 @@ pub(super) fn records(
     page(connection, contract, statement, listing, read_record)
 }
 
-/// All requests of this id.
+/// All requests with this id.
 pub(super) fn with_id(
     connection: &Connection,
     contract: Origin,
@@ -386,7 +384,7 @@ pub(super) fn with_id(
         .collect()
 }
 
-/// The oldest one without an outcome that is not held.
+/// The oldest request without an outcome that is not held.
 pub(super) fn oldest(
     connection: &Connection,
     contract: Origin,
@@ -484,7 +482,7 @@ pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row(sql::IS_EMPTY, [], |row| row.get(0))
 }
 
-/// Requests without an outcome, held ones included.
+/// The number of requests without an outcome, held ones included.
 pub(super) fn in_hand(connection: &Connection, contract: Origin) -> rusqlite::Result<u64> {
     connection.prepare_cached(sql::COUNT_IN_HAND)?.query_row([contract], |row| number(row, 0))
 }

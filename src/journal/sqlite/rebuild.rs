@@ -1,17 +1,17 @@
-//! A journal made anew from the chain, in place of one that is damaged or gone.
+//! Builds a journal anew from the chain, in place of one that is damaged or gone.
 //!
 //! ```text
 //! damaged -> set aside (renamed) -> nobody begins a new one -> rebuild: cursor before a block,
 //!                                                              and what the damaged one proves
 //! ```
 //!
-//! Nothing but the cursor is invented: the instance reads the chain from there on by its usual way,
-//! and what was answered before is found out at the contract, which takes each answer once.
+//! Only the cursor is chosen by the operator. The instance then reads the chain from there as always, and
+//! learns from the contract which requests were answered before: the contract takes one answer per signer.
 //!
-//! Transactions that the new journal does not know may still be on their way. Their nonces are given
-//! out again then; of two transactions with one nonce one is mined, and whichever it is, it brings an
-//! answer that the contract wants or refuses as known. The other's request is sent again. So what is
-//! salvaged saves gas and time, and nothing rests on it.
+//! Transactions that the new journal does not know may still be pending. Their nonces are then used again. Of
+//! two transactions with one nonce only one is mined: it brings an answer that the contract takes, or refuses
+//! as already known. The other request's answer is sent again. So what is salvaged saves gas and time;
+//! nothing depends on it.
 
 use std::path::{Path, PathBuf};
 
@@ -36,38 +36,38 @@ use crate::{
     machine::Machine,
 };
 
-/// What a rebuild did.
+/// The result of a rebuild.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rebuilt {
     pub path: PathBuf,
-    /// The block before the first one that is read.
+    /// The block before the first one that will be read.
     pub cursor: BlockRef,
     pub way: Way,
 }
 
-/// How it came to be.
+/// How the journal was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     /// There was none.
     Anew,
-    /// In place of a damaged one.
+    /// It replaces a damaged one.
     Salvaged {
         aside: PathBuf,
         /// Without an outcome.
         requests: usize,
         /// Signed, not known to be mined.
         transactions: usize,
-        /// The first block that has to be read again, as far as the damaged file tells.
+        /// The first block that must be read again, as far as the damaged file still tells.
         at_most: Option<u64>,
     },
-    /// It was in order: only its cursor went back, from here.
+    /// The journal was intact: only its cursor was moved back, from `before`.
     ReadAgain { before: Option<BlockRef> },
-    /// It was in order, and does not stand that far yet.
+    /// The journal was intact, and its cursor is still below the given one: nothing was changed.
     NotThere { before: BlockRef },
 }
 
-/// Makes the journal of `identity` anew, with this cursor. One that is in order keeps all it has and
-/// goes back to the cursor. Never one that somebody has open. Blocking.
+/// Builds the journal of `identity` with this cursor. An intact journal keeps its contents; only its cursor
+/// moves back. Fails if a process has the journal open. Blocking.
 pub fn rebuild(
     dir: &Path,
     identity: Identity,
@@ -108,7 +108,7 @@ pub fn rebuild(
     }))
 }
 
-/// Writes the cursor and what was salvaged.
+/// Writes the cursor and the salvaged rows.
 fn fill(
     connection: &mut Connection,
     Source { chain_id: chain, contract }: Source,
@@ -128,7 +128,7 @@ fn fill(
     transaction.commit()
 }
 
-/// The cursor of a journal that is in order, back to `cursor`.
+/// Moves the cursor of an intact journal back to `cursor`.
 fn go_back(
     connection: &mut Connection,
     contract: Address,

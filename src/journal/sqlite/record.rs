@@ -1,8 +1,8 @@
-//! The disk format: how the domain's words become columns and come back. No SQL and no I/O here.
+//! The disk format: converts the domain's types into columns and back. No SQL and no I/O here.
 //!
-//! Names in the `stage`, `hold_reason`, `kind` and `outcome` columns are the stable names of the
-//! domain, so that an operator reads them with plain `sqlite3`. Numbers are stored as `SQLite`'s
-//! signed 64 bits; above `i64::MAX` (which no chain reaches) they saturate.
+//! The columns `stage`, `hold_reason`, `kind` and `outcome` contain the domain's stable names, so that an
+//! operator can read them with plain `sqlite3`. Numbers are stored as `SQLite`'s signed 64 bits and saturate
+//! at `i64::MAX` (which no chain reaches).
 
 use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 
@@ -15,7 +15,7 @@ use crate::{
     journal::progress::{Held, LONGEST_ERROR},
 };
 
-/// The step's name for the log: its contents may be large.
+/// The step's name for logs. Its contents may be large.
 pub(super) fn step_name(step: &Step) -> &'static str {
     match step {
         Step::Asked => "asked",
@@ -30,13 +30,14 @@ pub(super) fn step_name(step: &Step) -> &'static str {
     }
 }
 
-/// A text as stored, perhaps by a version that took others' words as they came.
+/// A text as stored, bounded again: an earlier version may have stored texts of other programs without a
+/// bound.
 pub(super) fn told(text: Option<String>) -> Option<String> {
     text.map(|text| excerpt(LONGEST_ERROR + 1, text))
 }
 
-/// A hold as stored. A reason this version does not know reads as "not held": the request is
-/// tried again and the reason found anew.
+/// A hold as stored. A reason that this version does not know reads as "not held": the request is tried
+/// again, and the reason is found again.
 pub(super) fn held_from_columns(
     reason: Option<&str>,
     detail: Option<String>,
@@ -47,11 +48,11 @@ pub(super) fn held_from_columns(
     Some(Held { hold, since_ms: since_ms.unwrap_or_default() })
 }
 
-/// An outcome in the shape of its columns.
+/// The columns of an outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OutcomeColumns {
     pub name: Option<String>,
-    /// The refusal's name.
+    /// The name of the refusal.
     pub refusal: Option<String>,
     pub detail: Option<String>,
     pub transaction: Option<B256>,
@@ -85,8 +86,8 @@ impl From<&Outcome> for OutcomeColumns {
 }
 
 impl OutcomeColumns {
-    /// The outcome, `None` if there is none yet. An unknown or half-written one is an error: a
-    /// settled request must not be taken for an open one.
+    /// Reads the outcome. `None`: there is none yet. An unknown or incomplete outcome is an error: a settled
+    /// request must not be taken for an open one.
     pub(super) fn read(self) -> Result<Option<Outcome>, String> {
         let Some(name) = self.name else { return Ok(None) };
         let outcome = match (name.as_str(), self.refusal.as_deref(), self.transaction, self.block) {
@@ -126,12 +127,12 @@ impl FromSql for Number {
     }
 }
 
-/// A source as the `contract` columns name it: a contract on the journal's own chain by its address alone,
-/// one on another chain behind that chain's id (8 bytes, big-endian).
+/// A source as stored in the `contract` columns. A contract on the journal's own chain is its address alone;
+/// one on another chain is that chain's id (8 bytes, big-endian) followed by its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     bytes: [u8; 28],
-    /// Where what is written of them begins.
+    /// The index at which the stored bytes begin.
     from: usize,
 }
 
@@ -144,12 +145,12 @@ impl Origin {
         Self { bytes, from: if source.chain_id == home { 8 } else { 0 } }
     }
 
-    /// On the journal's own chain.
+    /// A contract on the journal's own chain.
     pub fn home(contract: Address) -> Self {
         Self::of(Source { chain_id: 0, contract }, 0)
     }
 
-    /// What stands before the address: nothing on the journal's own chain.
+    /// The prefix before the address: empty on the journal's own chain.
     pub fn chain(&self) -> &[u8] {
         &self.bytes[self.from..8]
     }
@@ -161,7 +162,7 @@ impl ToSql for Origin {
     }
 }
 
-/// Fixed bytes as a blob of exactly their length.
+/// Fixed bytes, stored as a blob of exactly their length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fixed<T>(pub T);
 
@@ -190,7 +191,7 @@ impl FromSql for Fixed<Address> {
 }
 
 impl ToSql for Fixed<U256> {
-    /// 32 bytes big-endian, so that ids sort as numbers.
+    /// 32 bytes, big-endian, so that ids sort as numbers.
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Owned(Value::Blob(self.0.to_be_bytes::<32>().to_vec())))
     }
@@ -202,7 +203,7 @@ impl FromSql for Fixed<U256> {
     }
 }
 
-/// A key out of its two columns; both or none.
+/// A key from its two columns. `None` unless both are set.
 pub(super) fn key_from_columns(
     id: Option<Fixed<U256>>,
     content: Option<Fixed<B256>>,
@@ -210,7 +211,7 @@ pub(super) fn key_from_columns(
     Some(RequestKey { id: id?.0, content: content?.0 })
 }
 
-/// A block out of its two columns; both or none.
+/// A block from its two columns. `None` unless both are set.
 pub(super) fn block_from_columns(
     number: Option<Number>,
     hash: Option<Fixed<B256>>,
@@ -223,13 +224,12 @@ pub(super) fn topics_to_blob(topics: &[B256]) -> Vec<u8> {
     topics.iter().flat_map(|topic| topic.0).collect()
 }
 
-/// The topics of [`topics_to_blob`]; `None` if the length is no multiple of 32.
+/// The inverse of [`topics_to_blob`]. `None` if the length is no multiple of 32.
 pub(super) fn topics_from_blob(blob: &[u8]) -> Option<Vec<B256>> {
     let (words, rest) = blob.as_chunks::<32>();
     rest.is_empty().then(|| words.iter().map(|word| B256::from(*word)).collect())
 }
 
-/// Bytes of a blob column.
 pub(super) fn bytes(blob: Vec<u8>) -> Bytes {
     Bytes::from(blob)
 }

@@ -1,9 +1,9 @@
-//! What a damaged journal still proves. Read from a file that was set aside, and never written to.
+//! Recovers what a damaged journal still proves. Reads a file that was set aside; never writes to it.
 //!
-//! Nothing is taken on the file's word. A signed transaction proves itself: its bytes hash to its
-//! name and carry the wallet's signature over its nonce and calldata. A request proves itself: its
-//! event hashes to its key. Stages, answers and outcomes prove nothing and stay behind: what they say
-//! is asked again of the Core and of the contract.
+//! Nothing is believed because the file says it. A signed transaction proves itself: its bytes hash to its
+//! hash and carry the wallet's signature over its nonce and calldata. A request proves itself: its event
+//! hashes to its key. Stages, answers and outcomes prove nothing and are not recovered: the Core and the
+//! contract are asked again.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     journal::Identity,
 };
 
-/// What could be read of it.
+/// What could be recovered.
 #[derive(Debug, Default)]
 pub(super) struct Salvage {
     /// Signed and not known to be mined, oldest first.
@@ -35,7 +35,7 @@ pub(super) struct Salvage {
     pub requests: Vec<Arrival>,
 }
 
-/// Takes what proves itself out of the damaged `file`.
+/// Recovers the rows of the damaged `file` that prove themselves.
 pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Salvage {
     let Ok(connection) = open(file) else { return Salvage::default() };
     let mined: BTreeSet<u64> = rows(&connection, sql::SALVAGE_MINED, contract, |row| {
@@ -77,8 +77,8 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
     }
 }
 
-/// The first block that has to be read again, by what can be read of a damaged `file`: its oldest
-/// unanswered request, or where its cursor stood.
+/// The first block that must be read again, as far as the damaged `file` can be read: the block of its oldest
+/// unanswered request, or the block after its cursor.
 pub(super) fn first_block(file: &Path, contract: Address) -> Option<u64> {
     let connection = open(file).ok()?;
     let number = |statement| -> rusqlite::Result<Option<Number>> {
@@ -94,7 +94,7 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
     schema::connect_to_look(file, Duration::ZERO)
 }
 
-/// All rows that can be read: from the oldest on up to the first damage, and from the newest back.
+/// All rows that can be read: forwards up to the first damage, then backwards from the end.
 fn rows<T>(
     connection: &Connection,
     statement: &str,
@@ -111,7 +111,7 @@ fn rows<T>(
         let Ok(mut rows) = statement.query(if wants == 0 { &[] } else { all }) else { continue };
         let whole = loop {
             match rows.next() {
-                // A row that makes no sense is left out; those behind it may.
+                // Skip a row that makes no sense: later rows may be readable.
                 Ok(Some(row)) => found.extend(read(row).ok()),
                 Ok(None) => break true,
                 Err(_) => break false,
@@ -124,14 +124,15 @@ fn rows<T>(
     found
 }
 
-/// Whether these are bytes that our wallet signed, for this nonce and this request.
+/// Returns whether the wallet signed these bytes, for this nonce and this request.
 fn proves_itself(transaction: &SignedTransaction, identity: Identity) -> bool {
     if keccak256(&transaction.raw) != transaction.hash {
         return false;
     }
     let Ok(decoded) = TxEnvelope::decode_2718(&mut transaction.raw.as_ref()) else { return false };
     let is_signed = decoded.recover_signer().is_ok_and(|signer| signer == identity.wallet);
-    // An answer begins with a selector and the id. An id of another request would settle that one.
+    // The calldata of an answer is a selector, then the request's id. With another id it would settle another
+    // request.
     let answers = transaction.request.is_none_or(|request| {
         decoded.input().get(4..36).is_some_and(|id| id == request.id.to_be_bytes::<32>())
     });

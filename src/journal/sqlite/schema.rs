@@ -1,24 +1,24 @@
-//! The tables, their versions, and how a connection is set up.
+//! The tables, their versions, and the settings of each connection.
 //!
-//! `PRAGMA user_version` counts the migrations a file has seen. Migrations only go forward, each
-//! file of a newer version is refused. A new name in a name column (a kind, an outcome) that an
-//! older program could not read needs a new version too, even if no table changes.
+//! `PRAGMA user_version` counts the migrations that a file has seen. Migrations only go forward; a file of a
+//! newer version is refused. A new name in a name column (a kind, an outcome) that an older program could not
+//! read needs a new version too, even if no table changes.
 //!
-//! Layout: `requests` holds what changes and what scans read; the immutable event and the answer's
-//! bytes have tables of their own under the same `seq`, so that a step rewrites a few hundred bytes
-//! and no scan drags blobs along. `seq` grows in the order of arrival.
+//! Layout: `requests` contains the columns that change and that scans read. The immutable event and the
+//! answer's bytes have tables of their own under the same `seq`. So a step rewrites a few hundred bytes, and
+//! scans do not read blobs. `seq` grows in the order of arrival.
 
 use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-/// "KMSJ": tells our files from other databases (`file`, `PRAGMA application_id`).
+/// "KMSJ": identifies our files among other databases (`file`, `PRAGMA application_id`).
 pub(super) const APPLICATION_ID: i32 = 0x4b4d_534a;
 
 /// One entry per schema version, oldest first. Released entries never change.
 pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7, V8];
 
-/// A wallet has nonces on each chain. Until here there was one.
+/// A wallet has nonces on each chain. Before, there was one chain only.
 const V8: &str = "
 ALTER TABLE transactions ADD COLUMN chain INTEGER NOT NULL DEFAULT 0;
 UPDATE transactions SET chain = coalesce((SELECT chain_id FROM identity), 0);
@@ -29,9 +29,10 @@ CREATE INDEX transactions_open ON transactions (chain, nonce)
     WHERE mined_block_number IS NULL AND given_up IS NULL;
 ";
 
-/// Blocks up to the cursor whose logs nobody could prove, and up to where all were read twice. Which ids
-/// of requests are known: a hole is a request that somebody hides. Up to which block answers may have
-/// been given of which nothing is known: before the journal began, and before it was found to lack some.
+/// `unproven`, `read_twice`: blocks up to the cursor whose logs nobody could prove, and the block up to which
+/// all were read twice. `seen_ids`: the known ids of requests; a gap is a request that a node hides.
+/// `forgotten`: the block up to which answers may have been given that this journal does not know: before it
+/// began, and before it was found to lack some.
 const V7: &str = "
 ALTER TABLE cursors ADD COLUMN read_twice INTEGER;
 CREATE TABLE unproven (
@@ -59,8 +60,8 @@ INSERT INTO forgotten SELECT contract, begun_after FROM cursors;
 CREATE INDEX skipped_by_age ON skipped_logs (skipped_at);
 ";
 
-/// Transactions are found by nonce and hash: an index by hash alone is written all over for every
-/// commit, and the more the larger it is.
+/// Transactions are found by nonce and hash. An index by hash alone is rewritten all over at every commit,
+/// and costs more the larger it is.
 const V6: &str = "
 CREATE TABLE moved (
     seq INTEGER PRIMARY KEY,
@@ -92,7 +93,7 @@ CREATE INDEX transactions_by_age ON transactions (signed_at);
 /// No table changes: `observed` is an outcome that older versions cannot read.
 const V5: &str = "";
 
-/// Why a transaction will not be mined; such a one is not followed.
+/// Why a transaction will not be mined. Such a transaction is not followed any more.
 const V4: &str = "
 ALTER TABLE transactions ADD COLUMN given_up TEXT;
 DROP INDEX transactions_open;
@@ -100,7 +101,7 @@ CREATE INDEX transactions_open ON transactions (nonce)
     WHERE mined_block_number IS NULL AND given_up IS NULL;
 ";
 
-/// Which instance keeps the journal: at most one row.
+/// The instance that keeps the journal: at most one row.
 const V3: &str = "
 CREATE TABLE keeper (
     name TEXT NOT NULL,
@@ -108,7 +109,7 @@ CREATE TABLE keeper (
 ) STRICT;
 ";
 
-/// Time that counts towards the expiry of a request, in milliseconds.
+/// Time that counts towards a request's expiry, in milliseconds.
 const V2: &str = "ALTER TABLE requests ADD COLUMN worked INTEGER NOT NULL DEFAULT 0;";
 
 const V1: &str = "
@@ -207,37 +208,37 @@ CREATE TABLE skipped_logs (
 ) STRICT;
 ";
 
-/// How long a write waits for an operator's `sqlite3` that holds the file locked.
+/// How long a write waits for an operator's `sqlite3` that has the file locked.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What `PRAGMA user_version` and `application_id` say about a file.
+/// What `PRAGMA user_version` and `application_id` tell about a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Version {
-    /// Ours, and at most as new as we are: how many migrations it has seen.
+    /// One of our files, not newer than this program: the number of migrations it has seen.
     Known(usize),
-    /// A database with nothing in it. No journal ever is one under its own name: it has its tables before
-    /// it gets that.
+    /// A database without tables. A journal never is one under its final name: it gets its tables before that
+    /// name.
     Empty,
     /// Written by a newer program: its version.
     Newer(i64),
-    /// A database, but not one of ours.
+    /// A database of another program.
     NotOurs,
 }
 
-/// The writing connection to a new file, which is empty. No journal is begun so under its own name: a crash
-/// in between leaves what cannot be told from one that lost what it had.
+/// The writing connection to a new, empty file. Never used under the final name: after a crash, a journal in
+/// the making could not be told from one that lost its contents.
 pub(super) fn connect_to_begin(path: &Path) -> rusqlite::Result<Connection> {
     set_up_writer(Connection::open_with_flags(path, READ_WRITE)?)
 }
 
-/// The one writing connection.
+/// The writing connection. There is one.
 pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     set_up_writer(connect(path, READ_WRITE)?)
 }
 
 fn set_up_writer(connection: Connection) -> rusqlite::Result<Connection> {
     set_up(&connection)?;
-    // FULL: every commit is on the platter (fsync of the WAL) before it counts.
+    // FULL: every commit is on disk (fsync of the WAL) before it counts.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -1536)?; // KiB
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?; // pages: about 4 MiB
@@ -246,13 +247,13 @@ fn set_up_writer(connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// What is committed counts without an fsync: for a machine that never fails as a whole.
+/// Commits count without an fsync: for a simulated machine that never fails as a whole.
 pub(super) fn never_sync(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "OFF")
 }
 
-/// The reading connection. Opened read-write with `query_only`, so that whichever connection
-/// closes last can fold the WAL back into the file.
+/// The reading connection. Opened read-write with `query_only`, so that whichever connection closes last can
+/// checkpoint the WAL.
 pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, READ_WRITE)?;
     set_up(&connection)?;
@@ -261,23 +262,22 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A connection of somebody who only looks, and waits so long for a writer.
+/// A read-only connection for inspection, which waits for a writer up to `patience`.
 pub(super) fn connect_to_look(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     let connection = connect(path, READ_ONLY)?;
     connection.busy_timeout(patience)?;
     Ok(connection)
 }
 
-// NO_MUTEX: a connection is owned by one thread at a time. No CREATE: who makes a file makes it with its
-// mode.
+// NO_MUTEX: one thread at a time owns a connection. No CREATE: files are created elsewhere, with their mode.
 const READ_WRITE: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 const READ_ONLY: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
-/// Opens a file that has something in it. `SQLite` takes one of no bytes for a new database, also where it
-/// only reads, and removes the log beside it: all that may be left of what somebody emptied. Of a pipe it
-/// would wait for whoever writes.
+/// Opens a file that has contents. `SQLite` takes an empty file for a new database, even read-only, and
+/// removes the log beside it, which may be all that is left of a journal that somebody emptied. A pipe is
+/// refused, because opening one would block.
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => Err(no_file()),
@@ -296,7 +296,7 @@ fn emptied() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some(EMPTIED.to_owned()))
 }
 
-/// What is told of a file that lost all it had.
+/// The damage reported for a file without contents.
 pub(super) const EMPTIED: &str = "it is empty: all it had is gone";
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
@@ -319,8 +319,8 @@ pub(super) fn version(connection: &Connection, known: &[&str]) -> rusqlite::Resu
     Ok(if empty { Version::Empty } else { Version::NotOurs })
 }
 
-/// Whether this is one of our files, and of a version that knows its keeper. One that lost all it had is
-/// an error: it may be.
+/// Returns whether this is one of our files, of a version that records its keeper. A file without contents is
+/// an error, because it may have been one.
 pub(super) fn has_keepers(connection: &Connection) -> rusqlite::Result<bool> {
     if version(connection, MIGRATIONS)? == Version::Empty {
         return Err(emptied());
@@ -329,12 +329,12 @@ pub(super) fn has_keepers(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(pragma("application_id")? == i64::from(APPLICATION_ID) && pragma("user_version")? >= 3)
 }
 
-/// Switches to WAL and brings the tables to the last of `migrations`, all or nothing.
+/// Switches to WAL and applies the missing migrations, all or none.
 pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if !mode.eq_ignore_ascii_case("wal") {
-        // The promise of one fsync per commit and of readers beside the writer rests on it.
+        // One fsync per commit, and readers beside the writer, depend on WAL.
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
             Some(format!("the filesystem cannot hold a write-ahead log (mode is {mode})")),
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(before.len(), 3);
         migrate(&mut connection, MIGRATIONS).unwrap();
         assert_eq!(read(&connection), before);
-        // Nothing is stored twice: neither was it before.
+        // Both schemas refuse a duplicate.
         connection.execute_batch(&insert.replace("(3, ", "(13, ")).unwrap_err();
         assert_eq!(read(&connection), before);
     }

@@ -1,4 +1,4 @@
-//! The SQL, in one place, so that a test can ask the planner which index each scan uses.
+//! The SQL, in one place, so that a test can ask the query planner which index each scan uses.
 
 /// `?1` contract, `?2` id, `?3` content, `?4` kind, `?5` now.
 pub(super) const INSERT_REQUEST: &str = "
@@ -10,12 +10,12 @@ INSERT INTO events
     (seq, block_number, block_hash, transaction_hash, log_index, topics, data)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-/// The event of a reorganised chain: its topics and data are the key, so they stay.
+/// After a reorganisation the event is in another block. Topics and data are the key, so they stay.
 pub(super) const MOVE_EVENT: &str = "
 UPDATE events SET block_number = ?2, block_hash = ?3, transaction_hash = ?4, log_index = ?5
 WHERE seq = ?1";
 
-/// It has not ended any more.
+/// Removes the outcome.
 pub(super) const REOPEN: &str = "
 UPDATE requests SET settled_at = NULL, outcome = NULL, refusal = NULL, outcome_detail = NULL,
     outcome_transaction = NULL, outcome_block_number = NULL, outcome_block_hash = NULL
@@ -35,17 +35,17 @@ ON CONFLICT (contract) DO UPDATE SET number = excluded.number, hash = excluded.h
 
 pub(super) const SELECT_CURSOR: &str = "SELECT number, hash FROM cursors WHERE contract = ?1";
 
-/// Up to where all was read twice, if that is known.
+/// The block up to which all were read twice, if that is known.
 pub(super) const SELECT_READ_TWICE: &str = "SELECT read_twice FROM cursors WHERE contract = ?1";
 
-/// The list is small, and replaced as a whole.
+/// The list is small, and is replaced as a whole.
 pub(super) const FORGET_UNPROVEN: &str = "DELETE FROM unproven WHERE contract = ?1";
 pub(super) const PUT_UNPROVEN: &str = "
 INSERT INTO unproven (contract, first, last, hash, since) VALUES (?1, ?2, ?3, ?4, ?5)";
 pub(super) const SELECT_UNPROVEN: &str = "
 SELECT first, last, hash, since FROM unproven WHERE contract = ?1 ORDER BY first";
 
-/// Which ids of requests are known: a counter's tag, its numbers and their blocks.
+/// The known ids of requests: a counter's tag, its ranges and their blocks.
 pub(super) const SELECT_SEEN_IDS: &str = "
 SELECT counter, first, last, first_block, last_block FROM seen_ids WHERE contract = ?1";
 pub(super) const DELETE_SEEN_IDS: &str = "DELETE FROM seen_ids WHERE contract = ?1";
@@ -53,29 +53,30 @@ pub(super) const INSERT_SEEN_IDS: &str = "
 INSERT INTO seen_ids (contract, counter, first, last, first_block, last_block)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-/// Whether there is a request `?2` of contract `?1`, and whether one of that id was answered.
+/// The number of requests of contract `?1` with id `?2`, and how many of them were answered.
 pub(super) const SELECT_ANSWERED: &str = "
 SELECT count(*), coalesce(sum(outcome IN ('accepted', 'already_answered')
     OR (outcome IS NULL AND stage = 'submitted')), 0)
 FROM requests WHERE contract = ?1 AND id = ?2";
 
-/// Up to which block answers may have been given without this journal.
+/// The block up to which answers may have been given that this journal does not know.
 pub(super) const SELECT_FORGOTTEN: &str = "SELECT up_to FROM forgotten WHERE contract = ?1";
 pub(super) const FORGET: &str = "
 INSERT INTO forgotten (contract, up_to) VALUES (?1, ?2)
 ON CONFLICT (contract) DO UPDATE SET up_to = max(up_to, excluded.up_to)";
 
-/// The first cursor's number: no later cursor changes it.
-/// Of the contract that was read last.
+/// The blocks read for the contract whose cursor moved last: the number of its first cursor, which no later
+/// cursor changes, and its cursor.
 pub(super) const SELECT_LAST_CURSOR: &str = "\
 SELECT begun_after, number, hash FROM cursors ORDER BY moved_at DESC LIMIT 1";
 pub(super) const SELECT_BEGUN_AFTER: &str = "SELECT begun_after FROM cursors WHERE contract = ?1";
 
-/// Nothing up to `?2` is read, instead of up to a later block.
+/// Lowers the block after which reading began to at most `?2`.
 pub(super) const BEGIN_EARLIER: &str = "
 UPDATE cursors SET begun_after = min(begun_after, ?2) WHERE contract = ?1";
 
-/// Of a damaged file: by the tables alone, an index may be the damage. An order is put behind.
+/// For a damaged file: reads the tables only, because the damage may be in an index. The caller appends the
+/// sort order.
 pub(super) const SALVAGE_MINED: &str = "
 SELECT t.nonce FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NOT NULL
 ORDER BY t.seq";
@@ -85,7 +86,7 @@ SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq
 FROM transactions t NOT INDEXED
 WHERE t.mined_block_number IS NULL AND t.given_up IS NULL ORDER BY t.seq";
 
-/// Of a file that nobody brought to version 4 before it was damaged.
+/// For a damaged file of a version before 4.
 pub(super) const SALVAGE_TRANSACTIONS_V1: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq
 FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NULL ORDER BY t.seq";
@@ -97,7 +98,7 @@ SELECT r.seq, r.id, r.content, e.block_number, e.block_hash, e.transaction_hash,
 FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 AND r.outcome IS NULL ORDER BY r.seq";
 
-/// The requests that were stored last, the newest one first. `?1` contract, `?2` how many.
+/// The requests that were stored last, newest first. `?1` contract, `?2` limit.
 pub(super) const NEWEST_IDS: &str = "
 SELECT r.id, e.block_number FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 ORDER BY r.seq DESC LIMIT ?2";
@@ -106,7 +107,7 @@ pub(super) const OLDEST_UNFINISHED: &str = "
 SELECT min(e.block_number) FROM requests r NOT INDEXED CROSS JOIN events e ON e.seq = r.seq
 WHERE r.contract = ?1 AND r.outcome IS NULL";
 
-/// The columns of a `Progress`, in the order `read_progress` takes them.
+/// The columns of a `Progress`, in the order in which `read_progress` reads them.
 macro_rules! progress_columns {
     () => {
         "r.stage, r.hold_reason, r.hold_detail, r.held_since, r.attempts, r.last_error,
@@ -116,7 +117,7 @@ macro_rules! progress_columns {
     };
 }
 
-/// How many columns `progress_columns` names.
+/// The number of columns in `progress_columns`.
 pub(super) const PROGRESS_COLUMNS: usize = 19;
 
 pub(super) const SELECT_PROGRESS: &str = concat!(
@@ -125,7 +126,7 @@ pub(super) const SELECT_PROGRESS: &str = concat!(
     ", r.seq, r.kind FROM requests r WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 
-/// The same with the block it is in.
+/// The same, with the hash of the event's block.
 pub(super) const SELECT_PLACE: &str = concat!(
     "SELECT ",
     progress_columns!(),
@@ -133,7 +134,7 @@ pub(super) const SELECT_PLACE: &str = concat!(
      WHERE r.contract = ?1 AND r.id = ?2 AND r.content = ?3"
 );
 
-/// Whose answer transaction `?2` of nonce `?1` brought.
+/// The request whose answer transaction `?2` with nonce `?1` brought.
 pub(super) const SELECT_ANSWERED_BY: &str = concat!(
     "SELECT ",
     progress_columns!(),
@@ -142,7 +143,7 @@ pub(super) const SELECT_ANSWERED_BY: &str = concat!(
      WHERE t.nonce = ?1 AND t.hash = ?2"
 );
 
-/// Leaves the columns of a settled request alone, and with them its indexes.
+/// Does not touch the columns of a settled request, nor their indexes.
 pub(super) const ADVANCE: &str = "
 UPDATE requests SET stage = ?2, hold_reason = ?3, hold_detail = ?4, held_since = ?5,
     attempts = ?6, last_error = ?7, submitted_transaction = ?8, asked_at = ?9, answered_at = ?10,
@@ -190,7 +191,7 @@ macro_rules! unfinished {
     };
 }
 
-/// Pages: `?1` contract, `?2` the last position seen, `?3` how many.
+/// Pages: `?1` contract, `?2` the last position seen, `?3` limit.
 pub(super) const UNFINISHED: &str =
     unfinished!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
 pub(super) const UNFINISHED_NOT_HELD: &str = unfinished!(
@@ -205,7 +206,7 @@ pub(super) const REQUEST: &str = unfinished!("r.contract = ?1 AND r.id = ?2 AND 
 pub(super) const NAMESAKES: &str =
     unfinished!("r.contract = ?1 AND r.id = ?2 AND r.content <> ?3 LIMIT 8");
 
-/// Ended without an answer, since `?4`: what an operator may want to open again.
+/// Ended without an answer since `?4`: the requests that an operator may want to open again.
 macro_rules! ended {
     () => {
         "r.seq IN (SELECT seq FROM requests INDEXED BY requests_settled
@@ -215,7 +216,7 @@ macro_rules! ended {
     };
 }
 
-/// The plus keeps the planner from an index by contract, which would have to be sorted.
+/// The plus keeps the planner from using an index by contract, whose result would have to be sorted.
 macro_rules! all {
     () => {
         "+r.contract = ?1 AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
@@ -226,7 +227,7 @@ pub(super) const ENDED: &str = unfinished!(ended!());
 pub(super) const ALL: &str = unfinished!(all!());
 pub(super) const BY_ID: &str = unfinished!("r.contract = ?1 AND r.id = ?2 ORDER BY r.content");
 
-/// Without what is large in event and answer.
+/// Without the large columns of event and answer.
 macro_rules! listed {
     ($filter:expr) => {
         concat!(
@@ -241,7 +242,7 @@ macro_rules! listed {
 
 pub(super) const LISTED_UNFINISHED: &str =
     listed!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
-/// The oldest one that is not held.
+/// The oldest request that is not held.
 pub(super) const LISTED_OLDEST: &str = listed!(
     "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL ORDER BY r.seq LIMIT 1"
 );
@@ -254,7 +255,7 @@ pub(super) const LISTED_ALL: &str = listed!(all!());
 pub(super) const LATEST_CONTRACT: &str = "
 SELECT contract FROM cursors WHERE length(contract) = 20 ORDER BY moved_at DESC LIMIT 1";
 
-/// Without event and answer: what an operator asks for.
+/// Without event and answer.
 pub(super) const HELD: &str = concat!(
     "SELECT ",
     progress_columns!(),
@@ -262,14 +263,13 @@ pub(super) const HELD: &str = concat!(
      WHERE r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
 );
 
-/// Of which nothing is known but that it is not held: `?1` contract, `?2` the last position seen, `?3`
-/// how many.
+/// Unfinished and not held, keys only: `?1` contract, `?2` the last position seen, `?3` limit.
 pub(super) const UNFINISHED_KEYS: &str = "
 SELECT r.seq, r.id, r.content FROM requests r
 WHERE r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL AND r.seq > ?2
 ORDER BY r.seq LIMIT ?3";
 
-/// A mined transaction closes its nonce for all that share it. `?1` chain.
+/// A mined transaction closes its nonce for all transactions with that nonce. `?1` chain.
 pub(super) const OPEN_TRANSACTIONS: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
 WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
@@ -277,7 +277,7 @@ WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up IS NULL AND N
     WHERE m.chain = ?1 AND m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
 ORDER BY t.nonce, t.seq";
 
-/// The last `?1` nonces with a mined transaction of chain `?2`.
+/// Mined transactions of chain `?2` with one of the last `?1` nonces.
 pub(super) const RECENTLY_MINED: &str = "
 SELECT nonce, hash, mined_block_number, mined_block_hash FROM transactions
 WHERE chain = ?2 AND mined_block_number IS NOT NULL AND nonce > (
@@ -285,7 +285,7 @@ WHERE chain = ?2 AND mined_block_number IS NOT NULL AND nonce > (
     ORDER BY m.nonce DESC LIMIT 1) - ?1
 ORDER BY nonce";
 
-/// What is recorded and not given up for nonce `?1`, where transaction `?2` is: a few rows.
+/// The transactions recorded for nonce `?1` and not given up, if transaction `?2` is one of them: a few rows.
 pub(super) const RECORDED_WITH: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content
 FROM transactions own CROSS JOIN transactions t ON t.nonce = own.nonce
@@ -311,14 +311,14 @@ SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_nu
 FROM transactions t
 WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
 
-/// A nonce that every node refused, or that the chain does not come to, is free, unless other bytes
-/// were recorded for it. `?1` chain.
+/// The highest nonce in use. A nonce is free if every node refused its transaction, or if the chain does not
+/// reach it, unless other bytes were recorded for it. `?1` chain.
 pub(super) const HIGHEST_NONCE: &str = "
 SELECT (SELECT nonce FROM transactions
     WHERE chain = ?1 AND (given_up IS NULL OR given_up NOT IN ('rejected', 'stranded'))
     ORDER BY nonce DESC LIMIT 1)";
 
-/// Given up beyond a gap that the chain `?1` has not come to.
+/// Given up because of a gap below that chain `?1` has not closed.
 pub(super) const STRANDED_TRANSACTIONS: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
 WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up = 'stranded'
@@ -331,17 +331,17 @@ pub(super) const COUNT_UNFINISHED: &str = "
 SELECT stage, hold_reason, count(*), min(arrived_at) FROM requests
 WHERE contract = ?1 AND outcome IS NULL GROUP BY stage, hold_reason";
 
-/// The oldest request that is tried again and again.
+/// The oldest request that has failed before and is tried again.
 pub(super) const OLDEST_FAILING: &str = "
 SELECT arrived_at, last_error FROM requests INDEXED BY requests_unfinished
 WHERE contract = ?1 AND outcome IS NULL AND hold_reason IS NULL AND last_error IS NOT NULL
 ORDER BY seq LIMIT 1";
 
-/// Looks at unfinished requests only, however many are settled.
+/// Reads unfinished requests only, however many are settled.
 pub(super) const COUNT_IN_HAND: &str =
     "SELECT count(*) FROM requests WHERE contract = ?1 AND outcome IS NULL";
 
-/// Reads each unfinished request, and none that is settled.
+/// Reads unfinished requests only, however many are settled.
 pub(super) const COUNT_STANDINGS: &str = "
 SELECT kind, stage, hold_reason, count(*), min(arrived_at)
 FROM requests INDEXED BY requests_unfinished
@@ -358,24 +358,24 @@ pub(super) const SELECT_KEEPER: &str = "SELECT name, kept_at FROM keeper";
 pub(super) const DELETE_KEEPER: &str = "DELETE FROM keeper";
 pub(super) const INSERT_KEEPER: &str = "INSERT INTO keeper (name, kept_at) VALUES (?1, ?2)";
 
-/// Of whatever chain.
+/// On any chain.
 pub(super) const HAS_OPEN_TRANSACTIONS: &str = "
 SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
 WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m
     WHERE m.chain = t.chain AND m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
 
-/// Before version 8.
+/// For versions before 8.
 pub(super) const HAS_OPEN_TRANSACTIONS_V3: &str = "
 SELECT EXISTS (SELECT 1 FROM transactions t INDEXED BY transactions_open
 WHERE t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m WHERE m.nonce = t.nonce AND m.mined_block_number IS NOT NULL))";
 
-/// What a new wallet takes over from the one before, attached as `old`: `?1` contract, `?2` a block.
+/// Copies the requests that a new wallet takes over from the journal of the earlier one, attached as `old`:
+/// `?1` contract, `?2` a block.
 ///
-/// Where a transaction of the old wallet was under way the answer stands, and is sent by the new one.
-/// What is settled comes along where it is young: the last blocks are read again, and would show it as
-/// new.
+/// A submitted request becomes answered: the new wallet sends the answer again. Settled requests of blocks
+/// after `?2` are copied too: these blocks are read again, and would otherwise show them as new.
 pub(super) const INHERIT_REQUESTS: &str = "
 INSERT INTO main.requests (contract, id, content, kind, stage, attempts, last_error, hold_reason,
     hold_detail, held_since, arrived_at, asked_at, answered_at, worked, settled_at, outcome,
@@ -397,7 +397,7 @@ CROSS JOIN old.requests o ON o.contract = n.contract AND o.id = n.id AND o.conte
 CROSS JOIN old.events e ON e.seq = o.seq
 WHERE n.contract = ?1 ON CONFLICT DO NOTHING";
 
-/// Also of settled ones: a reorganisation may open them again.
+/// Also of settled requests: a reorganisation may open them again.
 pub(super) const INHERIT_ANSWERS: &str = "
 INSERT INTO main.answers (seq, payload, signature, extra_data)
 SELECT n.seq, a.payload, a.signature, a.extra_data
@@ -424,14 +424,14 @@ pub(super) const IS_EMPTY: &str = "
 SELECT NOT EXISTS (SELECT 1 FROM cursors) AND NOT EXISTS (SELECT 1 FROM requests)
     AND NOT EXISTS (SELECT 1 FROM transactions)";
 
-/// Whether the row is of the chain `?4`, which is what stands before the address in its column.
+/// Whether the row's chain prefix is `?4` (the bytes before the address in its column).
 macro_rules! of_chain {
     () => {
         "substr(contract, 1, length(contract) - 20) = ?4"
     };
 }
 
-/// `?1` settled before, `?2` final block, `?3` how many, `?4` of which chain.
+/// `?1` settled before, `?2` final block, `?3` limit, `?4` chain prefix.
 pub(super) const OLD_REQUESTS: &str = concat!(
     "SELECT seq FROM requests
      WHERE outcome IS NOT NULL AND settled_at < ?1
@@ -446,7 +446,7 @@ pub(super) const DELETE_REQUEST: [&str; 3] = [
     "DELETE FROM requests WHERE seq = ?1",
 ];
 
-/// `?1` stored before, `?2` final block, `?3` how many, `?4` of which chain.
+/// `?1` stored before, `?2` final block, `?3` limit, `?4` chain prefix.
 pub(super) const DELETE_OLD_SKIPPED: &str = concat!(
     "DELETE FROM skipped_logs WHERE seq IN (
      SELECT seq FROM skipped_logs WHERE skipped_at < ?1 AND block_number <= ?2 AND ",
@@ -454,12 +454,13 @@ pub(super) const DELETE_OLD_SKIPPED: &str = concat!(
     " ORDER BY skipped_at LIMIT ?3)"
 );
 
-/// The highest nonce of chain `?2` that is mined for good: every nonce below it is as well.
+/// The highest nonce of chain `?2` that is mined for good. All nonces below it are too.
 pub(super) const HIGHEST_FINAL_NONCE: &str = "
 SELECT nonce FROM transactions WHERE chain = ?2 AND mined_block_number <= ?1 ORDER BY nonce DESC LIMIT 1";
 
-/// `?1` signed and settled before, `?2` final block, `?3` highest nonce, `?4` highest final nonce,
-/// `?5` how many, `?6` chain (the plus keeps the planner from an index by it). A row that was never mined below `?4` lost its nonce to another for good.
+/// `?1` signed and settled before, `?2` final block, `?3` highest nonce, `?4` highest final nonce, `?5`
+/// limit, `?6` chain (the plus keeps the planner from using an index by it). A transaction below nonce `?4`
+/// that was never mined has lost its nonce to another for good.
 pub(super) const OLD_TRANSACTIONS: &str = "
 SELECT t.seq FROM transactions t
 WHERE +t.chain = ?6 AND t.signed_at < ?1 AND t.nonce < ?3
@@ -472,7 +473,7 @@ ORDER BY t.signed_at LIMIT ?5";
 
 pub(super) const DELETE_TRANSACTION: &str = "DELETE FROM transactions WHERE seq = ?1";
 
-/// Each scan with the index it must use; none may sort.
+/// Each scan and the index it must use. None may sort.
 #[cfg(test)]
 pub(super) const SCANS: &[(&str, &str)] = &[
     (UNFINISHED, "requests_unfinished"),

@@ -1,11 +1,10 @@
-//! The open file: one connection that writes and one that reads, which WAL lets run beside a commit.
+//! The open file: one connection that writes and one that reads. With WAL, reads run beside a commit.
 //!
-//! One commit is one `SQLite` transaction over all its commands: all of it holds or none. There is no
-//! savepoint per command because no command can fail alone.
+//! One commit is one `SQLite` transaction over all its commands: all are stored or none. There is no
+//! savepoint per command, because no command can fail alone.
 //!
-//! A file that was deleted while it was open takes what is written with it when the process ends. So
-//! after each commit the names are looked at: if they are not those of the open files any more, the
-//! whole journal is written again.
+//! What is written to a deleted file is lost when the process ends. So after each commit the file's names are
+//! compared with the open files, and if the file was deleted, the whole journal is written again.
 
 use std::{
     fmt, fs,
@@ -32,12 +31,12 @@ use crate::{
     },
 };
 
-/// The writing connection. Dropping it closes the file, which folds the WAL back, and then gives the
-/// tenure back.
+/// The writing connection. Dropping it closes the file, which checkpoints the WAL, and then releases the
+/// tenure.
 pub struct SqliteStore {
-    // Dropped in this order.
+    // Fields are dropped in this order.
     pub(super) connection: Connection,
-    /// The chain that the journal is of.
+    /// The chain that the journal belongs to.
     home: u64,
     /// The files that were opened.
     files: Files,
@@ -82,7 +81,7 @@ impl SqliteStore {
         Ok(done)
     }
 
-    /// The whole journal as it is open, into a new file of the same name.
+    /// Writes the whole open journal into a new file with the same name.
     fn write_again(&self) -> Result<(), StoreError> {
         let path = self.path();
         let copy = names::beside(path, ".new");
@@ -95,7 +94,7 @@ impl SqliteStore {
     }
 }
 
-/// Writes what `connection` to the journal at `path` sees into the new file `copy`.
+/// Writes the contents of `connection`, which is open on the journal at `path`, into the new file `copy`.
 pub(super) fn copy_into(
     connection: &Connection,
     copy: &Path,
@@ -117,11 +116,11 @@ impl Store for SqliteStore {
         self.apply(commands).map_err(|cause| StoreError::of(self.path(), cause))
     }
 
-    /// What was committed counts only under the journal's name.
+    /// A commit counts only if the journal's name still refers to the open file.
     fn lost(&mut self) -> Option<JournalError> {
         let path = self.path().to_owned();
         match self.files.names(&path) {
-            // The next commit waits for what was unmounted just now: this one is in its files.
+            // Unmounted just now: this commit is in the files; the next one waits until they are back.
             Names::Ours | Names::Unmounted => None,
             Names::Anothers => Some(JournalError::Replaced { path }),
             Names::Gone => Some(match self.write_again() {
@@ -136,11 +135,11 @@ impl Store for SqliteStore {
     }
 }
 
-/// The reading connection, or that of somebody who only looks.
+/// The reading connection, or a read-only one for inspection.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub connection: Connection,
-    /// The chain that the journal is of.
+    /// The chain that the journal belongs to.
     pub home: u64,
     pub path: PathBuf,
 }

@@ -1,18 +1,19 @@
-//! An instance whose wallet was changed: its new journal begins where the old one stands.
+//! An instance whose wallet was changed: its new journal continues where the old one stopped.
 //!
-//! Each journal remembers which instance keeps it. One that has no cursor for its contract yet looks
-//! beside itself for the journal that the same instance kept last, for the same chain and contract
-//! and with another wallet, and takes over the cursor and every request without an outcome, answers
-//! included (and what was settled in the last blocks, which are read again). That is one transaction
-//! of the new journal: until it is on disk, the next start does it again. The old journal is only
-//! read, so that going back to the old wallet loses nothing either.
+//! Each journal records the instance that keeps it. A journal without a cursor for its contract looks in its
+//! directory for the journal that the same instance kept last, for the same chain and contract and with
+//! another wallet. It takes over the cursor and every request without an outcome, with answers, and the
+//! requests settled in the last blocks, which are read again. That is one transaction of the new journal;
+//! until it is on disk, the next start does it again. The old journal is only read, so going back to the old
+//! wallet loses nothing either.
 //!
-//! A journal that cannot be looked into, or was set aside as damaged, may be that one: to begin without
-//! it would lose its requests without a word. So a new journal waits for it as for itself. Whose it is
-//! can still be told by its lock's note; and one that was last written before the last known one of
-//! this instance was opened is of no concern.
+//! A journal that cannot be read, or that was set aside as damaged, may be the one to continue. To begin
+//! without it would silently lose its requests, so the new journal does not open until it can be read. Its
+//! lock file may still tell that it belongs to another instance. It is also ignored if it was last written
+//! before this instance opened its last known journal.
 //!
-//! What the old wallet has signed stays in its journal: [`Opened::left`] is for whoever follows it.
+//! What the old wallet signed stays in its journal: [`Opened::left`] lists the journals whose transactions
+//! must be followed.
 
 use std::{
     collections::BTreeSet,
@@ -40,17 +41,18 @@ use crate::{
     machine::Machine,
 };
 
-/// Settled requests of so many last blocks come along: twice those that are always read again.
+/// How many of the last blocks are taken over with their settled requests: twice the number that is always
+/// read again.
 const YOUNG: u64 = 64;
-/// How long a look into a journal waits for its writer.
+/// How long an inspection of another journal waits for its writer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An instance's journal, open, with what an earlier wallet left to it.
+/// The open journal of an instance, and what an earlier wallet left.
 #[derive(Debug)]
 pub struct Opened {
     pub journal: Journal,
     pub writer: Writer,
-    /// Whose requests were taken over just now.
+    /// The wallet whose requests were taken over by this opening.
     pub predecessor: Option<Predecessor>,
     /// Journals of this instance's earlier wallets with transactions that are not known to be mined.
     pub left: Vec<Result<Left, OpenError>>,
@@ -65,7 +67,7 @@ pub struct Predecessor {
     pub requests: u64,
 }
 
-/// The journal of an earlier wallet, open.
+/// The open journal of an earlier wallet.
 #[derive(Debug)]
 pub struct Left {
     pub wallet: Address,
@@ -73,9 +75,9 @@ pub struct Left {
     pub writer: Writer,
 }
 
-/// Opens the journal of `identity` as the instance called `keeper`, and lets it take over from that
-/// instance's earlier wallet if it is new. `kept` is the same journal as an earlier writer left it.
-/// Blocking, as [`Journal::open`]; what it does later is done by `machine`.
+/// Opens the journal of `identity` as the instance named `keeper`. A new journal takes over from that
+/// instance's earlier wallet. `kept` is the same journal as an earlier writer left it. Blocking, as
+/// [`Journal::open`]; the journal's later work runs on `machine`.
 pub fn open_as(
     machine: &Machine,
     dir: &Path,
@@ -111,9 +113,9 @@ pub fn open_as(
         }
         let other = match OpenFile::open(machine, dir, sibling.identity) {
             Ok(other) => other,
-            // Also while somebody serves that wallet: to begin without its requests would lose them.
+            // Also while another instance serves that wallet: to begin without its requests would lose them.
             Err(error) if inherits => return Err(error.of_predecessor()),
-            // Whoever serves that wallet sees to its transactions.
+            // The instance that serves that wallet follows its transactions.
             Err(OpenError::Locked { .. }) => continue,
             Err(error) => {
                 left.push(Err(error));
@@ -144,16 +146,16 @@ pub fn open_as(
     Ok(Opened { journal, writer, predecessor, left })
 }
 
-/// The journals beside a new one that are, or may be, of the same instance.
+/// The other journals in the directory that are, or may be, of the same instance.
 #[derive(Default)]
 struct Siblings {
-    /// That `keeper` kept last, newest first.
+    /// Those that `keeper` kept last, newest first.
     known: Vec<Sibling>,
-    /// Those that cannot be looked into, and nothing says that they are another instance's.
+    /// Those that cannot be read and may be this instance's.
     dark: Vec<Dark>,
 }
 
-/// What a look into another journal shows.
+/// What an inspection of another journal shows.
 struct Sibling {
     identity: Identity,
     kept_at_ms: u64,
@@ -161,14 +163,14 @@ struct Sibling {
     has_open_transactions: bool,
 }
 
-/// A journal that cannot be looked into.
+/// A journal that cannot be read.
 struct Dark {
     error: OpenError,
-    /// By its file.
+    /// When its file was last written.
     written_ms: Option<u64>,
 }
 
-/// The journals of the same chain and other wallets.
+/// Finds the journals of the same chain with other wallets.
 fn siblings(
     dir: &Path,
     identity: Identity,
@@ -202,7 +204,7 @@ fn siblings(
                 found.known.push(sibling);
             }
             Ok(_) => {}
-            // It went away since it was listed.
+            // It was removed since the directory was listed.
             Err(_) if matches!(path.try_exists(), Ok(false)) => {}
             Err(error) if may_be(keeper, dir, stem) => {
                 let written_ms = written_ms(&path);
@@ -215,12 +217,12 @@ fn siblings(
     }
     for stem in aside {
         let path = dir.join(format!("{stem}{}", names::ENDING));
-        // Where there is a new one, that one tells.
+        // If it was replaced, the new journal tells.
         if path.try_exists()? || !may_be(keeper, dir, &stem) {
             continue;
         }
         let Some(aside) = names::aside_of(&path)? else { continue };
-        // Not too damaged to tell whose it is, perhaps.
+        // It may still tell that it belongs to another instance.
         if matches!(look_into(&aside, None, keeper, contract), Ok(None)) {
             continue;
         }
@@ -231,17 +233,17 @@ fn siblings(
     Ok(found)
 }
 
-/// Whether nothing says that the journal is another instance's.
+/// Returns whether the journal may be this instance's: no lock file names another keeper.
 fn may_be(keeper: &str, dir: &Path, stem: &str) -> bool {
     keeper_by_lock(dir, stem).is_none_or(|known| known == keeper)
 }
 
-/// Who kept a journal last, as far as its lock tells.
+/// The instance that kept a journal last, if its lock file names one.
 pub(super) fn keeper_by_lock(dir: &Path, stem: &str) -> Option<String> {
     Note::at(&dir.join(format!("{stem}.lock"))).ok()?.keeper
 }
 
-/// When the file was last written to, in Unix milliseconds.
+/// When the file or its log was last written, in Unix milliseconds.
 pub(super) fn written_ms(path: &Path) -> Option<u64> {
     let newest = [path.to_owned(), names::beside(path, "-wal")]
         .iter()
@@ -250,8 +252,8 @@ pub(super) fn written_ms(path: &Path) -> Option<u64> {
     u64::try_from(newest.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
-/// Reads without the lock: another instance may be writing it. `by_lock` is who kept it where it does
-/// not say so itself, as one that was rebuilt. `None`: not kept by `keeper`.
+/// Reads without the lock: another instance may be writing it. `by_lock` is the keeper according to the lock
+/// file, for a journal that names none (a rebuilt one). `None`: not kept by `keeper`.
 fn look_into(
     path: &Path,
     by_lock: Option<&str>,
@@ -284,7 +286,7 @@ fn look_into(
     looking().map_err(|cause| OpenError::sqlite(path, cause))
 }
 
-/// Takes over cursor and unfinished requests from the journal at `old`: all of it or nothing.
+/// Takes over cursor and unfinished requests from the journal at `old`, all or nothing.
 fn inherit(
     connection: &mut Connection,
     old: &Path,
@@ -322,7 +324,7 @@ fn copy(
     Ok((cursor, requests))
 }
 
-/// Remembers who keeps this journal.
+/// Records the instance that keeps this journal.
 fn keep_as(connection: &mut Connection, keeper: &str, now_ms: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(sql::DELETE_KEEPER, [])?;

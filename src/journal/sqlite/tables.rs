@@ -1,7 +1,7 @@
-//! What each command of a commit does to the tables.
+//! Applies the commands of a commit to the tables.
 //!
-//! No command can fail alone: unknown keys, repeated hashes and illegal steps ([`crate::journal::progress`]) change
-//! nothing. An error is one of the disk or of the file, and the whole commit's.
+//! No command can fail alone: unknown keys, repeated hashes and illegal steps ([`crate::journal::progress`])
+//! change nothing. An error is one of the disk or of the file, and fails the whole commit.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// Rows one prune command removes at most, so that commits behind it wait milliseconds.
+/// The most rows that one prune command removes, so that commits behind it wait only milliseconds.
 const PRUNE_CHUNK: u32 = 500;
 
-/// The tables inside one transaction.
+/// The tables within one transaction.
 pub(super) struct Tables<'t> {
     pub transaction: &'t Transaction<'t>,
     pub chain: u64,
@@ -141,7 +141,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// A known request takes over the block it is in now. Whether it was settled and is open again.
+    /// Moves a known request to the block it is in now. Returns whether it was settled and is open again.
     fn move_request(
         &self,
         arrival: &Arrival,
@@ -159,7 +159,7 @@ impl Tables<'_> {
             })
             .optional()?;
         let Some((seq, stored, block)) = known else { return Ok(false) };
-        // Orphaned, and here again: the chain went back to where it was.
+        // Also if it was orphaned and is back in the same block: the chain returned to this fork.
         let is_news = block != event.block.hash || stored.is_orphaned();
         let again = stored.open_again(Reopening::SeenAgain, now_ms).ok();
         if !is_news || (again.is_some() && !may_reopen) {
@@ -178,7 +178,7 @@ impl Tables<'_> {
         Ok(again.is_some())
     }
 
-    /// Whether it was new.
+    /// Returns whether it was new.
     fn insert_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
         let Arrival { key, kind, event } = arrival;
         let inserted = self.transaction.prepare_cached(sql::INSERT_REQUEST)?.execute(params![
@@ -307,7 +307,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Mined transactions that the chain has no more, and the requests that they had answered.
+    /// Marks transactions as not mined, because their blocks left the chain, and opens the requests again
+    /// that they had answered. Returns all transactions recorded with their nonces.
     fn reopen(
         &self,
         ids: &[TransactionId],
@@ -337,7 +338,8 @@ impl Tables<'_> {
         Ok(open.into_values().flatten().collect())
     }
 
-    /// Whether it had ended without an answer; any other stays as it is.
+    /// Opens a request again. Returns whether it had ended without an answer; any other request stays as it
+    /// is.
     fn open_again(&self, key: RequestKey, now_ms: u64) -> rusqlite::Result<bool> {
         let stored = self
             .transaction
@@ -347,7 +349,7 @@ impl Tables<'_> {
         self.reopen_stored(stored, Reopening::RetryAsked, now_ms)
     }
 
-    /// Whether there is such a request, and it was one that this opens again.
+    /// Returns whether the request exists and this opened it again.
     fn reopen_stored(
         &self,
         stored: Option<(i64, Stored)>,
@@ -359,7 +361,7 @@ impl Tables<'_> {
         self.open_stored(seq, &open).map(|()| true)
     }
 
-    /// One that had ended.
+    /// Stores a request that had ended and is open again.
     fn open_stored(&self, seq: i64, open: &Open) -> rusqlite::Result<()> {
         self.transaction.prepare_cached(sql::REOPEN)?.execute([seq])?;
         self.advance(seq, open)
@@ -420,7 +422,7 @@ impl Tables<'_> {
     }
 }
 
-/// A request out of its progress and the position after that.
+/// Reads a request from its progress and the `seq` that follows.
 fn read_stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
     Ok((row.get(sql::PROGRESS_COLUMNS)?, read_progress(row)?.into()))
 }

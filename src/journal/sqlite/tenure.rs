@@ -1,4 +1,4 @@
-//! The right to write a journal's file: its lock, held as long as the process has it open.
+//! The right to write a journal's file: its lock, held as long as this process has the journal open.
 
 use std::{
     io,
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::journal::{Identity, OpenError};
 
-/// Dropping it lets the next one in.
+/// Dropping it releases the lock.
 #[derive(Debug)]
 pub(super) struct Tenure {
-    /// The journal's file, whether it is there or not.
+    /// The journal's file, whether it exists or not.
     pub path: PathBuf,
     lock: Lock,
 }
 
 impl Tenure {
-    /// Makes the directory (0700) if needed, and takes the lock of this journal, at once or not at all.
+    /// Creates the directory (0700) if needed, and acquires the journal's lock without waiting.
     pub fn acquire(dir: &Path, identity: Identity) -> Result<Self, OpenError> {
         let stem = identity.file_stem();
         let path = dir.join(format!("{stem}{}", names::ENDING));
@@ -32,7 +32,7 @@ impl Tenure {
         }
     }
 
-    /// Notes which instance keeps the journal.
+    /// Records the instance that keeps the journal.
     pub fn keep_as(&mut self, keeper: &str) -> io::Result<()> {
         self.lock.keep_as(keeper)
     }

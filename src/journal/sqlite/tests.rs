@@ -1,3 +1,3 @@
-//! The files from inside.
+//! Tests of the files from inside the module.
 
 mod crash;

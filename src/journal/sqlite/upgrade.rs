@@ -1,9 +1,9 @@
-//! The copy of a journal that is kept before its tables change.
+//! Keeps a copy of a journal before its tables change.
 //!
-//! An older version of this program does not read newer tables. Who goes back to it puts the copy in the
-//! journal's place. That is a backup which knows nothing of what was done since, and is taken for one: the
-//! nonces go on where the chain stands, and no request of before that start is answered before its own
-//! earlier answer was looked for.
+//! An older version of this program cannot read newer tables. To go back to it, an operator renames the copy
+//! to the journal's name. The copy is then a backup that lacks everything done since, and is treated as one:
+//! nonces continue where the chain stands, and a request from before that start is answered only after its
+//! own earlier answer was looked for.
 //!
 //! ```text
 //! 31337-9e..-aa...sqlite3               the journal
@@ -20,13 +20,13 @@ use rusqlite::Connection;
 use super::{names, store::copy_into};
 use crate::journal::OpenError;
 
-/// Between a journal's name and the version of the tables in its copy.
+/// Separates a journal's name from the version of the tables in its copy.
 const COPY: &str = ".version-";
-/// So many copies stay: the new one, and of the others those of the newest versions.
+/// The number of copies kept: the new one, and of the others those of the newest versions.
 const KEPT: usize = 2;
 
-/// Keeps a copy of the journal at `path`, whose tables are of `version`: one whole file, durable before
-/// this returns. One of the same version gives way.
+/// Keeps a copy of the journal at `path`, whose tables have this `version`: one complete file, durable before
+/// this returns. Replaces an older copy of the same version.
 pub(super) fn keep_copy(
     connection: &Connection,
     path: &Path,
@@ -54,7 +54,7 @@ pub(super) fn keep_copy(
     Ok(())
 }
 
-/// Older copies of the journal at `path` than are kept beside that of `version`.
+/// The copies of the journal at `path` that are not kept beside that of `version`.
 fn superfluous(path: &Path, version: usize) -> io::Result<Vec<PathBuf>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned() + COPY;
     let mut others: Vec<(usize, PathBuf)> = Vec::new();
@@ -102,7 +102,7 @@ mod tests {
         "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512".parse().unwrap()
     }
 
-    /// Puts the journal into `dir`, as its program would find it there.
+    /// Writes the journal into `dir`, where its program would find it.
     fn lay(dir: &Path, sql: &str) -> PathBuf {
         let path = dir.join(identity().file_stem() + names::ENDING);
         names::create_new(&path).unwrap();
@@ -112,7 +112,6 @@ mod tests {
         path
     }
 
-    /// All rows of all tables.
     fn rows(path: &Path) -> BTreeMap<String, Vec<Vec<Value>>> {
         let connection = Connection::open(path).unwrap();
         let mut names =
@@ -138,7 +137,7 @@ mod tests {
         names::beside(path, &format!(".version-{version}"))
     }
 
-    /// What it was opened for goes on, whatever version it comes from.
+    /// Checks that the journal still has its contents and can be used, whichever version it comes from.
     async fn is_all_there(dir: &Path) {
         let (journal, writer) = Journal::open(dir, identity(), contract()).unwrap();
         assert_eq!(journal.cursor().await.unwrap().unwrap().number, 786);
@@ -182,7 +181,7 @@ mod tests {
             );
             assert_eq!(mode & 0o777, 0o600);
 
-            // Going back to it, and forward again.
+            // Back to the copy, then forward again.
             fs::rename(&copy, &path).unwrap();
             assert_eq!(rows(&path), before);
             is_all_there(dir.path()).await;
@@ -200,7 +199,7 @@ mod tests {
         for (of, stay) in
             [(6, vec![6]), (7, vec![6, 7]), (9, vec![7, 9]), (9, vec![7, 9]), (6, vec![6, 9])]
         {
-            // A copy that was interrupted is no copy.
+            // An interrupted copy does not count.
             fs::write(names::beside(&copy_of(&path, of), ".new"), "half").unwrap();
             keep_copy(&connection, &path, of).unwrap();
             assert_eq!(copies(), stay);
@@ -213,13 +212,13 @@ mod tests {
         assert_eq!(left.count(), 0);
     }
 
-    /// Nothing changes without a copy.
+    /// No table changes without a copy.
     #[test]
     fn a_journal_that_cannot_be_copied_stays_as_it_is_and_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let (of, sql) = REAL[0];
         let path = lay(dir.path(), sql);
-        // What stands there cannot be replaced by a file.
+        // A directory cannot be replaced by a file.
         fs::create_dir(copy_of(&path, of)).unwrap();
         let error = Journal::open(dir.path(), identity(), contract()).unwrap_err();
         assert!(error.may_pass() && error.to_string().contains("before its tables"), "{error}");

@@ -1,5 +1,5 @@
-//! Power cuts: the write-ahead log is cut at every frame, and the journal must come back with
-//! everything it had promised by then.
+//! Power cuts: the write-ahead log is cut at every frame, and the journal must come back with everything it
+//! had promised by then.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
 const WAL_HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 
-/// What a durable call had promised when it returned.
+/// What a durable call promised when it returned.
 #[derive(Debug)]
 enum Promise {
     /// All requests of this batch, and the cursor at or after it.
@@ -32,14 +32,14 @@ enum Promise {
     Signed(SignedTransaction),
 }
 
-/// Requests of a batch.
+/// The ids of a batch's requests.
 fn ids(number: u64) -> [u64; 2] {
     [number * 2, number * 2 + 1]
 }
 
-/// A run, from a file folded once (so that the cuts fall on a file with content): one caller
-/// stores batches in order and notes their steps, two sign. Returns the promises with the log's
-/// size at the time each was kept, and the file names.
+/// Runs a journal, starting from a file that was checkpointed once (so that the cuts meet a file with
+/// contents): one caller stores batches in order and notes their steps, two callers sign. Returns the file's
+/// path, and each promise with the size of the log when it was made.
 async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promise)>) {
     let journal = Running::open(dir);
     for number in 0..before {
@@ -85,7 +85,7 @@ async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promi
     }
     running.flush().await.unwrap();
 
-    // The files as a power cut would leave them: copied before the close folds the log.
+    // The files as a power cut would leave them: copied before closing checkpoints the log.
     let copy = dir.join("cut");
     fs::create_dir(&copy).unwrap();
     for file in [path.clone(), path.with_extension("sqlite3-wal")] {
@@ -95,8 +95,8 @@ async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promi
     (copy.join(path.file_name().unwrap()), kept)
 }
 
-/// Opens what a cut left, as a restart would, and compares it with the promises kept by the time
-/// the log was `whole` bytes long.
+/// Opens what a cut left, as a restart would, and compares it with the promises made while the log was up to
+/// `whole` bytes long.
 fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], before: u64) {
     let dir = fast_dir();
     let path = dir.path().join(identity().file_stem() + ".sqlite3");
@@ -108,7 +108,7 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     assert_eq!(cursor.hash, hash(cursor.number));
     assert!(cursor.number + 1 >= before);
 
-    // The cursor counts exactly what is stored, and steps never outran their request.
+    // The cursor counts exactly what is stored, and no step is stored without its request.
     let mut stored = 0;
     let last = ids(cursor.number)[1];
     for id in 0..=last + 8 {
@@ -146,7 +146,7 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     }
 }
 
-/// Memory if there is some: hundreds of openings wait for no disk.
+/// A directory in memory, if there is one: hundreds of openings should not wait for a disk.
 fn fast_dir() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
@@ -169,7 +169,7 @@ async fn every_frame_of_the_log_is_a_safe_place_to_lose_power() {
     for count in 0..=frames {
         let end = WAL_HEADER + count * frame;
         verify(&file, &log[..end], end, &promised, before);
-        // Every seventh: the next frame half written, or its page never written through.
+        // Every seventh: the next frame is half written, or its page was never written.
         if count < frames && count.is_multiple_of(7) {
             verify(&file, &log[..end + frame / 2], end, &promised, before);
             let mut hollow = log[..end + frame].to_vec();
