@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! signals ------\
-//! files --------+-> the loop: what should run (plan) against what does, slot by slot
+//! files --------+-> the loop: compares what should run (plan) with what runs, slot by slot
 //! control ------+      |
 //! exits, phases-/      +-> check, start, replace, drain, back off (restart), park
 //! ```
 //!
-//! Instances share nothing: each runs in a task of its own under its own tokens, and its end is a
-//! value that comes back here. The loop never waits on the outside world: reading files, checking a
-//! configuration and running an instance are tasks whose results are events. `start` is the same
-//! loop with one file that is not watched, and whose first failure ends it.
+//! Instances share nothing. Each runs in its own task with its own cancellation tokens, and its
+//! exit is a value that returns to this loop. The loop never waits for the outside world: reading
+//! files, checking a configuration and running an instance are tasks whose results are events.
+//! `start` is the same loop with one file that is not watched; a failure of its first start ends
+//! it.
 
 pub mod lifecycle;
 pub mod service_manager;
@@ -69,19 +70,21 @@ use crate::{
     },
 };
 
-/// How long a changed configuration is tried before it counts as unreachable.
+/// How long the check of a changed configuration may take before its dependencies count as
+/// unreachable.
 const CHECK_LIMIT: Duration = Duration::from_secs(20);
-/// How long the start waits for the state directory to tell who kept its journals.
+/// How long startup waits for the names of the instances that kept the journals of the state
+/// directory.
 const KEEPERS_LIMIT: Duration = Duration::from_secs(5);
-/// And for its control socket.
+/// How long startup waits for the control socket to be bound.
 const BIND_LIMIT: Duration = Duration::from_secs(5);
-/// How long the end waits for journals to be closed: their disk may hang.
+/// How long shutdown waits for journals to close: their disk may hang.
 const CLOSE_LIMIT: Duration = Duration::from_secs(15);
-/// Control requests that wait for the loop.
+/// Capacity of the queue of control requests.
 const ASKED: usize = 32;
-/// The loop turns at least this often.
+/// The longest time between two turns of the loop.
 const TURN: Duration = Duration::from_secs(10);
-/// And this often while somebody may look at its board.
+/// The same while the HTTP listener shows the loop's state.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// What to supervise.
@@ -90,18 +93,18 @@ pub struct Options {
     pub files: Files,
     /// Directory of the journals.
     pub state_dir: PathBuf,
-    /// The control socket, unless it is where it usually is.
+    /// The control socket's path; `None`: the default candidates.
     pub socket: Option<PathBuf>,
-    /// Where the HTTP listener is, if there is to be one.
+    /// The address of the HTTP listener; `None`: no listener.
     pub listen: Option<SocketAddr>,
-    /// What browsers may call it.
+    /// Host names that browsers may use for the listener.
     pub listen_names: Vec<String>,
     pub environment: Environment,
-    /// By the process's log: what went wrong, and traces.
+    /// The recent errors and the trace exporter of the process's log.
     pub kept: Kept,
 }
 
-/// Why nothing was started.
+/// Why the supervisor could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -116,18 +119,18 @@ pub enum RunError {
     Http(#[from] BindError),
 }
 
-/// What a supervisor runs: [`Connectors`], or a test's.
+/// What a supervisor runs: [`Connectors`], or a fake in tests.
 pub trait Instances: Send + Sync + 'static {
-    /// What one generation leaves to the next.
+    /// What one generation leaves to the next: an open, locked journal.
     type Estate: Send + 'static;
 
-    /// Whether this configuration could run. Opens nothing exclusive.
+    /// Checks whether an instance of this configuration could run. Opens nothing exclusive.
     fn check(
         &self,
         config: Arc<Config>,
     ) -> impl Future<Output = Result<(), CheckError>> + Send + 'static;
 
-    /// Builds and runs one generation to its end.
+    /// Builds one generation and runs it until it exits.
     fn run(
         &self,
         config: Arc<Config>,
@@ -135,11 +138,11 @@ pub trait Instances: Send + Sync + 'static {
         estate: Option<Self::Estate>,
     ) -> impl Future<Output = (Exit, Option<Self::Estate>)> + Send + 'static;
 
-    /// Gives up what a generation left: there is no next one, or none that can use it.
+    /// Releases what a generation left, when no next generation can use it.
     fn close(estate: Self::Estate) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// The real instances.
+/// The production implementation.
 #[derive(Clone, Copy, Debug)]
 pub struct Connectors;
 
@@ -172,8 +175,8 @@ impl Instances for Connectors {
     }
 }
 
-/// Supervises until a signal; under [`Files::One`] also until an end that no rebuild mends, or a
-/// failure of the first start, when somebody is looking.
+/// Supervises until a signal ends it. Under [`Files::One`] it also ends on an exit that no rebuild
+/// can fix, and on a failure of the first start: somebody is watching the command then.
 pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, RunError> {
     let Options { files, state_dir, socket, listen, listen_names, environment, kept } = options;
     let Kept { errors, traces } = kept;
@@ -181,7 +184,7 @@ pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, R
     let manager = ServiceManager::of(&environment);
     let candidates = control::candidates(socket.as_deref(), &environment, &state_dir);
     let prepared = {
-        // File systems may keep it waiting for some seconds.
+        // File systems may block this for some seconds.
         let told_to_end = async { while signals.next().await == Signal::Reload {} };
         let preparing = async {
             let keepers = match &files {
@@ -237,7 +240,7 @@ pub async fn run<I: Instances>(instances: I, options: Options) -> Result<Exit, R
     Ok(exit)
 }
 
-/// The control socket, or what becomes it.
+/// The control socket, bound or still being bound.
 enum Socket {
     Bound(Box<Listener>),
     /// Its file system has not answered yet.
@@ -246,8 +249,8 @@ enum Socket {
 }
 
 impl Socket {
-    /// Waits for it some seconds. `is_needed`: nothing starts without it, unless only its file system is
-    /// late.
+    /// Waits [`BIND_LIMIT`] for the socket. `is_needed`: an error aborts startup. A file system
+    /// that does not answer never does.
     async fn bind(candidates: Candidates, is_needed: bool) -> Result<Self, ListenError> {
         let mut binding = JoinSet::new();
         binding.spawn(async move { Listener::bind(&candidates).await });
@@ -267,7 +270,7 @@ impl Socket {
         }
     }
 
-    /// Serves until `stop`, from when it is there.
+    /// Serves requests until `stop`, as soon as the socket is bound.
     async fn serve(self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
         let listener = match self {
             Self::Bound(listener) => *listener,
@@ -287,14 +290,15 @@ fn no_socket(why: &dyn fmt::Display) {
     warn!(%why, "no control socket: status and the other commands cannot ask this process");
 }
 
-/// Who kept the journals before. A disk that does not answer is each instance's to tell of.
+/// The instances that kept the journals before this start. Empty if the disk does not answer: each
+/// instance reports that itself.
 async fn keepers_of(state_dir: &Path) -> Vec<Keeper> {
     let dir = state_dir.to_owned();
     let reading = spawn_blocking(move || journal::keepers(&dir));
     timeout(KEEPERS_LIMIT, reading).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-/// The first reading. Fails where the process cannot do anything.
+/// Reads the files for the first time. Fails where nothing could run at all.
 async fn look(
     files: &Files,
     environment: &Environment,
@@ -302,7 +306,8 @@ async fn look(
 ) -> Result<(Look, Settled), RunError> {
     if let Files::Directory(path) = files {
         config::check_environment(environment)?;
-        // Not a fault of any configuration: starting again helps once the mount is there.
+        // A hanging mount is not a configuration error (exit 78): a restart helps once the mount is
+        // back.
         let at = path.clone();
         let list = |directory: &Path| read_dir(directory).map(drop);
         let listing = spawn_blocking(move || Patience::default().one(Work::List, &at, list));
@@ -331,18 +336,18 @@ async fn look(
     }
 }
 
-/// What makes the loop turn.
+/// The sources of the loop's events.
 pub(crate) struct Inputs<S> {
     pub signals: S,
     pub looks: mpsc::Receiver<Look>,
     pub asked: mpsc::Receiver<Asked>,
-    /// Towards the watcher: look now.
+    /// Asks the watcher to read the files now.
     pub nudges: watch::Sender<Nudges>,
 }
 
 /// Where signals come from: the process, or a test.
 pub(crate) trait SignalSource: Send {
-    /// The next signal. Dropping the future loses none.
+    /// The next signal. Cancel-safe.
     fn next(&mut self) -> impl Future<Output = Signal> + Send;
 }
 
@@ -355,19 +360,19 @@ impl SignalSource for Signals {
 type Ran<E> = (Exit, Option<E>);
 type Checked = (String, Arc<Config>, Result<(), CheckError>);
 
-/// What the service manager knows.
+/// What the service manager was told, and what it still has to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readiness {
-    /// READY is due once nothing is changing: the start.
+    /// READY has to be sent once nothing is changing: startup.
     Due,
     Told,
-    /// It was told of a reload; the reading of this number is not there yet.
+    /// RELOADING was sent; the reading with this number has not been applied yet.
     Rereading(u64),
-    /// READY is due once nothing is changing: the reload's end.
+    /// READY has to be sent once nothing is changing: the end of a reload.
     DueAgain,
 }
 
-/// What everybody may see, and where.
+/// Where the status is published, with the listener's address.
 struct Showing {
     address: SocketAddr,
     board: Board,
@@ -377,14 +382,14 @@ struct Showing {
 /// A run that has not ended.
 struct UnderWay {
     run: u64,
-    /// Nobody else gets it meanwhile.
+    /// Reserved for this run until it ends.
     claim: WalletClaim,
     abort: CancellationToken,
 }
 
-/// What a run left, on its way to be closed.
+/// What an ended run left, while it is being closed.
 struct Closing {
-    /// By its number: names change.
+    /// The slot's number: its name may change.
     slot: u64,
     claim: WalletClaim,
 }
@@ -396,18 +401,18 @@ struct Supervisor<I: Instances> {
     directory: Option<PathBuf>,
     manager: ServiceManager,
     started_at_ms: u64,
-    /// With an HTTP listener: where it is, and what it shows.
+    /// `None` without an HTTP listener.
     board: Option<Showing>,
-    /// Of the journals, as the start found them.
+    /// Who kept the journals, as read at startup.
     keepers: Vec<Keeper>,
     slots: BTreeMap<String, Slot<I::Estate>>,
     last_slot: u64,
     runs: JoinSet<Ran<I::Estate>>,
-    /// Every run that has not ended, whatever became of its slot.
+    /// Every run that has not ended, even if its slot is gone.
     under_way: HashMap<Id, UnderWay>,
     last_run: u64,
     checks: JoinSet<Checked>,
-    /// What runs have left and no other goes on with.
+    /// Tasks that close what ended runs left.
     closing: JoinSet<()>,
     closings: HashMap<Id, Closing>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
@@ -415,9 +420,9 @@ struct Supervisor<I: Instances> {
     reload: Reload,
     pending: Vec<Pending>,
     readiness: Readiness,
-    /// Told to end.
+    /// The process was told to end.
     stopping: bool,
-    /// How `start` ends, if by its instance.
+    /// The exit of `start` if its instance caused it.
     outcome: Option<Exit>,
 }
 
@@ -480,7 +485,7 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// Turns until told to end, and everything has.
+    /// Runs until told to end and everything has ended.
     async fn run(&mut self, mut inputs: Inputs<impl SignalSource>) -> Exit {
         let turn = if self.board.is_some() { SHOW_EVERY } else { TURN };
         let feed_every = self.manager.watchdog_interval().unwrap_or(turn).min(turn);
@@ -512,7 +517,7 @@ impl<I: Instances> Supervisor<I> {
                 Some(changed) = self.phases.join_next() => self.phase_changed(changed),
                 Some(closed) = self.closing.join_next_with_id() => self.closed(&closed),
                 () = sleep_until(wake.unwrap_or_else(|| Instant::now() + TURN)) => {}
-                // Fed from within the loop: one that does not turn starves.
+                // Fed inside the loop on purpose: a blocked loop must starve the watchdog.
                 _ = feeding.tick() => self.manager.feed(),
             }
         }
@@ -541,8 +546,9 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// Has the files read now. `whole`: an operator means all that they say, and was told what is wrong with
-    /// their directory. Answers the number of the reading.
+    /// Asks for a reading of all files now and returns its number. `whole`: a reload without a
+    /// name. If the operator knew that the directory had vanished, such a reload confirms that this
+    /// is intended.
     fn nudge(&mut self, nudges: &watch::Sender<Nudges>, whole: bool) -> u64 {
         let meant = whole && self.directory_problem.is_some();
         nudges.send_modify(|nudges| {
@@ -593,7 +599,8 @@ impl<I: Instances> Supervisor<I> {
             Aftermath::RolledBack => {
                 error!(instance = name, %exit, "reload failed: the configuration from before runs again");
             }
-            // At the first start somebody is looking; later it is an instance to be kept alive.
+            // At the first start an operator is watching the command; later the instance has to be
+            // kept alive.
             Aftermath::Again(_) | Aftermath::Parked
                 if is_only
                     && (matches!(exit, Exit::Refused { .. })
@@ -618,8 +625,8 @@ impl<I: Instances> Supervisor<I> {
 
     fn checked(&mut self, checked: Result<Checked, JoinError>) {
         let Ok((name, config, result)) = checked else {
-            // Nothing in a check is meant to panic, and whose it was is lost with it: all that are
-            // under way are as good as unreachable, and come again.
+            // A panic loses the name of the instance that was checked. Treat every check under way
+            // as unreachable: each is tried again.
             for slot in self.slots.values_mut() {
                 if let Some(config) = slot.standing.checking() {
                     slot.checked(&config, Err(CheckError::Panicked), Instant::now());

@@ -1,4 +1,4 @@
-//! What the loop does: starts, ends and closes what slots ask for.
+//! The actions of the loop: starts, stops and closes what slots ask for.
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl<I: Instances> Supervisor<I> {
-    /// Does for every slot what it needs, until none needs anything more now. Answers when to come
-    /// back at the latest.
+    /// Performs the next action of every slot until no slot has one. Returns when to call again at
+    /// the latest.
     pub(super) fn drive(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let wake = loop {
@@ -34,7 +34,8 @@ impl<I: Instances> Supervisor<I> {
                 break wake;
             }
         };
-        // Nobody takes over at once: an operator may want the journal, or another process.
+        // Close journals that no run takes over at once: an operator or another process may want
+        // them.
         let idle: Vec<String> = self
             .slots
             .iter()
@@ -62,7 +63,7 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// Answers whether something was done.
+    /// Returns whether the action changed anything.
     fn act(&mut self, name: &str, act: Act, now: Instant) -> bool {
         match act {
             Act::Nothing => return false,
@@ -118,7 +119,7 @@ impl<I: Instances> Supervisor<I> {
         let claim = WalletClaim::of(&target.config);
         let is_same = |other: &WalletClaim| claim.is_exclusive() && *other == claim;
         if self.under_way.values().any(|run| is_same(&run.claim)) {
-            // It is ending; its end drives all slots again.
+            // The other run is ending; its end drives all slots again.
             return false;
         }
         let Some(slot) = self.slots.get_mut(name) else { return false };
@@ -146,7 +147,7 @@ impl<I: Instances> Supervisor<I> {
         };
         let config = target.config.clone();
         let estate = slot.take_estate().map(|(_, estate)| estate);
-        // Not to be silenced: whatever is logged in it says whose it is.
+        // At ERROR so that no filter disables it: every event inside must name its instance.
         let span = error_span!("instance", instance = name, generation);
         let running = self.instances.run(config, supervision, estate).instrument(span);
         let task = self.runs.spawn(running);

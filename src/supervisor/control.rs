@@ -1,8 +1,8 @@
 //! The control socket: one request and one answer per connection, each a line of JSON.
 //!
-//! Who may connect may operate: the socket is 0660, and nothing secret goes through it. [`listener`]
-//! is the supervisor's end, [`client`] the commands'; both look for the socket in the same
-//! [`Candidates`].
+//! Everybody who may connect may operate the supervisor: the socket's mode is 0660, and no secret
+//! goes through it. [`listener`] is the supervisor's end, [`client`] the commands' end. Both look
+//! for the socket in the same [`Candidates`].
 
 mod listener;
 mod client;
@@ -29,38 +29,39 @@ use crate::{
 };
 
 const FILE_NAME: &str = "control.sock";
-/// Where an installed service listens.
+/// The runtime directory of an installed service.
 const SYSTEM_DIRECTORY: &str = "/run/kms-connector";
-/// `sun_path` without its final zero.
+/// The size of `sun_path` (108 bytes) without its terminating zero, see unix(7).
 const LONGEST_PATH: usize = 107;
 
-/// What an operator asks of a running supervisor.
+/// A request of an operator to a running supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    /// Read the files again, now; answered once what they say is applied or has failed. With a
-    /// name: try that instance's file again even if it failed unchanged.
+    /// Read the files again now. Answered once their content is applied or has failed. With a name:
+    /// also try that instance's file again if it failed and has not changed.
     Reload {
         name: Option<String>,
     },
-    /// End the instance's generation and build the next, out of a pause or parking too.
+    /// End the instance's generation and build the next one. Also ends a back-off and parking.
     Restart {
         name: String,
     },
-    /// Drain the instance and keep it down until its file changes, a restart of it or of the
-    /// supervisor.
+    /// Drain the instance and keep it down until its file changes, it is restarted, or the
+    /// supervisor restarts.
     Stop {
         name: String,
     },
-    /// About the requests of an instance. Answered by the instance itself: the loop does not wait.
+    /// A question about the requests of an instance. The instance answers itself; the loop does not
+    /// wait.
     Requests {
         name: String,
         inquiry: Inquiry,
     },
 }
 
-/// As the log has it.
+/// The form used in the log.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -80,23 +81,24 @@ impl fmt::Display for Request {
     }
 }
 
-/// What the supervisor says.
+/// The supervisor's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
     Status {
         status: Box<Status>,
     },
-    /// One line per instance concerned; `failed` if one of them is not as asked for.
+    /// One line per instance concerned. `failed`: at least one is not in the state that was asked
+    /// for.
     Done {
         lines: Vec<String>,
         failed: bool,
     },
-    /// What an instance says about its requests.
+    /// The answer of an instance about its requests.
     Told {
         told: Box<Told>,
     },
-    /// There is no such instance, or none that answers now: its journal may.
+    /// There is no such instance, or it does not run. Its journal may still answer.
     Absent {
         why: String,
     },
@@ -104,25 +106,25 @@ pub enum Answer {
     Refused {
         why: String,
     },
-    /// The supervisor's loop did not answer in time: what was asked may have been done, or may
+    /// The supervisor's loop did not answer in time. The request may have been carried out, or
     /// still be.
     Silent {
         why: String,
     },
 }
 
-/// A request on its way into the supervisor's loop.
+/// A request on its way to the supervisor's loop.
 #[derive(Debug)]
 pub struct Asked {
     pub request: Request,
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// What the loop says to a request.
+/// The loop's reply to a request.
 #[derive(Debug)]
 pub enum Reply {
     Now(Answer),
-    /// An instance was asked, and answers by itself; who ends before it does says nothing.
+    /// The instance will answer. The channel closes if the instance ends first.
     Later(oneshot::Receiver<Result<Told, String>>),
 }
 
@@ -148,19 +150,19 @@ impl From<Answer> for Reply {
     }
 }
 
-/// Where the control socket is: `given` alone; else in the first of `$RUNTIME_DIRECTORY`,
+/// The paths of the control socket: `given` alone, else those in the first of `$RUNTIME_DIRECTORY`,
 /// `/run/kms-connector` and the state directory.
 #[must_use]
 pub fn candidates(given: Option<&Path>, environment: &Environment, state_dir: &Path) -> Candidates {
     Candidates::among(given, environment, Path::new(SYSTEM_DIRECTORY), state_dir)
 }
 
-/// Places where the control socket may be.
+/// The paths where the control socket may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidates {
     /// In the order in which they are tried; never empty.
     paths: Vec<PathBuf>,
-    /// The first is where somebody wants it: a supervisor listens there or not at all.
+    /// The first path was named explicitly: a supervisor listens there or nowhere.
     named: bool,
 }
 
@@ -175,7 +177,7 @@ impl Candidates {
             return Self { paths: vec![given.to_owned()], named: true };
         }
         let runtime = environment.get("RUNTIME_DIRECTORY").map(|list| list.to_string_lossy());
-        // systemd may give several, parted by colons; the first is ours.
+        // systemd separates several directories by colons; the first one is ours.
         let runtime = runtime.as_deref().and_then(|list| list.split(':').next());
         let runtime = runtime.filter(|first| !first.is_empty()).map(PathBuf::from);
         let named = runtime.is_some();
@@ -183,8 +185,8 @@ impl Candidates {
         Self { paths: directories.map(|directory| directory.join(FILE_NAME)).collect(), named }
     }
 
-    /// Where a supervisor listens: the named place, else the first that is there to be written to,
-    /// else the last.
+    /// The path to listen on: the named one, else the first whose directory is writable, else the
+    /// last.
     fn to_listen_at(&self) -> &Path {
         let (last, before) = self.paths.split_last().expect("there is always one");
         let usable = |path: &&PathBuf| {

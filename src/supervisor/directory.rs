@@ -1,20 +1,20 @@
-//! What the files say: which instances should run, and which files are wrong.
+//! What the configuration files say: which instances should run, and which files are invalid.
 //!
 //! ```text
 //! read, 500 ms, read  ->  settle  ->  look
 //! ```
 //!
-//! Files are written while they are read, and half a file may be valid TOML. So [`read`] only says
-//! what stands there now; [`settle`], a pure function, believes what two readings in a row agree
-//! on; and [`Settled::look`] makes of it what should run. Contents are compared, never times: a
-//! file that is touched, or written again as it was, has not changed. What nobody can see from outside
-//! is whether a writer that rests for longer than two readings is done: who writes slowly should write
-//! elsewhere and rename into place.
+//! Files are written while they are read, and half a file may be valid TOML. So [`read`] only
+//! returns the current content. [`settle`], a pure function, accepts content that two consecutive
+//! readings agree on. [`Settled::look`] turns the accepted content into instances. Contents are
+//! compared, never modification times: a file that is touched, or rewritten with the same content,
+//! has not changed. A writer that pauses for longer than two readings cannot be detected; slow
+//! writers should write elsewhere and rename into place.
 //!
-//! What must hold: nothing is believed of one reading alone, except at start-up; a file counts as
-//! removed only if two directory listings that succeeded lack it; a directory that cannot be listed
-//! changes nothing. Of names with the same variables the one keeps them that had them, over a restart by
-//! the journal that it kept.
+//! Invariants: except at startup no content is accepted from a single reading. A file counts as
+//! removed only if two successful directory listings lack it. A directory that cannot be listed
+//! changes nothing. If two file names map to the same environment variables, the instance that had
+//! them keeps them, over a restart the one that kept its journal.
 
 mod patience;
 
@@ -41,13 +41,13 @@ use crate::{
 /// Where configurations come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Files {
-    /// Every `*.toml` in it; watched.
+    /// Every `*.toml` in this directory; watched.
     Directory(PathBuf),
-    /// One configuration, or the environment alone; read again only when asked.
+    /// One configuration, or the environment alone; read again only on request.
     One { file: Option<PathBuf>, name: Option<String> },
 }
 
-/// An instance that should be.
+/// An instance that should exist.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub name: String,
@@ -62,20 +62,20 @@ pub struct Wanted {
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     pub files: BTreeMap<String, Result<Wanted, Problems>>,
-    /// The directory is missing or unreadable: `files` says nothing then, and nothing changes.
+    /// The directory is missing or unreadable. `files` is empty then, and nothing changes.
     pub problem: Option<String>,
-    /// How many readings had been asked for (SIGHUP, `reload`) when this one began.
+    /// The number of readings that had been requested (SIGHUP, `reload`) when this one began.
     pub asked: u64,
 }
 
 // ---- reading
 
-/// What stands in a file.
+/// The content of a file.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Perhaps with a key in it.
+    /// May contain a private key.
     Bytes(Arc<Zeroizing<Vec<u8>>>),
-    /// It is there, and cannot be read.
+    /// The file exists and cannot be read.
     Unreadable(Problems),
 }
 
@@ -88,19 +88,19 @@ impl fmt::Debug for Content {
     }
 }
 
-/// Which directory this is: device, inode, and when it was made, because inodes are used again.
+/// Identifies a directory: device, inode and creation time, because inodes are reused.
 pub type Identity = (u64, u64, Option<SystemTime>);
 
-/// The directory that stands there now. `None`: none does.
+/// The identity of the directory at this path; `None`: there is none.
 pub fn identity(directory: &Path) -> Option<Identity> {
     let meta = fs::metadata(directory).ok()?;
     Some((meta.dev(), meta.ino(), meta.created().ok()))
 }
 
-/// All files at one moment by their names, or why they could not be listed.
+/// All files at one moment by name, or why the directory could not be listed.
 pub type Listing = Result<BTreeMap<OsString, Content>, String>;
 
-/// Reads all files once. Blocks, for no file longer than it has patience.
+/// Reads all files once. Blocks; each file has a deadline.
 pub fn read(files: &Files, patience: &Patience) -> Listing {
     match files {
         Files::Directory(directory) => {
@@ -127,8 +127,8 @@ pub fn read(files: &Files, patience: &Patience) -> Listing {
     }
 }
 
-/// The names of the configurations of a directory, or why it cannot be listed. Blocks, no longer than
-/// there is patience.
+/// The names of the configurations in a directory, or why it cannot be listed. Blocks until its
+/// deadline.
 pub fn list(directory: &Path, patience: &Patience) -> Result<Vec<OsString>, String> {
     let shown = directory.display();
     match patience.one(Work::List, directory, names) {
@@ -137,7 +137,7 @@ pub fn list(directory: &Path, patience: &Patience) -> Result<Vec<OsString>, Stri
     }
 }
 
-/// Those of the configurations among what is there. Looks at no file.
+/// The configurations among the entries, by name alone.
 fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -150,17 +150,17 @@ fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Whether a file of this name is a configuration: `*.toml`, but not a hidden one. That leaves out
-/// what editors (`x.toml~`, `.x.toml.swp`, `.#x.toml`, `#x.toml#`) and Kubernetes (`..data`) put
-/// beside it.
+/// Returns whether a file of this name is a configuration: `*.toml`, but not a hidden file. That
+/// excludes the files of editors (`x.toml~`, `.x.toml.swp`, `.#x.toml`, `#x.toml#`) and of
+/// Kubernetes (`..data`).
 #[must_use]
 pub fn is_configuration(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.strip_suffix(b".toml").is_some_and(|stem| !stem.is_empty()) && !name.starts_with(b".")
 }
 
-/// What somebody may take for a configuration, and is none: files by their names, and directories. Nothing
-/// of a directory that cannot be listed: that is told where it is read.
+/// Entries that look like a configuration and are none: by their names, and directories. Empty for
+/// a directory that cannot be listed: reading it reports that.
 #[must_use]
 pub fn misnamed(directory: &Path) -> Vec<Warning> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -169,7 +169,7 @@ pub fn misnamed(directory: &Path) -> Vec<Warning> {
         let is_toml =
             Path::new(&name).extension().is_some_and(|of| of.eq_ignore_ascii_case("toml"));
         let is_hidden = name.as_bytes().starts_with(b".");
-        // Of the entry itself: what a link leads to may be on a file system that does not answer.
+        // Of the entry itself: a link's target may be on a file system that does not answer.
         let is_directory = entry.file_type().is_ok_and(|of| of.is_dir());
         let message = match (is_toml && !is_hidden, is_configuration(&name)) {
             (true, true) if is_directory => {
@@ -191,8 +191,9 @@ pub fn misnamed(directory: &Path) -> Vec<Warning> {
     odd.into_iter().map(warning).collect()
 }
 
-/// `None` if it is a directory, or went away since it was listed. A link that leads nowhere is there: what it
-/// leads to may be on a file system that is gone for a while, and ends no instance.
+/// `None`: a directory, or a file that was removed after the listing. A dangling link is a problem,
+/// not a removal: its target may be on a file system that is away for a while, and must not end the
+/// instance.
 fn content(path: &Path) -> Option<Content> {
     if path.is_dir() {
         return None;
@@ -233,7 +234,7 @@ fn is_late(path: &Path, late: Late) -> Problems {
     .into()
 }
 
-/// The same where it may be one that it names.
+/// The same where the file may be one that the configuration's keys name.
 fn names_what_is_late(path: &Path, late: Late) -> Problems {
     let found = match late {
         Late::Hangs => {
@@ -254,8 +255,7 @@ fn names_what_is_late(path: &Path, late: Late) -> Problems {
     .into()
 }
 
-/// Loads configurations for a command, with the files that they name. Blocks, for none longer than there
-/// is patience.
+/// Loads configurations for a command, with the files that they name. Blocks; each has a deadline.
 pub fn load_all(sources: Vec<Source>) -> Vec<Result<Loaded, Problems>> {
     let paths: Vec<PathBuf> =
         sources.iter().map(|source| source.file.clone().unwrap_or_default()).collect();
@@ -268,8 +268,7 @@ pub fn load_all(sources: Vec<Source>) -> Vec<Result<Loaded, Problems>> {
     paths.iter().zip(loaded).map(late).collect()
 }
 
-/// Something of the kind about one configuration. Blocks, no longer than there is patience; `load` may
-/// do so for longer.
+/// Runs `load` for one configuration with a deadline, on a thread of its own. Blocks until then.
 pub fn patiently<T: Send + 'static>(
     file: Option<&Path>,
     load: impl Fn() -> Result<T, Problems> + Send + Sync + 'static,
@@ -285,26 +284,26 @@ fn at(path: &Path) -> Place {
 
 // ---- settling
 
-/// What is believed of all files.
+/// The accepted content of all files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// The content that two readings agreed on, by the file's name.
+    /// The content that two readings agreed on, by file name.
     contents: BTreeMap<OsString, Content>,
-    /// Of files whose names make the same variables, the one that has them.
+    /// Among files whose names map to the same environment variables, the one that has them.
     holders: BTreeSet<OsString>,
 }
 
-/// What two readings in a row make of what was believed.
+/// The result of two consecutive readings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settlement {
     pub settled: Settled,
-    /// They did not agree on everything: a third is needed.
+    /// The readings differ somewhere: a third one is needed.
     pub again: bool,
     /// A listing failed, so nothing was settled.
     pub problem: Option<String>,
 }
 
-/// Believes what both readings say, and keeps what was believed where they differ.
+/// Accepts what both readings agree on, and keeps the earlier content where they differ.
 #[must_use]
 pub fn settle(before: &Settled, first: &Listing, second: &Listing) -> Settlement {
     let (first, second) = match (first, second) {
@@ -322,7 +321,7 @@ pub fn settle(before: &Settled, first: &Listing, second: &Listing) -> Settlement
         let (one, other) = (first.get(name), second.get(name));
         let agreed = one == other;
         again |= !agreed;
-        // Absent from both is agreed on too.
+        // A file that both readings lack is agreed on, too: it is removed.
         let believed = if agreed { other } else { before.contents.get(name) };
         if let Some(content) = believed {
             settled.insert(name.clone(), content.clone());
@@ -334,9 +333,9 @@ pub fn settle(before: &Settled, first: &Listing, second: &Listing) -> Settlement
 
 // ---- looking
 
-/// Reads all files once and believes it: at start-up, where nothing runs that it could break, and
-/// for a command that only shows. What was believed is where a watcher goes on from. `keepers`: of the
-/// journals, as far as the caller knows them. Blocks.
+/// Reads all files once and accepts the result: at startup, where nothing runs that it could break,
+/// and for commands that only show something. Returns what a watcher continues from. `keepers`: who
+/// kept the journals, as far as the caller knows. Blocks.
 #[must_use]
 pub fn look_first(files: &Files, environment: &Environment, keepers: &[Keeper]) -> (Look, Settled) {
     let patience = Patience::default();
@@ -352,7 +351,7 @@ pub fn look_first(files: &Files, environment: &Environment, keepers: &[Keeper]) 
     }
 }
 
-/// [`look_first`] where nothing follows.
+/// [`look_first`] for a caller that does not watch.
 #[must_use]
 pub fn look_once(files: &Files, environment: &Environment) -> Look {
     look_first(files, environment, &[]).0
@@ -372,8 +371,8 @@ impl Settled {
         Self { contents, holders }
     }
 
-    /// What these contents say. Reads the key and authority files that they name, so it blocks, for
-    /// none longer than it has patience.
+    /// The instances that the accepted contents describe. Reads the key and CA files that they
+    /// name, so it blocks; each configuration has a deadline.
     #[must_use]
     pub fn look(&self, files: &Files, environment: &Environment, patience: &Patience) -> Look {
         let looked = match files {
@@ -400,7 +399,7 @@ impl Settled {
         self.contents.is_empty()
     }
 
-    /// Variables of instances that none of these files makes.
+    /// Environment variables for instances that none of these files defines.
     #[must_use]
     pub fn odd_variables(&self, environment: &Environment) -> Vec<Warning> {
         let stems = self.contents.keys().filter_map(|name| stem(name).ok());
@@ -459,7 +458,7 @@ impl Settled {
         let wanted = match file.map(|file| (file, self.contents.get(file.as_os_str()))) {
             None => load(&source, &Content::Bytes(Arc::default()), named),
             Some((_, Some(content))) => load(&source, content, named),
-            // Without what it says it must not run on the defaults.
+            // It must not run on the defaults without its content.
             Some((file, None)) => Err(moving(file)),
         };
         let name = match &wanted {
@@ -470,13 +469,13 @@ impl Settled {
     }
 }
 
-/// Of an instance whose configuration says nothing.
+/// The name of an instance whose configuration could not be loaded.
 fn unloaded_name(file: Option<&Path>, given: Option<&str>) -> String {
     let stem = || Some(file?.file_stem()?.to_string_lossy().into_owned());
     given.map(str::to_owned).or_else(stem).unwrap_or_else(|| "kms-connector".to_owned())
 }
 
-/// The instance's name; what can be shown of a file's name that makes none.
+/// The instance's name, or a printable form of a file name that is not a valid one.
 fn stem(file: &OsStr) -> Result<&str, String> {
     let stem = Path::new(file).file_stem().unwrap_or(file);
     match stem.to_str() {

@@ -1,14 +1,14 @@
-//! Signals -> what an operator, or the service manager, wants of the process.
+//! Signals, translated into what an operator or the service manager wants of the process.
 //!
-//! The first SIGTERM or SIGINT stops: no new asks, what is answered is finished. So does SIGPWR: the
-//! power fails. A second one, or the drain limit, aborts: the journal has whatever was in hand. SIGHUP
-//! reads the files again.
+//! The first SIGTERM or SIGINT stops: the Core is asked nothing more, and what is answered is
+//! finished. SIGPWR (power failure) does the same. A second signal, or the drain limit, aborts:
+//! unfinished work stays in the journal. SIGHUP reads the files again.
 //!
-//! Signals that mean something to other programs (log rotation sends SIGUSR1) would end this one at
-//! once, without a drain: they are said once and ignored. So are those of a limit that is reached: the
-//! write of a file beyond its limit fails like one to a full disk, and work beyond the limit of
-//! processor time goes on. What is left ends the process because whoever sends it wants that: SIGKILL,
-//! SIGQUIT, SIGABRT, and those of a program that is broken.
+//! The default action of many other signals would end the process without a drain. Signals that
+//! mean something to other programs (log rotation sends SIGUSR1) are logged once and ignored. So
+//! are the signals of resource limits: a write beyond the file size limit then fails like one to a
+//! full disk, and work beyond the CPU limit continues. The rest keeps its default action because
+//! its sender wants the process to end: SIGKILL, SIGQUIT, SIGABRT, and the signals of a crash.
 
 use std::{collections::BTreeSet, fmt, future, io, ops::RangeInclusive, time::Duration};
 
@@ -19,16 +19,16 @@ use signal_hook::consts::{
 };
 use tracing::warn;
 
-/// The power fails: of an uninterruptible supply, or of a container's host (LXC).
+/// Power failure: sent for an uninterruptible power supply, or by a container's host (LXC).
 const SIGPWR: i32 = 30;
-/// Of a coprocessor that no machine has any more.
+/// Coprocessor stack fault; no current kernel sends it.
 const SIGSTKFLT: i32 = 16;
-/// Real-time signals mean nothing by themselves. glibc keeps two before them.
+/// Real-time signals have no predefined meaning. glibc reserves the two below for itself.
 const REAL_TIME: RangeInclusive<i32> = 34..=64;
 
 const NOTHING: &str = "the signal means nothing here and is ignored";
 
-/// Those that are caught to be ignored, by name, and what is said of them.
+/// Signals that are caught only to be ignored: number, name and log message.
 const IGNORED: [(i32, &str, &str); 11] = [
     (SIGUSR1, "SIGUSR1", NOTHING),
     (SIGUSR2, "SIGUSR2", NOTHING),
@@ -62,16 +62,16 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// End, by the signal of this name.
+    /// End the process; holds the signal's name.
     Terminate(&'static str),
-    /// Look at the files now.
+    /// Read the files now.
     Reload,
 }
 
-/// The signals this process answers to.
+/// The signals that this process handles.
 pub struct Signals {
     caught: signal_hook_tokio::Signals,
-    /// Those that were said to be ignored.
+    /// Ignored signals that were logged already.
     told: BTreeSet<i32>,
 }
 
@@ -82,7 +82,7 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Catches them from the call on.
+    /// Installs the handlers. Signals are caught from this call on.
     pub fn catch() -> io::Result<Self> {
         let ignored = IGNORED.iter().map(|(signal, ..)| *signal).chain(REAL_TIME);
         let all = [SIGTERM, SIGINT, SIGPWR, SIGHUP].into_iter().chain(ignored);
@@ -90,10 +90,10 @@ impl Signals {
         Ok(Self { caught, told: BTreeSet::new() })
     }
 
-    /// The next one. Cancel-safe. Two of a kind may come as one if they come at the same time.
+    /// The next signal. Cancel-safe. Two equal signals may be merged if they arrive together.
     pub async fn next(&mut self) -> Signal {
         loop {
-            // Only a closed stream ends, and nobody closes this one.
+            // The stream ends only when it is closed, and nothing closes it.
             let Some(signal) = self.caught.next().await else { return future::pending().await };
             let Some((name, word)) = ignored(signal) else { return meaning(signal) };
             if self.told.insert(signal) {
@@ -103,7 +103,7 @@ impl Signals {
     }
 }
 
-/// The name of one that is ignored, and what is said of it.
+/// The name and the log message of an ignored signal.
 fn ignored(signal: i32) -> Option<(String, &'static str)> {
     if REAL_TIME.contains(&signal) {
         return Some((format!("SIGRTMIN+{}", signal - REAL_TIME.start()), NOTHING));
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(ignored(36), Some(("SIGRTMIN+2".to_owned(), NOTHING)));
     }
 
-    /// A real one of each, to this process: who is not caught ends the test.
+    /// Sends real signals to this process: one that is not caught ends the test.
     #[tokio::test]
     async fn d5_no_signal_without_a_meaning_ends_the_process() {
         let mut signals = Signals::catch().unwrap();

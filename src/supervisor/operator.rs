@@ -1,4 +1,4 @@
-//! What operators and the service manager ask, and what they are told.
+//! Requests of operators, their answers, and the status for operators and the service manager.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,19 +25,19 @@ use crate::{
     },
 };
 
-/// What the log said longer ago may well be over.
+/// Older warnings are not shown: their cause may be over.
 const WARNED_WITHIN_MS: u64 = 10 * 60 * 1_000;
 
-/// What an asker waits for.
+/// What a reply waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
-    /// The reading of this number is applied.
+    /// The reading with this number has been applied.
     Reread(u64),
     /// No change is under way.
     Settled,
 }
 
-/// What was asked of one instance.
+/// The state that was asked of one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Restart,
@@ -45,7 +45,7 @@ enum Wish {
 }
 
 impl Wish {
-    /// Why it did not come true, if another operator was faster.
+    /// Why the instance is in another state, if another operator was faster.
     fn beaten(self, is_stopped: bool) -> Option<&'static str> {
         match (self, is_stopped) {
             (Self::Restart, true) => Some("somebody's `stop` came after this `restart`"),
@@ -60,16 +60,16 @@ impl Wish {
 #[derive(Debug)]
 pub(super) struct Pending {
     reply: oneshot::Sender<Reply>,
-    /// One instance, or all.
+    /// One instance; `None`: all.
     name: Option<String>,
     wish: Option<Wish>,
-    /// Those of them that there were.
+    /// The instances concerned that existed when the request came.
     pub(super) were: BTreeSet<String>,
     until: Until,
 }
 
 impl<I: Instances> Supervisor<I> {
-    /// A reading that began when this many had been asked for is applied.
+    /// The reading that began after this many requests has been applied.
     pub(super) fn reread(&mut self, asked: u64) {
         if matches!(self.readiness, Readiness::Rereading(number) if number <= asked) {
             self.readiness = Readiness::DueAgain;
@@ -83,7 +83,7 @@ impl<I: Instances> Supervisor<I> {
 
     pub(super) fn asked(&mut self, asked: Asked, nudges: &watch::Sender<Nudges>) {
         let Asked { request, reply } = asked;
-        // Who asked may be gone by now.
+        // The client may have gone.
         let refuse = |reply: oneshot::Sender<Reply>, why: String| {
             let _ = reply.send(Answer::Refused { why }.into());
         };
@@ -137,7 +137,7 @@ impl<I: Instances> Supervisor<I> {
         self.pending.push(Pending { reply, name, wish, were, until });
     }
 
-    /// Hands the question to the instance, which answers by itself.
+    /// Passes the question to the instance, which answers the client directly.
     fn inquire(&self, name: &str, inquiry: Inquiry) -> Reply {
         let why = match self.slots.get(name) {
             None => {
@@ -157,7 +157,7 @@ impl<I: Instances> Supervisor<I> {
 
     // ---- what is told
 
-    /// Brings everybody who looks up to date.
+    /// Publishes the current state to operators, the HTTP listener and the service manager.
     pub(super) fn show(&mut self) {
         for slot in self.slots.values_mut() {
             if slot.show() {
@@ -185,7 +185,7 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// From now on what is to be seen stands on a board.
+    /// Publishes the state for an HTTP listener from now on.
     pub(super) fn put_up_board(&mut self, address: SocketAddr, errors: LastErrors) -> View {
         let (board, view) = watch::channel(Arc::new(self.shown(errors.clone())));
         self.board = Some(Showing { address, board, errors });
@@ -220,7 +220,7 @@ impl<I: Instances> Supervisor<I> {
         self.directory_problem.iter().cloned().chain(complaints).collect()
     }
 
-    /// Answers those whose wait is over.
+    /// Answers the requests whose wait is over.
     fn reply(&mut self) {
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
@@ -248,7 +248,7 @@ impl<I: Instances> Supervisor<I> {
                 lines.push(problem.clone());
                 failed = true;
             }
-            // Who asked may be gone by now.
+            // The client may have gone.
             let _ = pending.reply.send(Answer::Done { lines, failed }.into());
         }
         self.pending = waiting;
@@ -281,7 +281,7 @@ impl<I: Instances> Supervisor<I> {
             started_at_ms: self.started_at_ms,
             listen: self.board.as_ref().map(|showing| showing.address.to_string()),
             config_dir: self.directory.clone(),
-            // Who asks may stand elsewhere.
+            // The client may have another working directory.
             state_dir: std::path::absolute(&self.state_dir).ok(),
             reload: Reload { problems: self.problems(), ..self.reload.clone() },
             instances: self.slots.values().map(|slot| self.status_of(slot)).collect(),
@@ -292,7 +292,7 @@ impl<I: Instances> Supervisor<I> {
         let mut status = slot.status();
         if let Some(showing) = &self.board {
             let since_ms = clock::unix_millis().saturating_sub(WARNED_WITHIN_MS);
-            // What was said of a fault that is mended is over, too.
+            // Warnings about a fault that was fixed since are over, too.
             let since_ms = since_ms.max(slot.mended_at_ms());
             status.last_warnings = showing.errors.last_of(&slot.name, since_ms);
         }
@@ -307,7 +307,7 @@ fn hand_in(desk: &Desk, inquiry: Inquiry) -> Reply {
             let why = "it is answering others just now: ask again in a moment".to_owned();
             Answer::Refused { why }.into()
         }
-        // The reply that went with a closed one says that the instance ended.
+        // If the instance has ended, the dropped reply channel tells the client so.
         Ok(()) | Err(TrySendError::Closed(_)) => Reply::Later(told),
     }
 }
@@ -318,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    /// Whatever becomes of the question, the asker hears something.
+    /// The client gets an answer in every case.
     #[tokio::test]
     async fn a_full_desk_refuses_and_one_that_goes_says_so() {
         let (desk, mut inbox) = mpsc::channel(1);
@@ -341,7 +341,7 @@ mod tests {
         assert!(why(ask()).await.contains("ended before it answered"));
     }
 
-    /// A file that is bad and then good again, say: what was warned of in between is no news.
+    /// For example a file that is invalid and then valid again: warnings from in between are over.
     #[test]
     fn d8_what_was_said_of_a_fault_is_over_when_it_is_mended() {
         let mut slot: Slot<()> = Slot::new("a".to_owned(), 1);

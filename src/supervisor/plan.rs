@@ -1,10 +1,10 @@
-//! Running x desired -> who may have what. Pure.
+//! Running x desired -> which instance gets which wallet and Core. Pure.
 //!
 //! Two things cannot be shared: a wallet on a chain (its nonces have one owner), and a KMS Core
-//! between deployments (it knows requests by their id alone, and ids repeat). Claims come from the
-//! desired set: who is no longer desired blocks nobody, and its wallet wanted under a new name is a
-//! rename. Who has a claim already keeps it, over a restart by the journal of its wallet, and also while
-//! its file is bad; among newcomers the first name wins.
+//! between deployments (a Core knows requests by their id alone, and ids repeat). Claims come from
+//! the desired set: an instance that is no longer desired blocks no other, and its wallet under a
+//! new name is a rename. An instance that has a claim keeps it: over a restart because it kept the
+//! wallet's journal, and also while its file is invalid. Among newcomers the first name wins.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -31,14 +31,14 @@ pub struct WalletClaim {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Signer {
     Address(Address),
-    /// A key in AWS KMS by its id, region and endpoint: its address is not known offline. Two names
-    /// of one key get as far as its journal, whose lock is the last word.
+    /// A key in AWS KMS by id, region and endpoint: its address is not known offline. Two names of
+    /// one key both get as far as the journal, whose lock decides.
     AwsKey {
         key_id: String,
         region: Option<String>,
         endpoint: Option<String>,
     },
-    /// Who only observes claims none.
+    /// An instance that only observes claims no wallet.
     Nobody,
 }
 
@@ -57,7 +57,8 @@ impl WalletClaim {
         Self { chain_id: config.chain_id, signer }
     }
 
-    /// Whether this instance kept the wallet's journal, as far as that is known without the key.
+    /// Returns whether this instance kept the wallet's journal, as far as that is known without the
+    /// key.
     fn was_of(&self, name: &str, keeper: &Keeper) -> bool {
         keeper.name == name
             && keeper.chain_id == self.chain_id
@@ -68,7 +69,7 @@ impl WalletClaim {
             }
     }
 
-    /// Whether nobody else may have the same.
+    /// Returns whether no other instance may have the same claim.
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         self.signer != Signer::Nobody
@@ -89,28 +90,30 @@ impl fmt::Display for WalletClaim {
 /// What should run.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    /// By a file that is in order.
+    /// Instances with a valid file.
     pub files: Configs,
-    /// In place of a file that is not: what runs, and goes on as it was.
+    /// Instances with an invalid file that run already: they continue unchanged.
     pub kept: Configs,
-    /// By a file that is in order, and stopped by an operator: what they had before stays theirs.
+    /// Instances with a valid file that an operator stopped: they keep the claims they had.
     pub stopped: Configs,
-    /// Whose file is not in order, and nothing runs: it says nothing of its wallet, but its journal may.
+    /// Instances with an invalid file that do not run. The file says nothing about the wallet, but
+    /// the journal may.
     pub broken: BTreeSet<String>,
 }
 
-/// What may become of it.
+/// The decisions about the desired instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Files that collide with another, and how. The others are granted.
+    /// Files that collide with another one, and why. All others are granted.
     pub refused: BTreeMap<String, Collision>,
-    /// Names of one wallet, old to new: the same instance under a new name.
+    /// The same wallet under another name, old name to new: one instance that is renamed.
     pub renamed: BTreeMap<String, String>,
-    /// Refused ones that may not even go on as they are: what they have is granted to another.
+    /// Refused instances that may not even continue as they are: their claims were granted to
+    /// another.
     pub displaced: Vec<String>,
 }
 
-/// Why a file is refused for the sake of another, and what to do.
+/// Why a file is refused because of another one, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collision {
     pub why: String,
@@ -123,12 +126,12 @@ impl fmt::Display for Collision {
     }
 }
 
-/// The rank of who never had what it wants.
+/// The rank of an instance that never had what it claims.
 const NEWCOMER: u8 = 4;
 
-/// Decides who may run, where `current` runs already (or would, after a pause). No instance gets the
-/// name of one of the `running`: what drains there has to be found under its own name until it ends,
-/// and who comes after it waits for that. `keepers`: of the journals.
+/// Decides which instances may run. `current`: those that run already, or would after a pause. No
+/// instance is renamed to a name in `running`: a draining run must be found under its own name
+/// until it ends, and its successor waits for that. `keepers`: who kept the journals.
 #[must_use]
 pub fn plan(
     current: &Configs,
@@ -153,7 +156,7 @@ pub fn plan(
     let mut order: Vec<_> = desired.files.iter().collect();
     order.sort_by_key(|(name, config)| (rank(name, config), name.as_str()));
     let newcomers = order.partition_point(|(name, config)| rank(name, config) < NEWCOMER);
-    // Two that run never collide.
+    // Running instances never collide with each other.
     for (name, config) in &desired.kept {
         if claims.take(name, config).is_err() {
             plan.displaced.push(name.clone());
@@ -165,7 +168,7 @@ pub fn plan(
         }
         let Err(collision) = claims.take(name, config) else { continue };
         plan.refused.insert(name.clone(), collision);
-        // It goes on as it is, if nobody was granted what it has.
+        // The refused instance continues unchanged unless its claims were granted to another.
         if let Some(current) = current.get(name)
             && claims.take(name, current).is_err()
         {
@@ -191,14 +194,14 @@ pub fn plan(
     plan
 }
 
-/// A Core by host and port: the rest of its URL leads to no other one, since gRPC sends none of it.
+/// A Core by host and port: gRPC sends no other part of its URL.
 fn core_of(config: &Config) -> String {
     let url = config.kms_core_endpoint.expose();
     let host = url.host_str().unwrap_or_default().trim_end_matches('.');
     format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
 }
 
-/// What is taken, and by whom.
+/// The claims granted so far, and to whom.
 #[derive(Default)]
 struct Claims<'a> {
     wallets: BTreeMap<WalletClaim, &'a str>,
@@ -206,7 +209,7 @@ struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// The wallets whose journals these instances kept, as far as nobody has them.
+    /// Reserves the wallets whose journals these instances kept, unless they are taken.
     fn reserve(&mut self, names: &'a BTreeSet<String>, keepers: &[Keeper]) {
         for Keeper { name, chain_id, wallet } in keepers {
             if let Some(name) = names.get(name) {
@@ -216,10 +219,10 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// All or nothing.
+    /// Grants both claims of an instance, or none.
     fn take(&mut self, name: &'a str, config: &Config) -> Result<(), Collision> {
         if config.observes() {
-            // Neither sends nor asks.
+            // It neither sends transactions nor asks a Core.
             return Ok(());
         }
         let endpoint = core_of(config);
@@ -257,12 +260,12 @@ mod tests {
     use super::*;
     use crate::config::{Environment, Mode, Source, load};
 
-    /// Where nothing drains.
+    /// [`super::plan`] where nothing drains and no journal is known.
     fn plan(current: &Configs, desired: &Desired) -> Plan {
         super::plan(current, desired, &BTreeSet::new(), &[])
     }
 
-    /// `wallet` and `core` are numbers; `version` makes it another configuration.
+    /// `wallet` and `core` are numbers; `version` makes the configuration differ.
     fn config(wallet: u32, core: u32, version: u32) -> Arc<Config> {
         on_chain(1, wallet, core, version)
     }
@@ -334,10 +337,10 @@ mod tests {
                 Source { file: None, environment, credentials_directory: None, mode: Mode::Start };
             Arc::new(load(&source).unwrap().config)
         };
-        // Two of them, on the Core of another deployment.
+        // Two observers on the Core of another deployment.
         let desired = files([("a", config(1, 1, 1)), ("b", observer()), ("c", observer())]);
         assert_eq!(plan(&Configs::new(), &desired), Plan::default());
-        // A new name is a new instance: its journal has the name of the old one.
+        // For an observer a new name is a new instance: its journal has the old name.
         let renamed = plan(&configs([("b", observer())]), &files([("d", observer())]));
         assert_eq!(renamed, Plan::default());
         assert!(!WalletClaim::of(&observer()).is_exclusive());
@@ -348,7 +351,7 @@ mod tests {
         let desired = files([("a", on_chain(1, 1, 1, 1)), ("b", on_chain(2, 1, 1, 1))]);
         let refused = plan(&Configs::new(), &desired).refused;
         assert!(refused["b"].why.contains("core-1:50051 serves instance a"), "{refused:?}");
-        // Two nodes of one deployment on one Core are odd, and harmless.
+        // Two nodes of one deployment on one Core are unusual and harmless.
         let desired = files([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
         assert_eq!(plan(&Configs::new(), &desired), Plan::default());
     }
@@ -401,7 +404,7 @@ mod tests {
         assert_eq!(plan(&current, &desired), Plan::default());
     }
 
-    /// A slip of the pen gives nobody's wallet, or Core, to a copy of its file.
+    /// A typo in a file does not give its wallet or Core to a copy of that file.
     #[test]
     fn d3_who_has_a_wallet_keeps_it_while_its_file_is_bad() {
         let current = configs([("a", config(1, 1, 1))]);
@@ -414,7 +417,7 @@ mod tests {
             assert!(plan.refused["old-a"].why.contains("instance a"), "{plan:?}");
             assert!(plan.renamed.is_empty() && plan.displaced.is_empty(), "{plan:?}");
         }
-        // Neither does one that runs already and wants it now: it goes on as it is.
+        // Nor to a running instance that now claims the wallet: that one continues unchanged.
         let current = configs([("a", config(1, 1, 1)), ("b", config(2, 1, 1))]);
         let kept = configs([("a", config(1, 1, 1))]);
         let files = configs([("b", config(1, 1, 2))]);
@@ -471,7 +474,7 @@ mod tests {
         assert_eq!(super::plan(&current, &desired, &drains, &[]), Plan::default());
     }
 
-    /// Some configurations of few wallets, under some of few names.
+    /// Some configurations of few wallets under few names.
     fn some_configs() -> impl Strategy<Value = Configs> {
         static POOL: LazyLock<Vec<Arc<Config>>> = LazyLock::new(|| {
             let numbers = (1..4).flat_map(|wallet| (1..3).map(move |core| (wallet, core)));
@@ -483,7 +486,7 @@ mod tests {
     }
 
     proptest! {
-        /// A name that has a run is given to nobody, so that each run stays where it is looked for.
+        /// The name of a running instance is never given away, so each run stays under its name.
         #[test]
         fn a12_every_run_keeps_a_slot_and_every_wallet_has_one_owner(
             wishes in some_configs(),
@@ -491,7 +494,7 @@ mod tests {
             now in some_configs(),
             drains in prop::collection::btree_set("[a-e]", 0..3),
         ) {
-            // Who is current holds its claims alone.
+            // A current instance holds its claims alone.
             let first = self::plan(&Configs::new(), &Desired { files: now.clone(), ..Desired::default() });
             let current: Configs =
                 now.into_iter().filter(|(name, _)| !first.refused.contains_key(name)).collect();
@@ -515,7 +518,7 @@ mod tests {
             for (name, config) in granted {
                 prop_assert_eq!(owners.insert(WalletClaim::of(config), name), None);
             }
-            // Who goes on without a grant has nothing of those who have one.
+            // An instance that continues without a grant has no claim of one with a grant.
             for (name, config) in current.iter().filter(|(name, _)| {
                 let refused = plan.refused.contains_key(*name) || desired.kept.contains_key(*name);
                 refused && !plan.displaced.contains(name) && !plan.renamed.contains_key(*name)

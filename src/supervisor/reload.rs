@@ -1,5 +1,5 @@
-//! What the files say, into slots: the plan decides who may have what, each slot is told what is
-//! wanted of it, and what cannot be applied is said once.
+//! Applies what the files say to the slots: the plan grants claims, each slot gets its target, and
+//! what cannot be applied is logged once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl<I: Instances> Supervisor<I> {
-    /// The files were read: makes slots want what they say.
+    /// Applies one reading of the files.
     pub(super) fn apply(&mut self, look: Look) {
         let Look { files, problem, asked } = look;
         if let Some(problem) = problem {
@@ -132,8 +132,8 @@ impl<I: Instances> Supervisor<I> {
         }
     }
 
-    /// Whether a file says that nothing is to run; what else is wrong with it is of no account then. One
-    /// that was named is run all the same.
+    /// Returns whether the file keeps its instance from running; other problems of the file do not
+    /// matter then. Under `start` the named file runs anyway.
     fn is_disabled(&self, file: &Result<Wanted, Problems>) -> bool {
         self.directory.is_some()
             && match file {
@@ -149,13 +149,13 @@ impl<I: Instances> Supervisor<I> {
         configs.collect()
     }
 
-    /// Under which names a run has not ended, wanted or not.
+    /// The names under which a run has not ended, desired or not.
     fn running(&self) -> BTreeSet<String> {
         let running = self.slots.iter().filter(|(_, slot)| slot.run().is_some());
         running.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What the files want; where one is wrong, what runs in its place.
+    /// What the files describe; for an invalid file, what runs in its place.
     fn desired(&self, files: &BTreeMap<String, Result<Wanted, Problems>>) -> Desired {
         let mut desired = Desired::default();
         for (name, file) in files {

@@ -1,28 +1,29 @@
-//! From a history of exits to what comes next: a pause, or parking. Pure.
+//! From a history of exits to the next step: a delay, or parking. Pure.
 //!
 //! ```text
 //! exit -> 1 s -> exit -> 2 s -> exit -> 4 s -> exit -> 8 s -> exit: parked, tried every 5 min
-//!                  60 s of real health anywhere: back to the beginning
+//!                  60 s of healthy running anywhere: back to the beginning
 //! ```
 
 use std::time::Duration;
 
-/// The first pause; each further one is twice as long.
+/// The first delay; each further one is twice as long.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// An instance that ran this long, waiting for nothing, was healthy: what was before is forgotten.
+/// An instance that ran this long without waiting for anything was healthy: earlier exits are
+/// forgotten.
 pub const HEALTHY_AFTER: Duration = Duration::from_mins(1);
-/// Exits without health in between after which an instance is parked.
+/// An instance is parked after this many exits without a healthy run in between.
 pub const PARK_AFTER: u32 = 5;
-/// A parked instance is tried again after this: nobody watches at night.
+/// A parked instance is tried again after this: nobody may be watching at night.
 pub const PARKED_RETRY: Duration = Duration::from_mins(5);
 
-/// What comes after an exit.
+/// The step that follows an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Build it again after this pause.
+    /// Build the instance again after this delay.
     Again(Duration),
-    /// Give up for now, and say so loudly.
+    /// Give up for now, and log it as an error.
     Park,
 }
 
@@ -33,8 +34,8 @@ pub struct History {
 }
 
 impl History {
-    /// The instance failed after running in health for `healthy_for`. `jitter`, in 0 to 1, keeps
-    /// instances that failed together from coming back together.
+    /// Records a failure after a healthy run of `healthy_for`. `jitter`, from 0 to 1, spreads the
+    /// restarts of instances that failed together.
     pub fn failed(&mut self, healthy_for: Duration, jitter: f64) -> Verdict {
         if healthy_for >= HEALTHY_AFTER {
             self.forget();
@@ -47,7 +48,7 @@ impl History {
         Verdict::Again(pause.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 2.0).min(LONGEST_PAUSE))
     }
 
-    /// Somebody or something changed: a new file, an operator's restart.
+    /// Forgets earlier exits: the file changed, or an operator restarted the instance.
     pub fn forget(&mut self) {
         self.exits = 0;
     }

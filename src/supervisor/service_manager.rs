@@ -1,18 +1,18 @@
-//! What the service manager (systemd) hears of the process: datagrams on `$NOTIFY_SOCKET`, see
-//! `sd_notify(3)`. Without that variable nothing is said.
+//! Notifies the service manager (systemd) with datagrams to `$NOTIFY_SOCKET`, see `sd_notify(3)`.
+//! Does nothing without that variable.
 //!
 //! ```text
-//! READY -> RELOADING -> READY -> ... -> STOPPING     STATUS beside them and in between, one line
+//! READY -> RELOADING -> READY -> ... -> STOPPING     with STATUS, also in between, one line
 //! WATCHDOG=1 from begin to end
 //! ```
 //!
-//! Only the supervisor's loop talks here, as it turns: a loop that is blocked feeds no watchdog, and
-//! the service manager ends the process. For the same reason nothing here waits. What the service
-//! manager does not take (its queue is full, it is being restarted) is owed, and sent in order
-//! before the next word: a lost READY would end the process too.
+//! Only the supervisor's loop sends here, once per turn: a blocked loop feeds no watchdog, and the
+//! service manager ends the process. For the same reason nothing here blocks. A message that the
+//! service manager does not take (its queue is full, or it is restarting) is kept and sent before
+//! the next one, in order: a lost READY would end the process, too.
 //!
-//! The `sd-notify` crate is deliberately absent: it knows no abstract sockets, its sends may block,
-//! and it reads the environment behind everybody's back.
+//! The `sd-notify` crate is deliberately absent: it does not support abstract sockets, its sends
+//! may block, and it reads the process's environment itself.
 
 use std::{
     collections::VecDeque,
@@ -34,24 +34,25 @@ use tracing::{info, warn};
 
 use crate::{config::Environment, domain::is_plain};
 
-/// Bytes of a status. systemd drops datagrams above 4096.
+/// The longest status in bytes. systemd drops datagrams above 4096.
 const STATUS_LIMIT: usize = 1000;
-/// Words owed to a service manager that does not listen. Older ones are void by then.
+/// The most messages kept for a service manager that does not listen. Older ones are outdated by
+/// then.
 const OWED_LIMIT: usize = 8;
 
-/// Who started us and wants to know how we are, if anybody does.
+/// The service manager that started this process, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager {
     line: Option<Line>,
     watchdog: Option<Duration>,
-    /// The last status wanted, and whether it was taken or is owed with another word.
+    /// The current status, and whether it was sent or is part of a message that is still kept.
     status: String,
     status_told: bool,
     owed: VecDeque<String>,
     failing: bool,
 }
 
-/// The socket we send from and the one we send to. Not connected: the other may come anew.
+/// Our socket and the service manager's address. Not connected: the other socket may be recreated.
 #[derive(Debug)]
 struct Line {
     socket: UnixDatagram,
@@ -79,7 +80,7 @@ impl Line {
 }
 
 impl ServiceManager {
-    /// The one that `$NOTIFY_SOCKET` names.
+    /// The service manager that `$NOTIFY_SOCKET` names.
     #[must_use]
     pub fn of(environment: &Environment) -> Self {
         let line = environment.get("NOTIFY_SOCKET").and_then(|name| match Line::to(name) {
@@ -100,25 +101,25 @@ impl ServiceManager {
         }
     }
 
-    /// The start, or a reload, is over.
+    /// Startup, or a reload, is complete.
     pub fn ready(&mut self, status: &str) {
         self.change("READY=1".to_owned(), Some(status));
     }
 
     /// A reload begins; [`Self::ready`] ends it.
     pub fn reloading(&mut self) {
-        // Type=notify-reload (systemd 253) takes the word only with the time it was said at.
+        // Type=notify-reload (systemd 253) requires this timestamp.
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         self.change(format!("RELOADING=1\nMONOTONIC_USEC={micros}"), None);
     }
 
-    /// The process is going to end. The last word.
+    /// The process is going to end. The last message.
     pub fn stopping(&mut self, status: &str) {
         self.change("STOPPING=1".to_owned(), Some(status));
     }
 
-    /// How things are, for `systemctl status`: one line, sent when it differs from the last.
+    /// The status for `systemctl status`: one line, sent when it differs from the last.
     pub fn status(&mut self, status: &str) {
         let status = one_line(status);
         if self.line.is_some() && status != self.status {
@@ -128,21 +129,21 @@ impl ServiceManager {
         }
     }
 
-    /// Tells that the loop turns, to a watchdog if there is one, and pays what is owed. To be
-    /// called at least every [`Self::watchdog_interval`].
+    /// Sends what is kept, then feeds the watchdog if there is one. Must be called at least every
+    /// [`Self::watchdog_interval`].
     pub fn feed(&mut self) {
         if self.settle() && self.watchdog.is_some() {
             self.send("WATCHDOG=1");
         }
     }
 
-    /// How often [`Self::feed`] is due: half of what the watchdog endures.
+    /// How often [`Self::feed`] is due: half of the watchdog's timeout.
     #[must_use]
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Says a word that must arrive.
+    /// Queues a message that must arrive.
     fn change(&mut self, mut word: String, status: Option<&str>) {
         if self.line.is_none() {
             return;
@@ -159,7 +160,7 @@ impl ServiceManager {
         self.settle();
     }
 
-    /// Sends what is owed, in order. Whether nothing is any more.
+    /// Sends what is kept, in order. Returns whether everything was sent.
     fn settle(&mut self) -> bool {
         while let Some(word) = self.owed.pop_front() {
             if !self.send(&word) {
@@ -198,11 +199,11 @@ fn watchdog_interval(environment: &Environment) -> Option<Duration> {
     let ours = environment.get("WATCHDOG_PID").is_none()
         || number("WATCHDOG_PID") == Some(process::id().into());
     let micros = number("WATCHDOG_USEC").filter(|micros| ours && *micros > 0)?;
-    // Timers of no length are refused by those who keep them.
+    // tokio's interval panics for a period of zero.
     Some(Duration::from_micros(micros / 2).max(Duration::from_millis(1)))
 }
 
-/// A line break would begin another word of the protocol.
+/// A line break would begin another assignment of the protocol.
 fn one_line(text: &str) -> String {
     let mut line: String = text.trim().chars().map(|c| if is_plain(c) { c } else { ' ' }).collect();
     if line.len() > STATUS_LIMIT {
@@ -242,7 +243,7 @@ mod tests {
             ServiceManager::of(&environment(&[("NOTIFY_SOCKET", &self.name)]))
         }
 
-        /// Everything that has come, a datagram each.
+        /// All datagrams that have arrived.
         fn heard(&self) -> Vec<String> {
             let mut heard = Vec::new();
             let mut buffer = [0; 4096];

@@ -1,5 +1,6 @@
-//! One instance as its supervisor sees it: its name, its generations, and what they count and leave behind.
-//! What to do next is decided by its [`Standing`], how it is shown by [`view`].
+//! One instance as its supervisor sees it: its name, its generations, and what they count and leave
+//! behind. A generation is one build and run of the instance. [`Standing`] decides what to do next,
+//! [`view`] how the instance is shown.
 
 mod standing;
 mod view;
@@ -24,10 +25,10 @@ use crate::{
     },
 };
 
-/// A configuration to run, with where it came from.
+/// A configuration to run, with its file.
 pub(super) type Target = Arc<Wanted>;
 
-/// What a generation under way is held by.
+/// Controls a generation under way.
 #[derive(Debug)]
 pub(super) struct Handles {
     /// Unique in the process.
@@ -37,7 +38,7 @@ pub(super) struct Handles {
     pub task: AbortHandle,
     pub phase: watch::Receiver<Phase>,
     pub gauges: watch::Receiver<Gauges>,
-    /// Where it can be asked for its requests.
+    /// The channel for questions about its requests; `None` until it can answer.
     pub desk: watch::Receiver<Option<Desk>>,
 }
 
@@ -45,23 +46,23 @@ pub(super) struct Handles {
 #[derive(Debug)]
 pub(super) struct Slot<E> {
     pub name: String,
-    /// Unique in the process: a name goes from one slot to another.
+    /// Unique in the process: a name may move to another slot.
     pub number: u64,
     file: Option<PathBuf>,
-    /// What it should be and what it is, and what to do next.
+    /// Target, current state and the next action.
     pub standing: Standing<Handles>,
     /// What the last generation left, and of which wallet.
     estate: Option<(WalletClaim, E)>,
     pub generation: u64,
-    /// What all generations counted.
+    /// The metrics of all generations.
     pub metrics: Metrics,
-    /// And when, lately.
+    /// The same over the last hour.
     pub last_hour: LastHour,
     restarts: u64,
     last_error: Option<LastError>,
-    /// The state as last shown, and since when.
+    /// The state as last shown, and since when (Unix ms).
     shown: (State, u64),
-    /// Whether something is amiss, and when that was over last (UNIX ms).
+    /// Whether something needs attention, and when that ended last (Unix ms).
     troubled: (bool, u64),
 }
 
@@ -85,13 +86,14 @@ impl<E> Slot<E> {
 
     // ---- what the files and operators say
 
-    /// This should run. Answers whether that is news.
+    /// Sets the configuration to run. Returns whether it is new.
     pub fn want(&mut self, target: Target) -> bool {
         self.file.clone_from(&target.file);
         self.standing.want(target)
     }
 
-    /// The file is there and cannot be applied: what ran goes on. Answers whether that is news.
+    /// The file exists and cannot be applied: what runs continues. Returns whether the reason is
+    /// new.
     pub fn keep(&mut self, file: Option<PathBuf>, why: String) -> bool {
         self.file = file;
         self.standing.keep(why)
@@ -103,7 +105,7 @@ impl<E> Slot<E> {
         self.file = disabled;
     }
 
-    /// The same instance under a new name: what runs hands over to a generation of that name.
+    /// Renames the instance: what runs hands over to a generation of the new name.
     pub fn rename(&mut self, name: String) {
         self.name = name;
         self.standing.rename();
@@ -111,7 +113,7 @@ impl<E> Slot<E> {
 
     // ---- what should be, and what is
 
-    /// What runs, or drains.
+    /// The generation that runs or drains.
     pub fn run(&self) -> Option<&Handles> {
         self.standing.life.run().map(|run| &run.handles)
     }
@@ -120,14 +122,14 @@ impl<E> Slot<E> {
         self.run().map(|run| run.phase.borrow().clone())
     }
 
-    /// Whether it is on its way to another state by itself: a reload or a start is over when none
-    /// of them is.
+    /// Returns whether the state will change by itself. A reload or a startup is complete when this
+    /// is false for all instances.
     pub fn is_changing(&self) -> bool {
         self.standing.is_changing(self.phase() == Some(Phase::Starting))
     }
 
-    /// Whether what the last generation left is of no use to this configuration: then it has to be
-    /// closed before.
+    /// Returns whether the next generation cannot use what the last one left; it must be closed
+    /// first.
     pub fn has_foreign_estate(&self, config: &Config) -> bool {
         self.estate.as_ref().is_some_and(|(claim, _)| *claim != WalletClaim::of(config))
     }
@@ -138,13 +140,13 @@ impl<E> Slot<E> {
 
     // ---- what happened
 
-    /// What runs tells another phase.
+    /// The running generation entered another phase.
     pub fn phase_changed(&mut self, now: Instant) {
         self.standing.phase_changed(self.phase() == Some(Phase::Running), now);
     }
 
-    /// What came of checking a changed configuration beside the one that runs. Answers why it is
-    /// not applied, if that is news.
+    /// The result of checking a changed configuration beside the running one. Returns why it is not
+    /// applied, if that reason is new.
     pub fn checked(
         &mut self,
         config: &Arc<Config>,
@@ -155,7 +157,7 @@ impl<E> Slot<E> {
         self.standing.checked(config, result, is_running, now)
     }
 
-    /// A generation is over. `jitter`: a number from 0 to 1.
+    /// A generation ended. `jitter`: a number from 0 to 1.
     pub fn ended(
         &mut self,
         exit: &Exit,

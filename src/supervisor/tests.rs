@@ -1,6 +1,6 @@
-//! The loop over a real directory, with instances that only pretend and a clock that jumps.
+//! The loop over a real directory, with simulated instances and a paused clock.
 //!
-//! Instances tell the [`Stage`] when they start and end.
+//! Instances register with the [`Stage`] when they start and end.
 
 mod operators;
 mod renames;
@@ -50,7 +50,7 @@ struct Playing {
     version: u64,
 }
 
-/// Where instances tell that they are up.
+/// Where instances register.
 #[derive(Clone, Debug, Default)]
 struct Stage(Arc<Mutex<Board>>);
 
@@ -58,12 +58,12 @@ struct Stage(Arc<Mutex<Board>>);
 struct Board {
     starts: u64,
     playing: Vec<(WalletClaim, Playing)>,
-    /// Estates that nobody has taken over or closed.
+    /// What instances left and nobody has taken over or closed.
     left: usize,
     wrongs: Vec<String>,
 }
 
-/// What an instance leaves: the journal it had open.
+/// What an instance leaves: its open journal.
 #[derive(Debug)]
 struct Left {
     claim: WalletClaim,
@@ -77,7 +77,7 @@ impl Drop for Left {
     }
 }
 
-/// Ends a part when the instance's future is dropped, too.
+/// Unregisters the instance, also when its future is dropped.
 struct Part {
     stage: Stage,
     number: u64,
@@ -89,16 +89,16 @@ impl Drop for Part {
     }
 }
 
-/// Contents by their version: most are healthy.
+/// Behaviour by version number; all other versions are healthy.
 const REFUSED: u64 = 101;
 const UNREACHABLE: u64 = 102;
 const FAILS_AT_START: u64 = 103;
 const FAILS_LATER: u64 = 104;
-/// Finishes nothing of what is in hand before it is aborted.
+/// Finishes nothing before it is aborted.
 const DRAINS_LONG: u64 = 105;
-/// What it needs does not answer at all.
+/// A dependency does not answer at all.
 const BLACK_HOLE: u64 = 106;
-/// The disk of its journal hangs when that is closed.
+/// Closing its journal hangs.
 const CLOSES_NEVER: u64 = 107;
 
 fn version(config: &Config) -> u64 {
@@ -210,7 +210,7 @@ impl Instances for Stage {
 
 // ---- a supervisor of them
 
-/// Signals of a test.
+/// Signals sent by a test.
 struct Script(mpsc::Receiver<Signal>);
 
 impl SignalSource for Script {
@@ -305,7 +305,7 @@ impl Rig {
         self.wake.notify_one();
     }
 
-    /// Ends the supervisor and lets everything drain.
+    /// Ends the supervisor and waits until everything has drained.
     async fn end(mut self) {
         self.signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
         sleep(Duration::from_secs(40)).await;
@@ -324,7 +324,7 @@ pub(super) fn refusal() -> CheckError {
     CheckError::Outside { on: "node".to_owned(), cause }
 }
 
-/// A file of this wallet; `version` makes it another content.
+/// A file with this wallet; `version` makes the content differ.
 pub(super) fn content(wallet: usize, version: u64) -> String {
     format!(
         "gateway_url = \"ws://127.0.0.1:8545\"\nkms_core_endpoint = \"http://127.0.0.1:{}\"\n\
@@ -366,7 +366,7 @@ async fn a_file_starts_changes_and_ends_its_instance() {
     rig.end().await;
 }
 
-/// As the example is that is shipped: it has no wallet either.
+/// Like the shipped example, which has no wallet either.
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_a_disabled_file_is_of_no_account() {
     let rig = Rig::new();
@@ -378,12 +378,12 @@ async fn what_is_wrong_with_a_disabled_file_is_of_no_account() {
     let base = rig.instance("base").await;
     assert_eq!(base.state, State::Stopped { by: StoppedBy::File });
     assert_eq!(base.reload_failed, None);
-    // What ran ends, whatever else its file says now.
+    // The running instance ends, whatever else its file says now.
     rig.write("a.toml", "enabled = false\n");
     quiet().await;
     assert_eq!(rig.instance("a").await.state, State::Stopped { by: StoppedBy::File });
     assert!(rig.stage.playing().is_empty());
-    // Who says nothing that can be read does not say that it is disabled.
+    // An unreadable file does not say that it is disabled.
     rig.write("a.toml", "nonsense");
     quiet().await;
     assert!(rig.instance("a").await.reload_failed.is_some());
@@ -415,8 +415,8 @@ async fn a_change_that_fails_leaves_or_brings_back_what_ran() {
 
 #[tokio::test(start_paused = true)]
 async fn what_fails_while_its_change_is_checked_is_changed_all_the_same() {
-    // It fails ten seconds after its start; the check takes 300 ms, and begins about 1.5 s after
-    // the write.
+    // It fails ten seconds after its start. The check takes 300 ms and begins about 1.5 s after the
+    // write.
     for write_after in (8000..9500).step_by(100) {
         let rig = Rig::new();
         rig.write("a.toml", &content(1, FAILS_LATER));
@@ -458,7 +458,7 @@ async fn exits_back_off_park_and_are_tried_again_slowly() {
     sleep(Duration::from_mins(5)).await;
     assert_eq!(rig.instance("a").await.generation, 6);
 
-    // An operator does not wait, and the count begins anew.
+    // A restart does not wait, and resets the count of exits.
     let answer = rig.ask(Request::Restart { name: "a".into() }).await;
     assert!(matches!(answer, Answer::Done { failed: true, .. }), "{answer:?}");
     assert!(matches!(rig.instance("a").await.state, State::BackingOff { .. }));

@@ -1,4 +1,4 @@
-//! When to look at the files again, and the looking.
+//! Watches the configuration files: when to read them again, and the reading.
 //!
 //! ```text
 //! inotify --(debounce)--\
@@ -6,10 +6,10 @@
 //! every 30 s -----------/
 //! ```
 //!
-//! An event carries no data: it only wakes, and what counts is what the files say then. So a lost
-//! event costs the time until the next rescan, never a configuration. The rescan also sees what no
-//! event tells of: key and authority files, and what links lead to. All file work is done beside
-//! the async threads, one at a time and with a limit; all waiting is tokio's time.
+//! An event carries no data: it only triggers a reading. So a lost event delays a change until the
+//! next rescan and never loses a configuration. The rescan also covers what no event reports: key
+//! and CA files, and the targets of links. All file work runs on blocking threads, one piece at a
+//! time and with a deadline; all waiting is in tokio's time.
 
 use std::{
     collections::BTreeSet,
@@ -36,38 +36,38 @@ use tracing::{info, warn};
 use super::directory::{self, Files, Identity, Listing, Look, Patience, Settled, Settlement, Work};
 use crate::config::{Environment, Warning};
 
-/// What happens in bursts is looked at once it has been quiet for so long.
+/// Events are followed by a reading after this long without another event.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long a burst may put that off.
+/// The longest time a burst of events may delay the reading.
 const BURST_LIMIT: Duration = Duration::from_secs(5);
-/// Between two readings that must agree.
+/// The time between two readings that must agree.
 const BETWEEN_READINGS: Duration = Duration::from_millis(500);
-/// How long one unsettled file may put off what all others say.
+/// How long one unsettled file may delay all others.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// Looks are at least this far apart.
+/// The minimum time between two looks.
 const PACE: Duration = Duration::from_secs(2);
-/// The net below the events.
+/// How often the files are read without any event.
 const RESCAN: Duration = Duration::from_secs(30);
 /// How often a missing directory is looked for.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
-/// What an unmounted or removed directory leaves is no wish of anybody.
+/// An unmounted or removed directory does not mean that all instances should end.
 const VANISHED: &str = "another directory stands there now (unmounted, or made anew), and it has no \
                         configuration: all run on until files are there again, or until \
                         `kms-connector reload`, without a name, says that it is meant";
-/// How long the disk may take.
+/// How long one piece of file work may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often somebody asked for the files to be read now. Each asks for a look of its own.
+/// Requests to read the files now. Each is followed by a look that began after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Nudges {
-    /// All of them: the number of the last.
+    /// The number of requests, which is the number of the last one.
     pub count: u64,
-    /// The last one by which an operator, who had been told that the directory vanished, said that it is
-    /// meant.
+    /// The last request by which an operator who knew that the directory had vanished confirmed
+    /// that.
     pub meant: Option<u64>,
 }
 
-/// Looks at the files whenever they may have changed.
+/// Reads the files whenever they may have changed.
 #[derive(Debug)]
 pub struct Watcher {
     files: Files,
@@ -75,21 +75,21 @@ pub struct Watcher {
     settled: Settled,
     wake: Arc<Notify>,
     eye: Option<Arc<Eye>>,
-    /// One piece of file work at a time: a disk that hangs takes one thread, not all of them.
+    /// One piece of file work at a time: a hanging disk blocks one thread, not all of them.
     desk: Arc<Semaphore>,
     patience: Patience,
-    /// The directory that the files were last seen in.
+    /// The identity of the directory the files were last read in.
     home: Option<Identity>,
-    /// That it vanished was told.
+    /// The directory's disappearance was reported.
     told: bool,
-    /// And somebody said that it is meant.
+    /// An operator confirmed the disappearance.
     meant: bool,
-    /// Variables and files that were warned of.
+    /// Warnings that were logged.
     warned: BTreeSet<Warning>,
 }
 
 impl Watcher {
-    /// Goes on from what a first look settled ([`directory::look_first`]).
+    /// Continues from what the first look settled ([`directory::look_first`]).
     #[must_use]
     pub fn new(files: Files, environment: Environment, settled: Settled) -> Self {
         let wake = Arc::new(Notify::new());
@@ -123,9 +123,10 @@ impl Watcher {
         }
     }
 
-    /// Sends looks until told to stop, or nobody takes them: of a directory the first one at once,
-    /// since a first reading alone is not to be believed for long. Every nudge, each a higher number, is
-    /// followed by a look that began after it and tells its number; those that wait together get one.
+    /// Sends looks until `stop`, or until the receiver is gone. The first look at a directory
+    /// follows at once, because the reading at startup was a single one. Every nudge has a higher
+    /// number and is followed by a look that began after it and carries its number; nudges that
+    /// wait together share one look.
     pub async fn run(
         mut self,
         nudges: watch::Receiver<Nudges>,
@@ -141,7 +142,7 @@ impl Watcher {
         looks: mpsc::Sender<Look>,
     ) {
         let is_watched = matches!(self.files, Files::Directory(_));
-        // What happened since the first look had no one to tell of it.
+        // No watch reported changes since the first look.
         let mut rescan_at = is_watched.then(Instant::now);
         let mut next_look_at = Instant::now();
         let mut asked = 0;
@@ -166,7 +167,7 @@ impl Watcher {
 
     // ---- when
 
-    /// Until it is time to look.
+    /// Waits until a look is due.
     async fn turn(&self, nudges: &mut watch::Receiver<Nudges>, rescan_at: Option<Instant>) {
         tokio::select! {
             biased;
@@ -187,7 +188,7 @@ impl Watcher {
         }
     }
 
-    /// Never, unless the directory is missing.
+    /// Waits for a missing directory; never returns if it is present.
     async fn directory_is_back(&self) {
         match &self.eye {
             Some(eye) if eye.is_missing.load(Ordering::Acquire) => loop {
@@ -203,8 +204,8 @@ impl Watcher {
 
     // ---- what
 
-    /// What the files say once two readings agree, or as far as they have when the limit is over.
-    /// And whether some file is not settled yet.
+    /// The content that two readings agree on, or what has settled when the limit is over; and
+    /// whether some file has not settled.
     async fn look(&mut self) -> (Look, bool) {
         let limit = Instant::now() + SETTLE_LIMIT;
         let mut first = self.read().await;
@@ -235,7 +236,7 @@ impl Watcher {
         let (files, eye, patience) = (self.files.clone(), self.eye.clone(), self.patience.clone());
         let (listing, home, misnamed) = self
             .aside(move || {
-                // First the watch: what changes after the reading must wake.
+                // Open the watch first: a change after the reading must wake us.
                 if let Some(eye) = eye {
                     let directory = eye.directory.clone();
                     let _late = patience.one(Work::Watch, &directory, move |_| eye.open());
@@ -267,7 +268,7 @@ impl Watcher {
         Ok(listing)
     }
 
-    /// Does file work on a thread where it may block.
+    /// Runs file work on a blocking thread, with a deadline.
     async fn aside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -285,10 +286,10 @@ impl Watcher {
         timeout(READ_LIMIT, done).await.unwrap_or_else(late)
     }
 
-    /// Each once.
+    /// Logs each warning once.
     fn warn_of_odd_variables(&mut self) {
         if !matches!(self.files, Files::Directory(_)) {
-            return; // one file's process may share its environment with others
+            return; // the environment of a single instance may be shared with other programs
         }
         for warning in self.settled.odd_variables(&self.environment) {
             self.warn_once(warning);
@@ -303,10 +304,10 @@ impl Watcher {
     }
 }
 
-/// Until a reading is asked for that has not begun. Marks nothing as seen.
+/// Waits for a nudge that no look has seen. Does not mark it as seen.
 async fn nudged(nudges: &mut watch::Receiver<Nudges>) {
     if nudges.changed().await.is_err() {
-        // Nobody can ask any more.
+        // The sender is gone: no nudge will come.
         std::future::pending::<()>().await;
     }
     nudges.mark_changed();
@@ -321,14 +322,14 @@ async fn until(time: Option<Instant>) {
 
 // ---- inotify
 
-/// A watch on the directory itself. It dies with the directory, so it is opened again before each
-/// reading if another directory stands in its place.
+/// An inotify watch on the directory. It ends with the directory, so it is opened again before a
+/// reading if another directory is at the path.
 #[derive(Debug)]
 struct Eye {
     directory: PathBuf,
     wake: Arc<Notify>,
     is_missing: AtomicBool,
-    /// Locked beside the async threads only.
+    /// Locked on blocking threads only.
     state: Mutex<EyeState>,
 }
 
@@ -341,9 +342,9 @@ struct EyeState {
 #[derive(Debug)]
 struct Watch {
     _watcher: RecommendedWatcher,
-    /// Of what is watched.
+    /// The watched directory.
     id: Identity,
-    /// It saw its directory go, or missed events.
+    /// The directory was removed or renamed, or events were lost.
     is_lost: Arc<AtomicBool>,
 }
 
@@ -352,7 +353,7 @@ enum Sight {
     Open,
     /// There is no directory.
     Missing,
-    /// The system gives no watch; the rescan has to do.
+    /// The system refuses a watch; only the rescan remains.
     Refused,
 }
 
@@ -362,7 +363,7 @@ impl Eye {
         Self { directory, wake, is_missing: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    /// Watches the directory that stands there now, if it is not watched already. Blocks.
+    /// Watches the directory at the path unless that one is watched already. Blocks.
     fn open(&self) -> Sight {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let id = directory::identity(&self.directory);
@@ -418,23 +419,23 @@ impl Eye {
     }
 }
 
-/// What an event tells.
+/// What an event means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sign {
-    /// Nothing a configuration depends on; above all not that we read a file ourselves.
+    /// No configuration depends on it; above all our own reads.
     Nothing,
     Change,
-    /// The watch is over, or incomplete.
+    /// The watch has ended or is incomplete.
     Loss,
 }
 
 impl Sign {
-    /// `None` is an error of the watch.
+    /// `None`: an error of the watch.
     fn of(directory: &Path, event: Option<&Event>) -> Self {
         let Some(event) = event else { return Self::Loss };
         let itself = event.paths.iter().any(|path| path == directory);
-        // What a file says, and which files and links there are. The latter counts for any name:
-        // links lead through `..data`, or through whatever somebody calls `current`.
+        // Whether content, or the set of files and links, may have changed. The latter matters for
+        // any name: links may lead through `..data`, or through a name such as `current`.
         let (content, entries) = match event.kind {
             EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) if itself => {
                 return Self::Loss;
@@ -456,7 +457,7 @@ impl Sign {
     }
 }
 
-/// Whether it is an editor's own: `.x.toml.swp`, `.#x.toml`, `x.toml~`.
+/// Returns whether it is an editor's own file: `.x.toml.swp`, `.#x.toml`, `x.toml~`.
 fn is_scratch(name: &std::ffi::OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let is_hidden = name.starts_with(b".") && !name.starts_with(b"..");

@@ -1,4 +1,4 @@
-//! A command's end of the control socket.
+//! The commands' end of the control socket.
 
 use std::{
     fmt, fs, io,
@@ -16,27 +16,27 @@ use tokio::{
 
 use super::{Answer, Candidates, LONGEST_PATH, Request};
 
-/// How long one place may take to let us connect.
+/// How long connecting to one candidate may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// No answer is longer: the status of thousands of instances.
+/// Above every real answer: the status of thousands of instances fits.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
-/// No supervisor answers at any of the places where one may.
+/// No supervisor answers at any candidate.
 #[derive(Debug)]
 pub struct NotFound {
-    /// Each place, and why it is not there.
+    /// Each candidate with the error.
     pub tried: Vec<(PathBuf, io::Error)>,
 }
 
 impl NotFound {
-    /// Whether a socket is there that we may not use.
+    /// Returns whether a socket exists that this user may not open.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         self.tried.iter().any(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
-/// What the commonest reasons mean here.
+/// Explanations of the most common errors.
 const WORDS: [(io::ErrorKind, &str); 4] = [
     (io::ErrorKind::NotFound, "there is no such socket"),
     (io::ErrorKind::ConnectionRefused, "nobody listens (left behind by a process that was killed)"),
@@ -50,7 +50,7 @@ const WORDS: [(io::ErrorKind, &str); 4] = [
     ),
 ];
 
-/// Whether something stands there, and no socket.
+/// Returns whether another kind of file is at this path.
 fn is_no_socket(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
 }
@@ -62,7 +62,7 @@ impl fmt::Display for NotFound {
             write!(f, "\n  {}: ", path.display())?;
             let known = WORDS.iter().find(|(kind, _)| *kind == error.kind());
             match known {
-                // The kernel says the same of whatever is no socket.
+                // connect(2) fails with the same error for every file that is not a socket.
                 Some((io::ErrorKind::ConnectionRefused, _)) if is_no_socket(path) => {
                     f.write_str("that is no socket: --socket takes the path of a control.sock")?;
                 }
@@ -96,7 +96,7 @@ pub struct Connection {
     stream: UnixStream,
 }
 
-/// The first place where somebody answers.
+/// Connects to the first candidate that accepts.
 pub async fn find(candidates: &Candidates) -> Result<Connection, NotFound> {
     let mut tried = Vec::new();
     for path in &candidates.paths {
@@ -123,8 +123,8 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
         let error = format!("a socket's path has at most {LONGEST_PATH} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
     }
-    // Where it may block: looking a path up on a mount that hangs never ends, and where others wait to
-    // be let in, too, it lasts. The caller's deadline ends the wait.
+    // On a blocking thread: a path lookup on a hanging mount never returns, and connecting waits
+    // while the backlog is full. The caller's deadline ends the wait.
     let path = path.to_owned();
     let connecting = spawn_blocking(move || net::UnixStream::connect(path));
     let stream = connecting.await.map_err(io::Error::other)??;
@@ -133,13 +133,13 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 impl Connection {
-    /// Where the supervisor listens.
+    /// The path of the supervisor's socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends the request and waits for the answer.
     pub async fn ask(self, request: &Request, deadline: Duration) -> Result<Answer, AskError> {
         let path = self.path.clone();
         match timeout(deadline, self.exchange(request)).await {

@@ -1,9 +1,10 @@
 //! The supervisor's end of the control socket.
 //!
-//! Whatever a client does, it costs one of a few places for a bounded time, and nothing else: the loop
-//! sees whole, readable requests only. Everybody is let in; where there is no place, the oldest of
-//! whoever has most leaves ([`crate::crowd`]), and one that hangs up leaves at once. The status, which
-//! the loop tells without waiting for anything, takes no place of those who wait for its deeds.
+//! A client can take one of a few places for a bounded time and nothing else. The loop sees only
+//! complete, valid requests. Every connection is accepted; where no place is free, the oldest
+//! connection of the user with the most connections is closed ([`crate::crowd`]). A client that
+//! hangs up frees its place at once. A status request needs no place, because the loop answers it
+//! without waiting.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, Permissions},
@@ -31,36 +32,36 @@ use tracing::{debug, error, info, warn};
 use super::{Answer, Asked, Candidates, LONGEST_PATH, Request};
 use crate::crowd::{Crowd, Most, Place};
 
-/// Connections that have not said yet what they want, and those whose wish is being done. A script may
-/// well restart a hundred instances at once.
+/// Connections that have not sent a request yet, and those whose request is being carried out. A
+/// script may restart a hundred instances at once.
 pub(super) const PLACES: Most = Most { silent: 128, served: 128 };
-/// Connections the kernel keeps for us until they are let in.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 256;
-/// No request is longer.
+/// The largest request in bytes.
 const LONGEST_REQUEST: u64 = 64 << 10;
-/// How long a client may take to say what it wants.
+/// How long a client may take to send its request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the loop may take to do it.
+/// How long the loop may take to answer.
 const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
-/// How often it is looked whether who waits for an answer is still there.
+/// How often a waiting client is checked for having hung up.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long a client may take to hear the answer.
+/// How long a client may take to read the answer.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long one supervisor waits for another that binds in the same directory.
+/// How long to wait for another supervisor that is binding in the same directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a socket that is in use is waited for at a start: a process that was killed may not be gone yet.
+/// How long to wait at startup for a socket in use: a process that was just killed may still hold
+/// it.
 const TAKEN_FOR: Duration = Duration::from_secs(3);
-/// How often it is tried meanwhile.
+/// Pause between two attempts to bind it.
 const TRIED_EVERY: Duration = Duration::from_millis(100);
-/// How often it is looked whether the socket is still where commands look for it: as often as the files
-/// are read.
+/// How often to check that the socket's path still leads to our socket.
 const THERE_EVERY: Duration = Duration::from_secs(30);
-/// How long that may take.
+/// How long that check may take.
 const THERE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the last answers may take once the loop has ended.
+/// How long to deliver the last answers after the loop has ended.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Why nobody can ask this supervisor anything.
+/// Why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error("{} is in use by {}: stop that one, or choose another place with --socket", path.display(), describe(*pid))]
@@ -79,19 +80,20 @@ fn describe(pid: Option<i32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// A bound socket; removed when dropped.
+/// A bound socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct Listener {
-    /// Goes before the socket, which keeps its inode from being another's.
+    /// Dropped before the socket: while the socket is open, the kernel cannot reuse the file's
+    /// inode.
     file: SocketFile,
     socket: UnixListener,
-    /// Where it may be bound again.
+    /// Where the socket may be bound again.
     candidates: Candidates,
-    /// That it is gone and cannot be bound again was told.
+    /// The warning that the socket is gone and cannot be bound again was logged.
     complained: bool,
 }
 
-/// The socket's file, as long as it is the one we made.
+/// The socket's file. Removed on drop if it is still ours.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -101,7 +103,8 @@ struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
-            // Somebody else may be quicker; a file left behind is replaced at the next start.
+            // Another process may have removed it first. A file left behind is replaced at the next
+            // start.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -112,8 +115,8 @@ fn identity(file: &Metadata) -> (u64, u64) {
 }
 
 impl Listener {
-    /// Binds at the first place that will do. A socket that nobody answers on is replaced; one that is in
-    /// use is waited for, for some seconds.
+    /// Binds the first usable candidate. Replaces a stale socket. Waits [`TAKEN_FOR`] for one that
+    /// is in use.
     pub async fn bind(candidates: &Candidates) -> Result<Self, ListenError> {
         let begun = Instant::now();
         loop {
@@ -126,8 +129,8 @@ impl Listener {
         }
     }
 
-    /// The same, but waits for nobody. Done on a thread where it may block: its file system may hang, and
-    /// then this ends when that does.
+    /// [`Self::bind`] without waiting for a socket in use. Runs on a blocking thread: if its file
+    /// system hangs, this returns only when that answers.
     pub(super) async fn bind_at_once(candidates: &Candidates) -> Result<Self, ListenError> {
         let (runtime, there) = (Handle::current(), candidates.clone());
         let binding = spawn_blocking(move || runtime.block_on(Self::bind_here(&there)));
@@ -152,30 +155,29 @@ impl Listener {
         };
         let directory = path.parent().unwrap_or(Path::new("/"));
         if !candidates.named {
-            // The state directory, which nobody may have needed yet.
+            // The state directory may not exist yet.
             let making = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             making.map_err(failed("making its directory"))?;
         }
-        // Between looking and binding nobody else may do the same.
+        // No other supervisor may bind between the check and the bind.
         let _lock = lock(directory).await.map_err(failed("locking its directory"))?;
         make_way(&path).await?;
         let socket = UnixSocket::new_stream().map_err(failed("making it"))?;
         socket.bind(&path).map_err(failed("binding it"))?;
         let made = fs::symlink_metadata(&path).map_err(failed("looking at it"))?;
         let file = SocketFile { path: path.clone(), identity: identity(&made) };
-        // Nobody can connect before `listen`: the mode holds from the first connection on.
+        // Nobody can connect before `listen`, so no connection sees another mode.
         open_to_group(&path, &file).map_err(failed("setting its mode"))?;
         let socket = socket.listen(BACKLOG).map_err(failed("listening"))?;
         Ok(Self { file, socket, candidates: candidates.clone(), complained: false })
     }
 
-    /// Binds again if somebody removed the socket, or put something else in its place: no command finds
-    /// it then.
+    /// Binds again if the socket's file was removed or replaced: no command would find it.
     async fn look_after_itself(&mut self) {
         let (path, own) = (self.file.path.clone(), self.file.identity);
         let there = move || fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == own);
         let looking = timeout(THERE_DEADLINE, spawn_blocking(there)).await;
-        // A disk that does not answer says nothing.
+        // A disk that does not answer proves nothing.
         if !matches!(looking, Ok(Ok(false))) {
             self.complained &= !matches!(looking, Ok(Ok(true)));
             return;
@@ -196,13 +198,13 @@ impl Listener {
         }
     }
 
-    /// Where it listens.
+    /// The socket's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.file.path
     }
 
-    /// Serves until `stop`. Whoever waits for an answer then gets it if it comes at once.
+    /// Serves until `stop`. Clients that are still waiting get [`CLOSE_DEADLINE`] for their answer.
     pub async fn serve(mut self, commands: mpsc::Sender<Asked>, stop: CancellationToken) {
         let crowd = Crowd::new(PLACES);
         let mut looks = interval(THERE_EVERY);
@@ -251,8 +253,8 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Holds others off the directory until dropped. Whoever can read it can lock it for ever: `None`
-/// after a while.
+/// Locks the directory against other supervisors until the file is dropped. Any user who can read
+/// the directory can hold this lock, so it gives up after [`LOCK_DEADLINE`] and returns `None`.
 async fn lock(directory: &Path) -> io::Result<Option<File>> {
     let file = File::open(directory)?;
     let begun = Instant::now();
@@ -271,7 +273,7 @@ async fn lock(directory: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes what a supervisor left behind that could not remove it itself.
+/// Removes a socket that a killed supervisor left behind.
 async fn make_way(path: &Path) -> Result<(), ListenError> {
     let failed = |doing| move |cause| ListenError::Io { path: path.to_owned(), doing, cause };
     match fs::symlink_metadata(path) {
@@ -292,14 +294,14 @@ async fn make_way(path: &Path) -> Result<(), ListenError> {
             fs::remove_file(path).map_err(failed("removing a stale one"))
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Its backlog is full.
+        // Its backlog is full, so its owner is alive.
         Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use(None)),
         Ok(Err(error)) => Err(failed("asking who listens there")(error)),
         Err(_) => Err(in_use(None)),
     }
 }
 
-/// The mode of the socket we made, and of nothing that was put in its place meanwhile.
+/// Sets the mode of the socket we made, and of no file that replaced it meanwhile.
 fn open_to_group(path: &Path, made: &SocketFile) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
@@ -310,7 +312,7 @@ fn open_to_group(path: &Path, made: &SocketFile) -> io::Result<()> {
     fs::set_permissions(itself, Permissions::from_mode(0o660))
 }
 
-/// Who is at the other end, as far as the kernel tells.
+/// User and process at the other end, as far as the kernel knows them.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     uid: Option<u32>,
@@ -324,7 +326,7 @@ impl Peer {
     }
 }
 
-/// One connection: a line in, a line out.
+/// Serves one connection: reads a request line, writes an answer line.
 async fn converse(
     stream: UnixStream,
     peer: Peer,
@@ -338,12 +340,12 @@ async fn converse(
         () = place.wanted() => return debug!(uid, pid, "a silent control client has to leave"),
     };
     let answer = match read {
-        // Somebody looked whether we are here.
+        // The client only tested the connection.
         Ok(Ok(None)) => return,
         Ok(Ok(Some(Request::Status))) => pass_on(Request::Status, &commands).await,
         Ok(Ok(Some(request))) => {
             place.serve();
-            // A question in many pages is no news.
+            // Questions come in many pages and are not worth a log line each.
             let is_question = |request: &Request| matches!(request, Request::Requests { inquiry, .. } if !inquiry.is_wish());
             if !is_question(&request) {
                 info!(%request, uid, pid, "control request");
@@ -381,7 +383,8 @@ async fn converse(
     }
 }
 
-/// Until nobody is at the other end. Who has only said all it has to say still listens.
+/// Waits until the other end is closed. A client that only shut down its writing side still
+/// listens.
 async fn gone(writing: &OwnedWriteHalf) {
     loop {
         sleep(LOOK_EVERY).await;
@@ -392,7 +395,7 @@ async fn gone(writing: &OwnedWriteHalf) {
     }
 }
 
-/// `None` if the client went without a word; `Err` says what is wrong with its words.
+/// `None`: the client closed without sending anything. `Err`: what is wrong with the request.
 async fn read_request(reading: impl AsyncRead + Unpin) -> Result<Option<Request>, String> {
     let mut line = Vec::new();
     let mut reading = BufReader::new(reading.take(LONGEST_REQUEST + 1));

@@ -1,4 +1,4 @@
-//! Both ends, over real candidates.
+//! Both ends of the control socket, over real files.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ fn at(path: &Path) -> Candidates {
     candidates(Some(path), &Environment::default(), Path::new("/nowhere"))
 }
 
-/// A supervisor that answers a restart with the name, and never a stop.
+/// A supervisor that answers a restart with the instance's name and never answers a stop.
 struct World {
     directory: TempDir,
     candidates: Candidates,
@@ -61,7 +61,7 @@ impl World {
                 count.fetch_add(1, Ordering::SeqCst);
                 match request {
                     Request::Restart { name } => {
-                        // Whoever went does not hear it.
+                        // The client may have gone.
                         let _ = reply.send(done(&name).into());
                     }
                     Request::Status
@@ -88,7 +88,7 @@ impl World {
         client::ask(&self.candidates, &Request::Restart { name: name.to_owned() }, SOON).await
     }
 
-    /// What is answered to these bytes, which may be more than the other end wants to read.
+    /// Sends these bytes, which may exceed the limit, and returns the answer.
     async fn answer_to(&self, bytes: &[u8]) -> Answer {
         let (reading, mut writing) = self.connect().await.into_split();
         let _ = writing.write_all(bytes).await;
@@ -155,7 +155,7 @@ async fn a_second_supervisor_is_told_of_the_first() {
     assert_eq!(world.restart("still there").await.unwrap(), done("still there"));
 }
 
-/// A process that was killed a moment ago has not closed everything yet.
+/// A process that was killed a moment ago may still hold the socket.
 #[tokio::test]
 async fn c10_a_socket_that_is_in_use_for_a_moment_is_waited_for() {
     let directory = tempfile::tempdir().unwrap();
@@ -191,7 +191,7 @@ async fn of_many_that_bind_at_once_one_does() {
     }
 }
 
-/// Whoever can read a directory can lock it.
+/// Any user who can read a directory can lock it.
 #[tokio::test]
 async fn b12_a_directory_that_somebody_keeps_locked_keeps_nobody_from_starting() {
     let directory = tempfile::tempdir().unwrap();
@@ -202,7 +202,7 @@ async fn b12_a_directory_that_somebody_keeps_locked_keeps_nobody_from_starting()
     assert_eq!(listener.path(), path);
 }
 
-/// Asks again and again until somebody answers; fails after a minute of the test's clock.
+/// Asks repeatedly until a supervisor answers; fails after a minute of test time.
 async fn until_reached(candidates: &Candidates) {
     let reached = async {
         while client::find(candidates).await.is_err() {
@@ -221,11 +221,11 @@ async fn d4_a_socket_that_was_removed_is_bound_again() {
         assert_eq!(world.restart("a").await.unwrap(), done("a"));
         assert_eq!(fs::metadata(world.path()).unwrap().permissions().mode() & 0o777, 0o660);
     }
-    // One that nobody answers on any more, in its place.
+    // Replaced by a stale socket.
     fs::remove_file(world.path()).unwrap();
     drop(std::os::unix::net::UnixListener::bind(world.path()).unwrap());
     until_reached(&world.candidates).await;
-    // What is somebody else's stays.
+    // A file of somebody else is not removed.
     fs::remove_file(world.path()).unwrap();
     fs::write(world.path(), "precious").unwrap();
     sleep(Duration::from_mins(2)).await;
@@ -237,7 +237,7 @@ async fn d4_a_socket_that_was_removed_is_bound_again() {
     assert!(!world.path().exists());
 }
 
-/// The directory went along with it: it is made anew, or the next place will do.
+/// The directory was removed too: it is created again, or the next candidate is used.
 #[tokio::test(start_paused = true)]
 async fn d4_a_directory_that_was_removed_is_made_again() {
     let home = tempfile::tempdir().unwrap();
@@ -364,7 +364,7 @@ async fn a_hundred_clients_each_get_their_own_answer() {
     assert_eq!(world.asked.load(Ordering::SeqCst), 100);
 }
 
-/// As many that wait for a wish that is never done.
+/// Connections that wait for a request that is never carried out.
 async fn wishers(world: &World, count: usize) -> Vec<UnixStream> {
     let mut waiting = Vec::new();
     let before = world.asked.load(Ordering::SeqCst);
@@ -414,13 +414,13 @@ async fn b8_whoever_sits_there_in_silence_keeps_no_operator_out() {
     }
 }
 
-/// C11: a minute, in which it held its place.
+/// C11: it held its place for a minute.
 #[tokio::test]
 async fn b8_who_hangs_up_leaves_and_who_has_said_all_is_answered() {
     let world = World::new().await;
     drop(wishers(&world, PLACES.served).await);
     sleep(Duration::from_secs(1)).await;
-    // All of their places are free again: nobody of these waits for one, or has to give way.
+    // All places are free again: none of these has to wait or to leave.
     let waiting = wishers(&world, PLACES.served - 1);
     let mut waiting = timeout(Duration::from_secs(10), waiting).await.unwrap();
     let (mut heard, mut said) = world.connect().await.into_split();
@@ -466,7 +466,7 @@ async fn whoever_waits_hears_of_the_end() {
     world.tasks.shutdown().await;
     let mut answer = Vec::new();
     timeout(SOON, waiting.read_to_end(&mut answer)).await.unwrap().unwrap();
-    // Dropped without a word: the client says so.
+    // Closed without an answer: the client reports that.
     assert!(answer.is_empty());
 }
 
@@ -523,7 +523,7 @@ fn the_places_are_tried_in_order() {
     assert_eq!(of_systemd.paths, [socket(&runtime), socket(&system), socket(&state)]);
     assert_eq!((of_systemd.to_listen_at(), of_systemd.named), (&*socket(&runtime), true));
 
-    // The system's directory is not there.
+    // The system's directory does not exist.
     let default = among(None, &none);
     assert_eq!(default.paths, [socket(&system), socket(&state)]);
     assert_eq!((default.to_listen_at(), default.named), (&*socket(&state), false));

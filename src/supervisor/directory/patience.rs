@@ -1,9 +1,9 @@
-//! File work that may never end: a hung network mount, a FUSE server that died. Each file has a limit;
-//! one that keeps its thread longer is given up, and not touched again before that thread is back, so
-//! that it costs one thread and no other file its turn. Blocks, as file work does.
+//! File work with a deadline. A hung network mount or a dead FUSE server may block a call for ever.
+//! Each file has a limit; a file that exceeds it is given up and not touched again until its thread
+//! returns. So it costs one thread and delays no other file. The calls here block, too.
 //!
-//! In order, all files are one thread's work. Once one of them does not end, each of those behind it
-//! gets a thread of its own, so that a hundred files on one hung mount take no longer than two.
+//! One thread works on all files in order. Once a file does not finish, each file behind it gets
+//! its own thread, so that a hundred files on one hung mount take no longer than two.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,33 +22,34 @@ use tracing::warn;
 
 /// How long one file may take.
 const LIMIT: Duration = Duration::from_secs(3);
-/// Threads for those behind a file that does not end. More wait for the next reading.
+/// The most threads for files behind one that does not finish. The rest waits for the next reading.
 const AT_ONCE: usize = 128;
 
-/// What is done with files. One whose keys name a file that hangs can be read itself.
+/// The kind of work. A file can be stuck in one kind and fine in another: one whose keys name a
+/// file on a hung mount can be read itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     Read,
     Load,
-    /// Its modes and those of what is above it; which directory it is, and what else stands in it.
+    /// Modes of a file and its ancestors, the identity of a directory, its other entries.
     Look,
-    /// Which files a directory has.
+    /// The entries of a directory.
     List,
-    /// Watching a directory for changes.
+    /// Opening a watch on a directory.
     Watch,
 }
 
 /// Why there is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
-    /// It did not end within its limit.
+    /// It did not finish within its limit.
     Hangs,
-    /// The system gives no thread to do it on.
+    /// The system provides no thread.
     NoThread,
 }
 
 impl Late {
-    /// What to do about it.
+    /// What an operator can do about it.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
@@ -73,19 +74,19 @@ impl fmt::Display for Late {
 
 type Stuck = BTreeMap<(Work, PathBuf), Arc<AtomicBool>>;
 
-/// What is known of files that did not end.
+/// Runs file work and remembers what did not finish.
 #[derive(Clone, Debug, Default)]
 pub struct Patience {
-    /// Whether their threads are back.
+    /// The work given up, each with a flag that is set when its thread has returned.
     stuck: Arc<Mutex<Stuck>>,
 }
 
-/// A worker's list, and whether somebody waits for its results.
+/// A worker thread and its results.
 struct Worker<T> {
     results: mpsc::Receiver<(usize, T)>,
-    /// The worker is to end after the file it is at.
+    /// Tells the worker to end after its current file.
     given_up: Arc<AtomicBool>,
-    /// It is done with the file it was at when it was given up.
+    /// The worker has returned after it was given up.
     back: Arc<AtomicBool>,
 }
 
@@ -94,7 +95,7 @@ impl Patience {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does `work` for one file or directory.
+    /// Runs `work` for one file or directory.
     pub fn one<T: Send + 'static>(
         &self,
         what: Work,
@@ -105,7 +106,7 @@ impl Patience {
         results.pop().unwrap_or(Err(Late::Hangs))
     }
 
-    /// Does `work` for each file, in this order.
+    /// Runs `work` for each file, in this order.
     pub fn each<T: Send + 'static>(
         &self,
         what: Work,
@@ -130,7 +131,7 @@ impl Patience {
             let is_free = |index: &usize| !stuck.contains_key(&(what, files[*index].clone()));
             (0..files.len()).filter(is_free).collect()
         };
-        // One thread, as long as all of them end.
+        // One thread is enough as long as every file finishes.
         let all = left.iter().map(|index| (*index, files[*index].clone())).collect();
         let Some(worker) = start(thread(), all, work.clone()) else {
             for index in left {
@@ -146,7 +147,8 @@ impl Patience {
             };
             results[index] = Ok(result);
         }
-        // A thread for each of those behind. They run at the same time, so they share one limit.
+        // One thread for each of the remaining files. They run in parallel, so they share one
+        // limit.
         let mut alone = Vec::new();
         for index in left.drain(..).take(AT_ONCE) {
             match start(thread(), vec![(index, files[index].clone())], work.clone()) {
@@ -172,8 +174,8 @@ impl Patience {
     }
 }
 
-/// Begins; `None`: the system has no thread. Nobody joins it, because it may never end; the process
-/// does not wait for it.
+/// Starts a worker; `None`: the system provides no thread. Nobody joins it, because it may never
+/// end; the process does not wait for it at exit.
 fn start<T: Send + 'static>(
     thread: Builder,
     files: Vec<(usize, PathBuf)>,
@@ -204,13 +206,13 @@ mod tests {
         names.iter().map(PathBuf::from).collect()
     }
 
-    /// Two of five files do not end; the others are read, once and in order, and the next reading
-    /// waits for nobody. However many hang, they take two limits together.
+    /// Two of five files do not finish. The others are read once and in order, and the next reading
+    /// does not wait. Any number of hanging files takes two limits together.
     #[test]
     fn d1_a_file_that_does_not_end_costs_no_other_its_turn() {
         let (patience, hung) = (Patience::default(), Arc::new(AtomicBool::new(true)));
         let files = names(&["a", "b", "c", "d", "e"]);
-        // Not for ever, so that who waits for them fails here.
+        // Bounded, so that waiting for them fails the test instead of blocking it.
         let begun = Instant::now();
         let read = |patience: &Patience| {
             let hung = hung.clone();
@@ -253,7 +255,7 @@ mod tests {
         hung.store(false, Ordering::Release);
     }
 
-    /// As a user who may have no more threads finds it: that is no hanging file.
+    /// As for a user at its thread limit: that is not a hanging file.
     #[test]
     fn d8_no_thread_is_not_taken_for_a_file_that_hangs() {
         let patience = Patience::default();

@@ -1,4 +1,4 @@
-//! Real temporary directories, and the settling as a pure function.
+//! Real temporary directories, and settling as a pure function.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A configuration that may run under a supervisor.
+/// A configuration that is valid under a supervisor.
 pub fn text(channel_size: u32) -> String {
     format!(
         "gateway_url = 'ws://gateway'\nkms_core_endpoint = 'http://core'\nchain_id = 1\n\
@@ -29,7 +29,7 @@ fn look_with<const N: usize>(directory: &Path, variables: [(&str, &str); N]) -> 
     look_once(&Files::Directory(directory.to_owned()), &variables.into_iter().collect())
 }
 
-/// Names, and whether they are in order.
+/// Names, and whether each is valid.
 fn summary(look: &Look) -> Vec<(&str, bool)> {
     look.files.iter().map(|(name, wanted)| (name.as_str(), wanted.is_ok())).collect()
 }
@@ -96,7 +96,7 @@ fn a_file_is_an_instance_with_what_it_says() {
     assert_eq!(one.config.channel_size, 7);
     assert_eq!(one.file.as_deref(), Some(directory.path().join("one.toml").as_path()));
     assert!(!look.files["off"].as_ref().unwrap().config.enabled);
-    // The required keys have no defaults here.
+    // Required keys have no defaults here.
     assert!(problem(&look, "empty").contains("gateway_url: found nothing"));
     assert_eq!((look.problem, look.asked), (None, 0));
 }
@@ -156,7 +156,7 @@ fn d3_who_has_a_name_keeps_it_also_over_a_restart() {
         (Files::Directory(directory.path().to_owned()), Environment::default());
     write(directory.path(), "a.toml", text(1));
     let (_, settled) = look_first(&files, &environment, &[]);
-    // A newcomer that comes first in the alphabet.
+    // A new file that sorts first.
     write(directory.path(), "A.toml", text(2));
     let patience = Patience::default();
     let listing = read(&files, &patience);
@@ -164,7 +164,7 @@ fn d3_who_has_a_name_keeps_it_also_over_a_restart() {
     let look = settled.look(&files, &environment, &patience);
     assert_eq!(summary(&look), [("A", false), ("a", true)]);
     assert!(problem(&look, "A").contains("those of a.toml"), "{}", problem(&look, "A"));
-    // Nothing else is known at a start.
+    // At startup nothing else is known.
     let keeper = |name: &str| Keeper {
         name: name.to_owned(),
         chain_id: 1,
@@ -172,7 +172,7 @@ fn d3_who_has_a_name_keeps_it_also_over_a_restart() {
     };
     let (look, settled) = look_first(&files, &environment, &[keeper("b"), keeper("a")]);
     assert_eq!(summary(&look), [("A", false), ("a", true)]);
-    // It gives way when it goes.
+    // It gives way when its file is removed.
     std::fs::remove_file(directory.path().join("a.toml")).unwrap();
     let listing = read(&files, &patience);
     let settled = settle(&settled, &listing, &listing).settled;
@@ -214,7 +214,7 @@ fn what_cannot_be_read_is_a_problem_of_its_name() {
     assert!(problem(&look, "large").contains("1048577 bytes"));
 }
 
-/// The kernel's log is read until there is more: a file as on a network mount that hangs.
+/// Reading the kernel log blocks until there is more: like a file on a hung network mount.
 #[test]
 fn d1_a_file_that_is_never_read_to_its_end_is_its_own_problem() {
     let directory = tempfile::tempdir().unwrap();
@@ -226,14 +226,14 @@ fn d1_a_file_that_is_never_read_to_its_end_is_its_own_problem() {
     write(directory.path(), "d.toml", text(1));
     let look = look(directory.path());
     assert_eq!(summary(&look), [("a", true), ("b", false), ("c", false), ("d", true)]);
-    // Elsewhere it may not be opened at all, which is a problem of another name.
+    // Where it may not be opened at all, that is another problem.
     if fs::File::open(kernel_log).is_ok() {
         assert!(problem(&look, "b").contains("does not end"), "{}", problem(&look, "b"));
         assert!(problem(&look, "c").contains("private_key_file"), "{}", problem(&look, "c"));
     }
 }
 
-/// Of a mount that hangs not even the names are told: known to be so, it costs no time at all.
+/// A hung mount does not even list names. Once known to hang, it costs no time.
 #[test]
 fn d1_a_directory_that_does_not_answer_is_a_problem_and_no_empty_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -290,9 +290,9 @@ fn one_file_is_one_instance_under_starts_rules() {
     fs::write(&file, "channel_size = 0").unwrap();
     assert_eq!(summary(&look(Some(&file), None)), [("one", false)]);
     fs::remove_file(&file).unwrap();
-    // Its only file going away is no removal.
+    // Removing its only file is not a removal.
     assert_eq!(summary(&look(Some(&file), Some("mine"))), [("mine", false)]);
-    // What was never settled does not run on the defaults.
+    // A file that never settled does not run on the defaults.
     let files = Files::One { file: Some(file.clone()), name: None };
     let nothing = Settled::default().look(&files, &environment, &Patience::default());
     assert!(problem(&nothing, "one").contains("changes while it is read"));

@@ -1,17 +1,18 @@
-//! What an instance should be, what it is, and what to do about the difference. Pure: moments come in as
-//! values, and what a generation is made of (`H`) decides nothing.
+//! What an instance should be, what it is, and the next action. Pure: times come in as values, and
+//! the handles of a generation (`H`) decide nothing.
 //!
 //! ```text
-//!            start                    ends by itself
+//!            start                    exits by itself
 //!   down ------------> up ---------------------------------> backing off | parked
 //!    ^                 |  drain | hand over                       |  time, a change, an operator
 //!    |                 v                                          |
 //!    +------------- ending                        start <---------+
 //! ```
 //!
-//! [`Standing::next`] compares and answers one act; the loop carries it out and tells. A change is checked
-//! while the old configuration runs (a [`Trial`]), then replaces it; until the new one has run it is on
-//! probation, and its failure brings the old one back.
+//! [`Standing::next`] compares and returns one action; the loop performs it and reports back. A
+//! changed configuration is checked while the old one runs (a [`Trial`]), then replaces it. Until
+//! the new one has reached its running phase it is on probation: if it fails, the old one comes
+//! back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,17 +33,17 @@ use crate::{
 
 /// How long an aborted instance may take to close its journal before its task is dropped.
 const ABORT_LIMIT: Duration = Duration::from_secs(15);
-/// An unreachable dependency of a changed configuration is tried again after this.
+/// How soon a changed configuration with an unreachable dependency is checked again.
 pub(in crate::supervisor) const CHECK_AGAIN: Duration = Duration::from_secs(30);
-/// A new configuration that waits this long is taken for what the operator wants.
+/// A new configuration that has been waiting this long is accepted: the operator wants it.
 const PROBATION: Duration = Duration::from_mins(2);
 
 /// How a generation is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supervisor) enum Ending {
-    /// What is answered is finished, for at most the drain limit.
+    /// Finish what is answered, within the drain limit.
     Drain,
-    /// At the next door: the journal goes to the next generation.
+    /// Stop at the next stored step and pass the journal to the next generation.
     HandOver,
 }
 
@@ -51,23 +52,23 @@ pub(in crate::supervisor) enum Ending {
 pub(in crate::supervisor) enum Act {
     Nothing,
     Start(Target),
-    /// Find out whether this configuration could run.
+    /// Check whether this configuration could run.
     Check(Target),
     End(Ending),
     /// Cancel the run's abort token.
     Abort,
     /// Drop the run's task: it does not end by itself.
     Kill,
-    /// There is nothing left to be.
+    /// Nothing is left to manage.
     Remove,
 }
 
 /// What follows the end of a generation.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::supervisor) enum Aftermath {
-    /// It was told to end.
+    /// The generation was told to end.
     AsTold,
-    /// A new configuration failed before it ever ran: the one before it comes back.
+    /// A new configuration failed before it ran: the previous one comes back.
     RolledBack,
     Again(Duration),
     Parked,
@@ -77,38 +78,39 @@ pub(in crate::supervisor) enum Aftermath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::supervisor) struct Unapplied {
     pub why: String,
-    /// Nothing is known against it: what it needs does not answer, and it is tried again by itself.
+    /// Not refused: a dependency does not answer, and the check is repeated automatically.
     pub waits: bool,
 }
 
-/// What the files and operators want.
+/// What the files and operators ask for.
 #[derive(Debug, Default)]
 pub(super) enum Intent {
-    /// Nothing: there is no file, none that was ever in order, or its wallet is another's.
+    /// No file, none that was ever valid, or its wallet belongs to another instance.
     #[default]
     Nothing,
     /// `enabled = false`.
     Disabled,
     Run(Course),
-    /// An operator's `stop`: a change of the configuration starts it again.
+    /// Stopped by an operator; a change of the configuration starts it again.
     Stopped(Course),
 }
 
-/// A configuration, and what is known against it.
+/// The configuration of the file, and whether it could be applied.
 #[derive(Debug)]
 pub(super) struct Course {
-    /// What the files say.
+    /// The configuration of the file.
     wanted: Target,
     tried: Tried,
 }
 
 #[derive(Debug)]
 enum Tried {
-    /// Nothing is known against it.
+    /// No objection is known.
     Fine,
     /// It could not be applied, and is tried again now.
     Again(Unapplied),
-    /// It could not be applied, and `before` runs in its place; tried again at a time, or only when asked.
+    /// It could not be applied, and the previous one runs in its place. Tried again at this time; `None`:
+    /// only on request.
     Rejected { why: Unapplied, before: Target, again_at: Option<Instant> },
 }
 
@@ -131,7 +133,7 @@ impl Course {
         }
     }
 
-    /// Answers why, if that is news.
+    /// Returns the reason if it is new.
     fn reject(
         &mut self,
         why: Unapplied,
@@ -166,27 +168,27 @@ impl Intent {
     }
 }
 
-/// One generation under way.
+/// A generation under way.
 #[derive(Debug)]
 pub(super) struct Run<H> {
     pub target: Target,
     pub handles: H,
     started: Instant,
     health: Health,
-    /// What it replaced, until it has run.
+    /// What this run replaced, until it has reached its running phase.
     replaced: Option<Target>,
 }
 
-/// How long a run waited for nothing.
+/// How long a run was running without waiting for anything.
 #[derive(Debug, Default)]
 struct Health {
-    /// It has run, if only for a moment.
+    /// It has been in its running phase at least once.
     has_been: bool,
     since: Option<Instant>,
     longest: Duration,
 }
 
-/// A moment, as it decides and as it is shown (UNIX ms).
+/// A point in time, for decisions (`at`) and for display (Unix ms).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
     at: Instant,
@@ -204,11 +206,11 @@ impl Moment {
     }
 }
 
-/// Where its generations stand.
+/// The state of the instance's generations.
 #[derive(Debug)]
 pub(super) enum Life<H> {
     Down {
-        /// What the next generation replaces, and takes the place of again if that fails.
+        /// What the next generation replaces; it comes back if that one fails.
         replaces: Option<Target>,
     },
     Up {
@@ -239,12 +241,12 @@ impl<H> Default for Life<H> {
     }
 }
 
-/// Where a change of the configuration stands, while another one runs.
+/// A change of the configuration while another one runs.
 #[derive(Debug)]
 pub(super) enum Trial {
     None,
     Checking(Arc<Config>),
-    /// It may replace what runs.
+    /// The check passed: it may replace what runs.
     Approved(Arc<Config>),
 }
 
@@ -263,14 +265,14 @@ impl<H> Life<H> {
         }
     }
 
-    /// Whatever is being tried is of no use any more.
+    /// Gives up a change under way.
     fn try_nothing(&mut self) {
         if let Self::Up { trial, .. } = self {
             *trial = Trial::None;
         }
     }
 
-    /// What comes next has nothing to fall back to.
+    /// The next generation will have nothing to fall back to.
     fn replace_nothing(&mut self) {
         if let Self::Down { replaces } | Self::Ending { replaces, .. } = self {
             *replaces = None;
@@ -278,11 +280,11 @@ impl<H> Life<H> {
     }
 }
 
-/// One instance, as far as it decides anything.
+/// The part of an instance that decides.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Standing<H> {
     pub(super) intent: Intent,
-    /// Why its file cannot be applied: it is wrong, or collides with another.
+    /// Why its file cannot be applied: it is invalid, or collides with another one.
     pub(super) refused: Option<String>,
     pub(super) life: Life<H>,
     history: History,
@@ -302,13 +304,13 @@ impl<H> Default for Standing<H> {
 impl<H> Standing<H> {
     // ---- what the files and operators say
 
-    /// This should run. Answers whether that is news.
+    /// Sets the configuration to run. Returns whether it is new.
     pub fn want(&mut self, target: Target) -> bool {
         self.refused = None;
         if let Some(run) = self.life.run_mut()
             && run.target.config == target.config
         {
-            // The same values, perhaps in another text.
+            // The same values, possibly in another text.
             run.target = target.clone();
         }
         if let Some(course) = self.intent.course_mut()
@@ -323,14 +325,15 @@ impl<H> Standing<H> {
         true
     }
 
-    /// The file is there and cannot be applied: what ran goes on. Answers whether that is news.
+    /// The file exists and cannot be applied: what runs continues. Returns whether the reason is
+    /// new.
     pub fn keep(&mut self, why: String) -> bool {
         let news = self.refused.as_ref() != Some(&why);
         self.refused = Some(why);
         news
     }
 
-    /// Nothing should run: its file is gone, or says so.
+    /// Nothing should run: the file is gone or says so.
     pub fn unwant(&mut self, is_disabled: bool) {
         self.refused = None;
         self.displace();
@@ -339,25 +342,25 @@ impl<H> Standing<H> {
         }
     }
 
-    /// It may not even go on as it is: its wallet is granted to another instance.
+    /// The instance may not even continue: its wallet was granted to another one.
     pub fn displace(&mut self) {
         self.intent = Intent::Nothing;
         self.life.try_nothing();
         self.life.replace_nothing();
     }
 
-    /// What runs hands over to a generation of another name.
+    /// The running generation hands over to one of another name.
     pub fn rename(&mut self) {
         if let Life::Up { trial, restart_asked, .. } = &mut self.life {
             *restart_asked = true;
-            // A check under way answers to the old name.
+            // The result of a check under way would arrive under the old name.
             if let Trial::Checking(_) = trial {
                 *trial = Trial::None;
             }
         }
     }
 
-    /// An operator's `stop`. Answers whether there is anything to stop.
+    /// Handles an operator's `stop`. Returns whether there is anything to stop.
     pub fn hold(&mut self) -> bool {
         match std::mem::take(&mut self.intent) {
             Intent::Run(course) | Intent::Stopped(course) => self.intent = Intent::Stopped(course),
@@ -370,7 +373,7 @@ impl<H> Standing<H> {
         true
     }
 
-    /// An operator's `restart`. Answers whether there is anything to start.
+    /// Handles an operator's `restart`. Returns whether there is anything to start.
     pub fn restart(&mut self) -> bool {
         self.history.forget();
         match &mut self.life {
@@ -390,7 +393,7 @@ impl<H> Standing<H> {
         }
     }
 
-    /// An operator's `reload`: what was rejected is tried again.
+    /// Handles an operator's `reload`: a rejected configuration is tried again.
     pub fn try_again(&mut self) {
         if let Some(course) = self.intent.course_mut() {
             course.try_again();
@@ -407,13 +410,13 @@ impl<H> Standing<H> {
         }
     }
 
-    /// What holds claims: what runs and may go on, or is about to.
+    /// The configuration that holds claims: the running one, or the one about to start.
     pub fn current(&self) -> Option<&Target> {
         let target = self.target()?;
         Some(self.life.run().map_or(target, |run| &run.target))
     }
 
-    /// What an operator's `stop` keeps from running.
+    /// The configuration that an operator's `stop` keeps from running.
     pub fn stopped(&self) -> Option<&Arc<Config>> {
         match &self.intent {
             Intent::Stopped(course) => Some(&course.wanted.config),
@@ -421,12 +424,12 @@ impl<H> Standing<H> {
         }
     }
 
-    /// Why the files do not say what runs, where the files are in order.
+    /// Why a valid file is not applied.
     pub fn unapplied(&self) -> Option<&Unapplied> {
         self.intent.course().and_then(Course::unapplied)
     }
 
-    /// Whether it is on its way to another state by itself. `is_starting`: what runs is.
+    /// Returns whether the state will change by itself. `is_starting`: the current run is starting.
     pub fn is_changing(&self, is_starting: bool) -> bool {
         match &self.life {
             Life::Up { trial: Trial::Checking(_) | Trial::Approved(_), .. } => true,
@@ -436,7 +439,7 @@ impl<H> Standing<H> {
         }
     }
 
-    /// What to do now, and when to ask again at the latest. `stopping`: the process is.
+    /// The next action, and when to ask again at the latest. `stopping`: the process is stopping.
     pub fn next(&mut self, now: Instant, stopping: bool) -> (Act, Option<Instant>) {
         let target = if stopping { None } else { self.target().cloned() };
         match &mut self.life {
@@ -498,7 +501,7 @@ impl<H> Standing<H> {
         match trial {
             Trial::Checking(config) if is_of(config) => return (Act::Nothing, wake),
             Trial::Approved(config) if is_of(config) => {}
-            // One that never got as far as running is not worth protecting.
+            // A run that never reached its running phase is not worth protecting.
             Trial::None | Trial::Checking(_) | Trial::Approved(_) if !run.health.has_been => {}
             Trial::None | Trial::Checking(_) | Trial::Approved(_) => {
                 *trial = Trial::Checking(target.config.clone());
@@ -506,7 +509,7 @@ impl<H> Standing<H> {
             }
         }
         let same_wallet = WalletClaim::of(&run.target.config) == WalletClaim::of(&target.config);
-        // Another wallet: the old one's transactions are finished first.
+        // With another wallet, the transactions of the old one are finished first.
         (Act::End(if same_wallet { Ending::HandOver } else { Ending::Drain }), wake)
     }
 
@@ -520,7 +523,7 @@ impl<H> Standing<H> {
         let course = course.filter(|course| course.wanted.config == target.config);
         let replaced = before.filter(|_| course.is_some());
         if let Some(course) = course {
-            // It is applied.
+            // The file is applied.
             course.tried = Tried::Fine;
         }
         let run = Run { target, handles, started: now, health: Health::default(), replaced };
@@ -547,13 +550,13 @@ impl<H> Standing<H> {
             Trial::Approved(config) if self.target().is_some_and(|of| of.config == config) => {
                 Some(run.target.clone())
             }
-            // What never ran does not become what a further change would fall back to.
+            // A configuration that never ran must not become the fallback of a further change.
             Trial::None | Trial::Checking(_) | Trial::Approved(_) => run.replaced.clone(),
         };
         self.life = Life::Ending { run, deadline: now + limit, aborted, replaces };
     }
 
-    /// What runs waits for nothing, or does again.
+    /// The run entered its running phase (`is_running`), or left it.
     pub fn phase_changed(&mut self, is_running: bool, now: Instant) {
         let Some(run) = self.life.run_mut() else { return };
         if is_running {
@@ -565,7 +568,7 @@ impl<H> Standing<H> {
         }
     }
 
-    /// What is being checked beside the one that runs.
+    /// The configuration that is being checked.
     pub fn checking(&self) -> Option<Arc<Config>> {
         match &self.life {
             Life::Up { trial: Trial::Checking(config), .. } => Some(config.clone()),
@@ -577,8 +580,8 @@ impl<H> Standing<H> {
         }
     }
 
-    /// What came of checking a changed configuration beside the one that runs (`is_running`: and waits for
-    /// nothing). Answers why it is not applied, if that is news.
+    /// The result of checking a changed configuration. `is_running`: the current run waits for
+    /// nothing. Returns why the change is not applied, if that reason is new.
     pub fn checked(
         &mut self,
         config: &Arc<Config>,
@@ -588,11 +591,11 @@ impl<H> Standing<H> {
     ) -> Option<Unapplied> {
         let Life::Up { run, trial, .. } = &mut self.life else { return None };
         if !matches!(trial, Trial::Checking(checking) if checking == config) {
-            return None; // The files say something else by now.
+            return None; // The files have changed since.
         }
         let error = match result {
             Err(error) if error.is_refusal() || is_running => error,
-            // Also where what runs gets nothing done either.
+            // An unreachable dependency is no reason to keep a run that is waiting itself.
             Ok(()) | Err(_) => {
                 *trial = Trial::Approved(config.clone());
                 return None;
@@ -607,7 +610,7 @@ impl<H> Standing<H> {
         self.intent.course_mut()?.reject(why, before, Some(again_at))
     }
 
-    /// A generation is over. `jitter`: a number from 0 to 1.
+    /// A generation ended. `jitter`: a number from 0 to 1.
     pub(super) fn ended(&mut self, exit: &Exit, now: Moment, jitter: f64) -> Aftermath {
         let run = match std::mem::take(&mut self.life) {
             Life::Up { run, .. } => run,

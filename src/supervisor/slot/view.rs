@@ -1,4 +1,4 @@
-//! How an instance is shown: its state, a line about it, its status.
+//! How an instance is shown: its state, a summary line, its status.
 
 use super::{
     Slot,
@@ -33,7 +33,7 @@ impl<E> Slot<E> {
         }
     }
 
-    /// Brings what is shown up to date. Answers whether it is another state.
+    /// Updates the shown state. Returns whether it is another state than before.
     pub fn show(&mut self) -> bool {
         let state = self.state();
         let is_amiss = self.is_troubled(&state);
@@ -49,7 +49,8 @@ impl<E> Slot<E> {
         is_other
     }
 
-    /// Whether there is something that may be mended: what is warned of meanwhile is over then.
+    /// Returns whether a fault is present that an operator may fix. Warnings logged meanwhile are
+    /// over when this becomes false.
     fn is_troubled(&self, state: &State) -> bool {
         let is_down = matches!(
             state,
@@ -62,12 +63,12 @@ impl<E> Slot<E> {
         is_down || doubted || self.complaint().is_some()
     }
 
-    /// When what was amiss was mended last (UNIX ms); 0: nothing was amiss yet.
+    /// When the last fault was fixed (Unix ms); 0: there was none.
     pub fn mended_at_ms(&self) -> u64 {
         self.troubled.1
     }
 
-    /// Notes what it counts for its history.
+    /// Records the counters in the instance's history.
     pub fn look(&mut self, now_ms: u64) {
         let gauges = self.run().map(|run| run.gauges.borrow().clone());
         self.last_hour.look(now_ms, &self.metrics, gauges.as_ref());
@@ -78,23 +79,23 @@ impl<E> Slot<E> {
         &self.shown.0
     }
 
-    /// Whether it is ending.
+    /// Returns whether it is ending.
     pub fn is_draining(&self) -> bool {
         matches!(self.standing.life, Life::Ending { .. })
     }
 
-    /// Whether it is not as an operator wants it.
+    /// Returns whether an operator should look at it.
     pub fn is_amiss(&self) -> bool {
         let is_down = matches!(self.shown.0, State::Parked { .. } | State::BackingOff { .. });
         is_down || self.complaint().is_some()
     }
 
-    /// How it is, in one line.
+    /// The state in one line.
     pub fn line(&self) -> String {
         let generation =
             self.run().map(|_| format!(", generation {}", self.generation)).unwrap_or_default();
         let complaint = match (self.complaint(), &self.shown.0) {
-            // A parked one's reason is told already.
+            // The state of a parked instance already contains the reason.
             (None, _) | (_, State::Parked { .. }) => String::new(),
             (Some(why), _) if self.is_waiting_to_change() => {
                 format!("; its new configuration waits, and is tried again by itself: {why}")
@@ -104,7 +105,7 @@ impl<E> Slot<E> {
         format!("{}: {}{generation}{complaint}", self.name, self.described())
     }
 
-    /// How it is, in a few words, if there is anything to say: it runs as its file says otherwise.
+    /// The state in a few words; `None`: it runs as its file says.
     pub fn in_short(&self) -> Option<String> {
         match (&self.shown.0, self.complaint()) {
             (State::Running, None) => None,
@@ -129,13 +130,13 @@ impl<E> Slot<E> {
         format!("{}{detail}", state.word())
     }
 
-    /// Why the files do not say what runs.
+    /// Why the file is not applied.
     pub fn complaint(&self) -> Option<&str> {
         let of_change = self.standing.unapplied().map(|unapplied| unapplied.why.as_str());
         self.standing.refused.as_deref().or(of_change)
     }
 
-    /// Whether that is only because what its new configuration needs does not answer.
+    /// Returns whether the file is not applied only because a dependency does not answer.
     fn is_waiting_to_change(&self) -> bool {
         self.standing.refused.is_none() && self.standing.unapplied().is_some_and(|it| it.waits)
     }

@@ -1,4 +1,4 @@
-//! What operators ask for, one and many at the same time.
+//! Requests of operators, one at a time and several at once.
 
 use super::*;
 
@@ -12,7 +12,7 @@ async fn an_operator_stops_and_restarts() {
     let answer = rig.ask(stop("a")).await;
     let lines = vec!["a: stopped by operator".to_owned()];
     assert_eq!(answer, Answer::Done { lines, failed: false });
-    // Rewritten unchanged it stays down; a restart, or a change, brings it up.
+    // Rewritten unchanged, it stays down; a restart or a change starts it.
     rig.write("a.toml", &content(1, 1));
     quiet().await;
     assert_eq!(rig.instance("a").await.state, State::Stopped { by: StoppedBy::Operator });
@@ -43,7 +43,7 @@ async fn reload_answers_when_everything_is_applied() {
     rig.end().await;
 }
 
-/// Half of them for all, half for the one whose new configuration is tried for twenty seconds.
+/// Half of the requests are for all instances, half for the one whose change is checked for 20 s.
 #[tokio::test(start_paused = true)]
 async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
     let rig = Rig::new();
@@ -69,7 +69,7 @@ async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
     }
     let a = rig.instance("a").await;
     assert!(a.state == State::Running && a.reload_failed.is_some() && a.reload_waits, "{a:?}");
-    // What is wrong in a file is its own matter.
+    // An invalid file affects only its own instance.
     rig.write("a.toml", "nonsense");
     quiet().await;
     let a = rig.instance("a").await;
@@ -82,7 +82,7 @@ async fn d6_fifty_reloads_at_once_all_end_and_a_good_file_is_not_blamed() {
     tasks.join_all().await;
 }
 
-/// Two operators at once: who lost hears it.
+/// Two operators at once: the one that was overruled is told.
 #[tokio::test(start_paused = true)]
 async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
     let rig = Rig::new();
@@ -95,7 +95,7 @@ async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
     assert_eq!(stopped, Answer::Done { lines, failed: false });
     let Answer::Done { lines, failed: true } = restarted else { panic!("{restarted:?}") };
     assert!(lines[0].contains("`stop` came after"), "{lines:?}");
-    // And the restart that was overtaken is not made up for later.
+    // The overruled restart is not carried out later.
     rig.ask(restart()).await;
     quiet().await;
     assert_eq!(rig.instance("a").await.generation, 2);
@@ -107,7 +107,7 @@ async fn d6_a_restart_beaten_by_a_stop_says_so_and_the_other_way_round() {
     rig.end().await;
 }
 
-/// An unmounted directory; `reload` of one instance, SIGHUP, and then of all.
+/// An unmounted directory: `reload` of one instance, then SIGHUP, then `reload` of all.
 #[tokio::test(start_paused = true)]
 async fn d2_only_a_whole_reload_ends_what_a_vanished_directory_had_and_says_whom() {
     let rig = Rig::new();

@@ -1,4 +1,4 @@
-//! Files that change their names, while what ran under a name has not ended yet.
+//! Files that change their names while earlier runs have not ended yet.
 
 use super::*;
 
@@ -7,13 +7,13 @@ impl Rig {
         fs::rename(self.dir.join(from), self.dir.join(to)).unwrap();
     }
 
-    /// Who runs, with its content.
+    /// The running instances with their versions.
     fn on_stage(&self) -> Vec<(String, u64)> {
         let playing = self.stage.playing();
         playing.into_values().map(|playing| (playing.name, playing.version)).collect()
     }
 
-    /// Both signals; then everything has to be over within seconds.
+    /// Sends both signals; everything must end within seconds.
     async fn end_by_two_signals(mut self) {
         self.signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
         self.signals.send(Signal::Terminate("SIGTERM")).await.unwrap();
@@ -27,7 +27,7 @@ impl Rig {
     }
 }
 
-/// `b` runs, `a` drains and takes long.
+/// `b` runs, `a` drains for a long time.
 async fn one_drains() -> Rig {
     let rig = Rig::new();
     rig.write("a.toml", &content(1, DRAINS_LONG));
@@ -97,7 +97,8 @@ async fn a12_names_go_round_and_letters_change_their_case() {
         quiet().await;
         assert_eq!(rig.on_stage(), [("b".to_owned(), second), ("c".to_owned(), first)]);
 
-        // A name in other letters, and back while the first of that name may still be ending.
+        // A name in other letter case and back, while the first run of that name may still be
+        // ending.
         rig.rename("c.toml", "C.toml");
         rig.wake.notify_one();
         sleep(Duration::from_secs(4)).await;

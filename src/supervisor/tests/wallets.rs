@@ -1,4 +1,4 @@
-//! Who has a wallet when several want it.
+//! Which instance gets a wallet that several claim.
 
 use super::*;
 
@@ -25,7 +25,7 @@ async fn one_wallet_has_one_owner() {
     rig.end().await;
 }
 
-/// A slip in one file, and a forgotten copy of it with another Core.
+/// A typo in one file, and a forgotten copy of it with another Core.
 #[tokio::test(start_paused = true)]
 async fn d3_a_slip_gives_no_wallet_to_a_forgotten_copy() {
     let rig = Rig::new();

@@ -1,4 +1,4 @@
-//! The loop feeds the service manager's watchdog as it turns, and only then.
+//! The loop feeds the service manager's watchdog once per turn, and nowhere else.
 
 use tokio::{net::UnixDatagram, time::Instant};
 
@@ -6,7 +6,7 @@ use super::{super::directory, *};
 
 const WATCHDOG: Duration = Duration::from_millis(800);
 
-/// Its start holds the loop up for twice the watchdog's patience. No instance is to do that.
+/// Its start blocks the loop for twice the watchdog's timeout, which no real instance may do.
 struct Blocking;
 
 impl Instances for Blocking {

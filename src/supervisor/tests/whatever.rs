@@ -1,6 +1,7 @@
-//! Whatever is done to the directory. What a file says is judged by a model that knows nothing of plans and
-//! slots: after a quiet while each valid file's content runs (or waits for a bad one's instance that has its
-//! wallet), a broken one's last good content does, and who was not touched was not disturbed.
+//! Random changes of the directory. A model that knows nothing of plans and slots judges the
+//! result. After a quiet period each valid file's content runs, or waits for an instance with an
+//! invalid file that has its wallet; an invalid file's last valid content runs; an untouched
+//! instance was not disturbed.
 
 use std::os::unix::fs::symlink;
 
@@ -15,17 +16,17 @@ enum Op {
         file: usize,
         version: u64,
     },
-    /// Writes beside it and renames over it.
+    /// Writes another file and renames it over this one.
     Replace {
         file: usize,
         version: u64,
     },
-    /// Removes it, and creates it a moment later.
+    /// Removes the file and creates it a moment later.
     Recreate {
         file: usize,
         version: u64,
     },
-    /// Half of it, a moment, the rest.
+    /// Writes half of it, pauses, writes the rest.
     WriteSlowly {
         file: usize,
         version: u64,
@@ -33,7 +34,7 @@ enum Op {
     Break {
         file: usize,
     },
-    /// The same bytes again.
+    /// Writes the same bytes again.
     Touch {
         file: usize,
     },
@@ -46,7 +47,7 @@ enum Op {
     },
     /// The whole directory is gone for a while.
     Vanish,
-    /// Nothing for so long that everything has come to rest.
+    /// Pauses until everything has settled.
     Rest,
 }
 
@@ -69,24 +70,24 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What the model knows of a file: whose wallet it has, and what it says if it is valid.
+/// A file in the model: its wallet, and its version if it is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Paper {
     wallet: usize,
     version: Option<u64>,
 }
 
-/// The files as they are, and what may run for them.
+/// The files, and what may run for them.
 #[derive(Debug, Default)]
 struct Model {
-    /// Handed out so far; never twice.
+    /// Wallets handed out so far; never reused.
     wallets: usize,
     papers: BTreeMap<usize, Paper>,
-    /// What each file may have been seen saying, at the last rest and since.
+    /// The versions each file may have been read with, at the last rest and since.
     seen: BTreeMap<usize, BTreeSet<u64>>,
-    /// Changed since the last rest.
+    /// Files changed since the last rest.
     touched: BTreeSet<usize>,
-    /// There all the time since the last rest, when its instance ran.
+    /// Files present all the time since the last rest whose instance ran then.
     kept: BTreeSet<usize>,
     rested: BTreeMap<usize, (Playing, InstanceStatus)>,
 }
@@ -96,7 +97,7 @@ fn name(file: usize) -> String {
 }
 
 impl Model {
-    /// The text of a file that says `version`, or nonsense.
+    /// The text of a file with this version, or an invalid text.
     fn write(&mut self, file: usize, version: Option<u64>) -> String {
         let known = self.papers.get(&file).map(|paper| paper.wallet);
         let wallet = known.unwrap_or_else(|| {
@@ -125,11 +126,11 @@ impl Model {
         self.papers.insert(to, paper);
         self.seen.insert(to, seen);
         self.touched.insert(to);
-        // Its wallet is another one now, and its own may turn up under another name.
+        // Its wallet changes, and its old one may appear under another name.
         self.kept.remove(&to);
     }
 
-    /// Holds what runs against what the files say.
+    /// Compares what runs with what the files say.
     fn rest(&mut self, playing: &BTreeMap<String, Playing>, status: &Status) {
         let mut left = playing.clone();
         let instance = |file| status.instances.iter().find(|one| one.name == name(file));
@@ -175,8 +176,7 @@ impl Model {
     }
 }
 
-/// Whether an instance has to wait for the wallet that its file says, because one whose own file cannot be
-/// applied has it, and keeps it.
+/// Returns whether the instance waits for a wallet because an instance with an invalid file has it.
 fn waits_for_bad(name: &str, status: &Status) -> bool {
     let why_not = |name: &str| {
         let found = status.instances.iter().find(|one| one.name == name);
@@ -187,7 +187,7 @@ fn waits_for_bad(name: &str, status: &Status) -> bool {
     holder.is_some_and(|holder| why_not(holder).is_some())
 }
 
-/// The directory as an editor or a Kubernetes volume writes it.
+/// The directory, written like an editor or like a Kubernetes volume.
 struct Desk {
     dir: PathBuf,
     wake: Arc<Notify>,
@@ -201,7 +201,7 @@ impl Desk {
         format!("{}.toml", name(file))
     }
 
-    /// Changes the files of the directory, and tells the watcher of it, perhaps.
+    /// Changes the files, and possibly wakes the watcher.
     fn change(&mut self, wakes: bool, change: impl FnOnce(&Path)) {
         if self.config_map {
             self.swap(change);

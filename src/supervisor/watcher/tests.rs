@@ -1,6 +1,5 @@
-//! Real temporary directories. Where wake-ups are injected the clock is tokio's paused one: only
-//! the order of what happens counts, and a minute costs nothing. The last section is real inotify
-//! in real time.
+//! Real temporary directories. Where wake-ups are injected, tokio's clock is paused: only the order
+//! of events counts, and a minute costs nothing. The last section uses real inotify in real time.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -11,7 +10,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::supervisor::directory::{Wanted, look_first, tests::text};
 
-/// A watcher at work over a directory.
+/// A watcher that runs over a directory.
 struct Scene {
     root: TempDir,
     wake: Arc<Notify>,
@@ -22,7 +21,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// With these files to begin with. The look every watcher begins with is taken already.
+    /// Begins with these files. Every watcher's first look is received already.
     async fn new<const N: usize>(files: [(&str, u32); N], inotify: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("conf")).unwrap();
@@ -55,7 +54,7 @@ impl Scene {
         self.root.path().join("conf").join(name)
     }
 
-    /// What an editor or a script does, and the event of it.
+    /// A change by an editor or a script, with its event.
     fn change(&self, change: impl FnOnce(&Self)) {
         change(self);
         self.wake.notify_one();
@@ -69,14 +68,14 @@ impl Scene {
         timeout(Duration::from_secs(25), self.looks.recv()).await.unwrap().unwrap()
     }
 
-    /// What the next look says of names and channel sizes; 0 is a problem.
+    /// Names and channel sizes of the next look; 0 is a problem.
     async fn sizes(&mut self) -> Vec<(String, usize)> {
         let look = self.look().await;
         assert_eq!(look.problem, None);
         sizes(&look)
     }
 
-    /// Takes looks until one says so; inotify's events may come in several bursts.
+    /// Receives looks until one matches; inotify may report several bursts.
     async fn until(&mut self, expected: &[(&str, usize)]) {
         let expected = owned(expected);
         loop {
@@ -102,7 +101,7 @@ fn owned(sizes: &[(&str, usize)]) -> Vec<(String, usize)> {
     sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect()
 }
 
-/// A `ConfigMap`'s directory: files are links through `..data`, which a rename swaps.
+/// Swaps a `ConfigMap`: files are links through `..data`, which a rename swaps.
 fn swap_config_map(directory: &Path, version: &str, files: &[(&str, u32)]) {
     let data = directory.join(version);
     fs::create_dir(&data).unwrap();
@@ -130,7 +129,7 @@ fn swap_config_map(directory: &Path, version: &str, files: &[(&str, u32)]) {
 
 // ---- what happens to files
 
-/// Unmounted, or removed and made anew: nobody wished that all instances end.
+/// Unmounted, or removed and recreated: that is no request to end all instances.
 #[tokio::test(start_paused = true)]
 async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
     let mut scene = Scene::new([("a.toml", 1), ("b.toml", 2)], false).await;
@@ -152,19 +151,19 @@ async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
     scene.end().await;
 }
 
-/// `reload` without a name, by somebody who was told.
+/// `reload` without a name, by an operator who was told.
 fn means(nudges: &mut Nudges) {
     nudges.count += 1;
     nudges.meant = Some(nudges.count);
 }
 
-/// Who asks for another thing, or does not know yet, consents to nothing.
+/// Another request, or an operator who does not know yet, confirms nothing.
 #[tokio::test(start_paused = true)]
 async fn d2_only_who_was_told_that_the_directory_vanished_can_mean_it() {
     let mut scene = Scene::new([("a.toml", 1)], false).await;
     fs::remove_dir_all(scene.root.path().join("conf")).unwrap();
     fs::create_dir(scene.root.path().join("conf")).unwrap();
-    // The directory's vanishing is not told yet.
+    // The disappearance has not been reported yet.
     scene.nudge.send_modify(means);
     assert!(scene.look().await.problem.is_some(), "nobody was told");
     scene.nudge.send_modify(|nudges| nudges.count += 1);
@@ -176,7 +175,7 @@ async fn d2_only_who_was_told_that_the_directory_vanished_can_mean_it() {
     scene.end().await;
 }
 
-/// In the same directory a removed file is a wish.
+/// In the same directory a removed file is a request.
 #[tokio::test(start_paused = true)]
 async fn d2_the_last_file_that_is_removed_ends_its_instance() {
     let mut scene = Scene::new([("a.toml", 1)], false).await;
@@ -232,7 +231,7 @@ async fn renames_are_one_step() {
 async fn a_rename_in_between_two_readings_is_one_step() {
     let mut scene = Scene::new([("a.toml", 1)], false).await;
     scene.nudge.send_modify(|nudges| nudges.count += 1);
-    // After the first reading and before the second, whenever those are.
+    // Between the first and the second reading, whenever those are.
     for names in [("a.toml", "b.toml"), ("b.toml", "a.toml"), ("a.toml", "b.toml")] {
         sleep(Duration::from_millis(2100)).await;
         scene.change(|scene| fs::rename(scene.path(names.0), scene.path(names.1)).unwrap());
@@ -277,7 +276,7 @@ async fn a_config_map_is_swapped() {
     scene.end().await;
 }
 
-/// Without its last line, each of these texts is a valid configuration, too.
+/// Without its last line each of these texts is a valid configuration, too.
 #[tokio::test(start_paused = true)]
 async fn a_slowly_written_file_is_never_taken_half_written() {
     for pause in [50, 250, 300, 480] {
@@ -289,7 +288,7 @@ async fn a_slowly_written_file_is_never_taken_half_written() {
                 written += line;
                 written.push('\n');
                 scene.write("a.toml", &written);
-                // The pause that is longest comes before the line that counts.
+                // The longest pause is before the line that matters.
                 sleep(Duration::from_millis(pause)).await;
                 scene.nudge.send_modify(|nudges| nudges.count += 1);
             }
@@ -317,7 +316,7 @@ async fn a_file_that_never_rests_holds_up_no_other() {
         }
     });
     assert_eq!(scene.sizes().await, owned(&[("a", 2), ("z", 1)]));
-    // Nothing wakes any more, and yet it is looked at again.
+    // Nothing wakes any more, and yet the file is read again.
     while scene.sizes().await != owned(&[("a", 2), ("z", 79)]) {}
     scene.end().await;
 }
@@ -395,7 +394,7 @@ async fn every_nudge_is_answered_and_looks_keep_their_pace() {
         assert!(last.elapsed() >= PACE);
         last = Instant::now();
     }
-    // One that comes during a reading gets a look of its own.
+    // A nudge during a reading gets its own look.
     scene.nudge.send_modify(|nudges| nudges.count += 1);
     sleep(PACE + BETWEEN_READINGS / 2).await;
     scene.nudge.send_modify(|nudges| nudges.count += 1);
@@ -509,7 +508,7 @@ fn a_watch_is_opened_anew_where_another_directory_stands() {
     assert_ne!(id(), first);
     fs::remove_dir(&directory).unwrap();
     assert_eq!((eye.open(), id()), (Sight::Missing, None));
-    // A link that leads elsewhere now, of which no event tells.
+    // A link with another target, which no event reports.
     symlink("away", &directory).unwrap();
     assert_eq!((eye.open(), id()), (Sight::Open, first));
     fs::remove_file(&directory).unwrap();
@@ -525,7 +524,7 @@ async fn inotify_tells_of_an_edit() {
     let mut scene = Scene::new([("a.toml", 1)], true).await;
     fs::write(scene.path("a.toml"), text(2)).unwrap();
     scene.until(&[("a", 2)]).await;
-    // Reading is not an event: nothing more comes.
+    // Reading is not an event: nothing more arrives.
     assert!(timeout(Duration::from_secs(5), scene.looks.recv()).await.is_err());
     scene.end().await;
 }
@@ -558,11 +557,11 @@ async fn inotify_survives_its_directory() {
         fs::create_dir(scene.path("")).unwrap();
         fs::write(scene.path("a.toml"), text(size)).unwrap();
         scene.until(&[("a", size as usize)]).await;
-        // The new directory is watched like the first.
+        // The new directory is watched like the first one.
         fs::write(scene.path("a.toml"), text(size + 10)).unwrap();
         scene.until(&[("a", size as usize + 10)]).await;
     }
-    // Gone too shortly for any reading to miss it; the new one may have the old one's inode.
+    // Gone for too short a time for any reading; the new one may have the old inode.
     fs::remove_dir_all(scene.path("")).unwrap();
     fs::create_dir(scene.path("")).unwrap();
     fs::write(scene.path("a.toml"), text(4)).unwrap();

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Configurations of one instance. The last has another wallet.
+/// Configurations of one instance. The last one has another wallet.
 static TARGETS: LazyLock<[Target; 4]> = LazyLock::new(|| {
     [(1, 1), (1, 2), (1, 3), (2, 4)].map(|(wallet, version)| {
         let source = Source {
@@ -39,7 +39,7 @@ fn failed() -> Exit {
     Exit::Failed { task: "start", error: "it fails".to_owned() }
 }
 
-/// An instance whose acts are carried out at once.
+/// An instance whose actions are performed at once.
 struct Play {
     standing: Standing<()>,
     now: Instant,
@@ -55,7 +55,7 @@ impl Play {
         Self { standing, now: Instant::now(), told: false, is_running: false, removed: false }
     }
 
-    /// Carries out acts until there is none.
+    /// Performs actions until there is none.
     fn settle(&mut self) {
         for _ in 0..20 {
             let (act, wake) = self.standing.next(self.now, false);
@@ -109,13 +109,13 @@ impl Play {
         self.settle();
     }
 
-    /// What runs and was not told to end.
+    /// The running configuration, unless it was told to end.
     fn runs(&self) -> Option<&Arc<Config>> {
         let run = self.standing.life.run().filter(|_| !self.told)?;
         Some(&run.target.config)
     }
 
-    /// `version` runs.
+    /// An instance that runs `version`.
     fn running(version: usize) -> Self {
         let mut play = Self::new();
         play.want(version);
@@ -123,7 +123,7 @@ impl Play {
         play
     }
 
-    /// What runs hands over to what was approved.
+    /// The running generation hands over to the approved change.
     fn hand_over(&mut self) {
         assert_eq!(self.checked(Ok(())), None);
         self.settle();
@@ -132,7 +132,7 @@ impl Play {
     }
 }
 
-/// Its node was down when it was checked first: once it is applied, nothing is left to complain of.
+/// Its node was down at the first check. Once the change is applied, no failure is left.
 #[test]
 fn a_change_that_is_applied_at_last_is_not_complained_of() {
     let mut play = Play::running(0);
@@ -154,7 +154,7 @@ fn what_fails_before_it_ever_ran_gives_way_to_what_it_replaced() {
     let mut play = Play::running(0);
     play.want(1);
     play.hand_over();
-    // What never ran is not what a further change falls back to.
+    // A configuration that never ran is no fallback.
     play.want(2);
     assert_eq!(play.ended(&Exit::Stopped), Aftermath::AsTold);
     play.settle();
@@ -162,7 +162,7 @@ fn what_fails_before_it_ever_ran_gives_way_to_what_it_replaced() {
     assert_eq!(play.ended(&failed()), Aftermath::RolledBack);
     play.settle();
     assert_eq!(play.runs(), Some(&target(0).config));
-    // The same fault is no news, and the same file no change.
+    // The same fault is not new, and the same file is no change.
     assert!(!play.standing.want(target(2)));
     play.phase(true);
     play.standing.try_again();
