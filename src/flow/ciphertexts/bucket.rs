@@ -1,5 +1,4 @@
-//! Where a ciphertext lies: one bucket, the object's URL in it, and which buckets were in trouble
-//! lately.
+//! Where a ciphertext is stored: a bucket, the object's URL in it, and which buckets failed lately.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -17,23 +16,23 @@ use super::signer::Signer;
 
 /// How long a bucket that failed or was slow is tried last.
 const TROUBLE_REMEMBERED: Duration = Duration::from_secs(30);
-/// Calls at the same time to one host.
+/// Concurrent calls to one host.
 const CALLS_PER_HOST: usize = 64;
-/// Above this many hosts the idle ones are forgotten.
+/// Above this many hosts, those without calls are forgotten.
 const HOSTS_REMEMBERED: usize = 256;
 
-/// One place that may hold ciphertexts.
+/// A bucket that may have ciphertexts.
 pub(super) struct Bucket {
     base: Url,
-    /// Scheme, host, port and path: no user information, no query. Known to [`Health`] only.
+    /// Scheme, host, port and path, without user information and query. Used by [`Health`] only.
     id: String,
-    /// Scheme, host and port: what logs and errors may show.
+    /// Scheme, host and port: the part that logs and errors may show.
     pub(super) shown: String,
-    /// `None`: plain GET, as the protocol has it for the coprocessors' buckets.
+    /// `None`: plain GET, as the protocol defines it for the coprocessors' buckets.
     pub(super) signer: Option<Arc<Signer>>,
 }
 
-/// Why a bucket URL cannot be used. Says nothing of the URL itself, which may hold a secret.
+/// Why a bucket URL cannot be used. Does not contain the URL, which may hold a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableUrl {
     #[error("the bucket URL cannot be parsed")]
@@ -75,7 +74,7 @@ impl Bucket {
         self
     }
 
-    /// `{base without trailing slashes}/{digest}`; a query of the base stays behind the path.
+    /// `{base without trailing slashes}/{digest}`. The base's query is kept.
     pub(super) fn object(&self, digest: B256) -> Url {
         let mut url = self.base.clone();
         let path = format!("{}/{digest:x}", self.base.path().trim_end_matches('/'));
@@ -84,12 +83,13 @@ impl Bucket {
         url
     }
 
-    /// Whether it is the one of `[s3_config]`.
+    /// Returns whether this is the bucket of `[s3_config]`.
     pub(super) fn is_own(&self) -> bool {
         self.signer.is_some()
     }
 
-    /// What its answer says, which is no object. Credentials that it does not take are looked for anew.
+    /// Reads a response that is no object. If the bucket does not take the credentials, new ones are looked
+    /// up for the next call.
     pub(super) async fn refused(&self, response: reqwest::Response, was_signed: bool) -> S3Error {
         let Some(signer) = &self.signer else { return S3Error::of(response, None).await };
         let unsigned = if was_signed { None } else { signer.lack() };
@@ -105,7 +105,7 @@ impl Bucket {
     }
 }
 
-/// Short memory of what buckets did lately, and the bound on calls to each host.
+/// Which buckets failed lately, and the limit of concurrent calls to each host.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     ailing_until: Mutex<HashMap<String, Instant>>,
@@ -113,13 +113,13 @@ pub(super) struct Health {
     repeats: Mutex<Repeats>,
 }
 
-/// A poisoned map is still a map: its entries are single values.
+/// The map of a poisoned mutex is still consistent: its entries are single values.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Health {
-    /// The healthy first; otherwise the order stays.
+    /// Sorts healthy buckets first, and otherwise keeps the order.
     pub(super) fn healthy_first(
         &self,
         mut buckets: Vec<Arc<Bucket>>,
@@ -130,7 +130,7 @@ impl Health {
         buckets
     }
 
-    /// Remembers trouble. True when it is news.
+    /// Records a failure. Returns whether the bucket was healthy before.
     pub(super) fn ailing(&self, bucket: &Bucket, now: Instant) -> bool {
         let mut ailing = locked(&self.ailing_until);
         ailing.retain(|_, until| *until > now);
@@ -141,12 +141,13 @@ impl Health {
         locked(&self.ailing_until).remove(&bucket.id);
     }
 
-    /// It is in trouble. Whether to say so, and how often it was since that was said.
+    /// Log throttle per bucket and error code: `Some` if the error should be logged, with how often it
+    /// occurred since it was logged last.
     pub(super) fn heard(&self, bucket: &Bucket, code: &'static str, now: Instant) -> Option<u64> {
         locked(&self.repeats).heard_of(&bucket.shown, code, now)
     }
 
-    /// The turns at this bucket's host.
+    /// The semaphore that limits the calls to this bucket's host.
     pub(super) fn turns(&self, bucket: &Bucket) -> Arc<Semaphore> {
         let mut hosts = locked(&self.hosts);
         if hosts.len() > HOSTS_REMEMBERED {
@@ -187,7 +188,7 @@ mod tests {
         ] {
             assert_eq!(object(base), expected);
         }
-        // Leading zeros stay.
+        // Leading zeros are kept.
         let bucket = Bucket::new("http://h/c").unwrap();
         assert!(bucket.object(B256::with_last_byte(7)).path().ends_with(&format!("/{:064x}", 7)));
     }
@@ -253,8 +254,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a coprocessor registered: unusable, or a URL of that host with the digest as its
-        /// last part, and nothing of user, password, path or query to be shown.
+        /// Whatever a coprocessor registered: either it is unusable, or the URL is on that host and ends with
+        /// the digest, and what is shown contains no user, password, path or query.
         #[test]
         fn any_text_is_unusable_or_names_one_object(
             scheme in "https?|s3|[a-zA-Z]{0,6}",
@@ -279,7 +280,7 @@ mod tests {
                 prop_assert_eq!(url.host(), bucket.base.host());
                 prop_assert_eq!(url.port(), bucket.base.port());
                 prop_assert_eq!(url.fragment(), None);
-                // The host itself may be anything, the rest is not shown.
+                // Except for the host, nothing of the URL is shown.
                 let shown = Url::parse(&bucket.shown).unwrap();
                 prop_assert_eq!(shown.host(), bucket.base.host());
                 prop_assert!(shown.username().is_empty() && shown.query().is_none());

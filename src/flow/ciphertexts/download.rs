@@ -1,5 +1,5 @@
-//! One GET from one bucket: bounded in size, in time and in patience with a slow line. What comes
-//! out has the digest that was asked for, or it is a [`Trouble`].
+//! One GET from one bucket, bounded in size, in time and in slowness. The result has the requested digest, or
+//! is a [`Trouble`].
 
 use std::error::Error as StdError;
 use std::sync::{Mutex, PoisonError};
@@ -21,21 +21,21 @@ use super::http::BucketClient;
 use super::memory::{Held, LARGEST_CIPHERTEXT};
 use super::s3_error::{Meaning, S3Error};
 
-/// Above this many bytes hashing (some 400 MB/s) would keep other tasks of its thread waiting.
+/// Larger bodies are hashed on a blocking thread: hashing (about 400 MB/s) would delay other tasks.
 const HASHED_IN_PLACE: usize = 256 * 1024;
 
-/// How long a call may take, step by step.
+/// How long each step of a call may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     /// From the start of the call, connecting included, to the response's headers.
     pub headers: Duration,
     /// Between two pieces of the body.
     pub stall: Duration,
-    /// The body, unless it arrives fast enough to be whole at `longest_body`.
+    /// The body, unless it is fast enough to be complete within `longest_body`.
     pub body: Duration,
     /// The body, whatever its speed.
     pub longest_body: Duration,
-    /// Without headers for this long, the next bucket is started beside this one.
+    /// Without headers for this long, the next bucket is asked as well.
     pub hedge: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Patience {
     }
 }
 
-/// Why a bucket did not bring a ciphertext. Shows no URL.
+/// Why a bucket did not deliver a ciphertext. Contains no URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     #[error("no bucket URL is registered")]
@@ -70,12 +70,12 @@ pub enum Trouble {
     Connect(OutsideText),
     #[error("no answer in time")]
     Silent,
-    /// It answers, and not with an object.
+    /// The bucket answered, but not with an object.
     #[error(transparent)]
     Refused(#[from] S3Error),
     #[error("{bytes} bytes or more, above the protocol's limit of {LARGEST_CIPHERTEXT}")]
     TooLarge { bytes: u64 },
-    /// Larger than its share of the memory reserved. `bytes`: what it announces, or a guess.
+    /// Larger than its share of the reserved memory. `bytes`: the announced size, or an estimate.
     #[error("{bytes} bytes, more than there is memory for")]
     Outgrown { bytes: u64 },
     #[error("stalled after {received} bytes")]
@@ -89,7 +89,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// Stable, for counting and throttling.
+    /// Stable, for metrics and log throttling.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -111,7 +111,7 @@ impl Trouble {
         }
     }
 
-    /// Whether it speaks against the bucket, and not merely against this object's being there.
+    /// Returns whether the bucket as a whole is at fault, and not just this object missing.
     pub(super) fn is_the_buckets(&self) -> bool {
         match self {
             Self::Refused(error) => error.meaning() != Meaning::Missing,
@@ -132,8 +132,8 @@ impl Trouble {
         }
     }
 
-    /// What to do, if somebody can do something. `own`: it is the bucket of `[s3_config]`. `proxy`: the
-    /// one on the way.
+    /// What an operator can do, if anything. `own`: it is the bucket of `[s3_config]`. `proxy`: the proxy
+    /// that the call went through.
     #[must_use]
     pub fn remedy(&self, own: bool, proxy: Option<&str>) -> Option<String> {
         match (self, proxy) {
@@ -171,7 +171,7 @@ impl Trouble {
     }
 }
 
-/// How far a call has come, for whoever decides whether to wait for it.
+/// The progress of a call, read by the code that decides whether to start another one.
 #[derive(Debug)]
 pub(super) struct Progress(Mutex<Phase>);
 
@@ -193,7 +193,7 @@ impl Progress {
         Self(Mutex::new(Phase::Waiting { since: Instant::now() }))
     }
 
-    /// The call starts now.
+    /// Called when the call starts.
     pub(super) fn restart(&self) {
         self.set(Phase::Waiting { since: Instant::now() });
     }
@@ -202,7 +202,7 @@ impl Progress {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    /// Whether another bucket should be started beside this one.
+    /// Returns whether another bucket should be asked as well.
     pub(super) fn is_slow(&self, patience: &Patience) -> bool {
         let phase = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match phase {
@@ -216,23 +216,23 @@ impl Progress {
     }
 }
 
-/// Whether, at the pace so far, `expected` bytes are whole within `limit`.
+/// Returns whether `expected` bytes will be complete within `limit` at the average speed so far.
 fn keeps_up(received: u64, expected: u64, elapsed: Duration, limit: Duration) -> bool {
     u128::from(received) * limit.as_millis() >= u128::from(expected) * elapsed.as_millis()
 }
 
-/// What to fetch and how much room there is for it.
+/// What to fetch, and the memory for it.
 pub(super) struct Wanted<'a> {
     pub digest: B256,
     /// Bytes of memory reserved for one body.
     pub share: u64,
-    /// As many permits as there is room for bodies.
+    /// One permit for each body that fits into the reservation.
     pub room: &'a Semaphore,
-    /// The memory reserved.
+    /// The reservation.
     pub held: &'a Held,
 }
 
-/// Fetches and verifies. Dropping the future closes the connection and frees the bytes.
+/// Fetches and verifies a ciphertext. Dropping the future closes the connection and frees the bytes.
 pub(super) async fn download(
     http: &BucketClient,
     bucket: &Bucket,
@@ -247,7 +247,7 @@ pub(super) async fn download(
         None => HeaderMap::new(),
     };
     let signed = !signature.is_empty();
-    // Neither semaphore is ever closed. No deadline: every holder has one.
+    // Neither semaphore is ever closed. No timeout here: every holder has one.
     let _turn = turns.acquire().await;
     let call = http.get(url, signature);
     let response = match timeout(patience.headers, call).await {
@@ -281,7 +281,7 @@ async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
     if body.len() <= HASHED_IN_PLACE {
         return Ok(keccak256(body));
     }
-    // Nobody can stop it once it runs, so it keeps the memory of its bytes reserved.
+    // A running hash cannot be cancelled, so it keeps the memory of its bytes reserved.
     let (hashed, held) = (body.clone(), Held::clone(held));
     let hashing = tokio::task::spawn_blocking(move || {
         let digest = keccak256(&hashed);
@@ -295,7 +295,7 @@ async fn digest(body: &Bytes, held: &Held) -> Result<B256, Trouble> {
     })
 }
 
-/// The body in one buffer.
+/// Reads the body into one buffer.
 async fn read(
     mut response: reqwest::Response,
     expected: u64,
@@ -303,7 +303,7 @@ async fn read(
     patience: &Patience,
     progress: &Progress,
 ) -> Result<Bytes, Trouble> {
-    // The announced length is within the share, so this allocates what is reserved at most.
+    // The announced length is within the share, so this allocates at most what is reserved.
     let mut body = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
     let mut received = 0_u64;
     let since = Instant::now();
@@ -319,7 +319,7 @@ async fn read(
             return Err(Trouble::TooLarge { bytes: received });
         }
         if received > wanted.share {
-            // Nobody announced a size: ask for twice as much.
+            // No size was announced: ask for twice as much.
             let bytes = wanted.share.saturating_mul(2).clamp(received, LARGEST_CIPHERTEXT);
             return Err(Trouble::Outgrown { bytes });
         }
@@ -336,7 +336,7 @@ async fn read(
     Ok(Bytes::from(body))
 }
 
-/// The innermost cause: it names the failure, while the outer layers name the URL.
+/// The innermost cause: it names the failure, while the outer errors name the URL.
 pub(super) fn cause(error: reqwest::Error) -> OutsideText {
     let error = error.without_url();
     let mut innermost: &(dyn StdError + 'static) = &error;

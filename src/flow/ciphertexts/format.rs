@@ -1,13 +1,13 @@
-//! How a ciphertext is serialised: by the object's own head. Pure.
+//! How a ciphertext is serialised, read from the object's own header. Pure.
 //!
-//! The digest on chain covers the bytes, and the bytes say what they are; the header that a bucket
-//! sends beside them is nobody's word but the bucket's. A Core that is told the wrong format fails on
-//! the request, and one up to v0.13 keeps it failed until it is restarted.
+//! The digest on chain covers the bytes, and the bytes tell their format. The HTTP header that a bucket sends
+//! with them is vouched for by the bucket alone. A Core that is told the wrong format fails on the request,
+//! and a Core up to v0.13 keeps it failed until it is restarted.
 //!
-//! The head, as tfhe writes it before each object (protocol: ciphertext-storage 7), little-endian:
+//! The header that tfhe writes before each object (protocol: ciphertext-storage 7), little-endian:
 //!
 //! ```text
-//! 8 bytes  length, then that many: version of the head, "0.5"
+//! 8 bytes  length, then that many: version of the header, "0.5"
 //! 4 bytes  how the object is versioned
 //! 8 bytes  length, then that many: version of that, "0.1"
 //! 8 bytes  length, then that many: the type's name
@@ -17,29 +17,29 @@ use reqwest::header::HeaderMap;
 
 use crate::domain::CiphertextFormat;
 
-/// Tells how the coprocessor serialised the object (protocol: ciphertext-storage 3).
+/// The HTTP header in which a coprocessor names the serialisation (protocol: ciphertext-storage 3).
 const HEADER: &str = "x-amz-meta-ct-format";
-/// A text of the head is no longer.
+/// The longest text in an object's header, in bytes.
 const LONGEST: usize = 128;
 
-/// What the format is, and whether the header says so.
+/// The format, and whether the HTTP header contradicts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Format {
     pub is: CiphertextFormat,
     pub header_is_wrong: bool,
 }
 
-/// Of an object with these headers.
+/// The format of an object that came with these HTTP headers.
 pub(super) fn of(headers: &HeaderMap, object: &[u8]) -> Format {
     let said = of_header(headers);
     match of_object(object) {
         Some(is) => Format { is, header_is_wrong: is != said },
-        // Another head than we know: then there is only the header.
+        // An unknown object header: the HTTP header is all there is.
         None => Format { is: said, header_is_wrong: false },
     }
 }
 
-/// `compressed_on_*` is compressed; everything else, and silence, is expanded.
+/// `compressed_on_*` is compressed; any other value, and none, is expanded.
 fn of_header(headers: &HeaderMap) -> CiphertextFormat {
     let value = headers.get(HEADER).map_or(&b""[..], |value| value.as_bytes());
     let value = value.trim_ascii().to_ascii_lowercase();
@@ -67,7 +67,7 @@ fn of_object(object: &[u8]) -> Option<CiphertextFormat> {
     }
 }
 
-/// A text at the beginning, and what comes after it.
+/// Splits a length-prefixed text off the beginning.
 fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
@@ -81,7 +81,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// An object of this type, with something behind its head.
+    /// An object of this type, with `rest` after its header.
     pub fn object(name: &str, rest: &[u8]) -> Vec<u8> {
         let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
         [&text("0.5")[..], &[0; 4], &text("0.1"), &text(name), rest].concat()
@@ -113,7 +113,7 @@ pub(super) mod tests {
         const COMPRESSED: &str = "high_level_api::CompressedSquashedNoiseCiphertextList";
         const UINT: &str = "high_level_api::SquashedNoiseFheUint";
         const BOOL: &str = "high_level_api::SquashedNoiseFheBool";
-        // Where the name begins by the protocol's sheet.
+        // The offset of the name according to the protocol sheet.
         assert_eq!(&object(UINT, b"")[34..], UINT.as_bytes());
         for (name, is) in [
             (COMPRESSED, CiphertextFormat::BigCompressed),
@@ -126,10 +126,10 @@ pub(super) mod tests {
                 let header_is_wrong = compressed != (is == CiphertextFormat::BigCompressed);
                 assert_eq!(of(&headers(header), &object), Format { is, header_is_wrong });
             }
-            // As objects of v0.7 come.
+            // Objects of v0.7 come without an HTTP header.
             assert_eq!(of(&HeaderMap::new(), &object).is, is);
         }
-        // A type we do not know says nothing, and neither does half a head.
+        // Neither an unknown type nor half a header tells the format.
         let other = object("high_level_api::FheUint", b"");
         let half = &object(COMPRESSED, b"")[..60];
         for object in [&other[..], half, b"", &[0xff; 200]] {

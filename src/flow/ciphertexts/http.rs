@@ -1,4 +1,4 @@
-//! The one GET of this room, and its way.
+//! The HTTP client for buckets, and the proxy on its way.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,14 +10,14 @@ use super::HANDLES_AT_ONCE;
 use super::bucket::Bucket;
 use crate::proxy::Proxies;
 
-/// Connecting, TLS included.
+/// Connecting, TLS handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A GET with these headers, until those of the response.
+/// A GET with these headers. Completes with the response's headers.
 pub type Get =
     Arc<dyn Fn(Url, HeaderMap) -> BoxFuture<'static, reqwest::Result<Response>> + Send + Sync>;
 
-/// What this room asks buckets through, one per instance. Cheap to clone.
+/// Sends all GETs to buckets; one per instance. Cheap to clone.
 #[derive(Clone)]
 pub struct BucketClient {
     get: Get,
@@ -31,8 +31,8 @@ impl fmt::Debug for BucketClient {
 }
 
 impl BucketClient {
-    /// Over the network: no redirects, no decompression, no proxy but these, and HTTP/1.1 only, because
-    /// large bodies side by side on one HTTP/2 connection share its window.
+    /// The real client: no redirects, no decompression, no proxies but these. HTTP/1.1 only, because
+    /// concurrent large bodies would share the flow-control window of one HTTP/2 connection.
     pub fn new(mut tls: rustls::ClientConfig, proxies: &Proxies) -> Result<Self, reqwest::Error> {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = proxies
@@ -54,7 +54,7 @@ impl BucketClient {
         Ok(Self { get: Arc::new(get), proxies: proxies.clone() })
     }
 
-    /// Over whatever answers in place of the network, through no proxy.
+    /// A client that calls `get` instead of the network, without proxies.
     #[must_use]
     pub fn over(get: Get) -> Self {
         Self { get, proxies: Proxies::default() }

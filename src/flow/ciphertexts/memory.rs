@@ -1,8 +1,8 @@
-//! How much memory ciphertexts may take, and who has it.
+//! Limits the memory for ciphertexts.
 //!
-//! A request reserves for all its ciphertexts at once, before it fetches the first: two requests
-//! that each hold half of what they need would wait for each other for ever. The semaphore serves
-//! in order of arrival, so that a large request is not starved by small ones.
+//! A request reserves memory for all its ciphertexts at once, before it fetches the first: two requests that
+//! each hold half of what they need would wait for each other for ever. The semaphore is first come, first
+//! served, so small requests do not starve a large one.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::fhe_bits;
 
-/// The largest ciphertext the protocol allows, in bytes (protocol: ciphertext-storage 7).
+/// The largest ciphertext that the protocol allows, in bytes (protocol: ciphertext-storage 7).
 pub const LARGEST_CIPHERTEXT: u64 = 69_206_016;
 
-/// The smallest `ciphertext_memory_mib` that serves every legal request: 2048 bits, which as 1024
-/// Bools take one block each, twice.
+/// The smallest `ciphertext_memory_mib` that serves every legal request: 2048 bits, which as 1024 Bools take
+/// one block each, twice.
 pub const SMALLEST_MEMORY_MIB: u32 = 140;
 
 /// One packed block of an uncompressed ciphertext, in bytes.
 const BLOCK: u64 = 65_552;
 
-/// What a ciphertext of this FHE type takes uncompressed, in bytes, with some room for its header.
-/// `None`: a type this connector does not know.
+/// The size of an uncompressed ciphertext of this FHE type in bytes, with a margin for its header. `None`: a
+/// type that this connector does not know.
 pub(super) fn expected_bytes(fhe_type: u8) -> Option<u64> {
     // Two 2-bit blocks are packed into one.
     let bits = fhe_bits(fhe_type)?;
@@ -29,14 +29,14 @@ pub(super) fn expected_bytes(fhe_type: u8) -> Option<u64> {
     Some(body + body / 64 + 4096)
 }
 
-/// The memory of one instance, in KiB permits.
+/// The memory of one instance; one permit per KiB.
 #[derive(Debug)]
 pub(super) struct Memory {
     permits: Arc<Semaphore>,
     total_kib: u32,
 }
 
-/// A look at how much is held.
+/// Shows how much memory is reserved.
 #[derive(Clone, Debug)]
 pub struct MemoryUse {
     permits: Arc<Semaphore>,
@@ -58,8 +58,8 @@ impl MemoryUse {
     }
 }
 
-/// Memory held for one request's ciphertexts. Dropping it lets the next request in, so it must be
-/// dropped after the bytes.
+/// Memory reserved for one request's ciphertexts. Dropping it releases the memory, so it must be dropped
+/// after the bytes.
 #[derive(Debug)]
 pub struct Reservation {
     permit: Arc<OwnedSemaphorePermit>,
@@ -67,24 +67,24 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// How much is held, in KiB.
+    /// The reserved memory in KiB.
     #[must_use]
     pub fn kib(&self) -> usize {
         self.permit.num_permits()
     }
 
-    /// Keeps the memory held for work that cannot be cancelled.
+    /// Keeps the memory reserved for work that cannot be cancelled.
     pub(super) fn hold(&self) -> Held {
         Arc::clone(&self.permit)
     }
 
-    /// How many bodies of one ciphertext there is room for.
+    /// How many bodies of one ciphertext fit at the same time.
     pub(super) fn copies(&self) -> usize {
         self.copies
     }
 }
 
-/// A share in a reservation: the memory is free when the last one goes.
+/// A clone of a reservation: the memory is released when the last one is dropped.
 pub(super) type Held = Arc<OwnedSemaphorePermit>;
 
 /// What to reserve for some bodies.
@@ -94,9 +94,9 @@ struct Plan {
     copies: usize,
 }
 
-/// Twice the bodies: while fetching, a second bucket may be read beside a slow first; afterwards
-/// the request to the Core is encoded, which copies them once. What fits only once gets the whole
-/// budget for itself instead of waiting for more than there is. `None`: does not fit at all.
+/// Reserves twice the size of the bodies: while fetching, a second bucket may be read beside a slow first
+/// one; later the encoded request to the Core is a copy. Bodies that fit only once get the whole budget,
+/// because they could never get twice their size. `None`: they do not fit at all.
 fn plan(total_kib: u32, bodies: &[u64]) -> Option<Plan> {
     let kib = bodies.iter().map(|bytes| bytes.div_ceil(1024)).fold(0_u64, u64::saturating_add);
     let total = u64::from(total_kib);
@@ -112,7 +112,7 @@ fn plan(total_kib: u32, bodies: &[u64]) -> Option<Plan> {
 
 impl Memory {
     pub(super) fn new(mib: u32) -> Self {
-        // Four tebibytes are enough: permits are counted in 32 bits.
+        // Saturates at 4 TiB, because permits are counted in 32 bits.
         let total_kib = mib.saturating_mul(1024);
         Self { permits: Arc::new(Semaphore::new(total_kib as usize)), total_kib }
     }
@@ -133,7 +133,7 @@ impl Memory {
         (self.total_kib as usize).saturating_sub(self.permits.available_permits())
     }
 
-    /// Waits for room for these bodies (bytes each). `None`: they never fit.
+    /// Waits until memory for these bodies (bytes each) is free. `None`: they never fit.
     pub(super) async fn reserve(&self, bodies: &[u64]) -> Option<Reservation> {
         let plan = plan(self.total_kib, bodies)?;
         // The semaphore is never closed.
@@ -142,8 +142,8 @@ impl Memory {
     }
 }
 
-/// The shares after some bodies turned out larger: for each, the largest announced size with which
-/// all still fit. `None`: they fit with none of them.
+/// The new shares after some bodies turned out larger: for each, the largest announced size with which all
+/// still fit. `None`: they do not even fit with the smallest ones.
 pub(super) fn grow(
     shares: &[u64],
     larger: &[(usize, Vec<u64>)],
@@ -151,7 +151,8 @@ pub(super) fn grow(
 ) -> Option<Vec<u64>> {
     let mut grown = shares.to_vec();
     for (index, sizes) in larger {
-        // First the least that helps each, so that one bucket's boast does not displace another.
+        // First the smallest announced size for each, so that one bucket's false size does not take another
+        // ciphertext's memory.
         *grown.get_mut(*index)? = sizes.iter().copied().min()?;
     }
     if !fits(&grown) {
@@ -182,7 +183,7 @@ mod tests {
     /// Field failure T23.
     #[test]
     fn every_legal_request_fits_twice_into_the_smallest_budget() {
-        // 2048 bits in all; on chain a Bool counts two.
+        // 2048 bits in all; on chain a Bool counts as two.
         for (fhe_type, bits) in
             [(0, 2), (2, 8), (3, 16), (4, 32), (5, 64), (6, 128), (7, 160), (8, 256), (11, 2048)]
         {

@@ -1,5 +1,5 @@
-//! Whether a bucket answers at all: one GET of an object that nobody has. For whoever checks a
-//! configuration; no request is concerned.
+//! Checks whether a bucket answers: one GET of an object that does not exist. Used by `check`; no request
+//! depends on it.
 
 use std::time::Duration;
 
@@ -14,37 +14,37 @@ use super::{
 };
 use crate::domain::B256;
 
-/// From connecting to the end of what is read.
+/// From connecting to the end of the response.
 const PROBE_DEADLINE: Duration = Duration::from_secs(6);
-/// The digest of nothing that is ever stored.
+/// A digest that no stored object has.
 const NOBODYS: B256 = B256::ZERO;
 
-/// What one bucket answered.
+/// The result of probing one bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// Scheme, host and port.
     pub shown: String,
-    /// Host and port of the one on the way.
+    /// Host and port of the proxy on the way.
     pub proxy: Option<String>,
     pub found: Result<Answer, Trouble>,
-    /// What to do about that, if the bucket itself says it.
+    /// What to do about it, if the bucket's answer tells.
     pub remedy: Option<String>,
     /// The server's clock: its header `date`.
     pub date: Option<String>,
 }
 
-/// Of a bucket that may well work.
+/// The answer of a bucket that may well work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Status(u16),
-    /// Where listing is not allowed, S3 says so of whatever is not there. If objects are brought, this
-    /// is as it should be.
+    /// `AccessDenied`: S3's answer for a missing object, where listing is not allowed. As expected, if
+    /// objects are delivered.
     Denied(S3Error),
-    /// The same, but it is not said as S3 says it, or the call had no signature that it may need.
+    /// A refusal that is not S3's `AccessDenied`, or of a call without the signature that it may need.
     Doubtful(S3Error),
 }
 
-/// Asks the bucket of this URL.
+/// Probes the bucket with this URL.
 pub async fn probe(http: &BucketClient, base: &str) -> Probed {
     match Bucket::new(base) {
         Ok(bucket) => ask(http, &bucket).await,
@@ -55,7 +55,7 @@ pub async fn probe(http: &BucketClient, base: &str) -> Probed {
     }
 }
 
-/// Asks `[s3_config]`'s bucket, signed if there are credentials.
+/// Probes the bucket of `[s3_config]`, signed if there are credentials.
 pub async fn probe_fallback(http: &BucketClient, store: &FallbackStore) -> Probed {
     ask(http, &store.bucket).await
 }
@@ -138,8 +138,7 @@ mod tests {
         }
     }
 
-    /// What a check says of buckets that refuse: only what S3 says of any object that is not there may
-    /// be as it should.
+    /// Only S3's answer for a missing object may be as expected; every other refusal has a remedy.
     #[tokio::test]
     async fn c4_a_check_tells_refusals_apart() {
         for (status, code) in [
@@ -163,7 +162,7 @@ mod tests {
         let probed = probe(&plain_http(), &server.url()).await;
         assert!(matches!(probed.found, Ok(Answer::Denied(_))), "{probed:?}");
 
-        // One that may need a signature, with and without.
+        // A bucket that may need a signature: with one and without.
         let endpoint = format!("http://{}", server.address);
         let given = SharedCredentialsProvider::new(Credentials::new("a", "b", None, None, "test"));
         let store =
@@ -176,7 +175,7 @@ mod tests {
         assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");
         assert!(probed.remedy.unwrap().contains("no AWS credentials"));
 
-        // The proxy's own word.
+        // The error of a proxy.
         let away = crate::proxy::parse("127.0.0.1:1").ok();
         let proxies = crate::proxy::Proxies::new(None, away, "");
         let roots = crate::tls::TlsRoots::load(None).unwrap();
@@ -185,7 +184,7 @@ mod tests {
         assert_eq!(probed.proxy.as_deref(), Some("127.0.0.1:1"));
         assert!(probed.remedy.unwrap().contains("proxy 127.0.0.1:1"));
 
-        // Nobody says that this is a bucket.
+        // A 403 without S3's error body: it may be no bucket at all.
         let server = Server::always(Act::Status(403)).await;
         let probed = probe(&plain_http(), &server.url()).await;
         assert!(matches!(probed.found, Ok(Answer::Doubtful(_))), "{probed:?}");

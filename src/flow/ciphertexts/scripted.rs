@@ -1,5 +1,5 @@
-//! An HTTP server for tests that misbehaves on demand. Hand-written, because no decent server can
-//! be brought to lie about a length.
+//! An HTTP server for tests that misbehaves as told. Written by hand, because no HTTP library lies about a
+//! length.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ pub(super) enum Act {
         body: Vec<u8>,
         format: Option<&'static str>,
     },
-    /// Serves after a while.
+    /// Serves the body after a pause.
     Late {
         body: Vec<u8>,
         after: Duration,
@@ -50,7 +50,7 @@ pub(super) enum Act {
     Chunked {
         body: Vec<u8>,
     },
-    /// Chunks without end, up to `total` bytes.
+    /// Chunks up to `total` bytes, without an announced length.
     Flood {
         total: u64,
     },
@@ -71,10 +71,10 @@ pub(super) struct Server {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub requests: AtomicUsize,
-    /// Calls being answered, and the most of them at once.
+    /// Calls being answered, and their highest number so far.
     pub live: AtomicUsize,
     pub peak: AtomicUsize,
-    /// Request heads as received.
+    /// Heads of the requests as received.
     pub heads: Mutex<Vec<String>>,
 }
 
@@ -95,7 +95,7 @@ impl Drop for Live {
 }
 
 impl Server {
-    /// Answers each request by its last path segment.
+    /// Answers each request according to its last path segment.
     pub(super) async fn start<F>(script: F) -> Self
     where
         F: Fn(&str) -> Act + Send + Sync + 'static,
@@ -168,7 +168,7 @@ async fn silence(stream: &mut BufReader<TcpStream>) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Whether the connection can take another request.
+/// Returns whether the connection can take another request.
 async fn act_on(stream: &mut BufReader<TcpStream>, act: Act) -> std::io::Result<bool> {
     match act {
         Act::Serve { body, format } => {

@@ -1,4 +1,4 @@
-//! The room against servers that misbehave in every way we know of.
+//! Fetching from servers that misbehave in every known way.
 
 use std::sync::Mutex;
 
@@ -12,7 +12,7 @@ use crate::domain::CiphertextFormat;
 
 const MIB: u64 = 1024 * 1024;
 
-/// GatewayConfig as a table.
+/// A table in place of the contract `GatewayConfig`.
 #[derive(Default)]
 struct Registry {
     urls: HashMap<Address, Result<Option<String>, BucketLookupError>>,
@@ -44,7 +44,7 @@ fn registry(urls: &[String]) -> Registry {
     Registry { urls, ..Registry::default() }
 }
 
-/// Plain HTTP only: no roots.
+/// Plain HTTP only: no root certificates.
 pub(super) fn plain_http() -> BucketClient {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -55,7 +55,7 @@ pub(super) fn plain_http() -> BucketClient {
     BucketClient::new(tls, &crate::proxy::Proxies::default()).unwrap()
 }
 
-/// Shorter than the real patience, and long enough for a machine that does other things too.
+/// Shorter than the real deadlines, and long enough for a busy machine.
 fn short() -> Patience {
     Patience {
         headers: Duration::from_secs(3),
@@ -123,7 +123,7 @@ fn refused(trouble: &Trouble) -> Option<Meaning> {
     if let Trouble::Refused(error) = trouble { Some(error.meaning()) } else { None }
 }
 
-/// Once it is so for long.
+/// The hold reason after the refusals have lasted for long.
 fn reason(error: &FetchError) -> Option<HoldReason> {
     match error.remedy(Duration::MAX) {
         Remedy::Hold(hold) => Some(hold.reason),
@@ -131,8 +131,8 @@ fn reason(error: &FetchError) -> Option<HoldReason> {
     }
 }
 
-/// Right bytes under a wrong label, or under none: what the object says of itself counts, at once and
-/// from whichever bucket.
+/// The right bytes with a wrong format header, or none: the object's own header decides, at once and for
+/// every bucket.
 #[tokio::test]
 async fn b2_an_object_is_taken_for_what_it_says_itself() {
     const NAMES: [&str; 2] = [
@@ -161,7 +161,7 @@ async fn b2_an_object_is_taken_for_what_it_says_itself() {
         assert_eq!(compressed, nth % 2 == 0, "{nth}");
     }
     assert_eq!(server.requests(), 6);
-    // None, or expanded, of what is compressed; compressed of what is expanded.
+    // Missing or "expanded" for a compressed object, "compressed" for an expanded one.
     let counted = metrics.gather();
     let wrong = counted.iter().find(|one| one.name().ends_with("wrong_format_headers_total"));
     let wrong: f64 =
@@ -217,7 +217,7 @@ async fn a_dead_and_a_corrupt_bucket_do_not_keep_the_third_from_answering() {
     assert_eq!(fetched.ciphertexts.len(), 10);
     assert!(dead.requests() > 0 && corrupt.requests() > 0);
 
-    // What was learnt is used: the next request asks the good one first, and only it.
+    // The health of buckets is remembered: the next request asks the good one first, and only it.
     let before = (dead.requests(), corrupt.requests());
     room.fetch(&materials).await.unwrap();
     assert_eq!((dead.requests(), corrupt.requests()), before);
@@ -270,7 +270,7 @@ async fn every_misbehaviour_has_its_name_and_the_next_bucket_its_turn() {
             |it| matches!(it, Trouble::TooSlow { .. }),
         ),
     ];
-    // At the same time: some of them take their time.
+    // Concurrently: some of them take a while.
     let mut running = tokio::task::JoinSet::new();
     for (name, act, check) in cases {
         let (wanted, good_url) = (wanted.clone(), good.url());
@@ -306,7 +306,7 @@ async fn nobody_listening_is_a_connect_failure() {
 #[tokio::test]
 async fn a_flood_is_stopped_at_the_protocols_limit() {
     let flood = Server::always(Act::Flood { total: 100 * MIB }).await;
-    // Enough memory, so that it is not the budget that stops it.
+    // Enough memory, so that the budget is not what stops it.
     let mut room = room_with(registry(&[flood.url()]), 200);
     room.patience = Patience::default();
     let error = room.fetch(&[material(11, b"x", 1)]).await.unwrap_err();
@@ -351,14 +351,13 @@ async fn what_only_an_operator_mends_is_held_and_all_else_retried() {
     assert_eq!(error.remedy(Duration::MAX), Remedy::Retry);
     let error = nothing.fetch(&[material(200, b"x", 2)]).await.unwrap_err();
     assert_eq!(reason(&error), Some(HoldReason::UnsupportedType));
-    // 2048 bits five times: no contract lets that through.
+    // 2048 bits five times: no contract accepts that.
     let error = nothing.fetch(&vec![material(11, b"x", 1); 5]).await.unwrap_err();
     assert!(matches!(error, FetchError::TooLarge { budget_mib: SMALLEST_MEMORY_MIB, .. }));
     assert_eq!(reason(&error), Some(HoldReason::CiphertextTooLarge));
 }
 
-/// What is wrong at a bucket is said as S3 says it, with what is to be done by whom; nothing else of what
-/// it says is.
+/// A bucket's error is shown with S3's error code and the remedy, and nothing else of the response is shown.
 #[tokio::test]
 async fn c4_the_error_names_code_region_and_remedy() {
     let moved = |header| Act::Refuse {
@@ -381,7 +380,7 @@ async fn c4_the_error_names_code_region_and_remedy() {
     let error = own.fetch(&[material(0, b"x", 1)]).await.unwrap_err();
     assert!(error.to_string().contains("region = \"eu-central-1\""), "{error}");
 
-    // A long body is not read to its end, and what is no region is none.
+    // A long body is not read to its end, and an invalid region is not shown.
     let (header, body) = ("x-amz-bucket-region: Canary!", "<Error>".repeat(1_000_000));
     let server = Server::always(Act::Refuse { status: 403, header, body }).await;
     let error = room(&[&server]).fetch(&[material(0, b"x", 1)]).await.unwrap_err();
@@ -389,7 +388,7 @@ async fn c4_the_error_names_code_region_and_remedy() {
     assert!(!error.to_string().contains("Canary"), "{error}");
 }
 
-/// A proxy is not taken for the bucket behind it.
+/// An error of a proxy is not taken for one of the bucket behind it.
 #[tokio::test]
 async fn c5_the_proxy_on_the_way_to_a_bucket_is_named() {
     for (act, remedy) in [(Act::Status(502), ""), (Act::Status(407), "user name")] {
@@ -525,7 +524,7 @@ async fn a_body_larger_than_its_type_gets_the_memory_it_needs() {
     assert!(fetched.reservation.kib() * 1024 >= 2 * announced.len());
     assert_eq!(room.reserved_kib(), fetched.reservation.kib(), "what was held before is free");
     drop(fetched);
-    // Cut at half a MiB: it has wrong bytes only after it was given room for all of them.
+    // Cut at half a MiB: the digest can only be wrong once there was memory for the whole body.
     let error = room.fetch(&[material(0, &chunked, 1)]).await.unwrap_err();
     assert_eq!(troubles(&error), [Trouble::WrongBytes { received: 500_000 }]);
     assert_eq!(room.reserved_kib(), 0);
@@ -549,7 +548,7 @@ async fn a_boast_beyond_all_memory_does_not_starve_the_request() {
 async fn many_requests_share_the_memory_without_deadlock() {
     const REQUESTS: usize = 60;
     let bodies: Vec<_> = (0..8_u8).map(|seed| body(seed, 65_000)).collect();
-    // Larger than its type: every request gives back what it has and asks for more.
+    // Larger than its type allows: every request releases its memory and asks for more.
     let large = body(100, 200_000);
     let mut all = bodies.clone();
     all.push(large.clone());
@@ -611,7 +610,7 @@ async fn the_largest_legal_request_fits_the_smallest_memory() {
 #[tokio::test]
 async fn a_slow_but_steady_line_is_not_cut() {
     let wanted = body(1, 60_000);
-    // Longer than the body's deadline, well within the cap.
+    // Longer than the body's deadline, well within the upper limit.
     let drip = Act::Drip { body: wanted.clone(), piece: 1500, pause: Duration::from_millis(100) };
     let server = Server::always(drip).await;
     let fetched = room(&[&server]).fetch(&[material(0, &wanted, 1)]).await.unwrap();
@@ -626,7 +625,7 @@ async fn a_crawling_body_is_overtaken_by_the_next_bucket() {
     let crawling = Server::always(crawl).await;
     let good = bucket_of(vec![wanted.clone()]).await;
     let mut room = room(&[&crawling, &good]);
-    // So long that only overtaking can help.
+    // So long that only a second bucket can help.
     room.patience.body = Duration::from_mins(10);
     room.patience.longest_body = Duration::from_hours(1);
     let fetching = room.fetch(&[material(0, &wanted, 2)]).await;

@@ -1,8 +1,8 @@
 //! How messages become bytes: protobuf, with two differences from tonic's own codec.
 //!
-//! The whole message's room is reserved before encoding, so that a request with many ciphertexts
-//! costs its size once and not twice. And a message that cannot be decoded leaves its cause in the
-//! status as a type, so that nonsense from the Core is not taken for a failure of the Core.
+//! Memory for the whole message is reserved before it is encoded, so that a request with many ciphertexts
+//! costs its size once and not twice. A message that cannot be decoded leaves its cause in the status as a
+//! type, so that an undecodable reply is not taken for a failure of the Core.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// The codec the generated client and server use: sends `T`, receives `U`.
+/// The codec of the generated client and server: sends `T`, receives `U`.
 pub struct Codec<T, U>(PhantomData<fn(T) -> U>);
 
 impl<T, U> Default for Codec<T, U> {

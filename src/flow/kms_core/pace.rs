@@ -1,9 +1,9 @@
-//! How fast the Core is asked. Nothing is slowed down until it says that it is busy.
+//! Limits the rate at which the Core is asked. There is no limit until the Core says that it is busy.
 //!
-//! The rate is halved by each "busy" and doubles by itself every two seconds, so it swings below
-//! what the Core takes, and is gone soon after the Core takes all. Turns are taken before the
-//! ciphertexts are fetched: waiting costs no memory, and a refusal no download for nothing. They come
-//! in the order in which they were waited for. Each client has a pace of its own.
+//! Each "busy" halves the rate, and it doubles by itself every two seconds. So the rate swings below what the
+//! Core takes, and the limit is gone soon after the Core takes everything. Turns are taken before the
+//! ciphertexts are fetched: waiting costs no memory, and a refusal wastes no download. Turns are given in the
+//! order in which they were asked for. Each client has a pace of its own.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -12,17 +12,17 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-/// The rate doubles in this time.
+/// The time in which the rate doubles.
 const DOUBLES_IN: Duration = Duration::from_secs(2);
-/// A Core that counts by the second is busy for the rest of it: what it says meanwhile says little
-/// of the new rate.
+/// Turns taken up to this long after a halving do not halve again: a Core that counts by the second stays
+/// busy for the rest of it, which tells little about the new rate.
 const SETTLES_IN: Duration = Duration::from_millis(200);
-/// Turns in a second, however often the Core says that it is busy: one in two seconds finds out that
-/// it is not any more.
+/// The lowest rate, in turns per second, however often the Core says that it is busy: one ask in two seconds
+/// finds out whether it still is.
 const SLOWEST: f64 = 0.5;
-/// At least so many after the first "busy": one that comes alone need not mean much.
+/// The lowest rate after the first "busy": a single one need not mean much.
 const SLOWEST_FIRST: f64 = 4.0;
-/// A rate that has come this far is none any more.
+/// From this rate on there is no limit.
 const UNBOUND: f64 = 1000.0;
 
 /// The right to ask once.
@@ -31,16 +31,16 @@ pub struct Turn {
     taken: Instant,
 }
 
-/// The turns of one client.
+/// Hands out the turns of one client.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     rate: Mutex<Rate>,
-    /// Whoever has it waits for the next turn.
+    /// Held by the caller that waits for the next turn.
     first: tokio::sync::Mutex<()>,
 }
 
 impl Pace {
-    /// The next turn. Dropping the future gives it to the next in line.
+    /// Waits for the next turn. Dropping the future passes the turn to the next caller in line.
     pub async fn turn(&self) -> Turn {
         let _first = self.first.lock().await;
         loop {
@@ -50,31 +50,31 @@ impl Pace {
         }
     }
 
-    /// The Core had no room for what was asked in this turn.
+    /// The Core answered "busy" to what was asked in this turn.
     pub fn busy(&self, turn: Turn) {
         self.rate().busy(turn, Instant::now());
     }
 
     fn rate(&self) -> MutexGuard<'_, Rate> {
-        // Whatever panicked, the numbers are whole.
+        // Whatever panicked, the numbers are consistent.
         self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The rule.
+/// The current rate limit, if there is one.
 #[derive(Debug, Default)]
 struct Rate {
     bound: Option<Bound>,
-    /// Turns taken, by which the first bound is found.
+    /// Turns taken lately, from which the first limit is derived.
     counted: Option<Counted>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Bound {
-    /// In a second, at `since`.
+    /// Turns per second at `since`.
     rate: f64,
     since: Instant,
-    /// The next turn.
+    /// When the next turn may be taken.
     next: Instant,
 }
 
@@ -85,7 +85,7 @@ impl Bound {
     }
 }
 
-/// Turns in the second that began at `since`, and in the one before.
+/// The number of turns in the second that began at `since`, and in the one before.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     since: Instant,
@@ -94,7 +94,7 @@ struct Counted {
 }
 
 impl Rate {
-    /// Takes a turn, or says when to come again.
+    /// Takes a turn. An error is the time of the next attempt.
     fn take(&mut self, now: Instant) -> Result<(), Instant> {
         if let Some(bound) = &mut self.bound {
             let rate = bound.rate_at(now);
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// A Core that takes `limit` asks in a second and says "busy" to the others.
+    /// A Core that takes `limit` asks per second and says "busy" to the others.
     #[derive(Debug)]
     struct Limited {
         limit: u32,
@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// How long `count` asks take at a Core that takes `limit` in a second, and how often it says
+    /// How long a Core that takes `limit` asks per second needs for `count` of them, and how often it says
     /// "busy".
     async fn asks(pace: &Arc<Pace>, count: u32, limit: u32) -> (Duration, u32) {
         let begun = Instant::now();
@@ -201,7 +201,7 @@ mod tests {
     async fn a_busy_core_is_asked_at_about_the_rate_it_takes() {
         for limit in [2, 20, 200] {
             let pace = Arc::new(Pace::default());
-            // The first burst finds out.
+            // The first burst finds the rate.
             let burst = asks(&pace, 50, limit).await.1;
             assert!(burst <= 50);
             let count = limit * 30;
@@ -257,7 +257,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes when, a turn is never further away than the slowest rate says.
+        /// Whatever happens when, the next turn is never further away than the lowest rate allows.
         #[test]
         fn a_turn_is_never_far(
             steps in prop::collection::vec((0..5000_u64, 0..4_u8), 0..200),

@@ -1,5 +1,5 @@
-//! The generated protobuf code (`proto/`, compiled by `build.rs`). Spoken in this room only; public
-//! for the tests, whose KMS Core speaks it too.
+//! The generated protobuf code (`proto/`, compiled by `build.rs`). Used in `kms_core` only; public for the
+//! tests, whose KMS Core uses it too.
 
 #![expect(
     clippy::pedantic,

@@ -1,9 +1,9 @@
-//! How much of a reply is read: no more than an answer to the request can have, and of all replies
-//! together no more than there is room for.
+//! Bounds how much of a reply is read: each reply to the size that an answer to its request can have, and all
+//! replies together to a fixed amount of memory.
 //!
-//! A message begins with its length. Room for all of it is taken before the rest is read, so that no
-//! two replies hold half of what they need; what finds no room is not read, and the Core has to wait.
-//! One that is larger than it may be ends the call at once.
+//! A message begins with its length. Memory for the whole message is taken before the rest is read, so two
+//! replies never each hold half of what they need. A reply without memory is not read, and the Core has to
+//! wait. A reply above its limit ends the call at once.
 
 use std::{
     pin::Pin,
@@ -19,24 +19,25 @@ use tonic::{Status, codegen::StdError};
 
 use crate::domain::{Operation, Request, fhe_bits};
 
-/// Keys, digests and signatures of every scheme there is (ML-DSA-87: 2.6 and 4.6 KB), with room.
+/// Keys, digests and signatures of every scheme (ML-DSA-87: 2.6 and 4.6 KB), with a margin. In bytes.
 const REPLY: usize = 64 << 10;
-/// What comes with the share of one ciphertext: it is encrypted (ML-KEM-1024: 1.6 KB) and signed.
+/// The part of a ciphertext's share that does not depend on its type: encryption (ML-KEM-1024: 1.6 KB) and
+/// signature. In bytes.
 const SHARE: usize = 16 << 10;
-/// The share of two bits: one element, whose 8 coefficients have 128 bits, in 128 bytes. A plaintext
-/// is smaller.
+/// The share of two bits, in bytes: one element, whose 8 coefficients of 128 bits take 128 bytes, with a
+/// margin. A plaintext is smaller.
 const TWO_BITS: usize = 1 << 10;
-/// The reply of a call that has none but its status.
+/// The limit of a call whose reply is only a status, in bytes.
 const EMPTY: usize = 16 << 10;
 
-/// Replies of one client that are read at the same time. The largest legal one, of 1,024 Bools, has
-/// 17 MiB.
+/// Memory for all replies of one client that are read at the same time, in bytes. The largest legal reply, to
+/// 1,024 Bools, takes 17 MiB.
 const TOGETHER: usize = 32 << 20;
 const UNIT: usize = 1 << 10;
-/// One byte that says whether it is compressed, four of the length.
+/// The gRPC prefix of a message: one byte for compression, four for the length.
 const PREFIX: usize = 5;
 
-/// How many bytes a reply may have. A call that does not say takes none but an empty one.
+/// The largest reply in bytes. A call without a limit of its own takes an empty reply only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(usize);
 
@@ -47,7 +48,7 @@ impl Default for Limit {
 }
 
 impl Limit {
-    /// Of an answer to this request.
+    /// The limit of an answer to this request.
     pub fn of(request: &Request) -> Self {
         let extra_data = match &request.operation {
             Operation::PublicDecryption(public) => public.extra_data.len(),
@@ -55,7 +56,7 @@ impl Limit {
             Operation::Unsupported { .. } => 0,
         };
         let shares = request.materials().iter().map(|material| {
-            // Of a type that we have no size of: the largest one's.
+            // A type of unknown size gets the limit of the largest type.
             let bits = fhe_bits(material.fhe_type()).unwrap_or(2048);
             SHARE + TWO_BITS * usize::try_from(bits.div_ceil(2)).unwrap_or(usize::MAX)
         });
@@ -64,7 +65,7 @@ impl Limit {
     }
 }
 
-/// A reply that is larger than it may be.
+/// A reply above its limit.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("too large")]
 pub(super) struct TooLarge;
@@ -76,7 +77,7 @@ fn too_large(bytes: usize, Limit(limit): Limit) -> StdError {
     status.into()
 }
 
-/// Room for the replies of one client. Clones share it.
+/// Memory for the replies of one client. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Room(Arc<Semaphore>);
 
@@ -92,24 +93,24 @@ impl Room {
     fn take(&self, bytes: usize) -> BoxFuture<'static, Taken> {
         let units = u32::try_from(bytes.min(TOGETHER).div_ceil(UNIT)).unwrap_or(u32::MAX);
         let taking = self.0.clone().acquire_many_owned(units);
-        // Never closed.
+        // The semaphore is never closed.
         Box::pin(async move { taking.await.ok() })
     }
 }
 
-/// A reply's body that is read within its bounds.
+/// The body of a reply, read within its limits.
 pub(super) struct Bounded<B> {
     body: B,
     limit: Limit,
     room: Room,
     prefix: [u8; PREFIX],
-    /// So many bytes of it, prefix included.
+    /// Bytes read so far, prefix included.
     read: usize,
-    /// What may be read, prefix included; the prefix alone while it is not known.
+    /// Bytes that may be read, prefix included. Until the length is known, the prefix alone.
     whole: usize,
-    /// Room is waited for, with the piece that came meanwhile.
+    /// The pending acquisition of memory, and the piece that was read when it began.
     waits: Option<(BoxFuture<'static, Taken>, Frame<Bytes>)>,
-    /// Until the body is dropped.
+    /// Held until the body is dropped.
     taken: Taken,
 }
 
@@ -119,8 +120,8 @@ impl<B> Bounded<B> {
         Self { body, limit, room, prefix, read, whole, waits: None, taken: None }
     }
 
-    /// Some more of it came. How many bytes there is room to be made for: those of the whole message,
-    /// once they are known.
+    /// Accounts for another piece. Returns the length of the message once it is known: that much memory is
+    /// needed.
     fn came(&mut self, piece: &[u8]) -> Result<Option<usize>, StdError> {
         let mut announced = None;
         if self.read < PREFIX {
@@ -166,7 +167,7 @@ impl<B: Body<Data = Bytes, Error: Into<StdError>> + Unpin> Body for Bounded<B> {
         let Some(piece) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
         match this.came(piece) {
             Err(error) => Poll::Ready(Some(Err(error))),
-            // What an empty reply may have does not wait.
+            // A reply as small as an empty one does not wait for memory.
             Ok(Some(bytes)) if bytes > EMPTY => {
                 this.waits = Some((this.room.take(bytes), frame));
                 Pin::new(this).poll_frame(context)

@@ -1,10 +1,9 @@
-//! From a Core's reply to an answer whose signature we believe. Pure.
+//! Turns a Core's reply into an answer whose signature was checked. Pure.
 //!
-//! The contract rebuilds the EIP-712 digest from the bytes we send, recovers the signer and
-//! compares it with the registered one. The same is done here before gas is spent. Where a reply
-//! leaves open which bytes were signed (two result encodings, old Cores that do not echo
-//! `extraData`), each candidate is tried, the likeliest first, and the signature decides
-//! (protocol: gateway-abi 10).
+//! The contract rebuilds the EIP-712 digest from the bytes we send, recovers the signer and compares it with
+//! the registered one. The same is done here before gas is spent. Where a reply leaves open which bytes were
+//! signed (two result encodings, old Cores that do not echo `extraData`), each candidate is tried, the
+//! likeliest first, and the signature decides (protocol: gateway-abi 10).
 
 use std::fmt::Display;
 
@@ -108,7 +107,7 @@ fn digest(
     message.finalize()
 }
 
-/// Why a signature is none, whatever it signs.
+/// Why a signature is invalid, whatever it signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     #[error("the signature is empty")]
@@ -123,7 +122,7 @@ pub enum SignatureError {
     Unrecoverable,
 }
 
-/// Reads a signature as strictly as the contract does: 65 bytes, v 27 or 28, low s.
+/// Parses a signature as strictly as the contract does: 65 bytes, v 27 or 28, low s.
 pub fn parse_signature(bytes: &[u8]) -> Result<Signature, SignatureError> {
     if bytes.is_empty() {
         return Err(SignatureError::Empty);
@@ -141,12 +140,12 @@ pub fn parse_signature(bytes: &[u8]) -> Result<Signature, SignatureError> {
     Ok(signature)
 }
 
-/// The signer of `digest`.
+/// Returns the signer of `digest`.
 pub fn recover(signature: &Signature, digest: B256) -> Result<Address, SignatureError> {
     signature.recover_address_from_prehash(&digest).map_err(|_| SignatureError::Unrecoverable)
 }
 
-/// Who signed an answer to this request's content, in the form the contract takes it.
+/// Returns the signer of an answer to this request's content, in the form that the contract takes.
 pub fn signer_of(
     domain: &SigningDomain,
     request: &Request,
@@ -166,8 +165,8 @@ pub fn signer_of(
     recover(&signature, digest)
 }
 
-/// The answer in a public decryption's reply. `registered` are the signers registered for this
-/// node; without any the signature must only recover.
+/// Checks the reply to a public decryption and returns its answer. `registered`: the signers registered for
+/// this node. Without any, the signature must only recover to some address.
 pub fn public_answer(
     domain: &SigningDomain,
     request: &Request,
@@ -201,7 +200,7 @@ pub fn public_answer(
     .decide(|payload, extra_data| public_digest(domain, &handles, payload, extra_data))
 }
 
-/// The answer in a user decryption's reply. `registered` as in [`public_answer`].
+/// Checks the reply to a user decryption and returns its answer. `registered` as in [`public_answer`].
 pub fn user_answer(
     domain: &SigningDomain,
     request: &Request,
@@ -212,7 +211,7 @@ pub fn user_answer(
 ) -> Result<Answer, Hold> {
     let sent = meaning.sent(&operation.extra_data.0);
     let payload = wire::user_payload(request, response.payload).map_err(invalid)?;
-    // Nothing says whether this Core echoes: an empty field is also an absent one.
+    // Protobuf does not tell an empty echo from a Core that does not echo.
     let echoed = Some(&response.extra_data);
     let handles = handles(request);
     Check {
@@ -227,7 +226,7 @@ pub fn user_answer(
     })
 }
 
-/// Reads a public decryption's response of either shape and returns its checked answer.
+/// Reads the response to a public decryption, of either shape, and returns its checked answer.
 pub fn public_answer_of(
     domain: &SigningDomain,
     request: &Request,
@@ -241,7 +240,7 @@ pub fn public_answer_of(
     public_answer(domain, request, operation, meaning, &reply, registered)
 }
 
-/// The hold of an answer that makes no sense.
+/// The hold for an answer that makes no sense.
 pub fn invalid(why: impl Display) -> Hold {
     Hold::new(HoldReason::InvalidAnswer, format!("the KMS Core's answer is unusable: {why}"))
 }
@@ -258,7 +257,7 @@ fn candidates_of_extra_data(echoed: Option<&Bytes>, sent: Bytes) -> Vec<Bytes> {
     }
 }
 
-/// The candidates of one reply, in the order of likelihood, and what decides between them.
+/// The candidates of one reply, the likeliest first, and what decides between them.
 struct Check<'a> {
     request: &'a Request,
     payloads: Vec<Bytes>,
@@ -285,11 +284,11 @@ impl Check<'_> {
             }
             first_signer.get_or_insert(signer);
         }
-        // Without a registered signer the first candidate is taken, and there always is one.
+        // Without registered signers the first candidate was returned above, and there is always one.
         let (Some(expected), Some(signer)) = (self.registered.first(), first_signer) else {
             return Err(invalid("no candidate"));
         };
-        // The commonest cause that is no wrong key: a Core of another generation.
+        // The most common cause besides a wrong key: a Core of another generation.
         let other_generation = self.candidates().any(|(payload, extra_data)| {
             let digest = digest(payload, (!with_extra_data).then_some(extra_data.as_ref()));
             recover(&signature, digest).is_ok_and(|signer| self.registered.contains(&signer))

@@ -1,7 +1,7 @@
 //! What a gRPC status means: the one table (protocol: kms-core-grpc 6). Pure.
 //!
-//! A status that carries a source was made on our side of the wire (connection lost, stream reset,
-//! nothing listening) whatever its code says; the codes speak only for a Core that was reached.
+//! A status with a source was made on our side of the wire (connection lost, stream reset, nothing
+//! listening), whatever its code is. Only a status without a source comes from a Core.
 
 use std::error::Error as _;
 
@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use super::reply::TooLarge;
 use crate::domain::HoldReason;
 
-/// A code's name, for counting.
+/// A code's name, for metrics.
 #[must_use]
 pub fn code_name(code: Code) -> &'static str {
     match code {
@@ -34,7 +34,7 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Which call a status answers.
+/// The call that a status answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// `PublicDecrypt`, `UserDecrypt`.
@@ -43,23 +43,23 @@ pub enum Call {
     Poll,
 }
 
-/// What it means for the request.
+/// What a status means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// Ask: the Core has this id already. As good as accepted.
+    /// Ask: the Core has this id already. The same as accepted.
     AlreadyKnown,
-    /// Ask: refused, or already known: Cores up to v0.11.0 say `Aborted` for both, later ones for a
-    /// full result store. Only a poll can tell.
+    /// Ask: refused or already known. Cores up to v0.11.0 answer `Aborted` to both, later ones if their
+    /// result store is full. Only a poll can tell.
     Unclear,
-    /// Poll: still running.
+    /// Poll: the Core still works on it.
     Pending,
     /// Poll: the Core does not know the id: restarted, evicted, or never accepted.
     Forgotten,
-    /// The Core asks for less. The same again later.
+    /// The Core is overloaded. Try the same again later.
     Busy,
-    /// No answer from a Core. The same again later.
+    /// No Core answered. Try the same again later.
     Unreachable,
-    /// Time or an operator must act; the sentence says what to look at.
+    /// Time or an operator must act. The text says what to check.
     Hold(HoldReason, &'static str),
 }
 
@@ -100,9 +100,9 @@ pub fn meaning(call: Call, status: &Status) -> Meaning {
             "the KMS Core does not know the key, or the context, of this request",
         ),
         (Call::Poll, Code::NotFound) => Meaning::Forgotten,
-        // "Unavailable" is the Core's word for it; a proxy without a Core behind it says the same,
-        // and to poll on is right in both cases. The others are the server's own limit on a call's
-        // time, of either tonic version.
+        // "Unavailable" is the Core's word for "still running". A proxy without a Core behind it says the
+        // same; polling on is right in both cases. The other codes are the server's own limit on the duration
+        // of a call, in different versions of tonic.
         (Call::Poll, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
             Meaning::Pending
         }
@@ -130,8 +130,8 @@ pub fn meaning(call: Call, status: &Status) -> Meaning {
     }
 }
 
-/// Whether "exhausted" means a message's size and not the server's patience. The texts of tonic,
-/// grpc-go and grpc-core, whose servers and proxies say it with this code.
+/// Returns whether "exhausted" is about a message's size, and not about load: matches the texts of tonic,
+/// grpc-go and grpc-core, whose servers and proxies use this code for both.
 fn speaks_of_size(message: &str) -> bool {
     const TEXTS: [&str; 3] = ["message length too large", "larger than max", "message too large"];
     let message = message.to_ascii_lowercase();
@@ -208,8 +208,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever it says: a poll is never taken for accepted, an ask never for running or
-        /// forgotten, and no text decides but that of a size.
+        /// Whatever the status: a poll is never taken for accepted, an ask never for running or forgotten,
+        /// and no text decides except about a size.
         ///
         /// Field failure T29.
         #[test]

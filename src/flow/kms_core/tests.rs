@@ -1,5 +1,5 @@
-//! What the client remembers of a Core that did not answer. The calls themselves are tested from
-//! outside, on a Core of every version.
+//! What the client remembers of a Core that did not answer. The calls themselves are tested by the black-box
+//! tests, with a Core of every version.
 
 use std::{
     sync::{
@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A line to a Core that can be cut, and how often its health was asked.
+/// A connection to a Core that can be cut, and the number of its health checks.
 #[derive(Clone, Default)]
 struct Line {
     down: Arc<AtomicBool>,
@@ -85,7 +85,7 @@ fn domain() -> SigningDomain {
     }
 }
 
-/// Something that speaks no TLS, at an endpoint with https.
+/// A server without TLS at an endpoint with https.
 #[tokio::test]
 async fn c4_a_core_that_speaks_no_tls_is_told_so() {
     use tokio::io::AsyncWriteExt as _;
@@ -160,7 +160,7 @@ fn c10_a_refusal_that_quotes_an_id_shows_ours_beside_it() {
     assert!(!said.contains(&ours), "{said}");
 }
 
-/// Asks in vain, so that the Core counts as lost.
+/// Asks without success, so that the Core counts as lost.
 async fn lose(core: &KmsCore) {
     let body = Bytes::from_static(&[1]);
     let ciphertext = Ciphertext { handle: HANDLE, format: CiphertextFormat::BigExpanded, body };
@@ -204,7 +204,7 @@ async fn a_thousand_who_lost_the_core_ask_it_once_in_a_second() {
     assert_eq!(line.questions.load(Ordering::Relaxed), 1);
 }
 
-/// A call that failed while the Core answers others: what was heard before the failure says nothing.
+/// A call failed while the Core answers others: an answer from before the failure does not count.
 #[tokio::test(start_paused = true)]
 async fn whether_it_answers_is_asked_anew() {
     let line = Line::default();
@@ -218,7 +218,7 @@ async fn whether_it_answers_is_asked_anew() {
 }
 
 proptest! {
-    /// What a Core or a proxy says fits one line of a log, and is told in part if it is long.
+    /// A message of a Core or a proxy becomes one line of a log, and is cut if it is long.
     #[test]
     fn a_foreign_text_fits_a_line(text in proptest::collection::vec(any::<char>(), 0..400)) {
         let text: String = text.into_iter().collect();

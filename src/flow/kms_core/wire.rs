@@ -1,8 +1,8 @@
 //! Domain <-> protobuf. Pure.
 //!
-//! What leaves: every handle of the request in on-chain order, or nothing. What comes back: the
-//! bytes the Core signed, rebuilt exactly, because the contract hashes them again; one wrong byte
-//! here is a wrong signer there (protocol: kms-core-grpc 4 and 5).
+//! Sent: every handle of the request in on-chain order, or nothing. Received: the bytes the Core signed,
+//! rebuilt exactly, because the contract hashes them again; one wrong byte here is a wrong signer there
+//! (protocol: kms-core-grpc 4 and 5).
 
 use alloy::hex;
 use alloy::primitives::U256;
@@ -18,10 +18,10 @@ use crate::domain::{
     PublicDecryption, Refusal, Remedy, Request, SigningDomain, UserDecryption,
 };
 
-/// The highest number of tfhe's `FheTypes` (Int248). Lower ones are all taken.
+/// The highest number in tfhe's `FheTypes` (Int248). All lower ones are in use.
 const LAST_FHE_TYPE: u8 = 83;
 
-/// Why a request cannot be put to any Core, whatever its ciphertexts are.
+/// Why no Core can be asked this request, whatever its ciphertexts are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     #[error("the request names no ciphertext")]
@@ -63,7 +63,8 @@ impl RequestError {
     }
 }
 
-/// Whether a Core can be asked this at all. Needs nothing but the event: call it at arrival.
+/// Checks whether a Core can be asked this request at all. Needs only the event, so it can be called before
+/// anything is fetched.
 pub fn check(request: &Request) -> Result<(), RequestError> {
     if let Operation::Unsupported { event, .. } = request.operation {
         return Err(RequestError::UnsupportedEvent { event });
@@ -78,7 +79,7 @@ pub fn check(request: &Request) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// The one key all materials were encrypted with.
+/// The key that all materials were encrypted with.
 pub fn key_id(materials: &[Material]) -> Result<U256, RequestError> {
     let (first, rest) = materials.split_first().ok_or(RequestError::NoMaterials)?;
     match rest.iter().find(|material| material.key_id != first.key_id) {
@@ -89,21 +90,21 @@ pub fn key_id(materials: &[Material]) -> Result<U256, RequestError> {
     }
 }
 
-/// What `extraData` means to the contract that emitted the request. The event cannot say it: those
-/// of v0.9 and v0.13 are the same.
+/// What `extraData` means to the contract that emitted the request. The event cannot tell: those of v0.9 and
+/// v0.13 are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExtraDataMeaning {
-    /// Up to G10: bytes the Core signs and nobody reads. Passed on untouched; the other nodes'
-    /// connectors of that time do the same, and consensus needs equal bytes.
+    /// Up to G10: opaque bytes that the Core signs. Passed on unchanged, as the other nodes' connectors of
+    /// that time do: consensus needs equal bytes.
     #[default]
     Opaque,
-    /// From G12 on: names a context. One zero byte counts as empty, as it does for the other nodes'
-    /// connectors; versions 1 and 2 become `context_id` and `epoch_id`.
+    /// From G12 on: names a context. A single zero byte counts as empty, as it does for the other nodes'
+    /// connectors. Versions 1 and 2 become `context_id` and `epoch_id`.
     Context,
 }
 
 impl ExtraDataMeaning {
-    /// The bytes the Core is asked to sign.
+    /// The bytes that the Core is asked to sign.
     #[must_use]
     pub fn sent(self, extra_data: &Bytes) -> Bytes {
         match self {
@@ -112,7 +113,7 @@ impl ExtraDataMeaning {
         }
     }
 
-    /// Context and epoch id, where the bytes name them (protocol: gateway-abi 11).
+    /// The ids of context and epoch, if the bytes name them (protocol: gateway-abi 11).
     fn ids(self, extra_data: &[u8]) -> (Option<v1::RequestId>, Option<v1::RequestId>) {
         let word = |range| {
             let bytes: &[u8] = extra_data.get::<std::ops::Range<usize>>(range)?;
@@ -132,8 +133,8 @@ pub fn request_id(id: U256) -> v1::RequestId {
     v1::RequestId { request_id: hex::encode(id.to_be_bytes::<32>()) }
 }
 
-/// The ciphertexts handed over are not those of the request: a mistake of the caller's, caught
-/// because a request sent in part can never be answered validly.
+/// The ciphertexts are not those of the request: the caller's mistake. It is caught here because a request
+/// that is sent in part can never get a valid answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ciphertexts do not match the request's handles (got {got}, want {want}, in order)")]
 pub struct CiphertextMismatch {
@@ -141,7 +142,7 @@ pub struct CiphertextMismatch {
     pub want: usize,
 }
 
-/// Pairs the ciphertexts with the materials, moving their bytes.
+/// Pairs the ciphertexts with the materials. Moves their bytes.
 pub fn typed_ciphertexts(
     materials: &[Material],
     ciphertexts: Vec<Ciphertext>,
@@ -181,7 +182,6 @@ fn domain_message(domain: &SigningDomain) -> v1::Eip712DomainMsg {
     }
 }
 
-/// The whole `PublicDecrypt` message.
 #[must_use]
 pub fn public_request(
     id: U256,
@@ -203,7 +203,6 @@ pub fn public_request(
     }
 }
 
-/// The whole `UserDecrypt` message.
 #[must_use]
 pub fn user_request(
     id: U256,
@@ -227,7 +226,7 @@ pub fn user_request(
     }
 }
 
-/// Why a reply makes no sense. All of them are held as an invalid answer.
+/// Why a reply makes no sense. The request is held for each of them (`invalid_answer`).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
     #[error("the reply has no payload")]
@@ -246,17 +245,17 @@ pub enum ReplyError {
     NoEncoding(i32),
 }
 
-/// A public decryption's reply of any Core version.
+/// The reply to a public decryption, of any Core version.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublicReply {
     pub plaintexts: Vec<v1::TypedPlaintext>,
-    /// The EIP-712 signature, unchecked.
+    /// The EIP-712 signature, not checked yet.
     pub signature: Bytes,
-    /// The `extraData` the Core says it signed. `None`: the Core is too old to say.
+    /// The `extraData` that the Core says it signed. `None`: the Core is too old to tell.
     pub extra_data: Option<Bytes>,
 }
 
-/// Reads either shape of the reply and makes sure that it is the one to `request`.
+/// Reads either shape of the reply and checks that it belongs to `request`.
 pub fn public_reply(
     request: &Request,
     response: v1::PublicDecryptionResponse,
@@ -297,15 +296,15 @@ pub fn public_reply(
     Ok(reply)
 }
 
-/// Whether the Core's text names `id`. Newer Cores may write `0x` or upper case.
+/// Returns whether the Core's text is `id`. Newer Cores may write `0x` or upper case.
 fn is_id(text: &v1::RequestId, id: U256) -> bool {
     let digits = text.request_id.trim();
     let digits = digits.strip_prefix("0x").unwrap_or(digits);
     digits.eq_ignore_ascii_case(&request_id(id).request_id)
 }
 
-/// How often a field stands in a message that is not decoded yet: each time takes two bytes of it, and
-/// twenty times as much when it is.
+/// Counts a field in an encoded message. Done before decoding, because an element that takes two bytes here
+/// takes twenty times as much when it is decoded.
 fn occurrences(mut message: &[u8], field: u32) -> Result<usize, ReplyError> {
     let mut count = 0;
     while !message.is_empty() {
@@ -322,8 +321,7 @@ fn same_count(got: usize, want: usize) -> Result<(), ReplyError> {
     if got == want { Ok(()) } else { Err(ReplyError::Count { got, want }) }
 }
 
-/// Takes the payload out of a user decryption's reply and makes sure that it is the one to
-/// `request`.
+/// Decodes the payload of the reply to a user decryption and checks that it belongs to `request`.
 pub fn user_payload(
     request: &Request,
     payload: Option<Bytes>,
@@ -336,7 +334,7 @@ pub fn user_payload(
     for (index, (share, material)) in
         payload.signcrypted_ciphertexts.iter().zip(materials).enumerate()
     {
-        // The signature covers the request's handles; this only catches a mix-up by name.
+        // The signature covers the request's handles; this only reports a mix-up by name.
         let handle = &share.external_handle;
         if !handle.is_empty() && handle.as_ref() != material.handle.as_slice() {
             return Err(ReplyError::OtherHandle { index });
@@ -345,18 +343,18 @@ pub fn user_payload(
     Ok(payload)
 }
 
-/// The two forms of `decryptedResult` (protocol: kms-core-grpc 5.1).
+/// The two encodings of `decryptedResult` (protocol: kms-core-grpc 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultEncoding {
-    /// Core up to v0.11: ABI-encoded behind a placeholder and before an empty `bytes[]`, both cut.
+    /// Core up to v0.11: ABI-encoded after a placeholder and before an empty `bytes[]`, both cut off.
     Legacy,
     /// Core from v0.12 on: one 32-byte word per value.
     Words,
 }
 
 impl ResultEncoding {
-    /// Both, the likelier first. The id's top byte tells the contract's generation, and with it
-    /// the Core's: plain counters mean v0.8 or older.
+    /// Both encodings, the likelier first. The id's top byte tells the contract's generation, and with it the
+    /// Core's: plain counters mean v0.8 or older.
     #[must_use]
     pub fn by_likelihood(id: U256) -> [Self; 2] {
         if id.byte(31) == 0 { [Self::Legacy, Self::Words] } else { [Self::Words, Self::Legacy] }

@@ -1,4 +1,4 @@
-//! Replies in pieces, too large, and too many at a time.
+//! Replies in pieces, too large ones, and too many at a time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,7 +54,7 @@ fn request(types: &[u8], user: bool) -> Request {
     }
 }
 
-/// Of every type: what a share has, encrypted and signed by the largest schemes, fits four times.
+/// For every type: four times the size of a share, encrypted and signed by the largest schemes, fits.
 #[test]
 fn every_legal_answer_fits_and_so_do_all_of_the_largest() {
     for (fhe_type, bits) in [
@@ -80,7 +80,7 @@ fn every_legal_answer_fits_and_so_do_all_of_the_largest() {
     }
     let Limit(small) = Limit::of(&request(&[5], true));
     assert!(small < 128 << 10, "{small}");
-    // Whatever an event asks for.
+    // Whatever an event asks for, there is an upper bound.
     assert_eq!(Limit::of(&request(&[84; 2_000], false)), Limit(TOGETHER));
 }
 
@@ -100,7 +100,7 @@ async fn b4_a_reply_that_is_too_large_is_not_read() {
     let source = std::error::Error::source(status).unwrap();
     assert!(source.is::<TooLarge>());
     assert_eq!(read.load(Ordering::Relaxed), 0);
-    // Nor is what comes behind the message.
+    // A second message after the first is refused.
     let two = body(stream::iter([message(b"one"), message(b"two")]), 1 << 20, &room);
     assert!(two.collect().await.is_err());
 }
@@ -121,16 +121,16 @@ async fn b4_replies_that_are_read_at_a_time_have_a_bound_together() {
     };
     assert_eq!(reads(&mut begun), TOGETHER / EACH);
     assert_eq!(reads(&mut begun), 0, "none of the others");
-    // As soon as a call has ended, the next one's is read: those who wait longest first.
+    // When a call has ended, the next one is read: those that waited longest first.
     begun.drain(..10);
     assert_eq!(reads(&mut begun), 10);
-    // What is small does not wait for them.
+    // A small reply does not wait for them.
     let small = body(stream::iter([message(b"small")]), EACH, &room);
     assert!(small.collect().now_or_never().is_some());
 }
 
 proptest! {
-    /// However a message is cut into pieces, it comes through whole.
+    /// A message comes through complete, however it is cut into pieces.
     #[test]
     fn a_legal_reply_comes_through(length in 0..100_000_usize, cuts in prop::collection::vec(1..40_000_usize, 0..9)) {
         let message = message(&vec![7; length]);

@@ -210,7 +210,7 @@ fn the_other_encoding_is_tried_before_anything_is_called_wrong() {
         let found = answer(&request(generation, &[]), &reply, registered).unwrap();
         let result = wire::decrypted_result(encoding, &reply.plaintexts).unwrap();
         assert_eq!(found.payload, result);
-        // Without a registered signer nothing tells them apart, and the likelier one is taken.
+        // Without a registered signer nothing tells them apart, so the likelier one is taken.
         let likelier = answer(&request(generation, &[]), &reply, &[]).unwrap();
         assert_ne!(likelier.payload, found.payload);
     }
@@ -220,10 +220,10 @@ fn the_other_encoding_is_tried_before_anything_is_called_wrong() {
 fn what_the_core_signed_is_sent_back_even_if_it_was_not_asked_for() {
     let registered = &[signer().address()];
     let request = request(Generation::G9, &[3, 3]);
-    // Echoes another extraData, and signed it.
+    // The Core echoes another extraData, and signed it.
     let other = reply(ResultEncoding::Words, Some(&[4]), Some(&[4]));
     assert_eq!(answer(&request, &other, registered).unwrap().extra_data, vec![4]);
-    // Echoes nothing, but signed what we sent.
+    // The Core echoes nothing, but signed what we sent.
     let silent = reply(ResultEncoding::Words, Some(&[3, 3]), Some(&[]));
     assert_eq!(answer(&request, &silent, registered).unwrap().extra_data, vec![3, 3]);
 }
@@ -310,7 +310,7 @@ fn a_response_of_the_first_shape_becomes_an_answer() {
     assert_eq!(answer.signature, reply.signature);
 }
 
-/// The request of a user with one ciphertext, and the key.
+/// A user's request with one ciphertext, and its operation.
 fn user_request() -> (Request, UserDecryption) {
     let (request, public) = request(Generation::G9, &[0]);
     let operation = UserDecryption {
@@ -322,7 +322,7 @@ fn user_request() -> (Request, UserDecryption) {
     (Request { operation: Operation::UserDecryption(operation.clone()), ..request }, operation)
 }
 
-/// What Cores send: both shapes of the public response, and the one of the user's.
+/// What Cores send: both shapes of the public response, and the user response.
 fn responses() -> [Vec<u8>; 3] {
     let early = reply(ResultEncoding::Legacy, None, None);
     let payload = v1::EarlyPublicDecryptionResponsePayload {
@@ -369,8 +369,8 @@ fn responses() -> [Vec<u8>; 3] {
     [early.encode_to_vec(), public.encode_to_vec(), user.encode_to_vec()]
 }
 
-/// Whatever a Core sends in place of response `shape`: no answer, or one that the contract takes,
-/// which does the same reckoning.
+/// Replaces response `shape` with these bytes. The result is no answer, or one that the contract takes,
+/// computed here the same way. Returns whether there is an answer.
 fn believed(shape: usize, bytes: &[u8]) -> bool {
     let (meaning, by) = (ExtraDataMeaning::Context, signer().address());
     let answered = if shape == 2 {
@@ -427,7 +427,7 @@ fn what_a_core_sends_is_believed() {
 }
 
 proptest! {
-    /// Any bytes under the names of the messages.
+    /// Arbitrary bytes in place of the messages.
     #[test]
     fn noise_is_never_believed(
         shape in 0..3_usize,
@@ -436,7 +436,7 @@ proptest! {
         prop_assert!(!believed(shape, &bytes));
     }
 
-    /// Valid responses of every shape, cut, lengthened, with bytes changed, or in place of another.
+    /// Valid responses of every shape: cut, extended, with changed bytes, or swapped.
     #[test]
     fn a_damaged_response_is_believed_only_where_nobody_signed(
         shape in 0..3_usize,
@@ -457,7 +457,7 @@ proptest! {
         believed(shape, &bytes);
     }
 
-    /// Well-formed messages with any values in them.
+    /// Well-formed messages with arbitrary values.
     #[test]
     fn any_values_are_no_answer(
         plaintexts in proptest::collection::vec(

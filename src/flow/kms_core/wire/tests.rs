@@ -156,7 +156,7 @@ fn extra_data_means_what_its_contract_says() {
     }
 }
 
-/// The facts' vectors.
+/// The test vectors of the protocol sheets.
 #[test]
 fn the_legacy_result_is_an_abi_tuple_cut_at_both_ends() {
     let values = [
@@ -338,7 +338,7 @@ fn a_user_reply_must_be_about_the_same_handles() {
     assert_eq!(user_payload(&request, Some(garbage)), Err(ReplyError::Undecodable));
 }
 
-/// Two bytes each: decoded they would take twenty to forty times as much.
+/// Two bytes each, which would take twenty to forty times as much when decoded.
 #[test]
 fn b4_a_reply_of_a_million_results_is_counted_before_it_is_read() {
     let million = 1_000_000;
@@ -359,7 +359,7 @@ fn b4_a_reply_of_a_million_results_is_counted_before_it_is_read() {
     assert_eq!(public_reply(&asked, early), Err(too_many));
 }
 
-/// What the legacy encoding is by definition, by another implementation of the ABI.
+/// The legacy encoding according to its definition, by another implementation of the ABI.
 fn legacy_by_alloy(plaintext: &v1::TypedPlaintext) -> Vec<u8> {
     type Word = sol_data::Uint<256>;
     type Strings = sol_data::Array<sol_data::Bytes>;
@@ -395,7 +395,7 @@ proptest! {
         );
     }
 
-    /// Every value can be found again where the encoding says it is.
+    /// Every value is where the encoding says it is.
     #[test]
     fn legacy_values_can_be_read_back(
         values in proptest::collection::vec(any_plaintext(), 0..12)
@@ -418,7 +418,7 @@ proptest! {
         prop_assert_eq!(word(values.len() * 32).to::<usize>(), result.len() + 32);
     }
 
-    /// T31: the whole id goes to the Core, and comes back from the text.
+    /// T31: the whole id goes to the Core, and comes back from its text.
     #[test]
     fn any_id_is_64_digits_that_say_it(id in any::<[u8; 32]>()) {
         let id = U256::from_be_bytes(id);
@@ -428,7 +428,7 @@ proptest! {
         prop_assert_eq!(U256::from_str_radix(&text, 16).unwrap(), id);
     }
 
-    /// Nonsense is an error or a value, never a panic.
+    /// Arbitrary bytes are an error or a value, never a panic.
     #[test]
     fn nonsense_does_no_harm(
         first in proptest::collection::vec(any::<u8>(), 0..100),
@@ -450,7 +450,7 @@ proptest! {
 
 #[test]
 fn a_checksummed_address_is_what_the_core_parses() {
-    // EIP-55's own example, so that a change of the library's default cannot go unnoticed.
+    // EIP-55's own example, so that a changed default of the library would be noticed.
     let address: Address = address!("0xdbf03b407c01e7cd3cbea99509d93f8dddc8c6fb");
     assert_eq!(address.to_checksum(None), "0xdbF03B407c01E7cD3CBea99509d93f8DDDC8C6FB");
     assert_eq!(
