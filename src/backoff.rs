@@ -1,9 +1,9 @@
-//! Waiting between attempts: exponential with jitter, bounded. Pure but for the dice.
+//! Exponential back-off with jitter and an upper bound.
 
 use std::time::Duration;
 
-/// A growing pause: `first`, doubled at each call up to `ceiling`, each drawn from the upper half
-/// of its interval so that many waiters do not march in step.
+/// A growing pause: `first`, doubled at each call up to `ceiling`. Each pause is drawn from the upper half of
+/// its interval, so that many waiters do not retry at the same moment.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -22,20 +22,20 @@ impl Backoff {
         self.next_delay_by(fastrand::f64())
     }
 
-    /// The same by dice that are rolled elsewhere: from 0 to 1.
+    /// The next pause, with a random number between 0 and 1 that the caller provides.
     pub fn next_delay_by(&mut self, dice: f64) -> Duration {
         let full = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.ceiling);
         self.attempt = self.attempt.saturating_add(1);
         full.mul_f64(0.5 + 0.5 * dice)
     }
 
-    /// How often a pause was taken since the last reset.
+    /// The number of pauses since the last reset.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempt
     }
 
-    /// Back to the first pause, after a success.
+    /// Starts again with the first pause, after a success.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }

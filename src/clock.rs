@@ -1,4 +1,4 @@
-//! The wall clock: the one place that reads it. What an instance does goes by its [`Clock`].
+//! The wall clock, read in this one place. An instance tells the time with its [`Clock`].
 
 use std::{
     fmt,
@@ -14,13 +14,13 @@ pub fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// By what an instance tells the time.
+/// How an instance tells the time.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Clock {
     /// The machine's wall clock.
     #[default]
     Wall,
-    /// The runtime's own time, which may be paused: so it was, in Unix milliseconds, at this moment.
+    /// The runtime's clock, which tests may pause. At the instant `at` it was `unix_ms` (Unix milliseconds).
     Runtime { at: Instant, unix_ms: u64 },
 }
 
@@ -38,18 +38,18 @@ impl Clock {
     }
 }
 
-/// A moment by the calendar.
+/// A date and time of day in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Utc {
     date: (u64, u64, u64),
     time: (u64, u64, u64),
 }
 
-/// The calendar's name for Unix milliseconds.
+/// Converts Unix milliseconds.
 #[must_use]
 pub fn utc(millis: u64) -> Utc {
     let seconds = millis / 1_000;
-    // Years begin in March here, so that the leap day is the last one; eras have 400 years.
+    // Years begin in March here, so that the leap day comes last. An era has 400 years.
     let days = seconds / 86_400 + 719_468; // since 0000-03-01
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -62,7 +62,7 @@ pub fn utc(millis: u64) -> Utc {
 }
 
 impl Utc {
-    /// `20260914T160512Z`: sorts by time, and fits a file's name.
+    /// `20260914T160512Z`: sorts by time, and can be part of a file's name.
     #[must_use]
     pub fn compact(self) -> String {
         let ((year, month, day), (hour, minute, second)) = (self.date, self.time);

@@ -1,19 +1,19 @@
-//! Who keeps a place where more come than there are places: the newest.
+//! Limits the number of connections, and closes an old one in favour of a new one.
 //!
-//! A listener that lets newcomers wait belongs to whoever came first and says nothing. So everybody is
-//! let in, and where there is no place another one leaves: of whoever has the most, the one that has
-//! been there the longest. Who has few is not pushed out by who has many; where all are one's own (on
-//! one machine, say), who has not said yet what it wants, or does not listen to the answer, is older
-//! than who asks now.
+//! If a full listener made newcomers wait, clients that connect and send nothing could block it. So every
+//! connection is admitted, and if there are too many, one is closed: of the peer with the most connections,
+//! the oldest. A peer with few connections is not pushed out by one with many. Where all have the same peer
+//! (on one machine, for example), the oldest connection is one that has sent no request yet, or whose client
+//! does not read the answer.
 //!
-//! Those who are waited for and those who are served are counted apart: no number of silent ones takes
-//! an answer away, and no number of answers that nobody reads keeps a newcomer out.
+//! Connections that have sent no request yet (silent) and those being served have separate limits: silent
+//! ones never displace an answer, and answers that nobody reads never keep a new connection out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// Those who are there, by who they are: a user, an address. Clones share it.
+/// The open connections, by peer: a user or an address. Clones share them.
 #[derive(Debug)]
 pub struct Crowd<P>(Arc<Mutex<Guests<P>>>);
 
@@ -21,12 +21,12 @@ pub struct Crowd<P>(Arc<Mutex<Guests<P>>>);
 struct Guests<P> {
     most: Most,
     last: u64,
-    /// In the order in which they came, or were served.
+    /// In the order in which they were admitted, or began to be served.
     silent: Vec<Guest<P>>,
     served: Vec<Guest<P>>,
 }
 
-/// How many places there are. At least one of each.
+/// The largest number of connections of each kind. At least one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Most {
     pub silent: usize,
@@ -40,7 +40,7 @@ struct Guest<P> {
     leave: CancellationToken,
 }
 
-/// A place, given back when dropped.
+/// A connection's permit, returned when dropped.
 #[derive(Debug)]
 pub struct Place<P> {
     crowd: Crowd<P>,
@@ -67,7 +67,7 @@ impl<P> Crowd<P> {
 }
 
 impl<P: Ord> Crowd<P> {
-    /// Lets somebody in who has not said yet what it wants.
+    /// Admits a connection that has not sent a request yet.
     #[must_use]
     pub fn enter(&self, who: P) -> Place<P> {
         let leave = CancellationToken::new();
@@ -83,11 +83,11 @@ impl<P: Ord> Crowd<P> {
 }
 
 impl<P: Ord> Place<P> {
-    /// It has said what it wants, and is served from now on.
+    /// Its request has arrived: it is being served from now on.
     pub fn serve(&self) {
         let mut guests = self.crowd.guests();
         let found = guests.silent.iter().position(|guest| guest.number == self.number);
-        // Who had to leave just now does.
+        // It was closed just now.
         let Some(index) = found else { return };
         let guest = guests.silent.remove(index);
         let most = guests.most.served;
@@ -95,7 +95,7 @@ impl<P: Ord> Place<P> {
         make_room(&mut guests.served, most);
     }
 
-    /// Until somebody newer needs the place.
+    /// Completes when this connection must close in favour of a newer one.
     pub async fn wanted(&self) {
         self.leave.cancelled().await;
     }
@@ -117,8 +117,8 @@ fn make_room<P: Ord>(guests: &mut Vec<Guest<P>>, most: usize) {
     }
 }
 
-/// Which of them leaves: the first of whoever is there most often; of several such, of the one that is
-/// there first.
+/// The index of the connection to close: the oldest of the peer with the most connections. If several peers
+/// have as many, the oldest of them all.
 fn leaves<P: Ord>(whose: &[&P]) -> usize {
     let times = |who: &P| whose.iter().filter(|other| ***other == *who).count();
     let most = whose.iter().map(|who| times(who)).max().unwrap_or_default();
@@ -145,7 +145,7 @@ mod tests {
         let [a, b, c] = [1, 2, 1].map(|who| crowd.enter(who));
         let newest = crowd.enter(3);
         assert!(has_left(&a) && !has_left(&b) && !has_left(&c) && !has_left(&newest));
-        // All are there once: the one that came first.
+        // Each peer has one: the oldest is closed.
         let again = crowd.enter(4);
         assert!(has_left(&b) && !has_left(&again));
         drop(again);
@@ -184,7 +184,7 @@ mod tests {
                 prop_assert!(!has_left(&place));
                 let now = numbers(&crowd.guests().silent);
                 prop_assert!(now.len() <= most);
-                // Nobody lost a place to somebody who then has more than it had.
+                // No peer loses a connection to one that then has more.
                 for other in 0..4 {
                     let had = others.iter().filter(|one| **one == other).count();
                     let has = now.iter().filter(|one| **one == other).count();

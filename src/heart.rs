@@ -1,18 +1,19 @@
-//! Whether a room still turns. A room beats its [`Heart`] each time it begins a turn of work and rests
-//! it while it waits for something to do; one that is neither at rest nor beating hangs.
+//! Detects tasks that hang. Each task of an instance (a *room*) calls [`Heart::beat`] whenever it begins a
+//! piece of work, and [`Heart::rest`] before it waits for work. A task that neither rests nor beats for two
+//! minutes hangs.
 //!
 //! ```text
-//!            beat                        beat: the next turn
+//!            beat                        beat: the next piece of work
 //! at rest ----------> at work ----------------------------\
 //!    ^                   |  ^------------------------------/
 //!    \------- rest ------/
 //! ```
 //!
-//! Waiting for another room is rest too: the other's heart tells of it. Every call to the outside has
-//! a deadline far below the limit, so that beats come between calls. Time is counted in looks and not
-//! on a clock: a process that was paused as a whole is no process of hanging rooms.
+//! Waiting for another task counts as rest: that task has a heartbeat of its own. Every call to the outside
+//! has a deadline far below the limit, so that a task beats between two calls. Time is measured by counting
+//! checks, not with a clock: a process that was suspended as a whole has no hanging tasks.
 //!
-//! Who makes the hearts may hear each beat ([`Listener`]). In production nobody does.
+//! In tests a [`Listener`] is told of each beat. In production there is none.
 
 use std::{
     fmt,
@@ -35,24 +36,25 @@ pub const RECOVERY: &str = "recovery";
 pub const HOUSEKEEPING: &str = "housekeeping";
 pub const REPORT: &str = "report";
 
-/// The rooms of an instance that have a heart; those that others wait for stand first.
+/// The tasks of an instance that have a heartbeat. Those that others wait for stand first.
 pub const ROOMS: [&str; 8] =
     [JOURNAL, GATEWAY_CONNECTION, LANE, WALK, ARRIVALS, RECOVERY, HOUSEKEEPING, REPORT];
 
-/// How long a room may be at work without a sign of life.
+/// How long a task may be at work without a beat.
 const HANGS_AFTER: Duration = Duration::from_mins(2);
-/// Between two looks at all hearts, at most.
+/// The longest interval between two checks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Looks within the limit, at least.
+/// The smallest number of checks within the limit.
 const LOOKS: u32 = 16;
 
-/// Hears the beats of all rooms. A room goes on when its beat was heard: so a test has one fail.
+/// Is told of every beat. The task continues when [`hear`](Self::hear) completes, so a test can make it fail
+/// there.
 pub trait Listener: fmt::Debug + Send + Sync {
-    /// `room` begins a turn. Runs in the room's own task.
+    /// `room` begins a piece of work. Runs in that task.
     fn hear(&self, room: &'static str) -> BoxFuture<'_, ()>;
 }
 
-/// The hearts of one instance. Clones share them.
+/// The heartbeats of one instance. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Hearts {
     all: Arc<Mutex<Vec<Arc<Pulse>>>>,
@@ -60,7 +62,7 @@ pub struct Hearts {
     listener: Option<Arc<dyn Listener>>,
 }
 
-/// Nobody hears them.
+/// Without a listener.
 impl Default for Hearts {
     fn default() -> Self {
         Self { all: Arc::default(), hangs_after: HANGS_AFTER, listener: None }
@@ -70,12 +72,12 @@ impl Default for Hearts {
 #[derive(Debug)]
 struct Pulse {
     room: &'static str,
-    /// Grows with every change; odd: at work.
+    /// Incremented at every change. Odd: at work.
     count: AtomicU64,
 }
 
 impl Pulse {
-    /// One task owns a heart, so nothing is lost between load and store.
+    /// Only one task sets it, so nothing is lost between load and store.
     fn set(&self, at_work: bool) {
         let count = self.count.load(Ordering::Relaxed);
         let next = if at_work { (count + 1) | 1 } else { (count | 1) + 1 };
@@ -83,7 +85,7 @@ impl Pulse {
     }
 }
 
-/// One room's. At rest until its first beat, and when it is dropped.
+/// The heartbeat of one task. At rest until its first beat, and once it is dropped.
 #[derive(Debug)]
 pub struct Heart {
     pulse: Arc<Pulse>,
@@ -91,7 +93,7 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// A turn of work begins.
+    /// Begins a piece of work.
     pub async fn beat(&self) {
         self.pulse.set(true);
         if let Some(listener) = &self.listener {
@@ -99,12 +101,12 @@ impl Heart {
         }
     }
 
-    /// Nothing to do but wait, for work or for another room.
+    /// Before waiting, for work or for another task.
     pub fn rest(&self) {
         self.pulse.set(false);
     }
 
-    /// At rest until `other`, another room's work, is done; then at work again.
+    /// Rests until `other`, the work of another task, is done; then works again.
     pub async fn rest_while<T>(&self, other: impl Future<Output = T>) -> T {
         self.rest();
         let done = other.await;
@@ -119,7 +121,7 @@ impl Drop for Heart {
     }
 }
 
-/// A heart nobody listens to.
+/// A heartbeat that nobody checks.
 impl Default for Heart {
     fn default() -> Self {
         Hearts::default().heart("nowhere")
@@ -127,13 +129,13 @@ impl Default for Heart {
 }
 
 impl Hearts {
-    /// `listener` hears them, and a room hangs after this long.
+    /// Hearts with a listener, and another limit.
     #[must_use]
     pub fn heard_by(listener: Arc<dyn Listener>, hangs_after: Duration) -> Self {
         Self { all: Arc::default(), hangs_after, listener: Some(listener) }
     }
 
-    /// The heart of a room, one of [`ROOMS`].
+    /// Creates the heartbeat of a task, one of [`ROOMS`].
     #[must_use]
     pub fn heart(&self, room: &'static str) -> Heart {
         let pulse = Arc::new(Pulse { room, count: AtomicU64::new(0) });
@@ -141,14 +143,14 @@ impl Hearts {
         Heart { pulse, listener: self.listener.clone() }
     }
 
-    /// Waits until a room has been at work without a beat for too long, and names it. Of several the
-    /// one that others wait for.
+    /// Waits until a task has been at work without a beat for too long, and returns its name. If several
+    /// hang, returns the one that the others wait for.
     pub async fn stopped(&self) -> &'static str {
         let limit = self.hangs_after;
         let pause = (limit / LOOKS).clamp(Duration::from_millis(5), LOOK_EVERY);
         let most =
             u32::try_from(limit.as_nanos().div_ceil(pause.as_nanos().max(1))).unwrap_or(u32::MAX);
-        // What each heart showed last, and for how many looks.
+        // The last count of each task, and for how many checks it has stayed the same.
         let mut seen: Vec<(u64, u32)> = Vec::new();
         loop {
             sleep(pause).await;
@@ -162,7 +164,7 @@ impl Hearts {
             if seen.iter().all(|(_, looks)| *looks < most) {
                 continue;
             }
-            // Those that wait for it may have begun to a little before it did.
+            // Tasks that wait for the hanging one may have begun a little earlier than it did.
             let late = all.iter().zip(&seen).filter(|(_, (_, looks))| *looks + 2 >= most);
             let first = late
                 .map(|(pulse, _)| pulse.room)
@@ -230,7 +232,7 @@ mod tests {
         assert_eq!(hearts.stopped().await, JOURNAL);
     }
 
-    /// Two rooms fail at their first beat.
+    /// Two tasks fail at their first beat.
     #[derive(Debug)]
     struct Ill;
 

@@ -1,5 +1,6 @@
-//! What was said lately, of whom or of what. Bounded: what nobody has said again for a time is forgotten, and
-//! where there would be too much, what was said again the longest ago. Pure.
+//! A map of limited size whose entries expire: each entry is kept for a fixed time after it was last touched.
+//! When the map is full, a new entry replaces the one that was touched the longest ago. Pure: the caller
+//! passes the time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,11 +10,11 @@ use std::{
 
 use tokio::time::Instant;
 
-/// What is known, by its key.
+/// Recently touched values, by key.
 #[derive(Debug)]
 pub struct Lately<K, V> {
     said: HashMap<K, Said<V>>,
-    /// The keys, in the order in which they were said last.
+    /// The keys, ordered by their last touch.
     order: BTreeMap<u64, K>,
     turn: u64,
     most: usize,
@@ -28,13 +29,13 @@ struct Said<V> {
 }
 
 impl<K: Copy + Eq + Hash, V> Lately<K, V> {
-    /// At most so much is known (one at least), each for so long after it was said.
+    /// A map of at most `most` entries (at least one), each kept for `lasts` after its last touch.
     #[must_use]
     pub fn new(most: usize, lasts: Duration) -> Self {
         Self { said: HashMap::new(), order: BTreeMap::new(), turn: 0, most, lasts }
     }
 
-    /// It is said again, or for the first time: what is known of it then, at `first` this.
+    /// Touches the entry of `key`, and creates it with `first` if there is none.
     pub fn say(&mut self, key: K, now: Instant, first: impl FnOnce() -> V) -> &mut V {
         self.drop_old(now);
         let known = self.forget(&key);
@@ -49,13 +50,13 @@ impl<K: Copy + Eq + Hash, V> Lately<K, V> {
         &mut self.said.entry(key).insert_entry(said).into_mut().what
     }
 
-    /// What is known of it.
+    /// Returns the value, if it has not expired.
     pub fn of(&self, key: &K, now: Instant) -> Option<&V> {
         let said = self.said.get(key)?;
         self.is_fresh(said, now).then_some(&said.what)
     }
 
-    /// All that is known, in no order.
+    /// All values that have not expired, in no order.
     pub fn all(&self, now: Instant) -> impl Iterator<Item = &V> {
         self.said.values().filter(move |said| self.is_fresh(said, now)).map(|said| &said.what)
     }
@@ -66,7 +67,7 @@ impl<K: Copy + Eq + Hash, V> Lately<K, V> {
         Some(said.what)
     }
 
-    /// Whether it can be said without anything else being forgotten for it.
+    /// Returns whether `key` can be touched without another entry being dropped for it.
     pub fn has_room_for(&mut self, key: &K, now: Instant) -> bool {
         self.drop_old(now);
         self.said.len() < self.most || self.said.contains_key(key)

@@ -1,7 +1,7 @@
-//! The machine under an instance, as far as the instance meets it by itself and through no port: its
-//! clock, threads for work that blocks, and what its disk makes of a commit. A value that comes in with the other
-//! edges, so that a world may be played in which no run differs from the next one: there blocking work
-//! is done in place when the [`Player`] lets it, and a commit fails when the player says so.
+//! The machine that an instance runs on, as far as it is used directly and not through a port: its clock,
+//! threads for blocking work, and the result of a commit on its disk. Passed in like the other edges, so that
+//! a simulation can replace it and make runs reproducible: blocking work then runs in place when the
+//! [`Player`] allows it, and commits fail when the player says so.
 
 use std::{fmt, sync::Arc};
 
@@ -10,23 +10,23 @@ use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
 
-/// What a disk makes of a commit.
+/// The result of a commit on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Stored,
-    /// There was no room for it.
+    /// No space was left.
     NotStored,
-    /// It is stored, and the disk failed when it was to say so.
+    /// Stored, but the disk reported an error.
     StoredUnsaid,
 }
 
-/// Who plays a machine.
+/// Simulates a machine.
 pub trait Player: Send + Sync {
-    /// Waited for before a piece of blocking work. It never ends for a process that is dead.
+    /// Awaited before a piece of blocking work. Never completes for a process that was killed.
     fn turn(&self) -> BoxFuture<'static, ()>;
-    /// Waited for after it.
+    /// Awaited after it.
     fn done(&self) -> BoxFuture<'static, ()>;
-    /// Asked once at each commit.
+    /// Called once for each commit.
     fn commit(&self) -> Fate;
 }
 
@@ -49,8 +49,8 @@ impl Machine {
         Self { clock, player: Some(player) }
     }
 
-    /// Does `work`, which may block; a panic in it goes on here. `None`: the runtime is shutting down
-    /// and did not start it. Dropping the future does not stop work that has begun.
+    /// Runs `work`, which may block. A panic in it continues in the caller. `None`: the runtime is shutting
+    /// down and did not start it. Dropping the future does not stop work that has begun.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -70,13 +70,15 @@ impl Machine {
         }
     }
 
-    /// What becomes of the next commit, unless the disk itself knows better.
+    /// The simulated result of the next commit. On a real machine always [`Fate::Stored`]: there the disk
+    /// itself reports errors.
     #[must_use]
     pub fn commit(&self) -> Fate {
         self.player.as_ref().map_or(Fate::Stored, |player| player.commit())
     }
 
-    /// Whether it may lose what was not synced: a played machine loses its processes, never itself.
+    /// Returns whether the machine may lose data that was not synced. A simulated machine loses processes,
+    /// never power.
     #[must_use]
     pub fn may_lose_power(&self) -> bool {
         self.player.is_none()

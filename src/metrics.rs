@@ -1,13 +1,13 @@
-//! What an instance counts: the rooms count through a [`Metrics`], `observe` writes it out.
+//! The metrics of an instance. The instance's tasks count in a [`Metrics`]; `observe` renders it.
 //!
-//! One value per instance, kept over its generations, and gone with it. Its series carry no name of
-//! the instance: that is put on when they are written, so that a renamed instance goes on counting.
-//! No label's value comes from outside without a bound on how many there may be ([`FewNames`]), and
-//! none is secret: hosts, never URLs.
+//! There is one value per instance. It is kept when the instance restarts, and removed with it. Its series
+//! have no label for the instance: that is added when they are rendered, so that a renamed instance keeps its
+//! counts. Label values from outside are limited in number ([`FewNames`]), and none is secret: hosts, never
+//! URLs.
 //!
-//! A count is one atomic where the series is known beforehand; what is counted beside a call over the
-//! network finds its series by its labels. A gauge that nobody has set yet is not shown: nothing is
-//! taken for zero. While an instance is down its gauges stand as they were last.
+//! Counting is one atomic operation where the series is known beforehand. Series that are counted next to a
+//! network call are looked up by their labels. A gauge is not shown before it is first set, so that "unknown"
+//! is not shown as zero. While an instance is down its gauges keep their last values.
 
 mod ended;
 mod register;
@@ -34,12 +34,12 @@ use crate::{
     domain::{HoldReason, Kind, Outcome, U256},
 };
 
-/// A room, or the half of one, as far as its time is taken.
+/// A part of a request's way whose duration is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// From the wake-up by a new head to the request's being stored.
+    /// From the wake-up by a new head until the request is stored.
     Arrivals,
-    /// All ciphertexts of a request, the wait for memory included.
+    /// All ciphertexts of a request, including the wait for memory.
     Ciphertexts,
     /// Handing the request to the Core.
     CoreAsk,
@@ -65,16 +65,16 @@ impl Room {
     }
 }
 
-/// What became of a signed transaction.
+/// The result of a signed transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
     Succeeded,
     Reverted,
     /// Every node proved that it did not take it.
     Rejected,
-    /// Its nonce was used by a transaction that is none of ours.
+    /// A transaction that is not ours used its nonce.
     Displaced,
-    /// Signed far beyond the chain's count, and given up.
+    /// Signed far above the chain's count, and given up.
     Stranded,
 }
 
@@ -94,7 +94,7 @@ impl Sending {
     }
 }
 
-/// Unfinished requests that stand alike.
+/// The number of unfinished requests of one kind, stage and hold reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub kind: Kind,
@@ -106,7 +106,7 @@ pub struct Standing {
     pub oldest_ms: u64,
 }
 
-/// A lane at one moment.
+/// The state of a lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneGauges {
     /// Recorded and not mined.
@@ -114,9 +114,9 @@ pub struct LaneGauges {
     pub in_flight_limit: usize,
     /// Payloads without a nonce.
     pub waiting: usize,
-    /// Nonces handed out beyond the chain's count.
+    /// Nonces assigned above the chain's count.
     pub nonce_gap: u64,
-    /// For how long nothing was taken or mined while something waits for that.
+    /// For how long no transaction was taken or mined while some wait.
     pub still: Duration,
 }
 
@@ -129,17 +129,17 @@ pub struct Mined {
     pub gas_price: u128,
 }
 
-/// A gateway node at one moment.
+/// The state of a gateway node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeGauges<'n> {
     /// Host and port.
     pub host: &'n str,
-    /// Connected, and of the right chain.
+    /// Connected, and on the right chain.
     pub up: bool,
     pub head: Option<u64>,
-    /// For how long others have known a newer block. `None`: it is not connected.
+    /// For how long other nodes have known a newer block. `None`: not connected.
     pub behind: Option<Duration>,
-    /// For how long it has shown no new block. `None`: it is not connected.
+    /// For how long it has shown no new block. `None`: not connected.
     pub still: Option<Duration>,
 }
 
@@ -147,7 +147,7 @@ pub struct NodeGauges<'n> {
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Series>);
 
-/// One field per family, in the order of the README's table.
+/// One field per metric family, in the order of the README's table.
 #[derive(Debug)]
 struct Series {
     register: Register,
@@ -171,9 +171,9 @@ struct Series {
     witnessed: IntCounterVec,
     // the chain
     lag: LateGauge,
-    /// Unix ms; 0: not behind, [`NEVER`]: not known.
+    /// Unix ms. 0: not behind; [`NEVER`]: not known.
     behind_since_ms: AtomicU64,
-    /// Answers that are not mined, and for how long nothing was (ms).
+    /// The number of answers that are not mined, and (in ms) for how long none was mined.
     unsent: AtomicU64,
     still_ms: AtomicU64,
     reorganisations: IntCounter,
@@ -221,14 +221,14 @@ struct Series {
     endpoint_still: GaugeVec,
 }
 
-/// Not told yet.
+/// Not set yet.
 const NEVER: u64 = u64::MAX;
 
 impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let series = Series::new();
-        // What is counted from zero is seen to move the first time, too.
+        // Series that alerts watch exist from the start with 0, so that their first increase is visible.
         for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
             let kind = kind.as_str();
             series.arrived.with_label_values(&[kind]);
@@ -242,7 +242,7 @@ impl Metrics {
         Self(Arc::new(series))
     }
 
-    /// All that was counted, without the instance's name.
+    /// Returns all metrics, without the label for the instance.
     #[must_use]
     pub fn gather(&self) -> Vec<MetricFamily> {
         let now = clock::unix_millis();
@@ -257,13 +257,13 @@ impl Metrics {
         self.0.register.gather()
     }
 
-    /// Every family there may be.
+    /// Returns the descriptions of all metric families.
     #[must_use]
     pub fn described(&self) -> &[Described] {
         self.0.register.described()
     }
 
-    /// A new generation: what it is made of may be other things than before.
+    /// Called when the instance restarts: its configuration may name other nodes than before.
     pub fn new_generation(&self) {
         self.0.endpoint_up.reset();
         self.0.endpoint_head.reset();
@@ -273,18 +273,18 @@ impl Metrics {
 
     // Requests.
 
-    /// What several nodes said of a request before the Core was asked.
+    /// The result of asking several nodes for a request's event before the Core is asked.
     pub fn witnessed(&self, result: &'static str) {
         self.0.witnessed.with_label_values(&[result]).inc();
     }
 
-    /// A request was stored for the first time. `took`: since the head that showed it was heard of.
+    /// A request was stored for the first time. `took`: since the head arrived that showed it.
     pub fn arrived(&self, kind: Kind, took: Duration) {
         self.0.arrived.with_label_values(&[kind.as_str()]).inc();
         self.took(Room::Arrivals, took);
     }
 
-    /// Where all unfinished requests stand.
+    /// Sets the gauges for unfinished requests.
     pub fn standings(&self, standings: &[Standing]) {
         let Series { requests, held, held_once, oldest_ms, .. } = &*self.0;
         let sum = |of: &dyn Fn(&Standing) -> bool| {
@@ -296,7 +296,7 @@ impl Metrics {
                 requests.with_label_values(&[kind.as_str(), stage]).set(here);
             }
         }
-        // What was held once is told to be held no more; the other reasons are not told at all.
+        // Reasons that occurred before are set to 0; the others are not shown at all.
         let mut held_once = held_once.lock().unwrap_or_else(PoisonError::into_inner);
         held_once.extend(standings.iter().filter_map(|one| one.held));
         for reason in held_once.iter() {
@@ -309,7 +309,7 @@ impl Metrics {
         }
     }
 
-    /// A request was held, or waits for somebody to mend something.
+    /// A request was held, or waits for an operator.
     pub fn held(&self, reason: HoldReason) {
         self.0.holds.with_label_values(&[reason.as_str()]).inc();
         if reason == HoldReason::SignerMismatch {
@@ -317,8 +317,8 @@ impl Metrics {
         }
     }
 
-    /// A request ended, so long after its event was first seen. Only answers that were brought have a
-    /// duration: an orphan's or a refusal's says nothing of the speed.
+    /// A request ended, `after` its event was first seen. Only accepted answers are timed: the duration of an
+    /// orphan or a refusal says nothing about speed.
     pub fn settled(&self, kind: Kind, outcome: &Outcome, after: Duration) {
         self.0.settled.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
         if let Outcome::Accepted { .. } = outcome {
@@ -327,23 +327,23 @@ impl Metrics {
         }
     }
 
-    /// What ended so far, of all kinds.
+    /// The requests of all kinds that have ended so far.
     #[must_use]
     pub fn ended(&self) -> EndedRequests {
         EndedRequests::read(&self.0.settled, &self.0.request_duration)
     }
 
-    /// A request passed a room.
+    /// Records the duration of one part of a request's way.
     pub fn took(&self, room: Room, time: Duration) {
         self.0.rooms[room as usize].observe(time.as_secs_f64());
     }
 
-    /// An attempt of a request failed in this stage, and is made again.
+    /// An attempt of a request failed in this stage, and will be repeated.
     pub fn attempt_failed(&self, stage: &'static str) {
         self.0.attempts_failed.with_label_values(&[stage]).inc();
     }
 
-    /// An open request that nobody walked was found.
+    /// An open request was found that no walk had.
     pub fn unattended(&self) {
         self.0.unattended.inc();
     }
@@ -357,13 +357,13 @@ impl Metrics {
         self.0.panics.inc();
     }
 
-    /// Requests that have a place among the walks.
+    /// The number of walks under way, and its limit.
     pub fn walking(&self, walks: usize, limit: usize) {
         self.0.walking.set_count(walks as u64);
         self.0.walking_limit.set_count(limit as u64);
     }
 
-    /// A log was stored without being understood.
+    /// A log was stored that could not be decoded.
     pub fn undecodable_log(&self) {
         self.0.undecodable.inc();
     }
@@ -375,7 +375,7 @@ impl Metrics {
 
     // The chain.
 
-    /// Since when (Unix ms) a block is known that was not read yet; `None`: all are read.
+    /// Since when (Unix ms) a block is known that was not read yet. `None`: all are read.
     pub fn behind_since(&self, since_ms: Option<u64>) {
         self.0.behind_since_ms.store(since_ms.unwrap_or(0), Ordering::Relaxed);
     }
@@ -394,19 +394,19 @@ impl Metrics {
         self.0.unproven.set_count(blocks);
     }
 
-    /// Requests that no node shows, as far as their ids tell.
+    /// Requests that no node shows, derived from gaps in their ids.
     pub fn hidden_requests(&self, requests: u64) {
         self.0.hidden.set_count(requests);
     }
 
-    /// Others have answered so many more requests, and this node has not within a minute.
+    /// Others have answered this many more requests that this node had not answered within a minute.
     pub fn consensus_without_us(&self, requests: u64) {
         self.0.without_us.inc_by(requests);
     }
 
     // Ciphertexts.
 
-    /// What one call to a bucket brought. `host`: host and port.
+    /// The result of one call to a bucket. `host`: host and port.
     pub fn fetched(&self, host: &str, result: &'static str) {
         let host = self.0.bucket_hosts.name(host);
         self.0.fetches.with_label_values(&[host, result]).inc();
@@ -422,7 +422,7 @@ impl Metrics {
         self.0.wrong_format_headers.with_label_values(&[host]).inc();
     }
 
-    /// Bytes that a bucket brought and that are the right ones.
+    /// Verified bytes that a bucket delivered.
     pub fn ciphertext_bytes(&self, bytes: u64) {
         self.0.ciphertext_bytes.inc_by(bytes);
     }
@@ -438,7 +438,7 @@ impl Metrics {
         self.0.core_calls.with_label_values(&[method, code]).inc();
     }
 
-    /// The Core was polled so often before it answered.
+    /// The number of polls until the Core answered.
     pub fn polls(&self, polls: u32) {
         self.0.polls.observe(f64::from(polls));
     }
@@ -449,7 +449,7 @@ impl Metrics {
         self.0.transactions.with_label_values(&[result.as_str()]).inc_by(count);
     }
 
-    /// One of ours was mined.
+    /// One of our transactions was mined.
     pub fn mined(&self, mined: Mined) {
         let result = if mined.success { Sending::Succeeded } else { Sending::Reverted };
         self.transactions(result, 1);
@@ -457,7 +457,7 @@ impl Metrics {
         self.0.fees.inc_by(ether(U256::from(mined.gas_used) * U256::from(mined.gas_price)));
     }
 
-    /// The contract did not take an answer: in a block, or when asked beforehand.
+    /// The contract did not take an answer: in a block, or when a node was asked beforehand.
     pub fn contract_error(&self, error: &'static str) {
         self.0.contract_errors.with_label_values(&[error]).inc();
     }
@@ -478,14 +478,14 @@ impl Metrics {
         self.0.still_ms.store(still_ms, Ordering::Relaxed);
     }
 
-    /// Answers that wait to be mined, and for how long none was.
+    /// The number of answers that wait to be mined, and for how long none was mined.
     #[must_use]
     pub fn unsent(&self) -> (u64, Duration) {
         let still = Duration::from_millis(self.0.still_ms.load(Ordering::Relaxed));
         (self.0.unsent.load(Ordering::Relaxed), still)
     }
 
-    /// So many nonces of the wallet were used by transactions the journal does not know.
+    /// This many nonces of the wallet were used by transactions that the journal does not know.
     pub fn foreign_nonces(&self, nonces: u64) {
         self.0.foreign_nonces.inc_by(nonces);
     }
@@ -494,7 +494,7 @@ impl Metrics {
         self.0.balance.set(ether(wei));
     }
 
-    /// A signature, or why there is none, and how long it took, its turn included.
+    /// The result of a signature, and how long it took, including the wait for its turn.
     pub fn signed(&self, result: &'static str, took: Duration) {
         self.0.signatures.with_label_values(&[result]).inc();
         self.0.signing.observe(took.as_secs_f64());
@@ -510,7 +510,7 @@ impl Metrics {
         self.0.commits.observe(took.as_secs_f64());
     }
 
-    /// The journal's files, and what the disk has left for who may not use the reserve.
+    /// The size of the journal's files, and the space that an unprivileged user has left on its disk.
     pub fn journal(&self, bytes: u64, disk_free: u64) {
         self.0.journal_bytes.set_count(bytes);
         self.0.disk_free.set_count(disk_free);
@@ -522,7 +522,7 @@ impl Metrics {
         self.0.rpc_calls.with_label_values(&[method, result]).inc();
     }
 
-    /// How each gateway node is. Two behind one host count as the better of them.
+    /// Sets the gauges of all gateway nodes. Of two nodes with one host, each gauge shows the better value.
     pub fn endpoints<'n>(&self, nodes: impl IntoIterator<Item = NodeGauges<'n>>) {
         let mut told: Vec<NodeGauges<'n>> = Vec::new();
         for node in nodes {
@@ -542,7 +542,7 @@ impl Metrics {
                 if let Some(time) = time {
                     gauges.with_label_values(&[host]).set(time.as_secs_f64());
                 } else {
-                    // Nothing to remove where nothing was ever told.
+                    // Fails if it was never set.
                     let _ = gauges.remove_label_values(&[host]);
                 }
             }
@@ -551,7 +551,7 @@ impl Metrics {
 }
 
 impl NodeGauges<'_> {
-    /// What is known of one host by two of its nodes.
+    /// Combines two nodes with the same host.
     fn or_better(self, other: Self) -> Self {
         let shorter = |one: Option<Duration>, other| match (one, other) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -765,7 +765,7 @@ const SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
 const POLLS: &[f64] = &[1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0];
 
-/// `None`: not told yet.
+/// `None`: not set yet.
 fn age(since_ms: u64, now_ms: u64) -> Option<f64> {
     match since_ms {
         NEVER => None,

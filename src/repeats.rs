@@ -1,24 +1,24 @@
-//! What goes wrong again and again is said when it is news, and then after 1, 2, 4 … minutes, at most
-//! every hour, with how often it happened since. Pure: it is told when.
+//! Log throttle: logs the first occurrence of an error, then again after 1, 2, 4 … minutes, at most once an
+//! hour, with the number of occurrences in between. Pure: the caller passes the time.
 //!
-//! A hundred requests that fail for one reason are one thing to say: a cause is the code of an error
-//! ([`heard`](Repeats::heard)), and whose it is where that matters ([`heard_of`](Repeats::heard_of)); its
-//! text may differ each time. A cause that was not heard for as long as one would have waited to say it
-//! again is news.
+//! A hundred requests that fail for one reason are one event to log. The cause is an error's code
+//! ([`heard`](Repeats::heard)), and also its subject where that matters ([`heard_of`](Repeats::heard_of));
+//! the error's text may differ each time. A cause that has not occurred for as long as its current interval
+//! is logged at once when it occurs again.
 
 use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// The first interval.
+/// The first interval between two log lines of a cause.
 const FIRST: Duration = Duration::from_mins(1);
 /// The longest one.
 const LONGEST: Duration = Duration::from_hours(1);
-/// Causes remembered; the one not heard for longest is forgotten for a new one.
+/// The number of causes remembered. A new cause replaces the one that has not occurred for longest.
 const CAUSES: usize = 64;
 
-/// `warn_rarely!(heard, "message", fields)`: at WARN, with how often it happened, where `heard` (of
-/// [`Repeats`]) is so; at DEBUG otherwise.
+/// `warn_rarely!(heard, "message", fields)`: logs at WARN, with the number of occurrences, if `heard`
+/// (returned by [`Repeats`]) is `Some`; at DEBUG otherwise.
 macro_rules! warn_rarely {
     ($heard:expr, $message:literal, $($fields:tt)*) => {
         match $heard {
@@ -29,32 +29,32 @@ macro_rules! warn_rarely {
 }
 pub(crate) use warn_rarely;
 
-/// Causes, and when each was last said.
+/// The causes that occurred lately.
 #[derive(Clone, Debug, Default)]
 pub struct Repeats {
     known: HashMap<Cause, Known>,
 }
 
-/// A code, and whose.
+/// The code of an error, and its subject.
 type Cause = (&'static str, Box<str>);
 
 #[derive(Clone, Debug)]
 struct Known {
     said: Instant,
     heard: Instant,
-    /// Said again after this.
+    /// How long after the last log line the cause is logged again.
     interval: Duration,
-    /// Since it was last said.
+    /// Occurrences since it was last logged.
     times: u64,
 }
 
 impl Repeats {
-    /// It happened. Whether to say so, and then how often it happened since it was last said.
+    /// Records an occurrence. `Some`: log it, with the number of occurrences since the last time.
     pub fn heard(&mut self, code: &'static str, now: Instant) -> Option<u64> {
         self.heard_of("", code, now)
     }
 
-    /// [`Self::heard`] of somebody: each has causes of its own.
+    /// Like [`Self::heard`], for one subject (a host, a stage): each subject has causes of its own.
     pub fn heard_of(&mut self, whose: &str, code: &'static str, now: Instant) -> Option<u64> {
         let cause: Cause = (code, whose.into());
         if let Some(known) = self.known.get_mut(&cause) {
@@ -79,7 +79,7 @@ impl Repeats {
         Some(1)
     }
 
-    /// All is well again: whatever comes next is news.
+    /// Forgets all causes: the next occurrence is logged at once.
     pub fn over(&mut self) {
         self.known.clear();
     }
@@ -89,7 +89,7 @@ impl Repeats {
 mod tests {
     use super::*;
 
-    /// When it is said, in seconds, of something that happens every `every` seconds until `end`.
+    /// When an error is logged (in seconds) that occurs every `every` seconds until `end`.
     fn said(repeats: &mut Repeats, from: Instant, every: u64, end: u64) -> Vec<(u64, u64)> {
         let mut said = Vec::new();
         for second in (0..end).step_by(usize::try_from(every).unwrap()) {
@@ -117,7 +117,7 @@ mod tests {
             (183 * minute, 3_600),
         ];
         assert_eq!(said(&mut repeats, begin, 1, 200 * minute), expected);
-        // A thousand times a second is no more.
+        // An error that occurs a thousand times at once is logged once.
         assert_eq!((0..1_000).filter_map(|_| repeats.heard("another", begin)).count(), 1);
     }
 
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(said(&mut repeats, later, 1, 100), [(0, 1), (60, 60)]);
         repeats.over();
         assert_eq!(said(&mut repeats, later + Duration::from_secs(101), 1, 10), [(0, 1)]);
-        // Rarer than a minute: each time is one of its own.
+        // If it occurs less than once a minute, each occurrence is logged.
         let mut repeats = Repeats::default();
         assert_eq!(said(&mut repeats, begin, 61, 200).len(), 4);
     }

@@ -1,25 +1,26 @@
-//! What ended so far, read back from what was counted: differences of two readings make the last hour.
+//! Counts of ended requests, read back from the metrics. The difference of two readings gives the last hour.
 
 use prometheus::{HistogramVec, IntCounterVec, core::Collector};
 
-/// From an event seen to its answer mined: seconds when all is well, half an hour in an outage.
+/// Buckets for the time from an event to its mined answer, in seconds: seconds normally, half an hour in an
+/// outage.
 pub(super) const DURATIONS: [f64; 18] = [
     0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0,
     600.0, 1800.0,
 ];
 
-/// Outcomes that leave the contract with an answer of this node.
+/// Outcomes after which the contract has an answer of this node.
 const ANSWERED: [&str; 2] = ["accepted", "already_answered"];
 
-/// Requests that ended, by how: growing sums.
+/// Requests that ended so far, by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndedRequests {
     /// The contract has an answer of this node.
     pub answered: u64,
     pub otherwise: u64,
-    /// Answered by a transaction of ours: those whose duration was measured.
+    /// Answered by one of our transactions: the ones whose duration was measured.
     timed: u64,
-    /// Of these, how many took no longer than each of [`DURATIONS`].
+    /// For each of [`DURATIONS`], how many of these took no longer.
     within: [u64; DURATIONS.len()],
 }
 
@@ -65,8 +66,8 @@ impl EndedRequests {
         }
     }
 
-    /// How long the fastest `share` of the answers took at most, in seconds, as well as the buckets
-    /// tell: between their bounds a straight line. What is beyond the last bound counts as that.
+    /// The time in seconds within which the fastest `share` of the answers was mined, interpolated linearly
+    /// between the bounds of the histogram. Values above the last bound count as that bound.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<f64> {
         if self.timed == 0 {
@@ -119,7 +120,7 @@ mod tests {
         metrics.settled(Kind::PublicDecryption, &Outcome::Expired, Duration::from_hours(9));
         let since = metrics.ended().since(&before);
         assert_eq!((since.answered, since.otherwise), (2, 2));
-        // Only the answer that was brought has a duration: 4 s, between the bounds 3 and 5.
+        // Only the accepted answer is timed: 4 s, between the bounds 3 and 5.
         let median = since.quantile(0.5).unwrap();
         assert!((3.0..=5.0).contains(&median), "{median}");
     }

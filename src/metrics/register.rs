@@ -1,4 +1,4 @@
-//! Families and their names: made once, described for whoever checks the README's list.
+//! Registers metric families, and keeps their descriptions for the test that checks the README's table.
 
 use std::{
     collections::BTreeSet,
@@ -10,20 +10,20 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
 };
 
-/// What every name of ours begins with.
+/// The prefix of every metric name.
 const PREFIX: &str = "kms_connector";
-/// Values that a label may have which somebody outside chooses.
+/// The largest number of values for a label that someone outside chooses.
 const NAMES: usize = 32;
-/// All further ones.
+/// The value that stands for all others.
 const OTHER: &str = "other";
 
-/// One family.
+/// The description of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
     pub name: String,
-    /// As Prometheus calls it.
+    /// Its type in Prometheus.
     pub kind: &'static str,
-    /// Beside `instance`.
+    /// In addition to `instance`.
     pub labels: Vec<&'static str>,
     pub help: &'static str,
 }
@@ -106,7 +106,7 @@ impl Register {
         })
     }
 
-    /// Names and labels are constants: one that is wrong fails in every test.
+    /// Names and labels are constants: a wrong one fails in every test.
     fn add<C: Collector + Clone + 'static>(
         &mut self,
         kind: &'static str,
@@ -123,7 +123,7 @@ impl Register {
     }
 }
 
-/// A gauge that is shown once it was set.
+/// A gauge that is shown only after it was set.
 #[derive(Debug)]
 pub(super) struct LateGauge(GaugeVec);
 
@@ -132,21 +132,21 @@ impl LateGauge {
         self.0.with_label_values::<&str>(&[]).set(value);
     }
 
-    /// Counts and bytes: exact up to 2^53.
+    /// For counts and bytes: exact up to 2^53.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, whatever is counted")]
     pub(super) fn set_count(&self, value: u64) {
         self.set(value as f64);
     }
 }
 
-/// The first few values of a label that somebody outside chooses.
+/// Limits the values of a label that someone outside chooses: the first ones are kept.
 #[derive(Debug, Default)]
 pub(super) struct FewNames(Mutex<BTreeSet<Box<str>>>);
 
 impl FewNames {
     /// The value to count under.
     pub(super) fn name<'a>(&self, value: &'a str) -> &'a str {
-        // A poisoned set is still a set.
+        // The set of a poisoned mutex is still consistent.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(value) {
             return value;

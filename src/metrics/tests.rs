@@ -27,7 +27,7 @@ fn nothing_is_taken_for_zero_before_it_is_known() {
     assert_eq!(value(&metrics, "lag_seconds", &[]), Some(0.0));
 }
 
-/// An alert that looks for an increase misses what begins with one.
+/// An alert that watches for an increase misses a series that begins with 1.
 #[test]
 fn what_alerts_look_at_is_there_from_the_beginning() {
     let metrics = Metrics::new();
@@ -93,7 +93,7 @@ fn a_mined_transaction_costs_gas_times_its_price() {
     assert_eq!(value(&metrics, "request_duration_seconds", &kind), Some(1.0));
 }
 
-/// Two nodes may be behind one host, and a node of the configuration before is no node any more.
+/// Two nodes may have one host, and nodes of an earlier configuration are no longer shown.
 #[test]
 fn endpoints_are_told_by_host() {
     let metrics = Metrics::new();
@@ -110,7 +110,7 @@ fn endpoints_are_told_by_host() {
     assert_eq!((up("a"), up("b")), (Some(1.0), Some(1.0)));
     let head = value(&metrics, "rpc_endpoint_head_block", &[("endpoint_host", "a")]);
     assert_eq!(head, Some(3.0));
-    // What is not connected stands nowhere.
+    // A node that is not connected has no position.
     metrics.endpoints([node("a", false, Some(3))]);
     assert_eq!(of("rpc_endpoint_behind_seconds", "a"), None);
     metrics.new_generation();
