@@ -1,26 +1,28 @@
-//! nonce -> sign -> record -> broadcast -> receipt: the one owner of a wallet's nonces on one chain.
+//! The lane: the only owner of a wallet's nonces on one chain. nonce -> sign -> record -> broadcast ->
+//! receipt.
 //!
 //! ```text
 //! waiting --take nonce, sign, record--> open --broadcast, again and again--> mined
-//!    ^           │ not signed               │ provably rejected, displaced     │
+//!    ^           │ signing failed           │ provably rejected, displaced     │
 //!    └───────────┴──────────────────────────┘        open again <--------------┘ reorganised
 //! ```
 //!
-//! A lane whose key is gone ([`drain`]) is the same one: it signs nothing, and ends when nothing is open.
+//! A lane without a key ([`drain`]) runs the same code: it signs nothing, and ends when no transaction
+//! is open.
 //!
 //! Invariants:
-//! - Nothing is broadcast before nonce, bytes and hash are durable ([`TransactionLedger::signed`]).
-//! - An unknown outcome means the same bytes again. A nonce gets other bytes only as a fee bump of
-//!   the same payload, as a no-op, or when the nodes proved the rejection of the old ones.
-//! - A request has at most one open transaction: asking again for a request that has one attaches
-//!   to it. So a restart needs no path of its own: the walk submits again and finds it here. Nor has
-//!   a reorganisation: a mined transaction that is dropped is open again, with the same bytes, and the
-//!   request that it had settled walks again and finds it here.
-//! - What lies beyond a gap that nobody fills is **stranded**: it is given up, and its request gets
-//!   another nonce. Should the chain ever come to its nonce, the old bytes may be mined after all: the
-//!   contract refuses a second answer, and they are known as ours.
-//! - Decisions are pure ([`book`], [`count`], [`nonces`], [`slot`], [`recent`]); one task carries them out ([`owner`]), and
-//!   everything slow runs beside it in its `JoinSet`.
+//! - Nothing is broadcast before its nonce, bytes and hash are durable ([`TransactionLedger::signed`]).
+//! - After an unknown outcome the same bytes are sent again. A nonce gets other bytes only as a fee bump
+//!   of the same payload, as a no-op, or after every node proved that it rejected the old bytes.
+//! - A request has at most one open transaction: submitting it again attaches to that one. So a restart
+//!   needs no code of its own: the walk submits again and attaches. The same holds after a
+//!   reorganisation: a mined transaction that left the chain is open again with the same bytes, its
+//!   request walks again and attaches.
+//! - A transaction behind a gap that is too wide to fill is **stranded**: the lane gives it up, and its
+//!   request gets another nonce. If the chain reaches the old nonce later, the old bytes may still be
+//!   mined: the contract refuses a second answer, and the lane recognises them as its own.
+//! - Decisions are pure ([`book`], [`count`], [`nonces`], [`slot`], [`recent`]). One task carries them
+//!   out ([`owner`]); slow work runs beside it in its `JoinSet`.
 
 pub mod book;
 mod count;
@@ -51,25 +53,28 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The most per gas that makes sense (wei): what is signed for more is out of all proportion, unless the
-/// operator allows more. 1,000 gwei: no chain of the Gateway's kind comes near.
+/// Highest plausible fee, in wei per gas (1,000 gwei, as the default of `max_fee_per_gas_gwei`): a
+/// transaction signed for more counts as overpriced unless the operator's cap is higher. No chain of the
+/// Gateway's kind comes near it.
 pub const HIGHEST_FEE: u128 = 1_000_000_000_000;
 
-/// So many mined transactions are followed: what a reorganisation drops is sent again.
+/// Number of mined transactions that are watched for reorganisations; one that leaves the chain is sent
+/// again.
 pub const FOLLOWED: u64 = 4096;
 
-/// A signed transaction, as kept in the journal until its receipt's block is final.
+/// A signed transaction. The journal keeps it until the block of its receipt is final.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedTransaction {
     pub nonce: u64,
     pub hash: B256,
     /// The EIP-2718 bytes as broadcast.
     pub raw: Bytes,
-    /// Whose answer it carries. `None`: a no-op that fills a hole.
+    /// The request whose answer it carries. `None`: a no-op that fills a hole.
     pub request: Option<RequestKey>,
 }
 
-/// A recorded transaction. The nonce says where to look: nonces come in their order, hashes do not.
+/// Identifies a recorded transaction. The nonce is part of it because the journal looks transactions up
+/// in nonce order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TransactionId {
     pub nonce: u64,
@@ -85,30 +90,31 @@ impl SignedTransaction {
 
 /// The port through which the lane records. The journal implements it.
 pub trait TransactionLedger: Clone + Send + Sync + 'static {
-    /// Door (b): nonce, signed bytes and hash are durable (fsync) before this returns, and so
-    /// before the first broadcast. Several rows may share a nonce (fee bump, displaced payload).
+    /// Door (b). Returns once nonce, signed bytes and hash are durable (fsync), so before the first
+    /// broadcast. Several rows may share a nonce (fee bump, displaced payload).
     fn signed(
         &self,
         transactions: Vec<SignedTransaction>,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// The transaction was mined in `block`. Rides on the next commit.
+    /// The transaction was mined in `block`. Written with the next commit.
     fn mined(
         &self,
         transaction: TransactionId,
         block: BlockRef,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// These will not be mined, and are not to be followed any more. Rides on the next commit.
+    /// These transactions will not be mined; the lane stops following them. Written with the next
+    /// commit.
     fn gave_up(
         &self,
         transactions: Vec<TransactionId>,
         why: GivenUp,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// These were mined and have left the chain: they are open again, and the requests they had
-    /// answered have no outcome any more. Durable. Answers what is recorded for their nonces and not
-    /// given up, ordered by nonce, then by age.
+    /// These mined transactions left the chain: they are open again, and the requests they answered have
+    /// no outcome any more. Durable when it returns. Returns all transactions recorded for their nonces
+    /// that were not given up, ordered by nonce, then by age.
     fn reopen(
         &self,
         transactions: Vec<TransactionId>,
@@ -118,16 +124,16 @@ pub trait TransactionLedger: Clone + Send + Sync + 'static {
 /// Why a transaction will not be mined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GivenUp {
-    /// Every node proved that it did not take it: the nonce is another one's.
+    /// Every node proved that it did not take it. The nonce is free for another transaction.
     Rejected,
-    /// The nonce was used by a transaction that is none of ours.
+    /// A transaction that is not ours used the nonce.
     Displaced,
-    /// So many nonces below it are unused that the chain will not come to it.
+    /// Too many nonces below it are unused for the chain to reach it.
     Stranded,
 }
 
 impl GivenUp {
-    /// The stable name, as the journal has it.
+    /// The stable name, as stored in the journal.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -138,7 +144,7 @@ impl GivenUp {
     }
 }
 
-/// A transaction that was mined, without its bytes.
+/// A mined transaction, without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinedTransaction {
     pub nonce: u64,
@@ -146,20 +152,20 @@ pub struct MinedTransaction {
     pub block: BlockRef,
 }
 
-/// What earlier runs left.
+/// What earlier runs left behind.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
     /// Not known to be mined, ordered by nonce, then by age.
     pub open: Vec<SignedTransaction>,
-    /// The last ones known to be mined: the chain may have gone back since.
+    /// The latest mined ones: a reorganisation may have removed them since.
     pub mined: Vec<MinedTransaction>,
-    /// The highest nonce that was ever recorded, and may be mined.
+    /// The highest recorded nonce whose transaction may be mined.
     pub highest: Option<u64>,
-    /// Given up beyond a gap: should the chain come to their nonces, they may be mined after all.
+    /// Given up behind a gap. They may still be mined if the chain reaches their nonces.
     pub stranded: Vec<SignedTransaction>,
 }
 
-/// What to send.
+/// A transaction to send.
 #[derive(Clone, Debug)]
 pub struct Payload {
     pub request: RequestKey,
@@ -181,40 +187,40 @@ pub struct Landing {
 /// Why a payload was not mined.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// The node executed it in advance and refuses to take it: it would revert.
+    /// The node executed the transaction before inclusion and refused it because it would revert.
     #[error("refused before inclusion: it would revert")]
     WouldRevert { data: Bytes },
     #[error("{0}")]
     Held(Hold),
-    /// Every node proved that it does not take the transaction, whatever the contract says.
+    /// Every node proved that it does not take the transaction, for a reason that is not the contract's.
     #[error("the node does not take the transaction: {0}")]
     NotTaken(RpcError),
-    /// The lane is shutting down. What was broadcast stays in the journal.
+    /// The lane is shutting down. Transactions that were broadcast stay in the journal.
     #[error("the lane was stopped")]
     Stopped,
 }
 
-/// What happens to a payload while it waits.
+/// Progress of a payload before its result.
 #[derive(Clone, Debug)]
 pub enum Notice {
-    /// Recorded and on its way.
+    /// Recorded, and accepted by a node.
     Broadcast { transaction: B256 },
-    /// It goes on by itself as soon as somebody fixes this.
+    /// Waits for an operator. It continues by itself once the cause is fixed.
     Waiting(Hold),
-    /// Mined: nothing comes after this.
+    /// Mined. The last notice.
     Landed(Landing),
 }
 
 /// The caller's end of a submission.
 #[derive(Debug)]
 pub struct Submission {
-    /// Bounded; when it is full further notices are dropped.
+    /// Bounded: when it is full, further notices are dropped.
     notices: mpsc::Receiver<Notice>,
     landing: oneshot::Receiver<Result<Landing, SubmitError>>,
 }
 
 impl Submission {
-    /// Waits for what happens next. After a landing or an error nothing does. Cancel-safe.
+    /// Returns the next notice. Nothing follows an inclusion or an error. Cancel-safe.
     pub async fn next(&mut self) -> Result<Notice, SubmitError> {
         tokio::select! {
             biased;
@@ -242,7 +248,7 @@ impl Lane {
         Ok(submission)
     }
 
-    /// The submission of a request that an earlier run sent, if there is one.
+    /// Attaches to the transaction of a request that an earlier run sent, if there is one.
     pub async fn attach(&self, request: RequestKey) -> Result<Option<Submission>, SubmitError> {
         let ((waiter, submission), (found, answer)) = (Waiter::new(), oneshot::channel());
         let task = Task::Attach { request, waiter, found };
@@ -251,7 +257,6 @@ impl Lane {
         Ok(found.then_some(submission))
     }
 
-    /// The wallet's address.
     #[must_use]
     pub fn sender(&self) -> Address {
         self.sender
@@ -262,14 +267,14 @@ impl Lane {
 #[derive(Clone, Copy, Debug)]
 pub struct LaneOptions {
     pub chain_id: u64,
-    /// Transactions recorded and not mined. A sequencer buffers 1,024. None: nothing is signed, and what
-    /// was is sent on to its end.
+    /// Transactions that are recorded and not mined yet. Below 1,024, the number of transactions a Nitro
+    /// sequencer buffers. Zero: nothing is signed, and open transactions are sent until they are mined.
     pub max_in_flight: usize,
-    /// Wei per gas; above it payloads wait.
+    /// Cap in wei per gas; while the chain costs more, payloads wait.
     pub max_fee_per_gas: u128,
 }
 
-/// What callers ask of the lane.
+/// Commands from callers.
 #[derive(Debug)]
 enum Task {
     Submit { payload: Payload, waiter: Waiter },
@@ -294,7 +299,8 @@ impl Waiter {
 pub struct LaneTask<P, L> {
     provider: P,
     sender: Address,
-    /// `None`: its key is gone. What was signed is sent on until each nonce is used, and nothing else.
+    /// `None`: the key is not available. Recorded transactions are sent until each nonce is used;
+    /// nothing is signed.
     wallet: Option<Arc<Wallet>>,
     ledger: L,
     options: LaneOptions,
@@ -303,7 +309,7 @@ pub struct LaneTask<P, L> {
     metrics: Metrics,
 }
 
-/// A lane and the task that runs it.
+/// Creates a lane and the task that runs it.
 pub fn lane<P: Provider, L: TransactionLedger>(
     provider: P,
     wallet: Arc<Wallet>,
@@ -318,8 +324,9 @@ pub fn lane<P: Provider, L: TransactionLedger>(
     (Lane { jobs: asks, sender }, task)
 }
 
-/// The task of a lane for what `sender` has signed, whose key is not at hand. It ends once each nonce is
-/// used, or nothing was taken or mined for an hour: the ledger tells what is left.
+/// Creates the task for transactions that `sender` has signed and whose key is not available any more
+/// (the wallet was changed by a reload). It ends once every nonce is used, or after an hour in which no
+/// transaction was accepted or mined; the ledger says what is left.
 pub fn drain<P: Provider, L: TransactionLedger>(
     provider: P,
     sender: Address,
@@ -328,14 +335,14 @@ pub fn drain<P: Provider, L: TransactionLedger>(
     metrics: Metrics,
 ) -> LaneTask<P, L> {
     let options = LaneOptions { chain_id: 0, max_in_flight: 0, max_fee_per_gas: HIGHEST_FEE };
-    // Nobody can ask it for anything.
+    // The sender is dropped: a draining lane has no callers.
     let (_, jobs) = mpsc::channel(1);
     let wallet = None;
     LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics }
 }
 
 impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
-    /// Runs until `stop`, or until it is drained. Fails only when the journal does.
+    /// Runs until `stop`, or until the lane is drained. Fails only if the journal fails.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let known = Known::of(&self.recovered);
         let (wallet, told) = (self.sender, (&heart, &self.metrics));

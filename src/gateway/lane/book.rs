@@ -1,17 +1,17 @@
-//! What the lane knows and decides: every nonce, what is under it, and what is next. Pure: it is
-//! told what happened and when, and what the dice say, and answers with [`Effect`]s; `owner` carries
-//! them out. Public for the benchmarks, as far as they need it.
+//! The state of a lane and its decisions: every nonce, its transactions, and what to do next. Pure:
+//! inputs are events, the time and random numbers, the output is a list of [`Effect`]s that
+//! [`owner`](super::owner) carries out. Public only for the benchmarks.
 //!
-//! A nonce from the chain's count on is in exactly one of five states:
+//! Every nonce from the chain's transaction count on is in exactly one of five states:
 //!
 //! ```text
 //! free (next, or hole) --take--> being signed --signed--> being recorded --> open --receipt--> mined
 //!   ^                                 │ failed                                 │ rejected        │
 //!   ├─────────────────────────────────┴────────────────────────────────────────┘                 │
-//!   └── used by somebody else, and dropped by a reorganisation             open again <── dropped┘
+//!   └── used by somebody else, and dropped by a reorganisation         open again <── reorganised┘
 //! ```
 //!
-//! Only what is open is broadcast, and only what is recorded is open: that is door (b).
+//! Only open transactions are broadcast, and only recorded ones are open: that is door (b).
 
 mod chain;
 mod ends;
@@ -47,139 +47,145 @@ use crate::{
     metrics::{LaneGauges, Mined},
 };
 
-/// Broadcasts under way at the same time.
+/// Broadcasts in flight at the same time.
 const BROADCASTING_AT_ONCE: usize = 256;
-/// While more nonces are open, and for a moment after, no broadcast waits for its receipt: nodes look
-/// through each block for each of those who wait; one count with receipts in batches tells the same.
+/// Above this number of open nonces, and for [`CROWDED_FOR`] after, broadcasts do not wait for their
+/// receipt: a node searches every block for each waiting call, while one count and batches of receipts
+/// give the same result for less.
 const CROWD: usize = 64;
 const CROWDED_FOR: Duration = Duration::from_secs(2);
-/// Refused for a reason we do not know so often in a row, the caller is told.
+/// The caller is notified after this many unknown refusals in a row.
 const SAID_AFTER: u32 = 5;
-/// Without a key nothing can be done about what no node takes: it is left to the next start.
+/// Without a key the lane cannot replace a transaction that no node accepts. It gives up after this
+/// time, until the next start.
 const NOBODY_TAKES_THEM_AFTER: Duration = Duration::from_hours(1);
 
-/// So far above the newest block no receipt is believed: it and the head are told at different moments.
+/// A receipt in a block this far above the newest known head is not believed. Some distance is normal:
+/// receipts and heads arrive at different times.
 pub(super) const AHEAD: u64 = 64;
 
-/// What the owner is to do, in this order.
+/// Work for the owner, to be carried out in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Sign these, and tell [`Book::signed`].
+    /// Sign these, then call [`Book::signed`].
     Sign(Vec<Draft>),
-    /// Record these durably, and tell [`Book::recorded`].
+    /// Record these durably, then call [`Book::recorded`].
     Record(Vec<SignedTransaction>),
-    /// Broadcast, and tell [`Book::answered`]. `waits`: for the receipt, where a node offers that.
+    /// Broadcast, then call [`Book::answered`]. `waits`: wait for the receipt if the node offers that
+    /// (EIP-7966).
     Broadcast { transaction: SignedTransaction, waits: bool },
-    /// Record that it was mined.
+    /// Record the transaction as mined.
     Mined(TransactionId, BlockRef),
     /// Record that these will not be mined.
     GiveUp(Vec<TransactionId>, GivenUp),
-    /// Record that these left the chain, and tell [`Book::reopened`] what is recorded for their
+    /// Record that these left the chain, then call [`Book::reopened`] with everything recorded for their
     /// nonces.
     Reopen(Vec<TransactionId>),
-    /// Tell whoever waits for it; nobody does: [`Book::unclaimed`].
+    /// Send the result to the waiting caller. Without one, call [`Book::unclaimed`].
     Land(RequestKey, Landing),
-    /// Tell whoever waits for it.
+    /// Send the error to the waiting caller.
     Fail(RequestKey, SubmitError),
-    /// The same, and it goes on.
+    /// Send a notice to the waiting caller; the submission continues.
     Notify(RequestKey, Notice),
-    /// Say it in the log.
+    /// Write it to the log.
     Tell(News),
 }
 
-/// What the owner is to ask the chain.
+/// What to ask the chain.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Look {
-    /// Receipts of these, where their nonce is below the count.
+    /// Receipts to ask for where the nonce is below the count.
     pub open: Vec<(u64, B256)>,
-    /// Receipts of these, until a few in a row are where they were.
+    /// Receipts of mined transactions, newest first. Reading stops after a batch in which none has
+    /// moved.
     pub mined: Vec<MinedTransaction>,
-    /// Receipts of these, whose nonces somebody else seems to have used.
+    /// Receipts of displaced transactions: their nonces seem to be used by somebody else.
     pub lost: Vec<(u64, B256)>,
-    /// The count, as it is believed.
+    /// The count that is believed now.
     pub believed: u64,
-    /// The lowest nonces wait for long: their receipts are asked for whatever the count.
+    /// The lowest nonce is overdue: ask for the receipts of the lowest nonces whatever the count says.
     pub waits: bool,
-    /// The count is asked of every sound node, and so are receipts that one does not show.
+    /// Ask every sound node for the count, and for receipts that the first node does not have.
     pub everyone: bool,
 }
 
-/// What the chain said to a [`Look`].
+/// The answer to a [`Look`].
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Transactions mined from the wallet.
+    /// Number of transactions mined from the wallet, at the node that is read from.
     pub count: u64,
-    /// The same of every sound node, where they were asked.
+    /// The counts of every sound node, if they were asked.
     pub votes: Option<Votes>,
-    /// The node's newest block, where its count was low, or what was mined was asked for.
+    /// The newest block of the node that is read from; read if its count was low or mined transactions
+    /// were asked for.
     pub head: Option<u64>,
-    /// All transactions of a nonce, or none.
+    /// For each nonce either all its transactions are present or none.
     pub open: Vec<(u64, Option<Receipt>)>,
     pub mined: Vec<(u64, Option<Receipt>)>,
     pub lost: Vec<(u64, Receipt)>,
-    /// One of several nodes did not tell whether it has what is missing.
+    /// One of several nodes did not answer, so it may have a missing receipt.
     pub is_silent: bool,
-    /// Everything that was asked is answered.
+    /// Every question was answered.
     pub is_whole: bool,
 }
 
-/// The lane's books.
+/// The state of a lane.
 #[derive(Debug)]
 pub struct Book {
     options: LaneOptions,
     sender: Address,
     nonces: Nonces,
-    /// Accepted from callers, without a nonce.
+    /// Payloads from callers that have no nonce yet.
     waiting: VecDeque<Payload>,
-    /// What callers asked for and did not get yet.
+    /// Payloads that callers submitted and that have no result yet.
     payloads: HashMap<RequestKey, Payload>,
-    /// Nonces taken for what is being signed, and then recorded.
+    /// Nonces taken by transactions that are being signed or recorded.
     signing: BTreeSet<u64>,
-    /// Other bytes for open nonces, being signed, and then recorded.
+    /// Number of replacements for open nonces that are being signed or recorded.
     replacing: usize,
     open: BTreeMap<u64, Slot>,
     by_request: HashMap<RequestKey, u64>,
-    /// Mined while nobody waited: kept until somebody asks.
+    /// Results of transactions that were mined while nobody waited; kept until somebody asks.
     landed: HashMap<RequestKey, Landing>,
     recent: Recent,
     broadcasting: usize,
-    /// Many were open just now.
+    /// Broadcasts do not wait for receipts before this time ([`CROWD`]).
     crowded_until: Instant,
     market: Market,
-    /// The newest head, and the connection that told it.
+    /// The newest head, and the number of the connection that delivered it.
     head: Option<(BlockRef, u64)>,
-    /// The chain's count of the wallet's transactions.
+    /// The chain's count of the wallet's transactions, as far as it is believed.
     belief: CountBelief,
-    /// Since when there is a gap that is too wide to be filled.
+    /// Since when there is a gap that is too wide to fill.
     gap_since: Option<Instant>,
-    /// Given up beyond such a gap, by nonce, for as long as the chain has not come there.
+    /// Transactions given up behind such a gap, by nonce; forgotten once the chain has passed the nonce.
     stranded: BTreeMap<u64, Vec<SignedTransaction>>,
-    /// Whose nonces somebody else used lately, and since when that is believed: a receipt may still
-    /// show that it was not so.
+    /// Transactions whose nonces somebody else seems to have used, and since when. A receipt may still
+    /// prove otherwise.
     displaced: BTreeMap<u64, (Instant, Vec<SignedTransaction>)>,
     noops: Budget,
-    /// Since when the node is behind what was mined.
+    /// Since when the node's head is below blocks with our mined transactions.
     below_since: Option<Instant>,
-    /// The chain may have dropped what it had.
+    /// A reorganisation may have removed mined transactions: their receipts have to be checked.
     suspicious: bool,
-    /// It has dropped blocks, or does not show what it had.
+    /// The chain is being reorganised, or a node does not show what it showed before.
     reorganised: bool,
     look_again: bool,
-    /// A question is under way; whether it is one about what was mined.
+    /// A [`Look`] is under way; whether it asks for mined transactions.
     looking: Option<bool>,
     looked_at: Instant,
-    /// The wallet refuses to sign before this.
+    /// Nothing is signed before this time, because signing failed.
     sign_after: Instant,
     sign_pause: Backoff,
-    /// How many of the waiting payloads were told why they wait.
+    /// Why payloads wait, and how many of them were notified of that reason.
     told: (Option<HoldReason>, usize),
-    /// Since when nothing was taken or mined, while something waits for that.
+    /// Since when no transaction was accepted or mined while something was waiting for it.
     still_since: Option<Instant>,
     effects: Vec<Effect>,
     tally: Tally,
 }
 
-/// What happened since it was last asked for, for counting.
+/// Events since the last call of [`Book::tally`], for metrics.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub mined: Vec<Mined>,
@@ -188,7 +194,7 @@ pub(super) struct Tally {
 }
 
 impl Book {
-    /// `count` is the chain's, at the start.
+    /// `count`: the chain's count of the wallet's transactions at the start.
     pub fn new(
         options: LaneOptions,
         sender: Address,
@@ -222,7 +228,7 @@ impl Book {
             displaced: BTreeMap::new(),
             noops: Budget::default(),
             below_since: None,
-            // The chain may have gone back while nobody looked.
+            // A reorganisation may have happened while the process was down.
             suspicious: !mined.is_empty(),
             reorganised: false,
             look_again: true,
@@ -245,7 +251,7 @@ impl Book {
             book.hold_open(transaction, now);
         }
         for slot in book.open.values_mut() {
-            // What the earlier run did with it is not known.
+            // Whether the earlier run broadcast it is unknown.
             slot.doubt();
             slot.unchecked = true;
         }
@@ -257,13 +263,14 @@ impl Book {
         book
     }
 
-    /// There is no key: nothing is signed, and what is open is sent on to its end.
+    /// Whether the lane has no key: nothing is signed, and open transactions are sent until they are
+    /// mined.
     fn drains(&self) -> bool {
         self.options.max_in_flight == 0
     }
 
-    /// Whether a lane that only drains has come to its end: each nonce is used, or nothing was taken or
-    /// mined for so long that nobody will take what is left.
+    /// Whether a draining lane is finished: every nonce is used, or no transaction was accepted or mined
+    /// for [`NOBODY_TAKES_THEM_AFTER`].
     pub(super) fn is_drained(&self, now: Instant) -> bool {
         let is_still =
             |since: Instant| now.saturating_duration_since(since) >= NOBODY_TAKES_THEM_AFTER;
@@ -275,7 +282,7 @@ impl Book {
         self.effects.push(Effect::Tell(news));
     }
 
-    /// What is to be done, once.
+    /// Takes the pending effects.
     pub fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -284,7 +291,7 @@ impl Book {
         std::mem::take(&mut self.tally)
     }
 
-    /// What is recorded for open nonces.
+    /// Everything recorded for open nonces.
     #[cfg(test)]
     pub(super) fn open_hashes(&self) -> Vec<(u64, B256)> {
         let versions = self.open.values().flat_map(Slot::versions);
@@ -303,13 +310,14 @@ impl Book {
         }
     }
 
-    /// Whether callers are listened to. Not while the chain goes back: who asks then may be whose
-    /// transaction was dropped, and it is not known yet that it is to be sent again.
+    /// Whether commands are accepted. Not during a reorganisation: the request of a caller may be one
+    /// whose transaction just left the chain and is not known to be open again yet, and it would be sent
+    /// twice.
     pub(super) fn listens(&self) -> bool {
         self.waiting.len() < self.options.max_in_flight && !self.reorganised
     }
 
-    /// Whether time alone brings something to do soon.
+    /// Whether the passing of time alone will soon require work.
     pub(super) fn is_busy(&self) -> bool {
         !self.open.is_empty()
             || !self.waiting.is_empty()
@@ -325,9 +333,9 @@ impl Book {
             || self.open.values().any(|slot| slot.unchecked)
     }
 
-    // What callers say.
+    // Commands of callers.
 
-    /// A payload; whoever brought it waits from now on.
+    /// Accepts a payload. The caller waits for its result from now on.
     pub fn submit(&mut self, payload: Payload) {
         let key = payload.request;
         let known = self.payloads.insert(key, payload.clone()).is_some();
@@ -337,7 +345,8 @@ impl Book {
         self.waiting.push_back(payload);
     }
 
-    /// Whether there is, or was, a transaction for a request; whoever asks waits from now on.
+    /// Returns whether the request has a transaction, or had one whose result nobody took. The caller
+    /// waits from now on.
     pub(super) fn attach(&mut self, key: RequestKey) -> bool {
         let known = self.payloads.contains_key(&key);
         self.find(key) || known
@@ -365,14 +374,14 @@ impl Book {
         true
     }
 
-    /// Nobody waited for what landed.
+    /// Keeps the result of a mined transaction that no caller waits for.
     pub(super) fn unclaimed(&mut self, key: RequestKey, landing: Landing) {
         self.landed.insert(key, landing);
     }
 
-    // What the world says.
+    // Events from the nodes.
 
-    /// What the nodes suggest, if they do.
+    /// The priority fee that the nodes suggest, in wei per gas.
     pub fn tip(&mut self, tip: Option<u128>) {
         self.market.tip(tip);
         if let Some((suggested, paid)) = self.market.immodest_tip() {
@@ -380,19 +389,19 @@ impl Book {
         }
     }
 
-    /// The base fee of the newest block as several nodes have it.
+    /// The base fee of the newest block as reported by several nodes, in wei per gas.
     pub(super) fn bases(&mut self, bases: &[u128], now: Instant) {
         self.market.others(bases, now);
     }
 
-    /// The block whose base fee the other nodes are to be asked for now.
+    /// The block whose base fee has to be read from the other nodes now, if any.
     pub(super) fn asks_bases(&mut self, now: Instant) -> Option<B256> {
         let (head, _) = self.head?;
         self.market.asks_others(now).then_some(head.hash)
     }
 
-    /// These are signed, and are to be recorded; those are not. `dice`: from 0 to 1, for the pause after
-    /// a failure.
+    /// The signed transactions have to be recorded; the failed drafts free their nonces. `dice`: random,
+    /// 0 to 1, for the pause after a failure.
     pub fn signed(
         &mut self,
         signed: Vec<SignedTransaction>,
@@ -426,7 +435,7 @@ impl Book {
         if !signed.is_empty() {
             self.sign_pause.reset();
         }
-        // Of a nonce that ended meanwhile nothing is to be recorded any more.
+        // The nonce of a late one ended meanwhile: it is not recorded.
         let (signed, late): (Vec<_>, Vec<_>) =
             signed.into_iter().partition(|transaction| self.has_place_for(transaction));
         self.replacing = self.replacing.saturating_sub(late.len());
@@ -435,7 +444,7 @@ impl Book {
         }
     }
 
-    /// These are recorded, and may be broadcast.
+    /// These are recorded, so they may be broadcast.
     pub fn recorded(&mut self, transactions: Vec<SignedTransaction>, now: Instant) {
         for transaction in transactions {
             let has_place = self.has_place_for(&transaction);
@@ -450,12 +459,12 @@ impl Book {
         }
     }
 
-    /// Its nonce was taken for it, or is open still.
+    /// Whether the transaction's nonce is still reserved for it or open.
     fn has_place_for(&self, transaction: &SignedTransaction) -> bool {
         self.signing.contains(&transaction.nonce) || self.open.contains_key(&transaction.nonce)
     }
 
-    /// A recorded transaction becomes, or joins, the slot of its nonce.
+    /// Opens a slot for a recorded transaction, or adds it to the slot of its nonce.
     fn hold_open(&mut self, transaction: SignedTransaction, now: Instant) {
         if let Some(key) = transaction.request {
             self.by_request.insert(key, transaction.nonce);
@@ -464,7 +473,7 @@ impl Book {
         if let Some(slot) = self.open.get_mut(&nonce) {
             return slot.replace(transaction, now);
         }
-        // Some node may still have what was given up under it.
+        // A node may still have transactions that were given up under this nonce.
         let stranded = self.stranded.remove(&nonce).unwrap_or_default();
         let mut versions = stranded.into_iter().chain([transaction]);
         let Some(first) = versions.next() else { return };
@@ -476,7 +485,7 @@ impl Book {
         self.open.insert(nonce, slot);
     }
 
-    /// What became of a broadcast. `dice`: from 0 to 1, for the pause before the next one.
+    /// The result of a broadcast. `dice`: random, 0 to 1, for the pause before the next one.
     pub fn answered(
         &mut self,
         nonce: u64,
@@ -490,7 +499,8 @@ impl Book {
         let Some(slot) = self.open.get_mut(&nonce) else { return };
         slot.landed_flight();
         let (error, refusal) = match result {
-            // Of a block far above the newest one it is no receipt: the chain is looked at.
+            // A receipt in a block far above the head proves nothing: the next look at the chain
+            // decides.
             Ok(Sent::Mined(receipt)) if receipt.block.number > newest.saturating_add(AHEAD) => {
                 (None, quirks::Refusal::AlreadyKnown)
             }
@@ -568,9 +578,9 @@ impl Book {
         }
     }
 
-    // What is to be done.
+    // Decisions.
 
-    /// Starts whatever can be started now. `wanted`: whether somebody waits for a request.
+    /// Starts all work that is possible now. `wanted`: whether a caller waits for a request.
     pub fn act(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
         self.raise_starving(now);
         self.strand(now);
@@ -582,22 +592,22 @@ impl Book {
     }
 
     fn prepare(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
-        // One batch at a time keeps the broadcast in nonce order.
+        // One batch at a time, so that broadcasts happen in nonce order.
         if !self.signing.is_empty() || self.replacing > 0 || now < self.sign_after {
             return;
         }
-        // Once the fees are known.
+        // Fees are unknown until the first head and tip.
         if !self.market.is_known() {
             return;
         }
-        // What is open waits behind a hole: that is filled in any case. And who waits is told when
-        // the chain is too dear, however full the lane is.
+        // Holes are filled even when the lane is full, because open transactions wait behind them.
+        // Callers learn that the chain is too expensive even when the lane is full.
         let is_full = self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes();
         if is_full && self.fees().is_some() {
             self.told = (None, 0);
             return;
         }
-        // Whose caller has gone (drain) is not needed before somebody asks again.
+        // A payload without a caller (its walk was stopped) is dropped; the next walk submits it again.
         let all = std::mem::take(&mut self.waiting);
         for payload in all {
             if wanted(payload.request) {
@@ -647,7 +657,7 @@ impl Book {
     }
 
     fn broadcast(&mut self, now: Instant) {
-        // What the chain waits for, if anything waits behind it.
+        // The nonce the chain executes next, if other open nonces wait behind it.
         let mut ahead = self.open.range(self.belief.count()..).map(|(nonce, _)| *nonce);
         let first = ahead.next().filter(|_| ahead.next().is_some());
         let mut room = BROADCASTING_AT_ONCE.saturating_sub(self.broadcasting);
@@ -656,11 +666,11 @@ impl Book {
         }
         for (nonce, slot) in &mut self.open {
             let is_first = Some(*nonce) == first;
-            // Whether other bytes come first is to be known.
+            // It may have to be replaced by cheaper bytes before it is sent.
             if slot.unchecked {
                 continue;
             }
-            // What all others wait behind needs no room.
+            // The nonce that all others wait behind is sent even when no broadcast is free.
             if room == 0 && !is_first {
                 break;
             }

@@ -1,15 +1,15 @@
-//! What is believed of the chain's count of the wallet's transactions. Pure.
+//! Which transaction count of the wallet is believed. Pure.
 //!
-//! A count is one node's word, and may be wrong for seconds or for good. Too low a one costs little:
-//! what is signed under a used nonce is refused. Too high a one leaves a gap that the chain never
-//! passes. So it is believed
+//! A count is the word of one node and may be wrong, for seconds or for good. A count that is too low
+//! does little harm: a transaction with a used nonce is refused. A count that is too high leaves a gap
+//! that the chain never passes. So a count is believed
 //!
-//! - at once, as far as it tells of nonces that are all ours;
-//! - beyond that, where somebody else must have used the wallet, once every sound node has said so
-//!   twice, seconds apart, and as long as it is a few nonces: more of them are **held** until nothing
-//!   new was told for ten minutes, or the instance starts anew;
-//! - below what was believed, once every sound node has said so for a while, at the height of what
-//!   was believed, and no receipt says otherwise.
+//! - at once, as far as it only confirms our own nonces;
+//! - beyond that (somebody else must have used the wallet) once every sound node has reported it twice,
+//!   at least [`SECOND_READING`] apart, and only for a few nonces. More of them are **held** until the
+//!   count stays the same for ten minutes or the instance restarts;
+//! - below the believed one, once every sound node has reported it for a while, at a head not below the
+//!   block of the believed count, and no receipt contradicts it.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -17,13 +17,14 @@ use tokio::time::Instant;
 
 use super::recent::{BELOW_FOR, GONE_AFTER};
 
-/// Between two readings that have to agree.
+/// Minimum time between two readings that have to agree.
 pub(super) const SECOND_READING: Duration = Duration::from_secs(5);
-/// Nonces used by somebody else within [`FOREIGN_WITHIN`] that are taken as they come.
+/// Most nonces used by somebody else within [`FOREIGN_WITHIN`] that are accepted without holding
+/// answers.
 pub(super) const MOST_FOREIGN: u64 = 3;
 pub(super) const FOREIGN_WITHIN: Duration = Duration::from_mins(10);
 
-/// What each sound node that knows a block said of the count at that block. Never empty.
+/// The count that each sound node reported at one block, by host. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Votes(pub Vec<(String, u64)>);
 
@@ -51,70 +52,70 @@ impl fmt::Display for Votes {
     }
 }
 
-/// One look at the count.
+/// One reading of the count.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
-    /// Of the node that is read from.
+    /// From the node that is read from.
     pub count: u64,
-    /// Its newest block, where that was asked.
+    /// Newest block of that node, if it was asked.
     pub head: Option<u64>,
-    /// The newest block that was told.
+    /// The newest block known from head notifications.
     pub told: u64,
-    /// Of all, where they were asked.
+    /// From all sound nodes, if they were asked.
     pub votes: Option<Votes>,
 }
 
-/// What is known without asking.
+/// What the lane knows without asking a node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ours<F> {
-    /// Every nonce below is ours, or used.
+    /// Every nonce below is ours or used.
     pub up_to: u64,
-    /// Below this count all is used: a receipt says so.
+    /// Every nonce below is used: a receipt proves it.
     pub mined: u64,
-    /// How many nonces somebody else must have used below a count.
+    /// How many nonces below a count somebody else must have used.
     pub foreign_below: F,
 }
 
-/// What a reading changed.
+/// Effect of a reading on the believed count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     Nothing,
-    /// So many are used.
+    /// This many nonces are used.
     Risen(u64),
-    /// No more than so many are.
+    /// At most this many nonces are used.
     Fallen(u64),
 }
 
-/// Somebody else used the wallet, it is said.
+/// Nodes report nonces that somebody else must have used.
 #[derive(Clone, Copy, Debug)]
 struct Rise {
     since: Instant,
-    /// The lowest count that was said since, beyond what is ours.
+    /// The lowest such count since then.
     lowest: u64,
-    /// The last one, and since when it has been that.
+    /// The last reported count, and since when it has not changed.
     last: u64,
     last_since: Instant,
-    /// Every node has said so once.
+    /// Every node has reported it once.
     heard: bool,
-    /// Nonces that are too many to be taken as they come.
+    /// The number of foreign nonces, if it is too high to be accepted.
     held: Option<u64>,
 }
 
-/// The count, and what is said against it.
+/// The believed count, and what contradicts it.
 #[derive(Debug)]
 pub(super) struct CountBelief {
     count: u64,
-    /// The highest block at which it was read.
+    /// The highest block at which the count was read.
     block: u64,
-    /// Since when less is said, and whether a node denies it.
+    /// Since when nodes report less, and whether one of them still reports the believed count.
     lower: Option<(Instant, bool)>,
     rise: Option<Rise>,
-    /// Nonces used by somebody else, and when that was found out.
+    /// Nonces used by somebody else, and when that was found.
     foreign: VecDeque<(Instant, u64)>,
     everyone_asked_at: Option<Instant>,
     /// A nonce of ours seems to be used by somebody else.
     doubted: bool,
-    /// When all nodes last said that it is no more than this.
+    /// When all nodes were last asked, and the highest count that they reported.
     at_most: Option<(Instant, u64)>,
 }
 
@@ -136,7 +137,7 @@ impl CountBelief {
         self.count
     }
 
-    /// A receipt says that so many are used.
+    /// A receipt proves that this many nonces are used.
     pub(super) fn proven(&mut self, count: u64) {
         self.count = self.count.max(count);
     }
@@ -151,7 +152,7 @@ impl CountBelief {
         if let Some(votes) = votes {
             self.at_most = Some((now, votes.highest()));
         }
-        // Who says less than others is not overruled.
+        // Of nodes that differ, the lowest count is taken.
         let said = votes.as_ref().map_or(count, Votes::lowest);
         if said > ours.up_to {
             return self.beyond(said, reading, ours.foreign_below, now);
@@ -219,7 +220,8 @@ impl CountBelief {
         let Some(votes) = &reading.votes else { return News::Nothing };
         let count = votes.highest().max(mined);
         *denied = votes.highest() >= self.count;
-        // A node below the block of what it is to know lags, unless the chain itself went back.
+        // A node whose head is below the block of the believed count lags, unless this lasts so long
+        // that the chain itself went back.
         let lags = reading.head.is_none_or(|head| head < self.block) && lower_for < BELOW_FOR;
         if lags || lower_for < GONE_AFTER || count >= self.count {
             return News::Nothing;
@@ -229,12 +231,12 @@ impl CountBelief {
         News::Fallen(count)
     }
 
-    /// So many nonces that we counted with were used by somebody else.
+    /// Somebody else used this many nonces that were taken for ours.
     pub(super) fn displaced(&mut self, nonces: u64, now: Instant) {
         self.foreign.push_back((now, nonces));
     }
 
-    /// One of them was not.
+    /// One of them turned out to be ours.
     pub(super) fn reclaimed(&mut self) {
         let one = self.foreign.iter().rposition(|(_, nonces)| *nonces == 1);
         one.and_then(|place| self.foreign.remove(place));
@@ -248,7 +250,7 @@ impl CountBelief {
         self.foreign.iter().fold(0, |sum, (_, nonces)| sum.saturating_add(*nonces))
     }
 
-    /// How many nonces somebody else used lately, if they are too many to go on.
+    /// How many nonces somebody else used lately, if they are too many to continue.
     pub(super) fn used_elsewhere(&mut self, now: Instant) -> Option<u64> {
         let lately = self.foreign_lately(now);
         let held = self.rise.and_then(|rise| rise.held);
@@ -256,12 +258,13 @@ impl CountBelief {
         (held.is_some() || lately > MOST_FOREIGN).then_some(all)
     }
 
-    /// A nonce of ours seems to be used by somebody else: every node is to be asked.
+    /// A nonce of ours seems to be used by somebody else: ask every node.
     pub(super) fn doubt(&mut self) {
         self.doubted = true;
     }
 
-    /// Whether every node is to be asked now. `open`: something hangs on what they say.
+    /// Returns whether every node has to be asked now, and remembers that it was. `open`: a decision
+    /// depends on the answer.
     pub(super) fn asks_everyone(&mut self, open: bool, now: Instant) -> bool {
         if !(open || self.doubted || self.is_in_doubt()) {
             return false;
@@ -274,18 +277,19 @@ impl CountBelief {
         asks
     }
 
-    /// Whether another count is told than the one that is believed.
+    /// Whether nodes report another count than the believed one.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.rise.is_some() || self.lower.is_some()
     }
 
-    /// Whether it seems to have fallen, since not long ago.
+    /// Whether the count seems to have fallen within the last seconds.
     pub(super) fn may_have_fallen(&self, now: Instant) -> bool {
         let recent = |since: Instant| now.saturating_duration_since(since) < GONE_AFTER;
         self.lower.is_some_and(|(since, denied)| !denied && recent(since))
     }
 
-    /// When all nodes last said that it is not above `count`; `None`: they do not.
+    /// When all nodes last reported a count of at most `count`. `None`: their last reports were higher,
+    /// or there are none.
     pub(super) fn at_most(&self, count: u64) -> Option<Instant> {
         self.at_most.filter(|(_, highest)| *highest <= count).map(|(at, _)| at)
     }

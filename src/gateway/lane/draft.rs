@@ -1,5 +1,5 @@
-//! A transaction before and after its signature: what goes into the bytes, and out of them again.
-//! [`Draft`] is public for the benchmarks, as far as they need it.
+//! A transaction before its signature, and what is read back from signed bytes. [`Draft`] is public only
+//! for the benchmarks.
 
 use alloy::{
     consensus::{SignableTransaction, Transaction, TxEip1559, TxEnvelope},
@@ -16,12 +16,12 @@ use crate::{
     gateway::wallet::{Wallet, WalletError},
 };
 
-/// Gas of a no-op: a plain transfer plus Arbitrum's share for the parent chain.
+/// Gas limit of a no-op: a plain transfer, and Arbitrum's charge for the parent chain.
 const NOOP_GAS: u64 = 500_000;
 
-/// More gas than any answer costs, by the bytes of its calldata. On Arbitrum the parent chain's share is
-/// paid in gas of this one, and by the byte: where this chain is very much cheaper than its parent, that
-/// is most of it.
+/// Upper bound of the gas of any answer, from the bytes of its calldata. On Arbitrum the charge for the
+/// parent chain is per byte and is paid in gas of this chain: where this chain is much cheaper than its
+/// parent, that is most of it.
 #[must_use]
 pub fn most_gas(calldata: usize) -> u64 {
     const CALL: u64 = 50_000_000;
@@ -29,8 +29,8 @@ pub fn most_gas(calldata: usize) -> u64 {
     (calldata as u64).saturating_mul(BYTE).saturating_add(CALL)
 }
 
-/// Less gas than any answer costs: a transaction with this calldata, in which one signature is checked
-/// and one word written where none was. What else a contract does for it is not known beforehand.
+/// Lower bound of the gas of any answer: a transaction with this calldata that checks one signature and
+/// writes one new storage word. What else the contract does is unknown.
 #[must_use]
 pub fn least_gas(calldata: &[u8]) -> u64 {
     const CALL: u64 = 21_000;
@@ -41,8 +41,9 @@ pub fn least_gas(calldata: &[u8]) -> u64 {
 }
 
 impl Fees {
-    /// What a pool takes in place of `old`: at least an eighth more of both, where 10 % is asked. But
-    /// no tip above the ceiling, even if a pool that has `old` then keeps that.
+    /// Fees with which a pool accepts a replacement of `old`: pools ask for 10 % more of both fees, this
+    /// is at least 12.5 % more. The tip stays below the ceiling, even if a pool that has `old` then
+    /// keeps it.
     fn instead_of(old: &TxEnvelope, fees: Self) -> Self {
         let more = |fee: u128| fee.saturating_add(fee.div_ceil(8));
         let max = fees.max.max(more(old.max_fee_per_gas()));
@@ -51,13 +52,13 @@ impl Fees {
     }
 }
 
-/// A transaction with its nonce, without its signature.
+/// A transaction with its nonce and without its signature.
 #[derive(Clone, Debug)]
 pub struct Draft {
     transaction: TxEip1559,
-    /// Whose answer it carries. `None`: a no-op.
+    /// The request whose answer it carries. `None`: a no-op.
     pub request: Option<RequestKey>,
-    /// Other bytes for a nonce that is already open.
+    /// Replaces the bytes of a nonce that is already open.
     pub(super) replaces: bool,
 }
 
@@ -76,7 +77,7 @@ impl Draft {
         Self { transaction, request: Some(payload.request), replaces: false }
     }
 
-    /// Nothing, sent to ourselves, so that the nonces behind it can be executed.
+    /// A transfer of zero to the wallet itself, so that the nonces behind it can be executed.
     pub(super) fn noop(chain_id: u64, nonce: u64, fees: Fees, sender: Address) -> Self {
         let transaction = TxEip1559 {
             chain_id,
@@ -90,8 +91,8 @@ impl Draft {
         Self { transaction, request: None, replaces: false }
     }
 
-    /// The same payload under the same nonce for higher fees; `None` where that would be above the
-    /// cap, or above `times` what a new transaction pays.
+    /// The same payload under the same nonce with higher fees. `None` if that exceeds the cap, or
+    /// `times` what a new transaction pays.
     pub(super) fn bump_of(
         current: &SignedTransaction,
         fees: Fees,
@@ -107,8 +108,8 @@ impl Draft {
         Self::again(current, &old, dearer, old.gas_limit())
     }
 
-    /// The same payload under the same nonce for what it would pay now, and with no more gas than an
-    /// answer may cost, or than `gas`. Whichever of the two is mined, it is the same answer.
+    /// The same payload under the same nonce with present fees, and with at most the gas that an answer
+    /// may cost or `gas`. Either version may be mined: both carry the same answer.
     pub(super) fn anew(current: &SignedTransaction, fees: Fees, gas: Option<u64>) -> Option<Self> {
         let old = decode(current)?;
         let gas = gas.unwrap_or(u64::MAX).min(most_gas(old.input().len()));
@@ -135,8 +136,8 @@ impl Draft {
         Some(Self { transaction, request: current.request, replaces: true })
     }
 
-    /// A no-op in place of bytes that a node may or may not have: whichever is mined, the nonce is
-    /// used, and nothing else of the request under it. It pays more, up to `most`.
+    /// A no-op in place of bytes that a node may or may not have: whichever is mined uses the nonce, and
+    /// the payload is sent under no other nonce before. It pays more than the old bytes, up to `most`.
     pub(super) fn noop_instead_of(
         current: &SignedTransaction,
         chain_id: u64,
@@ -144,17 +145,16 @@ impl Draft {
         sender: Address,
     ) -> Self {
         let dearer = decode(current).map(|old| Fees::instead_of(&old, fees));
-        // A node that has such bytes takes nothing instead; for the others this will do.
+        // A node that has the old bytes keeps them; other nodes accept the no-op at ordinary fees.
         let fees = dearer.filter(|dearer| dearer.max <= most).unwrap_or(fees);
         Self { replaces: true, ..Self::noop(chain_id, current.nonce, fees, sender) }
     }
 
-    /// Under which nonce.
     pub fn nonce(&self) -> u64 {
         self.transaction.nonce
     }
 
-    /// The bytes to be broadcast.
+    /// Signs it. Returns the bytes to broadcast.
     pub async fn sign(&self, wallet: &Wallet) -> Result<SignedTransaction, WalletError> {
         let signature = wallet.sign_hash(self.transaction.signature_hash()).await?;
         let signed = self.transaction.clone().into_signed(signature);
@@ -169,7 +169,7 @@ impl Draft {
     }
 }
 
-/// What an earlier run sent, out of its signed bytes.
+/// Restores the payload that an earlier run sent from its signed bytes.
 pub(super) fn recover_payload(
     request: RequestKey,
     transaction: &SignedTransaction,
@@ -183,19 +183,19 @@ pub(super) fn recover_payload(
     })
 }
 
-/// Fees and gas limit of signed bytes; `None` if they cannot be decoded, which ours can.
+/// Fees and gas limit of signed bytes. `None` if they do not decode; our own always do.
 pub(super) fn cost_of(transaction: &SignedTransaction) -> Option<(Fees, u64)> {
     let decoded = decode(transaction)?;
     let tip = decoded.max_priority_fee_per_gas().unwrap_or(0);
     Some((Fees { max: decoded.max_fee_per_gas(), tip }, decoded.gas_limit()))
 }
 
-/// Whether bytes with this much gas are none that an answer needs.
+/// Whether the gas limit is higher than any answer needs.
 pub(super) fn is_too_much_gas(transaction: &SignedTransaction) -> bool {
     decode(transaction).is_some_and(|one| one.gas_limit() > most_gas(one.input().len()))
 }
 
-/// 0 if the bytes cannot be decoded, which ours can.
+/// Gas limit of signed bytes; 0 if they do not decode, which our own always do.
 pub(super) fn gas_limit_of(transaction: &SignedTransaction) -> u64 {
     decode(transaction).map_or(0, |decoded| decoded.gas_limit())
 }

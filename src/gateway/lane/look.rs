@@ -1,9 +1,8 @@
-//! What the chain is asked about the lane's transactions: one count tells which nonces are mined, and
-//! only their receipts are asked for, some in each message.
+//! Reads the state of the lane's transactions from the chain: one transaction count tells which nonces
+//! are mined, and only their receipts are asked for, in batches.
 //!
-//! What was heard before a question failed counts: a slow node answers a few at a time, and a lane
-//! with hundreds of transactions under way would never see one of them mined if it wanted all or
-//! nothing.
+//! A partial answer counts: a slow node may answer a few receipts at a time, and a lane with hundreds of
+//! open transactions must not need all of them at once.
 
 use std::collections::BTreeSet;
 
@@ -19,23 +18,23 @@ use crate::{
     gateway::provider::{At, Provider, Receipt, RpcError},
 };
 
-/// Receipts asked for in one message, at most.
+/// Most receipts in one batch.
 pub(super) const MOST_AT_ONCE: usize = 100;
-/// And of a node that fails on more.
+/// Batch size that is never reduced further, for a node that fails on larger ones.
 const LEAST_AT_ONCE: usize = 5;
 
-/// What came of a look.
+/// Result of a look.
 #[derive(Debug)]
 pub(super) struct Looked {
-    /// `None`: not even the count.
+    /// `None`: not even the count could be read.
     pub seen: Option<Seen>,
-    /// What ended the look early.
+    /// The error that ended the look early.
     pub failed: Option<RpcError>,
-    /// How many receipts to ask for in a message the next time.
+    /// Batch size of the next look.
     pub at_once: usize,
 }
 
-/// Asks for as much as the node answers. `at_once`: receipts in one message.
+/// Asks as much as the node answers. `at_once`: receipts in one batch.
 pub(super) async fn ask_chain(
     provider: &impl Provider,
     sender: Address,
@@ -74,7 +73,7 @@ async fn ask_receipts(
 ) -> Result<(), RpcError> {
     let count = seen.count;
     if !look.mined.is_empty() || count < look.believed {
-        // Before the receipts: a node that is behind them knows nothing of them.
+        // Read before the receipts: a node whose head is below their blocks does not know them.
         seen.head = provider.header(At::Latest).await?.map(|head| head.block.number);
     }
     let below = maybe_mined(&look, count);
@@ -85,7 +84,7 @@ async fn ask_receipts(
                 seen.open.extend(receipts);
             }
             Err(error) => {
-                // Of a nonce with several transactions all are known, or none.
+                // Keep the rule: for each nonce either all its transactions or none.
                 seen.open.retain(|(nonce, _)| *nonce != asked[0].0);
                 return Err(error);
             }
@@ -103,7 +102,7 @@ async fn ask_receipts(
         };
         let unchanged = receipts.len() == asked.len() && asked.iter().zip(&receipts).all(is_there);
         seen.mined.extend(receipts);
-        // What is older is deeper in the chain.
+        // Older transactions are deeper in the chain.
         if unchanged {
             break;
         }
@@ -111,17 +110,17 @@ async fn ask_receipts(
     Ok(())
 }
 
-/// Receipts of transactions of these nonces.
+/// Receipts by nonce.
 #[derive(Debug)]
 struct Shown {
-    /// `None`: there is none. What is left out, nobody has said anything sensible of.
+    /// `None`: there is no receipt. Missing entries: no node gave a plausible answer.
     receipts: Vec<(u64, Option<Receipt>)>,
     /// One of several nodes did not answer.
     is_silent: bool,
 }
 
-/// `others`: they are asked for what the node that is read from does not show. They are in any case for
-/// what it shows in a block that is not made yet.
+/// `others`: ask the other nodes for receipts that the first node does not have. They are always asked
+/// where the first node shows a receipt in a block that does not exist yet.
 async fn shown(
     provider: &impl Provider,
     asked: &[(u64, B256)],
@@ -164,8 +163,8 @@ async fn shown(
     Ok(Shown { receipts: receipts.collect(), is_silent })
 }
 
-/// Whether there is a block of this height, or may be in a moment. Heads may come late: the node is
-/// asked for its newest one before it is not believed.
+/// Returns whether a block of this height exists or may exist in a moment. Head notifications may be
+/// late, so the node is asked for its newest block before the answer is "no".
 async fn is_made(provider: &impl Provider, block: u64) -> Result<bool, RpcError> {
     let told = provider.heads().borrow().map_or(0, |head| head.block.number);
     if block <= told.saturating_add(AHEAD) {
@@ -175,9 +174,9 @@ async fn is_made(provider: &impl Provider, block: u64) -> Result<bool, RpcError>
     Ok(block <= newest.saturating_add(AHEAD))
 }
 
-/// Which of the open ones may be mined where the count is this.
+/// The open transactions that may be mined at this count.
 pub(super) fn maybe_mined(look: &Look, count: u64) -> Vec<(u64, B256)> {
-    // A count that does not tell of what is mined must not hide it.
+    // A count below the believed one must not hide mined transactions.
     let (all, some) = (count < look.believed, if look.waits { LEAST_AT_ONCE } else { 0 });
     let open = look.open.iter().copied().enumerate();
     let below = open.take_while(|(place, (nonce, _))| *nonce < count || all || *place < some);

@@ -1,12 +1,12 @@
-//! What a transaction made now pays. Pure.
+//! Which fees a new transaction pays. Pure.
 //!
-//! Base fee and tip are one node's word, and what is signed may be paid. So
+//! Base fee and tip are the word of one node, and the wallet may have to pay what is signed. So
 //!
-//! - the **tip** is the lower median of what the sound nodes suggest, at most twice the base fee (or a
-//!   little where that is next to nothing), and never above a ceiling;
-//! - the **base fee** is believed as it comes as long as it does not leap. A leap counts once another
-//!   node's header of the same block has it too, or it has stood for some seconds;
-//! - whatever they are, nothing is signed above the operator's bound, which has a default.
+//! - the **tip** is the lower median of what the sound nodes suggest, at most twice the base fee (or
+//!   [`SMALL_TIP`] if that is more), and never above [`HIGHEST_TIP`];
+//! - the **base fee** is believed at once unless it leaps. A leap is believed once another node's header
+//!   of the same block confirms it, or after it has lasted for some seconds;
+//! - nothing is ever signed above the operator's cap, which has a default.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,21 +15,21 @@ use tokio::time::Instant;
 use super::{HIGHEST_FEE, count::SECOND_READING};
 
 const GWEI: u128 = 1_000_000_000;
-/// The highest tip. What a sequencer takes needs none.
+/// The highest tip, in wei per gas. Sequencers need none.
 pub(super) const HIGHEST_TIP: u128 = 100 * GWEI;
-/// A tip that is always allowed: in gwei the smallest that pools of the field ask for.
+/// A tip that is always allowed, in wei per gas: 3 gwei, because pools may refuse lower ones.
 const SMALL_TIP: u128 = 3 * GWEI;
-/// A base fee up to this is no leap.
+/// A base fee up to this is no leap, in wei per gas.
 const SMALL_BASE: u128 = 10 * GWEI;
-/// Nor is one up to so many times the lowest of the last minute.
+/// A base fee up to this multiple of the lowest one of the last minute is no leap.
 const LEAP: u128 = 8;
 const LEAP_WITHIN: Duration = Duration::from_mins(1);
-/// Lowest base fees are remembered second by second.
+/// Resolution of the remembered lowest base fees.
 const GRAIN: Duration = Duration::from_secs(1);
-/// What is signed for more than so many times what it would be now is out of all proportion.
+/// A transaction signed for more than this multiple of present fees is overpriced.
 const ABSURD: u128 = 8;
 
-/// Fees of a transaction, wei per gas.
+/// Fees of a transaction, in wei per gas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fees {
     pub(super) max: u128,
@@ -37,7 +37,7 @@ pub(super) struct Fees {
 }
 
 impl Fees {
-    /// Room for the base fee to double; `None` while the chain is dearer than `cap`.
+    /// Leaves room for the base fee to double. `None` if the base fee is above `cap`.
     fn over(base: u128, tip: u128, cap: u128) -> Option<Self> {
         if base > cap {
             return None;
@@ -47,31 +47,31 @@ impl Fees {
     }
 }
 
-/// A base fee that leapt.
+/// A base fee that leapt and is not believed yet.
 #[derive(Clone, Copy, Debug)]
 struct Leap {
     since: Instant,
-    /// The lowest one since.
+    /// The lowest base fee since the leap.
     lowest: u128,
-    /// The other nodes were asked at this moment.
+    /// When the other nodes were asked.
     asked_at: Option<Instant>,
-    /// Another node's header of the block has a lower one: standing proves nothing then.
+    /// Another node reports a lower base fee for the block: then the leap is not believed by lasting.
     denied: bool,
 }
 
-/// What the chain asks for.
+/// The fees that the chain asks for.
 #[derive(Debug)]
 pub(super) struct Market {
-    /// The operator's.
+    /// The operator's cap, in wei per gas.
     cap: u128,
-    /// Wei per gas; `None` before the first head that is believed.
+    /// Wei per gas; `None` before the first believed head.
     base: Option<u128>,
     leap: Option<Leap>,
-    /// The lowest of each second of the last minute, and when it was.
+    /// The lowest base fee of each second of the last minute.
     lows: VecDeque<(Instant, u128)>,
-    /// Wei per gas; `None` before the nodes were asked. Zero where they suggest none.
+    /// Wei per gas. `None` before the nodes were asked; zero if they suggest none.
     tip: Option<u128>,
-    /// What the newest block takes.
+    /// Gas limit of the newest block.
     block_gas: Option<u64>,
 }
 
@@ -84,22 +84,23 @@ impl Market {
         self.cap
     }
 
-    /// The newest block's gas limit, as far as it makes sense.
+    /// Gas limit of the newest block, if plausible.
     pub(super) fn block_gas(&self) -> Option<u64> {
         self.block_gas
     }
 
-    /// Wei per gas, as far as it is believed.
+    /// The believed base fee, in wei per gas.
     pub(super) fn base(&self) -> u128 {
         self.base.unwrap_or(0)
     }
 
-    /// A head's gas limit, where it makes sense.
+    /// Gas limit of a new head, if plausible.
     pub(super) fn block_takes(&mut self, gas: Option<u64>) {
         self.block_gas = gas.or(self.block_gas);
     }
 
-    /// A head's base fee. A head without one tells nothing, unless none ever had one.
+    /// Base fee of a new head. A head without one is ignored, unless no head ever had one: then it is
+    /// zero.
     pub(super) fn head(&mut self, base: Option<u128>, now: Instant) {
         let Some(base) = base.or_else(|| self.base.is_none().then_some(0)) else { return };
         if self.is_ordinary(base, now) {
@@ -114,7 +115,8 @@ impl Market {
         }
     }
 
-    /// Whether the other nodes are to be asked for the newest head's base fee now.
+    /// Returns whether the other nodes have to be asked for the newest head's base fee now, and
+    /// remembers that.
     pub(super) fn asks_others(&mut self, now: Instant) -> bool {
         let Some(leap) = &mut self.leap else { return false };
         let just = |at: Instant| now.saturating_duration_since(at) < SECOND_READING;
@@ -125,14 +127,15 @@ impl Market {
         asks
     }
 
-    /// The base fee of one block as several nodes have it: the lowest counts.
+    /// Takes in the base fee of one block as reported by several nodes: the lowest is believed.
     pub(super) fn others(&mut self, bases: &[u128], now: Instant) {
         let (Some(lowest), Some(leap)) = (bases.iter().min().copied(), &mut self.leap) else {
             return;
         };
         if bases.len() < 2 {
             if leap.denied {
-                // Who denied it is away: from here on it may prove itself by standing.
+                // The node that denied the leap does not answer: from now on the leap may be believed by
+                // lasting.
                 *leap = Leap { since: now, denied: false, ..*leap };
             }
             return;
@@ -141,17 +144,18 @@ impl Market {
         self.leap = Some(leap);
         self.leapt(now);
         if bases.iter().any(|base| *base > lowest) {
-            // Who says more goes on to be doubted.
+            // The higher value stays in doubt.
             self.leap = Some(Leap { since: now, lowest: u128::MAX, ..leap });
         }
     }
 
-    /// What the sound nodes suggest. None of them: what was known stands.
+    /// Takes in the tip that the sound nodes suggest. `None`: no node suggests one, and the known tip
+    /// stays.
     pub(super) fn tip(&mut self, tip: Option<u128>) {
         self.tip = tip.or(self.tip).or(Some(0));
     }
 
-    /// Whether fees are known.
+    /// Whether base fee and tip are known.
     pub(super) fn is_known(&self) -> bool {
         self.base.is_some() && self.tip.is_some()
     }
@@ -160,18 +164,18 @@ impl Market {
         self.base().saturating_mul(2).clamp(SMALL_TIP, HIGHEST_TIP)
     }
 
-    /// What the nodes suggest as a tip, if it is more than is paid, and that.
+    /// The suggested tip and the highest one that is paid, if the suggestion is higher.
     pub(super) fn immodest_tip(&self) -> Option<(u128, u128)> {
         self.tip.map(|tip| (tip, self.highest_tip())).filter(|(tip, highest)| tip > highest)
     }
 
-    /// `None` while the chain is dearer than what may be paid.
+    /// `None` while the base fee is above the cap.
     pub(super) fn fees(&self) -> Option<Fees> {
         let tip = self.tip.unwrap_or(0).min(self.highest_tip());
         Fees::over(self.base(), tip, self.cap)
     }
 
-    /// Whether what was signed for these fees would never be signed now.
+    /// Whether a transaction with these fees would never be signed now.
     pub(super) fn is_absurd(&self, signed: Fees) -> bool {
         let out = |fee: u128, now: u128| fee > now.saturating_mul(ABSURD);
         let now = self.fees().unwrap_or(Fees { max: self.cap, tip: HIGHEST_TIP });
@@ -206,7 +210,7 @@ impl Market {
     }
 }
 
-/// The lower median: with two nodes the lower one.
+/// The lower median: of two values the lower one.
 pub(super) fn median(mut tips: Vec<u128>) -> Option<u128> {
     tips.sort_unstable();
     let middle = tips.len().checked_sub(1)? / 2;
@@ -299,7 +303,7 @@ mod tests {
         assert_eq!(watch.0.base(), GWEI, "its own word");
         watch.0.others(&[100 * GWEI, 99 * GWEI], watch.at(1));
         assert_eq!(watch.0.base(), 99 * GWEI);
-        // Where no other node is, asking takes a moment each time and puts off nothing.
+        // Without another node, asking again changes nothing and delays nothing.
         let mut alone = Watch::new(HIGHEST_FEE);
         alone.head(0, 1);
         for quarter in 0..24u64 {
@@ -310,7 +314,7 @@ mod tests {
             }
         }
         assert_eq!(alone.0.base(), 100 * GWEI);
-        // One that lies for long is not believed because it has stood.
+        // A node that lies for long is not believed because its leap lasts.
         let mut liar = Watch::new(HIGHEST_FEE);
         liar.head(0, 1);
         for second in 1..60 {
@@ -342,8 +346,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is told, nothing is signed above the bounds, and what is signed can be included
-        /// while the base fee that is believed stands.
+        /// Whatever nodes report: nothing is signed above the bounds, and what is signed can be included
+        /// while the believed base fee lasts.
         #[test]
         fn a9b_no_fee_leaves_its_bounds(
             cap in prop_oneof![Just(HIGHEST_FEE), 1u128..u128::MAX],

@@ -1,12 +1,13 @@
-//! The book against a modelled chain behind several endpoints, on a clock that a script moves: sends
-//! are taken, lost, refused, or taken in silence; pools are forgotten, blocks dropped, the wallet used
-//! elsewhere; and the nodes' counts of its transactions are wrong, late, or now this and now that.
+//! Property test: the book against a modelled chain behind two endpoints, on a clock that the test
+//! moves. Sends are accepted, lost, refused, or accepted without an answer; pools forget, blocks leave
+//! the chain, somebody else uses the wallet; the nodes' transaction counts are wrong, late or
+//! alternating.
 //!
-//! What must hold, whatever happens:
-//! - at most one payload is mined under a nonce, and no payload is mined twice while what was mined
-//!   first stands;
-//! - a nonce is missing below others no longer than its limit, where somebody listens;
-//! - once the world is well, everything is answered.
+//! Whatever happens:
+//! - at most one payload is mined under a nonce, and no payload is mined twice while the first one stays
+//!   mined;
+//! - a nonce below others is missing for no longer than a limit, while somebody listens;
+//! - once all faults are over, everything is answered.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,37 +36,37 @@ use crate::{
 
 const STEP: Duration = Duration::from_millis(50);
 const BLOCK_TIME: Duration = Duration::from_millis(250);
-/// A hole is filled after half a second; then it is signed, sent, and maybe lost and sent again. What
-/// every pool took and forgot is sent again after three seconds, and may then wait one for its turn.
+/// A hole is filled after half a second; then the no-op is signed, sent, and possibly lost and sent
+/// again. What every pool accepted and forgot is sent again after three seconds, and may then wait one
+/// second for its turn.
 const GAP_LIMIT: Duration = Duration::from_secs(5);
-/// Where the chain went back, or the wallet is used elsewhere: it has to be sure of that first.
+/// After a reorganisation or foreign use of the wallet the lane first has to be sure.
 const DOUBTFUL_GAP_LIMIT: Duration = Duration::from_secs(40);
-/// In a world that is well somebody looks, and starts the instance anew.
+/// After the faults an operator notices a hold and restarts the instance.
 const OPERATOR_AFTER: Duration = Duration::from_secs(45);
-/// In a world that is well.
+/// Everything is answered this long after the faults.
 const ALL_WITHIN: Duration = Duration::from_mins(3);
 
-/// What happens in one step.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// A caller brings a payload.
+    /// A caller submits a payload.
     Submit,
-    /// The next sends meet this.
+    /// What happens to the next sends.
     Weather(Weather),
     /// One endpoint loses its pool.
     Forget(usize),
     /// Somebody else uses the wallet.
     Foreign,
-    /// So many blocks leave the chain; `back`: their transactions return to a pool.
+    /// `depth` blocks leave the chain. `back`: their transactions return to a pool.
     Reorganise {
         depth: usize,
         back: bool,
     },
-    /// The process dies, and starts with what is recorded.
+    /// The process dies and starts again from what is recorded.
     Restart,
-    /// The node fails in the middle of the next look, after so many receipts.
+    /// The node fails in the middle of the next look, after this many receipts.
     ShortLook(usize),
-    /// A node tells another count, for so many steps.
+    /// A node reports a wrong count for this many steps.
     Count {
         node: usize,
         lie: Lie,
@@ -74,15 +75,15 @@ enum Event {
     Nothing,
 }
 
-/// What a node says of the count.
+/// How a node's count is wrong.
 #[derive(Clone, Copy, Debug)]
 enum Lie {
     More(u64),
     Less(u64),
     Exactly(u64),
-    /// More at every other question.
+    /// Too high in every other answer.
     NowAndThen(u64),
-    /// It stays at what it is now.
+    /// It does not change any more.
     Stuck,
 }
 
@@ -96,20 +97,20 @@ fn lie() -> impl Strategy<Value = Lie> {
     ]
 }
 
-/// What becomes of a send at the endpoints.
+/// What happens to a send at the endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Weather {
     #[default]
     Fair,
-    /// Nobody gets it, and nobody answers.
+    /// No endpoint gets it, and none answers.
     Lost,
-    /// The second endpoint gets it; no answer comes.
+    /// The second endpoint accepts it, but no answer comes.
     Silent,
     /// Every endpoint says that it is busy.
     Busy,
     /// Refused, as if the contract reverted.
     Reverts,
-    /// Taken; the answer comes after the next block.
+    /// Accepted; the answer comes after the next block.
     Slow,
 }
 
@@ -136,7 +137,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A mined transaction: whose answer, if anybody's of ours.
+/// A mined transaction, and the request whose answer it carries, if it is ours.
 #[derive(Clone, Debug)]
 struct Mined {
     nonce: u64,
@@ -151,7 +152,7 @@ struct Chain {
     pools: [BTreeMap<u64, SignedTransaction>; 2],
 }
 
-/// What is left of an answer that ends early.
+/// The part of an answer that arrived before it broke off.
 fn cut(mut seen: Seen, lines: usize) -> Seen {
     let left = lines.saturating_sub(seen.open.len());
     if let Some(split) = seen.open.get(lines).map(|(nonce, _)| *nonce) {
@@ -215,12 +216,12 @@ impl Chain {
         if nonce < self.count() {
             return Err("nonce too low");
         }
-        // Replaced only by more, which the book pays whenever it replaces.
+        // A pool replaces a transaction only if the new one pays more, which the book always does.
         self.pools[pool].insert(nonce, transaction.clone());
         Ok(())
     }
 
-    /// A nonce that is missing below one that a pool has.
+    /// The lowest nonce that is missing below one in a pool.
     fn gap(&self) -> Option<u64> {
         let has = |nonce: &u64| self.pools.iter().any(|pool| pool.contains_key(nonce));
         let last =
@@ -283,9 +284,9 @@ impl Ledger {
     }
 }
 
-/// Something that comes back to the book later.
+/// A result that reaches the book later.
 enum Later {
-    /// The disk has them.
+    /// These are durable.
     Recorded(Vec<SignedTransaction>),
     Answer {
         nonce: u64,
@@ -304,23 +305,24 @@ struct World {
     weather: Weather,
     later: Vec<(Instant, Later)>,
     look: Option<Look>,
-    /// Of the next look, only so much comes back.
+    /// The next look breaks off after this many receipts.
     short: Option<usize>,
-    /// Asked for and not landed.
+    /// Submitted and not mined yet.
     wanted: BTreeSet<U256>,
     submitted: u64,
     gap_since: Option<(u64, Instant)>,
     next_block: Instant,
     foreign: bool,
-    /// What each node says of the count, and until when.
+    /// How each node's count is wrong, and until when.
     lies: [Option<(Lie, Instant)>; 2],
-    /// Questions about the count.
+    /// Number of questions for the count.
     asked: u64,
-    /// Until then some node lied, and all of them did at once: then nobody can know better.
+    /// Until when some node's count was wrong, and until when all were wrong at once: then no node can
+    /// correct the others.
     lied_until: Instant,
     all_lied_ever: bool,
-    /// A foreign transaction took a nonce, and the chain may have taken that back: then the bytes it
-    /// displaced may be mined after all, and only the contract knows better.
+    /// A foreign transaction used a nonce, and a reorganisation may have undone that: then the displaced
+    /// bytes may be mined after all, and only the contract can tell.
     foreign_ever: bool,
     reorganised_ever: bool,
 }
@@ -416,7 +418,7 @@ impl World {
         self.walk_again();
     }
 
-    /// Callers ask again for what has no outcome, as walks do.
+    /// Callers submit again what has no outcome, as walks do.
     fn walk_again(&mut self) {
         for id in self.wanted.clone() {
             if !self.book.attach(key(id)) {
@@ -463,7 +465,7 @@ impl World {
         let wanted = &self.wanted;
         self.book.act(|key| wanted.contains(&key.id), self.now);
         self.look = self.book.look(self.now);
-        // Signing takes no time here, so what follows from an effect follows at once.
+        // Signing takes no time here, so its consequences follow at once.
         loop {
             let effects = self.book.effects();
             if effects.is_empty() {
@@ -521,7 +523,7 @@ impl World {
                 }
                 self.book.signed(signed, Vec::new(), self.now, 0.5);
             }
-            // Who dies meanwhile has recorded nothing.
+            // A process that dies before this has recorded nothing.
             Effect::Record(signed) => self.later.push((self.now + STEP, Later::Recorded(signed))),
             Effect::Broadcast { transaction, waits } => {
                 let recorded = self.ledger.rows.contains(&transaction);
@@ -548,7 +550,7 @@ impl World {
                     self.book.unclaimed(key, landing);
                 }
             }
-            // Whoever is refused asks again, as a walk does that the contract does not refuse.
+            // A refused caller submits again, as a walk does unless the contract itself refuses.
             Effect::Fail(key, _) => self.book.submit(payload(key.id)),
             Effect::Notify(..) | Effect::Tell(_) => {}
         }
@@ -556,7 +558,7 @@ impl World {
 
     fn record(&mut self, transactions: &[SignedTransaction]) {
         for one in transactions {
-            // The same bytes again: they are meant this time.
+            // The same bytes were recorded again: they are valid this time.
             self.ledger.given_up.remove(&one.hash);
             if !self.ledger.rows.iter().any(|row| row.hash == one.hash) {
                 self.ledger.rows.push(one.clone());
@@ -629,13 +631,13 @@ impl World {
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.weather = Weather::Fair;
         self.lies = [None; 2];
-        // The next block shows what the chain dropped last.
+        // The next blocks show what the last reorganisation removed.
         let (soon, until) = (self.now + BLOCK_TIME * 4, self.now + ALL_WITHIN);
         let done = |world: &Self| world.wanted.is_empty() && !world.book.is_busy();
         let mut operator = Some(self.now + OPERATOR_AFTER);
         while self.now < soon || (self.now < until && !done(self)) {
             self.step()?;
-            // Who finds "wallet used elsewhere" starts the instance anew.
+            // An operator who sees "wallet used elsewhere" restarts the instance.
             if operator.take_if(|at| *at <= self.now).is_some() {
                 self.restart();
             }
@@ -654,7 +656,7 @@ impl World {
 }
 
 proptest! {
-    /// T39, and A9: counts of several nodes that are wrong, late and alternating.
+    /// T39 and A9: several nodes with wrong, late and alternating counts.
     #[test]
     fn nonces_are_used_once_and_in_time(events in prop::collection::vec(event(), 1..120)) {
         let mut world = World::new();

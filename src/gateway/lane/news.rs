@@ -1,4 +1,4 @@
-//! What is worth a line in the log: the book tells what happened, its owner says it.
+//! What the lane logs: the book reports an event, its owner writes the line.
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -9,47 +9,47 @@ use crate::{
     repeats::{Repeats, warn_rarely},
 };
 
-/// What happened.
 #[derive(Debug)]
 pub enum News {
     /// An earlier run left transactions.
     Recovered { open: usize, mined: u64, next: u64 },
-    /// The nodes suggest more of a tip than is paid.
+    /// The nodes suggest a higher tip than is paid, in wei per gas.
     ImmodestTip { suggested: u128, paid: u128 },
-    /// The wallet did not.
+    /// The wallet failed to sign.
     NotSigned { request: RequestKey, error: WalletError },
-    /// No node did.
+    /// No node accepted the transaction.
     NotAccepted { nonce: u64, transaction: B256, error: RpcError },
-    /// Nobody needs this nonce, and others wait behind it.
+    /// A no-op fills an unused nonce that other nonces wait behind.
     FillsHole { nonce: u64 },
-    /// What is refused may have been taken before.
+    /// A refused transaction may have been accepted before, so a no-op replaces it.
     NoopInstead { nonce: u64 },
-    /// So many were mined and are not.
+    /// This many mined transactions have left the chain.
     LeftChain { transactions: usize },
-    /// The chain's, of the wallet's transactions.
+    /// The chain's count of the wallet's transactions fell to this one.
     CountFell { count: u64 },
-    /// What each node says of it.
+    /// Nodes report different counts; lists them by host.
     Contradiction { votes: String },
-    /// Somebody else used so many nonces, from this one on.
+    /// Somebody else used this many nonces, from `first` on.
     Foreign { first: u64, nonces: u64 },
     /// Somebody else used the nonce of this transaction.
     Displaced { nonce: u64, transaction: B256 },
-    /// It had only seemed to be displaced.
+    /// A transaction that was taken for displaced is mined.
     MinedAfterAll { nonce: u64, transaction: B256 },
-    /// All that have no nonce yet.
+    /// All payloads without a nonce wait.
     AnswersWait(Hold),
-    /// All that are behind nonces that may not be filled.
+    /// All answers behind unused nonces wait, because the limit on no-ops is reached.
     WaitBehindHoles(Hold),
-    /// What is in a pool for long.
+    /// A transaction that was in a pool for long gets a higher fee.
     PaysMore { nonce: u64 },
-    /// So many are signed anew for less.
+    /// This many transactions are signed again for less.
     SignedForTooMuch { transactions: usize },
-    /// So many, the lowest of this nonce, are given up.
+    /// This many transactions, from nonce `lowest` on, are given up.
     Stranded { unused_from: u64, lowest: Option<u64>, transactions: usize },
 }
 
 impl News {
-    /// What happens again and again is said ever more rarely, with how often it did.
+    /// Log throttle: logs the first occurrence of an event, then ever more rarely, with the number of
+    /// occurrences.
     pub(super) fn say(self, repeats: &mut Repeats, now: Instant) {
         let mut heard = |code| repeats.heard(code, now);
         match self {

@@ -1,10 +1,10 @@
-//! Which nonce comes next. Pure: the lane acts on what this decides.
+//! Which nonce comes next. Pure.
 //!
-//! Nonces are counted here, not asked for: on Arbitrum the node's "pending" count equals "latest".
-//! A nonce is in one of three states: *mined* (below the chain's count), *taken*, or free. Free
-//! nonces below a taken one are **holes**: the chain executes nothing behind them, so they are
-//! always handed out first, and filled with a no-op when nobody needs them in time. They are kept as
-//! ranges: however far apart two nonces are, what lies between costs nothing.
+//! Nonces are counted here and not read from a node: on Arbitrum the "pending" count equals "latest". A
+//! nonce is *mined* (below the chain's count), *taken* or *free*. Free nonces below a taken one are
+//! **holes**: the chain executes nothing behind them. So holes are handed out first, and filled with a
+//! no-op if no payload needs them in time. They are stored as ranges, so that a wide gap costs no
+//! memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,15 +13,14 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long a hole may wait for a payload. A Nitro sequencer keeps what is behind it for about 1 s.
+/// How long a hole may wait for a payload. A Nitro sequencer keeps transactions behind it for about 1 s.
 pub(super) const HOLE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The nonces of one wallet on one chain.
 #[derive(Clone, Debug)]
 pub(super) struct Nonces {
     /// Every nonce from here on is free.
     next: u64,
-    /// Ranges of free nonces below `next`, by the first of each. They do not overlap.
+    /// Free nonces below `next`, as ranges by their first nonce. They do not overlap.
     holes: BTreeMap<u64, Hole>,
 }
 
@@ -32,7 +31,7 @@ struct Hole {
     since: Instant,
 }
 
-/// Free here, yet used there.
+/// Nonces that are free here and used on the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
     pub first: u64,
@@ -40,8 +39,8 @@ pub(super) struct Foreign {
 }
 
 impl Nonces {
-    /// From the chain's count of mined transactions and the nonces taken and not known to be mined.
-    /// `highest` is the highest nonce the journal ever recorded.
+    /// `mined`: the chain's transaction count. `taken`: nonces that are recorded and not known to be
+    /// mined. `highest`: the highest nonce the journal ever recorded.
     pub(super) fn new(
         mined: u64,
         taken: impl IntoIterator<Item = u64>,
@@ -56,7 +55,7 @@ impl Nonces {
         nonces
     }
 
-    /// From `from` on all nonces below the next one are free but these.
+    /// Marks all nonces from `from` up to the next one as free, except `taken`.
     pub(super) fn free_but(
         &mut self,
         from: u64,
@@ -76,7 +75,7 @@ impl Nonces {
         self.trim();
     }
 
-    /// The lowest free nonce; it is taken now.
+    /// Takes the lowest free nonce.
     pub(super) fn take(&mut self) -> u64 {
         if let Some((first, hole)) = self.holes.pop_first() {
             if first < hole.last {
@@ -89,7 +88,7 @@ impl Nonces {
         nonce
     }
 
-    /// The nonce was not used, provably.
+    /// Frees a nonce that was provably not used.
     pub(super) fn give_back(&mut self, nonce: u64, now: Instant) {
         if nonce >= self.next {
             return;
@@ -98,7 +97,7 @@ impl Nonces {
         self.trim();
     }
 
-    /// Free nonces at the end are no holes: nothing waits behind them.
+    /// Free nonces at the end are not holes: nothing waits behind them.
     fn trim(&mut self) {
         while let Some((first, hole)) = self.holes.last_key_value()
             && hole.last.saturating_add(1) >= self.next
@@ -111,12 +110,12 @@ impl Nonces {
     fn forget_holes_from(&mut self, from: u64) {
         self.holes.split_off(&from);
         if let Some((_, hole)) = self.holes.iter_mut().next_back() {
-            // It may reach beyond, and begins below: so `from` is not 0.
+            // The range starts below `from`, so `from` is not 0. It may end beyond it.
             hole.last = hole.last.min(from.saturating_sub(1));
         }
     }
 
-    /// Of the nonces below this count, those that are free here.
+    /// The nonces below `count` that are free here: somebody else used them.
     pub(super) fn foreign_below(&self, count: u64) -> Option<Foreign> {
         let holes = self.holes.range(..count);
         let within =
@@ -129,7 +128,8 @@ impl Nonces {
         })
     }
 
-    /// The chain has executed `mined` transactions of the wallet. Answers what somebody else used.
+    /// The chain has executed `mined` transactions of the wallet. Returns the nonces that somebody else
+    /// used.
     pub(super) fn observe_mined(&mut self, mined: u64) -> Option<Foreign> {
         let foreign = self.foreign_below(mined);
         let above = self.holes.split_off(&mined);
@@ -144,12 +144,12 @@ impl Nonces {
         foreign
     }
 
-    /// The lowest free nonce: a count up to this one tells of nothing that is not ours.
+    /// The lowest free nonce. A chain count up to this one involves only our own nonces.
     pub(super) fn first_free(&self) -> u64 {
         self.holes.first_key_value().map_or(self.next, |(first, _)| *first)
     }
 
-    /// The lowest hole that has waited too long.
+    /// The lowest hole, if it has waited too long.
     pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
         let (nonce, hole) = self.holes.first_key_value()?;
         (now.saturating_duration_since(hole.since) >= HOLE_PATIENCE).then_some(*nonce)
@@ -159,13 +159,13 @@ impl Nonces {
         !self.holes.is_empty()
     }
 
-    /// The first nonce of the lowest hole that is wider than this.
+    /// First nonce of the lowest hole that is wider than `wider_than`.
     pub(super) fn gap(&self, wider_than: u64) -> Option<u64> {
         let wide = |(first, hole): &(&u64, &Hole)| hole.last - **first >= wider_than;
         self.holes.iter().find(wide).map(|(first, _)| *first)
     }
 
-    /// Every nonce from this free one on is free.
+    /// Marks every nonce from `first` on as free.
     pub(super) fn cut(&mut self, first: u64) {
         self.forget_holes_from(first);
         self.next = self.next.min(first);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     proptest! {
-        /// Ranges of holes are what single nonces would be.
+        /// Ranges of holes behave as single nonces would.
         #[test]
         fn holes_are_what_is_free(
             taken in prop::collection::btree_set(0u64..60, 0..20),
@@ -239,7 +239,7 @@ mod tests {
         ) {
             let now = Instant::now();
             let mut nonces = Nonces::new(mined, taken.iter().copied(), None, now);
-            // Used at the chain, or here.
+            // Used on the chain or here.
             let mut used: BTreeSet<u64> = (0..mined).chain(taken).collect();
             let next = |used: &BTreeSet<u64>| used.last().map_or(0, |last| last + 1);
             for (step, number) in steps {
@@ -280,7 +280,7 @@ mod tests {
             }
         }
 
-        /// Whatever happens, a nonce in use is never handed out again, and none is skipped.
+        /// A nonce in use is never handed out again, and none is skipped.
         ///
         /// Field failure T39.
         #[test]
@@ -304,7 +304,7 @@ mod tests {
                         }
                     }
                     _ => {
-                        // The chain mines in order, only what is used.
+                        // The chain mines in nonce order, and only used nonces.
                         while used.contains(&mined) && pick % 2 == 0 {
                             mined += 1;
                         }

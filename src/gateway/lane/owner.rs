@@ -1,5 +1,5 @@
-//! The task behind a lane: it carries out what the [`Book`] decides. One task owns the book, so
-//! nothing is locked; everything slow runs beside it and comes back as a [`Done`].
+//! The task behind a lane: carries out the decisions of the [`Book`]. One task owns the book, so there
+//! are no locks. Slow work runs beside it and comes back as a [`Done`].
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,13 +30,13 @@ use crate::{
     repeats::Repeats,
 };
 
-/// Signatures asked for at the same time (matters with AWS KMS).
+/// Signatures requested at the same time; matters for AWS KMS.
 const SIGNING_AT_ONCE: usize = 16;
 const TICK: Duration = Duration::from_millis(100);
-/// The nodes are asked for a tip at most this often.
+/// Minimum time between two questions for the tip.
 const TIP_LIFETIME: Duration = Duration::from_mins(1);
 
-/// What ran beside the owner and came back.
+/// Result of work that ran beside the owner.
 enum Done {
     Signed { signed: Vec<SignedTransaction>, failed: Vec<(Draft, WalletError)> },
     Recorded(Result<Vec<SignedTransaction>, LedgerError>),
@@ -46,14 +46,14 @@ enum Done {
     Bases(Vec<u128>),
 }
 
-/// When the node was last asked for a tip.
+/// State of the question for a tip.
 #[derive(Debug, Default)]
 struct TipAsked {
     at: Option<Instant>,
     asking: bool,
 }
 
-/// The state of a running lane.
+/// A running lane.
 pub(super) struct Owner<P, L> {
     provider: P,
     sender: Address,
@@ -62,19 +62,19 @@ pub(super) struct Owner<P, L> {
     ledger: L,
     jobs: mpsc::Receiver<Task>,
     book: Book,
-    /// In an order, so that a run can be repeated to its end.
+    /// Ordered, so that simulated runs repeat exactly.
     waiters: BTreeMap<RequestKey, Waiter>,
     beside: JoinSet<Done>,
     tip: TipAsked,
-    /// Receipts asked for in one message.
+    /// Receipts asked for in one batch.
     at_once: usize,
     metrics: Metrics,
-    /// Many transactions that are not taken are one thing to say.
+    /// Throttles repeated log lines.
     repeats: Repeats,
 }
 
 impl<P: Provider, L: TransactionLedger> Owner<P, L> {
-    /// `count` is the chain's count of the wallet's transactions.
+    /// `count`: the chain's count of the wallet's transactions.
     pub(super) fn new(task: LaneTask<P, L>, count: u64) -> Self {
         let LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics } = task;
         let book = Book::new(options, sender, count, recovered, Instant::now());
@@ -105,15 +105,15 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         loop {
             let (listens, busy) = (self.book.listens(), self.book.is_busy());
             heart.rest();
-            // In this order, so that a run can be repeated. Nothing above `heads` is ready for ever:
-            // what runs beside is bounded, and jobs are taken only while the book listens.
+            // Biased, so that simulated runs repeat exactly. No branch above `heads` can starve it: work
+            // beside the task is bounded, and commands are taken only while the book accepts them.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 Some(done) = self.beside.join_next() => {
                     heart.beat().await;
                     self.take_in(done)?;
-                    // A block brings many at once, and what follows from them is one thing to do.
+                    // A block brings many results at once; decide once for all of them.
                     while let Some(done) = self.beside.try_join_next() {
                         self.take_in(done)?;
                     }
@@ -152,7 +152,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
                 if known {
                     self.waiters.insert(request, waiter);
                 }
-                // The caller may have gone; its waiter then counts as closed.
+                // The caller may be gone; its waiter then counts as closed.
                 let _ = found.send(known);
             }
         }
@@ -161,7 +161,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     fn take_in(&mut self, done: Result<Done, JoinError>) -> Result<(), LedgerError> {
         let done = match done {
             Ok(done) => done,
-            // Nothing in here is meant to panic: it is this task's panic then.
+            // Work beside the task must not panic; if it does, this task panics.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return Ok(()),
         };
@@ -191,7 +191,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         Ok(())
     }
 
-    /// Carries out what is due, and what follows from that.
+    /// Starts all work that is due and carries out its effects.
     async fn act(&mut self) -> Result<(), LedgerError> {
         let now = Instant::now();
         self.ask_tip(now);
@@ -250,13 +250,13 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             }
             Effect::Fail(key, error) => {
                 if let Some(waiter) = self.waiters.remove(&key) {
-                    // The caller may have gone; then there is nobody to tell.
+                    // The caller may be gone.
                     let _ = waiter.reply.send(Err(error));
                 }
             }
             Effect::Notify(key, notice) => {
                 if let Some(waiter) = self.waiters.get(&key) {
-                    // Notices inform; a caller that does not read them loses nothing.
+                    // Notices are informational: a full channel loses nothing that matters.
                     let _ = waiter.notify.try_send(notice);
                 }
             }
@@ -276,7 +276,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
     }
 
     fn sign(&mut self, drafts: Vec<Draft>) {
-        // A book that only drains asks for nothing to be signed.
+        // A draining book never asks for signatures.
         let Some(wallet) = self.wallet.clone() else { return };
         let metrics = self.metrics.clone();
         self.beside.spawn(async move {
@@ -302,7 +302,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         });
     }
 
-    /// Door (b).
+    /// Door (b): durable before the first broadcast.
     fn record(&mut self, transactions: Vec<SignedTransaction>) {
         let ledger = self.ledger.clone();
         self.beside.spawn(async move {

@@ -1,6 +1,6 @@
-//! The transactions mined last, for as long as a reorganisation might drop them. Pure.
+//! The latest mined transactions, for as long as a reorganisation may remove them. Pure.
 //!
-//! Numbers and hashes only: the bytes are in the journal, should one have to be sent again.
+//! Only numbers and hashes: if one has to be sent again, its bytes are in the journal.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,24 +12,24 @@ use crate::{
     gateway::provider::Receipt,
 };
 
-/// What the chain does not show for so long is not in it: a mined transaction without a receipt left
-/// it, a used nonce without a receipt of ours is somebody else's. Behind one URL the node with the
-/// receipts may lag for a while, and sent twice costs gas.
+/// How long the chain must not show a transaction before it counts as gone: a mined transaction without
+/// a receipt has left the chain; a used nonce without a receipt of ours was used by somebody else. Not
+/// sooner: behind one URL the node with the receipts may lag, and a second send costs gas.
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(15);
-/// A node whose head is below a block knows nothing of it; a chain that stays below for so long has
-/// gone back.
+/// A node whose head is below a block knows nothing of it. If that lasts this long, the chain itself
+/// went back.
 pub(super) const BELOW_FOR: Duration = Duration::from_mins(10);
 
-/// No node is so many blocks behind: a century of the fastest chain.
+/// No node lags by this many blocks: it is a century of the fastest chain.
 const FARTHEST: u64 = 1 << 35;
 
 #[derive(Clone, Copy, Debug)]
 struct Mined {
     hash: B256,
     block: BlockRef,
-    /// Since when the chain does not show its receipt, though it has a block of that height.
+    /// Since when the chain shows no receipt although it has a block of that height.
     missing_since: Option<Instant>,
-    /// Since when it has none.
+    /// Since when the chain has no block of that height.
     below_since: Option<Instant>,
 }
 
@@ -39,8 +39,8 @@ impl Mined {
     }
 }
 
-/// Whether a node with this newest block may not have come to another one. A block that is further
-/// above was never made: a version before believed in it.
+/// Whether a node with this head may simply not have reached `block`. A block further above was never
+/// made: an earlier version believed in such blocks.
 fn lags(head: u64, block: u64) -> bool {
     head < block && block - head <= FARTHEST
 }
@@ -51,16 +51,16 @@ pub(super) struct Recent {
     mined: BTreeMap<u64, Mined>,
 }
 
-/// What a look at the chain showed.
+/// Result of a check of mined transactions.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// Mined in other blocks than before.
+    /// Mined in another block than before.
     pub moved: Vec<(TransactionId, BlockRef)>,
-    /// Out of the chain for good, or executed with another result: to be sent, or judged, again.
+    /// Removed from the chain for good, or executed with another result: to be sent or judged again.
     pub dropped: Vec<TransactionId>,
-    /// Some are missing, and not for long yet.
+    /// Some are missing, but not for long enough to count as removed.
     pub unsure: bool,
-    /// Some were mined above the head of the node that was asked: it lags, or the chain goes back.
+    /// Some were mined above the node's head: it lags, or the chain goes back.
     pub below: bool,
 }
 
@@ -76,12 +76,12 @@ impl Recent {
         self.mined.keys().copied()
     }
 
-    /// The nonce after the last of them.
+    /// The nonce after the highest one.
     pub(super) fn after_last(&self) -> u64 {
         self.mined.last_key_value().map_or(0, |(last, _)| last.saturating_add(1))
     }
 
-    /// The newest first: who finds a few unchanged in a row need not look further.
+    /// Newest first: after a few unchanged ones in a row the older ones are unchanged, too.
     pub(super) fn newest_first(&self) -> Vec<MinedTransaction> {
         let known = |(nonce, mined): (&u64, &Mined)| MinedTransaction {
             nonce: *nonce,
@@ -91,8 +91,8 @@ impl Recent {
         self.mined.iter().rev().map(known).collect()
     }
 
-    /// Takes in receipts, of a node with this newest block. What failed had succeeded before, or it
-    /// would not be looked at twice: somebody has to judge it anew, as what was dropped.
+    /// Takes in receipts from a node with this head. A transaction that fails now had succeeded before
+    /// (failed ones are not checked again), so it is reported as dropped and judged again.
     pub(super) fn look(
         &mut self,
         shown: Vec<(u64, Option<Receipt>)>,

@@ -1,10 +1,9 @@
-//! One taken nonce: its recorded bytes, when they are broadcast, and what an answer to that means.
-//! Pure.
+//! One taken nonce: its recorded bytes, when they are broadcast, and what the answer means. Pure.
 //!
 //! ```text
-//! fresh --sent--> under way --accepted--> waits to be mined --not mined--> sent again
-//!                     │ refused, or no answer
-//!                     └--> sent again after a pause, replaced, or given up: see `Answer`
+//! new --sent--> in flight --accepted--> waits to be mined --not mined--> sent again
+//!                   │ refused, or no answer
+//!                   └--> sent again after a pause, replaced, or given up: see `Answer`
 //! ```
 
 use std::time::Duration;
@@ -18,34 +17,34 @@ use crate::{
     gateway::provider::{RpcError, quirks::Refusal},
 };
 
-/// An accepted transaction that is not mined after this is broadcast again.
+/// An accepted transaction that is not mined after this time is broadcast again.
 const REBROADCAST_AFTER: Duration = Duration::from_secs(3);
-/// A broadcast that got no answer for so long is made again beside it: a node's buffer keeps what
-/// is behind a missing nonce for about a second.
+/// A broadcast without an answer is repeated beside the first one after this time: a node buffers
+/// transactions behind a missing nonce for about a second only.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
-/// Broadcasts of one nonce under way at the same time.
+/// Broadcasts of one nonce in flight at the same time.
 const FLIGHTS: u8 = 3;
-/// The same of a nonce that others wait behind: one a second until the first is timed out.
+/// The same for the nonce that all others wait behind: one a second until the first one times out.
 const FLIGHTS_OF_FIRST: u8 = 10;
-/// What others wait behind is not left alone for longer.
+/// The nonce that others wait behind is sent again at least this often until it is accepted.
 const FIRST_WAITS: Duration = Duration::from_secs(1);
-/// In a node's pool and not mined for so long, its fee is raised.
+/// The fee is raised after this time in a node's pool.
 const STARVING_AFTER: Duration = Duration::from_secs(12);
 
-/// What is to be done after a broadcast.
+/// Meaning of a broadcast's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Some node has the bytes.
+    /// A node has the bytes.
     Accepted,
-    /// And had them before.
+    /// A node has them and had them before.
     StillThere,
-    /// The nonce is used: receipts tell by what.
+    /// The nonce is used; receipts tell by which transaction.
     Used,
-    /// Again after a pause; nothing else can be done.
+    /// Try again after a pause.
     Again,
     /// The wallet cannot pay.
     NoFunds,
-    /// It pays less than the chain asks.
+    /// The fee is below what the chain asks.
     TooCheap,
     /// Every node proved that it will not take these bytes.
     Rejected,
@@ -55,27 +54,27 @@ pub(super) enum Answer {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is known or not by itself")]
 pub(super) struct Slot {
-    /// Recorded bytes for this nonce, oldest first. The last one is broadcast.
+    /// Bytes recorded for this nonce, oldest first. The last ones are broadcast.
     versions: Vec<SignedTransaction>,
     due: Instant,
     pause: Backoff,
-    /// Broadcasts under way.
+    /// Broadcasts in flight.
     flights: u8,
-    /// When the last one began.
+    /// When the last broadcast began.
     sent_at: Option<Instant>,
     /// Since when a node has the current bytes.
     accepted_at: Option<Instant>,
-    /// A node told that the current bytes wait in its pool: there is one, and fees decide.
+    /// A node reported that the current bytes are in its pool: there is a pool, so fees matter.
     pooled: bool,
-    /// Some node may have one of the versions: then no rejection frees the nonce.
+    /// A node may have one of the versions: then a rejection does not free the nonce.
     maybe_taken: bool,
-    /// Other bytes for it are being signed.
+    /// A replacement is being signed.
     pub replacing: bool,
-    /// Whether its bytes ask for too much is not known yet: it is not broadcast before.
+    /// The fees of its bytes are not checked yet; it is not broadcast before.
     pub unchecked: bool,
-    /// Since when the chain counts this nonce as mined without showing our receipt.
+    /// Since when the chain counts this nonce as used without showing our receipt.
     unseen_since: Option<Instant>,
-    /// Why the node refuses it at the moment.
+    /// The node's present reason to refuse it.
     refusal: Option<Refusal>,
 }
 
@@ -98,7 +97,7 @@ impl Slot {
     }
 
     pub(super) fn current(&self) -> &SignedTransaction {
-        // A slot is made with one version and never loses it.
+        // A slot starts with one version and never loses it.
         &self.versions[self.versions.len() - 1]
     }
 
@@ -110,13 +109,13 @@ impl Slot {
         self.versions
     }
 
-    /// The newest bytes with this request's answer: after a rejection a nonce may have carried
-    /// another request's before.
+    /// The newest bytes that carry this request's answer. After a rejection the nonce may have carried
+    /// another request's answer before.
     pub(super) fn version_of(&self, request: RequestKey) -> Option<&SignedTransaction> {
         self.versions.iter().rev().find(|version| version.request == Some(request))
     }
 
-    /// Other bytes from now on.
+    /// Sends these bytes from now on.
     pub(super) fn replace(&mut self, version: SignedTransaction, now: Instant) {
         self.versions.push(version);
         self.due = now;
@@ -125,12 +124,13 @@ impl Slot {
         (self.replacing, self.unchecked) = (false, false);
     }
 
-    /// What became of earlier broadcasts is not known.
+    /// Earlier broadcasts may have been accepted.
     pub(super) fn doubt(&mut self) {
         self.maybe_taken = true;
     }
 
-    /// Whether a broadcast is due. `first`: others wait behind this nonce, and nothing before it.
+    /// Returns whether a broadcast is due. `first`: other nonces wait behind this one, and this one
+    /// waits for none.
     pub(super) fn is_due(&self, first: bool, now: Instant) -> bool {
         let since_sent =
             |patience| self.sent_at.is_none_or(|at| now.saturating_duration_since(at) >= patience);
@@ -142,7 +142,7 @@ impl Slot {
         self.flights < flights && self.accepted_at.is_none() && since_sent(HEDGE_AFTER)
     }
 
-    /// Whether this is the first time the bytes go out.
+    /// Starts a broadcast. Returns whether these bytes go out for the first time.
     pub(super) fn send(&mut self, now: Instant) -> bool {
         let first = self.sent_at.is_none() && self.versions.len() == 1 && !self.maybe_taken;
         self.flights += 1;
@@ -150,13 +150,13 @@ impl Slot {
         first
     }
 
-    /// A node has one of the versions, or may have: a look at the chain tells more.
+    /// Whether a receipt is possible: a node has one of the versions or may have it.
     pub(super) fn is_worth_a_look(&self) -> bool {
         self.flights == 0 || self.versions.len() > 1
     }
 
-    /// Takes in what became of a broadcast of the current bytes. The flag: a refusal that is news.
-    /// `dice`: from 0 to 1, for the pause.
+    /// Takes in the answer to a broadcast of the current bytes. The flag says whether the refusal is
+    /// new. `dice`: random, 0 to 1, for the pause.
     pub(super) fn answered(
         &mut self,
         error: Option<&RpcError>,
@@ -165,7 +165,7 @@ impl Slot {
         dice: f64,
     ) -> (Answer, bool) {
         let answer = self.read(error, refusal, now, dice);
-        // One whose nonce is used is looked for: most often it is mined, and nothing is wrong.
+        // A used nonce is not a failure: most often the transaction is mined.
         let bad = !matches!(answer, Answer::Accepted | Answer::StillThere | Answer::Used);
         let news = error.is_some() && bad && self.refusal != Some(refusal);
         if news {
@@ -174,7 +174,7 @@ impl Slot {
         (answer, news)
     }
 
-    /// One broadcast less is under way.
+    /// A broadcast ended.
     pub(super) fn landed_flight(&mut self) {
         self.flights = self.flights.saturating_sub(1);
     }
@@ -230,7 +230,7 @@ impl Slot {
         !self.maybe_taken && self.flights == 0
     }
 
-    /// How many pauses it has taken for lack of a better idea.
+    /// Number of pauses taken so far.
     pub(super) fn attempts(&self) -> u32 {
         self.pause.attempts()
     }
@@ -239,24 +239,24 @@ impl Slot {
         self.accepted_at.is_some()
     }
 
-    /// In a pool, and passed over for long: somebody pays more.
+    /// Whether it has been in a pool for long: other transactions pay more.
     pub(super) fn is_starving(&self, now: Instant) -> bool {
         let long = |at| now.saturating_duration_since(at) >= STARVING_AFTER;
         self.pooled && !self.replacing && self.accepted_at.is_some_and(long)
     }
 
-    /// In a node's hands for a while, and the count does not tell that it is mined.
+    /// Whether a node has had it for a while without the count showing that it is mined.
     pub(super) fn waits_for_long(&self, now: Instant) -> bool {
         let long = |at| now.saturating_duration_since(at) >= REBROADCAST_AFTER;
         self.accepted_at.is_some_and(long)
     }
 
-    /// It cannot be dearer: not before another while.
+    /// The fee was raised or cannot be: wait another period before raising it again.
     pub(super) fn starve_on(&mut self, now: Instant) {
         self.accepted_at = Some(now);
     }
 
-    /// A lower nonce has arrived: what was refused for lack of it goes at once.
+    /// A lower nonce was accepted: send this one at once if it was refused for lack of it.
     pub(super) fn wake(&mut self, now: Instant) {
         if matches!(self.refusal, Some(Refusal::NonceTooHigh | Refusal::Unready)) {
             self.refusal = None;
@@ -265,7 +265,7 @@ impl Slot {
         }
     }
 
-    /// For how long the chain has counted the nonce as mined without showing a receipt.
+    /// How long the chain has counted the nonce as used without showing a receipt.
     pub(super) fn unseen_for(&mut self, now: Instant) -> Duration {
         now.saturating_duration_since(*self.unseen_since.get_or_insert(now))
     }

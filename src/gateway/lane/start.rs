@@ -1,4 +1,4 @@
-//! The first count of a lane: where its nonces begin.
+//! The first transaction count of a lane: where its nonces begin.
 //!
 //! ```text
 //! ask every sound node --they agree--> within what the journal knows: begin
@@ -8,8 +8,9 @@
 //!                                       contradict
 //! ```
 //!
-//! Beyond is adopted however high: a journal that is new, rebuilt or restored knows nothing, and who
-//! has found "wallet used elsewhere" and starts the instance anew has said that it is in order.
+//! A count beyond the journal is adopted however high it is: a new, rebuilt or restored journal knows
+//! nothing, and an operator who restarts the instance after "wallet used elsewhere" confirms that it is
+//! in order.
 
 use std::time::Duration;
 
@@ -33,10 +34,10 @@ use crate::{
     repeats::Repeats,
 };
 
-/// A count that is so much below what is known to be mined is of a node that is not up to date: no
-/// reorganisation is that deep.
+/// A count this far below the mined nonces comes from a node that is not up to date: no reorganisation
+/// is that deep.
 const FAR: u64 = 1024;
-/// How long nodes that contradict each other are waited for.
+/// How long to wait for nodes that contradict each other.
 const DISAGREE_FOR: Duration = Duration::from_secs(30);
 
 /// What the journal knows.
@@ -57,10 +58,10 @@ impl Known {
     }
 }
 
-/// What was heard so far.
+/// Readings so far.
 #[derive(Debug, Default)]
 struct First {
-    /// Since when a count beyond what is known is told, and the lowest such one.
+    /// Since when a count beyond the journal is reported, and the lowest such count.
     beyond: Option<(Instant, u64)>,
     differ_since: Option<Instant>,
 }
@@ -68,9 +69,9 @@ struct First {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Begin(u64),
-    /// Soon again, for the second reading.
+    /// Read again after [`SECOND_READING`].
     Again,
-    /// With a code.
+    /// Wait; a code for throttling, and the reason.
     Wait(&'static str, String),
 }
 
@@ -112,7 +113,7 @@ impl First {
     }
 }
 
-/// Asks until it is known. Tells meanwhile that answers wait.
+/// Asks until the count is decided. Reports waiting payloads to the metrics meanwhile.
 pub(super) async fn first_count<P: Provider>(
     provider: &P,
     wallet: Address,

@@ -1,4 +1,5 @@
-//! The lane against a node in memory that can lie, lose and refuse, on a paused clock.
+//! The lane against a node in memory that can report wrong facts, lose and refuse transactions, on a
+//! paused clock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -106,7 +107,7 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A chain at some height, as dear as a real one.
+/// A chain at some height with a realistic base fee.
 fn fake_chain() -> FakeChain {
     let chain = FakeChain::new(100);
     chain.node().base_fee = 1_000_000_000;
@@ -146,7 +147,7 @@ impl Scene {
         self.lane.submit(payload(id)).await.expect("the lane runs")
     }
 
-    /// Lets time pass, a block every 250 ms.
+    /// Lets time pass, with a block every 250 ms.
     async fn blocks(&self, count: usize) {
         for _ in 0..count {
             sleep(Duration::from_millis(250)).await;
@@ -155,7 +156,7 @@ impl Scene {
         sleep(Duration::from_millis(50)).await;
     }
 
-    /// A process killed and started again: only chain and ledger stay.
+    /// Kills the process and starts it again: only chain and ledger remain.
     async fn restart(mut self) -> Self {
         self.running.shutdown().await;
         Self::over(self.chain, self.ledger)
@@ -179,7 +180,7 @@ fn landing(submission: &mut Submission) -> Landing {
     submission.landing.try_recv().expect("landed by now").expect("mined")
 }
 
-/// Whatever the book wants signed.
+/// Signs whatever the book asks for.
 async fn signed_for(book: &mut Book) -> Vec<SignedTransaction> {
     let mut signed = Vec::new();
     for effect in book.effects() {
@@ -191,8 +192,8 @@ async fn signed_for(book: &mut Book) -> Vec<SignedTransaction> {
     signed
 }
 
-/// What a book that was just told of a head wants broadcast for so many payloads: whether each waits
-/// for its receipt.
+/// For each of these payloads, whether the book, which just saw a head, broadcasts it waiting for its
+/// receipt.
 async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
     ids.for_each(|id| book.submit(payload(id)));
     book.act(|_| true, Instant::now());
@@ -344,7 +345,7 @@ async fn a_hole_is_filled_by_the_next_payload_or_a_no_op() {
     ledger.signed(vec![recorded]).await.expect("records");
     let scene = Scene::over(chain, ledger);
     let mut recovered = scene.lane.attach(key(1)).await.expect("runs").expect("known");
-    // The tip is asked for when something is to be sent: a no-op asks too.
+    // The tip is read when something is to be sent, also for a no-op.
     scene.blocks(10).await;
     landing(&mut recovered);
     assert_eq!(scene.chain.node().nonce, 2);
@@ -399,7 +400,7 @@ async fn what_may_have_been_taken_is_displaced_by_a_no_op_before_it_gets_another
     scene.chain.node().mood = Mood::Lose;
     let mut submission = scene.submit(1).await;
     scene.blocks(1).await;
-    // The same node now says that it would revert: that proves nothing about the send before.
+    // The same node now says that it would revert, which proves nothing about the earlier send.
     scene.chain.node().mood = Mood::Refuse("execution reverted");
     scene.blocks(4).await;
     assert!(submission.landing.try_recv().is_err(), "not given up");
@@ -413,7 +414,7 @@ async fn what_may_have_been_taken_is_displaced_by_a_no_op_before_it_gets_another
     assert_eq!(scene.chain.node().nonce, 2);
 }
 
-/// Found by simulation: seed 1962 sent an answer twice.
+/// Found by the simulation: seed 1962 sent an answer twice.
 #[tokio::test(start_paused = true)]
 async fn a_payload_displaced_in_two_versions_gets_one_new_nonce() {
     let scene = Scene::new();
@@ -441,7 +442,7 @@ async fn what_waited_behind_a_missing_nonce_goes_as_soon_as_it_is_there() {
     let mut submissions = vec![scene.submit(1).await, scene.submit(2).await];
     scene.blocks(80).await;
     scene.chain.node().mood = Mood::Take;
-    // Its own pause may have grown to 15 s; what is behind it must not wait as long again.
+    // Its own pause may have grown to 15 s; the transaction behind it must not wait as long again.
     let mut blocks = 0;
     while submissions[0].landing.is_empty() && blocks < 120 {
         scene.blocks(1).await;
@@ -465,7 +466,7 @@ async fn nothing_is_broadcast_that_is_not_recorded() {
     scene.stop.cancel();
 }
 
-/// A rejected payload's nonce went to another one before the process died: both rows are open, and
+/// A rejected payload's nonce went to another payload before the process died: both rows are open, and
 /// each request keeps its own bytes.
 #[tokio::test(start_paused = true)]
 async fn two_requests_recovered_under_one_nonce_are_not_mixed_up() {
@@ -489,7 +490,7 @@ async fn two_requests_recovered_under_one_nonce_are_not_mixed_up() {
     assert_eq!(sent.input(), &first.data, "not the bytes of the other request");
 }
 
-/// The hundred of the issue, and the restart that finds them gone.
+/// A hundred mined transactions, and a restart that finds them gone.
 #[tokio::test(start_paused = true)]
 async fn what_a_reorganisation_drops_is_sent_again_with_the_same_bytes() {
     for restarted in [false, true] {
@@ -511,7 +512,7 @@ async fn what_a_reorganisation_drops_is_sent_again_with_the_same_bytes() {
         assert_eq!(scene.chain.node().nonce, 50, "and back, restarted: {restarted}");
         assert_eq!(scene.ledger.rows().len(), 50, "the same bytes");
         assert_eq!(lock(&scene.ledger.reopened).len(), 50);
-        // Whoever asks hears of the new block.
+        // A caller that attaches learns of the new block.
         let mut again = scene.lane.attach(key(7)).await.expect("runs").expect("known");
         scene.blocks(1).await;
         assert!(landing(&mut again).block.number > 100);
@@ -521,7 +522,8 @@ async fn what_a_reorganisation_drops_is_sent_again_with_the_same_bytes() {
     }
 }
 
-/// A node that lags after a reconnect, and one without receipts for a while: nothing left the chain.
+/// A node that lags after a reconnect, and one without receipts for a while: no transaction left the
+/// chain.
 #[tokio::test(start_paused = true)]
 async fn b6_what_a_node_cannot_know_yet_has_not_left_the_chain() {
     let scene = Scene::new();
@@ -545,7 +547,7 @@ async fn b6_what_a_node_cannot_know_yet_has_not_left_the_chain() {
     assert_eq!(scene.ledger.rows().len(), 2, "no other bytes");
 }
 
-/// The receipt of the first version comes while the second one is being signed, or recorded.
+/// The receipt of the first version arrives while the second one is being signed or recorded.
 #[tokio::test(start_paused = true)]
 async fn b7_a_replacement_of_what_is_mined_meanwhile_is_given_up() {
     for is_signed in [false, true] {
@@ -596,7 +598,7 @@ async fn b7_replaced(is_signed: bool) {
     assert_eq!(book.tally().foreign, 0);
 }
 
-/// Nonces that somebody else had used, and has not any more.
+/// Nonces that somebody else had used before a reorganisation.
 #[tokio::test(start_paused = true)]
 async fn foreign_transactions_that_are_dropped_leave_no_gap() {
     let scene = Scene::new();
@@ -611,14 +613,14 @@ async fn foreign_transactions_that_are_dropped_leave_no_gap() {
     scene.blocks(40).await;
     landing(&mut second);
     assert_eq!(scene.ledger.rows().last().expect("a row").nonce, 4);
-    // Nonces 1 to 4 leave the chain; 1 to 3 are nobody's.
+    // Nonces 1 to 4 leave the chain; nobody uses 1 to 3 any more.
     scene.chain.reorganise(42, Vec::new());
     scene.chain.node().nonce = 1;
     scene.blocks(120).await;
     assert_eq!(scene.chain.node().nonce, 5, "no-ops filled what nobody needs");
 }
 
-/// EIP-7966: one call brings the receipt.
+/// EIP-7966: one call returns the receipt.
 #[tokio::test(start_paused = true)]
 async fn a_receipt_that_comes_with_the_answer_is_not_asked_for() {
     let scene = Scene::new();
@@ -627,14 +629,14 @@ async fn a_receipt_that_comes_with_the_answer_is_not_asked_for() {
     scene.blocks(2).await;
     landing(&mut submission);
     assert_eq!(scene.chain.calls("receipts"), 0);
-    // And where it does not come in time it is looked for.
+    // If the receipt does not come in time, it is looked for.
     scene.chain.node().base_fee *= 10;
     let mut dear = scene.submit(2).await;
     scene.blocks(60).await;
     landing(&mut dear);
 }
 
-/// In a pool, and others pay more: the same payload pays more under the same nonce.
+/// In a pool where others pay more: the same payload pays more under the same nonce.
 #[tokio::test(start_paused = true)]
 async fn what_starves_in_a_pool_pays_more() {
     let scene = Scene::new();
@@ -648,7 +650,7 @@ async fn what_starves_in_a_pool_pays_more() {
     assert_eq!(scene.chain.node().nonce, 1);
 }
 
-/// A broadcast that is not answered does not hold up what is behind it for its whole deadline.
+/// An unanswered broadcast does not hold up the nonces behind it for its whole deadline.
 #[tokio::test(start_paused = true)]
 async fn a_swallowed_broadcast_is_made_again_within_a_second() {
     let scene = Scene::new();
@@ -661,7 +663,7 @@ async fn a_swallowed_broadcast_is_made_again_within_a_second() {
     assert_eq!(scene.ledger.rows().len(), 2);
 }
 
-/// Proved by every node: it is not followed after a restart either.
+/// Rejected by every node: not followed after a restart either.
 #[tokio::test(start_paused = true)]
 async fn what_every_node_refused_is_given_up_in_the_journal() {
     let scene = Scene::new();

@@ -1,5 +1,5 @@
-//! What every sound node says: of the wallet's count at one block, of receipts that the one which is
-//! read from does not show, of the tip, of a block's base fee.
+//! Questions to every sound node: the wallet's count at one block, receipts that the first node does not
+//! have, the tip, the base fee of a block.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,19 +12,19 @@ use crate::{
     gateway::provider::{At, NodeId, Provider, Receipt, RpcError},
 };
 
-/// Who does not answer within this has no vote.
+/// A node that does not answer within this time has no vote.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a node has to say.
+/// One node's answer.
 enum Said {
     Count(u64),
-    /// It does not know the block, or cannot look back.
+    /// It does not know the block, or has dropped its state.
     NotAtBlock(RpcError),
     Nothing(RpcError),
 }
 
-/// Asks every sound node that knows the newest block. Where no node can tell the count of a block,
-/// that of their newest ones is taken. Fails as one of them did, if nobody tells.
+/// Asks every sound node for the count at the newest block. If no node can tell it there, the counts at
+/// their own newest blocks are taken. Returns one of their errors if no node answers.
 pub(super) async fn ask_everyone(
     provider: &impl Provider,
     wallet: Address,
@@ -65,7 +65,7 @@ pub(super) async fn ask_everyone(
 
 async fn ask_at(provider: &impl Provider, node: NodeId, wallet: Address, block: BlockRef) -> Said {
     let mut answer = ask(provider, node, wallet, At::Hash(block.hash)).await;
-    // Not every node takes a hash here.
+    // Not every node accepts a block hash here (EIP-1898).
     if let Err(RpcError::Refused { .. }) = answer {
         answer = ask(provider, node, wallet, At::Number(block.number)).await;
     }
@@ -90,17 +90,17 @@ async fn ask(
     })
 }
 
-/// What the other nodes show of transactions that the one which is read from does not.
+/// Receipts from the other nodes.
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     /// In the order asked.
     pub receipts: Vec<Option<Receipt>>,
-    /// One of them did not answer: it may have more.
+    /// A node did not answer: it may have more.
     pub is_silent: bool,
 }
 
-/// Asks the sound nodes but the first for receipts. One of them counts where its block is in the chain
-/// of the node that is read from: neither a fork nor an invention is.
+/// Asks all sound nodes except the first for receipts. A receipt counts only if its block is in the
+/// first node's chain: this excludes forks and invented blocks.
 pub(super) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Elsewhere {
     let mut found = Elsewhere { receipts: vec![None; hashes.len()], is_silent: false };
     let mut blocks: HashMap<u64, Option<B256>> = HashMap::new();
@@ -137,7 +137,7 @@ pub(super) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Els
     found
 }
 
-/// The lower median of what the sound nodes suggest as a tip; `None`: none suggests one.
+/// The lower median of the tips that the sound nodes suggest; `None` if none suggests one.
 pub(super) async fn ask_tips(provider: &impl Provider) -> Option<u128> {
     let nodes = provider.sound_nodes();
     let asked = nodes.iter().map(|node| {
@@ -148,7 +148,7 @@ pub(super) async fn ask_tips(provider: &impl Provider) -> Option<u128> {
     median(tips)
 }
 
-/// The base fee of a block, of each sound node that knows the block and one of it.
+/// The base fee of a block, from each sound node that knows the block.
 pub(super) async fn ask_bases(provider: &impl Provider, block: B256) -> Vec<u128> {
     let nodes = provider.sound_nodes();
     let asked = nodes.iter().map(|node| {

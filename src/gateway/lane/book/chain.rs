@@ -1,4 +1,4 @@
-//! What the chain says: heads, the wallet's count, receipts; and what it has taken back.
+//! Events from the chain: heads, the wallet's transaction count, receipts, reorganisations.
 
 use std::time::Duration;
 
@@ -17,21 +17,20 @@ use crate::gateway::{
     provider::Head,
 };
 
-/// The chain is looked at so often, however still it is, while something is open.
+/// Interval of looks at the chain while transactions are open, even if no head arrives.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// And so often while nothing is: that somebody else sends from the wallet is to be said soon, also
-/// where that one answers all requests first.
+/// Interval while nothing is open. It bounds how late the lane notices that somebody else sends from the
+/// wallet, even if that other sender answers every request first and nothing is ever open here.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(15);
-/// A nonce that is used without a receipt of ours is somebody else's only after this, where no node
-/// ever took our bytes, as far as they say: a node may pass on what it refuses.
+/// A used nonce without a receipt of ours counts as displaced after this time, if no node reported that
+/// it accepted our bytes. Not at once: a node may forward a transaction that it refuses.
 const USED_AFTER: Duration = Duration::from_secs(3);
 /// The same while one of several nodes does not say whether it has the receipt.
 const SILENT_FOR: Duration = Duration::from_mins(1);
 
 impl Book {
-    /// A newer block.
     pub fn head(&mut self, head: &Head, now: Instant) {
-        // The first one follows nothing: the chain may have gone back since the first look.
+        // The first head has no predecessor: a reorganisation may have happened since the first look.
         let follows = self.head.is_some_and(|last| {
             let (block, connection) = last;
             block == head.block || (head.parent == block.hash && head.connection == connection)
@@ -47,7 +46,8 @@ impl Book {
         self.head = Some((head.block, head.connection));
     }
 
-    /// What the chain says about open nonces, and about those that were mined.
+    /// Takes in the answer to a look: open nonces, and mined transactions that may have moved or left
+    /// the chain.
     pub(in crate::gateway::lane) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
         let asked_mined = self.looking.take().unwrap_or_default();
         let Some(Seen { count, votes, head, open, mined, lost, is_silent, is_whole }) = seen else {
@@ -67,7 +67,7 @@ impl Book {
         }
         for nonce in unseen {
             let Some(slot) = self.open.get_mut(&nonce) else { continue };
-            // Otherwise the next head, or a second, shows whether the node only lagged.
+            // Before that, the next look shows whether the node only lagged.
             let patience = match (is_silent, slot.is_free()) {
                 (true, _) => SILENT_FOR,
                 (false, true) => USED_AFTER,
@@ -77,8 +77,8 @@ impl Book {
                 continue;
             }
             let unseen_for = slot.unseen_for(now);
-            // The count alone is one node's word, and so is that there is no receipt. And what goes
-            // by a count that is not believed comes back to nobody when that turns out wrong.
+            // Neither the count of one node nor a missing receipt is proof. A nonce above the believed
+            // count must not be displaced: if that count turned out wrong, its request would be lost.
             let is_used = nonce < self.belief.count()
                 && votes.as_ref().is_some_and(|all| all.lowest() > nonce);
             if unseen_for >= patience && is_used {
@@ -93,11 +93,11 @@ impl Book {
             self.below_since = None;
         }
         let below_since = below.then(|| *self.below_since.get_or_insert(now));
-        // What it did not come to is still to be asked, and what it could not know.
+        // Ask again for what was not reached, and for blocks above the node's head.
         self.suspicious |= (asked_mined && !is_whole) || below;
-        // What was seen since this question was asked, it did not answer.
+        // A new suspicion arose after this look was asked, so its answer does not clear it.
         let since = self.reorganised && self.suspicious && !below;
-        // Behind for long is not reorganised: callers are listened to again.
+        // A node that stays behind for long is a slow node, not a reorganisation: accept commands again.
         let maybe_gone =
             below_since.is_some_and(|since| now.saturating_duration_since(since) < GONE_AFTER);
         self.reorganised = unsure || maybe_gone || self.belief.may_have_fallen(now) || since;
@@ -120,7 +120,7 @@ impl Book {
             count::News::Risen(count) => _ = self.counted(count),
             count::News::Fallen(count) => {
                 self.tell(News::CountFell { count });
-                // What was ours is open again, or about to be; what was somebody else's is free.
+                // Our transactions are open again or will be; nonces of somebody else are free.
                 let open = self.open.keys().copied();
                 let taken = open.chain(self.signing.iter().copied()).chain(self.recent.nonces());
                 self.nonces.free_but(count, taken, now);
@@ -131,7 +131,7 @@ impl Book {
         }
     }
 
-    /// So many nonces are used. Answers how many of them by somebody else.
+    /// The chain has used all nonces below `count`. Returns how many of them somebody else used.
     pub(super) fn counted(&mut self, count: u64) -> u64 {
         self.stranded = self.stranded.split_off(&count);
         let Some(Foreign { first, nonces }) = self.nonces.observe_mined(count) else { return 0 };
@@ -140,12 +140,12 @@ impl Book {
         nonces
     }
 
-    /// The newest block's number.
+    /// Number of the newest block.
     pub(super) fn newest(&self) -> u64 {
         self.head.map_or(0, |(block, _)| block.number)
     }
 
-    /// All bytes recorded for nonces whose transactions left the chain.
+    /// Takes in everything recorded for nonces whose transactions left the chain.
     pub(in crate::gateway::lane) fn reopened(
         &mut self,
         transactions: Vec<SignedTransaction>,
@@ -169,7 +169,7 @@ impl Book {
         }
     }
 
-    /// The question that is due; its answer goes to [`Book::seen`].
+    /// The look that is due, if any. Pass its answer to [`Book::seen`].
     pub(in crate::gateway::lane) fn look(&mut self, now: Instant) -> Option<Look> {
         let every = if self.is_busy() { LOOK_EVERY } else { IDLE_LOOK_EVERY };
         let stale = now.saturating_duration_since(self.looked_at) >= every;

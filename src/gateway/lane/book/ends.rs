@@ -1,5 +1,5 @@
-//! How a nonce ends and begins anew: mined, displaced, refused, or given other bytes; and what whoever
-//! waits for its request is told.
+//! How a nonce ends or starts again: mined, displaced, rejected, or replaced by other bytes. And what
+//! the waiting callers are told.
 
 use tokio::time::Instant;
 
@@ -19,7 +19,8 @@ use crate::{
 };
 
 impl Book {
-    /// The nodes proved that they will not take these bytes: the nonce is free again.
+    /// Every node rejected these bytes: the nonce is free again, unless an earlier broadcast may have
+    /// been accepted.
     pub(super) fn reject(
         &mut self,
         nonce: u64,
@@ -54,8 +55,8 @@ impl Book {
         self.fail(key, error);
     }
 
-    /// An earlier send of these bytes may have reached somebody: a no-op is sent in their place, and
-    /// what it displaces gets a new nonce once either is mined.
+    /// An earlier broadcast of these bytes may have been accepted. A no-op is sent under the same nonce;
+    /// the payload gets a new nonce only after one of the two is mined.
     pub(super) fn replace_by_noop(&mut self, nonce: u64) {
         let Some(fees) = self.fees() else { return };
         let Some(slot) = self.open.get_mut(&nonce) else { return };
@@ -71,7 +72,7 @@ impl Book {
         self.sign(vec![draft]);
     }
 
-    /// What was refused because this nonce was missing is sent again at once.
+    /// Transactions that were refused because this nonce was missing are sent again at once.
     pub(super) fn wake_behind(&mut self, nonce: u64, now: Instant) {
         for (_, slot) in self.open.range_mut(nonce + 1..) {
             slot.wake(now);
@@ -90,7 +91,7 @@ impl Book {
         self.conclude(nonce, &slot.into_versions(), receipt, now);
     }
 
-    /// A nonce was somebody else's, it seemed, and was ours.
+    /// A nonce that was counted as displaced was ours after all.
     pub(super) fn reclaim(&mut self, nonce: u64, receipt: &Receipt, now: Instant) {
         if self.open.contains_key(&nonce) {
             return;
@@ -139,13 +140,13 @@ impl Book {
                 && !self.landed.contains_key(&key)
                 && !self.by_request.contains_key(&key)
             {
-                // Other bytes took its nonce: now, and not before, it may have a new one.
+                // Other bytes used its nonce. Only now may it get a new one.
                 self.requeue(key);
             }
         }
     }
 
-    /// The nonce was used by a transaction that is none of ours.
+    /// A transaction that is not ours used the nonce.
     pub(super) fn displace(&mut self, nonce: u64, now: Instant) {
         let Some(slot) = self.open.remove(&nonce) else { return };
         self.belief.displaced(1, now);
@@ -163,8 +164,8 @@ impl Book {
         self.displaced.insert(nonce, (now, versions));
     }
 
-    /// Back to the front of the queue, if somebody asked for it. Once, however many versions of it
-    /// were displaced.
+    /// Puts the payload back at the front of the queue if a caller waits for it. Once, even if several
+    /// versions of it were displaced.
     pub(super) fn requeue(&mut self, key: RequestKey) {
         if self.waiting.iter().any(|payload| payload.request == key) {
             return;
@@ -197,7 +198,7 @@ impl Book {
         )
     }
 
-    /// Tells everybody who waits for a nonce, once.
+    /// Notifies every caller without a nonce, once per reason.
     pub(super) fn announce(&mut self, hold: &Hold) {
         let (reason, told) =
             std::mem::replace(&mut self.told, (Some(hold.reason), self.waiting.len()));

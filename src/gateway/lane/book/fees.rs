@@ -1,5 +1,5 @@
-//! What transactions pay: more where they are passed over, less where they were signed for more than
-//! anybody would pay now; and what whoever waits is told about it.
+//! What transactions pay: more if they are passed over in a pool, less if they were signed for more than
+//! the chain asks now. And what the waiting callers are told.
 
 use alloy::primitives::utils::{format_ether, format_units};
 use tokio::time::Instant;
@@ -16,17 +16,18 @@ use crate::{
     },
 };
 
-/// What starves in a pool pays at most so many times what a new transaction would.
+/// A fee bump of a starving transaction pays at most this many times what a new transaction pays.
 pub(super) const MOST_TIMES: u128 = 3;
 
 impl Book {
-    /// What is signed now pays this. `None`: nothing is signed, because the chain is too dear or there is
-    /// no key.
+    /// Fees of a transaction that is signed now. `None`: nothing is signed, because the chain costs more
+    /// than the cap or there is no key.
     pub(super) fn fees(&self) -> Option<Fees> {
         if self.drains() { None } else { self.market.fees() }
     }
 
-    /// The same payload under the same nonce with a higher fee, up to so many times that of a new one.
+    /// Replaces a transaction by the same payload with a higher fee, up to `times` what a new
+    /// transaction pays.
     pub(super) fn raise_fee(&mut self, nonce: u64, times: u128) {
         let (fees, cap) = (self.fees(), self.market.cap());
         let Some(slot) = self.open.get_mut(&nonce).filter(|slot| !slot.replacing) else { return };
@@ -41,7 +42,7 @@ impl Book {
         }
     }
 
-    /// Where there is a pool, the lowest nonce in it may be passed over for others that pay more.
+    /// Raises the fee of the lowest nonce if it has been in a pool for long: others may pay more.
     pub(super) fn raise_starving(&mut self, now: Instant) {
         let Some((nonce, slot)) = self.open.iter_mut().next() else { return };
         if *nonce != self.belief.count() || !slot.is_starving(now) {
@@ -53,16 +54,16 @@ impl Book {
         self.raise_fee(nonce, MOST_TIMES);
     }
 
-    /// Whether a transaction asks for more than would be signed now: for fees that are out of all
-    /// proportion, or for more gas than an answer costs.
+    /// Whether a transaction asks for more than would be signed now: excessive fees, or more gas than
+    /// any answer needs.
     pub(super) fn is_odd(&self, slot: &Slot) -> bool {
         let current = slot.current();
         let absurd = cost_of(current).is_some_and(|(fees, _)| self.market.is_absurd(fees));
         absurd || is_too_much_gas(current)
     }
 
-    /// Whether it asks for more than twice what it would now: it may be too much for the wallet, and
-    /// that would not be.
+    /// Whether it asks for more than twice the present fees: the wallet may be able to pay for a cheaper
+    /// one.
     pub(super) fn is_dear(&self, slot: &Slot) -> bool {
         let (Some(fees), Some((signed, _))) = (self.fees(), cost_of(slot.current())) else {
             return false;
@@ -70,8 +71,8 @@ impl Book {
         signed.max > fees.max.saturating_mul(2) || self.is_odd(slot)
     }
 
-    /// The same payload under the same nonce, for what it would pay now: which of the two is mined is
-    /// all one. Should a node have the old one, it keeps it.
+    /// Signs the same payloads again under the same nonces at present fees. Either version may be mined:
+    /// both carry the same answer. A node that has the old one may keep it.
     pub(super) fn sign_anew(&mut self, nonces: &[u64]) {
         let Some(fees) = self.fees() else {
             let hold = self.fee_hold();
@@ -99,7 +100,7 @@ impl Book {
         self.sign(drafts);
     }
 
-    /// What an earlier run signed is looked at before it is sent.
+    /// Checks the fees of transactions from an earlier run before they are sent.
     pub(super) fn look_through(&mut self, now: Instant) {
         if !self.market.is_known() || now < self.sign_after {
             return;
@@ -127,7 +128,7 @@ impl Book {
         Hold::new(HoldReason::FeeCap, detail)
     }
 
-    /// With what is asked for, so that it shows whether that is sane.
+    /// Names the amount, so that an operator sees whether it is plausible.
     pub(super) fn no_funds_hold(&self, slot: &Slot) -> Hold {
         let cost = cost_of(slot.current()).map_or_else(String::new, |(fees, gas)| {
             let most = U256::from(fees.max).saturating_mul(U256::from(gas));

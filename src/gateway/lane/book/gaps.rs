@@ -1,4 +1,4 @@
-//! Nonces that nobody needs: narrow gaps are filled, what lies beyond wide ones is given up.
+//! Unused nonces: narrow gaps are filled with no-ops, transactions behind wide gaps are given up.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,15 +10,15 @@ use crate::{
     gateway::lane::{GivenUp, Notice, SignedTransaction, news::News, recent::GONE_AFTER},
 };
 
-/// A gap that is wider is not filled: nothing of ours leaves one, but a wrong count does.
+/// Widest gap that is filled. The lane itself never leaves a wider one; a wrong transaction count does.
 const MOST_FILLED: u64 = 64;
-/// No-ops for holes, so that no fault spends a wallet.
+/// Limits on no-ops, so that no fault can spend the wallet's funds.
 const NOOPS_A_MINUTE: usize = 60;
 const NOOPS_AN_HOUR: usize = 512;
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// When no-ops were made for holes, and when it was told last that there are too many.
+/// When no-ops were created, and when it was last logged that the limit is reached.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     made: VecDeque<Instant>,
@@ -30,7 +30,7 @@ impl Budget {
         self.made.push_back(now);
     }
 
-    /// Whether one may be made now, and whether waiting a minute would not help.
+    /// Returns whether a no-op may be created now, and whether the hourly limit is reached.
     fn may(&mut self, now: Instant) -> (bool, bool) {
         let age = |at: &Instant| now.saturating_duration_since(*at);
         while self.made.front().is_some_and(|at| age(at) >= HOUR) {
@@ -41,7 +41,7 @@ impl Budget {
         (lately < NOOPS_A_MINUTE && !spent, spent)
     }
 
-    /// Whether it is time to tell that they are spent: once a minute.
+    /// Whether to log that the limit is reached: at most once a minute.
     fn tells(&mut self, now: Instant) -> bool {
         let tells = self.told.is_none_or(|at| now.saturating_duration_since(at) >= MINUTE);
         if tells {
@@ -52,11 +52,11 @@ impl Budget {
 }
 
 impl Book {
-    /// Whether the lowest hole is to be filled with a no-op now.
+    /// Returns whether the lowest hole has to be filled with a no-op now.
     pub(super) fn may_fill(&mut self, now: Instant) -> bool {
         let behind = |hole: &u64| self.open.last_key_value().is_some_and(|(last, _)| last > hole);
         let Some(hole) = self.nonces.overdue(now).filter(behind) else { return false };
-        // Too wide: what lies beyond is given up, or the count is wrong.
+        // Too wide: transactions behind it will be given up, or the count is wrong.
         if self.nonces.gap(MOST_FILLED) == Some(hole) {
             return false;
         }
@@ -81,10 +81,10 @@ impl Book {
         may
     }
 
-    /// What lies beyond a wide gap was signed when a wrong count was believed, and is given up once all
-    /// nodes have said for a while that the chain has not come to the gap: its requests get other
-    /// nonces. Its bytes are kept in mind: a node may have them, and mine them should the chain ever
-    /// come there.
+    /// Gives up transactions behind a wide gap: they were signed under a wrong transaction count.
+    /// Requires that all nodes have said for a while that the chain has not passed the gap. Their
+    /// requests get other nonces. Their bytes are kept: a node may have them, and may mine them if the
+    /// chain reaches their nonces.
     pub(super) fn strand(&mut self, now: Instant) {
         let Some(first) = self.nonces.gap(MOST_FILLED) else {
             self.gap_since = None;
@@ -94,7 +94,7 @@ impl Book {
         let said_since = self.belief.at_most(first).map(|at| at.saturating_duration_since(since));
         let is_sure =
             said_since.is_some_and(|said| said >= GONE_AFTER) && self.recent.after_last() <= first;
-        // What is being signed may be for a nonce beyond.
+        // A transaction that is being signed may have a nonce behind the gap.
         if !is_sure || !self.signing.is_empty() || self.replacing > 0 {
             return;
         }

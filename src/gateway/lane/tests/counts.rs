@@ -1,10 +1,10 @@
-//! Wrong counts of the wallet's transactions: for seconds or for long, of one node or of all, and what
-//! they left in journals.
+//! Wrong transaction counts: for seconds or for long, from one node or from all, and what they left in
+//! journals.
 
 use super::*;
 use crate::gateway::fake_chain::Lies;
 
-/// How many nodes say so.
+/// Makes the first `nodes` nodes report this count.
 fn lie(scene: &Scene, nodes: usize, count: Option<u64>) {
     for lies in scene.chain.node().lies.iter_mut().take(nodes) {
         lies.transaction_count = count;
@@ -127,7 +127,7 @@ async fn a9_many_foreign_nonces_hold_until_a_restart_or_ten_quiet_minutes() {
     }
 }
 
-/// A lie that is over is forgotten.
+/// A wrong count that ended is forgotten.
 #[tokio::test(start_paused = true)]
 async fn a9_a_hold_ends_with_the_count_that_caused_it() {
     let scene = Scene::new();
@@ -145,12 +145,12 @@ async fn a9_a_hold_ends_with_the_count_that_caused_it() {
     assert_eq!(nonces(&scene), [0, 1]);
 }
 
-/// Of our own open nonces, too: a count alone does not make them somebody else's.
+/// Also for our own open nonces: a count alone does not displace them.
 #[tokio::test(start_paused = true)]
 async fn a9_open_nonces_are_displaced_only_if_every_node_says_so() {
     let scene = Scene::new();
     nodes(&scene, 2);
-    // Sent, and nobody knows whether it came anywhere.
+    // Sent, with unknown result.
     scene.chain.node().mood = Mood::Lose;
     let mut submissions = vec![scene.submit(1).await, scene.submit(2).await];
     scene.blocks(2).await;
@@ -166,7 +166,7 @@ async fn a9_open_nonces_are_displaced_only_if_every_node_says_so() {
     assert!(nonces(&scene).iter().all(|nonce| *nonce < 2), "{:?}", nonces(&scene));
 }
 
-/// That the wallet is used elsewhere is not one node's word either: it may have lost its receipts.
+/// "Wallet used elsewhere" needs more than one node's word: the node may have lost its receipts.
 #[tokio::test(start_paused = true)]
 async fn a9_what_one_node_has_no_receipts_of_was_used_by_nobody_else() {
     let scene = Scene::new();
@@ -182,13 +182,13 @@ async fn a9_what_one_node_has_no_receipts_of_was_used_by_nobody_else() {
         assert_eq!(notices(submission), []);
     }
     assert_eq!(nonces(&scene), [0, 1, 2, 3, 4], "nothing is sent twice");
-    // Nor has it left the chain.
+    // It has not left the chain either.
     scene.chain.reorganise(1, vec![Vec::new()]);
     scene.blocks(4 * 40).await;
     assert!(lock(&scene.ledger.reopened).is_empty());
 }
 
-/// A node that shows what another chain has is not believed against the count of all.
+/// A node that shows receipts of another chain is not believed against the count of all.
 #[tokio::test(start_paused = true)]
 async fn a9_a_receipt_of_a_block_that_is_not_in_the_chain_counts_for_nothing() {
     let scene = Scene::new();
@@ -226,7 +226,7 @@ async fn a9_a_receipt_that_comes_late_lifts_the_hold() {
     assert_eq!(nonces(&scene).len(), 7, "what was mined is not sent again");
 }
 
-/// A receipt of a block that is not made, with a send or without, is none.
+/// A receipt in a block that does not exist counts as none, with a send and without.
 #[tokio::test(start_paused = true)]
 async fn b5_a_receipt_far_above_the_head_is_none() {
     for (many, waits) in [(1, true), (1, false), (2, true), (2, false)] {
@@ -250,7 +250,7 @@ async fn b5_a_receipt_far_above_the_head_is_none() {
     }
 }
 
-/// A version before believed in such a block, and it is in the journal.
+/// An earlier version believed in such a block, so it is in the journal.
 #[tokio::test(start_paused = true)]
 async fn b5_a_journal_with_a_receipt_far_above_the_head_heals() {
     let chain = fake_chain();
@@ -276,7 +276,7 @@ async fn poisoned(at: &[u64]) -> FakeLedger {
     ledger
 }
 
-/// As the version before left it that believed in 5000, in 2^40, or at the very end.
+/// A journal of an earlier version that believed a count of 5000, of 2^40, or of the very highest.
 #[tokio::test(start_paused = true)]
 async fn a9_a_journal_with_nonces_of_a_wrong_count_starts_and_heals() {
     for wrong in [5000, 1 << 40, u64::MAX >> 1] {
@@ -298,7 +298,7 @@ async fn a9_a_journal_with_nonces_of_a_wrong_count_starts_and_heals() {
         assert_eq!(nonces(&scene)[8..], [3, 4, 5, 6, 7, 8, 9, 10, 11], "no hole is filled");
         assert_eq!(scene.chain.node().nonce, 12);
         assert_eq!(lock(&scene.ledger.given_up).len(), 8);
-        // And is well after that.
+        // It works normally after that.
         let scene = scene.restart().await;
         let mut next = scene.submit(101).await;
         scene.blocks(8).await;
@@ -307,7 +307,7 @@ async fn a9_a_journal_with_nonces_of_a_wrong_count_starts_and_heals() {
     }
 }
 
-/// The one way in which a payload may be mined twice: the contract refuses it then.
+/// The only way in which a payload may be mined twice: the contract then refuses the second answer.
 #[tokio::test(start_paused = true)]
 async fn a9_what_was_stranded_is_known_when_the_chain_comes_to_it() {
     let chain = fake_chain();
@@ -354,7 +354,7 @@ async fn a9_a_start_waits_for_a_node_that_knows_what_was_mined() {
     assert_eq!(nonces(&scene), [5000, 5001]);
 }
 
-/// Narrow gaps are filled, and no fault spends the wallet on it.
+/// Narrow gaps are filled, and no fault spends the wallet's funds on that.
 #[tokio::test(start_paused = true)]
 async fn a9_no_ops_are_bounded_in_each_minute() {
     let chain = fake_chain();

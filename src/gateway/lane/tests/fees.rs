@@ -5,7 +5,7 @@ use crate::gateway::{fake_chain::Lies, lane::draft::most_gas};
 
 const GWEI: u128 = 1_000_000_000;
 
-/// Maximum fee, tip and gas limit of all that was signed.
+/// Maximum fee, tip and gas limit of everything that was signed.
 fn signed(scene: &Scene) -> Vec<(u128, u128, u64)> {
     let decoded = scene.ledger.rows().into_iter().map(|row| {
         let one = TxEnvelope::decode_2718(&mut row.raw.as_ref()).expect("ours");
@@ -34,7 +34,7 @@ async fn a9b_an_absurd_tip_is_not_signed() {
             for submission in &mut submissions {
                 landing(submission);
             }
-            // 90,000 gas each, for 1 gwei and a tip of 3 at most.
+            // 90,000 gas each, for 1 gwei and a tip of at most 3.
             let paid = scene.chain.node().paid;
             assert!(paid <= gwei(8 * 90_000 * 4), "{paid}");
             assert!(nodes == 1 || paid <= gwei(8 * 90_000), "the other node's tip counts");
@@ -60,7 +60,7 @@ async fn a9b_an_absurd_base_fee_is_not_signed() {
     }
 }
 
-/// The hold says what is wrong: not the wallet's funds.
+/// The hold names the real cause, which is not the wallet's funds.
 #[tokio::test(start_paused = true)]
 async fn a9b_a_dear_chain_is_said_with_the_bound_that_holds() {
     let scene = Scene::new();
@@ -80,7 +80,7 @@ async fn a9b_a_dear_chain_is_said_with_the_bound_that_holds() {
     landing(&mut submission);
 }
 
-/// Signed while the base fee was high, and refused for funds: signed anew once it is low.
+/// Signed while the base fee was high and refused for funds: signed again once it is low.
 #[tokio::test(start_paused = true)]
 async fn a9b_what_no_node_took_gets_a_cheaper_replacement() {
     let scene = Scene::new();
@@ -99,7 +99,7 @@ async fn a9b_what_no_node_took_gets_a_cheaper_replacement() {
     assert_eq!(scene.chain.node().nonce, 1);
 }
 
-/// As the version before left it: bytes that ask for what a node had said in a bad moment.
+/// A journal of an earlier version: bytes that ask for the fees of a node's wrong report.
 async fn poisoned(many: u64, max: u128, tip: u128, gas_limit: u64) -> FakeLedger {
     let ledger = FakeLedger::default();
     for id in 0..many {
@@ -154,14 +154,14 @@ async fn a9c_a_journal_with_an_absurd_gas_limit_heals() {
     }
 }
 
-/// What is under way when the process dies is sent on as it is.
+/// Transactions that are open when the process dies are sent on unchanged.
 #[tokio::test(start_paused = true)]
 async fn what_is_in_proportion_is_sent_on_with_the_same_bytes() {
     let scene = heals(poisoned(3, 20 * GWEI, 3 * GWEI, 200_000).await, 3).await;
     assert_eq!(signed(&scene).len(), 4);
 }
 
-/// A node that has the dear one keeps it; whichever is mined, it is the answer.
+/// A node that has the expensive version keeps it; whichever is mined, it is the answer.
 #[tokio::test(start_paused = true)]
 async fn a9b_either_version_may_be_mined() {
     let ledger = poisoned(1, 2000 * GWEI, 0, 100_000).await;
