@@ -1,10 +1,9 @@
-//! The key that signs this connector's transactions: a private key in memory, or a key that never
-//! leaves AWS KMS.
+//! The key that signs this connector's transactions: a private key in memory, or a key in AWS KMS that
+//! never leaves it.
 //!
-//! Invariants: the address is known from the first moment and never changes, so that a wallet whose
-//! KMS alias is moved to another key fails loudly instead of sending from a stranger's account.
-//! Every signature is low-s and recovers to [`Wallet::address`] before anyone sees it. No key is
-//! ever printed, by any error or by `Debug`.
+//! Invariants: the address is known from the start and never changes, so a KMS alias that is moved to
+//! another key is an error and never sends from another account. Every signature is low-s and recovers
+//! to [`Wallet::address`] before it is returned. No key is ever printed, by an error or by `Debug`.
 //!
 //! Deliberately absent: nonces, transactions, chain ids. A wallet signs 32-byte hashes.
 
@@ -37,21 +36,21 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::tls;
 
-/// AWS KMS grants a few hundred signatures per second and region, shared by all of the account.
+/// AWS KMS grants a few hundred signatures per second and region, shared by the whole account.
 const CONCURRENT_SIGNATURES: usize = 16;
 /// One call to AWS KMS.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
-/// One signature with all its retries, from the moment it has its turn.
+/// One signature with all its retries, counted from when it gets a permit.
 const SIGN_DEADLINE: Duration = Duration::from_secs(10);
 /// Reading profiles and finding the region, which may ask the instance metadata service.
 const CONFIG_DEADLINE: Duration = Duration::from_secs(10);
 /// The first call also finds credentials (metadata service, STS), so it may take longer.
 const FIRST_CALL_DEADLINE: Duration = Duration::from_secs(8);
-/// The public key with all its retries.
+/// Reading the public key, with all retries.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Signs for the endpoint when only the endpoint is given: emulators accept any region.
+/// Used for signing if only an endpoint is configured: emulators accept any region.
 const REGION_OF_A_BARE_ENDPOINT: &str = "us-east-1";
 
 /// Signs hashes with one secp256k1 key. Cheap to clone.
@@ -62,22 +61,22 @@ pub enum Wallet {
 }
 
 impl Wallet {
-    /// A wallet in memory. The bytes are a big-endian secp256k1 scalar; the caller wipes its copy.
+    /// A wallet in memory. `key`: a big-endian secp256k1 scalar; the caller wipes its copy.
     ///
-    /// Errors: [`WalletError::InvalidPrivateKey`] unless they are 32 bytes within the curve's order.
+    /// Errors: [`WalletError::InvalidPrivateKey`] unless it has 32 bytes within the curve's order.
     pub fn from_private_key(key: &[u8]) -> Result<Self, WalletError> {
-        // The curve's library pads a short key with zeros: a key that lost digits would open
-        // another account.
+        // The library pads a short key with zeros, so a key that lost digits would silently open another
+        // account.
         let key: &[u8; 32] = key.try_into().map_err(|_| WalletError::InvalidPrivateKey)?;
         let secret =
             SecretKey::from_byte_array(*key).map_err(|_| WalletError::InvalidPrivateKey)?;
         Ok(Self::Local(LocalWallet(Arc::new(LocalKey::new(secret)))))
     }
 
-    /// A wallet in AWS KMS, proven usable by reading its public key once.
+    /// A wallet in AWS KMS. Reads the public key once to prove that the key is usable.
     ///
-    /// `key_id` is a key id, key ARN, alias name or alias ARN. Without `region`: the ARN's, else
-    /// that of the usual AWS configuration. Credentials come from the usual AWS chain.
+    /// `key_id`: a key id, key ARN, alias name or alias ARN. Without `region`: the ARN's region, else
+    /// that of the default AWS configuration. Credentials come from the default AWS chain.
     pub async fn aws_kms(
         key_id: &str,
         region: Option<&str>,
@@ -86,7 +85,7 @@ impl Wallet {
         Self::aws_kms_by(key_id, region, endpoint, &Proxies::default()).await
     }
 
-    /// The same through a proxy, if one is on the way.
+    /// The same, through the proxy that `proxies` names for the endpoint, if any.
     pub async fn aws_kms_by(
         key_id: &str,
         region: Option<&str>,
@@ -105,14 +104,14 @@ impl Wallet {
         AwsKmsWallet::open(&config, key_id, credentials, proxy).await.map(Self::AwsKms)
     }
 
-    /// Has throttling counted there. The first word counts.
+    /// Counts throttled signatures in these metrics. Only the first call has an effect.
     pub fn count_with(&self, metrics: &Metrics) {
         if let Self::AwsKms(kms) = self {
             let _ = kms.inner.metrics.set(metrics.clone());
         }
     }
 
-    /// The account all signatures recover to.
+    /// The account that all signatures recover to.
     #[must_use]
     pub fn address(&self) -> Address {
         match self {
@@ -121,8 +120,7 @@ impl Wallet {
         }
     }
 
-    /// Signs `hash` as it is: no prefix, no second hash. Low-s. Dropping the future is safe: an
-    /// unused signature means nothing.
+    /// Signs `hash` as it is: no prefix, no second hash. Low-s. Dropping the future is safe.
     pub async fn sign_hash(&self, hash: B256) -> Result<Signature, WalletError> {
         match self {
             Self::Local(local) => Ok(local.0.sign(hash)),
@@ -131,7 +129,7 @@ impl Wallet {
     }
 }
 
-/// A private key in memory, wiped when the last clone goes.
+/// A private key in memory, wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct LocalWallet(Arc<LocalKey>);
 
@@ -141,7 +139,7 @@ impl fmt::Debug for LocalWallet {
     }
 }
 
-/// Signs by libsecp256k1, which takes half the time of the curve in Rust.
+/// Signs with libsecp256k1, which takes half the time of the pure Rust implementation.
 struct LocalKey {
     curve: Secp256k1<SignOnly>,
     secret: SecretKey,
@@ -151,12 +149,12 @@ struct LocalKey {
 impl LocalKey {
     fn new(secret: SecretKey) -> Self {
         let curve = Secp256k1::signing_only();
-        // The first byte tells that it is uncompressed.
+        // The first byte only marks the encoding as uncompressed.
         let public = secret.public_key(&curve).serialize_uncompressed();
         Self { curve, secret, address: Address::from_raw_public_key(&public[1..]) }
     }
 
-    /// Low-s; the same hash gives the same signature (RFC 6979).
+    /// Low-s and deterministic (RFC 6979).
     fn sign(&self, hash: B256) -> Signature {
         let message = Message::from_digest(hash.0);
         let signature = self.curve.sign_ecdsa_recoverable(message, &self.secret);
@@ -180,7 +178,7 @@ pub struct AwsKmsWallet {
 struct AwsKms {
     client: aws_sdk_kms::Client,
     credentials: Arc<AwsCredentials>,
-    /// Host and port of the one on the way.
+    /// Host and port of the proxy in use, for error messages.
     proxy: Option<String>,
     key_id: String,
     public_key: VerifyingKey,
@@ -199,7 +197,7 @@ impl fmt::Debug for AwsKmsWallet {
 }
 
 impl AwsKmsWallet {
-    /// Reads and checks the public key through a client of `config`, with the credentials of that.
+    /// Reads and checks the public key through a client of `config`, with its credentials.
     pub async fn connect(config: &SdkConfig, key_id: &str) -> Result<Self, WalletError> {
         let given = config.credentials_provider();
         let credentials = AwsCredentials::new(config.region().cloned(), given);
@@ -213,8 +211,8 @@ impl AwsKmsWallet {
         proxy: Option<String>,
     ) -> Result<Self, WalletError> {
         let credentials = Arc::new(credentials);
-        // Retries are ours: the SDK's own would hide how long a signature really takes, and count
-        // against the same deadline.
+        // We retry ourselves: the SDK's retries would hide how long a signature takes and count against
+        // the same deadline.
         let config = aws_sdk_kms::config::Builder::from(config)
             .retry_config(RetryConfig::disabled())
             .credentials_provider(Provider(Arc::clone(&credentials)))
@@ -247,7 +245,7 @@ impl AwsKmsWallet {
 
     async fn sign_hash(&self, hash: B256) -> Result<Signature, WalletError> {
         let kms = &*self.inner;
-        // Waiting for a turn is back-pressure, not an outage: the deadline starts after it.
+        // Waiting for a permit is back-pressure, not an outage: the deadline starts afterwards.
         let _turn = kms
             .turns
             .acquire()
@@ -274,15 +272,15 @@ impl AwsKmsWallet {
     }
 }
 
-/// Credentials that are not taken are looked for anew.
+/// Discards cached credentials that AWS refused, so that new ones are looked up.
 fn doubt(credentials: &AwsCredentials, error: &WalletError) {
     if let WalletError::SessionEnded { .. } | WalletError::CredentialsRefused { .. } = error {
         credentials.doubt();
     }
 }
 
-/// Calls until it succeeds, the error is one that time does not mend, or the deadline passes. Each
-/// error is told to `failed`. `proxy`: the one on the way.
+/// Repeats a call until it succeeds, the error cannot be fixed by waiting, or the deadline passes. Calls
+/// `failed` with each error. `proxy`: the proxy in use, named in errors.
 async fn persevere<T, E, R, F>(
     deadline: Duration,
     per_call: Duration,
@@ -320,14 +318,14 @@ where
     }
 }
 
-/// The usual AWS configuration with what ours overrides.
+/// The default AWS configuration, overridden by ours.
 async fn sdk_config(
     key_id: &str,
     region: Option<&str>,
     endpoint: Option<&Url>,
     proxies: &Proxies,
 ) -> Result<SdkConfig, WalletError> {
-    // They are looked for by `AwsCredentials`.
+    // `AwsCredentials` looks them up.
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).no_credentials();
     if let Some(http) = proxies.aws_client() {
         loader = loader.http_client(http);
@@ -350,17 +348,17 @@ async fn sdk_config(
     }
 }
 
-/// `arn:partition:kms:REGION:account:…`
+/// The region in `arn:partition:kms:REGION:account:…`.
 fn region_of_arn(key_id: &str) -> Option<&str> {
     let mut parts = key_id.strip_prefix("arn:")?.split(':');
     parts.nth(2).filter(|region| !region.is_empty())
 }
 
-/// The key, if it can sign for Ethereum.
+/// The public key, if the key can sign Ethereum transactions.
 fn usable_public_key(output: &GetPublicKeyOutput) -> Result<VerifyingKey, WalletError> {
     let spec = output.key_spec();
     let usage = output.key_usage();
-    // An emulator that leaves a field out is judged by the key's own encoding below.
+    // An emulator may leave a field out; then the encoding of the key below decides.
     if spec.is_some_and(|spec| *spec != KeySpec::EccSecgP256K1)
         || usage.is_some_and(|usage| *usage != KeyUsageType::SignVerify)
     {
@@ -378,7 +376,7 @@ fn usable_public_key(output: &GetPublicKeyOutput) -> Result<VerifyingKey, Wallet
     })
 }
 
-/// The signature in Ethereum's form: low-s, and with the parity that recovers `public_key`.
+/// Converts a signature to Ethereum's form: low-s, with the parity that recovers to `public_key`.
 fn recoverable(
     output: &SignOutput,
     hash: B256,
@@ -406,7 +404,7 @@ pub enum WalletError {
     Throttled { code: OutsideText },
     #[error("AWS KMS unavailable: {what}")]
     Unavailable { what: OutsideText },
-    /// Nobody answers, or not so that it can be read.
+    /// No answer, or none that can be read.
     #[error("AWS KMS unavailable: {what}")]
     Unreached { what: OutsideText },
     #[error("AWS KMS denies access ({code}): allow kms:GetPublicKey and kms:Sign on this key")]
@@ -464,7 +462,7 @@ impl WalletError {
         }
     }
 
-    /// Retry what time mends; hold what needs an operator.
+    /// Retry what time alone fixes; hold what needs an operator.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
@@ -491,7 +489,7 @@ impl WalletError {
     }
 }
 
-/// What an SDK error means for us.
+/// Classifies an SDK error.
 fn classify<E, R>(error: &SdkError<E, R>) -> WalletError
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -513,7 +511,7 @@ where
     }
 }
 
-/// The call never got an answer: no credentials, or no connection.
+/// Classifies a call that got no answer: no credentials, or no connection.
 fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
     if let Some(lack) = error.and_then(Lack::behind) {
         return WalletError::NoCredentials(lack);
@@ -528,7 +526,7 @@ fn classify_dispatch(error: Option<&(dyn StdError + 'static)>) -> WalletError {
     WalletError::Unreached { what: OutsideText::of(format_args!("{innermost}{advice}")) }
 }
 
-/// The table of AWS error codes. Codes are the service's interface; its messages are not read.
+/// The table of AWS error codes. Codes are a stable interface; messages are not read.
 fn classify_code(code: Option<&str>) -> WalletError {
     let Some(code) = code else {
         return WalletError::Unavailable { what: "an error without a code".into() };
@@ -569,7 +567,7 @@ fn classify_code(code: Option<&str>) -> WalletError {
             to_do: "the access key, or its session, is not known there: give the process credentials \
                     of the key's account",
         },
-        // Its message would tell the two apart; it is not read.
+        // Only its message tells the two causes apart, and messages are not read.
         "InvalidSignatureException" | "SignatureDoesNotMatch" => WalletError::CredentialsRefused {
             code: owned,
             to_do: "the secret key is not the one of the access key, or the clock of this machine is \

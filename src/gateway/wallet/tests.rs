@@ -1,4 +1,4 @@
-//! The key in memory, and AWS KMS as a script.
+//! The key in memory, and a scripted AWS KMS.
 
 use super::*;
 use alloy::primitives::{U256, address, hex, keccak256};
@@ -111,7 +111,7 @@ fn the_region_of_an_arn_is_found() {
     assert_eq!(region_of_arn("1a57f5af-2319-481f-92fa-274d7e981de5"), None);
 }
 
-/// A client built without an HTTPS connector compiles, and fails at the first signature only.
+/// A client built without an HTTPS connector compiles, and fails only at the first signature.
 ///
 /// Field failure T42.
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn the_aws_client_has_an_http_client() {
     }
 }
 
-/// A scripted AWS KMS: one canned answer per connection, the last one for ever.
+/// A scripted AWS KMS: one canned answer per connection, the last one repeated.
 fn scripted(answers: Vec<(u16, String)>) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -199,7 +199,7 @@ fn codes_are_told_apart() {
     ));
 }
 
-/// Takes so long each time, and fails so often at first.
+/// Takes this long for each answer, and fails this many times first.
 #[derive(Debug)]
 struct Slow(Duration, std::sync::atomic::AtomicUsize);
 
@@ -228,7 +228,8 @@ fn config_with(endpoint: &str, provider: Slow) -> SdkConfig {
     static_config(endpoint).into_builder().credentials_provider(provider).build()
 }
 
-/// One that takes longer than a call may: the SDK's own cache would begin anew with each call.
+/// A credentials provider that takes longer than a call may: the SDK's own cache would start again with
+/// each call.
 #[tokio::test]
 async fn c4_a_wallets_credentials_may_be_late() {
     let endpoint = scripted(vec![(400, refusal("AccessDeniedException"))]);
@@ -237,7 +238,7 @@ async fn c4_a_wallets_credentials_may_be_late() {
     assert!(matches!(error, WalletError::AccessDenied { .. }), "{error}");
 }
 
-/// What a provider says is told, and no failed question is taken for the lack of credentials.
+/// The provider's error is reported, and a failed lookup is not reported as missing credentials.
 #[tokio::test]
 async fn c4_what_a_wallets_credentials_lack_is_named() {
     let failing = Slow(Duration::ZERO, usize::MAX.into());
@@ -254,7 +255,7 @@ async fn c4_what_a_wallets_credentials_lack_is_named() {
     assert_eq!(error.remedy(), Remedy::Retry);
 }
 
-/// A proxy that is not there is not taken for AWS KMS.
+/// An unreachable proxy is reported as such and not as AWS KMS.
 #[tokio::test]
 async fn c5_the_proxy_on_the_way_to_aws_kms_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
