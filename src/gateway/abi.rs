@@ -1,5 +1,5 @@
-//! The contracts' tongue: logs in, calldata out, errors and views in between. Pure: no I/O, no
-//! clock, no tracing. Solidity is spoken nowhere else; what leaves here are the words of `domain`.
+//! The ABI of the contracts: decodes logs, errors and view results, encodes calldata. Pure: no I/O, no
+//! clock, no tracing. The only place that knows Solidity; callers see types of `domain`.
 //!
 //! | generation | file | what differs from the one before |
 //! |---|---|---|
@@ -10,15 +10,15 @@
 //! | HEAD | `head` | handle-only overloads beside every request event; recognised, not served |
 //!
 //! A generation is chosen once per direction: by `topic0` in [`decode`], by the request in
-//! [`response_call`]. Adding one = one file here, its shapes in [`SHAPES`], its arm there.
+//! [`response_call`]. To add one: a file here, its shapes in [`SHAPES`], its arm in [`response_call`].
 //!
 //! Invariants:
-//! - Whatever carries a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`];
-//!   a shape we cannot serve is an [`Operation::Unsupported`], never nothing.
-//! - What a Solidity decoder takes, we take (gaps and trailing bytes included); what it reverts on
-//!   (a bad offset, a dirty address), we refuse.
-//! - Whether a request makes sense (no materials, several keys, unknown types) is the walk's
-//!   business, not decided here.
+//! - Every log with a topic of [`request_topics`] becomes a [`Request`] or a [`DecodeError`]. A shape
+//!   that cannot be served becomes [`Operation::Unsupported`]; no request is invisible.
+//! - What a Solidity decoder accepts is accepted (gaps and trailing bytes included); what it reverts on
+//!   (a bad offset, an address with dirty upper bytes) is refused.
+//! - Whether a request makes sense (no materials, several keys, unknown types) is decided by the walk,
+//!   not here.
 //!
 //! Source: gateway-abi sections 1 to 5 and 10 to 12.
 
@@ -51,26 +51,25 @@ use crate::domain::{
     RequestKey, U256,
 };
 
-/// `Upgraded(address)` of the contract's proxy: whatever was probed about the deployment is to be
-/// probed again.
+/// `Upgraded(address)` of the contract's proxy (ERC-1967): the deployment has to be probed again.
 pub const UPGRADED_TOPIC: B256 =
     b256!("bc7cd75a20ee27fd9adebab32041f755214dbc6bffa90cc0225b39da2e5c2d3b");
 
-/// How everything here is decoded: words must fit their types, trailing bytes are let be. The
-/// memory limit stands against data whose offsets alias one array many times; the largest legal
-/// request (1,024 handles) stays far below it.
+/// Decoder settings for everything here: words must fit their types, trailing bytes are ignored. The
+/// memory limit guards against data whose offsets alias one array many times; the largest legal request
+/// (1,024 handles) stays far below it.
 const DECODER: AbiDecoderConfig = AbiDecoderConfig::new().validate(true).memory_limit(64 << 20);
 
-/// What a shape reads out of a log.
+/// What a shape decodes from a log.
 type Asked = (Generation, Operation);
 
 /// One overload of a request event.
 struct Shape {
     topic0: B256,
-    /// The canonical signature.
+    /// The canonical event signature.
     event: &'static str,
     kind: Kind,
-    /// Id and data to what is asked for.
+    /// Decodes id and data.
     read: fn(U256, &[u8]) -> sol_types::Result<Asked>,
 }
 
@@ -86,7 +85,7 @@ const SHAPES: [Shape; 8] = [
     head::UNIFIED_USER_REQUEST,
 ];
 
-/// An `SnsCiphertextMaterial` as the decoder gives it.
+/// An `SnsCiphertextMaterial` as decoded.
 type RawMaterial = (B256, U256, B256, Vec<Address>);
 
 fn materials(raw: Vec<RawMaterial>) -> Vec<Material> {
@@ -100,23 +99,24 @@ fn materials(raw: Vec<RawMaterial>) -> Vec<Material> {
         .collect()
 }
 
-/// Every `topic0` to ask the Decryption contract's logs for: all request events of all
-/// generations, and [`UPGRADED_TOPIC`].
+/// Every `topic0` to subscribe to at the Decryption contract: all request events of all generations, and
+/// [`UPGRADED_TOPIC`].
 #[must_use]
 pub fn request_topics() -> Vec<B256> {
     SHAPES.iter().map(|shape| shape.topic0).chain([UPGRADED_TOPIC]).collect()
 }
 
-/// What a log with this `topic0` asks for. `None`: it is no request.
+/// The kind of request that a log with this `topic0` is. `None`: not a request.
 #[must_use]
 pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
     SHAPES.iter().find(|shape| shape.topic0 == topic0).map(|shape| shape.kind)
 }
 
-/// Reads a request out of a log.
+/// Decodes a request from a log.
 ///
-/// The key's content is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came. The data
-/// of an unsupported shape is not looked at: it is held, and read again by a better decoder.
+/// The content of its key is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came. The data of
+/// an unsupported shape is not decoded: the request is held, and a later version decodes the stored log
+/// again.
 pub fn decode(event: &Event) -> Result<Request, DecodeError> {
     let fail = |problem| DecodeError {
         block: event.block,
@@ -150,10 +150,10 @@ pub fn decode(event: &Event) -> Result<Request, DecodeError> {
     })
 }
 
-/// The calldata that hands `answer` to the contract, in the form of the request's generation.
-/// `None`: the request is of a shape we cannot serve.
+/// The calldata that delivers `answer` to the contract, in the form of the request's generation. `None`:
+/// the request's shape cannot be served.
 ///
-/// An answer's `extra_data` has no place in G7 and is left out there.
+/// In G7 the answer's `extra_data` is left out.
 #[must_use]
 pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
     let kind = match &request.operation {
@@ -169,8 +169,8 @@ pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
     })
 }
 
-/// A log that could not be read as a request: which log, and what is wrong with it. There is no
-/// request to retry, hold or refuse; the log itself is stored, counted and skipped.
+/// A log that does not decode to a request: which log, and why. There is no request to retry, hold or
+/// refuse; the log itself is stored, counted and skipped.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("log {log_index} of transaction {transaction} in block {}: {problem}", block.number)]
 pub struct DecodeError {
@@ -181,12 +181,12 @@ pub struct DecodeError {
     pub problem: DecodeProblem,
 }
 
-/// What is wrong with a log.
+/// Why a log does not decode.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DecodeProblem {
     #[error("it has no topics")]
     Anonymous,
-    /// Also [`UPGRADED_TOPIC`], which is watched and asks for nothing.
+    /// Also [`UPGRADED_TOPIC`], which is watched and is no request.
     #[error("its topic {topic0} is no request event")]
     NotARequest { topic0: B256 },
     #[error("{event} has two topics (signature and decryption id), found {found}")]

@@ -1,5 +1,6 @@
-//! Responses of enough KMS nodes: the events that say so (gateway-abi 4.1), one a request. What each node
-//! alone has sent also shows from G9 and G10 on; those events carry all of their shares, and are not read.
+//! Events that say that enough KMS nodes have answered a request (gateway-abi 4.1), one event per
+//! request. The events of single answers (from G9 and G10 on) are not read here: they carry whole
+//! shares.
 
 use alloy::{sol, sol_types::SolEvent};
 
@@ -37,7 +38,7 @@ sol! {
     event UserDecryptionResponseThresholdReached(uint256 indexed decryptionId);
 }
 
-/// The first topics of these events, of all generations.
+/// `topic0` of these events, in all generations.
 pub const CONSENSUS_TOPICS: [B256; 5] = [
     g7::PublicDecryptionResponse::SIGNATURE_HASH,
     g7::UserDecryptionResponse::SIGNATURE_HASH,
@@ -46,7 +47,7 @@ pub const CONSENSUS_TOPICS: [B256; 5] = [
     UserDecryptionResponseThresholdReached::SIGNATURE_HASH,
 ];
 
-/// The request that enough nodes have answered; `None`: the log is of something else.
+/// The id of the request that enough nodes have answered. `None`: another event.
 #[must_use]
 pub fn answered_id(event: &Event) -> Option<U256> {
     let &[topic0, id] = event.topics.as_slice() else { return None };

@@ -1,8 +1,8 @@
-//! Revert data of a response call: which error it is, in words, and what it means to us
-//! (gateway-abi 4.4).
+//! Decodes the revert data of a response call: which error it is, its text, and what it means for the
+//! request (gateway-abi 4.4).
 //!
-//! Selectors never changed between generations, so one table serves all. An error that bubbles up
-//! from `GatewayConfig` has the same selector as the contract's own.
+//! Selectors never changed between generations, so one table serves all. An error that bubbles up from
+//! `GatewayConfig` has the same selector as the contract's own.
 
 use alloy::hex;
 use alloy::primitives::Selector;
@@ -35,9 +35,9 @@ sol! {
 
 use Reverts::RevertsErrors as Raised;
 
-/// What a response call reverted with.
+/// The error that a response call reverted with.
 ///
-/// Its display is one sentence for the operator; text from the chain is escaped and cut.
+/// `Display` is one sentence for the operator; text from the chain is escaped and cut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContractError {
     #[error("the contract does not know decryption {0:#066x}")]
@@ -75,40 +75,41 @@ pub enum ContractError {
     ECDSAInvalidSignatureLength(U256),
     #[error("the answer's signature has the high s value {0}")]
     ECDSAInvalidSignatureS(B256),
-    /// The view `checkDecryptionDone` says "no" with it (up to v0.9.0-0); no response call does.
+    /// The view `checkDecryptionDone` reverts with it to say "no" (up to v0.9.0-0); no response call
+    /// does.
     #[error("decryption {0:#066x} is not done")]
     DecryptionNotDone(U256),
-    /// `require` or `revert` with a text.
+    /// `require` or `revert` with a message.
     #[error("the contract reverted: {0}")]
     Error(OutsideText),
-    /// A failed check of the compiler's (0x11 overflow, 0x32 index out of bounds …).
+    /// A failed compiler check (`Panic(uint256)`: 0x11 overflow, 0x32 index out of bounds …).
     #[error("the contract panicked with code {0:#x}")]
     Panic(U256),
-    /// An error we do not know, or a known selector whose arguments do not decode.
+    /// An unknown error, or a known selector whose arguments do not decode.
     #[error("the contract reverted with unknown error {selector} and {} bytes of arguments", arguments.len())]
     Other { selector: Selector, arguments: Bytes },
-    /// Too short to carry a selector.
+    /// Too short to contain a selector.
     #[error("the contract reverted with {} and no error selector", hex::encode_prefixed(.0))]
     UnknownData(Bytes),
 }
 
-/// What an error of a response call asks for.
+/// What an error means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The work is done: this signer's answer is on chain.
+    /// This signer's answer is on chain already: done.
     AlreadyAnswered,
-    /// Refused, but only after the answering node knows the request's block and says it again: a
-    /// lagging node says the same.
+    /// The contract does not know the request. A lagging node says the same: refuse only after the
+    /// answering node knows the request's block and repeats it.
     NotRequested,
-    /// Only time or an operator can mend it.
+    /// Only time or an operator can fix it.
     Hold(HoldReason),
-    /// The same again later.
+    /// Try again later.
     Retry,
 }
 
 impl ContractError {
-    /// Reads revert data. `None` where there is none: out of gas, a call into no code, a node
-    /// that keeps it to itself.
+    /// Decodes revert data. `None`: there is none (out of gas, a call to an address without code, or a
+    /// node that does not return it).
     #[must_use]
     pub fn decode(revert_data: &[u8]) -> Option<Self> {
         use sol_types::ContractError as Any;
@@ -130,7 +131,7 @@ impl ContractError {
         })
     }
 
-    /// The error's name in Solidity, or a word of ours. Stable, for throttling.
+    /// The error's Solidity name, or a word of ours. Stable, for throttling.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -155,7 +156,7 @@ impl ContractError {
         }
     }
 
-    /// What to do about it (gateway-abi 4.4).
+    /// What it means for the request (gateway-abi 4.4).
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self {
@@ -166,9 +167,9 @@ impl ContractError {
             Self::KmsSignerDoesNotMatchTxSender { .. } => {
                 Verdict::Hold(HoldReason::WalletCoreMismatch)
             }
-            // Only v0.7.x pauses responses; a pause ends.
+            // Only v0.7.x pauses responses, and a pause ends.
             Self::EnforcedPause => Verdict::Retry,
-            // Contexts are G12's, which is not served yet.
+            // Contexts exist from G12 on, which is not served yet.
             Self::DecryptionContextMismatch { .. }
             | Self::InvalidExtraDataLength { .. }
             | Self::UnsupportedExtraDataVersion(_)
@@ -227,7 +228,7 @@ mod tests {
     const NODE: Address = address!("00000000000000000000000000000000000000aa");
     const WALLET: Address = address!("00000000000000000000000000000000000000bb");
 
-    /// Revert data by hand: a selector, and words padded on the left.
+    /// Builds revert data: a selector, and words padded on the left.
     fn revert(selector: &str, arguments: &[&str]) -> Vec<u8> {
         let words = arguments.iter().map(|word| format!("{word:0>64}"));
         let all: Vec<_> = [selector.to_owned()].into_iter().chain(words).collect();
@@ -390,7 +391,7 @@ mod tests {
             ContractError::decode(&hex!("d48af9")),
             Some(ContractError::UnknownData(bytes!("d48af9")))
         );
-        // NotCoprocessorTxSender(address): known to the contract, not to a response.
+        // NotCoprocessorTxSender(address): an error of the contract that no response call raises.
         assert_eq!(
             ContractError::decode(&hex!("52d725f5 01")),
             Some(ContractError::Other {
@@ -439,7 +440,7 @@ mod tests {
             row in 0..17_usize,
             noise in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            // Half of the interest lies behind known selectors.
+            // Half of the cases start with a known selector.
             let mut data = table().get(row).map_or(vec![], |row| revert(row.1, &[]));
             data.extend(noise);
             let decoded = ContractError::decode(&data);

@@ -1,5 +1,5 @@
-//! G14 (fhevm v0.14): the unified user request. Its user signature and host-chain access rights
-//! are the connector's to check, which it cannot yet: recognised and held.
+//! G14 (fhevm v0.14): the unified user request. The connector would have to check its user signature and
+//! the access rights on the host chain, which is not implemented: recognised and held.
 
 use alloy::sol;
 use alloy::sol_types::SolEvent;

@@ -30,7 +30,7 @@ sol! {
     ) external;
 }
 
-/// Of the functions that bring an answer.
+/// Selectors of the response functions.
 pub(super) const RESPONSE_SELECTORS: [[u8; 4]; 2] =
     [publicDecryptionResponseCall::SELECTOR, userDecryptionResponseCall::SELECTOR];
 

@@ -1,6 +1,6 @@
 //! G8 and later (fhevm v0.8.0-2 on): `extraData` at the end of requests and responses.
 //!
-//! G9 to G13 speak exactly this; only their ids differ (a kind tag in the top byte).
+//! G9 to G13 use the same events and calls; only their ids differ (a kind tag in the top byte).
 
 use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
@@ -31,7 +31,7 @@ sol! {
     ) external;
 }
 
-/// Of the functions that bring an answer.
+/// Selectors of the response functions.
 pub(super) const RESPONSE_SELECTORS: [[u8; 4]; 2] =
     [publicDecryptionResponseCall::SELECTOR, userDecryptionResponseCall::SELECTOR];
 
@@ -59,7 +59,7 @@ pub(super) const USER_REQUEST: Shape = Shape {
     },
 };
 
-/// One plain counter, far from 2^248, in G8; a kind tag in the top byte from G9 on.
+/// Ids of G8 are one plain counter, far below 2^248; from G9 on the top byte is a kind tag.
 fn generation_of(id: U256) -> Generation {
     if (id >> 248_usize).is_zero() { Generation::G8 } else { Generation::G9 }
 }

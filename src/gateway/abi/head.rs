@@ -1,5 +1,5 @@
-//! HEAD (fhevm v0.15-dev): beside every request event a handle-only overload with the same id, in
-//! the same transaction and after it. Without materials there is nothing to fetch: recognised and
+//! HEAD (fhevm v0.15-dev): beside every request event a handle-only overload with the same id, in the
+//! same transaction and after it. Without materials there is no ciphertext to fetch: recognised and
 //! held.
 
 use alloy::sol_types::SolEvent;
@@ -7,7 +7,7 @@ use alloy::sol_types::SolEvent;
 use super::Shape;
 use crate::domain::{Generation, Kind, Operation};
 
-/// What lost its materials.
+/// The request events without materials.
 mod plain {
     alloy::sol! {
         event PublicDecryptionRequest(

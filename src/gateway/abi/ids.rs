@@ -1,5 +1,5 @@
-//! Ids of requests are counters of the contract, without a gap (gateway-abi 2): common to both kinds up
-//! to G8; from G9 on one for each kind, with the kind's tag in the top byte.
+//! Request ids: the contract counts them without gaps (gateway-abi 2). Up to G8 one counter for both
+//! kinds; from G9 on one counter per kind, with the kind's tag in the top byte.
 
 use super::{Generation, g7, g8};
 use crate::domain::{Answer, Bytes, Event, Kind, U256};
@@ -13,13 +13,13 @@ pub enum Counter {
     User,
 }
 
-/// No contract has counted so far. What is beyond it is no id of a contract.
+/// Higher than any contract has counted. A greater number is not an id.
 pub const HIGHEST_COUNT: u64 = (1 << 53) - 1;
 
 impl Counter {
     pub const ALL: [Self; 3] = [Self::Common, Self::Public, Self::User];
 
-    /// The id's counter and its number there. `None`: no counter gives such an id.
+    /// The counter of an id and its number there. `None`: no counter gives such an id.
     #[must_use]
     pub fn of(id: U256) -> Option<(Self, u64)> {
         let tag = id >> TAG_SHIFT;
@@ -34,7 +34,7 @@ impl Counter {
         (U256::from(self.tag()) << TAG_SHIFT) | U256::from(number)
     }
 
-    /// The id's top byte.
+    /// The top byte of the counter's ids.
     #[must_use]
     pub fn tag(self) -> u8 {
         match self {
@@ -49,7 +49,7 @@ impl Counter {
         Self::ALL.into_iter().find(|counter| counter.tag() == tag)
     }
 
-    /// The name in logs and status.
+    /// Stable name, for logs and status.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Counter {
         }
     }
 
-    /// What its ids may ask for.
+    /// The kinds of request that its ids may belong to.
     #[must_use]
     pub fn kinds(self) -> &'static [Kind] {
         match self {
@@ -72,15 +72,16 @@ impl Counter {
 
 const TAG_SHIFT: usize = 248;
 
-/// The id in a log of a request, readable or not; `None`: it is of something else, or has no id.
+/// The id in the log of a request, whether or not its data decodes. `None`: not a request, or without an
+/// id.
 #[must_use]
 pub fn requested_id(event: &Event) -> Option<U256> {
     super::kind_of_topic(*event.topics.first()?)?;
     Some(U256::from_be_bytes(event.topics.get(1)?.0))
 }
 
-/// A response call with nothing in it: a contract that knows the id refuses it for what is missing,
-/// one that does not for that (from v0.8.0-1 on; gateway-abi 4.3).
+/// A response call without content, as a probe: a contract that knows the id refuses the missing
+/// content, one that does not refuses the id (from v0.8.0-1 on; gateway-abi 4.3).
 #[must_use]
 pub fn empty_response(kind: Kind, id: U256, generation: Generation) -> Bytes {
     let empty = Answer { payload: Bytes::new(), signature: Bytes::new(), extra_data: Bytes::new() };

@@ -1,5 +1,6 @@
-//! What the chain shows of answers that were given: response events and the calldata of responses
-//! (gateway-abi 4.1, 4.2). Not every version's events tell who answered, or that somebody did.
+//! How the chain shows answers that were given: response events, and the calldata of responses
+//! (gateway-abi 4.1, 4.2). In some versions events do not name the answering wallet, or there is no
+//! event per answer.
 
 use alloy::sol;
 use alloy::sol_types::SolEvent;
@@ -8,7 +9,7 @@ use super::{DECODER, g7, g8};
 use crate::domain::{Address, B256, Event, Kind, U256};
 
 sol! {
-    /// From v0.10.0 on, for each answer.
+    /// From v0.10.0 on, one per answer.
     event PublicDecryptionResponseCall(
         uint256 indexed decryptionId,
         bytes decryptedResult,
@@ -16,7 +17,7 @@ sol! {
         address kmsTxSender,
         bytes extraData
     );
-    /// From v0.9.0 on, for each answer. Whose it is only its transaction tells.
+    /// From v0.9.0 on, one per answer. Only its transaction tells whose answer it is.
     event UserDecryptionResponse(
         uint256 indexed decryptionId,
         uint256 indexShare,
@@ -26,11 +27,11 @@ sol! {
     );
 }
 
-/// First topics of the events that tell of one answer each.
+/// `topic0` of the events that report a single answer.
 pub const RESPONSE_TOPICS: [B256; 2] =
     [PublicDecryptionResponseCall::SIGNATURE_HASH, UserDecryptionResponse::SIGNATURE_HASH];
 
-/// Whose answer an event of [`RESPONSE_TOPICS`] tells of.
+/// Who gave the answer that an event of [`RESPONSE_TOPICS`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Responder {
     Named(Address),
@@ -38,8 +39,8 @@ pub enum Responder {
     Sender,
 }
 
-/// One answer that an event tells of, and the id it is for. `None`: the event is something else, or
-/// cannot be read.
+/// The request id and the responder of a response event. `None`: another event, or data that does not
+/// decode.
 #[must_use]
 pub fn response(event: &Event) -> Option<(U256, Responder)> {
     let &[topic0, id] = event.topics.as_slice() else { return None };
@@ -56,7 +57,7 @@ pub fn response(event: &Event) -> Option<(U256, Responder)> {
     Some((U256::from_be_bytes(id.0), responder))
 }
 
-/// The id that this calldata brings an answer to.
+/// The request id in the calldata of a response. `None`: another function.
 #[must_use]
 pub fn response_id(calldata: &[u8]) -> Option<U256> {
     let (selector, arguments) = calldata.split_first_chunk::<4>()?;
@@ -65,17 +66,17 @@ pub fn response_id(calldata: &[u8]) -> Option<U256> {
     known.any(|known| known == selector).then(|| U256::from_be_bytes(*id))
 }
 
-/// Whether the events of a deployment tell of each answer to a request of this kind and id.
-/// `version`: the Decryption contract's own text, now.
+/// Returns whether the deployment emits an event for each answer to a request of this kind and id.
+/// `version`: the present version text of the Decryption contract.
 #[must_use]
 pub fn events_tell(kind: Kind, id: U256, version: Option<&str>) -> bool {
-    // One plain counter for all requests, up to v0.8.1, which tells of consensus only.
+    // Plain counters mean v0.8.1 or older, which emits only consensus events.
     if (id >> 248_usize).is_zero() {
         return false;
     }
     match kind {
         Kind::UserDecryption => true,
-        // The numbering was reset at v0.9.0, and is at 0.3.0 again from v0.10.0 on.
+        // The version numbers restarted at v0.9.0 and reached 0.3.0 again at v0.10.0.
         Kind::PublicDecryption => version
             .and_then(super::views::version_numbers)
             .is_some_and(|numbers| numbers >= (0, 3, 0)),

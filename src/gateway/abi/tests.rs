@@ -1,4 +1,4 @@
-//! Requests and responses against vectors written by hand, and against alloy's own encoder.
+//! Requests and responses against hand-written vectors and against alloy's own encoder.
 
 use alloy::primitives::{address, bytes, hex, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
@@ -59,7 +59,7 @@ const TABLE: [(B256, &str, Kind); 8] = [
     ),
 ];
 
-/// Words written as hex, one per line or separated by blanks; short ones are padded on the left.
+/// Words written as hex, separated by white space; short ones are padded on the left.
 fn words(text: &str) -> Vec<u8> {
     text.split_whitespace()
         .inspect(|word| assert!(word.len() <= 64, "{word} is longer than a word"))
@@ -210,7 +210,8 @@ fn reads_a_g8_user_request_word_by_word() {
 
 #[test]
 fn the_top_byte_of_the_id_tells_g8_from_g9() {
-    // No materials: the walk's business, not ours. Data of (materials, extraData), both empty.
+    // Without materials: decoded here, refused by the walk. The data is (materials, extraData), both
+    // empty.
     let public = words("40 60 0 0");
     let user = words(G8_USER_DATA);
     for (topic0, data, tag) in [(G8_PUBLIC, public, 1), (G8_USER, user, 2)] {
@@ -248,7 +249,7 @@ fn the_key_hashes_what_came() {
     assert_eq!(known, key(&[G7_PUBLIC, topic(U256::ONE)], data.clone()));
     assert_ne!(known.content, key(&[G7_PUBLIC, topic(U256::from(2))], data.clone()).content);
 
-    // The same request with another digest, as after a reorg; and with trailing bytes.
+    // The same request with another digest, as after a reorganisation, and with trailing bytes.
     let mut other = data.clone();
     other[6 * 32] ^= 1;
     assert_ne!(known.content, key(&[G7_PUBLIC, topic(U256::ONE)], other).content);
@@ -281,7 +282,7 @@ fn an_unreadable_log_says_which_and_what() {
         let cut = event(&[G7_PUBLIC, topic(U256::ONE)], data[..length].to_vec());
         assert!(matches!(problem(&cut), DecodeProblem::Data { .. }), "{length} bytes");
     }
-    // An address with a thirteenth byte is none.
+    // A thirteenth byte makes the address invalid.
     let mut dirty = data.clone();
     dirty[9 * 32 + 11] = 1;
     let error = decode(&event(&[G7_PUBLIC, topic(U256::ONE)], dirty)).unwrap_err();
@@ -289,14 +290,14 @@ fn an_unreadable_log_says_which_and_what() {
     assert_eq!((error.block.number, error.log_index), (17, 5));
     assert_eq!(error.transaction, B256::repeat_byte(0x7a));
 
-    // The data of another overload, which starts with an offset that leads nowhere good.
+    // Data of another overload: it starts with an offset that is invalid here.
     let foreign = event(&[G8_PUBLIC, topic(U256::ONE)], data);
     assert!(matches!(problem(&foreign), DecodeProblem::Data { .. }));
 }
 
 #[test]
 fn an_array_aliased_a_thousand_times_is_refused_before_it_fills_memory() {
-    // 2,000 materials that are all the same one, of 2,000 coprocessors: 128 KiB of log data.
+    // 2,000 materials that alias one material of 2,000 coprocessors: 128 KiB of log data.
     let many = 2_000_usize;
     let mut data = words(&format!("20 {many:x}"));
     for _ in 0..many {
@@ -436,7 +437,7 @@ proptest! {
         }
     }
 
-    /// Noise under a known topic: an answer or an error, and the same one twice.
+    /// Random data under a known topic: a request or an error, and the same one twice.
     #[test]
     fn noise_never_panics(
         shape in 0..TABLE.len() + 1,
@@ -450,7 +451,7 @@ proptest! {
         prop_assert_eq!(decode(&event), decode(&event));
     }
 
-    /// Valid data with a few bytes changed: closer to what a careless node might send.
+    /// Valid data with a few changed bytes, as a faulty node might send it.
     #[test]
     fn damage_never_panics(
         (mut event, _, _) in some_request(),
@@ -467,9 +468,9 @@ proptest! {
         }
     }
 
-    /// T15: valid data of every shape, cut, lengthened, damaged, and under another shape's topic or
-    /// with topics missing: a request of the topic's kind or an error that says what, and the same at
-    /// every reading.
+    /// T15: valid data of every shape, cut, lengthened, damaged, under another shape's topic or with
+    /// topics missing: a request of the topic's kind or an error that names the problem, and the same
+    /// every time.
     #[test]
     fn a_log_of_any_damage_is_a_request_or_says_what_is_wrong(
         (mut event, _, _) in some_request(),
@@ -503,7 +504,7 @@ proptest! {
             Ok(request) => {
                 prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
                 prop_assert_eq!(B256::from(request.key.id), event.topics[1]);
-                // No handle is made of nothing.
+                // Every handle needs bytes in the data.
                 prop_assert!(request.materials().len() * 32 <= event.data.len());
             }
             Err(error) => prop_assert!(!error.to_string().is_empty()),

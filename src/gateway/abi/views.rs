@@ -1,5 +1,5 @@
-//! View calls of the Decryption and `GatewayConfig` contracts: a [`View`] is calldata and the way
-//! to read what comes back. Whom to ask, and whether again, is the adapter's business.
+//! View calls of the Decryption and `GatewayConfig` contracts: a [`View`] is the calldata and a function
+//! that decodes the result. Which node is asked, and how often, is decided by the adapter.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ sol! {
     function getKmsTxSenders() external view returns (address[] txSenders);
     function getKmsSigners() external view returns (address[] signers);
     function getCurrentKmsContextId() external view returns (uint256 contextId);
-    // What it returns has two layouts under one selector: see `read_kms_node`.
+    // The result has two layouts under one selector: see `read_kms_node`.
     function getKmsNode(address kmsTxSenderAddress) external view;
 
     // Decryption
@@ -44,7 +44,7 @@ type ThreeFieldKmsNode = (sol_data::Address, sol_data::Address, sol_data::String
 /// `KmsNode` from v0.9.0 on: `storageUrl` added.
 type FourFieldKmsNode = (sol_data::Address, sol_data::Address, sol_data::String, sol_data::String);
 
-/// One question to a contract, and how to read its answer.
+/// A call of a view function, and how to decode its result.
 #[derive(Clone)]
 pub struct View<T> {
     signature: &'static str,
@@ -69,7 +69,7 @@ impl<T> View<T> {
         self.calldata.clone()
     }
 
-    /// Reads what the `eth_call` returned.
+    /// Decodes the result of the `eth_call`.
     pub fn decode(&self, returned: &[u8]) -> Result<T, UnreadableView> {
         let read =
             if returned.is_empty() { Err(ViewProblem::Empty) } else { (self.read)(returned) };
@@ -83,7 +83,7 @@ impl<T> fmt::Debug for View<T> {
     }
 }
 
-/// A coprocessor as registered.
+/// A registered coprocessor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coprocessor {
     pub tx_sender: Address,
@@ -92,20 +92,20 @@ pub struct Coprocessor {
     pub url: String,
 }
 
-/// A KMS node as registered; its addresses for other nodes are of no use to us.
+/// A registered KMS node. Its addresses for other nodes are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KmsNode {
     pub tx_sender: Address,
     pub signer: Address,
 }
 
-/// `getCoprocessor`: by the tx sender that the event's materials list. `None`: not registered.
+/// `getCoprocessor`, by the tx sender that the event's materials list. `None`: not registered.
 #[must_use]
 pub fn coprocessor(tx_sender: Address) -> View<Option<Coprocessor>> {
     View::of(&getCoprocessorCall { coprocessorTxSenderAddress: tx_sender }, |returned| {
         let CoprocessorOnChain { txSenderAddress, signerAddress, s3BucketUrl } =
             getCoprocessorCall::abi_decode_returns_with_config(returned, DECODER)?;
-        // The contract never reverts here: an unknown address gives the zeroed struct.
+        // The contract never reverts here: for an unknown address it returns a zeroed struct.
         let zeroed = txSenderAddress.is_zero() && signerAddress.is_zero() && s3BucketUrl.is_empty();
         Ok((!zeroed).then_some(Coprocessor {
             tx_sender: txSenderAddress,
@@ -145,10 +145,10 @@ pub fn kms_node(wallet: Address) -> View<Option<KmsNode>> {
     View::of(&getKmsNodeCall { kmsTxSenderAddress: wallet }, read_kms_node)
 }
 
-/// Two layouts came back from one selector: three fields up to v0.8.1, four from v0.9.0 on.
+/// Decodes both layouts under one selector: three fields up to v0.8.1, four from v0.9.0 on.
 ///
-/// The struct is `txSender, signer, offset of ipAddress[, offset of storageUrl]`, then the tails;
-/// the first tail follows the head at once, so its offset is the head's size and tells which.
+/// The struct is `txSender, signer, offset of ipAddress[, offset of storageUrl]`, then the tails. The
+/// first tail follows the head directly, so its offset equals the head's size and tells the layout.
 fn read_kms_node(returned: &[u8]) -> Result<Option<KmsNode>, ViewProblem> {
     let word = |index: usize| {
         let word = returned.get(32 * index..32 * (index + 1))?;
@@ -171,7 +171,7 @@ fn read_kms_node(returned: &[u8]) -> Result<Option<KmsNode>, ViewProblem> {
     Ok((!zeroed).then_some(KmsNode { tx_sender, signer }))
 }
 
-/// `getCurrentKmsContextId`: only contracts from G12 on answer it.
+/// `getCurrentKmsContextId`. Exists from G12 on.
 #[must_use]
 pub fn current_kms_context_id() -> View<U256> {
     View::of(&getCurrentKmsContextIdCall {}, |returned| {
@@ -187,10 +187,11 @@ pub fn decryption_version() -> View<String> {
     })
 }
 
-/// `eip712Domain` of the Decryption contract: what the KMS Core signs under.
+/// `eip712Domain` of the Decryption contract: the domain that the KMS Core signs under.
 #[must_use]
 pub fn signing_domain() -> View<SigningDomain> {
-    /// Name, version, chain id and verifying contract; neither salt nor extensions.
+    /// Fields of the domain (EIP-5267): name, version, chain id and verifying contract; neither salt nor
+    /// extensions.
     const FIELDS: u8 = 0x0f;
     View::of(&eip712DomainCall {}, |returned| {
         let domain = eip712DomainCall::abi_decode_returns_with_config(returned, DECODER)?;
@@ -209,7 +210,7 @@ pub fn signing_domain() -> View<SigningDomain> {
     })
 }
 
-/// `isDecryptionDone`: whether consensus was reached. From v0.9.0 on.
+/// `isDecryptionDone`: whether consensus is reached. From v0.9.0 on.
 #[must_use]
 pub fn is_decryption_done(id: U256) -> View<bool> {
     View::of(&isDecryptionDoneCall { decryptionId: id }, |returned| {
@@ -217,8 +218,8 @@ pub fn is_decryption_done(id: U256) -> View<bool> {
     })
 }
 
-/// `getDecryptionConsensusTxSenders`: whose answers formed the consensus, empty while there is
-/// none. From v0.8.0-1 on.
+/// `getDecryptionConsensusTxSenders`: the senders whose answers formed the consensus; empty before there
+/// is one. From v0.8.0-1 on.
 #[must_use]
 pub fn decryption_consensus_tx_senders(id: U256) -> View<Vec<Address>> {
     View::of(&getDecryptionConsensusTxSendersCall { decryptionId: id }, |returned| {
@@ -226,7 +227,7 @@ pub fn decryption_consensus_tx_senders(id: U256) -> View<Vec<Address>> {
     })
 }
 
-/// A view whose answer could not be read.
+/// A view whose result does not decode.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{view}: {problem}")]
 pub struct UnreadableView {
@@ -236,10 +237,10 @@ pub struct UnreadableView {
     pub problem: ViewProblem,
 }
 
-/// What is wrong with the answer of a view.
+/// Why the result of a view does not decode.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ViewProblem {
-    /// What a node says of an address without code.
+    /// A node returns nothing for an address without code.
     #[error("nothing came back: there is no contract at this address")]
     Empty,
     #[error("what came back does not decode: {0}")]
@@ -269,20 +270,20 @@ impl UnreadableView {
     }
 }
 
-/// Which contracts stand behind an address, as far as the Decryption contract's version tells
-/// (gateway-abi 1.1): the numbering restarted at v0.9.0, so one version can be of several
-/// generations, but none is on both sides of G12.
+/// The deployed contracts, as far as the Decryption contract's version tells (gateway-abi 1.1). The
+/// numbering restarted at v0.9.0, so one version may belong to several generations, but never to both
+/// sides of G12.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deployment {
-    /// G7 to G10: access is checked by the gateway. Served.
+    /// G7 to G10: the gateway checks access. Served.
     UpToG10,
-    /// G12 and later: access is checked by nobody but the connectors.
+    /// G12 and later: nobody but the connectors checks access.
     FromG12,
-    /// Not a version we know, verbatim.
+    /// An unknown version, verbatim.
     Unknown(String),
 }
 
-/// Reads `getVersion()` of the Decryption contract: `Decryption v<major>.<minor>.<patch>`.
+/// Parses `getVersion()` of the Decryption contract: `Decryption v<major>.<minor>.<patch>`.
 #[must_use]
 pub fn deployment_from_version(decryption_version: &str) -> Deployment {
     match version_numbers(decryption_version) {
@@ -294,7 +295,7 @@ pub fn deployment_from_version(decryption_version: &str) -> Deployment {
 
 pub(super) fn version_numbers(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.strip_prefix("Decryption v")?.split('.').map(|part| {
-        // `parse` alone would take a sign.
+        // `parse` alone would accept a sign.
         part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten()
     });
     let numbers = (parts.next()??, parts.next()??, parts.next()??);
@@ -359,7 +360,7 @@ mod tests {
         // Registered without a bucket is not the same as unregistered.
         let bare = view.decode(&words("20 bb aa 60 0")).unwrap().unwrap();
         assert_eq!(bare.url, "");
-        // A URL that is no text.
+        // A URL that is not UTF-8.
         let bad =
             words("20 bb aa 60 1 ff00000000000000000000000000000000000000000000000000000000000000");
         assert!(matches!(problem(&view, &bad), ViewProblem::Abi(_)));
@@ -373,7 +374,7 @@ mod tests {
         let four = words(&format!("20 bb aa 80 c0 {IP} {URL}"));
         assert_eq!(view.decode(&three).unwrap(), node);
         assert_eq!(view.decode(&four).unwrap(), node);
-        // Empty texts, and no node at all, in both.
+        // Empty texts, and no node at all, in both layouts.
         assert_eq!(view.decode(&words("20 bb aa 60 0")).unwrap(), node);
         assert_eq!(view.decode(&words("20 bb aa 80 a0 0 0")).unwrap(), node);
         assert_eq!(view.decode(&words("20 0 0 60 0")).unwrap(), None);
