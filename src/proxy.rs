@@ -1,12 +1,12 @@
-//! The way out through an HTTP proxy: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower
-//! case, as everybody else reads them.
+//! Connections through an HTTP proxy: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower
+//! case, with their usual meaning.
 //!
-//! One value holds the decision for all clients of an instance, so that none of them reads the
-//! process's environment by itself: `HTTPS_PROXY` is for https and wss, `HTTP_PROXY` for http and
-//! ws, `NO_PROXY` names who is reached without ([`no_proxy`]). gRPC to the KMS Core never goes through a
-//! proxy.
+//! One value decides for all clients of an instance, so that none of them reads the process's
+//! environment itself. `HTTPS_PROXY` applies to https and wss, `HTTP_PROXY` to http and ws;
+//! `NO_PROXY` lists the hosts that are reached directly ([`no_proxy`]). gRPC to the KMS Core never
+//! goes through a proxy.
 //!
-//! A proxy's URL may hold a password: what is shown of it is host and port.
+//! A proxy's URL may contain a password: only its host and port are shown.
 
 mod no_proxy;
 mod race;
@@ -24,15 +24,15 @@ use url::Url;
 
 use self::no_proxy::NoProxy;
 
-/// No answer to CONNECT is longer.
+/// The most bytes read of a response to CONNECT.
 const LONGEST_ANSWER: usize = 8 * 1024;
 
-/// Which way each URL is reached. The default goes through no proxy.
+/// Which proxy is used for which URL. The default uses none.
 #[derive(Clone, Default)]
 pub struct Proxies {
     https: Option<Url>,
     http: Option<Url>,
-    /// As it was written, and as it is understood.
+    /// The original text and the parsed list.
     no: (String, Arc<NoProxy>),
 }
 
@@ -60,7 +60,7 @@ fn shown(proxy: &Url) -> String {
     format!("{}:{port}", proxy.host_str().unwrap_or_default())
 }
 
-/// Why a text is no proxy. Repeats no part of it.
+/// Why a text is not a proxy. Never repeats the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadProxy {
     #[error("a text that is no URL")]
@@ -69,7 +69,7 @@ pub enum BadProxy {
     Scheme,
 }
 
-/// A proxy as people write it: with http:// or without.
+/// Parses a proxy as people write it: with http:// or without.
 pub fn parse(text: &str) -> Result<Url, BadProxy> {
     let text = text.trim();
     let url = match text.split_once("://") {
@@ -80,7 +80,7 @@ pub fn parse(text: &str) -> Result<Url, BadProxy> {
     url.ok().filter(Url::has_host).ok_or(BadProxy::NoUrl)
 }
 
-/// What makes one doubt that a text which can be taken for a proxy is one. Repeats no part of it.
+/// What looks wrong about a text that parses as a proxy. Never repeats the text.
 #[must_use]
 pub fn oddity(text: &str) -> Option<&'static str> {
     let text = text.trim();
@@ -107,13 +107,13 @@ impl Proxies {
         Self { https, http, no: (no.to_owned(), Arc::new(NoProxy::parse(no))) }
     }
 
-    /// What in `NO_PROXY` is neither name, domain, address nor network, and has no effect.
+    /// Entries of `NO_PROXY` that are no name, domain, address or network and have no effect.
     #[must_use]
     pub fn odd(&self) -> &[String] {
         &self.no.1.odd
     }
 
-    /// For an HTTP client, which would otherwise read the environment.
+    /// Configures an HTTP client, which would otherwise read the environment.
     pub fn of_client(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         let client = client.no_proxy();
         if self.https.is_none() && self.http.is_none() {
@@ -123,13 +123,14 @@ impl Proxies {
         client.proxy(reqwest::Proxy::custom(move |url| ways.on_the_way(url).cloned()))
     }
 
-    /// For AWS clients: through `HTTPS_PROXY` for https; http (emulators, the machine's own
-    /// metadata service) is always direct. `None`: no proxy is set, the client's own will do.
+    /// The HTTP client for AWS SDKs: through `HTTPS_PROXY` for https; http (emulators, the instance
+    /// metadata service) is always direct. `None`: no proxy is set, the SDK's default client is
+    /// fine.
     #[must_use]
     pub fn aws_client(&self) -> Option<SharedHttpClient> {
         let mut url = self.https.clone().filter(|_| !self.no.1.everything)?;
         let (user, password) = user_of(&url);
-        // Cannot fail: http has a host.
+        // Cannot fail for an http URL with a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         let mut proxy = ProxyConfig::https(url.as_str()).ok()?.no_proxy(self.no.1.hosts_of(443));
@@ -145,7 +146,7 @@ impl Proxies {
         }))
     }
 
-    /// The proxy on the way to `url`, whose scheme may be ws or wss.
+    /// The proxy for `url`, whose scheme may be ws or wss.
     fn on_the_way(&self, url: &Url) -> Option<&Url> {
         let proxy = match url.scheme() {
             "wss" | "https" => self.https.as_ref()?,
@@ -155,13 +156,13 @@ impl Proxies {
         (!self.no.1.covers(url.host_str()?, port)).then_some(proxy)
     }
 
-    /// Host and port of the proxy on the way to `url`, to be named when the way does not lead there.
+    /// Host and port of the proxy for `url`, for error messages.
     #[must_use]
     pub fn name_on_the_way(&self, url: &Url) -> Option<String> {
         self.on_the_way(url).map(shown)
     }
 
-    /// What became of a call to `url`, with the proxy on the way named: it may be that one's doing.
+    /// Adds the proxy's name to an error text of a call to `url`: the proxy may be its cause.
     #[must_use]
     pub fn told(&self, url: &Url, what: &str) -> String {
         match self.name_on_the_way(url) {
@@ -170,7 +171,7 @@ impl Proxies {
         }
     }
 
-    /// A connection to the host of `url`, through its proxy if there is one. The caller sets the
+    /// Connects to the host of `url`, through its proxy if there is one. The caller sets the
     /// deadline.
     pub async fn connect(&self, url: &Url) -> io::Result<TcpStream> {
         let host = url.host_str().unwrap_or_default();
@@ -199,7 +200,7 @@ impl Proxies {
     }
 }
 
-/// User name and password, decoded.
+/// User name and password of a URL, percent-decoded.
 fn user_of(url: &Url) -> (String, String) {
     let decoded = |text: &str| {
         let pairs = format!("x={}", text.replace('+', "%2B"));
@@ -209,7 +210,7 @@ fn user_of(url: &Url) -> (String, String) {
     (decoded(url.username()), decoded(url.password().unwrap_or_default()))
 }
 
-/// The header line, if the URL has a user.
+/// The Proxy-Authorization header line, if the URL has a user.
 fn authorization(proxy: &Url) -> String {
     match Authorization::extract_from_url(proxy) {
         Some(header) => format!("Proxy-Authorization: {header}\r\n"),
@@ -217,7 +218,8 @@ fn authorization(proxy: &Url) -> String {
     }
 }
 
-/// The status of an answer, which is read to the end of its headers and no further.
+/// Reads a response to the end of its headers and no further. Returns its status; `None`: not
+/// HTTP/1.
 async fn status(stream: &mut TcpStream) -> io::Result<Option<u16>> {
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {

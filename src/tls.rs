@@ -1,10 +1,10 @@
-//! Whom we believe on TLS: one set of roots per instance, for HTTPS, WSS and gRPC alike.
+//! The trusted certificate authorities: one set of roots per instance, for HTTPS, WSS and gRPC
+//! alike.
 //!
-//! The roots are those of the system plus, if the config names one, a `ca_file` for private
-//! authorities. The file is read at once, because a mistake in it must be told at start; the
-//! system's store is read when the first TLS connection is prepared, and once, because many
-//! instances speak plain HTTP to neighbours and need none. A system without a store is no error:
-//! the `ca_file` alone may be all that is meant.
+//! The roots are those of the system plus, if configured, a `ca_file` with private authorities. The
+//! file is read at once, so that a mistake in it is reported at startup. The system's store is read
+//! when the first TLS connection is prepared, because many instances use plain HTTP to neighbours
+//! and need none. A system without a store is no error: the `ca_file` alone may be intended.
 
 mod faults;
 
@@ -22,19 +22,19 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::time::Instant;
 
-/// No certificate bundle is near this size; a file that is was named by mistake.
+/// No certificate bundle is near this size; a larger file was named by mistake.
 const LARGEST_CA_FILE: u64 = 16 * 1024 * 1024;
 
-/// For so long instances share what was read of the system's store.
+/// How long instances share one reading of the system's store.
 const SYSTEM_ROOTS_LIFETIME: Duration = Duration::from_mins(1);
 
-/// Makes aws-lc-rs the process's TLS provider. Called once at start; later calls change nothing.
+/// Makes aws-lc-rs the process's TLS provider. Called once at startup; later calls change nothing.
 pub fn install_provider() {
-    // An error says that one is installed already, which is what we want.
+    // The error means that a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-/// The provider for configs built here, installed or not: tests need not call `main`.
+/// The installed provider, or aws-lc-rs: tests need not install one.
 fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default()
         .cloned()
@@ -75,7 +75,7 @@ struct Inner {
 }
 
 impl TlsRoots {
-    /// The system's roots, and those of `ca_file` (PEM, one or more certificates).
+    /// Loads the system's roots and those of `ca_file` (PEM, one or more certificates).
     pub fn load(ca_file: Option<&Path>) -> Result<Self, CaFileError> {
         let mut private = RootCertStore::empty();
         if let Some(path) = ca_file {
@@ -90,7 +90,8 @@ impl TlsRoots {
         Ok(Self { inner: Arc::new(Inner { private, all: OnceLock::new() }) })
     }
 
-    /// For HTTPS and WSS. Sets no ALPN: who wants HTTP/2 adds `h2` to `alpn_protocols`.
+    /// The configuration for HTTPS and WSS. Sets no ALPN: a caller that uses HTTP/2 adds `h2` to
+    /// `alpn_protocols`.
     #[must_use]
     pub fn client_config(&self) -> rustls::ClientConfig {
         rustls::ClientConfig::builder_with_provider(provider())
@@ -100,14 +101,14 @@ impl TlsRoots {
             .with_no_client_auth()
     }
 
-    /// For gRPC.
+    /// The configuration for gRPC.
     #[must_use]
     pub fn grpc_config(&self) -> tonic::transport::ClientTlsConfig {
         tonic::transport::ClientTlsConfig::new().trust_anchors(self.store().roots.iter().cloned())
     }
 
-    /// How many authorities are trusted. Zero: every TLS connection will fail, and whoever sees
-    /// one fail can say why.
+    /// The number of trusted authorities. With zero every TLS connection fails, and the error
+    /// should say why.
     #[must_use]
     pub fn count(&self) -> usize {
         self.store().len()
@@ -133,8 +134,8 @@ impl TlsRoots {
     }
 }
 
-/// The system's authorities. A hundred instances that start together read them once and keep one
-/// copy; one that starts later reads what the system has by then.
+/// The system's authorities. Instances that start together read them once and share one copy; one
+/// that starts later reads the current store.
 fn system_roots() -> Arc<RootCertStore> {
     static READ: Mutex<Option<(Instant, Arc<RootCertStore>)>> = Mutex::new(None);
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +149,7 @@ fn system_roots() -> Arc<RootCertStore> {
     if !native.errors.is_empty() {
         tracing::debug!(problems = ?native.errors, "not all of the system's certificates can be read");
     }
-    // Real systems carry a few certificates that no parser takes: not worth a word.
+    // Real stores contain a few certificates that no parser accepts: not worth a message.
     roots.add_parsable_certificates(native.certs);
     let roots = Arc::new(roots);
     *read = Some((Instant::now(), Arc::clone(&roots)));
@@ -167,7 +168,7 @@ impl fmt::Debug for TlsRoots {
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
     let unreadable = |source| CaFileError::Unreadable { path: path.to_owned(), source };
     let mut text = Vec::new();
-    // Reads one byte past the limit at most: the path may be a device that never ends.
+    // Reads at most one byte past the limit: the path may be an endless device.
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(LARGEST_CA_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LARGEST_CA_FILE {
@@ -186,7 +187,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFile
 mod tests {
     use super::*;
 
-    /// A self-signed authority made for these tests; its key is gone.
+    /// A self-signed authority made for these tests; its private key was deleted.
     const AUTHORITY: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBpTCCAUugAwIBAgIUCDPw2GL4Zwxlr7BrYqr4LGILq4wwCgYIKoZIzj0EAwIw

@@ -1,10 +1,11 @@
-//! What an operator is to do about an instance: one text for the command line, the page and JSON.
+//! What an operator should do about an instance: the same text for the command line, the page and
+//! JSON.
 
 use super::status::{InstanceStatus, State, StoppedBy};
 use crate::domain::HoldReason;
 
-/// What to do, one thing each, which says what it is about where there may be several; empty if there is
-/// nothing.
+/// One entry per thing to do; empty if there is nothing. Where several are possible, each names its
+/// subject.
 #[must_use]
 pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
     let InstanceStatus { name, state, .. } = instance;
@@ -23,7 +24,7 @@ pub fn what_to_do(instance: &InstanceStatus) -> Vec<String> {
         State::Parked { retry_at_ms: None, .. } => {
             to_do.push("fix what it says, then nothing: the file is watched".to_owned());
         }
-        // Under `start` nobody watches its file.
+        // Under `start` its file is not watched.
         State::Stopped { by: StoppedBy::Operator } => {
             to_do.push(format!("if it should run: `kms-connector restart {name}`"));
         }

@@ -1,5 +1,5 @@
-//! What everybody who looks from outside sees: put up by the supervisor at least once a second, read
-//! by the listener, so that no answer waits for the supervisor or for anything it supervises.
+//! The published state of the process. The supervisor publishes it at least once a second and the
+//! HTTP listener reads it, so that no HTTP response waits for the supervisor or an instance.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use crate::metrics::Metrics;
 /// The process at one moment.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// When it was put up.
+    /// When it was published.
     pub at_ms: u64,
     pub status: Status,
-    /// What each instance counts, by its name; ordered like the instances of the status.
+    /// The metrics of each instance by name, in the order of the status.
     pub metrics: Vec<(String, Metrics)>,
     /// The last hour of each instance, in the same order.
     pub histories: Vec<(String, LastHour)>,
-    /// What went wrong lately.
+    /// Recent warnings and errors.
     pub errors: LastErrors,
 }
 
 /// The supervisor's end.
 pub type Board = watch::Sender<Arc<Shown>>;
 
-/// The end of whoever looks.
+/// The readers' end.
 pub type View = watch::Receiver<Arc<Shown>>;

@@ -1,4 +1,4 @@
-//! What this program is, told at its build.
+//! What is known about this program since its build.
 
 /// The commit it was built from, or `unknown`.
 pub const COMMIT: &str = match option_env!("KMS_CONNECTOR_COMMIT") {

@@ -1,9 +1,9 @@
-//! The last warnings and errors of the process and of each instance, as the log has them: for the page
-//! and `/errors`, so that nobody has to look for them in a log first.
+//! The last warnings and errors of the process and of each instance, for the page and `/errors`, so
+//! that nobody has to search the log first.
 //!
-//! A layer beside the one that writes the log. It keeps what our own code says and nothing of other
-//! crates, like the log itself (they print URLs with keys). Bounded: [`KEPT`] of the process and of
-//! each instance, each no longer than [`LONGEST`]; what is said again is counted, not kept twice.
+//! A tracing layer beside the one that writes the log. Like the log it keeps events of our own code
+//! only (other crates print URLs with keys). Bounded: [`KEPT`] for the process and for each
+//! instance, each of at most [`LONGEST`] characters. A repeated event is counted, not stored again.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,16 +22,16 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 use super::status::LastError;
 use crate::{clock, domain::excerpt};
 
-/// How many are kept of each instance, and of what belongs to none.
+/// Entries kept for each instance, and for the process.
 const KEPT: usize = 20;
-/// Instances known at most: those that are gone are forgotten by the supervisor.
+/// The most instances. The supervisor removes those that are gone.
 const INSTANCES: usize = 1_024;
-/// Of an instance so many things are told with its state.
+/// Entries that the status shows of an instance.
 const AT_A_GLANCE: usize = 4;
-/// Characters of a message or its fields.
+/// The longest message, and the longest text of its fields, in characters.
 const LONGEST: usize = 600;
 
-/// One thing that was said, however often.
+/// One warning or error, however often it was logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LoggedError {
     /// `ERROR` or `WARN`.
@@ -39,7 +39,7 @@ pub struct LoggedError {
     pub message: String,
     /// Its fields: `key=value, …`.
     pub fields: String,
-    /// The request it was last said of, if of one.
+    /// The request of the last occurrence, if it belongs to one.
     pub request: Option<String>,
     pub first_ms: u64,
     pub last_ms: u64,
@@ -52,27 +52,27 @@ struct Kept {
     instances: BTreeMap<String, VecDeque<LoggedError>>,
 }
 
-/// The last errors. Clones share them.
+/// The recent warnings and errors. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct LastErrors {
     kept: Arc<Mutex<Kept>>,
 }
 
-/// Errors by whose they are, newest first.
+/// Warnings and errors by owner, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Told {
-    /// Those of no instance.
+    /// Those that belong to no instance.
     pub process: Vec<LoggedError>,
     pub instances: BTreeMap<String, Vec<LoggedError>>,
 }
 
 impl LastErrors {
-    /// What notes them, for the process's subscriber.
+    /// The layer that records events, for the process's subscriber.
     pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(&self) -> impl Layer<S> + use<S> {
         ErrorLayer { errors: self.clone() }
     }
 
-    /// Those that were last said at this time or later.
+    /// Entries whose last occurrence was at this time or later.
     #[must_use]
     pub fn since(&self, since_ms: u64) -> Told {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,8 +87,8 @@ impl LastErrors {
         }
     }
 
-    /// What was said last of an instance, at this time or later: the newest of each message, at most
-    /// [`AT_A_GLANCE`], newest first.
+    /// The last entries of an instance, at this time or later: the newest of each message, newest
+    /// first, at most [`AT_A_GLANCE`].
     #[must_use]
     pub fn last_of(&self, instance: &str, since_ms: u64) -> Vec<LastError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +107,7 @@ impl LastErrors {
         last.into_iter().map(in_short).collect()
     }
 
-    /// Forgets the instances that are none any more.
+    /// Removes the instances that no longer exist.
     pub fn retain(&self, is_instance: impl Fn(&str) -> bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.instances.retain(|name, _| is_instance(name));
@@ -142,7 +142,7 @@ struct ErrorLayer {
     errors: LastErrors,
 }
 
-/// What a span says of the events in it.
+/// The owner of the events in a span.
 #[derive(Debug, Default)]
 struct Whose {
     instance: Option<String>,
@@ -200,7 +200,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ErrorLayer {
     }
 }
 
-/// Fields of a span or event as short texts.
+/// The fields of a span or event as short texts.
 #[derive(Debug, Default)]
 struct Fields(Vec<(&'static str, String)>);
 
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(told[0].fields, "number=999", "the newest comes first");
     }
 
-    /// Not registered, and no funds, say.
+    /// For example not registered, and no funds.
     #[test]
     fn every_standing_condition_is_told_once_newest_first() {
         let errors = noted(|| {

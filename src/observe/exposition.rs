@@ -1,7 +1,7 @@
-//! What Prometheus reads: the metrics of all instances and what their supervisor knows of them, as
-//! one text. Each series of an instance gets its name here.
+//! The text that Prometheus scrapes: the metrics of all instances, and what their supervisor knows
+//! about them. Each series of an instance gets its `instance` label here.
 //!
-//! Series exist only for what is on the board: those of a removed instance go with it.
+//! Series exist only for published instances: those of a removed instance disappear with it.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::metrics::Described;
 
-/// The format of [`write`]: without it scrapers refuse the text.
+/// The content type of [`write`]: scrapers refuse the text without it.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// One family of this file.
+/// A family that this module adds.
 struct Family {
     name: &'static str,
     is_counter: bool,
@@ -124,7 +124,7 @@ const ALL: [&Family; 19] = [
     &STARTED,
 ];
 
-/// Every family beside those that instances count.
+/// All families except those that instances count themselves.
 #[must_use]
 pub fn described() -> Vec<Described> {
     let described = |family: &&Family| Described {
@@ -136,7 +136,7 @@ pub fn described() -> Vec<Described> {
     ALL.iter().map(described).collect()
 }
 
-/// The text. Reads `/proc` for what the process takes, which asks nobody outside.
+/// Renders the text. Reads `/proc` for the resources of the process, which does not block.
 pub fn write(shown: &Shown) -> Result<String, prometheus::Error> {
     let mut families = Families::default();
     for (instance, metrics) in &shown.metrics {
@@ -152,12 +152,12 @@ pub fn write(shown: &Shown) -> Result<String, prometheus::Error> {
     TextEncoder::new().encode_to_string(&families)
 }
 
-/// By name: each may be written once only.
+/// By name: each family may appear once only.
 #[derive(Default)]
 struct Families(BTreeMap<String, MetricFamily>);
 
 impl Families {
-    /// One instance's family joins that of the others.
+    /// Adds the series of one instance to the family of all.
     fn merge(&mut self, instance: &str, mut family: MetricFamily) {
         let mut series = family.take_metric();
         for one in &mut series {

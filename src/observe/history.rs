@@ -1,9 +1,9 @@
-//! The last hour of an instance in steps: what the page draws and `/history` answers.
+//! The last hour of an instance in steps, for the page and `/history`.
 //!
-//! Nothing measures for it. Every second the supervisor has a look at what the instance counts anyway;
-//! a step is the difference of two looks, and its gauges are those of the last one. It outlives the
-//! generations of an instance, is gone with its process, and never holds more than [`STEPS`] steps of
-//! some 60 bytes.
+//! Nothing is measured for it. Every second the supervisor reads the instance's metrics. A step is
+//! the difference of two readings; its gauges are those of the last one. The history outlives the
+//! generations of an instance, ends with the process, and holds at most [`STEPS`] steps of about 60
+//! bytes.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,17 +14,17 @@ use crate::metrics::{EndedRequests, Metrics};
 
 /// The length of a step.
 pub const STEP_MS: u64 = 10_000;
-/// Steps kept: an hour of them.
+/// Steps kept: one hour.
 const STEPS: usize = 360;
 
 /// What happened in one step.
 #[derive(Clone, Debug, PartialEq)]
 struct Step {
-    /// When it began: a multiple of the length.
+    /// When it began: a multiple of [`STEP_MS`].
     at_ms: u64,
     answered: u64,
     otherwise: u64,
-    /// Seconds from the event seen to the answer mined.
+    /// Seconds from the event being seen to the answer being mined.
     p50: Option<f64>,
     p99: Option<f64>,
     in_hand: u64,
@@ -32,17 +32,17 @@ struct Step {
     lag: Option<u64>,
 }
 
-/// The last hour of one instance. Clones are cheap: only the step under way is copied.
+/// The last hour of one instance. Clones are cheap: only the current step is copied.
 #[derive(Clone, Debug, Default)]
 pub struct LastHour {
     over: Arc<VecDeque<Step>>,
     current: Option<Step>,
-    /// What had ended when the step under way began.
+    /// What had ended when the current step began.
     before: EndedRequests,
 }
 
 impl LastHour {
-    /// A look at the instance now. `gauges`: of what runs, if anything does.
+    /// Records the instance's metrics now. `gauges`: of the running generation, if there is one.
     pub fn look(&mut self, now_ms: u64, metrics: &Metrics, gauges: Option<&Gauges>) {
         let ended = metrics.ended();
         let at_ms = now_ms - now_ms % STEP_MS;
@@ -57,7 +57,7 @@ impl LastHour {
             lag: gauges.and_then(Gauges::lag),
         };
         match &mut self.current {
-            // Also where the clock was set back.
+            // Also after the clock was set back.
             Some(current) if at_ms <= current.at_ms => {
                 *current = Step { at_ms: current.at_ms, ..step(&ended.since(&self.before)) };
             }
@@ -66,7 +66,7 @@ impl LastHour {
                 while over.len() >= STEPS {
                     over.pop_front();
                 }
-                // What ended since the last look counts for the step that is over, and only there.
+                // Requests that ended since the last reading count in the finished step only.
                 let last = ended.since(&self.before);
                 let (p50, p99) = (last.quantile(0.5), last.quantile(0.99));
                 let (answered, otherwise) = (last.answered, last.otherwise);
@@ -81,7 +81,7 @@ impl LastHour {
         }
     }
 
-    /// The steps that began at this time or later, the one under way included.
+    /// The steps that began at this time or later, including the current one.
     #[must_use]
     pub fn since(&self, since_ms: u64) -> Columns {
         let mut columns = Columns::default();
@@ -100,12 +100,12 @@ impl LastHour {
     }
 }
 
-/// More digits than a bucket tells are only bytes.
+/// The histogram's buckets are no more precise than that.
 fn to_millis(seconds: f64) -> f64 {
     (seconds * 1_000.0).round() / 1_000.0
 }
 
-/// Steps, a list of values for each thing that is told of them.
+/// Steps in columns: one list per quantity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Columns {
     pub at_ms: Vec<u64>,
@@ -139,7 +139,7 @@ mod tests {
         answer(&metrics, 4);
         let gauges =
             Gauges { in_hand: 7, held: 2, head: Some(9), cursor: Some(6), ..Gauges::default() };
-        // What earlier generations counted before anybody looked is in no step.
+        // What earlier generations counted before the first reading is in no step.
         history.look(NOW, &metrics, None);
         answer(&metrics, 4);
         history.look(NOW + 5_000, &metrics, Some(&gauges));
@@ -168,12 +168,12 @@ mod tests {
         let told = history.since(0);
         assert_eq!(told.at_ms.len(), STEPS + 1);
         assert!(told.at_ms.is_sorted_by(|a, b| a + STEP_MS == *b), "a step is missing");
-        // A clock that was set back makes no step twice.
+        // A clock that was set back does not repeat a step.
         history.look(NOW, &metrics, None);
         assert_eq!(history.since(0).at_ms, told.at_ms);
     }
 
-    /// What it costs to keep it: told in the README.
+    /// The memory it takes; the README quotes it.
     #[test]
     fn an_hour_is_some_tens_of_kilobytes() {
         assert!(STEPS * size_of::<Step>() < 40 << 10, "{}", size_of::<Step>());

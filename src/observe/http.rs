@@ -1,9 +1,10 @@
-//! The one HTTP listener of a process. It only shows: what it answers stands in [`answers`], and
-//! nothing that a client does changes anything or waits for anything but its own connection.
+//! The HTTP listener of the process. It is read-only: [`answers`] builds every response, and no
+//! client can change anything or make anything wait except its own connection.
 //!
-//! Everybody is let in; where there is no place, the oldest of whoever has most leaves ([`crowd`]). A
-//! connection is one question and one answer, each within a deadline: nobody keeps a place by being
-//! silent, by asking on and on, or by not reading. `/livez` needs no place at all once it is asked.
+//! Every connection is accepted; where no place is free, the oldest connection of the network with
+//! the most connections is closed ([`crowd`]). A connection carries one request and one response,
+//! each within a deadline: no client keeps a place by being silent, by repeating requests, or by
+//! not reading. `/livez` needs no place.
 //!
 //! [`crowd`]: crate::crowd
 
@@ -35,21 +36,21 @@ use self::hosts::Hosts;
 use super::board::View;
 use crate::crowd::{Crowd, Most, Place};
 
-/// Connections that have not said yet what they want, and those that are answered.
+/// Connections that have not sent a request yet, and those that are being answered.
 const PLACES: Most = Most { silent: 128, served: 64 };
-/// After a failed accept (no more files): not in a hot loop.
+/// Pause after a failed accept (for example too many open files), to avoid a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// An address may be taken for a moment by a process that was killed.
+/// How long to wait for an address in use: a process that was just killed may still hold it.
 const TAKEN_FOR: Duration = Duration::from_secs(3);
-/// Between two tries to take it.
+/// Pause between two attempts to bind it.
 const TRIED_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a client may take.
+/// The deadlines of a client.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
-    /// To say what it wants.
+    /// To send its request.
     question: Duration,
-    /// To have read the answer, from the beginning of the connection.
+    /// To have read the response, from the beginning of the connection.
     whole: Duration,
 }
 
@@ -77,7 +78,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// Port 0 lets the system choose. Browsers may use `names`, beside those that are nobody else's.
+    /// Binds the address; port 0 lets the system choose. `names`: host names that browsers may use,
+    /// besides private ones.
     pub async fn bind(address: SocketAddr, names: Vec<String>) -> Result<Self, BindError> {
         let bound = async {
             let listener = listen(address).await?;
@@ -89,13 +91,13 @@ impl Http {
         bound.await.map_err(|cause| BindError { address, cause })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until told to stop.
+    /// Serves until `stop`.
     pub async fn serve(self, view: View, stop: CancellationToken) {
         let Self { listener, hosts, patience, .. } = self;
         let crowd = Crowd::new(PLACES);
@@ -131,7 +133,7 @@ async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Whoever has one address of a /64 has them all.
+/// The address, or the /64 of an IPv6 address: one host can use all of its /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,10 +1,10 @@
-//! Logs: to stderr, as text or as one JSON object per line.
+//! The log: to stderr, as text or as one JSON object per line.
 //!
-//! `RUST_LOG` chooses among our own targets. Other crates are silent whatever it says, because they
-//! print URLs, and URLs hold API keys: the AWS client does so even in a warning. What fails in them
-//! our own code tells, without the URL; `--log-dependencies` lets them speak and says so. Records of
-//! crates that use `log` instead of `tracing` go nowhere, for the same reason. A panic becomes an
-//! error event, so that it is found where the other errors are.
+//! `RUST_LOG` selects among our own targets. Other crates are silent whatever it says, because they
+//! print URLs, and URLs hold API keys: the AWS client does so even in a warning. Our own code logs
+//! their errors without the URL. `--log-dependencies` enables them and logs a warning. Records of
+//! crates that use `log` instead of `tracing` are dropped for the same reason. A panic becomes an
+//! error event, so that it appears where the other errors are.
 
 mod lines;
 
@@ -23,7 +23,7 @@ use tracing_subscriber::{Layer, Registry};
 
 use super::{errors::LastErrors, traces};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     #[default]
@@ -35,35 +35,35 @@ pub enum Format {
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub format: Format,
-    /// Let other crates speak.
+    /// Log events of other crates, too.
     pub dependencies: bool,
-    /// `RUST_LOG`; `info` if absent or unreadable.
+    /// `RUST_LOG`; `info` if absent or invalid.
     pub filter: Option<String>,
-    /// Colours, in text only.
+    /// Colours, in text format only.
     pub colours: bool,
-    /// Where traces go, if anywhere; or what is wrong with what was said of it.
+    /// The trace export, if configured; or what is wrong with its variables.
     pub traces: Option<Result<traces::Settings, String>>,
 }
 
-/// What the process's log keeps beside what it writes.
+/// What the log provides besides its output.
 #[derive(Debug, Default)]
 pub struct Kept {
     pub errors: LastErrors,
-    /// Sends the traces, once it runs.
+    /// Sends the traces while it runs.
     pub traces: Option<traces::Export>,
 }
 
-/// Whether colours are wanted: stderr is a terminal, and `NO_COLOR` has no value
+/// Returns whether to use colours: stderr is a terminal, and `NO_COLOR` has no value
 /// (<https://no-color.org>).
 #[must_use]
 pub fn wants_colours(no_color_is_set: bool) -> bool {
     std::io::stderr().is_terminal() && !no_color_is_set
 }
 
-/// Sets the process's log and panic hook, once.
+/// Installs the process's log and panic hook. May be called once.
 pub fn init(settings: &Settings) -> Result<Kept, SetGlobalDefaultError> {
     let (written, unreadable) = filter(settings.filter.as_deref());
-    // What is not to be logged is not to be shown.
+    // The recent errors must not show what the log hides.
     let (shown, _) = filter(settings.filter.as_deref());
     let errors = LastErrors::default();
     let shown = shown.and(filter_fn(|metadata| is_ours(metadata.target())));
@@ -100,7 +100,7 @@ pub fn init(settings: &Settings) -> Result<Kept, SetGlobalDefaultError> {
     Ok(Kept { errors, traces })
 }
 
-/// The filter of `RUST_LOG`, and what is wrong with it.
+/// The filter of `RUST_LOG`, and the error if it is invalid.
 fn filter(text: Option<&str>) -> (EnvFilter, Option<String>) {
     let info = || EnvFilter::default().add_directive(LevelFilter::INFO.into());
     match text.map(str::trim).filter(|text| !text.is_empty()) {
@@ -120,7 +120,7 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // A failed write must not become a panic, which would want to be written too.
+    // Reporting a failed write would panic, and the panic would be written, too.
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
         Format::Text => {
@@ -135,7 +135,8 @@ where
     Registry::default().with(layer.with_filter(filter.and(ours)))
 }
 
-/// An instance has no end: each of its requests is a trace of its own.
+/// Returns whether it belongs to a trace. The span of an instance never ends, so each request is a
+/// trace of its own.
 fn is_traced(metadata: &Metadata<'_>) -> bool {
     let wanted = if metadata.is_span() {
         metadata.name() != "instance"
@@ -151,7 +152,7 @@ fn is_ours(target: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// Makes panics error events. With no one listening at that level, they go the way they went.
+/// Turns panics into error events. If that level is disabled, the previous hook handles them.
 fn log_panics() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

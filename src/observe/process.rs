@@ -1,9 +1,9 @@
-//! What the process takes, by the kernel's word. `None`: the kernel does not tell, as on another
-//! system than Linux.
+//! The resources of the process as the kernel reports them. `None`: not reported, as on systems
+//! other than Linux.
 
 use std::fs;
 
-/// As of now.
+/// The values now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     pub cpu_seconds: Option<f64>,
@@ -13,13 +13,13 @@ pub struct Usage {
     pub threads: Option<f64>,
 }
 
-/// Asks `/proc`, where nothing waits for a disk.
+/// Reads `/proc`, which never waits for a disk.
 #[must_use]
 pub fn usage() -> Usage {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // One is the directory that is read.
+    // One entry is the directory being read.
     let open = fs::read_dir("/proc/self/fd").ok().map(|open| open.count().saturating_sub(1));
     Usage {
         cpu_seconds: cpu_seconds(&stat),
@@ -30,19 +30,19 @@ pub fn usage() -> Usage {
     }
 }
 
-/// The first number behind a name at the beginning of a line.
+/// The first number after this name at the beginning of a line.
 fn field(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// User and system time: the 14th and 15th field, counted behind the program's name, which may have
-/// blanks in it.
+/// User plus system time: fields 14 and 15, see proc(5). Counted after the program's name, which
+/// may contain blanks.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     let hundredths = ticks()? + ticks()?;
-    // USER_HZ is 100 on every system that Rust runs on.
+    // USER_HZ is 100 on every Linux that Rust supports.
     Some(hundredths / 100.0)
 }
 

@@ -1,10 +1,10 @@
 //! Whether the process, or one instance, is ready, and why not. Pure: the status in, a verdict out.
 //!
-//! An instance that should run is ready unless it is parked, backing off or starting. One that waits
-//! for something outside is: no restart of it would help, and others need not lose it for that. Files
-//! that cannot be applied while the old ones run, requests that are held, hidden or answered by others
-//! alone, and gateway nodes and finality tags that stand still do not make anything unready, but are a
-//! reason to look.
+//! An instance that should run is ready unless it is parked, backing off or starting. One that
+//! waits for an outside dependency is ready: a restart would not help, and the other instances must
+//! not lose traffic. Some conditions are reported as reasons although they make nothing unready:
+//! files that cannot be applied while the old ones run, requests that are held, hidden or answered
+//! by others alone, and gateway nodes and finality tags that stand still.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,26 +13,26 @@ use super::{
     status::{InstanceStatus, State, Status, StoppedBy},
 };
 
-/// The verdict, as `/readyz` answers it.
+/// The response of `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
     pub ready: bool,
-    /// What is not as it should be, a line each: also what does not make anything unready.
+    /// One line per condition that needs attention, including those that do not affect readiness.
     pub reasons: Vec<String>,
     pub instances: Vec<InstanceReadiness>,
 }
 
-/// The same of one instance.
+/// The verdict on one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceReadiness {
     pub instance: String,
     pub ready: bool,
-    /// One word.
+    /// The word of its state.
     pub state: String,
     pub since_ms: u64,
-    /// Why it is in this state, or is not what its file says.
+    /// Why it is in this state, or does not run what its file says.
     pub reason: Option<String>,
-    /// As `status` says it.
+    /// As in `status`.
     #[serde(default)]
     pub what_to_do: Vec<String>,
 }
@@ -42,11 +42,12 @@ const DISABLED: &str =
     "every configuration says enabled = false: remove that line where one should run";
 
 impl Readiness {
-    /// Of the whole process: no instance that should run is down, and there is one.
+    /// The verdict on the process: there is an instance that should run, and none that should run
+    /// is down.
     #[must_use]
     pub fn of(status: &Status) -> Self {
         let instances: Vec<_> = status.instances.iter().map(InstanceReadiness::of).collect();
-        // Nobody waits for what was stopped on purpose.
+        // Instances stopped on purpose do not count.
         let stopped = |one: &InstanceStatus| matches!(one.state, State::Stopped { .. });
         let wanted = status.instances.iter().zip(&instances).filter(|(one, _)| !stopped(one));
         let disabled = |one: &InstanceStatus| one.state == State::Stopped { by: StoppedBy::File };
@@ -58,7 +59,7 @@ impl Readiness {
             (false, _) => wanted.filter_map(|(_, one)| one.line()).collect(),
         };
         for problem in &status.reload.problems {
-            // An instance's own is in its line.
+            // The line of an instance already contains its own problem.
             if !instances.iter().any(|one| problem.starts_with(&format!("{}: ", one.instance))) {
                 reasons.push(problem.clone());
             }
@@ -66,7 +67,7 @@ impl Readiness {
         Self { ready, reasons, instances }
     }
 
-    /// Of one instance. `None`: there is none of this name.
+    /// The verdict on one instance. `None`: there is none of this name.
     #[must_use]
     pub fn of_instance(status: &Status, name: &str) -> Option<Self> {
         let found = status.instances.iter().find(|one| one.name == name)?;
@@ -112,7 +113,7 @@ impl InstanceReadiness {
         }
     }
 
-    /// What there is to say, if anything.
+    /// Its line among the reasons, if there is one.
     fn line(&self) -> Option<String> {
         let Self { instance, state, .. } = self;
         match &self.reason {
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(Readiness::of_instance(&all, "c"), None);
     }
 
-    /// Whoever copied the example and left its `enabled = false` has nothing that runs.
+    /// An operator who copied the example with its `enabled = false` has nothing running.
     #[test]
     fn where_every_file_is_disabled_nothing_is_ready() {
         let disabled = || instance("a", State::Stopped { by: StoppedBy::File });
@@ -231,7 +232,7 @@ mod tests {
         let readiness = Readiness::of(&all);
         assert!(readiness.ready);
         assert_eq!(readiness.reasons, ["a: running: reload failed: bad TOML"]);
-        // A node that stands still is waited for, and told.
+        // A node that stands still is waited for and reported.
         all.reload.problems.clear();
         all.instances[0].reload_failed = None;
         all.instances[0].gauges.stale.push(StaleNode {

@@ -1,32 +1,32 @@
-//! What an operator may ask of an instance about its requests, and what is answered: the control
-//! socket sends both, `requests` and `backfill` print the answers.
+//! What an operator may ask an instance about its requests, and the answers. Both go through the
+//! control socket; `requests` and `backfill` print the answers.
 //!
-//! An instance that can answer puts up a [`Desk`]; whoever has it hands a question in and does not
-//! wait: the answer goes straight to the asker. Every answer is bounded, what is longer comes in
-//! pages. No secret comes in here: what the journal holds stands on chain, too. Times are Unix
-//! milliseconds, bytes hex with 0x.
+//! An instance that can answer publishes a [`Desk`]. The supervisor sends a question there and does
+//! not wait: the answer goes directly to the client. Every answer is bounded; longer ones come in
+//! pages. They contain no secret: everything in the journal is on chain, too. Times are Unix
+//! milliseconds, bytes are hex with 0x.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-/// A question, or a wish.
+/// A question, or an action to take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Inquiry {
     /// A page of requests.
     List { which: Which, after: Option<i64> },
-    /// A page of all that is stored of them.
+    /// A page of complete records.
     Export { which: Which, after: Option<i64> },
     /// All requests of one id (0x and hex, or decimal).
     Show { id: String },
     /// Try the requests of this id again, now.
     Retry { id: String },
-    /// Read these blocks again, as many as go in a few seconds.
+    /// Read these blocks again, as many as possible within a few seconds.
     Backfill { from: u64, to: Option<u64> },
 }
 
 impl Inquiry {
-    /// Whether something is to be done.
+    /// Returns whether it asks for an action.
     #[must_use]
     pub fn is_wish(&self) -> bool {
         match self {
@@ -36,25 +36,25 @@ impl Inquiry {
     }
 }
 
-/// Which requests.
+/// Selects requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Which {
-    /// Without an outcome, held ones included.
+    /// Without an outcome, including held ones.
     Unfinished,
     Held,
-    /// Ended without an answer since then: refused, expired or orphaned.
+    /// Ended without an answer since this time: refused, expired or orphaned.
     Ended {
         since_ms: u64,
     },
     All,
 }
 
-/// What is answered.
+/// The answer to an [`Inquiry`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "told", rename_all = "snake_case")]
 pub enum Told {
-    /// `next`: there may be more after this.
+    /// `next`: where the next page begins, if there may be one.
     Lines {
         requests: Vec<RequestLine>,
         next: Option<i64>,
@@ -72,24 +72,25 @@ pub enum Told {
     Backfilled(Backfilled),
 }
 
-/// Where a request stands.
+/// The state of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestLine {
-    /// As the chain writes it.
+    /// In the notation of the chain.
     pub id: String,
-    /// The hash of its event's topics and data: tells requests of one id apart.
+    /// The hash of its event's topics and data: distinguishes requests with one id.
     pub content: String,
     pub kind: String,
     /// The last stage it entered; `settled` once it has an outcome.
     pub stage: String,
     pub held: Option<HeldFor>,
     pub outcome: Option<String>,
-    /// Why, where the outcome alone does not say.
+    /// The reason, where the outcome alone does not give it.
     pub outcome_detail: Option<String>,
-    /// Failed ones.
+    /// The number of failed attempts.
     pub attempts: u32,
     pub last_error: Option<String>,
-    /// What it waits for, if it has for long and nothing failed since it did. A running instance tells.
+    /// What it waits for, if it has waited long and nothing has failed since. Set by a running
+    /// instance only.
     #[serde(default)]
     pub waits: Option<String>,
     pub block: u64,
@@ -101,7 +102,7 @@ pub struct RequestLine {
 }
 
 impl RequestLine {
-    /// Since when it stands so.
+    /// When it entered its current state.
     #[must_use]
     pub fn since_ms(&self) -> u64 {
         let held = self.held.as_ref().map(|held| held.since_ms);
@@ -115,7 +116,7 @@ impl RequestLine {
     }
 }
 
-/// Why a request is set aside, and since when for this reason.
+/// Why a request is held, and since when for this reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldFor {
     pub reason: String,
@@ -123,23 +124,24 @@ pub struct HeldFor {
     pub since_ms: u64,
 }
 
-/// All there is to tell of one request.
+/// Everything that is known about one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestStory {
     #[serde(flatten)]
     pub line: RequestLine,
-    /// Of the contracts' ABI, as far as the event shows it; absent if this version cannot read it.
+    /// The generation of the contracts' ABI, as far as the event shows it; absent if this version
+    /// cannot read the event.
     pub generation: Option<String>,
     pub event: EventPlace,
-    /// Time that counts towards the expiry.
+    /// The working time that counts towards the expiry.
     pub worked_ms: u64,
-    /// The transaction that brought the answer, and its block.
+    /// The transaction that delivered the answer, and its block.
     pub accepted: Option<Accepted>,
-    /// All that were signed for it, oldest first.
+    /// All transactions signed for it, oldest first.
     pub transactions: Vec<TransactionLine>,
 }
 
-/// Where on chain a request was made.
+/// Where on chain a request was emitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventPlace {
     pub block: u64,
@@ -166,7 +168,7 @@ pub struct TransactionLine {
     pub given_up: Option<String>,
 }
 
-/// A request as it is exported, to be looked at elsewhere.
+/// A request with its event and answer, for analysis elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedRequest {
     #[serde(flatten)]
@@ -176,7 +178,7 @@ pub struct ExportedRequest {
     pub answer: Option<ExportedAnswer>,
 }
 
-/// The Core's answer, as it is sent or was.
+/// The Core's answer as it is, or was, sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedAnswer {
     pub payload: String,
@@ -184,13 +186,13 @@ pub struct ExportedAnswer {
     pub extra_data: String,
 }
 
-/// What became of the wish to try a request again.
+/// The result of retrying a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
     pub id: String,
     pub content: String,
     pub verdict: Verdict,
-    /// In words.
+    /// The result in words.
     pub text: String,
 }
 
@@ -200,37 +202,38 @@ pub struct Retried {
 pub enum Verdict {
     /// It was held, and is tried now, or when its instance starts.
     Tried,
-    /// It had ended without an answer, and is open again.
+    /// It had ended without an answer, and is unfinished again.
     OpenedAgain,
-    /// It is in hand: nothing to do.
+    /// It is being processed: nothing to do.
     InHand,
     /// It stays as it is.
     Refused,
 }
 
-/// How far blocks were read again.
+/// The progress of reading blocks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backfilled {
     pub from: u64,
     /// The last block that was read.
     pub to: u64,
-    /// The last block of the range: what comes after it is read in its turn.
+    /// The last block of the range; blocks after the cursor are read in the normal course.
     pub end: u64,
-    /// Found in these blocks.
+    /// Requests found in these blocks.
     pub requests: u64,
-    /// Of them, not known before.
+    /// Those of them that were not known.
     pub new: u64,
 }
 
-/// Where questions are handed in. A full one takes none.
+/// Takes questions to an instance; refuses them when full.
 pub type Desk = mpsc::Sender<Asked>;
 
-/// A question on its way to who answers it.
+/// A question on its way to the instance.
 #[derive(Debug)]
 pub struct Asked {
     pub inquiry: Inquiry,
     pub reply: Reply,
 }
 
-/// The way back to the asker. An error is a sentence for them; who drops it has ended.
+/// The channel back to the client. An error is a sentence for the operator. Dropped: the instance
+/// ended.
 pub type Reply = oneshot::Sender<Result<Told, String>>;

@@ -1,9 +1,9 @@
-//! What there is to know about the process and its instances, as one value: the control socket sends
-//! it, `status` and `list --long` print it.
+//! The status of the process and its instances as one value: the control socket sends it, `status`
+//! and `list --long` print it.
 //!
-//! An instance reports through a [`Reporter`]; the supervisor puts the reports together with what it
-//! alone knows (state, restarts, files). No secret comes in here: URLs are hosts, wallets addresses.
-//! Times are Unix milliseconds.
+//! An instance reports through a [`Reporter`]. The supervisor adds what it alone knows (state,
+//! restarts, files). It contains no secret: URLs are reduced to hosts, wallets to addresses. Times
+//! are Unix milliseconds.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -19,11 +19,11 @@ pub struct Status {
     pub version: String,
     pub pid: u32,
     pub started_at_ms: u64,
-    /// Where the HTTP listener is, if there is one: `127.0.0.1:9478`.
+    /// The address of the HTTP listener, if there is one: `127.0.0.1:9478`.
     pub listen: Option<String>,
     /// `None` under `start`: nothing is watched.
     pub config_dir: Option<PathBuf>,
-    /// Where the journals are.
+    /// The directory of the journals.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
     pub reload: Reload,
@@ -31,14 +31,14 @@ pub struct Status {
     pub instances: Vec<InstanceStatus>,
 }
 
-/// How the last reading of the files went.
+/// The result of the last reload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reload {
-    /// When something was last applied, or last failed to be.
+    /// When a change was last applied, or last failed.
     pub at_ms: u64,
-    /// When the files were last all in order and applied.
+    /// When all files were last valid and applied.
     pub succeeded_at_ms: Option<u64>,
-    /// What keeps the files from being what runs: one line each, by instance or of the directory.
+    /// Why the files are not what runs: one line each, of an instance or of the directory.
     pub problems: Vec<String>,
 }
 
@@ -49,24 +49,24 @@ pub struct InstanceStatus {
     pub file: Option<PathBuf>,
     #[serde(flatten)]
     pub state: State,
-    /// Since when it is in this state.
+    /// When it entered this state.
     pub since_ms: u64,
-    /// Counts builds of this instance; 0 before the first.
+    /// The number of builds of this instance; 0 before the first.
     pub generation: u64,
-    /// Builds after a failure.
+    /// The number of builds after a failure.
     pub restarts: u64,
     pub last_error: Option<LastError>,
-    /// What the log said of it at WARN or above, unless that is long ago: each thing once, newest first.
+    /// Recent log entries at WARN or above: each message once, newest first.
     #[serde(default)]
     pub last_warnings: Vec<LastError>,
-    /// Why the file's content is not what runs.
+    /// Why the file's content does not run.
     pub reload_failed: Option<String>,
-    /// The file is in order: it is applied once what it needs answers.
+    /// The file is valid and is applied once its dependencies answer.
     #[serde(default)]
     pub reload_waits: bool,
-    /// A new configuration is being checked or switched to.
+    /// A new configuration is being checked or started.
     pub changing: bool,
-    /// The beginning of the SHA-256 of the file whose content runs (see `sha256sum`).
+    /// The beginning of the SHA-256 of the file whose content runs (compare with `sha256sum`).
     pub config_hash: Option<String>,
     pub chain_id: Option<u64>,
     pub decryption: Option<String>,
@@ -76,36 +76,36 @@ pub struct InstanceStatus {
     pub gauges: Gauges,
 }
 
-/// What an instance is doing, seen by its supervisor.
+/// The state of an instance as its supervisor sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     /// Being built.
     Starting,
-    /// Up, and waiting for something outside.
+    /// Running, but waiting for an outside dependency.
     Waiting {
         on: String,
         why: String,
     },
     Running,
-    /// Told to end, finishing what is in hand.
+    /// Told to end; finishing what is answered.
     Draining,
     /// It failed and is built again at `until_ms`.
     BackingOff {
         until_ms: u64,
     },
-    /// Not built again until its file changes, somebody restarts it, or `retry_at_ms`.
+    /// Not built again until its file changes, it is restarted, or `retry_at_ms`.
     Parked {
         why: String,
         retry_at_ms: Option<u64>,
     },
-    /// On purpose.
+    /// Stopped on purpose.
     Stopped {
         by: StoppedBy,
     },
 }
 
-/// Who stopped an instance.
+/// What stopped an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoppedBy {
@@ -126,11 +126,11 @@ impl StoppedBy {
 }
 
 impl State {
-    /// All that [`Self::word`] answers.
+    /// All values of [`Self::word`].
     pub const WORDS: [&str; 7] =
         ["starting", "waiting", "running", "draining", "backing-off", "parked", "stopped"];
 
-    /// As shown: one word.
+    /// The state in one word, as shown.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
@@ -144,7 +144,7 @@ impl State {
         }
     }
 
-    /// Its numbers are of now.
+    /// Returns whether its gauges are current.
     #[must_use]
     pub fn is_up(&self) -> bool {
         match self {
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// It should be up, and is not.
+    /// Returns whether it should be up and is not.
     #[must_use]
     pub fn is_down(&self) -> bool {
         match self {
@@ -170,19 +170,19 @@ impl State {
     }
 }
 
-/// Why an instance ended last.
+/// An error or a warning, and when it occurred.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
     pub at_ms: u64,
     pub text: String,
 }
 
-/// How far an instance is, by its own word.
+/// The progress of an instance, as it reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     #[default]
     Starting,
-    /// An outage: nothing for the supervisor to mend.
+    /// An outage of a dependency: the supervisor cannot fix it.
     Waiting {
         /// `the KMS Core at core.example:50052`
         on: String,
@@ -191,7 +191,7 @@ pub enum Phase {
     Running,
 }
 
-/// Numbers an instance keeps up to date while it runs.
+/// Values that an instance updates while it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gauges {
     /// The wallet's address, once it is known.
@@ -200,51 +200,52 @@ pub struct Gauges {
     pub head: Option<u64>,
     /// The last block whose requests are all stored.
     pub cursor: Option<u64>,
-    /// Requests without an outcome, held ones included.
+    /// Requests without an outcome, including held ones.
     pub in_hand: u64,
     pub held: u64,
-    /// Held ones by their reason.
+    /// Held requests by reason.
     #[serde(default)]
     pub held_by: BTreeMap<String, u64>,
-    /// The oldest request that is not held, if it has stood where it is for long.
+    /// The oldest request that is not held, if it has not progressed for long.
     #[serde(default)]
     pub waits: Option<WaitingRequest>,
     pub catching_up: Option<CatchUp>,
-    /// Of an instance that only observes: requests it has seen to the end since it started.
+    /// Observing instances only: requests processed completely since the start.
     #[serde(default)]
     pub observed: Option<u64>,
     /// Gateway nodes that are connected and do not follow the chain.
     #[serde(default)]
     pub stale: Vec<StaleNode>,
-    /// The finality tag, if requests wait for one that does not move.
+    /// The finality tag, if requests wait for it and it does not move.
     #[serde(default)]
     pub still_tag: Option<StillTag>,
-    /// Blocks up to the cursor whose logs are in doubt.
+    /// Blocks up to the cursor whose logs are not proven.
     #[serde(default)]
     pub unproven: Option<UnprovenBlocks>,
     /// Blocks up to the cursor whose second reading is late.
     #[serde(default)]
     pub read_once: Option<ReadOnce>,
-    /// Answers that wait, if none has been sent for long.
+    /// Waiting answers, if none has been sent for long.
     #[serde(default)]
     pub unsent: Option<Unsent>,
-    /// Requests that are on chain and that no node shows.
+    /// Requests that are on chain although no node shows them.
     #[serde(default)]
     pub hidden: Vec<HiddenRequests>,
-    /// Requests that others have answered and this node has not.
+    /// Requests that other nodes have answered and this one has not.
     #[serde(default)]
     pub unanswered: Option<UnansweredRequests>,
 }
 
 impl Gauges {
-    /// `2 no_funds, 1 signer_mismatch`; `None`: nothing is held, or not for reasons that are known.
+    /// For example `2 no_funds, 1 signer_mismatch`; `None`: nothing is held, or no reason is known.
     #[must_use]
     pub fn reasons(&self) -> Option<String> {
         let each = self.held_by.iter().map(|(reason, many)| format!("{many} {reason}"));
         (!self.held_by.is_empty()).then(|| each.collect::<Vec<_>>().join(", "))
     }
 
-    /// What is wrong with what the chain shows, or with what is sent there, in words, with what to do.
+    /// Descriptions of doubts about what the nodes show, and of answers that are not sent, with
+    /// what to do.
     pub fn doubts(&self) -> impl Iterator<Item = String> {
         let stale = self.stale.iter().map(ToString::to_string);
         let tag = self.still_tag.iter().map(ToString::to_string);
@@ -255,7 +256,7 @@ impl Gauges {
         stale.chain(tag).chain(unproven).chain(hidden).chain(unanswered).chain(unsent)
     }
 
-    /// Blocks between cursor and head, and those before it whose logs are in doubt.
+    /// Blocks between cursor and head, plus unproven blocks below the cursor.
     #[must_use]
     pub fn lag(&self) -> Option<u64> {
         let behind = self.head?.saturating_sub(self.cursor?);
@@ -263,21 +264,20 @@ impl Gauges {
     }
 }
 
-/// A gateway node that is connected and does not follow the chain, as far as this can be seen from
-/// here.
+/// A gateway node that is connected and does not follow the chain, as far as can be seen from here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaleNode {
-    /// Host and port; those of all nodes where none shows a new block.
+    /// Host and port; those of all nodes if none shows a new block.
     pub host: String,
     /// Its newest block.
     pub head: u64,
-    /// Since when (Unix ms) others know a newer one, or none shows any.
+    /// Since when (Unix ms) other nodes have shown a newer block, or no node has shown any.
     pub since_ms: u64,
-    /// The newest block of another node. `None`: nobody shows a newer one.
+    /// The newest block of another node. `None`: no node shows a newer one.
     pub others: Option<u64>,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for StaleNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, head, since_ms, others } = self;
@@ -299,18 +299,18 @@ impl fmt::Display for StaleNode {
     }
 }
 
-/// A finality tag that has not moved for longer than any in order, while the chain went on.
+/// A finality tag that has not moved for longer than is normal, while the chain went on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StillTag {
     /// `safe` or `finalized`.
     pub tag: String,
-    /// Where it stands; `None`: no node has told it.
+    /// The tagged block; `None`: no node has reported it.
     pub at: Option<u64>,
     /// Since when (Unix ms).
     pub since_ms: u64,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for StillTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tag, at, since_ms } = self;
@@ -326,17 +326,17 @@ impl fmt::Display for StillTag {
     }
 }
 
-/// Blocks that were read, and whose logs no gateway node could prove within a minute.
+/// Blocks that were read and whose logs no gateway node could prove within a minute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnprovenBlocks {
     pub blocks: u64,
-    /// The lowest one.
+    /// The lowest of them.
     pub first: u64,
-    /// Since when (Unix ms) the one does that waits longest.
+    /// Since when (Unix ms) the first of them has been unproven.
     pub since_ms: u64,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for UnprovenBlocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { blocks, first, since_ms } = self;
@@ -351,7 +351,7 @@ impl fmt::Display for UnprovenBlocks {
     }
 }
 
-/// Every block is read twice, and this should have happened.
+/// Every block is read twice; this second reading is late.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadOnce {
     /// The block that has waited longest.
@@ -360,7 +360,7 @@ pub struct ReadOnce {
     pub since_ms: u64,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for ReadOnce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first, since_ms } = self;
@@ -373,10 +373,10 @@ impl fmt::Display for ReadOnce {
     }
 }
 
-/// A request that is not further, and why.
+/// A request that does not progress, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingRequest {
-    /// As the chain writes it.
+    /// In the notation of the chain.
     pub id: String,
     /// The last stage it entered, and when (Unix ms).
     pub stage: String,
@@ -384,7 +384,7 @@ pub struct WaitingRequest {
     pub why: String,
 }
 
-/// In words.
+/// A description.
 impl fmt::Display for WaitingRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, stage, since_ms, why } = self;
@@ -392,7 +392,7 @@ impl fmt::Display for WaitingRequest {
     }
 }
 
-/// Answers wait, and no transaction was taken by a node or mined for long.
+/// Answers are waiting, and for long no transaction was accepted by a node or mined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsent {
     pub answers: u64,
@@ -400,7 +400,7 @@ pub struct Unsent {
     pub since_ms: u64,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for Unsent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { answers, since_ms } = self;
@@ -414,21 +414,21 @@ impl fmt::Display for Unsent {
     }
 }
 
-/// Requests that are on chain, by their ids, and that no gateway node shows.
+/// Requests whose ids prove that they are on chain, and that no gateway node shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HiddenRequests {
     pub requests: u64,
-    /// Their ids, as the chain writes them.
+    /// Their ids in the notation of the chain.
     pub first: String,
     pub last: String,
-    /// The blocks they are in, somewhere.
+    /// The range of blocks that contains them.
     pub from_block: u64,
     pub to_block: u64,
-    /// Since when this is known (Unix ms).
+    /// Since when this has been known (Unix ms).
     pub since_ms: u64,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for HiddenRequests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, first, last, from_block, to_block, since_ms } = self;
@@ -446,18 +446,18 @@ impl fmt::Display for HiddenRequests {
     }
 }
 
-/// Requests that others have answered for more than a minute, and this node has not.
+/// Requests that other nodes answered more than a minute ago and this one has not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnansweredRequests {
     pub requests: u64,
-    /// The one that others have answered longest ago, as the chain writes it.
+    /// The one that was answered by others first, in the notation of the chain.
     pub id: String,
-    /// The block that says so, and since when this is known (Unix ms).
+    /// The block that shows it, and since when this has been known (Unix ms).
     pub block: u64,
     pub since_ms: u64,
 }
 
-/// In words, with what to do.
+/// A description with what to do.
 impl fmt::Display for UnansweredRequests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, id, block, since_ms } = self;
@@ -473,29 +473,29 @@ impl fmt::Display for UnansweredRequests {
     }
 }
 
-/// Reading blocks that came while the instance was down.
+/// The progress of reading blocks that were produced while the instance was down.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CatchUp {
-    /// Blocks.
+    /// In blocks.
     pub done: u64,
     pub to_do: u64,
     pub blocks_per_second: f64,
-    /// `None` while there is no rate yet.
+    /// `None` until a rate is known.
     pub seconds_left: Option<u64>,
 }
 
-/// An instance's way to tell how it is.
+/// How an instance reports to its supervisor.
 #[derive(Clone, Debug)]
 pub struct Reporter {
     pub phase: watch::Sender<Phase>,
     pub gauges: watch::Sender<Gauges>,
     pub metrics: Metrics,
-    /// Where it can be asked for its requests, once it can answer.
+    /// The channel for questions about its requests, once it can answer.
     pub desk: watch::Sender<Option<Desk>>,
 }
 
 impl Reporter {
-    /// `metrics`: what earlier generations counted, too.
+    /// `metrics`: include the counts of earlier generations.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         let (phase, gauges, desk) = Default::default();

@@ -1,9 +1,9 @@
-//! Traces to an OpenTelemetry collector, over HTTP as protobuf: one trace per request, its rooms as
-//! spans in it, what is logged of it at INFO and above as events.
+//! Exports traces to an OpenTelemetry collector, over HTTP as protobuf. Each request is one trace;
+//! its stages are spans, and what is logged about it at INFO and above are events.
 //!
-//! Spans that ended wait in a queue of [`QUEUE`]; one task sends them on. A collector that is slow or
-//! away costs spans, which are counted, and nothing else: nobody waits for it, a batch is sent once,
-//! and what keeps failing is logged ever more rarely.
+//! Finished spans wait in a queue of [`QUEUE`]; one task sends them. A slow or unreachable
+//! collector costs spans, which are counted, and nothing else: nothing waits for it, a batch is
+//! sent once, and repeated failures are logged with increasing intervals.
 
 use std::{
     error::Error as _,
@@ -45,42 +45,42 @@ use crate::{
     tls::{self, TlsRoots},
 };
 
-/// Spans that wait to be sent.
+/// The capacity of the queue, in spans.
 const QUEUE: usize = 4_096;
-/// Spans sent at a time.
+/// The most spans in one batch.
 const BATCH: usize = 512;
-/// How long a span waits for company.
+/// How long the first span of a batch waits for others.
 const COMPANY: Duration = Duration::from_secs(1);
 /// How long the collector may take for a batch.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// And for all that is left when the process ends.
+/// How long sending the rest may take when the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(3);
-/// No answer that says anything is longer.
+/// The most bytes read of a response.
 const LONGEST_ANSWER: usize = 4_096;
 
-/// Each also with `TRACES_` behind `OTLP_`, which then counts.
+/// Each also exists with `TRACES_` after `OTLP_`, which takes precedence.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const SERVICE: &str = "OTEL_SERVICE_NAME";
-/// With or without `parentbased_`.
+/// Its values may have the prefix `parentbased_`.
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SHARE: &str = "OTEL_TRACES_SAMPLER_ARG";
 
-/// Where collectors usually listen for gRPC, which is not spoken here.
+/// The usual port of collectors for gRPC, which is not supported here.
 const GRPC_PORT: u16 = 4317;
 
-/// Where traces go, and which.
+/// The collector, and which requests are traced.
 #[derive(Clone)]
 pub struct Settings {
-    /// May hold a key.
+    /// May contain an API key.
     url: Url,
-    /// Hold one, usually.
+    /// Usually contain an API key.
     headers: HeaderMap,
     service: String,
-    /// Of all requests, from 0 to 1.
+    /// The share of requests that are traced, from 0 to 1.
     share: f64,
 }
 
@@ -96,8 +96,8 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// The usual variables of OpenTelemetry. `None`: no traces are wanted. The error says which
-    /// variable is wrong, and not what is in it.
+    /// Reads the standard variables of OpenTelemetry. `None`: traces are not configured. The error
+    /// names the variable and never shows its value.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         let get = |name: &str| get(name).map(|text| text.trim().to_owned());
         let given = |name: &str| get(name).filter(|text| !text.is_empty());
@@ -109,13 +109,14 @@ impl Settings {
         if is(&disabled, "true") {
             return Ok(None);
         }
-        // The variable of traces alone, else the one of all signals.
+        // The variable for traces alone, else the one for all signals.
         let of_traces = |name: &str| {
             let own = name.replace("_OTLP_", "_OTLP_TRACES_");
             given(&own).map(|text| (own, text)).or_else(|| Some((name.to_owned(), given(name)?)))
         };
         let Some((endpoint, text)) = of_traces(ENDPOINT) else { return Ok(None) };
-        // OpenTelemetry takes nothing else for yes. Who writes 1 means it, and hears why it is none.
+        // OpenTelemetry accepts only `true`. An operator who writes 1 means it, and is told why it
+        // has no effect.
         if disabled.is_some() && !is(&disabled, "false") {
             return Err(wrong(DISABLED, "true or false"));
         }
@@ -147,7 +148,7 @@ impl Settings {
         let share = given(SHARE).map_or(Some(1.0), |text| text.parse().ok());
         let share = share.filter(|share| (0.0..=1.0).contains(share));
         let share = share.ok_or_else(|| wrong(SHARE, "a share of all requests from 0 to 1"));
-        // A request begins here: no sampler has a parent to follow.
+        // A trace begins with the request, so no sampler has a parent to follow.
         let share = match given(SAMPLER)
             .as_deref()
             .map(|name| name.strip_prefix("parentbased_").unwrap_or(name))
@@ -192,7 +193,7 @@ fn headers(text: &str) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// The layer that makes spans of what is traced, and what sends them.
+/// The layer that creates the spans, and the task that sends them.
 pub fn layer<S>(settings: Settings) -> (impl Layer<S> + use<S>, Export)
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
@@ -214,7 +215,7 @@ where
     (layer, Export { settings, resource: (&resource).into(), spans, lost, waiting: Vec::new() })
 }
 
-/// Puts spans that ended into the queue, if there is room.
+/// Puts finished spans into the queue, if there is room.
 #[derive(Debug)]
 struct Queueing {
     queue: mpsc::Sender<SpanData>,
@@ -239,13 +240,13 @@ impl SpanProcessor for Queueing {
     }
 }
 
-/// Sends what is in the queue.
+/// Sends the spans in the queue.
 pub struct Export {
     settings: Settings,
     resource: ResourceAttributesWithSchema,
     spans: mpsc::Receiver<SpanData>,
     lost: Arc<AtomicU64>,
-    /// Of the next batch.
+    /// The spans of the next batch.
     waiting: Vec<SpanData>,
 }
 
@@ -256,7 +257,7 @@ impl fmt::Debug for Export {
 }
 
 impl Export {
-    /// Sends until told to stop, and then what is left, for a moment.
+    /// Sends until `stop`, then sends the rest within [`LAST_DEADLINE`].
     pub async fn run(mut self, stop: CancellationToken) {
         let collector = self.settings.host();
         let client = match http_client() {
@@ -292,11 +293,11 @@ impl Export {
         self.tell(sent.unwrap_or_else(|_| Err(Undelivered::Late)), &mut repeats);
     }
 
-    /// Until a batch is full, or its first span has waited. Dropping the future loses none.
+    /// Waits until a batch is full, or its first span has waited [`COMPANY`]. Cancel-safe.
     async fn gather(&mut self) {
         while self.waiting.is_empty() {
             if self.spans.recv_many(&mut self.waiting, BATCH).await == 0 {
-                // Nobody makes spans any more.
+                // No span will come any more.
                 std::future::pending::<()>().await;
             }
         }
@@ -372,7 +373,7 @@ impl Undelivered {
     }
 }
 
-/// How many spans a collector that answers well has not taken, and what it says of them.
+/// The number of spans rejected in a successful response, and the reason (OTLP partial success).
 async fn rejected(mut answer: reqwest::Response) -> Option<(u64, OutsideText)> {
     let mut body = Vec::new();
     while body.len() <= LONGEST_ANSWER
@@ -383,14 +384,14 @@ async fn rejected(mut answer: reqwest::Response) -> Option<(u64, OutsideText)> {
     said_of(&body)
 }
 
-/// One that is longer than what is read, or no message, says nothing.
+/// `None` for a response that was cut off or is no valid message.
 fn said_of(answer: &[u8]) -> Option<(u64, OutsideText)> {
     let partial = ExportTraceServiceResponse::decode(answer).ok()?.partial_success?;
     let spans = u64::try_from(partial.rejected_spans).ok().filter(|spans| *spans > 0)?;
     Some((spans, partial.error_message.into()))
 }
 
-/// What to do about a status, if it says that.
+/// What to do about an HTTP status, where it suggests something.
 fn of_status(status: u16) -> &'static str {
     match status {
         300..=399 => "; redirects are not followed: put down where it leads to",
@@ -403,7 +404,7 @@ fn of_status(status: u16) -> &'static str {
     }
 }
 
-/// The error with what it comes from: the outermost says only that sending failed.
+/// The error with its sources: the outermost error only says that sending failed.
 fn causes(error: &reqwest::Error) -> OutsideText {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -426,7 +427,7 @@ mod tests {
         })
     }
 
-    /// A collector that says 200 and takes nothing.
+    /// A collector that answers 200 and rejects spans.
     #[test]
     fn c4_what_a_collector_rejects_is_told() {
         use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
@@ -482,7 +483,7 @@ mod tests {
         for on in [(DISABLED, "false"), (EXPORTER, "console, otlp")] {
             assert!(read(&[all, on]).unwrap().is_some(), "{on:?}");
         }
-        // OpenTelemetry takes only `true` for yes: whoever writes something else hears of it.
+        // OpenTelemetry accepts only `true`; any other value is reported.
         assert!(read(&[all, (DISABLED, "1")]).unwrap_err().starts_with(DISABLED));
         assert!(read(&[all, (EXPORTER, "zipkin")]).unwrap_err().starts_with(EXPORTER));
         let url = |variables: &[(&str, &str)]| read(variables).unwrap().unwrap().url.to_string();

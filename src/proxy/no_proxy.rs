@@ -1,22 +1,22 @@
-//! `NO_PROXY`: who is reached without a proxy. Pure.
+//! `NO_PROXY`: the hosts that are reached without a proxy. Pure.
 //!
-//! Everybody writes it a little differently. Understood are names, domains (`example.com` and
-//! `.example.com` and `*.example.com` are the same: the name and all below it), addresses, networks,
-//! each with or without a port, and `*` for everything; with commas or blanks between them. What is
-//! none of these has no effect and is told.
+//! There is no standard for it. Supported entries: names and domains (`example.com`, `.example.com`
+//! and `*.example.com` are the same: the name and everything below it), addresses and networks,
+//! each with or without a port, and `*` for everything. Commas or blanks separate entries. Any
+//! other entry has no effect and is reported.
 
 use std::net::IpAddr;
 
 use hyper_util::client::proxy::matcher::Matcher;
 
-/// The list, ready to be asked.
+/// The parsed list.
 #[derive(Debug, Default)]
 pub(super) struct NoProxy {
-    /// `*` stands in it.
+    /// The list contains `*`.
     pub everything: bool,
-    /// Those for every port, and then for one.
+    /// Port (`None`: any), host, and its matcher.
     entries: Vec<(Option<u16>, String, Matcher)>,
-    /// What is not understood, as it was written.
+    /// Unsupported entries, as written.
     pub odd: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl NoProxy {
         list
     }
 
-    /// Whether `host` is reached without a proxy. An IPv6 address stands in brackets.
+    /// Returns whether `host` is reached without a proxy. An IPv6 address has brackets.
     pub fn covers(&self, host: &str, port: u16) -> bool {
         let Ok(question) = format!("http://{host}/").parse() else { return self.everything };
         let of_port = |entry: &&(Option<u16>, String, Matcher)| entry.0.is_none_or(|of| of == port);
@@ -49,14 +49,14 @@ impl NoProxy {
         self.everything || entries.any(|(_, _, matcher)| matcher.intercept(&question).is_none())
     }
 
-    /// For a client that takes a list of hosts only: those that hold for this port.
+    /// The entries that apply to this port, for a client that takes hosts without ports.
     pub fn hosts_of(&self, port: u16) -> String {
         let of_port = self.entries.iter().filter(|(of, ..)| of.is_none_or(|of| of == port));
         of_port.map(|(_, host, _)| host.as_str()).collect::<Vec<_>>().join(",")
     }
 }
 
-/// Host and port. The colons of an IPv6 address are none before a port, unless it stands in brackets.
+/// Splits off the port. Colons of an IPv6 address begin a port only after brackets.
 fn split(word: &str) -> (&str, Option<u16>) {
     if let Some(rest) = word.strip_prefix('[')
         && let Some((host, port)) = rest.split_once(']')
@@ -75,7 +75,7 @@ fn split(word: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// A name, a domain, an address or a network.
+/// Returns whether it is a name, a domain, an address or a network.
 fn is_host(text: &str) -> bool {
     let network = |text: &str| {
         let (address, bits) = text.split_once('/')?;
@@ -85,7 +85,7 @@ fn is_host(text: &str) -> bool {
     let is_name = |text: &str| {
         let name = text.strip_prefix('.').unwrap_or(text);
         let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-        // Where a name would end in a number, an address is meant: 127.0.0.01 is none.
+        // A name that ends in a number is meant as an address, and 127.0.0.01 is an invalid one.
         let last = name.rsplit('.').next().unwrap_or_default();
         let hex =
             last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|c| c.is_ascii_hexdigit()));
@@ -136,7 +136,7 @@ mod tests {
             NoProxy::parse("http://a.example, a*.example,b.example:x,10.0.0.0/40, ok.example");
         assert_eq!(list.odd, ["http://a.example", "a*.example", "b.example:x", "10.0.0.0/40"]);
         assert!(list.covers("ok.example", 1) && !list.covers("a.example", 1));
-        // What ends in a number is meant for an address.
+        // What ends in a number is meant as an address.
         let list = NoProxy::parse("127.0.0.01,10.0.0,0x7f.1,10.0.0.0/33,node-1,1.example");
         assert_eq!(list.odd, ["127.0.0.01", "10.0.0", "0x7f.1", "10.0.0.0/33"]);
         let list = NoProxy::parse("a.example:8545,b.example:443,c.example");

@@ -1,6 +1,6 @@
-//! One connection out of several addresses of a name, as RFC 8305 has it: the next address is tried
-//! when the one before has not answered in a moment, and the first that answers is taken. So an
-//! address that swallows everything costs that moment and not the whole deadline.
+//! Connects to one of several addresses of a name, as in RFC 8305 (Happy Eyeballs): if an address
+//! does not answer within a short delay, the next one is tried as well, and the first connection is
+//! taken. So an address that drops packets costs this delay and not the whole deadline.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,16 +9,16 @@ use tokio::{net::TcpStream, time::sleep};
 
 /// The "Connection Attempt Delay" of RFC 8305.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// More addresses of one name are not tried at a time.
+/// The most addresses of one name that are tried.
 const MOST: usize = 8;
 
-/// A connection to `host`, a name or an address. The caller sets the deadline.
+/// Connects to `host`, a name or an address. The caller sets the deadline.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     first(in_turn(addresses), TcpStream::connect).await
 }
 
-/// The first family first, then by turns.
+/// Alternates between address families, beginning with that of the first address.
 fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(six) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     let (first, second): (Vec<_>, Vec<_>) =
@@ -35,7 +35,7 @@ fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The first connection that comes to be; the last error, if none does.
+/// The first connection that succeeds; the last error if all fail.
 async fn first<T, Connecting: Future<Output = io::Result<T>>>(
     addresses: Vec<SocketAddr>,
     connect: impl Fn(SocketAddr) -> Connecting,
@@ -59,7 +59,7 @@ async fn first<T, Connecting: Future<Output = io::Result<T>>>(
                 continue;
             }
         }
-        // Its failure makes room for the next one at once.
+        // After a failure the next address is tried at once.
         under_way.extend(waiting.next().map(&connect));
     }
 }
@@ -82,7 +82,8 @@ mod tests {
         assert_eq!(in_turn(addresses(&["1.1.1.1"; 20])).len(), MOST);
     }
 
-    /// What becomes of a connection, by the address's last byte: 0 a black hole, 1 refused, else taken.
+    /// The result of a connection, by the last digit of the address: 0 no answer, 1 refused, else
+    /// connected.
     async fn fate(address: SocketAddr) -> io::Result<SocketAddr> {
         match address.ip().to_string().as_bytes().last() {
             Some(b'0') => std::future::pending().await,

@@ -1,26 +1,25 @@
-//! What a failed handshake asks for. Every client wraps the error in layers of its own; what is at the
-//! bottom is rustls's, and says by its type what is wrong. Pure.
+//! What to do about a failed TLS handshake. Every client wraps the error in its own layers; at the
+//! bottom is an error of rustls, whose type tells what is wrong. Pure.
 
 use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error as Tls};
 
-/// What to do about an error that comes from a handshake, to be written behind the error's own words;
-/// of any other one nothing.
+/// What to do about a handshake error, to be appended to its text; empty for any other error.
 #[must_use]
 pub fn advice(error: &(dyn Error + 'static)) -> &'static str {
     beneath(error).map_or("", remedy)
 }
 
-/// The error of rustls that this one comes from.
+/// The rustls error among the sources of this one.
 fn beneath<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Tls> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<Tls>() {
             return Some(found);
         }
-        // What it wraps is not its source, but that one's source is.
+        // `io::Error::source` skips the wrapped error itself and returns the source of that.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = match wrapped {
             Some(wrapped) => Some(wrapped),

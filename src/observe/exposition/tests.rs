@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// A metrics object on which everything was counted once.
+/// Metrics with at least one value in each family.
 fn full() -> Metrics {
     let metrics = Metrics::new();
     let (kind, second) = (Kind::PublicDecryption, Duration::from_secs(1));
@@ -139,7 +139,7 @@ fn what_was_removed_is_not_written() {
     assert!(!write(&shown(&["a"])).unwrap().contains("instance=\"b\""));
 }
 
-/// The README's table names what the code writes, both ways: name, type and labels.
+/// The README's table and the code agree on name, type and labels.
 #[test]
 fn the_readme_lists_every_metric() {
     let readme = include_str!("../../../README.md");
@@ -174,7 +174,7 @@ fn the_readme_lists_every_metric() {
     assert_eq!(listed.len(), written.len(), "the README lists one twice");
 }
 
-/// What is described is what is written, and the other way round.
+/// Every description belongs to a written family, and the other way round.
 #[test]
 fn every_metric_is_described() {
     let text = write(&shown(&["a"])).unwrap();
@@ -187,14 +187,14 @@ fn every_metric_is_described() {
     assert_eq!(types.len(), all.len());
 }
 
-/// Words of a query that look like metrics of ours or of a process.
+/// The words of a query that look like metrics of ours or of a process.
 fn named(query: &str) -> impl Iterator<Item = &str> {
     query
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| word.starts_with("kms_connector_") || word.starts_with("process_"))
 }
 
-/// A query of a metric that is not there is an alert that never fires, and an empty panel.
+/// An alert on a metric that does not exist never fires, and its panel stays empty.
 #[test]
 fn dashboard_and_alerts_name_only_metrics_that_exist() {
     let dashboard = include_str!("../../../scripts/observability/kms-connector-dashboard.json");
@@ -218,7 +218,7 @@ fn dashboard_and_alerts_name_only_metrics_that_exist() {
         }
     }
     assert!(used > 100, "{used} names found: mend this test");
-    // And the dashboard shows all that is counted.
+    // The dashboard shows every metric.
     let shown = |one: &Described| {
         named(dashboard).any(|word| word.starts_with(one.name.as_str()))
             || NOT_ON_THE_DASHBOARD.contains(&one.name.as_str())
@@ -227,7 +227,7 @@ fn dashboard_and_alerts_name_only_metrics_that_exist() {
     assert!(missing.is_empty(), "not on the dashboard: {missing:?}");
 }
 
-/// What a panel would not tell better than `status` does.
+/// Metrics that `status` shows better than a panel could.
 const NOT_ON_THE_DASHBOARD: [&str; 10] = [
     "kms_connector_holds_total",
     "kms_connector_undecodable_logs_total",

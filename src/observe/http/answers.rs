@@ -1,8 +1,8 @@
-//! What the listener answers. Pure: a path and what is shown make a response. Nothing outside is asked,
-//! so that no answer waits for anything that an instance depends on.
+//! The responses of the listener. Pure: a path and the published state make a response. No response
+//! waits for anything that an instance depends on.
 //!
-//! A name in a path is an instance's, as it stands in `/status`; `?since=` of `/history` and `/errors`
-//! are Unix milliseconds: who follows asks only for what is new.
+//! A name in a path is an instance's name as in `/status`. `?since=` of `/history` and `/errors`
+//! takes Unix milliseconds, so that a poller asks only for what is new.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -29,15 +29,15 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS: HeaderValue = HeaderValue::from_static(exposition::CONTENT_TYPE);
 
-/// Asked by whoever decides on a restart: answered whoever asks, and by whatever name.
+/// Liveness. Answered under any host name, since the caller decides on a restart.
 pub(super) const LIVEZ: &str = "/livez";
 
-/// That this is answered is all it says: what is outside must not have the process restarted.
+/// A response is all it says: an outage outside must not restart the process.
 pub(super) fn alive(method: &Method) -> Response<Full<Bytes>> {
     if only_looks(method) { text(StatusCode::OK, "alive\n") } else { refused() }
 }
 
-/// For a browser that asks for another host.
+/// For a browser that names another host.
 pub(super) fn misdirected() -> Response<Full<Bytes>> {
     text(
         StatusCode::MISDIRECTED_REQUEST,
@@ -56,7 +56,7 @@ fn refused() -> Response<Full<Bytes>> {
     refused
 }
 
-/// The answer to a request for `path`, with what stands behind its question mark.
+/// The response to a request for `path` with this query.
 #[must_use]
 pub fn answer(
     method: &Method,
@@ -113,7 +113,7 @@ fn version(shown: &Shown) -> Response<Full<Bytes>> {
     as_json(StatusCode::OK, &version)
 }
 
-/// Field failure T54: a scraper refuses what does not say its format.
+/// Field failure T54: a scraper refuses a response without the format in its content type.
 fn metrics(shown: &Shown) -> Response<Full<Bytes>> {
     match exposition::write(shown) {
         Ok(written) => respond(StatusCode::OK, METRICS, written.into()),
@@ -121,7 +121,7 @@ fn metrics(shown: &Shown) -> Response<Full<Bytes>> {
     }
 }
 
-/// The status as the command line prints it, with what to do, and when it was so.
+/// The status as the command line prints it, plus what to do and the time.
 fn status(shown: &Shown) -> Value {
     let mut status = json!(shown.status);
     status["now_ms"] = json!(shown.at_ms);
@@ -150,18 +150,18 @@ fn history<'s>(shown: &'s Shown, since_ms: u64, only: Option<&str>) -> History<'
     History { step_ms: STEP_MS, instances: instances.collect() }
 }
 
-/// `since=`; everything if it is absent or no number.
+/// The value of `since=`; 0 if it is absent or not a number.
 fn since(query: Option<&str>) -> u64 {
     let mut given = query.into_iter().flat_map(|query| query.split('&'));
     given.find_map(|pair| pair.strip_prefix("since=")?.parse().ok()).unwrap_or(0)
 }
 
-/// A name as it stands in a path: `%20` for a space. `None`: it is no text.
+/// A percent-decoded name. `None`: it is not UTF-8.
 fn decoded(name: &str) -> Option<String> {
     String::from_utf8(unescaped(name)?).ok()
 }
 
-/// Without percent-encoding. `None`: not encoded right.
+/// Percent-decodes. `None`: the encoding is invalid.
 pub(in crate::observe) fn unescaped(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut unescaped = Vec::new();

@@ -1,11 +1,12 @@
-//! By which names browsers may look at the listener. Pure.
+//! The host names by which browsers may use the listener. Pure.
 //!
-//! A page of somewhere else cannot read what another host answers to a browser, unless its own name
-//! suddenly leads to that host (DNS rebinding): then the browser takes the two for one. Such a name
-//! stands in the request's Host. So a browser is answered by address, by a name that nobody can buy
-//! (`localhost`, one without a dot, one that ends in `.internal`, `.local`, `.svc` and the like), by the
-//! machine's own name, and by those that the operator lists. Whoever is no browser, a scraper say, may
-//! use any name: no page of somewhere else makes it ask.
+//! A web page cannot read what another host answers to its browser, unless the page's own name
+//! suddenly resolves to that host (DNS rebinding): then the browser takes both for one origin. The
+//! request's Host header still carries the page's name. So a browser is answered under an IP
+//! address, under a name that nobody can register (`localhost`, a name without a dot, `.internal`,
+//! `.local`, `.svc` and the like), under the machine's own name, and under the names that the
+//! operator lists. A client that is not a browser, such as a scraper, may use any name: no web page
+//! controls it.
 
 use std::net::IpAddr;
 
@@ -17,9 +18,9 @@ use hyper::{
     },
 };
 
-/// Names that no public name server answers for.
+/// Domains that no public name server serves.
 const PRIVATE: [&str; 6] = ["localhost", "internal", "local", "home.arpa", "svc", "test"];
-/// What browsers send along, and a page in them cannot keep them from sending all of.
+/// Headers that browsers send. A page cannot suppress all of them.
 const MARKS: [HeaderName; 7] = [
     ACCEPT_LANGUAGE,
     ORIGIN,
@@ -30,10 +31,10 @@ const MARKS: [HeaderName; 7] = [
     HeaderName::from_static("sec-fetch-mode"),
 ];
 
-/// The names that are the operator's.
+/// The names that the operator allows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hosts {
-    /// In lower case, without a dot at the end.
+    /// In lower case, without a trailing dot.
     own: Vec<String>,
 }
 
@@ -42,13 +43,13 @@ impl Hosts {
         Self { own: names.into_iter().map(|name| plain(&name)).collect() }
     }
 
-    /// Whether a request that goes to these names is answered.
+    /// Returns whether a request with these host names is answered.
     pub(super) fn let_in(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         if !is_browser(headers) {
             return true;
         }
         let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(name_of));
-        // Both of those that can be in a request.
+        // A request may name its host in the Host header and in the URI: both must be allowed.
         named
             .chain(uri.host().map(|host| Some(plain(host))))
             .all(|name| name.is_some_and(|name| self.is_known(&name)))
@@ -71,7 +72,7 @@ fn is_browser(headers: &HeaderMap) -> bool {
     agent || MARKS.iter().any(|mark| headers.contains_key(mark))
 }
 
-/// `host` of `host:port`. `None`: it is none.
+/// The host of `host:port`. `None`: it is invalid.
 fn name_of(host: &str) -> Option<String> {
     let authority: hyper::http::uri::Authority = host.trim().parse().ok()?;
     Some(plain(authority.host()))
@@ -145,7 +146,7 @@ mod tests {
         let mut headers = scraper.clone();
         headers.insert(USER_AGENT, HeaderValue::from_static("Mozilla/5.0 (X11; Linux x86_64)"));
         assert!(!is_let_in(&headers));
-        // The other place for a name, and two at once.
+        // The URI instead of the header, and both at once.
         let hosts = Hosts::default();
         let absolute: Uri = "http://evil.example/status".parse().unwrap();
         assert!(!hosts.let_in(&absolute, &browser("127.0.0.1")));

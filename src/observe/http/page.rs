@@ -1,5 +1,5 @@
-//! The status page: one file with its style and script inside. It asks this listener for JSON and
-//! nobody else for anything.
+//! The status page: one file with its style and script inside. It requests JSON from this listener
+//! and nothing from anywhere else.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 const PAGE: &str = include_str!("../page.html");
 pub(super) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
-/// Only the page's own style and script, known by their hashes, and only this listener.
+/// Allows the page's own style and script, by their hashes, and requests to this listener.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; img-src data:; \
@@ -33,7 +33,7 @@ pub(super) fn content() -> Bytes {
     Bytes::from_static(PAGE.as_bytes())
 }
 
-/// The response with the page, so that a browser runs nothing else.
+/// Adds the headers that keep a browser from running anything else.
 pub(super) fn guarded(mut page: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     let headers = page.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
@@ -43,7 +43,7 @@ pub(super) fn guarded(mut page: Response<Full<Bytes>>) -> Response<Full<Bytes>> 
     page
 }
 
-/// `'sha256-…'` of what stands in this element.
+/// The source expression `'sha256-…'` of the element's content.
 fn hash(element: &str) -> String {
     format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(inside(element))))
 }
@@ -67,7 +67,7 @@ mod tests {
         for words in elsewhere {
             assert!(!PAGE.contains(words), "{words}");
         }
-        // What comes from the process is text.
+        // What comes from the process is inserted as text.
         for sink in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval("] {
             assert!(!PAGE.contains(sink), "{sink}");
         }

@@ -1,4 +1,4 @@
-//! The listener in a crowd, over real sockets.
+//! The listener under many connections, over real sockets.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::observe::{
     status::{Reload, Status},
 };
 
-/// Nobody who asks waits for longer.
+/// The longest that a client has to wait.
 const SOON: Duration = Duration::from_secs(3);
 
 struct World {
@@ -24,7 +24,7 @@ struct World {
 }
 
 impl World {
-    /// Its status has at least so many bytes.
+    /// A listener whose status has at least this many bytes.
     async fn new(bytes: usize, patience: Patience) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let http = Http::bind(any, vec!["node-7.example.com".to_owned()]).await.unwrap();
@@ -62,12 +62,12 @@ impl World {
 
     async fn ask(&self, words: &str) -> TcpStream {
         let mut stream = self.connect().await;
-        // It may not want to hear all of it.
+        // The listener may close before it has read everything.
         let _ = stream.write_all(words.as_bytes()).await;
         stream
     }
 
-    /// The status line of the answer.
+    /// The status line of the response.
     async fn get(&self, path: &str, more: &str) -> String {
         let asking = async {
             let question = format!("GET {path} HTTP/1.1\r\n{more}\r\n");
@@ -103,7 +103,7 @@ async fn b8_whoever_sits_there_in_silence_or_drips_keeps_nobody_out() {
             assert_eq!(world.get(path, HOST).await, FINE, "{path}");
         }
     }
-    // They drip on.
+    // They keep sending slowly.
     for stream in &mut crowd {
         let _ = stream.write_all(b"x").await;
     }
@@ -173,7 +173,7 @@ fn an_address_stands_for_its_network() {
     assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
 }
 
-/// The process that had the address was killed and is not quite gone.
+/// The process that had the address was killed and has not quite ended.
 #[tokio::test]
 async fn c10_an_address_that_is_taken_for_a_moment_is_waited_for() {
     let before = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();

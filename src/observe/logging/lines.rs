@@ -1,6 +1,6 @@
-//! How a line of the log looks. Whatever stands in a field, a line stays one line and steers no
-//! terminal: values go through [`Plain`]. The only ends of lines in text are those of a backtrace,
-//! which is ours.
+//! The format of a log line. Whatever a field contains, a line stays one line and cannot control a
+//! terminal: values go through [`Plain`]. Only our own backtraces contain line breaks, in text
+//! format.
 //!
 //! ```text
 //! 2026-09-14T16:05:12.123456Z  WARN instance{instance="one" generation=1}: kms_connector::flow: message key=value
@@ -8,8 +8,8 @@
 //!  "spans":[{"generation":1,"instance":"one","name":"instance"}]}
 //! ```
 //!
-//! No JSON object has a key twice: readers differ in which of the two they believe. A field whose
-//! name is taken gets `_` behind it.
+//! No JSON object repeats a key: readers differ in which value they take. A field whose name is
+//! taken gets a trailing `_`.
 
 use std::fmt::{self, Write as _};
 
@@ -31,10 +31,10 @@ use tracing_subscriber::{
 
 use crate::domain::Plain;
 
-/// Of lines of its own: the stack of a panic.
+/// The field with line breaks: the stack of a panic.
 const BACKTRACE: &str = "backtrace";
 
-/// Fields of a text line: `key=value key=value`.
+/// The fields of a text line: `key=value key=value`.
 pub(super) fn text_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
     debug_fn(|writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
         match field.name() {
@@ -76,7 +76,7 @@ impl<'w> FormatFields<'w> for JsonFields {
     }
 }
 
-/// Keys that a line has by itself.
+/// Keys that every line has.
 const OF_LINE: &[&str] = &["timestamp", "level", "target", "spans"];
 const OF_SPAN: &[&str] = &["name"];
 
@@ -99,7 +99,7 @@ where
         write!(writer, r#"{{"timestamp":"{timestamp}","level":"{}""#, metadata.level())?;
         let mut values = Values::beside(OF_LINE);
         event.record(&mut values);
-        // First what people read first.
+        // The message comes first, for human readers.
         let message = values.map.remove("message").map(|message| ("message".to_owned(), message));
         for (key, value) in message.into_iter().chain(values.map) {
             write!(writer, ",{}:{value}", Value::from(key))?;
@@ -146,7 +146,8 @@ impl Values {
         } else {
             Plain(&mut plain).write_fmt(text)
         };
-        // A string takes whatever is written; what a broken `Debug` left is all there is.
+        // Writing to a string cannot fail; a `Debug` implementation can, and leaves what it has
+        // written.
         let _ = written;
         self.put(field, plain);
     }

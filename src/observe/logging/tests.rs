@@ -1,4 +1,4 @@
-//! What is written of events of ours and of others.
+//! What is written for our events and for those of other crates.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ impl io::Write for Memory {
     }
 }
 
-/// What is written of what is said.
+/// The log of the events that `saying` emits.
 fn log_of(settings: &Settings, saying: impl FnOnce()) -> String {
     let memory = Memory::default();
     let writer = memory.clone();
@@ -33,7 +33,7 @@ fn log_of(settings: &Settings, saying: impl FnOnce()) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// What is written of a set of events from us and from others.
+/// The log of a fixed set of events, ours and others'.
 fn written(settings: &Settings) -> String {
     log_of(settings, || {
         let _ours = tracing::info_span!(target: "kms_connector::flow", "ours", id = 7).entered();
@@ -101,7 +101,7 @@ fn text_has_colours_only_if_asked() {
     assert!(written(&Settings { colours: true, ..Settings::default() }).contains('\u{1b}'));
 }
 
-/// A node's words as they came, in a field, in the message and as a `Debug` of somebody's.
+/// Text of a node, unchanged: in a field, in the message, and in a foreign `Debug`.
 fn say_what_a_node_says() {
     const SAID: &str = "no\u{1b}[2J\r\n2026-09-14T16:05:12Z ERROR forged\0\u{202e}\u{9b}";
     struct Raw;
