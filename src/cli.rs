@@ -1,8 +1,10 @@
-//! The command line: arguments to actions, endings to exit codes.
+//! The command line: maps arguments to actions and results to exit codes.
 //!
-//! Results go to stdout and nothing else does; logs, warnings and problems go to stderr. The
-//! environment comes in as a value. Nothing here ends the process: every command answers an
-//! [`Exit`], and `main` returns it.
+//! Only results go to stdout; logs, warnings and problems go to stderr. The environment comes in as
+//! a value. Nothing here ends the process: every command returns an [`Exit`], and `main` returns
+//! it.
+//!
+//! The doc comments of commands and options are the help texts.
 
 mod places;
 mod surroundings;
@@ -42,14 +44,14 @@ use crate::{
     supervisor::control::{self, Candidates, Request},
 };
 
-/// How the process ends.
+/// The exit status of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Success,
     Failure,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage,
-    /// `EX_CONFIG` of sysexits.h: restarting does not help, mending the configuration does.
+    /// `EX_CONFIG` of sysexits.h: a restart does not help, fixing the configuration does.
     BadConfiguration,
 }
 
@@ -100,7 +102,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// Apart from a command's own options.
+/// The heading that separates log options from those of a command.
 const LOG: &str = "Log options";
 
 /// Options of every command.
@@ -303,9 +305,9 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless `RUST_LOG` says otherwise; `None`: the usual.
+    /// The log filter unless `RUST_LOG` is set; `None`: the default.
     fn own_filter(&self) -> Option<&'static str> {
-        // Its findings say all; the log would say it again while they are made.
+        // Its findings report everything; log lines in between would repeat them.
         matches!(self, Self::Check { .. }).then_some("off")
     }
 }
@@ -356,7 +358,7 @@ struct ListRequests {
     #[arg(long)]
     json: bool,
     /// The instance.
-    // Optional, since another subcommand has its own.
+    // Optional here because clap parses this struct for the other subcommands, too.
     #[arg(long, value_name = "NAME", value_parser = instance_name, required = true)]
     instance: Option<String>,
     #[command(flatten)]
@@ -445,7 +447,7 @@ impl ConfigArgs {
         self.config_dir.unwrap_or_else(|| places::config_dir(environment))
     }
 
-    /// For who only looks.
+    /// The directory for commands that only read.
     async fn find(self, environment: &Environment, candidates: &Candidates) -> PathBuf {
         let named = self.config_dir.or_else(|| places::named_config_dir(environment));
         places::find_config_dir(named, candidates).await
@@ -471,7 +473,7 @@ impl StateArgs {
         self.state_dir.clone().or_else(|| places::named_state_dir(environment))
     }
 
-    /// For who only looks.
+    /// The directory for commands that only read.
     async fn find(&self, environment: &Environment, candidates: &Candidates) -> PathBuf {
         places::find_state_dir(self.named(environment), candidates).await
     }
@@ -502,7 +504,7 @@ struct ListenArgs {
     listen_name: Vec<String>,
 }
 
-/// What `--listen` says.
+/// The value of `--listen`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listen {
     At(SocketAddr),
@@ -547,7 +549,7 @@ impl ListenArgs {
 }
 
 impl ListenArgs {
-    /// Asks whoever listens there.
+    /// Asks the connector that listens there.
     async fn health(&self, instance: Option<String>, environment: Environment) -> Exit {
         match self.address(&environment, SERVICE_LISTENS) {
             Ok(Some(address)) => health::health(instance.as_deref(), address).await,
@@ -570,7 +572,7 @@ impl ListenArgs {
     }
 }
 
-/// Where a service shows itself, unless told otherwise: to its own machine only.
+/// The default listener of a service: reachable from its own machine only.
 const SERVICE_LISTENS: Listen = Listen::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9478));
 
 impl SupervisorArgs {
@@ -610,17 +612,16 @@ fn instance_name(name: &str) -> Result<String, String> {
 }
 
 impl Cli {
-    /// Reads the process's arguments. `Err` if that is the end already: help, version, or an
-    /// error, each of which is printed.
+    /// Parses the process's arguments. `Err`: help, version or an error, which is printed already.
     pub fn from_process() -> Result<Self, Exit> {
         Self::try_parse().map_err(|error| {
-            // Help goes to stdout, errors to stderr; if either is closed there is no one to tell.
+            // Help goes to stdout, errors to stderr. If that is closed there is nobody to tell.
             let _ = error.print();
             if error.use_stderr() { Exit::Usage } else { Exit::Success }
         })
     }
 
-    /// What to log.
+    /// The settings of the log.
     #[must_use]
     pub fn log_settings(&self, environment: &Environment) -> logging::Settings {
         let filter = environment.get("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
@@ -655,7 +656,7 @@ impl Cli {
         }
     }
 
-    /// Does what was asked for. `kept`: by the process's log.
+    /// Runs the command. `kept`: what the log provides.
     pub async fn run(self, environment: Environment, kept: logging::Kept) -> Exit {
         dumps::forbid();
         if let Err(problems) = crate::config::check_places(&environment) {
@@ -757,12 +758,12 @@ impl Cli {
     }
 }
 
-/// Where a supervisor is looked for that nobody named.
+/// The default candidates for the control socket.
 fn usual_candidates(environment: &Environment) -> Candidates {
     control::candidates(None, environment, &places::state_dir(environment))
 }
 
-/// Whether results may have colours.
+/// Returns whether results may use colours.
 fn colours(environment: &Environment) -> bool {
     io::stdout().is_terminal() && environment.get("NO_COLOR").is_none()
 }
@@ -806,7 +807,7 @@ impl RequestsCommand {
     }
 }
 
-/// Who signs; never with what.
+/// Describes the signer, never its key.
 fn describe(wallet: Option<&Wallet>) -> String {
     match wallet {
         Some(Wallet::PrivateKey(key)) => format!("private key, address {}", key.address()),
@@ -815,7 +816,8 @@ fn describe(wallet: Option<&Wallet>) -> String {
     }
 }
 
-/// A result to stdout, and then `ending`. A reader that has seen enough (`list | head -1`) is no failure.
+/// Writes a result to stdout and returns `ending`. A reader that closes the pipe early (`list |
+/// head -1`) is no failure.
 fn print(text: &str, ending: Exit) -> Exit {
     match show(text) {
         Ok(()) => ending,
@@ -833,7 +835,7 @@ fn show(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Lines to stderr; if that is closed there is no one to tell.
+/// Writes lines to stderr. If that is closed there is nobody to tell.
 fn complain(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{}", text::printable(&text.to_string()));
 }

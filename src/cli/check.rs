@@ -1,4 +1,4 @@
-//! `check`: a configuration and the world it needs, one line for each thing that was looked at.
+//! `check`: examines a configuration and everything it depends on, one line per finding.
 
 use std::path::{Path, PathBuf};
 
@@ -23,23 +23,23 @@ use crate::{
     },
 };
 
-/// Instances looked at at the same time.
+/// Instances examined at the same time.
 const AT_ONCE: usize = 4;
 const CONFIGURATION: &str = "configuration";
 const SURROUNDINGS: &str = "surroundings";
 
-/// Which configurations.
+/// The configurations to examine.
 #[derive(Debug)]
 pub(super) enum Which {
-    /// All of the directory, together, as `supervise` reads them.
+    /// All in the directory, together, as `supervise` reads them.
     All,
-    /// One of the directory, as `supervise` reads it.
+    /// One in the directory, as `supervise` reads it.
     Instance(String),
     /// One configuration as `start` reads it; without a file, the environment alone.
     File(Option<PathBuf>),
 }
 
-/// Where everything is.
+/// Directories and environment of the command.
 #[derive(Debug)]
 pub(super) struct Places {
     pub(super) config_dir: PathBuf,
@@ -47,14 +47,14 @@ pub(super) struct Places {
     pub(super) environment: Environment,
 }
 
-/// How the answer looks.
+/// The format of the output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
     pub(super) json: bool,
     pub(super) colours: bool,
 }
 
-/// What was found of one instance.
+/// The findings about one instance.
 #[derive(Debug, Serialize)]
 struct Report {
     instance: String,
@@ -71,7 +71,7 @@ impl Report {
     }
 }
 
-/// Looks, and says what was found. 78 if a configuration is bad, 1 if something does not work.
+/// Examines and prints. Exit code 78 if a configuration is invalid, 1 if something does not work.
 pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
     let (files, state_dir) = (files_of(&which, &places.config_dir), places.state_dir.clone());
     let mut reports = match which {
@@ -101,7 +101,7 @@ pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
     print(&text, ending(&reports))
 }
 
-/// Where they are, as far as that is known before they are read.
+/// The files of the selection, as far as known before they are read.
 fn files_of(which: &Which, config_dir: &Path) -> Files {
     let one = |file| Files::One { file, name: None };
     match which {
@@ -152,7 +152,7 @@ async fn of_config(
     Report { instance, findings, bad: conflict.is_some(), wallet }
 }
 
-/// What is to be said of the file itself: that it is in order where nothing else is.
+/// The findings about the file itself; "in order" if there is no other.
 fn of_file(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
     let mut findings = of_warnings(warnings);
     if let Some(Collision { why, remedy }) = conflict {
@@ -164,7 +164,7 @@ fn of_file(warnings: &[Warning], conflict: Option<&Collision>) -> Vec<Finding> {
     findings
 }
 
-/// One that a supervisor does not run: whoever copied an example may not know.
+/// A configuration that a supervisor does not run. The operator may have copied it from an example.
 fn of_disabled(instance: &str, warnings: &[Warning]) -> Report {
     let findings = std::iter::once(disabled()).chain(of_warnings(warnings)).collect();
     Report { instance: instance.to_owned(), findings, bad: false, wallet: None }
@@ -175,7 +175,7 @@ fn disabled() -> Finding {
     Finding::warn(CONFIGURATION, found, "if it should run: remove that line of its file")
 }
 
-/// A warning's text says what to do, where something is to be done.
+/// The text of a warning contains its remedy.
 fn of_warnings(warnings: &[Warning]) -> Vec<Finding> {
     let of = |warning: &Warning| Finding::warn(CONFIGURATION, warning.to_string(), "");
     warnings.iter().map(of).collect()
@@ -232,7 +232,7 @@ async fn all(places: &Places) -> Vec<Report> {
             }
         }
     });
-    // Collected first: the stream would have to name the closure's lifetime otherwise.
+    // Collected first: otherwise the stream would have to name the closure's lifetime.
     let looks: Vec<_> = looks.collect();
     let found: Vec<Report> = stream::iter(looks).buffered(AT_ONCE).collect().await;
     reports.extend(found);
@@ -240,12 +240,12 @@ async fn all(places: &Places) -> Vec<Report> {
     reports
 }
 
-/// Two names of one key in AWS KMS are told apart by nothing in the files.
+/// Two names of one key in AWS KMS can only be detected by the wallet's address.
 fn tell_one_wallet(reports: &mut [Report]) {
     for later in 1..reports.len() {
         let (before, rest) = reports.split_at_mut(later);
         let report = &mut rest[0];
-        // Of two of which one is bad, that one is told already that the other has it.
+        // If one of the two is invalid, its findings already name the other.
         let same = before.iter().find(|other| {
             report.wallet.is_some() && other.wallet == report.wallet && !other.bad && !report.bad
         });
@@ -280,7 +280,7 @@ fn as_text(reports: &[Report], colours: bool) -> String {
     text
 }
 
-/// Verdict, subject, and what was found with what to do about it, in one line.
+/// Verdict, subject, and finding with remedy, on one line.
 fn row(finding: &Finding) -> [String; 3] {
     let one_line = |text: &str| printable(text).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut said = one_line(&finding.found);

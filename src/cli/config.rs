@@ -18,7 +18,7 @@ pub(super) enum Which {
     File(Option<PathBuf>),
 }
 
-/// Prints it.
+/// Prints the configuration.
 pub(super) fn config(
     which: Which,
     config_dir: &std::path::Path,

@@ -1,10 +1,10 @@
-//! No core dumps: memory holds private keys, and a dump may lie anywhere and for long. Under every way
-//! of starting, not only where a service's unit says so.
+//! Disables core dumps: memory holds private keys, and a dump may stay on a disk for long. Done in
+//! every mode, not only where a service's unit says so.
 //!
-//! A limit of 0 is not the whole of it: where the kernel hands dumps to a program (`|` in
-//! `kernel.core_pattern`) it asks for no limit, see core(5). So a dump is empty as well. That the process
-//! is not dumpable at all (`PR_SET_DUMPABLE`) would do both, and take `/proc/PID` from everybody but root:
-//! from whoever counts its open files as its own user.
+//! A limit of 0 is not enough: where the kernel pipes dumps to a program (`|` in
+//! `kernel.core_pattern`) it ignores the limit, see core(5). So the dump's content is disabled as
+//! well. `PR_SET_DUMPABLE` would do both, but it also restricts `/proc/PID` to root, for example
+//! for a monitor that counts open files.
 
 use std::{fs, io};
 
@@ -13,13 +13,13 @@ use tracing::warn;
 
 use super::limits;
 
-/// As the kernel calls it.
+/// The name in `/proc/self/limits`.
 const LIMIT: &str = "Max core file size";
-/// Which memory a dump holds, a bit for each kind: none.
+/// Selects the memory in a dump, one bit per kind: none.
 const FILTER: &str = "/proc/self/coredump_filter";
 
-/// Forbids them from now on, for good. Where even that may not be said (a sandbox) and they are not
-/// forbidden already, it is warned about.
+/// Disables core dumps permanently. Warns if the system refuses (a sandbox) and they are not
+/// disabled already.
 pub(super) fn forbid() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none).map_err(io::Error::from);
@@ -28,7 +28,7 @@ pub(super) fn forbid() {
         if is_none { Ok(()) } else { Err(error) }
     });
     let emptied = match fs::write(FILTER, "0") {
-        // A kernel that makes no dumps has no such file.
+        // A kernel built without core dumps has no such file.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };

@@ -1,5 +1,5 @@
-//! `kms-connector health`: whether the process that listens here is ready, for a container's health
-//! check. One question over HTTP, answered with an exit code; why not, in words.
+//! `kms-connector health`: asks over HTTP whether the process that listens here is ready, for a
+//! container's health check. The answer is the exit code, with the reasons as text.
 
 use std::{
     fmt::Write as _,
@@ -16,12 +16,12 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{Exit, complain, print};
 use crate::observe::readiness::Readiness;
 
-/// For the whole question.
+/// For the whole request.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// No answer of ours is so long.
+/// The largest response accepted, in bytes.
 const LONGEST_ANSWER: usize = 4 << 20;
 
-/// Asks the listener at `address` for all of its instances, or one.
+/// Asks the listener at `address` about all of its instances, or one.
 pub(super) async fn health(instance: Option<&str>, address: SocketAddr) -> Exit {
     let address = reachable(address);
     let path = path(instance);
@@ -60,7 +60,7 @@ fn unanswered(address: SocketAddr, why: &str) -> Exit {
     Exit::Failure
 }
 
-/// Who listens everywhere is asked on this machine.
+/// A listener on the unspecified address is asked on the loopback address.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -99,7 +99,7 @@ async fn ask(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), Any
     tokio::pin!(asking, connection);
     tokio::select! {
         answer = &mut asking => answer,
-        // The connection may end before the answer was read to its end.
+        // The connection may end before the body has been read.
         _ = &mut connection => asking.await,
     }
 }

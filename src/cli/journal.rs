@@ -1,4 +1,4 @@
-//! `journal rebuild`: a journal made anew from the chain, in place of one that is damaged or lost.
+//! `journal rebuild`: rebuilds a damaged or lost journal from the chain.
 
 use std::{
     fmt::Write,
@@ -14,23 +14,23 @@ use crate::{
     supervisor::control::{self, Answer, AskError, Candidates, Request},
 };
 
-/// A little more than a supervisor gives itself.
+/// A little longer than the supervisor's own deadline.
 const DEADLINE: Duration = Duration::from_secs(70);
 
-/// Said before what the environment lacks.
+/// Printed before the problems of the environment.
 const NOBODY: &str = "neither --instance NAME nor --config FILE says whose journal it is, so the environment \
                       alone counts:";
 
-/// Whose journal.
+/// The instance whose journal is rebuilt.
 #[derive(Debug)]
 pub(super) enum Whose {
-    /// An instance of the configuration directory, as `supervise` reads it.
+    /// An instance in the configuration directory, as `supervise` reads it.
     Instance(String),
     /// One configuration as `start` reads it; without a file, the environment alone.
     File(Option<PathBuf>),
 }
 
-/// Where everything is.
+/// Directories, control socket and environment of the command.
 #[derive(Debug)]
 pub(super) struct Places {
     pub(super) config_dir: PathBuf,
@@ -39,7 +39,7 @@ pub(super) struct Places {
     pub(super) environment: Environment,
 }
 
-/// Rebuilds it, says what came of it, and has a supervisor that runs try the instance again.
+/// Rebuilds the journal, prints the result, and has a running supervisor try the instance again.
 pub(super) async fn rebuild(whose: Whose, from: u64, places: Places) -> Exit {
     let Places { config_dir, state_dir, candidates, environment } = places;
     let is_of_nobody = matches!(whose, Whose::File(None));
@@ -87,7 +87,7 @@ fn load(
     Ok((name, loaded))
 }
 
-/// Why nothing was done, and what to do about it.
+/// Why nothing was done, and what to do.
 fn refused(name: &str, error: &RebuildError) -> String {
     match error {
         RebuildError::Journal(OpenError::Locked { path, pid }) => {
@@ -107,12 +107,12 @@ fn refused(name: &str, error: &RebuildError) -> String {
     }
 }
 
-/// What was done, line by line.
+/// The result, line by line.
 fn report(rebuilt: &Rebuilt, from: u64) -> String {
     let Rebuilt { path, cursor, way } = rebuilt;
     let path = path.display();
     let mut text = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = match way {
         Way::Anew => writeln!(text, "{path}: begun anew"),
         Way::Salvaged { aside, requests, transactions, .. } => writeln!(
@@ -152,7 +152,8 @@ fn report(rebuilt: &Rebuilt, from: u64) -> String {
     text
 }
 
-/// A parked instance would be tried within minutes: a supervisor that knows it does it now.
+/// Has a running supervisor restart the instance now: a parked one would be tried only after
+/// minutes.
 async fn go_on(name: &str, candidates: &Candidates) -> String {
     let request = Request::Restart { name: name.to_owned() };
     match control::ask(candidates, &request, DEADLINE).await {

@@ -1,11 +1,11 @@
-//! What the system allows this process: files, core dumps. Read as text, since a sandbox may forbid even the
-//! question (`prlimit64`).
+//! The resource limits of this process (open files, core dumps). Read from `/proc`, because a
+//! sandbox may forbid `prlimit64`.
 
 use std::fs;
 
 use rustix::process::Rlimit;
 
-/// The limit of this name in `/proc/self/limits`, if that is told.
+/// The limit with this name in `/proc/self/limits`, if it is readable.
 pub(super) fn of(name: &str) -> Option<Rlimit> {
     read(&fs::read_to_string("/proc/self/limits").ok()?, name)
 }

@@ -1,4 +1,4 @@
-//! `list`: the configurations of a directory, and how those do that a supervisor runs.
+//! `list`: the configurations of a directory, and the state of those that a supervisor runs.
 
 use std::{
     fs,
@@ -87,14 +87,14 @@ pub(super) async fn list(
     }
 }
 
-/// The instances of the supervisor that answers, if one does.
+/// The instances of the running supervisor; empty if none answers.
 struct Running(Vec<(PathBuf, InstanceStatus)>);
 
 impl Running {
     async fn ask(candidates: &Candidates) -> Self {
         let instances = match status::ask(candidates).await {
             Ok(status) => status.instances,
-            // Nobody runs: nothing to say. What keeps us from asking is worth a word.
+            // No supervisor runs: nothing to report. Any other error is worth a message.
             Err(StatusError::Ask(AskError::NotFound(miss))) if !miss.is_forbidden() => Vec::new(),
             Err(error) => {
                 complain(format_args!("the states are not known: {error}"));
@@ -108,15 +108,15 @@ impl Running {
         Self(instances.into_iter().filter_map(with_file).collect())
     }
 
-    /// The instance of this very file; a name alone may be another directory's.
+    /// The instance with this file. A name alone may belong to another directory.
     fn of(&self, file: &Path) -> Option<&InstanceStatus> {
         let file = canonical(file);
         self.0.iter().find(|(known, _)| *known == file).map(|(_, instance)| instance)
     }
 }
 
-/// One path for one file of one directory, whatever links lead to the directory. Links in the
-/// directory itself stay: two of them are two configurations.
+/// One path per file, however links lead to its directory. Links inside the directory stay: two of
+/// them are two configurations.
 fn canonical(file: &Path) -> PathBuf {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
         return file.to_owned();

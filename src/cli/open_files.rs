@@ -1,17 +1,17 @@
-//! How many files the process may have open: connections, journals, configurations. With too few it would
-//! fail here and there, and blame whatever it could not open.
+//! Raises the limit of open files (connections, journals, configurations). With too few, unrelated
+//! operations would fail with misleading errors.
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::limits;
 
-/// An idle instance has about ten, and under load some dozens.
+/// An idle instance uses about ten, a busy one some dozens.
 const LEAST: u64 = 128;
-/// What the units of systemd allow. More would only be a burden to programs that are started (a credential
-/// process) and close all there may be.
+/// The limit in our systemd units. A higher one only slows down child programs (a credential
+/// process) that close every possible descriptor.
 const MOST: u64 = 65_536;
 
-/// What may be asked for is not enough. Asking for more is beyond us.
+/// The hard limit is too low, and only a privileged process may raise it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "at most {0} files may be open (ulimit -n), and a connector needs {LEAST}, with many instances some \
@@ -19,9 +19,9 @@ const MOST: u64 = 65_536;
 )]
 pub(super) struct TooFew(u64);
 
-/// Raises the limit as far as that is allowed and of use.
+/// Raises the soft limit as far as is allowed and useful.
 pub(super) fn raise() -> Result<(), TooFew> {
-    // Not told: it will show.
+    // Unknown: too low a limit will show later.
     let Some(limit) = limits::of("Max open files") else { return Ok(()) };
     let (now, wanted) = wanted(limit);
     let raised = Rlimit { current: Some(wanted), ..limit };
@@ -29,7 +29,7 @@ pub(super) fn raise() -> Result<(), TooFew> {
     enough(if is_raised { wanted } else { now })
 }
 
-/// What there is, and what it should be. `None` of the system is no limit.
+/// The current and the desired limit. The system's `None` is no limit.
 fn wanted(limit: Rlimit) -> (u64, u64) {
     let now = limit.current.unwrap_or(u64::MAX);
     (now, now.max(MOST.min(limit.maximum.unwrap_or(u64::MAX))))

@@ -1,14 +1,14 @@
-//! `reload`, `restart`, `stop`: what an operator may ask of a running supervisor.
+//! `reload`, `restart`, `stop`: requests to a running supervisor.
 
 use std::time::Duration;
 
 use super::{Exit, complain, print, text::printable};
 use crate::supervisor::control::{self, Answer, Candidates, Request};
 
-/// A little more than a supervisor gives itself.
+/// A little longer than the supervisor's own deadline.
 const DEADLINE: Duration = Duration::from_secs(70);
 
-/// Asks, and prints a line for each instance concerned.
+/// Sends the request and prints a line for each instance concerned.
 pub(super) async fn operate(request: Request, candidates: &Candidates) -> Exit {
     match control::ask(candidates, &request, DEADLINE).await {
         Ok(Answer::Done { lines, failed }) => {

@@ -1,5 +1,5 @@
-//! Where configurations and journals are, and what is there. No file system keeps a command waiting for
-//! longer than some seconds.
+//! Finds configurations, journals and their directories. A hanging file system delays a command by
+//! some seconds at most.
 
 use std::{
     ffi::OsStr,
@@ -17,11 +17,11 @@ use crate::{
     },
 };
 
-/// Where configurations are below the working directory, and where an installed service has them.
+/// Below the working directory, and of an installed service.
 const CONFIG_DIRS: [&str; 2] = ["./config/environments", "/etc/kms-connector"];
-/// The same of journals.
+/// The same for journals.
 const STATE_DIRS: [&str; 2] = ["./state", "/var/lib/kms-connector"];
-/// For a supervisor's word on where its files are.
+/// For asking a running supervisor for its directories.
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// `KMS_CONNECTOR_CONFIG_DIR`.
@@ -29,7 +29,8 @@ pub(super) fn named_config_dir(environment: &Environment) -> Option<PathBuf> {
     environment.get("KMS_CONNECTOR_CONFIG_DIR").map(PathBuf::from)
 }
 
-/// `KMS_CONNECTOR_STATE_DIR`, else systemd's: it may give several, parted by colons; the first is ours.
+/// `KMS_CONNECTOR_STATE_DIR`, else systemd's `STATE_DIRECTORY`. systemd separates several
+/// directories by colons; the first one is ours.
 pub(super) fn named_state_dir(environment: &Environment) -> Option<PathBuf> {
     if let Some(directory) = environment.get("KMS_CONNECTOR_STATE_DIR") {
         return Some(directory.into());
@@ -39,7 +40,8 @@ pub(super) fn named_state_dir(environment: &Environment) -> Option<PathBuf> {
     first.filter(|first| !first.is_empty()).map(PathBuf::from)
 }
 
-/// For who runs instances: the one that is named, else the one below the working directory.
+/// The directory for commands that run instances: the named one, else the one below the working
+/// directory.
 pub(super) fn config_dir(environment: &Environment) -> PathBuf {
     named_config_dir(environment).unwrap_or_else(|| CONFIG_DIRS[0].into())
 }
@@ -49,8 +51,8 @@ pub(super) fn state_dir(environment: &Environment) -> PathBuf {
     named_state_dir(environment).unwrap_or_else(|| STATE_DIRS[0].into())
 }
 
-/// For who only looks: the directory that is named, else that of the supervisor that runs, else the one
-/// below the working directory, or that of an installed service where there is no other.
+/// The directory for commands that only read: the named one, else that of the running supervisor,
+/// else the one below the working directory, or that of an installed service if only that exists.
 pub(super) async fn find_config_dir(named: Option<PathBuf>, candidates: &Candidates) -> PathBuf {
     match named {
         Some(named) => named,
@@ -80,35 +82,35 @@ async fn running(candidates: &Candidates) -> Option<Status> {
 }
 
 fn usual([here, installed]: [&Path; 2]) -> PathBuf {
-    // What does not answer is there.
+    // A directory that does not answer exists.
     let is_there =
         |path: &Path| Patience::default().one(Work::Look, path, Path::is_dir).unwrap_or(true);
     if !is_there(here) && is_there(installed) { installed.into() } else { here.into() }
 }
 
-/// The names of all `*.toml` in the directory, sorted; hidden files do not count.
+/// The names of all `*.toml` in the directory, sorted, without hidden files.
 pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
     let patience = Patience::default();
     let names = directory::list(directory, &patience)
         .map_err(|problem| config::unusable_directory(directory, problem))?;
     let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
-    // One that does not even say what it is, is told of where it is read.
+    // An entry that does not answer is kept: reading it reports that.
     let is_directory = patience.each(Work::Look, &paths, |_, path| path.is_dir());
     let files = names.iter().zip(is_directory).filter(|(_, is_one)| *is_one != Ok(true));
     Ok(files.map(|(name, _)| OsStr::to_string_lossy(name).into_owned()).collect())
 }
 
-/// Who kept the journals; nobody, where the directory does not answer: that is told where it is written.
+/// Who kept the journals. Empty if the directory does not answer: writing there reports that.
 pub(super) fn keepers(state_dir: &Path) -> Vec<Keeper> {
     Patience::default().one(Work::Look, state_dir, journal::keepers).unwrap_or_default()
 }
 
-/// Without a file, the environment alone counts.
+/// Loads a configuration as `start` does; without a file, the environment alone.
 pub(super) fn load(file: Option<PathBuf>, environment: Environment) -> Result<Loaded, Problems> {
     load_as(file, environment, Mode::Start)
 }
 
-/// The same as one of many, or the only one.
+/// Loads a configuration as `start` or as `supervise` does.
 pub(super) fn load_as(
     file: Option<PathBuf>,
     environment: Environment,
@@ -123,7 +125,7 @@ pub(super) fn source(file: Option<PathBuf>, environment: Environment, mode: Mode
     Source { file, environment, credentials_directory, mode }
 }
 
-/// All of these, each as the only one.
+/// Loads each file as `start` does.
 pub(super) fn load_all(
     files: &[PathBuf],
     environment: &Environment,
@@ -132,7 +134,7 @@ pub(super) fn load_all(
     directory::load_all(files.iter().map(source).collect())
 }
 
-/// The file itself: a relative one as given, then in the configuration directory.
+/// Finds a file: a relative path as given, then in the configuration directory.
 pub(super) fn find(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let (whole, directory) = (file.to_owned(), directory.to_owned());
     patiently(Some(file), move || look_for(&whole, &directory))
@@ -140,7 +142,7 @@ pub(super) fn find(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
 
 fn look_for(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let candidates = [file.to_owned(), directory.join(file)];
-    // What cannot be looked at counts as found: loading it tells why.
+    // A file that cannot be examined counts as found: loading it reports the reason.
     let found = candidates.iter().find(|path| path.try_exists().unwrap_or(true));
     found.cloned().ok_or_else(|| {
         Problems::from(Problem {
@@ -157,11 +159,11 @@ fn look_for(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     })
 }
 
-/// The file of this instance in the configuration directory. One that is not there is told with those that
-/// are.
+/// The file of this instance in the configuration directory. If it is missing, the error lists the
+/// existing ones.
 pub(super) fn file_of(instance: &str, directory: &Path) -> Result<PathBuf, Problems> {
     let path = directory.join(format!("{instance}.toml"));
-    // What cannot be looked at counts as found: loading it tells why.
+    // A file that cannot be examined counts as found: loading it reports the reason.
     let is_there = |path: &Path| path.try_exists().unwrap_or(true) || path.is_symlink();
     if Patience::default().one(Work::Look, &path, is_there).unwrap_or(true) {
         return Ok(path);
@@ -274,7 +276,7 @@ mod tests {
         assert!(find("/nowhere.toml").is_err());
     }
 
-    /// A link to what is read for ever plays a mount that hangs.
+    /// A link to a file that blocks readers for ever simulates a hung mount.
     #[test]
     fn d1_no_command_waits_for_a_file_that_hangs() {
         const KERNEL_LOG: &str = "/proc/kmsg";

@@ -1,7 +1,7 @@
-//! A supervisor's status as an operator reads it at night. Pure: a status and the time in, text out.
+//! A supervisor's status as text for operators. Pure: a status and the time in, text out.
 //!
-//! First the process and its files, then one line per instance, then a block for each that does not
-//! simply run: what it waits for or why it stands, until when, and what to do.
+//! First the process and its files, then one line per instance, then a block for each instance that
+//! is not simply running: what it waits for or why it is down, until when, and what to do.
 
 use super::text::{Colour, ago, due, painted, pairs, printable, short, span, utc, when};
 use crate::observe::{
@@ -9,7 +9,7 @@ use crate::observe::{
     status::{CatchUp, InstanceStatus, LastError, Reload, State, Status},
 };
 
-/// How a report is made.
+/// How a report is rendered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
     pub(super) now_ms: u64,
@@ -18,7 +18,7 @@ pub(super) struct Style {
 
 type Lines = Vec<(&'static str, String)>;
 
-/// Everything at a glance.
+/// The status of all instances.
 pub(super) fn overview(status: &Status, style: Style) -> String {
     let mut text = process(status, style.now_ms) + "\n";
     if status.instances.is_empty() {
@@ -34,10 +34,10 @@ pub(super) fn overview(status: &Status, style: Style) -> String {
     text
 }
 
-/// All that is known of one instance.
+/// Everything known about one instance.
 pub(super) fn detail(instance: &InstanceStatus, style: Style) -> String {
     let mut lines = facts(instance, style.now_ms);
-    // Its state's time stands among the facts.
+    // The facts already contain the time of its state.
     lines.extend(notes(instance, style.now_ms).into_iter().filter(|(key, _)| *key != SINCE));
     let told = lines.iter().any(|(key, _)| *key == LAST_ERROR);
     if !told && let Some(error) = last_error(instance, style.now_ms) {
@@ -46,13 +46,13 @@ pub(super) fn detail(instance: &InstanceStatus, style: Style) -> String {
     format!("{}\n{}", heading(instance, style), pairs(&lines))
 }
 
-/// Whether nobody has to look: an outage outside ends by itself, and what is stopped is so on
-/// purpose.
+/// Returns whether no operator needs to act. An outage outside ends by itself, and what is stopped
+/// is stopped on purpose.
 pub(super) fn is_well(status: &Status) -> bool {
     status.reload.problems.is_empty() && status.instances.iter().all(instance_is_well)
 }
 
-/// [`is_well`] of one.
+/// [`is_well`] for one instance.
 pub(super) fn instance_is_well(instance: &InstanceStatus) -> bool {
     !instance.state.is_down() && instance.reload_failed.is_none()
 }
@@ -136,7 +136,7 @@ fn heading(instance: &InstanceStatus, style: Style) -> String {
     format!("{}: {word}", instance.name)
 }
 
-/// What is odd about an instance; empty if it simply runs.
+/// What is unusual about an instance; empty if it simply runs.
 fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     let InstanceStatus { name, state, .. } = instance;
     let mut lines = Lines::new();
@@ -214,7 +214,7 @@ fn notes(instance: &InstanceStatus, now_ms: u64) -> Lines {
     lines
 }
 
-/// Why its file is not what runs, as its block tells it.
+/// Why its file does not run, as its block shows it.
 fn complaint(instance: &InstanceStatus) -> Option<&String> {
     instance.reload_failed.as_ref().or(parked_for(&instance.state))
 }
@@ -231,7 +231,7 @@ fn parked_for(state: &State) -> Option<&String> {
     }
 }
 
-/// Whether its block says that already.
+/// Returns whether its block already contains the text.
 fn is_told(state: &State, text: &str) -> bool {
     match state {
         State::Parked { why, .. } | State::Waiting { why, .. } => {

@@ -1,5 +1,5 @@
-//! `requests` and `backfill`: asks a running instance over the control socket, or reads the journal of
-//! one that does not run.
+//! `requests` and `backfill`: asks a running instance over the control socket, or reads the journal
+//! of one that does not run.
 
 use std::{
     io::{self, IsTerminal},
@@ -27,19 +27,19 @@ use crate::{
     },
 };
 
-/// A little more than a supervisor gives itself.
+/// A little longer than the supervisor's own deadline.
 const DEADLINE: Duration = Duration::from_secs(70);
-/// For the word that stands above the requests.
+/// For the instance's state in the heading.
 const STATE_DEADLINE: Duration = Duration::from_secs(5);
-/// What ended without an answer is of interest for so long.
+/// How long a request that ended without an answer is listed by default.
 const RECENTLY: Duration = Duration::from_hours(24);
-/// A reason in a table has at most so many characters on a terminal.
+/// The most characters of a reason in a table on a terminal.
 const IN_SHORT: usize = 70;
-/// For so long a request that is tried again is watched, and looked at so often.
+/// How long and how often the result of a retry is watched.
 const WATCHED: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Which requests to show.
+/// The requests to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
     /// Unfinished, or recently ended without an answer.
@@ -50,7 +50,7 @@ pub(super) enum Which {
 }
 
 impl Which {
-    /// What is in hand is told in the order in which it is served; of what has ended, the newest is wanted.
+    /// Unfinished requests are listed in the order of processing, ended ones newest first.
     fn is_newest_first(self) -> bool {
         match self {
             Self::Refused | Self::All => true,
@@ -58,7 +58,7 @@ impl Which {
         }
     }
 
-    /// What to ask for, one after the other.
+    /// The filters to ask for, one after the other.
     fn parts(self, now_ms: u64) -> Vec<requests::Which> {
         let day = u64::try_from(RECENTLY.as_millis()).unwrap_or(u64::MAX);
         let recently = requests::Which::Ended { since_ms: now_ms.saturating_sub(day) };
@@ -71,19 +71,19 @@ impl Which {
     }
 }
 
-/// Whose requests, and where to ask.
+/// The instance, and where to ask for it.
 #[derive(Debug)]
 pub(super) struct Whose {
     pub(super) name: String,
-    /// As far as it is named.
+    /// `None`: not named.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) candidates: Candidates,
 }
 
-/// Who answers: found at the first question, and asked to the end.
+/// What answers: decided by the first question, and asked until the end.
 struct Source {
     whose: Whose,
-    /// Its journal, and why that is read.
+    /// The journal of an instance that does not run, and why it is read.
     stopped: Option<(ReadOnly, String)>,
 }
 
@@ -126,13 +126,13 @@ impl Source {
         let finding = Patience::default().one(Work::Look, &state_dir, move |_| {
             ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
         });
-        // Whoever mistyped a name is to read that first.
+        // The user may have mistyped the name, so that error comes first.
         finding
             .unwrap_or_else(|late| Err(format!("{}: {late}", state_dir.display())))
             .map_err(|error| format!("{why}\n({error})"))
     }
 
-    /// How it is, by the word that `status` has for it, and where the answers came from.
+    /// The state of the instance as in `status`, or the journal that was read.
     async fn described(&self) -> String {
         match &self.stopped {
             None => self.state().await.unwrap_or_else(|| "running".to_owned()),
@@ -143,7 +143,7 @@ impl Source {
     }
 }
 
-/// What became of a question.
+/// The result of asking a running instance.
 enum Asked {
     Told(Told),
     /// No running instance answers.
@@ -160,7 +160,8 @@ async fn ask_running(whose: &Whose, inquiry: &Inquiry) -> Result<Asked, String> 
         Ok(Answer::Absent { why }) => Ok(Asked::Absent { short: why.clone(), why }),
         Ok(Answer::Refused { why } | Answer::Silent { why }) => Err(why),
         Ok(Answer::Status { .. } | Answer::Done { .. }) => Err(OTHER.to_owned()),
-        // Nobody runs. Who may not ask may still be told by a file that may be read.
+        // No supervisor answers, or this user may not ask it: the journal's file may still be
+        // readable.
         Err(AskError::NotFound(miss)) => {
             let short = "no supervisor answers".to_owned();
             Ok(Asked::Absent { short, why: miss.to_string() })
@@ -176,7 +177,7 @@ fn failed(why: &str) -> Exit {
     Exit::Failure
 }
 
-/// Several lines of JSON: one value.
+/// A JSON value on several lines.
 fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).expect("maps with text keys only") + "\n"
 }
@@ -240,14 +241,14 @@ pub(super) async fn list(whose: Whose, which: Which, limit: u32, json: bool) -> 
     print(&text, Exit::Success)
 }
 
-/// Drops all but the last of them. Answers whether any was dropped.
+/// Keeps only the last `limit` entries. Returns whether any was dropped.
 fn keep_last<T>(found: &mut Vec<T>, limit: usize) -> bool {
     let surplus = found.len().saturating_sub(limit);
     found.drain(..surplus);
     surplus > 0
 }
 
-/// `longest`: the characters of a reason.
+/// `longest`: the most characters of a reason.
 fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> String {
     let header = ["ID", "KIND", "STAGE", "SINCE", "AGE", "ATTEMPTS", "BLOCK", "WHY"];
     let mut rows = vec![header.map(str::to_owned)];
@@ -266,7 +267,7 @@ fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> String {
     table(&rows)
 }
 
-/// A held request is shown as such, a settled one by its outcome.
+/// A held request is shown as held, a settled one with its outcome.
 fn stage(line: &RequestLine) -> String {
     match (&line.outcome, &line.held) {
         (Some(outcome), _) => outcome.clone(),
@@ -283,7 +284,7 @@ fn why(line: &RequestLine) -> String {
     detail.cloned().unwrap_or_default()
 }
 
-/// One line, cut.
+/// On one line, shortened.
 fn in_short(text: &str, longest: usize) -> String {
     let text: String = printable(text).replace('\n', " ");
     match text.char_indices().nth(longest) {
@@ -292,7 +293,7 @@ fn in_short(text: &str, longest: usize) -> String {
     }
 }
 
-/// Prints all there is of one id.
+/// Prints everything about the requests of one id.
 pub(super) async fn show_one(whose: Whose, id: String, json: bool) -> Exit {
     let mut source = Source::of(whose);
     let stories = match source.ask(Inquiry::Show { id }).await {
@@ -371,7 +372,7 @@ fn transaction(known: &TransactionLine) -> String {
     format!("{hash}, nonce {nonce}, signed {}, {became}", utc(*signed_at_ms))
 }
 
-/// Has the requests of one id tried again.
+/// Retries the requests of one id.
 pub(super) async fn retry(whose: Whose, id: String, json: bool) -> Exit {
     let mut source = Source::of(whose);
     let retried = match source.ask(Inquiry::Retry { id: id.clone() }).await {
@@ -393,7 +394,7 @@ pub(super) async fn retry(whose: Whose, id: String, json: bool) -> Exit {
     print(&came_of(&mut source, &id).await, told)
 }
 
-/// What stands a moment later: whoever tries a request wants to know whether that helped.
+/// The state some seconds after a retry, which tells whether it helped.
 async fn came_of(source: &mut Source, id: &str) -> String {
     let mut found = Vec::new();
     for _ in 0..WATCHED.as_secs() {
@@ -449,7 +450,7 @@ pub(super) async fn export(whose: Whose, which: Which) -> Exit {
     Exit::Success
 }
 
-/// Has blocks read again, a piece at a time, and says how far it is.
+/// Has a running instance read blocks again, in pieces, and prints the progress.
 pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
     let (mut next, mut requests, mut new) = (from, 0, 0);
     loop {
@@ -482,7 +483,7 @@ pub(super) async fn backfill(whose: Whose, from: u64, to: Option<u64>) -> Exit {
     }
 }
 
-/// Why no block is read: first what is the matter, since the name may be mistyped.
+/// Why no block is read. The cause comes first: the name may be mistyped.
 fn nobody_reads(name: &str, from: u64, why: &str) -> String {
     format!(
         "{why}\n(blocks are read again by a running instance: start it, or have its next start read them \

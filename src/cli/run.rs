@@ -1,4 +1,4 @@
-//! `start` and `supervise`: the same supervisor, over one configuration or a directory of them.
+//! `start` and `supervise`: the same supervisor, with one configuration or a directory of them.
 
 use std::{net::SocketAddr, path::PathBuf, pin::pin};
 
@@ -16,7 +16,7 @@ use crate::{
     supervisor::{self, Connectors, Options, RunError, directory::Files},
 };
 
-/// What a supervisor has outside its files.
+/// The options of a supervisor.
 #[derive(Debug)]
 pub(super) struct Places {
     pub(super) state_dir: PathBuf,
@@ -46,7 +46,7 @@ pub(super) async fn supervise(config_dir: PathBuf, places: Places, kept: Kept) -
     run(Files::Directory(absolute(config_dir)), places, kept).await
 }
 
-/// Who asks for the status may stand elsewhere.
+/// A client that asks for the status may have another working directory.
 fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
@@ -62,7 +62,7 @@ async fn run(files: Files, places: Places, kept: Kept) -> Exit {
     let telling = tell_who_else_writes(files.clone(), state_dir.clone());
     let options = Options { files, state_dir, socket, listen, listen_names, environment, kept };
     let mut supervising = pin!(supervisor::run(Connectors, options));
-    // Nothing waits for it: a file system that does not answer keeps no service from starting or ending.
+    // Runs beside the supervisor: a file system that does not answer must not delay start or stop.
     let ended = tokio::select! {
         ended = &mut supervising => ended,
         () = telling => supervising.await,
@@ -96,7 +96,7 @@ fn cannot_start(error: &dyn std::error::Error) -> Exit {
 
 async fn tell_who_else_writes(files: Files, state_dir: PathBuf) {
     let look = move || surroundings::look(&files, &state_dir, Eyes::Service);
-    // Who panicked there has said so.
+    // A panic was logged by the hook.
     let odd = spawn_blocking(look).await.unwrap_or_default();
     for Odd { path, why, remedy } in odd {
         warn!(path = %path.display(), why, remedy, "others can change what is trusted here");
@@ -108,8 +108,8 @@ pub(super) fn refuse(problems: &Problems) -> Exit {
     Exit::BadConfiguration
 }
 
-/// One event per problem; where no one listens to errors, plain text, since a process that ends
-/// without a word is no answer.
+/// Logs one event per problem. If errors are not logged, prints text: a process must not end
+/// without a reason.
 fn log_problems(problems: &Problems) {
     if !tracing::enabled!(tracing::Level::ERROR) {
         complain(problems);

@@ -1,4 +1,4 @@
-//! `status`: asks the supervisor how it is, once or every second.
+//! `status`: prints the supervisor's status, once or every second.
 
 use std::{
     io::{self, IsTerminal},
@@ -19,7 +19,7 @@ use crate::{
     supervisor::control::{self, Answer, AskError, Candidates, Request},
 };
 
-/// A loop that turns answers at once.
+/// The supervisor's loop answers at once unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -33,7 +33,7 @@ pub(super) struct Wish {
     pub(super) colours: bool,
 }
 
-/// Shows it, once or until nobody looks any more.
+/// Prints the status, once or until the output is closed.
 pub(super) async fn status(wish: Wish, candidates: &Candidates) -> Exit {
     let view = match look(&wish, candidates).await {
         Ok(view) => view,
@@ -48,7 +48,7 @@ pub(super) async fn status(wish: Wish, candidates: &Candidates) -> Exit {
     print(&view.text, if view.is_well { Exit::Success } else { Exit::Failure })
 }
 
-/// Ends when stdout is closed; Ctrl-C ends it as it ends any program.
+/// Ends when stdout is closed; Ctrl-C ends the process.
 async fn watch(wish: &Wish, candidates: &Candidates, first: String) -> Exit {
     let clears = io::stdout().is_terminal() && !wish.json;
     let mut text = first;
@@ -69,7 +69,7 @@ async fn watch(wish: &Wish, candidates: &Candidates, first: String) -> Exit {
         sleep(EVERY).await;
         text = match look(wish, candidates).await {
             Ok(view) => view.text,
-            // What goes may come back: one watches for that, too.
+            // The supervisor may come back, and the user watches for that, too.
             Err(why) if wish.json => {
                 complain(why);
                 String::new()
@@ -79,7 +79,7 @@ async fn watch(wish: &Wish, candidates: &Candidates, first: String) -> Exit {
     }
 }
 
-/// What there is to print.
+/// The text to print.
 struct View {
     text: String,
     is_well: bool,
@@ -100,7 +100,7 @@ async fn look(wish: &Wish, candidates: &Candidates) -> Result<View, String> {
     Ok(View { text, is_well: report::instance_is_well(instance) })
 }
 
-/// One value; on one line if more follow.
+/// One JSON value; on one line if more follow.
 fn to_json(value: &impl serde::Serialize, one_line: bool) -> String {
     let text =
         if one_line { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };

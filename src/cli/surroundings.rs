@@ -1,6 +1,6 @@
-//! Who else can change what a process of ours trusts: the directories that it reads configurations
-//! from and keeps journals in. It works all the same, so this only warns; and nothing is mended, since
-//! whoever set a mode may have had a reason.
+//! Finds files and directories that other users can change although this process trusts them: those
+//! with configurations and journals. It works all the same, so this only warns. Modes are never
+//! changed: they may be intended.
 
 use std::{
     fmt, fs, io,
@@ -12,7 +12,7 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::supervisor::directory::{Files, Patience, Work, is_configuration};
 
-/// Something that others can change.
+/// A path that others can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Odd {
     pub path: PathBuf,
@@ -27,37 +27,37 @@ impl fmt::Display for Odd {
     }
 }
 
-/// What it is trusted with.
+/// What a path is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    /// Journals: whoever writes there puts another one in a journal's place.
+    /// Journals: whoever can write there can replace a journal.
     State,
-    /// Configurations: whoever writes there says what runs, and with which wallet.
+    /// Configurations: whoever can write there decides what runs, and with which wallet.
     Configuration,
-    /// Above one of these: who writes there puts another directory in its place.
+    /// An ancestor of one of these: whoever can write there can replace the directory.
     Above,
 }
 
-/// What the file system says of one name.
+/// Mode, owner and mount of a path.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     mode: u32,
     owner: u32,
-    /// Nobody writes there, whatever the modes say: a mounted `ConfigMap`.
+    /// On a read-only mount, such as a `ConfigMap`: the mode does not matter.
     read_only: bool,
 }
 
-/// Whose eyes look.
+/// Which process looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Eyes {
-    /// Those of the process that reads and writes there.
+    /// The one that reads and writes there.
     Service,
-    /// Those of a command. As root it looks at what belongs to the service's user, as it should.
+    /// A command. If it runs as root, the files may belong to the service's user.
     Command,
 }
 
-/// Looks at them, and at what is above them. What is not there, or cannot be looked at, is told where
-/// it is needed. Blocks, for a file system that does not answer no longer than there is patience.
+/// Examines the files and directories with their ancestors. Paths that are missing or cannot be
+/// examined are reported where they are used. Blocks; each path has a deadline.
 pub(super) fn look(files: &Files, state_dir: &Path, eyes: Eyes) -> Vec<Odd> {
     let mut trusted = vec![(state_dir.to_owned(), Trust::State)];
     match files {
@@ -95,7 +95,7 @@ fn user_of_the_service(state_dir: &Path, eyes: Eyes) -> u32 {
     }
 }
 
-/// One of them where links lead, and all above it; if it is to be made yet, above the place for it.
+/// Examines the target of the path and its ancestors; for a missing path, its existing ancestors.
 fn odd_around(path: &Path, trust: Trust, user: u32) -> Vec<Odd> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let there = |above: &Path| Some((above.canonicalize().ok()?, above == path));
@@ -121,7 +121,7 @@ fn found(path: &Path) -> io::Result<Found> {
     Ok(Found { mode: metadata.mode(), owner: metadata.uid(), read_only })
 }
 
-/// Why others than root and this user can change it, and what to do.
+/// Why users other than root and `user` can change it, and what to do.
 fn judge(found: Found, trust: Trust, user: u32) -> Option<(String, &'static str)> {
     let Found { mode, owner, read_only } = found;
     if read_only {

@@ -1,15 +1,15 @@
-//! Tables, times and colours of what commands print. Pure.
+//! Formats tables, times and colours. Pure.
 
 use std::fmt::Write;
 
 use crate::{clock, domain::excerpt};
 
-/// Columns as wide as their widest cell.
+/// A table whose columns are as wide as their widest cell.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     painted(rows, |_, _| None)
 }
 
-/// [`table`] with some cells in a colour, which counts for no column's width.
+/// [`table`] with coloured cells. Colour codes do not count for the width.
 pub(super) fn painted<const N: usize>(
     rows: &[[String; N]],
     colour: impl Fn(usize, usize) -> Option<Colour>,
@@ -36,7 +36,7 @@ pub(super) fn painted<const N: usize>(
     text
 }
 
-/// `key  value` lines below a heading; further lines of a value stand under its first.
+/// `key  value` lines below a heading. Further lines of a value are aligned with its first.
 pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
     let mut text = String::new();
@@ -51,7 +51,8 @@ pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
     text
 }
 
-/// Text that may come from a server, in its lines, with nothing in it that steers a terminal.
+/// Escapes everything in a text that could control a terminal, except line breaks. The text may
+/// come from a server.
 pub(super) fn printable(text: &str) -> String {
     let lines: Vec<String> = text.trim_end().split('\n').map(plain).collect();
     lines.join("\n")
@@ -61,7 +62,7 @@ fn plain(line: &str) -> String {
     excerpt(usize::MAX, line)
 }
 
-/// Of a long name its beginning and its end, so that a table fits a screen.
+/// Shortens a long name in the middle, so that a table fits a screen.
 pub(super) fn short(name: &str) -> String {
     const LONGEST: usize = 40;
     const END: usize = 12;
@@ -73,7 +74,7 @@ pub(super) fn short(name: &str) -> String {
     begin.chain(['…']).chain(name.chars().skip(length - END)).collect()
 }
 
-/// A length of time in its two largest units.
+/// A duration in its two largest units.
 pub(super) fn span(millis: u64) -> String {
     let seconds = millis / 1_000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
@@ -89,17 +90,17 @@ pub(super) fn span(millis: u64) -> String {
     }
 }
 
-/// `3m ago`; what is still to come (clocks differ) was just now.
+/// For example `3m ago`. A time in the future (clocks differ) counts as now.
 pub(super) fn ago(now_ms: u64, then_ms: u64) -> String {
     format!("{} ago", span(now_ms.saturating_sub(then_ms)))
 }
 
-/// `3m ago (2026-09-14 16:05:12 UTC)`
+/// For example `3m ago (2026-09-14 16:05:12 UTC)`.
 pub(super) fn when(now_ms: u64, then_ms: u64) -> String {
     format!("{} ({})", ago(now_ms, then_ms), utc(then_ms))
 }
 
-/// `in 12s (2026-09-14 16:05:12 UTC)`
+/// For example `in 12s (2026-09-14 16:05:12 UTC)`.
 pub(super) fn due(now_ms: u64, then_ms: u64) -> String {
     match then_ms.saturating_sub(now_ms) {
         0 => format!("now ({})", utc(then_ms)),
@@ -107,12 +108,12 @@ pub(super) fn due(now_ms: u64, then_ms: u64) -> String {
     }
 }
 
-/// `2026-09-14 16:05:12 UTC`
+/// For example `2026-09-14 16:05:12 UTC`.
 pub(super) fn utc(millis: u64) -> String {
     clock::utc(millis).to_string()
 }
 
-/// The few colours there are.
+/// The colours in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
     Green,

@@ -1,5 +1,5 @@
-//! Whether the process may have the threads that it begins with. With too few the runtime would panic, or
-//! work would wait for a thread that never comes.
+//! Checks that the process may have the threads it starts with. With too few, the runtime would
+//! panic, or work would wait for ever.
 
 use std::{
     io,
@@ -7,10 +7,10 @@ use std::{
     thread::{self, Builder},
 };
 
-/// Beside the runtime's workers: for files, journals and the watch of a directory.
+/// Threads besides the runtime's workers: for files, journals and the watch of a directory.
 const BESIDE: usize = 8;
 
-/// The system gives none of so many.
+/// The system does not allow this many threads.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the system allows too few threads ({cause}), and a connector needs {wanted} to begin with: raise the \
@@ -22,7 +22,7 @@ pub struct TooFewThreads {
     cause: io::Error,
 }
 
-/// Whether the runtime can begin. Makes as many threads as it will have, and ends them.
+/// Checks that the runtime can start: creates as many threads as it will have, and ends them.
 pub fn enough_threads() -> Result<(), TooFewThreads> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     enough(workers + BESIDE, Builder::new)
@@ -30,7 +30,7 @@ pub fn enough_threads() -> Result<(), TooFewThreads> {
 
 fn enough(wanted: usize, builder: impl Fn() -> Builder) -> Result<(), TooFewThreads> {
     let gate = Arc::new(Mutex::new(()));
-    // All are there at the same time: each waits at the gate, which opens below.
+    // All threads exist at the same time: each waits for this lock, which is released below.
     let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
     let one = |_| {
         let gate = gate.clone();
@@ -41,7 +41,7 @@ fn enough(wanted: usize, builder: impl Fn() -> Builder) -> Result<(), TooFewThre
     let mut short = None;
     for thread in threads {
         match thread {
-            // It cannot have panicked.
+            // Its closure cannot panic.
             Ok(thread) => drop(thread.join()),
             Err(cause) => short = Some(cause),
         }
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn d8_too_few_threads_are_one_sentence() {
         assert!(enough_threads().is_ok());
-        // No system has room for the stack of such a thread.
+        // No system has room for a stack of this size.
         let refused = enough(3, || Builder::new().stack_size(1 << 60)).unwrap_err().to_string();
         assert!(refused.contains("ulimit -u") && refused.contains("needs 3"), "{refused}");
     }

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// One file: what it says, or everything that is wrong with it.
+/// Validates one file and prints what it says, or all of its problems.
 pub(super) fn one(
     file: &Path,
     config_dir: &Path,
@@ -63,7 +63,7 @@ pub(super) fn one(
     print(&(lines.join("\n") + "\n"), Exit::Success)
 }
 
-/// A verdict per file on stdout, what is wrong on stderr.
+/// Validates all files. Prints a verdict per file to stdout, problems to stderr.
 pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment) -> Exit {
     let mut is_bad = false;
     if let Err(problems) = config::check_environment(environment) {
@@ -111,7 +111,7 @@ pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment
     print(&verdicts, if is_bad { Exit::BadConfiguration } else { Exit::Success })
 }
 
-/// Of what no file says: the process's variables, and who else can change what is trusted.
+/// Warns about what is in no file: the process's variables, and paths that others can change.
 fn warn_of_the_rest(files: &Files, state_dir: &Path, environment: &Environment) {
     for odd in config::odd_variables(environment) {
         complain(format_args!("warning: {odd}"));
@@ -121,7 +121,7 @@ fn warn_of_the_rest(files: &Files, state_dir: &Path, environment: &Environment) 
     }
 }
 
-/// `2 problems`
+/// For example `2 problems`.
 pub(super) fn counted(problems: &Problems) -> String {
     match problems.as_slice().len() {
         1 => "1 problem".to_owned(),
@@ -141,16 +141,17 @@ fn verdict(file: &Result<Wanted, Problems>, conflict: Option<&Collision>) -> Str
     }
 }
 
-/// All files of a directory, as a supervisor that starts now would take them.
+/// All files of a directory, as a supervisor that starts now would read them.
 pub(super) struct Together {
     pub(super) look: Look,
     pub(super) settled: Settled,
-    /// Those that it would refuse for the sake of another, and why.
+    /// Instances that would be refused because of another one, and why.
     pub(super) conflicts: BTreeMap<String, Collision>,
 }
 
 impl Together {
-    /// Who had a name or a wallet before keeps it: the journals know. Blocks.
+    /// Reads the files. An instance that had a name or a wallet before keeps it, according to the
+    /// journals. Blocks.
     pub(super) fn look(config_dir: &Path, environment: &Environment, state_dir: &Path) -> Self {
         let files = Files::Directory(config_dir.to_owned());
         let keepers = places::keepers(state_dir);

@@ -1,4 +1,4 @@
-//! What an operator reads, on realistic values.
+//! The report on realistic values.
 
 use std::path::PathBuf;
 
@@ -255,7 +255,7 @@ config-3: backing-off
 ";
     assert_eq!(detail(&one, PLAIN), expected);
 
-    // Long over, and still known.
+    // Over for long, and still shown.
     let recovered = InstanceStatus { state: State::Running, ..backing_off() };
     assert!(!overview(&status(vec![recovered.clone()]), PLAIN).contains("lane panicked"));
     assert_eq!(detail(&recovered, PLAIN).matches("lane panicked").count(), 1);
