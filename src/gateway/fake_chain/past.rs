@@ -1,5 +1,5 @@
-//! What a chain in memory tells of answers that were given: the contract's list, response events, and
-//! whose transactions are in its blocks.
+//! Earlier answers on the chain in memory: the contract's list, response events, and senders of
+//! transactions.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Somebody's transaction in a block.
+/// A transaction in a block.
 #[derive(Clone, Debug)]
 struct Mined {
     block: u64,
@@ -22,29 +22,29 @@ struct Mined {
     transaction: Transaction,
 }
 
-/// Answers, and what is told of them.
+/// Earlier answers, and how they are reported.
 #[derive(Debug, Default)]
 pub(crate) struct Past {
-    /// By id: whom the contract lists, and from which block on.
+    /// By id: the listed senders, each from a block on.
     lists: HashMap<U256, Vec<(u64, Address)>>,
-    /// Of the Decryption contract; `None`: it has no such function.
+    /// Version of the Decryption contract; `None`: it has no such function.
     pub version: Option<&'static str>,
-    /// Several calls take so long together.
+    /// Delay of a batch of calls.
     pub takes: Duration,
     /// The contract has no list.
     pub no_lists: bool,
-    /// States below are thrown away.
+    /// State below this block is dropped.
     pub pruned_below: u64,
     mined: Vec<Mined>,
 }
 
 impl FakeChain {
-    /// The contract lists this answerer from block `from` on.
+    /// Lists this sender from block `from` on.
     pub fn list(&self, id: U256, from: u64, sender: Address) {
         self.node().past.lists.entry(id).or_default().push((from, sender));
     }
 
-    /// A transaction of somebody's in a block that is there; its hash.
+    /// Adds a transaction to an existing block; returns its hash.
     pub fn sent_by(&self, sender: Address, block: u64, input: Vec<u8>, success: bool) -> B256 {
         let block = self.block(block);
         let mut node = self.node();
@@ -57,7 +57,7 @@ impl FakeChain {
         hash
     }
 
-    /// An event that tells of an answer by this transaction; it is put into a block that is there.
+    /// Adds a response event of this transaction to an existing block.
     pub fn response_event(&self, id: U256, kind: Kind, block: u64, transaction: B256) {
         let place = self.block(block);
         let (topic, data) = match kind {
@@ -82,7 +82,7 @@ impl Node {
         mined.map(|mined| mined.sender)
     }
 
-    /// The answer of a view at a block; `None`: the call is no view known here.
+    /// Result of a view at a block. `None`: not a view known here.
     pub(super) fn view(&self, by: usize, data: &[u8], at: u64) -> Option<Result<Bytes, RpcError>> {
         if let Some((_, told)) = self.lies[by].views.iter().find(|(call, _)| data == &call[..]) {
             return Some(Ok(told.clone()));

@@ -1,7 +1,7 @@
-//! Several calls of one node: in one message where the node takes that, else one by one.
+//! Several calls to one node: as a JSON-RPC batch if the node accepts that, else one by one.
 //!
-//! Whether it takes arrays is found out by trying. One that takes offence is asked call by call at
-//! once; if that is answered, the array was to blame, and none is sent again for [`TRIED_AGAIN_AFTER`].
+//! Support is found by trying. If a batch is refused, the same calls are made one by one at once; if
+//! those succeed, the node does not support batches, and none is sent for [`TRIED_AGAIN_AFTER`].
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -19,17 +19,17 @@ use super::{
     message::NO_PARAMETERS,
 };
 
-/// Nodes are upgraded, and plans are changed.
+/// Nodes are upgraded, and providers' plans change.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
-/// Calls of one node by themselves, at the same time.
+/// Separate calls to one node at the same time.
 const APART_AT_ONCE: usize = 8;
 
 /// A method and its parameters.
 pub(super) type Call = (&'static str, Value);
-/// What a call came to.
+/// Result of a call.
 pub(super) type Said = Result<Box<RawValue>, RpcError>;
 
-/// What is known of a node's liking for arrays of calls.
+/// Whether a node accepts batches, as far as known.
 #[derive(Debug, Default)]
 pub(super) struct Batches(Mutex<Known>);
 
@@ -56,8 +56,7 @@ impl Batches {
     }
 }
 
-/// What each of several calls came to, in their order. Fails where the node does not answer, and
-/// where it is too busy.
+/// The result of each call, in order. Fails if the node does not answer or is overloaded.
 pub(super) async fn ask_each(
     client: &Client,
     batches: &Batches,
@@ -67,8 +66,8 @@ pub(super) async fn ask_each(
     together_or_apart(client, batches, &calls, Ok, apart).await
 }
 
-/// Several calls in one message, and what they came to read together; or `apart`, where the node is
-/// not to be asked so.
+/// Sends several calls as a batch and reads the results together; runs `apart` instead if the node does
+/// not accept batches.
 pub(super) async fn together_or_apart<T>(
     client: &Client,
     batches: &Batches,
@@ -89,7 +88,7 @@ pub(super) async fn together_or_apart<T>(
     Ok(answer)
 }
 
-/// What a node has against arrays.
+/// Why a node refuses batches, if it does.
 pub(super) async fn refusal(client: &Client) -> Result<Option<RpcError>, RpcError> {
     if !client.has_arrays() {
         return Ok(None);

@@ -1,9 +1,9 @@
-//! How large an answer may be, by what can be legal. Pure, but for [`Room`].
+//! Bounds of answers, from the largest legal ones. Pure, except for [`Room`].
 //!
-//! A byte of a log costs 8 gas, and a log with two topics 1,125 beside its bytes. So a block of 60
-//! million gas (Ethereum's; those of an Arbitrum chain have 32) holds 7.5 MB of log data, which are 15
-//! MB of JSON, or 53,000 logs without any, of some 500 bytes each. One block fits [`LARGEST`], whoever
-//! emitted what in it; a range that does not is asked for in parts, and so are receipts.
+//! A byte of log data costs 8 gas, and a log with two topics another 1,125. So a block of 60 million gas
+//! (Ethereum; Arbitrum blocks have 32) holds at most 7.5 MB of log data, which are 15 MB of JSON, or
+//! 53,000 empty logs of some 500 bytes of JSON each. Every block fits [`LARGEST`]; a larger range is
+//! read in parts, and so are receipts.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Logs and receipts.
 pub(super) const LARGEST: usize = 32 << 20;
-/// A header comes with the hashes of the block's transactions: 2,857 of 21,000 gas, 69 bytes each.
+/// A header includes the hashes of its transactions: at most 2,857 of 21,000 gas, 69 bytes each.
 const HEADER: usize = 2 << 20;
-/// A number, a hash, what a view of a contract returns, an error.
+/// A number, a hash, the result of a contract's view, an error.
 const OTHER: usize = 1 << 20;
-/// Answers of an instance that are being read at the same time may take so much together.
+/// All answers of an instance that are being read at the same time.
 const TOGETHER: usize = 64 << 20;
-/// What needs no more than this does not wait for room.
+/// Smaller answers do not wait for room.
 pub(super) const SMALL: usize = 64 << 10;
 const UNIT: usize = 1 << 10;
 
-/// The largest legal answer to a call of this method, in bytes.
+/// The largest legal answer to this method, in bytes.
 #[must_use]
 pub(super) fn of(method: &str) -> usize {
     match method {
@@ -31,17 +31,17 @@ pub(super) fn of(method: &str) -> usize {
     }
 }
 
-/// The same of several in one message.
+/// The same for a batch.
 #[must_use]
 pub(super) fn of_all<'m>(methods: impl Iterator<Item = &'m str>) -> usize {
     methods.map(of).sum::<usize>().min(LARGEST)
 }
 
-/// Room for the answers of an instance. Clones share it.
+/// Budget for the answers of an instance. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Room(Arc<Semaphore>);
 
-/// A place in it, until it is dropped.
+/// A share of the budget; returned on drop.
 #[derive(Debug)]
 pub(super) struct Place(#[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>);
 
@@ -50,15 +50,14 @@ impl Room {
         Self(Arc::new(Semaphore::new(TOGETHER / UNIT)))
     }
 
-    /// For an answer of at most so many bytes: all of it at once, or nothing, so that nobody who has
-    /// a part waits for another.
+    /// Waits for the whole amount at once: waiting for it in parts could deadlock.
     pub(super) async fn place(&self, bytes: usize) -> Place {
         if bytes <= SMALL {
             return Place(None);
         }
         let units = bytes.min(LARGEST).div_ceil(UNIT);
         let taken = self.0.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX));
-        // Never closed.
+        // The semaphore is never closed.
         Place(taken.await.ok())
     }
 }

@@ -1,85 +1,86 @@
-//! Which of several nodes is read from. Pure: it is told what is seen of each, and when.
+//! Chooses the node to read from. Pure: its input is what was observed of each node, and when.
 //!
-//! Reads go to one node, and stay there: nodes differ by a block or two, and an answer from another
-//! one may contradict the last. A node is **sound** if it is connected, is not behind, has reached
-//! the **floor** (the highest head that was acted on) and answers what it is asked.
+//! All reads go to one node as long as possible: nodes differ by a block or two, and answers of two
+//! nodes may contradict each other. A node is **sound** if it is connected, is not behind, has reached
+//! the **floor** (the highest head that was acted on) and answers calls.
 //!
 //! ```text
 //! read from A --not sound--> the first sound one --A sound for a minute--> read from A
 //! ```
 //!
-//! A node of another chain may have the same chain id. So a node is **kin**: ours (it has shown a block
-//! that is known), unknown, or another's (it contradicts block 0 or a block that two nodes named, or lacks
-//! blocks it claims to have). Where one is ours, only the heads of ours say that a node is behind, and
-//! only ours are read from; another's is only if every node that is connected is another's: then the
-//! chain itself is another one, or those that are gone were wrong.
+//! A node of another chain may have the same chain id. So every node is compared with the known chain
+//! ([`Kin`]): it is of the same chain (it has a known block), unknown, or of another chain (it
+//! contradicts block 0 or a block that two nodes named, or lacks blocks that it claims to have). If any
+//! node is of the same chain, only heads of such nodes show that a node is behind, and only such nodes
+//! are read from. A node of another chain is read from only if every connected node is: then the chain
+//! itself was replaced, or the nodes that are gone were wrong.
 //!
-//! A node is behind by time, not by blocks: somebody has known a block above its head for so long.
-//! That fits any block time, and a chain that makes no blocks while nobody sends. But who tells of
-//! blocks that nobody else has may lie. So nobody is behind who **goes on**: blocks come from it, and the
-//! newest was made just before it came, by its own time and this machine's clock. By what the clock is
-//! wrong is seen while the node is level with another one; a clock that makes a node which is behind
-//! look in order costs time, and nothing else.
+//! A node is behind by time, not by blocks: how long another node has known a block above its head. This
+//! works with any block time, also on a chain that makes no blocks while nobody sends. But a node may
+//! invent blocks that nobody else has. So no node counts as behind while it **goes on** (advances): it
+//! delivers blocks, and the newest was made just before it arrived, by its own timestamp and this
+//! machine's clock. The clock's error is measured while the node is level with another one; a clock that
+//! makes a lagging node look recent costs time and nothing else.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// Behind for longer than this is stale.
+/// A node that is behind for longer is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(5);
-/// Answered nothing, again and again: not read from for so long.
+/// How long a node that repeatedly did not answer is not read from.
 pub const SET_ASIDE_FOR: Duration = Duration::from_secs(30);
-/// A node that stands earlier is read from again once it was sound for so long.
+/// How long a node of higher preference must be sound before it is read from again.
 pub const RETURN_AFTER: Duration = Duration::from_mins(1);
-/// No node reaches the floor for so long: the chain itself went back.
+/// If no node reaches the floor for this long, the chain itself went back.
 pub const FLOOR_PATIENCE: Duration = Duration::from_secs(3);
-/// Heights remembered with the time they were first seen.
+/// Number of heights whose first appearance is remembered.
 const REMEMBERED: usize = 256;
-/// Who goes on has no block above its own for less than this: it is level with the others.
+/// An advancing node is level with the others if the next block has been known for less than this.
 const LEVEL_WITHIN: Duration = Duration::from_secs(1);
-/// How late blocks came while the node was level counts for so long: the clock may be wrong by that.
+/// How long the delay measured while a node was level is used: it bounds the error of the clock.
 const LATE_COUNTS_FOR: Duration = Duration::from_mins(10);
-/// A node goes on that makes a block in this time, at most, and [`STALE_AFTER`].
+/// Longest block interval that counts for advancing; [`STALE_AFTER`] is added.
 const LONGEST_GAP: Duration = Duration::from_secs(10);
-/// Every node contradicts what is known for so long: it is given up.
+/// If every node contradicts the known chain for this long, the known chain is given up.
 pub const KIN_PATIENCE: Duration = Duration::from_secs(3);
-/// Every node that is connected does, and another one, which may know better, is not back.
+/// The same if only every connected node contradicts it, and a disconnected one may know better.
 pub const GONE_PATIENCE: Duration = Duration::from_mins(1);
 
-/// Whether a node's chain is the one that is read, as far as was looked.
+/// Whether a node is of the chain that is read, as far as checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kin {
-    /// It has a block that is known.
+    /// It has a known block.
     Ours,
-    /// There was nothing to compare.
+    /// Nothing could be compared.
     #[default]
     Unknown,
-    /// It contradicts, or does not have what it tells of.
+    /// It contradicts a known block, or lacks a block that it claims to have.
     Another,
 }
 
-/// When a node's newest block came, higher than those before.
+/// When a node's newest block arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrived {
     pub at: Instant,
-    /// How old it was then, by its own time and this machine's clock.
+    /// Age of the block at that time, by its timestamp and this machine's clock.
     pub age: Duration,
 }
 
-/// What is seen of one node.
+/// Observation of one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
-    /// Connected, and of the right chain.
+    /// Connected, with the right chain id.
     pub up: bool,
     pub head: Option<u64>,
-    /// Calls in a row that it did not answer are too many.
+    /// It left too many calls in a row unanswered.
     pub failing: bool,
     pub kin: Kin,
-    /// `None`: no block has come, or blocks have no time.
+    /// `None`: no block has arrived, or blocks have no timestamp.
     pub arrived: Option<Arrived>,
 }
 
-/// Why another node is read from than before.
+/// Why reading switched to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     First,
@@ -87,7 +88,7 @@ pub enum Why {
     Behind,
     NoAnswers,
     AnotherChain,
-    /// It stands earlier, and has been sound for long enough.
+    /// It has higher preference and has been sound for long enough.
     SoundAgain,
 }
 
@@ -105,14 +106,14 @@ impl Why {
     }
 }
 
-/// Where to read.
+/// The order of reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
-    /// The node that is read from, then those a failed call may be asked of. Empty: none now.
+    /// The node to read from, then the ones for failover. Empty: none.
     pub nodes: Vec<usize>,
-    /// Those that go on, whether they have reached the floor or not: each has a word of its own.
+    /// The advancing nodes, whether or not they have reached the floor.
     pub going_on: Vec<usize>,
-    /// Set when the first one is another than before.
+    /// Set if the first node changed.
     pub switched: Option<Why>,
 }
 
@@ -120,24 +121,25 @@ pub struct Order {
 struct Standing {
     set_aside_until: Option<Instant>,
     sound_since: Option<Instant>,
-    /// It was sound and ceased to be: it has to prove itself before it is read from again.
+    /// It was sound and ceased to be: it must be sound for [`RETURN_AFTER`] before it is read from
+    /// again.
     failed: bool,
     arrived: Option<Arrived>,
-    /// Between its last two blocks.
+    /// Time between its last two blocks.
     gap: Duration,
-    /// How late a block came while it was level with another node, and when.
+    /// How old a block was on arrival while the node was level with another one, and when.
     late: Option<(Duration, Instant)>,
 }
 
-/// The memory behind the choice.
+/// State of the choice.
 #[derive(Debug)]
 pub struct Choice {
     standings: Vec<Standing>,
-    /// Rising heights, and when somebody first showed each.
+    /// Rising heights, and when each first appeared at any node.
     seen: VecDeque<(u64, Instant)>,
     floor: u64,
     below_floor_since: Option<Instant>,
-    /// Every node that is connected is another's.
+    /// Since when every connected node is of another chain.
     another_since: Option<Instant>,
     reading: Option<usize>,
 }
@@ -155,19 +157,19 @@ impl Choice {
         }
     }
 
-    /// A head of this height goes to whoever acts on it.
+    /// A head of this height was acted on.
     pub fn acted_on(&mut self, height: u64) {
         self.floor = self.floor.max(height);
     }
 
-    /// For how long somebody has known a block above this one.
+    /// How long a block above this one has been known.
     #[must_use]
     pub fn behind(&self, head: u64, now: Instant) -> Duration {
         let newer = self.seen.iter().find(|(height, _)| *height > head);
         newer.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(*since))
     }
 
-    /// Looks at all nodes, in their order, and chooses.
+    /// Takes in an observation of all nodes, in order of preference, and chooses.
     pub fn look(&mut self, seen: &[Sight], now: Instant) -> Order {
         let sights = &self.by_kin(seen, now)[..];
         let ours = sights.iter().any(|sight| sight.up && sight.kin == Kin::Ours);
@@ -185,7 +187,7 @@ impl Choice {
             standing.failed |= standing.sound_since.is_some() && !sound;
             standing.sound_since = sound.then(|| standing.sound_since.unwrap_or(now));
         }
-        // Also of one that had nothing to compare: that is no reason not to hear it.
+        // Including nodes with nothing to compare: their word still counts.
         let goes_on = |index: &usize| {
             sights[*index].up && self.goes_on(*index, now) && !self.is_set_aside(*index, now)
         };
@@ -200,7 +202,7 @@ impl Choice {
         };
         let mut nodes: Vec<usize> = (0..sights.len()).filter(sound).collect();
         if nodes.is_empty() {
-            // Better one that is behind or slow than none.
+            // A node that is behind or slow is better than none.
             nodes = (0..sights.len()).filter(usable).collect();
         }
         let first = self.first_of(&nodes, now);
@@ -220,14 +222,14 @@ impl Choice {
         Order { nodes, going_on, switched }
     }
 
-    /// A block came, or none.
+    /// Records a new block of a node, if there is one.
     fn follow(&mut self, index: usize, sights: &[Sight], now: Instant) {
         let Sight { head: Some(head), arrived: Some(arrived), .. } = sights[index] else { return };
         let mut others = sights.iter().enumerate().filter(|(other, _)| *other != index);
         let with_another = others.any(|(_, other)| other.up && other.head >= Some(head));
         let level = with_another && self.behind(head, now) < LEVEL_WITHIN;
         let standing = &mut self.standings[index];
-        // The first one may be as old as it likes: it was there.
+        // The first block may be of any age: it existed before.
         if let Some(before) = standing.arrived.filter(|before| *before != arrived) {
             let gap = arrived.at.saturating_duration_since(before.at);
             standing.gap = gap.min(LONGEST_GAP);
@@ -238,7 +240,7 @@ impl Choice {
         standing.arrived = Some(arrived);
     }
 
-    /// Whether blocks come from a node, as new as blocks are.
+    /// Whether a node advances: blocks arrive, and they are recent.
     fn goes_on(&self, index: usize, now: Instant) -> bool {
         let Standing { arrived: Some(arrived), gap, late, .. } = self.standings[index] else {
             return false;
@@ -249,8 +251,8 @@ impl Choice {
         arrived.age <= late + STALE_AFTER && since(arrived.at) < gap + STALE_AFTER
     }
 
-    /// The node of these to read from: the one that is read from, unless an earlier one has been
-    /// sound for long, or is so for the first time.
+    /// The node to read from: the present one, unless one of higher preference has been sound for long
+    /// or is so for the first time.
     fn first_of(&self, nodes: &[usize], now: Instant) -> Option<usize> {
         let current = self.reading.filter(|reading| nodes.contains(reading));
         let Some(current) = current else { return nodes.first().copied() };
@@ -273,9 +275,9 @@ impl Choice {
         self.standings[index].set_aside_until.is_some_and(|until| now < until)
     }
 
-    /// Another's counts as not connected, unless all are: then what is known is of another chain than
-    /// this one is now. Who is gone is waited for, but not for ever. The only node is believed at once:
-    /// nobody else could know better.
+    /// Treats nodes of another chain as disconnected, unless all are: then the known chain is not this
+    /// chain any more. Disconnected nodes are waited for, up to a limit. A single configured node is
+    /// believed at once: no other could know better.
     fn by_kin(&mut self, seen: &[Sight], now: Instant) -> Vec<Sight> {
         let everyone = seen.iter().all(|sight| sight.up);
         let all = seen.iter().filter(|sight| sight.up).all(|sight| sight.kin == Kin::Another);
@@ -296,7 +298,7 @@ impl Choice {
 
     fn remember(&mut self, highest: Option<u64>, now: Instant) {
         let Some(highest) = highest else { return };
-        // Nobody shows these any more.
+        // No node shows these any more.
         while self.seen.back().is_some_and(|(height, _)| *height > highest) {
             self.seen.pop_back();
         }
@@ -308,7 +310,7 @@ impl Choice {
         }
     }
 
-    /// Whether some node has reached the floor. A floor that none reaches for long is given up.
+    /// Whether a node has reached the floor. A floor that none reaches for long is given up.
     fn is_above_floor(&mut self, sights: &[Sight], now: Instant) -> bool {
         let heads = sights.iter().filter(|sight| sight.up).filter_map(|sight| sight.head);
         let Some(highest) = heads.max() else {
@@ -320,7 +322,7 @@ impl Choice {
             return true;
         }
         let since = *self.below_floor_since.get_or_insert(now);
-        // The only node is believed at once: nobody else could know better.
+        // A single configured node is believed at once: no other could know better.
         let given_up = sights.len() == 1 || now.saturating_duration_since(since) >= FLOOR_PATIENCE;
         if given_up {
             self.floor = highest;
@@ -351,7 +353,7 @@ mod tests {
         Sight { kin: Kin::Unknown, ..at(head) }
     }
 
-    /// Time in seconds from a begin.
+    /// A choice, and its start time.
     struct Watch(Choice, Instant);
 
     impl Watch {
@@ -359,7 +361,7 @@ mod tests {
             Self(Choice::new(nodes), Instant::now())
         }
 
-        /// Its newest block came then, so old.
+        /// A node whose newest block of this age arrived at this second.
         fn going_on(&self, head: u64, seconds: u64, age: u64) -> Sight {
             let came = self.1 + Duration::from_secs(seconds);
             let arrived = Some(Arrived { at: came, age: Duration::from_secs(age) });
@@ -390,7 +392,7 @@ mod tests {
         assert_eq!(watch.look(63, &[at(15), at(15)]), order(&[0, 1], Some(Why::SoundAgain)));
     }
 
-    /// Who connects first at the start is a matter of chance.
+    /// Which node connects first is chance.
     #[test]
     fn the_first_one_is_read_from_as_soon_as_it_is_there() {
         let mut watch = Watch::new(2);
@@ -398,7 +400,7 @@ mod tests {
         assert_eq!(watch.look(1, &[at(12), at(12)]), order(&[0, 1], Some(Why::SoundAgain)));
     }
 
-    /// The watchdog on heads: a node whose head stands still while others advance.
+    /// The head watchdog: a node whose head stands still while others advance.
     #[test]
     fn a_head_that_stands_still_while_others_advance_is_stale() {
         let mut watch = Watch::new(2);
@@ -422,7 +424,7 @@ mod tests {
         watch.look(0, &[at(20), at(18)]);
         assert_eq!(watch.look(1, &[DOWN, at(18)]), Order::default(), "it may catch up");
         assert_eq!(watch.look(2, &[DOWN, at(20)]), order(&[1], Some(Why::Lost)));
-        // The chain went back: there is no other.
+        // The chain went back: there is no other node.
         assert_eq!(watch.look(3, &[DOWN, at(15)]), Order::default());
         assert_eq!(watch.look(6, &[DOWN, at(15)]), order(&[1], None));
         let mut alone = Watch::new(1);
@@ -451,12 +453,12 @@ mod tests {
             let order = watch.look(seconds, &[honest, at(400 + seconds)]);
             assert_eq!((order.nodes[0], order.going_on), (0, vec![0]), "{seconds}");
         }
-        // It stands still.
+        // It does not advance.
         let still = watch.going_on(109, 99, 1);
         assert_eq!(watch.look(104, &[still, at(500)]).nodes[0], 0);
         let order = watch.look(105, &[still, at(500)]);
         assert_eq!((order.nodes, order.going_on), (vec![1], vec![]));
-        // It goes on, far behind by its own time.
+        // It advances, but far behind by its own timestamps.
         let mut watch = Watch::new(2);
         for seconds in 0..7 {
             let behind = watch.going_on(10 + seconds, seconds, 60);
@@ -465,7 +467,7 @@ mod tests {
         }
     }
 
-    /// It has pruned block 0, and other blocks than those that the one which is read from told.
+    /// It has pruned block 0, and has other blocks than the node that is read from.
     #[test]
     fn b1_who_goes_on_has_a_word_also_if_nothing_shows_that_it_is_ours() {
         let mut watch = Watch::new(2);
@@ -487,7 +489,7 @@ mod tests {
         assert_eq!((order.nodes, order.going_on), (vec![0], vec![1]));
     }
 
-    /// By a minute. It is seen while the nodes are level.
+    /// A clock that is wrong by a minute is noticed while the nodes are level.
     #[test]
     fn b1_a_clock_that_is_fast_takes_nobodys_word() {
         let mut watch = Watch::new(2);
@@ -512,11 +514,11 @@ mod tests {
             assert_eq!(watch.look(seconds, &sights), order(&[0], None));
         }
         assert_eq!(watch.0.behind(10, watch.1), Duration::ZERO);
-        // The right one is away: it is waited for.
+        // The right one is away and is waited for.
         assert_eq!(watch.look(200, &[DOWN, another(5_000_200)]), Order::default());
         assert_eq!(watch.look(259, &[DOWN, another(5_010_000)]), Order::default());
         assert_eq!(watch.look(10_001, &[at(200), another(5_010_000)]).nodes, [0]);
-        // It turns out while it is read from.
+        // This is noticed while it is read from.
         let mut watch = Watch::new(2);
         watch.look(0, &[DOWN, unknown(5_000_000)]);
         assert_eq!(watch.look(1, &[at(10), another(5_000_000)]), Order::default(), "the floor");
@@ -524,7 +526,7 @@ mod tests {
         assert_eq!(right, order(&[0], Some(Why::AnotherChain)));
     }
 
-    /// Its block 0 is not there any more, say.
+    /// Its block 0 differs, for example.
     #[test]
     fn b1_a_node_of_which_nothing_is_known_is_read_from_where_no_other_is() {
         let mut watch = Watch::new(2);
@@ -536,7 +538,7 @@ mod tests {
         assert_eq!(watch.look(6, &[unknown(10), unknown(11)]).nodes, [1], "as if all were ours");
     }
 
-    /// A test chain was made anew.
+    /// A test chain was created anew.
     #[test]
     fn b1_what_every_node_contradicts_is_given_up() {
         let mut watch = Watch::new(2);
@@ -549,7 +551,7 @@ mod tests {
         assert_eq!(alone.look(1, &[another(5)]).nodes, [0]);
     }
 
-    /// The other one is gone for good. It may have been what lied, or have gone with its fork.
+    /// The other one is gone for good. It may have been wrong, or have gone with its fork.
     #[test]
     fn b1_what_every_connected_node_contradicts_is_given_up() {
         let mut watch = Watch::new(2);
@@ -558,13 +560,13 @@ mod tests {
             assert_eq!(watch.look(seconds, &[DOWN, another(150)]), Order::default(), "{seconds}");
         }
         assert_eq!(watch.look(61, &[DOWN, another(150)]), order(&[1], Some(Why::Lost)));
-        // It knows better after all.
+        // It was right after all.
         assert_eq!(watch.look(62, &[at(160), another(151)]).nodes, [0]);
         assert_eq!(watch.look(63, &[DOWN, another(170)]), Order::default());
     }
 
     proptest! {
-        /// A node that is connected and at the floor is found; the first one always is.
+        /// The choice always finds a connected node at the floor, starting with the first one.
         #[test]
         fn who_is_read_from_is_up_and_not_below_the_floor(
             steps in prop::collection::vec(

@@ -1,13 +1,12 @@
-//! One endpoint kept connected: the client everyone calls through, and the newest head.
+//! Keeps one endpoint connected: the client for all calls, and the newest head.
 //!
 //! ```text
 //! connect -> chain id, block 0 checked -> subscribe newHeads (ws), or poll (http, and a node that
 //!            offers no subscription) -> lost -> connect …
 //! ```
 //!
-//! Which chain it is is checked at every connection, and now and then after that: behind one URL another
-//! chain may answer tomorrow.
-//! Which of several endpoints is read from is decided elsewhere ([`super::endpoints`]).
+//! The chain is checked at every connection and from time to time afterwards: a URL may lead to another
+//! chain tomorrow. Which endpoint is read from is decided in [`super::endpoints`].
 
 use std::{
     convert::Infallible,
@@ -37,50 +36,50 @@ use super::{
 };
 use crate::{backoff::Backoff, heart::Heart, repeats::Repeats};
 
-/// Over http, how often the head is asked for: the Gateway's block time.
+/// Interval of polls for the head over HTTP: the Gateway's block time.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// A node that says only that it has no time for so long is not connected.
+/// A node that says nothing but "busy" for this long counts as disconnected.
 const BUSY_FOR: Duration = Duration::from_mins(1);
-/// A connection that held for so long was one: the next one is made at once.
+/// A connection that lasted this long is reconnected at once.
 const HELD: Duration = Duration::from_secs(5);
-/// One that ended sooner is made again after this at the latest: each of them brings a head.
+/// Longest pause before reconnecting after a shorter one that did deliver a head.
 const SHORT_LIVED_PAUSE: Duration = Duration::from_secs(1);
-/// A subscription that has been silent for so long is checked by a call.
+/// A subscription without heads for this long is checked by a call.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often a connected node is asked which chain it is of.
+/// Interval of checks which chain a node is of.
 const IDENTIFIED_EVERY: Duration = Duration::from_mins(1);
-/// And one that is not known to be of ours.
+/// The same for a node that is not known to be of our chain.
 const DOUBTED_EVERY: Duration = Duration::from_secs(5);
-/// What contradicts is looked at again after this: the chain may be about to change.
+/// A contradiction is checked again after this: the node may be in a reorganisation.
 const CONTRADICTS_AFTER: Duration = Duration::from_secs(1);
-/// How long a node may take for a block by which it is told from others.
+/// Deadline for a block header used to identify a chain.
 const HEADER_DEADLINE: Duration = Duration::from_secs(3);
 
-/// What the calls go through.
+/// State of a connection.
 #[derive(Clone, Debug)]
 pub enum Link {
-    /// With the last problem.
+    /// With the last error, if any.
     Down(Option<RpcError>),
     Up(Client),
-    /// The endpoint answers, and serves another chain: an [`RpcError::WrongChain`] or
+    /// The endpoint answers but serves another chain: [`RpcError::WrongChain`] or
     /// [`RpcError::WrongGenesis`].
     WrongChain(RpcError),
 }
 
-/// What a connection tells, and whom it wakes.
+/// What a connection publishes, and its wake-ups.
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub link: watch::Sender<Link>,
     pub heads: watch::Sender<Option<Head>>,
     pub arrived: watch::Sender<Option<Arrived>>,
-    /// Woken at each change of either.
+    /// Notified at each change of these values.
     pub changed: Arc<Notify>,
     pub found: watch::Sender<Found>,
-    /// Wakes the connection: others know a newer head.
+    /// Wakes the connection: other nodes know a newer head.
     pub doubt: Arc<Notify>,
-    /// It tells of later blocks than others: does it have this one?
+    /// A block that the node must have, since it reports this or later ones.
     pub claim: watch::Receiver<Option<u64>>,
-    /// Wakes the connection: there is a claim, or more is known of the chain.
+    /// Wakes the connection: there is a claim to check, or more is known of the chain.
     pub asked: Arc<Notify>,
 }
 
@@ -96,33 +95,33 @@ impl Outlet {
     }
 }
 
-/// Why a subscription is looked at.
+/// Why the connection woke up.
 enum Woken {
     ByHead,
     BySilence,
     ToIdentify,
 }
 
-/// The task that keeps one endpoint connected. Runs until stopped; an outage is not an exit.
+/// The task that keeps one endpoint connected. Runs until stopped; an outage does not end it.
 #[derive(Debug)]
 pub(super) struct Connection {
     endpoint: Arc<Endpoint>,
     chain_id: u64,
-    /// Others can do what this one cannot.
+    /// There are other endpoints.
     one_of_many: bool,
     outlet: Outlet,
     known: watch::Receiver<Known>,
-    /// When it is to be asked again which chain it is of.
+    /// When to check next which chain the node is of.
     identify_at: Instant,
-    /// A block that it told of and did not have.
+    /// A block that it claimed to have and did not have.
     claimed: Option<u64>,
     doubts: Repeats,
     connections: u64,
-    /// That it is lost was said, or nothing yet: then that it is found is said, too.
+    /// The loss was logged, or nothing was logged yet: so the next connection is logged, too.
     lost_said: bool,
-    /// When this connection was of use first.
+    /// When this connection became usable.
     connected_at: Option<Instant>,
-    /// It has no subscriptions, and that was said.
+    /// Logged that the node offers no subscription.
     polled: AtomicBool,
     heart: Heart,
 }
@@ -152,7 +151,7 @@ impl Connection {
         }
     }
 
-    /// Connects, follows the head, and connects again, until `stop`.
+    /// Connects, follows the head, and reconnects, until `stop`.
     pub(super) async fn run(mut self, heart: Heart, stop: CancellationToken) {
         self.heart = heart;
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -195,7 +194,7 @@ impl Connection {
             }
             let longest =
                 if self.connected_at.is_some() { SHORT_LIVED_PAUSE } else { Duration::MAX };
-            // As long as it wishes, where it says so.
+            // At least as long as the node asks for (`Retry-After`).
             let pause = pause.next_delay().min(longest).max(self.endpoint.pause());
             self.heart.rest();
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -215,7 +214,7 @@ impl Connection {
         let followed = match connected {
             Connected::Http(client) => self.follow_by_polling(client).await,
             Connected::Socket { client, heads, socket } => tokio::select! {
-                // What has come is read before an end is.
+                // Received heads are read before the end of the connection.
                 biased;
                 followed = self.follow_subscription(client, heads) => followed,
                 why = socket.run() => Err(self.endpoint.unavailable(&why)),
@@ -232,7 +231,7 @@ impl Connection {
         client: Client,
         mut heads: watch::Receiver<Option<RawHead>>,
     ) -> Result<Infallible, RpcError> {
-        // Whatever it calls it: there is no other one on this connection.
+        // The subscription id is not needed: there is only one subscription.
         let subscribing = client.ask::<Box<RawValue>>("eth_subscribe", &("newHeads",));
         match self.within_deadline("eth_subscribe", subscribing).await {
             Ok(_name) => {}
@@ -269,7 +268,7 @@ impl Connection {
                     continue;
                 }
             }
-            // Slow reading loses those between: the next one shows the gap, which is then filled.
+            // A slow reader skips heads: the next one shows a gap, which is then filled.
             let head = heads.borrow_and_update().clone();
             if let Some(head) = head {
                 self.publish(head);
@@ -277,7 +276,7 @@ impl Connection {
         }
     }
 
-    /// A node that offers no subscription is as good as one over http.
+    /// Logs once that the head is polled: the node offers no subscription.
     fn say_polled(&self, error: &RpcError) {
         if !self.polled.swap(true, Ordering::Relaxed) {
             let host = self.endpoint.host();
@@ -285,7 +284,7 @@ impl Connection {
         }
     }
 
-    /// A silent subscription over a living connection is a dead subscription.
+    /// A silent subscription on a working connection counts as lost.
     async fn check_silence(
         &self,
         client: &Client,
@@ -295,7 +294,7 @@ impl Connection {
         let known = self.outlet.heads.borrow().map(|head| head.block);
         let Some(latest) = self.latest_unless_busy(client, busy).await? else { return Ok(()) };
         let missed = known.is_some_and(|known| latest.block().number > known.number + 1);
-        // It may have spoken meanwhile.
+        // A head may have arrived meanwhile.
         if missed && !heads.has_changed().unwrap_or(false) {
             self.publish(latest);
             return Err(self.unavailable("the head subscription went silent"));
@@ -320,8 +319,8 @@ impl Connection {
         }
     }
 
-    /// The newest head. A node that has no time for a while is not gone: `None`. `busy`: since when it
-    /// has none.
+    /// The newest head. `None`: the node is busy, but not for long enough to count as disconnected.
+    /// `busy`: since when.
     async fn latest_unless_busy(
         &self,
         client: &Client,
@@ -344,11 +343,11 @@ impl Connection {
         }
     }
 
-    /// First answer of the node, then everyone may call through this client.
+    /// Checks the node, then publishes head and client.
     async fn announce(&mut self, client: &Client) -> Result<(), RpcError> {
         self.check_chain_id(client).await?;
         if self.outlet.found.borrow().kin != Kin::Another {
-            // Another node may be behind the URL than before.
+            // The URL may lead to another node than before.
             self.outlet.found(Found::default());
         }
         self.identify_or_later(client).await?;
@@ -359,7 +358,7 @@ impl Connection {
         } else {
             debug!(host, head = number, "gateway node connected again");
         }
-        // The head first: who finds the link up finds the head of this connection.
+        // The head is published first: a reader that sees the connection up must find its head.
         self.publish(head);
         self.outlet.link(Link::Up(client.clone()));
         self.connected_at = Some(Instant::now());
@@ -376,8 +375,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Which chain of its id the node is of. What it does not answer now it is asked later; until then
-    /// it is what it was found to be before.
+    /// Checks which chain of its id the node is of. If the node does not answer, it is checked again
+    /// later and its last result stays.
     async fn identify_or_later(&mut self, client: &Client) -> Result<(), RpcError> {
         match self.identify(client).await {
             Err(error @ RpcError::WrongGenesis { .. }) => Err(error),
@@ -419,7 +418,7 @@ impl Connection {
         genesis: Option<B256>,
     ) -> Result<Found, RpcError> {
         if !self.one_of_many {
-            // Nobody could know better.
+            // A single endpoint: no other could know better.
             (known.settled, known.recent) = (None, None);
         }
         self.header(identity::look(client, known, genesis, self.claimed)).await
@@ -438,7 +437,7 @@ impl Connection {
         self.outlet.found(found);
     }
 
-    /// Where it is due, or there is news.
+    /// Checks again if it is due or more is known of the chain.
     async fn identify_again(&mut self, client: &Client) -> Result<(), RpcError> {
         let is_asked = self.outlet.claim.has_changed().unwrap_or(false);
         let claim = *self.outlet.claim.borrow_and_update();
@@ -448,7 +447,7 @@ impl Connection {
         let is_due = Instant::now() >= self.identify_at;
         let is_news = self.known.has_changed().unwrap_or(false) && {
             let known = *self.known.borrow_and_update();
-            // Who is ours by block 0 may have other blocks than those that were read.
+            // A node whose block 0 matches may have other blocks than those that were read.
             known.settled.is_none() || self.outlet.found.borrow().kin_by(&known) != Kin::Ours
         };
         if !is_due && !is_news {
@@ -460,7 +459,7 @@ impl Connection {
         }
     }
 
-    /// It tells of this block, or of later ones: it has to have it.
+    /// Checks a claim: the node must have this block, since it reports this or later ones.
     async fn look_at_claim(&mut self, client: &Client, number: u64) {
         for is_sure in [false, true] {
             if !matches!(self.header(identity::has(client, number)).await, Ok(false)) {
@@ -506,7 +505,7 @@ impl Connection {
             let age = head.age();
             self.outlet.arrived.send_replace(age.map(|age| Arrived { at: Instant::now(), age }));
         }
-        // Who listens to all nodes knows which one this is.
+        // The pool sets the node's real number.
         let head = head.into_head(self.connections, NodeId(0));
         let changed = self.outlet.heads.send_if_modified(|current| {
             let changed = *current != Some(head);

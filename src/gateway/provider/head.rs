@@ -1,4 +1,4 @@
-//! A header as nodes tell it, in `newHeads` and in blocks.
+//! A header as nodes encode it, in `newHeads` and in blocks.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{clock, domain::BlockRef};
 
-/// The header fields the connector needs, as `newHeads` and `eth_getBlockBy…` spell them. What it can
-/// do without may be missing, or of a form that nobody can read.
+/// The fields of `newHeads` and `eth_getBlockBy…` that the connector needs. Optional ones may be missing
+/// or unreadable.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawHead {
@@ -35,7 +35,7 @@ impl RawHead {
         BlockRef { number: self.number.to(), hash: self.hash }
     }
 
-    /// By this machine's clock; `None`: the node does not say when it was made.
+    /// Age by this machine's clock. `None`: the node does not report a timestamp.
     pub(super) fn age(&self) -> Option<Duration> {
         let made_ms = self.timestamp?.to::<u64>().saturating_mul(1_000);
         Some(Duration::from_millis(clock::unix_millis().saturating_sub(made_ms)))

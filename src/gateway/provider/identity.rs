@@ -1,13 +1,13 @@
-//! By what a node is told from one of another chain: block 0, and blocks that two nodes named. Pure, but
-//! for what a node is asked.
+//! Tells nodes of another chain apart: by block 0, and by blocks that two nodes named. Pure, except for
+//! the calls to a node.
 //!
-//! Nodes of other chains have the same chain id (test chains), and behind one URL another chain may
-//! answer tomorrow. A node may not have block 0 any more: that is no contradiction. And one may tell of
-//! blocks that it does not have.
+//! Nodes of other chains may have the same chain id (test chains), and a URL may lead to another chain
+//! tomorrow. A node that has pruned block 0 is no contradiction. A node may also report blocks that it
+//! does not have.
 //!
-//! A block that was read was told by one node, which may lie: it makes no other node unsound. It
-//! **settles** once it is deep and a second node names it, too; where nodes differ instead, that is a
-//! dispute, in which nobody is right before others.
+//! A block that was read is the word of one node, which may be wrong, so it does not speak against other
+//! nodes. It **settles** once it is deep and a second node names it. If nodes differ instead, that is a
+//! dispute, in which no node counts as right.
 
 use alloy::primitives::{B256, U64};
 use serde_json::json;
@@ -15,19 +15,19 @@ use serde_json::json;
 use super::{NodeId, RpcError, choice::Kin, client::Client, head::RawHead};
 use crate::domain::BlockRef;
 
-/// A block under so many others does not leave the chain.
+/// A block under this many others does not leave the chain.
 const DEEP: u64 = 64;
 
-/// What a node says of block 0.
+/// What is known of a node's block 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beginning {
-    /// It was not connected yet, or has only said that it is asked too often.
+    /// Not connected yet, or so far only rate limited.
     Untried,
-    /// It is not connected.
+    /// Not connected.
     Away,
-    /// It is of another chain id.
+    /// It has another chain id.
     OfAnotherId,
-    /// It does not have it any more, or does not say.
+    /// It has pruned block 0 or does not return it.
     Untold,
     Is(B256),
 }
@@ -37,34 +37,34 @@ pub enum Beginning {
 pub(super) struct Known {
     /// The hash of block 0.
     pub genesis: Option<B256>,
-    /// A block that was read, is deep, and that two nodes named (or the only one there is): whoever has
-    /// another one there is of another chain.
+    /// A block that was read, is deep, and was named by two nodes (or by the only one): a node with
+    /// another block there is of another chain.
     pub settled: Option<BlockRef>,
-    /// A block that was read: it may leave the chain still.
+    /// A block that was read and may still leave the chain.
     pub recent: Option<BlockRef>,
 }
 
 impl Known {
-    /// Everything up to this block was read by an earlier run.
+    /// An earlier run has read everything up to this block.
     pub(super) fn begin_after(&mut self, block: BlockRef) {
         (self.settled, self.recent) = (None, Some(block));
     }
 
-    /// Everything up to this block was read. The recent block, if it is deep now: it is settled once the
-    /// nodes have named it.
+    /// Everything up to this block was read. Returns the recent block once it is deep: it settles after
+    /// the nodes have named it.
     pub(super) fn read_up_to(&mut self, block: BlockRef) -> Option<BlockRef> {
         let is_behind = |known: Option<BlockRef>| known.is_some_and(|it| block.number < it.number);
         if is_behind(self.settled) {
             self.settled = None;
         }
         if is_behind(self.recent) || self.recent.is_none() {
-            // The chain went back behind it.
+            // The chain went back below it.
             self.recent = Some(block);
         }
         self.recent.filter(|recent| block.number >= recent.number.saturating_add(DEEP))
     }
 
-    /// What the nodes say of what was recent, under this block.
+    /// Takes in what the nodes say of the recent block; `read` becomes the recent one.
     pub(super) fn looked_at(&mut self, was_recent: BlockRef, said: Said, read: BlockRef) {
         if self.recent != Some(was_recent) {
             return;
@@ -77,26 +77,27 @@ impl Known {
         self.recent = Some(read);
     }
 
-    /// The highest block that is known.
+    /// The highest known block.
     pub(super) fn highest(&self) -> u64 {
         self.recent.or(self.settled).map_or(0, |block| block.number)
     }
 }
 
-/// What the nodes say together of a block that was read.
+/// What the nodes together say of a block that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// Two or more name it, and more than name another one.
+    /// At least two name it, and more than name another one.
     Same,
-    /// Only one does, or none.
+    /// Only one names it, or none.
     Open,
     /// These two differ, and no third one decides.
     Disputed(NodeId, NodeId),
-    /// It is no node's any more.
+    /// No node has it any more.
     Gone,
 }
 
-/// What each node names at the height of a block that was read. `only_one`: there is no other node.
+/// Compares what each node names at the height of a block that was read. `only_one`: there is no other
+/// node.
 pub(super) fn together(read: BlockRef, named: &[(NodeId, B256)], only_one: bool) -> Said {
     let (same, other): (Vec<_>, Vec<_>) = named.iter().partition(|(_, hash)| *hash == read.hash);
     match (same.first(), other.first()) {
@@ -110,11 +111,11 @@ pub(super) fn together(read: BlockRef, named: &[(NodeId, B256)], only_one: bool)
 /// What a node was found to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Its block 0. `None`: it was not asked. `Some(None)`: it has none, or does not tell.
+    /// Its block 0. `None`: it was not asked. `Some(None)`: it does not have or return it.
     #[expect(clippy::option_option, reason = "not asked, and asked in vain, are two things")]
     pub genesis: Option<Option<B256>>,
     pub kin: Kin,
-    /// Why it is another's.
+    /// Why it is of another chain.
     pub why: String,
 }
 
@@ -128,7 +129,7 @@ impl Found {
         told.is_some_and(|(expected, found)| expected != found)
     }
 
-    /// What is known now may be more than when the node was asked.
+    /// The match by what is known now, which may be more than when the node was asked.
     pub(super) fn kin_by(&self, known: &Known) -> Kin {
         match (known.genesis, self.genesis.flatten()) {
             _ if self.is_of_another_block_0(known) => Kin::Another,
@@ -140,12 +141,12 @@ impl Found {
 
 pub(super) const HEADER: &str = "eth_getBlockByNumber";
 
-/// Block 0, as far as the node tells. An error: it does not answer.
+/// Block 0, if the node returns it. An error: it does not answer.
 pub(super) async fn genesis(client: &Client) -> Result<Option<B256>, RpcError> {
     hash_of(client, 0).await
 }
 
-/// The hash of a block, as far as the node tells: it may have pruned it, and say so by an error.
+/// The hash of a block, if the node returns it: a pruned block may be an error.
 async fn hash_of(client: &Client, number: u64) -> Result<Option<B256>, RpcError> {
     match client.ask::<Option<RawHead>>(HEADER, &json!([U64::from(number), false])).await {
         Ok(head) => Ok(head.map(|head| head.block().hash)),
@@ -155,7 +156,8 @@ async fn hash_of(client: &Client, number: u64) -> Result<Option<B256>, RpcError>
     }
 }
 
-/// What a node is, by what is known. `claimed`: a block that it told of and did not have the last time.
+/// Compares a node with what is known. `claimed`: a block that it reported and did not have the last
+/// time.
 pub(super) async fn look(
     client: &Client,
     known: Known,
@@ -175,7 +177,7 @@ pub(super) async fn look(
         }
         kin = Kin::Ours;
     }
-    // That it has another one proves nothing: the block may have left the chain, or never been there.
+    // Another hash proves nothing here: the block may have left the chain, or never existed.
     if let Some(BlockRef { number, hash }) = known.recent.filter(|_| kin == Kin::Unknown)
         && hash_of(client, number).await? == Some(hash)
     {
@@ -189,7 +191,7 @@ pub(super) async fn look(
     Ok(Found { genesis: Some(genesis), kin, why: String::new() })
 }
 
-/// Whether a node has a block below the head that it tells of.
+/// Whether a node has a block below the head that it reports.
 pub(super) async fn has(client: &Client, number: u64) -> Result<bool, RpcError> {
     let head: Option<RawHead> = client.ask(HEADER, &json!([U64::from(number), false])).await?;
     Ok(head.is_some())
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(known.read_up_to(block(164)), Some(block(100)));
         known.looked_at(block(100), Said::Same, block(164));
         assert_eq!((known.settled, known.recent), (Some(block(100)), Some(block(164))));
-        // It left the chain, and nobody saw that the reading went back.
+        // It left the chain, and reading has not gone back yet.
         assert_eq!(known.read_up_to(block(228)), Some(block(164)));
         known.looked_at(block(164), Said::Gone, block(228));
         assert_eq!((known.settled, known.recent), (None, Some(block(228))));
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(known.settled, None, "an answer to what was asked before");
     }
 
-    /// The node that is read from may have made it up.
+    /// The node that is read from may have invented it.
     #[test]
     fn b1_a_block_settles_by_two_nodes_and_a_dispute_settles_nothing() {
         let (read, other) = (block(100), B256::repeat_byte(9));
@@ -267,7 +269,7 @@ mod tests {
     }
 
     proptest! {
-        /// However reading goes on and back, what is known was read, and what is settled was deep.
+        /// However reading goes forward and back: what is known was read, and what is settled was deep.
         #[test]
         fn b1_the_known_blocks_are_below_what_is_read(
             begun in prop::option::of(0u64..500),

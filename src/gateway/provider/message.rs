@@ -1,7 +1,6 @@
-//! JSON-RPC 2.0 as text: a question written, an answer read. Pure.
+//! JSON-RPC 2.0 messages: encodes calls, decodes answers. Pure.
 //!
-//! Nodes and what stands before them differ in what they leave out: an answer is read by what is
-//! needed of it, and borrowed from the message it came in.
+//! Nodes and proxies leave out different fields: only what is needed is read, borrowed from the message.
 
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use serde_json::{Value, value::RawValue};
 use super::quirks;
 use crate::domain::Bytes;
 
-/// Of a call without parameters.
+/// Parameters of a call without any.
 pub(super) const NO_PARAMETERS: [(); 0] = [];
 
-/// One call as a node wants it.
+/// Encodes one call.
 pub(super) fn question<P: Serialize>(
     id: u64,
     method: &str,
@@ -30,15 +29,15 @@ pub(super) fn question<P: Serialize>(
     serde_json::to_string(&Question { jsonrpc: "2.0", id, method, params })
 }
 
-/// Several calls in one message.
+/// Encodes a batch.
 pub(super) fn together(questions: &[String]) -> String {
     format!("[{}]", questions.join(","))
 }
 
-/// What one call came to.
+/// The answer to one call.
 #[derive(Debug)]
 pub(super) struct Answer<'m> {
-    /// Of the question; absent where the node could not tell which one it was.
+    /// Id of the call. `None`: the node could not read the id.
     pub id: Option<u64>,
     pub said: Result<&'m RawValue, Refused>,
 }
@@ -48,18 +47,18 @@ pub(super) struct Answer<'m> {
 pub(super) struct Refused {
     pub code: i64,
     pub message: String,
-    /// Of a revert.
+    /// Data of a revert.
     pub data: Option<Bytes>,
-    /// When to ask again (Infura's `data.rate.backoff_seconds`).
+    /// When to call again (Infura's `data.rate.backoff_seconds`).
     pub back_in: Option<Duration>,
 }
 
-/// What stands in a message.
+/// Content of a message.
 #[derive(Debug)]
 pub(super) enum Message<'m> {
     One(Answer<'m>),
     Many(Vec<Answer<'m>>),
-    /// What a subscription tells.
+    /// A notification of a subscription.
     Notice(&'m RawValue),
 }
 
@@ -75,7 +74,7 @@ struct Raw<'m> {
     params: Option<&'m RawValue>,
 }
 
-/// A field that is there, whatever it says.
+/// Distinguishes a field that is `null` from a missing one.
 fn even_null<'de: 'm, 'm, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'m RawValue>, D::Error> {
@@ -88,7 +87,7 @@ struct Notice<'m> {
     result: &'m RawValue,
 }
 
-/// Reads a message; the error says what is wrong with it.
+/// Decodes a message. The error says what is wrong with it.
 pub(super) fn read(text: &[u8]) -> Result<Message<'_>, String> {
     let failed = |error: serde_json::Error| error.to_string();
     let begins = text.iter().find(|byte| !byte.is_ascii_whitespace());
@@ -105,7 +104,7 @@ pub(super) fn read(text: &[u8]) -> Result<Message<'_>, String> {
 }
 
 fn answer<'m>(raw: &Raw<'m>) -> Result<Answer<'m>, String> {
-    // Some write the number as a text.
+    // Some nodes return the id as a string.
     let id = raw.id.and_then(|id| id.get().trim_matches('"').parse().ok());
     let said = match (raw.error, raw.result) {
         (Some(error), _) => Err(refused(error)),
@@ -126,10 +125,10 @@ fn refused(error: &RawValue) -> Refused {
     Refused { code, message, data, back_in }
 }
 
-/// The first text in hex: nodes put the data of a revert into one, or into one in an object.
+/// The first hex string: nodes return revert data as a string, or as a field of an object.
 fn hex_in(value: &Value) -> Option<Bytes> {
     match value {
-        // Nethermind and OpenEthereum say so in the data, too.
+        // Nethermind and OpenEthereum put this word before the data.
         Value::String(text) => text.trim_start_matches("Reverted ").parse().ok(),
         Value::Object(fields) => fields.values().find_map(hex_in),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
@@ -185,7 +184,7 @@ mod tests {
             "data":{"rate":{"allowed_rps":1,"backoff_seconds":1.5}}}}"#;
         let back_in = one(limited).1.unwrap_err().back_in;
         assert_eq!(back_in, Some(Duration::from_millis(1_500)), "C1");
-        // EIP-7966: the hash of what was sent is no revert.
+        // EIP-7966: the data is the transaction hash and no revert data.
         let sent = r#"{"id":1,"error":{"code":4,"message":"not yet mined","data":"0x01020304"}}"#;
         assert_eq!(one(sent).1.unwrap_err().data, None);
         for nonsense in ["", "{", "17", "{}", r#"{"id":1}"#, "[1]", r#"{"id":1,"id":2,"result":3}"#]

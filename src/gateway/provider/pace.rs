@@ -1,31 +1,31 @@
-//! How long a node that says it is asked too often is left alone. Pure.
+//! How long a rate-limiting node is left alone. Pure.
 //!
-//! As long as it wishes (`Retry-After`), within bounds: a wish of hours would be an outage of hours. Where
-//! it names no time, a moment, and twice as long each time it says so again.
+//! As long as it asks for (`Retry-After`), within bounds: obeying a wish of hours would be an outage of
+//! hours. Without a time: a moment, doubled at each repetition.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 const FIRST: Duration = Duration::from_millis(250);
-/// Where it names no time.
+/// Longest pause if the node names no time.
 const LONGEST: Duration = Duration::from_secs(8);
-/// Whatever it names.
+/// Longest pause whatever the node names.
 const LONGEST_WISH: Duration = Duration::from_secs(30);
 
-/// What is remembered of one node.
+/// State of one node.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     until: Option<Instant>,
-    /// The last pause that it did not name.
+    /// The last pause that the node did not name.
     step: Duration,
 }
 
 impl Pace {
-    /// It was asked too often. `wish`: when to come back, if it says so.
+    /// The node is rate limiting. `wish`: when to come back, if it says so.
     pub(super) fn asked_too_often(&mut self, wish: Option<Duration>, now: Instant) {
         let paused = !self.left(now).is_zero();
-        // What was under way already is the same thing once more.
+        // Answers to calls already in flight belong to the same incident.
         if !paused {
             self.step = (self.step * 2).clamp(FIRST, LONGEST);
         }
@@ -37,14 +37,14 @@ impl Pace {
         self.until = self.until.max(Some(now + pause));
     }
 
-    /// It answers.
+    /// The node answered.
     pub(super) fn answered(&mut self, now: Instant) {
         if self.left(now).is_zero() {
             self.step = Duration::ZERO;
         }
     }
 
-    /// For how long it is left alone from now on.
+    /// How long it is still left alone.
     pub(super) fn left(&self, now: Instant) -> Duration {
         self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
@@ -67,7 +67,7 @@ mod tests {
             assert!(pace.left(now).is_zero());
             pace.asked_too_often(wish.map(Duration::from_secs), now);
             assert_eq!(pace.left(now), pause, "{wish:?}");
-            // Of those under way nobody makes it longer, and nobody shorter.
+            // Calls in flight make it neither longer nor shorter.
             pace.asked_too_often(None, now);
             pace.asked_too_often(Some(Duration::ZERO), now);
             pace.answered(now);

@@ -1,18 +1,18 @@
-//! What nodes mean by their error texts: the one table of provider quirks. Pure.
+//! What error messages of nodes mean: the one table of provider quirks. Pure.
 //!
-//! JSON-RPC has no agreed codes for what a node thinks of a transaction, so text is all there is.
-//! Every pattern stands here and nowhere else, with the node it was seen on.
+//! JSON-RPC has no agreed codes for transaction pool errors, so text is all there is. Every pattern is
+//! here and nowhere else, with the node it was seen on.
 
 mod ranges;
 
 pub use ranges::{TooMuch, too_much};
 
-/// What a node's refusal of a raw transaction says about it.
+/// What a node's error for a raw transaction means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// The node already has these very bytes: as good as acceptance.
+    /// The node already has these bytes: as good as accepted.
     AlreadyKnown,
-    /// The nonce is used. Whether by these bytes, the receipt tells.
+    /// The nonce is used; receipts tell by which bytes.
     NonceTooLow,
     /// A lower nonce is missing at this node.
     NonceTooHigh,
@@ -26,8 +26,7 @@ pub enum Refusal {
     Unacceptable,
     /// The node executed it in advance and it reverted (Arbitrum's sequencer, some proxies).
     Reverted,
-    /// In the node's pool, and not to be executed now: a lower nonce or funds are missing
-    /// (EIP-7966, code 5).
+    /// In the pool, but not executable: a lower nonce or funds are missing (EIP-7966, code 5).
     Unready,
     /// Overload or rate limit: not accepted, try again.
     Busy,
@@ -35,7 +34,7 @@ pub enum Refusal {
     Unknown,
 }
 
-/// Patterns in order of precedence, matched in the lower-cased text.
+/// Patterns in order of precedence, matched in lower-case text.
 const PATTERNS: &[(&str, Refusal)] = &[
     // geth, nitro, anvil, erigon, nethermind ("AlreadyKnown"), besu ("Known transaction")
     ("already known", Refusal::AlreadyKnown),
@@ -73,8 +72,8 @@ const PATTERNS: &[(&str, Refusal)] = &[
     ("queue full", Refusal::Busy),
 ];
 
-/// Said of who asks too often, whatever is asked. Not `limit exceeded` alone, which is said of results
-/// too, and no code but 429: -32005 is both.
+/// Rate limits, whatever was called. Not `limit exceeded` alone, which is also said of results, and no
+/// code except 429: -32005 is used for both.
 const TOO_OFTEN: &[&str] = &[
     "rate limit",
     "rate-limit",
@@ -85,7 +84,7 @@ const TOO_OFTEN: &[&str] = &[
     "request limit",
     // Chainstack
     "rps limit",
-    // dRPC without its plural
+    // dRPC, singular
     "too many request",
     "too many concurrent",
     "per second",
@@ -99,18 +98,18 @@ const TOO_OFTEN: &[&str] = &[
     "credits",
 ];
 
-/// In lower case.
+/// `text`: in lower case.
 fn says_too_often(text: &str) -> bool {
     TOO_OFTEN.iter().any(|pattern| text.contains(pattern))
 }
 
-/// Whether an error says that the node is asked too often: nothing is wrong with the question.
+/// Whether an error is a rate limit: nothing is wrong with the call.
 #[must_use]
 pub fn is_too_often(code: i64, message: &str) -> bool {
     code == 429 || (says_too_often(&message.to_lowercase()) && !is_revert(code, message))
 }
 
-/// Said of a block that the node has, and whose state it has no more.
+/// The node has the block but has dropped its state.
 const NO_STATE: &[&str] = &[
     // geth, nitro
     "missing trie node",
@@ -124,14 +123,14 @@ const NO_STATE: &[&str] = &[
     "blockoutofrange",
 ];
 
-/// Whether an error says that the node dropped the state of the block that is asked about.
+/// Whether the node has dropped the state of the block that was asked for.
 #[must_use]
 pub fn has_no_state(message: &str) -> bool {
     let text = message.to_lowercase();
     NO_STATE.iter().any(|pattern| text.contains(pattern))
 }
 
-/// Whether an error says that the node does not offer the method.
+/// Whether the node does not offer the method.
 #[must_use]
 pub fn is_not_offered(code: i64, message: &str) -> bool {
     let text = message.to_lowercase();
@@ -146,11 +145,11 @@ pub fn is_not_offered(code: i64, message: &str) -> bool {
     code == -32601 || unknown.iter().any(|pattern| text.contains(pattern))
 }
 
-/// How long a node is asked to wait for the receipt (EIP-7966; the node's own default).
+/// How long a node is asked to wait for the receipt (EIP-7966; also the node's default).
 pub const SYNC_PATIENCE_MS: u64 = 2_000;
 
-/// How a node wants `eth_sendRawTransactionSync` to be spelled. EIP-7966 has a number for the
-/// timeout, Nitro (from 3.10.0) wants it as a hex string, anvil takes none.
+/// The form of the timeout in `eth_sendRawTransactionSync`: a number in EIP-7966, a hex string in Nitro
+/// (from 3.10.0), none in anvil.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncSpelling {
     Number,
@@ -161,8 +160,7 @@ pub enum SyncSpelling {
 }
 
 impl SyncSpelling {
-    /// What to try after this one was answered by an error; `None`: the error is about something
-    /// else.
+    /// The form to try after an error. `None`: the error is about something else.
     #[must_use]
     pub fn after(self, code: i64, message: &str) -> Option<Self> {
         if is_not_offered(code, message) {
@@ -180,11 +178,11 @@ impl SyncSpelling {
     }
 }
 
-/// Classifies the answer to `eth_sendRawTransaction`, and to `eth_sendRawTransactionSync` where that
-/// has no receipt.
+/// Classifies the error of `eth_sendRawTransaction`, and of `eth_sendRawTransactionSync` without a
+/// receipt.
 #[must_use]
 pub fn refusal(code: i64, message: &str) -> Refusal {
-    // EIP-7966: in the pool, no receipt in time; and in the pool, not ready.
+    // EIP-7966: 4 = in the pool, no receipt in time; 5 = in the pool, not executable.
     match code {
         4 => return Refusal::AlreadyKnown,
         5 => return Refusal::Unready,
@@ -202,7 +200,7 @@ pub fn refusal(code: i64, message: &str) -> Refusal {
     }
 }
 
-/// What an error means, as it is counted and throttled; whatever was asked.
+/// Stable code of an error, for metrics and throttling, whatever was called.
 #[must_use]
 pub fn code(code: i64, message: &str) -> &'static str {
     match refusal(code, message) {
@@ -223,13 +221,13 @@ pub fn code(code: i64, message: &str) -> &'static str {
     }
 }
 
-/// Whether an error answers an `eth_call` or `eth_estimateGas` by "it reverted".
+/// Whether the error of an `eth_call` or `eth_estimateGas` is a revert.
 #[must_use]
 pub fn is_revert(code: i64, message: &str) -> bool {
     code == 3 || message.to_lowercase().contains("revert")
 }
 
-/// Whether an error is about the node rather than about the question: another node may answer.
+/// Whether the error is about the node, not about the call: another node may answer.
 #[must_use]
 pub fn is_about_node(code: i64, message: &str) -> bool {
     // Method not found (-32601), internal error (-32603), overload and rate limits.
@@ -237,8 +235,8 @@ pub fn is_about_node(code: i64, message: &str) -> bool {
         || refusal(code, message) == Refusal::Busy
 }
 
-/// Whether an HTTP status may be about an array of calls as such: no single call gets it for the same
-/// reason. Not those that speak of keys, of time, of load, or of what stands before the node.
+/// Whether an HTTP status may be caused by a batch: single calls would not get it. Excluded are statuses
+/// about keys, time, load, and proxies.
 #[must_use]
 pub fn may_dislike_arrays(status: u16) -> bool {
     matches!(status, 400 | 404 | 405 | 406 | 411 | 413..=415 | 422 | 500 | 501)
@@ -311,8 +309,8 @@ mod tests {
     }
 
     proptest! {
-        /// T39: whatever stands around it and however it is written, a text of the table is
-        /// understood, unless an earlier one of the table stands there too.
+        /// T39: whatever surrounds it and however it is capitalised, a text of the table is recognised,
+        /// unless an earlier pattern also matches.
         #[test]
         fn a_text_of_the_table_is_understood_anywhere(
             code in -33_000..-31_000_i64,
@@ -332,8 +330,7 @@ mod tests {
             prop_assert!(earlier || refusal(code, &text) == meant, "{text}");
         }
 
-        /// What the table does not know is unknown: never taken for accepted, or for proven to be
-        /// rejected.
+        /// What the table does not know is unknown: never taken for accepted or for rejected.
         #[test]
         fn a_text_nobody_knows_proves_nothing(code in any::<i64>(), text in "\\PC{0,80}") {
             let lower = text.to_lowercase();

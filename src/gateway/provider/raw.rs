@@ -1,5 +1,5 @@
-//! Logs and receipts as nodes spell them: what is needed of them, and nothing else. A field that is
-//! missing or odd elsewhere is no reason not to read the rest.
+//! Logs and receipts as nodes encode them, reduced to what is needed. A missing or odd field elsewhere
+//! does not matter.
 
 use alloy::primitives::{U64, U128};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use super::Receipt;
 use crate::domain::{Address, B256, BlockRef, Bytes, Event};
 
-/// A block's number, a log's place in it, the gas of a transaction. No chain has numbers that a float
-/// does not hold: a node that says so says nothing.
+/// A block number, log index or gas amount. No chain has values above 2^53: a larger one is an invalid
+/// answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Number(u64);
 
@@ -31,7 +31,7 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// A log. One without a block is of a block that is not made yet.
+/// A log. Without a block it is pending.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawLog {
@@ -47,7 +47,7 @@ pub(super) struct RawLog {
 }
 
 impl RawLog {
-    /// It left the chain with its block.
+    /// Its block left the chain.
     pub(super) fn is_removed(&self) -> bool {
         self.removed == Some(true)
     }
@@ -56,7 +56,7 @@ impl RawLog {
         self.topics.first()
     }
 
-    /// `None`: where it stands is not said.
+    /// `None`: it has no block or transaction.
     pub(super) fn into_event(self) -> Option<Event> {
         let block = BlockRef { number: self.block_number?.to(), hash: self.block_hash? };
         Some(Event {
@@ -69,11 +69,12 @@ impl RawLog {
     }
 }
 
-/// Wei per gas beyond which nobody has paid: what is spent is counted, and counts stay.
+/// Upper bound of a plausible gas price, in wei: keeps one wrong receipt from spoiling the counted
+/// costs.
 const DEAREST: u128 = 1_000_000_000_000_000_000;
 
-/// A receipt. There is no status in those of blocks before Byzantium, where no contract of ours could
-/// run: one without it is no receipt.
+/// A receipt. Receipts before Byzantium have no status, but no contract of ours existed then: without a
+/// status it is invalid.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawReceipt {
@@ -88,7 +89,7 @@ pub(super) struct RawReceipt {
 }
 
 impl RawReceipt {
-    /// `None`: of a block that is not made yet.
+    /// `None`: pending.
     pub(super) fn into_receipt(self) -> Option<Receipt> {
         Some(Receipt {
             hash: self.transaction_hash,
@@ -100,7 +101,7 @@ impl RawReceipt {
     }
 }
 
-/// What can be done without may be missing, or of a form that nobody can read.
+/// For optional fields: missing or unreadable is `None`.
 pub(super) fn if_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

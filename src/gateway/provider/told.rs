@@ -1,10 +1,10 @@
-//! Answers with the name of the node that gave them: several nodes are one provider, and whoever weighs
-//! one node's word against another's, or against its own header, has to know whose it is.
+//! Answers with the node that gave them, for comparing one node's word with another's, or with its own
+//! header.
 
 use super::{NodeId, RpcError};
 use crate::domain::{Address, Event};
 
-/// What one node said.
+/// An answer and its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told<T> {
     pub by: NodeId,
@@ -12,7 +12,7 @@ pub struct Told<T> {
 }
 
 impl<T> Told<T> {
-    /// The same node's answer, read further.
+    /// Decodes the answer further; the node stays.
     pub(super) fn and_then<U>(
         self,
         read: impl FnOnce(T) -> Result<U, RpcError>,
@@ -21,19 +21,19 @@ impl<T> Told<T> {
     }
 }
 
-/// A log of any contract.
+/// A log with the contract that emitted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Emitted {
     pub address: Address,
     pub event: Event,
 }
 
-/// Where a node looks up all logs of a block: its index of logs may be broken and its receipts whole,
+/// How a node looks up all logs of a block: its log index may be broken while its receipts are complete,
 /// or the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// `eth_getLogs` of the block, without a filter.
     Logs,
-    /// `eth_getBlockReceipts`. Not every node has it.
+    /// `eth_getBlockReceipts`. Not every node offers it.
     Receipts,
 }

@@ -1,16 +1,16 @@
-//! Why there is no answer, before anybody knows whose it was.
+//! Transport failures, before they are attributed to a node.
 
 use std::time::Duration;
 
-/// Why a message was not answered in a way that can be read. No secret is taken out of it yet.
+/// Why a message got no readable answer. Not yet scrubbed of secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unanswered {
     /// No connection, or no answer on it.
     Lost(String),
-    /// An HTTP status, and nothing to go with it.
+    /// An HTTP status without a JSON-RPC answer.
     Status(u16),
-    /// An HTTP status that says to come back later, when, and the node's words with it.
+    /// An HTTP status that says to come back later, when, and the node's message.
     Later { status: u16, back_in: Option<Duration>, said: Option<String> },
-    /// More than so many bytes.
+    /// More than this many bytes.
     TooLarge(usize),
 }

@@ -1,16 +1,16 @@
-//! What nodes mean when they refuse `eth_getLogs` of a range: too many blocks, too much in them, or
-//! something else. Who is asked too often is not asked for smaller ranges, which would be more calls.
+//! Why nodes refuse `eth_getLogs` for a range: too many blocks, too many results, or something else.
+//! Rate limits are excluded: smaller ranges would mean more calls.
 
 /// Why a range was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TooMuch {
-    /// Of blocks, whatever is in them. `most`: what the node says it takes.
+    /// Too many blocks, whatever is in them. `most`: the limit that the node names.
     Blocks { most: Option<u64> },
-    /// What is in them. Another range of this length may be answered.
+    /// Too many results. Another range of this length may be answered.
     Results,
 }
 
-/// These speak of ranges, and of none that is too long.
+/// Messages about ranges that are not about their length.
 const OTHER_RANGES: &[&str] = &["beyond current head", "invalid block range", "invalid range"];
 
 const BLOCKS: &[&str] = &[
@@ -45,7 +45,7 @@ const RESULTS: &[&str] = &[
     "timed out",
 ];
 
-/// What a number behind these says: so many blocks are taken.
+/// A number after these words is the limit of blocks.
 const NUMBERED: &[&str] = &[
     "up to a",
     "up to",
@@ -80,14 +80,14 @@ fn most_blocks(text: &str) -> Option<u64> {
     for pattern in NUMBERED {
         for (at, _) in text.match_indices(pattern) {
             let Some(number) = number_after(&text[at + pattern.len()..]) else { continue };
-            // Of several the smallest: what is taken is less than what was asked.
+            // The smallest of several numbers: the limit is less than what was asked.
             found = Some(found.map_or(number, |known| known.min(number)));
         }
     }
     found
 }
 
-/// The number that comes next, at most a few small words away.
+/// The next number, at most a few small words away.
 fn number_after(text: &str) -> Option<u64> {
     const BETWEEN: &[&str] =
         &["", "a", "an", "of", "is", "to", "the", "0", "range", "blocks", "block"];
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// A3: what nodes of the field say.
+    /// A3: messages seen at real nodes.
     #[test]
     fn a3_limits_of_the_field_are_understood() {
         let blocks = |most| Some(TooMuch::Blocks { most });
