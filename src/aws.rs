@@ -1,10 +1,10 @@
-//! Credentials for AWS, for whoever signs calls to it: the bucket of `[s3_config]`, and a wallet in AWS
-//! KMS. They are found as everybody finds them: environment, profile, web identity, container, machine.
+//! AWS credentials, for signing calls to the bucket of `[s3_config]` and to a wallet in AWS KMS. Found
+//! in the default order: environment, profile, web identity, container, instance.
 //!
-//! A provider may take its time (a container's agent, a role). No call waits for it longer than
-//! [`PATIENCE`], and the question goes on meanwhile: an answer that comes later is used. That there are
-//! none is another thing than that the question failed or is not answered yet, which is asked again
-//! within seconds, and no credentials are thrown away for that before they have ended.
+//! A provider may be slow (a container's agent, an assumed role). No call waits for it longer than
+//! [`PATIENCE`]; the lookup continues, and a later result is used. "No credentials" differs from a
+//! lookup that failed or is not finished, which is repeated within seconds; valid credentials are kept
+//! meanwhile.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -24,13 +24,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::OutsideText;
 
-/// How long credentials are waited for by one call.
+/// How long one call waits for credentials.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// Credentials are renewed this long before they end.
+/// Credentials are renewed this long before they expire.
 const RENEWED_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
-/// Credentials without an end, and the lack of any, are looked at again after this.
+/// Credentials without expiry, and missing ones, are looked up again after this.
 const LOOKED_AT_AGAIN: Duration = Duration::from_mins(5);
-/// And so soon where the question failed, or is not answered yet: that is not the lack of any.
+/// The same after a failed or unfinished lookup.
 const LOOKED_AT_SOON: Duration = Duration::from_secs(5);
 
 /// Why there are no credentials.
@@ -40,7 +40,7 @@ pub enum Lack {
         "no AWS credentials found: set them in the environment, a profile or the machine's role"
     )]
     None,
-    /// The SDK's parts for it are not built in.
+    /// The SDK's support for it is not compiled in.
     #[error(
         "the AWS profile signs in by {0}, which is not supported here: use access keys or a role, or \
          give the profile a credential_process (`aws configure export-credentials --profile NAME \
@@ -49,7 +49,7 @@ pub enum Lack {
     Unsupported(&'static str),
     #[error("the AWS credentials are not there yet: no answer within {} s", PATIENCE.as_secs())]
     Late,
-    /// What the provider said.
+    /// The provider's message.
     #[error("the AWS credentials are not there yet: {0}")]
     Failed(OutsideText),
 }
@@ -59,7 +59,7 @@ impl Lack {
         if let CredentialsError::CredentialsNotLoaded(_) = error {
             return Self::None;
         }
-        // The error with what it comes from: the outermost says only that there was one.
+        // With its causes: the outermost message says only that there was an error.
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -72,7 +72,7 @@ impl Lack {
         }
     }
 
-    /// Whether time alone does not mend it.
+    /// Whether somebody has to act; otherwise time may fix it.
     #[must_use]
     pub fn needs_somebody(&self) -> bool {
         match self {
@@ -81,7 +81,7 @@ impl Lack {
         }
     }
 
-    /// What an SDK's error comes from, if it is this.
+    /// Finds it among the causes of an SDK error.
     #[must_use]
     pub fn behind(error: &(dyn StdError + 'static)) -> Option<Self> {
         let mut next = Some(error);
@@ -95,8 +95,8 @@ impl Lack {
     }
 }
 
-/// The way to sign in that a profile wants and this program was built without. The SDK has no type for
-/// it outside of itself, so its words are read, here and nowhere else.
+/// The sign-in method that a profile uses and that is not compiled in. The SDK has no public type for
+/// this, so its message is read, here and nowhere else.
 fn not_built_in(error: &str) -> Option<&'static str> {
     let (_, feature) = error.split_once("following cargo feature(s) enabled: ")?;
     Some(match feature.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next()? {
@@ -106,12 +106,12 @@ fn not_built_in(error: &str) -> Option<&'static str> {
     })
 }
 
-/// The credentials of one user of them.
+/// The credentials of one consumer.
 pub struct AwsCredentials {
     region: Option<Region>,
-    /// For who asks for credentials; without it their own.
+    /// HTTP client for lookups; without it the SDK's own.
     http: OnceLock<SharedHttpClient>,
-    /// Instead of the usual chain.
+    /// Used instead of the default chain.
     given: Option<SharedCredentialsProvider>,
     state: Mutex<State>,
 }
@@ -124,15 +124,15 @@ impl fmt::Debug for AwsCredentials {
 
 #[derive(Default)]
 struct State {
-    /// The usual chain, once it found some. Until then it is built anew for each question: what it read
-    /// of files it keeps.
+    /// The default chain once it has found credentials. Until then it is built again for each lookup,
+    /// because it caches the files it read.
     provider: Option<SharedCredentialsProvider>,
-    /// A question under way. Whoever needs the answer drives it on.
+    /// A lookup under way; every caller that waits for it polls it.
     looking: Option<Shared<BoxFuture<'static, Looked>>>,
     found: Option<Found>,
 }
 
-/// What a question for credentials came to.
+/// Result of a lookup.
 #[derive(Clone)]
 struct Looked {
     provider: SharedCredentialsProvider,
@@ -145,34 +145,35 @@ struct Found {
     good_until: Instant,
 }
 
-/// Unix time, of the one clock.
+/// Unix time from the one clock.
 pub fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(crate::clock::unix_millis())
 }
 
-/// How long they are good for from now on.
+/// Remaining lifetime of the credentials.
 fn life(credentials: &Credentials) -> Option<Duration> {
     credentials.expiry().map(|end| end.duration_since(now()).unwrap_or_default())
 }
 
 impl AwsCredentials {
-    /// `region`: of the token service, where a role needs one. `given`: instead of the usual chain.
+    /// `region`: of the token service, for roles that need one. `given`: used instead of the default
+    /// chain.
     #[must_use]
     pub fn new(region: Option<Region>, given: Option<SharedCredentialsProvider>) -> Self {
         Self { region, http: OnceLock::new(), given, state: Mutex::default() }
     }
 
-    /// They are asked for by this client. The first word counts.
+    /// Sets the HTTP client for lookups. Only the first call has an effect.
     pub fn through(&self, http: SharedHttpClient) {
         let _ = self.http.set(http);
     }
 
-    /// A poisoned state is still a state: each field is written whole.
+    /// A poisoned state is still consistent: each field is written whole.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that are known, or what a question for them comes to within [`PATIENCE`].
+    /// Cached credentials, or the result of a lookup within [`PATIENCE`].
     pub async fn get(&self) -> Result<Credentials, Lack> {
         let looking = {
             let mut state = self.state();
@@ -212,8 +213,8 @@ impl AwsCredentials {
         credentials
     }
 
-    /// The service does not take these credentials: others may be there by now. Calls under way with the
-    /// same ones say so together, so it counts once in a while only.
+    /// The service refused these credentials: look for others. Calls in flight with the same ones report
+    /// it together, so it has an effect only once in a while.
     pub fn doubt(&self) {
         let mut state = self.state();
         let State { provider, found, .. } = &mut *state;
@@ -253,8 +254,7 @@ async fn chain(region: Option<Region>, http: Option<SharedHttpClient>) -> Defaul
     chain.build().await
 }
 
-/// For an AWS client, which has to keep none of its own: its cache would begin anew with each call that
-/// does not wait.
+/// For an AWS client that must not cache: its cache would start again with each call that does not wait.
 #[derive(Clone, Debug)]
 pub struct Provider(pub Arc<AwsCredentials>);
 
@@ -277,12 +277,12 @@ impl ProvideCredentials for Provider {
 mod tests {
     use super::*;
 
-    /// Ends so long after each question; without it never answers.
+    /// Credentials that expire this long after each lookup; without `life` it never answers.
     #[derive(Debug, Default)]
     struct Provided {
         slow: Duration,
         life: Option<Duration>,
-        /// These fail, counted from 0.
+        /// These lookups fail, counted from 0.
         failing: std::ops::Range<usize>,
         asked: std::sync::atomic::AtomicUsize,
     }
@@ -317,7 +317,7 @@ mod tests {
         (AwsCredentials::new(None, Some(given)), provided)
     }
 
-    /// The agent is away when they have to be renewed: what is still good is used.
+    /// The agent is away when credentials have to be renewed: valid ones stay in use.
     #[tokio::test(start_paused = true)]
     async fn c4_credentials_are_not_thrown_away_because_new_ones_are_late() {
         let (credentials, _) = of(Provided {
@@ -327,7 +327,7 @@ mod tests {
         });
         let key = async || credentials.get().await.map(|it| it.access_key_id().to_owned());
         assert_eq!(key().await.unwrap(), "AKID0");
-        // They are to be renewed at once, which fails.
+        // They have to be renewed at once, which fails.
         assert_eq!(key().await.unwrap(), "AKID0");
         tokio::time::advance(LOOKED_AT_SOON).await;
         assert_eq!(key().await.unwrap(), "AKID0");
@@ -346,7 +346,7 @@ mod tests {
         assert!(other.to_string().contains("a loop of profiles"), "{other}");
     }
 
-    /// The SDK's own words for it, from a real profile.
+    /// The SDK's own message, from a real profile.
     #[tokio::test]
     #[expect(
         deprecated,
