@@ -64,7 +64,7 @@ const NOBODY_TAKES_THEM_AFTER: Duration = Duration::from_hours(1);
 /// receipts and heads arrive at different times.
 pub(super) const AHEAD: u64 = 64;
 
-/// Work for the owner, to be carried out in order.
+/// Work for the task of the lane, to be carried out in order.
 #[derive(Debug)]
 pub enum Effect {
     /// Sign these, then call [`Book::signed`].
@@ -499,7 +499,7 @@ impl Book {
         let Some(slot) = self.open.get_mut(&nonce) else { return };
         slot.landed_flight();
         let (error, refusal) = match result {
-            // A receipt in a block far above the head proves nothing: the next look at the chain
+            // A receipt in a block far above the head proves nothing: the next query of the chain
             // decides.
             Ok(Sent::Mined(receipt)) if receipt.block.number > newest.saturating_add(AHEAD) => {
                 (None, quirks::Refusal::AlreadyKnown)

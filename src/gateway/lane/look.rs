@@ -23,14 +23,14 @@ pub(super) const MOST_AT_ONCE: usize = 100;
 /// Batch size that is never reduced further, for a node that fails on larger ones.
 const LEAST_AT_ONCE: usize = 5;
 
-/// Result of a look.
+/// Result of a query of the chain.
 #[derive(Debug)]
 pub(super) struct Looked {
     /// `None`: not even the count could be read.
     pub seen: Option<Seen>,
-    /// The error that ended the look early.
+    /// The error that ended the query early.
     pub failed: Option<RpcError>,
-    /// Batch size of the next look.
+    /// Batch size of the next query.
     pub at_once: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Property test: the book against a modelled chain behind two endpoints, on a clock that the test
+//! Property test: the lane's state against a modelled chain behind two endpoints, on a clock that the test
 //! moves. Sends are accepted, lost, refused, or accepted without an answer; pools forget, blocks leave
 //! the chain, somebody else uses the wallet; the nodes' transaction counts are wrong, late or
 //! alternating.
@@ -64,7 +64,7 @@ enum Event {
     },
     /// The process dies and starts again from what is recorded.
     Restart,
-    /// The node fails in the middle of the next look, after this many receipts.
+    /// The node fails in the middle of the next query, after this many receipts.
     ShortLook(usize),
     /// A node reports a wrong count for this many steps.
     Count {
@@ -216,7 +216,7 @@ impl Chain {
         if nonce < self.count() {
             return Err("nonce too low");
         }
-        // A pool replaces a transaction only if the new one pays more, which the book always does.
+        // A pool replaces a transaction only if the new one pays more, which the state always does.
         self.pools[pool].insert(nonce, transaction.clone());
         Ok(())
     }
@@ -284,7 +284,7 @@ impl Ledger {
     }
 }
 
-/// A result that reaches the book later.
+/// A result that reaches the state later.
 enum Later {
     /// These are durable.
     Recorded(Vec<SignedTransaction>),
@@ -305,7 +305,7 @@ struct World {
     weather: Weather,
     later: Vec<(Instant, Later)>,
     look: Option<Look>,
-    /// The next look breaks off after this many receipts.
+    /// The next query breaks off after this many receipts.
     short: Option<usize>,
     /// Submitted and not mined yet.
     wanted: BTreeSet<U256>,

@@ -1,4 +1,4 @@
-//! What the lane logs: the book reports an event, its owner writes the line.
+//! What the lane logs: the state reports an event, the task writes the line.
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};

@@ -1,4 +1,4 @@
-//! The task behind a lane: carries out the decisions of the [`Book`]. One task owns the book, so there
+//! The task behind a lane: carries out the decisions of the [`Book`]. One task owns the state, so there
 //! are no locks. Slow work runs beside it and comes back as a [`Done`].
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Minimum time between two questions for the tip.
 const TIP_LIFETIME: Duration = Duration::from_mins(1);
 
-/// Result of work that ran beside the owner.
+/// Result of work that ran beside the task.
 enum Done {
     Signed { signed: Vec<SignedTransaction>, failed: Vec<(Draft, WalletError)> },
     Recorded(Result<Vec<SignedTransaction>, LedgerError>),
@@ -106,7 +106,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
             let (listens, busy) = (self.book.listens(), self.book.is_busy());
             heart.rest();
             // Biased, so that simulated runs repeat exactly. No branch above `heads` can starve it: work
-            // beside the task is bounded, and commands are taken only while the book accepts them.
+            // beside the task is bounded, and commands are taken only while the state accepts them.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),

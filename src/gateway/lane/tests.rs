@@ -180,7 +180,7 @@ fn landing(submission: &mut Submission) -> Landing {
     submission.landing.try_recv().expect("landed by now").expect("mined")
 }
 
-/// Signs whatever the book asks for.
+/// Signs whatever the state asks for.
 async fn signed_for(book: &mut Book) -> Vec<SignedTransaction> {
     let mut signed = Vec::new();
     for effect in book.effects() {
@@ -192,7 +192,7 @@ async fn signed_for(book: &mut Book) -> Vec<SignedTransaction> {
     signed
 }
 
-/// For each of these payloads, whether the book, which just saw a head, broadcasts it waiting for its
+/// For each of these payloads, whether the state, which just saw a head, broadcasts it waiting for its
 /// receipt.
 async fn waits_of(book: &mut Book, ids: std::ops::Range<u64>) -> Vec<bool> {
     ids.for_each(|id| book.submit(payload(id)));

@@ -17,7 +17,7 @@ use crate::gateway::{
     provider::Head,
 };
 
-/// Interval of looks at the chain while transactions are open, even if no head arrives.
+/// Interval of queries of the chain while transactions are open, even if no head arrives.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Interval while nothing is open. It bounds how late the lane notices that somebody else sends from the
 /// wallet, even if that other sender answers every request first and nothing is ever open here.
@@ -30,7 +30,7 @@ const SILENT_FOR: Duration = Duration::from_mins(1);
 
 impl Book {
     pub fn head(&mut self, head: &Head, now: Instant) {
-        // The first head has no predecessor: a reorganisation may have happened since the first look.
+        // The first head has no predecessor: a reorganisation may have happened since the first query.
         let follows = self.head.is_some_and(|last| {
             let (block, connection) = last;
             block == head.block || (head.parent == block.hash && head.connection == connection)
@@ -46,7 +46,7 @@ impl Book {
         self.head = Some((head.block, head.connection));
     }
 
-    /// Takes in the answer to a look: open nonces, and mined transactions that may have moved or left
+    /// Takes in the answer to a query: open nonces, and mined transactions that may have moved or left
     /// the chain.
     pub(in crate::gateway::lane) fn seen(&mut self, seen: Option<Seen>, now: Instant) {
         let asked_mined = self.looking.take().unwrap_or_default();
@@ -67,7 +67,7 @@ impl Book {
         }
         for nonce in unseen {
             let Some(slot) = self.open.get_mut(&nonce) else { continue };
-            // Before that, the next look shows whether the node only lagged.
+            // Before that, the next query shows whether the node only lagged.
             let patience = match (is_silent, slot.is_free()) {
                 (true, _) => SILENT_FOR,
                 (false, true) => USED_AFTER,
@@ -95,7 +95,7 @@ impl Book {
         let below_since = below.then(|| *self.below_since.get_or_insert(now));
         // Ask again for what was not reached, and for blocks above the node's head.
         self.suspicious |= (asked_mined && !is_whole) || below;
-        // A new suspicion arose after this look was asked, so its answer does not clear it.
+        // A new suspicion arose after this query was sent, so its answer does not clear it.
         let since = self.reorganised && self.suspicious && !below;
         // A node that stays behind for long is a slow node, not a reorganisation: accept commands again.
         let maybe_gone =
@@ -169,7 +169,7 @@ impl Book {
         }
     }
 
-    /// The look that is due, if any. Pass its answer to [`Book::seen`].
+    /// The query that is due, if any. Pass its answer to [`Book::seen`].
     pub(in crate::gateway::lane) fn look(&mut self, now: Instant) -> Option<Look> {
         let every = if self.is_busy() { LOOK_EVERY } else { IDLE_LOOK_EVERY };
         let stale = now.saturating_duration_since(self.looked_at) >= every;
