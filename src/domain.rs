@@ -460,7 +460,7 @@ impl HoldReason {
         Self::from_name(name).map_or("see the README", Self::remedy)
     }
 
-    /// What to do about it, in short: the README's table says more.
+    /// What to do about it, in short: docs/troubleshooting.md says more.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {

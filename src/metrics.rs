@@ -147,7 +147,7 @@ pub struct NodeGauges<'n> {
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Series>);
 
-/// One field per metric family, in the order of the README's table.
+/// One field per metric family, in the order of the table in `scripts/observability/README.md`.
 #[derive(Debug)]
 struct Series {
     register: Register,

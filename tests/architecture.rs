@@ -1,5 +1,8 @@
-//! Rules about the code as text: who takes from whom, that the README quotes the log messages and
-//! reasons that the code really has, and that the tables of `tests/README.md` name tests that there are.
+//! Rules about the code as text: which module imports which, that the documents say what the code has,
+//! and that the tables of `tests/README.md` name tests that there are.
+
+#[path = "architecture/documents.rs"]
+mod documents;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -476,74 +479,9 @@ fn what_stands_behind_a_port_is_named_by_nobody_else() {
     }
 }
 
-/// The rows of the README's table with this header, as cells.
-fn readme_table(header: &str) -> Vec<Vec<String>> {
-    let readme = include_str!("../README.md");
-    let rows = readme.lines().skip_while(|line| !line.starts_with(header)).skip(2);
-    let rows: Vec<Vec<String>> = rows
-        .take_while(|line| line.starts_with('|'))
-        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
-        .collect();
-    assert!(!rows.is_empty(), "the README has no table {header}");
-    rows
-}
-
 /// What stands between backticks.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
-}
-
-#[test]
-fn the_readme_quotes_real_log_messages() {
-    let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
-    let text: String =
-        files.iter().map(|file| fs::read_to_string(file).expect("readable")).collect();
-    // A literal may go on in the next line.
-    let text = text.replace("\\\n", "");
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for row in readme_table("| what the log says |") {
-        for message in quoted(&row[0]) {
-            for part in message.split('…') {
-                // Values stand in the code by name.
-                let known = text.contains(part.trim());
-                assert!(known, "no log message has {part:?} of the README's {message:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn the_readme_explains_every_reason_to_hold() {
-    let rows = readme_table("| held, `reason` |");
-    let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
-    explained.sort_unstable();
-    let reasons = kms_connector::domain::HoldReason::ALL;
-    let mut reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
-    reasons.sort_unstable();
-    assert_eq!(explained, reasons);
-}
-
-#[test]
-fn the_readme_explains_every_alert() {
-    let rows = readme_table("| alert |");
-    let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
-    explained.sort_unstable();
-    let rules = include_str!("../scripts/observability/kms-connector.rules.yml");
-    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let mut alerts: Vec<&str> = alerts.collect();
-    alerts.sort_unstable();
-    assert_eq!(explained, alerts);
-    let tests = include_str!("../scripts/observability/kms-connector.rules.test.yml");
-    for alert in alerts {
-        let tried = tests
-            .split("alertname: ")
-            .skip(1)
-            .filter(|test| test.lines().next() == Some(alert) && test.lines().nth(2).is_some());
-        let (silent, loud): (Vec<&str>, Vec<&str>) =
-            tried.partition(|test| test.lines().nth(2).is_some_and(|line| line.ends_with("[]")));
-        assert!(!silent.is_empty() && !loud.is_empty(), "{alert} is tried to fire and not to fire");
-    }
 }
 
 /// Every test, as `cargo test` filters it but without `tests::`, and the comment above it.

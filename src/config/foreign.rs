@@ -96,8 +96,8 @@ pub(super) fn told(name: &str) -> Option<String> {
     let (_, here) = whole.or_else(table)?;
     let here = if here.is_empty() { "there is none".to_owned() } else { format!("it is {here}") };
     Some(format!(
-        "A key of another connector: here {here}. See \"Moving from the three-service connector\" in the \
-         README"
+        "A key of another connector: here {here}. See \"Moving from the three-service connector\" in \
+         config/README.md"
     ))
 }
 

@@ -1106,14 +1106,14 @@ proptest! {
     }
 }
 
-// ---- the README
+// ---- config/README.md
 
-/// Key and default of each row of the README's table; a default of `None` is none or not a value.
-fn readme_keys() -> Vec<(String, Option<String>)> {
+/// Key and default of each row of the table in `config/README.md`; a default of `None` is none or not a value.
+fn documented_keys() -> Vec<(String, Option<String>)> {
     let quoted = |cell: &str| -> Vec<String> {
         cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     };
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../config/README.md");
     let rows = readme.lines().skip_while(|line| !line.starts_with("| key | default |")).skip(2);
     let mut keys = Vec::new();
     for row in rows.take_while(|line| line.starts_with('|')) {
@@ -1135,21 +1135,21 @@ fn readme_keys() -> Vec<(String, Option<String>)> {
 
 /// Field failure T26.
 #[test]
-fn the_readme_tells_every_key_and_its_default() {
-    let mut told: Vec<String> = readme_keys().into_iter().map(|(name, _)| name).collect();
+fn the_documentation_tells_every_key_and_its_default() {
+    let mut told: Vec<String> = documented_keys().into_iter().map(|(name, _)| name).collect();
     told.sort();
     let mut known: Vec<String> = Key::ALL.iter().map(|key| key.name().to_owned()).collect();
     known.sort();
     assert_eq!(told, known);
 
     let with_default =
-        readme_keys().into_iter().filter_map(|(name, default)| Some((name, default?)));
+        documented_keys().into_iter().filter_map(|(name, default)| Some((name, default?)));
     let with_default: Vec<_> = with_default.collect();
     let lines: Vec<String> =
         with_default.iter().map(|(name, default)| format!("{name} = {default}\n")).collect();
     let defaults = load(&source(env([WALLET]))).unwrap().config;
     assert_eq!(good(&lines.concat()).config, defaults);
-    // Where the README names no default, config-base.toml has the key commented out.
+    // Where the table names no default, config-base.toml has the key commented out.
     let base = include_str!("../../config/environments/config-base.toml");
     for key in Key::ALL {
         let last = key.name().rsplit('.').next().unwrap();
@@ -1323,10 +1323,10 @@ fn the_effective_configuration_shows_no_secret() {
     assert!(entry(&with_key, "private_key").0.unwrap().contains("hidden, of address 0x"));
 }
 
-/// Every key of the README's table is shown, and every key stands there.
+/// Every key of the documentation's table is shown, and every key stands there.
 #[test]
-fn the_effective_configuration_has_the_keys_of_the_readme() {
-    let readme = include_str!("../../README.md");
+fn the_effective_configuration_has_the_documented_keys() {
+    let readme = include_str!("../../config/README.md");
     let rows = readme.lines().skip_while(|line| !line.starts_with("| key | default |")).skip(2);
     let mut documented = std::collections::BTreeSet::new();
     for row in rows.take_while(|line| line.starts_with('|')) {

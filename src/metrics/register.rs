@@ -1,4 +1,4 @@
-//! Registers metric families, and keeps their descriptions for the test that checks the README's table.
+//! Registers metric families, and keeps their descriptions for the test that checks the documented table.
 
 use std::{
     collections::BTreeSet,

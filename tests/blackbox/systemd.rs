@@ -126,7 +126,7 @@ fn systemd_takes_the_drop_ins() -> Result<()> {
 #[test]
 fn the_units_are_less_exposed_than_promised() -> Result<()> {
     let folder = units()?;
-    let readme = fs::read_to_string(checkout("README.md")).map_err(io)?;
+    let readme = fs::read_to_string(checkout("systemd/README.md")).map_err(io)?;
     for unit in UNITS {
         let security = ["security", "--offline=true", "--no-pager", unit];
         let Some(output) = analyze(&security, folder.path())? else { return Ok(()) };
@@ -137,11 +137,11 @@ fn the_units_are_less_exposed_than_promised() -> Result<()> {
             .ok_or_else(|| Error::other(format!("no score for {unit}:\n{text}")))?;
         let number: f64 = score.parse().map_err(|_| Error::other(score))?;
         assert!(number < 2.0, "{text}");
-        // Other versions of systemd count differently; the README's is that of 252.
+        // Other versions of systemd count differently; systemd/README.md has that of 252.
         if systemd_version()? == Some(252) {
             assert!(
                 readme.contains(&format!("**{score}**")),
-                "the README says another than {score}"
+                "systemd/README.md says another than {score}"
             );
         }
     }

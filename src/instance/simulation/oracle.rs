@@ -82,7 +82,7 @@ pub(super) async fn look(world: &World, running: &Running<'_>) {
     let mut quiet = world.until(QUIET_WITHIN, || still_open(world, running).is_empty()).await;
     let stale = |left: &String| left.contains("StaleAnswer");
     if !quiet && still_open(world, running).iter().all(stale) {
-        // Asked for what left the chain before anybody could know: as the README says, a restart of
+        // Asked for what left the chain before anybody could know: as docs/troubleshooting.md says, a restart of
         // the Core mends it.
         world.say(format_args!("an operator restarts the core"));
         world.state().core.restart();

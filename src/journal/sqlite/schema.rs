@@ -444,12 +444,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_query_fits_the_tables() {
+    fn the_documented_query_fits_the_tables() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("readme.sqlite3");
         let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
-        let readme = include_str!("../../../README.md");
+        let readme = include_str!("../../../docs/operation.md");
         let after = readme.split("sqlite3 -readonly \"$journal\" \"").nth(1).unwrap();
         connection.prepare(after.split('"').next().unwrap()).unwrap();
     }
