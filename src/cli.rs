@@ -24,6 +24,8 @@ mod health;
 mod text;
 mod check;
 mod config;
+mod guide;
+mod explain;
 mod manual;
 
 use std::{
@@ -300,8 +302,19 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Explain a reason to hold a request, an outcome, a state, a code, or a message of the log.
+    ///
+    /// Says what it means, what is lost, and what to do. Without words: a list. Ends with 2 if nothing
+    /// has that name.
+    Explain {
+        /// As `requests`, `status`, metrics or the log show it.
+        words: Vec<String>,
+    },
+    /// Print a manual page: 1 is this command line, 7 is what is wrong and what to do.
+    Man {
+        #[arg(value_enum, default_value_t = manual::Section::Commands)]
+        section: manual::Section,
+    },
 }
 
 impl Command {
@@ -651,7 +664,8 @@ impl Cli {
                 | Command::Config { .. }
                 | Command::Completions { .. }
                 | Command::Health { .. }
-                | Command::Man => None,
+                | Command::Explain { .. }
+                | Command::Man { .. } => None,
             },
         }
     }
@@ -753,7 +767,8 @@ impl Cli {
                 config::config(which, &config_dir, environment, json)
             }
             Command::Completions { shell } => manual::completions(shell),
-            Command::Man => manual::page(),
+            Command::Explain { words } => explain::explain(&words),
+            Command::Man { section } => manual::page(section),
         }
     }
 }

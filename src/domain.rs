@@ -457,18 +457,17 @@ impl HoldReason {
     /// What to do about a reason by its name, also one that another version wrote.
     #[must_use]
     pub fn remedy_of(name: &str) -> &'static str {
-        Self::from_name(name).map_or("see the README", Self::remedy)
+        Self::from_name(name)
+            .map_or("see `kms-connector explain` of the version that held it", Self::remedy)
     }
 
-    /// What to do about it, in short: docs/troubleshooting.md says more.
+    /// What to do about it, in short: the reason's section in docs/troubleshooting.md begins with this
+    /// and says more.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
             Self::UnsupportedGeneration | Self::UnsupportedType => "upgrade the connector",
-            Self::SignerMismatch => {
-                "the Core signs with another key than the one registered for this wallet: connect the \
-             right Core, or have its signer registered"
-            }
+            Self::SignerMismatch => "connect the right Core, or have its signer registered",
             Self::InvalidAnswer => "compare the versions of Core and contract",
             Self::WalletNotRegistered => "have the owner of GatewayConfig register the wallet",
             Self::SignerNotRegistered => {
@@ -477,34 +476,31 @@ impl HoldReason {
             Self::WalletCoreMismatch => "pair wallet and Core as registered",
             Self::NoFunds => "fund the wallet",
             Self::WalletUsedElsewhere => {
-                "stop whoever else sends from the wallet, then restart the instance"
+                "stop the other sender of this wallet, then restart the instance"
             }
-            Self::FeeCap => "wait until the fee falls, or raise max_fee_per_gas_gwei",
+            Self::FeeCap => "wait until the fee falls, or raise `max_fee_per_gas_gwei`",
             Self::AccessDenied => {
-                "its detail has the code of S3 or AWS KMS, and what to do about that"
+                "follow its detail: it has the code of S3 or AWS KMS, and what to do about that"
             }
-            Self::CiphertextTooLarge => "ask the coprocessor that stored it",
+            Self::CiphertextTooLarge => "ask the operator of the coprocessor that stored it",
             Self::UnknownKey => "connect the right Core, or wait until its key is generated",
             Self::CoreRefused | Self::CoreFailed | Self::CoreSilent => "look at the Core's log",
             Self::CoreStuck => {
-                "look at the Core's log for the cause, then restart the Core: until then it keeps \
-                 the request failed"
+                "look at the Core's log for the cause and fix it, then restart the Core"
             }
-            Self::CoreForgets => {
-                "the Core has deleted this id, or two Cores are behind one address: restart the \
-                 Core, or give it an address of its own"
-            }
+            Self::CoreForgets => "restart the Core, or give each Core an address of its own",
             Self::Unconfirmed => {
-                "nothing: it is read again; nodes that differ: ask their operators"
+                "nothing: it is read again; if nodes differ for long, ask their operators"
             }
             Self::StaleAnswer => {
-                "restart the Core: it keeps an id until then, or until some 6,000 later requests have \
-                 pushed it out; `kms-connector retry` tries it at once"
+                "restart the Core, or wait until later requests have pushed the id out"
             }
             Self::AnswerDropped => "nothing: it is sent again",
-            Self::RetryAsked => "nothing: it is tried as somebody asked",
-            Self::MessageTooLarge => "raise the Core's grpc_max_message_size",
-            Self::ContractRejected => "the request's detail names the contract's error",
+            Self::RetryAsked => "nothing: it is tried at once",
+            Self::MessageTooLarge => {
+                "raise the limit that its detail names; at the Core it is `grpc_max_message_size`"
+            }
+            Self::ContractRejected => "look at the contract's error in its detail",
             Self::NoProgress => "nothing: it is tried again; its detail names what it waits for",
             Self::Panicked => "report the log of this request",
         }

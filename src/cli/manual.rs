@@ -1,11 +1,18 @@
 //! `completions` and `man`: the command line described for shells and for people. `scripts/install`
 //! and `scripts/release` put both where they belong.
 
-use clap::CommandFactory;
+use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
-use clap_mangen::{Man, roff::Roff};
+use clap_mangen::{
+    Man,
+    roff::{Inline, Roff, bold, roman},
+};
 
-use super::{AFTER_HELP, Cli, Exit, complain, print};
+use super::{
+    AFTER_HELP, Cli, Exit, complain,
+    guide::{Block, GUIDE, blocks, plain},
+    print,
+};
 
 const NAME: &str = "kms-connector";
 
@@ -15,9 +22,23 @@ pub(super) fn completions(shell: Shell) -> Exit {
     print(&String::from_utf8_lossy(&script), Exit::Success)
 }
 
-/// One page of all commands: an operator looks for a word, not for a page.
-pub(super) fn page() -> Exit {
-    match render() {
+/// The sections of the manual that have a page of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Section {
+    /// One page of all commands: an operator looks for a word, not for a page.
+    #[value(name = "1")]
+    Commands,
+    /// What is wrong and what to do.
+    #[value(name = "7")]
+    Guide,
+}
+
+pub(super) fn page(section: Section) -> Exit {
+    let page = match section {
+        Section::Commands => render(),
+        Section::Guide => render_guide(),
+    };
+    match page {
         Ok(page) => print(&String::from_utf8_lossy(&page), Exit::Success),
         Err(error) => {
             complain(format_args!("cannot make the manual page: {error}"));
@@ -54,6 +75,61 @@ fn render() -> std::io::Result<Vec<u8>> {
     Ok(page)
 }
 
+/// The guide as a page of section 7.
+fn render_guide() -> std::io::Result<Vec<u8>> {
+    let mut page = Roff::new();
+    page.control("TH", [NAME, "7"]);
+    page.control("SH", ["NAME"]);
+    page.text([roman(format!("{NAME} - what is wrong, what it means, what to do"))]);
+    for block in blocks(GUIDE) {
+        match block {
+            Block::Heading { level: 1, .. } => {
+                page.control("SH", ["DESCRIPTION"]);
+            }
+            Block::Heading { level, text } => {
+                let name = if level == 2 { "SH" } else { "SS" };
+                page.control(name, [text.replace('`', "").as_str()]);
+            }
+            Block::Paragraph(text) => {
+                page.control("PP", []);
+                page.text(inlines(&text));
+            }
+            Block::Item { mark, text } => {
+                page.control("IP", [mark.as_str(), "4"]);
+                page.text(inlines(&text));
+            }
+            Block::Code(lines) => {
+                page.control("PP", []);
+                page.control("nf", []);
+                page.control("RS", ["4"]);
+                page.text([roman(lines.join("\n"))]);
+                page.control("RE", []);
+                page.control("fi", []);
+            }
+            Block::Row { cells, .. } => {
+                page.control("TP", []);
+                page.text(inlines(&cells[0]));
+                for (number, cell) in cells[1..].iter().enumerate() {
+                    if number > 0 {
+                        page.control("IP", []);
+                    }
+                    page.text(inlines(cell));
+                }
+            }
+        }
+    }
+    let mut bytes = Vec::new();
+    page.to_writer(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What stands between backticks is bold.
+fn inlines(text: &str) -> Vec<Inline> {
+    let plain = plain(text);
+    let parts = plain.split('`').enumerate().filter(|(_, part)| !part.is_empty());
+    parts.map(|(n, part)| if n % 2 == 0 { roman(part) } else { bold(part) }).collect()
+}
+
 /// A section for a command, and one for each below it.
 fn of_command(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     let name = format!("{above} {}", command.get_name());
@@ -86,5 +162,19 @@ mod tests {
         {
             assert!(page.contains(words), "{words}: {page}");
         }
+    }
+
+    #[test]
+    fn the_guides_page_has_its_sections() {
+        let page = String::from_utf8(render_guide().unwrap()).unwrap();
+        for words in [
+            "\n.TH kms-connector 7\n",
+            "\n.SS no_funds\n",
+            "\n.SH \"Held requests\"\n",
+            "\n.TP\n\\fBgateway node not reachable\\fR\n",
+        ] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        assert!(!page.contains("](") && !page.contains("**") && !page.contains('`'), "{page}");
     }
 }

@@ -24,28 +24,36 @@ fn read(document: &str) -> String {
     fs::read_to_string(root().join(document)).expect("a document that can be read")
 }
 
-/// The rows of a document's table with this header, as cells.
-fn table(document: &str, header: &str) -> Vec<Vec<String>> {
+/// The rows of all tables of a document with this header, as cells.
+fn rows(document: &str, header: &str) -> Vec<Vec<String>> {
     let text = read(document);
-    let rows = text.lines().skip_while(|line| !line.starts_with(header)).skip(2);
-    let rows: Vec<Vec<String>> = rows
-        .take_while(|line| line.starts_with('|'))
-        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
-        .collect();
+    let (mut rows, mut is_open) = (Vec::new(), false);
+    for line in text.lines() {
+        is_open = line.starts_with(header) || is_open && line.starts_with('|');
+        if is_open && !line.starts_with(header) && !line.starts_with("|--") {
+            let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+            rows.push(cells.collect());
+        }
+    }
     assert!(!rows.is_empty(), "{document} has no table {header}");
     rows
 }
 
-#[test]
-fn the_documents_quote_real_log_messages() {
+/// All of the program's text, on one line.
+fn code() -> String {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
     let text: String =
         files.iter().map(|file| fs::read_to_string(file).expect("readable")).collect();
     // A literal may go on in the next line.
     let text = text.replace("\\\n", "");
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for row in table("docs/troubleshooting.md", "| what the log says |") {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_documents_quote_real_log_messages_and_codes() {
+    let text = code();
+    for row in rows("docs/troubleshooting.md", "| what the log says |") {
         for message in quoted(&row[0]) {
             for part in message.split('…') {
                 // Values stand in the code by name.
@@ -54,22 +62,16 @@ fn the_documents_quote_real_log_messages() {
             }
         }
     }
-}
-
-#[test]
-fn the_documents_explain_every_reason_to_hold() {
-    let rows = table("docs/troubleshooting.md", "| held, `reason` |");
-    let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
-    explained.sort_unstable();
-    let reasons = kms_connector::domain::HoldReason::ALL;
-    let mut reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
-    reasons.sort_unstable();
-    assert_eq!(explained, reasons);
+    for row in rows("docs/troubleshooting.md", "| code |") {
+        for code in quoted(&row[0]) {
+            assert!(text.contains(&format!("\"{code}\"")), "no code is called {code:?}");
+        }
+    }
 }
 
 #[test]
 fn the_documents_explain_every_alert() {
-    let rows = table("scripts/observability/README.md", "| alert |");
+    let rows = rows("scripts/observability/README.md", "| alert |");
     let mut explained: Vec<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
     explained.sort_unstable();
     let rules = include_str!("../../scripts/observability/kms-connector.rules.yml");

@@ -110,6 +110,19 @@ fn usage_errors_end_with_2() {
 }
 
 #[test]
+fn explain_tells_a_reason_and_names_what_is_near_an_unknown_one() {
+    let world = World::new(&[]);
+    let known = world.run(&["explain", "no_funds"]);
+    assert_eq!(known.code, Some(0), "{known:?}");
+    assert!(known.stdout.contains("  to do  fund the wallet"), "{known:?}");
+    let all = world.run(&["explain"]);
+    assert!(all.code == Some(0) && all.stdout.contains("  wallet_not_registered  "), "{all:?}");
+    let unknown = world.run(&["explain", "nofund"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""), "{unknown:?}");
+    assert!(unknown.stderr.contains("no_funds"), "{unknown:?}");
+}
+
+#[test]
 fn version_tells_version_and_commit() {
     let ended = World::new(&[]).run(&["--version"]);
     assert_eq!(ended.code, Some(0));

@@ -213,6 +213,7 @@ fn an_installation_comes_and_goes() -> Result<()> {
         "usr/local/share/kms-connector/credentials.conf",
         "usr/local/share/kms-connector/notify-reload.conf",
         "usr/local/share/man/man1/kms-connector.1",
+        "usr/local/share/man/man7/kms-connector.7",
         "usr/local/share/zsh/site-functions/_kms-connector",
     ];
     assert_eq!(files(tree)?, installed);

@@ -449,7 +449,7 @@ mod tests {
         let path = dir.path().join("readme.sqlite3");
         let mut connection = create(&path).unwrap();
         migrate(&mut connection, MIGRATIONS).unwrap();
-        let readme = include_str!("../../../docs/operation.md");
+        let readme = include_str!("../../../docs/troubleshooting.md");
         let after = readme.split("sqlite3 -readonly \"$journal\" \"").nth(1).unwrap();
         connection.prepare(after.split('"').next().unwrap()).unwrap();
     }

@@ -1,0 +1,167 @@
+//! `explain`: what a reason, outcome, state, code or message of the log means, and what to do about it.
+
+use std::fmt::Write;
+
+use super::{
+    Exit, complain,
+    guide::{Entry, GUIDE, entries},
+    print,
+};
+
+/// Columns of the text.
+const WIDTH: usize = 100;
+/// As many entries are printed whole; of more only the names.
+const MOST: usize = 8;
+/// Names that are like an unknown one.
+const NEAR: usize = 3;
+/// Longer words are not compared with all names: the distance is quadratic.
+const LONGEST: usize = 200;
+
+/// Explains `words`, or lists everything that has a section of its own.
+pub(super) fn explain(words: &[String]) -> Exit {
+    let entries = entries(GUIDE);
+    let asked = words.join(" ").trim().to_owned();
+    if asked.is_empty() {
+        return print(&list(&entries), Exit::Success);
+    }
+    let found = find(&entries, &asked);
+    if found.is_empty() {
+        let near = nearest(&entries, &asked).join(", ");
+        complain(format_args!(
+            "nothing is called {asked:?}; near it: {near}. `kms-connector explain` lists all"
+        ));
+        return Exit::Usage;
+    }
+    let text = match found.as_slice() {
+        few if few.len() <= MOST => {
+            few.iter().map(|entry| told(entry)).collect::<Vec<_>>().join("\n")
+        }
+        many => {
+            let names: Vec<String> = many.iter().map(|entry| entry.names.join(", ")).collect();
+            names.join("\n") + "\n"
+        }
+    };
+    print(&text, Exit::Success)
+}
+
+/// Those of this name; else the messages and names that have the words in them.
+fn find<'a>(entries: &'a [Entry], asked: &str) -> Vec<&'a Entry> {
+    let asked = asked.to_lowercase();
+    let same = |name: &String| name.to_lowercase().replace('-', "_") == asked.replace('-', "_");
+    let named: Vec<&Entry> = entries.iter().filter(|entry| entry.names.iter().any(same)).collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let has = |name: &String| {
+        let name = name.to_lowercase();
+        // Values stand for the ellipses in a line of the log.
+        let parts: Vec<&str> =
+            name.split('…').map(str::trim).filter(|part| part.len() > 3).collect();
+        let quotes = !parts.is_empty() && parts.iter().all(|part| asked.contains(part));
+        asked.len() > 3 && name.contains(&asked) || quotes && name.contains(' ')
+    };
+    entries.iter().filter(|entry| entry.names.iter().any(has)).collect()
+}
+
+/// The names most like an unknown one.
+fn nearest(entries: &[Entry], asked: &str) -> Vec<String> {
+    let asked: String = asked.to_lowercase().chars().take(LONGEST).collect();
+    let names = entries.iter().flat_map(|entry| &entry.names).filter(|name| !name.contains(' '));
+    let mut names: Vec<(usize, &String)> =
+        names.map(|name| (strsim::damerau_levenshtein(&asked, name), name)).collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().take(NEAR).map(|(_, name)| name.clone()).collect()
+}
+
+/// A line for each section, below the heading of its group.
+fn list(entries: &[Entry]) -> String {
+    let sections: Vec<&Entry> = entries.iter().filter(|entry| entry.is_section).collect();
+    let width = sections.iter().map(|entry| entry.names[0].len()).max().unwrap_or_default();
+    let (mut text, mut group) = (String::new(), "");
+    for entry in sections {
+        if entry.group != group {
+            let gap = if group.is_empty() { "" } else { "\n" };
+            group = &entry.group;
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{gap}{group}");
+        }
+        let means = entry.means.first().map(String::as_str).unwrap_or_default();
+        let sentence = means.split_inclusive(". ").next().unwrap_or_default().trim_end();
+        let _ = writeln!(text, "  {:width$}  {sentence}", entry.names[0]);
+    }
+    text + "\nMessages of the log and codes in metrics, too: `kms-connector explain wrong_digest`\n"
+}
+
+/// An entry as it is printed.
+fn told(entry: &Entry) -> String {
+    let Entry { names, group, means, lost, to_do, .. } = entry;
+    let mut text = format!("{} ({})\n", names.join(", "), group.to_lowercase());
+    for paragraph in means {
+        text += &filled(paragraph, "  ", "  ");
+    }
+    for (label, what) in [("  lost   ", lost), ("  to do  ", to_do)] {
+        if let Some(what) = what {
+            text += &filled(what, label, "         ");
+        }
+    }
+    text
+}
+
+/// The text in lines of [`WIDTH`] columns; the first begins with `first`, all others with `other`.
+fn filled(text: &str, first: &str, other: &str) -> String {
+    let (mut filled, mut line) = (String::new(), first.to_owned());
+    let mut is_empty = true;
+    for word in text.split_whitespace() {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            filled += &line;
+            filled.push('\n');
+            other.clone_into(&mut line);
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line += word;
+        is_empty = false;
+    }
+    filled + &line + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(asked: &str) -> Vec<String> {
+        find(&entries(GUIDE), asked).iter().map(|entry| entry.names[0].clone()).collect()
+    }
+
+    #[test]
+    fn a_name_is_found_as_it_is_shown_and_a_message_by_its_words() {
+        assert_eq!(names("no_funds"), ["no_funds"]);
+        assert_eq!(names("No-Funds"), ["no_funds"]);
+        assert_eq!(names("backing_off"), ["backing-off"]);
+        // A reason and a code.
+        assert_eq!(names("access_denied").len(), 2);
+        assert_eq!(names("gateway node not reachable"), ["gateway node not reachable"]);
+        let line = "node.example serves chain id 1, the configuration says chain_id = 2";
+        assert_eq!(names(line), ["serves chain id …, the configuration says chain_id = …"]);
+        assert!(names("no-such-thing").is_empty() && names("a").is_empty());
+        assert_eq!(nearest(&entries(GUIDE), "nofund")[0], "no_funds");
+    }
+
+    #[test]
+    fn what_is_printed_says_what_it_means_what_is_lost_and_what_to_do() {
+        let entries = entries(GUIDE);
+        let text = told(find(&entries, "no_funds")[0]);
+        let begins = |start: &str| text.lines().any(|line| line.starts_with(start));
+        assert!(text.starts_with("no_funds (held requests)\n  The wallet cannot pay"), "{text}");
+        assert!(begins("  lost   nothing") && begins("  to do  fund the wallet"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        let all = list(&entries);
+        for name in ["no_funds", "refused", "parked", "submitted"] {
+            let lines = all.lines().filter(|line| line.trim().split(' ').next() == Some(name));
+            assert_eq!(lines.count(), 1, "{name}: {all}");
+        }
+    }
+}
