@@ -66,6 +66,7 @@ pub use self::{
 };
 use self::{
     keeping::Keeping,
+    parts::addresses,
     rooms::{Around, Ground, Ways},
     tasks::{Tasks, failure},
     world::Waits,
@@ -81,7 +82,7 @@ use crate::{
     gateway::{
         decryption::{DecryptionAdapter, Support},
         lane::{self, Recovered},
-        provider::{Nodes, Provider},
+        provider::{ArbitrumProvider, ChainReader},
     },
     heart::{self, Hearts},
     journal::{Journal, JournalError, Kept, Position},
@@ -165,10 +166,10 @@ pub async fn run_real(
 }
 
 /// Builds the instance and runs it to its end. `estate` is what the generation before left.
-pub async fn run<N: Nodes>(
+pub async fn run(
     config: Arc<Config>,
     supervision: Supervision,
-    edges: Edges<N>,
+    edges: Edges,
     estate: Option<Estate>,
 ) -> Ended {
     let mut instance = Instance {
@@ -265,11 +266,7 @@ async fn sent_before(journal: &Journal) -> Result<Recovered, JournalError> {
 
 impl Instance {
     /// Each dependency in turn: an outage is waited for and named, a contradiction refuses.
-    async fn build<N: Nodes>(
-        &mut self,
-        config: &Config,
-        edges: Edges<N>,
-    ) -> Result<(), BuildError> {
+    async fn build(&mut self, config: &Config, edges: Edges) -> Result<(), BuildError> {
         let Edges { gateway: provider, connecting, core, buckets, fallback, machine: _ } = edges;
         let metrics = self.supervision.reporter.metrics.clone();
         metrics.new_generation();
@@ -294,7 +291,7 @@ impl Instance {
         });
         let journal = self.open_journal(config, wallet.address(), &provider).await?;
 
-        let decryption = DecryptionAdapter::new(provider.clone());
+        let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
         let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let address = wallet.address();
@@ -325,7 +322,7 @@ impl Instance {
     }
 
     /// Has the nodes connected, and told how they are.
-    fn connect<N: Nodes>(&mut self, provider: &N, connecting: Connecting) {
+    fn connect(&mut self, provider: &ArbitrumProvider, connecting: Connecting) {
         let connecting = connecting(self.supervision.hearts.clone(), self.below.clone());
         self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
             connecting.await;
@@ -337,7 +334,7 @@ impl Instance {
     }
 
     /// Which contract is deployed, now and later.
-    async fn follow_support<P: Provider>(
+    async fn follow_support<P: ChainReader>(
         &mut self,
         waits: &Waits,
         gateway: &str,

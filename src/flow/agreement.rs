@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     domain::{BlockRef, Outcome, Remedy, Request},
-    gateway::{decryption::Witnessed, provider::Provider},
+    gateway::{decryption::Witnessed, provider::TransactionSender},
 };
 
-impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Beside the ciphertexts: two nodes have to show the request, where there are two. One that is
     /// behind or does not answer is waited for a moment, one that denies for as long as it does: then
     /// the request is `doubted`, and nothing is fetched for it. An outcome: it was never there, all of

@@ -68,7 +68,7 @@ use crate::{
     domain::{B256, BlockRef, Event, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
-        provider::{At, Head, NodeId, Provider, Range, RpcError},
+        provider::{At, ChainReader, Head, NodeId, Range, RpcError},
     },
     heart::Heart,
     metrics::Metrics,
@@ -191,7 +191,7 @@ impl ReadError {
     }
 }
 
-impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
+impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
     pub fn new(
         adapter: DecryptionAdapter<P>,

@@ -21,7 +21,7 @@ use crate::{
     domain::{BlockRef, Event, Hold, HoldReason, Outcome, Refusal, Remedy, Request},
     gateway::{
         decryption::{DecryptionAdapter, Whereabouts, Witnessed},
-        provider::{Provider, RpcError},
+        provider::{ChainReader, RpcError, TransactionSender},
     },
 };
 
@@ -61,7 +61,7 @@ fn weigh(witnessed: &Witnessed, alone: bool, before: bool) -> Confirmed {
     Confirmed::NotYet(Hold::new(HoldReason::Unconfirmed, why))
 }
 
-impl<P: Provider> Confirmation<P> {
+impl<P: ChainReader> Confirmation<P> {
     pub fn new(adapter: DecryptionAdapter<P>, suspects: Suspects) -> Self {
         Self { adapter, suspects }
     }
@@ -110,7 +110,7 @@ impl<P: Provider> Confirmation<P> {
     }
 }
 
-impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// A setback that ends the request or sets it aside, or what takes its place once the chain was
     /// looked at. An outcome: it is not there. `before`: why it was held when its walk began.
     pub(super) async fn confirm(
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::gateway::{
         abi,
-        fake_chain::{FakeChain, Lies, request_event},
+        fake_chain::{ADDRESSES, FakeChain, Lies, request_event},
     };
 
     /// A request as one node damaged its event, on a chain that has it whole.
@@ -158,7 +158,7 @@ mod tests {
         chain.mine(vec![whole.clone()]);
         let damaged = Event { block: chain.block(41), data: vec![0; 64].into(), ..whole };
         let suspects = Suspects::default();
-        let adapter = DecryptionAdapter::new(chain.clone());
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         let request = abi::decode(&damaged).unwrap();
         (chain, Confirmation::new(adapter, suspects.clone()), suspects, request)
     }

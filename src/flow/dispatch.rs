@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::{LedgerError, RequestKey},
-    gateway::provider::Provider,
+    gateway::provider::TransactionSender,
     heart::Heart,
     traces,
 };
@@ -36,7 +36,7 @@ struct Walks {
     panics: HashMap<RequestKey, u32>,
 }
 
-impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// Takes requests in and walks each in a task of its own, until `stop`; then no request is
     /// taken in, none is asked, and what is answered is finished. Fails only when the journal does.
     pub async fn run(

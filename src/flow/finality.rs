@@ -15,7 +15,7 @@ use tracing::warn;
 use super::depth::{Depth, Line, Tag};
 use crate::{
     clock::Clock,
-    gateway::provider::{Hearing, NodeId, Provider},
+    gateway::provider::{ChainReader, Hearing, NodeId},
     lately::Lately,
     repeats::Repeats,
 };
@@ -46,7 +46,7 @@ pub struct Finality<P> {
     clock: Clock,
 }
 
-impl<P: Provider> Finality<P> {
+impl<P: ChainReader> Finality<P> {
     /// The line of this depth.
     pub fn new(provider: P, depth: Depth, line: watch::Sender<Line>, clock: Clock) -> Self {
         let (tag, told) = (watch::channel(None).0, Lately::new(TAGS_OF, TAG_COUNTS_FOR));

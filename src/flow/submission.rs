@@ -21,7 +21,7 @@ use crate::{
         abi::{ContractError, Verdict},
         decryption::DecryptionAdapter,
         lane::{self, Landing, Lane, Notice, Payload, SubmitError},
-        provider::{At, Call, Provider, RpcError},
+        provider::{At, Call, RpcError, TransactionSender},
     },
     metrics::Metrics,
 };
@@ -203,7 +203,7 @@ impl SubmissionError {
     }
 }
 
-impl<P: Provider> Submission<P> {
+impl<P: TransactionSender> Submission<P> {
     /// `gas_limit`: the operator's, for every transaction; `None` learns from estimates.
     pub fn new(
         lane: Lane,

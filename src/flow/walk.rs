@@ -32,7 +32,7 @@ use crate::{
     gateway::{
         abi,
         decryption::{Support, Whereabouts},
-        provider::{Provider, RpcError},
+        provider::{RpcError, TransactionSender},
     },
     metrics::Room,
     repeats::warn_rarely,
@@ -57,7 +57,7 @@ pub(super) enum Door {
     Out(Outcome),
 }
 
-impl<P: Provider, B: Buckets, L: RequestLedger> Flow<P, B, L> {
+impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     /// One request, from where it stands to its end.
     pub(super) async fn walk(
         &self,

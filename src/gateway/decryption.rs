@@ -18,7 +18,7 @@ use crate::{
     domain::{Address, Answer, B256, Bytes, Event, OutsideText, Request, SigningDomain},
     gateway::{
         abi::{self, DecodeError, Deployment, View},
-        provider::{At, Call, LogRange, NodeId, Provider, Range, RpcError, Told},
+        provider::{At, Call, ChainReader, Filter, LogRange, NodeId, Range, RpcError, Told},
     },
 };
 
@@ -36,10 +36,18 @@ pub enum Support {
     },
 }
 
+/// Where the two contracts of a deployment live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub decryption: Address,
+    pub gateway_config: Address,
+}
+
 /// The adapter.
 #[derive(Clone, Debug)]
 pub struct DecryptionAdapter<P> {
     provider: P,
+    addresses: Addresses,
     topics: std::sync::Arc<[B256]>,
     memory: witness::Memory,
     unopposed: agreed::Unopposed,
@@ -75,7 +83,7 @@ impl ViewError {
 }
 
 /// Asks a view of the contract at `to`.
-pub(super) async fn view<T, P: Provider>(
+pub(super) async fn view<T, P: ChainReader>(
     provider: &P,
     to: Address,
     view: &View<T>,
@@ -85,10 +93,10 @@ pub(super) async fn view<T, P: Provider>(
     Ok(view.decode(&returned)?)
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
-    pub fn new(provider: P) -> Self {
+impl<P: ChainReader> DecryptionAdapter<P> {
+    pub fn new(provider: P, addresses: Addresses) -> Self {
         let (memory, unopposed) = Default::default();
-        Self { provider, topics: abi::request_topics().into(), memory, unopposed }
+        Self { provider, addresses, topics: abi::request_topics().into(), memory, unopposed }
     }
 
     pub fn provider(&self) -> &P {
@@ -102,7 +110,7 @@ impl<P: Provider> DecryptionAdapter<P> {
     }
 
     pub fn address(&self) -> Address {
-        self.provider.addresses().decryption
+        self.addresses.decryption
     }
 
     /// First topics of everything this adapter reads: all request events of all generations, and
@@ -111,21 +119,27 @@ impl<P: Provider> DecryptionAdapter<P> {
         &self.topics
     }
 
+    fn requests_filter(&self) -> Filter<'_> {
+        Filter { address: self.address(), first: &self.topics, second: &[] }
+    }
+
     /// The contract's logs of interest, in chain order.
     pub async fn requests(&self, range: LogRange) -> Result<Told<Vec<Event>>, RpcError> {
-        self.provider.logs(self.address(), &self.topics, range).await
+        self.provider.logs(self.requests_filter(), range).await
     }
 
     /// The logs of a range that say that enough nodes have answered a request.
     pub async fn consensus(&self, from: u64, to: u64) -> Result<Vec<Event>, RpcError> {
         let range = LogRange::Numbers { from, to };
-        let told = self.provider.logs(self.address(), &abi::CONSENSUS_TOPICS, range).await?;
+        let first = &abi::CONSENSUS_TOPICS;
+        let filter = Filter { address: self.address(), first, second: &[] };
+        let told = self.provider.logs(filter, range).await?;
         Ok(told.answer)
     }
 
     /// The same of a range, with the headers of its ends, by one node.
     pub async fn requests_between(&self, from: u64, to: u64) -> Result<Range, RpcError> {
-        self.provider.logs_between(self.address(), &self.topics, from, to).await
+        self.provider.logs_between(self.requests_filter(), from, to).await
     }
 
     pub fn is_upgrade(&self, event: &Event) -> bool {
@@ -160,7 +174,7 @@ impl<P: Provider> DecryptionAdapter<P> {
             Some(Deployment::FromG12) => true,
             Some(Deployment::UpToG10) => false,
             Some(Deployment::Unknown(_)) | None => {
-                let registry = self.provider.addresses().gateway_config;
+                let registry = self.addresses.gateway_config;
                 self.optional(registry, abi::current_kms_context_id()).await?.is_some()
             }
         };

@@ -22,9 +22,10 @@ use tokio::{
 
 use super::{
     abi,
+    decryption::Addresses,
     provider::{
-        Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Provider, Range,
-        Receipt, RpcError, Sent, Told, Transaction, Way,
+        At, CALL_DEADLINE, Call, ChainReader, Emitted, Filter, Head, LogRange, NodeId, Range,
+        Receipt, RpcError, Sent, Standing, Told, Transaction, TransactionSender, Way,
     },
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
@@ -33,6 +34,8 @@ use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
 const FORGED: Bytes = Bytes::from_static(&[0xff]);
 
 pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
+pub(crate) const ADDRESSES: Addresses =
+    Addresses { decryption: CONTRACT, gateway_config: Address::ZERO };
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -446,23 +449,16 @@ impl Node {
     }
 }
 
-impl Provider for FakeChain {
-    fn addresses(&self) -> Addresses {
-        Addresses { decryption: CONTRACT, gateway_config: Address::ZERO }
-    }
-    fn sound_nodes(&self) -> Vec<NodeId> {
+impl ChainReader for FakeChain {
+    fn standing(&self) -> Standing {
         let node = self.node();
-        let there = (0..node.lies.len()).filter(|node_id| !node.lies[*node_id].away);
-        there.map(NodeId).collect()
-    }
-    fn goes_on(&self, node: NodeId) -> bool {
-        self.node().lies[node.0].goes_on
-    }
-    fn node_count(&self) -> usize {
-        self.node().lies.len()
-    }
-    fn voters(&self) -> Vec<NodeId> {
-        (0..self.node_count()).map(NodeId).collect()
+        let all = (0..node.lies.len()).map(NodeId);
+        Standing {
+            sound: all.clone().filter(|one| !node.lies[one.0].away).collect(),
+            going_on: all.clone().filter(|one| node.lies[one.0].goes_on).collect(),
+            voters: all.clone().collect(),
+            count: all.len(),
+        }
     }
     fn only(&self, asked: NodeId) -> Self {
         Self { asked, ..self.clone() }
@@ -474,9 +470,6 @@ impl Provider for FakeChain {
         let mut heads = self.heads.subscribe();
         heads.mark_changed();
         heads
-    }
-    async fn chain_id(&self) -> Result<u64, RpcError> {
-        Ok(1)
     }
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
         let node = self.ask("header")?;
@@ -514,10 +507,14 @@ impl Provider for FakeChain {
     }
     async fn logs(
         &self,
-        _: Address,
-        topics: &[B256],
+        filter: Filter<'_>,
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
+        let topics = filter.first;
+        if let (LogRange::Numbers { from, to }, [_, ..]) = (range, filter.second) {
+            let answer = self.logs_with(topics, filter.second, (from, to))?;
+            return Ok(Told { by: self.asked, answer });
+        }
         let slow = self.node().lies[self.asked.0].slow_logs;
         if !slow.is_zero() {
             sleep(slow).await;
@@ -609,8 +606,7 @@ impl Provider for FakeChain {
     }
     async fn logs_between(
         &self,
-        address: Address,
-        topics: &[B256],
+        filter: Filter<'_>,
         from: u64,
         to: u64,
     ) -> Result<Range, RpcError> {
@@ -628,7 +624,7 @@ impl Provider for FakeChain {
             node.lags_from = lags;
             ends
         };
-        let told = self.logs(address, topics, LogRange::Numbers { from, to }).await?;
+        let told = self.logs(filter, LogRange::Numbers { from, to }).await?;
         Ok(Range { first, last, events: told.answer, by: told.by })
     }
     async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
@@ -667,24 +663,6 @@ impl Provider for FakeChain {
         }
         Ok(said)
     }
-    async fn logs_with(
-        &self,
-        _: Address,
-        first: &[B256],
-        second: &[B256],
-        range: (u64, u64),
-    ) -> Result<Vec<Event>, RpcError> {
-        let node = self.ask("logs_with")?;
-        if node.lies[self.asked.0].blind {
-            return Ok(Vec::new());
-        }
-        match node.longest_range {
-            Some((longest, _)) if range.1 - range.0 >= longest => {
-                Err(refused("query returned more than 10000 results", None))
-            }
-            _ => Ok(node.logs_with(first, second, range)),
-        }
-    }
     async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
         Ok(self.ask("senders")?.senders(transactions))
     }
@@ -702,13 +680,40 @@ impl Provider for FakeChain {
     ) -> Result<Vec<Transaction>, RpcError> {
         Ok(self.ask("transactions_of")?.transactions_of(sender, blocks))
     }
-    async fn estimate_gas(&self, _: &Call) -> Result<u64, RpcError> {
-        let node = self.ask("estimate")?;
-        node.verdict(self.asked).map(|()| node.lies[self.asked.0].estimate.unwrap_or(node.estimate))
-    }
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
         let has_registry = self.ask("code_size")?.has_registry;
         Ok(usize::from(address == CONTRACT || has_registry))
+    }
+    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
+        let node = self.ask("receipts")?;
+        if node.most_receipts.is_some_and(|most| hashes.len() > most) {
+            return Err(refused("too many", None));
+        }
+        if let Some(block) = node.lies[self.asked.0].receipts_in {
+            let receipt = |hash: &B256| Some(receipt_in(*hash, block));
+            return Ok(hashes.iter().map(receipt).collect());
+        }
+        if node.hide_receipts || node.lies[self.asked.0].no_receipts {
+            return Ok(vec![None; hashes.len()]);
+        }
+        let receipt = |hash: &B256| {
+            let of_event = || {
+                let mut events = node.chain.iter().flat_map(|block| &block.events);
+                let event = events.find(|event| event.transaction == *hash)?;
+                Some(receipt_in(*hash, event.block))
+            };
+            let receipt = node.receipts.get(hash).cloned().or_else(of_event);
+            let success = !node.lies[self.asked.0].reverts;
+            receipt.map(|receipt| Receipt { success: receipt.success && success, ..receipt })
+        };
+        Ok(hashes.iter().map(receipt).collect())
+    }
+}
+
+impl TransactionSender for FakeChain {
+    async fn estimate_gas(&self, _: &Call) -> Result<u64, RpcError> {
+        let node = self.ask("estimate")?;
+        node.verdict(self.asked).map(|()| node.lies[self.asked.0].estimate.unwrap_or(node.estimate))
     }
     async fn balance(&self, _: Address) -> Result<U256, RpcError> {
         Ok(U256::MAX)
@@ -725,7 +730,41 @@ impl Provider for FakeChain {
         let node = self.ask("priority_fee")?;
         Ok(node.lies[self.asked.0].priority_fee.unwrap_or(0))
     }
-    async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
+    async fn send(&self, raw: &Bytes, waits: bool) -> Result<Sent, RpcError> {
+        let hash = self.take(raw).await?;
+        let until = Instant::now() + Duration::from_secs(2);
+        while waits && self.node().offers_receipts && Instant::now() < until {
+            if let Some(block) = self.node().lies[self.asked.0].receipts_in {
+                return Ok(Sent::Mined(receipt_in(hash, block)));
+            }
+            if let Some(receipt) = self.node().receipts.get(&hash) {
+                return Ok(Sent::Mined(receipt.clone()));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Sent::Accepted)
+    }
+}
+
+impl FakeChain {
+    fn logs_with(
+        &self,
+        first: &[B256],
+        second: &[B256],
+        range: (u64, u64),
+    ) -> Result<Vec<Event>, RpcError> {
+        let node = self.ask("logs_with")?;
+        if node.lies[self.asked.0].blind {
+            return Ok(Vec::new());
+        }
+        match node.longest_range {
+            Some((longest, _)) if range.1 - range.0 >= longest => {
+                Err(refused("query returned more than 10000 results", None))
+            }
+            _ => Ok(node.logs_with(first, second, range)),
+        }
+    }
+    async fn take(&self, raw: &Bytes) -> Result<B256, RpcError> {
         let swallowed = {
             let mut node = self.node();
             let swallowed = node.swallows > 0;
@@ -768,43 +807,5 @@ impl Provider for FakeChain {
         node.sent.push(transaction.input().clone());
         node.pool.insert(nonce, Pooled { hash, gas_limit, max_fee, tip });
         if node.mood == Mood::TakeSilently { Err(lost()) } else { Ok(hash) }
-    }
-    async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
-        let hash = self.send_raw_transaction(raw).await?;
-        let until = Instant::now() + Duration::from_secs(2);
-        while self.node().offers_receipts && Instant::now() < until {
-            if let Some(block) = self.node().lies[self.asked.0].receipts_in {
-                return Ok(Sent::Mined(receipt_in(hash, block)));
-            }
-            if let Some(receipt) = self.node().receipts.get(&hash) {
-                return Ok(Sent::Mined(receipt.clone()));
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-        Ok(Sent::Accepted)
-    }
-    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        let node = self.ask("receipts")?;
-        if node.most_receipts.is_some_and(|most| hashes.len() > most) {
-            return Err(refused("too many", None));
-        }
-        if let Some(block) = node.lies[self.asked.0].receipts_in {
-            let receipt = |hash: &B256| Some(receipt_in(*hash, block));
-            return Ok(hashes.iter().map(receipt).collect());
-        }
-        if node.hide_receipts || node.lies[self.asked.0].no_receipts {
-            return Ok(vec![None; hashes.len()]);
-        }
-        let receipt = |hash: &B256| {
-            let of_event = || {
-                let mut events = node.chain.iter().flat_map(|block| &block.events);
-                let event = events.find(|event| event.transaction == *hash)?;
-                Some(receipt_in(*hash, event.block))
-            };
-            let receipt = node.receipts.get(hash).cloned().or_else(of_event);
-            let success = !node.lies[self.asked.0].reverts;
-            receipt.map(|receipt| Receipt { success: receipt.success && success, ..receipt })
-        };
-        Ok(hashes.iter().map(receipt).collect())
     }
 }

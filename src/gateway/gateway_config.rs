@@ -17,7 +17,7 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{
     abi,
     decryption::{ViewError, view},
-    provider::{Provider, RpcError},
+    provider::{ChainReader, RpcError},
 };
 use crate::domain::Address;
 
@@ -32,6 +32,7 @@ const LOOKED_FOR_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct GatewayConfigAdapter<P> {
     provider: P,
+    address: Address,
     wallet: Address,
     /// Whether there is a contract at the address: the seed's default is a placeholder.
     deployed: Arc<AtomicBool>,
@@ -78,14 +79,14 @@ impl RegistryError {
     }
 }
 
-impl<P: Provider> GatewayConfigAdapter<P> {
+impl<P: ChainReader> GatewayConfigAdapter<P> {
     /// `wallet` is this node's transaction sender.
-    pub async fn connect(provider: P, wallet: Address) -> Result<Self, RpcError> {
-        let deployed = provider.code_size(provider.addresses().gateway_config).await? > 0;
+    pub async fn connect(provider: P, address: Address, wallet: Address) -> Result<Self, RpcError> {
+        let deployed = provider.code_size(address).await? > 0;
         let missed = (!deployed).then(Instant::now);
         let cache = Cache { missed, ..Cache::default() };
         let deployed = Arc::new(AtomicBool::new(deployed));
-        Ok(Self { provider, wallet, deployed, cache: Arc::new(Mutex::new(cache)) })
+        Ok(Self { provider, address, wallet, deployed, cache: Arc::new(Mutex::new(cache)) })
     }
 
     /// Whether there was a contract to ask, when it was last looked for.
@@ -99,15 +100,11 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         if self.is_deployed() || cache.missed.is_some_and(just) {
             return Ok(self.is_deployed());
         }
-        let size = self.provider.code_size(self.address()).await;
+        let size = self.provider.code_size(self.address).await;
         let found = size.map_err(ViewError::from)? > 0;
         self.deployed.store(found, Ordering::Relaxed);
         cache.missed = (!found).then(Instant::now);
         Ok(found)
-    }
-
-    fn address(&self) -> Address {
-        self.provider.addresses().gateway_config
     }
 
     /// The base URL of a coprocessor's bucket; `None` if it is not registered or has none.
@@ -119,8 +116,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         if let Some(url) = cache.buckets.get(&coprocessor).and_then(Cached::fresh) {
             return Ok(Some(url.clone()));
         }
-        let found =
-            cache.ask(&self.provider, self.address(), &abi::coprocessor(coprocessor)).await?;
+        let found = cache.ask(&self.provider, self.address, &abi::coprocessor(coprocessor)).await?;
         let url = found.map(|found| found.url).filter(|url| !url.is_empty());
         if let Some(url) = &url {
             cache.buckets.insert(coprocessor, Cached::now(url.clone()));
@@ -137,8 +133,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         if let Some(known) = cache.coprocessors.as_ref().and_then(Cached::fresh) {
             return Ok(known.contains(&coprocessor));
         }
-        let known =
-            cache.ask(&self.provider, self.address(), &abi::coprocessor_tx_senders()).await?;
+        let known = cache.ask(&self.provider, self.address, &abi::coprocessor_tx_senders()).await?;
         let registered = known.contains(&coprocessor);
         if !known.is_empty() {
             cache.coprocessors = Some(Cached::now(known));
@@ -152,7 +147,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         if !self.is_there(&mut cache).await? {
             return Ok(Vec::new());
         }
-        cache.ask(&self.provider, self.address(), &abi::coprocessor_tx_senders()).await
+        cache.ask(&self.provider, self.address, &abi::coprocessor_tx_senders()).await
     }
 
     /// The signer registered for this node's Core; several, where nodes differ. Empty where the contract
@@ -165,7 +160,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         if let Some(signers) = cache.signers.as_ref().and_then(Cached::fresh) {
             return Ok(signers.clone());
         }
-        let node = cache.ask(&self.provider, self.address(), &abi::kms_node(self.wallet)).await?;
+        let node = cache.ask(&self.provider, self.address, &abi::kms_node(self.wallet)).await?;
         Ok(cache.sign(node.map(|node| node.signer).into_iter().collect()))
     }
 
@@ -178,8 +173,7 @@ impl<P: Provider> GatewayConfigAdapter<P> {
         }
         let (mut signers, mut said, mut failed) = (Vec::new(), false, None);
         for node in self.provider.sound_nodes() {
-            match view(&self.provider.only(node), self.address(), &abi::kms_node(self.wallet)).await
-            {
+            match view(&self.provider.only(node), self.address, &abi::kms_node(self.wallet)).await {
                 Ok(registered) => {
                     said = true;
                     let signer = registered.map(|registered| registered.signer);
@@ -202,7 +196,7 @@ impl Cache {
         signers
     }
 
-    async fn ask<T, P: Provider>(
+    async fn ask<T, P: ChainReader>(
         &mut self,
         provider: &P,
         address: Address,
@@ -254,7 +248,8 @@ mod tests {
         };
         let (right, wrong) = (Address::repeat_byte(2), Address::repeat_byte(3));
         chain.node().lies = vec![lies(wrong), lies(right)];
-        let registry = GatewayConfigAdapter::connect(chain.clone(), wallet).await.unwrap();
+        let registry =
+            GatewayConfigAdapter::connect(chain.clone(), Address::ZERO, wallet).await.unwrap();
         assert_eq!(registry.core_signers().await.unwrap(), [wrong]);
         for _ in 0..3 {
             assert_eq!(registry.core_signers_anew().await.unwrap(), [wrong, right]);
@@ -268,7 +263,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn b5_that_there_is_no_registry_is_asked_again() {
         let chain = FakeChain::new(1);
-        let registry = GatewayConfigAdapter::connect(chain.clone(), Address::ZERO).await.unwrap();
+        let registry = GatewayConfigAdapter::connect(chain.clone(), Address::ZERO, Address::ZERO)
+            .await
+            .unwrap();
         chain.node().has_registry = true;
         for (seconds, deployed, asked) in [(9, false, 1), (1, true, 2), (60, true, 2)] {
             advance(Duration::from_secs(seconds)).await;

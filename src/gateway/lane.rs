@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{owner::Owner, start::Known};
 use super::{
-    provider::{Provider, RpcError},
+    provider::{RpcError, TransactionSender},
     wallet::Wallet,
 };
 use crate::{
@@ -310,7 +310,7 @@ pub struct LaneTask<P, L> {
 }
 
 /// Creates a lane and the task that runs it.
-pub fn lane<P: Provider, L: TransactionLedger>(
+pub fn lane<P: TransactionSender, L: TransactionLedger>(
     provider: P,
     wallet: Arc<Wallet>,
     ledger: L,
@@ -327,7 +327,7 @@ pub fn lane<P: Provider, L: TransactionLedger>(
 /// Creates the task for transactions that `sender` has signed and whose key is not available any more
 /// (the wallet was changed by a reload). It ends once every nonce is used, or after an hour in which no
 /// transaction was accepted or mined; the ledger says what is left.
-pub fn drain<P: Provider, L: TransactionLedger>(
+pub fn drain<P: TransactionSender, L: TransactionLedger>(
     provider: P,
     sender: Address,
     ledger: L,
@@ -341,7 +341,7 @@ pub fn drain<P: Provider, L: TransactionLedger>(
     LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics }
 }
 
-impl<P: Provider, L: TransactionLedger> LaneTask<P, L> {
+impl<P: TransactionSender, L: TransactionLedger> LaneTask<P, L> {
     /// Runs until `stop`, or until the lane is drained. Fails only if the journal fails.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let known = Known::of(&self.recovered);

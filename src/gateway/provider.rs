@@ -19,6 +19,7 @@ mod client;
 pub mod connection;
 pub mod endpoint;
 pub mod endpoints;
+mod fan;
 mod head;
 mod hearing;
 mod history;
@@ -38,8 +39,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-#[cfg(test)]
-pub(crate) use self::sends::{is_already_known, verdict};
 pub use self::{
     arbitrum::ArbitrumProvider,
     hearing::{Hearing, are_all},
@@ -51,13 +50,6 @@ use crate::domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256};
 
 /// How long one call may take, connection included.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Where the two contracts of a deployment live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    pub decryption: Address,
-    pub gateway_config: Address,
-}
 
 /// A block's header, as far as the connector needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +135,32 @@ pub struct Transaction {
     pub input: Bytes,
 }
 
+/// Which logs: of this contract, with one of `first` as their first topic; and with one of `second` as
+/// their second, if there are any.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter<'t> {
+    pub address: Address,
+    pub first: &'t [B256],
+    pub second: &'t [B256],
+}
+
+/// How the nodes of a provider stand.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// The sound nodes ([`choice`]), the one that is read from first, and those that go on below a head
+    /// which only others have; where none is sound, those that are connected. Whoever weighs one node's
+    /// word asks the others by [`ChainReader::only`].
+    pub sound: Vec<NodeId>,
+    /// Blocks come from these, as new as blocks are by their own time: what one of them does not have yet
+    /// may not be there.
+    pub going_on: Vec<NodeId>,
+    /// Those not known to be of another chain, in whatever state: before something ends on the words of
+    /// nodes, theirs are to be heard.
+    pub voters: Vec<NodeId>,
+    /// How many there are, in whatever state.
+    pub count: usize,
+}
+
 /// What became of a transaction that a node took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -153,7 +171,7 @@ pub enum Sent {
 }
 
 /// Why a call to the node gave no result.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RpcError {
     /// No answer: not connected, cut, timed out, overloaded. What the node did is unknown.
     #[error("no answer from {host}: {what}")]
@@ -256,20 +274,12 @@ impl RpcError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub usize);
 
-/// What the layers above ask of the chain. `ArbitrumProvider` is the real one.
-pub trait Provider: Clone + Send + Sync + 'static {
-    fn addresses(&self) -> Addresses;
-    /// The sound nodes ([`choice`]), the one that is read from first, and those that go on below a head
-    /// which only others have; where none is sound, those that are connected. Whoever weighs one node's word asks the others by [`Provider::only`].
-    fn sound_nodes(&self) -> Vec<NodeId>;
-    /// Whether blocks come from this node, as new as blocks are by its own time: what it does not have
-    /// yet may not be there.
-    fn goes_on(&self, node: NodeId) -> bool;
-    /// How many nodes there are, in whatever state.
-    fn node_count(&self) -> usize;
-    /// The nodes that are not known to be of another chain, in whatever state: before something ends on
-    /// the words of nodes, theirs are to be heard.
-    fn voters(&self) -> Vec<NodeId>;
+/// What is read of a chain. [`ArbitrumProvider`] is the real one.
+///
+/// A question goes to the node that is read from, and where it does not answer to the next one; of
+/// [`Self::only`] to one alone.
+pub trait ChainReader: Clone + Send + Sync + 'static {
+    fn standing(&self) -> Standing;
     /// The same chain, asked of this node alone: no other one answers in its place.
     #[must_use]
     fn only(&self, node: NodeId) -> Self;
@@ -278,16 +288,22 @@ pub trait Provider: Clone + Send + Sync + 'static {
     /// The newest head, and a wake-up at each change. `None` until the first one was seen.
     fn heads(&self) -> watch::Receiver<Option<Head>>;
 
-    fn chain_id(&self) -> impl Future<Output = Result<u64, RpcError>> + Send;
     /// The header of a block; `None` if the node does not know it.
     fn header(&self, at: At) -> impl Future<Output = Result<Option<Head>, RpcError>> + Send;
-    /// Logs of `address` with one of `topics` first, in chain order.
+    /// In chain order.
     fn logs(
         &self,
-        address: Address,
-        topics: &[B256],
+        filter: Filter<'_>,
         range: LogRange,
     ) -> impl Future<Output = Result<Told<Vec<Event>>, RpcError>> + Send;
+    /// The logs of a range, with the headers of its ends, asked in one message: behind one URL may
+    /// be many nodes, and what one of them knows proves nothing of another's logs.
+    fn logs_between(
+        &self,
+        filter: Filter<'_>,
+        from: u64,
+        to: u64,
+    ) -> impl Future<Output = Result<Range, RpcError>> + Send;
     /// Every log of a block, whoever emitted it: what a header's bloom is made of.
     fn block_logs(
         &self,
@@ -304,15 +320,11 @@ pub trait Provider: Clone + Send + Sync + 'static {
         &self,
         block: B256,
     ) -> impl Future<Output = Result<Option<Vec<B256>>, RpcError>> + Send;
-    /// The logs of a range, with the headers of its ends, asked in one message: behind one URL may
-    /// be many nodes, and what one of them knows proves nothing of another's logs.
-    fn logs_between(
+    /// Receipts by transaction hash, in the order asked; `None` where the node has none.
+    fn receipts(
         &self,
-        address: Address,
-        topics: &[B256],
-        from: u64,
-        to: u64,
-    ) -> impl Future<Output = Result<Range, RpcError>> + Send;
+        hashes: &[B256],
+    ) -> impl Future<Output = Result<Vec<Option<Receipt>>, RpcError>> + Send;
     fn call(&self, call: &Call, at: At) -> impl Future<Output = Result<Bytes, RpcError>> + Send;
     /// Several calls of one node, and what each came to, in their order.
     fn calls(
@@ -320,15 +332,7 @@ pub trait Provider: Clone + Send + Sync + 'static {
         calls: &[Call],
         at: At,
     ) -> impl Future<Output = Result<Vec<Result<Bytes, RpcError>>, RpcError>> + Send;
-    /// Logs of `address` with one of `first` as their first topic and one of `second` as their second,
-    /// in these blocks, both ends included, in chain order.
-    fn logs_with(
-        &self,
-        address: Address,
-        first: &[B256],
-        second: &[B256],
-        range: (u64, u64),
-    ) -> impl Future<Output = Result<Vec<Event>, RpcError>> + Send;
+    fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
     /// Who sent each of these transactions; `None` where the node does not know it.
     fn senders(
         &self,
@@ -347,8 +351,26 @@ pub trait Provider: Clone + Send + Sync + 'static {
         sender: Address,
         blocks: &[u64],
     ) -> impl Future<Output = Result<Vec<Transaction>, RpcError>> + Send;
-    fn estimate_gas(&self, call: &Call) -> impl Future<Output = Result<u64, RpcError>> + Send;
-    fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
+
+    /// See [`Standing::sound`].
+    fn sound_nodes(&self) -> Vec<NodeId> {
+        self.standing().sound
+    }
+    /// See [`Standing::going_on`].
+    fn goes_on(&self, node: NodeId) -> bool {
+        self.standing().going_on.contains(&node)
+    }
+    /// See [`Standing::voters`].
+    fn voters(&self) -> Vec<NodeId> {
+        self.standing().voters
+    }
+    fn node_count(&self) -> usize {
+        self.standing().count
+    }
+}
+
+/// What a wallet needs of a chain beside reading it.
+pub trait TransactionSender: ChainReader {
     fn balance(&self, address: Address) -> impl Future<Output = Result<U256, RpcError>> + Send;
     /// Transactions mined from `address` up to a block: its next nonce after that.
     fn transaction_count(
@@ -358,45 +380,10 @@ pub trait Provider: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<u64, RpcError>> + Send;
     /// Wei per gas the node suggests as a tip.
     fn priority_fee(&self) -> impl Future<Output = Result<u128, RpcError>> + Send;
+    fn estimate_gas(&self, call: &Call) -> impl Future<Output = Result<u64, RpcError>> + Send;
     /// Hands a transaction to every node. One acceptance is enough, and "already known" is one. A
-    /// refusal comes back only if every node has proved that it did not take it.
-    fn send_raw_transaction(
-        &self,
-        raw: &Bytes,
-    ) -> impl Future<Output = Result<B256, RpcError>> + Send;
-    /// The same, and waits a moment for the receipt, where a node offers that (EIP-7966).
-    fn send_raw_transaction_sync(
-        &self,
-        raw: &Bytes,
-    ) -> impl Future<Output = Result<Sent, RpcError>> + Send;
-    /// Receipts by transaction hash, in the order asked; `None` where the node has none.
-    fn receipts(
-        &self,
-        hashes: &[B256],
-    ) -> impl Future<Output = Result<Vec<Option<Receipt>>, RpcError>> + Send;
-}
-
-/// What an instance asks of its provider beside what its rooms do.
-pub trait Nodes: Provider {
-    /// The hosts of all nodes, for messages.
-    fn hosts(&self) -> &str;
-    /// Each node's host, whether it may be called, and its newest block.
-    fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)>;
-    /// Why no node is connected just now; `None` while one is. Asks nobody.
-    fn trouble(&self) -> Option<RpcError>;
-    /// Waits until a node is connected, or each has been tried once.
-    fn first_attempt(&self) -> impl Future<Output = Result<(), RpcError>> + Send;
-    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
-    fn beginnings(&self) -> Vec<(&str, Beginning)>;
-    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
-    fn settle_genesis(&self, genesis: B256) -> impl Future<Output = ()> + Send;
-    /// Returns once every node has said for a while that block 0 is another one than the one that is
-    /// meant, and the same: that one was a single node's word, or the chain was made anew. Why.
-    fn made_anew(&self) -> impl Future<Output = RpcError> + Send;
-    /// Everything up to this block was read by an earlier run.
-    fn begin_after(&self, block: BlockRef);
-    /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
-    /// another one there is of another chain, as long as some node is not. Now and then the nodes are
-    /// asked.
-    fn read_up_to(&self, block: BlockRef) -> impl Future<Output = ()> + Send;
+    /// refusal comes back only if every node has proved that it did not take it. `waits`: a moment for
+    /// the receipt, where a node offers that (EIP-7966).
+    fn send(&self, raw: &Bytes, waits: bool)
+    -> impl Future<Output = Result<Sent, RpcError>> + Send;
 }

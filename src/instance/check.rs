@@ -4,11 +4,11 @@
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{CheckError, Unready, edges::Edges, report, world};
+use super::{CheckError, Unready, edges::Edges, parts::addresses, report, world};
 use crate::{
     config::Config,
     flow::kms_core::{self, KmsCore},
-    gateway::{decryption::DecryptionAdapter, provider::Nodes},
+    gateway::{decryption::DecryptionAdapter, provider::ArbitrumProvider},
     heart::Hearts,
     metrics::Metrics,
 };
@@ -50,11 +50,11 @@ fn outside(on: String, cause: Unready) -> CheckError {
     CheckError::Outside { on, cause }
 }
 
-async fn ask_gateway(provider: &impl Nodes, config: &Config) -> Result<(), CheckError> {
+async fn ask_gateway(provider: &ArbitrumProvider, config: &Config) -> Result<(), CheckError> {
     let asking = async {
         provider.first_attempt().await?;
         world::ask_chain(provider).await?;
-        let decryption = DecryptionAdapter::new(provider.clone());
+        let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
         if decryption.is_deployed().await? {
             world::ask_domain(&decryption, config).await?;
         }

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BuildError, OBSERVER,
     edges::{self, fallback_store, gateway_at, load_roots},
+    parts::addresses,
     report, world,
 };
 use crate::{
@@ -132,7 +133,8 @@ fn prepare(config: &Config, tasks: &mut JoinSet<()>) -> Result<Tools, BuildError
         let (provider, connections) =
             gateway_at(config, &roots, std::iter::once(url), metrics.clone())?;
         tasks.spawn(connections.run(Hearts::default(), CancellationToken::new()));
-        nodes.push(reading::Node { shown: url.to_string(), provider });
+        let (shown, addresses) = (url.to_string(), addresses(config));
+        nodes.push(reading::Node { shown, provider, addresses });
     }
     let (transport, domain) = (edges::core(config, &roots)?, world::configured_domain(config));
     let core = KmsCore::new(transport, domain, kms_core::Options::default(), metrics);
@@ -218,8 +220,8 @@ async fn look_at_chain(
     let provider = &tools.nodes[best].provider;
     let address = wallet.map(Wallet::address);
     let registry = async {
-        let connecting =
-            GatewayConfigAdapter::connect(provider.clone(), address.unwrap_or_default());
+        let (at, wallet) = (config.gateway_config_address, address.unwrap_or_default());
+        let connecting = GatewayConfigAdapter::connect(provider.clone(), at, wallet);
         let connected = timeout(PATIENCE, connecting).await.ok()?.ok()?;
         let registration = contracts::look_at_registry(&connected, config, address);
         let looked = tokio::join!(registration, buckets::look(&connected, &tools.http));

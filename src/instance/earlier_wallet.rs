@@ -11,7 +11,7 @@ use crate::{
     domain::{Address, LedgerError},
     gateway::{
         lane::{self, SignedTransaction},
-        provider::Provider,
+        provider::TransactionSender,
     },
     heart::Heart,
     journal::{Journal, Left},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Follows them, closes the old journal, and then waits for `stop`.
-pub(super) async fn follow<P: Provider>(left: Left, provider: P, stop: CancellationToken) {
+pub(super) async fn follow<P: TransactionSender>(left: Left, provider: P, stop: CancellationToken) {
     let Left { wallet, journal, writer } = left;
     let closing = CancellationToken::new();
     let writing = writer.run(Heart::default(), Metrics::default(), closing.clone());
@@ -57,7 +57,7 @@ struct Followed {
     given_up: usize,
 }
 
-async fn drain<P: Provider>(
+async fn drain<P: TransactionSender>(
     journal: &Journal,
     provider: P,
     wallet: Address,

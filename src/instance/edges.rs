@@ -13,7 +13,7 @@ use crate::{
         ciphertexts::{BucketClient, FallbackStore},
         kms_core::Transport,
     },
-    gateway::provider::{Addresses, ArbitrumProvider, endpoint::Endpoint, endpoints::Connections},
+    gateway::provider::{ArbitrumProvider, endpoint::Endpoint, endpoints::Connections},
     heart::Hearts,
     machine::Machine,
     metrics::Metrics,
@@ -27,9 +27,9 @@ const IDLE_CONNECTIONS: usize = 16;
 pub type Connecting = Box<dyn FnOnce(Hearts, CancellationToken) -> BoxFuture<'static, ()> + Send>;
 
 /// The outside of one instance. Nothing is connected before the instance begins.
-pub struct Edges<N> {
+pub struct Edges {
     /// The gateway's nodes.
-    pub gateway: N,
+    pub gateway: ArbitrumProvider,
     pub connecting: Connecting,
     /// The KMS Core; an instance that only observes makes nothing of it.
     pub core: Transport,
@@ -39,13 +39,13 @@ pub struct Edges<N> {
     pub machine: Machine,
 }
 
-impl<N: fmt::Debug> fmt::Debug for Edges<N> {
+impl fmt::Debug for Edges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Edges").field("gateway", &self.gateway).finish_non_exhaustive()
     }
 }
 
-impl Edges<ArbitrumProvider> {
+impl Edges {
     /// The real world, as a configuration names it. What is asked of it is counted.
     pub(super) fn real(config: &Config, metrics: Metrics) -> Result<Self, BuildError> {
         let roots = load_roots(config)?;
@@ -91,11 +91,7 @@ pub(super) fn gateway_at<'u>(
         endpoint.through(proxies.clone())
     };
     let endpoints = urls.map(endpoint).collect();
-    let addresses = Addresses {
-        decryption: config.decryption_address,
-        gateway_config: config.gateway_config_address,
-    };
-    Ok(ArbitrumProvider::new(addresses, config.chain_id, endpoints, metrics))
+    Ok(ArbitrumProvider::new(config.chain_id, endpoints, metrics))
 }
 
 pub(super) fn core(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {

@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     gateway::{
         decryption::{DecryptionAdapter, Support},
-        provider::{At, Provider, RpcError},
+        provider::{At, ChainReader, RpcError},
     },
     heart::Heart,
     journal::Journal,
@@ -26,7 +26,7 @@ const UPGRADE_SETTLES_IN: Duration = Duration::from_secs(10);
 
 /// Looks at the contract again after an upgrade, once more soon after it (the node may have
 /// lagged), and now and then. A task of its own: requests wait for it.
-pub(super) async fn follow_support<P: Provider>(
+pub(super) async fn follow_support<P: ChainReader>(
     gateway: String,
     decryption: DecryptionAdapter<P>,
     support: watch::Sender<Support>,
@@ -67,7 +67,7 @@ const UNTOLD: u32 = 3;
 
 /// Up to where nothing changes any more: what the node's tag says, or far below the head where no node
 /// has the tag. `untold`: how often in a row it was not told.
-async fn final_block<P: Provider>(provider: &P, untold: &mut u32) -> Option<u64> {
+async fn final_block<P: ChainReader>(provider: &P, untold: &mut u32) -> Option<u64> {
     if let Ok(Some(last)) = provider.header(At::Finalized).await {
         *untold = 0;
         return Some(last.block.number);
@@ -87,7 +87,7 @@ async fn final_block<P: Provider>(provider: &P, untold: &mut u32) -> Option<u64>
 }
 
 /// Slow chores: pruning.
-pub(super) async fn housekeeping<P: Provider>(
+pub(super) async fn housekeeping<P: ChainReader>(
     journal: Journal,
     provider: P,
     retention: Duration,

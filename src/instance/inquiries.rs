@@ -33,7 +33,7 @@ use crate::{
     clock::Clock,
     domain::{BlockRef, Bytes, Outcome, ShownId, U256},
     flow::{Entrance, Intake, arrivals::backfill::Backfill},
-    gateway::{abi, provider::Provider},
+    gateway::{abi, provider::ChainReader},
     heart::Heart,
     journal::{
         self, Journal, JournaledTransaction, Listing, Look, Position, ReadOnly, RequestRecord,
@@ -59,7 +59,7 @@ const STORE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The task.
 #[derive(Debug)]
-pub(super) struct Inquiries<P: Provider> {
+pub(super) struct Inquiries<P: ChainReader> {
     pub journal: Journal,
     pub backfill: Backfill<P, Journal>,
     pub walk: Entrance,
@@ -69,7 +69,7 @@ pub(super) struct Inquiries<P: Provider> {
     pub clock: Clock,
 }
 
-impl<P: Provider> Inquiries<P> {
+impl<P: ChainReader> Inquiries<P> {
     /// Puts up a desk, and answers what is asked there until the tasks it hands on to have ended.
     pub(super) async fn run(self, desks: watch::Sender<Option<Desk>>) {
         let Self { journal, backfill, walk, progress, why, clock } = self;

@@ -22,7 +22,7 @@ use crate::{
     backoff::Backoff,
     config::Config,
     domain::Address,
-    gateway::provider::Nodes,
+    gateway::provider::ArbitrumProvider,
     heart,
     journal::{
         self, Condition, Damage, Identity, Journal, JournalError, Kept, OpenError, Opened,
@@ -203,7 +203,7 @@ impl Instance {
         &mut self,
         config: &Config,
         wallet: Address,
-        provider: &impl Nodes,
+        provider: &ArbitrumProvider,
     ) -> Result<Journal, BuildError> {
         let dir = if config.observes() {
             observe_dir(&self.supervision.state_dir, &self.supervision.name)

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{
     Around, BuildError, Instance, OBSERVER, Reading, Ways,
-    parts::{depth, flow_options, intakes, open_ciphertexts},
+    parts::{addresses, depth, flow_options, intakes, open_ciphertexts},
     report::Mode,
     world::{self, Waits},
 };
@@ -19,7 +19,7 @@ use crate::{
         arrivals::suspects::Suspects,
         ciphertexts::{BucketClient, FallbackStore},
     },
-    gateway::{decryption::DecryptionAdapter, provider::Nodes},
+    gateway::{decryption::DecryptionAdapter, provider::ArbitrumProvider},
     heart,
 };
 
@@ -28,14 +28,14 @@ impl Instance {
     pub(super) async fn build_observer(
         &mut self,
         config: &Config,
-        provider: impl Nodes,
+        provider: ArbitrumProvider,
         (buckets, fallback): (BucketClient, Option<FallbackStore>),
     ) -> Result<(), BuildError> {
         let (waits, gateway) =
             (Waits::building(&self.supervision.reporter), world::gateway_name(&provider));
         info!("mode = \"observe\": nothing is asked, signed or sent");
         let journal = self.open_journal(config, OBSERVER, &provider).await?;
-        let decryption = DecryptionAdapter::new(provider.clone());
+        let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
         world::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let registry = world::find_registry(&waits, &gateway, &provider, OBSERVER, config).await;

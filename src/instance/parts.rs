@@ -18,8 +18,9 @@ use crate::{
         entrances,
     },
     gateway::{
+        decryption::Addresses,
         gateway_config::{GatewayConfigAdapter, RegistryError},
-        provider::Provider,
+        provider::ChainReader,
     },
     metrics::Metrics,
 };
@@ -30,6 +31,13 @@ pub(super) const RECOVERED_AHEAD: usize = 64;
 /// The channels of a walk.
 pub(super) fn intakes(config: &Config) -> (Intakes, Entrance, Entrance) {
     entrances(config.channel_size, RECOVERED_AHEAD)
+}
+
+pub(super) fn addresses(config: &Config) -> Addresses {
+    Addresses {
+        decryption: config.decryption_address,
+        gateway_config: config.gateway_config_address,
+    }
 }
 
 pub(super) fn flow_options(config: &Config) -> FlowOptions {
@@ -74,7 +82,7 @@ pub(super) fn depth(config: &Config) -> Depth {
     }
 }
 
-pub(super) fn open_ciphertexts<P: Provider>(
+pub(super) fn open_ciphertexts<P: ChainReader>(
     config: &Config,
     http: BucketClient,
     fallback: Option<FallbackStore>,
@@ -95,7 +103,7 @@ fn lookup(error: RegistryError) -> BucketLookupError {
     BucketLookupError { code: error.code(), source: Arc::new(error) }
 }
 
-impl<P: Provider> Buckets for GatewayConfigAdapter<P> {
+impl<P: ChainReader> Buckets for GatewayConfigAdapter<P> {
     async fn bucket(&self, coprocessor: Address) -> Result<Option<String>, BucketLookupError> {
         self.bucket_url(coprocessor).await.map_err(lookup)
     }

@@ -17,7 +17,7 @@ use crate::{
     domain::{Address, BlockRef, LedgerError},
     gateway::{
         lane::Recovered,
-        provider::{At, Provider, RpcError},
+        provider::{At, RpcError, TransactionSender},
     },
     journal::Journal,
     repeats::Repeats,
@@ -31,7 +31,7 @@ const VOTE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Requests up to this block may have been answered. Nodes that do not tell the wallet's count leave
 /// it open.
-pub(super) async fn maybe_answered_up_to<P: Provider>(
+pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
     provider: &P,
     journal: &Journal,
     wallet: Address,
@@ -52,7 +52,7 @@ pub(super) async fn maybe_answered_up_to<P: Provider>(
 }
 
 /// The wallet's count, by the node that knows most of it. `None`: nobody says.
-async fn highest_count<P: Provider>(provider: &P, wallet: Address) -> Option<u64> {
+async fn highest_count<P: TransactionSender>(provider: &P, wallet: Address) -> Option<u64> {
     let asked =
         provider.sound_nodes().into_iter().map(|node| {
             let one = provider.only(node);
@@ -67,7 +67,7 @@ async fn highest_count<P: Provider>(provider: &P, wallet: Address) -> Option<u64
 }
 
 /// The newest block, once a node tells.
-async fn head<P: Provider>(provider: &P) -> u64 {
+async fn head<P: TransactionSender>(provider: &P) -> u64 {
     let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut repeats = Repeats::default();
     loop {

@@ -16,7 +16,7 @@ use super::{BuildError, OBSERVER, RebuildError, Unready, edges::Edges, world};
 use crate::{
     config::Config,
     domain::BlockRef,
-    gateway::provider::{At, Nodes},
+    gateway::provider::{ArbitrumProvider, At, ChainReader as _},
     heart::Hearts,
     journal::{self, Identity, Rebuilt},
     machine::Machine,
@@ -70,7 +70,7 @@ impl<E: Into<Unready>> From<E> for Refused {
 
 /// Whose journal it is, and the block before the first one to be read.
 async fn ask(
-    provider: &impl Nodes,
+    provider: &ArbitrumProvider,
     machine: &Machine,
     config: &Config,
     state_dir: &Path,

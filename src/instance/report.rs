@@ -32,7 +32,7 @@ use crate::{
         depth::Tag,
         kms_core::{Health, KmsCore},
     },
-    gateway::provider::Nodes,
+    gateway::provider::{ArbitrumProvider, ChainReader as _, TransactionSender as _},
     heart::Heart,
     journal::{Journal, JournalError, Space},
     metrics::Standing,
@@ -59,10 +59,10 @@ const NEVER: u64 = u64::MAX;
 
 /// The task.
 #[derive(Debug)]
-pub(super) struct Report<N> {
+pub(super) struct Report {
     pub reporter: Reporter,
     pub clock: Clock,
-    pub provider: N,
+    pub provider: ArbitrumProvider,
     pub mode: Mode,
     pub journal: Journal,
     /// The cursor, as it moves.
@@ -104,7 +104,7 @@ impl Mode {
 /// What was found of the Core. `None`: it was not asked yet.
 type Found = Option<Result<(), CoreTrouble>>;
 
-impl<N: Nodes> Report<N> {
+impl Report {
     pub(super) async fn run(self, heart: Heart) -> Result<(), JournalError> {
         let (sender, found) = watch::channel(None);
         let following = async {
@@ -323,7 +323,7 @@ pub(super) fn core_name(core: &KmsCore) -> String {
 }
 
 /// Tells how each gateway node is, also while the instance is built: that may wait for one.
-pub(super) async fn follow_endpoints(provider: impl Nodes, reporter: Reporter, clock: Clock) {
+pub(super) async fn follow_endpoints(provider: ArbitrumProvider, reporter: Reporter, clock: Clock) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut nodes, mut repeats) = (stale::Nodes::default(), Repeats::default());

@@ -36,7 +36,7 @@ use crate::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
         lane::{LaneOptions, lane},
-        provider::Nodes,
+        provider::ArbitrumProvider,
         wallet::Wallet,
     },
     heart,
@@ -44,14 +44,14 @@ use crate::{
 };
 
 /// What the rooms are made of.
-pub(super) struct Ground<N> {
-    pub provider: N,
+pub(super) struct Ground {
+    pub provider: ArbitrumProvider,
     pub buckets: BucketClient,
     pub fallback: Option<FallbackStore>,
     pub wallet: Arc<Wallet>,
     pub journal: Journal,
-    pub decryption: DecryptionAdapter<N>,
-    pub registry: GatewayConfigAdapter<N>,
+    pub decryption: DecryptionAdapter<ArbitrumProvider>,
+    pub registry: GatewayConfigAdapter<ArbitrumProvider>,
     pub support: watch::Sender<Support>,
     pub core: KmsCore,
     pub left: LeftOver,
@@ -60,10 +60,10 @@ pub(super) struct Ground<N> {
 }
 
 /// What stands around a walk is made of these.
-pub(super) struct Around<N> {
-    pub provider: N,
+pub(super) struct Around {
+    pub provider: ArbitrumProvider,
     pub journal: Journal,
-    pub decryption: DecryptionAdapter<N>,
+    pub decryption: DecryptionAdapter<ArbitrumProvider>,
     pub support: watch::Sender<Support>,
     pub reading: Reading,
     pub mode: Mode,
@@ -81,7 +81,7 @@ pub(super) struct Ways {
 
 impl Instance {
     /// Each room in a task of its own.
-    pub(super) fn open_rooms<N: Nodes>(&mut self, config: &Config, ground: Ground<N>) {
+    pub(super) fn open_rooms(&mut self, config: &Config, ground: Ground) {
         let Ground {
             provider,
             buckets,
@@ -152,7 +152,7 @@ impl Instance {
     }
 
     /// What stands around every walk: who brings it requests, who looks after its journal, who tells.
-    pub(super) fn open_around<N: Nodes>(&mut self, config: &Config, around: Around<N>, ways: Ways) {
+    pub(super) fn open_around(&mut self, config: &Config, around: Around, ways: Ways) {
         let Around { provider, journal, decryption, support, reading, mode } = around;
         let Ways { walk, walk_again, ripe, suspects } = ways;
         let (hearts, ripe_up_to) = (self.supervision.hearts.clone(), ripe.subscribe());
@@ -265,7 +265,7 @@ impl Instance {
     /// By what was read nodes are told from those of other chains.
     fn follow_reading(
         &mut self,
-        provider: impl Nodes,
+        provider: ArbitrumProvider,
         mut progress: watch::Receiver<Option<BlockRef>>,
     ) {
         let following = async move {

@@ -18,7 +18,8 @@
 //! The edges are as low as they can be without a socket, a thread or a clock of the machine, so that
 //! as much as possible of the product is played:
 //!
-//! - the node: [`Nodes`](crate::gateway::provider::Nodes), the port the rooms have anyway;
+//! - the nodes: messages of JSON-RPC over what takes the place of http ([`Endpoint::over`]): connections,
+//!   the choice between nodes, failures, arrays of calls and the fields of what nodes tell are played;
 //! - the Core: the function under the generated client ([`Transport`]): messages, deadlines, the
 //!   table of statuses and the check of signatures are the real ones;
 //! - the buckets: the one GET of the downloads ([`BucketClient`]);
@@ -26,19 +27,18 @@
 //!   it noted and had not committed dies with the process, as it does outside. So no model of the
 //!   journal is needed that would have to be proved right first.
 //!
-//! There are one or two endpoints, each with machines behind it. The product's own choice tells which
-//! one is read from (`endpoints`); what each says that is not so stands in `lies`.
+//! There are one or two endpoints, each with machines behind it; what each says that is not so stands in
+//! `lies`.
 //!
-//! Not played: an upgrade of the contract, an earlier wallet, an instance that only observes; connections
-//! (`provider::connection`), nodes of other chains, arrays of calls, the fields of a receipt, HTTP/2 and
-//! sockets. They have tests of their own.
+//! Not played: an upgrade of the contract, an earlier wallet, an instance that only observes; subscriptions,
+//! nodes of other chains, HTTP/2 and sockets. They have tests of their own.
+//!
+//! [`Endpoint::over`]: crate::gateway::provider::endpoint::Endpoint::over
 
 mod chain;
 mod core;
-mod endpoints;
 mod lies;
 mod nature;
-mod node;
 mod oracle;
 mod plan;
 mod requests;
@@ -59,7 +59,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     chain::{CHAIN_ID, DECRYPTION, GATEWAY_CONFIG},
-    node::SimulatedNode,
     plan::Plan,
     world::{Life, State, World},
 };
@@ -72,7 +71,7 @@ use crate::{
         depth::{Depth, Finality},
         kms_core::Transport,
     },
-    gateway::{lane::HIGHEST_FEE, wallet::Wallet},
+    gateway::{lane::HIGHEST_FEE, provider::ArbitrumProvider, wallet::Wallet},
     heart::Hearts,
     machine::{Fate, Machine, Player},
     metrics::Metrics,
@@ -164,7 +163,6 @@ async fn story(seed: u64, plan: &Plan, state_dir: &Path) -> Told {
     let home = Home { state_dir, config, wallet, world: world.clone() };
     let mut nature = JoinSet::new();
     nature.spawn(nature::turns(world.clone()));
-    nature.spawn(nature::looks(world.clone()));
     let mut estate = None;
     let running = loop {
         match home.one_life(estate.take()).await {
@@ -291,7 +289,6 @@ impl Home<'_> {
     async fn one_life(&self, estate: Option<Estate>) -> Went<'_> {
         let life = Life::new(self.world.clone());
         self.world.say(format_args!("the process starts"));
-        self.world.state().connect();
         let mut running = self.start(&life, estate);
         let mut calm_since = None;
         loop {
@@ -336,19 +333,13 @@ impl Home<'_> {
             stop: stop.clone(),
             abort: abort.clone(),
         };
-        let (stragglers, left_to_send) = endpoints::asked::stragglers();
+        let urls = self.world.state().plan.urls;
+        let endpoints = (0..urls).map(|index| rpc::endpoint(life, self.wallet, index)).collect();
+        let metrics = reporter.metrics.clone();
+        let (gateway, connections) = ArbitrumProvider::new(CHAIN_ID, endpoints, metrics);
         let edges = Edges {
-            gateway: SimulatedNode {
-                life: life.clone(),
-                wallet: self.wallet,
-                only: None,
-                stragglers,
-            },
-            connecting: Box::new(|_, stop| {
-                Box::pin(async move {
-                    stop.run_until_cancelled(endpoints::asked::finish(left_to_send)).await;
-                })
-            }),
+            gateway,
+            connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
             core: Transport::over("core", core::served::carrier(life)),
             buckets: BucketClient::over(store::network(life)),
             fallback: None,

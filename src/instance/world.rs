@@ -18,7 +18,7 @@ use crate::{
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        provider::{At, Nodes, Provider, RpcError},
+        provider::{ArbitrumProvider, At, ChainReader, RpcError, TransactionSender},
         wallet::Wallet,
     },
     journal::{self, Journal},
@@ -158,12 +158,12 @@ pub(super) fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
 }
 
 /// The gateway node, or all of them, as messages name it.
-pub(super) fn gateway_name(provider: &impl Nodes) -> String {
+pub(super) fn gateway_name(provider: &ArbitrumProvider) -> String {
     format!("the gateway node at {}", provider.hosts())
 }
 
 /// Whether a node of the chain id is there.
-pub(super) async fn ask_chain(provider: &impl Provider) -> Result<(), Unready> {
+pub(super) async fn ask_chain(provider: &ArbitrumProvider) -> Result<(), Unready> {
     Ok(provider.chain_id().await.map(drop)?)
 }
 
@@ -196,7 +196,7 @@ async fn look_for_beginnings(
 /// Which chain of this id is meant, by all nodes and by what is `known`. The nodes of others are left
 /// out from now on.
 pub(super) async fn settle_genesis(
-    provider: &impl Nodes,
+    provider: &ArbitrumProvider,
     known: &[journal::Beginning],
 ) -> Result<B256, Unready> {
     if let Some(error) = provider.trouble() {
@@ -214,7 +214,7 @@ pub(super) async fn settle_genesis(
 /// Where reading began by the newest journal of another block 0, if what it read is of this chain: then
 /// only its block 0 was wrong, and nobody read on since.
 pub(super) async fn begun_after(
-    provider: &impl Nodes,
+    provider: &impl ChainReader,
     known: &[journal::Beginning],
     genesis: B256,
 ) -> Option<u64> {
@@ -245,7 +245,7 @@ const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// Which contract is deployed. That it is one of which every request is held counts if, a little later,
 /// no sound node says otherwise.
-pub(super) async fn ask_support<P: Provider>(
+pub(super) async fn ask_support<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
 ) -> Result<(Support, Option<OutsideText>), RpcError> {
     let first = decryption.support().await?;
@@ -262,7 +262,7 @@ pub(super) async fn ask_support<P: Provider>(
 }
 
 /// The domain of the contract: what is configured, if any sound node says so a little later.
-async fn domain_of<P: Provider>(
+async fn domain_of<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
     configured: &SigningDomain,
 ) -> Result<Option<SigningDomain>, RpcError> {
@@ -283,7 +283,7 @@ async fn domain_of<P: Provider>(
 }
 
 /// The domain the configuration names, unless the contract contradicts it.
-pub(super) async fn ask_domain<P: Provider>(
+pub(super) async fn ask_domain<P: ChainReader>(
     decryption: &DecryptionAdapter<P>,
     config: &Config,
 ) -> Result<SigningDomain, Unready> {
@@ -312,7 +312,7 @@ pub(super) fn configured_domain(config: &Config) -> SigningDomain {
 }
 
 /// Waits for the contract; refuses a signing domain that the configuration contradicts.
-pub(super) async fn check_decryption<P: Provider>(
+pub(super) async fn check_decryption<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
     decryption: &DecryptionAdapter<P>,
@@ -337,7 +337,7 @@ pub(super) async fn check_decryption<P: Provider>(
 }
 
 /// Which contract is deployed.
-pub(super) async fn watch_support<P: Provider>(
+pub(super) async fn watch_support<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
     decryption: &DecryptionAdapter<P>,
@@ -357,7 +357,7 @@ pub(super) async fn watch_support<P: Provider>(
 }
 
 /// The registry of buckets and nodes, and what it says of this node.
-pub(super) async fn reach_registry<P: Provider>(
+pub(super) async fn reach_registry<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
     provider: &P,
@@ -380,16 +380,16 @@ pub(super) async fn reach_registry<P: Provider>(
 }
 
 /// The registry of buckets and nodes.
-pub(super) async fn find_registry<P: Provider>(
+pub(super) async fn find_registry<P: ChainReader>(
     waits: &Waits,
     gateway: &str,
     provider: &P,
     wallet: Address,
     config: &Config,
 ) -> GatewayConfigAdapter<P> {
-    let connect = || GatewayConfigAdapter::connect(provider.clone(), wallet);
-    let registry = waits.wait(gateway, RpcError::code, connect).await;
     let address = config.gateway_config_address;
+    let connect = || GatewayConfigAdapter::connect(provider.clone(), address, wallet);
+    let registry = waits.wait(gateway, RpcError::code, connect).await;
     if !registry.is_deployed() {
         if config.s3.is_some() {
             warn!(%address, "no code at gateway_config_address: ciphertexts come from [s3_config] alone");
@@ -402,7 +402,7 @@ pub(super) async fn find_registry<P: Provider>(
 }
 
 /// What an operator should hear about the wallet before the first answer.
-pub(super) async fn check_wallet<P: Provider>(
+pub(super) async fn check_wallet<P: TransactionSender>(
     provider: &P,
     wallet: Address,
     journal: &Journal,
@@ -480,7 +480,7 @@ mod tests {
     use super::*;
     use crate::gateway::{
         abi,
-        fake_chain::{FakeChain, Lies},
+        fake_chain::{ADDRESSES, FakeChain, Lies},
     };
 
     /// The first of two nodes tells this of the contract.
@@ -489,7 +489,7 @@ mod tests {
         let lies = Lies { views: vec![(call, told)], ..Lies::default() };
         chain.node().lies = vec![lies, Lies::default()];
         chain.node().past.version = Some("Decryption v0.2.0");
-        (chain.clone(), DecryptionAdapter::new(chain))
+        (chain.clone(), DecryptionAdapter::new(chain, ADDRESSES))
     }
 
     #[tokio::test(start_paused = true)]

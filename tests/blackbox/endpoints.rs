@@ -7,8 +7,8 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
     domain::BlockRef,
     gateway::provider::{
-        Addresses, ArbitrumProvider, At, LogRange, NodeId, Nodes, Provider, RpcError, Sent,
-        endpoint::Endpoint, quirks,
+        ArbitrumProvider, At, ChainReader, Filter, LogRange, NodeId, RpcError, Sent,
+        TransactionSender, endpoint::Endpoint, quirks,
     },
     heart::Hearts,
     metrics::Metrics,
@@ -26,6 +26,10 @@ use crate::world::{
     rpc::Call,
     until,
 };
+
+fn filter(first: &[B256]) -> Filter<'_> {
+    Filter { address: Address::ZERO, first, second: &[] }
+}
 
 const POLL: Duration = Duration::from_millis(20);
 const SOON: Duration = Duration::from_secs(30);
@@ -55,9 +59,8 @@ async fn ground(schemes: &[&str]) -> Result<Ground> {
         let url = url.parse().map_err(|_| Error::other("a URL"))?;
         endpoints.push(Endpoint::new(url, tls.clone(), http_client(Duration::from_mins(1))?));
     }
-    let addresses = Addresses { decryption: Address::ZERO, gateway_config: Address::ZERO };
     let (provider, connections) =
-        ArbitrumProvider::new(addresses, anvil.chain_id(), endpoints, Metrics::default());
+        ArbitrumProvider::new(anvil.chain_id(), endpoints, Metrics::default());
     let mut running = JoinSet::new();
     running.spawn(connections.run(Hearts::default(), CancellationToken::new()));
     Ok(Ground { provider, nodes, anvil, _running: running, _dir: dir })
@@ -113,11 +116,11 @@ fn taken(hash: B256) -> Lie {
 
 const SEND: &str = "eth_sendRawTransaction";
 
-async fn send(ground: &Ground) -> Result<B256, RpcError> {
-    ground.provider.send_raw_transaction(&transaction().0).await
+async fn send(ground: &Ground) -> Result<Sent, RpcError> {
+    ground.provider.send(&transaction().0, false).await
 }
 
-fn refusal(sent: &Result<B256, RpcError>) -> Option<quirks::Refusal> {
+fn refusal(sent: &Result<Sent, RpcError>) -> Option<quirks::Refusal> {
     match sent {
         Err(RpcError::Refused { code, message, .. }) => Some(quirks::refusal(*code, message)),
         _ => None,
@@ -470,14 +473,14 @@ async fn c1_a_node_that_is_asked_too_often_is_left_alone() -> Result<()> {
         ground.nodes[0].rule(Rule::always(LOGS, lie.clone()));
         let calls = ground.nodes[0].calls(LOGS);
         for _ in 0..20 {
-            ground.provider.logs(Address::ZERO, &[], range).await.map_err(failed)?;
+            ground.provider.logs(filter(&[]), range).await.map_err(failed)?;
         }
         let asked = ground.nodes[0].calls(LOGS) - calls;
         assert!(asked <= 3, "{lie:?}: {asked}");
         ground.nodes[0].be_honest();
         ground.nodes[0].rule(Rule::times(2, LOGS, lie.clone()));
         let alone = ground.provider.only(kms_connector::gateway::provider::NodeId(0));
-        alone.logs(Address::ZERO, &[], range).await.map_err(failed)?;
+        alone.logs(filter(&[]), range).await.map_err(failed)?;
         ground.nodes[0].be_honest();
     }
     Ok(())
@@ -580,7 +583,7 @@ impl Ground {
         let failed = |e: RpcError| Error::other(e.to_string());
         let receipts = self.provider.receipts(hashes).await.map_err(failed)?;
         assert!(receipts.iter().all(|receipt| receipt.as_ref().is_some_and(|it| it.success)));
-        let range = self.provider.logs_between(Address::ZERO, &[B256::ZERO], 0, 1).await;
+        let range = self.provider.logs_between(filter(&[B256::ZERO]), 0, 1).await;
         let range = range.map_err(failed)?;
         assert_eq!(range.first.map(|head| head.block.number), Some(0));
         assert_eq!(range.last.map(|head| head.block.number), Some(1));
@@ -674,7 +677,7 @@ async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
     // What was on its way is not what was read.
     assert!(ground.nodes[0].flooded() < 48 << 20, "{}", ground.nodes[0].flooded());
     let alone = ground.provider.only(ground.provider.sound_nodes()[0]);
-    let logs = alone.logs(Address::ZERO, &[], LogRange::Numbers { from: 0, to: 9 }).await;
+    let logs = alone.logs(filter(&[]), LogRange::Numbers { from: 0, to: 9 }).await;
     let error = logs.err().ok_or_else(|| Error::other("an answer"))?;
     assert!(error.too_much().is_some(), "{error}");
     assert!(ground.nodes[0].flooded() < 128 << 20, "{}", ground.nodes[0].flooded());
@@ -683,11 +686,9 @@ async fn b4_an_answer_without_end_is_not_read_to_the_end() -> Result<()> {
     ground.nodes[1].rule(Rule::times(1, "eth_getLogs", Lie::Flood));
     let other = ground.provider.only(NodeId(1));
     let range = LogRange::Numbers { from: 0, to: 9 };
-    assert!(other.logs(Address::ZERO, &[], range).await.is_err());
-    until("a new connection", SOON, POLL, async || {
-        Ok(other.logs(Address::ZERO, &[], range).await.ok())
-    })
-    .await?;
+    assert!(other.logs(filter(&[]), range).await.is_err());
+    until("a new connection", SOON, POLL, async || Ok(other.logs(filter(&[]), range).await.ok()))
+        .await?;
     Ok(())
 }
 
@@ -711,7 +712,7 @@ async fn a_transaction_goes_to_every_node_and_one_acceptance_is_enough() -> Resu
         }
         let begun = Instant::now();
         let sent = send(&ground).await;
-        assert_eq!(sent.as_ref().ok(), Some(&hash), "{taker}: {sent:?}");
+        assert_eq!(sent.as_ref().ok(), Some(&Sent::Accepted), "{taker}: {sent:?}");
         assert!(begun.elapsed() < Duration::from_secs(9), "nobody was waited for");
     }
     until("all nodes to have it four times", SOON, POLL, async || {
@@ -768,7 +769,7 @@ async fn b5_a_receipt_that_came_with_a_send_counts_if_another_node_has_it() -> R
             "blockNumber": "0x7", "blockHash": B256::repeat_byte(block),
         }))
     };
-    let send = async || ground.provider.send_raw_transaction_sync(&raw).await;
+    let send = async || ground.provider.send(&raw, true).await;
     ground.nodes[0].rule(Rule::always(SEND, Lie::Silence));
     ground.nodes[1].rule(Rule::always(SEND, receipt(1)));
     assert_eq!(send().await.ok(), Some(Sent::Accepted), "forged");
@@ -800,7 +801,7 @@ async fn t16_ends_and_logs_of_a_range_are_of_one_node() -> Result<()> {
         let head = ground.anvil.chain().block_number().await?;
         let (mut known, mut unknown) = (0, 0);
         for _ in 0..10 {
-            let range = ground.provider.logs_between(Address::ZERO, &[B256::ZERO], 1, head - 32);
+            let range = ground.provider.logs_between(filter(&[B256::ZERO]), 1, head - 32);
             let range = range.await.map_err(|e| Error::other(e.to_string()))?;
             assert!(range.first.is_some());
             match range.last {
@@ -829,7 +830,7 @@ async fn the_lies_are_what_they_say() -> Result<()> {
     assert_eq!(provider.header(At::Number(6)).await.map_err(failed)?, None);
     assert_eq!(provider.header(At::Hash(hash)).await.map_err(failed)?, None);
     let range = LogRange::Numbers { from: 6, to: 9 };
-    let logs = provider.logs(Address::ZERO, &[B256::ZERO], range).await.map_err(failed)?;
+    let logs = provider.logs(filter(&[B256::ZERO]), range).await.map_err(failed)?;
     assert!(logs.answer.is_empty());
     node.lie(|lies| lies.finalized = Some(3));
     let finalized = provider.header(At::Finalized).await.map_err(failed)?;

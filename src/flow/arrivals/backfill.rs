@@ -19,7 +19,7 @@ use crate::{
     flow::ledger::{Batch, RequestLedger},
     gateway::{
         decryption::DecryptionAdapter,
-        provider::{NodeId, Provider},
+        provider::{ChainReader, NodeId},
     },
 };
 
@@ -55,7 +55,7 @@ impl Reread {
 #[error(transparent)]
 pub struct BackfillError(#[from] ReadError);
 
-impl<P: Provider, L: RequestLedger> Backfill<P, L> {
+impl<P: ChainReader, L: RequestLedger> Backfill<P, L> {
     pub fn new(adapter: DecryptionAdapter<P>, ledger: L) -> Self {
         Self { adapter, ledger, pages: Pages::default(), ids: SharedIds::default() }
     }

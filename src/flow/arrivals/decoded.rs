@@ -7,7 +7,7 @@ use tracing::warn;
 use crate::{
     domain::{B256, Event, Generation, Request, U256},
     flow::ledger::{Arrival, Batch, Taken},
-    gateway::{decryption::DecryptionAdapter, provider::Provider},
+    gateway::{decryption::DecryptionAdapter, provider::ChainReader},
 };
 
 /// Events, decoded by what they are.
@@ -19,7 +19,10 @@ pub(super) struct Decoded {
     pub upgrades: Vec<Event>,
 }
 
-pub(super) fn decode<P: Provider>(adapter: &DecryptionAdapter<P>, events: Vec<Event>) -> Decoded {
+pub(super) fn decode<P: ChainReader>(
+    adapter: &DecryptionAdapter<P>,
+    events: Vec<Event>,
+) -> Decoded {
     let mut decoded =
         Decoded { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
     let mut seen: HashSet<(B256, U256)> = HashSet::new();

@@ -26,7 +26,7 @@ use crate::{
     flow::ledger::RequestLedger,
     gateway::{
         decryption::DecryptionAdapter,
-        provider::{At, Head, LogRange, NodeId, Provider, RpcError, Way},
+        provider::{At, ChainReader, Head, LogRange, NodeId, RpcError, Way},
     },
 };
 
@@ -69,14 +69,14 @@ enum Doubt {
     WrongBloom(NodeId),
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
+impl<P: ChainReader> DecryptionAdapter<P> {
     fn wanted(&self) -> Wanted<'_> {
         Wanted { address: self.address(), topics: self.topics() }
     }
 }
 
 /// The node whose turn it is, alone. Where none is connected, whichever comes first.
-pub(super) fn in_turn<P: Provider>(
+pub(super) fn in_turn<P: ChainReader>(
     adapter: &DecryptionAdapter<P>,
     turn: usize,
 ) -> (DecryptionAdapter<P>, NodeId) {
@@ -87,7 +87,7 @@ pub(super) fn in_turn<P: Provider>(
     }
 }
 
-impl<P: Provider, L: RequestLedger> Arrivals<P, L> {
+impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     /// By ranges of numbers, far from the head.
     pub(super) async fn read_far(
         &mut self,

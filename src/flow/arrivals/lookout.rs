@@ -33,7 +33,7 @@ use crate::{
     gateway::{
         abi::{self, Counter, HIGHEST_COUNT},
         decryption::{DecryptionAdapter, Question, Requested},
-        provider::{At, NodeId, Provider, RpcError},
+        provider::{At, ChainReader, NodeId, RpcError},
     },
     metrics::Metrics,
     repeats::Repeats,
@@ -107,7 +107,7 @@ enum Telling {
     },
 }
 
-impl<P: Provider, L: RequestLedger> Lookout<P, L> {
+impl<P: ChainReader, L: RequestLedger> Lookout<P, L> {
     /// Looks until it is dropped. Fails only when the journal does.
     pub async fn run(self) -> Result<std::convert::Infallible, LedgerError> {
         let mut tick = interval(LOOK_EVERY);
@@ -450,7 +450,7 @@ impl<P: Provider, L: RequestLedger> Lookout<P, L> {
 
 /// How far a counter had counted at the block `origin`. `first`: the first of its ids that was shown,
 /// and in which block. `None`: not told.
-async fn beginning<P: Provider>(
+async fn beginning<P: ChainReader>(
     adapter: &DecryptionAdapter<P>,
     question: Question,
     counter: Counter,
@@ -479,7 +479,7 @@ async fn beginning<P: Provider>(
 
 /// How far a counter has counted at that block, from a number on that it has reached. `None`: not told,
 /// or too far to be true.
-async fn count_at<P: Provider>(
+async fn count_at<P: ChainReader>(
     adapter: &DecryptionAdapter<P>,
     question: Question,
     counter: Counter,

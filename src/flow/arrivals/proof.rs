@@ -25,7 +25,7 @@ use crate::{
     domain::{B256, Event},
     gateway::{
         decryption::DecryptionAdapter,
-        provider::{At, Head, NodeId, Provider, Way},
+        provider::{At, ChainReader, Head, NodeId, Way},
     },
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Proof<P> {
     first: mpsc::Sender<Found>,
 }
 
-impl<P: Provider> Proof<P> {
+impl<P: ChainReader> Proof<P> {
     pub(super) fn new(
         adapter: DecryptionAdapter<P>,
         notes: Notes,

@@ -20,7 +20,7 @@ use crate::{
     domain::{BlockRef, Event},
     gateway::{
         decryption::DecryptionAdapter,
-        provider::{NodeId, Provider},
+        provider::{ChainReader, NodeId},
     },
     repeats::Repeats,
 };
@@ -61,7 +61,7 @@ enum Job {
     Suspected(u64, u64),
 }
 
-impl<P: Provider> SecondReading<P> {
+impl<P: ChainReader> SecondReading<P> {
     pub(super) fn new(
         adapter: DecryptionAdapter<P>,
         notes: Notes,

@@ -7,7 +7,9 @@ use tokio::task::JoinSet;
 
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::flow::{Intake, entrances};
-use crate::gateway::fake_chain::{Blooms, FakeChain, Lies, request_event, upgrade_event};
+use crate::gateway::fake_chain::{
+    ADDRESSES, Blooms, FakeChain, Lies, request_event, upgrade_event,
+};
 
 struct Reading {
     ledger: FakeLedger,
@@ -45,7 +47,7 @@ impl Reading {
         };
         let (intakes, entrance, _) = entrances(channel, 1);
         let (support_sender, support) = watch::channel(Support::Served);
-        let (adapter, metrics) = (DecryptionAdapter::new(chain), Metrics::new());
+        let (adapter, metrics) = (DecryptionAdapter::new(chain, ADDRESSES), Metrics::new());
         let arrivals = Arrivals::new(
             adapter,
             ledger.clone(),
@@ -445,7 +447,7 @@ async fn a_backfill_finds_what_is_not_known_and_believes_no_node_that_lags() {
         chain.mine(if id % 100 == 0 { vec![request_event(id)] } else { Vec::new() });
     }
     let ledger = FakeLedger::default();
-    let adapter = DecryptionAdapter::new(chain.clone());
+    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
     let mut backfill = backfill::Backfill::new(adapter, ledger.clone());
     let part = backfilled(&mut backfill, 11, 510).await.unwrap();
     assert_eq!(part, (5, vec![0, 100, 200, 300, 400]));

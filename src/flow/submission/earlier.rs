@@ -19,7 +19,7 @@ use crate::{
     domain::Address,
     gateway::{
         decryption::{DecryptionAdapter, Shown, Sought},
-        provider::{Provider, RpcError},
+        provider::{RpcError, TransactionSender},
     },
 };
 
@@ -65,7 +65,7 @@ fn together(first: Shown, second: Option<Shown>) -> Found {
     }
 }
 
-impl<P: Provider> Earlier<P> {
+impl<P: TransactionSender> Earlier<P> {
     pub(super) fn new(adapter: DecryptionAdapter<P>, wallet: Address) -> Self {
         let looks = Semaphore::new(LOOKS);
         Self { adapter, wallet, waiting: Mutex::default(), looks }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Kind, U256},
-        gateway::fake_chain::{FakeChain, Lies},
+        gateway::fake_chain::{ADDRESSES, FakeChain, Lies},
     };
 
     const WALLET: Address = Address::repeat_byte(7);
@@ -205,7 +205,7 @@ mod tests {
         }
         chain.node().lies.resize(nodes, Lies::default());
         chain.node().past.takes = Duration::from_millis(50);
-        let earlier = Earlier::new(DecryptionAdapter::new(chain.clone()), WALLET);
+        let earlier = Earlier::new(DecryptionAdapter::new(chain.clone(), ADDRESSES), WALLET);
         (chain, Arc::new(earlier))
     }
 

@@ -32,7 +32,7 @@ use crate::{
     domain::{Generation, Kind, Request},
     gateway::{
         lane::draft::{least_gas, most_gas},
-        provider::{Call, Provider, RpcError},
+        provider::{Call, RpcError, TransactionSender},
     },
 };
 
@@ -123,7 +123,7 @@ impl GasBook {
 
     /// The gas limit for this call. Fails as the estimate fails, reverts included. `wary`: asks for
     /// an estimate in any case, because the contract may not take the call.
-    pub(super) async fn limit<P: Provider>(
+    pub(super) async fn limit<P: TransactionSender>(
         &self,
         request: &Request,
         call: &Call,
@@ -237,7 +237,7 @@ struct Sense {
 }
 
 impl Sense {
-    fn of<P: Provider>(provider: &P, call: &Call) -> Self {
+    fn of<P: TransactionSender>(provider: &P, call: &Call) -> Self {
         let (least, most) = (least_gas(&call.data), most_gas(call.data.len()));
         let head = *provider.heads().borrow();
         let block = head.and_then(|head| Some((head.by, head.takes()?)));
@@ -280,7 +280,7 @@ struct Estimates {
 
 /// Those that make sense: that of the node that is read from alone, if it `fits` what is known; else of
 /// all sound nodes. `least`: so much is known to be needed.
-async fn estimates<P: Provider>(
+async fn estimates<P: TransactionSender>(
     provider: &P,
     call: &Call,
     least: u64,

@@ -11,7 +11,7 @@ use crate::{
     gateway::{
         abi::ContractError,
         decryption::{Agreed, DecryptionAdapter, Ending, ORPHANED_AFTER, Whereabouts},
-        provider::{At, Call, Hearing, Provider, RpcError},
+        provider::{At, Call, Hearing, RpcError, TransactionSender},
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) enum Opinion {
     Refuses(Option<ContractError>),
 }
 
-impl<P: Provider> Submission<P> {
+impl<P: TransactionSender> Submission<P> {
     /// That there is an answer already ends a request. The contract says it of a signer: whichever
     /// wallet brought it, another one cannot be brought. It has to be said for longer where this
     /// instance has sent none and the chain shows none of this wallet.

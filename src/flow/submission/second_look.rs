@@ -17,7 +17,7 @@ use crate::{
     domain::{B256, Outcome, Request, RequestKey},
     gateway::{
         abi::{ContractError, Verdict},
-        provider::{Call, Hearing, Provider},
+        provider::{Call, Hearing, TransactionSender},
     },
     lately::Lately,
 };
@@ -122,7 +122,7 @@ fn holds(error: Option<&ContractError>) -> bool {
     error.is_none_or(|error| matches!(error.verdict(), Verdict::Hold(_)))
 }
 
-impl<P: Provider> Submission<P> {
+impl<P: TransactionSender> Submission<P> {
     /// The contract was said to say something for which the request would be held: it counts if all
     /// say so seconds later.
     pub(super) async fn held_after_all(&self, call: &Call) -> SubmissionError {

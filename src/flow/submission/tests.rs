@@ -10,7 +10,7 @@ use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
     domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
-        fake_chain::{CONTRACT, FakeChain, Lies, Mood, request_event},
+        fake_chain::{ADDRESSES, CONTRACT, FakeChain, Lies, Mood, request_event},
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
@@ -77,7 +77,7 @@ impl Scene {
                 miner.mine_empty(1);
             }
         });
-        let adapter = DecryptionAdapter::new(chain.clone());
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         let room = Arc::new(Submission::new(lane, adapter, gas_limit, metrics));
         Self { chain, room, _running: running, _mining: mining }
     }

@@ -51,7 +51,7 @@ use crate::{
     gateway::{
         abi,
         decryption::{DecryptionAdapter, Support},
-        fake_chain::FakeChain,
+        fake_chain::{ADDRESSES, FakeChain},
         gateway_config::GatewayConfigAdapter,
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
@@ -371,7 +371,7 @@ impl Scene {
                 metrics: metrics.clone(),
             }),
             confirmation: crate::flow::Confirmation::new(
-                DecryptionAdapter::new(chain.clone()),
+                DecryptionAdapter::new(chain.clone(), ADDRESSES),
                 suspects.clone(),
             ),
             mode: Mode::Answer(Box::new(Rooms {
@@ -383,13 +383,17 @@ impl Scene {
                 ),
                 submission: Submission::new(
                     lane,
-                    DecryptionAdapter::new(chain.clone()),
+                    DecryptionAdapter::new(chain.clone(), ADDRESSES),
                     None,
                     metrics.clone(),
                 ),
-                gateway_config: GatewayConfigAdapter::connect(chain.clone(), wallet.address())
-                    .await
-                    .unwrap(),
+                gateway_config: GatewayConfigAdapter::connect(
+                    chain.clone(),
+                    ADDRESSES.gateway_config,
+                    wallet.address(),
+                )
+                .await
+                .unwrap(),
                 maybe_answered_up_to: 0,
             })),
             support: supported,

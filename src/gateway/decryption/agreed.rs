@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::DecryptionAdapter;
 use crate::{
     domain::RequestKey,
-    gateway::provider::{Hearing, NodeId, Provider, RpcError, are_all},
+    gateway::provider::{ChainReader, Hearing, NodeId, RpcError, are_all},
     lately::Lately,
 };
 
@@ -74,7 +74,7 @@ impl Unopposed {
     }
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
+impl<P: ChainReader> DecryptionAdapter<P> {
     /// Whether every node that may know says that a request has ended so. An error: none answers.
     pub async fn agreed<Saying>(
         &self,

@@ -22,7 +22,9 @@ use crate::{
     domain::{Address, B256, Event, Kind, Request, U256},
     gateway::{
         abi::{self, Responder},
-        provider::{At, Call, Provider, RpcError, Transaction, quirks::TooMuch},
+        provider::{
+            At, Call, ChainReader, Filter, LogRange, RpcError, Transaction, quirks::TooMuch,
+        },
     },
 };
 
@@ -155,7 +157,7 @@ fn windows(mut of: Vec<(usize, u64)>, within: u64, head: u64) -> Vec<Window> {
     windows
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
+impl<P: ChainReader> DecryptionAdapter<P> {
     /// What the node shows of this wallet's answers, in the order of `sought`.
     pub async fn answers_of(
         &self,
@@ -261,15 +263,15 @@ impl<P: Provider> DecryptionAdapter<P> {
                     break;
                 }
                 left -= 1;
-                let range = (next, window.to.min(next.saturating_add(page - 1)));
-                let contract = self.address();
-                let told = &abi::RESPONSE_TOPICS;
-                match self.provider.logs_with(contract, told, &ids, range).await {
-                    Ok(events) => {
-                        for (id, block) in self.own(wallet, events).await? {
+                let to = window.to.min(next.saturating_add(page - 1));
+                let first = &abi::RESPONSE_TOPICS;
+                let filter = Filter { address: self.address(), first, second: &ids };
+                match self.provider.logs(filter, LogRange::Numbers { from: next, to }).await {
+                    Ok(told) => {
+                        for (id, block) in self.own(wallet, told.answer).await? {
                             look.find(id, block);
                         }
-                        next = range.1 + 1;
+                        next = to + 1;
                     }
                     Err(error) if page > 1 => {
                         let wished = match error.too_much() {

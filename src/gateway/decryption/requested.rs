@@ -15,7 +15,7 @@ use crate::{
     domain::{Address, Bytes, Generation, Kind, U256},
     gateway::{
         abi::{self, ContractError, Counter},
-        provider::{At, Call, Provider, RpcError},
+        provider::{At, Call, ChainReader, RpcError},
     },
 };
 
@@ -75,10 +75,10 @@ impl Requested {
     }
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
+impl<P: ChainReader> DecryptionAdapter<P> {
     /// How to ask this contract for ids; `None`: it does not tell. `wallet` is registered, perhaps.
     pub async fn question(&self, wallet: Option<Address>) -> Result<Option<Question>, RpcError> {
-        let registry = self.provider.addresses().gateway_config;
+        let registry = self.addresses.gateway_config;
         let senders = match view(&self.provider, registry, &abi::kms_tx_senders()).await {
             Ok(senders) => senders,
             Err(error) if error.is_answer() => Vec::new(),

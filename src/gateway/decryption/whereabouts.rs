@@ -14,7 +14,7 @@ use crate::{
     domain::{BlockRef, Event, Request},
     gateway::{
         abi,
-        provider::{At, Emitted, Provider, RpcError},
+        provider::{At, ChainReader, Emitted, RpcError},
     },
 };
 
@@ -63,7 +63,7 @@ impl Sight {
     }
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
+impl<P: ChainReader> DecryptionAdapter<P> {
     /// Where a request is now. `namesakes`: the events of other requests with its id, as far as they
     /// are known: an id is one request's at a time, so who finds one of them need not wait until the
     /// request's block is buried.
@@ -115,7 +115,7 @@ impl<P: Provider> DecryptionAdapter<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fake_chain::{FakeChain, Lies, request_event};
+    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, request_event};
 
     /// A chain of 120 blocks, a request of block 101, and the adapter.
     fn scene() -> (FakeChain, Request, DecryptionAdapter<FakeChain>) {
@@ -123,7 +123,7 @@ mod tests {
         chain.mine(vec![request_event(7)]);
         let event = Event { block: chain.block(101), ..request_event(7) };
         chain.mine_empty(19);
-        let adapter = DecryptionAdapter::new(chain.clone());
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         (chain, abi::decode(&event).unwrap(), adapter)
     }
 

@@ -40,7 +40,7 @@ use crate::{
     domain::{B256, BlockRef, Event, Request, RequestKey},
     gateway::{
         abi,
-        provider::{At, LogRange, NodeId, Provider},
+        provider::{At, ChainReader, LogRange, NodeId},
     },
     lately::Lately,
 };
@@ -225,7 +225,7 @@ fn keys(events: &[Event]) -> HashSet<RequestKey> {
     events.iter().filter_map(|event| Some(abi::decode(event).ok()?.key)).collect()
 }
 
-impl<P: Provider> DecryptionAdapter<P> {
+impl<P: ChainReader> DecryptionAdapter<P> {
     /// Asks the sound nodes for a request, where it is now: in `block`. The only node there is told it
     /// just now, unless it was `again`, out of the journal: another one may have told it then.
     pub async fn witnessed(&self, request: &Request, block: BlockRef, again: bool) -> Witnessed {
@@ -428,7 +428,7 @@ impl<P: Provider> DecryptionAdapter<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fake_chain::{FakeChain, Lies, request_event};
+    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, request_event};
 
     /// A block with requests 1 and 2, told by two nodes.
     fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
@@ -437,7 +437,7 @@ mod tests {
         chain.mine(vec![request_event(1), request_event(2)]);
         let block = chain.block(11);
         let request = |id| abi::decode(&Event { block, ..request_event(id) }).unwrap();
-        let adapter = DecryptionAdapter::new(chain.clone());
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         (chain, adapter, [request(1), request(2)])
     }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{Address, B256},
-    gateway::provider::{At, Provider, Receipt, RpcError},
+    gateway::provider::{At, Receipt, RpcError, TransactionSender},
 };
 
 /// Most receipts in one batch.
@@ -36,7 +36,7 @@ pub(super) struct Looked {
 
 /// Asks as much as the node answers. `at_once`: receipts in one batch.
 pub(super) async fn ask_chain(
-    provider: &impl Provider,
+    provider: &impl TransactionSender,
     sender: Address,
     look: Look,
     at_once: usize,
@@ -50,7 +50,12 @@ pub(super) async fn ask_chain(
     Looked { seen, ..looked }
 }
 
-async fn ask(provider: &impl Provider, sender: Address, look: Look, at_once: usize) -> Looked {
+async fn ask(
+    provider: &impl TransactionSender,
+    sender: Address,
+    look: Look,
+    at_once: usize,
+) -> Looked {
     let count = match provider.transaction_count(sender, At::Latest).await {
         Ok(count) => count,
         Err(error) => return Looked { seen: None, failed: Some(error), at_once },
@@ -66,7 +71,7 @@ async fn ask(provider: &impl Provider, sender: Address, look: Look, at_once: usi
 }
 
 async fn ask_receipts(
-    provider: &impl Provider,
+    provider: &impl TransactionSender,
     look: Look,
     at_once: usize,
     seen: &mut Seen,
@@ -122,7 +127,7 @@ struct Shown {
 /// `others`: ask the other nodes for receipts that the first node does not have. They are always asked
 /// where the first node shows a receipt in a block that does not exist yet.
 async fn shown(
-    provider: &impl Provider,
+    provider: &impl TransactionSender,
     asked: &[(u64, B256)],
     others: bool,
 ) -> Result<Shown, RpcError> {
@@ -165,7 +170,7 @@ async fn shown(
 
 /// Returns whether a block of this height exists or may exist in a moment. Head notifications may be
 /// late, so the node is asked for its newest block before the answer is "no".
-async fn is_made(provider: &impl Provider, block: u64) -> Result<bool, RpcError> {
+async fn is_made(provider: &impl TransactionSender, block: u64) -> Result<bool, RpcError> {
     let told = provider.heads().borrow().map_or(0, |head| head.block.number);
     if block <= told.saturating_add(AHEAD) {
         return Ok(true);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     domain::{Address, B256, LedgerError, RequestKey},
     gateway::{
-        provider::{Provider, RpcError, Sent},
+        provider::{RpcError, Sent, TransactionSender},
         wallet::{Wallet, WalletError},
     },
     heart::Heart,
@@ -73,7 +73,7 @@ pub(super) struct Owner<P, L> {
     repeats: Repeats,
 }
 
-impl<P: Provider, L: TransactionLedger> Owner<P, L> {
+impl<P: TransactionSender, L: TransactionLedger> Owner<P, L> {
     /// `count`: the chain's count of the wallet's transactions.
     pub(super) fn new(task: LaneTask<P, L>, count: u64) -> Self {
         let LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics } = task;
@@ -315,11 +315,7 @@ impl<P: Provider, L: TransactionLedger> Owner<P, L> {
         let provider = self.provider.clone();
         self.beside.spawn(async move {
             let SignedTransaction { nonce, hash, raw, .. } = transaction;
-            let result = if waits {
-                provider.send_raw_transaction_sync(&raw).await
-            } else {
-                provider.send_raw_transaction(&raw).await.map(|_| Sent::Accepted)
-            };
+            let result = provider.send(&raw, waits).await;
             Done::Sent { nonce, hash, result }
         });
     }

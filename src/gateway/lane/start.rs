@@ -28,7 +28,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     domain::Address,
-    gateway::provider::Provider,
+    gateway::provider::TransactionSender,
     heart::Heart,
     metrics::{LaneGauges, Metrics},
     repeats::Repeats,
@@ -114,7 +114,7 @@ impl First {
 }
 
 /// Asks until the count is decided. Reports waiting payloads to the metrics meanwhile.
-pub(super) async fn first_count<P: Provider>(
+pub(super) async fn first_count<P: TransactionSender>(
     provider: &P,
     wallet: Address,
     known: Known,

@@ -26,7 +26,7 @@ use crate::{
     domain::{HoldReason, U256},
     gateway::{
         fake_chain::{FakeChain, Mood},
-        provider::{Receipt, RpcError},
+        provider::{ChainReader as _, Receipt, RpcError},
     },
     metrics::Metrics,
 };

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{count::Votes, market::median};
 use crate::{
     domain::{Address, B256, BlockRef},
-    gateway::provider::{At, NodeId, Provider, Receipt, RpcError},
+    gateway::provider::{At, NodeId, Receipt, RpcError, TransactionSender},
 };
 
 /// A node that does not answer within this time has no vote.
@@ -26,7 +26,7 @@ enum Said {
 /// Asks every sound node for the count at the newest block. If no node can tell it there, the counts at
 /// their own newest blocks are taken. Returns one of their errors if no node answers.
 pub(super) async fn ask_everyone(
-    provider: &impl Provider,
+    provider: &impl TransactionSender,
     wallet: Address,
 ) -> Result<Votes, RpcError> {
     let nodes = provider.sound_nodes();
@@ -63,7 +63,12 @@ pub(super) async fn ask_everyone(
     Ok(Votes(votes))
 }
 
-async fn ask_at(provider: &impl Provider, node: NodeId, wallet: Address, block: BlockRef) -> Said {
+async fn ask_at(
+    provider: &impl TransactionSender,
+    node: NodeId,
+    wallet: Address,
+    block: BlockRef,
+) -> Said {
     let mut answer = ask(provider, node, wallet, At::Hash(block.hash)).await;
     // Not every node accepts a block hash here (EIP-1898).
     if let Err(RpcError::Refused { .. }) = answer {
@@ -77,7 +82,7 @@ async fn ask_at(provider: &impl Provider, node: NodeId, wallet: Address, block: 
 }
 
 async fn ask(
-    provider: &impl Provider,
+    provider: &impl TransactionSender,
     node: NodeId,
     wallet: Address,
     at: At,
@@ -101,7 +106,7 @@ pub(super) struct Elsewhere {
 
 /// Asks all sound nodes except the first for receipts. A receipt counts only if its block is in the
 /// first node's chain: this excludes forks and invented blocks.
-pub(super) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Elsewhere {
+pub(super) async fn ask_others(provider: &impl TransactionSender, hashes: &[B256]) -> Elsewhere {
     let mut found = Elsewhere { receipts: vec![None; hashes.len()], is_silent: false };
     let mut blocks: HashMap<u64, Option<B256>> = HashMap::new();
     for node in provider.sound_nodes().into_iter().skip(1) {
@@ -138,7 +143,7 @@ pub(super) async fn ask_others(provider: &impl Provider, hashes: &[B256]) -> Els
 }
 
 /// The lower median of the tips that the sound nodes suggest; `None` if none suggests one.
-pub(super) async fn ask_tips(provider: &impl Provider) -> Option<u128> {
+pub(super) async fn ask_tips(provider: &impl TransactionSender) -> Option<u128> {
     let nodes = provider.sound_nodes();
     let asked = nodes.iter().map(|node| {
         let only = provider.only(*node);
@@ -149,7 +154,7 @@ pub(super) async fn ask_tips(provider: &impl Provider) -> Option<u128> {
 }
 
 /// The base fee of a block, from each sound node that knows the block.
-pub(super) async fn ask_bases(provider: &impl Provider, block: B256) -> Vec<u128> {
+pub(super) async fn ask_bases(provider: &impl TransactionSender, block: B256) -> Vec<u128> {
     let nodes = provider.sound_nodes();
     let asked = nodes.iter().map(|node| {
         let only = provider.only(*node);

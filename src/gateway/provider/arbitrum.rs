@@ -12,8 +12,8 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Addresses, At, CALL_DEADLINE, Call, Emitted, Head, LogRange, NodeId, Nodes, Provider, Range,
-    Receipt, RpcError, Sent, Told, Transaction, Way, batches,
+    At, CALL_DEADLINE, Call, ChainReader, Emitted, Filter, Head, LogRange, NodeId, Range, Receipt,
+    RpcError, Sent, Standing, Told, Transaction, TransactionSender, Way, batches,
     client::Client,
     connection,
     endpoint::Endpoint,
@@ -44,7 +44,6 @@ pub struct ArbitrumProvider {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    addresses: Addresses,
     pub(super) hosts: String,
     pub(super) shared: endpoints::Shared,
 }
@@ -54,7 +53,6 @@ impl ArbitrumProvider {
     /// order in which they are to be read from; at least one.
     #[must_use]
     pub fn new(
-        addresses: Addresses,
         chain_id: u64,
         endpoints: Vec<Endpoint>,
         metrics: Metrics,
@@ -62,7 +60,7 @@ impl ArbitrumProvider {
         let hosts: Vec<&str> = endpoints.iter().map(Endpoint::host).collect();
         let hosts = hosts.join(", ");
         let (shared, connections) = endpoints::prepare(endpoints, chain_id);
-        let inner = Arc::new(Inner { addresses, hosts, shared });
+        let inner = Arc::new(Inner { hosts, shared });
         (Self { inner, metrics, only: None }, connections)
     }
 
@@ -153,7 +151,7 @@ impl ArbitrumProvider {
                     Err(_) => return Err(self.timed_out(method)),
                 },
                 Some(_) if self.only.is_some() => Arc::default(),
-                Some(_) => self.inner.shared.usable.borrow().order.clone(),
+                Some(_) => self.inner.shared.usable.get().order,
             };
             let left: Vec<usize> =
                 order.iter().copied().filter(|index| !tried.contains(index)).collect();
@@ -238,7 +236,7 @@ impl ArbitrumProvider {
         if let Some(NodeId(only)) = self.only {
             return Ok(Arc::new([only]));
         }
-        let mut usable = self.inner.shared.usable.clone();
+        let mut usable = self.inner.shared.usable.subscribe();
         let usable = usable
             .wait_for(|usable| !usable.order.is_empty() || usable.wrong_chain.is_some())
             .await
@@ -278,28 +276,18 @@ fn lost(node: &endpoints::Node) -> RpcError {
     }
 }
 
-impl Provider for ArbitrumProvider {
-    fn addresses(&self) -> Addresses {
-        self.inner.addresses
-    }
-
-    fn sound_nodes(&self) -> Vec<NodeId> {
-        let usable = self.inner.shared.usable.borrow();
+impl ChainReader for ArbitrumProvider {
+    fn standing(&self) -> Standing {
+        let usable = self.inner.shared.usable.get();
         let others = usable.going_on.iter().filter(|node| !usable.order.contains(node));
-        usable.order.iter().chain(others).copied().map(NodeId).collect()
-    }
-
-    fn goes_on(&self, NodeId(node): NodeId) -> bool {
-        self.inner.shared.usable.borrow().going_on.contains(&node)
-    }
-
-    fn node_count(&self) -> usize {
-        self.nodes().len()
-    }
-
-    fn voters(&self) -> Vec<NodeId> {
-        let nodes = self.nodes().iter().enumerate();
-        nodes.filter(|(_, node)| !node.is_anothers()).map(|(index, _)| NodeId(index)).collect()
+        let sound = usable.order.iter().chain(others);
+        let voters = self.nodes().iter().enumerate().filter(|(_, node)| !node.is_anothers());
+        Standing {
+            sound: sound.copied().map(NodeId).collect(),
+            going_on: usable.going_on.iter().copied().map(NodeId).collect(),
+            voters: voters.map(|(index, _)| NodeId(index)).collect(),
+            count: self.nodes().len(),
+        }
     }
 
     fn only(&self, node: NodeId) -> Self {
@@ -311,12 +299,7 @@ impl Provider for ArbitrumProvider {
     }
 
     fn heads(&self) -> watch::Receiver<Option<Head>> {
-        self.inner.shared.heads.clone()
-    }
-
-    async fn chain_id(&self) -> Result<u64, RpcError> {
-        let id: alloy::primitives::U64 = self.ask("eth_chainId", json!([])).await?;
-        Ok(id.to())
+        self.inner.shared.heads.subscribe()
     }
 
     async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
@@ -330,12 +313,11 @@ impl Provider for ArbitrumProvider {
 
     async fn logs(
         &self,
-        address: Address,
-        topics: &[B256],
+        filter: Filter<'_>,
         range: LogRange,
     ) -> Result<Told<Vec<Event>>, RpcError> {
-        let told: Told<Vec<RawLog>> = self.told(LOGS, filter(address, topics, range)).await?;
-        told.and_then(|logs| self.events(logs, address, topics, range))
+        let told: Told<Vec<RawLog>> = self.told(LOGS, spelled(filter, range)).await?;
+        told.and_then(|logs| self.events(logs, filter, range))
     }
 
     async fn block_logs(&self, block: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
@@ -352,20 +334,19 @@ impl Provider for ArbitrumProvider {
 
     async fn logs_between(
         &self,
-        address: Address,
-        topics: &[B256],
+        filter: Filter<'_>,
         from: u64,
         to: u64,
     ) -> Result<Range, RpcError> {
-        let filter = filter(address, topics, LogRange::Numbers { from, to });
+        let logs_of = spelled(filter, LogRange::Numbers { from, to });
         let Told { by, answer: Seen { first, last, logs } } = self
             .told_by(LOGS, |client, node| {
-                let filter = filter.clone();
-                async move { range(&client, &node, filter, from, to).await }
+                let logs_of = logs_of.clone();
+                async move { range(&client, &node, logs_of, from, to).await }
             })
             .await?;
         let head = |raw: Option<RawHead>| raw.map(|raw| raw.into_head(0, by));
-        let events = self.events(logs, address, topics, LogRange::Numbers { from, to })?;
+        let events = self.events(logs, filter, LogRange::Numbers { from, to })?;
         Ok(Range { first: head(first), last: head(last), events, by })
     }
 
@@ -379,16 +360,6 @@ impl Provider for ArbitrumProvider {
         at: At,
     ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
         self.call_each(calls, at).await
-    }
-
-    async fn logs_with(
-        &self,
-        address: Address,
-        first: &[B256],
-        second: &[B256],
-        range: (u64, u64),
-    ) -> Result<Vec<Event>, RpcError> {
-        self.logs_by_topics(address, [first, second], range).await
     }
 
     async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
@@ -411,50 +382,9 @@ impl Provider for ArbitrumProvider {
         self.transactions_in(sender, blocks).await
     }
 
-    async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
-        let gas: U256 = self.ask("eth_estimateGas", json!([transaction(call)])).await?;
-        u64::try_from(gas).map_err(|_| self.unreadable("a gas estimate beyond 64 bits"))
-    }
-
     async fn code_size(&self, address: Address) -> Result<usize, RpcError> {
         let code: Bytes = self.ask("eth_getCode", json!([address, "latest"])).await?;
         Ok(code.len())
-    }
-
-    async fn balance(&self, address: Address) -> Result<U256, RpcError> {
-        self.ask("eth_getBalance", json!([address, "latest"])).await
-    }
-
-    async fn transaction_count(&self, address: Address, at: At) -> Result<u64, RpcError> {
-        let asked = json!([address, named(at)]);
-        let count: U256 = self.ask("eth_getTransactionCount", asked).await?;
-        let count = u64::try_from(count).ok().filter(|count| *count <= MOST_TRANSACTIONS);
-        count.ok_or_else(|| self.unreadable("a transaction count that no wallet reaches"))
-    }
-
-    async fn priority_fee(&self) -> Result<u128, RpcError> {
-        let fee: U256 = self.ask("eth_maxPriorityFeePerGas", json!([])).await?;
-        u128::try_from(fee).map_err(|_| self.unreadable("a priority fee beyond 128 bits"))
-    }
-
-    async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        const METHOD: &str = "eth_sendRawTransaction";
-        let sent = match timeout(CALL_DEADLINE, self.send_to_all(raw, false)).await {
-            Ok(sent) => sent.map(|_| alloy::primitives::keccak256(raw)),
-            Err(_) => Err(self.timed_out(METHOD)),
-        };
-        self.count(METHOD, &sent);
-        sent
-    }
-
-    async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
-        const METHOD: &str = "eth_sendRawTransactionSync";
-        let sent = match timeout(CALL_DEADLINE, self.send_to_all(raw, true)).await {
-            Ok(sent) => sent,
-            Err(_) => Err(self.timed_out(METHOD)),
-        };
-        self.count(METHOD, &sent);
-        sent
     }
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
@@ -487,7 +417,46 @@ impl Provider for ArbitrumProvider {
     }
 }
 
+impl TransactionSender for ArbitrumProvider {
+    async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
+        let gas: U256 = self.ask("eth_estimateGas", json!([transaction(call)])).await?;
+        u64::try_from(gas).map_err(|_| self.unreadable("a gas estimate beyond 64 bits"))
+    }
+
+    async fn balance(&self, address: Address) -> Result<U256, RpcError> {
+        self.ask("eth_getBalance", json!([address, "latest"])).await
+    }
+
+    async fn transaction_count(&self, address: Address, at: At) -> Result<u64, RpcError> {
+        let asked = json!([address, named(at)]);
+        let count: U256 = self.ask("eth_getTransactionCount", asked).await?;
+        let count = u64::try_from(count).ok().filter(|count| *count <= MOST_TRANSACTIONS);
+        count.ok_or_else(|| self.unreadable("a transaction count that no wallet reaches"))
+    }
+
+    async fn priority_fee(&self) -> Result<u128, RpcError> {
+        let fee: U256 = self.ask("eth_maxPriorityFeePerGas", json!([])).await?;
+        u128::try_from(fee).map_err(|_| self.unreadable("a priority fee beyond 128 bits"))
+    }
+
+    async fn send(&self, raw: &Bytes, waits: bool) -> Result<Sent, RpcError> {
+        let method = if waits { "eth_sendRawTransactionSync" } else { "eth_sendRawTransaction" };
+        let sent = match timeout(CALL_DEADLINE, self.send_to_all(raw, waits)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(self.timed_out(method)),
+        };
+        self.count(method, &sent);
+        sent
+    }
+}
+
 impl ArbitrumProvider {
+    /// The id of the chain, as the nodes say it.
+    pub async fn chain_id(&self) -> Result<u64, RpcError> {
+        let id: alloy::primitives::U64 = self.ask("eth_chainId", json!([])).await?;
+        Ok(id.to())
+    }
+
     /// Each receipt, as one node has it: `None` where it has none, an error where nobody can read it.
     async fn receipts_of(
         &self,
@@ -524,20 +493,24 @@ impl ArbitrumProvider {
     pub(super) fn events(
         &self,
         logs: Vec<RawLog>,
-        address: Address,
-        topics: &[B256],
+        filter: Filter<'_>,
         range: LogRange,
     ) -> Result<Vec<Event>, RpcError> {
+        let Filter { address, first, second } = filter;
         let mut events = Vec::with_capacity(logs.len());
         for log in logs {
             // A node may answer more than was asked; only what was asked counts.
             if log.address != address || log.is_removed() {
                 continue;
             }
-            if !log.topic0().is_some_and(|topic| topics.contains(topic)) {
+            if !log.topic0().is_some_and(|topic| first.contains(topic)) {
                 continue;
             }
             let event = self.event(log)?;
+            let is_of = |topic| second.contains(topic);
+            if !second.is_empty() && !event.topics.get(1).is_some_and(is_of) {
+                continue;
+            }
             let asked = match range {
                 LogRange::Block(hash) => event.block.hash == hash,
                 LogRange::Numbers { from, to } => (from..=to).contains(&event.block.number),
@@ -557,14 +530,15 @@ impl ArbitrumProvider {
     }
 }
 
-/// The parameters of `eth_getLogs`.
-fn filter(address: Address, topics: &[B256], range: LogRange) -> Value {
+/// As the parameters of `eth_getLogs`.
+fn spelled(Filter { address, first, second }: Filter<'_>, range: LogRange) -> Value {
+    let topics = if second.is_empty() { json!([first]) } else { json!([first, second]) };
     match range {
         LogRange::Block(hash) => {
-            json!([{ "address": address, "topics": [topics], "blockHash": hash }])
+            json!([{ "address": address, "topics": topics, "blockHash": hash }])
         }
         LogRange::Numbers { from, to } => json!([{
-            "address": address, "topics": [topics], "fromBlock": hex(from), "toBlock": hex(to),
+            "address": address, "topics": topics, "fromBlock": hex(from), "toBlock": hex(to),
         }]),
     }
 }

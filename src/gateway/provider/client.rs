@@ -21,7 +21,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     RpcError, bounds,
-    endpoint::Endpoint,
+    endpoint::{self, Endpoint},
     head::RawHead,
     http::Http,
     message::{self, Answer, Message, NO_PARAMETERS},
@@ -68,12 +68,24 @@ pub(super) enum Connected {
 
 /// A connection to the node at this endpoint.
 pub(super) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Connected, RpcError> {
-    if !endpoint.is_websocket() {
-        let (url, room) = (endpoint.url().clone(), endpoint.room().clone());
-        let http = Http::new(endpoint.http().clone(), url, room);
-        return Ok(Connected::Http(Client::new(endpoint, Way::Http(http))));
-    }
-    let Ok(opened) = timeout(CONNECT_DEADLINE, socket::open(endpoint)).await else {
+    let http = match endpoint.way() {
+        endpoint::Way::Network { tls, .. } if endpoint.is_websocket() => {
+            return connect_socket(endpoint, tls).await;
+        }
+        endpoint::Way::Network { http, .. } => {
+            let (url, room) = (endpoint.url().clone(), endpoint.room().clone());
+            Http::Network { client: http.clone(), url, room }
+        }
+        endpoint::Way::Carried(carrier) => Http::Carried(carrier.clone()),
+    };
+    Ok(Connected::Http(Client::new(endpoint, Way::Http(http))))
+}
+
+async fn connect_socket(
+    endpoint: &Arc<Endpoint>,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<Connected, RpcError> {
+    let Ok(opened) = timeout(CONNECT_DEADLINE, socket::open(endpoint, tls)).await else {
         let what = format!("no connection within {CONNECT_DEADLINE:?}");
         return Err(endpoint.explain(Unanswered::Lost(what)));
     };

@@ -12,7 +12,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use url::Url;
 
-use super::{RpcError, bounds::Room, message::Refused, pace::Pace, quirks, unanswered::Unanswered};
+use super::{
+    RpcError, bounds::Room, http::Carrier, message::Refused, pace::Pace, quirks,
+    unanswered::Unanswered,
+};
 use crate::{domain::OutsideText, proxy::Proxies};
 
 /// Characters of a node's text that are looked at for secrets, and cut off behind.
@@ -25,11 +28,21 @@ pub struct Endpoint {
     host: Arc<str>,
     /// Parts of the URL that may be keys: never printed, not even when the node repeats them.
     secrets: Arc<[String]>,
-    tls: Arc<rustls::ClientConfig>,
-    http: reqwest::Client,
+    way: Way,
     proxies: Proxies,
     room: Room,
     pace: Arc<Mutex<Pace>>,
+}
+
+/// What messages go over.
+#[derive(Clone)]
+pub(super) enum Way {
+    /// `http` for http(s) URLs, `tls` for wss.
+    Network {
+        tls: Arc<rustls::ClientConfig>,
+        http: reqwest::Client,
+    },
+    Carried(Carrier),
 }
 
 impl fmt::Debug for Endpoint {
@@ -56,7 +69,22 @@ impl Endpoint {
         secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
         secrets.retain(|secret| secret.len() >= 6);
         let (proxies, room, pace) = (Proxies::default(), Room::new(), Arc::default());
-        Self { url, host, secrets: secrets.into(), tls, http, proxies, room, pace }
+        let way = Way::Network { tls, http };
+        Self { url, host, secrets: secrets.into(), way, proxies, room, pace }
+    }
+
+    /// A node over http that this carrier reaches, whatever it is.
+    #[must_use]
+    pub fn over(host: &str, carrier: Carrier) -> Self {
+        Self {
+            url: format!("http://{host}").parse().expect("a host makes a URL"),
+            host: host.into(),
+            secrets: Arc::default(),
+            way: Way::Carried(carrier),
+            proxies: Proxies::default(),
+            room: Room::new(),
+            pace: Arc::default(),
+        }
     }
 
     /// A WebSocket goes through these; `http` knows its own way.
@@ -80,8 +108,8 @@ impl Endpoint {
         &self.url
     }
 
-    pub(super) fn tls(&self) -> &Arc<rustls::ClientConfig> {
-        &self.tls
+    pub(super) fn way(&self) -> &Way {
+        &self.way
     }
 
     pub(super) fn proxies(&self) -> &Proxies {
@@ -94,10 +122,6 @@ impl Endpoint {
 
     pub(super) fn is_websocket(&self) -> bool {
         matches!(self.url.scheme(), "ws" | "wss")
-    }
-
-    pub(super) fn http(&self) -> &reqwest::Client {
-        &self.http
     }
 
     /// Why there is no answer, without what the URL hides.

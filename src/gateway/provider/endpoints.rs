@@ -33,6 +33,7 @@ use super::{
     choice::{Arrived, Choice, Kin, Order, Sight},
     connection::{Connection, Link, Outlet},
     endpoint::Endpoint,
+    fan::{self, Listeners, Teller},
     identity::{Found, Known},
     quirks::SyncSpelling,
 };
@@ -198,7 +199,7 @@ impl Node {
 }
 
 /// What calls may be made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usable {
     /// In this order. Empty: none now.
     pub order: Arc<[usize]>,
@@ -217,8 +218,8 @@ pub(super) type Straggler = BoxFuture<'static, ()>;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub nodes: Vec<Node>,
-    pub usable: watch::Receiver<Usable>,
-    pub heads: watch::Receiver<Option<Head>>,
+    pub usable: Listeners<Usable>,
+    pub heads: Listeners<Option<Head>>,
     pub stragglers: mpsc::Sender<Straggler>,
     known: watch::Sender<Known>,
     changed: Arc<Notify>,
@@ -229,7 +230,7 @@ impl Shared {
     pub(super) async fn settle_genesis(&self, genesis: B256) {
         self.learn(|known| known.genesis = Some(genesis));
         self.changed.notify_one();
-        let mut usable = self.usable.clone();
+        let mut usable = self.usable.subscribe();
         // The connections' task may have ended.
         let _ = usable.wait_for(|usable| usable.genesis == Some(genesis)).await;
     }
@@ -256,8 +257,8 @@ pub struct Connections {
     each: Vec<Connection>,
     nodes: Vec<Node>,
     changed: Arc<Notify>,
-    usable: watch::Sender<Usable>,
-    heads: watch::Sender<Option<Head>>,
+    usable: Teller<Usable>,
+    heads: Teller<Option<Head>>,
     stragglers: mpsc::Receiver<Straggler>,
     choice: Choice,
     known: watch::Receiver<Known>,
@@ -321,8 +322,8 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
             repeats: Arc::default(),
         });
     }
-    let (usable_sender, usable) = watch::channel(Usable::default());
-    let (head_sender, heads) = watch::channel(None);
+    let (usable_teller, usable) = fan::fan();
+    let (head_teller, heads) = fan::fan();
     let (stragglers_sender, stragglers) = mpsc::channel(STRAGGLERS);
     let shared = Shared {
         nodes: nodes.clone(),
@@ -337,8 +338,8 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
         choice: Choice::new(nodes.len()),
         nodes,
         changed,
-        usable: usable_sender,
-        heads: head_sender,
+        usable: usable_teller,
+        heads: head_teller,
         stragglers,
         known,
         genesis: None,
@@ -365,6 +366,7 @@ impl Connections {
             self.look();
             heart.rest();
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = self.changed.notified() => {}
                 () = sleep(LOOK_EVERY), if several => {}
@@ -391,7 +393,7 @@ impl Connections {
             // What was heard until now may have been heard of another chain.
             self.genesis = known.genesis;
             self.choice = Choice::new(self.nodes.len());
-            self.heads.send_replace(None);
+            self.heads.tell(None);
         }
         let sights: Vec<Sight> =
             self.nodes.iter().map(|node| node.sight(several, &known)).collect();
@@ -417,11 +419,7 @@ impl Connections {
             self.sources += 1;
         }
         let head = Head { connection: self.sources, by: NodeId(first), ..head };
-        self.heads.send_if_modified(|current| {
-            let changed = *current != Some(head);
-            *current = Some(head);
-            changed
-        });
+        self.heads.tell(Some(head));
     }
 
     /// Whoever tells of blocks far above what another one has and what was read, or of newer ones for
@@ -454,14 +452,8 @@ impl Connections {
         }
         let all_wrong = wrong.len() == self.nodes.len();
         let wrong_chain = wrong.into_iter().next().filter(|_| all_wrong);
-        self.usable.send_if_modified(|usable| {
-            let changed = *usable.order != *nodes
-                || *usable.going_on != *going_on
-                || usable.wrong_chain.is_some() != wrong_chain.is_some()
-                || usable.genesis != self.genesis;
-            let (order, going_on) = (nodes.into(), going_on.into());
-            *usable = Usable { order, going_on, wrong_chain, genesis: self.genesis };
-            changed
-        });
+        let (order, going_on) = (nodes.into(), going_on.into());
+        let now = Usable { order, going_on, wrong_chain, genesis: self.genesis };
+        self.usable.tell(now);
     }
 }

@@ -1,7 +1,7 @@
 //! One question to every node, each by itself: what ends a request is no one node's word.
 //!
-//! Who has a say is every node that is not known to be of another chain ([`Provider::voters`]), in whatever
-//! state it is. Asked are those that can be ([`Provider::sound_nodes`]); one that is away, behind or silent
+//! Who has a say is every node that is not known to be of another chain ([`ChainReader::voters`]), in whatever
+//! state it is. Asked are those that can be ([`ChainReader::sound_nodes`]); one that is away, behind or silent
 //! may know better, so it is told whether everybody was heard.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{NodeId, Provider, RpcError};
+use super::{ChainReader, NodeId, RpcError};
 
 /// What was said.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Hearing<T> {
 
 impl<T> Hearing<T> {
     /// Asks; who does not answer `within` this is silent.
-    pub async fn of<P: Provider, Asking>(
+    pub async fn of<P: ChainReader, Asking>(
         provider: &P,
         within: Duration,
         ask: impl Fn(P) -> Asking,
@@ -43,7 +43,7 @@ impl<T> Hearing<T> {
     }
 
     /// What each says. An error: nobody says anything.
-    pub fn answers(self, provider: &impl Provider) -> Result<Vec<T>, RpcError> {
+    pub fn answers(self, provider: &impl ChainReader) -> Result<Vec<T>, RpcError> {
         if self.said.is_empty() {
             return Err(self.failed.unwrap_or_else(|| silence(provider)));
         }
@@ -52,11 +52,11 @@ impl<T> Hearing<T> {
 }
 
 /// Whether these are all that have a say.
-pub fn are_all(provider: &impl Provider, heard: &[NodeId]) -> bool {
+pub fn are_all(provider: &impl ChainReader, heard: &[NodeId]) -> bool {
     provider.voters().iter().all(|node| heard.contains(node))
 }
 
-fn silence(provider: &impl Provider) -> RpcError {
+fn silence(provider: &impl ChainReader) -> RpcError {
     let hosts = provider.voters().into_iter().map(|node| provider.host(node));
     let host = hosts.collect::<Vec<_>>().join(", ");
     RpcError::Unavailable { host, what: "no node answers".into() }

@@ -5,13 +5,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ArbitrumProvider, At, Call, Emitted, LogRange, RpcError, Told, Transaction, Way,
+    ArbitrumProvider, At, Call, Emitted, RpcError, Told, Transaction, Way,
     arbitrum::{hex, named, transaction},
     batches,
     client::Client,
     raw::RawLog,
 };
-use crate::domain::{Address, B256, Bytes, Event, U256};
+use crate::domain::{Address, B256, Bytes, U256};
 
 /// A transaction, as far as it tells what somebody did.
 #[derive(Debug, Deserialize)]
@@ -55,7 +55,7 @@ struct RawBlock {
 }
 
 impl ArbitrumProvider {
-    /// See [`super::Provider::calls`].
+    /// See [`super::ChainReader::calls`].
     pub(super) async fn call_each(
         &self,
         calls: &[Call],
@@ -87,13 +87,13 @@ impl ArbitrumProvider {
         Ok(told.and_then(|block| block.transactions.first().copied()))
     }
 
-    /// See [`super::Provider::block_transactions`].
+    /// See [`super::ChainReader::block_transactions`].
     pub(super) async fn hashes_in(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
         let told: Option<Hashes> = self.ask("eth_getBlockByHash", json!([block, false])).await?;
         Ok(told.map(|block| block.transactions))
     }
 
-    /// See [`super::Provider::block_logs`]. A log of another block makes the answer unreadable.
+    /// See [`super::ChainReader::block_logs`]. A log of another block makes the answer unreadable.
     pub(super) async fn all_logs(
         &self,
         block: B256,
@@ -124,7 +124,7 @@ impl ArbitrumProvider {
         })
     }
 
-    /// See [`super::Provider::emitted_by`].
+    /// See [`super::ChainReader::emitted_by`].
     pub(super) async fn logs_of(
         &self,
         transaction: B256,
@@ -135,26 +135,7 @@ impl ArbitrumProvider {
         receipt.map(|receipt| receipt.logs.into_iter().map(emitted).collect()).transpose()
     }
 
-    /// See [`super::Provider::logs_with`].
-    pub(super) async fn logs_by_topics(
-        &self,
-        address: Address,
-        topics: [&[B256]; 2],
-        (from, to): (u64, u64),
-    ) -> Result<Vec<Event>, RpcError> {
-        let filter = json!([{
-            "address": address, "topics": topics, "fromBlock": hex(from), "toBlock": hex(to),
-        }]);
-        let logs: Vec<RawLog> = self.ask("eth_getLogs", filter).await?;
-        let events = self.events(logs, address, topics[0], LogRange::Numbers { from, to })?;
-        let asked = |event: &Event| {
-            (from..=to).contains(&event.block.number)
-                && event.topics.get(1).is_some_and(|second| topics[1].contains(second))
-        };
-        Ok(events.into_iter().filter(asked).collect())
-    }
-
-    /// See [`super::Provider::senders`].
+    /// See [`super::ChainReader::senders`].
     pub(super) async fn senders_of(
         &self,
         transactions: &[B256],
@@ -168,7 +149,7 @@ impl ArbitrumProvider {
         found.collect()
     }
 
-    /// See [`super::Provider::counts_at`].
+    /// See [`super::ChainReader::counts_at`].
     pub(super) async fn transaction_counts(
         &self,
         sender: Address,
@@ -185,7 +166,7 @@ impl ArbitrumProvider {
         counts.collect()
     }
 
-    /// See [`super::Provider::transactions_of`].
+    /// See [`super::ChainReader::transactions_of`].
     pub(super) async fn transactions_in(
         &self,
         sender: Address,

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
-    ArbitrumProvider, At, Beginning, Hearing, NodeId, Nodes, Provider, RpcError,
+    ArbitrumProvider, At, Beginning, ChainReader, Hearing, NodeId, RpcError,
     connection::Link,
     endpoints::Node,
     identity::{self, Found, Said},
@@ -21,18 +21,25 @@ const NAMES_WITHIN: Duration = Duration::from_secs(3);
 const MADE_ANEW_AFTER: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-impl Nodes for ArbitrumProvider {
-    fn hosts(&self) -> &str {
+/// What an instance asks of its provider beside what its rooms do.
+impl ArbitrumProvider {
+    /// The hosts of all nodes, for messages.
+    #[must_use]
+    pub fn hosts(&self) -> &str {
         &self.inner.hosts
     }
 
-    fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)> {
+    /// Each node's host, whether it may be called, and its newest block.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)> {
         self.nodes().iter().map(Node::health).collect()
     }
 
-    fn trouble(&self) -> Option<RpcError> {
+    /// Why no node is connected just now; `None` while one is. Asks nobody.
+    #[must_use]
+    pub fn trouble(&self) -> Option<RpcError> {
         let mut troubles = Vec::new();
-        let nobody = self.inner.shared.usable.borrow().order.is_empty();
+        let nobody = self.inner.shared.usable.get().order.is_empty();
         for node in self.nodes() {
             match &*node.link.borrow() {
                 Link::Up(_) => match node.contradiction() {
@@ -58,7 +65,8 @@ impl Nodes for ArbitrumProvider {
         Some(self.unavailable(each.join("; ")))
     }
 
-    async fn first_attempt(&self) -> Result<(), RpcError> {
+    /// Waits until a node is connected, or each has been tried once.
+    pub async fn first_attempt(&self) -> Result<(), RpcError> {
         let tried = self.nodes().iter().map(|node| {
             let mut link = node.link.clone();
             async move {
@@ -75,16 +83,21 @@ impl Nodes for ArbitrumProvider {
         self.trouble().map_or(Ok(()), Err)
     }
 
-    fn beginnings(&self) -> Vec<(&str, Beginning)> {
+    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
+    #[must_use]
+    pub fn beginnings(&self) -> Vec<(&str, Beginning)> {
         let of = |node: &Node| beginning(&node.link.borrow(), &node.found.borrow());
         self.nodes().iter().map(|node| (node.endpoint.host(), of(node))).collect()
     }
 
-    async fn settle_genesis(&self, genesis: B256) {
+    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
+    pub async fn settle_genesis(&self, genesis: B256) {
         self.inner.shared.settle_genesis(genesis).await;
     }
 
-    async fn made_anew(&self) -> RpcError {
+    /// Returns once every node has said for a while that block 0 is another one than the one that is
+    /// meant, and the same: that one was a single node's word, or the chain was made anew. Why.
+    pub async fn made_anew(&self) -> RpcError {
         let mut since = None;
         loop {
             sleep(LOOK_EVERY).await;
@@ -104,11 +117,15 @@ impl Nodes for ArbitrumProvider {
         }
     }
 
-    fn begin_after(&self, block: BlockRef) {
+    /// Everything up to this block was read by an earlier run.
+    pub fn begin_after(&self, block: BlockRef) {
         self.inner.shared.learn(|known| known.begin_after(block));
     }
 
-    async fn read_up_to(&self, block: BlockRef) {
+    /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
+    /// another one there is of another chain, as long as some node is not. Now and then the nodes are
+    /// asked.
+    pub async fn read_up_to(&self, block: BlockRef) {
         let mut ripe = None;
         self.inner.shared.learn(|known| ripe = known.read_up_to(block));
         let Some(ripe) = ripe else { return };

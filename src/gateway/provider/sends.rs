@@ -8,7 +8,7 @@ use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    CALL_DEADLINE, NodeId, Provider, Receipt, RpcError, Sent,
+    CALL_DEADLINE, ChainReader, NodeId, Receipt, RpcError, Sent,
     arbitrum::{ArbitrumProvider, client_of, hex},
     client::Client,
     endpoint::Endpoint,
@@ -197,14 +197,14 @@ fn refusal_of(error: &RpcError) -> quirks::Refusal {
     }
 }
 
-pub(crate) fn is_already_known(error: &RpcError) -> bool {
+fn is_already_known(error: &RpcError) -> bool {
     refusal_of(error) == quirks::Refusal::AlreadyKnown
 }
 
 /// What the refusals of all endpoints mean together; the flag marks that of the one which is read
 /// from. One that may have taken the transaction outweighs all that have not; then comes what says
 /// that its nonce is used or occupied; then the word of the endpoint that is read from.
-pub(crate) fn verdict(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
+fn verdict(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
     let weight = |(reading, error): &(bool, RpcError)| match refusal_of(error) {
         quirks::Refusal::AlreadyKnown | quirks::Refusal::Unready | quirks::Refusal::Unknown => 4,
         quirks::Refusal::NonceTooLow => 3,

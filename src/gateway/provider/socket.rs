@@ -158,8 +158,9 @@ pub(super) struct Socket {
 /// Opens a connection: the callers' end, the newest head a subscription told, and what has to run.
 pub(super) async fn open(
     endpoint: &Endpoint,
+    tls: &Arc<rustls::ClientConfig>,
 ) -> Result<(Line, watch::Receiver<Option<RawHead>>, Socket), OpenError> {
-    let stream = open_stream(endpoint).await?;
+    let stream = open_stream(endpoint, tls).await?;
     let (orders, taken) = mpsc::channel(ORDERS);
     let (told, heads) = watch::channel(None);
     let shared = Arc::<Shared>::default();
@@ -168,7 +169,10 @@ pub(super) async fn open(
     Ok((line, heads, Socket { stream, orders: taken, shared, heads: told, room }))
 }
 
-async fn open_stream(endpoint: &Endpoint) -> Result<Stream, OpenError> {
+async fn open_stream(
+    endpoint: &Endpoint,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<Stream, OpenError> {
     let mut url = endpoint.url().clone();
     let authorization = alloy::transports::Authorization::extract_from_url(&url);
     // Userinfo is sent as a header, never as part of the request line. Cannot fail: ws has a host.
@@ -187,7 +191,7 @@ async fn open_stream(endpoint: &Endpoint) -> Result<Stream, OpenError> {
         .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(bounds::LARGEST))
         .max_frame_size(Some(bounds::LARGEST));
-    let connector = (url.scheme() == "wss").then(|| Connector::Rustls(endpoint.tls().clone()));
+    let connector = (url.scheme() == "wss").then(|| Connector::Rustls(tls.clone()));
     let (stream, _) =
         tokio_tungstenite::client_async_tls_with_config(request, tcp, Some(config), connector)
             .await

@@ -9,7 +9,7 @@ use super::{Finding, PATIENCE, Verdict};
 use crate::{
     clock,
     flow::ciphertexts::{Answer, BucketClient, FallbackStore, Probed, probe, probe_fallback},
-    gateway::{gateway_config::GatewayConfigAdapter, provider::Provider},
+    gateway::{gateway_config::GatewayConfigAdapter, provider::ChainReader},
 };
 
 const SUBJECT: &str = "bucket";
@@ -26,7 +26,7 @@ pub(super) struct ServerDate {
 
 /// A finding for each bucket. One that fails is a warning as long as another works: there the same
 /// ciphertexts are.
-pub(super) async fn look<P: Provider>(
+pub(super) async fn look<P: ChainReader>(
     registry: &GatewayConfigAdapter<P>,
     http: &BucketClient,
 ) -> (Vec<Finding>, Vec<ServerDate>) {
@@ -63,7 +63,7 @@ async fn ask(http: &BucketClient, url: &str) -> (Probed, Option<ServerDate>) {
 }
 
 /// Bucket URLs, each once.
-async fn urls<P: Provider>(registry: &GatewayConfigAdapter<P>) -> Result<Vec<String>, Finding> {
+async fn urls<P: ChainReader>(registry: &GatewayConfigAdapter<P>) -> Result<Vec<String>, Finding> {
     let failed = |error: String| {
         Finding::fail(SUBJECT, error, "try again; another gateway_url if it stays so")
     };

@@ -1,22 +1,22 @@
 //! The two contracts, and what they say of this node.
 
-use super::{Finding, within, world};
+use super::{Finding, addresses, within, world};
 use crate::{
     config::Config,
     domain::Address,
     gateway::{
         decryption::{DecryptionAdapter, Support},
         gateway_config::GatewayConfigAdapter,
-        provider::{Provider, RpcError},
+        provider::{ChainReader, RpcError},
     },
 };
 
 const ASK_AGAIN: &str = "try again; another gateway_url if it stays so";
 
 /// The Decryption contract: whether it is there, which one it is, and what it signs under.
-pub(super) async fn look<P: Provider>(provider: &P, config: &Config) -> Vec<Finding> {
+pub(super) async fn look<P: ChainReader>(provider: &P, config: &Config) -> Vec<Finding> {
     const SUBJECT: &str = "Decryption";
-    let decryption = DecryptionAdapter::new(provider.clone());
+    let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
     let looking = async {
         let address = decryption.address();
         if !decryption.is_deployed().await? {
@@ -79,7 +79,7 @@ fn is_another(version: &str) -> bool {
 }
 
 /// The GatewayConfig contract, and whether it knows this wallet.
-pub(super) async fn look_at_registry<P: Provider>(
+pub(super) async fn look_at_registry<P: ChainReader>(
     registry: &GatewayConfigAdapter<P>,
     config: &Config,
     wallet: Option<Address>,

@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::{
     domain::{Address, U256},
-    gateway::provider::{At, Provider, RpcError},
+    gateway::provider::{At, RpcError, TransactionSender},
 };
 
 const SUBJECT: &str = "balance";
@@ -12,7 +12,7 @@ const ANSWER_GAS: u64 = 500_000;
 /// Fewer answers than this are not enough for a quiet night.
 const LOW: u64 = 1_000;
 
-pub(super) async fn look<P: Provider>(provider: &P, wallet: Address) -> Finding {
+pub(super) async fn look<P: TransactionSender>(provider: &P, wallet: Address) -> Finding {
     match ask(provider, wallet).await {
         Ok((balance, fee)) => judge(wallet, balance, fee),
         Err(error) => Finding::fail(
@@ -24,7 +24,10 @@ pub(super) async fn look<P: Provider>(provider: &P, wallet: Address) -> Finding 
 }
 
 /// Wei in the wallet, and wei per gas as of now.
-async fn ask<P: Provider>(provider: &P, wallet: Address) -> Result<(U256, u128), RpcError> {
+async fn ask<P: TransactionSender>(
+    provider: &P,
+    wallet: Address,
+) -> Result<(U256, u128), RpcError> {
     let (balance, head) = tokio::try_join!(provider.balance(wallet), provider.header(At::Latest))?;
     let base = head.and_then(|head| head.base_fee).unwrap_or_default();
     // Not every node answers this one, and it is a small part.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock,
     config::Finality,
-    gateway::provider::{ArbitrumProvider, Beginning, Nodes, RpcError},
+    gateway::provider::{ArbitrumProvider, Beginning, RpcError},
 };
 
 const SUBJECT: &str = "gateway node";

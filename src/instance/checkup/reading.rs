@@ -11,8 +11,8 @@ use crate::{
     domain::B256,
     flow::arrivals::blooms::{Found, compare},
     gateway::{
-        decryption::DecryptionAdapter,
-        provider::{ArbitrumProvider, At, Head, Provider, Way},
+        decryption::{Addresses, DecryptionAdapter},
+        provider::{ArbitrumProvider, At, ChainReader, Head, Way},
     },
 };
 
@@ -31,6 +31,7 @@ pub(super) struct Node {
     /// Scheme, host and port.
     pub shown: String,
     pub provider: ArbitrumProvider,
+    pub addresses: Addresses,
 }
 
 /// What is wrong with each of these nodes, which answer. `newest`: what they say of their heads.
@@ -39,7 +40,7 @@ pub(super) async fn look(nodes: &[(&Node, u64)]) -> Vec<Finding> {
     let looks = nodes.iter().map(|(node, newest)| async move {
         let looks = async {
             let (range, logs, receipt) = tokio::join!(
-                of_range(&node.provider, *newest),
+                of_range(node, *newest),
                 of_logs(&node.provider, *newest),
                 of_receipt(&node.provider, *newest),
             );
@@ -126,9 +127,9 @@ impl Odd {
     }
 }
 
-async fn of_range(provider: &ArbitrumProvider, newest: u64) -> Option<Odd> {
+async fn of_range(node: &Node, newest: u64) -> Option<Odd> {
     let to = newest.saturating_sub(BELOW_HEAD);
-    let adapter = DecryptionAdapter::new(provider.clone());
+    let adapter = DecryptionAdapter::new(node.provider.clone(), node.addresses);
     match adapter.requests_between(to.saturating_sub(RANGE - 1), to).await {
         Ok(_) => None,
         Err(error) if error.too_much().is_some() => Some(Odd::SmallRanges(error.to_string())),

@@ -20,7 +20,7 @@ use crate::{
     },
     gateway::{
         decryption::DecryptionAdapter,
-        fake_chain::{FakeChain, request_event},
+        fake_chain::{ADDRESSES, FakeChain, request_event},
     },
     instance::line::line as shown,
     journal::{Identity, Opened, Progress, StageName, open_as},
@@ -75,7 +75,8 @@ impl World {
         let chain = FakeChain::new(10);
         chain.mine(vec![request_event(1), request_event(2)]);
         chain.mine_empty(3);
-        let backfill = Backfill::new(DecryptionAdapter::new(chain.clone()), journal.clone());
+        let backfill =
+            Backfill::new(DecryptionAdapter::new(chain.clone(), ADDRESSES), journal.clone());
         let (intakes, _, walk) = entrances(8, 8);
         let line = watch::channel(Line::OPEN).1;
         let tag = watch::channel(None).1;

@@ -17,7 +17,7 @@ use super::{Stands, parse, retry, some};
 use crate::{
     domain::BlockRef,
     flow::{Entrance, Intake, arrivals::backfill::Backfill, depth::Line},
-    gateway::{abi, provider::Provider},
+    gateway::{abi, provider::ChainReader},
     journal::{Journal, RequestRecord, StageName},
     observe::requests::{Backfilled, Inquiry, Reply, Told},
 };
@@ -33,7 +33,7 @@ const MOST_WAITING: usize = 10_000;
 
 /// All that wishes need.
 #[derive(Debug)]
-pub(super) struct Wishes<P: Provider> {
+pub(super) struct Wishes<P: ChainReader> {
     journal: Journal,
     /// One wish at a time.
     backfill: Mutex<Backfill<P, Journal>>,
@@ -61,7 +61,7 @@ impl Asker {
     }
 }
 
-impl<P: Provider> Wishes<P> {
+impl<P: ChainReader> Wishes<P> {
     pub(super) fn new(
         journal: Journal,
         backfill: Backfill<P, Journal>,

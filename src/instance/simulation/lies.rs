@@ -9,6 +9,38 @@ mod told;
 
 use tokio::time::Instant;
 
+use crate::domain::Bytes;
+
+/// A node's error.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub code: i64,
+    pub message: &'static str,
+    pub data: Option<Bytes>,
+}
+
+pub(super) fn refused(code: i64, message: &'static str, data: Option<Bytes>) -> Refusal {
+    Refusal { code, message, data }
+}
+
+/// One endpoint of the connector's configuration; behind it are machines.
+#[derive(Debug, Default)]
+pub(super) struct Endpoint {
+    pub lies: Lies,
+    /// No later block is its head.
+    pub announced: u64,
+    /// The next message does not get through.
+    pub cut: bool,
+    /// It cannot be connected to.
+    pub away_until: Option<Instant>,
+}
+
+impl Endpoint {
+    pub fn is_away(&self) -> bool {
+        self.away_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
 /// What the receipts of a whole block are, while the index is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BlockReceipts {

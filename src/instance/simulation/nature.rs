@@ -5,7 +5,6 @@ use std::{fmt::Write as _, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    endpoints::look::LOOK_EVERY,
     requests::number_of,
     world::{State, World},
 };
@@ -21,14 +20,6 @@ const BLIND: Duration = Duration::from_secs(7);
 /// For so long an endpoint cannot be connected to.
 const AWAY: Duration = Duration::from_secs(20);
 const BASE_FEE: u128 = 1_000_000_000;
-
-/// Staleness shows by time alone.
-pub(super) async fn looks(world: World) {
-    loop {
-        sleep(LOOK_EVERY).await;
-        world.state().look();
-    }
-}
 
 /// Block after block, for ever.
 pub(super) async fn turns(world: World) {
@@ -55,6 +46,9 @@ impl State {
             let wanted = self.plan.requests * number / self.plan.history / 3;
             self.request_until(wanted);
             self.chain.mine(0);
+        }
+        for endpoint in &mut self.endpoints {
+            endpoint.announced = self.chain.height();
         }
     }
 
@@ -89,7 +83,7 @@ impl State {
         }
         for endpoint in 0..self.plan.urls {
             if self.fault(faults.reconnect) {
-                self.endpoints[endpoint].connection += 1;
+                self.endpoints[endpoint].cut = true;
             }
             if self.plan.urls > 1 && self.fault(faults.away) {
                 let away = AWAY.mul_f64(self.dice.f64());
@@ -143,10 +137,9 @@ impl State {
         self.chain.mine(hidden);
         for endpoint in 0..self.plan.urls {
             if !self.fault(faults.unannounced) {
-                self.hear(endpoint);
+                self.endpoints[endpoint].announced = self.chain.height();
             }
         }
-        self.look();
         let height = self.chain.height();
         let block = self.chain.block(height).expect("just mined");
         let events: Vec<u64> = block.events.iter().map(number_of).collect();

@@ -56,6 +56,8 @@ pub(super) struct Plan {
     /// Of each URL: what its headers say of logs, and which of the field's limits its ranges have.
     pub blooms: [Blooms; 2],
     pub limits: [Option<usize>; 2],
+    /// Of each URL: it takes one call in a message.
+    pub no_arrays: [bool; 2],
     /// The index of logs is broken before the connector's first start.
     pub broken_at_first: bool,
     /// How deep a block has to be before its requests are walked.
@@ -206,6 +208,7 @@ impl Plan {
             urls,
             blooms,
             limits,
+            no_arrays: [dice.u8(..4) == 0, dice.u8(..4) == 0],
             broken_at_first: dice.u8(..8) == 0,
             depth: *dice.choice(&depths).unwrap(),
             core: if dice.bool() { CoreAge::KeepsFailed } else { CoreAge::DoesAgain },

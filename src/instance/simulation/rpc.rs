@@ -1,29 +1,29 @@
-//! The node behind the product's own port ([`Provider`]): what it answers. Which of the URLs is asked
-//! decides `endpoints`, and what one says wrongly `lies`.
+//! The node as one life of the process sees it: JSON-RPC messages in, JSON-RPC messages out, and late,
+//! mute, lagging, forgetful, untrue. All that is above is the product's own provider. Several machines
+//! may stand behind one URL, and each message meets any of them; what a URL says wrongly stands in
+//! `lies`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use alloy::{primitives::FixedBytes, sol_types::SolValue};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
+use alloy::{
+    primitives::{FixedBytes, U64, U128},
+    sol_types::SolValue,
 };
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    chain::{DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
-    lies::BlockReceipts,
-    node::{HOST, SimulatedNode, refused, unavailable},
-    requests::{BUCKETS, COPROCESSORS},
-    world::State,
+    chain::{Block, CHAIN_ID, DECRYPTION, GATEWAY_CONFIG, Transaction, domain},
+    lies::{BlockReceipts, Refusal, refused},
+    requests::{BUCKETS, COPROCESSORS, number_of},
+    world::{Life, State},
 };
 use crate::{
-    domain::{Address, B256, BlockRef, Bytes, Event, SigningDomain, U256},
+    domain::{Address, B256, Bytes, Event, SigningDomain, U256},
     gateway::{
         abi,
-        provider::{
-            Addresses, At, Beginning, Call, Emitted, Head, LogRange, NodeId, Nodes, Provider,
-            Range, Receipt, RpcError, Sent, Told, Transaction as Mined, Way,
-        },
+        provider::{CALL_DEADLINE, Head, endpoint::Endpoint},
     },
 };
 
@@ -31,521 +31,528 @@ const HOSTS: [&str; 2] = ["node-0", "node-1"];
 /// So many blocks under the head are the tags; deeper than any reorganisation.
 const SAFE_AFTER: u64 = 8;
 const FINAL_AFTER: u64 = 16;
-/// A count above is none, as in `provider::arbitrum`.
-const MOST_TRANSACTIONS: u64 = 1 << 53;
+/// A raw transaction is out, and nobody here has heard so.
+const RISKY: u64 = 8;
+/// How long a sender may wait for the receipt (EIP-7966), and how often it is looked for.
+const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+const SYNC_EVERY: Duration = Duration::from_millis(200);
 
-/// How an answer looks in the trace.
-fn told<T>(
-    answer: Result<T, RpcError>,
-    of: impl FnOnce(&T) -> String,
-) -> (Result<T, RpcError>, String) {
-    let note = match &answer {
-        Ok(value) => of(value),
-        Err(error) => error.to_string(),
-    };
-    (answer, note)
+/// What becomes of one message.
+enum Fate {
+    /// Done and answered.
+    Answered,
+    /// Done; the answer is lost.
+    Unanswered,
+    /// Never heard of.
+    Lost,
+    Refused(i64, &'static str),
 }
 
-fn contract(call: &Call, state: &State, wallet: Address, number: u64) -> Result<Bytes, RpcError> {
-    if call.to == GATEWAY_CONFIG {
-        let text = |text: &str| text.to_owned();
-        if call.data == abi::kms_node(wallet).calldata() {
-            let node = (wallet, state.core.address(), text("node"), text(""));
-            return Ok(node.abi_encode().into());
+/// What a node says to one call, and how that looks in the trace.
+type Said = (Result<Value, Refusal>, String);
+
+const PACKETS: [(i64, &str); 5] = [
+    (-32_603, "internal error"),
+    (429, "too many requests"),
+    (-32_005, "limit exceeded"),
+    (-32_601, "method not found"),
+    (-32_000, "header not found"),
+];
+
+/// What a node says of a raw transaction without its being so, and whether it takes it.
+const UNTRUE: [(&str, bool); 6] = [
+    ("already known", false),
+    ("nonce too low", false),
+    ("nonce too low", true),
+    ("replacement transaction underpriced", false),
+    ("insufficient funds for gas * price + value", false),
+    ("internal error", true),
+];
+
+/// One call of a message.
+#[derive(Debug, Deserialize)]
+struct Call {
+    id: u64,
+    method: String,
+    params: Value,
+}
+
+impl Call {
+    fn is_raw(&self) -> bool {
+        self.method.starts_with("eth_sendRawTransaction")
+    }
+
+    /// By which a connection is kept: several a second, all the time. The world has faults of its own
+    /// for them (`unannounced`, `reconnect`, `away`).
+    fn keeps_connection(&self) -> bool {
+        let header_of = |block: &str| {
+            self.method == "eth_getBlockByNumber" && self.params[0].as_str() == Some(block)
+        };
+        self.method == "eth_chainId" || header_of("latest") || header_of("0x0")
+    }
+}
+
+/// One URL, as this life reaches it.
+pub(super) fn endpoint(life: &Life, wallet: Address, index: usize) -> Endpoint {
+    let life = life.clone();
+    let carrier = Arc::new(move |message: String| {
+        let node = Node { life: life.clone(), wallet, endpoint: index };
+        let exchange: futures_util::future::BoxFuture<'static, Option<Vec<u8>>> =
+            Box::pin(async move { node.exchange(&message).await });
+        exchange
+    });
+    Endpoint::over(HOSTS[index], carrier)
+}
+
+/// Whom a message meets.
+struct Node {
+    life: Life,
+    wallet: Address,
+    endpoint: usize,
+}
+
+impl Node {
+    fn fate(&self, raw: bool) -> (Fate, Duration) {
+        let mut state = self.life.world.state();
+        let faults = state.plan.faults;
+        let quick = state.millis(20);
+        if raw && state.fault(faults.lost) {
+            return (Fate::Lost, state.millis(3000));
         }
-        for (coprocessor, url) in COPROCESSORS.into_iter().zip(BUCKETS) {
-            if call.data == abi::coprocessor(coprocessor).calldata() {
-                return Ok((coprocessor, coprocessor, text(url)).abi_encode().into());
+        if raw && state.fault(faults.silent) {
+            return (Fate::Unanswered, state.millis(3000));
+        }
+        if raw && state.fault(faults.untrue) {
+            let (text, takes) = UNTRUE[state.dice.usize(..UNTRUE.len())];
+            let fate = if takes { Fate::Unanswered } else { Fate::Refused(-32_000, text) };
+            return (fate, quick);
+        }
+        if state.fault(faults.never) {
+            return (if state.dice.bool() { Fate::Lost } else { Fate::Unanswered }, CALL_DEADLINE);
+        }
+        if state.fault(faults.packet) {
+            let (code, text) = PACKETS[state.dice.usize(..PACKETS.len())];
+            return (Fate::Refused(code, text), quick);
+        }
+        if state.fault(faults.late) {
+            return (Fate::Answered, state.millis(9000));
+        }
+        (Fate::Answered, quick)
+    }
+
+    /// One message, from the question to the answer. `None`: there is none.
+    async fn exchange(&self, message: &str) -> Option<Vec<u8>> {
+        let together = message.starts_with('[');
+        let calls: Vec<Call> = if together {
+            serde_json::from_str(message).expect("the provider writes well")
+        } else {
+            vec![serde_json::from_str(message).expect("the provider writes well")]
+        };
+        if calls.iter().all(Call::keeps_connection) {
+            let pause = self.life.world.state().millis(20);
+            sleep(pause).await;
+            let answers = self.life.world.state().answer(self, &calls, &Fate::Answered)?.1;
+            return Some(spelled(together, answers));
+        }
+        self.life.point().await;
+        let raw = calls.iter().any(Call::is_raw);
+        let (fate, pause) = self.fate(raw);
+        // On its way there; the rest on its way back.
+        sleep(pause / 3).await;
+        let refuses = together && self.life.world.state().plan.no_arrays[self.endpoint];
+        let answered = if refuses {
+            self.life.world.state().fired("array");
+            let odd = refused(-32_600, "batch requests are disabled", None);
+            Some((0, vec![(None, (Err(odd), "no arrays".to_owned()))]))
+        } else {
+            self.life.world.state().answer(self, &calls, &fate)
+        };
+        let what = calls.iter().map(|call| call.method.as_str()).collect::<Vec<_>>().join(", ");
+        let Some((machine, mut answers)) = answered else {
+            self.life.world.say(format_args!("{}: {what}: away", HOSTS[self.endpoint]));
+            return None;
+        };
+        let notes: Vec<&str> = answers.iter().map(|(_, (_, note))| note.as_str()).collect();
+        let (notes, how) = (notes.join("; "), how(&fate));
+        self.life.world.say(format_args!("node {machine}: {what}: {how}{notes}"));
+        let sync = calls[0].method == "eth_sendRawTransactionSync";
+        if let (true, Fate::Answered, Some((_, (Ok(hash), _)))) = (sync, &fate, answers.first()) {
+            let hash = serde_json::from_value(hash.clone()).expect("a hash");
+            answers[0].1.0 = self.receipt_in_time(machine, hash).await;
+        }
+        sleep(pause / 3 * 2).await;
+        self.life.point_of(if raw { RISKY } else { 1 }).await;
+        match fate {
+            Fate::Answered | Fate::Refused(..) => Some(spelled(!refuses && together, answers)),
+            Fate::Unanswered | Fate::Lost => None,
+        }
+    }
+
+    /// EIP-7966.
+    async fn receipt_in_time(&self, machine: usize, hash: B256) -> Result<Value, Refusal> {
+        let until = Instant::now() + SYNC_PATIENCE;
+        while Instant::now() < until {
+            sleep(SYNC_EVERY).await;
+            let (told, _) = self.life.world.state().receipt(machine, hash);
+            if let Ok(receipt @ Value::Object(_)) = told {
+                return Ok(receipt);
+            }
+        }
+        Err(refused(4, "the transaction was added to the mempool but wasn't processed", None))
+    }
+}
+
+fn how(fate: &Fate) -> &'static str {
+    match fate {
+        Fate::Answered | Fate::Refused(..) => "",
+        Fate::Unanswered => "unanswered: ",
+        Fate::Lost => "lost",
+    }
+}
+
+fn spelled(together: bool, answers: Vec<(Option<u64>, Said)>) -> Vec<u8> {
+    let each = answers.into_iter().map(|(id, (said, _))| match said {
+        Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+        Err(Refusal { code, message, data }) => json!({
+            "jsonrpc": "2.0", "id": id,
+            "error": { "code": code, "message": message, "data": data },
+        }),
+    });
+    let mut each: Vec<Value> = each.collect();
+    let whole = if together { Value::Array(each) } else { each.remove(0) };
+    whole.to_string().into_bytes()
+}
+
+fn hex(number: u64) -> Value {
+    json!(U64::from(number))
+}
+
+/// A log as a node spells it.
+fn log(event: &Event) -> Value {
+    json!({
+        "address": DECRYPTION, "topics": event.topics, "data": event.data,
+        "blockNumber": hex(event.block.number), "blockHash": event.block.hash,
+        "transactionHash": event.transaction, "logIndex": hex(event.log_index),
+    })
+}
+
+fn numbers(events: &[Event]) -> String {
+    let numbers: Vec<String> = events.iter().map(|event| number_of(event).to_string()).collect();
+    format!("[{}]", numbers.join(" "))
+}
+
+/// A block that is asked for by number or tag.
+fn number_in(at: &Value) -> Option<u64> {
+    serde_json::from_value::<U64>(at.clone()).ok().map(|number| number.to())
+}
+
+/// Blocks in which logs are looked for.
+enum Where {
+    Block(B256),
+    Numbers { from: u64, to: u64 },
+}
+
+impl State {
+    /// What a machine behind the URL says to each call; which one it is. `None`: nothing is connected.
+    fn answer(
+        &mut self,
+        node: &Node,
+        calls: &[Call],
+        fate: &Fate,
+    ) -> Option<(usize, Vec<(Option<u64>, Said)>)> {
+        let machine = self.machine(node.endpoint);
+        let endpoint = &mut self.endpoints[node.endpoint];
+        if std::mem::take(&mut endpoint.cut) || endpoint.is_away() {
+            return None;
+        }
+        let answers = calls.iter().map(|call| {
+            let said = match fate {
+                Fate::Answered | Fate::Unanswered => self.say(node, machine, call),
+                Fate::Lost => (Ok(Value::Null), String::new()),
+                Fate::Refused(code, text) => (Err(refused(*code, text, None)), (*text).to_owned()),
+            };
+            (Some(call.id), said)
+        });
+        Some((machine, answers.collect()))
+    }
+
+    fn say(&mut self, node: &Node, machine: usize, Call { method, params, .. }: &Call) -> Said {
+        let endpoint = node.endpoint;
+        let hash = |place: usize| -> B256 {
+            serde_json::from_value(params[place].clone()).expect("the provider writes well")
+        };
+        let told = match method.as_str() {
+            "eth_chainId" => Ok(hex(CHAIN_ID)),
+            "eth_getBlockByNumber" => return self.header(node, machine, params),
+            "eth_getBlockByHash" => {
+                let sight = self.chain.sight(machine);
+                let block = self.chain.block_of(hash(0), sight).cloned();
+                return self.block_told(node, block, false);
+            }
+            "eth_getLogs" => return self.logs(endpoint, machine, &params[0]),
+            "eth_getBlockReceipts" => return self.receipts(endpoint, machine, hash(0)),
+            "eth_getTransactionReceipt" => return self.receipt(machine, hash(0)),
+            "eth_getTransactionByHash" => Ok(Value::Null),
+            "eth_call" => self.call(node, machine, params).map(|told| json!(told)),
+            "eth_estimateGas" => {
+                let latest = json!([params[0], "latest"]);
+                let gas = self.call(node, machine, &latest).map(|_| 100_000);
+                gas.map(|gas| hex(self.told_estimate(endpoint, gas)))
+            }
+            "eth_getCode" => Ok(json!("0x01")),
+            "eth_getBalance" => Ok(json!(U256::MAX)),
+            "eth_getTransactionCount" => self.count(endpoint, machine, &params[1]),
+            "eth_maxPriorityFeePerGas" => Ok(json!(U128::from(self.told_tip(endpoint)))),
+            "eth_sendRawTransactionSync" if !self.plan.offers_receipts => {
+                Err(refused(-32_601, "the method does not exist", None))
+            }
+            "eth_sendRawTransaction" | "eth_sendRawTransactionSync" => {
+                return self.send(machine, &params[0]);
+            }
+            other => panic!("nobody has said what {other} answers"),
+        };
+        let shown = match &told {
+            Ok(told) => told.to_string().chars().take(80).collect(),
+            Err(Refusal { message, .. }) => (*message).to_owned(),
+        };
+        (told, shown)
+    }
+
+    fn header(&mut self, node: &Node, machine: usize, params: &Value) -> Said {
+        let sight = self.chain.sight(machine);
+        let number = match params[0].as_str() {
+            Some("latest") => Some(sight.min(self.endpoints[node.endpoint].announced)),
+            Some(tag @ ("safe" | "finalized")) => {
+                let under = if tag == "safe" { SAFE_AFTER } else { FINAL_AFTER };
+                Some(self.tag_follows(node.endpoint, sight).saturating_sub(under))
+            }
+            _ => number_in(&params[0]).filter(|number| *number <= sight),
+        };
+        let block = number.and_then(|number| self.chain.block(number)).cloned();
+        self.block_told(node, block, params[1] == json!(true))
+    }
+
+    /// As the endpoint tells it. `whole`: with its transactions, not with their hashes.
+    fn block_told(&mut self, node: &Node, block: Option<Block>, whole: bool) -> Said {
+        let Some(block) = block else { return (Ok(Value::Null), "unknown".to_owned()) };
+        let head = self.as_told(node.endpoint, &block.head);
+        let Head { block: own, parent, bloom, base_fee, gas_limit, .. } = head;
+        let mut told = json!({
+            "number": hex(own.number), "hash": own.hash, "parentHash": parent,
+            "gasLimit": gas_limit.map(hex), "logsBloom": bloom,
+            "baseFeePerGas": base_fee.map(U128::from),
+        });
+        let sent = block.transactions.iter().map(|mined| mined.transaction.told());
+        told["transactions"] = if whole {
+            let sent = sent.map(|sent| {
+                json!({
+                    "hash": sent.hash, "from": node.wallet, "to": sent.to, "input": sent.input
+                })
+            });
+            sent.collect()
+        } else {
+            let emitting = block.events.iter().map(|event| event.transaction);
+            emitting.chain(sent.map(|sent| sent.hash)).map(|hash| json!(hash)).collect()
+        };
+        (Ok(told), format!("{} {}", own.number, own.hash))
+    }
+
+    /// What a machine shows of its logs, but for what is broken at its endpoint.
+    fn logs_of(&mut self, machine: usize, of: &Where) -> Result<Vec<Event>, Refusal> {
+        let (height, sight) = (self.chain.height(), self.chain.sight(machine));
+        let blind = self.blind_until.is_some_and(|until| Instant::now() < until);
+        let shown = |block: &Block| {
+            if blind || block.shown_from > height { Vec::new() } else { block.events.clone() }
+        };
+        match of {
+            Where::Block(hash) => match self.chain.block_of(*hash, sight) {
+                Some(block) => Ok(shown(block)),
+                None => Err(refused(-32_000, "unknown block", None)),
+            },
+            Where::Numbers { from, to } => {
+                let known = (*from..=*to.min(&sight)).filter_map(|n| self.chain.block(n));
+                let mut events: Vec<Event> = known.flat_map(shown).collect();
+                let rate = self.plan.faults.shuffled;
+                if self.fault(rate) {
+                    events.extend(events.clone());
+                    self.dice.shuffle(&mut events);
+                }
+                Ok(events)
             }
         }
     }
-    if call.to == DECRYPTION
-        && let Some(id) = call.data.get(4..36).map(U256::from_be_slice)
-        && call.data == abi::decryption_consensus_tx_senders(id).calldata()
-    {
-        let answered = state.chain.is_answered(id, number);
-        return Ok(if answered { vec![wallet] } else { vec![] }.abi_encode().into());
-    }
-    if call.to == DECRYPTION
-        && let Some(told) = described(call)
-    {
-        return Ok(told);
-    }
-    let to = Some(call.to);
-    match state.chain.execute(to, &call.data, number) {
-        Ok(()) => Ok(Bytes::new()),
-        Err(data) => Err(refused(3, "execution reverted", Some(data))),
-    }
-}
 
-/// What a machine shows of its logs, but for what is broken at its endpoint.
-fn logs_of(state: &mut State, machine: usize, range: LogRange) -> Result<Vec<Event>, RpcError> {
-    let (height, sight) = (state.chain.height(), state.chain.sight(machine));
-    let blind = state.blind_until.is_some_and(|until| Instant::now() < until);
-    let shown = |block: &super::chain::Block| {
-        if blind || block.shown_from > height { Vec::new() } else { block.events.clone() }
-    };
-    match range {
-        LogRange::Block(hash) => match state.chain.block_of(hash, sight) {
-            Some(block) => Ok(shown(block)),
-            None => Err(refused(-32_000, "unknown block", None)),
-        },
-        LogRange::Numbers { from, to } => {
-            let known = (from..=to.min(sight)).filter_map(|n| state.chain.block(n));
-            let mut events: Vec<Event> = known.flat_map(shown).collect();
-            let rate = state.plan.faults.shuffled;
-            if state.fault(rate) {
-                events.extend(events.clone());
-                state.dice.shuffle(&mut events);
+    fn logs(&mut self, endpoint: usize, machine: usize, filter: &Value) -> Said {
+        let topics: Option<Vec<Vec<B256>>> = serde_json::from_value(filter["topics"].clone()).ok();
+        let topics = topics.unwrap_or_default();
+        let of = match serde_json::from_value(filter["blockHash"].clone()) {
+            Ok(hash) => Where::Block(hash),
+            Err(_) => {
+                let end = |name: &str| number_in(&filter[name]).expect("the provider writes well");
+                Where::Numbers { from: end("fromBlock"), to: end("toBlock") }
             }
-            Ok(events)
+        };
+        let taken = match of {
+            Where::Numbers { from, to } => self.takes_range(endpoint, to.saturating_sub(from) + 1),
+            Where::Block(_) => Ok(()),
+        };
+        let events = taken.and_then(|()| self.logs_of(machine, &of));
+        let events = events.map(|events| {
+            let mut events = self.shown_by(endpoint, events);
+            events.retain(|event| {
+                let mut each = topics.iter().enumerate();
+                each.all(|(place, any)| any.contains(&event.topics[place]))
+            });
+            events
+        });
+        let what = match of {
+            Where::Block(hash) => format!("{hash}: "),
+            Where::Numbers { from, to } => format!("{from} to {to}: "),
+        };
+        match events {
+            Ok(events) => (Ok(events.iter().map(log).collect()), what + &numbers(&events)),
+            Err(error) => (Err(error.clone()), what + error.message),
         }
     }
-}
 
-/// The same, as its endpoint answers it.
-fn ranged(state: &mut State, machine: usize, range: LogRange) -> Result<Vec<Event>, RpcError> {
-    let endpoint = state.endpoint_of(machine);
-    if let LogRange::Numbers { from, to } = range {
-        state.takes_range(endpoint, to.saturating_sub(from) + 1)?;
+    /// Of a block, as far as their logs go.
+    fn receipts(&mut self, endpoint: usize, machine: usize, hash: B256) -> Said {
+        let receipts = self.block_receipts(endpoint);
+        if receipts == BlockReceipts::NotOffered {
+            let told = refused(-32_601, "the method does not exist", None);
+            return (Err(told), "not offered".to_owned());
+        }
+        match self.logs_of(machine, &Where::Block(hash)) {
+            Ok(events) => {
+                let hides = receipts == BlockReceipts::Hidden;
+                let events = if hides { self.shown_by(endpoint, events) } else { events };
+                let logs: Vec<Value> = events.iter().map(log).collect();
+                (Ok(json!([{ "logs": logs }])), format!("{hash}: {}", numbers(&events)))
+            }
+            Err(error) => (Err(error.clone()), error.message.to_owned()),
+        }
     }
-    let logs = logs_of(state, machine, range)?;
-    Ok(state.shown_by(endpoint, logs))
+
+    fn receipt(&mut self, machine: usize, hash: B256) -> Said {
+        let sight = self.chain.sight(machine);
+        let Some(receipt) = self.chain.receipt(hash, sight) else {
+            return (Ok(Value::Null), format!("{hash} no"));
+        };
+        let rate = self.plan.faults.odd_receipt;
+        if self.fault(rate) {
+            self.fired("receipt");
+            return (Ok(json!({ "transactionHash": hash, "status": "fine" })), "odd".to_owned());
+        }
+        let block = self.chain.block(receipt.block.number);
+        let events = block.into_iter().flat_map(|block| &block.events);
+        let logs: Vec<Value> = events.filter(|event| event.transaction == hash).map(log).collect();
+        let told = json!({
+            "transactionHash": hash, "status": hex(receipt.success.into()),
+            "blockNumber": hex(receipt.block.number), "blockHash": receipt.block.hash,
+            "gasUsed": hex(receipt.gas_used), "effectiveGasPrice": U128::from(receipt.gas_price),
+            "logs": logs,
+        });
+        (Ok(told), format!("{hash} in {} {}", receipt.block.number, receipt.success))
+    }
+
+    /// Which block a state is asked of, as far as the machine sees.
+    fn place(&self, machine: usize, at: &Value) -> Result<u64, Refusal> {
+        let sight = self.chain.sight(machine);
+        let number = match at {
+            Value::String(tag) if !tag.starts_with("0x") => Some(sight),
+            Value::String(_) => number_in(at),
+            by_hash => {
+                let hash = serde_json::from_value(by_hash["blockHash"].clone());
+                let hash = hash.expect("the provider writes well");
+                self.chain.block_of(hash, sight).map(|block| block.head.block.number)
+            }
+        };
+        let number = number.filter(|number| *number <= sight);
+        number.ok_or_else(|| refused(-32_000, "header not found", None))
+    }
+
+    fn call(&self, node: &Node, machine: usize, params: &Value) -> Result<Bytes, Refusal> {
+        let number = self.place(machine, &params[1])?;
+        let Value::Object(call) = &params[0] else { panic!("the provider writes well") };
+        let to = serde_json::from_value(call["to"].clone()).expect("an address");
+        let data = serde_json::from_value(call["data"].clone()).expect("bytes");
+        self.contract(to, &data, node.wallet, number)
+    }
+
+    fn contract(
+        &self,
+        to: Address,
+        data: &Bytes,
+        wallet: Address,
+        number: u64,
+    ) -> Result<Bytes, Refusal> {
+        if to == GATEWAY_CONFIG {
+            let text = |text: &str| text.to_owned();
+            if *data == abi::kms_node(wallet).calldata() {
+                let node = (wallet, self.core.address(), text("node"), text(""));
+                return Ok(node.abi_encode().into());
+            }
+            for (coprocessor, url) in COPROCESSORS.into_iter().zip(BUCKETS) {
+                if *data == abi::coprocessor(coprocessor).calldata() {
+                    return Ok((coprocessor, coprocessor, text(url)).abi_encode().into());
+                }
+            }
+        }
+        if to == DECRYPTION
+            && let Some(id) = data.get(4..36).map(U256::from_be_slice)
+            && *data == abi::decryption_consensus_tx_senders(id).calldata()
+        {
+            let answered = self.chain.is_answered(id, number);
+            return Ok(if answered { vec![wallet] } else { vec![] }.abi_encode().into());
+        }
+        if to == DECRYPTION
+            && let Some(told) = described(data)
+        {
+            return Ok(told);
+        }
+        match self.chain.execute(Some(to), data, number) {
+            Ok(()) => Ok(Bytes::new()),
+            Err(data) => Err(refused(3, "execution reverted", Some(data))),
+        }
+    }
+
+    /// The wallet's transactions. What is told of a block that is named by its number is right.
+    fn count(&mut self, endpoint: usize, machine: usize, at: &Value) -> Result<Value, Refusal> {
+        let count = self.chain.nonce(self.place(machine, at)?);
+        let told = if number_in(at).is_some() { count } else { self.told_count(endpoint, count) };
+        Ok(hex(told))
+    }
+
+    fn send(&mut self, machine: usize, raw: &Value) -> Said {
+        let raw: Bytes = serde_json::from_value(raw.clone()).expect("the provider writes well");
+        let transaction = Transaction::read(&raw);
+        let (nonce, hash) = (transaction.nonce, transaction.hash);
+        if let Some(what) = transaction.is_out_of_bounds() {
+            self.violations.push(format!("{hash} was signed for {what}"));
+        }
+        let answers = match transaction.answers() {
+            Some(id) => format!("{}", id & U256::from(u64::MAX)),
+            None => "nothing".to_owned(),
+        };
+        let (mempool, ahead) = (self.plan.mempool, self.plan.executes_ahead);
+        let offered = self.chain.offer(machine, transaction, mempool, ahead);
+        let offered = offered
+            .map_err(|(text, data)| refused(if data.is_some() { 3 } else { -32_000 }, text, data));
+        let taken = offered.as_ref().map_or_else(|error| error.message, |_| "taken");
+        let note = format!("{hash} nonce {nonce} for {answers}: {taken}");
+        (offered.map(|hash| json!(hash)), note)
+    }
 }
 
 /// `eip712Domain` and `getVersion` of the Decryption contract.
-fn described(call: &Call) -> Option<Bytes> {
-    if call.data == abi::signing_domain().calldata() {
+fn described(data: &Bytes) -> Option<Bytes> {
+    if *data == abi::signing_domain().calldata() {
         let SigningDomain { name, version, chain_id, verifying_contract } = domain();
         let (fields, chain_id) = (FixedBytes::from([0x0f]), U256::from(chain_id));
         let none: (B256, Vec<U256>) = (B256::ZERO, Vec::new());
         let told = (fields, name, version, chain_id, verifying_contract, none.0, none.1);
         return Some(told.abi_encode_params().into());
     }
-    let asked = call.data == abi::decryption_version().calldata();
+    let asked = *data == abi::decryption_version().calldata();
     asked.then(|| ("Decryption v0.3.0".to_owned(),).abi_encode_params().into())
-}
-
-impl Nodes for SimulatedNode {
-    fn hosts(&self) -> &str {
-        HOST
-    }
-
-    fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)> {
-        let state = self.life.world.state();
-        let endpoints = state.endpoints.iter().zip(HOSTS);
-        endpoints.map(|(endpoint, host)| (host, !endpoint.is_away(), endpoint.height())).collect()
-    }
-
-    fn trouble(&self) -> Option<RpcError> {
-        self.order().is_empty().then(|| unavailable("no node is connected"))
-    }
-
-    async fn first_attempt(&self) -> Result<(), RpcError> {
-        self.trouble().map_or(Ok(()), Err)
-    }
-
-    fn beginnings(&self) -> Vec<(&str, Beginning)> {
-        let state = self.life.world.state();
-        let genesis = state.chain.block(0).map(|block| block.head.block.hash);
-        let told = |away: bool| match genesis {
-            Some(genesis) if !away => Beginning::Is(genesis),
-            Some(_) | None => Beginning::Away,
-        };
-        let endpoints = state.endpoints.iter().zip(HOSTS);
-        endpoints.map(|(endpoint, host)| (host, told(endpoint.is_away()))).collect()
-    }
-
-    async fn settle_genesis(&self, _: B256) {}
-
-    async fn made_anew(&self) -> RpcError {
-        std::future::pending().await
-    }
-
-    fn begin_after(&self, _: BlockRef) {}
-
-    async fn read_up_to(&self, _: BlockRef) {}
-}
-
-impl Provider for SimulatedNode {
-    fn addresses(&self) -> Addresses {
-        Addresses { decryption: DECRYPTION, gateway_config: GATEWAY_CONFIG }
-    }
-
-    fn sound_nodes(&self) -> Vec<NodeId> {
-        self.order().into_iter().map(NodeId).collect()
-    }
-    fn goes_on(&self, _: NodeId) -> bool {
-        false
-    }
-    fn node_count(&self) -> usize {
-        self.life.world.state().plan.urls
-    }
-    fn voters(&self) -> Vec<NodeId> {
-        (0..self.node_count()).map(NodeId).collect()
-    }
-    fn only(&self, node: NodeId) -> Self {
-        Self { only: Some(node), ..self.clone() }
-    }
-    fn host(&self, node: NodeId) -> String {
-        HOSTS[node.0].to_owned()
-    }
-    fn heads(&self) -> watch::Receiver<Option<Head>> {
-        let mut state = self.life.world.state();
-        let (sender, mut heads) = watch::channel(state.reading.told());
-        heads.mark_changed();
-        state.listeners.push(sender);
-        heads
-    }
-
-    async fn chain_id(&self) -> Result<u64, RpcError> {
-        Ok(super::chain::CHAIN_ID)
-    }
-
-    async fn header(&self, at: At) -> Result<Option<Head>, RpcError> {
-        let what = match at {
-            At::Latest => "header of the head".to_owned(),
-            At::Safe => "header of the safe block".to_owned(),
-            At::Finalized => "header of the final block".to_owned(),
-            At::Number(number) => format!("header of {number}"),
-            At::Hash(hash) => format!("header of {hash}"),
-        };
-        self.ask(&what, |state, node| {
-            let (sight, endpoint) = (state.chain.sight(node), state.endpoint_of(node));
-            let tagged = match at {
-                At::Safe | At::Finalized => state.tag_follows(endpoint, sight),
-                At::Latest | At::Number(_) | At::Hash(_) => sight,
-            };
-            let found = match at {
-                At::Latest => state.chain.block(sight),
-                At::Safe => state.chain.block(tagged.saturating_sub(SAFE_AFTER)),
-                At::Finalized => state.chain.block(tagged.saturating_sub(FINAL_AFTER)),
-                At::Number(number) if number > sight => None,
-                At::Number(number) => state.chain.block(number),
-                At::Hash(hash) => state.chain.block_of(hash, sight),
-            };
-            let by = NodeId(endpoint);
-            let head = found.map(|block| Head { by, ..block.head });
-            let head = head.map(|head| state.as_told(endpoint, &head));
-            told(Ok(head), |head| match head {
-                Some(head) => format!("{} {}", head.block.number, head.block.hash),
-                None => "unknown".to_owned(),
-            })
-        })
-        .await
-    }
-
-    async fn block_logs(&self, hash: B256, way: Way) -> Result<Told<Vec<Emitted>>, RpcError> {
-        let what = match way {
-            Way::Logs => format!("all logs of {hash}"),
-            Way::Receipts => format!("receipts of {hash}"),
-        };
-        self.ask(&what, |state, node| {
-            let endpoint = state.endpoint_of(node);
-            let receipts = match way {
-                Way::Logs => BlockReceipts::Hidden,
-                Way::Receipts => state.block_receipts(endpoint),
-            };
-            let mut logs = logs_of(state, node, LogRange::Block(hash));
-            match receipts {
-                BlockReceipts::Shown => {}
-                BlockReceipts::NotOffered => logs = Err(refused(-32_601, "not offered", None)),
-                BlockReceipts::Hidden => {
-                    logs = logs.map(|logs| state.shown_by(endpoint, logs));
-                }
-            }
-            let emitted = logs.map(|logs| {
-                let of_contract = |event| Emitted { address: DECRYPTION, event };
-                let answer = logs.into_iter().map(of_contract).collect();
-                Told { by: NodeId(endpoint), answer }
-            });
-            told(emitted, |emitted: &Told<Vec<_>>| format!("{} logs", emitted.answer.len()))
-        })
-        .await
-    }
-
-    async fn logs(
-        &self,
-        _: Address,
-        topics: &[B256],
-        range: LogRange,
-    ) -> Result<Told<Vec<Event>>, RpcError> {
-        let topics = topics.to_vec();
-        let what = match range {
-            LogRange::Block(hash) => format!("logs of {hash}"),
-            LogRange::Numbers { from, to } => format!("logs of {from} to {to}"),
-        };
-        self.ask(&what, move |state, node| {
-            let endpoint = state.endpoint_of(node);
-            let logs = ranged(state, node, range).map(|mut answer| {
-                answer.retain(|event| topics.contains(&event.topics[0]));
-                Told { by: NodeId(endpoint), answer }
-            });
-            told(logs, |logs| {
-                let ids =
-                    logs.answer.iter().map(|event| super::requests::number_of(event).to_string());
-                format!("[{}]", ids.collect::<Vec<_>>().join(" "))
-            })
-        })
-        .await
-    }
-
-    async fn block_transactions(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
-        self.ask(&format!("transactions of {block}"), move |state, node| {
-            let sight = state.chain.sight(node);
-            let mut known = (0..=sight).filter_map(|number| state.chain.block(number));
-            let block = known.find(|known| known.head.block.hash == block);
-            let hashes = block.map(|block| {
-                block.events.iter().map(|event| event.transaction).collect::<Vec<B256>>()
-            });
-            told(Ok(hashes), |hashes| format!("{}", hashes.as_ref().map_or(0, Vec::len)))
-        })
-        .await
-    }
-
-    async fn emitted_by(&self, transaction: B256) -> Result<Option<Vec<Emitted>>, RpcError> {
-        self.ask(&format!("logs of transaction {transaction}"), |state, node| {
-            let sight = state.chain.sight(node);
-            let known = (0..=sight).filter_map(|number| state.chain.block(number));
-            let events = known.flat_map(|block| block.events.clone());
-            let own = events.filter(|event| event.transaction == transaction);
-            let own: Vec<Event> = own.collect();
-            let rate = state.plan.faults.odd_receipt;
-            if !own.is_empty() && state.fault(rate) {
-                state.fired("receipt");
-                let what = "an odd receipt".into();
-                let odd = RpcError::Unreadable { host: HOST.into(), what };
-                return (Err(odd), "odd".to_owned());
-            }
-            let emitted: Vec<Emitted> =
-                own.into_iter().map(|event| Emitted { address: DECRYPTION, event }).collect();
-            told(Ok((!emitted.is_empty()).then_some(emitted)), |emitted| {
-                format!("{} logs", emitted.as_ref().map_or(0, Vec::len))
-            })
-        })
-        .await
-    }
-
-    async fn logs_between(
-        &self,
-        _: Address,
-        _: &[B256],
-        from: u64,
-        to: u64,
-    ) -> Result<Range, RpcError> {
-        self.ask(&format!("blocks {from} to {to}"), |state, node| {
-            let (sight, endpoint) = (state.chain.sight(node), state.endpoint_of(node));
-            let by = NodeId(endpoint);
-            let mut head = |number: u64| {
-                let block = (number <= sight).then(|| state.chain.block(number)).flatten();
-                let head = block.map(|block| Head { by, ..block.head })?;
-                Some(state.as_told(endpoint, &head))
-            };
-            let (first, last) = (head(from), head(to));
-            let events = ranged(state, node, LogRange::Numbers { from, to });
-            told(events.map(|events| Range { first, last, events, by }), |range| {
-                let last = range.last.map_or(0, |head| head.block.number);
-                format!("{} logs up to {last}", range.events.len())
-            })
-        })
-        .await
-    }
-
-    async fn call(&self, call: &Call, at: At) -> Result<Bytes, RpcError> {
-        let (call, wallet) = (call.clone(), self.wallet);
-        self.ask("call", move |state, node| {
-            let sight = state.chain.sight(node);
-            let number = match at {
-                At::Number(number) => Some(number),
-                At::Hash(hash) => {
-                    state.chain.block_of(hash, sight).map(|one| one.head.block.number)
-                }
-                At::Latest | At::Safe | At::Finalized => Some(sight),
-            };
-            let Some(number) = number.filter(|number| *number <= sight) else {
-                return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
-            };
-            told(contract(&call, state, wallet, number), |_| "taken".to_owned())
-        })
-        .await
-    }
-
-    async fn calls(
-        &self,
-        calls: &[Call],
-        at: At,
-    ) -> Result<Vec<Result<Bytes, RpcError>>, RpcError> {
-        let (calls, wallet) = (calls.to_vec(), self.wallet);
-        self.ask(&format!("{} calls", calls.len()), move |state, node| {
-            let sight = state.chain.sight(node);
-            let number = match at {
-                At::Number(number) => Some(number),
-                At::Hash(hash) => {
-                    state.chain.block_of(hash, sight).map(|one| one.head.block.number)
-                }
-                At::Latest | At::Safe | At::Finalized => Some(sight),
-            };
-            let Some(number) = number.filter(|number| *number <= sight) else {
-                return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
-            };
-            let said = calls.iter().map(|call| contract(call, state, wallet, number)).collect();
-            told(Ok(said), |_| format!("of block {number}"))
-        })
-        .await
-    }
-
-    /// The contract has its list from the first answer on, so that nobody has to ask for more.
-    async fn logs_with(
-        &self,
-        _: Address,
-        _: &[B256],
-        _: &[B256],
-        (from, to): (u64, u64),
-    ) -> Result<Vec<Event>, RpcError> {
-        let what = format!("response logs of {from} to {to}");
-        self.ask(&what, |_, _| (Ok(Vec::new()), "none".to_owned())).await
-    }
-
-    async fn senders(&self, transactions: &[B256]) -> Result<Vec<Option<Address>>, RpcError> {
-        let none = vec![None; transactions.len()];
-        self.ask("senders", move |_, _| (Ok(none.clone()), "none".to_owned())).await
-    }
-
-    async fn counts_at(&self, _: Address, blocks: &[u64]) -> Result<Vec<Option<u64>>, RpcError> {
-        let blocks = blocks.to_vec();
-        self.ask("counts", move |state, node| {
-            let sight = state.chain.sight(node);
-            let count = |block: &u64| (*block <= sight).then(|| state.chain.nonce(*block));
-            (Ok(blocks.iter().map(count).collect()), format!("up to {sight}"))
-        })
-        .await
-    }
-
-    async fn transactions_of(&self, _: Address, blocks: &[u64]) -> Result<Vec<Mined>, RpcError> {
-        let blocks = blocks.to_vec();
-        self.ask("own transactions", move |state, node| {
-            let sight = state.chain.sight(node);
-            let known = blocks.iter().filter(|block| **block <= sight);
-            let known = known.filter_map(|block| state.chain.block(*block));
-            let mined = known.flat_map(|block| &block.transactions);
-            let mined: Vec<Mined> = mined.map(|one| one.transaction.told()).collect();
-            let note = format!("{}", mined.len());
-            (Ok(mined), note)
-        })
-        .await
-    }
-
-    async fn estimate_gas(&self, call: &Call) -> Result<u64, RpcError> {
-        let (call, wallet) = (call.clone(), self.wallet);
-        self.ask("estimate", move |state, node| {
-            let sight = state.chain.sight(node);
-            let endpoint = state.endpoint_of(node);
-            let gas = contract(&call, state, wallet, sight).map(|_| 100_000);
-            told(gas.map(|gas| state.told_estimate(endpoint, gas)), u64::to_string)
-        })
-        .await
-    }
-
-    async fn code_size(&self, _: Address) -> Result<usize, RpcError> {
-        self.ask("code", |_, _| (Ok(1), "some".to_owned())).await
-    }
-
-    async fn balance(&self, _: Address) -> Result<U256, RpcError> {
-        Ok(U256::MAX)
-    }
-
-    async fn transaction_count(&self, _: Address, at: At) -> Result<u64, RpcError> {
-        self.ask("count", move |state, node| {
-            let sight = state.chain.sight(node);
-            let block = match at {
-                At::Number(number) => Some(number).filter(|number| *number <= sight),
-                At::Hash(hash) => state.chain.number_of(hash).filter(|number| *number <= sight),
-                At::Latest | At::Safe | At::Finalized => Some(sight),
-            };
-            let Some(block) = block else {
-                return told(Err(refused(-32_000, "header not found", None)), |_| String::new());
-            };
-            let (endpoint, count) = (state.endpoint_of(node), state.chain.nonce(block));
-            let count = match state.told_count(endpoint, count) {
-                senseless @ MOST_TRANSACTIONS.. => Err(RpcError::Unreadable {
-                    host: HOST.into(),
-                    what: format!("{senseless} transactions").into(),
-                }),
-                count => Ok(count),
-            };
-            told(count, u64::to_string)
-        })
-        .await
-    }
-
-    async fn priority_fee(&self) -> Result<u128, RpcError> {
-        self.ask("tip", |state, node| {
-            let endpoint = state.endpoint_of(node);
-            told(Ok(state.told_tip(endpoint)), u128::to_string)
-        })
-        .await
-    }
-
-    async fn send_raw_transaction(&self, raw: &Bytes) -> Result<B256, RpcError> {
-        let transaction = Transaction::read(raw);
-        let answers = match transaction.answers() {
-            Some(id) => format!("{}", id & U256::from(u64::MAX)),
-            None => "nothing".to_owned(),
-        };
-        let (nonce, hash) = (transaction.nonce, transaction.hash);
-        let what = format!("send {hash} nonce {nonce} for {answers}");
-        if let Some(what) = transaction.is_out_of_bounds() {
-            self.life.world.violation(format!("{hash} was signed for {what}"));
-        }
-        self.send_to_all(hash, &what, move |state, node| {
-            let (mempool, ahead) = (state.plan.mempool, state.plan.executes_ahead);
-            let offered = state.chain.offer(node, transaction.clone(), mempool, ahead);
-            let offered = offered.map_err(|(text, data)| {
-                refused(if data.is_some() { 3 } else { -32_000 }, text, data)
-            });
-            told(offered, |_| "taken".to_owned())
-        })
-        .await
-    }
-
-    async fn send_raw_transaction_sync(&self, raw: &Bytes) -> Result<Sent, RpcError> {
-        let hash = self.send_raw_transaction(raw).await?;
-        if self.life.world.state().plan.offers_receipts {
-            for _ in 0..10 {
-                sleep(Duration::from_millis(200)).await;
-                let receipt = self.receipts(&[hash]).await?.into_iter().flatten().next();
-                if let Some(receipt) = receipt {
-                    return Ok(Sent::Mined(receipt));
-                }
-            }
-        }
-        Ok(Sent::Accepted)
-    }
-
-    async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
-        let hashes = hashes.to_vec();
-        self.ask("receipts", move |state, node| {
-            let sight = state.chain.sight(node);
-            let receipts: Vec<_> = hashes
-                .iter()
-                .map(|hash| {
-                    let receipt = state.chain.receipt(*hash, sight)?;
-                    let rate = state.plan.faults.odd_receipt;
-                    if state.fault(rate) {
-                        state.fired("receipt");
-                        return None;
-                    }
-                    Some(receipt)
-                })
-                .collect();
-            told(Ok(receipts), |receipts| {
-                let shown = receipts.iter().zip(&hashes).map(|(receipt, hash)| match receipt {
-                    Some(one) => format!("{hash} in {} {}", one.block.number, one.success),
-                    None => format!("{hash} no"),
-                });
-                shown.collect::<Vec<_>>().join(", ")
-            })
-        })
-        .await
-    }
 }

@@ -22,7 +22,8 @@ struct Played {
 
 /// What the connector is told that is not so: each in so many stories at least.
 const ENOUGH: u64 = 5;
-const FAULTS: [&str; 15] = [
+const FAULTS: [&str; 16] = [
+    "array",
     "away",
     "index",
     "index of one of two",

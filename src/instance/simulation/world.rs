@@ -9,20 +9,11 @@ use std::{
 };
 
 use fastrand::Rng;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    chain::Chain,
-    core::Core,
-    endpoints::{Endpoint, Reading},
-    plan::Plan,
-    requests::Catalogue,
-};
-use crate::{clock::Clock, gateway::provider::Head};
+use super::{chain::Chain, core::Core, lies::Endpoint, plan::Plan, requests::Catalogue};
+use crate::clock::Clock;
 
 pub(super) struct State {
     pub plan: Plan,
@@ -32,11 +23,7 @@ pub(super) struct State {
     pub chain: Chain,
     pub core: Core,
     pub catalogue: Catalogue,
-    /// Who hears of heads: one channel each, because receivers of one channel wake in no fixed
-    /// order.
-    pub listeners: Vec<watch::Sender<Option<Head>>>,
     pub endpoints: Vec<Endpoint>,
-    pub reading: Reading,
     /// How often an index of logs broke.
     pub broken_indices: u32,
     /// The journal was lost once.
@@ -64,7 +51,6 @@ impl State {
         Self {
             chain: Chain::new(plan.nodes, core.address()),
             endpoints: (0..plan.urls).map(|_| Endpoint::default()).collect(),
-            reading: Reading::new(plan.urls),
             broken_indices: 0,
             lost: false,
             fired: BTreeMap::new(),
@@ -73,7 +59,6 @@ impl State {
             storm: true,
             core,
             catalogue: Catalogue::default(),
-            listeners: Vec::new(),
             blind_until: None,
             numbered: 0,
             violations: Vec::new(),

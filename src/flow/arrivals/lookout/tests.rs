@@ -13,7 +13,7 @@ use crate::{
     },
     gateway::{
         decryption::Support,
-        fake_chain::{Blooms, FakeChain, Lies, request_event},
+        fake_chain::{ADDRESSES, Blooms, FakeChain, Lies, request_event},
     },
     heart::Heart,
 };
@@ -41,7 +41,7 @@ impl Watched {
         let cursor = ledger.book().cursor;
         let runs = ledger.book().ids.clone();
         let ids = SharedIds::new(Ids::stored(&runs, Instant::now()));
-        let adapter = DecryptionAdapter::new(chain.clone());
+        let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         let metrics = Metrics::default();
         let arrivals = Arrivals::new(
             adapter.clone(),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{Answer, BlockRef, Bytes, Generation, Operation, PublicDecryption, RequestKey},
-    gateway::fake_chain::FakeChain,
+    gateway::fake_chain::{ADDRESSES, FakeChain},
 };
 
 const WALLET: Address = Address::repeat_byte(7);
@@ -46,7 +46,7 @@ fn response(id: U256) -> Vec<u8> {
 }
 
 async fn shown(chain: &FakeChain, sought: &[Sought]) -> Vec<Shown> {
-    let adapter = DecryptionAdapter::new(chain.clone());
+    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
     adapter.answers_of(WALLET, sought).await.unwrap()
 }
 
@@ -202,7 +202,7 @@ async fn a13_many_blocks_are_looked_through_in_parts() {
 async fn a13_a_failure_is_not_an_answer() {
     let chain = FakeChain::new(HEIGHT);
     chain.list(user(1, 5).id, 7, WALLET);
-    let adapter = DecryptionAdapter::new(chain.clone());
+    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
     chain.node().lies[0].mute = true;
     adapter.answers_of(WALLET, &[user(1, 5)]).await.unwrap_err();
     chain.node().lies[0].mute = false;

@@ -167,7 +167,7 @@ async fn a9b_either_version_may_be_mined() {
     let ledger = poisoned(1, 2000 * GWEI, 0, 100_000).await;
     let dear = ledger.rows()[0].hash;
     let chain = fake_chain();
-    chain.send_raw_transaction(&ledger.rows()[0].raw).await.expect("takes it");
+    chain.send(&ledger.rows()[0].raw, false).await.expect("takes it");
     chain.node().mood = Mood::Refuse("replacement transaction underpriced");
     let scene = Scene::over(chain, ledger);
     let mut answer = scene.lane.attach(key(0)).await.expect("runs").expect("known");

@@ -5,12 +5,11 @@ use std::time::Duration;
 use alloy::primitives::Bloom;
 use tokio::time::Instant;
 
-use super::{BlockReceipts, BrokenIndex, Count, Lies, Wrong};
+use super::{BlockReceipts, BrokenIndex, Count, Lies, Refusal, Wrong, refused};
 use crate::{
     domain::Event,
-    gateway::provider::{Head, RpcError},
+    gateway::provider::Head,
     instance::simulation::{
-        node::refused,
         plan::{Blooms, LIMITS},
         world::State,
     },
@@ -29,6 +28,12 @@ const BASES: [u128; 6] = [100_000 * GWEI, u64::MAX as u128, u128::MAX, 90 * GWEI
 const ESTIMATES: [u64; 6] = [u64::MAX, u64::MAX / 2, 30_000_001, 60_000, 70_000, 0];
 
 impl State {
+    /// A machine behind an endpoint.
+    pub fn machine(&mut self, endpoint: usize) -> usize {
+        let behind = (self.chain.nodes.len() - endpoint).div_ceil(self.plan.urls);
+        endpoint + self.plan.urls * self.dice.usize(..behind)
+    }
+
     /// At each block.
     pub fn begin_lies(&mut self) -> String {
         let faults = self.plan.faults;
@@ -147,7 +152,7 @@ impl State {
     }
 
     /// A question for so many blocks.
-    pub fn takes_range(&mut self, endpoint: usize, blocks: u64) -> Result<(), RpcError> {
+    pub fn takes_range(&mut self, endpoint: usize, blocks: u64) -> Result<(), Refusal> {
         let Some(limit) = self.plan.limits[endpoint] else { return Ok(()) };
         let (most, code, message) = LIMITS[limit];
         if blocks <= most {

@@ -1,0 +1,93 @@
+//! A value that many follow, each by a channel of its own: who waits at one channel with others wakes in
+//! no fixed order, and what a seed tells has to be the same at each telling.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+#[derive(Debug, Default)]
+struct Fan<T> {
+    value: T,
+    closed: bool,
+    listeners: Vec<watch::Sender<T>>,
+}
+
+/// Who tells it. Once it is dropped, the channels are closed.
+#[derive(Debug)]
+pub(super) struct Teller<T>(Arc<Mutex<Fan<T>>>);
+
+/// Where one can listen.
+#[derive(Debug)]
+pub(super) struct Listeners<T>(Arc<Mutex<Fan<T>>>);
+
+pub(super) fn fan<T: Default>() -> (Teller<T>, Listeners<T>) {
+    let fan = Arc::<Mutex<Fan<T>>>::default();
+    (Teller(fan.clone()), Listeners(fan))
+}
+
+fn locked<T>(fan: &Mutex<Fan<T>>) -> MutexGuard<'_, Fan<T>> {
+    fan.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Clone + PartialEq> Teller<T> {
+    /// A value that is what it was wakes nobody.
+    pub(super) fn tell(&self, value: T) {
+        let mut fan = locked(&self.0);
+        if fan.value == value {
+            return;
+        }
+        for listener in &fan.listeners {
+            listener.send_replace(value.clone());
+        }
+        fan.value = value;
+    }
+}
+
+impl<T> Drop for Teller<T> {
+    fn drop(&mut self) {
+        let mut fan = locked(&self.0);
+        fan.closed = true;
+        fan.listeners.clear();
+    }
+}
+
+impl<T: Clone> Listeners<T> {
+    pub(super) fn get(&self) -> T {
+        locked(&self.0).value.clone()
+    }
+
+    /// The value counts as one that was not seen.
+    pub(super) fn subscribe(&self) -> watch::Receiver<T> {
+        let mut fan = locked(&self.0);
+        let (sender, mut receiver) = watch::channel(fan.value.clone());
+        receiver.mark_changed();
+        fan.listeners.retain(|listener| !listener.is_closed());
+        if !fan.closed {
+            fan.listeners.push(sender);
+        }
+        receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_until_nobody_tells() {
+        let (teller, listeners) = fan::<u64>();
+        let (mut early, late) = (listeners.subscribe(), listeners.subscribe());
+        assert!(early.has_changed().unwrap());
+        assert_eq!(*early.borrow_and_update(), 0);
+        teller.tell(0);
+        assert!(!early.has_changed().unwrap());
+        teller.tell(7);
+        assert_eq!((*early.borrow(), *late.borrow(), listeners.get()), (7, 7, 7));
+        drop(late);
+        listeners.subscribe();
+        assert_eq!(locked(&listeners.0).listeners.len(), 2, "who is gone is forgotten");
+        drop(teller);
+        assert!(early.has_changed().is_err() && listeners.subscribe().has_changed().is_err());
+        assert_eq!(listeners.get(), 7);
+    }
+}
