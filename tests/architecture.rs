@@ -165,7 +165,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// What only tests are made of.
-const OF_TESTS: &[&str] = &["tests", "simulation", "fake_chain", "fake_ledger", "scripted"];
+const OF_TESTS: &[&str] =
+    &["tests", "simulation", "fake_chain", "fake_core", "fake_ledger", "scripted"];
 
 fn sources(of: &Path, found: &mut Vec<PathBuf>) {
     if of.is_file() {

@@ -22,6 +22,9 @@
 //! that it knows the request. This room logs nothing; who decides on an error logs it.
 
 pub mod codec;
+mod endpoint;
+#[cfg(test)]
+pub(crate) mod fake_core;
 mod line;
 mod lines;
 pub mod pace;
@@ -36,9 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep, timeout};
-use tonic::{Code, Status};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
 
 use crate::backoff::Backoff;
 use crate::domain::{
@@ -46,14 +48,10 @@ use crate::domain::{
     SigningDomain,
 };
 use crate::metrics::Metrics;
-use crate::tls;
 use crate::traces;
-use line::Line;
-use lines::Lines;
-use pace::{Pace, Turn};
-use proto::grpc::health::v1 as health_v1;
+use endpoint::{Endpoint, NoReply, too_late, unreachable};
+use pace::Turn;
 use proto::kms::v1;
-use proto::kms_service::v1::core_service_endpoint_client::CoreServiceEndpointClient;
 use reply::Limit;
 use status::{Call, Meaning};
 use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
@@ -64,14 +62,8 @@ pub use transport::{Carrier, EndpointError, Transport};
 /// largest legal request holds about 64 MiB of ciphertext.
 pub const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 
-/// The Core's name for itself, asked for in the health check.
-const SERVICE: &str = "kms_service.v1.CoreServiceEndpoint";
-
 /// The first pause between two polls; doubled up to the caller's ceiling.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-
-/// For so long, a Core that did not answer is not asked again how it is.
-const SILENT_FOR: Duration = Duration::from_secs(1);
 
 /// What differs between deployments, and how long to wait. The defaults are meant to be used.
 #[derive(Clone, Copy, Debug)]
@@ -187,22 +179,10 @@ pub enum Health {
 /// the connections.
 #[derive(Clone, Debug)]
 pub struct KmsCore {
-    lines: Lines,
+    endpoint: Endpoint,
     domain: Arc<SigningDomain>,
     options: Options,
-    pace: Arc<Pace>,
-    /// When an ask found nobody, until the Core answers again.
-    lost: watch::Sender<Option<Instant>>,
-    heard: Arc<Mutex<Option<Heard>>>,
     metrics: Metrics,
-}
-
-/// What the Core said of its health, when it was asked, and when that was heard.
-#[derive(Debug)]
-struct Heard {
-    health: Result<Health, CoreError>,
-    asked: Instant,
-    told: Instant,
 }
 
 impl KmsCore {
@@ -215,53 +195,30 @@ impl KmsCore {
         options: Options,
         metrics: Metrics,
     ) -> Self {
-        Self {
-            lines: Lines::over(transport),
-            pace: Arc::default(),
-            lost: watch::channel(None).0,
-            heard: Arc::default(),
-            metrics,
-            domain: Arc::new(domain),
-            options,
-        }
-    }
-
-    /// One call, counted.
-    async fn call<T>(
-        &self,
-        method: &'static str,
-        limit: Duration,
-        asking: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    ) -> Result<T, NoReply> {
-        let replied = call(limit, asking).await;
-        let code = match &replied {
-            Ok(_) => status::code_name(Code::Ok),
-            Err(NoReply::TooLate) => "no_reply",
-            Err(NoReply::Status(status)) => status::code_name(status.code()),
-        };
-        self.metrics.core_call(method, code);
-        replied
+        let endpoint = Endpoint::new(transport, options.health, metrics.clone());
+        Self { endpoint, domain: Arc::new(domain), options, metrics }
     }
 
     /// Host and port of the endpoint, for messages.
     #[must_use]
     pub fn host(&self) -> &str {
-        self.lines.host()
+        self.endpoint.host()
     }
 
     /// The turn to ask once: at once, unless the Core said that it is busy, or the last ask found
     /// nobody. Then the Core is asked whether it is back.
     pub async fn turn(&self) -> Result<Turn, CoreError> {
-        let lost = *self.lost.borrow();
-        if let Some(lost) = lost {
-            self.news(lost).await?;
-        }
-        Ok(self.pace.turn().await)
+        self.endpoint.turn().await
     }
 
     /// Whether the Core answers at all, now: then a call that failed speaks for one request only.
     pub async fn answers(&self) -> bool {
-        self.news(Instant::now()).await.is_ok()
+        self.endpoint.answers().await
+    }
+
+    /// Asks the Core how it is. One that answers is not lost.
+    pub async fn health(&self) -> Result<Health, CoreError> {
+        self.endpoint.health().await
     }
 
     /// Hands the request and all its ciphertexts, in the order of its materials, to the Core.
@@ -272,14 +229,7 @@ impl KmsCore {
         ciphertexts: Vec<Ciphertext>,
     ) -> Result<Asked, CoreError> {
         let asked = self.ask_once(request, ciphertexts).await;
-        match &asked {
-            Err(CoreError::Unreachable { .. }) => {
-                self.lost.send_replace(Some(Instant::now()));
-            }
-            Err(CoreError::Busy { .. }) => self.pace.busy(turn),
-            Ok(_) | Err(CoreError::Held(_) | CoreError::Request(_) | CoreError::Ciphertexts(_)) => {
-            }
-        }
+        self.endpoint.ask_ended(turn, &asked);
         asked
     }
 
@@ -293,20 +243,20 @@ impl KmsCore {
         let key_id = wire::key_id(materials)?;
         let ciphertexts = wire::typed_ciphertexts(materials, ciphertexts)?;
         let (id, domain, extra_data) = (request.key.id, &self.domain, self.options.extra_data);
-        let mut client = client(self.lines.for_asks());
+        let mut client = self.endpoint.client();
         let outcome = match &request.operation {
             Operation::PublicDecryption(public) => {
                 let message =
                     wire::public_request(id, key_id, public, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
                 let asking = client.public_decrypt(traced(message));
-                self.call("public_decrypt", self.options.ask, asking).await
+                self.endpoint.call("public_decrypt", self.options.ask, asking).await
             }
             Operation::UserDecryption(user) => {
                 let message = wire::user_request(id, key_id, user, ciphertexts, domain, extra_data);
                 within_limit(&message)?;
                 let asking = client.user_decrypt(traced(message));
-                self.call("user_decrypt", self.options.ask, asking).await
+                self.endpoint.call("user_decrypt", self.options.ask, asking).await
             }
             Operation::Unsupported { event, .. } => {
                 return Err(RequestError::UnsupportedEvent { event }.into());
@@ -404,53 +354,6 @@ impl KmsCore {
         }
     }
 
-    /// Asks the Core how it is. One that answers is not lost.
-    pub async fn health(&self) -> Result<Health, CoreError> {
-        let health = self.ask_health().await?;
-        self.lost.send_replace(None);
-        Ok(health)
-    }
-
-    /// The Core's health after `since`, asked once for all who want to know at the same time.
-    async fn news(&self, since: Instant) -> Result<Health, CoreError> {
-        let mut last = self.heard.lock().await;
-        if let Some(Heard { health, asked, told }) = &*last {
-            let holds = match health {
-                Ok(_) => *asked >= since,
-                Err(_) => told.elapsed() < SILENT_FOR,
-            };
-            if holds {
-                return health.clone();
-            }
-        }
-        let asked = Instant::now();
-        let health = self.health().await;
-        *last = Some(Heard { health: health.clone(), asked, told: Instant::now() });
-        health
-    }
-
-    async fn ask_health(&self) -> Result<Health, CoreError> {
-        use health_v1::health_check_response::ServingStatus;
-        let mut client = health_v1::health_client::HealthClient::new(self.lines.for_asks());
-        let question = health_v1::HealthCheckRequest { service: SERVICE.to_owned() };
-        match self.call("health", self.options.health, client.check(question)).await {
-            Ok(response) => Ok(match response.status() {
-                ServingStatus::Serving => Health::Serving,
-                ServingStatus::NotServing => Health::NotServing,
-                ServingStatus::Unknown | ServingStatus::ServiceUnknown => Health::Unknown,
-            }),
-            Err(NoReply::TooLate) => Err(too_late(self.options.health)),
-            Err(NoReply::Status(status)) => {
-                let says_nothing = matches!(status.code(), Code::Unimplemented | Code::NotFound);
-                if says_nothing && !is_ours(&status) {
-                    Ok(Health::Unknown)
-                } else {
-                    Err(unreachable(&status))
-                }
-            }
-        }
-    }
-
     async fn poll_within(
         &self,
         limit: Duration,
@@ -486,8 +389,7 @@ impl KmsCore {
         request: &'a Request,
         limit: Duration,
     ) -> Result<Result<Reply<'a>, NoReply>, RequestError> {
-        let (line, _place) = self.lines.for_poll();
-        let mut client = client(line);
+        let (mut client, _place) = self.endpoint.polling_client();
         let question = || {
             let mut question = traced(wire::request_id(request.key.id));
             question.extensions_mut().insert(Limit::of(request));
@@ -496,13 +398,15 @@ impl KmsCore {
         Ok(match &request.operation {
             Operation::PublicDecryption(public) => {
                 let polling = client.get_public_decryption_result(question());
-                self.call("get_public_decryption_result", limit, polling)
+                self.endpoint
+                    .call("get_public_decryption_result", limit, polling)
                     .await
                     .map(|response| Reply::Public(public, response))
             }
             Operation::UserDecryption(user) => {
                 let polling = client.get_user_decryption_result(question());
-                self.call("get_user_decryption_result", limit, polling)
+                self.endpoint
+                    .call("get_user_decryption_result", limit, polling)
                     .await
                     .map(|response| Reply::User(user, response))
             }
@@ -561,30 +465,6 @@ fn traced<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// Why a call has no message to show.
-enum NoReply {
-    TooLate,
-    Status(Box<Status>),
-}
-
-/// One call with its deadline. Dropping it resets the stream, so the Core stops as well.
-async fn call<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, NoReply> {
-    match timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(NoReply::Status(Box::new(status))),
-        Err(_) => Err(NoReply::TooLate),
-    }
-}
-
-fn client(line: Line) -> CoreServiceEndpointClient<Line> {
-    CoreServiceEndpointClient::new(line)
-        .max_decoding_message_size(MESSAGE_LIMIT)
-        .max_encoding_message_size(MESSAGE_LIMIT)
-}
-
 /// Checked before sending: past the limit, tonic breaks the stream instead of saying why.
 fn within_limit(message: &impl Message) -> Result<(), CoreError> {
     let size = message.encoded_len();
@@ -597,35 +477,8 @@ fn within_limit(message: &impl Message) -> Result<(), CoreError> {
     )))
 }
 
-fn is_ours(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
-}
-
-fn too_late(limit: Duration) -> CoreError {
-    CoreError::Unreachable { cause: format!("no reply within {} s", limit.as_secs_f32()).into() }
-}
-
 fn busy(status: &Status) -> CoreError {
     CoreError::Busy { message: status.message().into() }
-}
-
-fn unreachable(status: &Status) -> CoreError {
-    let mut cause = OutsideText::from(status.message()).to_string();
-    if !is_ours(status) {
-        cause = format!("{}: {cause}", status.code());
-    }
-    // The interesting part ("connection refused") is the last of the chain.
-    let mut error = std::error::Error::source(status);
-    while let Some(source) = error {
-        let text = OutsideText::of(source);
-        // Each layer repeats what the one below it said.
-        if !cause.contains(text.as_str()) {
-            cause = format!("{cause}: {text}");
-        }
-        error = source.source();
-    }
-    cause.push_str(tls::advice(status));
-    CoreError::Unreachable { cause: cause.into() }
 }
 
 fn hold(reason: HoldReason, what: &str, status: &Status, request: &Request) -> Hold {

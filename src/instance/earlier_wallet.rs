@@ -95,7 +95,10 @@ mod tests {
     use super::*;
     use crate::{
         domain::B256,
-        gateway::{fake_chain::FakeChain, lane::TransactionLedger, wallet::Wallet},
+        gateway::{
+            fake_chain::FakeChain, lane::TransactionLedger, provider::ChainReader as _,
+            wallet::Wallet,
+        },
         journal::{Identity, Opened, open_as},
         machine::Machine,
     };

@@ -1,13 +1,7 @@
 //! What the client remembers of a Core that did not answer. The calls themselves are tested by the black-box
 //! tests, with a Core of every version.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::U256;
 use futures_util::{StreamExt, stream};
@@ -15,17 +9,9 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use proptest::prelude::*;
 use tokio::task::JoinSet;
-use tonic::{
-    Request, Response, Status,
-    body::Body,
-    codegen::{Service as _, StdError, http},
-};
+use tonic::{Status, body::Body, codegen::http};
 
-use super::{
-    Carrier, CoreError, KmsCore, Options, Transport, health_v1,
-    health_v1::health_server::{Health as HealthService, HealthServer},
-    unreachable,
-};
+use super::{Carrier, CoreError, KmsCore, Options, Transport, fake_core::FakeCore, unreachable};
 use crate::{
     domain::{
         self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
@@ -34,41 +20,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A connection to a Core that can be cut, and the number of its health checks.
-#[derive(Clone, Default)]
-struct Line {
-    down: Arc<AtomicBool>,
-    questions: Arc<AtomicUsize>,
-}
-
-#[tonic::async_trait]
-impl HealthService for Line {
-    async fn check(
-        &self,
-        _: Request<health_v1::HealthCheckRequest>,
-    ) -> Result<Response<health_v1::HealthCheckResponse>, Status> {
-        Ok(Response::new(health_v1::HealthCheckResponse { status: 1 }))
-    }
-}
-
-fn core(line: &Line) -> KmsCore {
-    let line = line.clone();
-    let call: Carrier = Arc::new(move |request| {
-        let line = line.clone();
-        Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let asked_for_health = request.uri().path().starts_with("/grpc.health");
-            if asked_for_health {
-                line.questions.fetch_add(1, Ordering::Relaxed);
-            }
-            if line.down.load(Ordering::Relaxed) || !asked_for_health {
-                return Err(StdError::from("cut"));
-            }
-            let Ok(answer) = HealthServer::new(line).call(request).await;
-            Ok(answer)
-        })
-    });
-    core_over(call)
+fn core(fake: &FakeCore) -> KmsCore {
+    core_over(fake.line())
 }
 
 fn core_over(call: Carrier) -> KmsCore {
@@ -171,28 +124,28 @@ async fn lose(core: &KmsCore) {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_core_is_asked_how_it_is_until_it_is_back() {
-    let line = Line::default();
-    let core = core(&line);
+    let fake = FakeCore::pending();
+    let core = core(&fake);
     core.turn().await.unwrap();
-    assert_eq!(line.questions.load(Ordering::Relaxed), 0, "nobody asks a Core that answers");
-    line.down.store(true, Ordering::Relaxed);
+    assert_eq!(fake.told().questions, 0, "nobody asks a Core that answers");
+    fake.cut(true);
     lose(&core).await;
     for _ in 0..10 {
         core.turn().await.unwrap_err();
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    line.down.store(false, Ordering::Relaxed);
+    fake.cut(false);
     core.turn().await.unwrap();
-    let asked = line.questions.load(Ordering::Relaxed);
+    let asked = fake.told().questions;
     core.turn().await.unwrap();
-    assert_eq!(line.questions.load(Ordering::Relaxed), asked, "it is back");
+    assert_eq!(fake.told().questions, asked, "it is back");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_who_lost_the_core_ask_it_once_in_a_second() {
-    let line = Line::default();
-    let core = core(&line);
-    line.down.store(true, Ordering::Relaxed);
+    let fake = FakeCore::pending();
+    let core = core(&fake);
+    fake.cut(true);
     lose(&core).await;
     let mut waiting = JoinSet::new();
     for _ in 0..1000 {
@@ -201,19 +154,20 @@ async fn a_thousand_who_lost_the_core_ask_it_once_in_a_second() {
     }
     assert!(waiting.join_all().await.into_iter().all(|lost| lost));
     assert!(!core.answers().await);
-    assert_eq!(line.questions.load(Ordering::Relaxed), 1);
+    assert_eq!(fake.told().questions, 1);
 }
 
 /// A call failed while the Core answers others: an answer from before the failure does not count.
 #[tokio::test(start_paused = true)]
 async fn whether_it_answers_is_asked_anew() {
-    let line = Line::default();
-    let core = core(&line);
+    let fake = FakeCore::pending();
+    let core = core(&fake);
     assert!(core.answers().await);
-    line.down.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    fake.cut(true);
     assert!(!core.answers().await);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    line.down.store(false, Ordering::Relaxed);
+    fake.cut(false);
     assert!(core.answers().await);
 }
 

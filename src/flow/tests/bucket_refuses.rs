@@ -1,7 +1,7 @@
 //! A bucket that refuses what it does not have yet, and one that refuses for good. On a real walk with a
 //! Core, a bucket and a node in memory, in virtual time.
 
-use super::scene::{Core, Scene, TIMEOUT};
+use super::scene::{FakeCore, Scene, TIMEOUT};
 use super::*;
 use crate::flow::walk::Ended;
 
@@ -14,7 +14,7 @@ const SKEWED: &str =
 #[tokio::test(start_paused = true)]
 async fn c4_a_403_for_what_is_not_there_yet_is_tried_again_soon() {
     let refusing = |nth| (nth <= 5).then_some((403, DENIED));
-    let scene = Scene::refused_by_bucket(Core::pending(), Stage::Arrived, refusing).await;
+    let scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, refusing).await;
     let (ended, took) = scene.walk(&Places::new(1)).await;
     // The Core, which then has it, does not answer.
     assert_eq!((ended, scene.held()), (Ended::Held, Some(HoldReason::CoreSilent)));
@@ -28,7 +28,7 @@ async fn c4_what_a_bucket_refuses_for_long_is_held_with_its_code_and_remedy() {
         [(DENIED, "403 AccessDenied", "coprocessor"), (SKEWED, "403 RequestTimeTooSkewed", "clock")]
     {
         let refusing = move |_| Some((403, body));
-        let scene = Scene::refused_by_bucket(Core::pending(), Stage::Arrived, refusing).await;
+        let scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, refusing).await;
         let (ended, took) = scene.walk(&Places::new(1)).await;
         assert_eq!((ended, scene.held()), (Ended::Held, Some(HoldReason::AccessDenied)));
         let minute = Duration::from_mins(1);

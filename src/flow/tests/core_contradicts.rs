@@ -3,7 +3,7 @@
 
 use tonic::Status;
 
-use super::scene::{Core, Scene};
+use super::scene::{FakeCore, Scene};
 use super::*;
 use crate::flow::walk::Ended;
 
@@ -22,7 +22,7 @@ fn failed() -> Status {
 /// The Core of v0.15 says this of ids that it has deleted.
 #[tokio::test(start_paused = true)]
 async fn a7_an_id_that_the_core_knows_and_does_not_know_is_held() {
-    let scene = Scene::new(Core::new(|_| known(), |_| Some(unknown())), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(|_| known(), |_| Some(unknown())), Stage::Arrived).await;
     let places = Places::new(1);
     let walking = tokio::time::timeout(Duration::from_mins(1), scene.walk(&places));
     let (ended, _) = walking.await.expect("it is held within a minute");
@@ -44,7 +44,7 @@ async fn a7_an_id_that_the_core_knows_and_does_not_know_is_held() {
 async fn a_core_that_has_forgotten_meanwhile_is_asked_again() {
     let poll = |nth| (nth < 5).then(unknown);
     let ask = |nth| if nth == 1 { known() } else { Ok(()) };
-    let scene = Scene::new(Core::new(ask, poll), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(ask, poll), Stage::Arrived).await;
     let places = Places::new(1);
     assert_eq!(scene.walk(&places).await.0, Ended::Held);
     assert_eq!((scene.held(), scene.gets()), (Some(HoldReason::CoreSilent), 2));
@@ -53,7 +53,7 @@ async fn a_core_that_has_forgotten_meanwhile_is_asked_again() {
 /// Two Cores behind one address: what one takes the other does not know.
 #[tokio::test(start_paused = true)]
 async fn a_core_that_forgets_all_it_takes_is_left_alone_after_a_while() {
-    let scene = Scene::new(Core::new(|_| Ok(()), |_| Some(unknown())), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(|_| Ok(()), |_| Some(unknown())), Stage::Arrived).await;
     let places = Places::new(1);
     let walking = tokio::time::timeout(Duration::from_mins(2), scene.walk(&places));
     let (ended, took) = walking.await.expect("it is held within two minutes");
@@ -67,7 +67,7 @@ async fn a_core_that_forgets_all_it_takes_is_left_alone_after_a_while() {
 #[tokio::test(start_paused = true)]
 async fn a_core_that_breaks_at_a_request_is_polled_before_it_is_asked_again() {
     let broken = |_| Err(Status::unknown("broken"));
-    let scene = Scene::new(Core::new(broken, |_| Some(unknown())), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(broken, |_| Some(unknown())), Stage::Arrived).await;
     let places = Places::new(1);
     let walking = tokio::time::timeout(Duration::from_mins(2), scene.walk(&places));
     let (ended, _) = walking.await.expect("it is held within two minutes");
@@ -75,7 +75,7 @@ async fn a_core_that_breaks_at_a_request_is_polled_before_it_is_asked_again() {
     assert!(scene.gets() < 15, "{} fetches", scene.gets());
     // It had taken the request, and only its answer was lost.
     let broken = |_| Err(Status::unknown("broken"));
-    let scene = Scene::new(Core::new(broken, |_| None), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(broken, |_| None), Stage::Arrived).await;
     assert_eq!(scene.walk(&places).await.0, Ended::Held);
     assert_eq!((scene.held(), scene.gets()), (Some(HoldReason::CoreSilent), 1));
 }
@@ -90,7 +90,7 @@ async fn b2_what_the_core_keeps_failed_is_fetched_twice_and_never_again() {
         8 => Some(unknown()),
         _ => None,
     };
-    let scene = Scene::new(Core::new(ask, poll), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(ask, poll), Stage::Arrived).await;
     let places = Places::new(1);
     let mut seen = Vec::new();
     for _ in 0..6 {
@@ -108,7 +108,7 @@ async fn b2_what_the_core_keeps_failed_is_fetched_twice_and_never_again() {
 /// One from v0.14 on does it again when it is asked.
 #[tokio::test(start_paused = true)]
 async fn b2_what_the_core_does_again_is_asked_once_at_each_retry() {
-    let scene = Scene::new(Core::new(|_| Ok(()), |_| Some(failed())), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::new(|_| Ok(()), |_| Some(failed())), Stage::Arrived).await;
     let places = Places::new(1);
     for retry in 1..5 {
         assert_eq!(scene.walk(&places).await.0, Ended::Held);

@@ -4,12 +4,12 @@
 
 use tokio::time::timeout;
 
-use super::scene::{Core, EXPIRY, Scene, Stored, TIMEOUT};
+use super::scene::{EXPIRY, FakeCore, Scene, Stored, TIMEOUT};
 use super::*;
 use crate::flow::walk::Ended;
 
 async fn scene() -> Scene {
-    Scene::new(Core::pending(), Stage::Asked).await
+    Scene::new(FakeCore::pending(), Stage::Asked).await
 }
 
 /// T33: held after each timeout, and given up after the expiry, of which an outage is no part.

@@ -7,7 +7,7 @@ use alloy::{
     sol_types::SolError as _,
 };
 
-use super::scene::{Core, Scene};
+use super::scene::{FakeCore, Scene};
 use super::*;
 use crate::gateway::fake_chain::Lies;
 
@@ -18,7 +18,7 @@ alloy::sol! {
 /// Its ciphertexts may be many, and the forged ones thousands.
 #[tokio::test(start_paused = true)]
 async fn b5_what_is_disputed_is_fetched_once() {
-    let scene = Scene::new(Core::pending(), Stage::Arrived).await;
+    let scene = Scene::new(FakeCore::pending(), Stage::Arrived).await;
     scene.chain.node().lies = vec![Lies::default(), Lies { denies: true, ..Lies::default() }];
     let places = Places::new(1);
     let minute = tokio::time::timeout(Duration::from_mins(1), scene.walk(&places)).await;
@@ -37,7 +37,7 @@ async fn b5_what_is_disputed_is_fetched_once() {
 async fn a14_the_block_of_other_content_is_read_again() {
     let signature = PrivateKeySigner::random().sign_hash_sync(&keccak256([1])).unwrap();
     let answer = Answer { signature: signature.as_bytes().into(), ..answer() };
-    let scene = Scene::new(Core::pending(), Stage::Answered(answer)).await;
+    let scene = Scene::new(FakeCore::pending(), Stage::Answered(answer)).await;
     let other = NotKmsSigner { signerAddress: Address::repeat_byte(2) };
     scene.chain.node().verdict = Some(other.abi_encode().into());
     let block = scene.request.block.number;

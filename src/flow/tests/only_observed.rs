@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::scene::{Core, Scene, Stored};
+use super::scene::{FakeCore, Scene, Stored};
 use super::*;
 use crate::heart::Heart;
 
@@ -14,7 +14,7 @@ async fn observe(refusing: impl Fn(usize) -> bool + Send + Sync + 'static) -> (S
         assert!(!refusing(nth), "{PANIC}");
         None
     };
-    let mut scene = Scene::refused_by_bucket(Core::pending(), Stage::Arrived, answer).await;
+    let mut scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, answer).await;
     let (observed, count) = watch::channel(0);
     scene.flow.mode = Mode::Observe { observed };
     let Scene { flow, core, request, chain: _chain, .. } = scene;

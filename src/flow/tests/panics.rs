@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::scene::{Core, Scene, Stored};
+use super::scene::{FakeCore, Scene, Stored};
 use super::*;
 use crate::heart::Heart;
 
@@ -16,7 +16,7 @@ async fn walked(panics: usize) -> Stored {
         assert!(nth > panics, "a test asked for it");
         None
     };
-    let scene = Scene::refused_by_bucket(Core::pending(), Stage::Arrived, refusing).await;
+    let scene = Scene::refused_by_bucket(FakeCore::pending(), Stage::Arrived, refusing).await;
     let (intakes, walk, _walk_again) = entrances(1, 1);
     let (ledger, stop) = (scene.flow.ledger.clone(), CancellationToken::new());
     let mut running = JoinSet::new();

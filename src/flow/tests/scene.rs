@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -10,17 +10,11 @@ use std::{
 
 use alloy::{primitives::keccak256, sol, sol_types::SolEvent as _};
 use reqwest::{Body, Response};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status,
-    codegen::{Service as _, StdError, http},
-};
+use tonic::codegen::http;
 
+pub(super) use crate::flow::kms_core::fake_core::FakeCore;
 use crate::{
     domain::{
         Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, Request,
@@ -35,16 +29,7 @@ use crate::{
             SMALLEST_MEMORY_MIB,
         },
         depth::Line,
-        kms_core::{
-            self, Carrier, KmsCore, Transport,
-            proto::{
-                grpc::health::v1 as health,
-                kms::v1,
-                kms_service::v1::core_service_endpoint_server::{
-                    CoreServiceEndpoint, CoreServiceEndpointServer,
-                },
-            },
-        },
+        kms_core::{self, KmsCore, Transport},
         submission::Submission,
         walk::Ended,
     },
@@ -62,127 +47,6 @@ use crate::{
 
 pub(super) const TIMEOUT: Duration = Duration::from_mins(5);
 pub(super) const EXPIRY: Duration = Duration::from_mins(15);
-
-type Script<T> = Arc<dyn Fn(usize) -> T + Send + Sync>;
-
-/// The Core: says to each ask and to each poll, counted from 1, what its script says.
-#[derive(Clone)]
-pub(super) struct Core {
-    ask: Script<Result<(), Status>>,
-    /// `None`: pending.
-    poll: Script<Option<Status>>,
-    told: Arc<Mutex<Told>>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
-    pub cut: bool,
-    pub asks: usize,
-    pub polls: usize,
-}
-
-impl Core {
-    pub fn new(
-        ask: impl Fn(usize) -> Result<(), Status> + Send + Sync + 'static,
-        poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
-    ) -> Self {
-        Self { ask: Arc::new(ask), poll: Arc::new(poll), told: Arc::default() }
-    }
-
-    /// It takes everything and answers nothing.
-    pub fn pending() -> Self {
-        Self::new(|_| Ok(()), |_| None)
-    }
-
-    pub fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn cut(&self, cut: bool) {
-        self.told().cut = cut;
-    }
-
-    fn line(&self) -> Carrier {
-        let core = self.clone();
-        Arc::new(move |request| {
-            let core = core.clone();
-            Box::pin(async move {
-                if core.told().cut {
-                    return Err(StdError::from("cut"));
-                }
-                let answer = if request.uri().path().starts_with("/grpc.health") {
-                    health::health_server::HealthServer::new(core).call(request).await
-                } else {
-                    CoreServiceEndpointServer::new(core).call(request).await
-                };
-                let Ok(answer) = answer;
-                Ok(answer)
-            })
-        })
-    }
-
-    fn asked(&self) -> Reply<v1::Empty> {
-        let asks = {
-            let mut told = self.told();
-            told.asks += 1;
-            told.asks
-        };
-        (self.ask)(asks).map(|()| tonic::Response::new(v1::Empty {}))
-    }
-
-    async fn polled<T>(&self) -> Reply<T> {
-        let polls = {
-            let mut told = self.told();
-            told.polls += 1;
-            told.polls
-        };
-        if let Some(status) = (self.poll)(polls) {
-            return Err(status);
-        }
-        sleep(Duration::from_mins(1)).await;
-        Err(Status::unavailable("still running"))
-    }
-}
-
-type Reply<T> = Result<tonic::Response<T>, Status>;
-
-#[tonic::async_trait]
-impl CoreServiceEndpoint for Core {
-    async fn public_decrypt(
-        &self,
-        _: tonic::Request<v1::PublicDecryptionRequest>,
-    ) -> Reply<v1::Empty> {
-        self.asked()
-    }
-
-    async fn get_public_decryption_result(
-        &self,
-        _: tonic::Request<v1::RequestId>,
-    ) -> Reply<v1::PublicDecryptionResponse> {
-        self.polled().await
-    }
-
-    async fn user_decrypt(&self, _: tonic::Request<v1::UserDecryptionRequest>) -> Reply<v1::Empty> {
-        self.asked()
-    }
-
-    async fn get_user_decryption_result(
-        &self,
-        _: tonic::Request<v1::RequestId>,
-    ) -> Reply<v1::UserDecryptionResponse> {
-        self.polled().await
-    }
-}
-
-#[tonic::async_trait]
-impl health::health_server::Health for Core {
-    async fn check(
-        &self,
-        _: tonic::Request<health::HealthCheckRequest>,
-    ) -> Reply<health::HealthCheckResponse> {
-        Ok(tonic::Response::new(health::HealthCheckResponse { status: 1 }))
-    }
-}
 
 /// One request, as the journal would have it.
 #[derive(Clone, Debug)]
@@ -266,7 +130,7 @@ impl Buckets for OneBucket {
 const CIPHERTEXT: &[u8] = b"a ciphertext";
 
 /// The bucket: says to each question, counted from 1, this status and body, or brings the ciphertext.
-pub(super) type Refusing = Script<Option<(u16, &'static str)>>;
+pub(super) type Refusing = Arc<dyn Fn(usize) -> Option<(u16, &'static str)> + Send + Sync>;
 
 /// What the bucket answers, and counts.
 fn network(gets: Arc<AtomicUsize>, refusing: Refusing) -> Get {
@@ -311,7 +175,7 @@ fn event() -> Event {
 pub(super) struct Scene {
     pub chain: FakeChain,
     pub flow: Flow<FakeChain, OneBucket, OneRequest>,
-    pub core: Core,
+    pub core: FakeCore,
     pub request: Request,
     pub suspects: Suspects,
     gets: Arc<AtomicUsize>,
@@ -321,13 +185,13 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub async fn new(core: Core, stage: Stage) -> Self {
+    pub async fn new(core: FakeCore, stage: Stage) -> Self {
         Self::refused_by_bucket(core, stage, |_| None).await
     }
 
     /// With a bucket that does not always bring the ciphertext.
     pub async fn refused_by_bucket(
-        core: Core,
+        core: FakeCore,
         stage: Stage,
         refusing: impl Fn(usize) -> Option<(u16, &'static str)> + Send + Sync + 'static,
     ) -> Self {

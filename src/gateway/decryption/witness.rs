@@ -595,7 +595,7 @@ mod tests {
     /// It does not offer logs by a block's hash, or takes its time for them.
     #[tokio::test(start_paused = true)]
     async fn b5_a_node_without_logs_denies_by_the_transactions_of_the_block() {
-        let refuses = Lies { takes_blocks: Some((0, -32_601, "not offered")), ..Lies::default() };
+        let refuses = Lies { no_block_logs: Some((-32_601, "not offered")), ..Lies::default() };
         let slow = Lies { slow_logs: Duration::from_millis(2_500), ..Lies::default() };
         for lies in [refuses, slow] {
             let (chain, adapter, [first, _]) = ground();

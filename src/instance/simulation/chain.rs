@@ -440,12 +440,6 @@ impl Chain {
         known.filter(|block| block.head.block.number <= sight).or_else(|| self.gone.get(&hash))
     }
 
-    /// `None`: it is not in the chain.
-    pub fn number_of(&self, hash: B256) -> Option<u64> {
-        let known = self.blocks.iter().rev().find(|block| block.head.block.hash == hash);
-        known.map(|block| block.head.block.number)
-    }
-
     pub fn nonce(&self, sight: u64) -> u64 {
         self.blocks[index(sight)].nonce
     }

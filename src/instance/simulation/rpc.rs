@@ -51,6 +51,9 @@ enum Fate {
 /// What a node says to one call, and how that looks in the trace.
 type Said = (Result<Value, Refusal>, String);
 
+/// What was said to each call of a message, by its id.
+type Answers = Vec<(Option<u64>, Said)>;
+
 const PACKETS: [(i64, &str); 5] = [
     (-32_603, "internal error"),
     (429, "too many requests"),
@@ -210,7 +213,7 @@ fn how(fate: &Fate) -> &'static str {
     }
 }
 
-fn spelled(together: bool, answers: Vec<(Option<u64>, Said)>) -> Vec<u8> {
+fn spelled(together: bool, answers: Answers) -> Vec<u8> {
     let each = answers.into_iter().map(|(id, (said, _))| match said {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
         Err(Refusal { code, message, data }) => json!({
@@ -254,12 +257,7 @@ enum Where {
 
 impl State {
     /// What a machine behind the URL says to each call; which one it is. `None`: nothing is connected.
-    fn answer(
-        &mut self,
-        node: &Node,
-        calls: &[Call],
-        fate: &Fate,
-    ) -> Option<(usize, Vec<(Option<u64>, Said)>)> {
+    fn answer(&mut self, node: &Node, calls: &[Call], fate: &Fate) -> Option<(usize, Answers)> {
         let machine = self.machine(node.endpoint);
         let endpoint = &mut self.endpoints[node.endpoint];
         if std::mem::take(&mut endpoint.cut) || endpoint.is_away() {
@@ -385,12 +383,11 @@ impl State {
     fn logs(&mut self, endpoint: usize, machine: usize, filter: &Value) -> Said {
         let topics: Option<Vec<Vec<B256>>> = serde_json::from_value(filter["topics"].clone()).ok();
         let topics = topics.unwrap_or_default();
-        let of = match serde_json::from_value(filter["blockHash"].clone()) {
-            Ok(hash) => Where::Block(hash),
-            Err(_) => {
-                let end = |name: &str| number_in(&filter[name]).expect("the provider writes well");
-                Where::Numbers { from: end("fromBlock"), to: end("toBlock") }
-            }
+        let of = if let Ok(hash) = serde_json::from_value(filter["blockHash"].clone()) {
+            Where::Block(hash)
+        } else {
+            let end = |name: &str| number_in(&filter[name]).expect("the provider writes well");
+            Where::Numbers { from: end("fromBlock"), to: end("toBlock") }
         };
         let taken = match of {
             Where::Numbers { from, to } => self.takes_range(endpoint, to.saturating_sub(from) + 1),
@@ -458,14 +455,12 @@ impl State {
     /// Which block a state is asked of, as far as the machine sees.
     fn place(&self, machine: usize, at: &Value) -> Result<u64, Refusal> {
         let sight = self.chain.sight(machine);
-        let number = match at {
-            Value::String(tag) if !tag.starts_with("0x") => Some(sight),
-            Value::String(_) => number_in(at),
-            by_hash => {
-                let hash = serde_json::from_value(by_hash["blockHash"].clone());
-                let hash = hash.expect("the provider writes well");
-                self.chain.block_of(hash, sight).map(|block| block.head.block.number)
-            }
+        let number = if let Value::String(tag) = at {
+            if tag.starts_with("0x") { number_in(at) } else { Some(sight) }
+        } else {
+            let hash = serde_json::from_value(at["blockHash"].clone());
+            let hash = hash.expect("the provider writes well");
+            self.chain.block_of(hash, sight).map(|block| block.head.block.number)
         };
         let number = number.filter(|number| *number <= sight);
         number.ok_or_else(|| refused(-32_000, "header not found", None))

@@ -292,7 +292,7 @@ async fn a3_a_long_second_reading_is_told_and_ends() {
 async fn a3_where_a_node_refuses_logs_the_other_one_shows_them() {
     let chain = FakeChain::new(100);
     let refuses =
-        Lies { takes_blocks: Some((0, -32000, "logs are not available")), ..Lies::default() };
+        Lies { no_block_logs: Some((-32000, "logs are not available")), ..Lies::default() };
     chain.node().lies = vec![refuses, Lies::default()];
     let mut reading = Reading::of(chain.clone(), Start::Latest, None);
     pass(1000).await;

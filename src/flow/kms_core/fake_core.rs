@@ -1,0 +1,149 @@
+//! A Core in memory, for the tests of the client and of whole walks: it says what its script says. Where a
+//! seed decides, and answers are signed, it is `instance::simulation`.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tonic::{
+    Status,
+    codegen::{Service as _, StdError},
+};
+
+use super::{
+    Carrier,
+    proto::{
+        grpc::health::v1 as health,
+        kms::v1,
+        kms_service::v1::core_service_endpoint_server::{
+            CoreServiceEndpoint, CoreServiceEndpointServer,
+        },
+    },
+};
+
+type Script<T> = Arc<dyn Fn(usize) -> T + Send + Sync>;
+
+/// The Core: says to each ask and to each poll, counted from 1, what its script says.
+#[derive(Clone)]
+pub(crate) struct FakeCore {
+    ask: Script<Result<(), Status>>,
+    /// `None`: pending.
+    poll: Script<Option<Status>>,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub cut: bool,
+    /// How often its health was asked, also in vain.
+    pub questions: usize,
+    pub asks: usize,
+    pub polls: usize,
+}
+
+impl FakeCore {
+    pub fn new(
+        ask: impl Fn(usize) -> Result<(), Status> + Send + Sync + 'static,
+        poll: impl Fn(usize) -> Option<Status> + Send + Sync + 'static,
+    ) -> Self {
+        Self { ask: Arc::new(ask), poll: Arc::new(poll), told: Arc::default() }
+    }
+
+    /// It takes everything and answers nothing.
+    pub fn pending() -> Self {
+        Self::new(|_| Ok(()), |_| None)
+    }
+
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn cut(&self, cut: bool) {
+        self.told().cut = cut;
+    }
+
+    pub fn line(&self) -> Carrier {
+        let core = self.clone();
+        Arc::new(move |request| {
+            let core = core.clone();
+            Box::pin(async move {
+                let of_health = request.uri().path().starts_with("/grpc.health");
+                core.told().questions += usize::from(of_health);
+                if core.told().cut {
+                    return Err(StdError::from("cut"));
+                }
+                let answer = if of_health {
+                    health::health_server::HealthServer::new(core).call(request).await
+                } else {
+                    CoreServiceEndpointServer::new(core).call(request).await
+                };
+                let Ok(answer) = answer;
+                Ok(answer)
+            })
+        })
+    }
+
+    fn asked(&self) -> Reply<v1::Empty> {
+        let asks = {
+            let mut told = self.told();
+            told.asks += 1;
+            told.asks
+        };
+        (self.ask)(asks).map(|()| tonic::Response::new(v1::Empty {}))
+    }
+
+    async fn polled<T>(&self) -> Reply<T> {
+        let polls = {
+            let mut told = self.told();
+            told.polls += 1;
+            told.polls
+        };
+        if let Some(status) = (self.poll)(polls) {
+            return Err(status);
+        }
+        sleep(Duration::from_mins(1)).await;
+        Err(Status::unavailable("still running"))
+    }
+}
+
+type Reply<T> = Result<tonic::Response<T>, Status>;
+
+#[tonic::async_trait]
+impl CoreServiceEndpoint for FakeCore {
+    async fn public_decrypt(
+        &self,
+        _: tonic::Request<v1::PublicDecryptionRequest>,
+    ) -> Reply<v1::Empty> {
+        self.asked()
+    }
+
+    async fn get_public_decryption_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::PublicDecryptionResponse> {
+        self.polled().await
+    }
+
+    async fn user_decrypt(&self, _: tonic::Request<v1::UserDecryptionRequest>) -> Reply<v1::Empty> {
+        self.asked()
+    }
+
+    async fn get_user_decryption_result(
+        &self,
+        _: tonic::Request<v1::RequestId>,
+    ) -> Reply<v1::UserDecryptionResponse> {
+        self.polled().await
+    }
+}
+
+#[tonic::async_trait]
+impl health::health_server::Health for FakeCore {
+    async fn check(
+        &self,
+        _: tonic::Request<health::HealthCheckRequest>,
+    ) -> Reply<health::HealthCheckResponse> {
+        Ok(tonic::Response::new(health::HealthCheckResponse { status: 1 }))
+    }
+}
