@@ -1,7 +1,8 @@
-//! ADAPTER: the GatewayConfig contract: which bucket a coprocessor writes to, who this KMS node is.
+//! ADAPTER: the GatewayConfig contract: each coprocessor's bucket, and the registration of this KMS
+//! node.
 //!
-//! Answers are cached per instance with an expiry, empty ones never: a coprocessor that registers
-//! its bucket late is found at the next request.
+//! Answers are cached per instance for a while, empty ones never: a coprocessor that registers its
+//! bucket late is found at the next request.
 
 use std::{
     collections::HashMap,
@@ -21,11 +22,11 @@ use super::{
 };
 use crate::domain::Address;
 
-/// How long an answer of the registry is believed.
+/// Lifetime of a cached answer.
 const LIFETIME: Duration = Duration::from_mins(1);
-/// After a failed look-up nobody asks again for so long.
+/// After a failed call no other call is made for this long.
 const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
-/// That there is no contract is asked again after so long: it is one node's word, and may change.
+/// "No contract here" is checked again after this: it is one node's word and may change.
 const LOOKED_FOR_AGAIN: Duration = Duration::from_secs(10);
 
 /// The adapter. Clones share the cache.
@@ -34,7 +35,7 @@ pub struct GatewayConfigAdapter<P> {
     provider: P,
     address: Address,
     wallet: Address,
-    /// Whether there is a contract at the address: the seed's default is a placeholder.
+    /// Whether there is a contract at the address: the default address is a placeholder.
     deployed: Arc<AtomicBool>,
     cache: Arc<Mutex<Cache>>,
 }
@@ -43,10 +44,10 @@ pub struct GatewayConfigAdapter<P> {
 struct Cache {
     buckets: HashMap<Address, Cached<String>>,
     coprocessors: Option<Cached<Vec<Address>>>,
-    /// Whoever some node says signs for this node. Not empty.
+    /// Signers that any node reports for this KMS node. Never empty.
     signers: Option<Cached<Vec<Address>>>,
     failed: Option<(Instant, RegistryError)>,
-    /// When there was no contract.
+    /// When no contract was found.
     missed: Option<Instant>,
 }
 
@@ -66,7 +67,7 @@ impl<T> Cached<T> {
     }
 }
 
-/// The registry could not be asked.
+/// The registry could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("GatewayConfig could not be read: {0}")]
 pub struct RegistryError(#[from] ViewError);
@@ -80,7 +81,7 @@ impl RegistryError {
 }
 
 impl<P: ChainReader> GatewayConfigAdapter<P> {
-    /// `wallet` is this node's transaction sender.
+    /// `wallet`: this node's transaction sender.
     pub async fn connect(provider: P, address: Address, wallet: Address) -> Result<Self, RpcError> {
         let deployed = provider.code_size(address).await? > 0;
         let missed = (!deployed).then(Instant::now);
@@ -89,12 +90,12 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         Ok(Self { provider, address, wallet, deployed, cache: Arc::new(Mutex::new(cache)) })
     }
 
-    /// Whether there was a contract to ask, when it was last looked for.
+    /// Whether a contract was found when it was last checked.
     pub fn is_deployed(&self) -> bool {
         self.deployed.load(Ordering::Relaxed)
     }
 
-    /// Whether there is one. That there is none does not stand for long.
+    /// Whether there is a contract; checks again if none was found for a while.
     async fn is_there(&self, cache: &mut Cache) -> Result<bool, RegistryError> {
         let just = |at: Instant| at.elapsed() < LOOKED_FOR_AGAIN;
         if self.is_deployed() || cache.missed.is_some_and(just) {
@@ -107,7 +108,7 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         Ok(found)
     }
 
-    /// The base URL of a coprocessor's bucket; `None` if it is not registered or has none.
+    /// The base URL of a coprocessor's bucket. `None`: not registered, or without a bucket.
     pub async fn bucket_url(&self, coprocessor: Address) -> Result<Option<String>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.is_there(&mut cache).await? {
@@ -141,7 +142,7 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         Ok(registered)
     }
 
-    /// Every registered coprocessor, asked anew.
+    /// Every registered coprocessor, without the cache.
     pub async fn coprocessors(&self) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.is_there(&mut cache).await? {
@@ -150,8 +151,8 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         cache.ask(&self.provider, self.address, &abi::coprocessor_tx_senders()).await
     }
 
-    /// The signer registered for this node's Core; several, where nodes differ. Empty where the contract
-    /// does not say: not deployed, or the wallet is not registered (then sending will show it).
+    /// The signer registered for this node's Core; several if nodes differ. Empty if the contract does
+    /// not say: not deployed, or the wallet is not registered (which shows at sending).
     pub async fn core_signers(&self) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.is_there(&mut cache).await? {
@@ -164,8 +165,8 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
         Ok(cache.sign(node.map(|node| node.signer).into_iter().collect()))
     }
 
-    /// Asks every sound node who this node's signer is: an answer of the Core contradicts what is
-    /// remembered. One that any of them registers may be right: the contract decides in the end.
+    /// Asks every sound node for the signer, because an answer of the Core contradicts the cached one. A
+    /// signer that any node reports may be right: the contract decides in the end.
     pub async fn core_signers_anew(&self) -> Result<Vec<Address>, RegistryError> {
         let mut cache = self.cache.lock().await;
         if !self.is_there(&mut cache).await? {
@@ -190,7 +191,7 @@ impl<P: ChainReader> GatewayConfigAdapter<P> {
 }
 
 impl Cache {
-    /// These are remembered, unless there are none.
+    /// Caches the signers unless there are none.
     fn sign(&mut self, signers: Vec<Address>) -> Vec<Address> {
         self.signers = Some(signers.clone()).filter(|signers| !signers.is_empty()).map(Cached::now);
         signers
@@ -213,7 +214,7 @@ impl Cache {
                 Ok(value)
             }
             Err(error) => {
-                // An outage concerns every question, the contract's own answer only this one.
+                // An outage concerns every call, the contract's own answer only this one.
                 let concerns_all = !error.is_answer();
                 let error = RegistryError(error);
                 if concerns_all {
@@ -233,15 +234,15 @@ mod tests {
     use super::*;
     use crate::gateway::fake_chain::{FakeChain, Lies};
 
-    /// One node of two says that the wallet's Core signs as another one: whoever asks, and however
-    /// often, hears of both.
+    /// One of two nodes reports another signer for the wallet: every caller gets both, however often it
+    /// asks.
     #[tokio::test(start_paused = true)]
     async fn m4_a_signer_that_any_node_registers_counts_for_whoever_asks() {
         let chain = FakeChain::new(1);
         chain.node().has_registry = true;
         let wallet = Address::repeat_byte(1);
         let lies = |signer| {
-            // Three fields, with an empty address of the node.
+            // The layout with three fields, with an empty address.
             let node = (wallet, signer, String::new());
             let told = (abi::kms_node(wallet).calldata(), node.abi_encode().into());
             Lies { views: vec![told], ..Lies::default() }
@@ -255,7 +256,7 @@ mod tests {
             assert_eq!(registry.core_signers_anew().await.unwrap(), [wrong, right]);
             assert_eq!(registry.core_signers().await.unwrap(), [wrong, right]);
         }
-        // It lied for some seconds.
+        // It was wrong for some seconds.
         chain.node().lies[0] = lies(right);
         assert_eq!(registry.core_signers_anew().await.unwrap(), [right]);
     }
@@ -269,7 +270,7 @@ mod tests {
         chain.node().has_registry = true;
         for (seconds, deployed, asked) in [(9, false, 1), (1, true, 2), (60, true, 2)] {
             advance(Duration::from_secs(seconds)).await;
-            // What it says is another matter.
+            // Its answer does not matter here.
             let _ = registry.bucket_url(Address::ZERO).await;
             assert_eq!(registry.is_deployed(), deployed);
             assert_eq!(chain.calls("code_size"), asked);

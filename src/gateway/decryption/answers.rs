@@ -1,7 +1,8 @@
-//! Whether answers of a wallet are in the chain already, as one node shows it (gateway-abi 4.1 to 4.3).
+//! Whether a wallet's answers are already on chain, as one node shows it (gateway-abi 4.1 to 4.3).
 //!
-//! The contract refuses a second answer by signer, not by wallet: whoever does not know any more what
-//! a wallet has sent cannot leave it to the contract. Cheapest first, and each only for what is left:
+//! The contract refuses a second answer per signer, not per wallet, so it does not protect a connector
+//! that has lost its memory of what the wallet sent. Cheapest source first, each only for what is still
+//! open:
 //!
 //! ```text
 //! the contract's list of who formed the consensus      v0.8.0-1 on, once there is one
@@ -10,8 +11,8 @@
 //!        blocks
 //! ```
 //!
-//! What is in one of the last blocks may leave the chain with it: it is told apart. Everything is
-//! bounded: where a bound ends the look, an answer that was not found counts as not given.
+//! An answer in one of the last blocks may leave the chain, so it is reported as such. Everything is
+//! bounded: if a bound ends the search, an answer that was not found counts as not given.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -28,29 +29,30 @@ use crate::{
     },
 };
 
-/// An answer under so many blocks stays.
+/// An answer under this many blocks stays.
 pub const SETTLED_AFTER: u64 = 12;
-/// Events are looked for in so many blocks after a request: more than an hour of blocks.
+/// Events are searched in this many blocks after a request: more than an hour.
 const EVENTS_WITHIN: u64 = 20_000;
-/// Blocks of one question for events, as long as the node takes them, and questions for one look.
+/// Blocks per call for events, if the node accepts that, and most calls of one search.
 const PAGE: u64 = 2_000;
 const MOST_PAGES: usize = 64;
-/// Own transactions are looked for in so many blocks after a request.
+/// Own transactions are searched in this many blocks after a request.
 const OWN_WITHIN: u64 = 1_000;
-/// In steps of so many blocks it is asked whether there are any; so many at a time, and so often for
-/// one look.
+/// The transaction count is read every `STEP` blocks, `SPAN` blocks per call, with at most `MOST_SPANS`
+/// calls per search.
 const STEP: u64 = 50;
 const SPAN: u64 = 1_000;
 const MOST_SPANS: usize = 10;
-/// No more is begun with once so many blocks were read whole, of which so many are in one message.
+/// No further span is started after this many whole blocks were read; they are read in batches of this
+/// size.
 const MOST_BLOCKS: usize = 2_000;
 const BLOCKS_AT_ONCE: usize = 10;
-/// What a version is like whose events tell of every answer they can tell of.
+/// The version text of a deployment with the most response events.
 const NEWEST: Option<&str> = Some("Decryption v0.3.0");
-/// Senders of transactions asked for in one message.
+/// Senders of transactions per call.
 const SENDERS_AT_ONCE: usize = 100;
 
-/// A request whose answer is looked for.
+/// A request whose answer is searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sought {
     pub id: U256,
@@ -68,10 +70,10 @@ impl From<&Request> for Sought {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     Nothing,
-    /// It is in one of the last blocks.
+    /// In one of the last blocks.
     Young,
     Settled,
-    /// There was too much to read: to be looked for again.
+    /// Too much to read now: search again later.
     NotYet,
 }
 
@@ -80,17 +82,17 @@ pub enum Shown {
 enum Listed {
     Ours,
     Others,
-    /// There is no consensus, or no such list.
+    /// There is no consensus yet, or no such list.
     Nobody,
-    /// The node does not have the contract as it was then.
+    /// The node does not have the contract's state of that block.
     Untold,
 }
 
-/// What is open of a look, and what was found.
+/// A search: what is open, and what was found.
 struct Look<'s> {
     sought: &'s [Sought],
     found: Vec<Option<Shown>>,
-    /// At or below it an answer stays.
+    /// Up to this block an answer stays.
     settled: u64,
     head: u64,
 }
@@ -100,19 +102,19 @@ impl Look<'_> {
         (0..self.found.len()).filter(|index| self.found[*index].is_none()).collect()
     }
 
-    /// Where answers to those open that `are` may be.
+    /// Windows of blocks that may contain answers to open requests selected by `are`.
     fn windows(&self, are: impl Fn(&Sought) -> bool, within: u64) -> Vec<Window> {
         let open = self.open().into_iter().filter(|index| are(&self.sought[*index]));
         windows(open.map(|index| (index, self.sought[index].block)).collect(), within, self.head)
     }
 
-    /// The ids that are still open in a window, as topics.
+    /// The open ids of a window, as topics.
     fn ids_of(&self, window: &Window) -> Vec<B256> {
         let open = window.sought.iter().filter(|index| self.found[**index].is_none());
         open.map(|index| B256::from(self.sought[*index].id)).collect()
     }
 
-    /// Those open in a window whose block `is` so are looked for another time.
+    /// Postpones the open requests of a window whose block satisfies `is`.
     fn put_off(&mut self, window: &Window, is: impl Fn(u64) -> bool) {
         for index in &window.sought {
             if is(self.sought[*index].block) {
@@ -121,7 +123,7 @@ impl Look<'_> {
         }
     }
 
-    /// An answer to this id is in this block.
+    /// Records an answer to this id in this block.
     fn find(&mut self, id: U256, block: u64) {
         let shown = if block <= self.settled { Shown::Settled } else { Shown::Young };
         for (sought, found) in self.sought.iter().zip(&mut self.found) {
@@ -132,7 +134,7 @@ impl Look<'_> {
     }
 }
 
-/// A range of blocks, and which of the sought are in it.
+/// A range of blocks, and the requests (by index) whose answers may be in it.
 #[derive(Debug, PartialEq, Eq)]
 struct Window {
     from: u64,
@@ -140,7 +142,8 @@ struct Window {
     sought: Vec<usize>,
 }
 
-/// The blocks in which answers to these may be, each block once. `of`: index and block of each.
+/// Merges the blocks in which answers may be, so that each block is read once. `of`: index and block of
+/// each request.
 fn windows(mut of: Vec<(usize, u64)>, within: u64, head: u64) -> Vec<Window> {
     of.sort_by_key(|(index, block)| (*block, *index));
     let mut windows: Vec<Window> = Vec::new();
@@ -166,7 +169,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
     ) -> Result<Vec<Shown>, RpcError> {
         let head = self.provider.header(At::Latest).await?.map_or(0, |head| head.block.number);
         let settled = head.saturating_sub(SETTLED_AFTER);
-        // What it has not reached it cannot tell of.
+        // The node has not reached its block yet.
         let ahead = |one: &Sought| (one.block > head).then_some(Shown::NotYet);
         let found = sought.iter().map(ahead).collect();
         let mut look = Look { sought, found, settled, head };
@@ -174,21 +177,21 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         for (index, listed) in self.listed(wallet, &look, &look.open(), At::Latest).await? {
             match listed {
                 Listed::Ours => ours.push(index),
-                // Of a user decryption all who answered are listed, of a public one those who agree.
+                // A user decryption lists all who answered, a public one only those who agree.
                 Listed::Others if sought[index].kind == Kind::UserDecryption => {
                     look.found[index] = Some(Shown::Nothing);
                 }
                 Listed::Others | Listed::Nobody | Listed::Untold => {}
             }
         }
-        // Only of these the state of an earlier block is asked for: nodes have it at hand for few
-        // blocks, and some not at all.
+        // The state of an earlier block is read only for these: nodes keep it for few blocks, some not
+        // at all.
         let mut undated = BTreeSet::new();
         for (index, listed) in self.listed(wallet, &look, &ours, At::Number(settled)).await? {
             match listed {
                 Listed::Ours => look.found[index] = Some(Shown::Settled),
                 Listed::Others | Listed::Nobody => look.found[index] = Some(Shown::Young),
-                // Its event may tell since when.
+                // Its event may tell its block.
                 Listed::Untold => {
                     undated.insert(index);
                 }
@@ -201,7 +204,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Ok(found.map(|(index, found)| found.unwrap_or_else(|| or_else(index))).collect())
     }
 
-    /// Whom the contract lists, for each of these.
+    /// Whom the contract lists for each of these.
     async fn listed(
         &self,
         wallet: Address,
@@ -284,14 +287,14 @@ impl<P: ChainReader> DecryptionAdapter<P> {
                     Err(error) => return Err(error),
                 }
             }
-            // What was begun with is as good as read: a node that tells so little at once is not
-            // asked for more.
+            // What was started counts as read: a node that returns so little at once is not asked for
+            // more.
             look.put_off(&window, |block| block >= next && next <= window.to);
         }
         Ok(())
     }
 
-    /// Ids and blocks of those response events that tell of this wallet's answers.
+    /// Ids and blocks of the response events that report this wallet's answers.
     async fn own(&self, wallet: Address, events: Vec<Event>) -> Result<Vec<(U256, u64)>, RpcError> {
         let (mut own, mut nameless) = (Vec::new(), Vec::new());
         for event in events {
@@ -352,7 +355,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Ok(())
     }
 
-    /// Of the blocks after `from` up to `to`, those that may have transactions of the wallet.
+    /// The blocks after `from` up to `to` that may contain transactions of the wallet.
     async fn blocks_with_any(
         &self,
         wallet: Address,
@@ -377,7 +380,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Ok(blocks)
     }
 
-    /// A block that is too large to be read is passed over.
+    /// Skips a block that is too large to read.
     async fn transactions_of(
         &self,
         wallet: Address,
@@ -400,7 +403,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Ok(own)
     }
 
-    /// Ids and blocks of the answers that the wallet brought in these blocks.
+    /// Ids and blocks of the answers that the wallet delivered in these blocks.
     async fn sent(&self, wallet: Address, blocks: &[u64]) -> Result<Vec<(U256, u64)>, RpcError> {
         let mut answers = BTreeMap::new();
         for these in blocks.chunks(BLOCKS_AT_ONCE) {
@@ -415,7 +418,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         let hashes: Vec<B256> = answers.keys().copied().collect();
         let mut found = Vec::new();
         for asked in hashes.chunks(SENDERS_AT_ONCE) {
-            // What reverted is no answer.
+            // A reverted transaction delivered nothing.
             for receipt in self.provider.receipts(asked).await?.into_iter().flatten() {
                 if receipt.success
                     && let Some(id) = answers.get(&receipt.hash)

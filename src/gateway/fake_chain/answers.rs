@@ -1,4 +1,4 @@
-//! What a chain in memory answers, as it is told to.
+//! Answers of the chain in memory.
 
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ impl ChainReader for FakeChain {
                     }
                     _ => {}
                 }
-                // A lagging node: what it does not know is empty, and no error.
+                // A lagging node returns nothing for unknown blocks, and no error.
                 let mut last = node.header(At::Latest).map_or(0, |head| head.block.number);
                 node.others_turn = !node.others_turn;
                 if let Some(knows) = node.other_knows.filter(|_| node.others_turn) {
@@ -177,7 +177,7 @@ impl ChainReader for FakeChain {
         let (first, last) = {
             let mut node = self.ask("header")?;
             let lags = node.lags_from;
-            // The turn is the one that the logs take now.
+            // This call takes the turn that the logs just had.
             if let Some(knows) = node.other_knows.filter(|_| !node.others_turn) {
                 node.lags_from = Some(knows + 1);
             }

@@ -1,5 +1,5 @@
-//! The real provider: an Arbitrum (or any Ethereum JSON-RPC) chain behind one endpoint or several.
-//! How each is kept connected and which is read from is decided elsewhere ([`super::endpoints`]).
+//! The real provider: an Arbitrum (or any Ethereum JSON-RPC) chain behind one or several endpoints.
+//! Connections, and the choice of the endpoint to read from, are in [`super::endpoints`].
 
 use std::sync::Arc;
 
@@ -27,18 +27,18 @@ use crate::{
     metrics::Metrics,
 };
 
-/// No wallet sends more: a million a second for two centuries.
+/// Upper bound of a plausible transaction count: a million transactions a second for two centuries.
 const MOST_TRANSACTIONS: u64 = 1 << 53;
 const HEADER: &str = "eth_getBlockByNumber";
 const LOGS: &str = "eth_getLogs";
 const RECEIPT: &str = "eth_getTransactionReceipt";
 
-/// The provider of an Arbitrum (or any Ethereum JSON-RPC) chain behind one URL or several.
+/// A provider for an Arbitrum (or any Ethereum JSON-RPC) chain behind one or several URLs.
 #[derive(Clone, Debug)]
 pub struct ArbitrumProvider {
     pub(super) inner: Arc<Inner>,
     pub(super) metrics: Metrics,
-    /// The one node that is asked. `None`: whichever is to be read from.
+    /// The only node that is asked. `None`: the one to read from, with failover.
     pub(super) only: Option<NodeId>,
 }
 
@@ -49,8 +49,8 @@ pub(super) struct Inner {
 }
 
 impl ArbitrumProvider {
-    /// A provider and the tasks that keep it connected. The owner runs them. `endpoints` in the
-    /// order in which they are to be read from; at least one.
+    /// Creates a provider and the tasks that keep it connected; the caller runs them. `endpoints`: at
+    /// least one, in order of preference for reading.
     #[must_use]
     pub fn new(
         chain_id: u64,
@@ -68,7 +68,7 @@ impl ArbitrumProvider {
         &self.inner.shared.nodes
     }
 
-    /// What the node has against several calls in one message; `None`: nothing, or it gets none.
+    /// Why the node refuses batches. `None`: it accepts them, or never gets any.
     pub async fn refuses_arrays(&self) -> Result<Option<RpcError>, RpcError> {
         self.ask_by("eth_chainId", |client, _| async move { batches::refusal(&client).await }).await
     }
@@ -77,7 +77,7 @@ impl ArbitrumProvider {
         RpcError::Unavailable { host: self.hosts().to_owned(), what: what.into() }
     }
 
-    /// One call within [`CALL_DEADLINE`], waiting for a connection if there is none.
+    /// One call within [`CALL_DEADLINE`]; waits for a connection if there is none.
     pub(super) async fn ask<Answer: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -86,8 +86,8 @@ impl ArbitrumProvider {
         self.told(method, params).await.map(|told| told.answer)
     }
 
-    /// Asks the endpoint that is read from; where it does not answer, the next one. One that is asked
-    /// too often is left alone: others are asked meanwhile, and if there are none it is asked again.
+    /// Asks the endpoint that is read from, then the next ones if it does not answer. A rate-limiting
+    /// endpoint is skipped; if there is no other one, it is asked again later.
     async fn ask_by<Answer, Asking>(
         &self,
         method: &'static str,
@@ -99,7 +99,7 @@ impl ArbitrumProvider {
         self.told_by(method, ask).await.map(|told| told.answer)
     }
 
-    /// The same, and which endpoint answered.
+    /// The same, with the node that answered.
     pub(super) async fn told_by<Answer, Asking>(
         &self,
         method: &'static str,
@@ -113,7 +113,7 @@ impl ArbitrumProvider {
         answered
     }
 
-    /// One call, and which endpoint answered.
+    /// One call, with the node that answered.
     pub(super) async fn told<Answer: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -126,7 +126,7 @@ impl ArbitrumProvider {
         .await
     }
 
-    /// However many endpoints it took, it is one call.
+    /// Counts one call, however many endpoints it took.
     fn count<T>(&self, method: &'static str, answered: &Result<T, RpcError>) {
         let code = answered.as_ref().map_or_else(RpcError::code, |_| "ok");
         self.metrics.rpc_call(method, code);
@@ -156,7 +156,7 @@ impl ArbitrumProvider {
             let left: Vec<usize> =
                 order.iter().copied().filter(|index| !tried.contains(index)).collect();
             let nodes = left.iter().filter_map(|index| Some((*index, self.nodes().get(*index)?)));
-            // The first of those that wait least, and answer such calls.
+            // The one with the shortest pause; of equals one that answers such calls in time.
             let free = nodes.map(|(index, node)| (index, node, node.pause()));
             let first =
                 free.min_by_key(|(_, node, pause)| (*pause, node.patience(method).is_none()));
@@ -186,7 +186,7 @@ impl ArbitrumProvider {
             let error = match asking {
                 Ok(Ok(answer)) => {
                     node.answered();
-                    // Another one has a legal answer to the same question.
+                    // Another node has a legal answer to the same question, so these fail.
                     for node in &oversized {
                         node.left_unanswered();
                     }
@@ -203,7 +203,7 @@ impl ArbitrumProvider {
                     let host = node.endpoint.host();
                     warn!(host, %error, times, "a gateway node is left alone for a moment");
                 }
-                // It may be asked once more.
+                // It may be asked again after its pause.
                 tried.pop();
                 busy = Some(error);
                 continue;
@@ -212,7 +212,7 @@ impl ArbitrumProvider {
                 RpcError::Unavailable { .. } => node.left_unanswered(),
                 RpcError::Refused { code, message, .. } => {
                     node.answered();
-                    // Its answer, and nobody else's would be another one.
+                    // The error is about the call itself: another node would say the same.
                     if !quirks::is_about_node(*code, message) {
                         return Err(error);
                     }
@@ -223,7 +223,7 @@ impl ArbitrumProvider {
                 | RpcError::Unreadable { .. }
                 | RpcError::Busy { .. } => {}
             }
-            // The first one's word counts, unless it did not answer.
+            // The first error is reported, unless it only says that there was no answer.
             match failed {
                 Some(RpcError::Unavailable { .. }) | None => failed = Some(error),
                 Some(_) => {}
@@ -231,7 +231,7 @@ impl ArbitrumProvider {
         }
     }
 
-    /// The endpoints calls may be made of, once there is one.
+    /// The endpoints that may be called; waits until there is one.
     pub(super) async fn usable(&self) -> Result<Arc<[usize]>, RpcError> {
         if let Some(NodeId(only)) = self.only {
             return Ok(Arc::new([only]));
@@ -247,7 +247,7 @@ impl ArbitrumProvider {
         }
     }
 
-    /// Says why there is no connection, where that is why there is no answer.
+    /// The error of a timeout: why there is no connection, if that is the cause.
     fn timed_out(&self, method: &str) -> RpcError {
         self.trouble().unwrap_or_else(|| {
             self.unavailable(format!("{method} timed out after {CALL_DEADLINE:?}"))
@@ -389,7 +389,7 @@ impl ChainReader for ArbitrumProvider {
 
     async fn receipts(&self, hashes: &[B256]) -> Result<Vec<Option<Receipt>>, RpcError> {
         let mut found: Vec<Option<Receipt>> = vec![None; hashes.len()];
-        // Those that one node spells in a way that nobody can read are asked of the next one.
+        // Receipts that one node encodes unreadably are asked of the next one.
         let mut wanted: Vec<usize> = (0..hashes.len()).collect();
         let mut asked = self.clone();
         while !wanted.is_empty() {
@@ -451,13 +451,13 @@ impl TransactionSender for ArbitrumProvider {
 }
 
 impl ArbitrumProvider {
-    /// The id of the chain, as the nodes say it.
+    /// The chain id that the nodes report.
     pub async fn chain_id(&self) -> Result<u64, RpcError> {
         let id: alloy::primitives::U64 = self.ask("eth_chainId", json!([])).await?;
         Ok(id.to())
     }
 
-    /// Each receipt, as one node has it: `None` where it has none, an error where nobody can read it.
+    /// Each receipt from one node: `None` if it has none, an error if it is unreadable.
     async fn receipts_of(
         &self,
         hashes: &[B256],
@@ -476,7 +476,7 @@ impl ArbitrumProvider {
                 let read = said.into_iter().zip(hashes).map(|(said, hash)| {
                     let raw = match said {
                         Ok(raw) => client.endpoint().parse::<Option<RawReceipt>>(&raw),
-                        // "Indexing in progress" and its like: no receipt yet.
+                        // "Indexing in progress" and similar: no receipt yet.
                         Err(RpcError::Refused { .. }) => Ok(None),
                         Err(error) => Err(error),
                     };
@@ -489,7 +489,7 @@ impl ArbitrumProvider {
         .await
     }
 
-    /// What was asked for of what a node answered, in chain order.
+    /// Filters a node's answer and sorts it in chain order.
     pub(super) fn events(
         &self,
         logs: Vec<RawLog>,
@@ -499,7 +499,7 @@ impl ArbitrumProvider {
         let Filter { address, first, second } = filter;
         let mut events = Vec::with_capacity(logs.len());
         for log in logs {
-            // A node may answer more than was asked; only what was asked counts.
+            // A node may return more than was asked.
             if log.address != address || log.is_removed() {
                 continue;
             }
@@ -515,7 +515,7 @@ impl ArbitrumProvider {
                 LogRange::Block(hash) => event.block.hash == hash,
                 LogRange::Numbers { from, to } => (from..=to).contains(&event.block.number),
             };
-            // Left out, it might be one of ours under a wrong number.
+            // It must not be skipped: it may be a log of ours with a wrong block number.
             if !asked {
                 return Err(self.unreadable("a log of another block than those asked for"));
             }
@@ -530,7 +530,7 @@ impl ArbitrumProvider {
     }
 }
 
-/// As the parameters of `eth_getLogs`.
+/// Encodes the parameter of `eth_getLogs`.
 fn spelled(Filter { address, first, second }: Filter<'_>, range: LogRange) -> Value {
     let topics = if second.is_empty() { json!([first]) } else { json!([first, second]) };
     match range {
@@ -547,7 +547,7 @@ pub(super) fn hex(number: u64) -> String {
     format!("{number:#x}")
 }
 
-/// As a parameter. A hash is told from a number by its form (EIP-1898).
+/// Encodes a block parameter. A hash is distinguished from a number by its form (EIP-1898).
 pub(super) fn named(at: At) -> Value {
     match at {
         At::Latest => json!("latest"),
@@ -558,21 +558,20 @@ pub(super) fn named(at: At) -> Value {
     }
 }
 
-/// A range of blocks, as it was told.
+/// A range of blocks as received.
 struct Seen {
     first: Option<RawHead>,
     last: Option<RawHead>,
     logs: Vec<RawLog>,
 }
 
-/// Logs, and the headers of the range's ends. The last block's before the logs: a node that gets on
-/// meanwhile would show it afterwards, and not have looked through it.
+/// Reads logs and the headers of the range's ends. The last header is read before the logs: a node that
+/// advances in between would show the block afterwards without having searched it.
 ///
-/// In one message all is of one machine. Call by call the logs may be of another one behind the same
-/// address, which shows less of the range than it was asked for, and does not say so. The last block
-/// is asked for a second time, so that such a machine has another chance to be seen; that it never
-/// answers any but the question for logs is not excluded. What that hides is found by the second
-/// reading, or not at all.
+/// In a batch all answers come from one machine. With separate calls the logs may come from another
+/// machine behind the same URL, which may know less of the range without saying so. So the last header
+/// is read a second time, which is another chance to notice such a machine. One that answers only the
+/// call for logs stays unnoticed; what it hides is found by the second reading, or not at all.
 async fn range(
     client: &Client,
     node: &endpoints::Node,

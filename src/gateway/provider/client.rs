@@ -1,10 +1,10 @@
-//! Calls of one node, over http or over a WebSocket, each with a bound on its answer.
+//! Calls to one node, over HTTP or WebSocket, each with a bound on its answer.
 //!
 //! | | http | WebSocket |
 //! |---|---|---|
-//! | a call | one request | one message; answers find their call by its id |
-//! | several calls in one message | an array, where the node takes that | never: some nodes answer each message by another machine, and arrays are rarer there |
-//! | an answer over its bound | not read further | dropped; over the largest bound the connection ends |
+//! | a call | one request | one message; answers are matched by id |
+//! | several calls | a batch, if the node accepts that | separate messages: each may go to another machine |
+//! | an answer above its bound | not read further | dropped; above the largest bound the connection ends |
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use super::{
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A node that calls can be made of. Cheap to clone.
+/// A connected node. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     endpoint: Arc<Endpoint>,
@@ -52,21 +52,21 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Several calls in one message came to nothing.
+/// A batch failed.
 #[derive(Debug)]
 pub(super) struct NotTogether {
     pub error: RpcError,
-    /// It may be about the message, and each call by itself may be answered.
+    /// The failure may be about batches: separate calls may succeed.
     pub maybe_apart: bool,
 }
 
-/// A connection to a node.
+/// A new connection to a node.
 pub(super) enum Connected {
     Http(Client),
     Socket { client: Client, heads: watch::Receiver<Option<RawHead>>, socket: Box<Socket> },
 }
 
-/// A connection to the node at this endpoint.
+/// Connects to the node at this endpoint.
 pub(super) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Connected, RpcError> {
     let http = match endpoint.way() {
         endpoint::Way::Network { tls, .. } if endpoint.is_websocket() => {
@@ -99,12 +99,11 @@ impl Client {
         Self { endpoint: endpoint.clone(), way, ids: Arc::default() }
     }
 
-    /// Whether several calls can go in one message, as far as the way goes.
+    /// Whether this transport supports batches.
     pub(super) fn has_arrays(&self) -> bool {
         matches!(self.way, Way::Http(_))
     }
 
-    /// One call without parameters.
     pub(super) async fn ask_plainly<A: DeserializeOwned>(
         &self,
         method: &str,
@@ -112,7 +111,7 @@ impl Client {
         self.ask(method, &NO_PARAMETERS).await
     }
 
-    /// One call. `null` is read as an absent value, where the answer may be one.
+    /// One call. A result of `null` decodes as `None` where the type allows it.
     pub(super) async fn ask<A: DeserializeOwned>(
         &self,
         method: &str,
@@ -131,7 +130,7 @@ impl Client {
             Ok(Message::Notice(_)) => Vec::new(),
             Err(what) => return Err(self.endpoint.unreadable(&what)),
         };
-        // An error may have no id: the node could not read the question that far.
+        // An error object may have no id: the node could not read that far.
         answers.retain(|answer| {
             answer.id == Some(id) || (answer.id.is_none() && answer.said.is_err())
         });
@@ -142,8 +141,7 @@ impl Client {
         }
     }
 
-    /// Several calls in one message, over http: what each came to, in their order. Each may fail by
-    /// itself.
+    /// A batch of calls over HTTP; the results in order. Each may fail separately.
     pub(super) async fn ask_together<P: Serialize>(
         &self,
         calls: &[(&str, P)],
@@ -224,7 +222,7 @@ mod tests {
         tls::TlsRoots,
     };
 
-    /// A node over this URL, behind this proxy, is asked something.
+    /// Calls a node at this URL through this proxy.
     async fn ask(url: &str, proxy: &str) -> RpcError {
         let way = proxy::parse(proxy).ok();
         let proxies = Proxies::new(way.clone(), way, "127.0.0.1");
@@ -241,7 +239,7 @@ mod tests {
         }
     }
 
-    /// A server that speaks no TLS, as all whose port is not the one that was meant.
+    /// A server without TLS, as behind a wrong port.
     #[tokio::test]
     async fn c4_a_node_that_speaks_no_tls_is_told_so() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -258,8 +256,8 @@ mod tests {
         }
     }
 
-    /// A proxy is not taken for the node behind it, whether it is away, refuses, or answers something
-    /// of its own.
+    /// A failure of the proxy is not reported as the node's, whether it is down, refuses, or answers
+    /// something of its own.
     #[tokio::test]
     async fn c5_over_http_the_proxy_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,5 @@
-//! Where a node is reached, and what may be told of it: URLs hold API keys, and a node repeats what it
-//! was asked.
+//! The address of a node, and what may be shown of it: URLs contain API keys, and a node may repeat what
+//! it was sent.
 
 use std::{
     fmt,
@@ -18,15 +18,15 @@ use super::{
 };
 use crate::{domain::OutsideText, proxy::Proxies};
 
-/// Characters of a node's text that are looked at for secrets, and cut off behind.
+/// A node's text is scrubbed of secrets up to this many characters and cut there.
 const SCRUBBED: usize = 16 << 10;
 
-/// Where a node is reached, and all its URL hides.
+/// The address of a node, with everything its URL hides.
 #[derive(Clone)]
 pub struct Endpoint {
     url: Url,
     host: Arc<str>,
-    /// Parts of the URL that may be keys: never printed, not even when the node repeats them.
+    /// Parts of the URL that may be keys. Never printed, even if the node repeats them.
     secrets: Arc<[String]>,
     way: Way,
     proxies: Proxies,
@@ -34,7 +34,7 @@ pub struct Endpoint {
     pace: Arc<Mutex<Pace>>,
 }
 
-/// What messages go over.
+/// How messages reach the node.
 #[derive(Clone)]
 pub(super) enum Way {
     /// `http` for http(s) URLs, `tls` for wss.
@@ -63,7 +63,7 @@ impl Endpoint {
         secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
         secrets.push(url.username().to_owned());
         secrets.extend(url.password().map(str::to_owned));
-        // User and password again, as they stand in the request's header.
+        // User and password again, as encoded in the request header.
         let header = alloy::transports::Authorization::extract_from_url(&url);
         let header = header.map(|header| header.to_string());
         secrets.extend(header.and_then(|text| Some(text.split_once(' ')?.1.to_owned())));
@@ -73,7 +73,7 @@ impl Endpoint {
         Self { url, host, secrets: secrets.into(), way, proxies, room, pace }
     }
 
-    /// A node over http that this carrier reaches, whatever it is.
+    /// A node reached through this carrier instead of the network.
     #[must_use]
     pub fn over(host: &str, carrier: Carrier) -> Self {
         Self {
@@ -87,13 +87,13 @@ impl Endpoint {
         }
     }
 
-    /// A WebSocket goes through these; `http` knows its own way.
+    /// Sends a WebSocket through these proxies; `http` has its own.
     #[must_use]
     pub fn through(self, proxies: Proxies) -> Self {
         Self { proxies, ..self }
     }
 
-    /// Its answers take of this room.
+    /// Takes room for answers from this budget.
     #[must_use]
     pub(super) fn within(self, room: Room) -> Self {
         Self { room, ..self }
@@ -124,11 +124,11 @@ impl Endpoint {
         matches!(self.url.scheme(), "ws" | "wss")
     }
 
-    /// Why there is no answer, without what the URL hides.
+    /// Converts a transport failure to an error without secrets.
     pub(super) fn explain(&self, unanswered: Unanswered) -> RpcError {
         match unanswered {
             Unanswered::Lost(what) => self.unavailable(&self.proxies.told(&self.url, &what)),
-            // Its body is the node's or a proxy's: it may repeat the key it did not like.
+            // Its body may repeat the key, so it is not shown.
             Unanswered::Status(status) => {
                 self.unavailable(&self.proxies.told(&self.url, &of_status(status)))
             }
@@ -143,7 +143,7 @@ impl Endpoint {
         }
     }
 
-    /// An error object, without what the URL hides.
+    /// Converts an error object to an error without secrets.
     pub(super) fn refused(&self, refused: Refused) -> RpcError {
         let Refused { code, message, data, back_in } = refused;
         if quirks::is_too_often(code, &message) {
@@ -157,12 +157,12 @@ impl Endpoint {
         serde_json::from_str(result.get()).map_err(|error| self.unreadable(&error.to_string()))
     }
 
-    /// For how long it is to be left alone: it was asked too often.
+    /// How long the node has to be left alone, because it is rate limiting.
     pub(super) fn pause(&self) -> Duration {
         self.pace().left(Instant::now())
     }
 
-    /// It answers.
+    /// The node answered.
     pub(super) fn answered(&self) {
         self.pace().answered(Instant::now());
     }
@@ -183,9 +183,9 @@ impl Endpoint {
         RpcError::Unreadable { host: self.host.to_string(), what: self.scrub(what) }
     }
 
-    /// What the node says, without what the URL hides.
+    /// Removes secrets from a node's text.
     fn scrub(&self, text: &str) -> OutsideText {
-        // Far more than is kept: no secret is cut in two where anybody sees it.
+        // The cut is far beyond what is shown, so no half of a secret is visible.
         let end = text.char_indices().nth(SCRUBBED).map_or(text.len(), |(end, _)| end);
         let mut text = text[..end].to_owned();
         for secret in self.secrets.iter() {
@@ -195,7 +195,7 @@ impl Endpoint {
     }
 }
 
-/// An HTTP status that comes with no words of the node, and what to do, if it says that.
+/// Describes an HTTP status without a JSON-RPC answer, with advice where there is one.
 fn of_status(status: u16) -> String {
     let advice = match status {
         300..=399 => "; redirects are not followed: put down where it leads to",

@@ -1,13 +1,14 @@
-//! Several endpoints as one: each kept connected by a task of its own, one read from, all sent to.
+//! Several endpoints as one: each is kept connected by its own task, one is read from, transactions go
+//! to all.
 //!
 //! ```text
 //! connection --link, heads--\                    /--> the order of reading (usable)
 //! connection --link, heads---> look, choose (f) ---> heads of the one that is read from
-//! connection --link, heads--/                    \--> doubt: look at your head again
+//! connection --link, heads--/                    \--> doubt: check your head again
 //! ```
 //!
-//! Heads come from the endpoint that is read from, so that no room hears of a block which the next
-//! read does not find. Another endpoint with a newer head makes it look at once.
+//! Heads come only from the endpoint that is read from, so that no room learns of a block that its next
+//! read does not find. If another endpoint has a newer head, that endpoint checks its head at once.
 
 use std::{
     sync::{
@@ -44,29 +45,29 @@ use crate::{
     repeats::Repeats,
 };
 
-/// Between two looks of several endpoints: staleness shows by time alone.
+/// Interval of choices with several endpoints: staleness shows only as time passes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Others have known a newer head for so long: the endpoint that is read from looks again.
+/// If others have known a newer head for this long, the endpoint that is read from checks its head.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
-/// More blocks than nodes of one chain are apart.
+/// Nodes of one chain are never this many blocks apart.
 const LEAP: u64 = 64;
-/// A node that tells of more blocks than another is asked for one of them so often, at most.
+/// Minimum interval of claim checks.
 const CLAIMED_EVERY: Duration = Duration::from_secs(1);
-/// Calls in a row that an endpoint left unanswered.
+/// Unanswered calls in a row after which an endpoint counts as failing.
 const FAILING: u32 = 2;
-/// How long one endpoint may take of a call's deadline while another could be asked.
+/// Part of a call's deadline that one endpoint may use while others could be asked.
 pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
-/// One that left a call of the same method unanswered is asked after all others, for a minute; then it may
-/// take so long, as long as it is remembered.
+/// For this long an endpoint that left a call unanswered is asked last for the same method. After that,
+/// and for as long as it is remembered, it gets this shorter deadline.
 const HUNG_LATELY: Duration = Duration::from_mins(1);
 const TRIED_AGAIN_FOR: Duration = Duration::from_millis(500);
 const HUNG_FOR: Duration = Duration::from_mins(10);
-/// Methods of which that is remembered. There are fewer.
+/// Number of methods for which that is remembered; more than we use.
 const METHODS: usize = 64;
-/// Sends that go on after another endpoint has taken the transaction.
+/// Sends that continue after another endpoint accepted the transaction.
 const STRAGGLERS: usize = 1024;
 
-/// One endpoint, as those who call through it see it.
+/// One endpoint, as its callers see it.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub endpoint: Arc<Endpoint>,
@@ -81,9 +82,9 @@ pub(super) struct Node {
     unanswered: Arc<AtomicU32>,
     sync: Arc<Mutex<SyncSpelling>>,
     pub batches: Arc<Batches>,
-    /// The methods that it leaves unanswered, and since when.
+    /// Methods that it left unanswered, and since when.
     hangs: Arc<Mutex<Lately<&'static str, Instant>>>,
-    /// What it says again and again is said once.
+    /// Throttles repeated log lines.
     repeats: Arc<Mutex<Repeats>>,
 }
 
@@ -93,7 +94,7 @@ impl Node {
         self.endpoint.answered();
     }
 
-    /// For how long it is to be left alone. One that is not connected need not be waited for.
+    /// How long it must be left alone. Zero if it is not connected: nobody waits for it then.
     pub(super) fn pause(&self) -> Duration {
         let up = matches!(&*self.link.borrow(), Link::Up(_));
         if up { self.endpoint.pause() } else { Duration::ZERO }
@@ -103,8 +104,8 @@ impl Node {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How long it may take for a call of this method, while another node could be asked. `None`: the
-    /// others are asked first.
+    /// Deadline of a call of this method while another node could be asked. `None`: ask the others
+    /// first.
     pub(super) fn patience(&self, method: &'static str) -> Option<Duration> {
         let (now, hangs) = (Instant::now(), self.hangs());
         match hangs.of(&method, now) {
@@ -114,7 +115,7 @@ impl Node {
         }
     }
 
-    /// It left a call of this method unanswered, or did not.
+    /// Records whether a call of this method was left unanswered.
     pub(super) fn hung(&self, method: &'static str, hung: bool) {
         let (now, mut hangs) = (Instant::now(), self.hangs());
         if hung {
@@ -128,12 +129,12 @@ impl Node {
         self.hangs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it wants to be asked for a receipt at once, as far as is known.
+    /// The form of `eth_sendRawTransactionSync` that it accepts, as far as known.
     pub(super) fn sync_spelling(&self) -> SyncSpelling {
         *self.sync.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That was not it. Others may have found out meanwhile.
+    /// Changes the form after an error, unless another call already did.
     pub(super) fn spell_sync(&self, was: SyncSpelling, now: SyncSpelling) {
         let mut sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
         if *sync == was {
@@ -141,13 +142,14 @@ impl Node {
         }
     }
 
-    /// Whether to say what is odd about it, and how often it was since that was said.
+    /// Log throttle per problem: the number of occurrences since the last line, if it is time for
+    /// another one.
     pub(super) fn heard(&self, odd: &'static str) -> Option<u64> {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         repeats.heard(odd, Instant::now())
     }
 
-    /// Its host, whether it is connected and of the right chain, and its newest block.
+    /// Host, whether it is connected and of the right chain, and newest block.
     pub(super) fn health(&self) -> (&str, bool, Option<u64>) {
         let up = self.is_up() && self.found.borrow().kin != Kin::Another;
         (self.endpoint.host(), up, self.heads.borrow().map(|head| head.block.number))
@@ -157,26 +159,26 @@ impl Node {
         matches!(&*self.link.borrow(), Link::Up(_))
     }
 
-    /// It was last found to be of another chain.
+    /// Whether it was last found to be of another chain.
     pub(super) fn is_anothers(&self) -> bool {
         matches!(&*self.link.borrow(), Link::WrongChain(_))
             || self.found.borrow().kin == Kin::Another
     }
 
-    /// Why it is not read from though it is connected.
+    /// Why it is not read from although it is connected.
     pub(super) fn contradiction(&self) -> Option<RpcError> {
         let found = self.found.borrow();
         let another = self.is_up() && found.kin == Kin::Another;
         another.then(|| self.endpoint.unavailable(&format!("not read from: {}", found.why)))
     }
 
-    /// Whether it has a block that it should have.
+    /// Asks the node to prove that it has this block.
     fn claims(&self, number: u64) {
         self.claim.send_replace(Some(number));
         self.asked.notify_one();
     }
 
-    /// More is known of the chain.
+    /// Asks the connection to check the chain again: more is known.
     fn compare(&self) {
         self.asked.notify_one();
     }
@@ -188,7 +190,7 @@ impl Node {
         }
         let found = self.found.borrow();
         Sight {
-            // However long all others are gone, one of another block 0 is not the chain.
+            // Never a node with another block 0, however long all others are gone.
             up: self.is_up() && !found.is_of_another_block_0(known),
             head: self.heads.borrow().map(|head| head.block.number),
             failing,
@@ -198,23 +200,23 @@ impl Node {
     }
 }
 
-/// What calls may be made of.
+/// The endpoints that may be called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usable {
-    /// In this order. Empty: none now.
+    /// In order of preference. Empty: none.
     pub order: Arc<[usize]>,
-    /// Whose heads are as new as blocks are, in the order or not.
+    /// The advancing nodes, whether or not they are in the order.
     pub going_on: Arc<[usize]>,
-    /// Every endpoint serves another chain.
+    /// Set if every endpoint serves another chain.
     pub wrong_chain: Option<RpcError>,
-    /// The block 0 by which they were judged.
+    /// The block 0 by which the nodes were judged.
     genesis: Option<B256>,
 }
 
-/// The work of a send that nobody waits for any more.
+/// Rest of a send that nobody waits for any more.
 pub(super) type Straggler = BoxFuture<'static, ()>;
 
-/// What the provider holds of all this.
+/// The provider's side of the pool.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub nodes: Vec<Node>,
@@ -226,12 +228,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Nodes with another block 0 are left out from now on.
+    /// Excludes nodes with another block 0 from now on.
     pub(super) async fn settle_genesis(&self, genesis: B256) {
         self.learn(|known| known.genesis = Some(genesis));
         self.changed.notify_one();
         let mut usable = self.usable.subscribe();
-        // The connections' task may have ended.
+        // The task that publishes this may have ended.
         let _ = usable.wait_for(|usable| usable.genesis == Some(genesis)).await;
     }
 
@@ -252,7 +254,7 @@ impl Shared {
     }
 }
 
-/// The tasks that keep all endpoints connected. The owner runs them.
+/// The tasks that keep all endpoints connected. The caller runs them.
 pub struct Connections {
     each: Vec<Connection>,
     nodes: Vec<Node>,
@@ -262,13 +264,13 @@ pub struct Connections {
     stragglers: mpsc::Receiver<Straggler>,
     choice: Choice,
     known: watch::Receiver<Known>,
-    /// By which block 0 was chosen.
+    /// The block 0 of the present choice.
     genesis: Option<B256>,
-    /// When a claim was last asked for.
+    /// When claims were last checked.
     claimed_at: Instant,
-    /// The endpoint and connection the last head came from.
+    /// Endpoint and connection of the last head.
     source: Option<(usize, u64)>,
-    /// Counts the changes of the source.
+    /// Number of changes of the source.
     sources: u64,
 }
 
@@ -278,7 +280,7 @@ impl std::fmt::Debug for Connections {
     }
 }
 
-/// Nothing is connected before [`Connections::run`].
+/// Creates both sides. Nothing is connected before [`Connections::run`].
 pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Connections) {
     let changed = Arc::new(Notify::new());
     let (mut connections, mut nodes) = (Vec::new(), Vec::new());
@@ -375,7 +377,7 @@ impl Connections {
                     under_way.push(straggler);
                 }
                 Some(Err(error)) = running.join_next() => {
-                    // Its panic is this task's.
+                    // A panic of a connection is a panic of this task.
                     if let Ok(panic) = error.try_into_panic() {
                         std::panic::resume_unwind(panic);
                     }
@@ -390,7 +392,7 @@ impl Connections {
         let now = Instant::now();
         let known = *self.known.borrow();
         if self.genesis != known.genesis {
-            // What was heard until now may have been heard of another chain.
+            // Observations so far may be of another chain.
             self.genesis = known.genesis;
             self.choice = Choice::new(self.nodes.len());
             self.heads.tell(None);
@@ -422,15 +424,15 @@ impl Connections {
         self.heads.tell(Some(head));
     }
 
-    /// Whoever tells of blocks far above what another one has and what was read, or of newer ones for
-    /// long, has to have what it tells of: else it makes those look behind that are right.
+    /// A node that reports blocks far above another node's head and above what was read, or newer ones
+    /// for long, must prove that it has them: otherwise it could make correct nodes look behind.
     fn ask_for_claims(&mut self, sights: &[Sight], known: &Known, now: Instant) {
         if now.saturating_duration_since(self.claimed_at) < CLAIMED_EVERY {
             return;
         }
         let heads = sights.iter().filter(|sight| sight.up && sight.kin != Kin::Another);
         let Some(lowest) = heads.filter_map(|sight| sight.head).min() else { return };
-        // A node that is far behind says nothing of others, which may have pruned what it lacks.
+        // A node that is far behind is no evidence against others, which may have pruned what it lacks.
         let base = lowest.max(known.highest());
         let farthest = base.saturating_add(LEAP);
         let is_late = lowest == base && self.choice.behind(lowest, now) >= DOUBT_AFTER;

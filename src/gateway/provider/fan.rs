@@ -1,5 +1,5 @@
-//! A value that many follow, each by a channel of its own: who waits at one channel with others wakes in
-//! no fixed order, and what a seed tells has to be the same at each telling.
+//! A value with several followers, each with its own channel. Waiters of one channel wake in no fixed
+//! order; here the order is fixed, so that simulated runs repeat exactly.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,11 +12,11 @@ struct Fan<T> {
     listeners: Vec<watch::Sender<T>>,
 }
 
-/// Who tells it. Once it is dropped, the channels are closed.
+/// The publishing side. Dropping it closes the channels.
 #[derive(Debug)]
 pub(super) struct Teller<T>(Arc<Mutex<Fan<T>>>);
 
-/// Where one can listen.
+/// The subscribing side.
 #[derive(Debug)]
 pub(super) struct Listeners<T>(Arc<Mutex<Fan<T>>>);
 
@@ -30,7 +30,7 @@ fn locked<T>(fan: &Mutex<Fan<T>>) -> MutexGuard<'_, Fan<T>> {
 }
 
 impl<T: Clone + PartialEq> Teller<T> {
-    /// A value that is what it was wakes nobody.
+    /// Publishes a value. An unchanged value wakes nobody.
     pub(super) fn tell(&self, value: T) {
         let mut fan = locked(&self.0);
         if fan.value == value {
@@ -56,7 +56,7 @@ impl<T: Clone> Listeners<T> {
         locked(&self.0).value.clone()
     }
 
-    /// The value counts as one that was not seen.
+    /// The present value counts as unseen.
     pub(super) fn subscribe(&self) -> watch::Receiver<T> {
         let mut fan = locked(&self.0);
         let (sender, mut receiver) = watch::channel(fan.value.clone());

@@ -1,8 +1,8 @@
-//! One question to every node, each by itself: what ends a request is no one node's word.
+//! Asks every node the same question separately: a request must not end by the word of one node.
 //!
-//! Who has a say is every node that is not known to be of another chain ([`ChainReader::voters`]), in whatever
-//! state it is. Asked are those that can be ([`ChainReader::sound_nodes`]); one that is away, behind or silent
-//! may know better, so it is told whether everybody was heard.
+//! Every node that is not known to be of another chain has a vote ([`ChainReader::voters`]), connected
+//! or not. The sound ones are asked ([`ChainReader::sound_nodes`]). A node that is disconnected, behind
+//! or silent may know better; so the caller can tell whether all voters answered ([`are_all`]).
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use tokio::time::timeout;
 
 use super::{ChainReader, NodeId, RpcError};
 
-/// What was said.
+/// Answers of the nodes.
 #[derive(Debug)]
 pub struct Hearing<T> {
-    /// By whom, in the order of reading. Who failed or was silent is not among them.
+    /// By node, in reading order. Nodes that failed or were silent are missing.
     pub said: Vec<(NodeId, T)>,
     failed: Option<RpcError>,
 }
 
 impl<T> Hearing<T> {
-    /// Asks; who does not answer `within` this is silent.
+    /// Asks the nodes. One that does not answer `within` this time is silent.
     pub async fn of<P: ChainReader, Asking>(
         provider: &P,
         within: Duration,
@@ -42,7 +42,7 @@ impl<T> Hearing<T> {
         Self { said, failed }
     }
 
-    /// What each says. An error: nobody says anything.
+    /// The answers. An error if no node answered.
     pub fn answers(self, provider: &impl ChainReader) -> Result<Vec<T>, RpcError> {
         if self.said.is_empty() {
             return Err(self.failed.unwrap_or_else(|| silence(provider)));
@@ -51,7 +51,7 @@ impl<T> Hearing<T> {
     }
 }
 
-/// Whether these are all that have a say.
+/// Whether these are all nodes that have a vote.
 pub fn are_all(provider: &impl ChainReader, heard: &[NodeId]) -> bool {
     provider.voters().iter().all(|node| heard.contains(node))
 }

@@ -1,5 +1,4 @@
-//! What happened on chain some time ago, of many things at a time: views of a contract, logs by their
-//! second topic, who sent which transactions.
+//! Reads of past events in bulk: contract views, logs by topic, senders of transactions.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::domain::{Address, B256, Bytes, U256};
 
-/// A transaction, as far as it tells what somebody did.
+/// A transaction, reduced to what is needed.
 #[derive(Debug, Deserialize)]
 struct RawTransaction {
     hash: B256,
@@ -22,33 +21,33 @@ struct RawTransaction {
     input: Bytes,
 }
 
-/// Whose a transaction is. The rest may be large, and is not kept.
+/// The sender of a transaction. The rest may be large and is not kept.
 #[derive(Debug, Deserialize)]
 struct RawSender {
     hash: B256,
     from: Address,
 }
 
-/// When a block was made.
+/// Timestamp of a block.
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
 struct Stamp {
     number: alloy::primitives::U64,
     timestamp: alloy::primitives::U64,
 }
 
-/// A block, as far as it names its transactions.
+/// Transaction hashes of a block.
 #[derive(Debug, Deserialize)]
 struct Hashes {
     transactions: Vec<B256>,
 }
 
-/// A receipt, as far as its logs go.
+/// Logs of a receipt.
 #[derive(Debug, Deserialize)]
 struct ReceiptLogs {
     logs: Vec<RawLog>,
 }
 
-/// A block, as far as its transactions go.
+/// Transactions of a block.
 #[derive(Debug, Deserialize)]
 struct RawBlock {
     transactions: Vec<RawTransaction>,
@@ -68,19 +67,19 @@ impl ArbitrumProvider {
         .await
     }
 
-    /// The newest block's number and time (Unix seconds): for a check of clocks.
+    /// Number and timestamp (Unix seconds) of the newest block, for the check of clocks.
     pub async fn newest(&self) -> Result<(u64, u64), RpcError> {
         let newest = self.tagged("latest").await?;
         newest.ok_or_else(|| self.unreadable("no newest block"))
     }
 
-    /// The same of the block that a tag names; `None`: the node does not tell.
+    /// The same for the block of a tag. `None`: the node does not support the tag.
     pub async fn tagged(&self, tag: &'static str) -> Result<Option<(u64, u64)>, RpcError> {
         let block: Option<Stamp> = self.ask("eth_getBlockByNumber", json!([tag, false])).await?;
         Ok(block.map(|block| (block.number.to(), block.timestamp.to())))
     }
 
-    /// One of a block's transactions; `None`: it has none, or the node does not know the block.
+    /// A transaction of the block. `None`: the block has none, or the node does not know it.
     pub async fn a_transaction_of(&self, block: u64) -> Result<Option<B256>, RpcError> {
         let told: Option<Hashes> =
             self.ask("eth_getBlockByNumber", json!([hex(block), false])).await?;
@@ -159,7 +158,7 @@ impl ArbitrumProvider {
         let counts = self.each("eth_getTransactionCount", params, found::<U256>).await?;
         let counts = counts.into_iter().map(|count| match count {
             Ok(count) => Ok(count.and_then(|count| u64::try_from(count).ok())),
-            // It has no state of that block any more.
+            // The node has dropped the state of that block.
             Err(RpcError::Refused { .. }) => Ok(None),
             Err(error) => Err(error),
         });
@@ -187,7 +186,7 @@ impl ArbitrumProvider {
         Ok(own)
     }
 
-    /// One method with many parameters, at one node; each answer is read by itself.
+    /// Calls one method with many parameters at one node; each result is decoded separately.
     async fn each<T: Send>(
         &self,
         method: &'static str,
@@ -217,7 +216,7 @@ impl ArbitrumProvider {
     }
 }
 
-/// An answer that may be that there is none.
+/// Decodes a result that may be `null`.
 fn found<T: DeserializeOwned>(client: &Client, said: batches::Said) -> Result<Option<T>, RpcError> {
     client.endpoint().parse(&said?)
 }

@@ -1,4 +1,4 @@
-//! JSON-RPC over HTTP: one message out, one in, read no further than to its bound.
+//! JSON-RPC over HTTP: one message out, one in, read up to its bound.
 
 use std::{
     sync::Arc,
@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{clock, tls};
 
-/// Carries a message to a node and brings its answer; `None`: nothing came, and nobody knows what the
-/// node did.
+/// Carries a message to a node and returns its answer. `None`: no answer, and whether the node acted is
+/// unknown.
 pub type Carrier = Arc<dyn Fn(String) -> BoxFuture<'static, Option<Vec<u8>>> + Send + Sync>;
 
-/// The way to one node.
+/// The connection to one node.
 #[derive(Clone)]
 pub(super) enum Http {
     Network {
@@ -31,11 +31,11 @@ pub(super) enum Http {
         url: Url,
         room: Room,
     },
-    /// Whatever carries messages in its place.
+    /// A carrier instead of the network.
     Carried(Carrier),
 }
 
-/// An answer, and its place among those that are being read.
+/// An answer, with its share of the budget.
 #[derive(Debug)]
 pub(super) struct Body {
     bytes: bytes::Bytes,
@@ -80,7 +80,8 @@ impl Http {
             let said = body.ok().and_then(|body| error_in(body.bytes()));
             return Err(Unanswered::Later { status: status.as_u16(), back_in, said });
         }
-        // Words with it are the node's; a page in HTML is what stands before it.
+        // A JSON-RPC error in the body comes from the node; other bodies come from a proxy or load
+        // balancer.
         match body {
             Ok(body) if error_in(body.bytes()).is_some() => Ok(body),
             Ok(_) | Err(_) => Err(Unanswered::Status(status.as_u16())),
@@ -109,7 +110,7 @@ async fn read(room: &Room, mut answer: Response, bound: usize) -> Result<Body, U
     Ok(Body::new(read, place))
 }
 
-/// The words of an error object.
+/// The message of an error object.
 fn error_in(body: &[u8]) -> Option<String> {
     match message::read(body) {
         Ok(Message::One(answer)) => answer.said.err().map(|refused| refused.message),
@@ -117,14 +118,14 @@ fn error_in(body: &[u8]) -> Option<String> {
     }
 }
 
-/// The same question may be answered later.
+/// The same call may succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Later {
-    /// When, if it says so.
+    /// When, if the node says so.
     pub back_in: Option<Duration>,
 }
 
-/// Whether a status says so.
+/// Whether a status says "later": 429, or 503 with `Retry-After`.
 pub(super) fn comes_back(status: u16, headers: &HeaderMap) -> Option<Later> {
     let told = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let back_in = told.and_then(|told| retry_after(told, clock::unix_millis()));
@@ -142,8 +143,8 @@ fn retry_after(told: &str, now_ms: u64) -> Option<Duration> {
     Some(at.duration_since(now).unwrap_or_default())
 }
 
-/// The causes of a client's error without its first line, which holds the URL, and what to do if it is
-/// TLS.
+/// The causes of a client error, without its first line, which contains the URL; with advice for TLS
+/// errors.
 fn lost(error: &reqwest::Error) -> Unanswered {
     let mut text = if error.is_timeout() { "timed out" } else { "request failed" }.to_owned();
     let mut source = std::error::Error::source(error);

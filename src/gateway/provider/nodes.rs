@@ -1,5 +1,5 @@
-//! The nodes behind a provider, for whoever builds an instance on them: how each is, and which of them
-//! are of the chain that is meant.
+//! The nodes behind a provider, for building an instance: the state of each, and which of them are of
+//! the chain that is meant.
 
 use std::time::Duration;
 
@@ -15,27 +15,27 @@ use super::{
 };
 use crate::domain::{B256, BlockRef};
 
-/// A node that does not name a block within this has no word about it.
+/// A node that does not name a block within this time does not count.
 const NAMES_WITHIN: Duration = Duration::from_secs(3);
-/// Every node has said for so long that block 0 is another one.
+/// How long all nodes must report another block 0.
 const MADE_ANEW_AFTER: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What an instance asks of its provider beside what its rooms do.
+/// What an instance needs of its provider beyond what its rooms need.
 impl ArbitrumProvider {
-    /// The hosts of all nodes, for messages.
+    /// Hosts of all nodes, for messages.
     #[must_use]
     pub fn hosts(&self) -> &str {
         &self.inner.hosts
     }
 
-    /// Each node's host, whether it may be called, and its newest block.
+    /// Host of each node, whether it may be called, and its newest block.
     #[must_use]
     pub fn endpoints(&self) -> Vec<(&str, bool, Option<u64>)> {
         self.nodes().iter().map(Node::health).collect()
     }
 
-    /// Why no node is connected just now; `None` while one is. Asks nobody.
+    /// Why no node is connected. `None` while one is. Makes no call.
     #[must_use]
     pub fn trouble(&self) -> Option<RpcError> {
         let mut troubles = Vec::new();
@@ -65,12 +65,12 @@ impl ArbitrumProvider {
         Some(self.unavailable(each.join("; ")))
     }
 
-    /// Waits until a node is connected, or each has been tried once.
+    /// Waits until a node is connected or each was tried once.
     pub async fn first_attempt(&self) -> Result<(), RpcError> {
         let tried = self.nodes().iter().map(|node| {
             let mut link = node.link.clone();
             async move {
-                // The connection's task may have ended.
+                // The task of the connection may have ended.
                 let _ = link.wait_for(|link| !matches!(link, Link::Down(None))).await;
             }
         });
@@ -83,20 +83,20 @@ impl ArbitrumProvider {
         self.trouble().map_or(Ok(()), Err)
     }
 
-    /// What each node says of block 0. Asks nobody: it was asked when it was connected.
+    /// What is known of each node's block 0. Makes no call: nodes are asked when they connect.
     #[must_use]
     pub fn beginnings(&self) -> Vec<(&str, Beginning)> {
         let of = |node: &Node| beginning(&node.link.borrow(), &node.found.borrow());
         self.nodes().iter().map(|node| (node.endpoint.host(), of(node))).collect()
     }
 
-    /// The chain is the one with this block 0. Nodes with another one are left out from now on.
+    /// Sets block 0 of the chain. Nodes with another one are excluded from now on.
     pub async fn settle_genesis(&self, genesis: B256) {
         self.inner.shared.settle_genesis(genesis).await;
     }
 
-    /// Returns once every node has said for a while that block 0 is another one than the one that is
-    /// meant, and the same: that one was a single node's word, or the chain was made anew. Why.
+    /// Returns once all nodes have reported the same other block 0 for a while: the one that was set was
+    /// the word of a single node, or the chain was created anew. Returns the error for it.
     pub async fn made_anew(&self) -> RpcError {
         let mut since = None;
         loop {
@@ -117,14 +117,14 @@ impl ArbitrumProvider {
         }
     }
 
-    /// Everything up to this block was read by an earlier run.
+    /// An earlier run has read everything up to this block.
     pub fn begin_after(&self, block: BlockRef) {
         self.inner.shared.learn(|known| known.begin_after(block));
     }
 
-    /// Everything up to this block was read. Once it is deep and two nodes name it, a node that has
-    /// another one there is of another chain, as long as some node is not. Now and then the nodes are
-    /// asked.
+    /// Everything up to this block was read. Once it is deep and two nodes name it, a node with another
+    /// block there is of another chain, as long as some node agrees. The nodes are asked from time to
+    /// time.
     pub async fn read_up_to(&self, block: BlockRef) {
         let mut ripe = None;
         self.inner.shared.learn(|known| ripe = known.read_up_to(block));
@@ -145,11 +145,11 @@ impl ArbitrumProvider {
     }
 }
 
-/// What one node says of block 0.
+/// What is known of one node's block 0.
 fn beginning(link: &Link, found: &Found) -> Beginning {
     match (link, found.genesis) {
         (Link::Down(None), _) => Beginning::Untried,
-        // It has said nothing yet but that it will.
+        // So far it has only said to come back later.
         (Link::Down(Some(error)), None) if error.is_busy() => Beginning::Untried,
         (Link::WrongChain(RpcError::WrongGenesis { found, .. }), _) => Beginning::Is(*found),
         (Link::WrongChain(_), _) => Beginning::OfAnotherId,
@@ -159,7 +159,7 @@ fn beginning(link: &Link, found: &Found) -> Beginning {
     }
 }
 
-/// The block 0 that every node has, where it is another one than the one that is meant.
+/// The block 0 that all nodes report, if it is another one than meant.
 fn another(meant: B256, told: &[Beginning]) -> Option<B256> {
     let Some(Beginning::Is(found)) = told.first().copied() else { return None };
     let all = found != meant && told.iter().all(|one| *one == Beginning::Is(found));

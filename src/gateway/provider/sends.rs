@@ -1,4 +1,4 @@
-//! One raw transaction to every connected node at once, and what their answers mean together.
+//! Sends a raw transaction to every connected node at once, and combines their answers.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use super::{
 };
 use crate::domain::Bytes;
 
-/// One endpoint has refused a transaction: how long the others may take to say more.
+/// After the first refusal: how long to wait for the other nodes.
 const SEND_GRACE: Duration = Duration::from_millis(500);
-/// How long another node may take to have the receipt that one sent back.
+/// How long another node may take to confirm a receipt.
 const JOINS_WITHIN: Duration = Duration::from_secs(1);
 
 impl ArbitrumProvider {
-    /// `wait`: a moment for the receipt, where a node offers that.
+    /// `wait`: wait a moment for the receipt, if the node offers that.
     pub(super) async fn send_to_all(&self, raw: &Bytes, wait: bool) -> Result<Sent, RpcError> {
         let usable = self.usable().await?;
         let reading = usable.first().copied();
@@ -33,7 +33,7 @@ impl ArbitrumProvider {
             if self.only.is_some_and(|only| only.0 != index) {
                 continue;
             }
-            // What is signed for this chain is as good on another one of its id.
+            // A transaction signed for this chain is also valid on another chain with the same id.
             if node.contradiction().is_some() && !usable.contains(&index) {
                 continue;
             }
@@ -59,7 +59,7 @@ impl ArbitrumProvider {
                 None => sends.next().await,
                 Some(until) => match timeout_at(until, sends.next()).await {
                     Ok(next) => next,
-                    // Somebody may have taken it: that is all that is known.
+                    // A node may have accepted it; more is not known.
                     Err(_) => break,
                 },
             };
@@ -92,8 +92,8 @@ impl ArbitrumProvider {
         Err(refused.unwrap_or_else(|| self.unavailable("no node is connected")))
     }
 
-    /// A receipt that came with the answer to a send counts where another sound node has the same one.
-    /// Else the transaction is looked for as if none had come.
+    /// A receipt that came with the send counts only if another sound node has the same one. Otherwise
+    /// the transaction is looked for as if there were none.
     async fn joined(&self, by: NodeId, raw: &Bytes, receipt: Receipt) -> Sent {
         if receipt.hash != keccak256(raw) {
             return Sent::Accepted;
@@ -117,26 +117,27 @@ impl ArbitrumProvider {
         Sent::Accepted
     }
 
-    /// Sends that are under way go on without anybody waiting.
+    /// Lets sends in flight finish in the background.
     fn leave(&self, sends: FuturesUnordered<futures_util::future::BoxFuture<'static, Said>>) {
         if !sends.is_empty() {
             let rest = sends.for_each(|_| async {}).boxed();
-            // Full: they are dropped. The transaction is sent again if it is not mined.
+            // If the channel is full, they are dropped; the transaction is sent again unless it is
+            // mined.
             let _ = self.inner.shared.stragglers.try_send(rest);
         }
     }
 }
 
-/// What one endpoint, by index, said to a raw transaction.
+/// One endpoint's answer to a raw transaction, by index.
 type Said = (usize, Result<Sent, RpcError>);
 
-/// Whatever a node answers but an error, it has taken it.
+/// Any result without an error means that the node accepted it.
 async fn send(client: &Client, raw: &Bytes) -> Result<Sent, RpcError> {
     let sent = client.ask::<Box<RawValue>>("eth_sendRawTransaction", &json!([raw])).await;
     sent.map(|_| Sent::Accepted)
 }
 
-/// The way the node wants it is found out by trying; a node that has none is sent to as ever.
+/// Finds the form that the node accepts by trying; without the method it sends normally.
 async fn send_and_wait(
     client: &Client,
     node: &endpoints::Node,
@@ -154,7 +155,7 @@ async fn send_and_wait(
         };
         let error = match client.ask::<Box<RawValue>>(METHOD, &params).await {
             Ok(receipt) => {
-                // One that nobody can read: it is taken, and looked for as if none had come.
+                // Unreadable: accepted, and the receipt is looked for later.
                 let read = client.endpoint().parse::<RawReceipt>(&receipt).ok();
                 let receipt = read.and_then(RawReceipt::into_receipt);
                 return Ok(receipt.map_or(Sent::Accepted, Sent::Mined));
@@ -191,7 +192,7 @@ fn refusal_of(error: &RpcError) -> quirks::Refusal {
         | RpcError::WrongChain { .. }
         | RpcError::WrongGenesis { .. }
         | RpcError::Unreadable { .. }
-        // Of HTTP: what stands before the node may have passed it on all the same.
+        // An HTTP error: a proxy may have passed it on all the same.
         | RpcError::Busy { .. }
         | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
     }
@@ -201,9 +202,9 @@ fn is_already_known(error: &RpcError) -> bool {
     refusal_of(error) == quirks::Refusal::AlreadyKnown
 }
 
-/// What the refusals of all endpoints mean together; the flag marks that of the one which is read
-/// from. One that may have taken the transaction outweighs all that have not; then comes what says
-/// that its nonce is used or occupied; then the word of the endpoint that is read from.
+/// Combines the refusals of all endpoints; the flag marks the one that is read from. One that may have
+/// accepted the transaction outweighs all others; then one that says that the nonce is used or occupied;
+/// then the endpoint that is read from.
 fn verdict(refusals: Vec<(bool, RpcError)>) -> Option<RpcError> {
     let weight = |(reading, error): &(bool, RpcError)| match refusal_of(error) {
         quirks::Refusal::AlreadyKnown | quirks::Refusal::Unready | quirks::Refusal::Unknown => 4,

@@ -1,5 +1,5 @@
-//! JSON-RPC over a WebSocket: one connection, followed to its end by whoever opened it. There is no
-//! reconnect here: a lost connection is an end with a reason, and the next one is a new one.
+//! JSON-RPC over a WebSocket: a single connection, run to its end by its owner. There is no reconnect
+//! here: a lost connection ends with a reason.
 //!
 //! ```text
 //! Line --orders--> write -----> node
@@ -43,14 +43,13 @@ use super::{
 };
 use crate::tls;
 
-/// A node from which nothing came for so long is asked whether it is there; after as long again it is
-/// not.
+/// After this time without data the node is pinged; after as long again the connection counts as lost.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Of a connection that is mostly idle. A large message has room made for it.
+/// Buffer of an idle connection; large messages get more.
 const READ_BUFFER: usize = 16 << 10;
-/// Questions that wait to be written.
+/// Calls that wait to be written.
 const ORDERS: usize = 256;
-/// A head is no larger.
+/// Upper bound of a head notification, in bytes.
 const LARGEST_HEAD: usize = 1 << 20;
 
 type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -66,7 +65,7 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    /// What the node, or who stands before it, answered to the handshake.
+    /// The handshake error as a transport failure: an HTTP status of the node or a proxy, or no answer.
     pub(super) fn unanswered(&self) -> Unanswered {
         if let Self::WebSocket(error) = self
             && let tungstenite::Error::Http(answer) = &**error
@@ -81,7 +80,7 @@ impl OpenError {
     }
 }
 
-/// A question on its way.
+/// A call to be written.
 #[derive(Debug)]
 struct Order {
     id: u64,
@@ -95,18 +94,18 @@ struct Pending {
     reply: oneshot::Sender<Result<Body, Unanswered>>,
 }
 
-/// What is shared between the callers' end and the connection's.
+/// State shared by both ends of the connection.
 #[derive(Debug, Default)]
 struct Shared {
     pending: Mutex<HashMap<u64, Pending>>,
     /// Why the connection ended.
     ended: OnceLock<String>,
-    /// Something came.
+    /// Data arrived.
     alive: Notify,
 }
 
 impl Shared {
-    /// The first reason given stays. Nobody waits any longer.
+    /// Sets the reason; the first one stays. Pending calls fail.
     fn end(&self, why: &str) {
         let _ = self.ended.set(why.to_owned());
         self.pending().clear();
@@ -117,7 +116,7 @@ impl Shared {
     }
 }
 
-/// The callers' end. Clones are the same connection.
+/// The callers' end. Clones share the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     orders: mpsc::Sender<Order>,
@@ -125,7 +124,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// `bound`: the largest answer that is taken, in bytes.
+    /// `bound`: the largest answer that is accepted, in bytes.
     pub(super) async fn exchange(
         &self,
         id: u64,
@@ -146,7 +145,7 @@ impl Line {
     }
 }
 
-/// The connection itself. Nothing is written or read unless it runs.
+/// The connection. Nothing is written or read unless it runs.
 pub(super) struct Socket {
     stream: Stream,
     orders: mpsc::Receiver<Order>,
@@ -155,7 +154,7 @@ pub(super) struct Socket {
     room: Room,
 }
 
-/// Opens a connection: the callers' end, the newest head a subscription told, and what has to run.
+/// Opens a connection: the callers' end, the newest head of a subscription, and the task to run.
 pub(super) async fn open(
     endpoint: &Endpoint,
     tls: &Arc<rustls::ClientConfig>,
@@ -175,7 +174,7 @@ async fn open_stream(
 ) -> Result<Stream, OpenError> {
     let mut url = endpoint.url().clone();
     let authorization = alloy::transports::Authorization::extract_from_url(&url);
-    // Userinfo is sent as a header, never as part of the request line. Cannot fail: ws has a host.
+    // Userinfo is sent as a header, never in the request line. Cannot fail: ws URLs have a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     let mut request = url.as_str().into_client_request().map_err(Box::new)?;
@@ -200,7 +199,7 @@ async fn open_stream(
 }
 
 impl Socket {
-    /// Until the connection ends, and why it did. Whoever waits for an answer is told the same.
+    /// Runs until the connection ends and returns the reason, which pending calls get, too.
     pub(super) async fn run(self) -> String {
         let Self { stream, mut orders, shared, heads, room } = self;
         let shared = Ending(shared);
@@ -214,7 +213,7 @@ impl Socket {
     }
 }
 
-/// Dropped, it is the end too.
+/// Ends the connection's state when dropped.
 struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -247,7 +246,7 @@ async fn write(
                 continue;
             }
             _ = tick.tick() => {
-                // Whoever asked and does not wait any more is forgotten.
+                // Forgets callers that stopped waiting.
                 shared.pending().retain(|_, pending| !pending.reply.is_closed());
                 if asked {
                     return format!("no sign of life for {} s", 2 * KEEPALIVE.as_secs());
@@ -294,21 +293,21 @@ async fn read(
                 }
                 (None, true)
             }
-            // Nothing is asked in arrays here.
+            // Batches are never sent here.
             Ok(Message::Many(_)) => (None, false),
             Err(what) => return format!("an unreadable message came: {what}"),
         };
         let asked = id.and_then(|id| shared.pending().remove(&id)).filter(|_| !is_head);
-        // Of a question that nobody waits for any more, or of none.
+        // The caller stopped waiting, or there was none.
         let Some(Pending { bound, reply }) = asked else { continue };
         let answer = if text.len() > bound {
             Err(Unanswered::TooLarge(bound))
         } else {
-            // Read already, and what comes next waits until it is taken in.
+            // It is already in memory; the next message waits until there is room.
             let place = if text.len() > SMALL { Some(room.place(text.len()).await) } else { None };
             Ok(Body::new(text, place))
         };
-        // It may have given up.
+        // The caller may be gone.
         let _ = reply.send(answer);
     }
 }
