@@ -1,4 +1,4 @@
-//! Room 2: handles -> where -> fetch -> verified bytes, or a typed refusal.
+//! Room 2: handles -> buckets -> fetch -> verified bytes, or a typed refusal.
 //!
 //! ```text
 //! materials ─> sizes by FHE type ─> memory, all at once ─> per handle: buckets, healthy first
@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Invariants:
-//! - Bytes leave this room only if their keccak256 is the digest on chain, and only all of a
-//!   request's ciphertexts together.
-//! - Memory for the bytes is reserved before they are fetched. What a bucket announces or sends
-//!   beyond the reservation is not read.
-//! - A bucket is believed in nothing: neither its size, nor its speed, nor a redirect.
+//! - Bytes leave this room only if their keccak256 is the digest on chain, and only together with all
+//!   other ciphertexts of the request.
+//! - Memory is reserved before bytes are fetched. What a bucket announces or sends beyond the
+//!   reservation is not read.
+//! - Nothing that a bucket says is trusted: neither sizes, nor speed, nor redirects.
 //!
-//! Deliberately absent: retries over time. A request that cannot be served now is answered with a
-//! [`Remedy`]; whoever walks it decides when to come back.
+//! Deliberately absent: retries over time. A request that cannot be served now gets a [`Remedy`]; its
+//! walk decides when to try again.
 
 mod bucket;
 mod download;
@@ -60,36 +60,36 @@ const HANDLES_AT_ONCE: usize = 16;
 const BUCKETS_AT_ONCE: usize = 3;
 /// Coprocessors looked up at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
-/// One question to the GatewayConfig contract.
+/// Deadline of one question to the GatewayConfig contract.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
-/// How often a request is taken anew because its ciphertexts turned out larger.
+/// Most rounds of fetching; a new round starts when ciphertexts turn out larger than reserved.
 const ROUNDS: usize = 4;
-/// What all buckets of a request refuse is tried again for so long before it is held.
+/// If all buckets of a request refuse, it is retried for this long before it is held.
 const REFUSALS_TRIED_AGAIN: Duration = Duration::from_mins(2);
 
-/// The port through which this room learns where a coprocessor keeps its ciphertexts. The
-/// GatewayConfig adapter implements it, and caches; an empty answer is not cached.
+/// The port through which this room learns the bucket of a coprocessor. The GatewayConfig adapter
+/// implements it and caches answers, except empty ones.
 pub trait Buckets: Send + Sync + 'static {
-    /// The base URL of the coprocessor's bucket. `None`: it has none, or nobody knows it.
+    /// The base URL of the coprocessor's bucket. `None`: it has none, or it is unknown.
     fn bucket(
         &self,
         coprocessor: Address,
     ) -> impl Future<Output = Result<Option<String>, BucketLookupError>> + Send;
 
-    /// Whether the contract knows the coprocessor. Asked only with `verify_coprocessors`.
+    /// Whether the contract knows the coprocessor. Called only with `verify_coprocessors`.
     fn registered(
         &self,
         coprocessor: Address,
     ) -> impl Future<Output = Result<bool, BucketLookupError>> + Send;
 }
 
-/// The contract could not be asked.
+/// The contract could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct BucketLookupError {
     /// Stable, for throttling.
     pub code: &'static str,
-    /// Its text has no URLs or keys.
+    /// Its text contains no URLs or keys.
     pub source: Arc<dyn std::error::Error + Send + Sync>,
 }
 
@@ -101,13 +101,13 @@ impl PartialEq for BucketLookupError {
 
 impl Eq for BucketLookupError {}
 
-/// What the room is built from.
+/// Parameters of the room.
 pub struct CiphertextsOptions<B> {
     pub buckets: Arc<B>,
-    /// Asked when no coprocessor of a request has a usable bucket.
+    /// Used if no coprocessor of a request has a usable bucket.
     pub fallback: Option<FallbackStore>,
-    /// All ciphertexts of the instance together; at least [`SMALLEST_MEMORY_MIB`] to serve every
-    /// legal request.
+    /// Memory for all ciphertexts of the instance, in MiB; at least [`SMALLEST_MEMORY_MIB`] to serve
+    /// every legal request.
     pub memory_mib: u32,
     /// Skip the buckets of coprocessors that the contract does not know.
     pub verify_coprocessors: bool,
@@ -125,13 +125,13 @@ impl<B> fmt::Debug for CiphertextsOptions<B> {
     }
 }
 
-/// All ciphertexts of a request, verified, and the memory they hold.
+/// All ciphertexts of a request, verified, and the memory they occupy.
 #[derive(Debug)]
 pub struct Fetched {
     /// In the order of the materials.
     pub ciphertexts: Vec<Ciphertext>,
-    /// Drop it together with the bytes, as soon as the Core has them. Declared last: fields are
-    /// dropped in order, so the memory is free before it is given away again.
+    /// Drop it together with the bytes, once the Core has them. Must be the last field: fields are
+    /// dropped in order, so the bytes are freed before the memory is given away again.
     pub reservation: Reservation,
 }
 
@@ -153,13 +153,13 @@ impl<B> fmt::Debug for Ciphertexts<B> {
     }
 }
 
-/// Where one coprocessor's ciphertexts are.
+/// The bucket of one coprocessor, or why there is none.
 type Place = Result<Arc<Bucket>, Trouble>;
 
-/// Why one ciphertext was not brought.
+/// Why one ciphertext was not fetched.
 struct Missed {
     failures: Vec<BucketFailure>,
-    /// Sizes above the share, as announced.
+    /// Announced sizes that exceed its share.
     larger: Vec<u64>,
 }
 
@@ -178,20 +178,20 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    /// What is held of the memory, for whoever looks.
+    /// The present use of the memory budget.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
         self.memory.in_use()
     }
 
-    /// Memory held by all requests at this moment, in KiB.
+    /// Memory reserved by all requests now, in KiB.
     #[must_use]
     pub fn reserved_kib(&self) -> usize {
         self.memory.reserved_kib()
     }
 
-    /// Fetches and verifies all ciphertexts of one request. Waits while other requests hold the
-    /// memory. Dropping the future drops all calls and gives the memory back.
+    /// Fetches and verifies all ciphertexts of a request. Waits for memory while other requests hold it.
+    /// Dropping the future cancels all calls and returns the memory.
     pub async fn fetch(&self, materials: &[Material]) -> Result<Fetched, FetchError> {
         let mut shares = Vec::with_capacity(materials.len());
         for material in materials {
@@ -211,7 +211,8 @@ impl<B: Buckets> Ciphertexts<B> {
                 Ok(ciphertexts) => return Ok(Fetched { ciphertexts, reservation }),
                 Err(Interrupted::Failed(error)) => return Err(error),
                 Err(Interrupted::Larger { sizes, error }) => {
-                    // Given back before more is asked for: what is held cannot be waited for.
+                    // Returned before more is asked for: waiting for more while holding some could
+                    // deadlock.
                     drop(reservation);
                     let grown = memory::grow(&shares, &sizes, |bodies| self.memory.fits(bodies));
                     match grown {
@@ -231,7 +232,7 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    /// Where each coprocessor of the request keeps its ciphertexts.
+    /// Looks up the bucket of each coprocessor of the request.
     async fn places(&self, materials: &[Material]) -> HashMap<Address, Place> {
         let mut coprocessors: Vec<Address> =
             materials.iter().flat_map(|material| material.coprocessors.iter().copied()).collect();
@@ -262,8 +263,7 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    /// The buckets to try for one ciphertext, and what is wrong with the coprocessors that have
-    /// none.
+    /// The buckets to try for one ciphertext, and the errors of coprocessors without a usable one.
     fn candidates(
         &self,
         material: &Material,
@@ -287,8 +287,8 @@ impl<B: Buckets> Ciphertexts<B> {
             }
         }
         if buckets.is_empty() {
-            // A coprocessor that must not be trusted does not open another door by being the only
-            // one named.
+            // An unregistered coprocessor must not get the fallback bucket used by being the only one
+            // named.
             let none_trusted = !failures.is_empty()
                 && failures.iter().all(|failure| failure.trouble == Trouble::Unregistered);
             if !none_trusted {
@@ -298,7 +298,7 @@ impl<B: Buckets> Ciphertexts<B> {
         (self.health.healthy_first(buckets, Instant::now()), failures)
     }
 
-    /// One round: every ciphertext within its share.
+    /// One round: fetches every ciphertext within its share.
     async fn fetch_all(
         &self,
         materials: &[Material],
@@ -323,7 +323,8 @@ impl<B: Buckets> Ciphertexts<B> {
                     if larger.is_empty() {
                         return Err(Interrupted::Failed(error));
                     }
-                    // The others go on: whether more of them are larger decides the next round.
+                    // The others continue: whether more of them are larger decides the shares of the
+                    // next round.
                     sizes.push((index, larger));
                     first_larger.get_or_insert(error);
                 }
@@ -331,12 +332,12 @@ impl<B: Buckets> Ciphertexts<B> {
         }
         match first_larger {
             Some(error) => Err(Interrupted::Larger { sizes, error }),
-            // Every index was filled, or the loop above returned or remembered an error.
+            // Every index was filled, or the loop returned or recorded an error.
             None => Ok(brought.into_iter().flatten().collect()),
         }
     }
 
-    /// One ciphertext from the first bucket that brings the right bytes.
+    /// Fetches one ciphertext from the first bucket that returns the right bytes.
     async fn fetch_one(
         &self,
         material: &Material,
@@ -405,7 +406,7 @@ impl<B: Buckets> Ciphertexts<B> {
                     }
                 },
                 () = sleep(self.patience.hedge), if may_hedge => {
-                    // The newest call decides: older ones were found slow before it was started.
+                    // Only the newest call is checked: older ones were found slow before it was started.
                     if progress[next - 1].is_slow(&self.patience) {
                         self.health.ailing(&buckets[next - 1], Instant::now());
                         overtaken[next - 1] = true;
@@ -427,7 +428,7 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    /// The right bytes under a wrong label: they are served by what they are themselves.
+    /// The bytes are right but their format header is wrong: the format is detected from the bytes.
     fn note_wrong_header(&self, bucket: &Bucket, material: &Material, format: Format) {
         self.metrics.wrong_format_header(bucket.host());
         let (shown, is) = (&bucket.shown, format.is);
@@ -440,8 +441,7 @@ impl<B: Buckets> Ciphertexts<B> {
         }
     }
 
-    /// Remembers a failure. One bucket in trouble is one line in the log, not one per ciphertext, and
-    /// then one now and then.
+    /// Records a bucket's error. Log throttle per bucket and error, not per ciphertext.
     fn note(&self, bucket: &Bucket, material: &Material, trouble: &Trouble) {
         let now = Instant::now();
         let times = if trouble.is_the_buckets() {
@@ -460,24 +460,24 @@ impl<B: Buckets> Ciphertexts<B> {
     }
 }
 
-/// Why a round of fetching ended early.
+/// Why a round ended early.
 enum Interrupted {
     Failed(FetchError),
-    /// Some ciphertexts need more memory than their share. `error`: if they cannot have it.
+    /// Some ciphertexts need more memory than their share. `error`: the result if they cannot get it.
     Larger {
         sizes: Vec<(usize, Vec<u64>)>,
         error: FetchError,
     },
 }
 
-/// One bucket, or a coprocessor without one, and why it did not help.
+/// A bucket, or a coprocessor without one, and its error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketFailure {
     /// Scheme, host and port; or the coprocessor's address.
     pub bucket: String,
-    /// It is the one of `[s3_config]`.
+    /// It is the bucket of `[s3_config]`.
     pub own: bool,
-    /// Host and port of the one on the way.
+    /// Host and port of the proxy in use.
     pub proxy: Option<String>,
     pub trouble: Trouble,
 }
@@ -499,7 +499,7 @@ impl fmt::Display for BucketFailure {
     }
 }
 
-/// Why a request's ciphertexts are not in hand.
+/// Why a request's ciphertexts were not fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     #[error("handle {handle} is of FHE type {fhe_type}, which this connector does not know")]
@@ -508,7 +508,7 @@ pub enum FetchError {
         "the ciphertexts take {mib} MiB, which ciphertext_memory_mib = {budget_mib} does not allow"
     )]
     TooLarge { mib: u64, budget_mib: u32 },
-    /// No bucket brought it. Empty: there is no bucket at all.
+    /// No bucket returned it. Empty `failures`: there is no bucket at all.
     #[error("no bucket has handle {handle}: {}{}", listed(failures), advice(failures))]
     NotBrought { handle: B256, failures: Vec<BucketFailure> },
 }
@@ -520,7 +520,7 @@ fn listed(failures: &[BucketFailure]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What to do, where somebody can do something: each thing once.
+/// The remedies of all failures, each once.
 fn advice(failures: &[BucketFailure]) -> String {
     let mut remedies: Vec<String> = failures.iter().filter_map(BucketFailure::remedy).collect();
     remedies.sort_unstable();
@@ -529,7 +529,7 @@ fn advice(failures: &[BucketFailure]) -> String {
 }
 
 impl FetchError {
-    /// Stable, for throttling: of several buckets the trouble of the last that was asked.
+    /// Stable, for throttling; with several buckets the error of the last one.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -541,9 +541,9 @@ impl FetchError {
         }
     }
 
-    /// Retry, unless every bucket that was asked says what only an operator can mend. What S3 refuses
-    /// may be an object that is not there yet, a clock or a session about to be set right, so that is
-    /// tried again as everything else until it was refused for so long (`refused_for`).
+    /// Retry, unless every bucket that was asked needs an operator. A refusal by S3 may also mean an
+    /// object that is not there yet, or a clock or session that will be fixed soon; so it is held only
+    /// after it has lasted (`refused_for`).
     #[must_use]
     pub fn remedy(&self, refused_for: Duration) -> Remedy {
         match self {
@@ -576,7 +576,7 @@ impl FetchError {
         )
     }
 
-    /// Whether it is so of every bucket that was asked, and one was.
+    /// Whether at least one bucket was asked and `is` holds for all of them.
     fn all_asked(&self, is: impl Fn(&Trouble) -> bool) -> bool {
         let Self::NotBrought { failures, .. } = self else { return false };
         let mut asked = failures
@@ -592,7 +592,7 @@ impl FetchError {
     }
 }
 
-/// For how long the buckets of one request have refused by now.
+/// How long the buckets of one request have been refusing.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusals {
     held: bool,
@@ -606,7 +606,7 @@ impl Refusals {
         Self { held: held == Some(HoldReason::AccessDenied), since: None }
     }
 
-    /// What to do about the error. What was held for a refusal before is held again at once.
+    /// The remedy for an error. A request that was held for a refusal before is held again at once.
     pub fn weigh(&mut self, error: &FetchError, now: Instant) -> Remedy {
         let refused_for = match (error.is_refused(), self.held) {
             (false, _) => Duration::ZERO,

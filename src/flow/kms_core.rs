@@ -1,4 +1,5 @@
-//! Room 3: asks the KMS Core once, polls it to an answer, and believes only a signature it checked.
+//! Room 3: asks the KMS Core once, polls it for the answer, and accepts only answers whose signature it
+//! checked.
 //!
 //! ```text
 //!            ask (ciphertexts)                 poll, poll, …
@@ -7,19 +8,19 @@
 //!              Aborted: a poll tells   └────────> forgotten: ask again
 //! ```
 //!
-//! The Core keeps its requests in memory and knows them by id alone. So asking twice is harmless, a
-//! restart of the Core forgets everything, and only the caller can ask again, because only it can
-//! fetch the ciphertexts again: their bytes are gone as soon as they are encoded.
+//! The Core keeps its requests in memory and knows them by id alone. So asking twice is harmless, and a
+//! restart of the Core forgets everything. Only the caller can ask again, because only it can fetch the
+//! ciphertexts again: their bytes are dropped as soon as they are encoded.
 //!
-//! A poll is a long poll: the Core holds it up to 60 s. Held calls must not keep new asks waiting
-//! for one of a connection's streams (a proxy in front of the Core allows 100 or 128), so asks have
-//! a connection of their own and polls spread over several, opened as they are needed.
+//! A poll is a long poll: the Core holds it up to 60 s. Held polls must not keep asks waiting for one of
+//! a connection's streams (a proxy in front of the Core allows 100 or 128). So asks have a connection of
+//! their own, and polls are spread over several, opened as needed.
 //!
-//! A Core that says it is busy is asked at a slower pace for a while ([`pace`]); one that cannot be
-//! reached costs a question a second, not all ciphertexts of every request again.
+//! A Core that says it is busy is asked at a slower pace for a while ([`pace`]). A Core that cannot be
+//! reached costs one health check a second, and not all ciphertexts of every request again.
 //!
-//! Every call has a deadline, and dropping any future here is safe: the Core, asked again, says
-//! that it knows the request. This room logs nothing; who decides on an error logs it.
+//! Every call has a deadline, and dropping any future here is safe: if asked again, the Core says that
+//! it knows the request. This room logs nothing; the caller that decides on an error logs it.
 
 pub mod codec;
 mod endpoint;
@@ -58,25 +59,25 @@ use wire::{CiphertextMismatch, ExtraDataMeaning, RequestError};
 
 pub use transport::{Carrier, EndpointError, Transport};
 
-/// The largest message sent. Cores take 100 MiB by default, and more if told so; the
-/// largest legal request holds about 64 MiB of ciphertext.
+/// The largest message sent. Cores accept 100 MiB by default, more if configured; the largest legal
+/// request has about 64 MiB of ciphertexts.
 pub const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
 
 /// The first pause between two polls; doubled up to the caller's ceiling.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
-/// What differs between deployments, and how long to wait. The defaults are meant to be used.
+/// Differences between deployments, and deadlines. The defaults are meant to be used.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub extra_data: ExtraDataMeaning,
-    /// For the Core to take a request: the time to send up to 64 MiB.
+    /// Deadline of an ask: the time to send up to 64 MiB.
     pub ask: Duration,
-    /// For one poll. Longer than the 60 s for which the Core holds it.
+    /// Deadline of a poll: longer than the 60 s for which the Core holds it.
     pub poll: Duration,
-    /// For the poll that tells what an `Aborted` meant. A Core that does not know the id says so
-    /// at once; one that holds the poll knows it.
+    /// Deadline of the poll that resolves an `Aborted`. A Core that does not know the id says so at
+    /// once; one that holds the poll knows it.
     pub probe: Duration,
-    /// For the health check.
+    /// Deadline of the health check.
     pub health: Duration,
 }
 
@@ -92,23 +93,23 @@ impl Default for Options {
     }
 }
 
-/// Why a call brought no result.
+/// Why a call has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CoreError {
-    /// Nobody answered, or not to the end. Whether an ask was taken is unknown; to ask or poll
-    /// again is safe.
+    /// No answer, or an incomplete one. Whether an ask was accepted is unknown; asking or polling again
+    /// is safe.
     #[error("no answer from the KMS Core: {cause}")]
     Unreachable { cause: OutsideText },
     /// The Core's rate limit.
     #[error("the KMS Core is busy: {message}")]
     Busy { message: OutsideText },
-    /// Time or an operator must act.
+    /// Only time or an operator can fix it.
     #[error("{0}")]
     Held(Hold),
     /// No Core can be asked this.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The caller's mistake.
+    /// A mistake of the caller.
     #[error(transparent)]
     Ciphertexts(#[from] CiphertextMismatch),
 }
@@ -137,18 +138,18 @@ impl CoreError {
     }
 }
 
-/// The Core has the request.
+/// Result of an ask: the Core has the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     Accepted,
-    /// It had it before: asked by an earlier attempt or an earlier life of this process.
+    /// It had it before: from an earlier attempt, or an earlier run of this process.
     AlreadyKnown,
 }
 
-/// What one poll brought.
+/// Result of one poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Poll {
-    /// Checked: [`signature`].
+    /// Its signature is checked ([`signature`]).
     Answer(Answer),
     Pending,
     /// The Core does not know the request: ask again.
@@ -158,7 +159,7 @@ pub enum Poll {
 /// How polling ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Checked: [`signature`].
+    /// Its signature is checked ([`signature`]).
     Answer(Answer),
     /// The Core does not know the request: ask again.
     Forgotten,
@@ -166,17 +167,16 @@ pub enum Ending {
     Silent,
 }
 
-/// What the Core says about itself. The threshold Core reports `NotServing` until it is ready.
+/// The Core's report about itself. A threshold Core reports `NotServing` until it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     Serving,
     NotServing,
-    /// Reachable, but it has no health service or does not say.
+    /// It answers, but has no health service or does not say.
     Unknown,
 }
 
-/// The client of one KMS Core on behalf of one Decryption contract. Cheap to clone; clones share
-/// the connections.
+/// The client of one KMS Core for one Decryption contract. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct KmsCore {
     endpoint: Endpoint,
@@ -186,8 +186,7 @@ pub struct KmsCore {
 }
 
 impl KmsCore {
-    /// Prepares the client; nothing is connected before its first call. Must be called within a tokio
-    /// runtime.
+    /// Creates the client; it connects at its first call. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(
         transport: Transport,
@@ -205,23 +204,23 @@ impl KmsCore {
         self.endpoint.host()
     }
 
-    /// The turn to ask once: at once, unless the Core said that it is busy, or the last ask found
-    /// nobody. Then the Core is asked whether it is back.
+    /// Waits for the turn to ask once: at once, unless the Core said that it is busy. If the last ask
+    /// got no answer, the Core's health is checked first.
     pub async fn turn(&self) -> Result<Turn, CoreError> {
         self.endpoint.turn().await
     }
 
-    /// Whether the Core answers at all, now: then a call that failed speaks for one request only.
+    /// Whether the Core answers now: then a failed call says something about one request only.
     pub async fn answers(&self) -> bool {
         self.endpoint.answers().await
     }
 
-    /// Asks the Core how it is. One that answers is not lost.
+    /// Asks the Core for its health. An answer of any kind makes it reachable.
     pub async fn health(&self) -> Result<Health, CoreError> {
         self.endpoint.health().await
     }
 
-    /// Hands the request and all its ciphertexts, in the order of its materials, to the Core.
+    /// Sends the request with all its ciphertexts, in the order of its materials, to the Core.
     pub async fn ask(
         &self,
         turn: Turn,
@@ -280,14 +279,14 @@ impl KmsCore {
         }
     }
 
-    /// After an `Aborted`: known to the Core, or refused?
+    /// Resolves an `Aborted`: does the Core know the request, or refuse it?
     async fn clear_up(&self, request: &Request, aborted: &Status) -> Result<Asked, CoreError> {
         let known = match self.result(request, self.options.probe).await? {
             Ok(_) | Err(NoReply::TooLate) => true,
             Err(NoReply::Status(status)) => match status::meaning(Call::Poll, &status) {
                 Meaning::Forgotten => false,
                 Meaning::Unreachable => return Err(unreachable(&status)),
-                // Busy tells nothing, so the poll to come has to.
+                // "Busy" tells nothing: the next regular poll decides.
                 Meaning::AlreadyKnown
                 | Meaning::Unclear
                 | Meaning::Pending
@@ -306,19 +305,19 @@ impl KmsCore {
         )))
     }
 
-    /// Asks once for the answer. The Core may hold the call for a minute; our own deadline passing
-    /// counts as pending. `registered` are the signers registered for this node, where the contract
-    /// says who that is; without any the signature must only recover.
+    /// Polls once. The Core may hold the call for a minute; reaching our own deadline counts as pending.
+    /// `registered`: signers registered for this node. If it is empty, the signature only has to recover
+    /// to some address.
     pub async fn poll(&self, request: &Request, registered: &[Address]) -> Result<Poll, CoreError> {
         self.poll_within(self.options.poll, request, registered).await
     }
 
-    /// Polls until there is an answer, the Core turns out not to know the request, or `deadline`
-    /// has passed. Pauses grow from 20 ms to `retry_ceiling`; a poll that the Core held for longer
-    /// than the pause makes it start over, since such a Core needs no pauses.
+    /// Polls until there is an answer, the Core turns out not to know the request, or `deadline` has
+    /// passed. Pauses grow from 20 ms to `retry_ceiling`. They start again after a poll that the Core
+    /// held for longer than the ceiling: such a Core needs no pauses.
     ///
-    /// A busy Core is polled on. An unreachable one ends this at once: the caller decides how long
-    /// that may last.
+    /// Polling continues while the Core is busy. If it is unreachable, this returns at once: the caller
+    /// decides how long that may last.
     pub async fn answer(
         &self,
         request: &Request,
@@ -383,7 +382,7 @@ impl KmsCore {
         }
     }
 
-    /// The call behind a poll, for either kind.
+    /// The gRPC call behind a poll, for either kind.
     async fn result<'a>(
         &self,
         request: &'a Request,
@@ -443,7 +442,7 @@ impl KmsCore {
         }
     }
 
-    /// Who signed this answer to this request's content; `None` if nobody did.
+    /// The signer of this answer to this request's content. `None`: the signature is invalid.
     #[must_use]
     pub fn signer_of(&self, request: &Request, answer: &Answer) -> Option<Address> {
         signature::signer_of(&self.domain, request, answer).ok()
@@ -455,17 +454,17 @@ enum Reply<'a> {
     User(&'a crate::domain::UserDecryption, v1::UserDecryptionResponse),
 }
 
-/// The message, and which trace it belongs to, if to one.
+/// Adds the current trace context, if any.
 fn traced<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    // Hexadecimal and dashes: it is a value that metadata may have.
+    // Hexadecimal digits and dashes are valid in metadata.
     if let Some(Ok(parent)) = traces::traceparent().map(|parent| parent.parse()) {
         request.metadata_mut().insert("traceparent", parent);
     }
     request
 }
 
-/// Checked before sending: past the limit, tonic breaks the stream instead of saying why.
+/// Checked before sending, because above the limit tonic breaks the stream without a reason.
 fn within_limit(message: &impl Message) -> Result<(), CoreError> {
     let size = message.encoded_len();
     if size <= MESSAGE_LIMIT {
@@ -484,7 +483,7 @@ fn busy(status: &Status) -> CoreError {
 fn hold(reason: HoldReason, what: &str, status: &Status, request: &Request) -> Hold {
     let message = OutsideText::from(status.message());
     let detail = format!("{what} (it says {:?}: {message})", status.code());
-    // It may be another one's, and its log knows no other.
+    // The id in the Core's message may be another request's, so ours is added.
     let ours = if quotes_an_id(message.as_str()) {
         format!("; the id of this request is {}", request.key)
     } else {
@@ -493,7 +492,7 @@ fn hold(reason: HoldReason, what: &str, status: &Status, request: &Request) -> H
     Hold::new(reason, detail + &ours)
 }
 
-/// The Core writes an id as 64 hex digits.
+/// Whether a text contains an id: the Core writes 64 hex digits.
 fn quotes_an_id(text: &str) -> bool {
     let words = text.split(|character: char| !character.is_ascii_alphanumeric());
     words

@@ -1,5 +1,4 @@
-//! The Core's endpoint: connections, the pace of asks, whether anybody is there, and what is counted. It
-//! knows no request.
+//! The Core's endpoint: connections, the pace of asks, reachability, metrics. Knows nothing of requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,10 +22,10 @@ use super::{
 };
 use crate::{domain::OutsideText, metrics::Metrics, tls};
 
-/// The Core's name for itself, asked for in the health check.
+/// The Core's service name, used in health checks.
 const SERVICE: &str = "kms_service.v1.CoreServiceEndpoint";
 
-/// For so long, a Core that did not answer is not asked again how it is.
+/// A Core that did not answer is not asked for its health again within this time.
 const SILENT_FOR: Duration = Duration::from_secs(1);
 
 pub(super) type Client = CoreServiceEndpointClient<Line>;
@@ -36,15 +35,15 @@ pub(super) type Client = CoreServiceEndpointClient<Line>;
 pub(super) struct Endpoint {
     lines: Lines,
     pace: Arc<Pace>,
-    /// When an ask found nobody, until the Core answers again.
+    /// When an ask got no answer. `None` once the Core answers again.
     lost: watch::Sender<Option<Instant>>,
     heard: Arc<Mutex<Option<Heard>>>,
-    /// For the health check.
+    /// Deadline of the health check.
     patience: Duration,
     metrics: Metrics,
 }
 
-/// What the Core said of its health, when it was asked, and when that was heard.
+/// Result of a health check: when it was sent and when it was answered.
 #[derive(Debug)]
 struct Heard {
     health: Result<Health, CoreError>,
@@ -69,18 +68,18 @@ impl Endpoint {
         self.lines.host()
     }
 
-    /// For asks.
+    /// A client for asks.
     pub fn client(&self) -> Client {
         client(self.lines.for_asks())
     }
 
-    /// For one poll, with its place.
+    /// A client for one poll, with its place on a connection.
     pub fn polling_client(&self) -> (Client, Place<'_>) {
         let (line, place) = self.lines.for_poll();
         (client(line), place)
     }
 
-    /// One call, counted.
+    /// One call, with its deadline and metrics.
     pub async fn call<T>(
         &self,
         method: &'static str,
@@ -97,8 +96,8 @@ impl Endpoint {
         replied
     }
 
-    /// The turn to ask once: at once, unless the Core said that it is busy, or the last ask found
-    /// nobody. Then the Core is asked whether it is back.
+    /// Waits for the turn to ask once: at once, unless the Core said that it is busy. If the last ask
+    /// got no answer, the Core's health is checked first.
     pub async fn turn(&self) -> Result<Turn, CoreError> {
         let lost = *self.lost.borrow();
         if let Some(lost) = lost {
@@ -107,12 +106,12 @@ impl Endpoint {
         Ok(self.pace.turn().await)
     }
 
-    /// Whether the Core answers at all, now: then a call that failed speaks for one request only.
+    /// Whether the Core answers now: then a failed call says something about one request only.
     pub async fn answers(&self) -> bool {
         self.news(Instant::now()).await.is_ok()
     }
 
-    /// What an ask came to tells how it is.
+    /// Updates reachability and pace from the result of an ask.
     pub fn ask_ended<T>(&self, turn: Turn, asked: &Result<T, CoreError>) {
         match asked {
             Err(CoreError::Unreachable { .. }) => {
@@ -124,14 +123,14 @@ impl Endpoint {
         }
     }
 
-    /// Asks the Core how it is. One that answers is not lost.
+    /// Asks the Core for its health. An answer of any kind makes it reachable.
     pub async fn health(&self) -> Result<Health, CoreError> {
         let health = self.ask_health().await?;
         self.lost.send_replace(None);
         Ok(health)
     }
 
-    /// The Core's health after `since`, asked once for all who want to know at the same time.
+    /// The Core's health, read after `since`; concurrent callers share one check.
     async fn news(&self, since: Instant) -> Result<Health, CoreError> {
         let mut last = self.heard.lock().await;
         if let Some(Heard { health, asked, told }) = &*last {
@@ -172,7 +171,7 @@ impl Endpoint {
     }
 }
 
-/// Why a call has no message to show.
+/// Why a call returned no message.
 pub(super) enum NoReply {
     TooLate,
     Status(Box<Status>),
@@ -209,11 +208,11 @@ pub(super) fn unreachable(status: &Status) -> CoreError {
     if !is_ours(status) {
         cause = format!("{}: {cause}", status.code());
     }
-    // The interesting part ("connection refused") is the last of the chain.
+    // The useful part ("connection refused") is the innermost cause.
     let mut error = std::error::Error::source(status);
     while let Some(source) = error {
         let text = OutsideText::of(source);
-        // Each layer repeats what the one below it said.
+        // Each layer repeats the text of the one below.
         if !cause.contains(text.as_str()) {
             cause = format!("{cause}: {text}");
         }

@@ -1,5 +1,5 @@
-//! A Core in memory, for the tests of the client and of whole walks: it says what its script says. Where a
-//! seed decides, and answers are signed, it is `instance::simulation`.
+//! A scripted Core in memory, for tests of the client and of whole walks. The Core that is driven by a
+//! seed and signs its answers is in `instance::simulation`.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,7 +25,7 @@ use super::{
 
 type Script<T> = Arc<dyn Fn(usize) -> T + Send + Sync>;
 
-/// The Core: says to each ask and to each poll, counted from 1, what its script says.
+/// Answers each ask and each poll, counted from 1, by its script.
 #[derive(Clone)]
 pub(crate) struct FakeCore {
     ask: Script<Result<(), Status>>,
@@ -37,7 +37,7 @@ pub(crate) struct FakeCore {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     pub cut: bool,
-    /// How often its health was asked, also in vain.
+    /// Number of health checks, failed ones included.
     pub questions: usize,
     pub asks: usize,
     pub polls: usize,
@@ -51,7 +51,7 @@ impl FakeCore {
         Self { ask: Arc::new(ask), poll: Arc::new(poll), told: Arc::default() }
     }
 
-    /// It takes everything and answers nothing.
+    /// Accepts everything and answers nothing.
     pub fn pending() -> Self {
         Self::new(|_| Ok(()), |_| None)
     }

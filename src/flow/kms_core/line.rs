@@ -1,5 +1,4 @@
-//! What the client's calls go over: a connection whose replies are read within their bounds
-//! ([`reply`](super::reply)).
+//! A connection whose replies are read within their bounds ([`reply`](super::reply)).
 
 use std::{
     fmt,
@@ -16,7 +15,7 @@ use super::{
     transport::Carrier,
 };
 
-/// A connection, and the room for the replies that come over it.
+/// A connection, and the budget for its replies.
 #[derive(Clone)]
 pub(super) struct Line {
     carrier: Carrier,
@@ -41,7 +40,7 @@ impl Service<http::Request<Body>> for Line {
     type Future = BoxFuture<Self::Response, StdError>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        // A connection has room, or the call waits for it.
+        // Always ready: a call waits for a free stream by itself.
         Poll::Ready(Ok(()))
     }
 

@@ -1,5 +1,5 @@
-//! The lines to one Core: one for asks, whose messages are large, and as many for polls as there are
-//! polls to carry. All replies share one room.
+//! The connections to one Core: one for asks, whose messages are large, and as many for polls as needed.
+//! All replies share one budget.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use std::{
 
 use super::{line::Line, reply::Room, transport::Transport};
 
-/// Polls one connection carries before the next one is opened.
+/// A new connection for polls is opened above this number of polls.
 const POLLS_PER_CONNECTION: usize = 100;
 const POLL_CONNECTIONS: usize = 16;
 
@@ -30,15 +30,15 @@ impl fmt::Debug for Lines {
     }
 }
 
-/// One connection for polls, and how many it carries.
+/// A connection for polls, and the number of polls on it.
 #[derive(Debug, Default)]
 struct Connection {
-    /// Made when it is needed first: an idle instance has none.
+    /// Created at first use: an idle instance has none.
     line: OnceLock<Line>,
     polls: AtomicUsize,
 }
 
-/// One poll's place on a connection, given back on drop.
+/// A poll's place on a connection; returned on drop.
 pub(super) struct Place<'a>(&'a Connection);
 
 impl Drop for Place<'_> {
@@ -67,7 +67,7 @@ impl Lines {
         self.asks.clone()
     }
 
-    /// A line with a place on it: the first connection with room, or the emptiest.
+    /// A connection with a place on it: the first one with room, or the least loaded one.
     pub fn for_poll(&self) -> (Line, Place<'_>) {
         let load = |connection: &&Connection| connection.polls.load(Ordering::Relaxed);
         let connection = self

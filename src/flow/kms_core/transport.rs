@@ -1,6 +1,5 @@
-//! The way to a Core: connections over the network, or whatever carries calls in their place. What is
-//! above is the same on every way: messages and their bytes, deadlines, bounds, the table of statuses,
-//! the check of signatures.
+//! How calls reach a Core: over the network, or over a carrier in its place (tests). Everything above is
+//! the same in both cases: encoding, deadlines, bounds, the table of statuses, the check of signatures.
 
 use std::{fmt, future::poll_fn, sync::Arc, time::Duration};
 
@@ -13,15 +12,15 @@ use url::Url;
 
 use crate::tls::TlsRoots;
 
-/// To connect, TLS handshake included.
+/// Connecting, TLS handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the Core may send before it is read: of one reply, and of all on a connection. With replies
-/// that nobody reads, because there is no room for them, this much lies here.
+/// HTTP/2 flow-control windows: what the Core may send before it is read, per stream and per connection.
+/// It bounds the memory of replies that wait for room.
 const REPLY_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Why `kms_core_endpoint` cannot be used. Names no part of the URL: it may hold a secret.
+/// Why `kms_core_endpoint` cannot be used. Contains no part of the URL, which may hold a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     #[error("kms_core_endpoint must begin with http:// or https://")]
@@ -32,12 +31,12 @@ pub enum EndpointError {
     Unusable(#[source] tonic::transport::Error),
 }
 
-/// Carries calls to the Core and brings its answers. An error is a line that was cut: nobody knows what
-/// the Core did.
+/// Carries a call to the Core and returns its answer. An error is a lost connection: whether the Core
+/// acted is unknown.
 pub type Carrier =
     Arc<dyn Fn(http::Request<Body>) -> BoxFuture<http::Response<Body>, StdError> + Send + Sync>;
 
-/// Makes connections to one Core. Nothing is connected before a client is made of it and calls.
+/// Makes connections to one Core; each connects at its first call.
 #[derive(Clone)]
 pub struct Transport {
     host: Arc<str>,
@@ -51,8 +50,8 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    /// Over the network. A connection is made at its first call, and again whenever it is lost. Only
-    /// scheme, host and port of `url` are used.
+    /// Over the network. Connects at the first call, and again after a loss. Only scheme, host and port
+    /// of `url` are used.
     pub fn to(url: &Url, roots: &TlsRoots) -> Result<Self, EndpointError> {
         let host = url.host_str().unwrap_or("?");
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -61,7 +60,7 @@ impl Transport {
         Ok(Self { host, connect: Arc::new(move || carrier(endpoint.connect_lazy())) })
     }
 
-    /// Over this carrier alone, whatever it is.
+    /// Over this carrier instead of the network.
     #[must_use]
     pub fn over(host: &str, carrier: Carrier) -> Self {
         Self { host: host.into(), connect: Arc::new(move || carrier.clone()) }
@@ -102,8 +101,8 @@ fn prepare(url: &Url, roots: &TlsRoots) -> Result<Endpoint, EndpointError> {
         .tcp_nodelay(true)
         .initial_stream_window_size(REPLY_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // A peer that vanished is noticed within 40 s instead of at the next answer that never
-        // comes; also while idle, because proxies drop quiet connections without a word.
+        // Notices a vanished peer within 40 s instead of never. Also while idle, because proxies drop
+        // quiet connections silently.
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
