@@ -9,6 +9,8 @@
 //! network call are looked up by their labels. A gauge is not shown before it is first set, so that "unknown"
 //! is not shown as zero. While an instance is down its gauges keep their last values.
 
+mod values;
+mod families;
 mod ended;
 mod register;
 
@@ -28,120 +30,15 @@ use prometheus::{
 };
 
 use self::register::{FewNames, LateGauge, Register};
-pub use self::{ended::EndedRequests, register::Described};
+pub use self::{
+    ended::EndedRequests,
+    register::Described,
+    values::{LaneGauges, Mined, NodeGauges, Room, Sending, Standing},
+};
 use crate::{
     clock,
     domain::{HoldReason, Kind, Outcome, U256},
 };
-
-/// A part of a request's way whose duration is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// From the wake-up by a new head until the request is stored.
-    Arrivals,
-    /// All ciphertexts of a request, including the wait for memory.
-    Ciphertexts,
-    /// Handing the request to the Core.
-    CoreAsk,
-    /// Polling to a checked answer.
-    CoreAnswer,
-    /// From the answer to the receipt.
-    Submission,
-}
-
-impl Room {
-    pub const ALL: [Self; 5] =
-        [Self::Arrivals, Self::Ciphertexts, Self::CoreAsk, Self::CoreAnswer, Self::Submission];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Arrivals => "arrivals",
-            Self::Ciphertexts => "ciphertexts",
-            Self::CoreAsk => "kms_core_ask",
-            Self::CoreAnswer => "kms_core_answer",
-            Self::Submission => "submission",
-        }
-    }
-}
-
-/// The result of a signed transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sending {
-    Succeeded,
-    Reverted,
-    /// Every node proved that it did not take it.
-    Rejected,
-    /// A transaction that is not ours used its nonce.
-    Displaced,
-    /// Signed far above the chain's count, and given up.
-    Stranded,
-}
-
-impl Sending {
-    pub const ALL: [Self; 5] =
-        [Self::Succeeded, Self::Reverted, Self::Rejected, Self::Displaced, Self::Stranded];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Reverted => "reverted",
-            Self::Rejected => "rejected",
-            Self::Displaced => "displaced",
-            Self::Stranded => "stranded",
-        }
-    }
-}
-
-/// The number of unfinished requests of one kind, stage and hold reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub kind: Kind,
-    /// The stage's name.
-    pub stage: &'static str,
-    pub held: Option<HoldReason>,
-    pub requests: u64,
-    /// When the oldest of them arrived (Unix ms).
-    pub oldest_ms: u64,
-}
-
-/// The state of a lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LaneGauges {
-    /// Recorded and not mined.
-    pub in_flight: usize,
-    pub in_flight_limit: usize,
-    /// Payloads without a nonce.
-    pub waiting: usize,
-    /// Nonces assigned above the chain's count.
-    pub nonce_gap: u64,
-    /// For how long no transaction was taken or mined while some wait.
-    pub still: Duration,
-}
-
-/// A transaction that was mined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mined {
-    pub success: bool,
-    pub gas_used: u64,
-    /// Wei per gas.
-    pub gas_price: u128,
-}
-
-/// The state of a gateway node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeGauges<'n> {
-    /// Host and port.
-    pub host: &'n str,
-    /// Connected, and on the right chain.
-    pub up: bool,
-    pub head: Option<u64>,
-    /// For how long other nodes have known a newer block. `None`: not connected.
-    pub behind: Option<Duration>,
-    /// For how long it has shown no new block. `None`: not connected.
-    pub still: Option<Duration>,
-}
 
 /// The metrics of one instance. Clones share them.
 #[derive(Clone, Debug)]
@@ -550,220 +447,11 @@ impl Metrics {
     }
 }
 
-impl NodeGauges<'_> {
-    /// Combines two nodes with the same host.
-    fn or_better(self, other: Self) -> Self {
-        let shorter = |one: Option<Duration>, other| match (one, other) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (known, None) | (None, known) => known,
-        };
-        Self {
-            host: self.host,
-            up: self.up | other.up,
-            head: self.head.max(other.head),
-            behind: shorter(self.behind, other.behind),
-            still: shorter(self.still, other.still),
-        }
-    }
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
 }
-
-impl Series {
-    #[expect(clippy::too_many_lines, reason = "one line per family, and every name in one place")]
-    fn new() -> Self {
-        let mut r = Register::default();
-        Self {
-            arrived: r.counters(
-                "requests_arrived_total",
-                "Requests stored for the first time.",
-                &["kind"],
-            ),
-            requests: r.int_gauges(
-                "requests",
-                "Requests without an outcome, held ones included.",
-                &["kind", "stage"],
-            ),
-            held: r.int_gauges("requests_held", "Requests that are held.", &["reason"]),
-            held_once: Mutex::default(),
-            holds: r.counters("holds_total", "How often a request was held.", &["reason"]),
-            settled: r.counters(
-                "requests_settled_total",
-                "Requests that ended.",
-                &["kind", "outcome"],
-            ),
-            oldest: r.gauges(
-                "oldest_request_age_seconds",
-                "Since the arrival of the oldest request without an outcome; 0: there is none.",
-                &["held"],
-            ),
-            oldest_ms: [AtomicU64::new(NEVER), AtomicU64::new(NEVER)],
-            request_duration: r.histograms(
-                "request_duration_seconds",
-                "From the event seen to the answer mined, of answers the contract took.",
-                &["kind"],
-                &ended::DURATIONS,
-            ),
-            rooms: {
-                let rooms = r.histograms(
-                    "room_duration_seconds",
-                    "What a request took in a room.",
-                    &["room"],
-                    SECONDS,
-                );
-                Room::ALL.map(|room| rooms.with_label_values(&[room.as_str()]))
-            },
-            attempts_failed: r.counters(
-                "attempts_failed_total",
-                "Attempts that failed for a new reason and were made again.",
-                &["stage"],
-            ),
-            panics: r.counter("walk_panics_total", "Walks of a request that panicked."),
-            unattended: r.counter(
-                "requests_unattended_total",
-                "Open requests that nobody walked, found and walked again.",
-            ),
-            walking: r.late("requests_walking", "Requests that are walked at this moment."),
-            walking_limit: r.late("requests_walking_limit", "max_requests_in_flight."),
-            undecodable: r.counter("undecodable_logs_total", "Logs stored and not understood."),
-            lag: r.late(
-                "lag_seconds",
-                "For how long a block has been known that is not read yet; 0: all are read.",
-            ),
-            witnessed: r.counters(
-                "requests_witnessed_total",
-                "Looks of several gateway nodes at a request before the Core is asked.",
-                &["result"],
-            ),
-            behind_since_ms: AtomicU64::new(NEVER),
-            unsent: AtomicU64::new(0),
-            still_ms: AtomicU64::new(0),
-            reorganisations: r.counter(
-                "reorganisations_total",
-                "Times the chain was reorganised below the cursor.",
-            ),
-            still_tag: r.late(
-                "finality_tag_still_seconds",
-                "For how long the finality tag has not moved while the chain went on.",
-            ),
-            unproven: r.late(
-                "unproven_blocks",
-                "Blocks whose logs no gateway node could prove within a minute.",
-            ),
-            hidden: r.late(
-                "requests_hidden",
-                "Requests that are on chain, by their ids, and that no node shows.",
-            ),
-            without_us: r.counter(
-                "consensus_missed_total",
-                "Requests that others have answered, and this node had not a minute later.",
-            ),
-            fetches: r.counters(
-                "bucket_fetches_total",
-                "Calls to buckets.",
-                &["bucket_host", "result"],
-            ),
-            bucket_hosts: FewNames::default(),
-            digest_mismatches: r.counter(
-                "digest_mismatches_total",
-                "Ciphertexts whose bytes had another digest than the chain says.",
-            ),
-            wrong_format_headers: r.counters(
-                "wrong_format_headers_total",
-                "Ciphertexts that came with a header of another format than they have.",
-                &["bucket_host"],
-            ),
-            ciphertext_bytes: r
-                .counter("ciphertext_bytes_total", "Bytes of ciphertexts fetched and found right."),
-            memory: r.late("ciphertext_memory_bytes", "Memory reserved for ciphertexts."),
-            memory_limit: r.late("ciphertext_memory_limit_bytes", "ciphertext_memory_mib."),
-            core_calls: r.counters("core_calls_total", "Calls to the Core.", &["method", "code"]),
-            polls: r.histogram("core_polls_per_answer", "Polls until the Core answered.", POLLS),
-            signer_mismatches: r.counter(
-                "signer_mismatches_total",
-                "Requests held because the Core signed with another key than the registered one.",
-            ),
-            transactions: r.counters(
-                "transactions_total",
-                "What became of signed transactions.",
-                &["result"],
-            ),
-            contract_errors: r.counters(
-                "contract_errors_total",
-                "Answers the contract did not take, mined or asked beforehand.",
-                &["error"],
-            ),
-            broadcasts: r.counters(
-                "broadcasts_total",
-                "Transactions handed to the nodes, repeats included.",
-                &["result"],
-            ),
-            gas: r.counter("gas_used_total", "Gas used by mined transactions."),
-            fees: r.float_counter("fees_ether_total", "Paid for mined transactions."),
-            in_flight: r.late("transactions_in_flight", "Transactions recorded and not mined."),
-            in_flight_limit: r.late("transactions_in_flight_limit", "max_transactions_in_flight."),
-            waiting: r.late("transactions_waiting", "Answers that wait for a nonce."),
-            nonce_gap: r.late("nonce_gap", "Nonces handed out beyond the chain's count."),
-            still: r.late(
-                "transactions_still_seconds",
-                "For how long none was taken or mined while answers wait for that; 0: none waits.",
-            ),
-            foreign_nonces: r.counter(
-                "foreign_nonces_total",
-                "Nonces of the wallet used by transactions the journal does not know.",
-            ),
-            balance: r.late("wallet_balance_ether", "What the wallet has, looked at every 30 s."),
-            signing: r.histogram(
-                "signing_duration_seconds",
-                "One signature, the wait for its turn included.",
-                SECONDS,
-            ),
-            signatures: r.counters("signatures_total", "Signatures asked for.", &["result"]),
-            throttled: r.counter("signing_throttled_total", "Times AWS KMS throttled."),
-            journal_bytes: r.late("journal_bytes", "The journal's files."),
-            commits: r.histogram(
-                "journal_commit_duration_seconds",
-                "One commit, its fsync included.",
-                SECONDS,
-            ),
-            disk_free: r.late("journal_disk_free_bytes", "Free on the journal's disk."),
-            rpc_calls: r.counters(
-                "rpc_calls_total",
-                "Calls to gateway nodes.",
-                &["method", "result"],
-            ),
-            endpoint_up: r.int_gauges(
-                "rpc_endpoint_up",
-                "1: the gateway node is connected and of the right chain.",
-                &["endpoint_host"],
-            ),
-            endpoint_head: r.int_gauges(
-                "rpc_endpoint_head_block",
-                "The newest block of the gateway node.",
-                &["endpoint_host"],
-            ),
-            endpoint_behind: r.gauges(
-                "rpc_endpoint_behind_seconds",
-                "For how long others have known a newer block than the gateway node; 0: none does.",
-                &["endpoint_host"],
-            ),
-            endpoint_still: r.gauges(
-                "rpc_endpoint_still_seconds",
-                "For how long the gateway node has shown no new block.",
-                &["endpoint_host"],
-            ),
-            register: r,
-        }
-    }
-}
-
-const SECONDS: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
-const POLLS: &[f64] = &[1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0];
 
 /// `None`: not set yet.
 fn age(since_ms: u64, now_ms: u64) -> Option<f64> {
