@@ -31,16 +31,17 @@ mod errors;
 mod ids;
 mod responses;
 mod views;
+mod deployment;
 
 pub use consensus::{CONSENSUS_TOPICS, answered_id};
+pub use deployment::{Deployment, deployment_from_version};
 pub use errors::{ContractError, Verdict};
 pub use ids::{Counter, HIGHEST_COUNT, empty_response, requested_id};
 pub use responses::{RESPONSE_TOPICS, Responder, events_tell, response, response_id};
 pub use views::{
-    Coprocessor, Deployment, KmsNode, UnreadableView, View, ViewProblem, coprocessor,
-    coprocessor_tx_senders, current_kms_context_id, decryption_consensus_tx_senders,
-    decryption_version, deployment_from_version, is_decryption_done, kms_node, kms_signers,
-    kms_tx_senders, signing_domain,
+    Coprocessor, KmsNode, UnreadableView, View, ViewProblem, coprocessor, coprocessor_tx_senders,
+    current_kms_context_id, decryption_consensus_tx_senders, decryption_version,
+    is_decryption_done, kms_node, kms_signers, kms_tx_senders, signing_domain,
 };
 
 use alloy::primitives::{Keccak256, b256};
