@@ -13,6 +13,9 @@
 //!
 //! Only open transactions are broadcast, and only recorded ones are open: that is door (b).
 
+mod callers;
+mod signing;
+mod broadcasts;
 mod chain;
 mod ends;
 mod fees;
@@ -25,37 +28,25 @@ use std::{
 
 use tokio::time::Instant;
 
-use self::{ends::rejected, gaps::Budget};
+use self::gaps::Budget;
 use super::{
     GivenUp, Landing, LaneOptions, MinedTransaction, Notice, Payload, Recovered, SignedTransaction,
     SubmitError, TransactionId,
     count::{CountBelief, Votes},
-    draft::{Draft, recover_payload},
+    draft::Draft,
     market::Market,
     news::News,
     nonces::Nonces,
     recent::Recent,
-    slot::{Answer, Slot},
+    slot::Slot,
 };
 use crate::{
     backoff::Backoff,
-    domain::{Address, B256, BlockRef, Hold, HoldReason, Remedy, RequestKey},
-    gateway::{
-        provider::{Receipt, RpcError, Sent, quirks},
-        wallet::WalletError,
-    },
+    domain::{Address, B256, BlockRef, HoldReason, RequestKey},
+    gateway::provider::Receipt,
     metrics::{LaneGauges, Mined},
 };
 
-/// Broadcasts in flight at the same time.
-const BROADCASTING_AT_ONCE: usize = 256;
-/// Above this number of open nonces, and for [`CROWDED_FOR`] after, broadcasts do not wait for their
-/// receipt: a node searches every block for each waiting call, while one count and batches of receipts
-/// give the same result for less.
-const CROWD: usize = 64;
-const CROWDED_FOR: Duration = Duration::from_secs(2);
-/// The caller is notified after this many unknown refusals in a row.
-const SAID_AFTER: u32 = 5;
 /// Without a key the lane cannot replace a transaction that no node accepts. It gives up after this
 /// time, until the next start.
 const NOBODY_TAKES_THEM_AFTER: Duration = Duration::from_hours(1);
@@ -149,7 +140,7 @@ pub struct Book {
     landed: HashMap<RequestKey, Landing>,
     recent: Recent,
     broadcasting: usize,
-    /// Broadcasts do not wait for receipts before this time ([`CROWD`]).
+    /// Broadcasts do not wait for receipts before this time ([`CROWD`](broadcasts)).
     crowded_until: Instant,
     market: Market,
     /// The newest head, and the number of the connection that delivered it.
@@ -333,52 +324,6 @@ impl Book {
             || self.open.values().any(|slot| slot.unchecked)
     }
 
-    // Commands of callers.
-
-    /// Accepts a payload. The caller waits for its result from now on.
-    pub fn submit(&mut self, payload: Payload) {
-        let key = payload.request;
-        let known = self.payloads.insert(key, payload.clone()).is_some();
-        if self.find(key) || known {
-            return;
-        }
-        self.waiting.push_back(payload);
-    }
-
-    /// Returns whether the request has a transaction, or had one whose result nobody took. The caller
-    /// waits from now on.
-    pub(super) fn attach(&mut self, key: RequestKey) -> bool {
-        let known = self.payloads.contains_key(&key);
-        self.find(key) || known
-    }
-
-    fn find(&mut self, key: RequestKey) -> bool {
-        if let Some(landing) = self.landed.remove(&key) {
-            self.payloads.remove(&key);
-            self.effects.push(Effect::Land(key, landing));
-            return true;
-        }
-        let Some(slot) = self.by_request.get(&key).and_then(|nonce| self.open.get(nonce)) else {
-            return false;
-        };
-        let own = slot.version_of(key);
-        if slot.is_accepted() {
-            let transaction = own.unwrap_or(slot.current()).hash;
-            self.effects.push(Effect::Notify(key, Notice::Broadcast { transaction }));
-        }
-        if !self.payloads.contains_key(&key)
-            && let Some(payload) = own.and_then(|own| recover_payload(key, own))
-        {
-            self.payloads.insert(key, payload);
-        }
-        true
-    }
-
-    /// Keeps the result of a mined transaction that no caller waits for.
-    pub(super) fn unclaimed(&mut self, key: RequestKey, landing: Landing) {
-        self.landed.insert(key, landing);
-    }
-
     // Events from the nodes.
 
     /// The priority fee that the nodes suggest, in wei per gas.
@@ -400,184 +345,6 @@ impl Book {
         self.market.asks_others(now).then_some(head.hash)
     }
 
-    /// The signed transactions have to be recorded; the failed drafts free their nonces. `dice`: random,
-    /// 0 to 1, for the pause after a failure.
-    pub fn signed(
-        &mut self,
-        signed: Vec<SignedTransaction>,
-        failed: Vec<(Draft, WalletError)>,
-        now: Instant,
-        dice: f64,
-    ) {
-        for (draft, error) in failed.into_iter().rev() {
-            let nonce = draft.nonce();
-            if draft.replaces {
-                self.replacing -= 1;
-                self.sign_after = now + self.sign_pause.next_delay_by(dice);
-                if let Some(slot) = self.open.get_mut(&nonce) {
-                    slot.replacing = false;
-                }
-                continue;
-            }
-            self.signing.remove(&nonce);
-            self.nonces.give_back(nonce, now);
-            let Some(key) = draft.request else { continue };
-            match error.remedy() {
-                Remedy::Retry => {
-                    self.tell(News::NotSigned { request: key, error });
-                    self.requeue(key);
-                    self.sign_after = now + self.sign_pause.next_delay_by(dice);
-                }
-                Remedy::Hold(hold) => self.fail(key, SubmitError::Held(hold)),
-                Remedy::Refuse(refusal) => self.fail(key, rejected(refusal.to_string())),
-            }
-        }
-        if !signed.is_empty() {
-            self.sign_pause.reset();
-        }
-        // The nonce of a late one ended meanwhile: it is not recorded.
-        let (signed, late): (Vec<_>, Vec<_>) =
-            signed.into_iter().partition(|transaction| self.has_place_for(transaction));
-        self.replacing = self.replacing.saturating_sub(late.len());
-        if !signed.is_empty() {
-            self.effects.push(Effect::Record(signed));
-        }
-    }
-
-    /// These are recorded, so they may be broadcast.
-    pub fn recorded(&mut self, transactions: Vec<SignedTransaction>, now: Instant) {
-        for transaction in transactions {
-            let has_place = self.has_place_for(&transaction);
-            if !self.signing.remove(&transaction.nonce) {
-                self.replacing = self.replacing.saturating_sub(1);
-            }
-            if has_place {
-                self.hold_open(transaction, now);
-            } else {
-                self.effects.push(Effect::GiveUp(vec![transaction.id()], GivenUp::Rejected));
-            }
-        }
-    }
-
-    /// Whether the transaction's nonce is still reserved for it or open.
-    fn has_place_for(&self, transaction: &SignedTransaction) -> bool {
-        self.signing.contains(&transaction.nonce) || self.open.contains_key(&transaction.nonce)
-    }
-
-    /// Opens a slot for a recorded transaction, or adds it to the slot of its nonce.
-    fn hold_open(&mut self, transaction: SignedTransaction, now: Instant) {
-        if let Some(key) = transaction.request {
-            self.by_request.insert(key, transaction.nonce);
-        }
-        let nonce = transaction.nonce;
-        if let Some(slot) = self.open.get_mut(&nonce) {
-            return slot.replace(transaction, now);
-        }
-        // A node may still have transactions that were given up under this nonce.
-        let stranded = self.stranded.remove(&nonce).unwrap_or_default();
-        let mut versions = stranded.into_iter().chain([transaction]);
-        let Some(first) = versions.next() else { return };
-        let mut slot = Slot::new(first, now);
-        for version in versions {
-            slot.replace(version, now);
-            slot.doubt();
-        }
-        self.open.insert(nonce, slot);
-    }
-
-    /// The result of a broadcast. `dice`: random, 0 to 1, for the pause before the next one.
-    pub fn answered(
-        &mut self,
-        nonce: u64,
-        hash: B256,
-        result: Result<Sent, RpcError>,
-        now: Instant,
-        dice: f64,
-    ) {
-        self.broadcasting -= 1;
-        let newest = self.newest();
-        let Some(slot) = self.open.get_mut(&nonce) else { return };
-        slot.landed_flight();
-        let (error, refusal) = match result {
-            // A receipt in a block far above the head proves nothing: the next query of the chain
-            // decides.
-            Ok(Sent::Mined(receipt)) if receipt.block.number > newest.saturating_add(AHEAD) => {
-                (None, quirks::Refusal::AlreadyKnown)
-            }
-            Ok(Sent::Mined(receipt)) => {
-                if slot.versions().iter().any(|version| version.hash == receipt.hash) {
-                    return self.land(nonce, &receipt, now);
-                }
-                (None, quirks::Refusal::AlreadyKnown)
-            }
-            Ok(Sent::Accepted) => (None, quirks::Refusal::AlreadyKnown),
-            Err(error) => {
-                let refusal = match &error {
-                    RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
-                    RpcError::Unavailable { .. }
-                    | RpcError::WrongChain { .. }
-                    | RpcError::WrongGenesis { .. }
-                    | RpcError::Unreadable { .. }
-                    | RpcError::Busy { .. }
-                    | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
-                };
-                (Some(error), refusal)
-            }
-        };
-        if slot.current().hash != hash {
-            slot.doubt();
-            return;
-        }
-        let (answer, is_news) = slot.answered(error.as_ref(), refusal, now, dice);
-        if let Some(error) = error.as_ref().filter(|_| is_news) {
-            self.tell(News::NotAccepted { nonce, transaction: hash, error: error.clone() });
-        }
-        self.follow(nonce, answer, refusal, error.as_ref(), now);
-    }
-
-    fn follow(
-        &mut self,
-        nonce: u64,
-        answer: Answer,
-        refusal: quirks::Refusal,
-        error: Option<&RpcError>,
-        now: Instant,
-    ) {
-        let Some(slot) = self.open.get(&nonce) else { return };
-        let (request, hash) = (slot.current().request, slot.current().hash);
-        match answer {
-            Answer::Accepted => {
-                self.still_since = Some(now);
-                self.notify(request, Notice::Broadcast { transaction: hash });
-                self.wake_behind(nonce, now);
-            }
-            Answer::StillThere => {}
-            Answer::Used => self.look_again = true,
-            Answer::Again => {
-                if let Some(error @ RpcError::Refused { .. }) = error
-                    && refusal == quirks::Refusal::Unknown
-                    && slot.attempts() == SAID_AFTER
-                {
-                    let what = format!("the node does not take the transaction: {error}");
-                    let hold = Hold::new(HoldReason::ContractRejected, what);
-                    self.notify(request, Notice::Waiting(hold));
-                }
-            }
-            Answer::NoFunds if self.is_dear(slot) => self.sign_anew(&[nonce]),
-            Answer::NoFunds => {
-                let hold = self.no_funds_hold(slot);
-                self.notify(request, Notice::Waiting(hold));
-            }
-            Answer::TooCheap => self.raise_fee(nonce, 1),
-            Answer::Rejected if self.is_odd(slot) => self.sign_anew(&[nonce]),
-            Answer::Rejected => {
-                if let Some(error) = error {
-                    self.reject(nonce, refusal, error, now);
-                }
-            }
-        }
-    }
-
     // Decisions.
 
     /// Starts all work that is possible now. `wanted`: whether a caller waits for a request.
@@ -589,98 +356,5 @@ impl Book {
         self.broadcast(now);
         let idle = self.waiting.is_empty() && self.open.is_empty();
         self.still_since = (!idle).then(|| self.still_since.unwrap_or(now));
-    }
-
-    fn prepare(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
-        // One batch at a time, so that broadcasts happen in nonce order.
-        if !self.signing.is_empty() || self.replacing > 0 || now < self.sign_after {
-            return;
-        }
-        // Fees are unknown until the first head and tip.
-        if !self.market.is_known() {
-            return;
-        }
-        // Holes are filled even when the lane is full, because open transactions wait behind them.
-        // Callers learn that the chain is too expensive even when the lane is full.
-        let is_full = self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes();
-        if is_full && self.fees().is_some() {
-            self.told = (None, 0);
-            return;
-        }
-        // A payload without a caller (its walk was stopped) is dropped; the next walk submits it again.
-        let all = std::mem::take(&mut self.waiting);
-        for payload in all {
-            if wanted(payload.request) {
-                self.waiting.push_back(payload);
-            } else {
-                self.fail(payload.request, SubmitError::Stopped);
-            }
-        }
-        let elsewhere = self.belief.used_elsewhere(now);
-        if let Some(nonces) = elsewhere {
-            self.announce(&self.elsewhere_hold(nonces));
-        }
-        let fills = self.waiting.is_empty() || elsewhere.is_some();
-        let overdue = fills && self.may_fill(now);
-        if !overdue && (self.waiting.is_empty() || elsewhere.is_some()) {
-            return;
-        }
-        let Some(fees) = self.fees() else {
-            self.announce(&self.fee_hold());
-            return;
-        };
-        let chain_id = self.options.chain_id;
-        let mut drafts = Vec::new();
-        if overdue {
-            let nonce = self.nonces.take();
-            self.tell(News::FillsHole { nonce });
-            self.noops.spend(now);
-            drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
-        }
-        while elsewhere.is_none()
-            && (self.open.len() + drafts.len() < self.options.max_in_flight
-                || self.nonces.has_holes())
-        {
-            self.told = (None, 0);
-            let Some(payload) = self.waiting.pop_front() else { break };
-            let nonce = self.nonces.take();
-            drafts.push(Draft::of_payload(chain_id, nonce, fees, &payload));
-        }
-        self.signing.extend(drafts.iter().map(Draft::nonce));
-        self.sign(drafts);
-    }
-
-    fn sign(&mut self, drafts: Vec<Draft>) {
-        if !drafts.is_empty() {
-            self.effects.push(Effect::Sign(drafts));
-        }
-    }
-
-    fn broadcast(&mut self, now: Instant) {
-        // The nonce the chain executes next, if other open nonces wait behind it.
-        let mut ahead = self.open.range(self.belief.count()..).map(|(nonce, _)| *nonce);
-        let first = ahead.next().filter(|_| ahead.next().is_some());
-        let mut room = BROADCASTING_AT_ONCE.saturating_sub(self.broadcasting);
-        if self.open.len() > CROWD {
-            self.crowded_until = now + CROWDED_FOR;
-        }
-        for (nonce, slot) in &mut self.open {
-            let is_first = Some(*nonce) == first;
-            // It may have to be replaced by cheaper bytes before it is sent.
-            if slot.unchecked {
-                continue;
-            }
-            // The nonce that all others wait behind is sent even when no broadcast is free.
-            if room == 0 && !is_first {
-                break;
-            }
-            if slot.is_due(is_first, now) {
-                room = room.saturating_sub(1);
-                self.broadcasting += 1;
-                let waits = slot.send(now) && now >= self.crowded_until;
-                let transaction = slot.current().clone();
-                self.effects.push(Effect::Broadcast { transaction, waits });
-            }
-        }
     }
 }

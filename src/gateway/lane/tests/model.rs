@@ -19,16 +19,16 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{
-    GivenUp, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload, Recovered, SignedTransaction,
-    TransactionId,
-    book::{Book, Effect, Look, Seen},
-    count::Votes,
-    look::maybe_mined,
-};
 use crate::{
     domain::{B256, BlockRef, Bytes, RequestKey, U256},
     gateway::{
+        lane::{
+            GivenUp, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload, Recovered,
+            SignedTransaction, TransactionId,
+            book::{Book, Effect, Look, Seen},
+            count::Votes,
+            look::maybe_mined,
+        },
         provider::{Head, NodeId, Receipt, RpcError, Sent},
         wallet::Wallet,
     },

@@ -1,0 +1,164 @@
+//! From a waiting payload to an open transaction: assigns nonces, and takes in what was signed and recorded.
+
+use tokio::time::Instant;
+
+use super::{Book, Effect, ends::rejected};
+use crate::{
+    domain::{Remedy, RequestKey},
+    gateway::{
+        lane::{GivenUp, SignedTransaction, SubmitError, draft::Draft, news::News, slot::Slot},
+        wallet::WalletError,
+    },
+};
+
+impl Book {
+    /// The signed transactions have to be recorded; the failed drafts free their nonces. `dice`: random,
+    /// 0 to 1, for the pause after a failure.
+    pub fn signed(
+        &mut self,
+        signed: Vec<SignedTransaction>,
+        failed: Vec<(Draft, WalletError)>,
+        now: Instant,
+        dice: f64,
+    ) {
+        for (draft, error) in failed.into_iter().rev() {
+            let nonce = draft.nonce();
+            if draft.replaces {
+                self.replacing -= 1;
+                self.sign_after = now + self.sign_pause.next_delay_by(dice);
+                if let Some(slot) = self.open.get_mut(&nonce) {
+                    slot.replacing = false;
+                }
+                continue;
+            }
+            self.signing.remove(&nonce);
+            self.nonces.give_back(nonce, now);
+            let Some(key) = draft.request else { continue };
+            match error.remedy() {
+                Remedy::Retry => {
+                    self.tell(News::NotSigned { request: key, error });
+                    self.requeue(key);
+                    self.sign_after = now + self.sign_pause.next_delay_by(dice);
+                }
+                Remedy::Hold(hold) => self.fail(key, SubmitError::Held(hold)),
+                Remedy::Refuse(refusal) => self.fail(key, rejected(refusal.to_string())),
+            }
+        }
+        if !signed.is_empty() {
+            self.sign_pause.reset();
+        }
+        // The nonce of a late one ended meanwhile: it is not recorded.
+        let (signed, late): (Vec<_>, Vec<_>) =
+            signed.into_iter().partition(|transaction| self.has_place_for(transaction));
+        self.replacing = self.replacing.saturating_sub(late.len());
+        if !signed.is_empty() {
+            self.effects.push(Effect::Record(signed));
+        }
+    }
+
+    /// These are recorded, so they may be broadcast.
+    pub fn recorded(&mut self, transactions: Vec<SignedTransaction>, now: Instant) {
+        for transaction in transactions {
+            let has_place = self.has_place_for(&transaction);
+            if !self.signing.remove(&transaction.nonce) {
+                self.replacing = self.replacing.saturating_sub(1);
+            }
+            if has_place {
+                self.hold_open(transaction, now);
+            } else {
+                self.effects.push(Effect::GiveUp(vec![transaction.id()], GivenUp::Rejected));
+            }
+        }
+    }
+
+    /// Whether the transaction's nonce is still reserved for it or open.
+    fn has_place_for(&self, transaction: &SignedTransaction) -> bool {
+        self.signing.contains(&transaction.nonce) || self.open.contains_key(&transaction.nonce)
+    }
+
+    /// Opens a slot for a recorded transaction, or adds it to the slot of its nonce.
+    pub(super) fn hold_open(&mut self, transaction: SignedTransaction, now: Instant) {
+        if let Some(key) = transaction.request {
+            self.by_request.insert(key, transaction.nonce);
+        }
+        let nonce = transaction.nonce;
+        if let Some(slot) = self.open.get_mut(&nonce) {
+            return slot.replace(transaction, now);
+        }
+        // A node may still have transactions that were given up under this nonce.
+        let stranded = self.stranded.remove(&nonce).unwrap_or_default();
+        let mut versions = stranded.into_iter().chain([transaction]);
+        let Some(first) = versions.next() else { return };
+        let mut slot = Slot::new(first, now);
+        for version in versions {
+            slot.replace(version, now);
+            slot.doubt();
+        }
+        self.open.insert(nonce, slot);
+    }
+
+    pub(super) fn prepare(&mut self, wanted: impl Fn(RequestKey) -> bool, now: Instant) {
+        // One batch at a time, so that broadcasts happen in nonce order.
+        if !self.signing.is_empty() || self.replacing > 0 || now < self.sign_after {
+            return;
+        }
+        // Fees are unknown until the first head and tip.
+        if !self.market.is_known() {
+            return;
+        }
+        // Holes are filled even when the lane is full, because open transactions wait behind them.
+        // Callers learn that the chain is too expensive even when the lane is full.
+        let is_full = self.open.len() >= self.options.max_in_flight && !self.nonces.has_holes();
+        if is_full && self.fees().is_some() {
+            self.told = (None, 0);
+            return;
+        }
+        // A payload without a caller (its walk was stopped) is dropped; the next walk submits it again.
+        let all = std::mem::take(&mut self.waiting);
+        for payload in all {
+            if wanted(payload.request) {
+                self.waiting.push_back(payload);
+            } else {
+                self.fail(payload.request, SubmitError::Stopped);
+            }
+        }
+        let elsewhere = self.belief.used_elsewhere(now);
+        if let Some(nonces) = elsewhere {
+            self.announce(&self.elsewhere_hold(nonces));
+        }
+        let fills = self.waiting.is_empty() || elsewhere.is_some();
+        let overdue = fills && self.may_fill(now);
+        if !overdue && (self.waiting.is_empty() || elsewhere.is_some()) {
+            return;
+        }
+        let Some(fees) = self.fees() else {
+            self.announce(&self.fee_hold());
+            return;
+        };
+        let chain_id = self.options.chain_id;
+        let mut drafts = Vec::new();
+        if overdue {
+            let nonce = self.nonces.take();
+            self.tell(News::FillsHole { nonce });
+            self.noops.spend(now);
+            drafts.push(Draft::noop(chain_id, nonce, fees, self.sender));
+        }
+        while elsewhere.is_none()
+            && (self.open.len() + drafts.len() < self.options.max_in_flight
+                || self.nonces.has_holes())
+        {
+            self.told = (None, 0);
+            let Some(payload) = self.waiting.pop_front() else { break };
+            let nonce = self.nonces.take();
+            drafts.push(Draft::of_payload(chain_id, nonce, fees, &payload));
+        }
+        self.signing.extend(drafts.iter().map(Draft::nonce));
+        self.sign(drafts);
+    }
+
+    pub(super) fn sign(&mut self, drafts: Vec<Draft>) {
+        if !drafts.is_empty() {
+            self.effects.push(Effect::Sign(drafts));
+        }
+    }
+}
