@@ -6,7 +6,8 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{
-    Exit, places, print,
+    output::{Exit, print},
+    places,
     surroundings::{self, Eyes, Odd},
     text::{Colour, painted, printable},
     validate::Together,

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Exit, complain, places, print,
+    output::{Exit, complain, print},
+    places,
     text::{printable, table},
 };
 use crate::{

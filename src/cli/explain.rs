@@ -3,9 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    Exit, complain,
     guide::{Entry, GUIDE, entries},
-    print,
+    output::{Exit, complain, print},
 };
 
 /// Columns of the text.

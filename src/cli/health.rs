@@ -13,7 +13,7 @@ use hyper::{Request, StatusCode, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Exit, complain, print};
+use super::output::{Exit, complain, print};
 use crate::observe::readiness::Readiness;
 
 /// For the whole request.

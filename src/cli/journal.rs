@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Exit, complain, places, print, text::printable};
+use super::{
+    output::{Exit, complain, print},
+    places,
+    text::printable,
+};
 use crate::{
     config::{self, Environment, Loaded, Mode, Problems},
     instance::{self, RebuildError},

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Exit, complain, describe, places, print,
+    output::{Exit, complain, describe, print},
+    places,
     status::{self, StatusError},
     text::{ago, short, table},
     validate::counted,

@@ -9,9 +9,9 @@ use clap_mangen::{
 };
 
 use super::{
-    AFTER_HELP, Cli, Exit, complain,
+    AFTER_HELP, Cli,
     guide::{Block, GUIDE, blocks, plain},
-    print,
+    output::{Exit, complain, print},
 };
 
 const NAME: &str = "kms-connector";

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Exit, complain, print, text::printable};
+use super::{
+    output::{Exit, complain, print},
+    text::printable,
+};
 use crate::supervisor::control::{self, Answer, Candidates, Request};
 
 /// A little longer than the supervisor's own deadline.

@@ -1,40 +1,32 @@
 //! `requests` and `backfill`: asks a running instance over the control socket, or reads the journal
 //! of one that does not run.
 
+mod source;
+mod print;
+
 use std::{
     io::{self, IsTerminal},
-    path::PathBuf,
     time::Duration,
 };
 
 use tokio::time::sleep;
 
+pub(super) use self::source::Whose;
+use self::{
+    print::{IN_SHORT, overview, stage, story},
+    source::{Asked, OTHER, Source, ask_running},
+};
 use super::{
-    Exit, complain, places, print, show,
-    text::{ago, pairs, printable, span, table, utc, when},
+    output::{Exit, complain, print, show},
+    text::printable,
 };
 use crate::{
     clock,
-    instance::{self, observe_dir},
-    journal::ReadOnly,
-    observe::requests::{
-        self, Backfilled, Inquiry, RequestLine, RequestStory, Retried, Told, TransactionLine,
-        Verdict,
-    },
-    supervisor::{
-        control::{self, Answer, AskError, Candidates, Request},
-        directory::{Patience, Work},
-    },
+    observe::requests::{self, Backfilled, Inquiry, RequestLine, Retried, Told, Verdict},
 };
 
-/// A little longer than the supervisor's own deadline.
-const DEADLINE: Duration = Duration::from_secs(70);
-/// For the instance's state in the heading.
-const STATE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a request that ended without an answer is listed by default.
 const RECENTLY: Duration = Duration::from_hours(24);
-/// The most characters of a reason in a table on a terminal.
-const IN_SHORT: usize = 70;
 /// How long and how often the result of a retry is watched.
 const WATCHED: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -70,107 +62,6 @@ impl Which {
         }
     }
 }
-
-/// The instance, and where to ask for it.
-#[derive(Debug)]
-pub(super) struct Whose {
-    pub(super) name: String,
-    /// `None`: not named.
-    pub(super) state_dir: Option<PathBuf>,
-    pub(super) candidates: Candidates,
-}
-
-/// What answers: decided by the first question, and asked until the end.
-struct Source {
-    whose: Whose,
-    /// The journal of an instance that does not run, and why it is read.
-    stopped: Option<(ReadOnly, String)>,
-}
-
-impl Source {
-    fn of(whose: Whose) -> Self {
-        Self { whose, stopped: None }
-    }
-
-    async fn ask(&mut self, inquiry: Inquiry) -> Result<Told, String> {
-        if self.stopped.is_none() {
-            match ask_running(&self.whose, &inquiry).await {
-                Ok(Asked::Told(told)) => return Ok(told),
-                Ok(Asked::Absent { short, why }) => {
-                    self.stopped = Some((self.find(&why).await?, short));
-                }
-                Err(why) => return Err(why),
-            }
-        }
-        match &self.stopped {
-            Some((journal, _)) => instance::answer_stopped(journal, &inquiry).await,
-            None => Err("nobody answers".to_owned()),
-        }
-    }
-
-    async fn state(&self) -> Option<String> {
-        let Whose { name, candidates, .. } = &self.whose;
-        match control::ask(candidates, &Request::Status, STATE_DEADLINE).await {
-            Ok(Answer::Status { status }) => {
-                let instance = status.instances.iter().find(|instance| instance.name == *name)?;
-                Some(instance.state.word().to_owned())
-            }
-            Ok(_) | Err(_) => None,
-        }
-    }
-
-    async fn find(&self, why: &str) -> Result<ReadOnly, String> {
-        let Whose { name, state_dir, candidates } = &self.whose;
-        let state_dir = places::find_state_dir(state_dir.clone(), candidates).await;
-        let (dirs, name) = ([state_dir.clone(), observe_dir(&state_dir, name)], name.clone());
-        let finding = Patience::default().one(Work::Look, &state_dir, move |_| {
-            ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
-        });
-        // The user may have mistyped the name, so that error comes first.
-        finding
-            .unwrap_or_else(|late| Err(format!("{}: {late}", state_dir.display())))
-            .map_err(|error| format!("{why}\n({error})"))
-    }
-
-    /// The state of the instance as in `status`, or the journal that was read.
-    async fn described(&self) -> String {
-        match &self.stopped {
-            None => self.state().await.unwrap_or_else(|| "running".to_owned()),
-            Some((journal, why)) => {
-                format!("does not answer ({why}); read from {}", journal.path().display())
-            }
-        }
-    }
-}
-
-/// The result of asking a running instance.
-enum Asked {
-    Told(Told),
-    /// No running instance answers.
-    Absent {
-        short: String,
-        why: String,
-    },
-}
-
-async fn ask_running(whose: &Whose, inquiry: &Inquiry) -> Result<Asked, String> {
-    let request = Request::Requests { name: whose.name.clone(), inquiry: inquiry.clone() };
-    match control::ask(&whose.candidates, &request, DEADLINE).await {
-        Ok(Answer::Told { told }) => Ok(Asked::Told(*told)),
-        Ok(Answer::Absent { why }) => Ok(Asked::Absent { short: why.clone(), why }),
-        Ok(Answer::Refused { why } | Answer::Silent { why }) => Err(why),
-        Ok(Answer::Status { .. } | Answer::Done { .. }) => Err(OTHER.to_owned()),
-        // No supervisor answers, or this user may not ask it: the journal's file may still be
-        // readable.
-        Err(AskError::NotFound(miss)) => {
-            let short = "no supervisor answers".to_owned();
-            Ok(Asked::Absent { short, why: miss.to_string() })
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-const OTHER: &str = "the supervisor answered another question";
 
 fn failed(why: &str) -> Exit {
     complain(why);
@@ -248,51 +139,6 @@ fn keep_last<T>(found: &mut Vec<T>, limit: usize) -> bool {
     surplus > 0
 }
 
-/// `longest`: the most characters of a reason.
-fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> String {
-    let header = ["ID", "KIND", "STAGE", "SINCE", "AGE", "ATTEMPTS", "BLOCK", "WHY"];
-    let mut rows = vec![header.map(str::to_owned)];
-    rows.extend(found.iter().map(|line| {
-        [
-            line.id.clone(),
-            line.kind.clone(),
-            stage(line),
-            ago(now_ms, line.since_ms()),
-            span(now_ms.saturating_sub(line.arrived_at_ms)),
-            line.attempts.to_string(),
-            line.block.to_string(),
-            in_short(&why(line), longest),
-        ]
-    }));
-    table(&rows)
-}
-
-/// A held request is shown as held, a settled one with its outcome.
-fn stage(line: &RequestLine) -> String {
-    match (&line.outcome, &line.held) {
-        (Some(outcome), _) => outcome.clone(),
-        (None, Some(_)) => format!("{} held", line.stage),
-        (None, None) => line.stage.clone(),
-    }
-}
-
-fn why(line: &RequestLine) -> String {
-    if let Some(held) = &line.held {
-        return format!("{}: {}", held.reason, held.detail);
-    }
-    let detail = line.outcome_detail.as_ref().or(line.waits.as_ref()).or(line.last_error.as_ref());
-    detail.cloned().unwrap_or_default()
-}
-
-/// On one line, shortened.
-fn in_short(text: &str, longest: usize) -> String {
-    let text: String = printable(text).replace('\n', " ");
-    match text.char_indices().nth(longest) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
-}
-
 /// Prints everything about the requests of one id.
 pub(super) async fn show_one(whose: Whose, id: String, json: bool) -> Exit {
     let mut source = Source::of(whose);
@@ -313,63 +159,6 @@ pub(super) async fn show_one(whose: Whose, id: String, json: bool) -> Exit {
     let stories: Vec<String> = stories.iter().map(|one| story(one, now_ms)).collect();
     text += &stories.join("\n");
     print(&text, Exit::Success)
-}
-
-fn story(story: &RequestStory, now_ms: u64) -> String {
-    let RequestStory { line, generation, event, worked_ms, accepted, transactions } = story;
-    let place = format!(
-        "block {} ({})\ntransaction {}, log {}",
-        event.block, event.block_hash, event.transaction, event.log_index
-    );
-    let generation = generation.as_deref().unwrap_or("not readable by this version");
-    let mut lines = vec![
-        ("kind", line.kind.clone()),
-        ("event as in", generation.to_owned()),
-        ("content", line.content.clone()),
-        ("event", place),
-        ("arrived", when(now_ms, line.arrived_at_ms)),
-    ];
-    let passed = |at: Option<u64>| {
-        let at = at?;
-        let later = span(at.saturating_sub(line.arrived_at_ms));
-        Some(format!("{} ({later} after it arrived)", utc(at)))
-    };
-    let times = [
-        ("asked", line.asked_at_ms),
-        ("answered", line.answered_at_ms),
-        ("submitted", line.submitted_at_ms),
-        ("settled", line.settled_at_ms),
-    ];
-    lines.extend(times.into_iter().filter_map(|(name, at)| Some((name, passed(at)?))));
-    if let Some(outcome) = &line.outcome {
-        let detail = line.outcome_detail.as_ref().map(|why| format!(": {why}"));
-        lines.push(("outcome", outcome.clone() + &detail.unwrap_or_default()));
-    }
-    if let Some(accepted) = accepted {
-        let text = format!("{} in block {}", accepted.transaction, accepted.block);
-        lines.push(("accepted", text));
-    }
-    if let Some(held) = &line.held {
-        let since = when(now_ms, held.since_ms);
-        lines.push(("held", format!("{}: {}\nsince {since}", held.reason, held.detail)));
-    }
-    lines.extend(line.waits.iter().map(|what| ("waits", what.clone())));
-    lines.push(("attempts", format!("{} failed", line.attempts)));
-    lines.extend(line.last_error.iter().map(|error| ("last error", error.clone())));
-    lines.push(("worked", format!("{} (counts towards request_expiry_secs)", span(*worked_ms))));
-    let sent = transactions.iter().map(transaction).collect::<Vec<_>>().join("\n");
-    lines.push(("transactions", if sent.is_empty() { "none".to_owned() } else { sent }));
-    format!("{}: {}\n{}", line.id, stage(line), pairs(&lines))
-}
-
-fn transaction(known: &TransactionLine) -> String {
-    let became = match (known.mined_in_block, &known.given_up) {
-        (Some(block), _) => format!("mined in block {block}"),
-        (None, Some(why)) => format!("given up ({why})"),
-        (None, None) => "not known to be mined".to_owned(),
-    };
-    let TransactionLine { hash, nonce, signed_at_ms, .. } = known;
-    format!("{hash}, nonce {nonce}, signed {}, {became}", utc(*signed_at_ms))
 }
 
 /// Retries the requests of one id.
@@ -493,8 +282,13 @@ fn nobody_reads(name: &str, from: u64, why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
-    use crate::observe::requests::{Accepted, EventPlace, HeldFor};
+    use crate::{
+        observe::requests::{Accepted, EventPlace, HeldFor, RequestStory, TransactionLine},
+        supervisor::control,
+    };
 
     const NOW: u64 = 1_790_000_000_000;
 

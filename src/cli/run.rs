@@ -6,7 +6,9 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
-    Exit, complain, open_files, places,
+    output::{Exit, complain},
+    places,
+    process::open_files,
     surroundings::{self, Eyes, Odd},
 };
 use crate::{

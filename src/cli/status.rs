@@ -8,9 +8,8 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
-    Exit, complain, print,
+    output::{Exit, complain, print, show},
     report::{self, Style},
-    show,
     text::printable,
 };
 use crate::{

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Exit, complain, describe, places, print,
+    output::{Exit, complain, describe, print},
+    places,
     surroundings::{self, Eyes},
 };
 use crate::{

@@ -17,10 +17,10 @@ const MOST: u64 = 65_536;
     "at most {0} files may be open (ulimit -n), and a connector needs {LEAST}, with many instances some \
      thousands: raise the limit (LimitNOFILE= in a unit, --ulimit nofile= of docker)"
 )]
-pub(super) struct TooFew(u64);
+pub(in crate::cli) struct TooFew(u64);
 
 /// Raises the soft limit as far as is allowed and useful.
-pub(super) fn raise() -> Result<(), TooFew> {
+pub(in crate::cli) fn raise() -> Result<(), TooFew> {
     // Unknown: too low a limit will show later.
     let Some(limit) = limits::of("Max open files") else { return Ok(()) };
     let (now, wanted) = wanted(limit);

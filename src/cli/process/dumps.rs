@@ -20,7 +20,7 @@ const FILTER: &str = "/proc/self/coredump_filter";
 
 /// Disables core dumps permanently. Warns if the system refuses (a sandbox) and they are not
 /// disabled already.
-pub(super) fn forbid() {
+pub(in crate::cli) fn forbid() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none).map_err(io::Error::from);
     let limited = limited.or_else(|error| {

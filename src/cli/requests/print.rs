@@ -1,0 +1,111 @@
+//! Requests, their stories and their transactions as text.
+
+use crate::{
+    cli::text::{ago, pairs, printable, span, table, utc, when},
+    observe::requests::{RequestLine, RequestStory, TransactionLine},
+};
+
+/// The most characters of a reason in a table on a terminal.
+pub(super) const IN_SHORT: usize = 70;
+
+/// `longest`: the most characters of a reason.
+pub(super) fn overview(found: &[RequestLine], now_ms: u64, longest: usize) -> String {
+    let header = ["ID", "KIND", "STAGE", "SINCE", "AGE", "ATTEMPTS", "BLOCK", "WHY"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(found.iter().map(|line| {
+        [
+            line.id.clone(),
+            line.kind.clone(),
+            stage(line),
+            ago(now_ms, line.since_ms()),
+            span(now_ms.saturating_sub(line.arrived_at_ms)),
+            line.attempts.to_string(),
+            line.block.to_string(),
+            in_short(&why(line), longest),
+        ]
+    }));
+    table(&rows)
+}
+
+/// A held request is shown as held, a settled one with its outcome.
+pub(super) fn stage(line: &RequestLine) -> String {
+    match (&line.outcome, &line.held) {
+        (Some(outcome), _) => outcome.clone(),
+        (None, Some(_)) => format!("{} held", line.stage),
+        (None, None) => line.stage.clone(),
+    }
+}
+
+fn why(line: &RequestLine) -> String {
+    if let Some(held) = &line.held {
+        return format!("{}: {}", held.reason, held.detail);
+    }
+    let detail = line.outcome_detail.as_ref().or(line.waits.as_ref()).or(line.last_error.as_ref());
+    detail.cloned().unwrap_or_default()
+}
+
+/// On one line, shortened.
+fn in_short(text: &str, longest: usize) -> String {
+    let text: String = printable(text).replace('\n', " ");
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+pub(super) fn story(story: &RequestStory, now_ms: u64) -> String {
+    let RequestStory { line, generation, event, worked_ms, accepted, transactions } = story;
+    let place = format!(
+        "block {} ({})\ntransaction {}, log {}",
+        event.block, event.block_hash, event.transaction, event.log_index
+    );
+    let generation = generation.as_deref().unwrap_or("not readable by this version");
+    let mut lines = vec![
+        ("kind", line.kind.clone()),
+        ("event as in", generation.to_owned()),
+        ("content", line.content.clone()),
+        ("event", place),
+        ("arrived", when(now_ms, line.arrived_at_ms)),
+    ];
+    let passed = |at: Option<u64>| {
+        let at = at?;
+        let later = span(at.saturating_sub(line.arrived_at_ms));
+        Some(format!("{} ({later} after it arrived)", utc(at)))
+    };
+    let times = [
+        ("asked", line.asked_at_ms),
+        ("answered", line.answered_at_ms),
+        ("submitted", line.submitted_at_ms),
+        ("settled", line.settled_at_ms),
+    ];
+    lines.extend(times.into_iter().filter_map(|(name, at)| Some((name, passed(at)?))));
+    if let Some(outcome) = &line.outcome {
+        let detail = line.outcome_detail.as_ref().map(|why| format!(": {why}"));
+        lines.push(("outcome", outcome.clone() + &detail.unwrap_or_default()));
+    }
+    if let Some(accepted) = accepted {
+        let text = format!("{} in block {}", accepted.transaction, accepted.block);
+        lines.push(("accepted", text));
+    }
+    if let Some(held) = &line.held {
+        let since = when(now_ms, held.since_ms);
+        lines.push(("held", format!("{}: {}\nsince {since}", held.reason, held.detail)));
+    }
+    lines.extend(line.waits.iter().map(|what| ("waits", what.clone())));
+    lines.push(("attempts", format!("{} failed", line.attempts)));
+    lines.extend(line.last_error.iter().map(|error| ("last error", error.clone())));
+    lines.push(("worked", format!("{} (counts towards request_expiry_secs)", span(*worked_ms))));
+    let sent = transactions.iter().map(transaction).collect::<Vec<_>>().join("\n");
+    lines.push(("transactions", if sent.is_empty() { "none".to_owned() } else { sent }));
+    format!("{}: {}\n{}", line.id, stage(line), pairs(&lines))
+}
+
+fn transaction(known: &TransactionLine) -> String {
+    let became = match (known.mined_in_block, &known.given_up) {
+        (Some(block), _) => format!("mined in block {block}"),
+        (None, Some(why)) => format!("given up ({why})"),
+        (None, None) => "not known to be mined".to_owned(),
+    };
+    let TransactionLine { hash, nonce, signed_at_ms, .. } = known;
+    format!("{hash}, nonce {nonce}, signed {}, {became}", utc(*signed_at_ms))
+}

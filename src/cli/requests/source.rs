@@ -1,0 +1,120 @@
+//! What answers questions about requests: a running instance, or the journal of one that does not run.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    cli::places,
+    instance::{self, observe_dir},
+    journal::ReadOnly,
+    observe::requests::{Inquiry, Told},
+    supervisor::{
+        control::{self, Answer, AskError, Candidates, Request},
+        directory::{Patience, Work},
+    },
+};
+
+/// A little longer than the supervisor's own deadline.
+const DEADLINE: Duration = Duration::from_secs(70);
+/// For the instance's state in the heading.
+const STATE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The instance, and where to ask for it.
+#[derive(Debug)]
+pub(in crate::cli) struct Whose {
+    pub(in crate::cli) name: String,
+    /// `None`: not named.
+    pub(in crate::cli) state_dir: Option<PathBuf>,
+    pub(in crate::cli) candidates: Candidates,
+}
+
+/// What answers: decided by the first question, and asked until the end.
+pub(super) struct Source {
+    whose: Whose,
+    /// The journal of an instance that does not run, and why it is read.
+    pub(super) stopped: Option<(ReadOnly, String)>,
+}
+
+impl Source {
+    pub(super) fn of(whose: Whose) -> Self {
+        Self { whose, stopped: None }
+    }
+
+    pub(super) async fn ask(&mut self, inquiry: Inquiry) -> Result<Told, String> {
+        if self.stopped.is_none() {
+            match ask_running(&self.whose, &inquiry).await {
+                Ok(Asked::Told(told)) => return Ok(told),
+                Ok(Asked::Absent { short, why }) => {
+                    self.stopped = Some((self.find(&why).await?, short));
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        match &self.stopped {
+            Some((journal, _)) => instance::answer_stopped(journal, &inquiry).await,
+            None => Err("nobody answers".to_owned()),
+        }
+    }
+
+    async fn state(&self) -> Option<String> {
+        let Whose { name, candidates, .. } = &self.whose;
+        match control::ask(candidates, &Request::Status, STATE_DEADLINE).await {
+            Ok(Answer::Status { status }) => {
+                let instance = status.instances.iter().find(|instance| instance.name == *name)?;
+                Some(instance.state.word().to_owned())
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    pub(super) async fn find(&self, why: &str) -> Result<ReadOnly, String> {
+        let Whose { name, state_dir, candidates } = &self.whose;
+        let state_dir = places::find_state_dir(state_dir.clone(), candidates).await;
+        let (dirs, name) = ([state_dir.clone(), observe_dir(&state_dir, name)], name.clone());
+        let finding = Patience::default().one(Work::Look, &state_dir, move |_| {
+            ReadOnly::find(&dirs, &name).map_err(|error| error.to_string())
+        });
+        // The user may have mistyped the name, so that error comes first.
+        finding
+            .unwrap_or_else(|late| Err(format!("{}: {late}", state_dir.display())))
+            .map_err(|error| format!("{why}\n({error})"))
+    }
+
+    /// The state of the instance as in `status`, or the journal that was read.
+    pub(super) async fn described(&self) -> String {
+        match &self.stopped {
+            None => self.state().await.unwrap_or_else(|| "running".to_owned()),
+            Some((journal, why)) => {
+                format!("does not answer ({why}); read from {}", journal.path().display())
+            }
+        }
+    }
+}
+
+/// The result of asking a running instance.
+pub(super) enum Asked {
+    Told(Told),
+    /// No running instance answers.
+    Absent {
+        short: String,
+        why: String,
+    },
+}
+
+pub(super) async fn ask_running(whose: &Whose, inquiry: &Inquiry) -> Result<Asked, String> {
+    let request = Request::Requests { name: whose.name.clone(), inquiry: inquiry.clone() };
+    match control::ask(&whose.candidates, &request, DEADLINE).await {
+        Ok(Answer::Told { told }) => Ok(Asked::Told(*told)),
+        Ok(Answer::Absent { why }) => Ok(Asked::Absent { short: why.clone(), why }),
+        Ok(Answer::Refused { why } | Answer::Silent { why }) => Err(why),
+        Ok(Answer::Status { .. } | Answer::Done { .. }) => Err(OTHER.to_owned()),
+        // No supervisor answers, or this user may not ask it: the journal's file may still be
+        // readable.
+        Err(AskError::NotFound(miss)) => {
+            let short = "no supervisor answers".to_owned();
+            Ok(Asked::Absent { short, why: miss.to_string() })
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(super) const OTHER: &str = "the supervisor answered another question";
