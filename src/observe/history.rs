@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(history.since(0).at_ms, told.at_ms);
     }
 
-    /// The memory it takes; benches/README.md quotes it.
+    /// The memory it takes; scripts/observability/README.md quotes it.
     #[test]
     fn an_hour_is_some_tens_of_kilobytes() {
         assert!(STEPS * size_of::<Step>() < 40 << 10, "{}", size_of::<Step>());

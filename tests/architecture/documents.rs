@@ -143,3 +143,51 @@ fn every_link_of_the_documents_leads_somewhere() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The headings of the document that the product was ordered with. Each leads to where its text stands.
+const ORDERED: &[&str] = &[
+    "Introduction",
+    "Main features",
+    "Table of Contents",
+    "Get Started",
+    "Start a Connector Instance",
+    "List Available Configurations",
+    "Validate Configuration",
+    "Environment Variables",
+    "Configuration Structure",
+    "Configuration",
+    "Configuration Methods",
+    "Configuration Precedence",
+    "Default Values",
+    "List Of Environment Variables",
+    "Best Practices",
+    "S3 Configuration",
+    "Configuration Options",
+    "S3 URL Processing",
+    "Optional Configuration",
+    "Wallet Configuration",
+    "1. Private Key String",
+    "2. AWS KMS Wallet",
+    "Wallet Initialization Priority",
+    "Security Considerations",
+    "Architecture: Adapter-Provider Pattern",
+    "1. Provider (Infrastructure Layer)",
+    "2. Adapters (Domain Layer)",
+    "Key Points",
+    "Current Status",
+    "Development",
+    "Prerequisites",
+    "Building",
+    "Testing",
+    "Support",
+];
+
+#[test]
+fn the_readme_is_short_and_keeps_the_ordered_headings() {
+    let readme = read("README.md");
+    let lines = readme.lines().count();
+    assert!(lines <= 250, "{lines} lines: move what is long beside what it describes");
+    let headings = headings(&readme);
+    let missing: Vec<&&str> = ORDERED.iter().filter(|it| !headings.contains(**it)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
