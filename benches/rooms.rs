@@ -17,7 +17,7 @@ use futures_util::FutureExt as _;
 use kms_connector::{
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Event, Kind,
-        Operation, Request, SigningDomain, U256,
+        Operation, Request, SigningDomain, Source, U256,
     },
     flow::{
         Arrival, Batch, RequestLedger as _,
@@ -48,6 +48,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const CHAIN_ID: u64 = 54_321;
+const SOURCE: Source = Source { chain_id: CHAIN_ID, contract: Address::repeat_byte(9) };
 /// A user's public encryption key has about this size.
 const PUBLIC_KEY: usize = 800;
 const UINT64: u8 = 5;
@@ -103,7 +104,7 @@ fn event(kind: Kind, materials: usize, count: u64) -> Event {
 }
 
 fn request(kind: Kind, count: u64) -> Request {
-    abi::decode(&event(kind, 1, count)).expect("an event of a shape that is served")
+    abi::decode(SOURCE, &event(kind, 1, count)).expect("an event of a shape that is served")
 }
 
 fn decoding(criterion: &mut Criterion) {
@@ -111,10 +112,10 @@ fn decoding(criterion: &mut Criterion) {
     for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
         for materials in [1, 4] {
             let event = event(kind, materials, 1);
-            let decoded = abi::decode(&event).expect("an event of a shape that is served");
+            let decoded = abi::decode(SOURCE, &event).expect("an event of a shape that is served");
             assert_eq!(decoded.materials().len(), materials);
             group.bench_function(BenchmarkId::new(kind.as_str(), materials), |bencher| {
-                bencher.iter(|| abi::decode(black_box(&event)));
+                bencher.iter(|| abi::decode(SOURCE, black_box(&event)));
             });
         }
     }
@@ -219,7 +220,7 @@ fn journal_batch(criterion: &mut Criterion) {
 fn batch(count: u64, size: u64) -> Batch {
     let arrival = |count| {
         let event = event(Kind::PublicDecryption, 1, count);
-        let request = abi::decode(&event).expect("an event of a shape that is served");
+        let request = abi::decode(SOURCE, &event).expect("an event of a shape that is served");
         Arrival { key: request.key, kind: request.kind(), event }
     };
     Batch {

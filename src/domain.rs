@@ -158,9 +158,11 @@ impl fmt::Display for Generation {
     }
 }
 
-/// The identity of a request: its on-chain id and the hash of its event (topics and data).
+/// The identity of a request: where it comes from, its id there, and the hash of its event (topics and
+/// data).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestKey {
+    pub source: Source,
     pub id: U256,
     pub content: B256,
 }
@@ -608,7 +610,8 @@ mod tests {
     #[test]
     fn c10_a_shape_of_several_generations_is_not_called_by_one() {
         assert_eq!(Generation::G9.to_string(), "G9 to G13");
-        let key = RequestKey { id: U256::from(5), content: B256::ZERO };
+        let source = Source { chain_id: 1, contract: Address::ZERO };
+        let key = RequestKey { source, id: U256::from(5), content: B256::ZERO };
         assert_eq!(key.to_string(), format!("0x{}5", "0".repeat(63)));
     }
 }

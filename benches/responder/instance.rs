@@ -15,7 +15,9 @@ use alloy::{
 use futures_util::future::try_join_all;
 use kms_connector::{
     config::{Config, StartingBlock, Wallet as WalletConfig},
-    domain::{Address, B256, Bytes, Ciphertext, CiphertextFormat, Event, Material, Request},
+    domain::{
+        Address, B256, Bytes, Ciphertext, CiphertextFormat, Event, Material, Request, Source,
+    },
     gateway::{abi, wallet::Wallet},
 };
 use serde::Deserialize;
@@ -178,7 +180,8 @@ impl Instance {
 
     /// All four rooms.
     async fn respond(&self, event: &Event) -> Result<()> {
-        let request = abi::decode(event)?;
+        let source = Source { chain_id: self.chain_id, contract: self.decryption };
+        let request = abi::decode(source, event)?;
         self.ask(&request).await?;
         let answer = self.core.answer(&request).await?;
         let data = abi::response_call(&request, &answer).ok_or("there is no response function")?;

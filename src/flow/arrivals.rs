@@ -182,7 +182,7 @@ impl ReadError {
     fn code(&self) -> &'static str {
         match self {
             Self::Rpc(error) => error.code(),
-            Self::Ledger(_) => "ledger",
+            Self::Ledger(error) => error.code(),
             Self::UnknownBlock(_) => "unknown_block",
             Self::Reorganised { .. } => "reorganised",
             Self::Astray { .. } => "astray",

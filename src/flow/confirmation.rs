@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::gateway::{
         abi,
-        fake_chain::{ADDRESSES, FakeChain, Lies, request_event},
+        fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event},
     };
 
     /// A request as one node damaged its event, on a chain that has it whole.
@@ -159,7 +159,7 @@ mod tests {
         let damaged = Event { block: chain.block(41), data: vec![0; 64].into(), ..whole };
         let suspects = Suspects::default();
         let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
-        let request = abi::decode(&damaged).unwrap();
+        let request = abi::decode(SOURCE, &damaged).unwrap();
         (chain, Confirmation::new(adapter, suspects.clone()), suspects, request)
     }
 

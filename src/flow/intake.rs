@@ -204,12 +204,15 @@ impl Drop for Hand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::{abi, fake_chain::request_event};
+    use crate::gateway::{
+        abi,
+        fake_chain::{SOURCE, request_event},
+    };
 
     #[tokio::test]
     async fn a_request_is_attended_as_long_as_anybody_has_it() {
         let (mut intakes, entrance, again) = entrances(1, 1);
-        let request = abi::decode(&request_event(1)).unwrap();
+        let request = abi::decode(SOURCE, &request_event(1)).unwrap();
         let key = request.key;
         let intake = entrance.take(request, false);
         assert!(entrance.attends(key) && again.attends(key));

@@ -19,11 +19,14 @@ use super::{
 };
 use crate::{
     domain::{Answer, HoldReason, Outcome, stage::Stage},
-    gateway::{abi, fake_chain::request_event},
+    gateway::{
+        abi,
+        fake_chain::{SOURCE, request_event},
+    },
 };
 
 fn intake(id: u64, recovered: bool) -> Intake {
-    let request = abi::decode(&request_event(id)).unwrap();
+    let request = abi::decode(SOURCE, &request_event(id)).unwrap();
     Intake::alone(request, recovered)
 }
 

@@ -556,7 +556,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) -> bool {
         let namesakes = self.ledger.namesakes(request.key).await.unwrap_or_default();
         for event in namesakes {
-            let Ok(other) = abi::decode(&event) else { continue };
+            let Ok(other) = abi::decode(request.key.source, &event) else { continue };
             if other.kind() == request.kind()
                 && matches!(rooms.core.poll(&other, signers).await, Ok(Poll::Answer(_)))
             {

@@ -49,7 +49,7 @@ use alloy::sol_types::{self, abi::AbiDecoderConfig};
 
 use crate::domain::{
     Address, Answer, B256, BlockRef, Bytes, Event, Generation, Kind, Material, Operation, Request,
-    RequestKey, U256,
+    RequestKey, Source, U256,
 };
 
 /// `Upgraded(address)` of the contract's proxy (ERC-1967): the deployment has to be probed again.
@@ -118,7 +118,7 @@ pub fn kind_of_topic(topic0: B256) -> Option<Kind> {
 /// The content of its key is keccak256(topic0 ‖ topic1 ‖ data), over the bytes as they came. The data of
 /// an unsupported shape is not decoded: the request is held, and a later version decodes the stored log
 /// again.
-pub fn decode(event: &Event) -> Result<Request, DecodeError> {
+pub fn decode(source: Source, event: &Event) -> Result<Request, DecodeError> {
     let fail = |problem| DecodeError {
         block: event.block,
         transaction: event.transaction,
@@ -134,8 +134,8 @@ pub fn decode(event: &Event) -> Result<Request, DecodeError> {
         return Err(fail(DecodeProblem::Topics { event: shape.event, found: event.topics.len() }));
     };
     let id = U256::from_be_bytes(topic1.0);
-    let (generation, operation) = (shape.read)(id, &event.data).map_err(|source| {
-        fail(DecodeProblem::Data { event: shape.event, source: Box::new(source) })
+    let (generation, operation) = (shape.read)(id, &event.data).map_err(|cause| {
+        fail(DecodeProblem::Data { event: shape.event, source: Box::new(cause) })
     })?;
 
     let mut content = Keccak256::new();
@@ -143,7 +143,7 @@ pub fn decode(event: &Event) -> Result<Request, DecodeError> {
     content.update(topic1);
     content.update(&event.data);
     Ok(Request {
-        key: RequestKey { id, content: content.finalize() },
+        key: RequestKey { source, id, content: content.finalize() },
         generation,
         block: event.block,
         transaction: event.transaction,

@@ -15,7 +15,7 @@ pub use self::{
     witness::Witnessed,
 };
 use crate::{
-    domain::{Address, Answer, B256, Bytes, Event, OutsideText, Request, SigningDomain},
+    domain::{Address, Answer, B256, Bytes, Event, OutsideText, Request, SigningDomain, Source},
     gateway::{
         abi::{self, DecodeError, Deployment, View},
         provider::{At, Call, ChainReader, Filter, LogRange, NodeId, Range, RpcError, Told},
@@ -39,6 +39,8 @@ pub enum Support {
 /// Where the two contracts of a deployment live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
+    /// The chain that they are on.
+    pub chain_id: u64,
     pub decryption: Address,
     pub gateway_config: Address,
 }
@@ -109,6 +111,12 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Self { provider: self.provider.only(node), ..self.clone() }
     }
 
+    /// Where its requests come from.
+    pub fn source(&self) -> Source {
+        let Addresses { chain_id, decryption: contract, .. } = self.addresses;
+        Source { chain_id, contract }
+    }
+
     pub fn address(&self) -> Address {
         self.addresses.decryption
     }
@@ -147,7 +155,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
     }
 
     pub fn decode(&self, event: &Event) -> Result<Request, DecodeError> {
-        abi::decode(event)
+        abi::decode(self.source(), event)
     }
 
     /// The calldata that brings `answer` on chain; `None` if the generation has no such function.

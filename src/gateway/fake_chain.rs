@@ -19,14 +19,16 @@ use super::{
     decryption::Addresses,
     provider::{At, Emitted, Head, NodeId, Receipt, RpcError},
 };
-use crate::domain::{Address, B256, BlockRef, Bytes, Event, U256};
+use crate::domain::{Address, B256, BlockRef, Bytes, Event, Source, U256};
 
 /// The data of events that the contract does not know of.
 const FORGED: Bytes = Bytes::from_static(&[0xff]);
 
 pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
+/// What stands there.
+pub(crate) const SOURCE: Source = Source { chain_id: 1, contract: CONTRACT };
 pub(crate) const ADDRESSES: Addresses =
-    Addresses { decryption: CONTRACT, gateway_config: Address::ZERO };
+    Addresses { chain_id: SOURCE.chain_id, decryption: CONTRACT, gateway_config: Address::ZERO };
 
 #[derive(Clone, Debug)]
 struct Block {

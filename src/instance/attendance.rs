@@ -121,7 +121,7 @@ impl Attendance {
         let Some(record) = record.filter(open).filter(|_| !self.walk.attends(key)) else {
             return Ok(true);
         };
-        let Ok(request) = abi::decode(&record.event) else { return Ok(false) };
+        let Ok(request) = abi::decode(record.key.source, &record.event) else { return Ok(false) };
         let stage = record.progress.stage;
         let due = self.line.borrow().covers(request.kind(), request.block.number);
         if !due && stage == StageName::Arrived {
@@ -148,7 +148,7 @@ mod tests {
     use crate::{
         domain::{Address, B256, Hold, HoldReason, Outcome, Request},
         flow::{Arrival, Batch, Intakes, RequestLedger as _, Step, entrances},
-        gateway::fake_chain::request_event,
+        gateway::fake_chain::{SOURCE, request_event},
         heart::Heart,
         journal::Identity,
     };
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn request(id: u64) -> Request {
-        abi::decode(&request_event(id)).unwrap()
+        abi::decode(SOURCE, &request_event(id)).unwrap()
     }
 
     impl World {
@@ -174,7 +174,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let wallet = Address::repeat_byte(1);
             let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
-            let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
+            let (journal, writer) = Journal::open(dir.path(), identity, SOURCE.contract).unwrap();
             let mut tasks = JoinSet::new();
             tasks.spawn(async move {
                 let _ended = writer

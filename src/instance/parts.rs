@@ -35,6 +35,7 @@ pub(super) fn intakes(config: &Config) -> (Intakes, Entrance, Entrance) {
 
 pub(super) fn addresses(config: &Config) -> Addresses {
     Addresses {
+        chain_id: config.chain_id,
         decryption: config.decryption_address,
         gateway_config: config.gateway_config_address,
     }

@@ -99,7 +99,7 @@ impl Recovery {
                 if until.is_some_and(|until| row.position > until) {
                     break 'pages;
                 }
-                match abi::decode(&row.event) {
+                match abi::decode(row.key.source, &row.event) {
                     // Somebody has it in hand already.
                     Ok(request) if self.walk.attends(request.key) => {}
                     Ok(request) => {
@@ -142,7 +142,7 @@ mod tests {
     use crate::{
         domain::{Address, B256, Hold, HoldReason},
         flow::{Arrival, Batch, RequestLedger as _, Step, entrances},
-        gateway::fake_chain::request_event,
+        gateway::fake_chain::{SOURCE, request_event},
         journal::Identity,
         metrics::Metrics,
     };
@@ -153,11 +153,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let wallet = Address::repeat_byte(1);
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
-        let (journal, writer) = Journal::open(dir.path(), identity, Address::ZERO).unwrap();
+        let (journal, writer) = Journal::open(dir.path(), identity, SOURCE.contract).unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let writing = writer.run(Heart::default(), Metrics::default(), stop.clone());
         tasks.spawn(async move { drop(writing.await) });
-        let request = abi::decode(&request_event(1)).unwrap();
+        let request = abi::decode(SOURCE, &request_event(1)).unwrap();
         let (key, kind) = (request.key, request.kind());
         let arrival = Arrival { key, kind, event: request_event(1) };
         journal.arrive(Batch { arrivals: vec![arrival], ..Batch::default() }).await.unwrap();

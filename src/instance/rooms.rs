@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    domain::BlockRef,
+    domain::{BlockRef, Source},
     flow::{
         self, Confirmation, Entrance, Flow, Rooms,
         arrivals::{
@@ -200,7 +200,9 @@ impl Instance {
         };
         let looking = async { lookout.run().await.map(|never| match never {}) };
         self.tasks.spawn_until(&self.supervision.stop, "lookout", looking);
-        let why = Why::new(depth(config), &ripe_up_to, &tag, &walk_again);
+        let (chain_id, contract) = (config.chain_id, config.decryption_address);
+        let source = Source { chain_id, contract };
+        let why = Why::new(source, depth(config), &ripe_up_to, &tag, &walk_again);
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.supervision.stop.clone());
         let start = start(config, cursor, self.begun_after);
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start, heart, stop));

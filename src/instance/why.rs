@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use super::line::line_of_listed;
 use crate::{
-    domain::{Kind, RequestKey},
+    domain::{Kind, RequestKey, Source},
     flow::{
         Attended, Doing, Entrance,
         depth::{Depth, Line, Tag},
@@ -23,6 +23,8 @@ const LONG_MS: u64 = 10_000;
 /// What there is to ask.
 #[derive(Clone, Debug)]
 pub(super) struct Why {
+    /// Where all that is told comes from.
+    pub source: Source,
     /// How deep in the chain a request has to be before it is walked, and what that comes to now.
     pub depth: Depth,
     pub line: watch::Receiver<Line>,
@@ -33,12 +35,13 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn new(
+        source: Source,
         depth: Depth,
         line: &watch::Receiver<Line>,
         tag: &watch::Receiver<Option<Tag>>,
         walk: &Entrance,
     ) -> Self {
-        Self { depth, line: line.clone(), tag: tag.clone(), walk: walk.clone() }
+        Self { source, depth, line: line.clone(), tag: tag.clone(), walk: walk.clone() }
     }
 
     /// Has those that wait say for what.
@@ -78,8 +81,11 @@ impl Why {
         {
             return Some(why);
         }
-        let key =
-            RequestKey { id: request.id.parse().ok()?, content: request.content.parse().ok()? };
+        let key = RequestKey {
+            source: self.source,
+            id: request.id.parse().ok()?,
+            content: request.content.parse().ok()?,
+        };
         let is_long = now_ms.saturating_sub(request.since_ms()) >= LONG_MS;
         in_hand(self.walk.attended(key), &request.stage).filter(|_| is_long)
     }

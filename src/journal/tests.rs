@@ -40,6 +40,7 @@ use crate::{
 };
 
 pub(super) const CONTRACT: Address = Address::repeat_byte(0xdc);
+pub(super) const SOURCE: Source = Source { chain_id: 31337, contract: CONTRACT };
 
 pub(super) fn identity() -> Identity {
     Identity {
@@ -58,7 +59,7 @@ pub(super) fn hash(number: u64) -> B256 {
 }
 
 pub(super) fn key(id: u64) -> RequestKey {
-    RequestKey { id: U256::from(id), content: B256::repeat_byte(0xc0) }
+    RequestKey { source: SOURCE, id: U256::from(id), content: B256::repeat_byte(0xc0) }
 }
 
 pub(super) fn event(number: u64, data: usize) -> Event {
@@ -82,6 +83,11 @@ pub(super) fn batch(ids: impl IntoIterator<Item = u64>, cursor: Option<u64>) -> 
         cursor: cursor.map(block),
         ..Batch::default()
     }
+}
+
+fn of(source: Source, mut batch: Batch) -> Batch {
+    batch.arrivals.iter_mut().for_each(|arrival| arrival.key.source = source);
+    batch
 }
 
 pub(super) fn answer(text: &str) -> Answer {

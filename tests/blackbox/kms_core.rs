@@ -8,7 +8,7 @@ use alloy::primitives::{Address, B256, U256, address, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use kms_connector::domain::{
     Answer, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason, Kind, Material,
-    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, SigningDomain,
+    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, SigningDomain, Source,
     UserDecryption,
 };
 use kms_connector::flow::kms_core::wire::{ExtraDataMeaning, RequestError};
@@ -130,6 +130,7 @@ impl Sample {
         };
         let request = Request {
             key: RequestKey {
+                source: Source { chain_id: CHAIN_ID, contract: DECRYPTION },
                 id: (U256::from(tag) << 248) + U256::from(number),
                 content: B256::ZERO,
             },

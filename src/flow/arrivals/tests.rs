@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::flow::{Intake, entrances};
 use crate::gateway::fake_chain::{
-    ADDRESSES, Blooms, FakeChain, Lies, request_event, upgrade_event,
+    ADDRESSES, Blooms, FakeChain, Lies, SOURCE, request_event, upgrade_event,
 };
 
 struct Reading {
@@ -280,7 +280,7 @@ async fn a10_what_waits_for_room_is_in_hand() {
     let mut reading = Reading::with(chain.clone(), Start::Block(1), None, 1);
     pass(1000).await;
     for id in 1..=4 {
-        let key = crate::gateway::abi::decode(&request_event(id)).unwrap().key;
+        let key = crate::gateway::abi::decode(SOURCE, &request_event(id)).unwrap().key;
         assert!(reading.entrance.attends(key), "{id}");
     }
     assert_eq!(reading.walked(), [1]);

@@ -136,12 +136,15 @@ mod tests {
     use super::*;
     use crate::{
         domain::{B256, Event, PerKind, RequestKey},
-        gateway::{abi, fake_chain::request_event},
+        gateway::{
+            abi,
+            fake_chain::{SOURCE, request_event},
+        },
     };
 
     fn intake(block: u64, id: u64) -> Intake {
         let block = BlockRef { number: block, hash: B256::left_padding_from(&block.to_be_bytes()) };
-        Intake::alone(abi::decode(&Event { block, ..request_event(id) }).unwrap(), false)
+        Intake::alone(abi::decode(SOURCE, &Event { block, ..request_event(id) }).unwrap(), false)
     }
 
     fn key(id: u64) -> RequestKey {

@@ -17,6 +17,7 @@ use crate::{
         self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
         Material, Operation, PublicDecryption, RequestKey, ShownId, SigningDomain, is_plain,
     },
+    gateway::fake_chain::SOURCE,
     metrics::Metrics,
 };
 
@@ -81,7 +82,7 @@ fn request() -> domain::Request {
     let material =
         Material { handle: HANDLE, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
     domain::Request {
-        key: RequestKey { id: U256::ONE, content: B256::ZERO },
+        key: RequestKey { source: SOURCE, id: U256::ONE, content: B256::ZERO },
         generation: Generation::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,

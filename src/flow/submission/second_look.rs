@@ -177,9 +177,10 @@ impl<P: TransactionSender> Submission<P> {
 mod tests {
     use super::*;
     use crate::domain::{B256, U256};
+    use crate::gateway::fake_chain::SOURCE;
 
     fn key(id: usize) -> RequestKey {
-        RequestKey { id: U256::from(id), content: B256::ZERO }
+        RequestKey { source: SOURCE, id: U256::from(id), content: B256::ZERO }
     }
 
     #[test]

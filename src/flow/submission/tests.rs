@@ -10,7 +10,7 @@ use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
     domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
-        fake_chain::{ADDRESSES, CONTRACT, FakeChain, Lies, Mood, request_event},
+        fake_chain::{ADDRESSES, CONTRACT, FakeChain, Lies, Mood, SOURCE, request_event},
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
     },
@@ -109,7 +109,7 @@ impl Scene {
 fn request(id: u64, block: BlockRef) -> Request {
     let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
     Request {
-        key: RequestKey { id: U256::from(id), content: B256::ZERO },
+        key: RequestKey { source: SOURCE, id: U256::from(id), content: B256::ZERO },
         generation: Generation::G9,
         block,
         transaction: request_event(id).transaction,
@@ -423,7 +423,7 @@ async fn a_request_that_moved_to_another_block_is_found_by_its_transaction() {
     scene.says(&DecryptionNotRequested { decryptionId: U256::from(1) });
     scene.chain.mine(vec![request_event(1)]);
     scene.chain.mine_empty(100);
-    let key = crate::gateway::abi::decode(&request_event(1)).unwrap().key;
+    let key = crate::gateway::abi::decode(SOURCE, &request_event(1)).unwrap().key;
     let was = BlockRef { number: 100, hash: B256::repeat_byte(9) };
     let moved = Request { key, ..request(1, was) };
     let said = brought(&scene.room, &moved, Before::MaybeSent).await;

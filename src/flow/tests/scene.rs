@@ -36,7 +36,7 @@ use crate::{
     gateway::{
         abi,
         decryption::{DecryptionAdapter, Support},
-        fake_chain::{ADDRESSES, FakeChain},
+        fake_chain::{ADDRESSES, FakeChain, SOURCE},
         gateway_config::GatewayConfigAdapter,
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
         wallet::Wallet,
@@ -221,7 +221,7 @@ impl Scene {
         let (support, supported) = watch::channel(Support::Served);
         let (depth, covered) = watch::channel(Line::OPEN);
         let event = Event { block: chain.block(50), ..event() };
-        let request = abi::decode(&event).expect("a request");
+        let request = abi::decode(SOURCE, &event).expect("a request");
         let (suspects, gets) = (Suspects::default(), Arc::new(AtomicUsize::new(0)));
         let http = BucketClient::over(network(gets.clone(), Arc::new(refusing)));
         let flow = Flow {

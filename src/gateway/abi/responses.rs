@@ -89,6 +89,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Answer, BlockRef, Bytes, Generation, Operation, Request, RequestKey};
+    use crate::gateway::fake_chain::SOURCE;
 
     fn event(topics: Vec<B256>, data: Vec<u8>) -> Event {
         let block = BlockRef { number: 1, hash: B256::ZERO };
@@ -135,7 +136,7 @@ mod tests {
                     extra_data: Bytes::new(),
                 };
                 let request = Request {
-                    key: RequestKey { id, content: B256::ZERO },
+                    key: RequestKey { source: SOURCE, id, content: B256::ZERO },
                     generation,
                     block: BlockRef { number: 1, hash: B256::ZERO },
                     transaction: B256::ZERO,

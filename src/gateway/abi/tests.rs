@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{PublicDecryption, UserDecryption};
+use crate::gateway::fake_chain::SOURCE;
 
 const G7_PUBLIC: B256 = b256!("17c632196fbf6b96d9675971058d3701733094c3f2f1dcb9ba7d2a08bee0aafb");
 const G8_PUBLIC: B256 = b256!("22db480a39bd72556438aadb4a32a3d2a6638b87c03bbec5fef6997e109587ff");
@@ -143,10 +144,13 @@ const G7_PUBLIC_DATA: &str = "
 fn reads_a_g7_public_request_word_by_word() {
     let data = words(G7_PUBLIC_DATA);
     let event = event(&[G7_PUBLIC, topic(U256::from(7))], data.clone());
-    let request = decode(&event).unwrap();
+    let request = decode(SOURCE, &event).unwrap();
 
     let content = [G7_PUBLIC.as_slice(), topic(U256::from(7)).as_slice(), &data].concat();
-    assert_eq!(request.key, RequestKey { id: U256::from(7), content: keccak256(content) });
+    assert_eq!(
+        request.key,
+        RequestKey { source: SOURCE, id: U256::from(7), content: keccak256(content) }
+    );
     assert_eq!(request.generation, Generation::G7);
     assert_eq!((request.block, request.transaction), (event.block, event.transaction));
     let expected = PublicDecryption {
@@ -192,7 +196,7 @@ const G8_USER_DATA: &str = "
 
 #[test]
 fn reads_a_g8_user_request_word_by_word() {
-    let request = decode(&event(&[G8_USER, topic(id(0, 8))], words(G8_USER_DATA))).unwrap();
+    let request = decode(SOURCE, &event(&[G8_USER, topic(id(0, 8))], words(G8_USER_DATA))).unwrap();
     assert_eq!(request.generation, Generation::G8);
     let expected = UserDecryption {
         materials: vec![Material {
@@ -215,7 +219,8 @@ fn the_top_byte_of_the_id_tells_g8_from_g9() {
     let public = words("40 60 0 0");
     let user = words(G8_USER_DATA);
     for (topic0, data, tag) in [(G8_PUBLIC, public, 1), (G8_USER, user, 2)] {
-        let of = |id| decode(&event(&[topic0, topic(id)], data.clone())).unwrap().generation;
+        let of =
+            |id| decode(SOURCE, &event(&[topic0, topic(id)], data.clone())).unwrap().generation;
         assert_eq!(of(id(0, 1)), Generation::G8);
         assert_eq!(of((U256::ONE << 248) - U256::ONE), Generation::G8);
         assert_eq!(of(id(tag, 1)), Generation::G9);
@@ -232,7 +237,7 @@ fn shapes_we_cannot_serve_are_recognised_whatever_their_data() {
         (HEAD_USER, Generation::Head),
         (HEAD_UNIFIED, Generation::Head),
     ] {
-        let request = decode(&event(&[topic0, topic(id(2, 3))], bytes!("ff"))).unwrap();
+        let request = decode(SOURCE, &event(&[topic0, topic(id(2, 3))], bytes!("ff"))).unwrap();
         let row = TABLE.iter().find(|row| row.0 == topic0).unwrap();
         assert_eq!(request.key.id, id(2, 3));
         assert_eq!(request.generation, generation);
@@ -243,7 +248,7 @@ fn shapes_we_cannot_serve_are_recognised_whatever_their_data() {
 
 #[test]
 fn the_key_hashes_what_came() {
-    let key = |topics: &[B256], data: Vec<u8>| decode(&event(topics, data)).unwrap().key;
+    let key = |topics: &[B256], data: Vec<u8>| decode(SOURCE, &event(topics, data)).unwrap().key;
     let data = words(G7_PUBLIC_DATA);
     let known = key(&[G7_PUBLIC, topic(U256::ONE)], data.clone());
     assert_eq!(known, key(&[G7_PUBLIC, topic(U256::ONE)], data.clone()));
@@ -260,7 +265,7 @@ fn the_key_hashes_what_came() {
 
 #[test]
 fn an_unreadable_log_says_which_and_what() {
-    let problem = |event: &Event| decode(event).unwrap_err().problem;
+    let problem = |event: &Event| decode(SOURCE, event).unwrap_err().problem;
     let data = words(G7_PUBLIC_DATA);
     assert_eq!(problem(&event(&[], data.clone())), DecodeProblem::Anonymous);
     for topic0 in [UPGRADED_TOPIC, B256::ZERO] {
@@ -285,7 +290,7 @@ fn an_unreadable_log_says_which_and_what() {
     // A thirteenth byte makes the address invalid.
     let mut dirty = data.clone();
     dirty[9 * 32 + 11] = 1;
-    let error = decode(&event(&[G7_PUBLIC, topic(U256::ONE)], dirty)).unwrap_err();
+    let error = decode(SOURCE, &event(&[G7_PUBLIC, topic(U256::ONE)], dirty)).unwrap_err();
     assert!(matches!(error.problem, DecodeProblem::Data { .. }));
     assert_eq!((error.block.number, error.log_index), (17, 5));
     assert_eq!(error.transaction, B256::repeat_byte(0x7a));
@@ -305,14 +310,15 @@ fn an_array_aliased_a_thousand_times_is_refused_before_it_fills_memory() {
     }
     data.extend(words(&format!("0 0 0 80 {many:x}")));
     data.extend(vec![0; many * 32]);
-    let problem = decode(&event(&[G7_PUBLIC, topic(U256::ONE)], data)).unwrap_err().problem;
+    let problem = decode(SOURCE, &event(&[G7_PUBLIC, topic(U256::ONE)], data)).unwrap_err().problem;
     let DecodeProblem::Data { source, .. } = problem else { panic!("{problem}") };
     assert!(matches!(*source, sol_types::Error::MemoryLimitExceeded(_)), "{source}");
 }
 
 #[test]
 fn responses_word_by_word() {
-    let request = |topic0, id, data: Vec<u8>| decode(&event(&[topic0, topic(id)], data)).unwrap();
+    let request =
+        |topic0, id, data: Vec<u8>| decode(SOURCE, &event(&[topic0, topic(id)], data)).unwrap();
     let signature = "41
         5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
         5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
@@ -403,7 +409,7 @@ proptest! {
         let mut longer = event.clone();
         longer.data = [&event.data[..], &trailing[..]].concat().into();
         for event in [event, longer] {
-            let request = decode(&event).unwrap();
+            let request = decode(SOURCE, &event).unwrap();
             prop_assert_eq!(&request.operation, &operation);
             prop_assert_eq!(request.generation, generation);
             prop_assert_eq!(B256::from(request.key.id), event.topics[1]);
@@ -418,7 +424,7 @@ proptest! {
         signature in some_bytes(70),
         extra_data in some_bytes(70),
     ) {
-        let request = decode(&event).unwrap();
+        let request = decode(SOURCE, &event).unwrap();
         let answer = Answer { payload, signature, extra_data };
         let call = response_call(&request, &answer).unwrap();
         let (selector, arguments) = call.split_at(4);
@@ -448,7 +454,7 @@ proptest! {
         let topic0 = TABLE.get(shape).map_or(other, |row| row.0);
         let topics: Vec<_> = [topic0].into_iter().chain(rest).collect();
         let event = event(&topics, data);
-        prop_assert_eq!(decode(&event), decode(&event));
+        prop_assert_eq!(decode(SOURCE, &event), decode(SOURCE, &event));
     }
 
     /// Valid data with a few changed bytes, as a faulty node might send it.
@@ -463,7 +469,7 @@ proptest! {
             data[at] = value;
         }
         event.data = data.into();
-        if let Ok(request) = decode(&event) {
+        if let Ok(request) = decode(SOURCE, &event) {
             prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
         }
     }
@@ -500,7 +506,7 @@ proptest! {
         }
         data.extend_from_slice(&more);
         event.data = data.into();
-        match decode(&event) {
+        match decode(SOURCE, &event) {
             Ok(request) => {
                 prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
                 prop_assert_eq!(B256::from(request.key.id), event.topics[1]);
@@ -509,6 +515,6 @@ proptest! {
             }
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
-        prop_assert_eq!(decode(&event), decode(&event));
+        prop_assert_eq!(decode(SOURCE, &event), decode(SOURCE, &event));
     }
 }

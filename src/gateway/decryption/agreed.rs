@@ -107,11 +107,12 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 mod tests {
     use super::*;
     use crate::domain::{B256, U256};
+    use crate::gateway::fake_chain::SOURCE;
 
     #[test]
     fn a14_what_is_said_for_long_without_contradiction_is_believed() {
         let (unopposed, begun) = (Unopposed::default(), Instant::now());
-        let key = RequestKey { id: U256::from(1), content: B256::ZERO };
+        let key = RequestKey { source: SOURCE, id: U256::from(1), content: B256::ZERO };
         let what = (Ending::Gone, key);
         let said = |second: u64| unopposed.said(what, begun + Duration::from_secs(second));
         assert_eq!([said(0), said(59), said(60)], [false, false, true]);
@@ -119,7 +120,8 @@ mod tests {
         assert_eq!([said(61), said(121)], [false, true]);
         // Nobody has asked for long, and what was said meanwhile is not known.
         assert_eq!([said(2_000), said(2_059), said(2_060)], [false, false, true]);
-        let other = |id: u64| (Ending::Answered, RequestKey { id: U256::from(id), ..key });
+        let other =
+            |id: u64| (Ending::Answered, RequestKey { source: SOURCE, id: U256::from(id), ..key });
         let at = begun + Duration::from_secs(2_060);
         assert!((0..10_000).all(|id| !unopposed.said(other(id), at)));
         assert!(said(2_061), "who was there first stays");

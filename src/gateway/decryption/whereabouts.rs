@@ -12,10 +12,7 @@ use tokio::time::sleep;
 use super::{Agreed, DecryptionAdapter, Ending};
 use crate::{
     domain::{BlockRef, Event, Request},
-    gateway::{
-        abi,
-        provider::{At, ChainReader, Emitted, RpcError},
-    },
+    gateway::provider::{At, ChainReader, Emitted, RpcError},
 };
 
 /// A block that another one has replaced, under so many others, does not come back.
@@ -97,7 +94,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         let emitted = provider.emitted_by(request.transaction).await?.unwrap_or_default();
         let is_it = |one: &&Emitted| {
             one.address == self.address()
-                && abi::decode(&one.event).is_ok_and(|found| found.key == request.key)
+                && self.decode(&one.event).is_ok_and(|found| found.key == request.key)
         };
         if let Some(here) = emitted.iter().find(is_it) {
             return Ok(Sight::In(here.event.block));
@@ -115,7 +112,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, request_event};
+    use crate::gateway::abi;
+    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event};
 
     /// A chain of 120 blocks, a request of block 101, and the adapter.
     fn scene() -> (FakeChain, Request, DecryptionAdapter<FakeChain>) {
@@ -124,7 +122,7 @@ mod tests {
         let event = Event { block: chain.block(101), ..request_event(7) };
         chain.mine_empty(19);
         let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
-        (chain, abi::decode(&event).unwrap(), adapter)
+        (chain, abi::decode(SOURCE, &event).unwrap(), adapter)
     }
 
     /// Of the same id and other content.

@@ -37,7 +37,7 @@ use tokio::{
 
 use super::{Agreed, DecryptionAdapter, Ending};
 use crate::{
-    domain::{B256, BlockRef, Event, Request, RequestKey},
+    domain::{B256, BlockRef, Event, Request, RequestKey, Source},
     gateway::{
         abi,
         provider::{At, ChainReader, LogRange, NodeId},
@@ -221,8 +221,8 @@ impl Memory {
     }
 }
 
-fn keys(events: &[Event]) -> HashSet<RequestKey> {
-    events.iter().filter_map(|event| Some(abi::decode(event).ok()?.key)).collect()
+fn keys(source: Source, events: &[Event]) -> HashSet<RequestKey> {
+    events.iter().filter_map(|event| Some(abi::decode(source, event).ok()?.key)).collect()
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
@@ -371,7 +371,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             if asking.is_err() {
                 self.memory.was_slow(node);
             }
-            let shown = asking.ok().and_then(Result::ok).map(|shown| keys(&shown.answer));
+            let shown =
+                asking.ok().and_then(Result::ok).map(|shown| keys(self.source(), &shown.answer));
             known.told = Some(Told { at: Instant::now(), shown, here: None });
         }
         let Some(told) = known.told.as_mut() else { return Word::Unknown };
@@ -421,14 +422,14 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             return None;
         }
         let own = emitted.iter().filter(|emitted| emitted.address == self.address());
-        Some(own.filter_map(|emitted| Some(abi::decode(&emitted.event).ok()?.key)).collect())
+        Some(own.filter_map(|emitted| Some(self.decode(&emitted.event).ok()?.key)).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, request_event};
+    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event};
 
     /// A block with requests 1 and 2, told by two nodes.
     fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
@@ -436,7 +437,7 @@ mod tests {
         chain.node().lies.push(Lies::default());
         chain.mine(vec![request_event(1), request_event(2)]);
         let block = chain.block(11);
-        let request = |id| abi::decode(&Event { block, ..request_event(id) }).unwrap();
+        let request = |id| abi::decode(SOURCE, &Event { block, ..request_event(id) }).unwrap();
         let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
         (chain, adapter, [request(1), request(2)])
     }
@@ -462,7 +463,7 @@ mod tests {
         let (chain, adapter, _) = ground();
         let forged = Event { block: chain.block(11), ..request_event(3) };
         chain.node().lies[0].forges.push(forged.clone());
-        let request = abi::decode(&forged).unwrap();
+        let request = abi::decode(SOURCE, &forged).unwrap();
         let disputed = Witnessed::Disputed {
             shown_by: vec!["node-0".to_owned()],
             denied_by: "node-1".to_owned(),
@@ -482,7 +483,7 @@ mod tests {
         chain.node().lies[1].slow_logs = Duration::from_millis(1_100);
         let forged = [3, 4].map(|id| Event { block: chain.block(11), ..request_event(id) });
         chain.node().lies[0].forges.extend(forged.clone());
-        let [third, fourth] = forged.map(|event| abi::decode(&event).unwrap());
+        let [third, fourth] = forged.map(|event| abi::decode(SOURCE, &event).unwrap());
         let (third, fourth) = tokio::join!(ask(&adapter, &third), ask(&adapter, &fourth));
         assert!(matches!(third, Witnessed::Disputed { .. }), "{third:?}");
         assert!(matches!(fourth, Witnessed::Disputed { .. }), "{fourth:?}");
@@ -496,7 +497,7 @@ mod tests {
         let (chain, adapter, _) = ground();
         let forged = Event { block: chain.block(11), ..request_event(3) };
         chain.node().lies[0].forges.push(forged.clone());
-        let request = abi::decode(&forged).unwrap();
+        let request = abi::decode(SOURCE, &forged).unwrap();
         let silence = async {
             sleep(DENIED_AGAIN_AFTER / 2).await;
             chain.node().lies[1].mute = true;
@@ -557,7 +558,7 @@ mod tests {
         let forged = Event { block: chain.block(11), ..request_event(3) };
         chain.node().lies[0].forges.push(forged.clone());
         chain.node().lies[1].away = true;
-        let request = abi::decode(&forged).unwrap();
+        let request = abi::decode(SOURCE, &forged).unwrap();
         let coming = async {
             sleep(PATIENCE.saturating_sub(Duration::from_millis(500))).await;
             chain.node().lies[1].away = false;
@@ -602,7 +603,7 @@ mod tests {
             chain.node().lies[1] = lies;
             let forged = Event { block: chain.block(11), ..request_event(3) };
             chain.node().lies[0].forges.push(forged.clone());
-            let denied = ask(&adapter, &abi::decode(&forged).unwrap()).await;
+            let denied = ask(&adapter, &abi::decode(SOURCE, &forged).unwrap()).await;
             assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
             assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo, "by its receipt");
         }
@@ -616,7 +617,7 @@ mod tests {
         let forged: Vec<Event> = forged.collect();
         chain.node().lies[0].forges.extend(forged.clone());
         for event in &forged {
-            let denied = ask(&adapter, &abi::decode(event).unwrap()).await;
+            let denied = ask(&adapter, &abi::decode(SOURCE, event).unwrap()).await;
             assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
         }
         assert_eq!((chain.calls("block_transactions"), chain.calls("emitted_by")), (1, 0));
@@ -626,7 +627,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn b5_what_a_node_forged_that_is_gone_is_not_believed_either() {
         let (chain, adapter, [first, _]) = ground();
-        let request = abi::decode(&Event { block: first.block, ..request_event(3) }).unwrap();
+        let request =
+            abi::decode(SOURCE, &Event { block: first.block, ..request_event(3) }).unwrap();
         assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
         chain.node().lies.pop();
         let again = async |request: &Request| adapter.witnessed(request, request.block, true).await;
@@ -649,7 +651,8 @@ mod tests {
         for absent in [away, mute, lags] {
             let (chain, adapter, [first, _]) = ground();
             chain.node().lies.push(absent);
-            let request = abi::decode(&Event { block: first.block, ..request_event(3) }).unwrap();
+            let request =
+                abi::decode(SOURCE, &Event { block: first.block, ..request_event(3) }).unwrap();
             for (after, ends) in [(0, false), (50, false), (20, true)] {
                 sleep(Duration::from_secs(after)).await;
                 let said = ask(&adapter, &request).await;
@@ -658,7 +661,7 @@ mod tests {
         }
         let (chain, adapter, [first, _]) = ground();
         let event = Event { block: first.block, ..request_event(3) };
-        let request = abi::decode(&event).unwrap();
+        let request = abi::decode(SOURCE, &event).unwrap();
         let shows = Lies { forges: vec![event], ..Lies::default() };
         chain.node().lies.extend([Lies::default(), shows]);
         let said = ask(&adapter, &request).await;

@@ -208,10 +208,12 @@ fn decode(transaction: &SignedTransaction) -> Option<TxEnvelope> {
 mod tests {
     use super::*;
     use crate::domain::B256;
+    use crate::gateway::fake_chain::SOURCE;
 
     #[test]
     fn a9b_no_replacement_tips_above_the_ceiling() {
-        let request = RequestKey { id: crate::domain::U256::from(1), content: B256::ZERO };
+        let request =
+            RequestKey { source: SOURCE, id: crate::domain::U256::from(1), content: B256::ZERO };
         let payload =
             Payload { request, to: Address::ZERO, data: vec![1].into(), gas_limit: 100_000 };
         let wallet = Wallet::from_private_key(&[7; 32]).unwrap();

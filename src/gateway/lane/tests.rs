@@ -30,7 +30,7 @@ use super::{
 use crate::{
     domain::{HoldReason, U256},
     gateway::{
-        fake_chain::{FakeChain, Mood},
+        fake_chain::{FakeChain, Mood, SOURCE},
         provider::{ChainReader as _, Receipt, RpcError},
     },
     metrics::Metrics,
@@ -169,7 +169,7 @@ impl Scene {
 }
 
 fn key(id: u64) -> RequestKey {
-    RequestKey { id: U256::from(id), content: B256::ZERO }
+    RequestKey { source: SOURCE, id: U256::from(id), content: B256::ZERO }
 }
 
 fn payload(id: u64) -> Payload {

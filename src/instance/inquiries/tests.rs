@@ -20,7 +20,7 @@ use crate::{
     },
     gateway::{
         decryption::DecryptionAdapter,
-        fake_chain::{ADDRESSES, FakeChain, request_event},
+        fake_chain::{ADDRESSES, FakeChain, SOURCE, request_event},
     },
     instance::line::line as shown,
     journal::{Identity, Opened, Progress, StageName, open_as},
@@ -64,7 +64,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let wallet = Address::repeat_byte(1);
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };
-        let opened = open_as(&machine, dir.path(), identity, Address::ZERO, "one", None);
+        let opened = open_as(&machine, dir.path(), identity, SOURCE.contract, "one", None);
         let Opened { journal, writer, .. } = opened.unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -80,7 +80,7 @@ impl World {
         let (intakes, _, walk) = entrances(8, 8);
         let line = watch::channel(Line::OPEN).1;
         let tag = watch::channel(None).1;
-        let why = Why { depth: Depth::NONE, line, tag, walk: walk.clone() };
+        let why = Why { source: SOURCE, depth: Depth::NONE, line, tag, walk: walk.clone() };
         let progress = watch::channel(Some(chain.block(chain.height()))).1;
         let inquiries = Inquiries {
             journal: journal.clone(),
@@ -169,7 +169,7 @@ async fn a10_a_retry_on_a_full_disk_is_done_later() {
 }
 
 async fn store(journal: &Journal, id: u64) -> RequestKey {
-    let request = abi::decode(&request_event(id)).unwrap();
+    let request = abi::decode(SOURCE, &request_event(id)).unwrap();
     let arrival = Arrival { key: request.key, kind: request.kind(), event: request_event(id) };
     let batch = Batch { arrivals: vec![arrival], ..Batch::default() };
     journal.arrive(batch).await.unwrap();
@@ -180,7 +180,7 @@ async fn store(journal: &Journal, id: u64) -> RequestKey {
 async fn a10_a_retry_walks_what_nobody_walks_and_leaves_what_is_in_hand() {
     let mut world = World::new().await;
     store(&world.journal, 1).await;
-    let hand = world.walk.take(abi::decode(&request_event(1)).unwrap(), false);
+    let hand = world.walk.take(abi::decode(SOURCE, &request_event(1)).unwrap(), false);
     let verdict = async |world: &World| {
         let told = world.hear(Inquiry::Retry { id: "1".to_owned() }).await.unwrap();
         let Told::Retried { requests } = told else { panic!("{told:?}") };
@@ -226,7 +226,7 @@ fn just_arrived() -> Progress {
 fn an_export_is_cut_at_its_bytes_and_goes_on() {
     let record = |data: usize| RequestRecord {
         position: Position::from_number(1),
-        key: RequestKey { id: U256::from(1), content: B256::ZERO },
+        key: RequestKey { source: SOURCE, id: U256::from(1), content: B256::ZERO },
         kind: Kind::PublicDecryption,
         event: Event {
             block: BlockRef { number: 1, hash: B256::ZERO },
@@ -250,6 +250,7 @@ fn a8_who_waits_for_the_tag_says_so_and_nobody_else() {
     let mut tag = Tag::new(Finality::Finalized, 100, 0);
     tag.look(Some(90), 100, 0);
     let why = Why {
+        source: SOURCE,
         depth,
         line: watch::channel(depth.line(100, tag.at)).1,
         tag: watch::channel(Some(tag)).1,
@@ -268,8 +269,8 @@ fn a8_who_waits_for_the_tag_says_so_and_nobody_else() {
 async fn c9_whatever_waits_for_long_says_why() {
     let (mut intakes, entrance, walk) = entrances(1, 1);
     let (line, tag) = (watch::channel(Line::OPEN).1, watch::channel(None).1);
-    let why = Why { depth: Depth::NONE, line, tag, walk };
-    let request = abi::decode(&request_event(1)).unwrap();
+    let why = Why { source: SOURCE, depth: Depth::NONE, line, tag, walk };
+    let request = abi::decode(SOURCE, &request_event(1)).unwrap();
     let (id, content) = (request.key.to_string(), request.key.content.to_string());
     let said = |stage, after_ms: u64, held: Option<HeldFor>| {
         let progress = Progress { stage, arrived_at_ms: 1_000, ..just_arrived() };

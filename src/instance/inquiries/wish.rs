@@ -132,7 +132,7 @@ impl<P: ChainReader> Wishes<P> {
             let stands = Stands::InWalk { forgotten };
             let (told, try_now) = retry(&self.journal, &record, stands).await?;
             if try_now {
-                let request = abi::decode(&record.event).map_err(|error| {
+                let request = abi::decode(record.key.source, &record.event).map_err(|error| {
                     format!("a stored request cannot be decoded by this version: {error}")
                 })?;
                 found.push(Intake { is_ripe: true, ..self.walk.take(request, true) });

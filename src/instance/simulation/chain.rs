@@ -20,7 +20,9 @@ use alloy::{
 use fastrand::Rng;
 
 use crate::{
-    domain::{Address, B256, BlockRef, Bytes, Event, Operation, Request, SigningDomain, U256},
+    domain::{
+        Address, B256, BlockRef, Bytes, Event, Operation, Request, SigningDomain, Source, U256,
+    },
     flow::kms_core::signature,
     gateway::{
         abi,
@@ -31,6 +33,8 @@ use crate::{
 
 pub(super) const CHAIN_ID: u64 = 54_321;
 pub(super) const DECRYPTION: Address = Address::repeat_byte(0xdc);
+/// What stands there.
+pub(super) const SOURCE: Source = Source { chain_id: CHAIN_ID, contract: DECRYPTION };
 pub(super) const GATEWAY_CONFIG: Address = Address::repeat_byte(0x9c);
 
 sol! {
@@ -304,7 +308,7 @@ impl Chain {
             for topic in &event.topics {
                 bloom.accrue(BloomInput::Raw(topic.as_slice()));
             }
-            let request = abi::decode(event).expect("the world emits well");
+            let request = abi::decode(SOURCE, event).expect("the world emits well");
             self.requested.insert(request.key.id, (number, request));
         }
         let mut nonce = self.blocks.last().map_or(0, |last| last.nonce);

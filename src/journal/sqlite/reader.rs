@@ -8,12 +8,12 @@ use rusqlite::{
 use super::{
     record::{
         Fixed, Number, Origin, OutcomeColumns, block_from_columns, bytes, held_from_columns,
-        key_from_columns, told, topics_from_blob,
+        key_from_columns, source_from_column, told, topics_from_blob,
     },
     statements::{self as sql, PROGRESS_COLUMNS},
 };
 use crate::{
-    domain::{Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, U256},
+    domain::{Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, Source, U256},
     flow::ledger::{Answered, IdRun, Unproven},
     gateway::{
         abi::Counter,
@@ -80,12 +80,15 @@ pub(super) fn read_progress(row: &Row<'_>) -> rusqlite::Result<Progress> {
 }
 
 /// Reads position, key and kind, which follow the progress.
-pub(super) fn read_name(row: &Row<'_>) -> rusqlite::Result<(Position, RequestKey, Kind)> {
+pub(super) fn read_name(
+    row: &Row<'_>,
+    source: Source,
+) -> rusqlite::Result<(Position, RequestKey, Kind)> {
     let id: Fixed<U256> = row.get(PROGRESS_COLUMNS + 1)?;
     let kind: String = row.get(PROGRESS_COLUMNS + 3)?;
     let kind = Kind::from_name(&kind)
         .ok_or_else(|| unreadable(PROGRESS_COLUMNS + 3, format!("kind {kind:?}")))?;
-    let key = RequestKey { id: id.0, content: hash(row, PROGRESS_COLUMNS + 2)? };
+    let key = RequestKey { source, id: id.0, content: hash(row, PROGRESS_COLUMNS + 2)? };
     Ok((Position(row.get(PROGRESS_COLUMNS)?), key, kind))
 }
 
@@ -102,10 +105,10 @@ pub(super) fn read_event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event>
     })
 }
 
-pub(super) fn read_record(row: &Row<'_>) -> rusqlite::Result<RequestRecord> {
+pub(super) fn read_record(row: &Row<'_>, source: Source) -> rusqlite::Result<RequestRecord> {
     const EVENT: usize = PROGRESS_COLUMNS + 4;
     const ANSWER: usize = EVENT + 6;
-    let (position, key, kind) = read_name(row)?;
+    let (position, key, kind) = read_name(row, source)?;
     let event = read_event(row, EVENT)?;
     let answer = match row.get::<_, Option<Vec<u8>>>(ANSWER)? {
         None => None,
@@ -236,7 +239,8 @@ pub(super) fn unfinished(
     connection
         .prepare_cached(statement)?
         .query_map(params![contract, after_seq(after), limit], |row| {
-            let RequestRecord { position, key, kind, event, answer, progress } = read_record(row)?;
+            let RequestRecord { position, key, kind, event, answer, progress } =
+                read_record(row, contract.source)?;
             Ok(Unfinished {
                 position,
                 key,
@@ -263,7 +267,7 @@ pub(super) fn held(
     let rows: Vec<_> = connection
         .prepare_cached(sql::HELD)?
         .query_map(params![contract, after_seq(after), limit], |row| {
-            Ok((read_name(row)?, read_progress(row)?))
+            Ok((read_name(row, contract.source)?, read_progress(row)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
     // A hold with a reason of a newer version reads as "not held" everywhere.
@@ -285,7 +289,10 @@ pub(super) fn unfinished_keys(
         .prepare_cached(sql::UNFINISHED_KEYS)?
         .query_map(params![contract, after_seq(after), limit], |row| {
             let id: Fixed<U256> = row.get(1)?;
-            Ok((Position(row.get(0)?), RequestKey { id: id.0, content: hash(row, 2)? }))
+            Ok((
+                Position(row.get(0)?),
+                RequestKey { source: contract.source, id: id.0, content: hash(row, 2)? },
+            ))
         })?
         .collect()
 }
@@ -297,7 +304,9 @@ pub(super) fn request(
 ) -> rusqlite::Result<Option<RequestRecord>> {
     connection
         .prepare_cached(sql::REQUEST)?
-        .query_row(params![contract, Fixed(key.id), Fixed(key.content)], read_record)
+        .query_row(params![contract, Fixed(key.id), Fixed(key.content)], |row| {
+            read_record(row, contract.source)
+        })
         .optional()
 }
 
@@ -309,17 +318,21 @@ pub(super) fn namesakes(
     connection
         .prepare_cached(sql::NAMESAKES)?
         .query_map(params![contract, Fixed(key.id), Fixed(key.content)], |row| {
-            read_record(row).map(|record| record.event)
+            read_record(row, contract.source).map(|record| record.event)
         })?
         .collect()
 }
 
-pub(super) fn read_transaction(row: &Row<'_>) -> rusqlite::Result<SignedTransaction> {
+/// In a journal of the chain `home`.
+pub(super) fn read_transaction(row: &Row<'_>, home: u64) -> rusqlite::Result<SignedTransaction> {
+    let contract: Vec<u8> = row.get("contract")?;
+    let source = source_from_column(&contract, home)
+        .ok_or_else(|| unreadable(5, format!("a contract of {} bytes", contract.len())))?;
     Ok(SignedTransaction {
         nonce: number(row, 0)?,
         hash: hash(row, 1)?,
         raw: bytes(row.get(2)?),
-        request: key_from_columns(row.get(3)?, row.get(4)?),
+        request: key_from_columns(source, row.get(3)?, row.get(4)?),
     })
 }
 
@@ -355,7 +368,7 @@ pub(super) fn listed(
         Which::Ended { .. } => sql::LISTED_ENDED,
         Which::All => sql::LISTED_ALL,
     };
-    page(connection, contract, statement, listing, read_listed)
+    page(connection, contract, statement, listing, |row| read_listed(row, contract.source))
 }
 
 pub(super) fn records(
@@ -369,7 +382,7 @@ pub(super) fn records(
         Which::Ended { .. } => sql::ENDED,
         Which::All => sql::ALL,
     };
-    page(connection, contract, statement, listing, read_record)
+    page(connection, contract, statement, listing, |row| read_record(row, contract.source))
 }
 
 /// All requests with this id.
@@ -380,7 +393,7 @@ pub(super) fn with_id(
 ) -> rusqlite::Result<Vec<RequestRecord>> {
     connection
         .prepare_cached(sql::BY_ID)?
-        .query_map(params![contract, Fixed(id)], read_record)?
+        .query_map(params![contract, Fixed(id)], |row| read_record(row, contract.source))?
         .collect()
 }
 
@@ -389,32 +402,35 @@ pub(super) fn oldest(
     connection: &Connection,
     contract: Origin,
 ) -> rusqlite::Result<Option<Listed>> {
-    connection.prepare_cached(sql::LISTED_OLDEST)?.query_row([contract], read_listed).optional()
+    connection
+        .prepare_cached(sql::LISTED_OLDEST)?
+        .query_row([contract], |row| read_listed(row, contract.source))
+        .optional()
 }
 
-fn read_listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
-    let (position, key, kind) = read_name(row)?;
+fn read_listed(row: &Row<'_>, source: Source) -> rusqlite::Result<Listed> {
+    let (position, key, kind) = read_name(row, source)?;
     let block = number(row, PROGRESS_COLUMNS + 4)?;
     Ok(Listed { position, key, kind, block, progress: read_progress(row)? })
 }
 
 pub(super) fn open_transactions(
     connection: &Connection,
-    chain: u64,
+    of: Origin,
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
     connection
         .prepare_cached(sql::OPEN_TRANSACTIONS)?
-        .query_map([Number(chain)], read_transaction)?
+        .query_map([Number(of.source.chain_id)], |row| read_transaction(row, of.home))?
         .collect()
 }
 
 pub(super) fn stranded_transactions(
     connection: &Connection,
-    chain: u64,
+    of: Origin,
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
     connection
         .prepare_cached(sql::STRANDED_TRANSACTIONS)?
-        .query_map([Number(chain)], read_transaction)?
+        .query_map([Number(of.source.chain_id)], |row| read_transaction(row, of.home))?
         .collect()
 }
 
@@ -424,7 +440,7 @@ pub(super) fn unsettled_transactions(
 ) -> rusqlite::Result<Vec<SignedTransaction>> {
     connection
         .prepare_cached(sql::UNSETTLED_TRANSACTIONS)?
-        .query_map([contract], read_transaction)?
+        .query_map([contract], |row| read_transaction(row, contract.home))?
         .collect()
 }
 
@@ -463,7 +479,7 @@ pub(super) fn transactions_of(
         .prepare_cached(sql::TRANSACTIONS_OF)?
         .query_map(params![contract, Fixed(key.id), Fixed(key.content)], |row| {
             Ok(JournaledTransaction {
-                transaction: read_transaction(row)?,
+                transaction: read_transaction(row, contract.home)?,
                 mined: block_from_columns(row.get(5)?, row.get(6)?),
                 signed_at_ms: number(row, 7)?,
                 given_up: row.get(8)?,

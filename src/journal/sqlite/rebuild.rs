@@ -111,14 +111,13 @@ pub fn rebuild(
 /// Writes the cursor and the salvaged rows.
 fn fill(
     connection: &mut Connection,
-    Source { chain_id: chain, contract }: Source,
+    source: Source,
     cursor: BlockRef,
     found: &salvage::Salvage,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let now_ms = clock::unix_millis();
-    let contract = Origin::home(contract);
-    let tables = Tables { transaction: &transaction, chain, contract };
+    let tables = Tables { transaction: &transaction, of: Origin::of(source, source.chain_id) };
     let batch =
         Batch { arrivals: found.requests.clone(), cursor: Some(cursor), ..Batch::default() };
     tables.arrive(&batch, now_ms)?;

@@ -131,9 +131,10 @@ impl FromSql for Number {
 /// one on another chain is that chain's id (8 bytes, big-endian) followed by its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
+    pub source: Source,
+    /// The journal's own chain.
+    pub home: u64,
     bytes: [u8; 28],
-    /// The index at which the stored bytes begin.
-    from: usize,
 }
 
 impl Origin {
@@ -142,23 +143,38 @@ impl Origin {
         let mut bytes = [0; 28];
         bytes[..8].copy_from_slice(&source.chain_id.to_be_bytes());
         bytes[8..].copy_from_slice(source.contract.as_slice());
-        Self { bytes, from: if source.chain_id == home { 8 } else { 0 } }
+        Self { source, home, bytes }
     }
 
-    /// A contract on the journal's own chain.
+    /// A contract on the journal's own chain, whichever that is: for what returns no keys.
     pub fn home(contract: Address) -> Self {
         Self::of(Source { chain_id: 0, contract }, 0)
     }
 
     /// The prefix before the address: empty on the journal's own chain.
     pub fn chain(&self) -> &[u8] {
-        &self.bytes[self.from..8]
+        &self.bytes[self.begins()..8]
     }
+
+    /// Where what is written of the bytes begins.
+    fn begins(&self) -> usize {
+        if self.source.chain_id == self.home { 8 } else { 0 }
+    }
+}
+
+/// The source that a `contract` column names in a journal of the chain `home`.
+pub(super) fn source_from_column(blob: &[u8], home: u64) -> Option<Source> {
+    let (chain, contract) = blob.split_at_checked(blob.len().checked_sub(20)?)?;
+    let chain_id = match chain {
+        [] => home,
+        chain => u64::from_be_bytes(chain.try_into().ok()?),
+    };
+    Some(Source { chain_id, contract: Address::from_slice(contract) })
 }
 
 impl ToSql for Origin {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(&self.bytes[self.from..])))
+        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(&self.bytes[self.begins()..])))
     }
 }
 
@@ -205,10 +221,11 @@ impl FromSql for Fixed<U256> {
 
 /// A key from its two columns. `None` unless both are set.
 pub(super) fn key_from_columns(
+    source: Source,
     id: Option<Fixed<U256>>,
     content: Option<Fixed<B256>>,
 ) -> Option<RequestKey> {
-    Some(RequestKey { id: id?.0, content: content?.0 })
+    Some(RequestKey { source, id: id?.0, content: content?.0 })
 }
 
 /// A block from its two columns. `None` unless both are set.

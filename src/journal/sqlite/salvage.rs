@@ -20,7 +20,7 @@ use super::{
     schema, statements as sql,
 };
 use crate::{
-    domain::{Address, RequestKey},
+    domain::{Address, Source},
     flow::ledger::Arrival,
     gateway::{abi, lane::SignedTransaction},
     journal::Identity,
@@ -38,6 +38,7 @@ pub(super) struct Salvage {
 /// Recovers the rows of the damaged `file` that prove themselves.
 pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Salvage {
     let Ok(connection) = open(file) else { return Salvage::default() };
+    let source = Source { chain_id: identity.chain_id, contract };
     let mined: BTreeSet<u64> = rows(&connection, sql::SALVAGE_MINED, contract, |row| {
         row.get::<_, Number>(0).map(|nonce| nonce.0)
     })
@@ -49,7 +50,7 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
         Err(_) => sql::SALVAGE_TRANSACTIONS_V1,
     };
     let mut transactions = rows(&connection, signed, contract, |row| {
-        Ok((row.get::<_, i64>(5)?, read_transaction(row)?))
+        Ok((row.get::<_, i64>(5)?, read_transaction(row, identity.chain_id)?))
     });
     transactions.retain(|(_, transaction)| {
         !mined.contains(&transaction.nonce)
@@ -59,17 +60,17 @@ pub(super) fn salvage(file: &Path, identity: Identity, contract: Address) -> Sal
     transactions.sort_by_key(|(seq, _)| *seq);
     let mut keys = BTreeSet::new();
     let mut requests = rows(&connection, sql::SALVAGE_REQUESTS, contract, |row| {
-        Ok((row.get::<_, i64>(0)?, key_from_columns(row.get(1)?, row.get(2)?), read_event(row, 3)?))
+        Ok((
+            row.get::<_, i64>(0)?,
+            key_from_columns(source, row.get(1)?, row.get(2)?),
+            read_event(row, 3)?,
+        ))
     });
     requests.sort_by_key(|(seq, ..)| *seq);
     let requests = requests.into_iter().filter_map(|(_, key, event)| {
-        let request = abi::decode(&event).ok().filter(|request| Some(request.key) == key)?;
-        let RequestKey { id, content } = request.key;
-        keys.insert((id, content)).then(|| Arrival {
-            key: request.key,
-            kind: request.kind(),
-            event,
-        })
+        let request =
+            abi::decode(source, &event).ok().filter(|request| Some(request.key) == key)?;
+        keys.insert(request.key).then(|| Arrival { key: request.key, kind: request.kind(), event })
     });
     Salvage {
         requests: requests.collect(),

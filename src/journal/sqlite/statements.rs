@@ -82,13 +82,13 @@ SELECT t.nonce FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NOT
 ORDER BY t.seq";
 
 pub(super) const SALVAGE_TRANSACTIONS: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq, t.contract
 FROM transactions t NOT INDEXED
 WHERE t.mined_block_number IS NULL AND t.given_up IS NULL ORDER BY t.seq";
 
 /// For a damaged file of a version before 4.
 pub(super) const SALVAGE_TRANSACTIONS_V1: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.seq, t.contract
 FROM transactions t NOT INDEXED WHERE t.mined_block_number IS NULL ORDER BY t.seq";
 
 /// `?1` contract.
@@ -271,7 +271,7 @@ ORDER BY r.seq LIMIT ?3";
 
 /// A mined transaction closes its nonce for all transactions with that nonce. `?1` chain.
 pub(super) const OPEN_TRANSACTIONS: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.contract FROM transactions t
 WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up IS NULL AND NOT EXISTS (
     SELECT 1 FROM transactions m
     WHERE m.chain = ?1 AND m.nonce = t.nonce AND m.mined_block_number IS NOT NULL)
@@ -287,14 +287,14 @@ ORDER BY nonce";
 
 /// The transactions recorded for nonce `?1` and not given up, if transaction `?2` is one of them: a few rows.
 pub(super) const RECORDED_WITH: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.contract
 FROM transactions own CROSS JOIN transactions t ON t.nonce = own.nonce
 WHERE own.nonce = ?1 AND own.hash = ?2 AND t.given_up IS NULL
 ORDER BY t.seq";
 
 /// Mined for a request of contract `?1` that has no outcome.
 pub(super) const UNSETTLED_TRANSACTIONS: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.contract
 FROM requests r JOIN transactions t ON t.request_id = r.id AND t.request_content = r.content
 WHERE r.contract = ?1 AND r.outcome IS NULL AND t.contract = ?1
     AND t.mined_block_number IS NOT NULL
@@ -307,7 +307,7 @@ pub(super) const NEWEST: &str = "SELECT max(seq) FROM requests WHERE contract = 
 
 pub(super) const TRANSACTIONS_OF: &str = "
 SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.mined_block_number,
-    t.mined_block_hash, t.signed_at, t.given_up
+    t.mined_block_hash, t.signed_at, t.given_up, t.contract
 FROM transactions t
 WHERE t.request_id = ?2 AND t.request_content = ?3 AND t.contract = ?1 ORDER BY t.seq";
 
@@ -320,7 +320,7 @@ SELECT (SELECT nonce FROM transactions
 
 /// Given up because of a gap below that chain `?1` has not closed.
 pub(super) const STRANDED_TRANSACTIONS: &str = "
-SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content FROM transactions t
+SELECT t.nonce, t.hash, t.raw, t.request_id, t.request_content, t.contract FROM transactions t
 WHERE t.chain = ?1 AND t.mined_block_number IS NULL AND t.given_up = 'stranded'
     AND t.nonce > coalesce((
     SELECT m.nonce FROM transactions m WHERE m.chain = ?1 AND m.mined_block_number IS NOT NULL

@@ -73,8 +73,8 @@ impl SqliteStore {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let carry_out = |Command { of, work, at_ms, .. }: &Command| {
-            let (chain, contract) = (of.chain_id, Origin::of(*of, self.home));
-            Tables { transaction: &transaction, chain, contract }.carry_out(work, *at_ms)
+            let of = Origin::of(*of, self.home);
+            Tables { transaction: &transaction, of }.carry_out(work, *at_ms)
         };
         let done = commands.iter().map(carry_out).collect::<rusqlite::Result<Vec<_>>>()?;
         transaction.commit()?;
@@ -204,10 +204,10 @@ impl Reads for Reader {
             }
             Query::Oldest(slot) => self.answer(slot, |connection| reader::oldest(connection, of)),
             Query::OpenTransactions(slot) => {
-                self.answer(slot, |connection| reader::open_transactions(connection, chain));
+                self.answer(slot, |connection| reader::open_transactions(connection, of));
             }
             Query::StrandedTransactions(slot) => {
-                self.answer(slot, |connection| reader::stranded_transactions(connection, chain));
+                self.answer(slot, |connection| reader::stranded_transactions(connection, of));
             }
             Query::UnsettledTransactions(slot) => {
                 self.answer(slot, |connection| reader::unsettled_transactions(connection, of));

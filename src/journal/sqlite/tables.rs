@@ -13,7 +13,7 @@ use super::{
     statements as sql,
 };
 use crate::{
-    domain::{B256, BlockRef, Kind, RequestKey},
+    domain::{B256, BlockRef, Kind, RequestKey, Source},
     flow::ledger::{Arrival, Batch, IdRun, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
     journal::{
@@ -29,8 +29,8 @@ const PRUNE_CHUNK: u32 = 500;
 /// The tables within one transaction.
 pub(super) struct Tables<'t> {
     pub transaction: &'t Transaction<'t>,
-    pub chain: u64,
-    pub contract: Origin,
+    /// What is asked of no request by its key.
+    pub of: Origin,
 }
 
 impl Tables<'_> {
@@ -55,7 +55,7 @@ impl Tables<'_> {
             Work::Reopen(ids) => self.reopen(ids, now_ms).map(Done::Reopened),
             Work::OpenAgain(key) => self.open_again(*key, now_ms).map(Done::OpenedAgain),
             Work::ForgetUpTo(block) => {
-                let up_to = params![self.contract, Number(*block)];
+                let up_to = params![self.of, Number(*block)];
                 self.transaction.prepare_cached(sql::FORGET)?.execute(up_to)?;
                 Ok(Done::Nothing)
             }
@@ -64,6 +64,10 @@ impl Tables<'_> {
             }
             Work::Flush => Ok(Done::Nothing),
         }
+    }
+
+    fn origin(&self, source: Source) -> Origin {
+        Origin::of(source, self.of.home)
     }
 
     pub(super) fn arrive(&self, batch: &Batch, now_ms: u64) -> rusqlite::Result<Taken> {
@@ -77,7 +81,7 @@ impl Tables<'_> {
         }
         for (index, (event, reason)) in batch.skipped.iter().enumerate() {
             let stored = self.transaction.prepare_cached(sql::INSERT_SKIPPED)?.execute(params![
-                self.contract,
+                self.of,
                 reason,
                 Number(now_ms),
                 Number(event.block.number),
@@ -93,7 +97,7 @@ impl Tables<'_> {
         }
         if let Some(cursor) = batch.cursor {
             self.transaction.prepare_cached(sql::SET_CURSOR)?.execute(params![
-                self.contract,
+                self.of,
                 Number(cursor.number),
                 Fixed(cursor.hash),
                 Number(now_ms),
@@ -110,11 +114,11 @@ impl Tables<'_> {
     }
 
     fn replace_ids(&self, ids: &[IdRun]) -> rusqlite::Result<()> {
-        self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([self.contract])?;
+        self.transaction.prepare_cached(sql::DELETE_SEEN_IDS)?.execute([self.of])?;
         let mut insert = self.transaction.prepare_cached(sql::INSERT_SEEN_IDS)?;
         for IdRun { counter, first, last, first_block, last_block } in ids.iter().copied() {
             insert.execute(params![
-                self.contract,
+                self.of,
                 counter.tag(),
                 Number(first),
                 Number(last),
@@ -126,7 +130,7 @@ impl Tables<'_> {
     }
 
     fn replace_unproven(&self, unproven: &[Unproven]) -> rusqlite::Result<()> {
-        let contract = self.contract;
+        let contract = self.of;
         self.transaction.prepare_cached(sql::FORGET_UNPROVEN)?.execute([contract])?;
         let mut put = self.transaction.prepare_cached(sql::PUT_UNPROVEN)?;
         for Unproven { first, last, hash, since_ms } in unproven {
@@ -152,7 +156,7 @@ impl Tables<'_> {
         let known = self
             .transaction
             .prepare_cached(sql::SELECT_PLACE)?
-            .query_row(params![self.contract, Fixed(key.id), Fixed(key.content)], |row| {
+            .query_row(params![self.origin(key.source), Fixed(key.id), Fixed(key.content)], |row| {
                 let (seq, stored) = read_stored(row)?;
                 let block: Fixed<B256> = row.get(sql::PROGRESS_COLUMNS + 1)?;
                 Ok((seq, stored, block.0))
@@ -182,7 +186,7 @@ impl Tables<'_> {
     fn insert_request(&self, arrival: &Arrival, now_ms: u64) -> rusqlite::Result<bool> {
         let Arrival { key, kind, event } = arrival;
         let inserted = self.transaction.prepare_cached(sql::INSERT_REQUEST)?.execute(params![
-            self.contract,
+            self.origin(key.source),
             Fixed(key.id),
             Fixed(key.content),
             kind.as_str(),
@@ -207,7 +211,7 @@ impl Tables<'_> {
         let stored = self
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
-            .query_row(params![self.contract, Fixed(key.id), Fixed(key.content)], |row| {
+            .query_row(params![self.origin(key.source), Fixed(key.id), Fixed(key.content)], |row| {
                 let (seq, stored) = read_stored(row)?;
                 let kind: String = row.get(sql::PROGRESS_COLUMNS + 1)?;
                 Ok((seq, stored, kind))
@@ -283,12 +287,12 @@ impl Tables<'_> {
         self.transaction.prepare_cached(sql::INSERT_TRANSACTION)?.execute(params![
             Number(signed.nonce),
             Fixed(signed.hash),
-            self.contract,
+            signed.request.map_or(self.of, |key| self.origin(key.source)),
             signed.request.map(|key| Fixed(key.id)),
             signed.request.map(|key| Fixed(key.content)),
             Number(now_ms),
             signed.raw.as_ref(),
-            Number(self.chain),
+            Number(self.of.source.chain_id),
         ])?;
         Ok(())
     }
@@ -329,7 +333,7 @@ impl Tables<'_> {
             let recorded: Vec<SignedTransaction> = self
                 .transaction
                 .prepare_cached(sql::RECORDED_WITH)?
-                .query_map(params![nonce, hash], read_transaction)?
+                .query_map(params![nonce, hash], |row| read_transaction(row, self.of.home))?
                 .collect::<rusqlite::Result<_>>()?;
             if let Some(first) = recorded.first() {
                 open.insert(first.nonce, recorded);
@@ -344,7 +348,10 @@ impl Tables<'_> {
         let stored = self
             .transaction
             .prepare_cached(sql::SELECT_PROGRESS)?
-            .query_row(params![self.contract, Fixed(key.id), Fixed(key.content)], read_stored)
+            .query_row(
+                params![self.origin(key.source), Fixed(key.id), Fixed(key.content)],
+                read_stored,
+            )
             .optional()?;
         self.reopen_stored(stored, Reopening::RetryAsked, now_ms)
     }
@@ -369,7 +376,7 @@ impl Tables<'_> {
 
     fn prune(&self, settled_before_ms: u64, final_block: u64) -> rusqlite::Result<Done> {
         let (before, last) = (Number(settled_before_ms), Number(final_block));
-        let (chain, of_chain) = (Number(self.chain), self.contract.chain());
+        let (chain, of_chain) = (Number(self.of.source.chain_id), self.of.chain());
         let old: Vec<i64> = self
             .transaction
             .prepare_cached(sql::OLD_REQUESTS)?

@@ -151,7 +151,7 @@ mod tests {
         let unfinished = journal.unfinished(None, 9, Holds::Included).await.unwrap();
         assert_eq!(unfinished.len(), 2);
         for request in unfinished {
-            let decoded = crate::gateway::abi::decode(&request.event).unwrap();
+            let decoded = crate::gateway::abi::decode(request.key.source, &request.event).unwrap();
             assert_eq!(decoded.key, request.key);
         }
         drop((journal, writer));

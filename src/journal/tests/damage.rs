@@ -45,11 +45,11 @@ fn real(number: u64) -> Arrival {
         .into_iter()
         .find(|topic| {
             let event = shown(*topic, number);
-            abi::decode(&event).is_ok()
+            abi::decode(SOURCE, &event).is_ok()
         })
         .expect("a kind of event that this data fits");
     let event = shown(topic, number);
-    let request = abi::decode(&event).unwrap();
+    let request = abi::decode(SOURCE, &event).unwrap();
     Arrival { key: request.key, kind: request.kind(), event }
 }
 

@@ -90,7 +90,7 @@ impl Model {
 }
 
 fn request_key(id: u64, content: u8) -> RequestKey {
-    RequestKey { id: U256::from(id), content: B256::repeat_byte(content) }
+    RequestKey { source: SOURCE, id: U256::from(id), content: B256::repeat_byte(content) }
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -203,7 +203,8 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
         let opened =
             open_as(&Machine::default(), dir.path(), identity, contract, name, None).unwrap();
         let journal = Running::start((opened.journal, opened.writer));
-        journal.arrive(batch([cursor], Some(cursor))).await.unwrap();
+        let source = Source { chain_id: identity.chain_id, contract };
+        journal.arrive(of(source, batch([cursor], Some(cursor)))).await.unwrap();
         journal.close().await.unwrap();
         // So that "last" is not a matter of the same millisecond.
         tokio::time::sleep(Duration::from_millis(3)).await;

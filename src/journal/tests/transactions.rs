@@ -36,12 +36,13 @@ async fn another_contract_shares_the_lane_and_nothing_else() {
     journal.signed(vec![signed(0, 0, Some(key(1)))]).await.unwrap();
     journal.close().await.unwrap();
 
-    let other = Address::repeat_byte(0xdd);
-    let journal = Running::start(Journal::open(dir.path(), identity(), other).unwrap());
+    let other = Source { contract: Address::repeat_byte(0xdd), ..SOURCE };
+    let journal = Running::start(Journal::open(dir.path(), identity(), other.contract).unwrap());
     assert_eq!(journal.cursor().await.unwrap(), None);
     assert!(journal.unfinished(None, 10, Holds::Included).await.unwrap().is_empty());
-    assert_eq!(journal.arrive(batch([1], None)).await.unwrap().new, [0]);
-    assert_eq!(journal.open_transactions().await.unwrap().len(), 1);
+    assert_eq!(journal.arrive(of(other, batch([1], None))).await.unwrap().new, [0]);
+    let open = journal.open_transactions().await.unwrap();
+    assert_eq!(open[0].request, Some(key(1)), "it is still the other contract's");
     assert_eq!(journal.highest_nonce().await.unwrap(), Some(0));
     assert!(!journal.is_empty().await.unwrap());
     journal.close().await.unwrap();
@@ -146,13 +147,15 @@ async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
 async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     let dir = TempDir::new().unwrap();
     let home = Running::open(dir.path());
-    let other = |home: &Journal| home.on(Source { chain_id: 1, contract: CONTRACT });
-    let (here, there) = (signed(5, 0, Some(key(1))), signed(5, 1, Some(key(1))));
+    let elsewhere = Source { chain_id: 1, contract: CONTRACT };
+    let other = |home: &Journal| home.on(elsewhere);
+    let abroad = |id| RequestKey { source: elsewhere, ..key(id) };
+    let (here, there) = (signed(5, 0, Some(key(1))), signed(5, 1, Some(abroad(1))));
     home.arrive(batch([1], Some(7))).await.unwrap();
     home.signed(vec![here.clone()]).await.unwrap();
     home.mined(here.id(), block(7)).await.unwrap();
     let away = other(&home);
-    away.arrive(batch([1, 2], Some(3))).await.unwrap();
+    away.arrive(of(elsewhere, batch([1, 2], Some(3)))).await.unwrap();
     let late = signed(9, 1, None);
     away.signed(vec![there.clone(), late.clone()]).await.unwrap();
     away.mined(there.id(), block(3)).await.unwrap();
@@ -177,6 +180,9 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     assert_eq!((mined(&home).await, mined(&away).await), (here.hash, there.hash));
     let unsettled = home.unsettled_transactions().await.unwrap();
     assert_eq!(unsettled, std::slice::from_ref(&here));
+    let unsettled = away.unsettled_transactions().await.unwrap();
+    assert_eq!(unsettled, std::slice::from_ref(&there), "with its own key");
+    assert_eq!(away.request(abroad(1)).await.unwrap().unwrap().key, abroad(1));
 
     home.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();
     let pruned = away.prune(u64::MAX, 100).await.unwrap();

@@ -11,6 +11,7 @@ use crate::domain::{
     self, Address, B256, BlockRef, Generation, Material, PublicDecryption, RequestKey, U256,
     UserDecryption,
 };
+use crate::gateway::fake_chain::SOURCE;
 
 type Piece = Result<Frame<Bytes>, StdError>;
 
@@ -46,7 +47,7 @@ fn request(types: &[u8], user: bool) -> Request {
         Operation::PublicDecryption(PublicDecryption { materials, extra_data })
     };
     Request {
-        key: RequestKey { id: U256::ONE, content: B256::ZERO },
+        key: RequestKey { source: SOURCE, id: U256::ONE, content: B256::ZERO },
         generation: Generation::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,

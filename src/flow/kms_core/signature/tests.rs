@@ -7,6 +7,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::domain::{BlockRef, Generation, Material, Operation, RequestKey};
+use crate::gateway::fake_chain::SOURCE;
 
 mod g7 {
     alloy::sol! {
@@ -144,7 +145,7 @@ fn request(generation: Generation, extra_data: &[u8]) -> (Request, PublicDecrypt
         }
     };
     let request = Request {
-        key: RequestKey { id, content: B256::ZERO },
+        key: RequestKey { source: SOURCE, id, content: B256::ZERO },
         generation,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{BlockRef, Generation, Kind, RequestKey};
+use crate::gateway::fake_chain::SOURCE;
 
 fn material(fhe_type: u8, key_id: u64) -> Material {
     let mut handle = B256::repeat_byte(0x11);
@@ -13,7 +14,11 @@ fn material(fhe_type: u8, key_id: u64) -> Material {
 
 fn request(operation: Operation) -> Request {
     Request {
-        key: RequestKey { id: (U256::from(1) << 248) + U256::from(7), content: B256::ZERO },
+        key: RequestKey {
+            source: SOURCE,
+            id: (U256::from(1) << 248) + U256::from(7),
+            content: B256::ZERO,
+        },
         generation: Generation::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{Answer, BlockRef, Bytes, Generation, Operation, PublicDecryption, RequestKey},
-    gateway::fake_chain::{ADDRESSES, FakeChain},
+    gateway::fake_chain::{ADDRESSES, FakeChain, SOURCE},
 };
 
 const WALLET: Address = Address::repeat_byte(7);
@@ -34,7 +34,7 @@ fn public(number: u64, block: u64) -> Sought {
 fn response(id: U256) -> Vec<u8> {
     let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
     let request = Request {
-        key: RequestKey { id, content: B256::ZERO },
+        key: RequestKey { source: SOURCE, id, content: B256::ZERO },
         generation: Generation::G8,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,

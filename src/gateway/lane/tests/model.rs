@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     domain::{B256, BlockRef, Bytes, RequestKey, U256},
     gateway::{
+        fake_chain::SOURCE,
         lane::{
             GivenUp, HIGHEST_FEE, LaneOptions, MinedTransaction, Payload, Recovered,
             SignedTransaction, TransactionId,
@@ -331,7 +332,7 @@ const OPTIONS: LaneOptions =
     LaneOptions { chain_id: 1, max_in_flight: 8, max_fee_per_gas: HIGHEST_FEE };
 
 fn key(id: U256) -> RequestKey {
-    RequestKey { id, content: B256::ZERO }
+    RequestKey { source: SOURCE, id, content: B256::ZERO }
 }
 
 fn payload(id: U256) -> Payload {
