@@ -110,12 +110,13 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The version of the contracts' ABI as far as one event shows it (protocol: gateway-abi 1.1).
+/// The shape that a request's event has, which the request keeps (protocol: gateway-abi 1.1). Named after
+/// the first generation of contracts that emits it.
 ///
-/// G9 to G13 emit the same events; whether the deployment behind them is one we can serve is a
-/// fact of the contract, not of the event, and is probed there (`gateway::decryption`).
+/// What the deployment behind it can do is another question, asked of the contract as it is now
+/// (`gateway::abi::Deployment`): contracts are upgraded, and G9 to G13 emit the same events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Generation {
+pub enum EventShape {
     /// No `extraData`; ids are one plain counter.
     G7,
     /// `extraData`; ids are one plain counter (top byte 0).
@@ -128,7 +129,7 @@ pub enum Generation {
     Head,
 }
 
-impl Generation {
+impl EventShape {
     /// What people are shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -141,7 +142,8 @@ impl Generation {
         }
     }
 
-    /// Whether response calls and signed structures of this generation carry `extraData`.
+    /// Whether what is signed over a request of this shape, and what brings its answer, carries
+    /// `extraData`.
     #[must_use]
     pub fn has_extra_data(self) -> bool {
         self != Self::G7
@@ -152,7 +154,7 @@ impl Generation {
 /// checked on the host chain, which this version cannot do.
 pub const SERVED_GENERATIONS: [&str; 4] = ["G7", "G8", "G9", "G10"];
 
-impl fmt::Display for Generation {
+impl fmt::Display for EventShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -201,7 +203,7 @@ pub struct Material {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub key: RequestKey,
-    pub generation: Generation,
+    pub shape: EventShape,
     pub block: BlockRef,
     pub transaction: B256,
     pub operation: Operation,
@@ -609,7 +611,7 @@ mod tests {
 
     #[test]
     fn c10_a_shape_of_several_generations_is_not_called_by_one() {
-        assert_eq!(Generation::G9.to_string(), "G9 to G13");
+        assert_eq!(EventShape::G9.to_string(), "G9 to G13");
         let source = Source { chain_id: 1, contract: Address::ZERO };
         let key = RequestKey { source, id: U256::from(5), content: B256::ZERO };
         assert_eq!(key.to_string(), format!("0x{}5", "0".repeat(63)));

@@ -275,7 +275,7 @@ impl<P: TransactionSender> Submission<P> {
         let Some(data) = self.adapter.response(request, answer) else {
             return Err(SubmissionError::Held(Hold::new(
                 HoldReason::UnsupportedGeneration,
-                format!("{} has no response function here", request.generation),
+                format!("{} has no response function here", request.shape),
             )));
         };
         if data.len() > MAX_CALLDATA {

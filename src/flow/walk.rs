@@ -657,7 +657,7 @@ fn unsupported(request: &Request, support: &Support) -> Option<Hold> {
     let why = match (&request.operation, support) {
         (Operation::Unsupported { event, .. }, _) => format!(
             "{event} is an event of {}, which this version cannot serve; upgrade the connector",
-            request.generation
+            request.shape
         ),
         (_, Support::FromG12 { version }) => format!(
             "the contract is \"{version}\", from G12 on, where access is checked on the host \

@@ -48,7 +48,7 @@ use alloy::primitives::{Keccak256, b256};
 use alloy::sol_types::{self, abi::AbiDecoderConfig};
 
 use crate::domain::{
-    Address, Answer, B256, BlockRef, Bytes, Event, Generation, Kind, Material, Operation, Request,
+    Address, Answer, B256, BlockRef, Bytes, Event, EventShape, Kind, Material, Operation, Request,
     RequestKey, Source, U256,
 };
 
@@ -62,7 +62,7 @@ pub const UPGRADED_TOPIC: B256 =
 const DECODER: AbiDecoderConfig = AbiDecoderConfig::new().validate(true).memory_limit(64 << 20);
 
 /// What a shape decodes from a log.
-type Asked = (Generation, Operation);
+type Asked = (EventShape, Operation);
 
 /// One overload of a request event.
 struct Shape {
@@ -134,7 +134,7 @@ pub fn decode(source: Source, event: &Event) -> Result<Request, DecodeError> {
         return Err(fail(DecodeProblem::Topics { event: shape.event, found: event.topics.len() }));
     };
     let id = U256::from_be_bytes(topic1.0);
-    let (generation, operation) = (shape.read)(id, &event.data).map_err(|cause| {
+    let (shape, operation) = (shape.read)(id, &event.data).map_err(|cause| {
         fail(DecodeProblem::Data { event: shape.event, source: Box::new(cause) })
     })?;
 
@@ -144,15 +144,15 @@ pub fn decode(source: Source, event: &Event) -> Result<Request, DecodeError> {
     content.update(&event.data);
     Ok(Request {
         key: RequestKey { source, id, content: content.finalize() },
-        generation,
+        shape,
         block: event.block,
         transaction: event.transaction,
         operation,
     })
 }
 
-/// The calldata that delivers `answer` to the contract, in the form of the request's generation. `None`:
-/// the request's shape cannot be served.
+/// The calldata that delivers `answer` to the contract, in the form that goes with the request's
+/// shape. `None`: the request's shape cannot be served.
 ///
 /// In G7 the answer's `extra_data` is left out.
 #[must_use]
@@ -162,12 +162,30 @@ pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
         Operation::UserDecryption(_) => Kind::UserDecryption,
         Operation::Unsupported { .. } => return None,
     };
-    Some(match request.generation {
-        Generation::G7 => g7::response_call(kind, request.key.id, answer),
-        Generation::G8 | Generation::G9 | Generation::G14 | Generation::Head => {
-            g8::response_call(kind, request.key.id, answer)
+    Some(ResponseForm::of(request.shape).call(kind, request.key.id, answer))
+}
+
+/// The form of the functions that bring answers: what a deployment takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseForm {
+    /// G7: without `extraData`.
+    Plain,
+    /// From G8 on.
+    WithExtraData,
+}
+
+impl ResponseForm {
+    /// That of the deployments which emit requests of this shape.
+    fn of(shape: EventShape) -> Self {
+        if shape.has_extra_data() { Self::WithExtraData } else { Self::Plain }
+    }
+
+    fn call(self, kind: Kind, id: U256, answer: &Answer) -> Bytes {
+        match self {
+            Self::Plain => g7::response_call(kind, id, answer),
+            Self::WithExtraData => g8::response_call(kind, id, answer),
         }
-    })
+    }
 }
 
 /// A log that does not decode to a request: which log, and why. There is no request to retry, hold or

@@ -313,7 +313,7 @@ fn story(record: &RequestRecord, transactions: &[JournaledTransaction]) -> Reque
         line: line(id, content, kind.as_str(), event.block.number, progress),
         generation: abi::decode(key.source, event)
             .ok()
-            .map(|request| request.generation.as_str().to_owned()),
+            .map(|request| request.shape.as_str().to_owned()),
         event: EventPlace {
             block: event.block.number,
             block_hash: event.block.hash.to_string(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use kms_connector::domain::{
-    Answer, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason, Kind, Material,
+    Answer, BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material,
     Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, SigningDomain, Source,
     UserDecryption,
 };
@@ -62,11 +62,11 @@ fn client(stub: &CoreStub) -> KmsCore {
 }
 
 /// The contract's generation a Core version belongs to.
-fn generation(version: CoreVersion) -> Generation {
+fn generation(version: CoreVersion) -> EventShape {
     match version {
-        CoreVersion::V0_11_0_21 => Generation::G7,
-        CoreVersion::V0_11_0_26 => Generation::G8,
-        CoreVersion::V0_12 | CoreVersion::V0_13 => Generation::G9,
+        CoreVersion::V0_11_0_21 => EventShape::G7,
+        CoreVersion::V0_11_0_26 => EventShape::G8,
+        CoreVersion::V0_12 | CoreVersion::V0_13 => EventShape::G9,
     }
 }
 
@@ -79,15 +79,15 @@ struct Sample {
 impl Sample {
     /// Ciphertexts are (FHE type, size); their bytes differ with `number`.
     fn new(version: CoreVersion, kind: Kind, number: u64, ciphertexts: &[(u8, usize)]) -> Self {
-        let generation = generation(version);
-        let tag = match (generation, kind) {
-            (Generation::G7 | Generation::G8, _) => 0,
+        let shape = generation(version);
+        let tag = match (shape, kind) {
+            (EventShape::G7 | EventShape::G8, _) => 0,
             (_, Kind::PublicDecryption) => 1,
             (_, Kind::UserDecryption) => 2,
         };
-        let extra_data = match generation {
-            Generation::G7 => Bytes::new(),
-            Generation::G8 | Generation::G9 | Generation::G14 | Generation::Head => {
+        let extra_data = match shape {
+            EventShape::G7 => Bytes::new(),
+            EventShape::G8 | EventShape::G9 | EventShape::G14 | EventShape::Head => {
                 Bytes::from_static(&[0])
             }
         };
@@ -134,7 +134,7 @@ impl Sample {
                 id: (U256::from(tag) << 248) + U256::from(number),
                 content: B256::ZERO,
             },
-            generation,
+            shape,
             block: BlockRef { number: 1, hash: B256::ZERO },
             transaction: B256::ZERO,
             operation,

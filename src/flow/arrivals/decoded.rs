@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tracing::warn;
 
 use crate::{
-    domain::{B256, Event, Generation, Request, U256},
+    domain::{B256, Event, EventShape, Request, U256},
     flow::ledger::{Arrival, Batch, Taken},
     gateway::{decryption::DecryptionAdapter, provider::ChainReader},
 };
@@ -36,7 +36,7 @@ pub(super) fn decode<P: ChainReader>(
                 // From v0.15-dev a request is announced twice in one transaction: once with its
                 // materials, once by handles only. It is one request.
                 let first = seen.insert((event.transaction, request.key.id));
-                if !first && request.generation == Generation::Head {
+                if !first && request.shape == EventShape::Head {
                     continue;
                 }
                 let arrival = Arrival { key: request.key, kind: request.kind(), event };

@@ -152,7 +152,7 @@ pub fn signer_of(
     answer: &Answer,
 ) -> Result<Address, SignatureError> {
     let signature = parse_signature(&answer.signature)?;
-    let extra_data = request.generation.has_extra_data().then_some(&answer.extra_data[..]);
+    let extra_data = request.shape.has_extra_data().then_some(&answer.extra_data[..]);
     let handles = handles(request);
     let digest = match &request.operation {
         Operation::UserDecryption(user) => {
@@ -269,7 +269,7 @@ struct Check<'a> {
 impl Check<'_> {
     fn decide(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<Answer, Hold> {
         let signature = parse_signature(self.signature).map_err(invalid)?;
-        let with_extra_data = self.request.generation.has_extra_data();
+        let with_extra_data = self.request.shape.has_extra_data();
         let mut first_signer = None;
         for (payload, extra_data) in self.candidates() {
             let digest = digest(payload, with_extra_data.then_some(extra_data.as_ref()));

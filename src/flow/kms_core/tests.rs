@@ -14,7 +14,7 @@ use tonic::{Status, body::Body, codegen::http};
 use super::{Carrier, CoreError, KmsCore, Options, Transport, fake_core::FakeCore, unreachable};
 use crate::{
     domain::{
-        self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Generation, HoldReason,
+        self, Address, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason,
         Material, Operation, PublicDecryption, RequestKey, ShownId, SigningDomain, is_plain,
     },
     gateway::fake_chain::SOURCE,
@@ -83,7 +83,7 @@ fn request() -> domain::Request {
         Material { handle: HANDLE, key_id: U256::ONE, digest: B256::ZERO, coprocessors: vec![] };
     domain::Request {
         key: RequestKey { source: SOURCE, id: U256::ONE, content: B256::ZERO },
-        generation: Generation::G9,
+        shape: EventShape::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,
         operation: Operation::PublicDecryption(PublicDecryption {

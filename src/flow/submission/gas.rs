@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{SubmissionError, rejected};
 use crate::{
-    domain::{Generation, Kind, Request},
+    domain::{EventShape, Kind, Request},
     gateway::{
         lane::draft::{least_gas, most_gas},
         provider::{Call, RpcError, TransactionSender},
@@ -47,7 +47,7 @@ const LEARNED_FOR: Duration = Duration::from_hours(1);
 const STEP_PERCENT: u64 = 50;
 
 /// Answers that cost about the same.
-type Class = (Generation, Kind, u32, usize);
+type Class = (EventShape, Kind, u32, usize);
 
 /// Above so many times the lowest an estimate is far: a block has no room for many such limits.
 const FAR: u64 = 8;
@@ -217,7 +217,7 @@ impl GasBook {
         // The size class is the calldata's magnitude in steps of a quarter of a power of two.
         let words = (call.data.len() / 32).max(1);
         let class = (
-            request.generation,
+            request.shape,
             request.kind(),
             words.ilog2(),
             words >> words.ilog2().saturating_sub(2),

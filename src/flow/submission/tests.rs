@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
-    domain::{BlockRef, Generation, Kind, Operation, PublicDecryption, RequestKey, U256},
+    domain::{BlockRef, EventShape, Kind, Operation, PublicDecryption, RequestKey, U256},
     gateway::{
         fake_chain::{ADDRESSES, CONTRACT, FakeChain, Lies, Mood, SOURCE, request_event},
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
@@ -110,7 +110,7 @@ fn request(id: u64, block: BlockRef) -> Request {
     let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
     Request {
         key: RequestKey { source: SOURCE, id: U256::from(id), content: B256::ZERO },
-        generation: Generation::G9,
+        shape: EventShape::G9,
         block,
         transaction: request_event(id).transaction,
         operation: Operation::PublicDecryption(operation),

@@ -5,7 +5,7 @@ use alloy::sol;
 use alloy::sol_types::SolEvent;
 
 use super::Shape;
-use crate::domain::{Generation, Kind, Operation};
+use crate::domain::{EventShape, Kind, Operation};
 
 sol! {
     // snsCtMaterials; handles: HandleEntry(handle, contractAddress, ownerAddress);
@@ -28,6 +28,6 @@ pub(super) const UNIFIED_USER_REQUEST: Shape = Shape {
             kind: Kind::UserDecryption,
             event: UserDecryptionRequest::SIGNATURE,
         };
-        Ok((Generation::G14, operation))
+        Ok((EventShape::G14, operation))
     },
 };

@@ -7,7 +7,7 @@ use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 
 use super::{DECODER, Shape, materials};
-use crate::domain::{Answer, Bytes, Generation, Kind, Operation, U256};
+use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, U256};
 use crate::domain::{PublicDecryption, UserDecryption};
 
 sol! {
@@ -41,7 +41,7 @@ pub(super) const PUBLIC_REQUEST: Shape = Shape {
     read: |_, data| {
         let (raw,) = PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
         let public = PublicDecryption { materials: materials(raw), extra_data: Bytes::new() };
-        Ok((Generation::G7, Operation::PublicDecryption(public)))
+        Ok((EventShape::G7, Operation::PublicDecryption(public)))
     },
 };
 
@@ -58,7 +58,7 @@ pub(super) const USER_REQUEST: Shape = Shape {
             public_key,
             extra_data: Bytes::new(),
         };
-        Ok((Generation::G7, Operation::UserDecryption(user)))
+        Ok((EventShape::G7, Operation::UserDecryption(user)))
     },
 };
 

@@ -6,7 +6,7 @@ use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 
 use super::{DECODER, Shape, materials};
-use crate::domain::{Answer, Bytes, Generation, Kind, Operation, U256};
+use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, U256};
 use crate::domain::{PublicDecryption, UserDecryption};
 
 sol! {
@@ -43,7 +43,7 @@ pub(super) const PUBLIC_REQUEST: Shape = Shape {
         let (raw, extra_data) =
             PublicDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
         let public = PublicDecryption { materials: materials(raw), extra_data };
-        Ok((generation_of(id), Operation::PublicDecryption(public)))
+        Ok((shape_of(id), Operation::PublicDecryption(public)))
     },
 };
 
@@ -55,13 +55,13 @@ pub(super) const USER_REQUEST: Shape = Shape {
         let (raw, user, public_key, extra_data) =
             UserDecryptionRequest::abi_decode_data_with_config(data, DECODER)?;
         let user = UserDecryption { materials: materials(raw), user, public_key, extra_data };
-        Ok((generation_of(id), Operation::UserDecryption(user)))
+        Ok((shape_of(id), Operation::UserDecryption(user)))
     },
 };
 
 /// Ids of G8 are one plain counter, far below 2^248; from G9 on the top byte is a kind tag.
-fn generation_of(id: U256) -> Generation {
-    if (id >> 248_usize).is_zero() { Generation::G8 } else { Generation::G9 }
+fn shape_of(id: U256) -> EventShape {
+    if (id >> 248_usize).is_zero() { EventShape::G8 } else { EventShape::G9 }
 }
 
 pub(super) fn response_call(kind: Kind, id: U256, answer: &Answer) -> Bytes {

@@ -5,7 +5,7 @@
 use alloy::sol_types::SolEvent;
 
 use super::Shape;
-use crate::domain::{Generation, Kind, Operation};
+use crate::domain::{EventShape, Kind, Operation};
 
 /// The request events without materials.
 mod plain {
@@ -43,7 +43,7 @@ pub(super) const PUBLIC_REQUEST: Shape = Shape {
             kind: Kind::PublicDecryption,
             event: plain::PublicDecryptionRequest::SIGNATURE,
         };
-        Ok((Generation::Head, operation))
+        Ok((EventShape::Head, operation))
     },
 };
 
@@ -56,7 +56,7 @@ pub(super) const USER_REQUEST: Shape = Shape {
             kind: Kind::UserDecryption,
             event: plain::UserDecryptionRequest::SIGNATURE,
         };
-        Ok((Generation::Head, operation))
+        Ok((EventShape::Head, operation))
     },
 };
 
@@ -69,6 +69,6 @@ pub(super) const UNIFIED_USER_REQUEST: Shape = Shape {
             kind: Kind::UserDecryption,
             event: unified::UserDecryptionRequest::SIGNATURE,
         };
-        Ok((Generation::Head, operation))
+        Ok((EventShape::Head, operation))
     },
 };

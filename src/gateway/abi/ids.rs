@@ -1,7 +1,7 @@
 //! Request ids: the contract counts them without gaps (gateway-abi 2). Up to G8 one counter for both
 //! kinds; from G9 on one counter per kind, with the kind's tag in the top byte.
 
-use super::{Generation, g7, g8};
+use super::ResponseForm;
 use crate::domain::{Answer, Bytes, Event, Kind, U256};
 
 /// One counter of the contract.
@@ -83,13 +83,9 @@ pub fn requested_id(event: &Event) -> Option<U256> {
 /// A response call without content, as a probe: a contract that knows the id refuses the missing
 /// content, one that does not refuses the id (from v0.8.0-1 on; gateway-abi 4.3).
 #[must_use]
-pub fn empty_response(kind: Kind, id: U256, generation: Generation) -> Bytes {
+pub fn empty_response(kind: Kind, id: U256, form: ResponseForm) -> Bytes {
     let empty = Answer { payload: Bytes::new(), signature: Bytes::new(), extra_data: Bytes::new() };
-    if generation.has_extra_data() {
-        g8::response_call(kind, id, &empty)
-    } else {
-        g7::response_call(kind, id, &empty)
-    }
+    form.call(kind, id, &empty)
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ mod tests {
     use alloy::primitives::{b256, hex};
 
     use super::*;
-    use crate::domain::{Answer, BlockRef, Bytes, Generation, Operation, Request, RequestKey};
+    use crate::domain::{Answer, BlockRef, Bytes, EventShape, Operation, Request, RequestKey};
     use crate::gateway::fake_chain::SOURCE;
 
     fn event(topics: Vec<B256>, data: Vec<u8>) -> Event {
@@ -129,7 +129,7 @@ mod tests {
             signature: Bytes::from_static(&[2; 65]),
             extra_data: Bytes::new(),
         };
-        for generation in [Generation::G7, Generation::G8, Generation::G9] {
+        for shape in [EventShape::G7, EventShape::G8, EventShape::G9] {
             for id in [U256::from(5), U256::MAX] {
                 let public = crate::domain::PublicDecryption {
                     materials: Vec::new(),
@@ -137,7 +137,7 @@ mod tests {
                 };
                 let request = Request {
                     key: RequestKey { source: SOURCE, id, content: B256::ZERO },
-                    generation,
+                    shape,
                     block: BlockRef { number: 1, hash: B256::ZERO },
                     transaction: B256::ZERO,
                     operation: Operation::PublicDecryption(public),

@@ -151,7 +151,7 @@ fn reads_a_g7_public_request_word_by_word() {
         request.key,
         RequestKey { source: SOURCE, id: U256::from(7), content: keccak256(content) }
     );
-    assert_eq!(request.generation, Generation::G7);
+    assert_eq!(request.shape, EventShape::G7);
     assert_eq!((request.block, request.transaction), (event.block, event.transaction));
     let expected = PublicDecryption {
         materials: vec![
@@ -197,7 +197,7 @@ const G8_USER_DATA: &str = "
 #[test]
 fn reads_a_g8_user_request_word_by_word() {
     let request = decode(SOURCE, &event(&[G8_USER, topic(id(0, 8))], words(G8_USER_DATA))).unwrap();
-    assert_eq!(request.generation, Generation::G8);
+    assert_eq!(request.shape, EventShape::G8);
     let expected = UserDecryption {
         materials: vec![Material {
             handle: b256!("a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100000000000030290500"),
@@ -219,28 +219,27 @@ fn the_top_byte_of_the_id_tells_g8_from_g9() {
     let public = words("40 60 0 0");
     let user = words(G8_USER_DATA);
     for (topic0, data, tag) in [(G8_PUBLIC, public, 1), (G8_USER, user, 2)] {
-        let of =
-            |id| decode(SOURCE, &event(&[topic0, topic(id)], data.clone())).unwrap().generation;
-        assert_eq!(of(id(0, 1)), Generation::G8);
-        assert_eq!(of((U256::ONE << 248) - U256::ONE), Generation::G8);
-        assert_eq!(of(id(tag, 1)), Generation::G9);
-        assert_eq!(of(U256::MAX), Generation::G9);
+        let of = |id| decode(SOURCE, &event(&[topic0, topic(id)], data.clone())).unwrap().shape;
+        assert_eq!(of(id(0, 1)), EventShape::G8);
+        assert_eq!(of((U256::ONE << 248) - U256::ONE), EventShape::G8);
+        assert_eq!(of(id(tag, 1)), EventShape::G9);
+        assert_eq!(of(U256::MAX), EventShape::G9);
     }
 }
 
 /// Field failure T14.
 #[test]
 fn shapes_we_cannot_serve_are_recognised_whatever_their_data() {
-    for (topic0, generation) in [
-        (G14_USER, Generation::G14),
-        (HEAD_PUBLIC, Generation::Head),
-        (HEAD_USER, Generation::Head),
-        (HEAD_UNIFIED, Generation::Head),
+    for (topic0, shape) in [
+        (G14_USER, EventShape::G14),
+        (HEAD_PUBLIC, EventShape::Head),
+        (HEAD_USER, EventShape::Head),
+        (HEAD_UNIFIED, EventShape::Head),
     ] {
         let request = decode(SOURCE, &event(&[topic0, topic(id(2, 3))], bytes!("ff"))).unwrap();
         let row = TABLE.iter().find(|row| row.0 == topic0).unwrap();
         assert_eq!(request.key.id, id(2, 3));
-        assert_eq!(request.generation, generation);
+        assert_eq!(request.shape, shape);
         assert_eq!(request.operation, Operation::Unsupported { kind: row.2, event: row.1 });
         assert_eq!(response_call(&request, &answer()), None);
     }
@@ -363,7 +362,7 @@ fn some_materials() -> impl Strategy<Value = Vec<RawMaterial>> {
 }
 
 /// A log of any served shape, and what it must decode to.
-fn some_request() -> impl Strategy<Value = (Event, Generation, Operation)> {
+fn some_request() -> impl Strategy<Value = (Event, EventShape, Operation)> {
     let parts = (
         0..4_usize,
         (any::<u8>(), any::<u64>()),
@@ -372,14 +371,14 @@ fn some_request() -> impl Strategy<Value = (Event, Generation, Operation)> {
         some_bytes(900),
         some_bytes(70),
     );
-    parts.prop_map(|(shape, (tag, counter), raw, user, public_key, extra_data)| {
-        let later = if tag == 0 { Generation::G8 } else { Generation::G9 };
+    parts.prop_map(|(which, (tag, counter), raw, user, public_key, extra_data)| {
+        let later = if tag == 0 { EventShape::G8 } else { EventShape::G9 };
         let materials = materials(raw.clone());
-        let (topic0, generation, data, extra_data) = match shape {
-            0 => (G7_PUBLIC, Generation::G7, (raw,).abi_encode_params(), Bytes::new()),
+        let (topic0, shape, data, extra_data) = match which {
+            0 => (G7_PUBLIC, EventShape::G7, (raw,).abi_encode_params(), Bytes::new()),
             1 => (
                 G7_USER,
-                Generation::G7,
+                EventShape::G7,
                 (raw, user, public_key.clone()).abi_encode_params(),
                 Bytes::new(),
             ),
@@ -391,19 +390,19 @@ fn some_request() -> impl Strategy<Value = (Event, Generation, Operation)> {
                 extra_data,
             ),
         };
-        let operation = if shape % 2 == 0 {
+        let operation = if which % 2 == 0 {
             Operation::PublicDecryption(PublicDecryption { materials, extra_data })
         } else {
             Operation::UserDecryption(UserDecryption { materials, user, public_key, extra_data })
         };
-        (event(&[topic0, topic(id(tag, counter))], data), generation, operation)
+        (event(&[topic0, topic(id(tag, counter))], data), shape, operation)
     })
 }
 
 proptest! {
     #[test]
     fn what_alloy_encodes_is_read_back(
-        (event, generation, operation) in some_request(),
+        (event, shape, operation) in some_request(),
         trailing in some_bytes(70),
     ) {
         let mut longer = event.clone();
@@ -411,7 +410,7 @@ proptest! {
         for event in [event, longer] {
             let request = decode(SOURCE, &event).unwrap();
             prop_assert_eq!(&request.operation, &operation);
-            prop_assert_eq!(request.generation, generation);
+            prop_assert_eq!(request.shape, shape);
             prop_assert_eq!(B256::from(request.key.id), event.topics[1]);
             prop_assert_eq!(Some(request.kind()), kind_of_topic(event.topics[0]));
         }
@@ -419,7 +418,7 @@ proptest! {
 
     #[test]
     fn a_response_carries_id_and_answer(
-        (event, generation, _) in some_request(),
+        (event, shape, _) in some_request(),
         payload in some_bytes(900),
         signature in some_bytes(70),
         extra_data in some_bytes(70),
@@ -429,7 +428,7 @@ proptest! {
         let call = response_call(&request, &answer).unwrap();
         let (selector, arguments) = call.split_at(4);
         let public = request.kind() == Kind::PublicDecryption;
-        if generation == Generation::G7 {
+        if shape == EventShape::G7 {
             prop_assert_eq!(selector, if public { hex!("02fd1a64") } else { hex!("b9bfe0a8") });
             let read = <(U256, Bytes, Bytes)>::abi_decode_params(arguments).unwrap();
             prop_assert_eq!(read, (request.key.id, answer.payload, answer.signature));

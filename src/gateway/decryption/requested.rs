@@ -12,9 +12,9 @@
 
 use super::{DecryptionAdapter, ViewError, view};
 use crate::{
-    domain::{Address, Bytes, Generation, Kind, U256},
+    domain::{Address, Bytes, Kind, U256},
     gateway::{
-        abi::{self, ContractError, Counter},
+        abi::{self, ContractError, Counter, ResponseForm},
         provider::{At, Call, ChainReader, RpcError},
     },
 };
@@ -33,7 +33,7 @@ pub enum Requested {
 pub struct Question {
     from: Option<Address>,
     /// Of the response function.
-    generation: Generation,
+    form: ResponseForm,
 }
 
 impl Requested {
@@ -87,8 +87,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         };
         let known = wallet.filter(|wallet| senders.is_empty() || senders.contains(wallet));
         let from = known.or(senders.first().copied()).or(wallet);
-        for generation in [Generation::G9, Generation::G7] {
-            let question = Question { from, generation };
+        for form in [ResponseForm::WithExtraData, ResponseForm::Plain] {
+            let question = Question { from, form };
             if self.denies_the_impossible(question, At::Latest).await? {
                 return Ok(Some(question));
             }
@@ -129,12 +129,12 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 
     async fn ask_as(
         &self,
-        Question { from, generation }: Question,
+        Question { from, form }: Question,
         kind: Kind,
         id: U256,
         at: At,
     ) -> Result<Requested, RpcError> {
-        let data = abi::empty_response(kind, id, generation);
+        let data = abi::empty_response(kind, id, form);
         let call = Call { from, to: self.address(), data };
         Requested::of(self.provider.call(&call, at).await, id)
     }

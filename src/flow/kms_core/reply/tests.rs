@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    self, Address, B256, BlockRef, Generation, Material, PublicDecryption, RequestKey, U256,
+    self, Address, B256, BlockRef, EventShape, Material, PublicDecryption, RequestKey, U256,
     UserDecryption,
 };
 use crate::gateway::fake_chain::SOURCE;
@@ -48,7 +48,7 @@ fn request(types: &[u8], user: bool) -> Request {
     };
     Request {
         key: RequestKey { source: SOURCE, id: U256::ONE, content: B256::ZERO },
-        generation: Generation::G9,
+        shape: EventShape::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,
         operation,

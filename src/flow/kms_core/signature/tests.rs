@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use crate::domain::{BlockRef, Generation, Material, Operation, RequestKey};
+use crate::domain::{BlockRef, EventShape, Material, Operation, RequestKey};
 use crate::gateway::fake_chain::SOURCE;
 
 mod g7 {
@@ -128,7 +128,7 @@ proptest! {
 
 const HANDLE: B256 = B256::repeat_byte(2);
 
-fn request(generation: Generation, extra_data: &[u8]) -> (Request, PublicDecryption) {
+fn request(shape: EventShape, extra_data: &[u8]) -> (Request, PublicDecryption) {
     let operation = PublicDecryption {
         materials: vec![Material {
             handle: HANDLE,
@@ -138,15 +138,15 @@ fn request(generation: Generation, extra_data: &[u8]) -> (Request, PublicDecrypt
         }],
         extra_data: crate::domain::Bytes::copy_from_slice(extra_data),
     };
-    let id = match generation {
-        Generation::G7 | Generation::G8 => U256::from(5),
-        Generation::G9 | Generation::G14 | Generation::Head => {
+    let id = match shape {
+        EventShape::G7 | EventShape::G8 => U256::from(5),
+        EventShape::G9 | EventShape::G14 | EventShape::Head => {
             (U256::from(1) << 248) + U256::from(5)
         }
     };
     let request = Request {
         key: RequestKey { source: SOURCE, id, content: B256::ZERO },
-        generation,
+        shape,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,
         operation: Operation::PublicDecryption(operation.clone()),
@@ -187,16 +187,16 @@ fn answer(
 fn every_generation_has_its_form() {
     use ResultEncoding::{Legacy, Words};
     let registered = &[signer().address()];
-    let g7 = answer(&request(Generation::G7, &[]), &reply(Legacy, None, None), registered).unwrap();
+    let g7 = answer(&request(EventShape::G7, &[]), &reply(Legacy, None, None), registered).unwrap();
     assert_eq!(g7.payload.len(), 64);
     assert!(g7.extra_data.is_empty());
 
     let g8 = reply(Legacy, Some(&[9, 9]), Some(&[9, 9]));
-    let g8 = answer(&request(Generation::G8, &[9, 9]), &g8, registered).unwrap();
+    let g8 = answer(&request(EventShape::G8, &[9, 9]), &g8, registered).unwrap();
     assert_eq!(g8.extra_data, vec![9, 9]);
 
     let g9 = reply(Words, Some(&[]), Some(&[]));
-    let g9 = answer(&request(Generation::G9, &[0]), &g9, registered).unwrap();
+    let g9 = answer(&request(EventShape::G9, &[0]), &g9, registered).unwrap();
     assert_eq!(g9.payload.len(), 32);
     assert!(g9.extra_data.is_empty(), "one zero byte was sent as nothing");
 }
@@ -204,15 +204,15 @@ fn every_generation_has_its_form() {
 #[test]
 fn the_other_encoding_is_tried_before_anything_is_called_wrong() {
     let registered = &[signer().address()];
-    for (generation, encoding) in
-        [(Generation::G8, ResultEncoding::Words), (Generation::G9, ResultEncoding::Legacy)]
+    for (shape, encoding) in
+        [(EventShape::G8, ResultEncoding::Words), (EventShape::G9, ResultEncoding::Legacy)]
     {
         let reply = reply(encoding, Some(&[]), Some(&[]));
-        let found = answer(&request(generation, &[]), &reply, registered).unwrap();
+        let found = answer(&request(shape, &[]), &reply, registered).unwrap();
         let result = wire::decrypted_result(encoding, &reply.plaintexts).unwrap();
         assert_eq!(found.payload, result);
         // Without a registered signer nothing tells them apart, so the likelier one is taken.
-        let likelier = answer(&request(generation, &[]), &reply, &[]).unwrap();
+        let likelier = answer(&request(shape, &[]), &reply, &[]).unwrap();
         assert_ne!(likelier.payload, found.payload);
     }
 }
@@ -220,7 +220,7 @@ fn the_other_encoding_is_tried_before_anything_is_called_wrong() {
 #[test]
 fn what_the_core_signed_is_sent_back_even_if_it_was_not_asked_for() {
     let registered = &[signer().address()];
-    let request = request(Generation::G9, &[3, 3]);
+    let request = request(EventShape::G9, &[3, 3]);
     // The Core echoes another extraData, and signed it.
     let other = reply(ResultEncoding::Words, Some(&[4]), Some(&[4]));
     assert_eq!(answer(&request, &other, registered).unwrap().extra_data, vec![4]);
@@ -233,7 +233,7 @@ fn what_the_core_signed_is_sent_back_even_if_it_was_not_asked_for() {
 fn a_wrong_signer_is_held_with_both_addresses() {
     let stranger = Address::repeat_byte(0xAB);
     let reply = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
-    let hold = answer(&request(Generation::G9, &[]), &reply, &[stranger]).unwrap_err();
+    let hold = answer(&request(EventShape::G9, &[]), &reply, &[stranger]).unwrap_err();
     assert_eq!(hold.reason, HoldReason::SignerMismatch);
     assert!(hold.detail.contains(&stranger.to_string()), "{hold}");
     assert!(hold.detail.contains(&signer().address().to_string()), "{hold}");
@@ -243,12 +243,12 @@ fn a_wrong_signer_is_held_with_both_addresses() {
 fn a_core_of_another_generation_is_called_that() {
     let registered = &[signer().address()];
     let old = reply(ResultEncoding::Words, None, None);
-    let hold = answer(&request(Generation::G9, &[]), &old, registered).unwrap_err();
+    let hold = answer(&request(EventShape::G9, &[]), &old, registered).unwrap_err();
     assert_eq!(hold.reason, HoldReason::SignerMismatch);
     assert!(hold.detail.contains("too old"), "{hold}");
 
     let new = reply(ResultEncoding::Legacy, Some(&[]), Some(&[]));
-    let hold = answer(&request(Generation::G7, &[]), &new, registered).unwrap_err();
+    let hold = answer(&request(EventShape::G7, &[]), &new, registered).unwrap_err();
     assert!(hold.detail.contains("too new"), "{hold}");
 }
 
@@ -278,7 +278,7 @@ fn a_signature_is_read_as_strictly_as_by_the_contract() {
             signature: Bytes::copy_from_slice(broken),
             ..reply(ResultEncoding::Words, Some(&[]), Some(&[]))
         };
-        let hold = answer(&request(Generation::G9, &[]), &reply, &[]).unwrap_err();
+        let hold = answer(&request(EventShape::G9, &[]), &reply, &[]).unwrap_err();
         assert_eq!(hold.reason, HoldReason::InvalidAnswer);
     }
 }
@@ -287,13 +287,13 @@ fn a_signature_is_read_as_strictly_as_by_the_contract() {
 fn a_value_no_encoding_takes_is_an_invalid_answer() {
     let mut reply = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
     reply.plaintexts[0].fhe_type = 83;
-    let hold = answer(&request(Generation::G9, &[]), &reply, &[]).unwrap_err();
+    let hold = answer(&request(EventShape::G9, &[]), &reply, &[]).unwrap_err();
     assert_eq!(hold.reason, HoldReason::InvalidAnswer);
 }
 
 #[test]
 fn a_response_of_the_first_shape_becomes_an_answer() {
-    let (request, operation) = request(Generation::G7, &[]);
+    let (request, operation) = request(EventShape::G7, &[]);
     let reply = reply(ResultEncoding::Legacy, None, None);
     let payload = v1::EarlyPublicDecryptionResponsePayload {
         plaintexts: reply.plaintexts,
@@ -313,7 +313,7 @@ fn a_response_of_the_first_shape_becomes_an_answer() {
 
 /// A user's request with one ciphertext, and its operation.
 fn user_request() -> (Request, UserDecryption) {
-    let (request, public) = request(Generation::G9, &[0]);
+    let (request, public) = request(EventShape::G9, &[0]);
     let operation = UserDecryption {
         materials: public.materials,
         user: address!("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359"),
@@ -338,7 +338,7 @@ fn responses() -> [Vec<u8>; 3] {
     let public = reply(ResultEncoding::Words, Some(&[]), Some(&[]));
     let payload = v1::PublicDecryptionResponsePayload {
         plaintexts: public.plaintexts,
-        request_id: Some(wire::request_id(request(Generation::G9, &[]).0.key.id)),
+        request_id: Some(wire::request_id(request(EventShape::G9, &[]).0.key.id)),
         ..Default::default()
     };
     let public = v1::PublicDecryptionResponse {
@@ -390,8 +390,8 @@ fn believed(shape: usize, bytes: &[u8]) -> bool {
             (answer, digest)
         })
     } else {
-        let generation = if shape == 0 { Generation::G7 } else { Generation::G9 };
-        let (request, operation) = request(generation, &[]);
+        let of = if shape == 0 { EventShape::G7 } else { EventShape::G9 };
+        let (request, operation) = request(of, &[]);
         let Ok(response) = v1::PublicDecryptionResponse::decode(bytes) else { return false };
         let answer = |registered: &[Address]| {
             let response = response.clone();

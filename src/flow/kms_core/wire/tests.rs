@@ -3,7 +3,7 @@ use alloy::sol_types::{SolType, sol_data};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{BlockRef, Generation, Kind, RequestKey};
+use crate::domain::{BlockRef, EventShape, Kind, RequestKey};
 use crate::gateway::fake_chain::SOURCE;
 
 fn material(fhe_type: u8, key_id: u64) -> Material {
@@ -19,7 +19,7 @@ fn request(operation: Operation) -> Request {
             id: (U256::from(1) << 248) + U256::from(7),
             content: B256::ZERO,
         },
-        generation: Generation::G9,
+        shape: EventShape::G9,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,
         operation,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    domain::{Answer, BlockRef, Bytes, Generation, Operation, PublicDecryption, RequestKey},
+    domain::{Answer, BlockRef, Bytes, EventShape, Operation, PublicDecryption, RequestKey},
     gateway::fake_chain::{ADDRESSES, FakeChain, SOURCE},
 };
 
@@ -35,7 +35,7 @@ fn response(id: U256) -> Vec<u8> {
     let operation = PublicDecryption { materials: Vec::new(), extra_data: Bytes::new() };
     let request = Request {
         key: RequestKey { source: SOURCE, id, content: B256::ZERO },
-        generation: Generation::G8,
+        shape: EventShape::G8,
         block: BlockRef { number: 1, hash: B256::ZERO },
         transaction: B256::ZERO,
         operation: Operation::PublicDecryption(operation),
