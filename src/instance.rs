@@ -44,6 +44,7 @@ mod tasks;
 mod simulation;
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -59,7 +60,7 @@ use tracing::{debug, info, warn};
 pub use self::{
     check::check,
     edges::{Connecting, Edges},
-    errors::{BuildError, CheckError, RebuildError, Unready},
+    errors::{BuildError, CheckError, Failure, RebuildError, Unready},
     exit::Exit,
     inquiries::answer_stopped,
     rebuild::rebuild,
@@ -326,7 +327,7 @@ impl Instance {
         let connecting = connecting(self.supervision.hearts.clone(), self.below.clone());
         self.tasks.spawn(heart::GATEWAY_CONNECTION, async move {
             connecting.await;
-            Ok::<(), String>(())
+            Ok::<(), Infallible>(())
         });
         let reporter = self.supervision.reporter.clone();
         let following = report::follow_endpoints(provider.clone(), reporter, self.machine.clock);
@@ -366,7 +367,7 @@ impl Instance {
                     continue;
                 }
                 damage = condition.damaged() => {
-                    return Exit::Failed { task: heart::JOURNAL, error: damage.detail };
+                    return Exit::failed(heart::JOURNAL, damage.cause);
                 }
                 Some(ended) = self.tasks.ended() => ended,
                 ended = self.keeping.ended() => ended,
@@ -401,7 +402,7 @@ impl Instance {
                     ended = self.keeping.ended() => ended,
                 };
                 let panicked = matches!(other, Exit::Panicked { .. });
-                if panicked || (task == heart::JOURNAL && other != Exit::Stopped) {
+                if panicked || (task == heart::JOURNAL && !other.is_stopped()) {
                     return other;
                 }
             }
@@ -412,7 +413,7 @@ impl Instance {
     /// Ends what is left, from the top down; the journal last.
     async fn close(self, exit: Exit) -> Ended {
         self.below.cancel();
-        if exit == Exit::Stopped && !self.supervision.abort.is_cancelled() {
+        if exit.is_stopped() && !self.supervision.abort.is_cancelled() {
             let ending = async { while self.tasks.ended().await.is_some() {} };
             if timeout(FLUSH_DEADLINE, ending).await.is_err() {
                 warn!("some tasks did not end in time and are dropped");

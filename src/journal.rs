@@ -111,10 +111,11 @@ struct Shared {
 
 impl Shared {
     fn failed(&self, doing: &'static str, cause: StoreError) -> JournalError {
+        let cause = Arc::new(cause);
         if cause.fault == Fault::Damaged {
-            self.condition.found_damage(self.mark, cause.to_string());
+            self.condition.found_damage(self.mark, Arc::clone(&cause));
         }
-        JournalError::Store { path: self.path.clone(), doing, cause: cause.into() }
+        JournalError::Store { path: self.path.clone(), doing, cause }
     }
 
     fn closed(&self) -> JournalError {

@@ -48,7 +48,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use self::{
     control::{Asked, Candidates, ListenError, Listener},
-    directory::{Files, Late, Look, Patience, Settled, Work},
+    directory::{Files, Late, Look, Patience, Settled, Unlisted, Work},
     lifecycle::{DRAIN_LIMIT, Signal, Signals},
     operator::Pending,
     plan::WalletClaim,
@@ -323,7 +323,7 @@ async fn look(
     };
     match files {
         Files::Directory(path) => match look.problem {
-            Some(problem) => Err(config::unusable_directory(path, problem).into()),
+            Some(problem) => Err(config::unusable_directory(path, problem.to_string()).into()),
             None => Ok((look, settled)),
         },
         Files::One { .. } => {
@@ -416,7 +416,7 @@ struct Supervisor<I: Instances> {
     closing: JoinSet<()>,
     closings: HashMap<Id, Closing>,
     phases: JoinSet<Option<(u64, watch::Receiver<Phase>)>>,
-    directory_problem: Option<String>,
+    directory_problem: Option<Unlisted>,
     reload: Reload,
     pending: Vec<Pending>,
     readiness: Readiness,
@@ -574,10 +574,7 @@ impl<I: Instances> Supervisor<I> {
                 let exit = if error.is_panic() {
                     Exit::Panicked { task: "instance" }
                 } else {
-                    Exit::Failed {
-                        task: "instance",
-                        error: "it did not end and was dropped".into(),
-                    }
+                    Exit::failed("instance", instance::Failure::Dropped)
                 };
                 (error.id(), exit, None)
             }
@@ -591,13 +588,16 @@ impl<I: Instances> Supervisor<I> {
         };
         let name = slot.name.clone();
         let aftermath = slot.ended(&exit, estate, Instant::now(), fastrand::f64());
+        let code = exit.code();
         match aftermath {
-            Aftermath::AsTold if exit == Exit::Stopped => {
+            Aftermath::AsTold if exit.is_stopped() => {
                 info!(instance = name, "instance stopped");
             }
-            Aftermath::AsTold => warn!(instance = name, %exit, "instance ended, and not in order"),
+            Aftermath::AsTold => {
+                warn!(instance = name, %exit, code, "instance ended, and not in order")
+            }
             Aftermath::RolledBack => {
-                error!(instance = name, %exit, "reload failed: the configuration from before runs again");
+                error!(instance = name, %exit, code, "reload failed: the configuration from before runs again");
             }
             // At the first start an operator is watching the command; later the instance has to be
             // kept alive.
@@ -607,16 +607,17 @@ impl<I: Instances> Supervisor<I> {
                         || (slot.generation == 1
                             && matches!(exit, Exit::Failed { task: instance::STARTING, .. }))) =>
             {
-                error!(instance = name, %exit, "instance ended");
+                error!(instance = name, %exit, code, "instance ended");
                 self.outcome = Some(exit);
                 self.stopping = true;
             }
             Aftermath::Again(pause) => {
-                error!(instance = name, %exit, restart_in = ?pause, "instance ended, building it again");
+                error!(instance = name, %exit, code, restart_in = ?pause, "instance ended, building it again");
             }
             Aftermath::Parked => error!(
                 instance = name,
                 %exit,
+                code,
                 retry_in = ?restart::PARKED_RETRY,
                 "instance parked: it is tried again slowly, or when its file changes, or by restart"
             ),

@@ -197,7 +197,7 @@ async fn all(places: &Places) -> Vec<Report> {
     let Places { config_dir, state_dir, environment } = places;
     let Together { look, settled, conflicts } = Together::look(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
-        let problems = config::unusable_directory(config_dir, problem);
+        let problems = config::unusable_directory(config_dir, problem.to_string());
         return vec![Report::bad("-", of_problems(&problems))];
     }
     let mut reports = Vec::new();

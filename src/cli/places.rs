@@ -92,7 +92,7 @@ fn usual([here, installed]: [&Path; 2]) -> PathBuf {
 pub(super) fn config_names(directory: &Path) -> Result<Vec<String>, Problems> {
     let patience = Patience::default();
     let names = directory::list(directory, &patience)
-        .map_err(|problem| config::unusable_directory(directory, problem))?;
+        .map_err(|problem| config::unusable_directory(directory, problem.to_string()))?;
     let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
     // An entry that does not answer is kept: reading it reports that.
     let is_directory = patience.each(Work::Look, &paths, |_, path| path.is_dir());

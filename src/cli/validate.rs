@@ -74,7 +74,7 @@ pub(super) fn all(config_dir: &Path, state_dir: &Path, environment: &Environment
     let files = Files::Directory(config_dir.to_owned());
     let Together { look, settled, conflicts } = Together::look(config_dir, environment, state_dir);
     if let Some(problem) = look.problem {
-        complain(config::unusable_directory(config_dir, problem));
+        complain(config::unusable_directory(config_dir, problem.to_string()));
         return Exit::BadConfiguration;
     }
     for warning in

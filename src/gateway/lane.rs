@@ -95,7 +95,7 @@ pub enum SubmitError {
     Held(Hold),
     /// Every node proved that it does not take the transaction, for a reason that is not the contract's.
     #[error("the node does not take the transaction: {0}")]
-    NotTaken(RpcError),
+    NotTaken(#[source] RpcError),
     /// The lane is shutting down. Transactions that were broadcast stay in the journal.
     #[error("the lane was stopped")]
     Stopped,

@@ -1,6 +1,6 @@
 //! Why an instance cannot be built, or could not be: each with its cause, put into words where it is shown.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 
@@ -12,7 +12,7 @@ use crate::{
         kms_core::{CoreError, EndpointError},
     },
     gateway::{provider::RpcError, wallet::WalletError},
-    journal::{JournalError, OpenError},
+    journal::{JournalError, OpenError, StoreError},
     tls::CaFileError,
 };
 
@@ -151,6 +151,22 @@ impl From<reqwest::Error> for BuildError {
 }
 
 impl BuildError {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Outside(error) => error.code(),
+            Self::Roots(_) => "ca_file",
+            Self::Core(_) => "core_endpoint",
+            Self::Fallback(_) => "fallback_url",
+            Self::Http(_) => "http_client",
+            Self::Open(error) => error.code(),
+            Self::Journal(error) => error.code(),
+            Self::Ledger(error) => error.code(),
+            Self::Opening(_) => "journal_opening",
+            Self::Ending => "ending",
+        }
+    }
+
     /// To try again unchanged cannot help.
     pub(super) fn is_refusal(&self) -> bool {
         match self {
@@ -167,10 +183,54 @@ impl BuildError {
 
 impl From<BuildError> for Exit {
     fn from(error: BuildError) -> Self {
-        if error.is_refusal() {
-            return Self::Refused { why: error.to_string() };
+        if error.is_refusal() { Self::refused(error) } else { Self::failed(STARTING, error) }
+    }
+}
+
+/// What ends an instance that nobody told to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The chain is another one than the journal's.
+    #[error(transparent)]
+    Chain(#[from] RpcError),
+    /// The journal was found damaged.
+    #[error(transparent)]
+    Damaged(#[from] Arc<StoreError>),
+    /// And it was set aside, or could not be.
+    #[error(transparent)]
+    SetAside(#[from] OpenError),
+    #[error("it ended without being told")]
+    Untold,
+    #[error("it did not end and was dropped")]
+    Dropped,
+}
+
+impl Failure {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Journal(error) => error.code(),
+            Self::Ledger(error) => error.code(),
+            Self::Chain(error) => error.code(),
+            Self::Damaged(error) => error.code(),
+            Self::SetAside(error) => error.code(),
+            Self::Untold => "untold",
+            Self::Dropped => "dropped",
         }
-        Self::Failed { task: STARTING, error: error.to_string() }
+    }
+}
+
+/// Of a task that only ends when it is told to.
+impl From<std::convert::Infallible> for Failure {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }
 
@@ -192,6 +252,16 @@ pub enum CheckError {
 }
 
 impl CheckError {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Outside { cause, .. } => cause.code(),
+            Self::Late(_) => "check_late",
+            Self::Panicked => "check_panicked",
+        }
+    }
+
     /// It contradicts the world; otherwise whether it could run is not known.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
@@ -230,6 +300,17 @@ pub enum RebuildError {
 const UNCHANGED: &str = "; nothing was changed";
 
 impl RebuildError {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Outside { cause, .. } => cause.code(),
+            Self::Journal(error) => error.code(),
+            Self::Late { .. } => "rebuild_late",
+            Self::NoSuchBlock { .. } => "no_such_block",
+        }
+    }
+
     /// Only another configuration helps.
     #[must_use]
     pub fn is_refusal(&self) -> bool {

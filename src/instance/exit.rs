@@ -1,28 +1,56 @@
 //! How an instance ended, read in one place: the supervisor.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
+
+use super::Failure;
 
 /// The end of one instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Exit {
     /// It was told to stop, and what was in hand is finished or in the journal.
     Stopped,
     /// It contradicts the world: to start it again unchanged cannot help.
-    Refused { why: String },
+    Refused { cause: Arc<Failure> },
     /// An error; a rebuild may help.
-    Failed { task: &'static str, error: String },
+    Failed { task: &'static str, cause: Arc<Failure> },
     /// A bug; a rebuild may help.
     Panicked { task: &'static str },
     /// A room began a turn and did not end it; a rebuild may help.
     Hung { task: &'static str },
 }
 
+impl Exit {
+    pub fn failed(task: &'static str, cause: impl Into<Failure>) -> Self {
+        Self::Failed { task, cause: Arc::new(cause.into()) }
+    }
+
+    pub fn refused(cause: impl Into<Failure>) -> Self {
+        Self::Refused { cause: Arc::new(cause.into()) }
+    }
+
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stopped)
+    }
+
+    /// The stable name.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Refused { cause } | Self::Failed { cause, .. } => cause.code(),
+            Self::Panicked { .. } => "panicked",
+            Self::Hung { .. } => "hung",
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => f.write_str("stopped"),
-            Self::Refused { why } => write!(f, "refused: {why}"),
-            Self::Failed { task, error } => write!(f, "{task} failed: {error}"),
+            Self::Refused { cause } => write!(f, "refused: {cause}"),
+            Self::Failed { task, cause } => write!(f, "{task} failed: {cause}"),
             Self::Panicked { task } => write!(f, "{task} panicked"),
             Self::Hung { task } => write!(f, "{task} hangs"),
         }

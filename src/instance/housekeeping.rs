@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::world::{Waits, ask_support, watch_support};
 use crate::{
     clock::Clock,
+    domain::LedgerError,
     gateway::{
         decryption::{DecryptionAdapter, Support},
         provider::{At, ChainReader, RpcError},
@@ -93,7 +94,7 @@ pub(super) async fn housekeeping<P: ChainReader>(
     retention: Duration,
     clock: Clock,
     heart: Heart,
-) -> Result<(), String> {
+) -> Result<(), LedgerError> {
     let mut chores = interval(HOUSEKEEPING_EVERY);
     chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut untold = 0;
@@ -104,8 +105,7 @@ pub(super) async fn housekeeping<P: ChainReader>(
         let Some(last) = final_block(&provider, &mut untold).await else { continue };
         let millis = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let before = clock.unix_millis().saturating_sub(millis);
-        let pruned = heart.rest_while(journal.prune(before, last)).await;
-        let pruned = pruned.map_err(|error| error.to_string())?;
+        let pruned = heart.rest_while(journal.prune(before, last)).await?;
         debug!(
             requests = pruned.requests,
             transactions = pruned.transactions,

@@ -1,7 +1,9 @@
 //! An instance and its journal: opened at its beginning, or gone on with; closed at its end, or handed on.
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -88,7 +90,7 @@ impl Keeping {
     /// Closes it for the next generation, with all that was noted. A damaged one is set aside: that is
     /// nothing to go on with.
     pub(super) async fn close(self, exit: Exit, machine: &Machine) -> Ended {
-        let hangs = exit == Exit::Hung { task: heart::JOURNAL };
+        let hangs = matches!(exit, Exit::Hung { task: heart::JOURNAL });
         let limit = if hangs { DROP_DEADLINE } else { FLUSH_DEADLINE };
         match self {
             Self::Before(estate) => Ended { exit, estate },
@@ -133,16 +135,16 @@ impl OpenJournal {
 
     async fn set_aside(self, damage: Damage, kept: Option<Kept>, machine: &Machine) -> Exit {
         let Self { dir, identity, contract, .. } = self;
-        let error = damage.detail.clone();
+        let cause = Arc::clone(&damage.cause);
         let setting_aside = machine.run(move || {
             drop(kept);
             journal::set_aside(&damage, &dir, identity, contract)
         });
         match setting_aside.await {
-            Some(Ok(told)) => Exit::Refused { why: told.to_string() },
+            Some(Ok(told)) => Exit::refused(told),
             // The next generation finds it damaged, or in order.
-            Some(Err(error)) => Exit::Failed { task: heart::JOURNAL, error: error.to_string() },
-            None => Exit::Failed { task: heart::JOURNAL, error },
+            Some(Err(error)) => Exit::failed(heart::JOURNAL, error),
+            None => Exit::failed(heart::JOURNAL, cause),
         }
     }
 }
@@ -184,12 +186,12 @@ impl Instance {
                     sleep(Duration::from_millis(100)).await;
                 }
                 Err(error) if error.may_pass() => {
-                    let why = error.to_string();
-                    if last.as_ref() != Some(&why) {
-                        warn!(why, "waiting for {ROOM}");
+                    let (why, code) = (error.to_string(), error.code());
+                    if last != Some(code) {
+                        warn!(why, code, "waiting for {ROOM}");
                     }
                     waits.on(ROOM, &why);
-                    last = Some(why);
+                    last = Some(code);
                     sleep(pause.next_delay()).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -260,7 +262,7 @@ impl Instance {
                         earlier_wallet::follow(left, provider.clone(), self.below.clone());
                     self.tasks.spawn("earlier wallet", async move {
                         following.await;
-                        Ok::<(), String>(())
+                        Ok::<(), Infallible>(())
                     });
                 }
                 Err(error) => warn!(

@@ -246,7 +246,7 @@ impl Report {
     /// `None`: not known yet.
     fn phase(&self, found: &Found) -> Option<Phase> {
         if let Some(why) = self.journal.condition().waits() {
-            return Some(Phase::Waiting { on: super::ROOM.to_owned(), why });
+            return Some(Phase::Waiting { on: super::ROOM.to_owned(), why: why.to_string() });
         }
         if let Some(error) = self.provider.trouble() {
             let on = world::gateway_name(&self.provider);

@@ -62,7 +62,7 @@ use self::{
     plan::Plan,
     world::{Life, State, World},
 };
-use super::{Edges, Ended, Estate, Exit, Supervision, run};
+use super::{Edges, Ended, Estate, Exit, Failure, Supervision, run};
 use crate::{
     config::{self, Config, Environment, Source},
     domain::{Address, HoldReason},
@@ -389,12 +389,11 @@ impl Running<'_> {
                 return None;
             }
         };
-        let by_itself = matches!(&exit, Exit::Failed { error, .. } if error.contains("being told"));
         match exit {
             Exit::Stopped if told => world.say(format_args!("it stopped")),
-            Exit::Failed { task, error } if !by_itself => {
+            Exit::Failed { task, cause } if !matches!(*cause, Failure::Untold) => {
                 // The file's name is another one at each run.
-                let error = error.replace(&*self.home.state_dir.to_string_lossy(), "");
+                let error = cause.to_string().replace(&*self.home.state_dir.to_string_lossy(), "");
                 let what = if error.contains("disk I/O") { "the disk fails" } else { &error };
                 world.say(format_args!("{task} failed: {what}"));
             }

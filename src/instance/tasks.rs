@@ -1,7 +1,7 @@
 //! The tasks of an instance, by name, and what the end of one means.
 
 use std::{
-    fmt::Display,
+    convert::Infallible,
     future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::Exit;
+use super::{Exit, Failure};
 
 /// The tasks of one instance, by name. Who begins them and who waits for their ends may be two.
 #[derive(Clone, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Tasks(Arc<Mutex<Named>>);
 
 #[derive(Default)]
 struct Named {
-    set: JoinSet<Result<(), String>>,
+    set: JoinSet<Result<(), Failure>>,
     names: Vec<(Id, &'static str)>,
 }
 
@@ -31,19 +31,19 @@ impl Tasks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn spawn<E: Display>(
+    pub(super) fn spawn<E: Into<Failure>>(
         &self,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        let task = async move { task.await.map_err(|error| error.to_string()) };
+        let task = async move { task.await.map_err(Into::into) };
         let mut named = self.named();
         let handle = named.set.spawn(task.in_current_span());
         named.names.push((handle.id(), name));
     }
 
     /// One that ends when it is told to, or by an error.
-    pub(super) fn spawn_until<E: Display>(
+    pub(super) fn spawn_until<E: Into<Failure>>(
         &self,
         stop: &CancellationToken,
         name: &'static str,
@@ -62,7 +62,7 @@ impl Tasks {
     ) {
         self.spawn_until(stop, name, async move {
             task.await;
-            Ok::<(), String>(())
+            Ok::<(), Infallible>(())
         });
     }
 
@@ -97,19 +97,16 @@ impl Tasks {
 
 /// What it means that a task ended that was not told to.
 pub(super) fn failure(task: &'static str, exit: Exit) -> Exit {
-    if exit == Exit::Stopped {
-        return Exit::Failed { task, error: "it ended without being told".to_owned() };
-    }
-    exit
+    if exit.is_stopped() { Exit::failed(task, Failure::Untold) } else { exit }
 }
 
 /// What the end of a task means.
-pub(super) fn exit_of<T, E: Display>(
+pub(super) fn exit_of<T, E: Into<Failure>>(
     task: &'static str,
     ended: Result<Result<T, E>, JoinError>,
 ) -> Exit {
     match ended {
-        Ok(Err(error)) => Exit::Failed { task, error: error.to_string() },
+        Ok(Err(error)) => Exit::failed(task, error),
         Err(error) if error.is_panic() => Exit::Panicked { task },
         // It ended, or was dropped.
         Ok(Ok(_)) | Err(_) => Exit::Stopped,
@@ -150,6 +147,7 @@ mod tests {
         edges.connecting = Box::new(|_, _| Box::pin(async { panic!("a bug") }));
         let running = Box::pin(run(config.into(), supervision, edges, None));
         let ended = tokio::time::timeout(std::time::Duration::from_mins(1), running).await;
-        assert_eq!(ended.unwrap().exit, Exit::Panicked { task: heart::GATEWAY_CONNECTION });
+        let exit = ended.unwrap().exit;
+        assert!(matches!(exit, Exit::Panicked { task: heart::GATEWAY_CONNECTION }), "{exit}");
     }
 }

@@ -1,30 +1,32 @@
 //! How a journal's store is, for who looks from outside. Writer and readers tell it here; the
 //! instance shows it and acts on it.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
-use super::store::Mark;
+use super::{JournalError, StoreError, store::Mark};
 
 /// A journal that was found to be damaged while it was open.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Damage {
     /// The store it was found in: another one may stand there by now.
     pub(super) mark: Mark,
     /// What the store says.
-    pub detail: String,
+    pub cause: Arc<StoreError>,
 }
 
 /// The condition of one open journal. Clones share it; it outlives the journal.
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
-    waits: watch::Sender<Option<String>>,
+    waits: watch::Sender<Option<JournalError>>,
     damage: watch::Sender<Option<Damage>>,
 }
 
 impl Condition {
     /// Why nothing can be stored just now, if so: the writer tries on, and everybody waits for it.
     #[must_use]
-    pub fn waits(&self) -> Option<String> {
+    pub fn waits(&self) -> Option<JournalError> {
         self.waits.borrow().clone()
     }
 
@@ -45,20 +47,21 @@ impl Condition {
     }
 
     /// Answers whether that is news.
-    pub(super) fn wait(&self, why: Option<String>) -> bool {
+    pub(super) fn wait(&self, why: Option<JournalError>) -> bool {
         self.waits.send_if_modified(|waits| {
-            let news = *waits != why;
+            let news =
+                waits.as_ref().map(JournalError::code) != why.as_ref().map(JournalError::code);
             *waits = why;
             news
         })
     }
 
     /// The first word counts.
-    pub(super) fn found_damage(&self, mark: Mark, detail: String) {
+    pub(super) fn found_damage(&self, mark: Mark, cause: Arc<StoreError>) {
         self.damage.send_if_modified(|damage| {
             let first = damage.is_none();
             if first {
-                *damage = Some(Damage { mark, detail });
+                *damage = Some(Damage { mark, cause });
             }
             first
         });

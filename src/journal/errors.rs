@@ -1,6 +1,6 @@
 //! What goes wrong with a journal, in an operator's words.
 
-use std::{borrow::Cow, error::Error, fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, error::Error, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::Identity;
 use crate::domain::LedgerError;
@@ -263,6 +263,13 @@ pub enum JournalError {
         #[source]
         cause: Arc<StoreError>,
     },
+    /// It may answer yet: nothing is lost.
+    #[error(
+        "{}: no answer for {since:?}: its file system hangs (a network mount?), or another program holds it \
+         locked (lslocks); fix that, the instance goes on by itself",
+        path.display()
+    )]
+    Silent { path: PathBuf, since: Duration },
     /// The writer has ended or was dropped.
     #[error("{} is closed", path.display())]
     Closed { path: PathBuf },
@@ -304,6 +311,7 @@ impl JournalError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Store { cause, .. } => cause.code(),
+            Self::Silent { .. } => "store_silent",
             Self::Closed { .. } => "journal_closed",
             Self::Deleted { .. } => "journal_deleted",
             Self::Lost { .. } => "journal_lost",

@@ -175,14 +175,8 @@ async fn store_all<S: Store>(
         let done = match timeout(DISK_ANSWERS, &mut committing).await {
             Ok(done) => done,
             Err(_late) => {
-                let path = shared.path.display();
-                let why = format!(
-                    "{path}: no answer for {DISK_ANSWERS:?}: its file system hangs (a network mount?), or \
-                     another program holds it locked (lslocks); fix that, the instance goes on by itself"
-                );
-                if condition.wait(Some(why.clone())) {
-                    error!(error = why, "the journal cannot be written: everything waits for it");
-                }
+                let path = shared.path.clone();
+                waits(condition, JournalError::Silent { path, since: DISK_ANSWERS });
                 // Ending the instance would not help, and nobody else may have the file.
                 heart.rest();
                 committing.await
@@ -198,9 +192,7 @@ async fn store_all<S: Store>(
                 return Some((open, Ok(())));
             }
             Committed::NoRoom(refused, error) => {
-                if condition.wait(Some(error.to_string())) {
-                    error!(%error, "the journal cannot be written: everything waits for it");
-                }
+                waits(condition, error.clone());
                 heart.rest();
                 if until.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
                     answer_all(refused, &error);
@@ -210,6 +202,13 @@ async fn store_all<S: Store>(
             }
             Committed::Failed(error) => return Some((open, Err(error))),
         }
+    }
+}
+
+fn waits(condition: &Condition, why: JournalError) {
+    if condition.wait(Some(why.clone())) {
+        let code = why.code();
+        error!(error = %why, code, "the journal cannot be written: everything waits for it");
     }
 }
 

@@ -25,11 +25,12 @@ use std::{
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use alloy::hex;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinError;
 use zeroize::Zeroizing;
 
 pub use self::patience::{Late, Patience, Work};
@@ -63,7 +64,7 @@ pub struct Wanted {
 pub struct Look {
     pub files: BTreeMap<String, Result<Wanted, Problems>>,
     /// The directory is missing or unreadable. `files` is empty then, and nothing changes.
-    pub problem: Option<String>,
+    pub problem: Option<Unlisted>,
     /// The number of readings that had been requested (SIGHUP, `reload`) when this one began.
     pub asked: u64,
 }
@@ -98,7 +99,45 @@ pub fn identity(directory: &Path) -> Option<Identity> {
 }
 
 /// All files at one moment by name, or why the directory could not be listed.
-pub type Listing = Result<BTreeMap<OsString, Content>, String>;
+pub type Listing = Result<BTreeMap<OsString, Content>, Unlisted>;
+
+/// Why the files could not be listed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unlisted {
+    #[error("{}: {cause}", directory.display())]
+    Unreadable {
+        directory: PathBuf,
+        #[source]
+        cause: Arc<io::Error>,
+    },
+    #[error("{}: {late}", directory.display())]
+    Late { directory: PathBuf, late: Late },
+    /// An unmounted or removed directory does not mean that all instances should end.
+    #[error(
+        "another directory stands there now (unmounted, or made anew), and it has no configuration: all run \
+         on until files are there again, or until `kms-connector reload`, without a name, says that it is \
+         meant"
+    )]
+    Vanished,
+    #[error("reading the configurations takes longer than {0:?}")]
+    Slow(Duration),
+    /// The reading panicked, or the process is ending.
+    #[error("reading the configurations: {0}")]
+    Unfinished(#[source] Arc<JoinError>),
+}
+
+impl Unlisted {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "directory_unreadable",
+            Self::Late { .. } => "directory_late",
+            Self::Vanished => "directory_vanished",
+            Self::Slow(_) => "reading_slow",
+            Self::Unfinished(_) => "reading_unfinished",
+        }
+    }
+}
 
 /// Reads all files once. Blocks; each file has a deadline.
 pub fn read(files: &Files, patience: &Patience) -> Listing {
@@ -129,11 +168,13 @@ pub fn read(files: &Files, patience: &Patience) -> Listing {
 
 /// The names of the configurations in a directory, or why it cannot be listed. Blocks until its
 /// deadline.
-pub fn list(directory: &Path, patience: &Patience) -> Result<Vec<OsString>, String> {
-    let shown = directory.display();
+pub fn list(directory: &Path, patience: &Patience) -> Result<Vec<OsString>, Unlisted> {
+    let of = || directory.to_owned();
     match patience.one(Work::List, directory, names) {
-        Ok(listed) => listed.map_err(|error| format!("{shown}: {error}")),
-        Err(late) => Err(format!("{shown}: {late}")),
+        Ok(listed) => {
+            listed.map_err(|cause| Unlisted::Unreadable { directory: of(), cause: cause.into() })
+        }
+        Err(late) => Err(Unlisted::Late { directory: of(), late }),
     }
 }
 
@@ -294,13 +335,13 @@ pub struct Settled {
 }
 
 /// The result of two consecutive readings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settlement {
     pub settled: Settled,
     /// The readings differ somewhere: a third one is needed.
     pub again: bool,
     /// A listing failed, so nothing was settled.
-    pub problem: Option<String>,
+    pub problem: Option<Unlisted>,
 }
 
 /// Accepts what both readings agree on, and keeps the earlier content where they differ.

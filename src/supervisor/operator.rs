@@ -217,7 +217,7 @@ impl<I: Instances> Supervisor<I> {
         let complaints = self.slots.values().filter_map(|slot| {
             slot.complaint().map(|complaint| format!("{}: {complaint}", slot.name))
         });
-        self.directory_problem.iter().cloned().chain(complaints).collect()
+        self.directory_problem.iter().map(ToString::to_string).chain(complaints).collect()
     }
 
     /// Answers the requests whose wait is over.
@@ -245,7 +245,7 @@ impl<I: Instances> Supervisor<I> {
             lines.extend(gone.map(|name| format!("{name} has ended: it has no file any more")));
             let mut failed = concerned.any(|slot| slot.is_amiss() || beaten(slot).is_some());
             if let Some(problem) = &self.directory_problem {
-                lines.push(problem.clone());
+                lines.push(problem.to_string());
                 failed = true;
             }
             // The client may have gone.

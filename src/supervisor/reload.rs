@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Instances, Supervisor,
-    directory::{Look, Wanted},
+    directory::{Look, Unlisted, Wanted},
     plan::{self, Configs, Desired},
     slot::{Slot, Standing},
 };
@@ -25,9 +25,10 @@ impl<I: Instances> Supervisor<I> {
     pub(super) fn apply(&mut self, look: Look) {
         let Look { files, problem, asked } = look;
         if let Some(problem) = problem {
-            if self.directory_problem.as_ref() != Some(&problem) {
+            let code = problem.code();
+            if self.directory_problem.as_ref().map(Unlisted::code) != Some(code) {
                 let directory = self.directory.as_deref().unwrap_or(Path::new("."));
-                error!(directory = %directory.display(), problem,
+                error!(directory = %directory.display(), %problem, code,
                     "reload failed: what runs goes on as it is");
                 self.reload.at_ms = clock::unix_millis();
             }

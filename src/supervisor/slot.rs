@@ -168,7 +168,7 @@ impl<E> Slot<E> {
         let Some(run) = self.standing.life.run() else { return Aftermath::AsTold };
         self.estate = estate.map(|estate| (WalletClaim::of(&run.target.config), estate));
         let now = Moment::new(now, clock::unix_millis());
-        if *exit != Exit::Stopped {
+        if !exit.is_stopped() {
             self.last_error = Some(LastError { at_ms: now.ms, text: exit.to_string() });
         }
         let aftermath = self.standing.ended(exit, now, jitter);

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     config::{Config, Environment},
     gateway::provider::RpcError,
-    instance::{CheckError, Exit, Supervision, Unready},
+    instance::{CheckError, Exit, Failure, Supervision, Unready},
     observe::status::{InstanceStatus, Phase, State, Status, StoppedBy},
 };
 
@@ -170,10 +170,10 @@ impl Instances for Stage {
             let claim = WalletClaim::of(&config);
             let part = stage.enter(&supervision.name, &config, left);
             sleep(Duration::from_millis(50)).await;
-            let failed = || Exit::Failed { task: "start", error: "it fails".into() };
+            let failed = || Exit::failed("start", Failure::Untold);
             match version(&config) {
                 FAILS_AT_START => return (failed(), None),
-                REFUSED => return (Exit::Refused { why: "wrong chain".into() }, None),
+                REFUSED => return (Exit::refused(Failure::Untold), None),
                 UNREACHABLE => {
                     let (on, why) = ("the node".into(), "no answer".into());
                     supervision.reporter.phase.send_replace(Phase::Waiting { on, why });

@@ -33,7 +33,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::directory::{self, Files, Identity, Listing, Look, Patience, Settled, Settlement, Work};
+use super::directory::{
+    self, Files, Identity, Listing, Look, Patience, Settled, Settlement, Unlisted, Work,
+};
 use crate::config::{Environment, Warning};
 
 /// Events are followed by a reading after this long without another event.
@@ -50,10 +52,6 @@ const PACE: Duration = Duration::from_secs(2);
 const RESCAN: Duration = Duration::from_secs(30);
 /// How often a missing directory is looked for.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
-/// An unmounted or removed directory does not mean that all instances should end.
-const VANISHED: &str = "another directory stands there now (unmounted, or made anew), and it has no \
-                        configuration: all run on until files are there again, or until \
-                        `kms-connector reload`, without a name, says that it is meant";
 /// How long one piece of file work may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
@@ -194,7 +192,7 @@ impl Watcher {
             Some(eye) if eye.is_missing.load(Ordering::Acquire) => loop {
                 sleep(MISSING_RETRY).await;
                 let eye = eye.clone();
-                if self.aside(move || eye.open()).await == Ok(Sight::Open) {
+                if matches!(self.aside(move || eye.open()).await, Ok(Sight::Open)) {
                     return;
                 }
             },
@@ -261,7 +259,7 @@ impl Watcher {
         let is_elsewhere = self.home.is_some() && self.home != home;
         if listing.is_empty() && is_elsewhere && !self.settled.is_empty() && !self.meant {
             self.told = true;
-            return Err(VANISHED.to_owned());
+            return Err(Unlisted::Vanished);
         }
         self.told = false;
         self.home = home;
@@ -272,18 +270,17 @@ impl Watcher {
     async fn aside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> Result<T, Unlisted> {
         let done = async {
-            let turn =
-                self.desk.clone().acquire_owned().await.map_err(|error| error.to_string())?;
+            // Nobody closes it.
+            let turn = self.desk.clone().acquire_owned().await.ok();
             let work = spawn_blocking(move || {
                 let _turn = turn;
                 work()
             });
-            work.await.map_err(|error| error.to_string())
+            work.await.map_err(|error| Unlisted::Unfinished(error.into()))
         };
-        let late = |_| Err(format!("reading the configurations takes longer than {READ_LIMIT:?}"));
-        timeout(READ_LIMIT, done).await.unwrap_or_else(late)
+        timeout(READ_LIMIT, done).await.unwrap_or(Err(Unlisted::Slow(READ_LIMIT)))
     }
 
     /// Logs each warning once.

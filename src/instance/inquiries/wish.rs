@@ -115,7 +115,10 @@ impl<P: ChainReader> Wishes<P> {
             return done;
         }
         let waits = self.journal.condition().waits();
-        let waits = waits.unwrap_or_else(|| format!("it took longer than {STORE_DEADLINE:?}"));
+        let waits = waits.map_or_else(
+            || format!("it took longer than {STORE_DEADLINE:?}"),
+            |why| why.to_string(),
+        );
         asker.tell(Err(late(format!("the journal is not written just now ({waits})"))));
         storing.await
     }

@@ -168,10 +168,10 @@ pub fn set_aside(
     let found = names::id(&path).map_err(OpenError::io(&path, "looking for it"))?;
     if Mark(found) != damage.mark {
         // Somebody has created a new one since.
-        let cause = StoreError::damaged(damage.detail.clone());
+        let cause = StoreError::damaged(damage.cause.to_string());
         return Err(OpenError::Corrupt { path, cause });
     }
-    aside::set_aside(&path, contract, &damage.detail)
+    aside::set_aside(&path, contract, &damage.cause.to_string())
 }
 
 /// `SQLite`'s own check of structure and cell order.

@@ -76,7 +76,7 @@ async fn what_is_asked_for_at_once_is_one_commit_and_a_lock_is_waited_for() {
     // The first one is tried alone until it is through.
     assert!(commits.len() <= 2, "{commits:?}");
     journal.flush().await.unwrap();
-    assert_eq!(journal.condition().waits(), None);
+    assert!(journal.condition().waits().is_none());
     assert!(journal.cursor().await.is_err(), "nobody answers");
 }
 

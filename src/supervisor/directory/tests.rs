@@ -98,7 +98,7 @@ fn a_file_is_an_instance_with_what_it_says() {
     assert!(!look.files["off"].as_ref().unwrap().config.enabled);
     // Required keys have no defaults here.
     assert!(problem(&look, "empty").contains("gateway_url: found nothing"));
-    assert_eq!((look.problem, look.asked), (None, 0));
+    assert!(look.problem.is_none() && look.asked == 0);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn d1_a_directory_that_does_not_answer_is_a_problem_and_no_empty_one() {
     });
     assert_eq!(listing, Err(Late::Hangs));
     let problem = read(&files, &patience).unwrap_err();
-    assert!(problem.contains("does not answer"), "{problem}");
+    assert!(matches!(problem, Unlisted::Late { .. }), "{problem}");
     drop(release);
     while read(&files, &patience).is_err() {
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -261,10 +261,10 @@ fn a_missing_directory_is_a_problem_and_no_empty_one() {
     let missing = directory.path().join("missing");
     let seen = look(&missing);
     assert!(seen.files.is_empty());
-    assert!(seen.problem.unwrap().starts_with(&missing.display().to_string()));
+    assert!(seen.problem.unwrap().to_string().starts_with(&missing.display().to_string()));
     write(directory.path(), "file", "");
     assert!(look(&directory.path().join("file")).problem.is_some());
-    assert_eq!(look(directory.path()).problem, None);
+    assert!(look(directory.path()).problem.is_none());
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn any_listing() -> impl Strategy<Value = Listing> {
     });
     prop_oneof![
         4 => prop::collection::vec(file, 0..4).prop_map(|files| Ok(files.into_iter().collect())),
-        1 => Just(Err("gone".to_owned())),
+        1 => Just(Err(Unlisted::Vanished)),
     ]
 }
 
@@ -340,7 +340,7 @@ proptest! {
                 prop_assert_eq!(after.again, pair[0].is_ok() || pair[1].is_ok());
                 continue;
             };
-            prop_assert_eq!(&after.problem, &None);
+            prop_assert!(after.problem.is_none());
             prop_assert_eq!(after.again, first != second);
             for name in ["a", "b", "c"].map(OsStr::new) {
                 let (before, now) = (settled.contents.get(name), after.settled.contents.get(name));
@@ -354,7 +354,7 @@ proptest! {
         let last = any_two_equal(&readings);
         let after = settle(&settled, &last, &last);
         prop_assert!(!after.again);
-        prop_assert_eq!(Ok(after.settled.contents), last);
+        prop_assert_eq!(after.settled.contents, last.unwrap_or_default());
     }
 }
 

@@ -71,7 +71,7 @@ impl Scene {
     /// Names and channel sizes of the next look; 0 is a problem.
     async fn sizes(&mut self) -> Vec<(String, usize)> {
         let look = self.look().await;
-        assert_eq!(look.problem, None);
+        assert!(look.problem.is_none(), "{:?}", look.problem);
         sizes(&look)
     }
 
@@ -139,7 +139,7 @@ async fn d2_a_directory_that_vanished_ends_nothing_until_somebody_says_so() {
     };
     scene.change(vanish);
     let look = scene.look().await;
-    assert!(look.problem.is_some_and(|problem| problem.contains("all run on")));
+    assert!(matches!(look.problem, Some(Unlisted::Vanished)));
     scene.wake.notify_one();
     assert!(scene.look().await.problem.is_some(), "it stays so");
     scene.write("a.toml", text(3));
@@ -328,7 +328,7 @@ async fn a_directory_that_vanishes_changes_nothing() {
     scene.change(|_| fs::rename(&here, &away).unwrap());
     let look = scene.look().await;
     assert!(look.files.is_empty());
-    assert!(look.problem.unwrap().contains("conf"));
+    assert!(look.problem.unwrap().to_string().contains("conf"));
     scene.nudge.send_modify(|nudges| nudges.count += 1);
     let look = scene.look().await;
     assert!(look.problem.is_some() && look.asked == 1);

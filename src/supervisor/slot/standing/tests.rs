@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::{Environment, Mode, Source, load_bytes},
+    instance::Failure,
     supervisor::{
         directory::Wanted,
         tests::{content, refusal},
@@ -36,7 +37,7 @@ fn target(version: usize) -> Target {
 }
 
 fn failed() -> Exit {
-    Exit::Failed { task: "start", error: "it fails".to_owned() }
+    Exit::failed("start", Failure::Untold)
 }
 
 /// An instance whose actions are performed at once.
@@ -249,7 +250,7 @@ impl Play {
                 self.ended(&match kind {
                     0 => Exit::Stopped,
                     1 => failed(),
-                    _ => Exit::Refused { why: "wrong chain".to_owned() },
+                    _ => Exit::refused(Failure::Untold),
                 });
             }
             Op::Wait(secs) => self.now += Duration::from_secs(*secs),
