@@ -17,7 +17,7 @@ use futures_util::FutureExt as _;
 use kms_connector::{
     domain::{
         Address, Answer, B256, BlockRef, Bytes, Ciphertext, CiphertextFormat, Event, Kind,
-        Operation, Request, SigningDomain, Source, U256,
+        Operation, Request, SignedResult, SigningDomain, Source, U256,
     },
     flow::{
         Arrival, Batch, RequestLedger as _,
@@ -233,11 +233,11 @@ fn batch(count: u64, size: u64) -> Batch {
 /// A public answer as it goes to the contract.
 fn payload(count: u64) -> Payload {
     let request = request(Kind::PublicDecryption, count);
-    let answer = Answer {
+    let answer = Answer::PublicDecryption(SignedResult {
         payload: vec![1; 32].into(),
         signature: vec![2; 65].into(),
         extra_data: Bytes::new(),
-    };
+    });
     let data = abi::response_call(&request, &answer).expect("a generation that is served");
     Payload { request: request.key, to: Address::repeat_byte(9), data, gas_limit: 500_000 }
 }

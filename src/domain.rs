@@ -260,9 +260,34 @@ pub struct UserDecryption {
     pub extra_data: Bytes,
 }
 
-/// The KMS Core's signed answer in the form the contract takes it.
+/// The KMS Core's signed answer in the form the contract takes it, by the kind of its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub enum Answer {
+    PublicDecryption(SignedResult),
+    UserDecryption(SignedResult),
+}
+
+impl Answer {
+    /// To a request of this kind.
+    #[must_use]
+    pub fn new(kind: Kind, signed: SignedResult) -> Self {
+        match kind {
+            Kind::PublicDecryption => Self::PublicDecryption(signed),
+            Kind::UserDecryption => Self::UserDecryption(signed),
+        }
+    }
+
+    #[must_use]
+    pub fn signed(&self) -> &SignedResult {
+        match self {
+            Self::PublicDecryption(signed) | Self::UserDecryption(signed) => signed,
+        }
+    }
+}
+
+/// What the Core signed of a decryption, and its signature.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignedResult {
     /// `decryptedResult` or `userDecryptedShare`: the bytes the Core signed.
     pub payload: Bytes,
     /// The 65-byte EIP-712 signature of the Core's signer.

@@ -40,6 +40,7 @@ pub use self::{
     ledger::{Answered, Arrival, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven},
 };
 use crate::{
+    domain::PerKind,
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
     metrics::Metrics,
     repeats::Repeats,
@@ -51,8 +52,7 @@ pub struct FlowOptions {
     /// Walks under way at the same time.
     pub max_in_flight: usize,
     /// How long one attempt waits for the Core's answer.
-    pub public_decryption_timeout: Duration,
-    pub user_decryption_timeout: Duration,
+    pub answer_timeout: PerKind<Duration>,
     /// Ceiling of the pause between polls and between attempts.
     pub retry_interval: Duration,
     /// Working time after which a request ends as expired.

@@ -126,7 +126,7 @@ impl Metrics {
     pub fn new() -> Self {
         let series = Series::new();
         // Series that alerts watch exist from the start with 0, so that their first increase is visible.
-        for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
+        for kind in Kind::ALL {
             let kind = kind.as_str();
             series.arrived.with_label_values(&[kind]);
             series.settled.with_label_values(&[kind, "accepted"]);
@@ -187,7 +187,7 @@ impl Metrics {
         let sum = |of: &dyn Fn(&Standing) -> bool| {
             int(standings.iter().filter(|one| of(one)).map(|one| one.requests).sum())
         };
-        for kind in [Kind::PublicDecryption, Kind::UserDecryption] {
+        for kind in Kind::ALL {
             for stage in ["arrived", "asked", "answered", "submitted"] {
                 let here = sum(&|one| one.kind == kind && one.stage == stage);
                 requests.with_label_values(&[kind.as_str(), stage]).set(here);

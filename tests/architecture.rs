@@ -26,7 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("proxy", &[]),
     ("aws", &["clock", "domain"]),
     ("metrics", &["clock", "domain"]),
-    ("config", &["proxy"]),
+    ("config", &["domain", "proxy"]),
     ("observe", &["clock", "domain", "metrics", "repeats", "tls"]),
     ("gateway::abi", &["domain"]),
     (

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kms_connector::{
-    domain::{Address, Answer, Ciphertext, Operation, Request, SigningDomain},
+    domain::{Address, Answer, Ciphertext, Operation, Request, SignedResult, SigningDomain},
     flow::kms_core::{
         MESSAGE_LIMIT,
         proto::{
@@ -146,20 +146,20 @@ where
 fn public_answer(request: &Request, response: v1::PublicDecryptionResponse) -> Result<Answer> {
     let reply = wire::public_reply(request, response)?;
     let [encoding, _] = ResultEncoding::by_likelihood(request.key.id);
-    Ok(Answer {
+    Ok(Answer::PublicDecryption(SignedResult {
         payload: wire::decrypted_result(encoding, &reply.plaintexts)?.into(),
         signature: reply.signature.into(),
         extra_data: reply.extra_data.unwrap_or_default().into(),
-    })
+    }))
 }
 
 fn user_answer(request: &Request, response: v1::UserDecryptionResponse) -> Result<Answer> {
     let payload = wire::user_payload(request, response.payload)?;
-    Ok(Answer {
+    Ok(Answer::UserDecryption(SignedResult {
         payload: wire::user_decrypted_share(&payload).into(),
         signature: response.external_signature.into(),
         extra_data: response.extra_data.into(),
-    })
+    }))
 }
 
 fn unserved(event: &str) -> Error {

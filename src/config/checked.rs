@@ -23,7 +23,10 @@ use super::raw::{
 use super::secret::{InvalidPrivateKey, PrivateKey, SecretString, SecretUrl, strip_0x};
 use super::settings::{Config, Domain, Finality, PrivateAuthorities, S3, StartingBlock, Wallet};
 use super::{Mode, Source};
-use crate::proxy::{self, Proxies};
+use crate::{
+    domain::PerKind,
+    proxy::{self, Proxies},
+};
 
 /// EIP-2294 sets a lower bound of this size; TOML and the journal hold no larger integers.
 const MAX_CHAIN_ID: u64 = i64::MAX.unsigned_abs();
@@ -132,8 +135,7 @@ impl Check<'_> {
         let default_url = |text| Url::parse(text).map(SecretUrl::new).map_err(|_| Noted);
         let or_text = |given: Option<String>, default: &str| given.unwrap_or(default.to_owned());
         let (decryption_address, gateway_config_address) = addresses?;
-        let (public_decryption_timeout, user_decryption_timeout, request_expiry) = timeouts?;
-        let (public_decryption_confirmations, user_decryption_confirmations) = confirmations?;
+        let (answer_timeout, request_expiry) = timeouts?;
         let gateway_url = gateway_url?.map_or_else(|| default_url(DEFAULT_GATEWAY_URL), Ok)?;
         let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
         self.different_urls(&gateway_url, &gateway_fallback_urls)?;
@@ -152,8 +154,7 @@ impl Check<'_> {
             private_authorities: private_authorities?,
             proxies: proxies?,
             channel_size: channel_size?.unwrap_or(1000),
-            public_decryption_timeout,
-            user_decryption_timeout,
+            answer_timeout,
             retry_interval: Duration::from_secs(retry_interval?.unwrap_or(5)),
             decryption_domain: Domain {
                 name: or_text(decryption_domain_name?, "Decryption"),
@@ -168,8 +169,7 @@ impl Check<'_> {
             max_fee_per_gas: max_fee_per_gas?.unwrap_or(MAX_FEE_PER_GAS),
             starting_block: starting_block?.unwrap_or(StartingBlock::Latest),
             finality: finality?.unwrap_or(Finality::Latest),
-            public_decryption_confirmations,
-            user_decryption_confirmations,
+            confirmations: confirmations?,
             request_expiry,
             held_retry: Duration::from_secs(held_retry?.unwrap_or(300)),
             journal_retention: Duration::from_secs(retention?.unwrap_or(7) * DAY_SECS),
@@ -219,7 +219,7 @@ impl Check<'_> {
     }
 
     /// The two timeouts and the expiry, which must leave room for at least one attempt.
-    fn timeouts(&mut self) -> Result<(Duration, Duration, Duration), Noted> {
+    fn timeouts(&mut self) -> Result<(PerKind<Duration>, Duration), Noted> {
         let public = self.number(Key::PublicDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
         let user = self.number(Key::UserDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
         let expiry = self.number(Key::RequestExpirySecs, 60..=30 * DAY_SECS, "seconds");
@@ -233,8 +233,8 @@ impl Check<'_> {
                 "A request would expire during its first attempt",
             ));
         }
-        let duration = Duration::from_secs;
-        Ok((duration(public), duration(user), duration(expiry)))
+        let timeouts = PerKind { public_decryption: public, user_decryption: user };
+        Ok((timeouts.map(Duration::from_secs), Duration::from_secs(expiry)))
     }
 
     fn gas_limit(&mut self) -> Found<u64> {
@@ -325,13 +325,14 @@ impl Check<'_> {
     }
 
     /// For public and for user decryptions.
-    fn confirmations(&mut self) -> Result<(u64, u64), Noted> {
+    fn confirmations(&mut self) -> Result<PerKind<u64>, Noted> {
         let mut read = |key| self.number(key, 0..=MAX_CONFIRMATIONS, "blocks");
         let all = read(Key::Confirmations);
         let public = read(Key::PublicDecryptionConfirmations);
         let user = read(Key::UserDecryptionConfirmations);
         let all = all?.unwrap_or(0);
-        Ok((public?.unwrap_or(all), user?.unwrap_or(all)))
+        Ok(PerKind { public_decryption: public?, user_decryption: user? }
+            .map(|own| own.unwrap_or(all)))
     }
 
     fn s3(&mut self) -> Found<S3> {

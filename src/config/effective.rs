@@ -10,6 +10,7 @@ use super::{
     raw::{Key, Raw, Value},
     secret::SecretUrl,
 };
+use crate::domain::PerKind;
 
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,8 +129,8 @@ fn shown(key: Key, config: &Config) -> Option<String> {
             format!("{} ({count} certificates)", authorities.path.display())
         }),
         Key::ChannelSize => number(config.channel_size),
-        Key::PublicDecryptionTimeoutSecs => seconds(config.public_decryption_timeout),
-        Key::UserDecryptionTimeoutSecs => seconds(config.user_decryption_timeout),
+        Key::PublicDecryptionTimeoutSecs => seconds(config.answer_timeout.public_decryption),
+        Key::UserDecryptionTimeoutSecs => seconds(config.answer_timeout.user_decryption),
         Key::RetryIntervalSecs => seconds(config.retry_interval),
         Key::DecryptionDomainName => Some(config.decryption_domain.name.clone()),
         Key::DecryptionDomainVersion => Some(config.decryption_domain.version.clone()),
@@ -152,14 +153,13 @@ fn shown(key: Key, config: &Config) -> Option<String> {
         ),
         // Counts through the two below.
         Key::Confirmations => {
-            let (public, user) =
-                (config.public_decryption_confirmations, config.user_decryption_confirmations);
-            (public == user).then(|| public.to_string())
+            let PerKind { public_decryption: all, user_decryption: user } = config.confirmations;
+            (all == user).then(|| all.to_string())
         }
         Key::PublicDecryptionConfirmations => {
-            Some(config.public_decryption_confirmations.to_string())
+            Some(config.confirmations.public_decryption.to_string())
         }
-        Key::UserDecryptionConfirmations => Some(config.user_decryption_confirmations.to_string()),
+        Key::UserDecryptionConfirmations => Some(config.confirmations.user_decryption.to_string()),
         Key::RequestExpirySecs => seconds(config.request_expiry),
         Key::HeldRetrySecs => seconds(config.held_retry),
         Key::JournalRetentionDays => {

@@ -8,7 +8,7 @@ use alloy::primitives::Address;
 use rustls::pki_types::CertificateDer;
 
 use super::secret::{PrivateKey, SecretUrl};
-use crate::proxy::Proxies;
+use crate::{domain::PerKind, proxy::Proxies};
 
 /// The configuration of one instance. Every value is within its bounds; `==` tells whether a
 /// reload changes anything; `Debug` prints no secret.
@@ -40,8 +40,7 @@ pub struct Config {
     /// Events that may wait for a walk to take them.
     pub channel_size: usize,
     /// How long the Core may take for an answer before it is polled anew.
-    pub public_decryption_timeout: Duration,
-    pub user_decryption_timeout: Duration,
+    pub answer_timeout: PerKind<Duration>,
     /// The ceiling of the poll back-off.
     pub retry_interval: Duration,
     /// The EIP-712 domain of the Decryption contract; compared with `eip712Domain()` at start.
@@ -59,8 +58,7 @@ pub struct Config {
     /// How final a request's block has to be before the Core is asked.
     pub finality: Finality,
     /// Blocks on top of a request's block before the Core is asked.
-    pub public_decryption_confirmations: u64,
-    pub user_decryption_confirmations: u64,
+    pub confirmations: PerKind<u64>,
     /// Working time after which an unanswered request ends as expired.
     pub request_expiry: Duration,
     /// How often a held request is tried again.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::raw::Key;
 use super::*;
+use crate::domain::PerKind;
 
 const KEY: &str = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
 const ADDRESS: &str = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"; // an example of EIP-55
@@ -68,8 +69,7 @@ fn defaults_are_the_seeds() {
     assert_eq!(hex(config.gateway_config_address), "0x0000000000000000000000000000000000000001");
     assert_eq!(config.channel_size, 1000);
     assert_eq!(config.service_name, "kms-connector");
-    assert_eq!(config.public_decryption_timeout, Duration::from_mins(5));
-    assert_eq!(config.user_decryption_timeout, Duration::from_mins(5));
+    assert_eq!(config.answer_timeout, PerKind::all(Duration::from_mins(5)));
     assert_eq!(config.retry_interval, Duration::from_secs(5));
     assert_eq!(config.decryption_domain.name, "Decryption");
     assert_eq!(config.decryption_domain.version, "1");
@@ -89,10 +89,7 @@ fn defaults_are_the_seeds() {
     assert_eq!((config.max_fee_per_gas, config.private_authorities), (1_000_000_000_000, None));
     assert_eq!(config.gateway_fallback_urls, []);
     assert_eq!(config.finality, Finality::Latest);
-    assert_eq!(
-        (config.public_decryption_confirmations, config.user_decryption_confirmations),
-        (0, 0)
-    );
+    assert_eq!(config.confirmations, PerKind::all(0));
 }
 
 #[test]
@@ -128,8 +125,8 @@ fn fallback_urls_are_a_list_or_stand_between_commas() {
 #[test]
 fn confirmations_count_for_all_kinds_or_for_one() {
     let of = |text: &str| {
-        let config = good(text).config;
-        (config.public_decryption_confirmations, config.user_decryption_confirmations)
+        let PerKind { public_decryption, user_decryption } = good(text).config.confirmations;
+        (public_decryption, user_decryption)
     };
     assert_eq!(of("confirmations = 5"), (5, 5));
     assert_eq!(of("confirmations = 5\npublic_decryption_confirmations = 9"), (9, 5));

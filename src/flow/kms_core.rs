@@ -422,23 +422,16 @@ impl KmsCore {
         registered: &[Address],
     ) -> Result<Answer, Hold> {
         let extra_data = self.options.extra_data;
+        let domain = &self.domain;
         match reply {
             Reply::Public(operation, response) => signature::public_answer_of(
-                &self.domain,
-                request,
-                operation,
-                extra_data,
-                response,
-                registered,
-            ),
-            Reply::User(operation, response) => signature::user_answer(
-                &self.domain,
-                request,
-                operation,
-                extra_data,
-                response,
-                registered,
-            ),
+                domain, request, operation, extra_data, response, registered,
+            )
+            .map(Answer::PublicDecryption),
+            Reply::User(operation, response) => {
+                signature::user_answer(domain, request, operation, extra_data, response, registered)
+                    .map(Answer::UserDecryption)
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     *,
 };
 use crate::{
-    domain::{Answer, HoldReason, Outcome, stage::Stage},
+    domain::{Answer, HoldReason, Outcome, SignedResult, stage::Stage},
     gateway::{
         abi,
         fake_chain::{SOURCE, request_event},
@@ -31,11 +31,8 @@ fn intake(id: u64, recovered: bool) -> Intake {
 }
 
 fn answer() -> Answer {
-    Answer {
-        payload: alloy::primitives::Bytes::from_static(&[1]),
-        signature: alloy::primitives::Bytes::new(),
-        extra_data: alloy::primitives::Bytes::new(),
-    }
+    let payload = alloy::primitives::Bytes::from_static(&[1]);
+    Answer::PublicDecryption(SignedResult { payload, ..SignedResult::default() })
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Address, Answer, Hold, HoldReason, Kind, LedgerError, Operation, Outcome, Remedy, Request,
+        Address, Answer, Hold, HoldReason, LedgerError, Operation, Outcome, Remedy, Request,
         RequestKey, stage::Stage,
     },
     gateway::{
@@ -480,10 +480,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         history: &mut History,
     ) -> Result<Door, Setback> {
         let signers = rooms.gateway_config.core_signers().await.map_err(Setback::retry)?;
-        let patience = match request.kind() {
-            Kind::PublicDecryption => self.options.public_decryption_timeout,
-            Kind::UserDecryption => self.options.user_decryption_timeout,
-        };
+        let patience = self.options.answer_timeout[request.kind()];
         let begun = Instant::now();
         let polling = rooms.core.answer(request, &signers, patience, self.options.retry_interval);
         let polled = polling.instrument(debug_span!("kms_core_answer")).await;

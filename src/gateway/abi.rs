@@ -157,12 +157,10 @@ pub fn decode(source: Source, event: &Event) -> Result<Request, DecodeError> {
 /// In G7 the answer's `extra_data` is left out.
 #[must_use]
 pub fn response_call(request: &Request, answer: &Answer) -> Option<Bytes> {
-    let kind = match &request.operation {
-        Operation::PublicDecryption(_) => Kind::PublicDecryption,
-        Operation::UserDecryption(_) => Kind::UserDecryption,
-        Operation::Unsupported { .. } => return None,
-    };
-    Some(ResponseForm::of(request.shape).call(kind, request.key.id, answer))
+    if let Operation::Unsupported { .. } = request.operation {
+        return None;
+    }
+    Some(ResponseForm::of(request.shape).call(request.key.id, answer))
 }
 
 /// The form of the functions that bring answers: what a deployment takes.
@@ -180,10 +178,10 @@ impl ResponseForm {
         if shape.has_extra_data() { Self::WithExtraData } else { Self::Plain }
     }
 
-    fn call(self, kind: Kind, id: U256, answer: &Answer) -> Bytes {
+    fn call(self, id: U256, answer: &Answer) -> Bytes {
         match self {
-            Self::Plain => g7::response_call(kind, id, answer),
-            Self::WithExtraData => g8::response_call(kind, id, answer),
+            Self::Plain => g7::response_call(id, answer),
+            Self::WithExtraData => g8::response_call(id, answer),
         }
     }
 }

@@ -191,7 +191,7 @@ fn listing(which: Which, after: Option<i64>, limit: u32) -> Listing {
 fn fitting(found: &[RequestRecord]) -> usize {
     let sizes = found.iter().map(|record| {
         let answer = record.answer.as_ref();
-        record.event.data.len() + answer.map_or(0, |answer| answer.payload.len())
+        record.event.data.len() + answer.map_or(0, |answer| answer.signed().payload.len())
     });
     let so_far = sizes.scan(0, |bytes, size| {
         *bytes += size;
@@ -333,9 +333,9 @@ fn exported(story: RequestStory, record: RequestRecord) -> ExportedRequest {
         topics: record.event.topics.iter().map(ToString::to_string).collect(),
         data: hex(&record.event.data),
         answer: record.answer.map(|answer| ExportedAnswer {
-            payload: hex(&answer.payload),
-            signature: hex(&answer.signature),
-            extra_data: hex(&answer.extra_data),
+            payload: hex(&answer.signed().payload),
+            signature: hex(&answer.signed().signature),
+            extra_data: hex(&answer.signed().extra_data),
         }),
     }
 }

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use crate::{
     config::{self, Config},
-    domain::{Address, BlockRef, PerKind},
+    domain::{Address, BlockRef},
     flow::{
         Entrance, FlowOptions, Intakes,
         arrivals::Start,
@@ -44,8 +44,7 @@ pub(super) fn addresses(config: &Config) -> Addresses {
 pub(super) fn flow_options(config: &Config) -> FlowOptions {
     FlowOptions {
         max_in_flight: config.max_requests_in_flight,
-        public_decryption_timeout: config.public_decryption_timeout,
-        user_decryption_timeout: config.user_decryption_timeout,
+        answer_timeout: config.answer_timeout,
         retry_interval: config.retry_interval,
         request_expiry: config.request_expiry,
     }
@@ -76,10 +75,7 @@ pub(super) fn depth(config: &Config) -> Depth {
             config::Finality::Safe => Finality::Safe,
             config::Finality::Finalized => Finality::Finalized,
         },
-        confirmations: PerKind {
-            public_decryption: config.public_decryption_confirmations,
-            user_decryption: config.user_decryption_confirmations,
-        },
+        confirmations: config.confirmations,
     }
 }
 

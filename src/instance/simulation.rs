@@ -65,7 +65,7 @@ use self::{
 use super::{Edges, Ended, Estate, Exit, Failure, Supervision, run};
 use crate::{
     config::{self, Config, Environment, Source},
-    domain::{Address, HoldReason},
+    domain::{Address, HoldReason, PerKind},
     flow::{
         ciphertexts::{BucketClient, SMALLEST_MEMORY_MIB},
         depth::{Depth, Finality},
@@ -201,14 +201,12 @@ fn config(depth: Depth) -> Config {
             Finality::Safe => config::Finality::Safe,
             Finality::Finalized => config::Finality::Finalized,
         },
-        public_decryption_confirmations: depth.confirmations.public_decryption,
-        user_decryption_confirmations: depth.confirmations.user_decryption,
+        confirmations: depth.confirmations,
         channel_size: 4,
         max_requests_in_flight: 12,
         max_transactions_in_flight: 16,
         max_fee_per_gas: HIGHEST_FEE,
-        public_decryption_timeout: Duration::from_secs(30),
-        user_decryption_timeout: Duration::from_secs(30),
+        answer_timeout: PerKind::all(Duration::from_secs(30)),
         retry_interval: Duration::from_secs(2),
         request_expiry: Duration::from_hours(240),
         held_retry: Duration::from_mins(1),

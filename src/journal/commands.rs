@@ -98,7 +98,9 @@ impl Command {
                     + batch.unproven.as_ref().map_or(0, |unproven| 128 * unproven.len())
             }
             Work::Signed(transactions) => transactions.iter().map(|one| 512 + one.raw.len()).sum(),
-            Work::Note(_, Step::Answered(answer)) => answer.payload.len() + answer.extra_data.len(),
+            Work::Note(_, Step::Answered(answer)) => {
+                answer.signed().payload.len() + answer.signed().extra_data.len()
+            }
             Work::Prune { .. } => FULL_BATCH / 8,
             Work::Note(..)
             | Work::Mined(..)

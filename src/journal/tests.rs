@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     domain::{
-        Address, Answer, B256, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal, Source,
-        stage::Stage,
+        Address, Answer, B256, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal,
+        SignedResult, Source, stage::Stage,
     },
     flow::ledger::{Answered, Arrival, Batch, RequestLedger as _, Standing, Step, Taken},
     gateway::{
@@ -72,9 +72,12 @@ pub(super) fn event(number: u64, data: usize) -> Event {
     }
 }
 
+fn kind(id: u64) -> Kind {
+    if id.is_multiple_of(2) { Kind::PublicDecryption } else { Kind::UserDecryption }
+}
+
 pub(super) fn arrival(id: u64) -> Arrival {
-    let kind = if id.is_multiple_of(2) { Kind::PublicDecryption } else { Kind::UserDecryption };
-    Arrival { key: key(id), kind, event: event(id, 100) }
+    Arrival { key: key(id), kind: kind(id), event: event(id, 100) }
 }
 
 pub(super) fn batch(ids: impl IntoIterator<Item = u64>, cursor: Option<u64>) -> Batch {
@@ -90,12 +93,13 @@ fn of(source: Source, mut batch: Batch) -> Batch {
     batch
 }
 
-pub(super) fn answer(text: &str) -> Answer {
-    Answer {
+pub(super) fn answer(id: u64, text: &str) -> Answer {
+    let signed = SignedResult {
         payload: Bytes::from(text.as_bytes().to_vec()),
         signature: Bytes::from(vec![7; 65]),
         extra_data: Bytes::from_static(&[0]),
-    }
+    };
+    Answer::new(kind(id), signed)
 }
 
 pub(super) fn signed(nonce: u64, variant: u64, request: Option<RequestKey>) -> SignedTransaction {

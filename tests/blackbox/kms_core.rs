@@ -7,9 +7,9 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use alloy::signers::local::PrivateKeySigner;
 use kms_connector::domain::{
-    Answer, BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material,
-    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, SigningDomain, Source,
-    UserDecryption,
+    BlockRef, Bytes, Ciphertext, CiphertextFormat, EventShape, HoldReason, Kind, Material,
+    Operation, PublicDecryption, Refusal, Remedy, Request, RequestKey, SignedResult, SigningDomain,
+    Source, UserDecryption,
 };
 use kms_connector::flow::kms_core::wire::{ExtraDataMeaning, RequestError};
 use kms_connector::flow::kms_core::{
@@ -179,9 +179,9 @@ impl Sample {
     }
 }
 
-fn answered(ending: Result<Ending, CoreError>) -> Answer {
+fn answered(ending: Result<Ending, CoreError>) -> SignedResult {
     match ending {
-        Ok(Ending::Answer(answer)) => answer,
+        Ok(Ending::Answer(answer)) => answer.signed().clone(),
         other => panic!("no answer: {other:?}"),
     }
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use super::proto::kms::v1;
 use super::wire::{self, ExtraDataMeaning, PublicReply, ReplyError, ResultEncoding};
 use crate::domain::{
-    Address, Answer, B256, Hold, HoldReason, Operation, PublicDecryption, Request, SigningDomain,
-    U256, UserDecryption,
+    Address, Answer, B256, Hold, HoldReason, Operation, PublicDecryption, Request, SignedResult,
+    SigningDomain, U256, UserDecryption,
 };
 
 const DOMAIN_TYPE: &str =
@@ -151,15 +151,16 @@ pub fn signer_of(
     request: &Request,
     answer: &Answer,
 ) -> Result<Address, SignatureError> {
-    let signature = parse_signature(&answer.signature)?;
-    let extra_data = request.shape.has_extra_data().then_some(&answer.extra_data[..]);
+    let SignedResult { payload, signature, extra_data } = answer.signed();
+    let signature = parse_signature(signature)?;
+    let extra_data = request.shape.has_extra_data().then_some(&extra_data[..]);
     let handles = handles(request);
     let digest = match &request.operation {
         Operation::UserDecryption(user) => {
-            user_digest(domain, &user.public_key, &handles, &answer.payload, extra_data)
+            user_digest(domain, &user.public_key, &handles, payload, extra_data)
         }
         Operation::PublicDecryption(_) | Operation::Unsupported { .. } => {
-            public_digest(domain, &handles, &answer.payload, extra_data)
+            public_digest(domain, &handles, payload, extra_data)
         }
     };
     recover(&signature, digest)
@@ -174,7 +175,7 @@ pub fn public_answer(
     meaning: ExtraDataMeaning,
     reply: &PublicReply,
     registered: &[Address],
-) -> Result<Answer, Hold> {
+) -> Result<SignedResult, Hold> {
     let sent = meaning.sent(&operation.extra_data.0);
     let mut payloads = Vec::with_capacity(2);
     let mut refused = None;
@@ -208,7 +209,7 @@ pub fn user_answer(
     meaning: ExtraDataMeaning,
     response: v1::UserDecryptionResponse,
     registered: &[Address],
-) -> Result<Answer, Hold> {
+) -> Result<SignedResult, Hold> {
     let sent = meaning.sent(&operation.extra_data.0);
     let payload = wire::user_payload(request, response.payload).map_err(invalid)?;
     // Protobuf does not tell an empty echo from a Core that does not echo.
@@ -234,7 +235,7 @@ pub fn public_answer_of(
     meaning: ExtraDataMeaning,
     response: v1::PublicDecryptionResponse,
     registered: &[Address],
-) -> Result<Answer, Hold> {
+) -> Result<SignedResult, Hold> {
     let reply =
         wire::public_reply(request, response).map_err(|error: ReplyError| invalid(error))?;
     public_answer(domain, request, operation, meaning, &reply, registered)
@@ -267,7 +268,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn decide(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<Answer, Hold> {
+    fn decide(&self, digest: impl Fn(&[u8], Option<&[u8]>) -> B256) -> Result<SignedResult, Hold> {
         let signature = parse_signature(self.signature).map_err(invalid)?;
         let with_extra_data = self.request.shape.has_extra_data();
         let mut first_signer = None;
@@ -276,7 +277,7 @@ impl Check<'_> {
             let signer = recover(&signature, digest).map_err(invalid)?;
             if self.registered.is_empty() || self.registered.contains(&signer) {
                 let extra_data = if with_extra_data { extra_data.clone() } else { Bytes::new() };
-                return Ok(Answer {
+                return Ok(SignedResult {
                     payload: payload.clone().into(),
                     signature: Bytes::copy_from_slice(self.signature).into(),
                     extra_data: extra_data.into(),

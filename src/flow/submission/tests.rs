@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::{
-    domain::{BlockRef, EventShape, Kind, Operation, PublicDecryption, RequestKey, U256},
+    domain::{
+        BlockRef, EventShape, Kind, Operation, PublicDecryption, RequestKey, SignedResult, U256,
+    },
     gateway::{
         fake_chain::{ADDRESSES, CONTRACT, FakeChain, Lies, Mood, SOURCE, request_event},
         lane::{HIGHEST_FEE, LaneOptions, Recovered, lane},
@@ -118,11 +120,11 @@ fn request(id: u64, block: BlockRef) -> Request {
 }
 
 fn answer() -> Answer {
-    Answer {
+    Answer::PublicDecryption(SignedResult {
         payload: Bytes::from(vec![1; 32]),
         signature: Bytes::from(vec![2; 65]),
         extra_data: Bytes::new(),
-    }
+    })
 }
 
 fn already() -> KmsNodeAlreadySigned {

@@ -36,7 +36,8 @@ async fn b5_what_is_disputed_is_fetched_once() {
 #[tokio::test(start_paused = true)]
 async fn a14_the_block_of_other_content_is_read_again() {
     let signature = PrivateKeySigner::random().sign_hash_sync(&keccak256([1])).unwrap();
-    let answer = Answer { signature: signature.as_bytes().into(), ..answer() };
+    let signature = signature.as_bytes().into();
+    let answer = Answer::PublicDecryption(SignedResult { signature, ..answer().signed().clone() });
     let scene = Scene::new(FakeCore::pending(), Stage::Answered(answer)).await;
     let other = NotKmsSigner { signerAddress: Address::repeat_byte(2) };
     scene.chain.node().verdict = Some(other.abi_encode().into());

@@ -17,7 +17,7 @@ use tonic::codegen::http;
 pub(super) use crate::flow::kms_core::fake_core::FakeCore;
 use crate::{
     domain::{
-        Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, Request,
+        Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, PerKind, Request,
         RequestKey, SigningDomain, U256, stage::Stage,
     },
     flow::{
@@ -267,8 +267,7 @@ impl Scene {
             repeats: Mutex::default(),
             options: FlowOptions {
                 max_in_flight: 1,
-                public_decryption_timeout: TIMEOUT,
-                user_decryption_timeout: TIMEOUT,
+                answer_timeout: PerKind::all(TIMEOUT),
                 retry_interval: Duration::from_secs(5),
                 request_expiry: EXPIRY,
             },

@@ -7,7 +7,7 @@ use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 
 use super::{DECODER, Shape, materials};
-use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, U256};
+use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, SignedResult, U256};
 use crate::domain::{PublicDecryption, UserDecryption};
 
 sol! {
@@ -62,14 +62,13 @@ pub(super) const USER_REQUEST: Shape = Shape {
     },
 };
 
-pub(super) fn response_call(kind: Kind, id: U256, answer: &Answer) -> Bytes {
-    let Answer { payload, signature, extra_data: _ } = answer.clone();
-    match kind {
-        Kind::PublicDecryption => {
+pub(super) fn response_call(id: U256, answer: &Answer) -> Bytes {
+    match answer.clone() {
+        Answer::PublicDecryption(SignedResult { payload, signature, extra_data: _ }) => {
             publicDecryptionResponseCall { decryptionId: id, decryptedResult: payload, signature }
                 .abi_encode()
         }
-        Kind::UserDecryption => {
+        Answer::UserDecryption(SignedResult { payload, signature, extra_data: _ }) => {
             userDecryptionResponseCall { decryptionId: id, userDecryptedShare: payload, signature }
                 .abi_encode()
         }

@@ -6,7 +6,7 @@ use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 
 use super::{DECODER, Shape, materials};
-use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, U256};
+use crate::domain::{Answer, Bytes, EventShape, Kind, Operation, SignedResult, U256};
 use crate::domain::{PublicDecryption, UserDecryption};
 
 sol! {
@@ -64,23 +64,26 @@ fn shape_of(id: U256) -> EventShape {
     if (id >> 248_usize).is_zero() { EventShape::G8 } else { EventShape::G9 }
 }
 
-pub(super) fn response_call(kind: Kind, id: U256, answer: &Answer) -> Bytes {
-    let Answer { payload, signature, extra_data } = answer.clone();
-    match kind {
-        Kind::PublicDecryption => publicDecryptionResponseCall {
-            decryptionId: id,
-            decryptedResult: payload,
-            signature,
-            extraData: extra_data,
+pub(super) fn response_call(id: U256, answer: &Answer) -> Bytes {
+    match answer.clone() {
+        Answer::PublicDecryption(SignedResult { payload, signature, extra_data }) => {
+            publicDecryptionResponseCall {
+                decryptionId: id,
+                decryptedResult: payload,
+                signature,
+                extraData: extra_data,
+            }
+            .abi_encode()
         }
-        .abi_encode(),
-        Kind::UserDecryption => userDecryptionResponseCall {
-            decryptionId: id,
-            userDecryptedShare: payload,
-            signature,
-            extraData: extra_data,
+        Answer::UserDecryption(SignedResult { payload, signature, extra_data }) => {
+            userDecryptionResponseCall {
+                decryptionId: id,
+                userDecryptedShare: payload,
+                signature,
+                extraData: extra_data,
+            }
+            .abi_encode()
         }
-        .abi_encode(),
     }
     .into()
 }

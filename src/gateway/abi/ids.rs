@@ -2,7 +2,7 @@
 //! kinds; from G9 on one counter per kind, with the kind's tag in the top byte.
 
 use super::ResponseForm;
-use crate::domain::{Answer, Bytes, Event, Kind, U256};
+use crate::domain::{Answer, Bytes, Event, Kind, SignedResult, U256};
 
 /// One counter of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,8 +84,7 @@ pub fn requested_id(event: &Event) -> Option<U256> {
 /// content, one that does not refuses the id (from v0.8.0-1 on; gateway-abi 4.3).
 #[must_use]
 pub fn empty_response(kind: Kind, id: U256, form: ResponseForm) -> Bytes {
-    let empty = Answer { payload: Bytes::new(), signature: Bytes::new(), extra_data: Bytes::new() };
-    form.call(kind, id, &empty)
+    form.call(id, &Answer::new(kind, SignedResult::default()))
 }
 
 #[cfg(test)]

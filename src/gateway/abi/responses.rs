@@ -88,7 +88,9 @@ mod tests {
     use alloy::primitives::{b256, hex};
 
     use super::*;
-    use crate::domain::{Answer, BlockRef, Bytes, EventShape, Operation, Request, RequestKey};
+    use crate::domain::{
+        Answer, BlockRef, Bytes, EventShape, Operation, Request, RequestKey, SignedResult,
+    };
     use crate::gateway::fake_chain::SOURCE;
 
     fn event(topics: Vec<B256>, data: Vec<u8>) -> Event {
@@ -124,11 +126,11 @@ mod tests {
 
     #[test]
     fn a13_calldata_of_a_response_names_its_request() {
-        let answer = Answer {
+        let answer = Answer::PublicDecryption(SignedResult {
             payload: Bytes::from_static(&[1; 40]),
             signature: Bytes::from_static(&[2; 65]),
             extra_data: Bytes::new(),
-        };
+        });
         for shape in [EventShape::G7, EventShape::G8, EventShape::G9] {
             for id in [U256::from(5), U256::MAX] {
                 let public = crate::domain::PublicDecryption {

@@ -5,7 +5,7 @@ use alloy::sol_types::{SolCall, SolValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{PublicDecryption, UserDecryption};
+use crate::domain::{PublicDecryption, SignedResult, UserDecryption};
 use crate::gateway::fake_chain::SOURCE;
 
 const G7_PUBLIC: B256 = b256!("17c632196fbf6b96d9675971058d3701733094c3f2f1dcb9ba7d2a08bee0aafb");
@@ -86,8 +86,8 @@ fn topic(id: U256) -> B256 {
     B256::from(id)
 }
 
-fn answer() -> Answer {
-    Answer {
+fn answer() -> SignedResult {
+    SignedResult {
         payload: bytes!("0102"),
         signature: Bytes::from(vec![0x5a; 65]),
         extra_data: bytes!("00"),
@@ -241,7 +241,7 @@ fn shapes_we_cannot_serve_are_recognised_whatever_their_data() {
         assert_eq!(request.key.id, id(2, 3));
         assert_eq!(request.shape, shape);
         assert_eq!(request.operation, Operation::Unsupported { kind: row.2, event: row.1 });
-        assert_eq!(response_call(&request, &answer()), None);
+        assert_eq!(response_call(&request, &Answer::new(request.kind(), answer())), None);
     }
 }
 
@@ -330,18 +330,18 @@ fn responses_word_by_word() {
 
     let g7 = request(G7_PUBLIC, U256::from(7), words(G7_PUBLIC_DATA));
     assert_eq!(
-        response_call(&g7, &answer()).unwrap(),
+        response_call(&g7, &Answer::new(g7.kind(), answer())).unwrap(),
         call("02fd1a64", &format!("7 60 a0 {payload} {signature}"))
     );
     let g8 = request(G8_USER, U256::from(8), words(G8_USER_DATA));
     assert_eq!(
-        response_call(&g8, &answer()).unwrap(),
+        response_call(&g8, &Answer::new(g8.kind(), answer())).unwrap(),
         call("046f9eb3", &format!("8 80 c0 140 {payload} {signature} {zero}"))
     );
     let g9 = request(G8_PUBLIC, id(1, 9), words("40 60 0 0"));
     let tagged = "0100000000000000000000000000000000000000000000000000000000000009";
     assert_eq!(
-        response_call(&g9, &answer()).unwrap(),
+        response_call(&g9, &Answer::new(g9.kind(), answer())).unwrap(),
         call("6f8913bc", &format!("{tagged} 80 c0 140 {payload} {signature} {zero}"))
     );
 }
@@ -424,8 +424,8 @@ proptest! {
         extra_data in some_bytes(70),
     ) {
         let request = decode(SOURCE, &event).unwrap();
-        let answer = Answer { payload, signature, extra_data };
-        let call = response_call(&request, &answer).unwrap();
+        let answer = SignedResult { payload, signature, extra_data };
+        let call = response_call(&request, &Answer::new(request.kind(), answer.clone())).unwrap();
         let (selector, arguments) = call.split_at(4);
         let public = request.kind() == Kind::PublicDecryption;
         if shape == EventShape::G7 {

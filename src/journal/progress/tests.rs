@@ -3,17 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::Bytes;
+use crate::domain::{Bytes, SignedResult};
 
 const REOPENINGS: [Reopening; 3] =
     [Reopening::SeenAgain, Reopening::AnswerDropped, Reopening::RetryAsked];
 
 fn answer() -> Answer {
-    Answer {
+    Answer::PublicDecryption(SignedResult {
         payload: Bytes::from_static(b"payload"),
         signature: Bytes::from_static(b"signature"),
         extra_data: Bytes::new(),
-    }
+    })
 }
 
 fn hold(reason: HoldReason) -> Step {

@@ -13,7 +13,9 @@ use super::{
     statements::{self as sql, PROGRESS_COLUMNS},
 };
 use crate::{
-    domain::{Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, Source, U256},
+    domain::{
+        Answer, B256, BlockRef, Event, HoldReason, Kind, RequestKey, SignedResult, Source, U256,
+    },
     flow::ledger::{Answered, IdRun, Unproven},
     gateway::{
         abi::Counter,
@@ -112,11 +114,12 @@ pub(super) fn read_record(row: &Row<'_>, source: Source) -> rusqlite::Result<Req
     let event = read_event(row, EVENT)?;
     let answer = match row.get::<_, Option<Vec<u8>>>(ANSWER)? {
         None => None,
-        Some(payload) => Some(Answer {
-            payload: bytes(payload),
-            signature: bytes(row.get(ANSWER + 1)?),
-            extra_data: bytes(row.get(ANSWER + 2)?),
-        }),
+        Some(payload) => {
+            let (signature, extra_data) = (row.get(ANSWER + 1)?, row.get(ANSWER + 2)?);
+            let (signature, extra_data) = (bytes(signature), bytes(extra_data));
+            let signed = SignedResult { payload: bytes(payload), signature, extra_data };
+            Some(Answer::new(kind, signed))
+        }
     };
     Ok(RequestRecord { position, key, kind, event, answer, progress: read_progress(row)? })
 }

@@ -13,7 +13,7 @@ use super::{
     statements as sql,
 };
 use crate::{
-    domain::{B256, BlockRef, Kind, RequestKey, Source},
+    domain::{B256, BlockRef, Kind, RequestKey, SignedResult, Source},
     flow::ledger::{Arrival, Batch, IdRun, Step, Taken, Unproven},
     gateway::lane::{SignedTransaction, TransactionId},
     journal::{
@@ -229,11 +229,12 @@ impl Tables<'_> {
             }
             Ok(Stored::Open(after)) => {
                 if let Step::Answered(answer) = step {
+                    let SignedResult { payload, signature, extra_data } = answer.signed();
                     self.transaction.prepare_cached(sql::PUT_ANSWER)?.execute(params![
                         seq,
-                        answer.payload.as_ref(),
-                        answer.signature.as_ref(),
-                        answer.extra_data.as_ref(),
+                        payload.as_ref(),
+                        signature.as_ref(),
+                        extra_data.as_ref(),
                     ])?;
                 }
                 self.advance(seq, &after).map(|()| Done::Nothing)

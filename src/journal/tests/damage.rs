@@ -254,7 +254,7 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let stored = Batch { arrivals: all, cursor: Some(block(20)), ..Batch::default() };
     journal.arrive(stored).await.unwrap();
     journal.note(keys[0], Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
-    journal.note(keys[1], Step::Answered(answer("a"))).await.unwrap();
+    journal.note(keys[1], Step::Answered(answer(1, "a"))).await.unwrap();
     let good = sent(7, keys[1]);
     let mined = sent(6, keys[0]);
     let others = SignedTransaction { request: Some(keys[2]), ..sent(8, keys[3]) };

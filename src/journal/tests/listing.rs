@@ -51,7 +51,7 @@ async fn only_what_is_not_known_to_be_answered_is_opened_again() {
     let running = Running::open(dir.path());
     let journal = &running.journal;
     journal.arrive(batch(1..=5, Some(5))).await.unwrap();
-    journal.note(key(1), Step::Answered(answer("one"))).await.unwrap();
+    journal.note(key(1), Step::Answered(answer(1, "one"))).await.unwrap();
     journal.note(key(1), Step::Failed { why: "late".into() }).await.unwrap();
     journal.note(key(1), Step::Worked(Duration::from_hours(25))).await.unwrap();
     journal.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();

@@ -93,7 +93,7 @@ fn request_key(id: u64, content: u8) -> RequestKey {
     RequestKey { source: SOURCE, id: U256::from(id), content: B256::repeat_byte(content) }
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(id: u64) -> impl Strategy<Value = Step> {
     let outcome = prop_oneof![
         (0..9u64).prop_map(|n| Outcome::Accepted { transaction: hash(n), block: block(n) }),
         Just(Outcome::AlreadyAnswered),
@@ -106,7 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Asked),
         2 => Just(Step::Forgotten),
-        4 => "[a-z]{0,20}".prop_map(|text| Step::Answered(answer(&text))),
+        4 => "[a-z]{0,20}".prop_map(move |text| Step::Answered(answer(id, &text))),
         4 => (0..9u64).prop_map(|n| Step::Submitted { transaction: hash(n) }),
         2 => "[a-z]{1,9}".prop_map(|why| Step::Returned { why }),
         2 => "[a-z]{1,9}".prop_map(|why| Step::Failed { why }),
@@ -120,7 +120,9 @@ fn call() -> impl Strategy<Value = Call> {
     let arrivals = vec((0..5u64, 0..2u8), 0..4);
     prop_oneof![
         3 => (arrivals, option::of(0..100u64)).prop_map(|(keys, to)| Call::Arrive(keys, to)),
-        8 => (0..5u64, 0..2u8, step()).prop_map(|(id, content, step)| Call::Note(id, content, step)),
+        8 => (0..5u64, 0..2u8).prop_flat_map(|(id, content)| {
+            step(id).prop_map(move |step| Call::Note(id, content, step))
+        }),
         2 => (0..4u64, 0..3u64, option::of(0..5u64)).prop_map(|(n, v, id)| Call::Sign(n, v, id)),
         1 => (0..4u64, 0..3u64, 0..100u64).prop_map(|(n, v, number)| Call::Mine(n, v, number)),
         1 => Just(Call::Restart),

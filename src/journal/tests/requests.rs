@@ -49,8 +49,8 @@ async fn steps_are_stored_and_survive() {
     let steps = [
         (1, Step::Asked),
         (2, Step::Asked),
-        (2, Step::Answered(answer("two"))),
-        (3, Step::Answered(answer("three"))),
+        (2, Step::Answered(answer(2, "two"))),
+        (3, Step::Answered(answer(3, "three"))),
         (3, Step::Submitted { transaction: tx }),
         (4, Step::Failed { why: "no bucket".into() }),
         (4, hold(HoldReason::AccessDenied)),
@@ -68,8 +68,8 @@ async fn steps_are_stored_and_survive() {
     let stages: Vec<_> = all.iter().map(|request| request.stage.clone()).collect();
     let expected = [
         Stage::Asked,
-        Stage::Answered(answer("two")),
-        Stage::Submitted(answer("three")),
+        Stage::Answered(answer(2, "two")),
+        Stage::Submitted(answer(3, "three")),
         Stage::Arrived,
     ];
     assert_eq!(stages, expected);
@@ -159,7 +159,7 @@ async fn pruning_takes_what_is_old_settled_and_final() {
         |number| Step::Settled(Outcome::Accepted { transaction: hash(1), block: block(number) });
     journal.arrive(batch(1..=1500, Some(1))).await.unwrap();
     for id in 1..=1200 {
-        journal.note(key(id), Step::Answered(answer("bytes"))).await.unwrap();
+        journal.note(key(id), Step::Answered(answer(id, "bytes"))).await.unwrap();
         journal.note(key(id), accepted(if id > 1100 { 900 } else { 50 })).await.unwrap();
     }
     let transactions = vec![
@@ -215,7 +215,7 @@ async fn standing_sees_what_was_noted_just_before() {
     let journal = &running.journal;
     journal.arrive(batch([1], Some(1))).await.unwrap();
     assert_eq!(journal.standing(key(2)).await.unwrap(), None, "not known");
-    journal.note(key(1), Step::Answered(answer("a"))).await.unwrap();
+    journal.note(key(1), Step::Answered(answer(1, "a"))).await.unwrap();
     journal.note(key(1), Step::Worked(Duration::from_millis(70))).await.unwrap();
     journal.note(key(1), hold(HoldReason::CoreFailed)).await.unwrap();
     journal.note(key(1), Step::Worked(Duration::from_millis(30))).await.unwrap();
@@ -223,7 +223,7 @@ async fn standing_sees_what_was_noted_just_before() {
     assert_eq!(
         standing,
         Standing {
-            stage: Stage::Answered(answer("a")),
+            stage: Stage::Answered(answer(1, "a")),
             held: Some(HoldReason::CoreFailed),
             worked: Duration::from_millis(100),
         }
@@ -238,7 +238,7 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
     let running = Running::open(dir.path());
     let journal = &running.journal;
     journal.arrive(batch([1, 2, 3], Some(5))).await.unwrap();
-    journal.note(key(1), Step::Answered(answer("a"))).await.unwrap();
+    journal.note(key(1), Step::Answered(answer(1, "a"))).await.unwrap();
     let settled = Outcome::Accepted { transaction: hash(9), block: block(6) };
     journal.note(key(2), Step::Settled(settled.clone())).await.unwrap();
     journal.note(key(3), Step::Settled(Outcome::Expired)).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_request_of_a_reorganised_chain_takes_over_its_new_block() {
     assert_eq!(journal.request(key(2)).await.unwrap().unwrap().progress.outcome, Some(settled));
     let first = journal.request(key(1)).await.unwrap().unwrap();
     assert_eq!((first.event.block.number, first.event.log_index), (7, 9));
-    assert_eq!(first.answer, Some(answer("a")), "the answer stays");
+    assert_eq!(first.answer, Some(answer(1, "a")), "the answer stays");
     // Read block by block: what the chain had settled is open again, what we gave up is not.
     let taken = journal.arrive(moved(Some(7))).await.unwrap();
     assert_eq!(taken, Taken { reopened: vec![1], ..Taken::default() });
@@ -298,8 +298,8 @@ async fn c0_whether_a_request_was_answered_is_told_by_its_id() {
     let running = Running::open(dir.path());
     let journal = &running.journal;
     journal.arrive(batch(1..=5, Some(5))).await.unwrap();
-    journal.note(key(2), Step::Answered(answer("two"))).await.unwrap();
-    journal.note(key(3), Step::Answered(answer("three"))).await.unwrap();
+    journal.note(key(2), Step::Answered(answer(2, "two"))).await.unwrap();
+    journal.note(key(3), Step::Answered(answer(3, "three"))).await.unwrap();
     journal.note(key(3), Step::Submitted { transaction: hash(3) }).await.unwrap();
     journal.note(key(4), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.note(key(5), Step::Settled(Outcome::Expired)).await.unwrap();

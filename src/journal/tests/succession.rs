@@ -103,15 +103,15 @@ async fn fill(journal: &Journal) {
     let more =
         Batch { arrivals: vec![settled_young], ids: Some(vec![known()]), ..Batch::default() };
     journal.arrive(more).await.unwrap();
-    journal.note(key(8), Step::Answered(answer("eight"))).await.unwrap();
+    journal.note(key(8), Step::Answered(answer(8, "eight"))).await.unwrap();
     journal.note(key(8), Step::Settled(Outcome::Expired)).await.unwrap();
     let unproven = Some(vec![DOUBT]);
     let arrived = Batch { read_twice: Some(150), unproven, ..batch([9, 1, 2, 3, 4, 5], Some(200)) };
     journal.arrive(arrived).await.unwrap();
     let steps = [
         (1, Step::Asked),
-        (2, Step::Answered(answer("two"))),
-        (3, Step::Answered(answer("three"))),
+        (2, Step::Answered(answer(2, "two"))),
+        (3, Step::Answered(answer(3, "three"))),
         (3, Step::Submitted { transaction: hash(300) }),
         (4, Step::Failed { why: "no bucket".into() }),
         (4, Step::Worked(Duration::from_millis(1500))),
@@ -148,8 +148,8 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     let stages = [
         (9, Stage::Arrived),
         (1, Stage::Asked),
-        (2, Stage::Answered(answer("two"))),
-        (3, Stage::Answered(answer("three"))),
+        (2, Stage::Answered(answer(2, "two"))),
+        (3, Stage::Answered(answer(3, "three"))),
         (4, Stage::Arrived),
     ];
     assert_eq!(found, stages, "in the order of their arrival; what was sent is to be sent anew");
@@ -162,7 +162,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     let young = new.request(key(8)).await.unwrap().unwrap();
     assert_eq!(
         (young.progress.outcome, young.answer),
-        (Some(Outcome::Expired), Some(answer("eight")))
+        (Some(Outcome::Expired), Some(answer(8, "eight")))
     );
     new.arrive(batch([6], Some(230))).await.unwrap();
     new.note(key(1), Step::Settled(Outcome::Expired)).await.unwrap();

@@ -92,7 +92,7 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     let other = signed(1, 0, Some(key(2)));
     journal.signed(vec![first.clone(), bumped.clone(), other.clone()]).await.unwrap();
     for (transaction, id) in [(&bumped, 1), (&other, 2)] {
-        journal.note(key(id), Step::Answered(answer("yes"))).await.unwrap();
+        journal.note(key(id), Step::Answered(answer(id, "yes"))).await.unwrap();
         journal.mined(transaction.id(), block(3)).await.unwrap();
         let outcome = Outcome::Accepted { transaction: transaction.hash, block: block(3) };
         journal.note(key(id), Step::Settled(outcome)).await.unwrap();
@@ -117,7 +117,7 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     assert_eq!(held.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1)]);
     assert_eq!(held[0].held.hold.reason, HoldReason::AnswerDropped);
     let standing = journal.standing(key(1)).await.unwrap().expect("open");
-    assert_eq!(standing.stage, Stage::Answered(answer("yes")), "nobody is asked again");
+    assert_eq!(standing.stage, Stage::Answered(answer(1, "yes")), "nobody is asked again");
     assert!(journal.standing(key(2)).await.unwrap().is_none(), "the other one stands");
     journal.close().await.unwrap();
 }

@@ -178,7 +178,7 @@ fn answer(
     (request, operation): &(Request, PublicDecryption),
     reply: &PublicReply,
     registered: &[Address],
-) -> Result<Answer, Hold> {
+) -> Result<SignedResult, Hold> {
     let meaning = ExtraDataMeaning::Context;
     public_answer(&domain(), request, operation, meaning, reply, registered)
 }

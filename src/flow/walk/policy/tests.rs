@@ -1,7 +1,7 @@
 //! Each line of the table, and every combination of what it can be told.
 
 use super::{setback::Cause, *};
-use crate::domain::Bytes;
+use crate::domain::SignedResult;
 
 const EXPIRY: Duration = Duration::from_mins(10);
 /// Less than that by a second.
@@ -9,7 +9,8 @@ const ALMOST: Duration = Duration::from_secs(10 * 60 - 1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 fn answer(byte: u8) -> Answer {
-    Answer { payload: vec![byte].into(), signature: Bytes::new(), extra_data: Bytes::new() }
+    let signed = SignedResult { payload: vec![byte].into(), ..SignedResult::default() };
+    Answer::PublicDecryption(signed)
 }
 
 fn stages() -> [Stage; 4] {

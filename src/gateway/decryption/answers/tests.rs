@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{
-    domain::{Answer, BlockRef, Bytes, EventShape, Operation, PublicDecryption, RequestKey},
+    domain::{
+        Answer, BlockRef, Bytes, EventShape, Operation, PublicDecryption, RequestKey, SignedResult,
+    },
     gateway::fake_chain::{ADDRESSES, FakeChain, SOURCE},
 };
 
@@ -40,8 +42,7 @@ fn response(id: U256) -> Vec<u8> {
         transaction: B256::ZERO,
         operation: Operation::PublicDecryption(operation),
     };
-    let answer =
-        Answer { payload: Bytes::new(), signature: Bytes::new(), extra_data: Bytes::new() };
+    let answer = Answer::PublicDecryption(SignedResult::default());
     abi::response_call(&request, &answer).unwrap().to_vec()
 }
 

@@ -61,7 +61,8 @@ async fn run(dir: &Path, before: u64, batches: u64) -> (PathBuf, Vec<(u64, Promi
             journal.arrive(batch(ids(number), Some(number))).await.unwrap();
             kept.push((at(), Promise::Arrived(number)));
             let [first, second] = ids(number).map(key);
-            journal.note(first, Step::Answered(answer("an answer"))).await.unwrap();
+            let answer = answer(ids(number)[0], "an answer");
+            journal.note(first, Step::Answered(answer)).await.unwrap();
             journal.note(first, Step::Submitted { transaction: hash(number) }).await.unwrap();
             journal.note(second, Step::Settled(Outcome::Expired)).await.unwrap();
         }
@@ -121,7 +122,7 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
         assert!(id <= last, "request {id} above the cursor {cursor:?}");
         assert_eq!(record.event, event(id, 100));
         let progress = &record.progress;
-        let has_answer = record.answer == Some(answer("an answer"));
+        let has_answer = record.answer == Some(answer(id, "an answer"));
         let needs_answer = [StageName::Answered, StageName::Submitted].contains(&progress.stage);
         assert_eq!(has_answer, needs_answer, "{record:?}");
         assert_eq!(progress.outcome.is_some(), progress.settled_at_ms.is_some());
