@@ -86,7 +86,7 @@ use crate::{
         provider::{ArbitrumProvider, ChainReader},
     },
     heart::{self, Hearts},
-    journal::{Journal, JournalError, Kept, Position},
+    journal::{Journal, JournalError, Kept, Position, Query},
     machine::Machine,
     observe::status::Reporter,
 };
@@ -233,13 +233,13 @@ struct Reading {
 impl Reading {
     async fn read(journal: &Journal) -> Result<Self, JournalError> {
         Ok(Self {
-            cursor: journal.cursor().await?,
-            begun_after: journal.begun_after().await?,
-            read_twice: journal.read_twice().await?,
-            unproven: journal.unproven().await?,
-            ids: Ids::stored(&journal.seen_ids().await?, Instant::now())
+            cursor: journal.ask(Query::Cursor).await?,
+            begun_after: journal.ask(Query::BegunAfter).await?,
+            read_twice: journal.ask(Query::ReadTwice).await?,
+            unproven: journal.ask(Query::Unproven).await?,
+            ids: Ids::stored(&journal.ask(Query::SeenIds).await?, Instant::now())
                 .in_blocks(&journal.newest_ids().await?),
-            newest: journal.newest().await?,
+            newest: journal.ask(Query::Newest).await?,
         })
     }
 }
@@ -249,7 +249,7 @@ impl LeftOver {
         let mut transactions = sent_before(journal).await?;
         // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
         // the outcome is what it was.
-        transactions.open.extend(journal.unsettled_transactions().await?);
+        transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
         transactions.open.sort_by_key(|transaction| transaction.nonce);
         Ok(Self { transactions, reading: Reading::read(journal).await? })
     }
@@ -258,10 +258,10 @@ impl LeftOver {
 /// What a journal tells of transactions that earlier runs have sent.
 async fn sent_before(journal: &Journal) -> Result<Recovered, JournalError> {
     Ok(Recovered {
-        open: journal.open_transactions().await?,
+        open: journal.ask(Query::OpenTransactions).await?,
         mined: journal.recently_mined(lane::FOLLOWED).await?,
-        highest: journal.highest_nonce().await?,
-        stranded: journal.stranded_transactions().await?,
+        highest: journal.ask(Query::HighestNonce).await?,
+        stranded: journal.ask(Query::StrandedTransactions).await?,
     })
 }
 

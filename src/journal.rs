@@ -50,7 +50,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use self::{
     commands::{Command, Done, Work},
-    store::{Mark, Page, Query, Reads, Slot},
+    store::{Mark, Page, Reads, Slot},
 };
 pub use self::{
     condition::{Condition, Damage},
@@ -72,14 +72,13 @@ pub use self::{
         rebuild::{Rebuilt, Way, rebuild},
         succession::{Left, Opened, Predecessor, open_as},
     },
+    store::Query,
     writer::{Kept, Writer},
 };
 use crate::{
-    domain::{BlockRef, LedgerError, RequestKey, Source, U256},
-    flow::ledger::{IdRun, Unproven},
-    gateway::lane::{MinedTransaction, SignedTransaction},
+    domain::{LedgerError, RequestKey, Source, U256},
+    gateway::lane::MinedTransaction,
     machine::Machine,
-    metrics,
 };
 
 /// Requests whose blocks are read at a start: more than a reorganisation takes.
@@ -179,31 +178,6 @@ impl Journal {
         }
     }
 
-    /// The last block whose requests are all stored.
-    pub async fn cursor(&self) -> Result<Option<BlockRef>, JournalError> {
-        self.ask(Query::Cursor).await
-    }
-
-    /// The number of the first cursor ever stored: reading began with the block after it.
-    pub async fn begun_after(&self) -> Result<Option<u64>, JournalError> {
-        self.ask(Query::BegunAfter).await
-    }
-
-    /// Up to which block all were read twice, if that is known.
-    pub async fn read_twice(&self) -> Result<Option<u64>, JournalError> {
-        self.ask(Query::ReadTwice).await
-    }
-
-    /// Blocks up to the cursor whose logs nobody could prove.
-    pub async fn unproven(&self) -> Result<Vec<Unproven>, JournalError> {
-        self.ask(Query::Unproven).await
-    }
-
-    /// Which ids of requests are known.
-    pub async fn seen_ids(&self) -> Result<Vec<IdRun>, JournalError> {
-        self.ask(Query::SeenIds).await
-    }
-
     /// Ids and blocks of the requests that were stored last, from the oldest to the newest.
     pub async fn newest_ids(&self) -> Result<Vec<(U256, u64)>, JournalError> {
         self.ask(|slot| Query::NewestIds(NEWEST_IDS, slot)).await
@@ -271,27 +245,6 @@ impl Journal {
         answer.map_err(|cause| self.shared.failed("a read", cause))
     }
 
-    /// The oldest request without an outcome that is not held.
-    pub async fn oldest(&self) -> Result<Option<Listed>, JournalError> {
-        self.ask(Query::Oldest).await
-    }
-
-    /// Signed transactions of the wallet, whatever their contract, whose nonce no stored
-    /// transaction is known to have used; ordered by nonce, then by age.
-    pub async fn open_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
-        self.ask(Query::OpenTransactions).await
-    }
-
-    /// Given up beyond a gap of nonces, as far as the chain has not come there; ordered by nonce.
-    pub async fn stranded_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
-        self.ask(Query::StrandedTransactions).await
-    }
-
-    /// The last transactions, where they are mined, of requests that have no outcome yet.
-    pub async fn unsettled_transactions(&self) -> Result<Vec<SignedTransaction>, JournalError> {
-        self.ask(Query::UnsettledTransactions).await
-    }
-
     /// What of the last `nonces` nonces is known to be mined, in their order.
     pub async fn recently_mined(&self, nonces: u64) -> Result<Vec<MinedTransaction>, JournalError> {
         self.ask(|slot| Query::RecentlyMined(nonces, slot)).await
@@ -301,44 +254,6 @@ impl Journal {
     /// since the last call.
     pub async fn reopened(&self) {
         self.shared.reopened.notified().await;
-    }
-
-    /// The place of the request that arrived last.
-    pub async fn newest(&self) -> Result<Option<Position>, JournalError> {
-        self.ask(Query::Newest).await
-    }
-
-    /// The highest nonce the wallet ever signed here; pruning keeps it.
-    pub async fn highest_nonce(&self) -> Result<Option<u64>, JournalError> {
-        self.ask(Query::HighestNonce).await
-    }
-
-    /// Every transaction signed for a request, oldest first.
-    pub async fn transactions_of(
-        &self,
-        key: RequestKey,
-    ) -> Result<Vec<JournaledTransaction>, JournalError> {
-        self.ask(|slot| Query::TransactionsOf(key, slot)).await
-    }
-
-    /// How many requests stand where. Reads an index over all rows: for a status page, not a loop.
-    pub async fn counts(&self) -> Result<Counts, JournalError> {
-        self.ask(Query::Counts).await
-    }
-
-    /// Where all requests without an outcome stand. Reads just those, however many are settled.
-    pub async fn standings(&self) -> Result<Vec<metrics::Standing>, JournalError> {
-        self.ask(Query::Standings).await
-    }
-
-    /// Whether the wallet has no history here: no cursor, request or transaction of any contract.
-    pub async fn is_empty(&self) -> Result<bool, JournalError> {
-        self.ask(Query::IsEmpty).await
-    }
-
-    /// Looks at the disk.
-    pub async fn space(&self) -> Result<Space, JournalError> {
-        self.ask(Query::Space).await
     }
 
     /// Waits until everything this caller asked for before is on disk.
@@ -364,28 +279,20 @@ impl Journal {
         final_block: u64,
     ) -> Result<Pruned, LedgerError> {
         let mut total = Pruned::default();
-        loop {
-            match self.durable(Work::Prune { settled_before_ms, final_block }).await? {
-                Done::Pruned { chunk, is_full } => {
-                    total.requests += chunk.requests;
-                    total.transactions += chunk.transactions;
-                    total.skipped_logs += chunk.skipped_logs;
-                    if !is_full {
-                        return Ok(total);
-                    }
-                }
-                Done::Nothing
-                | Done::Settled(_)
-                | Done::Taken(_)
-                | Done::Reopened(_)
-                | Done::OpenedAgain(_) => {
-                    return Ok(total);
-                }
+        let work = || Work::Prune { settled_before_ms, final_block };
+        while let Done::Pruned { chunk, is_full } = self.durable(work()).await? {
+            total.requests += chunk.requests;
+            total.transactions += chunk.transactions;
+            total.skipped_logs += chunk.skipped_logs;
+            if !is_full {
+                break;
             }
         }
+        Ok(total)
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(Slot<T>) -> Query) -> Result<T, JournalError> {
+    /// Asks one thing of what is stored.
+    pub async fn ask<T>(&self, question: impl FnOnce(Slot<T>) -> Query) -> Result<T, JournalError> {
         let (slot, answer) = Slot::new();
         let (of, query) = (self.source, question(slot));
         let reads = Arc::clone(&self.shared.reads).lock_owned().await;

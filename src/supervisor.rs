@@ -594,7 +594,7 @@ impl<I: Instances> Supervisor<I> {
                 info!(instance = name, "instance stopped");
             }
             Aftermath::AsTold => {
-                warn!(instance = name, %exit, code, "instance ended, and not in order")
+                warn!(instance = name, %exit, code, "instance ended, and not in order");
             }
             Aftermath::RolledBack => {
                 error!(instance = name, %exit, code, "reload failed: the configuration from before runs again");

@@ -150,7 +150,7 @@ mod tests {
         flow::{Arrival, Batch, Intakes, RequestLedger as _, Step, entrances},
         gateway::fake_chain::{SOURCE, request_event},
         heart::Heart,
-        journal::Identity,
+        journal::{Identity, Query},
     };
 
     struct World {
@@ -182,7 +182,7 @@ mod tests {
                     .await;
             });
             store(&journal, 1000..1000 + earlier).await;
-            let newest = journal.newest().await.unwrap();
+            let newest = journal.ask(Query::Newest).await.unwrap();
             store(&journal, ids).await;
             let (intakes, _, walk) = entrances(8, 8);
             let (line, taken) = (watch::channel(Line::OPEN).0, watch::channel(None).0);

@@ -14,7 +14,7 @@ use crate::{
         provider::TransactionSender,
     },
     heart::Heart,
-    journal::{Journal, Left},
+    journal::{Journal, Left, Query},
     metrics::Metrics,
 };
 
@@ -71,7 +71,7 @@ async fn drain<P: TransactionSender>(
     let draining = lane::drain(provider, wallet, journal.clone(), sent, metrics);
     draining.run(Heart::default(), stop).await?;
     journal.flush().await?;
-    let given_up = self::nonces(&journal.open_transactions().await?);
+    let given_up = self::nonces(&journal.ask(Query::OpenTransactions).await?);
     Ok(Followed { ended: nonces.saturating_sub(given_up), given_up })
 }
 
@@ -144,7 +144,7 @@ mod tests {
         };
         stop.cancel();
         running.join_next().await.unwrap().unwrap();
-        let open = journal.journal.open_transactions().await.unwrap();
+        let open = journal.journal.ask(Query::OpenTransactions).await.unwrap();
         open.into_iter().map(|transaction| transaction.nonce).collect()
     }
 

@@ -36,8 +36,8 @@ use crate::{
     gateway::{abi, provider::ChainReader},
     heart::Heart,
     journal::{
-        self, Journal, JournaledTransaction, Listing, Look, Position, ReadOnly, RequestRecord,
-        StoreError,
+        self, Journal, JournaledTransaction, Listing, Look, Position, Query, ReadOnly,
+        RequestRecord, StoreError,
     },
     metrics::Metrics,
     observe::requests::{
@@ -141,13 +141,13 @@ fn read(look: &Look<'_>, inquiry: &Inquiry) -> Result<Told, String> {
     match inquiry {
         Inquiry::List { which, after } => {
             let page = listing(*which, *after, LISTED);
-            let found = look.list(page).map_err(failed)?;
+            let found = look.ask(|slot| Query::Listed(page, slot)).map_err(failed)?;
             let next = next(found.last().map(|last| last.position), found.len(), page);
             Ok(Told::Lines { requests: found.iter().map(line_of_listed).collect(), next })
         }
         Inquiry::Export { which, after } => {
             let page = listing(*which, *after, EXPORTED);
-            let mut found = look.records(page).map_err(failed)?;
+            let mut found = look.ask(|slot| Query::Records(page, slot)).map_err(failed)?;
             let read = found.len();
             found.truncate(fitting(&found));
             let last = found.last().map(|last| last.position);
@@ -157,7 +157,8 @@ fn read(look: &Look<'_>, inquiry: &Inquiry) -> Result<Told, String> {
                 next(last, read, page)
             };
             let stories = found.into_iter().map(|record| {
-                let story = story(&record, &look.transactions_of(record.key)?);
+                let story =
+                    story(&record, &look.ask(|slot| Query::TransactionsOf(record.key, slot))?);
                 Ok(exported(story, record))
             });
             let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
@@ -165,9 +166,10 @@ fn read(look: &Look<'_>, inquiry: &Inquiry) -> Result<Told, String> {
         }
         Inquiry::Show { id } => {
             let id = parse(id)?;
-            let found = some(look.with_id(id).map_err(failed)?, id)?;
-            let stories =
-                found.iter().map(|record| Ok(story(record, &look.transactions_of(record.key)?)));
+            let found = some(look.ask(|slot| Query::WithId(id, slot)).map_err(failed)?, id)?;
+            let stories = found.iter().map(|record| {
+                Ok(story(record, &look.ask(|slot| Query::TransactionsOf(record.key, slot))?))
+            });
             let requests = stories.collect::<Result<_, StoreError>>().map_err(failed)?;
             Ok(Told::Stories { requests })
         }
@@ -349,7 +351,7 @@ pub async fn answer_stopped(found: &ReadOnly, inquiry: &Inquiry) -> Result<Told,
         }
         Inquiry::Retry { id } => {
             let id = parse(id)?;
-            let records = found.look().with_id(id);
+            let records = found.look().ask(|slot| Query::WithId(id, slot));
             let records =
                 records.map_err(|error| format!("the journal cannot be read: {error}"))?;
             let records = some(records, id)?;

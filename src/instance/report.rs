@@ -34,7 +34,7 @@ use crate::{
     },
     gateway::provider::{ArbitrumProvider, ChainReader as _, TransactionSender as _},
     heart::Heart,
-    journal::{Journal, JournalError, Space},
+    journal::{Journal, JournalError, Query, Space},
     metrics::Standing,
     observe::status::{
         HiddenRequests, Phase, ReadOnce, Reporter, StaleNode, StillTag, UnansweredRequests,
@@ -153,8 +153,8 @@ impl Report {
             if counted.1 == NEVER || (counted.1 != moves && counted.0.elapsed() >= COUNT_EVERY) {
                 let read = async {
                     Ok::<_, JournalError>((
-                        self.journal.standings().await?,
-                        self.journal.oldest().await?,
+                        self.journal.ask(Query::Standings).await?,
+                        self.journal.ask(Query::Oldest).await?,
                     ))
                 };
                 let (standings, first) = heart.rest_while(read).await?;
@@ -231,7 +231,7 @@ impl Report {
                     Err(error) => debug!(%error, "could not ask for the wallet's balance"),
                 }
             }
-            match self.journal.space().await {
+            match self.journal.ask(Query::Space).await {
                 Ok(Space { taken, free }) => self.reporter.metrics.journal(taken, free),
                 // Also when the runtime is ending.
                 Err(error) => debug!(%error, "could not look at the journal's disk"),

@@ -21,7 +21,7 @@ use crate::{
         provider::{ArbitrumProvider, At, ChainReader, RpcError, TransactionSender},
         wallet::Wallet,
     },
-    journal::{self, Journal},
+    journal::{self, Journal, Query},
     machine::Machine,
     observe::status::{Phase, Reporter},
     proxy::Proxies,
@@ -415,10 +415,14 @@ pub(super) async fn check_wallet<P: TransactionSender>(
         Ok(_) => {}
         Err(error) => warn!(%error, "could not ask for the wallet's balance"),
     }
-    let fresh = journal.is_empty().await.unwrap_or(false);
+    let fresh = journal.ask(Query::IsEmpty).await.unwrap_or(false);
     let Ok(used @ 1..) = provider.transaction_count(wallet, At::Latest).await else { return };
-    let known =
-        journal.highest_nonce().await.ok().flatten().map_or(0, |highest| highest.saturating_add(1));
+    let known = journal
+        .ask(Query::HighestNonce)
+        .await
+        .ok()
+        .flatten()
+        .map_or(0, |highest| highest.saturating_add(1));
     match odd_use(fresh, used, known, config.starting_block) {
         None => {}
         Some(OddUse::NotRead) => warn!(

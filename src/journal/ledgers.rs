@@ -17,14 +17,8 @@ impl RequestLedger for Journal {
     /// The cursor, if the batch names one, is stored as named, in the same `SQLite` transaction as
     /// the requests: going back (a reorg, a backfill) is the caller's to decide.
     async fn arrive(&self, batch: Batch) -> Result<Taken, LedgerError> {
-        match self.durable(Work::Arrive(batch)).await? {
-            Done::Taken(taken) => Ok(taken),
-            Done::Nothing
-            | Done::Settled(_)
-            | Done::Pruned { .. }
-            | Done::Reopened(_)
-            | Done::OpenedAgain(_) => Ok(Taken::default()),
-        }
+        let done = self.durable(Work::Arrive(batch)).await?;
+        Ok(if let Done::Taken(taken) = done { taken } else { Taken::default() })
     }
 
     async fn note(&self, key: RequestKey, step: Step) -> Result<(), LedgerError> {
@@ -67,16 +61,9 @@ impl TransactionLedger for Journal {
     }
 
     async fn reopen(&self, ids: Vec<TransactionId>) -> Result<Vec<SignedTransaction>, LedgerError> {
-        match self.durable(Work::Reopen(ids)).await? {
-            Done::Reopened(open) => {
-                self.shared.reopened.notify_one();
-                Ok(open)
-            }
-            Done::Nothing
-            | Done::Settled(_)
-            | Done::Taken(_)
-            | Done::Pruned { .. }
-            | Done::OpenedAgain(_) => Ok(Vec::new()),
-        }
+        let done = self.durable(Work::Reopen(ids)).await?;
+        let Done::Reopened(open) = done else { return Ok(Vec::new()) };
+        self.shared.reopened.notify_one();
+        Ok(open)
     }
 }

@@ -27,13 +27,15 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     domain::{
-        Address, Answer, B256, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal,
+        Address, Answer, B256, BlockRef, Bytes, Event, Hold, HoldReason, Kind, Outcome, Refusal,
         SignedResult, Source, stage::Stage,
     },
-    flow::ledger::{Answered, Arrival, Batch, RequestLedger as _, Standing, Step, Taken},
+    flow::ledger::{
+        Answered, Arrival, Batch, IdRun, RequestLedger as _, Standing, Step, Taken, Unproven,
+    },
     gateway::{
         abi::Counter,
-        lane::{GivenUp, TransactionId, TransactionLedger as _},
+        lane::{GivenUp, SignedTransaction, TransactionId, TransactionLedger as _},
     },
     heart::Heart,
     metrics::Metrics,

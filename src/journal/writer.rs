@@ -176,7 +176,7 @@ async fn store_all<S: Store>(
             Ok(done) => done,
             Err(_late) => {
                 let path = shared.path.clone();
-                waits(condition, JournalError::Silent { path, since: DISK_ANSWERS });
+                waits(condition, &JournalError::Silent { path, since: DISK_ANSWERS });
                 // Ending the instance would not help, and nobody else may have the file.
                 heart.rest();
                 committing.await
@@ -192,7 +192,7 @@ async fn store_all<S: Store>(
                 return Some((open, Ok(())));
             }
             Committed::NoRoom(refused, error) => {
-                waits(condition, error.clone());
+                waits(condition, &error);
                 heart.rest();
                 if until.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
                     answer_all(refused, &error);
@@ -205,10 +205,9 @@ async fn store_all<S: Store>(
     }
 }
 
-fn waits(condition: &Condition, why: JournalError) {
+fn waits(condition: &Condition, why: &JournalError) {
     if condition.wait(Some(why.clone())) {
-        let code = why.code();
-        error!(error = %why, code, "the journal cannot be written: everything waits for it");
+        error!(error = %why, code = why.code(), "the journal cannot be written: everything waits for it");
     }
 }
 

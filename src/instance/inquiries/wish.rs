@@ -18,7 +18,7 @@ use crate::{
     domain::BlockRef,
     flow::{Entrance, Intake, arrivals::backfill::Backfill, depth::Line},
     gateway::{abi, provider::ChainReader},
-    journal::{Journal, RequestRecord, StageName},
+    journal::{Journal, Query, RequestRecord, StageName},
     observe::requests::{Backfilled, Inquiry, Reply, Told},
 };
 
@@ -127,7 +127,7 @@ impl<P: ChainReader> Wishes<P> {
         let id = parse(id)?;
         // What was noted is to be seen.
         self.journal.flush().await.map_err(|error| error.to_string())?;
-        let records = self.journal.look(move |look| look.with_id(id)).await;
+        let records = self.journal.ask(|slot| Query::WithId(id, slot)).await;
         let records = some(records.map_err(|error| error.to_string())?, id)?;
         let mut retried = Vec::new();
         for record in records {

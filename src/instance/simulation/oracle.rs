@@ -8,7 +8,7 @@ use std::{
 use super::{NAME, Running, chain::DECRYPTION, world::World};
 use crate::{
     domain::{Outcome, RequestKey, U256},
-    journal::{Listing, ReadOnly, RequestRecord, Which},
+    journal::{Listing, Query, ReadOnly, RequestRecord, Which},
 };
 
 /// Time for everything that was held or waits to be tried again.
@@ -47,10 +47,11 @@ impl Stored {
         let journal = journal.map_err(|error| error.to_string())?;
         let look = journal.look();
         let all = Listing { which: Which::All, after: None, limit: 10_000 };
-        let requests = look.records(all).map_err(|error| error.to_string())?;
+        let requests =
+            look.ask(|slot| Query::Records(all, slot)).map_err(|error| error.to_string())?;
         let (mut signed, mut mined) = (BTreeSet::new(), BTreeSet::new());
         for request in &requests {
-            let transactions = look.transactions_of(request.key);
+            let transactions = look.ask(|slot| Query::TransactionsOf(request.key, slot));
             for one in transactions.map_err(|error| error.to_string())? {
                 let nonce = one.transaction.nonce;
                 if one.mined.is_some() {

@@ -12,7 +12,8 @@ use super::{
     aside,
     begin::read_identity,
     lock::Note,
-    names, reader,
+    names,
+    reader::Rows,
     record::Origin,
     schema::{self, Version},
 };
@@ -92,8 +93,8 @@ fn read(path: &Path, identity: Identity, contract: Address) -> Result<Content, O
     if of.is_some_and(|found| found != identity) {
         return Err(OpenError::NotOurs { path: path_buf, of });
     }
-    let cursor = reader::cursor(&connection, Origin::home(contract)).map_err(sqlite)?;
-    let counts = reader::counts(&connection, Origin::home(contract)).map_err(sqlite)?;
+    let rows = Rows { db: &connection, of: Origin::home(contract) };
+    let (cursor, counts) = (rows.cursor().map_err(sqlite)?, rows.counts().map_err(sqlite)?);
     let bytes = fs::metadata(path).map_err(OpenError::io(path, "measuring it"))?.len();
     Ok(Content { cursor, counts, bytes })
 }

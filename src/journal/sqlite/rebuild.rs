@@ -22,7 +22,7 @@ use super::{
     begin::make,
     names,
     open::open_file,
-    reader,
+    reader::Rows,
     record::{Fixed, Number, Origin},
     salvage, statements as sql,
     tables::Tables,
@@ -134,7 +134,7 @@ fn go_back(
     cursor: BlockRef,
 ) -> rusqlite::Result<Way> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = reader::cursor(&transaction, Origin::home(contract))?;
+    let before = Rows { db: &transaction, of: Origin::home(contract) }.cursor()?;
     if let Some(before) = before.filter(|before| before.number < cursor.number) {
         return Ok(Way::NotThere { before });
     }

@@ -16,7 +16,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
     names::{self, Files, Names},
-    reader,
+    reader::Rows,
     record::Origin,
     schema,
     tables::Tables,
@@ -145,89 +145,42 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    fn answer<T>(&self, slot: Slot<T>, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) {
-        let answer = read(&self.connection);
+    fn answer<T>(&self, slot: Slot<T>, answer: rusqlite::Result<T>) {
         slot.fill(answer.map_err(|cause| StoreError::of(&self.path, cause)));
     }
 }
 
 impl Reads for Reader {
     fn query(&self, of: Source, query: Query) {
-        let (chain, of) = (of.chain_id, Origin::of(of, self.home));
+        let rows = Rows { db: &self.connection, of: Origin::of(of, self.home) };
         match query {
-            Query::Cursor(slot) => self.answer(slot, |connection| reader::cursor(connection, of)),
-            Query::BegunAfter(slot) => {
-                self.answer(slot, |connection| reader::begun_after(connection, of));
-            }
-            Query::ReadTwice(slot) => {
-                self.answer(slot, |connection| reader::read_twice(connection, of));
-            }
-            Query::Unproven(slot) => {
-                self.answer(slot, |connection| reader::unproven(connection, of));
-            }
-            Query::SeenIds(slot) => {
-                self.answer(slot, |connection| reader::seen_ids(connection, of));
-            }
-            Query::NewestIds(most, slot) => {
-                self.answer(slot, |connection| reader::newest_ids(connection, of, most));
-            }
-            Query::ForgottenUpTo(slot) => {
-                self.answer(slot, |connection| reader::forgotten_up_to(connection, of));
-            }
-            Query::Unfinished(page, holds, slot) => {
-                self.answer(slot, |connection| reader::unfinished(connection, of, page, holds));
-            }
-            Query::UnfinishedKeys(page, slot) => {
-                self.answer(slot, |connection| reader::unfinished_keys(connection, of, page));
-            }
-            Query::Held(page, slot) => {
-                self.answer(slot, |connection| reader::held(connection, of, page));
-            }
-            Query::Request(key, slot) => {
-                self.answer(slot, |connection| reader::request(connection, of, key));
-            }
-            Query::Newest(slot) => self.answer(slot, |connection| reader::newest(connection, of)),
-            Query::Namesakes(key, slot) => {
-                self.answer(slot, |connection| reader::namesakes(connection, of, key));
-            }
-            Query::Answered(ids, slot) => {
-                self.answer(slot, |connection| reader::answered(connection, of, &ids));
-            }
-            Query::Listed(listing, slot) => {
-                self.answer(slot, |connection| reader::listed(connection, of, listing));
-            }
-            Query::Records(listing, slot) => {
-                self.answer(slot, |connection| reader::records(connection, of, listing));
-            }
-            Query::WithId(id, slot) => {
-                self.answer(slot, |connection| reader::with_id(connection, of, id));
-            }
-            Query::Oldest(slot) => self.answer(slot, |connection| reader::oldest(connection, of)),
-            Query::OpenTransactions(slot) => {
-                self.answer(slot, |connection| reader::open_transactions(connection, of));
-            }
-            Query::StrandedTransactions(slot) => {
-                self.answer(slot, |connection| reader::stranded_transactions(connection, of));
-            }
-            Query::UnsettledTransactions(slot) => {
-                self.answer(slot, |connection| reader::unsettled_transactions(connection, of));
-            }
-            Query::RecentlyMined(nonces, slot) => {
-                self.answer(slot, |connection| reader::recently_mined(connection, chain, nonces));
-            }
-            Query::HighestNonce(slot) => {
-                self.answer(slot, |connection| reader::highest_nonce(connection, chain));
-            }
-            Query::TransactionsOf(key, slot) => {
-                self.answer(slot, |connection| reader::transactions_of(connection, of, key));
-            }
-            Query::Counts(slot) => self.answer(slot, |connection| reader::counts(connection, of)),
-            Query::Standings(slot) => {
-                self.answer(slot, |connection| reader::standings(connection, of));
-            }
-            Query::IsEmpty(slot) => {
-                self.answer(slot, reader::is_empty);
-            }
+            Query::Cursor(slot) => self.answer(slot, rows.cursor()),
+            Query::BegunAfter(slot) => self.answer(slot, rows.begun_after()),
+            Query::ReadTwice(slot) => self.answer(slot, rows.read_twice()),
+            Query::Unproven(slot) => self.answer(slot, rows.unproven()),
+            Query::SeenIds(slot) => self.answer(slot, rows.seen_ids()),
+            Query::NewestIds(most, slot) => self.answer(slot, rows.newest_ids(most)),
+            Query::ForgottenUpTo(slot) => self.answer(slot, rows.forgotten_up_to()),
+            Query::Unfinished(page, holds, slot) => self.answer(slot, rows.unfinished(page, holds)),
+            Query::UnfinishedKeys(page, slot) => self.answer(slot, rows.unfinished_keys(page)),
+            Query::Held(page, slot) => self.answer(slot, rows.held(page)),
+            Query::Request(key, slot) => self.answer(slot, rows.request(key)),
+            Query::Newest(slot) => self.answer(slot, rows.newest()),
+            Query::Namesakes(key, slot) => self.answer(slot, rows.namesakes(key)),
+            Query::Answered(ids, slot) => self.answer(slot, rows.answered(&ids)),
+            Query::Listed(listing, slot) => self.answer(slot, rows.listed(listing)),
+            Query::Records(listing, slot) => self.answer(slot, rows.records(listing)),
+            Query::WithId(id, slot) => self.answer(slot, rows.with_id(id)),
+            Query::Oldest(slot) => self.answer(slot, rows.oldest()),
+            Query::OpenTransactions(slot) => self.answer(slot, rows.open_transactions()),
+            Query::StrandedTransactions(slot) => self.answer(slot, rows.stranded_transactions()),
+            Query::UnsettledTransactions(slot) => self.answer(slot, rows.unsettled_transactions()),
+            Query::RecentlyMined(nonces, slot) => self.answer(slot, rows.recently_mined(nonces)),
+            Query::HighestNonce(slot) => self.answer(slot, rows.highest_nonce()),
+            Query::TransactionsOf(key, slot) => self.answer(slot, rows.transactions_of(key)),
+            Query::Counts(slot) => self.answer(slot, rows.counts()),
+            Query::Standings(slot) => self.answer(slot, rows.standings()),
+            Query::IsEmpty(slot) => self.answer(slot, rows.is_empty()),
             Query::Space(slot) => {
                 let looked = space(&self.path);
                 slot.fill(looked.map_err(|cause| StoreError::of_io(&self.path, cause)));

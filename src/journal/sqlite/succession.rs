@@ -31,7 +31,7 @@ use super::{
     lock::Note,
     names,
     open::OpenFile,
-    reader,
+    reader::Rows,
     record::{Number, Origin},
     schema, statements as sql,
 };
@@ -94,8 +94,10 @@ pub fn open_as(
     let sqlite = |cause| OpenError::sqlite(&path, cause);
     let siblings = siblings(dir, identity, keeper, contract)
         .map_err(OpenError::io(&path, "looking for the journals beside it"))?;
-    let fresh =
-        reader::cursor(&own.store.connection, Origin::home(contract)).map_err(sqlite)?.is_none();
+    let fresh = Rows { db: &own.store.connection, of: Origin::home(contract) }
+        .cursor()
+        .map_err(sqlite)?
+        .is_none();
     let (mut predecessor, mut left) = (None, Vec::new());
     let Siblings { known, dark } = siblings;
     let heir_since = known.iter().find(|sibling| sibling.has_cursor).map(|known| known.kept_at_ms);
@@ -279,7 +281,7 @@ fn look_into(
         Ok(Some(Sibling {
             identity,
             kept_at_ms,
-            has_cursor: reader::cursor(&connection, Origin::home(contract))?.is_some(),
+            has_cursor: Rows { db: &connection, of: Origin::home(contract) }.cursor()?.is_some(),
             has_open_transactions: connection.query_row(has_open, [], |row| row.get(0))?,
         }))
     };
@@ -312,14 +314,15 @@ fn copy(
     let now = Number(now_ms);
     transaction.execute(sql::INHERIT_CURSOR, params![Origin::home(contract), now])?;
     transaction.execute(sql::INHERIT_UNPROVEN, of)?;
-    let cursor = reader::cursor(&transaction, Origin::home(contract))?;
+    let rows = Rows { db: &transaction, of: Origin::home(contract) };
+    let cursor = rows.cursor()?;
     let cursor = cursor.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let young = Number(cursor.number.saturating_sub(YOUNG));
     transaction.execute(sql::INHERIT_REQUESTS, params![Origin::home(contract), young])?;
     transaction.execute(sql::INHERIT_EVENTS, of)?;
     transaction.execute(sql::INHERIT_ANSWERS, of)?;
     transaction.execute(sql::INHERIT_SEEN_IDS, of)?;
-    let requests = reader::in_hand(&transaction, Origin::home(contract))?;
+    let requests = rows.in_hand()?;
     transaction.commit()?;
     Ok((cursor, requests))
 }

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Address, HoldReason, U256},
-        journal::{Holds, Identity, Journal, sqlite::schema::MIGRATIONS},
+        journal::{Holds, Identity, Journal, Query, sqlite::schema::MIGRATIONS},
     };
 
     /// Journals as the last two versions left them.
@@ -140,8 +140,8 @@ mod tests {
     /// Checks that the journal still has its contents and can be used, whichever version it comes from.
     async fn is_all_there(dir: &Path) {
         let (journal, writer) = Journal::open(dir, identity(), contract()).unwrap();
-        assert_eq!(journal.cursor().await.unwrap().unwrap().number, 786);
-        assert_eq!(journal.highest_nonce().await.unwrap(), Some(1));
+        assert_eq!(journal.ask(Query::Cursor).await.unwrap().unwrap().number, 786);
+        assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(1));
         assert_eq!(journal.recently_mined(9).await.unwrap()[0].nonce, 0);
         let held = journal.held(None, 9).await.unwrap();
         let held: Vec<_> = held.iter().map(|held| (held.key.id, held.held.hold.reason)).collect();

@@ -286,14 +286,14 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     };
     assert_eq!((from, *requests, *transactions, *at_most), (aside, 5, 1, Some(11)));
     let journal = running(dir.path());
-    assert_eq!(journal.cursor().await.unwrap(), Some(block(13)));
-    assert_eq!(journal.begun_after().await.unwrap(), Some(13));
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(13)));
+    assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(13));
     let open = journal.unfinished(None, 10, Holds::Included).await.unwrap();
     let found: Vec<_> = open.iter().map(|request| (request.key, &request.stage)).collect();
     let wanted: Vec<_> = keys[1..].iter().map(|key| (*key, &Stage::Arrived)).collect();
     assert_eq!(found, wanted, "answers prove nothing");
     assert_eq!(open[0].event, arrivals[1].event);
-    assert_eq!(journal.open_transactions().await.unwrap(), [good]);
+    assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [good]);
     assert!(aside.exists(), "kept");
     let mode = fs::metadata(file(dir.path())).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
@@ -325,11 +325,11 @@ async fn every_damaged_page_can_be_rebuilt_from() {
         most = most.max(requests + transactions);
         least = least.min(requests + transactions);
         let journal = running(dir.path());
-        assert_eq!(journal.cursor().await.unwrap(), Some(block(120)));
+        assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(120)));
         for found in journal.unfinished(None, 100, Holds::Included).await.unwrap() {
             assert_eq!(found.event, real(found.event.block.number).event, "page {page}");
         }
-        for found in journal.open_transactions().await.unwrap() {
+        for found in journal.ask(Query::OpenTransactions).await.unwrap() {
             assert_eq!(found, sent(found.nonce, real(100 + found.nonce).key), "page {page}");
         }
         journal.close().await.unwrap();
@@ -343,7 +343,7 @@ async fn a_rebuild_where_nothing_is_begins_at_the_block() {
     let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(41)).unwrap();
     assert_eq!(rebuilt.way, Way::Anew);
     let journal = running(dir.path());
-    assert_eq!(journal.cursor().await.unwrap(), Some(block(41)));
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(41)));
     journal.close().await.unwrap();
 }
 
@@ -364,8 +364,8 @@ async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
     let back = rebuild(dir.path(), own(), CONTRACT, block(20)).unwrap();
     assert_eq!(back.way, Way::ReadAgain { before: Some(block(40)) });
     let journal = running(dir.path());
-    assert_eq!(journal.cursor().await.unwrap(), Some(block(20)));
-    assert_eq!(journal.begun_after().await.unwrap(), Some(20));
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(20)));
+    assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(20));
     assert_eq!(keys(&journal, Holds::Included).await, [32]);
     assert!(journal.request(key(31)).await.unwrap().is_some(), "settled, and known");
     journal.close().await.unwrap();
@@ -413,7 +413,7 @@ async fn a_journal_deleted_while_it_is_open_is_written_again() {
         assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
         let journal = running(dir.path());
         assert_eq!(keys(&journal, Holds::Included).await, [1, 2, 3], "{deleted:?}");
-        assert_eq!(journal.cursor().await.unwrap(), Some(block(6)));
+        assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(6)));
         journal.close().await.unwrap();
     }
 }

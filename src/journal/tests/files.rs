@@ -17,7 +17,7 @@ async fn a_second_opener_is_told_who_holds_the_journal() {
     // A handle that outlives its writer keeps nobody out, and says what happened.
     let error = journal.arrive(batch([1], None)).await.unwrap_err();
     assert!(error.to_string().contains("is closed"), "{error}");
-    assert!(matches!(journal.cursor().await, Err(JournalError::Closed { .. })));
+    assert!(matches!(journal.ask(Query::Cursor).await, Err(JournalError::Closed { .. })));
     let running = Running::open(dir.path());
     running.close().await.unwrap();
     Journal::open(dir.path(), identity(), CONTRACT).unwrap();

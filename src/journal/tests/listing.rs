@@ -6,7 +6,12 @@ async fn numbers(journal: &Journal, which: Which, limit: u32) -> Vec<u64> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let listing = Listing { which, after, limit };
-        let page = journal.look(move |look| Ok((look.list(listing)?, look.records(listing)?)));
+        let page = journal.look(move |look| {
+            Ok((
+                look.ask(|slot| Query::Listed(listing, slot))?,
+                look.ask(|slot| Query::Records(listing, slot))?,
+            ))
+        });
         let (page, records) = page.await.unwrap();
         let same = page.iter().map(|one| one.key).eq(records.iter().map(|one| one.key));
         assert!(same, "{page:?} {records:?}");
@@ -40,7 +45,7 @@ async fn pages_of_any_size_tell_each_once_in_the_order_of_arrival() {
         assert_eq!(numbers(journal, later, limit).await, [0_u64; 0]);
     }
     let page = Listing { which: Which::Held, after: None, limit: 1 };
-    let held = journal.look(move |look| look.list(page)).await.unwrap();
+    let held = journal.look(move |look| look.ask(|slot| Query::Listed(page, slot))).await.unwrap();
     assert_eq!((held[0].block, held[0].kind), (2, Kind::PublicDecryption));
     running.close().await.unwrap();
 }
@@ -95,10 +100,10 @@ async fn a_journal_that_nobody_has_open_is_found_by_who_kept_it() {
     // While it is written, and after that.
     let known = |found: &ReadOnly| {
         let (look, path) = (found.look(), found.path().to_owned());
-        let twins = look.with_id(U256::from(1)).unwrap();
+        let twins = look.ask(|slot| Query::WithId(U256::from(1), slot)).unwrap();
         assert_eq!(twins.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1), twin]);
-        assert_eq!(look.transactions_of(twin).unwrap().len(), 1);
-        assert_eq!(look.with_id(U256::from(9)).unwrap(), []);
+        assert_eq!(look.ask(|slot| Query::TransactionsOf(twin, slot)).unwrap().len(), 1);
+        assert_eq!(look.ask(|slot| Query::WithId(U256::from(9), slot)).unwrap(), []);
         path
     };
     let path = known(&find("one").unwrap());

@@ -200,7 +200,7 @@ async fn play(calls: Vec<Call>) {
 }
 
 async fn compare(journal: &Running, model: &Model) {
-    assert_eq!(journal.cursor().await.unwrap(), model.cursor);
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), model.cursor);
     for (key, expected) in &model.requests {
         let record = journal.request(*key).await.unwrap().unwrap();
         let progress = record.progress;
@@ -234,10 +234,10 @@ async fn compare(journal: &Running, model: &Model) {
     }
     let held = unfinished.iter().filter(|(_, row)| row.held.is_some()).count();
     assert_eq!(journal.held(None, 100).await.unwrap().len(), held);
-    assert_eq!(journal.open_transactions().await.unwrap(), model.open_transactions());
+    assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), model.open_transactions());
     let highest = model.transactions.values().map(|(_, one, _)| one.nonce).max();
-    assert_eq!(journal.highest_nonce().await.unwrap(), highest);
-    let counts = journal.counts().await.unwrap();
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), highest);
+    let counts = journal.ask(Query::Counts).await.unwrap();
     assert_eq!(counts.unfinished.values().sum::<u64>(), unfinished.len() as u64);
     let settled = model.requests.len() - unfinished.len();
     assert_eq!(counts.settled.values().sum::<u64>(), settled as u64);

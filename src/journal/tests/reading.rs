@@ -19,13 +19,17 @@ async fn a1_blocks_in_doubt_are_kept_with_the_cursor() {
     journal.arrive(listed(11, Some(4), None)).await.unwrap();
     journal.close().await.unwrap();
     let journal = Running::open(dir.path());
-    assert_eq!(journal.unproven().await.unwrap(), [single, range], "no word of it changes nothing");
-    assert_eq!(journal.read_twice().await.unwrap(), Some(4));
+    assert_eq!(
+        journal.ask(Query::Unproven).await.unwrap(),
+        [single, range],
+        "no word of it changes nothing"
+    );
+    assert_eq!(journal.ask(Query::ReadTwice).await.unwrap(), Some(4));
     let proven = Batch { unproven: Some(vec![range]), ..batch([1], None) };
     journal.arrive(proven).await.unwrap();
-    assert_eq!(journal.unproven().await.unwrap(), [range]);
+    assert_eq!(journal.ask(Query::Unproven).await.unwrap(), [range]);
     journal.arrive(listed(12, None, Some(Vec::new()))).await.unwrap();
-    assert_eq!(journal.unproven().await.unwrap(), []);
-    assert_eq!(journal.read_twice().await.unwrap(), None);
+    assert_eq!(journal.ask(Query::Unproven).await.unwrap(), []);
+    assert_eq!(journal.ask(Query::ReadTwice).await.unwrap(), None);
     journal.close().await.unwrap();
 }

@@ -7,20 +7,24 @@ use super::*;
 async fn requests_and_cursor_come_back_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    assert!(journal.is_empty().await.unwrap());
-    assert_eq!(journal.cursor().await.unwrap(), None);
-    assert_eq!(journal.begun_after().await.unwrap(), None);
+    assert!(journal.ask(Query::IsEmpty).await.unwrap());
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), None);
+    assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), None);
     assert_eq!(journal.arrive(batch([5, 3, 9], Some(10))).await.unwrap().new, [0, 1, 2]);
-    assert_eq!(journal.begun_after().await.unwrap(), Some(10));
+    assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(10));
     assert_eq!(journal.arrive(batch([3, 4, 4, 5], None)).await.unwrap().new, [1]);
     assert_eq!(journal.arrive(batch([], Some(12))).await.unwrap().new, [0; 0]);
     assert_eq!(journal.arrive(batch([], Some(10))).await.unwrap().new, [0; 0]);
-    assert_eq!(journal.begun_after().await.unwrap(), Some(10), "later cursors do not move it");
-    assert!(!journal.is_empty().await.unwrap());
+    assert_eq!(
+        journal.ask(Query::BegunAfter).await.unwrap(),
+        Some(10),
+        "later cursors do not move it"
+    );
+    assert!(!journal.ask(Query::IsEmpty).await.unwrap());
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
-    assert_eq!(journal.cursor().await.unwrap(), Some(block(10)));
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(10)));
     assert_eq!(keys(&journal, Holds::Included).await, [5, 3, 9, 4]);
     let page = journal.unfinished(None, 1, Holds::Included).await.unwrap();
     assert_eq!((&page[0].event, page[0].kind), (&event(5, 100), Kind::UserDecryption));
@@ -91,7 +95,7 @@ async fn steps_are_stored_and_survive() {
     assert_eq!(held[0].held.hold.reason, HoldReason::AccessDenied);
     assert_eq!(held[0].progress.last_error.as_deref(), Some("no bucket"));
 
-    let counts = journal.counts().await.unwrap();
+    let counts = journal.ask(Query::Counts).await.unwrap();
     let stages = [StageName::Arrived, StageName::Asked, StageName::Answered, StageName::Submitted];
     assert_eq!(counts.unfinished, BTreeMap::from(stages.map(|stage| (stage, 1))));
     assert_eq!(counts.held, BTreeMap::from([("access_denied", 1)]));
@@ -102,7 +106,7 @@ async fn steps_are_stored_and_survive() {
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
-    let failing = journal.counts().await.unwrap().oldest_failing;
+    let failing = journal.ask(Query::Counts).await.unwrap().oldest_failing;
     assert_eq!(failing.map(|failing| failing.last_error).as_deref(), Some("no answer"));
     journal.close().await.unwrap();
 }
@@ -142,12 +146,12 @@ async fn c11_skipped_logs_are_stored_once_and_pruned() {
         let taken = journal.arrive(batch(count)).await.unwrap();
         assert_eq!((taken.new.len(), taken.skipped), (0, new));
     }
-    assert_eq!(journal.counts().await.unwrap().skipped_logs, 1500);
+    assert_eq!(journal.ask(Query::Counts).await.unwrap().skipped_logs, 1500);
     for (before, final_block, gone) in [(0, 8, 0), (u64::MAX, 7, 0), (u64::MAX, 8, 1500)] {
         let pruned = journal.prune(before, final_block).await.unwrap();
         assert_eq!(pruned, Pruned { skipped_logs: gone, ..Pruned::default() });
     }
-    assert_eq!(journal.counts().await.unwrap().skipped_logs, 0);
+    assert_eq!(journal.ask(Query::Counts).await.unwrap().skipped_logs, 0);
     journal.close().await.unwrap();
 }
 
@@ -186,8 +190,8 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     assert_eq!(journal.prune(u64::MAX, 100).await.unwrap(), Pruned::default());
     let nonces =
         |open: Vec<SignedTransaction>| -> Vec<u64> { open.iter().map(|one| one.nonce).collect() };
-    assert_eq!(nonces(journal.open_transactions().await.unwrap()), [6, 7]);
-    let counts = journal.counts().await.unwrap();
+    assert_eq!(nonces(journal.ask(Query::OpenTransactions).await.unwrap()), [6, 7]);
+    let counts = journal.ask(Query::Counts).await.unwrap();
     assert_eq!(counts.unfinished, BTreeMap::from([(StageName::Arrived, 300)]));
     assert_eq!(counts.settled, BTreeMap::from([("accepted".to_owned(), 100)]));
 
@@ -195,8 +199,8 @@ async fn pruning_takes_what_is_old_settled_and_final() {
     journal.mined(signed(7, 0, None).id(), block(902)).await.unwrap();
     let pruned = journal.prune(u64::MAX, 1000).await.unwrap();
     assert_eq!(pruned, Pruned { requests: 100, transactions: 2, skipped_logs: 0 });
-    assert_eq!(journal.highest_nonce().await.unwrap(), Some(7));
-    assert!(journal.transactions_of(key(1300)).await.unwrap().len() == 1);
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(7));
+    assert!(journal.ask(|slot| Query::TransactionsOf(key(1300), slot)).await.unwrap().len() == 1);
     journal.close().await.unwrap();
 
     let connection =
@@ -273,12 +277,16 @@ async fn a0_known_ids_are_stored_with_the_batch_that_showed_them() {
     let known = Batch { ids: Some(of_both.clone()), ..batch([1, 2], Some(5)) };
     running.journal.arrive(known).await.unwrap();
     running.journal.arrive(batch([3], Some(6))).await.unwrap();
-    assert_eq!(running.journal.seen_ids().await.unwrap(), of_both, "they have not changed");
+    assert_eq!(
+        running.journal.ask(Query::SeenIds).await.unwrap(),
+        of_both,
+        "they have not changed"
+    );
     let fewer = vec![run(Counter::Common, 2)];
     let known = Batch { ids: Some(fewer.clone()), ..Batch::default() };
     running.journal.arrive(known).await.unwrap();
     running.close().await.unwrap();
-    assert_eq!(Running::open(dir.path()).seen_ids().await.unwrap(), fewer);
+    assert_eq!(Running::open(dir.path()).ask(Query::SeenIds).await.unwrap(), fewer);
 }
 
 /// So that a reorganisation after a restart takes ids along.

@@ -35,11 +35,11 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     let late = handle.arrive(batch([3], Some(8))).await.unwrap_err();
     assert!(late.to_string().contains("closed"), "{late}");
     handle.note(key(2), Step::Asked).await.unwrap_err();
-    handle.cursor().await.unwrap_err();
+    handle.ask(Query::Cursor).await.unwrap_err();
 
     let new = Running::start(reopen(dir.path(), kept, CONTRACT));
     handle.note(key(2), Step::Asked).await.unwrap_err();
-    assert_eq!(new.cursor().await.unwrap(), Some(block(7)));
+    assert_eq!(new.ask(Query::Cursor).await.unwrap(), Some(block(7)));
     let stages: Vec<_> = new.unfinished(None, 9, Holds::Included).await.unwrap();
     let stages: Vec<_> = stages.into_iter().map(|request| request.stage).collect();
     assert_eq!(stages, [Stage::Asked, Stage::Arrived]);
@@ -48,7 +48,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     // Another contract in the same file; then it is closed, and anybody may open it.
     let other = Address::repeat_byte(0xdd);
     let new = Running::start(reopen(dir.path(), new.keep().await.unwrap(), other));
-    assert_eq!(new.cursor().await.unwrap(), None);
+    assert_eq!(new.ask(Query::Cursor).await.unwrap(), None);
     new.close().await.unwrap();
     let again = Running::open(dir.path());
     assert_eq!(keys(&again, Holds::Included).await, [1, 2, 3]);
@@ -78,7 +78,7 @@ async fn requests_in_hand_are_counted_as_they_move() {
     journal.flush().await.unwrap();
     journal.note(key(3), Step::Asked).await.unwrap();
     journal.flush().await.unwrap();
-    let standings = journal.standings().await.unwrap();
+    let standings = journal.ask(Query::Standings).await.unwrap();
     // Of both kinds.
     let mut counted = BTreeMap::new();
     for one in &standings {
@@ -135,11 +135,11 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
     let expected = Predecessor { wallet: Address::repeat_byte(1), cursor: block(200), requests: 5 };
     assert_eq!(predecessor, Some(expected));
-    assert_eq!(new.cursor().await.unwrap(), Some(block(200)));
-    assert_eq!(new.begun_after().await.unwrap(), Some(3));
-    assert_eq!(new.read_twice().await.unwrap(), Some(150));
-    assert_eq!(new.unproven().await.unwrap(), [DOUBT]);
-    assert_eq!(new.seen_ids().await.unwrap(), [known()]);
+    assert_eq!(new.ask(Query::Cursor).await.unwrap(), Some(block(200)));
+    assert_eq!(new.ask(Query::BegunAfter).await.unwrap(), Some(3));
+    assert_eq!(new.ask(Query::ReadTwice).await.unwrap(), Some(150));
+    assert_eq!(new.ask(Query::Unproven).await.unwrap(), [DOUBT]);
+    assert_eq!(new.ask(Query::SeenIds).await.unwrap(), [known()]);
     let requests = new.unfinished(None, 9, Holds::Included).await.unwrap();
     let found: Vec<_> = requests
         .iter()
@@ -175,7 +175,7 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     new.close().await.unwrap();
     let (old, none) = run_for(dir.path(), wallet(1), NAME);
     assert_eq!(none, None);
-    assert_eq!(old.cursor().await.unwrap(), Some(block(200)));
+    assert_eq!(old.ask(Query::Cursor).await.unwrap(), Some(block(200)));
     assert_eq!(keys(&old, Holds::Included).await, [9, 1, 2, 3, 4]);
     old.close().await.unwrap();
 }
@@ -231,7 +231,7 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
     new.close().await.unwrap();
     let (fresh, none) = run_for(dir.path(), wallet(9), "unheard of");
     assert_eq!(none, None);
-    assert!(fresh.is_empty().await.unwrap());
+    assert!(fresh.ask(Query::IsEmpty).await.unwrap());
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn what_the_earlier_wallet_signed_is_left_to_be_followed_at_every_start() 
         let locked = Journal::open(dir.path(), wallet(1), CONTRACT).unwrap_err();
         assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
         let left = Running::start((journal, writer));
-        assert_eq!(left.open_transactions().await.unwrap(), [signed(1, 0, Some(key(2)))]);
+        assert_eq!(left.ask(Query::OpenTransactions).await.unwrap(), [signed(1, 0, Some(key(2)))]);
         if !first {
             left.mined(signed(1, 0, None).id(), block(22)).await.unwrap();
         }
@@ -332,7 +332,7 @@ async fn a11_a_rebuild_says_where_reading_begins_and_ends_the_wait() {
     refused(dir.path(), 2);
     rebuild(dir.path(), wallet(2), CONTRACT, block(150)).unwrap();
     let (new, predecessor) = run_for(dir.path(), wallet(2), NAME);
-    assert_eq!((predecessor, new.cursor().await.unwrap()), (None, Some(block(150))));
+    assert_eq!((predecessor, new.ask(Query::Cursor).await.unwrap()), (None, Some(block(150))));
     new.close().await.unwrap();
 
     // That one is the last of this instance: what was damaged before it is of no concern.

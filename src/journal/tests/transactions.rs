@@ -6,23 +6,27 @@ use super::*;
 async fn transactions_are_followed_by_nonce() {
     let dir = TempDir::new().unwrap();
     let journal = Running::open(dir.path());
-    assert_eq!(journal.highest_nonce().await.unwrap(), None);
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), None);
     let first = signed(4, 0, Some(key(1)));
     let bumped = signed(4, 1, Some(key(1)));
     let filler = signed(6, 0, None);
     journal.signed(vec![filler.clone(), first.clone()]).await.unwrap();
     journal.signed(vec![bumped.clone(), first.clone()]).await.unwrap();
-    let open = journal.open_transactions().await.unwrap();
+    let open = journal.ask(Query::OpenTransactions).await.unwrap();
     assert_eq!(open, [first.clone(), bumped.clone(), filler.clone()]);
-    assert_eq!(journal.highest_nonce().await.unwrap(), Some(6));
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(6));
 
     journal.mined(bumped.id(), block(50)).await.unwrap();
     journal.mined(TransactionId { nonce: 1, hash: hash(123_456) }, block(50)).await.unwrap();
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
-    assert_eq!(journal.open_transactions().await.unwrap(), [filler], "a mined nonce is closed");
-    let of = journal.transactions_of(key(1)).await.unwrap();
+    assert_eq!(
+        journal.ask(Query::OpenTransactions).await.unwrap(),
+        [filler],
+        "a mined nonce is closed"
+    );
+    let of = journal.ask(|slot| Query::TransactionsOf(key(1), slot)).await.unwrap();
     assert_eq!(of.iter().map(|one| one.mined).collect::<Vec<_>>(), [None, Some(block(50))]);
     assert_eq!([&of[0].transaction, &of[1].transaction], [&first, &bumped]);
     journal.close().await.unwrap();
@@ -38,13 +42,13 @@ async fn another_contract_shares_the_lane_and_nothing_else() {
 
     let other = Source { contract: Address::repeat_byte(0xdd), ..SOURCE };
     let journal = Running::start(Journal::open(dir.path(), identity(), other.contract).unwrap());
-    assert_eq!(journal.cursor().await.unwrap(), None);
+    assert_eq!(journal.ask(Query::Cursor).await.unwrap(), None);
     assert!(journal.unfinished(None, 10, Holds::Included).await.unwrap().is_empty());
     assert_eq!(journal.arrive(of(other, batch([1], None))).await.unwrap().new, [0]);
-    let open = journal.open_transactions().await.unwrap();
+    let open = journal.ask(Query::OpenTransactions).await.unwrap();
     assert_eq!(open[0].request, Some(key(1)), "it is still the other contract's");
-    assert_eq!(journal.highest_nonce().await.unwrap(), Some(0));
-    assert!(!journal.is_empty().await.unwrap());
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(0));
+    assert!(!journal.ask(Query::IsEmpty).await.unwrap());
     journal.close().await.unwrap();
 }
 
@@ -62,8 +66,8 @@ async fn a_transaction_mined_for_a_request_without_outcome_is_looked_at_again() 
     }
     journal.note(key(2), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     journal.flush().await.unwrap();
-    assert_eq!(journal.unsettled_transactions().await.unwrap(), [second]);
-    assert_eq!(journal.open_transactions().await.unwrap(), []);
+    assert_eq!(journal.ask(Query::UnsettledTransactions).await.unwrap(), [second]);
+    assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), []);
 }
 
 /// A wrong count had one signed far beyond the others.
@@ -112,7 +116,7 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     tokio::time::timeout(Duration::from_secs(10), journal.reopened()).await.unwrap();
     journal.close().await.unwrap();
     let journal = Running::open(dir.path());
-    assert_eq!(journal.open_transactions().await.unwrap(), [first, bumped.clone()]);
+    assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [first, bumped.clone()]);
     let held = journal.held(None, 10).await.unwrap();
     assert_eq!(held.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1)]);
     assert_eq!(held[0].held.hold.reason, HoldReason::AnswerDropped);
@@ -134,11 +138,11 @@ async fn what_is_given_up_is_not_followed_until_it_is_signed_again() {
     journal.gave_up(vec![rejected.id()], GivenUp::Rejected).await.unwrap();
     journal.gave_up(vec![displaced.id()], GivenUp::Displaced).await.unwrap();
     journal.flush().await.unwrap();
-    assert_eq!(journal.open_transactions().await.unwrap(), std::slice::from_ref(&kept));
-    assert_eq!(journal.highest_nonce().await.unwrap(), Some(0), "nonce 1 is free");
+    assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), std::slice::from_ref(&kept));
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(0), "nonce 1 is free");
     journal.signed(vec![rejected.clone()]).await.unwrap();
-    assert_eq!(journal.open_transactions().await.unwrap(), [kept, rejected]);
-    assert_eq!(journal.highest_nonce().await.unwrap(), Some(1));
+    assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [kept, rejected]);
+    assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(1));
     journal.close().await.unwrap();
 }
 
@@ -168,19 +172,19 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
 
     let home = Running::open(dir.path());
     let away = other(&home);
-    assert_eq!(home.cursor().await.unwrap(), Some(block(7)));
-    assert_eq!(away.cursor().await.unwrap(), Some(block(3)));
+    assert_eq!(home.ask(Query::Cursor).await.unwrap(), Some(block(7)));
+    assert_eq!(away.ask(Query::Cursor).await.unwrap(), Some(block(3)));
     assert_eq!(keys(&home, Holds::Included).await, [1]);
     assert_eq!(keys(&away, Holds::Included).await, [1, 2]);
-    assert_eq!(home.highest_nonce().await.unwrap(), Some(5));
-    assert_eq!(away.highest_nonce().await.unwrap(), Some(9));
-    assert_eq!(home.open_transactions().await.unwrap(), []);
-    assert_eq!(away.open_transactions().await.unwrap(), [late]);
+    assert_eq!(home.ask(Query::HighestNonce).await.unwrap(), Some(5));
+    assert_eq!(away.ask(Query::HighestNonce).await.unwrap(), Some(9));
+    assert_eq!(home.ask(Query::OpenTransactions).await.unwrap(), []);
+    assert_eq!(away.ask(Query::OpenTransactions).await.unwrap(), [late]);
     let mined = async |journal: &Journal| journal.recently_mined(9).await.unwrap()[0].hash;
     assert_eq!((mined(&home).await, mined(&away).await), (here.hash, there.hash));
-    let unsettled = home.unsettled_transactions().await.unwrap();
+    let unsettled = home.ask(Query::UnsettledTransactions).await.unwrap();
     assert_eq!(unsettled, std::slice::from_ref(&here));
-    let unsettled = away.unsettled_transactions().await.unwrap();
+    let unsettled = away.ask(Query::UnsettledTransactions).await.unwrap();
     assert_eq!(unsettled, std::slice::from_ref(&there), "with its own key");
     assert_eq!(away.request(abroad(1)).await.unwrap().unwrap().key, abroad(1));
 

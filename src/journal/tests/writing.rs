@@ -24,7 +24,7 @@ async fn many_callers_share_few_commits() {
     let Statistics { commits, commands, durable, .. } = journal.statistics();
     assert_eq!((commands, durable), (64 * 30, 64 * 20));
     assert!(commits * 4 <= durable, "{commits} commits for {durable} durable commands");
-    assert_eq!(journal.counts().await.unwrap().unfinished[&StageName::Asked], 640);
+    assert_eq!(journal.ask(Query::Counts).await.unwrap().unfinished[&StageName::Asked], 640);
     journal.close().await.unwrap();
 }
 
@@ -36,7 +36,8 @@ async fn steps_alone_share_commits_and_arrive_without_a_durable_command() {
     for id in 0..500 {
         journal.note(key(id), Step::Asked).await.unwrap();
     }
-    while journal.counts().await.unwrap().unfinished.get(&StageName::Asked) != Some(&500) {
+    while journal.ask(Query::Counts).await.unwrap().unfinished.get(&StageName::Asked) != Some(&500)
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let commits = journal.statistics().commits;
@@ -138,7 +139,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     assert!(why.contains(".sqlite3") && why.contains("free space"), "{why}");
     // What comes meanwhile waits its turn; reads go on.
     running.note(key(1), Step::Asked).await.unwrap();
-    assert_eq!(running.cursor().await.unwrap(), Some(block(1)));
+    assert_eq!(running.ask(Query::Cursor).await.unwrap(), Some(block(1)));
     assert_eq!(running.request(key(3)).await.unwrap(), None, "all of a commit or nothing");
     assert!(callers.try_join_next().is_none(), "nobody is told of what is not stored");
 
@@ -146,7 +147,7 @@ async fn a_full_disk_makes_everybody_wait_and_goes_on_by_itself() {
     assert_eq!(callers.join_next().await.unwrap().unwrap(), [0, 1]);
     running.flush().await.unwrap();
     assert!(condition.waits().is_none());
-    assert_eq!(running.cursor().await.unwrap(), Some(block(2)));
+    assert_eq!(running.ask(Query::Cursor).await.unwrap(), Some(block(2)));
     let first = running.request(key(1)).await.unwrap().unwrap();
     assert_eq!(first.progress.stage, StageName::Asked, "in the order it was said");
     running.close().await.unwrap();
@@ -247,7 +248,7 @@ async fn throughput() {
     let start = Instant::now();
     for id in 0..20_000 {
         journal.note(key(id), Step::Asked).await.unwrap();
-        journal.note(key(id), Step::Answered(answer(&"x".repeat(2000)))).await.unwrap();
+        journal.note(key(id), Step::Answered(answer(id, &"x".repeat(2000)))).await.unwrap();
         journal.note(key(id), Step::Submitted { transaction: hash(id) }).await.unwrap();
         journal.note(key(id), Step::Settled(Outcome::AlreadyAnswered)).await.unwrap();
     }
@@ -269,7 +270,7 @@ async fn throughput() {
     }
     println!("unfinished read per second: {:.0} ({pages} pages)", rate(80_000, start));
     let start = Instant::now();
-    journal.counts().await.unwrap();
+    journal.ask(Query::Counts).await.unwrap();
     println!("counts over 100,000 requests: {:?}", start.elapsed());
     let start = Instant::now();
     println!(

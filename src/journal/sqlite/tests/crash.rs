@@ -15,7 +15,7 @@ use crate::{
     gateway::lane::{SignedTransaction, TransactionLedger as _},
     journal::{
         StageName,
-        sqlite::{open::OpenFile, reader, record::Origin},
+        sqlite::{open::OpenFile, reader::Rows, record::Origin},
         tests::{CONTRACT, Running, SOURCE, answer, batch, event, hash, identity, key, signed},
     },
     machine::Machine,
@@ -105,8 +105,8 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     fs::write(path.with_extension("sqlite3-wal"), log).unwrap();
     let open = OpenFile::open(&Machine::default(), dir.path(), identity()).unwrap();
     let connection = &open.store.connection;
-    let of = Origin::of(SOURCE, SOURCE.chain_id);
-    let cursor = reader::cursor(connection, of).unwrap().unwrap();
+    let rows = Rows { db: connection, of: Origin::of(SOURCE, SOURCE.chain_id) };
+    let cursor = rows.cursor().unwrap().unwrap();
     assert_eq!(cursor.hash, hash(cursor.number));
     assert!(cursor.number + 1 >= before);
 
@@ -114,7 +114,7 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
     let mut stored = 0;
     let last = ids(cursor.number)[1];
     for id in 0..=last + 8 {
-        let Some(record) = reader::request(connection, of, key(id)).unwrap() else {
+        let Some(record) = rows.request(key(id)).unwrap() else {
             assert!(id > last, "request {id} below the cursor {cursor:?} is lost");
             continue;
         };
@@ -135,7 +135,7 @@ fn verify(file: &[u8], log: &[u8], whole: usize, promised: &[(u64, Promise)], be
                 assert!(*number <= cursor.number, "batch {number} of size {size} is lost");
             }
             Promise::Signed(one) => {
-                let found = reader::transactions_of(connection, of, one.request.unwrap()).unwrap();
+                let found = rows.transactions_of(one.request.unwrap()).unwrap();
                 assert!(found.iter().any(|found| found.transaction == *one), "{one:?} is lost");
             }
         }
