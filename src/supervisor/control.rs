@@ -5,6 +5,7 @@
 //! for the socket in the same [`Candidates`].
 
 mod listener;
+mod socket_file;
 mod client;
 
 use std::{
@@ -18,7 +19,8 @@ use tokio::sync::oneshot;
 
 pub use self::{
     client::{AskError, Connection, NotFound, ask, find},
-    listener::{ListenError, Listener},
+    listener::Listener,
+    socket_file::ListenError,
 };
 use crate::{
     config::Environment,

@@ -24,9 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Inputs, Instances, SignalSource, Supervisor,
+    Instances, Supervisor,
     control::{self, Answer, Asked, Reply, Request},
     directory::{Files, Settled},
+    event_loop::{Inputs, SignalSource},
     lifecycle::Signal,
     plan::WalletClaim,
     service_manager::ServiceManager,

@@ -14,21 +14,31 @@
 //! the new one has reached its running phase it is on probation: if it fails, the old one comes
 //! back.
 
+mod intent;
+mod run_state;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    super::{
+pub(super) use self::{
+    intent::Intent,
+    run_state::{Life, Moment},
+};
+pub(in crate::supervisor) use self::{intent::Unapplied, run_state::Ending};
+use self::{
+    intent::{Course, Tried},
+    run_state::{Health, Run, Trial},
+};
+use super::Target;
+use crate::{
+    config::Config,
+    instance::{CheckError, Exit},
+    supervisor::{
         lifecycle::DRAIN_LIMIT,
         plan::WalletClaim,
         restart::{History, PARKED_RETRY, Verdict},
     },
-    Target,
-};
-use crate::{
-    config::Config,
-    instance::{CheckError, Exit},
 };
 
 /// How long an aborted instance may take to close its journal before its task is dropped.
@@ -37,15 +47,6 @@ const ABORT_LIMIT: Duration = Duration::from_secs(15);
 pub(in crate::supervisor) const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// A new configuration that has been waiting this long is accepted: the operator wants it.
 const PROBATION: Duration = Duration::from_mins(2);
-
-/// How a generation is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::supervisor) enum Ending {
-    /// Finish what is answered, within the drain limit.
-    Drain,
-    /// Stop at the next stored step and pass the journal to the next generation.
-    HandOver,
-}
 
 /// What the loop should do for a slot.
 #[derive(Debug)]
@@ -72,212 +73,6 @@ pub(in crate::supervisor) enum Aftermath {
     RolledBack,
     Again(Duration),
     Parked,
-}
-
-/// Why a new configuration did not replace the old one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::supervisor) struct Unapplied {
-    pub why: String,
-    /// Not refused: a dependency does not answer, and the check is repeated automatically.
-    pub waits: bool,
-}
-
-/// What the files and operators ask for.
-#[derive(Debug, Default)]
-pub(super) enum Intent {
-    /// No file, none that was ever valid, or its wallet belongs to another instance.
-    #[default]
-    Nothing,
-    /// `enabled = false`.
-    Disabled,
-    Run(Course),
-    /// Stopped by an operator; a change of the configuration starts it again.
-    Stopped(Course),
-}
-
-/// The configuration of the file, and whether it could be applied.
-#[derive(Debug)]
-pub(super) struct Course {
-    /// The configuration of the file.
-    wanted: Target,
-    tried: Tried,
-}
-
-#[derive(Debug)]
-enum Tried {
-    /// No objection is known.
-    Fine,
-    /// It could not be applied, and is tried again now.
-    Again(Unapplied),
-    /// It could not be applied, and the previous one runs in its place. Tried again at this time; `None`:
-    /// only on request.
-    Rejected { why: Unapplied, before: Target, again_at: Option<Instant> },
-}
-
-impl Course {
-    fn new(wanted: Target) -> Self {
-        Self { wanted, tried: Tried::Fine }
-    }
-
-    fn target(&self) -> &Target {
-        match &self.tried {
-            Tried::Rejected { before, .. } => before,
-            Tried::Fine | Tried::Again(_) => &self.wanted,
-        }
-    }
-
-    fn unapplied(&self) -> Option<&Unapplied> {
-        match &self.tried {
-            Tried::Again(why) | Tried::Rejected { why, .. } => Some(why),
-            Tried::Fine => None,
-        }
-    }
-
-    /// Returns the reason if it is new.
-    fn reject(
-        &mut self,
-        why: Unapplied,
-        before: Target,
-        again_at: Option<Instant>,
-    ) -> Option<Unapplied> {
-        let news = (self.unapplied() != Some(&why)).then(|| why.clone());
-        self.tried = Tried::Rejected { why, before, again_at };
-        news
-    }
-
-    fn try_again(&mut self) {
-        if let Tried::Rejected { why, .. } = &self.tried {
-            self.tried = Tried::Again(why.clone());
-        }
-    }
-}
-
-impl Intent {
-    fn course(&self) -> Option<&Course> {
-        match self {
-            Self::Run(course) | Self::Stopped(course) => Some(course),
-            Self::Nothing | Self::Disabled => None,
-        }
-    }
-
-    fn course_mut(&mut self) -> Option<&mut Course> {
-        match self {
-            Self::Run(course) | Self::Stopped(course) => Some(course),
-            Self::Nothing | Self::Disabled => None,
-        }
-    }
-}
-
-/// A generation under way.
-#[derive(Debug)]
-pub(super) struct Run<H> {
-    pub target: Target,
-    pub handles: H,
-    started: Instant,
-    health: Health,
-    /// What this run replaced, until it has reached its running phase.
-    replaced: Option<Target>,
-}
-
-/// How long a run was running without waiting for anything.
-#[derive(Debug, Default)]
-struct Health {
-    /// It has been in its running phase at least once.
-    has_been: bool,
-    since: Option<Instant>,
-    longest: Duration,
-}
-
-/// A point in time, for decisions (`at`) and for display (Unix ms).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment {
-    at: Instant,
-    pub ms: u64,
-}
-
-impl Moment {
-    pub fn new(at: Instant, ms: u64) -> Self {
-        Self { at, ms }
-    }
-
-    fn after(self, pause: Duration) -> Self {
-        let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        Self { at: self.at + pause, ms: self.ms.saturating_add(ms) }
-    }
-}
-
-/// The state of the instance's generations.
-#[derive(Debug)]
-pub(super) enum Life<H> {
-    Down {
-        /// What the next generation replaces; it comes back if that one fails.
-        replaces: Option<Target>,
-    },
-    Up {
-        run: Run<H>,
-        trial: Trial,
-        restart_asked: bool,
-    },
-    Ending {
-        run: Run<H>,
-        deadline: Instant,
-        aborted: bool,
-        replaces: Option<Target>,
-    },
-    BackingOff {
-        failed: Target,
-        until: Moment,
-    },
-    Parked {
-        failed: Target,
-        why: String,
-        until: Moment,
-    },
-}
-
-impl<H> Default for Life<H> {
-    fn default() -> Self {
-        Self::Down { replaces: None }
-    }
-}
-
-/// A change of the configuration while another one runs.
-#[derive(Debug)]
-pub(super) enum Trial {
-    None,
-    Checking(Arc<Config>),
-    /// The check passed: it may replace what runs.
-    Approved(Arc<Config>),
-}
-
-impl<H> Life<H> {
-    pub fn run(&self) -> Option<&Run<H>> {
-        match self {
-            Self::Up { run, .. } | Self::Ending { run, .. } => Some(run),
-            Self::Down { .. } | Self::BackingOff { .. } | Self::Parked { .. } => None,
-        }
-    }
-
-    fn run_mut(&mut self) -> Option<&mut Run<H>> {
-        match self {
-            Self::Up { run, .. } | Self::Ending { run, .. } => Some(run),
-            Self::Down { .. } | Self::BackingOff { .. } | Self::Parked { .. } => None,
-        }
-    }
-
-    /// Gives up a change under way.
-    fn try_nothing(&mut self) {
-        if let Self::Up { trial, .. } = self {
-            *trial = Trial::None;
-        }
-    }
-
-    /// The next generation will have nothing to fall back to.
-    fn replace_nothing(&mut self) {
-        if let Self::Down { replaces } | Self::Ending { replaces, .. } = self {
-            *replaces = None;
-        }
-    }
 }
 
 /// The part of an instance that decides.
