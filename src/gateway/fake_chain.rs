@@ -1,6 +1,5 @@
-//! A chain in memory for the tests of the rooms and of the lane: it forks, lags, hides, loses and
-//! refuses as told, call by call. Where a seed decides, and the contract is a real one, it is
-//! `instance::simulation`.
+//! A chain in memory for unit tests of rooms and lane: it forks, lags, hides, loses and refuses as told,
+//! call by call. The chain driven by a seed, with a real contract, is in `instance::simulation`.
 
 mod answers;
 mod past;
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, Source, U256};
 
-/// The data of events that the contract does not know of.
+/// Data of events that the contract does not know.
 const FORGED: Bytes = Bytes::from_static(&[0xff]);
 
 pub(crate) const CONTRACT: Address = Address::repeat_byte(0xdc);
@@ -34,11 +33,11 @@ pub(crate) const ADDRESSES: Addresses =
 struct Block {
     head: Head,
     events: Vec<Event>,
-    /// Of other contracts.
+    /// Logs of other contracts.
     others: Vec<Emitted>,
 }
 
-/// What a node says of the logs that a block may hold.
+/// How a node reports blooms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Blooms {
     #[default]
@@ -53,14 +52,14 @@ pub(crate) enum Blooms {
 pub(crate) enum Mood {
     #[default]
     Take,
-    /// Takes it and answers nothing.
+    /// Accepts it and does not answer.
     TakeSilently,
-    /// Neither takes it nor answers.
+    /// Neither accepts it nor answers.
     Lose,
     Refuse(&'static str),
 }
 
-/// A raw transaction that waits for a block.
+/// A transaction in the pool.
 #[derive(Clone, Copy, Debug)]
 struct Pooled {
     hash: B256,
@@ -69,123 +68,122 @@ struct Pooled {
     tip: u128,
 }
 
-/// What one of the chain's nodes says otherwise than the others.
+/// How one node differs from the others.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a lie of its own")]
 pub(crate) struct Lies {
-    /// Its index of logs is broken: it shows none.
+    /// Its log index is broken: it shows no logs.
     pub blind: bool,
     /// The data of its logs is all zeroes.
     pub zeroes: bool,
-    /// It does not tell the receipts of a block.
+    /// It does not offer the receipts of a block.
     pub no_block_receipts: bool,
     pub blooms: Blooms,
-    /// Refuses to tell the logs of a block with this error.
+    /// Refuses the logs of a block with this error.
     pub no_block_logs: Option<(i64, &'static str)>,
-    /// Refuses ranges of more blocks with this error.
+    /// Refuses longer ranges with this error.
     pub takes_blocks: Option<(u64, i64, &'static str)>,
-    /// Neither logs nor receipts show any event.
+    /// Shows no events, neither in logs nor in receipts.
     pub denies: bool,
     /// Answers nothing.
     pub mute: bool,
-    /// It is not connected.
+    /// Not connected.
     pub away: bool,
-    /// Takes so long for the logs of a block or a range.
+    /// Delay of logs of a block or a range.
     pub slow_logs: Duration,
-    /// Logs are said to be of this block.
+    /// Reports logs as of this block.
     pub misplaces: Option<u64>,
-    /// What the tags `safe` and `finalized` name; `None`: what they name elsewhere.
+    /// The block of the tags `safe` and `finalized`; `None`: as elsewhere.
     pub tagged: Option<u64>,
     /// It has no blocks from here on.
     pub lags_from: Option<u64>,
-    /// Its head is as new as blocks are.
+    /// Its head counts as recent.
     pub goes_on: bool,
     pub transaction_count: Option<u64>,
     pub priority_fee: Option<u128>,
     pub base_fee: Option<u128>,
     pub estimate: Option<u64>,
-    /// As the block of its height.
+    /// Shown in place of the block of its height.
     pub shows: Option<BlockRef>,
-    /// Beside the events of their blocks.
+    /// Shown beside the real events.
     pub forges: Vec<Event>,
-    /// Whom the contract lists, whatever the request.
+    /// Senders that the contract lists for every request.
     pub lists: Option<Vec<Address>>,
-    /// What the contract says to a response call; `None`: as it is.
+    /// The contract's answer to a response call; `None`: unchanged.
     pub verdict: Option<Bytes>,
-    /// What views return, by their calldata.
+    /// Results of views, by calldata.
     pub views: Vec<(Bytes, Bytes)>,
     /// It has no receipts.
     pub no_receipts: bool,
-    /// It says of every transaction that it succeeded in this block.
+    /// Reports every transaction as successful in this block.
     pub receipts_in: Option<BlockRef>,
-    /// It says of every transaction that it reverted.
+    /// Reports every transaction as reverted.
     pub reverts: bool,
-    /// Its blocks are said to take so much gas.
+    /// Reported gas limit of blocks.
     pub block_gas: Option<u64>,
 }
 
-/// What the nodes are told to do, and what they were asked. One node, unless there are more lies.
+/// State of the chain and its nodes, their faults, and the calls made. One node per entry of `lies`.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a lie of its own")]
 pub(crate) struct Node {
-    /// Of each node.
+    /// One per node.
     pub lies: Vec<Lies>,
     chain: Vec<Block>,
     forks: u64,
-    /// Blocks whose logs are not shown so many times, by any question.
+    /// Blocks whose logs are hidden this many times, however they are asked for.
     pub hidden: HashMap<u64, usize>,
-    /// Blocks whose logs ranges leave out.
+    /// Blocks whose logs are missing in ranges.
     pub missing_in_ranges: HashSet<u64>,
-    /// So many logs of a block are shown, of those asked for.
+    /// At most this many logs of a block are shown.
     pub shows_at_most: Option<usize>,
-    /// Headers from here on are not known.
+    /// Headers from here on are unknown.
     pub lags_from: Option<u64>,
-    /// It has dropped the state of blocks below this one.
+    /// State below this block is dropped.
     pub no_state_below: Option<u64>,
-    /// Calls are answered by another node behind the same URL, which has no later blocks.
+    /// Calls are answered by another node behind the same URL that has no blocks from here on.
     pub calls_know_below: Option<u64>,
-    /// Every other question about a range is answered by a node that knows only the blocks up to
-    /// here.
+    /// Every other range is answered by a node that knows only the blocks up to here.
     pub other_knows: Option<u64>,
     pub others_turn: bool,
-    /// What the tags `safe` and `finalized` name.
+    /// The block of the tags `safe` and `finalized`.
     pub tagged: Option<u64>,
-    /// Blooms say that there is nothing.
+    /// Blooms show no logs.
     pub empty_blooms: bool,
-    /// Ranges longer than this are refused, or not answered.
+    /// Longer ranges are refused, or not answered.
     pub longest_range: Option<(u64, bool)>,
-    /// Each answer to a range comes twice and in the wrong order.
+    /// Logs of a range come twice and in the wrong order.
     pub shuffles: bool,
-    /// There is a GatewayConfig contract. It answers nothing that can be read.
+    /// There is a GatewayConfig contract, whose answers are unreadable.
     pub has_registry: bool,
     pub calls: HashMap<&'static str, usize>,
-    /// What the contract says to a response call; `None`: it takes it.
+    /// The contract's answer to a response call; `None`: it accepts.
     pub verdict: Option<Bytes>,
-    /// It says of each response whether it knows the id, and takes none.
+    /// Answers every response call by whether it knows the id, and accepts none.
     pub tells_ids: bool,
     pub estimate: u64,
-    /// What a response really uses.
+    /// Gas that a response really uses.
     pub gas_used: u64,
     pub connection: u64,
     pub nonce: u64,
-    /// Wei per gas, from the next block on. What pays less stays in the pool.
+    /// Wei per gas, from the next block on. Transactions that pay less stay in the pool.
     pub base_fee: u128,
-    /// What its blocks take; transactions with more are refused.
+    /// Gas limit of blocks; transactions above it are refused.
     pub block_gas: Option<u64>,
-    /// What the wallet has, in wei; `None`: enough. And what it has paid.
+    /// Funds of the wallet in wei (`None`: enough), and what it has paid.
     pub funds: Option<U256>,
     pub paid: U256,
     pub mood: Mood,
     pub hide_receipts: bool,
-    /// A message that asks for more receipts is not answered.
+    /// A larger batch of receipts is not answered.
     pub most_receipts: Option<usize>,
-    /// So many sends are not answered and get nowhere.
+    /// This many sends are lost without an answer.
     pub swallows: usize,
-    /// A sender waits for the receipt, if it likes.
+    /// A sender may wait for the receipt.
     pub offers_receipts: bool,
     pool: BTreeMap<u64, Pooled>,
     receipts: HashMap<B256, Receipt>,
-    /// Refuses raw transactions as if it had executed them, with this data.
+    /// Refuses raw transactions as if executed in advance, with this revert data.
     pub reverts_in_advance: Option<Bytes>,
     pub sent: Vec<Bytes>,
     pub past: past::Past,
@@ -193,13 +191,13 @@ pub(crate) struct Node {
 
 #[derive(Clone, Debug)]
 pub(crate) struct FakeChain {
-    /// Which node answers.
+    /// The node that answers.
     asked: NodeId,
     node: Arc<Mutex<Node>>,
     heads: watch::Sender<Option<Head>>,
 }
 
-/// A request event: of a shape whose data is not looked at.
+/// A request event of a shape whose data is not decoded.
 pub(crate) fn request_event(id: u64) -> Event {
     Event {
         block: BlockRef { number: 0, hash: B256::ZERO },
@@ -250,12 +248,12 @@ impl FakeChain {
         self.node().calls.get(of).copied().unwrap_or_default()
     }
 
-    /// Adds a block with these events, and with what waits in the pool.
+    /// Adds a block with these events and what the pool holds.
     pub fn mine(&self, events: Vec<Event>) {
         self.mine_with(events, Vec::new());
     }
 
-    /// The same, with logs of other contracts.
+    /// The same with logs of other contracts.
     pub fn mine_with(&self, events: Vec<Event>, others: Vec<(Address, Event)>) {
         let mut node = self.node();
         let number = node.chain.len() as u64;
@@ -302,7 +300,7 @@ impl FakeChain {
         self.heads.send_replace(Some(head));
     }
 
-    /// A block whose logs show an event that is none of the chain's.
+    /// Adds a block whose logs show an event that the contract does not know.
     pub fn forge(&self, event: Event) {
         self.mine(vec![Event { data: FORGED, ..event }]);
     }
@@ -321,8 +319,8 @@ impl FakeChain {
         node.nonce += 1;
     }
 
-    /// The last `depth` blocks leave the chain, and their transactions with them; `again` is what the
-    /// new ones hold, then one more.
+    /// Removes the last `depth` blocks with their transactions and adds blocks with the events of
+    /// `again`, then one more.
     pub fn reorganise(&self, depth: u64, again: Vec<Vec<Event>>) {
         let mut node = self.node();
         let left = node.chain.len() - usize::try_from(depth).unwrap();
@@ -376,7 +374,7 @@ impl Node {
         }
     }
 
-    /// The same, as far as one of the nodes knows the chain.
+    /// The same as far as one node knows the chain.
     fn header_of(&self, by: NodeId, at: At) -> Option<Head> {
         let at = match (at, self.lies[by.0].tagged) {
             (At::Safe | At::Finalized, Some(tagged)) => At::Number(tagged),
@@ -391,13 +389,13 @@ impl Node {
         })
     }
 
-    /// What a node shows beside the events of a block.
+    /// Events that a node shows beside the real ones.
     fn forged(&self, by: NodeId, block: BlockRef) -> impl Iterator<Item = Event> {
         let forged = self.lies[by.0].forges.iter().filter(move |event| event.block == block);
         forged.cloned().collect::<Vec<_>>().into_iter()
     }
 
-    /// A header as this node tells it.
+    /// A header as this node reports it.
     fn as_told(&self, by: NodeId, head: &Head) -> Head {
         let bloom = match self.lies[by.0].blooms {
             Blooms::AsTheyAre => head.bloom,
@@ -410,7 +408,7 @@ impl Node {
         Head { bloom, base_fee, gas_limit, by, ..*head }
     }
 
-    /// Whether a block's logs are not shown this time.
+    /// Whether a block's logs are hidden this time.
     fn hides(&mut self, number: usize) -> bool {
         match self.hidden.get_mut(&(number as u64)) {
             Some(times) if *times > 0 => {
@@ -425,7 +423,7 @@ impl Node {
         if self.hides(number) { Vec::new() } else { self.chain[number].events.clone() }
     }
 
-    /// What the contract says to a response with nothing in it, after that block.
+    /// The contract's answer to a response without content, at that block.
     fn says_of(&self, id: U256, at: Option<u64>) -> Bytes {
         let known = self.chain.iter().take_while(|block| Some(block.head.block.number) <= at);
         let mut events = known.flat_map(|block| &block.events).filter(|event| event.data != FORGED);

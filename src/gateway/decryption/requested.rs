@@ -1,14 +1,14 @@
-//! Whether the contract knows an id: asked by a response with nothing in it, which it refuses for that or
-//! for another reason (gateway-abi 4.3).
+//! Whether the contract knows an id: asked by a response without content, which it refuses either for
+//! the id or for the content (gateway-abi 4.3).
 //!
 //! | contract | first checks | asked |
 //! |---|---|---|
-//! | v0.7.x | sender, pause, signature | in vain: an unknown id is not looked at |
+//! | v0.7.x | sender, pause, signature | in vain: an unknown id is not checked |
 //! | v0.8.0-1 to v0.11 | sender, then the id | as a registered sender |
 //! | from v0.12 on | the id | as anybody |
 //!
-//! Which of these it is shows by itself: asked for an id that no contract has counted up to, it must
-//! say that it does not know it ([`DecryptionAdapter::question`]).
+//! Which row applies is found by a test: for an id that no contract has reached, the contract must say
+//! that it does not know it ([`DecryptionAdapter::question`]).
 
 use super::{DecryptionAdapter, ViewError, view};
 use crate::{
@@ -19,16 +19,16 @@ use crate::{
     },
 };
 
-/// What the contract says of an id.
+/// The contract's answer about an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requested {
     Yes,
     No,
-    /// It refuses for a reason that it looks at before the id, or that says nothing.
+    /// It refuses for a reason that it checks before the id, or that tells nothing.
     Untold,
 }
 
-/// How this contract has to be asked.
+/// How to ask this contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     from: Option<Address>,
@@ -39,7 +39,7 @@ pub struct Question {
 impl Requested {
     fn of(answer: Result<Bytes, RpcError>, id: U256) -> Result<Self, RpcError> {
         let data = match answer {
-            // No contract takes that.
+            // No contract accepts such a call.
             Ok(_) => return Ok(Self::Untold),
             Err(error) => match error.revert_data() {
                 Some(data) => data,
@@ -76,7 +76,8 @@ impl Requested {
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
-    /// How to ask this contract for ids; `None`: it does not tell. `wallet` is registered, perhaps.
+    /// Finds out how to ask this contract for ids. `None`: it does not tell. `wallet`: a sender that may
+    /// be registered.
     pub async fn question(&self, wallet: Option<Address>) -> Result<Option<Question>, RpcError> {
         let registry = self.addresses.gateway_config;
         let senders = match view(&self.provider, registry, &abi::kms_tx_senders()).await {
@@ -96,7 +97,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Ok(None)
     }
 
-    /// Whether the node that answers says of an id that cannot be that the contract does not know it.
+    /// Whether the answering node says that the contract does not know an impossible id.
     pub async fn denies_the_impossible(
         &self,
         question: Question,
@@ -116,7 +117,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         at: At,
     ) -> Result<Requested, RpcError> {
         let mut all = Requested::No;
-        // An id of both kinds is one of them, and of the other it is none.
+        // An id of the common counter belongs to one of the kinds; for the other one it is unknown.
         for kind in counter.kinds() {
             match self.ask_as(question, *kind, counter.id(number), at).await? {
                 Requested::Yes => return Ok(Requested::Yes),

@@ -1,4 +1,4 @@
-//! One node's word of answers that were given, on a chain in memory.
+//! One node's report of earlier answers, on a chain in memory.
 
 use super::*;
 use crate::{
@@ -55,8 +55,8 @@ async fn one(chain: &FakeChain, sought: Sought) -> Shown {
     shown(chain, &[sought]).await[0]
 }
 
-/// Thousands that were answered cost two calls each, a hundred in a message. The state of an earlier
-/// block is asked for only of those: nodes have it at hand for few blocks.
+/// Thousands of answered requests cost two calls each, a hundred per message. The state of an earlier
+/// block is read only for those: nodes keep it for few blocks.
 #[tokio::test]
 async fn a13_what_the_contract_lists_costs_two_calls() {
     let chain = FakeChain::new(HEIGHT);
@@ -83,7 +83,7 @@ async fn a13_an_answer_of_the_last_blocks_may_still_go() {
     assert_eq!(one(&chain, user(1, 5)).await, Shown::Settled);
 }
 
-/// Who answered a user decryption is listed whole; of a public one, who agrees.
+/// A user decryption lists everybody who answered, a public one those who agree.
 #[tokio::test]
 async fn a13_a_list_without_us_is_the_end_for_user_decryptions_only() {
     let chain = FakeChain::new(HEIGHT);
@@ -117,7 +117,7 @@ async fn a13_before_consensus_events_tell() {
     assert_eq!(chain.calls("transactions_of"), 0);
 }
 
-/// However little the node tells at once, and however far apart they are.
+/// However little the node returns at once, and however far apart the requests are.
 #[tokio::test]
 async fn a13_events_are_looked_for_in_pages_that_the_node_takes() {
     let chain = FakeChain::new(HEIGHT);
@@ -127,7 +127,7 @@ async fn a13_events_are_looked_for_in_pages_that_the_node_takes() {
         let hash = chain.sent_by(WALLET, block, response(one.id), true);
         chain.response_event(one.id, one.kind, block, hash);
     }
-    // One look has its bound; what is begun with late is for another one.
+    // A search is bounded; what it starts late is left for the next one.
     assert_eq!(shown(&chain, &[soon, late]).await, [Shown::Settled, Shown::NotYet]);
     assert_eq!(one(&chain, late).await, Shown::Settled);
     assert!(chain.calls("logs_with") <= 2 * MOST_PAGES);
@@ -171,7 +171,7 @@ async fn a13_where_no_event_tells_the_wallets_transactions_do() {
     }
 }
 
-/// A node without old states is read block by block, within bounds, and each look gets on.
+/// A node without old states is read block by block, within bounds, and each search makes progress.
 #[tokio::test]
 async fn a13_many_blocks_are_looked_through_in_parts() {
     let chain = FakeChain::new(20_000);
@@ -198,7 +198,7 @@ async fn a13_many_blocks_are_looked_through_in_parts() {
     assert_eq!((found, looks), (5, 5));
 }
 
-/// A node that fails is no node that shows nothing.
+/// A failing node is not a node that shows nothing.
 #[tokio::test]
 async fn a13_a_failure_is_not_an_answer() {
     let chain = FakeChain::new(HEIGHT);
@@ -210,12 +210,12 @@ async fn a13_a_failure_is_not_an_answer() {
     // It is far behind.
     let ahead = adapter.answers_of(WALLET, &[user(2, HEIGHT + 1)]).await.unwrap();
     assert_eq!(ahead, [Shown::NotYet]);
-    // It has not the block that is asked about.
+    // It does not have the block that is asked about.
     chain.node().calls_know_below = Some(HEIGHT - 100);
     adapter.answers_of(WALLET, &[user(1, 5)]).await.unwrap_err();
 }
 
-/// A node that keeps the state of a few blocks only: the contract's list has no date.
+/// A node that keeps the state of few blocks: the contract's list has no date.
 #[tokio::test]
 async fn a13_a_node_without_the_state_of_earlier_blocks_keeps_nobody_waiting() {
     let chain = FakeChain::new(HEIGHT);
