@@ -1,10 +1,15 @@
 //! Real temporary directories, and settling as a pure function.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+};
 
 use proptest::prelude::*;
+use zeroize::Zeroizing;
 
 use super::*;
+use crate::config::Place;
 
 /// A configuration that is valid under a supervisor.
 pub fn text(channel_size: u32) -> String {
