@@ -54,7 +54,7 @@ Environment:
   KMS_CONNECTOR_STATE_DIR   where journals are kept [default: see --state-dir]
   KMS_CONNECTOR_LISTEN      where health, metrics and the status page are [default: see --listen]
   KMS_CONNECTOR_LISTEN_NAMES
-                            names by which browsers may look at the page, parted by commas
+                            names by which browsers may look at the page, separated by commas
   KMS_CONNECTOR_<KEY>       every key of a configuration (see config-base.toml)
   RUNTIME_DIRECTORY, STATE_DIRECTORY, CREDENTIALS_DIRECTORY
                             set by systemd: control socket, journals, private keys

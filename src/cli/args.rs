@@ -427,7 +427,7 @@ pub(super) struct ListenArgs {
     pub(super) listen: Option<Listen>,
     /// A name by which browsers may look at it, beside its address, names without a dot, private ones
     /// (.internal, .local, .svc) and the machine's own [default: those of
-    /// `$KMS_CONNECTOR_LISTEN_NAMES`, parted by commas].
+    /// `$KMS_CONNECTOR_LISTEN_NAMES`, separated by commas].
     #[arg(long, value_name = "NAME")]
     pub(super) listen_name: Vec<String>,
 }

@@ -383,6 +383,8 @@ mod tests {
             "(10s after it arrived)",
             "no_funds: fund the wallet",
             "since 2m ago",
+            "  fund the wallet\n",
+            "`kms-connector explain no_funds`",
             "3 failed",
             "timeout",
             "0xa in block 80",

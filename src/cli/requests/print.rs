@@ -2,6 +2,7 @@
 
 use crate::{
     cli::text::{ago, pairs, printable, span, table, utc, when},
+    domain::HoldReason,
     observe::requests::{RequestLine, RequestStory, TransactionLine},
 };
 
@@ -90,6 +91,9 @@ pub(super) fn story(story: &RequestStory, now_ms: u64) -> String {
     if let Some(held) = &line.held {
         let since = when(now_ms, held.since_ms);
         lines.push(("held", format!("{}: {}\nsince {since}", held.reason, held.detail)));
+        let remedy = HoldReason::remedy_of(&held.reason);
+        let more = format!("more: `kms-connector explain {}`", held.reason);
+        lines.push(("what to do", format!("{remedy}\n{more}")));
     }
     lines.extend(line.waits.iter().map(|what| ("waits", what.clone())));
     lines.push(("attempts", format!("{} failed", line.attempts)));
