@@ -6,7 +6,8 @@
 use super::text::{Colour, ago, due, painted, pairs, printable, short, span, utc, when};
 use crate::observe::{
     advice::what_to_do,
-    status::{CatchUp, InstanceStatus, LastError, Reload, State, Status},
+    errors::LastError,
+    status::{CatchUp, InstanceStatus, Reload, State, Status},
 };
 
 /// How a report is rendered.

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -19,7 +19,6 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use super::status::LastError;
 use crate::{clock, domain::excerpt};
 
 /// Entries kept for each instance, and for the process.
@@ -30,6 +29,13 @@ const INSTANCES: usize = 1_024;
 const AT_A_GLANCE: usize = 4;
 /// The longest message, and the longest text of its fields, in characters.
 const LONGEST: usize = 600;
+
+/// An error or a warning, and when it occurred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    pub at_ms: u64,
+    pub text: String,
+}
 
 /// One warning or error, however often it was logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

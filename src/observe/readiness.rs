@@ -127,8 +127,9 @@ impl InstanceReadiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{
-        Gauges, HiddenRequests, LastError, Reload, StaleNode, StillTag, UnansweredRequests, Unsent,
+    use crate::observe::{
+        errors::LastError,
+        status::{Gauges, HiddenRequests, Reload, StaleNode, StillTag, UnansweredRequests, Unsent},
     };
 
     fn instance(name: &str, state: State) -> InstanceStatus {

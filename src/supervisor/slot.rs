@@ -19,9 +19,10 @@ use crate::{
     instance::{CheckError, Exit},
     metrics::Metrics,
     observe::{
+        errors::LastError,
         history::LastHour,
         requests::Desk,
-        status::{Gauges, LastError, Phase, State},
+        status::{Gauges, Phase, State},
     },
 };
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::observe::status::{Gauges, LastError, StoppedBy};
+use crate::observe::status::{Gauges, StoppedBy};
 
 /// 2026-09-14 16:05:12 UTC
 const NOW: u64 = 1_789_401_912_000;
