@@ -4,7 +4,6 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 
-use super::{Exit, STARTING};
 use crate::{
     domain::{LedgerError, SigningDomain},
     flow::{
@@ -178,12 +177,6 @@ impl BuildError {
             | Self::Ledger(_)
             | Self::Ending => false,
         }
-    }
-}
-
-impl From<BuildError> for Exit {
-    fn from(error: BuildError) -> Self {
-        if error.is_refusal() { Self::refused(error) } else { Self::failed(STARTING, error) }
     }
 }
 

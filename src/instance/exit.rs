@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::Failure;
+use super::{BuildError, Failure, STARTING};
 
 /// The end of one instance.
 #[derive(Clone, Debug)]
@@ -42,6 +42,12 @@ impl Exit {
             Self::Panicked { .. } => "panicked",
             Self::Hung { .. } => "hung",
         }
+    }
+}
+
+impl From<BuildError> for Exit {
+    fn from(error: BuildError) -> Self {
+        if error.is_refusal() { Self::refused(error) } else { Self::failed(STARTING, error) }
     }
 }
 
