@@ -1,5 +1,5 @@
-//! ADAPTER: the Decryption contract. Knows its events, response functions and versions; asks the
-//! chain through a provider.
+//! ADAPTER: the Decryption contract. Knows its events, response functions and versions; reads the chain
+//! through a provider.
 
 mod agreed;
 mod answers;
@@ -22,21 +22,21 @@ use crate::{
     },
 };
 
-/// Whether the deployed contract is one whose requests can be answered.
+/// Whether requests of the deployed contract can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Support {
     Served,
-    /// From G12 on the gateway checks no access; the connector would have to, on the host chain.
+    /// From G12 on the gateway does not check access; the connector would have to, on the host chain.
     FromG12 {
         version: OutsideText,
     },
-    /// Upgraded in this block, and not looked at since: until then no request is asked.
+    /// Upgraded in this block and not probed since: until then no request is asked.
     Upgraded {
         block: u64,
     },
 }
 
-/// Where the two contracts of a deployment live.
+/// Addresses of a deployment's two contracts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The chain that they are on.
@@ -55,7 +55,7 @@ pub struct DecryptionAdapter<P> {
     unopposed: agreed::Unopposed,
 }
 
-/// Why a view of a contract gave no value.
+/// Why a view returned no value.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ViewError {
     #[error(transparent)]
@@ -74,7 +74,7 @@ impl ViewError {
         }
     }
 
-    /// The contract has no such function, or refuses: its answer, not an outage.
+    /// Whether the contract itself answered: it has no such function, or refuses. Not an outage.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         match self {
@@ -84,7 +84,7 @@ impl ViewError {
     }
 }
 
-/// Asks a view of the contract at `to`.
+/// Calls a view of the contract at `to`.
 pub(super) async fn view<T, P: ChainReader>(
     provider: &P,
     to: Address,
@@ -105,7 +105,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         &self.provider
     }
 
-    /// The same contract, seen by this node alone.
+    /// The same contract as seen by this node alone.
     #[must_use]
     pub fn only(&self, node: NodeId) -> Self {
         Self { provider: self.provider.only(node), ..self.clone() }
@@ -136,7 +136,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         self.provider.logs(self.requests_filter(), range).await
     }
 
-    /// The logs of a range that say that enough nodes have answered a request.
+    /// Logs of a range that say that enough nodes have answered a request.
     pub async fn consensus(&self, from: u64, to: u64) -> Result<Vec<Event>, RpcError> {
         let range = LogRange::Numbers { from, to };
         let first = &abi::CONSENSUS_TOPICS;
@@ -158,23 +158,23 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         abi::decode(self.source(), event)
     }
 
-    /// The calldata that brings `answer` on chain; `None` if the generation has no such function.
+    /// The calldata that delivers `answer`. `None`: the generation has no such function.
     pub fn response(&self, request: &Request, answer: &Answer) -> Option<Bytes> {
         abi::response_call(request, answer)
     }
 
-    /// Whether there is a contract at all.
+    /// Whether there is a contract at the address.
     pub async fn is_deployed(&self) -> Result<bool, RpcError> {
         Ok(self.provider.code_size(self.address()).await? > 0)
     }
 
-    /// The domain the Core signs under, as the contract says it; `None` if it does not say.
+    /// The domain that the Core signs under, as the contract reports it. `None`: it does not.
     pub async fn signing_domain(&self) -> Result<Option<SigningDomain>, RpcError> {
         self.optional(self.address(), abi::signing_domain()).await
     }
 
-    /// Which contracts are deployed: by the contract's own version text; where that says nothing we
-    /// know, by the registry, which has KMS contexts from G12 on.
+    /// The deployment: by the contract's version text; if that is unknown, by the registry, which has
+    /// KMS contexts from G12 on.
     pub async fn support(&self) -> Result<(Support, Option<OutsideText>), RpcError> {
         let version: Option<String> =
             self.optional(self.address(), abi::decryption_version()).await?;

@@ -48,38 +48,38 @@ pub use self::{
 };
 use crate::domain::{Address, B256, BlockRef, Bytes, Event, OutsideText, U256};
 
-/// How long one call may take, connection included.
+/// Deadline of a call, including connecting.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A block's header, as far as the connector needs it.
+/// A block header, reduced to what the connector needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     pub block: BlockRef,
     pub parent: B256,
-    /// Which logs the block may hold; `None`: the node does not say.
+    /// Which logs the block may contain. `None`: the node does not say.
     pub bloom: Option<alloy::primitives::Bloom>,
     /// Wei per gas; `None` before EIP-1559.
     pub base_fee: Option<u128>,
-    /// How much gas a block takes, as the node tells it ([`Self::takes`]); `None`: it does not say.
+    /// The block's gas limit as reported; see [`Self::takes`]. `None`: the node does not say.
     pub gas_limit: Option<u64>,
-    /// Counts the connections made so far: another number means heads may have been missed.
+    /// Number of the connection: a new number means that heads may have been missed.
     pub connection: u64,
-    /// The node that told it.
+    /// The node that reported it.
     pub by: NodeId,
 }
 
-/// No chain's blocks take less gas.
+/// Every chain's gas limit is at least this.
 const SMALL_BLOCK: u64 = 5_000_000;
 
 impl Head {
-    /// How much gas its block takes, as far as what the node says makes sense.
+    /// The block's gas limit, if the reported value is plausible.
     #[must_use]
     pub fn takes(&self) -> Option<u64> {
         self.gas_limit.filter(|gas| *gas >= SMALL_BLOCK)
     }
 }
 
-/// Which block a read is asked of.
+/// The block that a read refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     Latest,
@@ -89,37 +89,37 @@ pub enum At {
     Hash(B256),
 }
 
-/// Which logs to read.
+/// Which blocks to read logs from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogRange {
-    /// One block by hash: a node that does not know it answers an error, never an empty list.
+    /// One block by hash: a node that does not know it returns an error, never an empty list.
     Block(B256),
-    /// Both ends included.
+    /// Both ends inclusive.
     Numbers { from: u64, to: u64 },
 }
 
-/// A range of blocks as one node showed it.
+/// The logs of a range of blocks, from one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Headers of the first and the last block; `None`: the node does not know it.
+    /// Headers of the first and the last block. `None`: the node does not know the block.
     pub first: Option<Head>,
     pub last: Option<Head>,
     pub events: Vec<Event>,
     pub by: NodeId,
 }
 
-/// A receipt, as far as the connector needs it.
+/// A receipt, reduced to what the connector needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub hash: B256,
     pub block: BlockRef,
     pub success: bool,
     pub gas_used: u64,
-    /// Wei per gas, as it was charged.
+    /// The price paid, in wei per gas.
     pub gas_price: u128,
 }
 
-/// A transaction-like call for `eth_call` and `eth_estimateGas`.
+/// Parameters of `eth_call` and `eth_estimateGas`.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub from: Option<Address>,
@@ -127,7 +127,7 @@ pub struct Call {
     pub data: Bytes,
 }
 
-/// A mined transaction, as far as it tells what somebody did.
+/// A mined transaction, reduced to what the connector needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
     pub hash: B256,
@@ -144,60 +144,60 @@ pub struct Filter<'t> {
     pub second: &'t [B256],
 }
 
-/// How the nodes of a provider stand.
+/// The nodes of a provider by state.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    /// The sound nodes ([`choice`]), the one that is read from first, and those that go on below a head
-    /// which only others have; where none is sound, those that are connected. Whoever weighs one node's
-    /// word asks the others by [`ChainReader::only`].
+    /// The sound nodes ([`choice`]), starting with the one that is read from, then those that advance
+    /// below a head that only others have. If none is sound, all connected ones. To compare nodes, ask
+    /// each by [`ChainReader::only`].
     pub sound: Vec<NodeId>,
-    /// Blocks come from these, as new as blocks are by their own time: what one of them does not have yet
-    /// may not be there.
+    /// Nodes that advance: their newest blocks are recent by the block's own timestamp. A block that
+    /// such a node does not have may not exist.
     pub going_on: Vec<NodeId>,
-    /// Those not known to be of another chain, in whatever state: before something ends on the words of
-    /// nodes, theirs are to be heard.
+    /// All nodes not known to be of another chain, connected or not. A decision against a request needs
+    /// all of them.
     pub voters: Vec<NodeId>,
-    /// How many there are, in whatever state.
+    /// Number of configured nodes.
     pub count: usize,
 }
 
-/// What became of a transaction that a node took.
+/// Result of a send that a node accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// A node has it.
     Accepted,
-    /// It is in a block already.
+    /// Already in a block.
     Mined(Receipt),
 }
 
-/// Why a call to the node gave no result.
+/// Why a call has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RpcError {
-    /// No answer: not connected, cut, timed out, overloaded. What the node did is unknown.
+    /// No answer: not connected, connection lost, timed out, overloaded. Whether the node acted is
+    /// unknown.
     #[error("no answer from {host}: {what}")]
     Unavailable { host: String, what: OutsideText },
-    /// The node answered with a JSON-RPC error.
+    /// The node answered with a JSON-RPC error object.
     #[error("{host} answered error {code}: {message}")]
     Refused { host: String, code: i64, message: OutsideText, data: Option<Bytes> },
-    /// Behind the URL is another chain than the configured one. Nothing is read or sent.
+    /// The URL leads to another chain than configured. Nothing is read or sent.
     #[error("{host} serves chain id {found}, the configuration says chain_id = {expected}")]
     WrongChain { host: String, expected: u64, found: u64 },
-    /// Behind the URL is another chain of the same id: its block 0 is another one.
+    /// The URL leads to another chain with the same id: its block 0 differs.
     #[error("{host} is of another chain: its block 0 is {found}, and not {expected}")]
     WrongGenesis { host: String, expected: B256, found: B256 },
-    /// The node answered something that is not an answer to the question.
+    /// The answer does not fit the question.
     #[error("{host} gave an unreadable answer: {what}")]
     Unreadable { host: String, what: OutsideText },
-    /// It is asked too often, or will be back later: it did not look at the question.
+    /// Rate limited, or "come back later": the node did not process the call.
     #[error("{host} is asked too often: {what}")]
     Busy { host: String, what: OutsideText },
-    /// The answer has more than so many bytes, and was not read: no legal one of a single block has.
+    /// The answer exceeds the bound and was not read: no legal answer about a single block does.
     #[error("{host} answered more than {} MiB", bound.div_ceil(1 << 20))]
     TooLarge { host: String, bound: usize },
 }
 
 impl RpcError {
-    /// Stable, for counting and throttling; of a refusal what it means, where that is known.
+    /// Stable, for metrics and throttling. For a refusal its meaning, if known.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -210,7 +210,7 @@ impl RpcError {
         }
     }
 
-    /// The node is asked too often, whatever the question was: it is left alone for a while.
+    /// Whether the node is rate limiting us, whatever was asked: it is left alone for a while.
     #[must_use]
     pub fn is_too_often(&self) -> bool {
         match self {
@@ -224,7 +224,7 @@ impl RpcError {
         }
     }
 
-    /// The node has no time: the same question may be answered later.
+    /// Whether the node is overloaded: the same call may succeed later.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.is_too_often()
@@ -232,13 +232,13 @@ impl RpcError {
                 if quirks::refusal(*code, message) == quirks::Refusal::Busy)
     }
 
-    /// Whether the node says that it dropped the state of an earlier block.
+    /// Whether the node says that it has dropped the state of an earlier block.
     #[must_use]
     pub fn has_no_state(&self) -> bool {
         matches!(self, Self::Refused { message, .. } if quirks::has_no_state(message))
     }
 
-    /// Whether an answer about fewer blocks may be given, and why.
+    /// Why the answer was too large, if a smaller range may be answered.
     #[must_use]
     pub fn too_much(&self) -> Option<TooMuch> {
         match self {
@@ -252,8 +252,7 @@ impl RpcError {
         }
     }
 
-    /// The data of a revert, if the node executed the call and it reverted. Empty data means the
-    /// revert had no reason.
+    /// The revert data, if the call was executed and reverted. Empty data: a revert without a reason.
     #[must_use]
     pub fn revert_data(&self) -> Option<Bytes> {
         match self {
@@ -270,25 +269,25 @@ impl RpcError {
     }
 }
 
-/// One of the nodes (endpoints) of a provider, by its place in the configuration.
+/// A node (endpoint) of a provider, by its position in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub usize);
 
-/// What is read of a chain. [`ArbitrumProvider`] is the real one.
+/// Reads a chain. [`ArbitrumProvider`] is the real implementation.
 ///
-/// A question goes to the node that is read from, and where it does not answer to the next one; of
-/// [`Self::only`] to one alone.
+/// A call goes to the node that is read from, and to the next one if that fails. A reader from
+/// [`Self::only`] asks a single node.
 pub trait ChainReader: Clone + Send + Sync + 'static {
     fn standing(&self) -> Standing;
-    /// The same chain, asked of this node alone: no other one answers in its place.
+    /// The same chain as seen by this node alone, without failover.
     #[must_use]
     fn only(&self, node: NodeId) -> Self;
-    /// What operators know the node by.
+    /// The node's name for operators: host and port.
     fn host(&self, node: NodeId) -> String;
-    /// The newest head, and a wake-up at each change. `None` until the first one was seen.
+    /// The newest head; the receiver wakes at each change. `None` before the first head.
     fn heads(&self) -> watch::Receiver<Option<Head>>;
 
-    /// The header of a block; `None` if the node does not know it.
+    /// The header of a block. `None`: the node does not know the block.
     fn header(&self, at: At) -> impl Future<Output = Result<Option<Head>, RpcError>> + Send;
     /// In chain order.
     fn logs(
@@ -296,56 +295,56 @@ pub trait ChainReader: Clone + Send + Sync + 'static {
         filter: Filter<'_>,
         range: LogRange,
     ) -> impl Future<Output = Result<Told<Vec<Event>>, RpcError>> + Send;
-    /// The logs of a range, with the headers of its ends, asked in one message: behind one URL may
-    /// be many nodes, and what one of them knows proves nothing of another's logs.
+    /// The logs of a range with the headers of its ends, read in one message if possible: several nodes
+    /// may be behind one URL, and what one of them knows proves nothing about another one's logs.
     fn logs_between(
         &self,
         filter: Filter<'_>,
         from: u64,
         to: u64,
     ) -> impl Future<Output = Result<Range, RpcError>> + Send;
-    /// Every log of a block, whoever emitted it: what a header's bloom is made of.
+    /// All logs of a block, of every contract: the logs that its bloom covers.
     fn block_logs(
         &self,
         block: B256,
         way: Way,
     ) -> impl Future<Output = Result<Told<Vec<Emitted>>, RpcError>> + Send;
-    /// The logs in a transaction's receipt; `None`: the node has none.
+    /// The logs in a transaction's receipt. `None`: the node has no receipt.
     fn emitted_by(
         &self,
         transaction: B256,
     ) -> impl Future<Output = Result<Option<Vec<Emitted>>, RpcError>> + Send;
-    /// The transactions of the block with this hash; `None`: the node does not know it.
+    /// Hashes of the transactions in the block with this hash. `None`: the node does not know the block.
     fn block_transactions(
         &self,
         block: B256,
     ) -> impl Future<Output = Result<Option<Vec<B256>>, RpcError>> + Send;
-    /// Receipts by transaction hash, in the order asked; `None` where the node has none.
+    /// Receipts by transaction hash, in the order asked. `None`: the node has none.
     fn receipts(
         &self,
         hashes: &[B256],
     ) -> impl Future<Output = Result<Vec<Option<Receipt>>, RpcError>> + Send;
     fn call(&self, call: &Call, at: At) -> impl Future<Output = Result<Bytes, RpcError>> + Send;
-    /// Several calls of one node, and what each came to, in their order.
+    /// Several calls at one node; their results in order.
     fn calls(
         &self,
         calls: &[Call],
         at: At,
     ) -> impl Future<Output = Result<Vec<Result<Bytes, RpcError>>, RpcError>> + Send;
     fn code_size(&self, address: Address) -> impl Future<Output = Result<usize, RpcError>> + Send;
-    /// Who sent each of these transactions; `None` where the node does not know it.
+    /// Sender of each transaction. `None`: the node does not know it.
     fn senders(
         &self,
         transactions: &[B256],
     ) -> impl Future<Output = Result<Vec<Option<Address>>, RpcError>> + Send;
-    /// How many transactions of `sender` are mined up to each of these blocks; `None` where the node
-    /// has thrown the state of the block away.
+    /// Number of transactions of `sender` mined up to each block. `None`: the node has dropped the state
+    /// of that block.
     fn counts_at(
         &self,
         sender: Address,
         blocks: &[u64],
     ) -> impl Future<Output = Result<Vec<Option<u64>>, RpcError>> + Send;
-    /// The transactions of `sender` in these blocks.
+    /// Transactions of `sender` in these blocks.
     fn transactions_of(
         &self,
         sender: Address,
@@ -369,21 +368,21 @@ pub trait ChainReader: Clone + Send + Sync + 'static {
     }
 }
 
-/// What a wallet needs of a chain beside reading it.
+/// What a wallet needs beside reading.
 pub trait TransactionSender: ChainReader {
     fn balance(&self, address: Address) -> impl Future<Output = Result<U256, RpcError>> + Send;
-    /// Transactions mined from `address` up to a block: its next nonce after that.
+    /// Number of transactions mined from `address` up to a block, which is the next nonce after it.
     fn transaction_count(
         &self,
         address: Address,
         at: At,
     ) -> impl Future<Output = Result<u64, RpcError>> + Send;
-    /// Wei per gas the node suggests as a tip.
+    /// The suggested priority fee, in wei per gas.
     fn priority_fee(&self) -> impl Future<Output = Result<u128, RpcError>> + Send;
     fn estimate_gas(&self, call: &Call) -> impl Future<Output = Result<u64, RpcError>> + Send;
-    /// Hands a transaction to every node. One acceptance is enough, and "already known" is one. A
-    /// refusal comes back only if every node has proved that it did not take it. `waits`: a moment for
-    /// the receipt, where a node offers that (EIP-7966).
+    /// Sends a transaction to every node. One acceptance is enough; "already known" is one. A refusal is
+    /// returned only if every node proved that it did not accept it. `waits`: wait a moment for the
+    /// receipt, if a node offers that (EIP-7966).
     fn send(&self, raw: &Bytes, waits: bool)
     -> impl Future<Output = Result<Sent, RpcError>> + Send;
 }

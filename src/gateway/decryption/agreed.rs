@@ -1,9 +1,10 @@
-//! What ends a request on the words of nodes: all of them say so, or those that are there do for long.
+//! When the word of nodes ends a request: if all nodes that have a vote agree, or if all that answer
+//! have agreed for long.
 //!
-//! Who is away for a second may know better, and one of two nodes alone would have the say meanwhile. So
-//! every node counts that has a say ([`Hearing`]); one that is away, behind or silent is waited for, and
-//! has none if the others have said the same for [`STAYS_AWAY`]. Nobody sits and waits: it is asked again,
-//! as everything is that is not certain.
+//! A node that is away for a second may know better; without it one of two nodes would decide alone. So
+//! every voter counts ([`Hearing`]): one that is away, behind or silent is waited for, and loses its
+//! vote once the others have agreed for [`STAYS_AWAY`]. Nothing blocks meanwhile: the question is asked
+//! again, like everything uncertain.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,20 +20,20 @@ use crate::{
     lately::Lately,
 };
 
-/// Who has said nothing for so long has no say.
+/// A node that has not answered for this long loses its vote.
 const STAYS_AWAY: Duration = Duration::from_mins(1);
-/// Within this a node answers, or is silent.
+/// Deadline of a node's answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// Of which it is remembered since when it is said. Of more, when there is room.
+/// Number of claims whose age is remembered. Further ones wait for room.
 const REMEMBERED: usize = 4096;
-/// What nobody has asked for so long begins anew.
+/// A claim that nobody repeated for this long starts again.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 
-/// What ends a request.
+/// Claims that end a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
     Gone,
-    /// It was never there.
+    /// The request never existed.
     Nowhere,
     Answered,
     NotRequested,
@@ -43,11 +44,11 @@ pub enum Ending {
 pub enum Agreed {
     Yes,
     No,
-    /// All that are there say so; others may know better.
+    /// All that answer agree, but others may know better.
     NotYet,
 }
 
-/// Since when something is said without contradiction, while somebody is waited for. Clones share it.
+/// Since when a claim is uncontested while nodes are missing. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Unopposed(Arc<Mutex<Lately<(Ending, RequestKey), Instant>>>);
 
@@ -58,17 +59,18 @@ impl Default for Unopposed {
 }
 
 impl Unopposed {
-    /// It is said again. Whether it has been for long enough.
+    /// Records the claim again. Returns whether it has lasted long enough.
     fn said(&self, what: (Ending, RequestKey), now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who came first comes to an end; if each pushed another one out, nobody would.
+        // Without room no entry is replaced: otherwise claims would displace each other and none would
+        // ever end.
         if !known.has_room_for(&what, now) {
             return false;
         }
         now.saturating_duration_since(*known.say(what, now, || now)) >= STAYS_AWAY
     }
 
-    /// Somebody says otherwise.
+    /// A node contradicts the claim.
     fn contradicted(&self, what: (Ending, RequestKey)) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).forget(&what);
     }
@@ -92,7 +94,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Ok(self.together((ending, key), all.then_some(&heard[..])))
     }
 
-    /// What follows where these nodes say that a request has ended so; `None`: one says otherwise.
+    /// What follows if these nodes make the claim. `None`: a node contradicts it.
     pub(super) fn together(&self, what: (Ending, RequestKey), by: Option<&[NodeId]>) -> Agreed {
         let Some(heard) = by else {
             self.unopposed.contradicted(what);
@@ -118,7 +120,7 @@ mod tests {
         assert_eq!([said(0), said(59), said(60)], [false, false, true]);
         unopposed.contradicted(what);
         assert_eq!([said(61), said(121)], [false, true]);
-        // Nobody has asked for long, and what was said meanwhile is not known.
+        // Nobody asked for long, so the claim starts again.
         assert_eq!([said(2_000), said(2_059), said(2_060)], [false, false, true]);
         let other =
             |id: u64| (Ending::Answered, RequestKey { source: SOURCE, id: U256::from(id), ..key });

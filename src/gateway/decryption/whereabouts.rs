@@ -1,9 +1,9 @@
-//! Where a request is in the chain now: its block may have been replaced, and its id, which is a
-//! counter's, may be another request's since.
+//! Where a request is on the chain now: a reorganisation may have replaced its block, and its id, which
+//! is a counter value, may belong to another request now.
 //!
-//! A transaction that a reorganisation puts into another block may get another id there, so that it
-//! proves nothing by being there: the request is where its event is. And no one node ends a request:
-//! that it is gone is said twice, seconds apart, and by every node ([`super::agreed`]).
+//! A transaction that moves to another block may get another id there, so the transaction alone proves
+//! nothing: the request is where its event is. No single node ends a request: that it is gone must be
+//! reported twice, seconds apart, and by every node ([`super::agreed`]).
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::{
     gateway::provider::{At, ChainReader, Emitted, RpcError},
 };
 
-/// A block that another one has replaced, under so many others, does not come back.
+/// A block replaced by another one under this many others does not come back.
 pub const ORPHANED_AFTER: u64 = 64;
-/// Between the first word that a request is gone and the second.
+/// Time between the first and the second report that a request is gone.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Of the requests that had the same id, so many are looked for.
+/// Number of other requests with the same id that are checked.
 const NAMESAKES: usize = 8;
 
 /// Whether the chain has a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whereabouts {
-    /// In this block, which may be another one than when it arrived.
+    /// In this block, which may differ from the one it arrived in.
     In(BlockRef),
     /// The node lags, the chain is being reorganised, or nodes contradict each other.
     Unknown,
@@ -35,13 +35,13 @@ pub enum Whereabouts {
 /// What one node shows of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sight {
-    /// No block of that height.
+    /// It has no block of that height.
     NotThere,
     /// The block it arrived in, or another one with its event.
     In(BlockRef),
     /// Another block has that height, and its event is nowhere.
     Replaced {
-        /// The id is another request's, in a block of this chain.
+        /// The id belongs to another request in a block of this chain.
         id_taken: bool,
         /// Blocks from that height to the head.
         under: u64,
@@ -61,9 +61,8 @@ impl Sight {
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
-    /// Where a request is now. `namesakes`: the events of other requests with its id, as far as they
-    /// are known: an id is one request's at a time, so who finds one of them need not wait until the
-    /// request's block is buried.
+    /// Where a request is now. `namesakes`: known events of other requests with its id. An id belongs to
+    /// one request at a time, so finding one of them proves at once that this request is gone.
     pub async fn whereabouts(
         &self,
         request: &Request,
@@ -83,14 +82,14 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 
     async fn sight(&self, request: &Request, namesakes: &[Event]) -> Result<Sight, RpcError> {
         let (provider, was) = (&self.provider, request.block);
-        // By number, not by hash: nodes also know by hash what has left the chain.
+        // By number, not by hash: nodes also return blocks by hash that have left the chain.
         let Some(now) = provider.header(At::Number(was.number)).await? else {
             return Ok(Sight::NotThere);
         };
         if now.block.hash == was.hash {
             return Ok(Sight::In(was));
         }
-        // Its receipt has its logs: a node that has lost them from its index still tells them there.
+        // A receipt contains its logs, even if the node's log index has lost them.
         let emitted = provider.emitted_by(request.transaction).await?.unwrap_or_default();
         let is_it = |one: &&Emitted| {
             one.address == self.address()
@@ -115,7 +114,7 @@ mod tests {
     use crate::gateway::abi;
     use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event};
 
-    /// A chain of 120 blocks, a request of block 101, and the adapter.
+    /// A chain of 120 blocks, a request in block 101, and the adapter.
     fn scene() -> (FakeChain, Request, DecryptionAdapter<FakeChain>) {
         let chain = FakeChain::new(100);
         chain.mine(vec![request_event(7)]);
@@ -125,7 +124,7 @@ mod tests {
         (chain, abi::decode(SOURCE, &event).unwrap(), adapter)
     }
 
-    /// Of the same id and other content.
+    /// The same id with other content.
     fn namesake() -> Event {
         let transaction = crate::domain::B256::repeat_byte(1);
         Event { data: vec![1].into(), transaction, ..request_event(7) }
@@ -142,7 +141,7 @@ mod tests {
         let known = Event { block: chain.block(chain.height()), ..namesake() };
         let at_once = adapter.whereabouts(&request, std::slice::from_ref(&known)).await;
         assert_eq!(at_once.unwrap(), Whereabouts::Gone);
-        // One that has left the chain itself says nothing.
+        // A namesake that has itself left the chain proves nothing.
         chain.reorganise(1, vec![]);
         let none = adapter.whereabouts(&request, &[known]).await.unwrap();
         assert_eq!(none, Whereabouts::Unknown);
@@ -150,7 +149,7 @@ mod tests {
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
     }
 
-    /// Behind another request its transaction makes it one of another id.
+    /// Mined behind another request, its transaction gets another id.
     #[tokio::test(start_paused = true)]
     async fn a14_a_transaction_that_emits_another_id_now_is_not_the_request() {
         let (chain, request, adapter) = scene();
@@ -167,7 +166,7 @@ mod tests {
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), there);
     }
 
-    /// A node that shows no logs for a while still has receipts.
+    /// A node without logs for a while still has receipts.
     #[tokio::test(start_paused = true)]
     async fn a14_a_request_whose_logs_are_hidden_is_not_gone() {
         let (chain, request, adapter) = scene();
@@ -202,7 +201,7 @@ mod tests {
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
     }
 
-    /// The honest one is away for seconds, or silent: it may know better.
+    /// The correct node is away or silent for seconds: it may know better.
     #[tokio::test(start_paused = true)]
     async fn a14_who_is_away_for_a_moment_is_waited_for() {
         let away = Lies { away: true, ..Lies::default() };
@@ -217,7 +216,7 @@ mod tests {
             assert_eq!(where_it_is().await, Whereabouts::Unknown);
             sleep(Duration::from_secs(30)).await;
             assert_eq!(where_it_is().await, Whereabouts::Unknown);
-            // For as long as anybody is waited for; a word against it would begin that anew.
+            // The longest time a missing node is waited for; a contradiction would restart it.
             sleep(Duration::from_secs(30)).await;
             assert_eq!(where_it_is().await, Whereabouts::Gone);
         }

@@ -1,27 +1,28 @@
-//! Whether the nodes agree that a request is on chain. One that lies could have anything decrypted:
-//! before the Core is asked, two nodes have to show the event, where there are two.
+//! Whether the nodes agree that a request is on chain. One node that lies could have anything decrypted:
+//! before the Core is asked, two nodes have to show the event, if there are two.
 //!
 //! ```text
-//! node shows the event in its block ----------------------------------> a witness
-//! node has the block without the event, or another block there, twice -> it denies
+//! node shows the event in its block -----------------------------------> a witness
+//! node has the block without the event, or another block there, twice --> it denies
 //! node does not know the block, or does not answer -> asked again until the patience is over
-//! node goes on and does not reach the block -> waited for a little longer, then it denies
+//! node advances and does not reach the block -> waited for a little longer, then it denies
 //! node denied it minutes ago and does not answer now -> it denies
 //! ```
 //!
-//! That a block does not have an event is certain only by the block's own list of transactions, or by the
-//! receipt of the event's: an index of logs, and one of receipts, may be late or broken. Only what is
-//! certain ends a request ([`Witnessed::Nowhere`]).
+//! That a block does not contain an event is certain only by the block's own list of transactions, or by
+//! the receipt of the event's transaction: log and receipt indices may be late or broken. Only a certain
+//! denial ends a request ([`Witnessed::Nowhere`]).
 //!
-//! A node goes on ([`crate::gateway::provider::choice`]) if blocks come from it that are new by its own
-//! time. What it has not reached may be blocks that a liar put on top of the chain. On a chain that makes
-//! none no node goes on, and one that is behind cannot be told from one that is right.
+//! A node advances ([`crate::gateway::provider::choice`]) if it delivers blocks that are recent by their
+//! own timestamps. A block that it does not reach may be one that a lying node put on top of the chain.
+//! On a chain without new blocks no node advances, and a node that is behind cannot be told from a
+//! correct one.
 //!
-//! Who told the request is not asked who: two nodes that show it are two, whichever told it first.
+//! It does not matter which node reported the request first: two nodes that show it are two witnesses.
 //!
-//! Whoever forges one log may forge thousands in a block: they share what a node says of the block, so
-//! that its answers cannot be made to come too late by asking it a lot. And whoever can cut a node off
-//! for a moment gains nothing: one that is away since a moment is waited for.
+//! An attacker who forges one log may forge thousands in a block. So all requests of a block share a
+//! node's answers about it, and a node cannot be made late by many questions. Cutting a node off for a
+//! moment gains nothing either: one that was lost just now is waited for.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,86 +46,87 @@ use crate::{
     lately::Lately,
 };
 
-/// How long a second node is waited for that is behind or does not answer.
+/// How long to wait for a second node that is behind or does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// How long one is waited for that goes on and does not have the block: by its own time it is not
-/// farther behind than that.
+/// How long to wait for a node that advances and does not have the block: by its own timestamps it is
+/// not further behind.
 const REACHES_WITHIN: Duration = Duration::from_secs(6);
-/// Between two questions to a node that does not know the block.
+/// Pause between two questions to a node that does not know the block.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
-/// Between the two looks of a node that denies: it may be about to see a reorganisation.
+/// Pause before a denying node is asked again: it may be in a reorganisation.
 const DENIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// What a node that denies may take for its second look.
+/// Deadline of the second answer of a denying node.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
-/// A node that takes longer for the logs of a block is asked for its transactions meanwhile.
+/// If the logs of a block take longer, its transactions are asked for instead.
 const LOGS_WITHIN: Duration = Duration::from_secs(1);
-/// One that did is given less time for such a block, for a while.
+/// How long a node counts as slow after that, and its shorter deadline for logs meanwhile.
 const SLOW_FOR: Duration = Duration::from_mins(1);
 const LOGS_OF_SLOW_WITHIN: Duration = Duration::from_millis(200);
-/// So long after the second of two nodes was lost, or the process began, it is waited for.
+/// After the second of two nodes was lost, or the process started, it is waited for during this time.
 const LATELY: Duration = Duration::from_secs(30);
-/// A denial counts for so long after it was said, where who said it does not answer.
+/// How long a denial counts if its node does not answer.
 const DENIED_FOR: Duration = Duration::from_mins(10);
 /// Denials remembered.
 const DENIALS: usize = 8192;
-/// Receipts of a block's transactions remembered, of each node.
+/// Receipts of a block remembered per node.
 const RECEIPTS: usize = 64;
 /// Nodes asked about one request at a time.
 const ASKED: usize = 3;
-/// Blocks and nodes whose requests are remembered: those of a block are asked about together.
+/// Number of (block, node) pairs whose answers are remembered.
 const REMEMBERED: usize = 256;
-/// What a node showed counts for so long: it may think better of it.
+/// How long a positive answer is reused: the node may change it.
 const FRESH: Duration = Duration::from_secs(10);
-/// What it did not show: not until the second look of a node that denies.
+/// How long a negative answer is reused: shorter than the pause before a denial is confirmed.
 const ABSENT_FOR: Duration = Duration::from_millis(500);
 
 /// What the nodes say of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Witnessed {
-    /// There is only one node, and nothing speaks against its word.
+    /// There is only one node, and nothing contradicts it.
     NobodyElse,
     ByTwo,
-    /// The others are behind or do not answer.
+    /// The other nodes are behind or do not answer.
     ByOne,
-    /// So is every node.
+    /// All nodes are behind or do not answer.
     ByNobody,
-    /// A node has the block without the event, or another block there, and says so again.
+    /// A node has the block without the event, or another block there, and confirmed it.
     Disputed {
         /// Hosts.
         shown_by: Vec<String>,
         denied_by: String,
     },
-    /// Two nodes or more have the very block, none of them the event in it, and nobody may know better: it
-    /// was never there.
+    /// At least two nodes have this very block, none of them the event in it, and no node may know
+    /// better: the request never existed.
     Nowhere,
 }
 
-/// What one node says.
+/// One node's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Shows,
-    /// The block has no such event.
+    /// Certain: the block has no such event.
     Absent,
-    /// Another block has that height, or the block's logs have no such event and nothing else is told.
+    /// Another block has that height, or the block's logs have no such event and nothing makes it
+    /// certain.
     Denies,
-    /// It has no block there.
+    /// It has no block of that height.
     Lacks,
-    /// It is behind, or does not answer.
+    /// It is behind or does not answer.
     Unknown,
 }
 
-/// What a node told of a block.
+/// A node's answer about a block.
 #[derive(Debug)]
 struct Told {
     at: Instant,
-    /// The requests in its logs; `None`: no answer.
+    /// Requests in its logs. `None`: no answer.
     shown: Option<HashSet<RequestKey>>,
-    /// What it has at that height, once it was asked: a block or none, or no answer.
+    /// The block at that height, once asked: a block, none, or no answer.
     here: Option<Result<Option<BlockRef>, ()>>,
 }
 
 impl Told {
-    /// Whether it need not be asked again about this request. What it showed is `fresh` for so long.
+    /// Whether the answer can be reused for this request. `fresh`: lifetime of a positive answer.
     fn answers(&self, key: &RequestKey, fresh: Duration) -> bool {
         let lasts = match (&self.shown, self.here) {
             (Some(shown), _) if shown.contains(key) => fresh,
@@ -135,13 +137,13 @@ impl Told {
     }
 }
 
-/// What is known of a block by a node.
+/// What is known of a block from one node.
 #[derive(Debug, Default)]
 struct OfBlock {
     told: Option<Told>,
-    /// All transactions of the block with this hash: they do not change.
+    /// All transactions of the block with this hash; they never change.
     transactions: Option<HashSet<B256>>,
-    /// The requests in their receipts.
+    /// Requests in their receipts.
     emitted: HashMap<B256, HashSet<RequestKey>>,
 }
 
@@ -151,21 +153,21 @@ impl OfBlock {
     }
 }
 
-/// Held while the node is asked: whoever asks about the same block meanwhile waits for this answer.
+/// Locked while the node is asked: others that need the same block wait for this answer.
 type Shared = Arc<Mutex<OfBlock>>;
 
-/// What nodes said of the last blocks and requests that were asked about.
+/// Answers of nodes about recent blocks and requests.
 #[derive(Clone, Debug)]
 pub(super) struct Memory(Arc<Lock<Remembered>>);
 
 #[derive(Debug)]
 struct Remembered {
     blocks: Lately<(B256, NodeId), Shared>,
-    /// Who denied which request.
+    /// The host that denied a request.
     denials: Lately<RequestKey, String>,
-    /// Who took too long for logs.
+    /// Nodes that took too long for logs.
     slow: Lately<NodeId, ()>,
-    /// When there was more than one sound node; at first when this began.
+    /// When there last was more than one sound node; initially the start.
     two_at: Instant,
 }
 
@@ -183,7 +185,8 @@ impl Memory {
         self.open().blocks.say((block, node), Instant::now(), Shared::default).clone()
     }
 
-    /// How many sound nodes there are. Whether another one was there a moment ago, and may come back.
+    /// Records the number of sound nodes. Returns whether another one was lost just now and may come
+    /// back.
     fn is_lately_one(&self, sound: usize) -> bool {
         let mut known = self.open();
         if sound > 1 {
@@ -200,13 +203,13 @@ impl Memory {
         self.open().denials.forget(&key);
     }
 
-    /// Who, of those that do not show it now, denied this request.
+    /// The host that denied this request earlier, unless it shows it now.
     fn denier(&self, key: RequestKey, shown_by: &[String]) -> Option<String> {
         let known = self.open();
         known.denials.of(&key, Instant::now()).filter(|by| !shown_by.contains(by)).cloned()
     }
 
-    /// How long a node may take for the logs of a block before it is asked for its transactions.
+    /// Deadline of a node for the logs of a block, before its transactions are asked for.
     fn logs_within(&self, node: NodeId) -> Duration {
         let is_slow = self.open().slow.of(&node, Instant::now()).is_some();
         if is_slow { LOGS_OF_SLOW_WITHIN } else { LOGS_WITHIN }
@@ -226,8 +229,8 @@ fn keys(source: Source, events: &[Event]) -> HashSet<RequestKey> {
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
-    /// Asks the sound nodes for a request, where it is now: in `block`. The only node there is told it
-    /// just now, unless it was `again`, out of the journal: another one may have told it then.
+    /// Asks the sound nodes for a request, which is in `block` now. With a single node only if `again`
+    /// (read from the journal): then another node may have reported it.
     pub async fn witnessed(&self, request: &Request, block: BlockRef, again: bool) -> Witnessed {
         if self.provider.node_count() < 2 && !again {
             return Witnessed::NobodyElse;
@@ -235,12 +238,12 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         self.ask_around(request, block, FRESH).await
     }
 
-    /// The same, of what the nodes show now: nothing that they showed before counts.
+    /// The same without reusing earlier answers.
     pub async fn witnessed_anew(&self, request: &Request) -> Witnessed {
         self.ask_around(request, request.block, Duration::ZERO).await
     }
 
-    /// What a node showed counts for as long as it is `fresh`.
+    /// `fresh`: lifetime of a positive answer.
     async fn ask_around(&self, request: &Request, block: BlockRef, fresh: Duration) -> Witnessed {
         let (key, alone) = (request.key, self.provider.node_count() < 2);
         let mut until = Instant::now() + PATIENCE;
@@ -266,7 +269,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
             if absent.is_empty() || !shown_by.is_empty() {
                 break;
             }
-            // It may end: the others are asked, too.
+            // The request may end: ask the other nodes, too.
             until = Instant::now() + PATIENCE;
         }
         match &denied_by {
@@ -288,7 +291,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         }
     }
 
-    /// The sound nodes. Where there is one, and were two a moment ago, the other is waited for.
+    /// The sound nodes. If only one is left and there were two a moment ago, waits for the other.
     async fn those_there(&self, until: Instant) -> Vec<NodeId> {
         loop {
             let nodes = self.provider.sound_nodes();
@@ -300,7 +303,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         }
     }
 
-    /// Its last word until then; one that denies may take a moment longer to say so again.
+    /// A node's last answer before `until`; a denial may take longer to be confirmed.
     async fn word_of(
         &self,
         node: NodeId,
@@ -317,7 +320,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
                 Word::Shows => return (node, Word::Shows),
                 Word::Absent | Word::Denies => {
                     sleep(DENIED_AGAIN_AFTER).await;
-                    // Silence after that takes nothing back.
+                    // Silence does not take a denial back.
                     let again = look(Instant::now() + SECOND_LOOK).await;
                     let silent = matches!(again, Word::Lacks | Word::Unknown);
                     return (node, if silent { Word::Denies } else { again });
@@ -337,7 +340,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         }
     }
 
-    /// One look of one node, until then.
+    /// One answer of one node, before `until`.
     async fn look(
         &self,
         node: NodeId,
@@ -353,7 +356,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         timeout_at(until, looking).await.unwrap_or(Word::Unknown)
     }
 
-    /// What is not known of the block yet is asked for, as far as it is needed.
+    /// Asks for what is not known of the block yet, as far as needed.
     async fn look_into(
         &self,
         node: NodeId,
@@ -414,8 +417,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         }
     }
 
-    /// The requests in the receipt of a transaction of this block; `None`: there is none yet, or it is
-    /// of another block.
+    /// The requests in the receipt of a transaction of this block. `None`: no receipt yet, or of another
+    /// block.
     async fn emitted_in(&self, transaction: B256, block: BlockRef) -> Option<HashSet<RequestKey>> {
         let emitted = self.provider.emitted_by(transaction).await.ok()??;
         if emitted.iter().any(|emitted| emitted.event.block.hash != block.hash) {
