@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("aws", &["clock", "domain"]),
     ("metrics", &["clock", "domain"]),
     ("config", &["domain", "proxy"]),
-    ("observe", &["clock", "domain", "metrics", "repeats", "tls"]),
+    ("observe", &["clock", "crowd", "domain", "metrics", "repeats", "tls"]),
     ("gateway::abi", &["domain"]),
     (
         "gateway::provider",
@@ -187,7 +187,7 @@ fn room(path: &[String]) -> Option<&'static str> {
 
 /// All paths that a file of this module takes from `crate`, `self` or `super`, from the crate's root on.
 fn imports(module: &[String], text: &str) -> Vec<Vec<String>> {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines: Vec<&str> =
         text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = lines.join("\n");
@@ -429,6 +429,8 @@ fn the_table_can_fail() {
         // In the midst of code, and in a comment's shadow.
         ("domain::id", "fn f() { crate::journal::open() } // crate::domain"),
         ("domain::id", "// one\nfn f() { super::super::clock::now() }"),
+        // Behind the line that names the file's tests.
+        ("observe", "#[cfg(test)]\nmod tests;\nuse crate::config::Config;"),
         // A file that no room has.
         ("utils", ""),
     ] {
@@ -448,7 +450,7 @@ const BEHIND_PORTS: &[(&str, &str)] = &[("rusqlite", "journal::sqlite")];
 
 /// What a file of this module names of what stands behind a port it is not part of.
 fn named(module: &[String], text: &str) -> Vec<&'static str> {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let words: BTreeSet<&str> =
         code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_')).collect();
