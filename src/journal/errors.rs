@@ -96,7 +96,7 @@ pub enum OpenError {
     /// Not readable as a journal, or damaged inside.
     #[error(
         "journal {} is damaged ({cause}): {}",
-        path.display(), rebuild_advice(None)
+        path.display(), rebuild_advice(None, None)
     )]
     Corrupt {
         path: PathBuf,
@@ -106,13 +106,15 @@ pub enum OpenError {
     /// It was damaged, and nobody has made it anew since.
     #[error(
         "journal {} was found damaged and is kept as {}: {}",
-        path.display(), aside.display(), rebuild_advice(*at_most)
+        path.display(), aside.display(), rebuild_advice(*at_most, keeper.as_deref())
     )]
     SetAside {
         path: PathBuf,
         aside: PathBuf,
         /// The first block that has to be read again, as far as the damaged file still tells.
         at_most: Option<u64>,
+        /// The instance that kept it, as far as its lock tells.
+        keeper: Option<String>,
     },
     /// A database of another program, or a journal that was copied to another identity's name.
     #[error(
@@ -160,14 +162,22 @@ fn owner(of: Option<&Identity>) -> String {
     format!("it is of chain {chain_id}, genesis {genesis}, wallet {wallet}")
 }
 
-fn rebuild_advice(at_most: Option<u64>) -> String {
-    let block = match at_most {
-        Some(block) => format!("{block} by what can still be read of it, or a block before that"),
-        None => "a block before the oldest unanswered request".to_owned(),
+/// The whole command, as far as block and instance are known.
+fn rebuild_advice(at_most: Option<u64>, keeper: Option<&str>) -> String {
+    let name = keeper.unwrap_or("NAME");
+    let (from, which) = match at_most {
+        Some(block) => (
+            block.to_string(),
+            format!("{block} is by what can still be read of it, an earlier block will do, too"),
+        ),
+        None => {
+            ("BLOCK".to_owned(), "BLOCK is one before the oldest unanswered request".to_owned())
+        }
     };
     format!(
-        "`kms-connector journal rebuild --from BLOCK` makes it anew from the chain; BLOCK is {block}; \
-         what was answered already is not answered again"
+        "`kms-connector journal rebuild --from {from} --instance {name}` (under `start`, -c FILE in place \
+         of --instance) makes it anew from the chain; {which}; what was answered already is not answered \
+         again"
     )
 }
 
@@ -283,7 +293,8 @@ pub enum JournalError {
     /// Its files were deleted, and could not be written again.
     #[error(
         "{}: the journal was deleted while it was open, and cannot be written again ({cause}): what \
-         was stored in it is lost; `kms-connector journal rebuild --from BLOCK` reads the chain again",
+         was stored in it is lost; `kms-connector journal rebuild --from BLOCK --instance NAME` reads the \
+         chain again",
         path.display()
     )]
     Lost {

@@ -147,9 +147,13 @@ impl<S: Store> Writer<S> {
         }
         // Whoever reads just now is waited for.
         let reads = shared.reads.lock().await.take();
-        let kept = shared.machine.run(move || open.keep(reads)).await;
-        ended?;
-        kept.ok_or(JournalError::Closed { path: shared.path.clone() })
+        let closing = shared.machine.run(move || {
+            // What was deleted since the last commit is written again now, or gone with the open file.
+            let lost = if ended.is_ok() { open.store.lost() } else { None };
+            let kept = open.keep(reads);
+            ended.and(lost.map_or(Ok(kept), Err))
+        });
+        closing.await.unwrap_or_else(|| Err(JournalError::Closed { path: shared.path.clone() }))
     }
 }
 

@@ -304,6 +304,7 @@ async fn a_damaged_journal_is_set_aside_and_rebuilt() -> Result<()> {
         let status = fleet.supervisor.until_state(&name(0), "parked").await?;
         let why = parked_why(&status);
         assert!(why.contains("journal rebuild --from") && why.contains(".damaged-"), "{why}");
+        assert!(why.contains(&format!("--instance {}`", name(0))), "{why}");
         fleet.answered_by(&[1], &requests).await?;
         assert_eq!(set_aside(&fleet.supervisor.state_dir())?.len(), 1);
         assert!(fleet.journal(0).is_err(), "no other journal is begun");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{names, salvage};
+use super::{keepers::keeper_of, names, salvage};
 use crate::{domain::Address, journal::OpenError};
 
 /// Sets the closed journal at `path` aside. The caller holds its lock. Returns the error to report.
@@ -58,5 +58,6 @@ pub(super) fn interrupted(path: &Path) -> std::io::Result<Option<PathBuf>> {
 /// The error to report for a journal that was set aside.
 pub(super) fn error(path: &Path, aside: PathBuf, contract: Address) -> OpenError {
     let at_most = salvage::first_block(&aside, contract);
-    OpenError::SetAside { path: path.to_owned(), aside, at_most }
+    let keeper = keeper_of(path);
+    OpenError::SetAside { path: path.to_owned(), aside, at_most, keeper }
 }

@@ -40,6 +40,11 @@ fn keeper_by(lock: &Path) -> Option<Keeper> {
     Some(Keeper { name: Note::at(lock).ok()?.keeper?, chain_id, wallet })
 }
 
+/// The instance that kept the journal at `path` last, if its lock file names one.
+pub(super) fn keeper_of(path: &Path) -> Option<String> {
+    Note::at(&path.with_extension("lock")).ok()?.keeper
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

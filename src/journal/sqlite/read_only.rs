@@ -12,12 +12,13 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{
     begin::read_identity,
     errors::is_corrupt,
+    keepers::keeper_of,
     names,
     record::{Fixed, Number},
     schema::{self, Version},
     statements as sql,
     store::Reader,
-    succession::{keeper_by_lock, written_ms},
+    succession::written_ms,
 };
 use crate::{
     domain::{Address, Source},
@@ -123,8 +124,7 @@ impl ReadOnly {
                     Ok(Some((name, _))) => keepers.push(name),
                     Ok(None) => {}
                     Err(cause)
-                        if is_corrupt(&cause)
-                            && keeper_of(dir, &path).as_deref() == Some(keeper) =>
+                        if is_corrupt(&cause) && keeper_of(&path).as_deref() == Some(keeper) =>
                     {
                         let at = written_ms(&path).unwrap_or_default();
                         let error = OpenError::sqlite(&path, cause);
@@ -192,12 +192,6 @@ impl ReadOnly {
     }
 }
 
-/// The instance that kept the journal at `path` last, if its lock file names one.
-fn keeper_of(dir: &Path, path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    keeper_by_lock(dir, name.strip_suffix(names::ENDING)?)
-}
-
 /// If `aside` is a journal that was set aside and not replaced since: the instance that kept it, and the
 /// error to report.
 fn set_aside(dir: &Path, aside: &Path) -> Option<(Option<String>, OpenError)> {
@@ -206,8 +200,9 @@ fn set_aside(dir: &Path, aside: &Path) -> Option<(Option<String>, OpenError)> {
     if path.exists() {
         return None;
     }
-    let error = OpenError::SetAside { path, aside: aside.to_owned(), at_most: None };
-    Some((keeper_by_lock(dir, stem), error))
+    let keeper = keeper_of(&path);
+    let of = keeper.clone();
+    Some((of, OpenError::SetAside { path, aside: aside.to_owned(), at_most: None, keeper }))
 }
 
 fn unreadable(path: &Path, cause: rusqlite::Error) -> FindError {

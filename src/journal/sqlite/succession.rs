@@ -28,7 +28,7 @@ use super::{
     aside,
     begin::read_identity,
     errors::is_corrupt,
-    lock::Note,
+    keepers::keeper_of,
     names,
     open::OpenFile,
     reader::Rows,
@@ -190,12 +190,12 @@ fn siblings(
         if let Some(stem) = names::stem_of_aside(name).filter(|stem| is_of_chain(stem)) {
             aside.insert(stem.to_owned());
         }
-        let Some(stem) = name.strip_suffix(names::ENDING).filter(|stem| is_of_chain(stem)) else {
+        if !name.strip_suffix(names::ENDING).is_some_and(is_of_chain) {
             continue;
-        };
+        }
         let path = entry.path();
         let looked = if entry.file_type()?.is_file() {
-            look_into(&path, keeper_by_lock(dir, stem).as_deref(), keeper, contract)
+            look_into(&path, keeper_of(&path).as_deref(), keeper, contract)
         } else {
             Err(OpenError::io(&path, "looking into it")(names::no_file()))
         };
@@ -208,7 +208,7 @@ fn siblings(
             Ok(_) => {}
             // It was removed since the directory was listed.
             Err(_) if matches!(path.try_exists(), Ok(false)) => {}
-            Err(error) if may_be(keeper, dir, stem) => {
+            Err(error) if may_be(keeper, &path) => {
                 let written_ms = written_ms(&path);
                 found.dark.push(Dark { error, written_ms });
             }
@@ -220,7 +220,7 @@ fn siblings(
     for stem in aside {
         let path = dir.join(format!("{stem}{}", names::ENDING));
         // If it was replaced, the new journal tells.
-        if path.try_exists()? || !may_be(keeper, dir, &stem) {
+        if path.try_exists()? || !may_be(keeper, &path) {
             continue;
         }
         let Some(aside) = names::aside_of(&path)? else { continue };
@@ -236,13 +236,8 @@ fn siblings(
 }
 
 /// Returns whether the journal may be this instance's: no lock file names another keeper.
-fn may_be(keeper: &str, dir: &Path, stem: &str) -> bool {
-    keeper_by_lock(dir, stem).is_none_or(|known| known == keeper)
-}
-
-/// The instance that kept a journal last, if its lock file names one.
-pub(super) fn keeper_by_lock(dir: &Path, stem: &str) -> Option<String> {
-    Note::at(&dir.join(format!("{stem}.lock"))).ok()?.keeper
+fn may_be(keeper: &str, path: &Path) -> bool {
+    keeper_of(path).is_none_or(|known| known == keeper)
 }
 
 /// When the file or its log was last written, in Unix milliseconds.

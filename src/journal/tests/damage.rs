@@ -114,10 +114,12 @@ fn a_damaged_journal_is_set_aside_and_no_other_one_begun() {
     let dir = TempDir::new().unwrap();
     fs::write(file(dir.path()), vec![0x42; 9000]).unwrap();
     let error = open(dir.path()).unwrap_err();
-    let OpenError::SetAside { path, aside, at_most: None } = &error else { panic!("{error}") };
+    let OpenError::SetAside { path, aside, at_most: None, keeper: None } = &error else {
+        panic!("{error}")
+    };
     assert_eq!(*path, file(dir.path()));
     assert_eq!(fs::read(aside).unwrap(), vec![0x42; 9000], "as it was");
-    assert!(error.to_string().contains("journal rebuild --from"), "{error}");
+    assert!(error.to_string().contains("journal rebuild --from BLOCK --instance"), "{error}");
     assert!(!error.may_pass());
     let before = names_in(dir.path());
     assert_eq!(before.len(), 1, "{before:?}");
@@ -279,6 +281,8 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let error = open(dir.path()).unwrap_err();
     let OpenError::SetAside { aside, at_most, .. } = &error else { panic!("{error}") };
     assert_eq!(*at_most, Some(11), "the oldest one without an outcome");
+    let command = "`kms-connector journal rebuild --from 11 --instance one`";
+    assert!(error.to_string().contains(command), "{error}");
 
     let rebuilt = rebuild(dir.path(), own(), CONTRACT, block(13)).unwrap();
     let Way::Salvaged { aside: from, requests, transactions, at_most } = &rebuilt.way else {
@@ -451,6 +455,20 @@ async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_writt
     assert!(condition.waits().is_none());
     assert_eq!(keys(&running, Holds::Included).await, [1, 2]);
     running.close().await.unwrap();
+}
+
+/// `rm`, and then `stop` before anything more was stored.
+#[tokio::test]
+async fn a_journal_deleted_before_it_is_closed_is_written_again() {
+    let dir = TempDir::new().unwrap();
+    let journal = running(dir.path());
+    journal.arrive(batch([1, 2], Some(5))).await.unwrap();
+    fs::remove_file(file(dir.path())).unwrap();
+    let ended = journal.close().await.unwrap_err();
+    assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
+    let journal = running(dir.path());
+    assert_eq!(keys(&journal, Holds::Included).await, [1, 2]);
+    journal.close().await.unwrap();
 }
 
 #[tokio::test]
