@@ -158,8 +158,13 @@ mod tests {
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
         chain.mine_empty(70);
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Gone);
+        // Nor is one whose event is another contract's now.
+        let (chain, request, adapter) = scene();
+        chain.reorganise(20, vec![]);
+        let elsewhere = crate::domain::Address::repeat_byte(1);
+        chain.mine_with(vec![], vec![(elsewhere, request_event(7))]);
+        assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
         // It itself, in another block, is where its event is.
-        chain.mine(vec![]);
         let (chain, request, adapter) = scene();
         chain.reorganise(20, vec![vec![], vec![request_event(7)]]);
         let there = Whereabouts::In(chain.block(102));

@@ -432,7 +432,10 @@ impl<P: ChainReader> DecryptionAdapter<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event};
+    use crate::{
+        domain::Address,
+        gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event},
+    };
 
     /// A block with requests 1 and 2, told by two nodes.
     fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
@@ -676,6 +679,22 @@ mod tests {
         chain.node().lies[3] = Lies::default();
         sleep(FRESH).await;
         assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
+    }
+
+    /// Another contract's event is word for word the request's. Its transaction is in the block, and has a
+    /// receipt.
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_log_of_another_contract_shows_no_request() {
+        let (chain, adapter, _) = ground();
+        chain.mine_with(Vec::new(), vec![(Address::repeat_byte(1), request_event(3))]);
+        let forged = Event { block: chain.block(12), ..request_event(3) };
+        let request = abi::decode(&forged).unwrap();
+        assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
+        // One node says that it is ours.
+        chain.node().lies[0].forges.push(forged);
+        sleep(FRESH).await;
+        let denied = ask(&adapter, &request).await;
+        assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
     }
 
     /// Real nodes have broken indices for hours.

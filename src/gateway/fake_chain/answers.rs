@@ -158,15 +158,19 @@ impl ChainReader for FakeChain {
         let events = node.chain.iter().flat_map(|block| &block.events).chain(forged);
         let own = events.filter(|event| event.transaction == transaction);
         let own = own.map(|event| Emitted { address: CONTRACT, event: event.clone() });
-        let emitted: Vec<_> = own.collect();
+        let others = node.chain.iter().flat_map(|block| &block.others);
+        let others = others.filter(|other| other.event.transaction == transaction).cloned();
+        let emitted: Vec<_> = own.chain(others).collect();
         Ok((!emitted.is_empty()).then_some(emitted))
     }
     async fn block_transactions(&self, block: B256) -> Result<Option<Vec<B256>>, RpcError> {
         let node = self.ask("block_transactions")?;
         let Some(head) = node.header_of(self.asked, At::Hash(block)) else { return Ok(None) };
-        let events = &node.chain[usize::try_from(head.block.number).unwrap()].events;
-        let forged = node.forged(self.asked, head.block);
-        Ok(Some(events.iter().cloned().chain(forged).map(|event| event.transaction).collect()))
+        let block = &node.chain[usize::try_from(head.block.number).unwrap()];
+        let others = block.others.iter().map(|other| other.event.clone());
+        let forged = node.forged(self.asked, head.block).chain(others);
+        let all = block.events.iter().cloned().chain(forged);
+        Ok(Some(all.map(|event| event.transaction).collect()))
     }
     async fn logs_between(
         &self,
