@@ -14,11 +14,11 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     time::{interval, sleep},
 };
 
-use self::waiting::{Crowded, Waiting};
+use self::waiting::Waiting;
 use super::{Intake, Intakes, depth::Line, intake::Hand};
 use crate::domain::BlockRef;
 
@@ -31,6 +31,40 @@ pub(super) struct Place {
     _one: OwnedSemaphorePermit,
     /// In the half that is open to requests out of the journal.
     _again: Option<OwnedSemaphorePermit>,
+    /// Of its request's block.
+    pub share: Share,
+}
+
+/// The share of the places that requests of one block may have, and whether another one of the block waits
+/// for the place of one of them. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Share(Arc<Claim>);
+
+#[derive(Debug, Default)]
+struct Claim {
+    is_wanted: AtomicBool,
+    /// Of those that would give way, held by the one whose turn it is.
+    turn: Mutex<()>,
+}
+
+impl Share {
+    /// Another one waits, or none does.
+    fn want(&self, is_wanted: bool) {
+        self.0.is_wanted.store(is_wanted, Ordering::Relaxed);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0.is_wanted.load(Ordering::Relaxed)
+    }
+
+    /// Until another one waits: each of those is told to one of who wait here, in the order in which they
+    /// came.
+    async fn wanted(&self) {
+        let _turn = self.0.turn.lock().await;
+        while !self.0.is_wanted.swap(false, Ordering::Relaxed) {
+            sleep(ASK_BACK_EVERY).await;
+        }
+    }
 }
 
 /// So many places, and whether a request waits for one.
@@ -84,21 +118,11 @@ impl Hall {
 pub(super) struct Places {
     all: Hall,
     again: Hall,
-    crowded: Crowded,
 }
 
 impl Places {
     pub(super) fn new(max: usize) -> Self {
-        let (all, again) = (Hall::new(max), Hall::new(max.div_ceil(2)));
-        Self { all, again, crowded: Crowded::default() }
-    }
-
-    /// Those of a block that has its share of the places give way to the rest of the block, although
-    /// places are free.
-    #[must_use]
-    pub(super) fn shared_by(mut self, rows: &Rows) -> Self {
-        self.crowded = rows.fresh.crowded();
-        self
+        Self { all: Hall::new(max), again: Hall::new(max.div_ceil(2)) }
     }
 
     /// Whether another request waits for the place of one that came from the chain, or, `recovered`,
@@ -151,7 +175,9 @@ impl Places {
             Some(next) = second => Some(next),
             else => None,
         };
-        next.map(|(again, intake)| (Place { _one: one, _again: again }, intake))
+        next.map(|(again, intake)| {
+            (Place { _one: one, _again: again, share: Share::default() }, intake)
+        })
     }
 }
 
@@ -168,8 +194,9 @@ impl Rows {
         Self { fresh: Waiting::new(places - places / 4), again: Waiting::new(places) }
     }
 
-    pub(super) fn begun(&mut self, block: BlockRef) {
-        self.fresh.begun(block);
+    /// One of this block is walked: in its share of the places.
+    pub(super) fn begun(&mut self, block: BlockRef) -> Share {
+        self.fresh.begun(block)
     }
 
     pub(super) fn ended(&mut self, block: BlockRef) {
@@ -209,27 +236,25 @@ async fn come(
 pub(super) struct Seat<'a> {
     pub hand: &'a Hand,
     pub places: &'a Places,
+    /// Those of a block that has its share of the places give way to the rest of the block, although
+    /// places are free.
+    pub share: &'a Share,
     /// The request came out of the journal.
     pub recovered: bool,
-    pub block: BlockRef,
 }
 
 impl Seat<'_> {
     pub(super) fn is_wanted(self) -> bool {
-        self.places.full(self.recovered) || self.places.crowded.is(&self.block)
+        self.places.full(self.recovered) || self.share.is_wanted()
     }
 
     /// Until it is wanted, not before `patience` is over.
     pub(super) async fn wanted_after(self, patience: Duration) {
         sleep(patience).await;
-        let mut wanted = pin!(self.places.wanted(self.recovered));
-        let mut look = interval(ASK_BACK_EVERY);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut wanted => return,
-                _ = look.tick() => if self.places.crowded.is(&self.block) { return },
-            }
+        tokio::select! {
+            biased;
+            () = self.places.wanted(self.recovered) => {}
+            () = self.share.wanted() => {}
         }
     }
 }

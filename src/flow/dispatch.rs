@@ -46,7 +46,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         stop: CancellationToken,
     ) -> Result<(), LedgerError> {
         let (mut walks, mut rows) = (Walks::default(), Rows::new(self.options.max_in_flight));
-        let places = Places::new(self.options.max_in_flight).shared_by(&rows);
+        let places = Places::new(self.options.max_in_flight);
         let mut line = self.line.clone();
         loop {
             self.metrics.walking(walks.in_hand.len(), self.options.max_in_flight);
@@ -79,11 +79,11 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 () = stop.cancelled() => break,
                 Ok(()) = line.changed() => {}
                 next = places.next(&mut intakes, &mut rows, covers) => {
-                    let Some((place, intake)) = next else { break };
+                    let Some((mut place, intake)) = next else { break };
                     heart.beat().await;
                     // The held retry may find what is walking already.
                     if !walks.in_hand.contains(&intake.request.key) {
-                        rows.begun(intake.request.block);
+                        place.share = rows.begun(intake.request.block);
                         self.start(&mut walks, intake, place, Duration::ZERO, &places, &stop);
                     }
                 }
@@ -111,12 +111,12 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
         let span = error_span!("request", id = %key, kind = %intake.request.kind());
         traces::of_instance(&span, &self.name);
         let (flow, kept) = (self.clone(), intake.clone());
-        let (places, stop) = (places.clone(), stop.clone());
+        let (places, share, stop) = (places.clone(), place.share.clone(), stop.clone());
         let walk = async move {
             sleep(pause).await;
             let hand = intake.hand.clone();
-            let (recovered, block) = (intake.recovered, intake.request.block);
-            let seat = Seat { hand: &hand, places: &places, recovered, block };
+            let recovered = intake.recovered;
+            let seat = Seat { hand: &hand, places: &places, share: &share, recovered };
             flow.walk(intake, seat, stop).await
         };
         let handle = walks.tasks.spawn(walk.instrument(span));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    capacity::{Places, Rows},
+    capacity::{Places, Rows, Seat},
     walk::policy::dealings::resume,
     *,
 };
@@ -154,4 +154,45 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     assert_eq!(served.request.key.id.to::<u64>(), 2);
     let more = tokio::time::timeout(Duration::from_mins(1), giving_way.join_next()).await;
     assert!(more.is_err(), "one was enough");
+}
+
+/// Of a block that has its share of the places, one gives way for each other one that waits, in the order
+/// in which they came to wait.
+#[tokio::test(start_paused = true)]
+async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
+    let (fresh, fresh_intake) = mpsc::channel(10);
+    let (_again, again_intake) = mpsc::channel(10);
+    let mut intakes = Intakes { fresh: fresh_intake, again: again_intake };
+    let (places, mut rows) = (Places::new(8), Rows::new(4));
+    let minute = Duration::from_mins(1);
+    for id in 0..5 {
+        fresh.send(intake(id, false)).await.unwrap();
+    }
+    let (mut walking, mut giving_way) = (Vec::new(), JoinSet::new());
+    for number in 0..3 {
+        let next = places.next(&mut intakes, &mut rows, Line::OPEN).await;
+        let (place, intake) = next.unwrap();
+        let share = rows.begun(intake.request.block);
+        let places = places.clone();
+        giving_way.spawn(async move {
+            let seat =
+                Seat { hand: &intake.hand, places: &places, share: &share, recovered: false };
+            seat.wanted_after(Duration::from_secs(number)).await;
+            number
+        });
+        walking.push(place);
+    }
+    let block = intake(0, false).request.block;
+    for gives_way in 0..2 {
+        let none = places.next(&mut intakes, &mut rows, Line::OPEN);
+        assert!(tokio::time::timeout(minute, none).await.is_err(), "it has its share");
+        assert_eq!(giving_way.join_next().await.unwrap().unwrap(), gives_way);
+        let more = tokio::time::timeout(minute, giving_way.join_next()).await;
+        assert!(more.is_err(), "one is enough");
+        rows.ended(block);
+        walking.remove(0);
+        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap().0);
+        rows.begun(block);
+    }
+    assert!(tokio::time::timeout(minute, giving_way.join_next()).await.is_err(), "none waits");
 }

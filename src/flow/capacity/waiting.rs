@@ -10,12 +10,9 @@
 //! Whoever forges one log forges thousands in a block, and each of them has a place for seconds: those of
 //! one block never take all places.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::unripe::Unripe;
+use super::{Share, unripe::Unripe};
 use crate::{
     domain::BlockRef,
     flow::{Intake, depth::Line},
@@ -24,18 +21,11 @@ use crate::{
 /// Requests that wait aside. What is more takes places like any other: those behind it wait for it.
 const ASIDE: usize = 8192;
 
-/// Blocks of which requests wait aside, for those of them that walk. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Crowded(Arc<Mutex<BTreeSet<BlockRef>>>);
-
-impl Crowded {
-    pub(super) fn is(&self, block: &BlockRef) -> bool {
-        self.open().contains(block)
-    }
-
-    fn open(&self) -> MutexGuard<'_, BTreeSet<BlockRef>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Those of one block that walk.
+#[derive(Debug, Default)]
+struct Walking {
+    count: usize,
+    share: Share,
 }
 
 /// Of one channel: who walks, and who waits here.
@@ -43,12 +33,11 @@ impl Crowded {
 pub(super) struct Waiting {
     /// Places that requests of one block may have.
     share: usize,
-    walking: HashMap<BlockRef, usize>,
+    walking: HashMap<BlockRef, Walking>,
     unripe: Unripe,
     /// Of each block in the order in which they came.
     aside: BTreeMap<BlockRef, VecDeque<Intake>>,
     set_aside: usize,
-    crowded: Crowded,
 }
 
 impl Waiting {
@@ -96,38 +85,47 @@ impl Waiting {
         let next = of_block.pop_front();
         if of_block.is_empty() {
             self.aside.remove(&block);
-            self.crowded.open().remove(&block);
         }
         self.set_aside -= 1;
+        self.tell(&block);
         next
     }
 
-    pub(super) fn begun(&mut self, block: BlockRef) {
-        *self.walking.entry(block).or_default() += 1;
+    /// One of this block walks. The share that it is in.
+    pub(super) fn begun(&mut self, block: BlockRef) -> Share {
+        let walking = self.walking.entry(block).or_default();
+        walking.count += 1;
+        let share = walking.share.clone();
+        self.tell(&block);
+        share
     }
 
     pub(super) fn ended(&mut self, block: BlockRef) {
         if let Some(walking) = self.walking.get_mut(&block) {
-            *walking -= 1;
-            if *walking == 0 {
+            walking.count -= 1;
+            if walking.count == 0 {
                 self.walking.remove(&block);
             }
         }
-    }
-
-    /// The blocks whose requests wait here.
-    pub(super) fn crowded(&self) -> Crowded {
-        self.crowded.clone()
+        self.tell(&block);
     }
 
     fn put_aside(&mut self, intake: Intake) {
-        self.crowded.open().insert(intake.request.block);
-        self.aside.entry(intake.request.block).or_default().push_back(intake);
+        let block = intake.request.block;
+        self.aside.entry(block).or_default().push_back(intake);
         self.set_aside += 1;
+        self.tell(&block);
+    }
+
+    /// Tells those of the block that walk whether another one waits for one of their places.
+    fn tell(&self, block: &BlockRef) {
+        if let Some(walking) = self.walking.get(block) {
+            walking.share.want(!self.has_room(block) && self.aside.contains_key(block));
+        }
     }
 
     fn has_room(&self, block: &BlockRef) -> bool {
-        self.walking.get(block).is_none_or(|walking| *walking < self.share)
+        self.walking.get(block).is_none_or(|walking| walking.count < self.share)
     }
 }
 
@@ -156,27 +154,28 @@ mod tests {
         let mut waiting = Waiting::new(6);
         for id in 0..100 {
             match waiting.admit(intake(7, id), Line::OPEN) {
-                Some(intake) => waiting.begun(intake.request.block),
+                Some(intake) => drop(waiting.begun(intake.request.block)),
                 None => assert!(id >= 6, "{id}"),
             }
         }
         assert_eq!((waiting.walking.len(), waiting.set_aside), (1, 94));
-        let (crowded, this, next) = (waiting.crowded(), intake(7, 0), intake(8, 0));
-        assert!(crowded.is(&this.request.block) && !crowded.is(&next.request.block));
+        let share = waiting.walking[&intake(7, 0).request.block].share.clone();
+        assert!(share.is_wanted());
         assert!(!waiting.is_anyones() && waiting.next().is_none());
         // Another block's is walked at once.
         let other = waiting.admit(intake(8, 200), Line::OPEN).unwrap();
-        waiting.begun(other.request.block);
+        assert!(!waiting.begun(other.request.block).is_wanted());
         // One ends, and the next of its block begins, in the order in which they came.
         for id in 6..100 {
             waiting.ended(intake(7, 0).request.block);
+            assert!(!share.is_wanted(), "there is room");
             let next = waiting.next().unwrap();
             assert_eq!(next.request.key, key(id));
             waiting.begun(next.request.block);
             assert!(waiting.next().is_none());
         }
         assert!(waiting.aside.is_empty() && waiting.set_aside == 0);
-        assert!(!crowded.is(&this.request.block));
+        assert!(!share.is_wanted());
     }
 
     #[test]
@@ -220,7 +219,9 @@ mod tests {
             assert_eq!(is_walked, block <= 400);
         }
         assert!(!waiting.is_anyones());
+        let share = waiting.begun(intake(401, 0).request.block);
         waiting.ripen(line(402));
+        assert!(!share.is_wanted(), "there is room for those that ripen");
         let next: Vec<_> =
             std::iter::from_fn(|| waiting.next().map(|next| next.request.key)).collect();
         assert_eq!(next, [key(401), key(402)]);

@@ -23,7 +23,7 @@ use crate::{
     flow::{
         Batch, Flow, FlowOptions, Intake, Mode, RequestLedger, Rooms, Standing, Step, Taken,
         arrivals::suspects::Suspects,
-        capacity::{Places, Seat},
+        capacity::{Places, Seat, Share},
         ciphertexts::{
             BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, Get,
             SMALLEST_MEMORY_MIB,
@@ -291,8 +291,7 @@ impl Scene {
         let request = self.request.clone();
         let intake = Intake::alone(request, true);
         let hand = intake.hand.clone();
-        let block = intake.request.block;
-        let seat = Seat { hand: &hand, places, recovered: true, block };
+        let seat = Seat { hand: &hand, places, share: &Share::default(), recovered: true };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
         (ended, begun.elapsed())
