@@ -178,7 +178,6 @@ pub async fn run(
         keeping: Keeping::Before(estate),
         supervision,
         machine: edges.machine.clone(),
-        begun_after: None,
         below: CancellationToken::new(),
     };
     let built = {
@@ -207,10 +206,14 @@ struct Instance {
     keeping: Keeping,
     supervision: Supervision,
     machine: Machine,
-    /// Where reading began by the journal of a block 0 that was given up, on this very chain.
-    begun_after: Option<u64>,
     /// Stops what the walk stands on, once the walk is done.
     below: CancellationToken,
+}
+
+/// The journal that the instance writes.
+struct InHand {
+    journal: Journal,
+    begun_before: Option<u64>,
 }
 
 /// Where an earlier run left the journal.
@@ -223,6 +226,8 @@ struct LeftOver {
 struct Reading {
     cursor: Option<BlockRef>,
     begun_after: Option<u64>,
+    /// Where it began by the journal of a block 0 that was given up, on this very chain.
+    begun_before: Option<u64>,
     read_twice: Option<u64>,
     unproven: Vec<Unproven>,
     /// Which ids of requests are known.
@@ -231,10 +236,11 @@ struct Reading {
 }
 
 impl Reading {
-    async fn read(journal: &Journal) -> Result<Self, JournalError> {
+    async fn read(InHand { journal, begun_before }: &InHand) -> Result<Self, JournalError> {
         Ok(Self {
             cursor: journal.ask(Query::Cursor).await?,
             begun_after: journal.ask(Query::BegunAfter).await?,
+            begun_before: *begun_before,
             read_twice: journal.ask(Query::ReadTwice).await?,
             unproven: journal.ask(Query::Unproven).await?,
             ids: Ids::stored(&journal.ask(Query::SeenIds).await?, Instant::now())
@@ -245,13 +251,14 @@ impl Reading {
 }
 
 impl LeftOver {
-    async fn read(journal: &Journal) -> Result<Self, JournalError> {
+    async fn read(opened: &InHand) -> Result<Self, JournalError> {
+        let journal = &opened.journal;
         let mut transactions = sent_before(journal).await?;
         // Mined, and the outcome not noted any more: the lane reads their receipts again, so that
         // the outcome is what it was.
         transactions.open.extend(journal.ask(Query::UnsettledTransactions).await?);
         transactions.open.sort_by_key(|transaction| transaction.nonce);
-        Ok(Self { transactions, reading: Reading::read(journal).await? })
+        Ok(Self { transactions, reading: Reading::read(opened).await? })
     }
 }
 
@@ -290,7 +297,8 @@ impl Instance {
         self.supervision.reporter.gauges.send_modify(|gauges| {
             gauges.wallet = Some(wallet.address().to_string());
         });
-        let journal = self.open_journal(config, wallet.address(), &provider).await?;
+        let opened = self.open_journal(config, wallet.address(), &provider).await?;
+        let journal = opened.journal.clone();
 
         let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
         let domain = world::check_decryption(&waits, &gateway, &decryption, config).await?;
@@ -299,7 +307,7 @@ impl Instance {
         let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
         world::check_wallet(&provider, address, &journal, config).await;
         let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
-        let left = waits.for_disk(journal.path(), LeftOver::read(&journal)).await?;
+        let left = waits.for_disk(journal.path(), LeftOver::read(&opened)).await?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
         let maybe_answered_up_to =
             past::maybe_answered_up_to(&provider, &journal, address, cursor, &left.transactions)

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, warn};
 
 use super::{
-    BuildError, DROP_DEADLINE, Ended, Estate, Exit, FLUSH_DEADLINE, Instance, ROOM, earlier_wallet,
-    observe_dir,
+    BuildError, DROP_DEADLINE, Ended, Estate, Exit, FLUSH_DEADLINE, InHand, Instance, ROOM,
+    earlier_wallet, observe_dir,
     tasks::exit_of,
     world::{self, Waits},
 };
@@ -27,8 +27,8 @@ use crate::{
     gateway::provider::ArbitrumProvider,
     heart,
     journal::{
-        self, Condition, Damage, Identity, Journal, JournalError, Kept, OpenError, Opened,
-        Predecessor, open_as,
+        self, Condition, Damage, Identity, JournalError, Kept, OpenError, Opened, Predecessor,
+        open_as,
     },
     machine::Machine,
 };
@@ -206,7 +206,7 @@ impl Instance {
         config: &Config,
         wallet: Address,
         provider: &ArbitrumProvider,
-    ) -> Result<Journal, BuildError> {
+    ) -> Result<InHand, BuildError> {
         let dir = if config.observes() {
             observe_dir(&self.supervision.state_dir, &self.supervision.name)
         } else {
@@ -220,7 +220,7 @@ impl Instance {
         let genesis =
             waits.until_ready(&gateway, || world::settle_genesis(provider, &known)).await?;
         waits.over();
-        self.begun_after = world::begun_after(provider, &known, genesis).await;
+        let begun_before = world::begun_after(provider, &known, genesis).await;
         let identity = Identity { chain_id: config.chain_id, genesis, wallet };
         let mut kept = None;
         let before = std::mem::replace(&mut self.keeping, Keeping::Before(None));
@@ -271,6 +271,6 @@ impl Instance {
                 ),
             }
         }
-        Ok(journal)
+        Ok(InHand { journal, begun_before })
     }
 }

@@ -34,12 +34,13 @@ impl Instance {
         let (waits, gateway) =
             (Waits::building(&self.supervision.reporter), world::gateway_name(&provider));
         info!("mode = \"observe\": nothing is asked, signed or sent");
-        let journal = self.open_journal(config, OBSERVER, &provider).await?;
+        let opened = self.open_journal(config, OBSERVER, &provider).await?;
+        let journal = opened.journal.clone();
         let decryption = DecryptionAdapter::new(provider.clone(), addresses(config));
         world::check_decryption(&waits, &gateway, &decryption, config).await?;
         let support = self.follow_support(&waits, &gateway, &decryption).await;
         let registry = world::find_registry(&waits, &gateway, &provider, OBSERVER, config).await;
-        let reading = waits.for_disk(journal.path(), Reading::read(&journal)).await?;
+        let reading = waits.for_disk(journal.path(), Reading::read(&opened)).await?;
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let (observed, count) = watch::channel(0);

@@ -50,9 +50,9 @@ pub(super) fn flow_options(config: &Config) -> FlowOptions {
     }
 }
 
-/// Where reading begins if the journal does not say. `begun_after`: by a journal of the same chain that was
+/// Where reading begins if the journal does not say. `begun_before`: by a journal of the same chain that was
 /// given up.
-pub(super) fn start(config: &Config, cursor: Option<BlockRef>, begun_after: Option<u64>) -> Start {
+pub(super) fn start(config: &Config, cursor: Option<BlockRef>, begun_before: Option<u64>) -> Start {
     if let (Some(cursor), config::StartingBlock::Number(number)) = (cursor, config.starting_block) {
         debug!(
             starting_block = number,
@@ -62,7 +62,7 @@ pub(super) fn start(config: &Config, cursor: Option<BlockRef>, begun_after: Opti
     }
     match config.starting_block {
         config::StartingBlock::Latest => {
-            begun_after.map_or(Start::Latest, |block| Start::Block(block.saturating_add(1)))
+            begun_before.map_or(Start::Latest, |block| Start::Block(block.saturating_add(1)))
         }
         config::StartingBlock::Number(number) => Start::Block(number),
     }

@@ -161,7 +161,8 @@ impl Instance {
             provider.begin_after(cursor);
         }
         let served = support.subscribe();
-        let Reading { cursor, begun_after, read_twice, unproven, newest, ids } = reading;
+        let Reading { cursor, begun_after, begun_before, read_twice, unproven, newest, ids } =
+            reading;
         let (ledger, metrics) = (journal.clone(), self.supervision.reporter.metrics.clone());
         let ids = SharedIds::new(ids);
         let backfill = Backfill::new(decryption.clone(), journal.clone()).knowing(ids.clone());
@@ -204,7 +205,7 @@ impl Instance {
         let source = Source { chain_id, contract };
         let why = Why::new(source, depth(config), &ripe_up_to, &tag, &walk_again);
         let (heart, stop) = (hearts.heart(heart::ARRIVALS), self.supervision.stop.clone());
-        let start = start(config, cursor, self.begun_after);
+        let start = start(config, cursor, begun_before);
         self.tasks.spawn(heart::ARRIVALS, arrivals.run(start, heart, stop));
 
         let inquiries = Inquiries {

@@ -688,7 +688,7 @@ mod tests {
         let (chain, adapter, _) = ground();
         chain.mine_with(Vec::new(), vec![(Address::repeat_byte(1), request_event(3))]);
         let forged = Event { block: chain.block(12), ..request_event(3) };
-        let request = abi::decode(&forged).unwrap();
+        let request = abi::decode(SOURCE, &forged).unwrap();
         assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
         // One node says that it is ours.
         chain.node().lies[0].forges.push(forged);

@@ -96,7 +96,7 @@ pub(super) async fn look(world: &World, running: &Running<'_>) {
         return;
     }
     let mended = world.until(MENDED_WITHIN, || !world.state().is_index_broken()).await;
-    debug_assert!(mended, "the world does as it was told");
+    assert!(mended, "the world does as it was told");
     let fresh = world.state().request().transaction;
     let plan = world.state().plan;
     let within = if plan.may_hold_wallet() { FRESH_AFTER_FOREIGN } else { FRESH_WITHIN };
@@ -256,5 +256,5 @@ fn judge(world: &World, running: &Running<'_>) {
         let what = (one.progress.stage.as_str(), held);
         world.say(format_args!("left the chain, and open: {} {what:?}", short(one.key)));
     }
-    debug_assert_eq!(world.state().chain.blocks()[0].events.len(), 0, "{DECRYPTION}");
+    assert_eq!(world.state().chain.blocks()[0].events.len(), 0, "{DECRYPTION}");
 }
