@@ -253,12 +253,9 @@ pub(super) async fn ask_support<P: ChainReader>(
         return Ok(first);
     }
     sleep(SECOND_LOOK).await;
-    for node in decryption.provider().sound_nodes() {
-        if let Ok(other @ (Support::Served, _)) = decryption.only(node).support().await {
-            return Ok(other);
-        }
-    }
-    Ok(first)
+    let said = decryption.hearing(|one| async move { one.support().await }).await.said;
+    let mut others = said.into_iter().map(|(_, other)| other);
+    Ok(others.find(|other| matches!(other, (Support::Served, _))).unwrap_or(first))
 }
 
 /// The domain of the contract: what is configured, if any sound node says so a little later.
@@ -271,15 +268,9 @@ async fn domain_of<P: ChainReader>(
         return Ok(first);
     }
     sleep(SECOND_LOOK).await;
-    for node in decryption.provider().sound_nodes() {
-        let other = decryption.only(node).signing_domain().await;
-        if let Ok(Some(other)) = other
-            && other == *configured
-        {
-            return Ok(Some(other));
-        }
-    }
-    Ok(first)
+    let said = decryption.hearing(|one| async move { one.signing_domain().await }).await.said;
+    let mut others = said.into_iter().map(|(_, other)| other);
+    Ok(others.find(|other| other.as_ref() == Some(configured)).unwrap_or(first))
 }
 
 /// The domain the configuration names, unless the contract contradicts it.

@@ -77,6 +77,15 @@ impl Unopposed {
 }
 
 impl<P: ChainReader> DecryptionAdapter<P> {
+    /// Asks every sound node the same question about the contract.
+    pub async fn hearing<T, Asking>(&self, ask: impl Fn(Self) -> Asking) -> Hearing<T>
+    where
+        Asking: Future<Output = Result<T, RpcError>>,
+    {
+        let ask = |provider| ask(Self { provider, ..self.clone() });
+        Hearing::of(&self.provider, ANSWERS_WITHIN, ask).await
+    }
+
     /// Whether every node that may know says that a request has ended so. An error: none answers.
     pub async fn agreed<Saying>(
         &self,
@@ -87,8 +96,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
     where
         Saying: Future<Output = Result<bool, RpcError>>,
     {
-        let ask = |provider| says(Self { provider, ..self.clone() });
-        let hearing = Hearing::of(&self.provider, ANSWERS_WITHIN, ask).await;
+        let hearing = self.hearing(says).await;
         let heard: Vec<NodeId> = hearing.said.iter().map(|(node, _)| *node).collect();
         let all = hearing.answers(&self.provider)?.into_iter().all(|said| said);
         Ok(self.together((ending, key), all.then_some(&heard[..])))

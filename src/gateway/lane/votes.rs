@@ -3,96 +3,52 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::{count::Votes, market::median};
 use crate::{
     domain::{Address, B256, BlockRef},
-    gateway::provider::{At, NodeId, Receipt, RpcError, TransactionSender},
+    gateway::provider::{At, Hearing, Receipt, RpcError, TransactionSender},
 };
 
 /// A node that does not answer within this time has no vote.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One node's answer.
-enum Said {
-    Count(u64),
-    /// It does not know the block, or has dropped its state.
-    NotAtBlock(RpcError),
-    Nothing(RpcError),
-}
-
 /// Asks every sound node for the count at the newest block. If no node can tell it there, the counts at
 /// their own newest blocks are taken. Returns one of their errors if no node answers.
-pub(super) async fn ask_everyone(
-    provider: &impl TransactionSender,
+pub(super) async fn ask_everyone<P: TransactionSender>(
+    provider: &P,
     wallet: Address,
 ) -> Result<Votes, RpcError> {
-    let nodes = provider.sound_nodes();
     let block = provider.heads().borrow().map(|head| head.block);
-    let mut votes = Vec::new();
-    let (mut failed, mut able) = (None, false);
+    let mut counts = Vec::new();
     if let Some(block) = block {
-        let said = nodes.iter().map(|node| ask_at(provider, *node, wallet, block));
-        for (node, said) in nodes.iter().zip(join_all(said).await) {
-            match said {
-                Said::Count(count) => votes.push((provider.host(*node), count)),
-                Said::NotAtBlock(error) => {
-                    able = true;
-                    failed = Some(error);
-                }
-                Said::Nothing(error) => failed = Some(error),
-            }
-        }
+        let ask = |one: P| async move { count_at(&one, wallet, block).await };
+        let said = Hearing::of(provider, PATIENCE, ask).await.by_node(provider)?;
+        counts.extend(said.into_iter().filter_map(|(node, count)| Some((node, count?))));
     }
-    if votes.is_empty() && (able || block.is_none()) {
-        let said = nodes.iter().map(|node| ask(provider, *node, wallet, At::Latest));
-        for (node, said) in nodes.iter().zip(join_all(said).await) {
-            match said {
-                Ok(count) => votes.push((provider.host(*node), count)),
-                Err(error) => failed = Some(error),
-            }
-        }
+    if counts.is_empty() {
+        let ask = |one: P| async move { one.transaction_count(wallet, At::Latest).await };
+        counts = Hearing::of(provider, PATIENCE, ask).await.by_node(provider)?;
     }
-    if votes.is_empty() {
-        let host = "the gateway".to_owned();
-        let nobody = || RpcError::Unavailable { host, what: "no node is connected".into() };
-        return Err(failed.unwrap_or_else(nobody));
-    }
-    Ok(Votes(votes))
+    Ok(Votes(counts.into_iter().map(|(node, count)| (provider.host(node), count)).collect()))
 }
 
-async fn ask_at(
-    provider: &impl TransactionSender,
-    node: NodeId,
+/// `None`: the node does not know the block, or has dropped its state.
+async fn count_at(
+    one: &impl TransactionSender,
     wallet: Address,
     block: BlockRef,
-) -> Said {
-    let mut answer = ask(provider, node, wallet, At::Hash(block.hash)).await;
+) -> Result<Option<u64>, RpcError> {
     // Not every node accepts a block hash here (EIP-1898).
-    if let Err(RpcError::Refused { .. }) = answer {
-        answer = ask(provider, node, wallet, At::Number(block.number)).await;
+    for at in [At::Hash(block.hash), At::Number(block.number)] {
+        match one.transaction_count(wallet, at).await {
+            Ok(count) => return Ok(Some(count)),
+            Err(RpcError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    match answer {
-        Ok(count) => Said::Count(count),
-        Err(error @ RpcError::Refused { .. }) => Said::NotAtBlock(error),
-        Err(error) => Said::Nothing(error),
-    }
-}
-
-async fn ask(
-    provider: &impl TransactionSender,
-    node: NodeId,
-    wallet: Address,
-    at: At,
-) -> Result<u64, RpcError> {
-    let only = provider.only(node);
-    let asked = timeout(PATIENCE, only.transaction_count(wallet, at)).await;
-    asked.unwrap_or_else(|_| {
-        let what = format!("no transaction count within {PATIENCE:?}");
-        Err(RpcError::Unavailable { host: provider.host(node), what: what.into() })
-    })
+    Ok(None)
 }
 
 /// Receipts from the other nodes.
@@ -143,23 +99,14 @@ pub(super) async fn ask_others(provider: &impl TransactionSender, hashes: &[B256
 }
 
 /// The lower median of the tips that the sound nodes suggest; `None` if none suggests one.
-pub(super) async fn ask_tips(provider: &impl TransactionSender) -> Option<u128> {
-    let nodes = provider.sound_nodes();
-    let asked = nodes.iter().map(|node| {
-        let only = provider.only(*node);
-        async move { timeout(PATIENCE, only.priority_fee()).await }
-    });
-    let tips: Vec<u128> = join_all(asked).await.into_iter().flatten().flatten().collect();
-    median(tips)
+pub(super) async fn ask_tips<P: TransactionSender>(provider: &P) -> Option<u128> {
+    let ask = |one: P| async move { one.priority_fee().await };
+    median(Hearing::of(provider, PATIENCE, ask).await.answers(provider).ok()?)
 }
 
 /// The base fee of a block, from each sound node that knows the block.
-pub(super) async fn ask_bases(provider: &impl TransactionSender, block: B256) -> Vec<u128> {
-    let nodes = provider.sound_nodes();
-    let asked = nodes.iter().map(|node| {
-        let only = provider.only(*node);
-        async move { timeout(PATIENCE, only.header(At::Hash(block))).await }
-    });
-    let heads = join_all(asked).await.into_iter().flatten().flatten().flatten();
-    heads.filter_map(|head| head.base_fee).collect()
+pub(super) async fn ask_bases<P: TransactionSender>(provider: &P, block: B256) -> Vec<u128> {
+    let ask = |one: P| async move { one.header(At::Hash(block)).await };
+    let heads = Hearing::of(provider, PATIENCE, ask).await.said.into_iter();
+    heads.filter_map(|(_, head)| head?.base_fee).collect()
 }

@@ -44,10 +44,16 @@ impl<T> Hearing<T> {
 
     /// The answers. An error if no node answered.
     pub fn answers(self, provider: &impl ChainReader) -> Result<Vec<T>, RpcError> {
+        let said = self.by_node(provider)?.into_iter();
+        Ok(said.map(|(_, answer)| answer).collect())
+    }
+
+    /// The same, each with its node.
+    pub fn by_node(self, provider: &impl ChainReader) -> Result<Vec<(NodeId, T)>, RpcError> {
         if self.said.is_empty() {
             return Err(self.failed.unwrap_or_else(|| silence(provider)));
         }
-        Ok(self.said.into_iter().map(|(_, answer)| answer).collect())
+        Ok(self.said)
     }
 }
 
