@@ -4,6 +4,7 @@ mod earlier;
 mod gas;
 mod opinion;
 mod second_look;
+mod policy;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +14,7 @@ use tracing::{debug, warn};
 use self::{
     earlier::{Earlier, Found},
     gas::{First, GasBook},
+    policy::Look,
     second_look::Reverts,
 };
 use crate::{
@@ -455,16 +457,15 @@ impl<P: TransactionSender> Submission<P> {
         before: Before,
     ) -> Result<Outcome, SubmissionError> {
         self.metrics.contract_error(error.as_ref().map_or("none", ContractError::code));
-        let Some(error) = error else { return Err(self.held_after_all(call).await) };
-        match error.verdict() {
-            Verdict::AlreadyAnswered => {
+        match policy::look(error.as_ref()) {
+            Look::IsAnswered => {
                 // Others are not in trouble because this one had been answered.
                 self.trouble.store(false, Ordering::Relaxed);
                 self.already_answered(request, call, before).await
             }
-            Verdict::Retry => Err(SubmissionError::Paused),
-            Verdict::Hold(_) => Err(self.held_after_all(call).await),
-            Verdict::NotRequested => self.second_opinion(request, call).await,
+            Look::IsRequested => self.second_opinion(request, call).await,
+            Look::IsHeld => Err(self.held_after_all(call).await),
+            Look::Paused => Err(SubmissionError::Paused),
         }
     }
 }

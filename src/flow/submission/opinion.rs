@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Before, Submission, SubmissionError, earlier::Found};
+use super::{
+    Before, Submission, SubmissionError,
+    earlier::Found,
+    policy::{self, Opinion},
+};
 use crate::{
     domain::{Bytes, Outcome, Request},
     gateway::{
@@ -21,14 +25,6 @@ pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(5);
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// A node that says nothing for so long has no vote.
 pub(super) const VOTE_WITHIN: Duration = Duration::from_secs(5);
-
-/// What a node's contract says to an answer.
-#[derive(Debug)]
-pub(super) enum Opinion {
-    Takes,
-    /// `None`: without a reason.
-    Refuses(Option<ContractError>),
-}
 
 impl<P: TransactionSender> Submission<P> {
     /// That there is an answer already ends a request. The contract says it of a signer: whichever
@@ -55,11 +51,8 @@ impl<P: TransactionSender> Submission<P> {
     async fn still_answered(&self, request: &Request, call: &Call) -> Result<(), SubmissionError> {
         let known =
             |error: &ContractError| matches!(error, ContractError::KmsNodeAlreadySigned { .. });
-        match self.all_say((Ending::Answered, request), call, At::Latest, known).await? {
-            Agreed::Yes => Ok(()),
-            Agreed::No => Err(SubmissionError::Contradicted),
-            Agreed::NotYet => Err(SubmissionError::Unheard),
-        }
+        let ending = (Ending::Answered, request);
+        policy::answered(self.all_say(ending, call, At::Latest, known).await?)
     }
 
     /// A lagging node does not know young requests: believed only of the state after the request's
@@ -88,11 +81,7 @@ impl<P: TransactionSender> Submission<P> {
             // Nodes may have thrown the state of old blocks away, but do not lag that far.
             again = self.all_say(ending, call, At::Latest, unknown).await;
         }
-        Err(match again {
-            Ok(Agreed::Yes) => SubmissionError::NotRequested,
-            Ok(Agreed::No | Agreed::NotYet) => SubmissionError::NotRequestedYet,
-            Err(error) => error.into(),
-        })
+        Err(policy::requested(again?))
     }
 
     /// Whether the contract says this to an answer, by every node that may know.

@@ -10,15 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Before, Submission, SubmissionError,
-    opinion::{AGAIN_AFTER, Opinion, VOTE_WITHIN},
+    opinion::{AGAIN_AFTER, VOTE_WITHIN},
+    policy::{self, Opinion},
     rejected,
 };
 use crate::{
     domain::{B256, Outcome, Request, RequestKey},
-    gateway::{
-        abi::{ContractError, Verdict},
-        provider::{Call, Hearing, TransactionSender},
-    },
+    gateway::provider::{Call, Hearing, TransactionSender},
     lately::Lately,
 };
 
@@ -94,52 +92,12 @@ impl Reverts {
     }
 }
 
-/// What all who have a say make of an answer.
-enum All {
-    Take,
-    /// `None`: without a reason. As the first of them says it.
-    Refuse(Option<ContractError>),
-    Differ,
-}
-
-fn together(said: Vec<Opinion>) -> All {
-    let (mut takes, mut refusal) = (false, None);
-    for one in said {
-        match one {
-            Opinion::Takes => takes = true,
-            Opinion::Refuses(error) => _ = refusal.get_or_insert(error),
-        }
-    }
-    match refusal {
-        None => All::Take,
-        Some(_) if takes => All::Differ,
-        Some(error) => All::Refuse(error),
-    }
-}
-
-/// Whether it is something that holds a request.
-fn holds(error: Option<&ContractError>) -> bool {
-    error.is_none_or(|error| matches!(error.verdict(), Verdict::Hold(_)))
-}
-
 impl<P: TransactionSender> Submission<P> {
     /// The contract was said to say something for which the request would be held: it counts if all
     /// say so seconds later.
     pub(super) async fn held_after_all(&self, call: &Call) -> SubmissionError {
         sleep(AGAIN_AFTER).await;
-        let said = match self.everyone(call).await {
-            Ok(said) => said,
-            Err(error) => return error.into(),
-        };
-        let held = said.iter().all(|one| match one {
-            Opinion::Takes => false,
-            Opinion::Refuses(error) => holds(error.as_ref()),
-        });
-        match together(said) {
-            All::Refuse(Some(error)) if held => SubmissionError::Rejected(error),
-            All::Refuse(None) if held => rejected("the contract reverts without a reason"),
-            All::Take | All::Refuse(_) | All::Differ => SubmissionError::Contradicted,
-        }
+        self.everyone(call).await.map_or_else(SubmissionError::from, policy::held)
     }
 
     /// Gas is spent once more on a request if every contract takes the answer. An outcome: it has one.
@@ -149,10 +107,9 @@ impl<P: TransactionSender> Submission<P> {
         call: &Call,
         before: Before,
     ) -> Result<Option<Outcome>, SubmissionError> {
-        match together(self.everyone(call).await?) {
-            All::Take => Ok(None),
-            All::Refuse(error) => self.weigh(request, call, error, before).await.map(Some),
-            All::Differ => Err(SubmissionError::Contradicted),
+        match policy::another(self.everyone(call).await?)? {
+            Opinion::Takes => Ok(None),
+            Opinion::Refuses(error) => self.weigh(request, call, error, before).await.map(Some),
         }
     }
 

@@ -25,7 +25,7 @@
 //! the walk panicked                     the third time                  hold (panicked)
 //!                                       before that                     retry after 100 ms
 //! the Core contradicts itself                                           see [`dealings`]
-//! the contract does not take an answer                                  see [`blame`]
+//! the contract does not take an answer                                  see `submission::policy`, [`blame`]
 //! ```
 
 pub(in crate::flow) mod blame;

@@ -1,7 +1,11 @@
 //! Each line of the table, and every combination of what it can be told.
 
 use super::{setback::Cause, *};
-use crate::domain::SignedResult;
+use crate::{
+    domain::{Address, SignedResult, U256},
+    flow::submission::SubmissionError,
+    gateway::{abi::ContractError, provider::RpcError},
+};
 
 const EXPIRY: Duration = Duration::from_mins(10);
 /// Less than that by a second.
@@ -29,10 +33,36 @@ fn refused() -> Setback {
     Setback::own(Remedy::Refuse(Refusal::NotRequested), Cause::ShownByNobody)
 }
 
+/// Whatever the room that sends comes to.
+fn submission_errors() -> Vec<SubmissionError> {
+    let signer = Address::ZERO;
+    let rejections = [
+        ContractError::KmsNodeAlreadySigned { id: U256::ONE, signer },
+        ContractError::DecryptionNotRequested(U256::ONE),
+        ContractError::EnforcedPause,
+        ContractError::NotKmsSigner(signer),
+    ];
+    let mut all: Vec<_> = rejections.into_iter().map(SubmissionError::Rejected).collect();
+    all.extend([
+        SubmissionError::Rpc(RpcError::Unavailable { host: "a".into(), what: "away".into() }),
+        SubmissionError::Held(Hold::new(HoldReason::MessageTooLarge, "it is")),
+        SubmissionError::EarlierYoung,
+        SubmissionError::EarlierNotYet,
+        SubmissionError::Contradicted,
+        SubmissionError::Unheard,
+        SubmissionError::Paused,
+        SubmissionError::NotRequestedYet,
+        SubmissionError::NotRequested,
+        SubmissionError::Stopped,
+    ]);
+    all
+}
+
 fn setbacks() -> Vec<Setback> {
     let mut all: Vec<Setback> = HoldReason::ALL.iter().map(|reason| held(*reason)).collect();
     all.extend([trouble(false), trouble(true), refused()]);
     all.push(Setback::own(Remedy::Refuse(Refusal::Malformed("odd".to_owned())), Cause::SameAnswer));
+    all.extend(submission_errors().into_iter().map(Setback::of));
     all
 }
 
@@ -195,6 +225,24 @@ fn each_line_of_the_table() {
     }
 }
 
+/// Of all that the nodes say to an answer, one thing ends the request: none of them knows it.
+#[test]
+fn a13_what_the_nodes_do_not_agree_on_is_tried_again() {
+    each_case(|case| {
+        let Cause::Submission(error) = &case.setback.cause else { return };
+        let refused = matches!(case.then, Then::Refuse(_));
+        assert_eq!(refused, matches!(error, SubmissionError::NotRequested), "{error}");
+        let unclear = matches!(
+            error,
+            SubmissionError::Contradicted
+                | SubmissionError::Unheard
+                | SubmissionError::NotRequestedYet
+        );
+        let goes_on = matches!(case.then, Then::Retry { .. } | Then::GiveWay(_));
+        assert!(goes_on || !unclear, "{error}");
+    });
+}
+
 #[test]
 fn what_is_refused_ends_and_nothing_else_is_refused() {
     each_case(|case| match (&case.setback.remedy, &case.then) {
@@ -277,7 +325,7 @@ fn pauses_grow_and_have_a_bound_and_a_reason_is_news_once() {
         let mut history = case.after.clone();
         let mut last = *after;
         for _ in 0..20 {
-            let then = decide(&case.stage, &trouble(false), &mut history, case.at, EXPIRY);
+            let then = decide(&case.stage, &case.setback, &mut history, case.at, EXPIRY);
             let Then::Retry { after, news, .. } = then else { panic!("{then:?}") };
             assert!(!news && after >= last && after <= LONGEST_PAUSE, "{after:?}");
             last = after;

@@ -1,0 +1,187 @@
+//! What follows from what the gateway nodes say to an answer: the one table of this room's decisions. Pure. What
+//! that means for the walk of the request is in [`SubmissionError::remedy`] and in `walk::policy`.
+//!
+//! ```text
+//! a node says               then                                         all say so         else
+//! ------------------------------------------------------------------------------------------------------------
+//! it has an answer          all are asked 5 s later, and once more       already answered   retry: contradicted,
+//!                           after 10 s if nothing is known of one                           or not all are heard
+//! it knows no such request  looked for on chain: gone                    orphaned
+//!                           all are asked 5 s later, of its block        refused            retry
+//! what holds a request,     all are asked 5 s later: none takes it,      held, as the       retry: contradicted
+//! or nothing                each says what holds one                     first of them says
+//! it is paused                                                           retry
+//!
+//! gas was spent in vain     all are asked before more is spent           sent, or as above  retry: contradicted
+//! ```
+//!
+//! Neither one node's word nor one moment's ends a request or holds it.
+
+use super::{SubmissionError, rejected};
+use crate::gateway::{
+    abi::{ContractError, Verdict},
+    decryption::Agreed,
+};
+
+/// What a node's contract says to an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Opinion {
+    Takes,
+    /// `None`: without a reason.
+    Refuses(Option<ContractError>),
+}
+
+/// What is to be found out before anything follows from one node's refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    IsAnswered,
+    IsRequested,
+    IsHeld,
+    /// Nothing: the contract is paused.
+    Paused,
+}
+
+/// By what a node said.
+pub(super) fn look(said: Option<&ContractError>) -> Look {
+    match said.map(ContractError::verdict) {
+        Some(Verdict::AlreadyAnswered) => Look::IsAnswered,
+        Some(Verdict::NotRequested) => Look::IsRequested,
+        Some(Verdict::Retry) => Look::Paused,
+        Some(Verdict::Hold(_)) | None => Look::IsHeld,
+    }
+}
+
+/// Whether the nodes say together that there is an answer.
+pub(super) fn answered(agreed: Agreed) -> Result<(), SubmissionError> {
+    match agreed {
+        Agreed::Yes => Ok(()),
+        Agreed::No => Err(SubmissionError::Contradicted),
+        Agreed::NotYet => Err(SubmissionError::Unheard),
+    }
+}
+
+/// What follows from what they say together of a request that one of them does not know.
+pub(super) fn requested(agreed: Agreed) -> SubmissionError {
+    match agreed {
+        Agreed::Yes => SubmissionError::NotRequested,
+        Agreed::No | Agreed::NotYet => SubmissionError::NotRequestedYet,
+    }
+}
+
+/// What follows from what each of them says to an answer for which the request would be held.
+pub(super) fn held(said: Vec<Opinion>) -> SubmissionError {
+    let holds = |one: &Opinion| match one {
+        Opinion::Takes => false,
+        Opinion::Refuses(error) => look(error.as_ref()) == Look::IsHeld,
+    };
+    if !said.iter().all(holds) {
+        return SubmissionError::Contradicted;
+    }
+    match said.into_iter().next() {
+        Some(Opinion::Refuses(Some(error))) => SubmissionError::Rejected(error),
+        Some(Opinion::Refuses(None)) => rejected("the contract reverts without a reason"),
+        Some(Opinion::Takes) | None => SubmissionError::Contradicted,
+    }
+}
+
+/// What follows from what each of them says before more gas is spent on an answer: nothing, and it is, or
+/// what the first of them refuses it for.
+pub(super) fn another(said: Vec<Opinion>) -> Result<Opinion, SubmissionError> {
+    let takes = said.iter().filter(|one| **one == Opinion::Takes).count();
+    if takes > 0 && takes < said.len() {
+        return Err(SubmissionError::Contradicted);
+    }
+    said.into_iter().next().ok_or(SubmissionError::Contradicted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Address, Remedy, U256};
+
+    /// One of each verdict.
+    fn opinions() -> Vec<Opinion> {
+        let (id, signer) = (U256::ONE, Address::ZERO);
+        let errors = [
+            ContractError::KmsNodeAlreadySigned { id, signer },
+            ContractError::DecryptionNotRequested(id),
+            ContractError::EnforcedPause,
+            ContractError::NotKmsSigner(signer),
+            ContractError::Error("no".into()),
+        ];
+        let refusals = errors.into_iter().map(|error| Opinion::Refuses(Some(error)));
+        [Opinion::Takes, Opinion::Refuses(None)].into_iter().chain(refusals).collect()
+    }
+
+    /// Up to three nodes, each with every opinion.
+    fn each_hearing(check: impl Fn(&[Opinion])) {
+        let all = opinions();
+        for one in &all {
+            check(std::slice::from_ref(one));
+            for other in &all {
+                check(&[one.clone(), other.clone()]);
+                for third in &all {
+                    check(&[one.clone(), other.clone(), third.clone()]);
+                }
+            }
+        }
+    }
+
+    fn is_held(one: &Opinion) -> bool {
+        matches!(one, Opinion::Refuses(error)
+            if error.as_ref().is_none_or(|error| matches!(error.verdict(), Verdict::Hold(_))))
+    }
+
+    #[test]
+    fn m3_a_request_is_held_for_what_all_say() {
+        each_hearing(|said| {
+            let follows = held(said.to_vec());
+            match follows.remedy() {
+                Remedy::Hold(_) => assert!(said.iter().all(is_held), "{said:?}"),
+                Remedy::Retry => assert!(!said.iter().all(is_held), "{said:?}"),
+                Remedy::Refuse(_) => panic!("{said:?}"),
+            }
+            if let SubmissionError::Rejected(error) = follows {
+                assert_eq!(said[0], Opinion::Refuses(Some(error)));
+            }
+        });
+    }
+
+    #[test]
+    fn g1_more_gas_is_spent_if_all_take_it() {
+        each_hearing(|said| {
+            let takes = |one: &Opinion| *one == Opinion::Takes;
+            let contradicts = said.iter().any(takes) && !said.iter().all(takes);
+            match another(said.to_vec()) {
+                Ok(first) => assert!(first == said[0] && !contradicts, "{said:?}"),
+                Err(error) => assert!(contradicts && error.remedy() == Remedy::Retry, "{said:?}"),
+            }
+        });
+    }
+
+    /// Also where some are not heard yet.
+    #[test]
+    fn a13_what_not_all_say_ends_nothing() {
+        for agreed in [Agreed::Yes, Agreed::No, Agreed::NotYet] {
+            let ends = matches!(requested(agreed).remedy(), Remedy::Refuse(_));
+            assert_eq!(
+                (ends, answered(agreed).is_ok()),
+                (agreed == Agreed::Yes, agreed == Agreed::Yes)
+            );
+            assert!(ends || requested(agreed).remedy() == Remedy::Retry);
+            assert!(answered(agreed).is_err_and(|error| error.remedy() == Remedy::Retry) != ends);
+        }
+    }
+
+    #[test]
+    fn whatever_a_node_refuses_it_for_is_looked_into() {
+        let looks = opinions().into_iter().filter_map(|one| match one {
+            Opinion::Takes => None,
+            Opinion::Refuses(error) => Some(look(error.as_ref())),
+        });
+        let (answered, requested) = (Look::IsAnswered, Look::IsRequested);
+        let expected =
+            [Look::IsHeld, answered, requested, Look::Paused, Look::IsHeld, Look::IsHeld];
+        assert_eq!(looks.collect::<Vec<_>>(), expected);
+    }
+}
