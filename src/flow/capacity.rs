@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
     time::{interval, sleep},
 };
 
@@ -32,84 +32,65 @@ pub(super) struct Place {
     /// In the half that is open to requests out of the journal.
     _again: Option<OwnedSemaphorePermit>,
     /// Of its request's block.
-    pub share: Share,
+    pub share: Wanted,
 }
 
-/// The share of the places that requests of one block may have, and whether another one of the block waits
-/// for the place of one of them. Clones share it.
+/// Whether one of some places is wanted for another request, told to those that have them. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Share(Arc<Claim>);
+pub(super) struct Wanted(Arc<Want>);
 
 #[derive(Debug, Default)]
-struct Claim {
-    is_wanted: AtomicBool,
-    /// Of those that would give way, held by the one whose turn it is.
+struct Want {
+    is_one: AtomicBool,
+    /// Of those that would give way, held by the one that has waited longest.
     turn: Mutex<()>,
 }
 
-impl Share {
-    /// Another one waits, or none does.
-    fn want(&self, is_wanted: bool) {
-        self.0.is_wanted.store(is_wanted, Ordering::Relaxed);
+impl Wanted {
+    fn set(&self, is_one: bool) {
+        self.0.is_one.store(is_one, Ordering::Relaxed);
     }
 
-    fn is_wanted(&self) -> bool {
-        self.0.is_wanted.load(Ordering::Relaxed)
+    fn is_one(&self) -> bool {
+        self.0.is_one.load(Ordering::Relaxed)
     }
 
-    /// Until another one waits: each of those is told to one of who wait here, in the order in which they
-    /// came.
-    async fn wanted(&self) {
+    /// Until one is. Of those who wait here one at a time hears of it, in the order in which they came, and
+    /// the next one when it is said again.
+    async fn one(&self) {
         let _turn = self.0.turn.lock().await;
-        while !self.0.is_wanted.swap(false, Ordering::Relaxed) {
+        while !self.0.is_one.swap(false, Ordering::Relaxed) {
             sleep(ASK_BACK_EVERY).await;
         }
     }
 }
 
-/// So many places, and whether a request waits for one.
+/// So many places.
 #[derive(Clone, Debug)]
 struct Hall {
     permits: Arc<Semaphore>,
     /// The dispatcher waits for a place, and a request for the dispatcher.
-    full: Arc<AtomicBool>,
-    /// One place is wanted back; whoever waits for it longest gives way.
-    wanted: Arc<Notify>,
+    wanted: Wanted,
 }
 
 impl Hall {
     fn new(places: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(places));
-        Self { permits, full: Arc::default(), wanted: Arc::default() }
+        Self { permits: Arc::new(Semaphore::new(places)), wanted: Wanted::default() }
     }
 
     /// A place; `waiting` says whether a request waits for it.
     async fn place(&self, waiting: impl Fn() -> bool) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            self.full.store(false, Ordering::Relaxed);
-            return Some(permit);
-        }
         let mut free = pin!(self.permits.clone().acquire_owned());
         let mut ask_back = interval(ASK_BACK_EVERY);
         let permit = loop {
             tokio::select! {
                 biased;
                 permit = &mut free => break permit.ok(),
-                _ = ask_back.tick() => {
-                    let waiting = waiting();
-                    self.full.store(waiting, Ordering::Relaxed);
-                    if waiting {
-                        self.wanted.notify_one();
-                    }
-                }
+                _ = ask_back.tick() => self.wanted.set(waiting()),
             }
         };
-        self.full.store(false, Ordering::Relaxed);
+        self.wanted.set(false);
         permit
-    }
-
-    fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
     }
 }
 
@@ -128,21 +109,15 @@ impl Places {
     /// Whether another request waits for the place of one that came from the chain, or, `recovered`,
     /// out of the journal.
     pub(super) fn full(&self, recovered: bool) -> bool {
-        self.all.is_full() || (recovered && self.again.is_full())
+        self.all.wanted.is_one() || (recovered && self.again.wanted.is_one())
     }
 
-    /// Until the place of a request, as in [`Self::full`], is wanted for another one. Of those who
-    /// wait here, one at a time hears of it, in the order in which they came.
+    /// Until the place of a request, as in [`Self::full`], is wanted for another one.
     pub(super) async fn wanted(&self, recovered: bool) {
-        loop {
-            tokio::select! {
-                () = self.all.wanted.notified() => {}
-                () = self.again.wanted.notified(), if recovered => {}
-            }
-            // It may have been wanted when nobody waited here.
-            if self.full(recovered) {
-                return;
-            }
+        tokio::select! {
+            biased;
+            () = self.all.wanted.one() => {}
+            () = self.again.wanted.one(), if recovered => {}
         }
     }
 
@@ -176,7 +151,7 @@ impl Places {
             else => None,
         };
         next.map(|(again, intake)| {
-            (Place { _one: one, _again: again, share: Share::default() }, intake)
+            (Place { _one: one, _again: again, share: Wanted::default() }, intake)
         })
     }
 }
@@ -195,7 +170,7 @@ impl Rows {
     }
 
     /// One of this block is walked: in its share of the places.
-    pub(super) fn begun(&mut self, block: BlockRef) -> Share {
+    pub(super) fn begun(&mut self, block: BlockRef) -> Wanted {
         self.fresh.begun(block)
     }
 
@@ -238,14 +213,14 @@ pub(super) struct Seat<'a> {
     pub places: &'a Places,
     /// Those of a block that has its share of the places give way to the rest of the block, although
     /// places are free.
-    pub share: &'a Share,
+    pub share: &'a Wanted,
     /// The request came out of the journal.
     pub recovered: bool,
 }
 
 impl Seat<'_> {
     pub(super) fn is_wanted(self) -> bool {
-        self.places.full(self.recovered) || self.share.is_wanted()
+        self.places.full(self.recovered) || self.share.is_one()
     }
 
     /// Until it is wanted, not before `patience` is over.
@@ -254,7 +229,7 @@ impl Seat<'_> {
         tokio::select! {
             biased;
             () = self.places.wanted(self.recovered) => {}
-            () = self.share.wanted() => {}
+            () = self.share.one() => {}
         }
     }
 }

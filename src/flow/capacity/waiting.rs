@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::{Share, unripe::Unripe};
+use super::{Wanted, unripe::Unripe};
 use crate::{
     domain::BlockRef,
     flow::{Intake, depth::Line},
@@ -25,7 +25,7 @@ const ASIDE: usize = 8192;
 #[derive(Debug, Default)]
 struct Walking {
     count: usize,
-    share: Share,
+    share: Wanted,
 }
 
 /// Of one channel: who walks, and who waits here.
@@ -92,7 +92,7 @@ impl Waiting {
     }
 
     /// One of this block walks. The share that it is in.
-    pub(super) fn begun(&mut self, block: BlockRef) -> Share {
+    pub(super) fn begun(&mut self, block: BlockRef) -> Wanted {
         let walking = self.walking.entry(block).or_default();
         walking.count += 1;
         let share = walking.share.clone();
@@ -120,7 +120,7 @@ impl Waiting {
     /// Tells those of the block that walk whether another one waits for one of their places.
     fn tell(&self, block: &BlockRef) {
         if let Some(walking) = self.walking.get(block) {
-            walking.share.want(!self.has_room(block) && self.aside.contains_key(block));
+            walking.share.set(!self.has_room(block) && self.aside.contains_key(block));
         }
     }
 
@@ -160,22 +160,22 @@ mod tests {
         }
         assert_eq!((waiting.walking.len(), waiting.set_aside), (1, 94));
         let share = waiting.walking[&intake(7, 0).request.block].share.clone();
-        assert!(share.is_wanted());
+        assert!(share.is_one());
         assert!(!waiting.is_anyones() && waiting.next().is_none());
         // Another block's is walked at once.
         let other = waiting.admit(intake(8, 200), Line::OPEN).unwrap();
-        assert!(!waiting.begun(other.request.block).is_wanted());
+        assert!(!waiting.begun(other.request.block).is_one());
         // One ends, and the next of its block begins, in the order in which they came.
         for id in 6..100 {
             waiting.ended(intake(7, 0).request.block);
-            assert!(!share.is_wanted(), "there is room");
+            assert!(!share.is_one(), "there is room");
             let next = waiting.next().unwrap();
             assert_eq!(next.request.key, key(id));
             waiting.begun(next.request.block);
             assert!(waiting.next().is_none());
         }
         assert!(waiting.aside.is_empty() && waiting.set_aside == 0);
-        assert!(!share.is_wanted());
+        assert!(!share.is_one());
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
         assert!(!waiting.is_anyones());
         let share = waiting.begun(intake(401, 0).request.block);
         waiting.ripen(line(402));
-        assert!(!share.is_wanted(), "there is room for those that ripen");
+        assert!(!share.is_one(), "there is room for those that ripen");
         let next: Vec<_> =
             std::iter::from_fn(|| waiting.next().map(|next| next.request.key)).collect();
         assert_eq!(next, [key(401), key(402)]);

@@ -23,7 +23,7 @@ use crate::{
     flow::{
         Batch, Flow, FlowOptions, Intake, Mode, RequestLedger, Rooms, Standing, Step, Taken,
         arrivals::suspects::Suspects,
-        capacity::{Places, Seat, Share},
+        capacity::{Places, Seat, Wanted},
         ciphertexts::{
             BucketClient, BucketLookupError, Buckets, Ciphertexts, CiphertextsOptions, Get,
             SMALLEST_MEMORY_MIB,
@@ -291,7 +291,7 @@ impl Scene {
         let request = self.request.clone();
         let intake = Intake::alone(request, true);
         let hand = intake.hand.clone();
-        let seat = Seat { hand: &hand, places, share: &Share::default(), recovered: true };
+        let seat = Seat { hand: &hand, places, share: &Wanted::default(), recovered: true };
         let walk = Box::pin(self.flow.walk(intake, seat, CancellationToken::new()));
         let ended = walk.await.unwrap();
         (ended, begun.elapsed())
