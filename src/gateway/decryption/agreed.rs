@@ -86,7 +86,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         Hearing::of(&self.provider, ANSWERS_WITHIN, ask).await
     }
 
-    /// Whether every node that may know says that a request has ended so. An error: none answers.
+    /// Returns whether every voter says that a request has ended so. An error: no node answers.
     pub async fn agreed<Saying>(
         &self,
         ending: Ending,

@@ -164,7 +164,7 @@ mod tests {
         let elsewhere = crate::domain::Address::repeat_byte(1);
         chain.mine_with(vec![], vec![(elsewhere, request_event(7))]);
         assert_eq!(adapter.whereabouts(&request, &[]).await.unwrap(), Whereabouts::Unknown);
-        // It itself, in another block, is where its event is.
+        // The request itself, in another block.
         let (chain, request, adapter) = scene();
         chain.reorganise(20, vec![vec![], vec![request_event(7)]]);
         let there = Whereabouts::In(chain.block(102));
