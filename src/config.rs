@@ -1,15 +1,15 @@
 //! `load(source)`: a configuration that cannot be wrong, or every problem at once.
 //!
-//! Values come from defaults, then a TOML file, then the environment, later ones winning. [`raw`]
-//! mirrors what was given with its place, [`checked`] judges it and makes the [`settings`], [`problems`]
-//! tells the operator, [`secret`] holds what must never print. The environment comes in as an argument: this module
-//! reads the process's own in [`Environment::of_process`] and nowhere else.
-//!
-//! The `config` crate is deliberately absent: it merges layers before anyone knows a value's line,
-//! stops at the first error, and prints the values it cannot convert.
+//! Values come from defaults, then a TOML file, then the environment, later ones winning. [`sources`] has
+//! what was given, with its place, and the `config` crate merge it; [`sections`] judges it and makes the
+//! [`settings`]; [`problems`] tells the operator, [`secret`] holds what must never print. The environment
+//! comes in as an argument: this module reads the process's own in [`Environment::of_process`] and nowhere
+//! else.
 
-mod raw;
-mod checked;
+mod keys;
+mod sources;
+mod sections;
+mod values;
 mod files;
 mod effective;
 mod foreign;
@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use files::FileError;
+use sources::{Raw, Sources};
 
 pub use effective::{Entry, effective};
 pub use problems::{Place, Problem, Problems, Warning};
@@ -132,7 +133,7 @@ pub fn load_bytes(source: &Source, bytes: &[u8]) -> Result<Loaded, Problems> {
 fn assembled(
     source: &Source,
     bytes: Option<&[u8]>,
-) -> Result<(Config, Vec<Warning>, raw::Raw), Problems> {
+) -> Result<(Config, Vec<Warning>, Raw), Problems> {
     let (Some(path), Some(bytes)) = (source.file.as_deref(), bytes) else {
         return assemble(None, source);
     };
@@ -176,21 +177,21 @@ pub fn unusable_directory(path: &Path, found: String) -> Problems {
 /// What is wrong with the environment of a process that runs many instances, whatever its files
 /// say: above all, variables all instances share that would make two of them one.
 pub fn check_environment(environment: &Environment) -> Result<(), Problems> {
-    let mut raw = raw::Raw::default();
-    raw.add_environment(environment, None, Mode::Supervise);
-    Problems::collect(raw.problems).map_or(Ok(()), Err)
+    let mut sources = Sources::default();
+    sources.add_environment(environment, None, Mode::Supervise);
+    Problems::collect(sources.problems).map_or(Ok(()), Err)
 }
 
 /// What is wrong with the variables that name places of the process (directories, its listener): a
 /// command that runs on takes them as they are.
 pub fn check_places(environment: &Environment) -> Result<(), Problems> {
-    Problems::collect(raw::quoted_places(environment)).map_or(Ok(()), Err)
+    Problems::collect(sources::quoted_places(environment)).map_or(Ok(()), Err)
 }
 
 /// Variables of the whole process that do not do what was meant.
 #[must_use]
 pub fn odd_variables(environment: &Environment) -> Vec<Warning> {
-    raw::odd_variables(environment)
+    sources::odd_variables(environment)
 }
 
 /// Variables of instances that no file makes: most likely a file's name and a variable's do not
@@ -200,7 +201,7 @@ pub fn variables_of_no_instance<'a>(
     environment: &Environment,
     stems: impl Iterator<Item = &'a str>,
 ) -> Vec<Warning> {
-    raw::variables_of_no_instance(environment, stems)
+    sources::variables_of_no_instance(environment, stems)
 }
 
 /// A stem as it stands in the names of its instance's variables: `KMS_CONNECTOR_INSTANCE_<this>__`.
@@ -224,15 +225,16 @@ pub fn is_instance_name(name: &str) -> bool {
 fn assemble(
     text: Option<(&Path, &str)>,
     source: &Source,
-) -> Result<(Config, Vec<Warning>, raw::Raw), Problems> {
-    let mut raw = raw::Raw::default();
-    let is_toml = text.is_none_or(|(path, text)| raw.add_file(path, text));
-    if !is_toml && let Some(problems) = Problems::collect(std::mem::take(&mut raw.problems)) {
+) -> Result<(Config, Vec<Warning>, Raw), Problems> {
+    let mut sources = Sources::new();
+    let is_toml = text.is_none_or(|(path, text)| sources.add_file(path, text));
+    if !is_toml && let Some(problems) = Problems::collect(std::mem::take(&mut sources.problems)) {
         return Err(problems);
     }
-    raw.add_environment(&source.environment, source.stem().as_deref(), source.mode);
+    sources.add_environment(&source.environment, source.stem().as_deref(), source.mode);
+    let raw = sources.merged();
     let given = raw.clone();
-    let (config, warnings) = checked::check(raw, source)?;
+    let (config, warnings) = sections::check(raw, source)?;
     Ok((config, warnings, given))
 }
 

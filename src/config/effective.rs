@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use super::{
     Config, Finality, Place, Problems, Source, StartingBlock, Wallet, Warning, assembled,
-    raw::{Key, Raw, Value},
-    secret::SecretUrl,
+    keys::Key, secret::SecretUrl, sources::Raw,
 };
 use crate::domain::PerKind;
 
@@ -32,10 +31,10 @@ pub fn effective(source: &Source) -> Result<(Vec<Entry>, Vec<Warning>), Problems
 
 fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
     let mut value = shown(key, config);
-    let mut from = raw.get(key).map(|given| told(&given.place));
+    let mut from = raw.given(key).map(|given| told(&given.place));
     let is_of_both =
         key == Key::PublicDecryptionConfirmations || key == Key::UserDecryptionConfirmations;
-    if is_of_both && from.is_none() && raw.get(Key::Confirmations).is_some() {
+    if is_of_both && from.is_none() && raw.given(Key::Confirmations).is_some() {
         from = Some(Key::Confirmations.name().to_owned());
     }
     if let Some(file) = key_file(raw) {
@@ -57,9 +56,9 @@ fn entry(key: Key, config: &Config, raw: &Raw, source: &Source) -> Entry {
 
 /// Of the wallet in AWS KMS, beside a private key: what was given, and that it does not count.
 fn unused(key: Key, raw: &Raw) -> Option<String> {
-    let text = match (key, &raw.get(key)?.value) {
-        (Key::AwsKeyId | Key::AwsRegion, Value::Text(text)) => text.expose(),
-        (Key::AwsEndpoint, Value::Text(_)) => "given",
+    let text = match (key, raw.get(key)?.value.text()?) {
+        (Key::AwsKeyId | Key::AwsRegion, text) => text,
+        (Key::AwsEndpoint, _) => "given",
         _ => return None,
     };
     Some(format!("{text} (not used: the private key comes first)"))
@@ -69,17 +68,7 @@ fn unused(key: Key, raw: &Raw) -> Option<String> {
 fn key_file(raw: &Raw) -> Option<&str> {
     let file = raw.get(Key::PrivateKeyFile)?;
     let inline = raw.get(Key::PrivateKeyText);
-    match &file.value {
-        Value::Text(path) if inline.is_none_or(|inline| inline.layer < file.layer) => {
-            Some(path.expose())
-        }
-        Value::Text(_)
-        | Value::Integer(_)
-        | Value::Float(_)
-        | Value::Boolean(_)
-        | Value::Texts(_)
-        | Value::Other(_) => None,
-    }
+    inline.is_none_or(|inline| inline.layer < file.layer).then(|| file.value.text()).flatten()
 }
 
 fn told(place: &Place) -> String {

@@ -1,7 +1,7 @@
-//! What is wrong with a configuration, told so that one reading is enough to mend it: all
+//! What is wrong with a configuration, told so that one reading is enough to fix it: all
 //! problems together, each with its place, its key, what was found, what is allowed, what to do.
 //!
-//! `found` is written by `raw` and `checked`, which decide what of a value may be shown.
+//! `found` is written by `sources`, `sections` and `values`, which decide what of a value may be shown.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that must be mended before anything starts.
+/// One thing that must be fixed before anything starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub place: Place,

@@ -527,7 +527,7 @@ mod tests {
 
     #[test]
     fn d7_a_new_journal_and_a_used_wallet_are_odd_wherever_reading_begins() {
-        use config::StartingBlock::{Latest, Number};
+        use crate::config::StartingBlock::{Latest, Number};
         assert_eq!(odd_use(true, 0, 0, Latest), None);
         assert_eq!(odd_use(true, 3, 0, Latest), Some(OddUse::NotRead));
         assert_eq!(odd_use(true, 3, 0, Number(7)), Some(OddUse::Before));

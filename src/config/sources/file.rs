@@ -1,4 +1,5 @@
-//! The tables of one file, key by key, each with the line it stands in.
+//! What a file gives, key by key, each with the line it stands in. TOML is understood here and nowhere
+//! else.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,17 +8,69 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::super::foreign;
-use super::super::problems::{Place, Problem, Warning};
-use super::super::secret::SecretString;
-use super::{
-    Given, Key, Layer, MOST_OF_A_KIND, Raw, TABLES, Value, and_more, nearest, quoted, show_name,
-    stands_in_quotes,
+use super::super::{
+    foreign,
+    keys::{Key, TABLES, nearest},
+    problems::{Place, Problem, Warning},
+    secret::SecretString,
+    values::{Value, quoted, stands_in_quotes},
 };
+use super::{Layer, Sources, line};
+
+/// Of syntax errors and of unknown keys so many are told one by one: a file that is no configuration
+/// at all has one on each line.
+const MOST_OF_A_KIND: usize = 20;
+
+/// What stands for those that are not told one by one. `place`: of the first of them.
+fn and_more(place: Place, more: usize, what: &str, allowed: &str) -> Problem {
+    Problem {
+        place,
+        key: None,
+        found: format!("{more} more {what} from here on"),
+        allowed: allowed.to_owned(),
+        advice: "Fix the first ones, or look whether this is the right file".to_owned(),
+    }
+}
+
+impl Sources {
+    /// Reads a file's text. Syntax errors are noted together, the first [`MOST_OF_A_KIND`] of them; a
+    /// table with one is not read further, since what is missing from it says nothing. Answers whether
+    /// the text was TOML. Takes time in proportion to the text's length, whatever it is.
+    pub fn add_file(&mut self, path: &Path, text: &str) -> bool {
+        let lines = Lines::of(text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            path.clone_into(&mut self.file);
+            Reader::read(self, path, lines, root.get_ref());
+            return true;
+        }
+        let at = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start);
+        let place = |error: &toml::de::Error| {
+            let (line, column) = lines.position(at(error));
+            Place::File { path: path.to_owned(), line: Some(line), column: Some(column) }
+        };
+        for error in errors.iter().take(MOST_OF_A_KIND) {
+            self.problems.push(Problem {
+                place: place(error),
+                key: None,
+                // The parser's message names what it expected, never the text it read.
+                found: format!("a syntax error ({})", error.message()),
+                allowed: "TOML".to_owned(),
+                advice: "Texts stand in quotes, numbers do not, tables begin with [name]"
+                    .to_owned(),
+            });
+        }
+        if let Some(next) = errors.get(MOST_OF_A_KIND) {
+            let more = errors.len() - MOST_OF_A_KIND;
+            self.problems.push(and_more(place(next), more, "syntax errors", "TOML"));
+        }
+        false
+    }
+}
 
 /// One walk over the tables of one file.
-pub(super) struct Reader<'a> {
-    raw: &'a mut Raw,
+struct Reader<'a> {
+    sources: &'a mut Sources,
     path: &'a Path,
     lines: Lines<'a>,
     unknown: Vec<Unknown<'a>>,
@@ -33,9 +86,9 @@ struct Unknown<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Gives `raw` what stands in `root`, the table of a whole file.
-    pub(super) fn read(raw: &'a mut Raw, path: &'a Path, lines: Lines<'a>, root: &DeTable<'a>) {
-        let mut reader = Self { raw, path, lines, unknown: Vec::new() };
+    /// Gives `sources` what stands in `root`, the table of a whole file.
+    fn read(sources: &'a mut Sources, path: &'a Path, lines: Lines<'a>, root: &DeTable<'a>) {
+        let mut reader = Self { sources, path, lines, unknown: Vec::new() };
         reader.table(root, None);
         reader.tell_unknown();
     }
@@ -72,7 +125,7 @@ impl<'a> Reader<'a> {
             return;
         }
         if let Some(scope) = scope {
-            self.raw.warnings.push(Warning {
+            self.sources.warnings.push(Warning {
                 place: place.clone(),
                 key: Some(word.to_owned()),
                 message: format!(
@@ -84,7 +137,7 @@ impl<'a> Reader<'a> {
         if let Some(word) = table {
             match value.get_ref().as_table() {
                 Some(table) => self.table(table, Some(word)),
-                None => self.raw.problems.push(Problem {
+                None => self.sources.problems.push(Problem {
                     place,
                     key: Some(word.to_owned()),
                     found: type_name(value.get_ref()).to_owned(),
@@ -98,10 +151,10 @@ impl<'a> Reader<'a> {
     }
 
     fn give(&mut self, key: Key, value: &DeValue<'_>, place: Place) {
-        if let Some(earlier) = self.raw.given.get(&key) {
-            let lines = (line_of(&earlier.place), line_of(&place));
-            let (first, second) = (lines.0.min(lines.1), lines.0.max(lines.1));
-            self.raw.problems.push(Problem {
+        if let Some(earlier) = self.sources.origin(Layer::File, key) {
+            let (earlier, here) = (line(earlier).unwrap_or_default(), line_of(&place));
+            let (first, second) = (earlier.min(here), earlier.max(here));
+            self.sources.problems.push(Problem {
                 place,
                 key: Some(key.name().to_owned()),
                 found: format!("the key twice, in lines {first} and {second}"),
@@ -121,10 +174,10 @@ impl<'a> Reader<'a> {
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Other(_) => false,
         };
         if is_quoted {
-            self.raw.problems.push(quoted(place, Some(key.name().to_owned())));
+            self.sources.problems.push(quoted(place, Some(key.name().to_owned())));
             return;
         }
-        self.raw.given.insert(key, Given { value, place, layer: Layer::File });
+        self.sources.give(Layer::File, key, value, &place.to_string());
     }
 
     /// In the order in which they stand.
@@ -133,12 +186,12 @@ impl<'a> Reader<'a> {
         unknown.sort_by_key(|one| one.at);
         for one in unknown.iter().take(MOST_OF_A_KIND) {
             let problem = self.problem_of(one);
-            self.raw.problems.push(problem);
+            self.sources.problems.push(problem);
         }
         if let Some(next) = unknown.get(MOST_OF_A_KIND) {
             let (place, more) = (self.place(&(next.at..next.at)), unknown.len() - MOST_OF_A_KIND);
             let allowed = "the keys of config-base.toml";
-            self.raw.problems.push(and_more(place, more, "unknown keys", allowed));
+            self.sources.problems.push(and_more(place, more, "unknown keys", allowed));
         }
     }
 
@@ -169,6 +222,15 @@ impl<'a> Reader<'a> {
     fn place(&self, span: &Range<usize>) -> Place {
         let (line, _) = self.lines.position(span.start);
         Place::File { path: self.path.to_owned(), line: Some(line), column: None }
+    }
+}
+
+/// A key's name, unless it is of a length that only a mistake, or a secret, has.
+fn show_name(name: &str) -> String {
+    if name.chars().count() <= 60 && name.chars().all(|c| !c.is_control()) {
+        name.to_owned()
+    } else {
+        format!("(a name of {} characters)", name.chars().count())
     }
 }
 
@@ -217,20 +279,20 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 /// Where the lines of a text begin.
-pub(super) struct Lines<'a> {
+struct Lines<'a> {
     text: &'a str,
     /// In bytes, ascending; never empty.
     starts: Vec<usize>,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn of(text: &'a str) -> Self {
+    fn of(text: &'a str) -> Self {
         let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
         Self { text, starts: std::iter::once(0).chain(after).collect() }
     }
 
     /// Line and column of a byte offset, both from 1; columns count characters.
-    pub(super) fn position(&self, offset: usize) -> (usize, usize) {
+    fn position(&self, offset: usize) -> (usize, usize) {
         let offset = self.text.floor_char_boundary(offset);
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self.starts[line - 1];

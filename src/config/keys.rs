@@ -1,0 +1,142 @@
+//! The keys there are: what each is called in a file and in a variable, and its default as an operator
+//! would write it.
+
+use std::fmt;
+
+macro_rules! keys {
+    ($($variant:ident = $name:literal $(or $default:literal)?,)+) => {
+        /// A configuration key.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) enum Key { $($variant,)+ }
+
+        impl Key {
+            pub(super) const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// As written in a file, with its table.
+            pub(super) fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The value that counts where none is given.
+            pub(super) fn default(self) -> Option<&'static str> {
+                let default: &[&str] = match self { $(Self::$variant => &[$($default)?],)+ };
+                default.first().copied()
+            }
+        }
+    };
+}
+
+keys! {
+    Enabled = "enabled" or "true",
+    Mode = "mode" or "answer",
+    ServiceName = "service_name" or "kms-connector",
+    GatewayUrl = "gateway_url" or "ws://localhost:8545",
+    GatewayFallbackUrls = "gateway_fallback_urls",
+    KmsCoreEndpoint = "kms_core_endpoint" or "http://[::1]:50052",
+    ChainId = "chain_id" or "31337",
+    DecryptionAddress = "decryption_address" or "0x5fbdb2315678afecb367f032d93f642f64180aa3",
+    GatewayConfigAddress = "gateway_config_address" or "0x0000000000000000000000000000000000000001",
+    PrivateKeyText = "private_key",
+    PrivateKeyFile = "private_key_file",
+    AwsKeyId = "aws_kms_config.key_id",
+    AwsRegion = "aws_kms_config.region",
+    AwsEndpoint = "aws_kms_config.endpoint",
+    S3Region = "s3_config.region",
+    S3Bucket = "s3_config.bucket",
+    S3Endpoint = "s3_config.endpoint",
+    CaFile = "ca_file",
+    ChannelSize = "channel_size" or "1000",
+    PublicDecryptionTimeoutSecs = "public_decryption_timeout_secs" or "300",
+    UserDecryptionTimeoutSecs = "user_decryption_timeout_secs" or "300",
+    RetryIntervalSecs = "retry_interval_secs" or "5",
+    DecryptionDomainName = "decryption_domain_name" or "Decryption",
+    DecryptionDomainVersion = "decryption_domain_version" or "1",
+    GatewayConfigDomainName = "gateway_config_domain_name" or "GatewayConfig",
+    GatewayConfigDomainVersion = "gateway_config_domain_version" or "1",
+    VerifyCoprocessors = "verify_coprocessors" or "false",
+    GasLimit = "gas_limit",
+    // No chain of the Gateway's kind comes near.
+    MaxFeePerGasGwei = "max_fee_per_gas_gwei" or "1000",
+    StartingBlock = "starting_block" or "latest",
+    Finality = "finality" or "latest",
+    Confirmations = "confirmations" or "0",
+    PublicDecryptionConfirmations = "public_decryption_confirmations",
+    UserDecryptionConfirmations = "user_decryption_confirmations",
+    RequestExpirySecs = "request_expiry_secs" or "86400",
+    HeldRetrySecs = "held_retry_secs" or "300",
+    JournalRetentionDays = "journal_retention_days" or "7",
+    CiphertextMemoryMib = "ciphertext_memory_mib" or "512",
+    MaxRequestsInFlight = "max_requests_in_flight" or "1000",
+    MaxTransactionsInFlight = "max_transactions_in_flight" or "512",
+}
+
+/// The tables a file may have.
+pub(super) const TABLES: [&str; 2] = ["aws_kms_config", "s3_config"];
+
+impl Key {
+    /// The part after `KMS_CONNECTOR_`: upper case, `__` between table and key.
+    pub(super) fn variable(self) -> String {
+        self.name().replace('.', "__").to_uppercase()
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.name() == name)
+    }
+
+    pub(super) fn from_variable(rest: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.variable() == rest)
+    }
+
+    /// Keys that make two instances one when they come from a variable all instances share.
+    pub(super) fn is_one_instance_only(self) -> bool {
+        matches!(
+            self,
+            Self::PrivateKeyText
+                | Self::PrivateKeyFile
+                | Self::AwsKeyId
+                | Self::KmsCoreEndpoint
+                | Self::ServiceName
+        )
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The candidate most like `name`, if it is like it at all. Case and dashes do not count, nor
+/// does the table: `region` is like `s3_config.region`.
+pub(super) fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
+    let plain = |text: &str| text.to_lowercase().replace("__", "_").replace(['-', '.'], "_");
+    let last = |text: &str| plain(text.rsplit('.').next().unwrap_or(text));
+    if name.len() > 200 {
+        return None; // no key is near, and the distance is quadratic
+    }
+    candidates
+        .map(|candidate| {
+            let whole = strsim::damerau_levenshtein(&plain(name), &plain(&candidate));
+            let part = strsim::damerau_levenshtein(&last(name), &last(&candidate)) + 1;
+            (whole.min(part), candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1 + last(candidate).len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found() {
+        let find = |name| nearest(name, Key::ALL.iter().map(|key| key.name().to_owned()));
+        assert_eq!(find("gateway-url").as_deref(), Some("gateway_url"));
+        assert_eq!(find("kms_core_endpoints").as_deref(), Some("kms_core_endpoint"));
+        assert_eq!(find("chainid").as_deref(), Some("chain_id"));
+        assert_eq!(find("bucket").as_deref(), Some("s3_config.bucket"));
+        assert_eq!(find("s3_config_bucket").as_deref(), Some("s3_config.bucket"));
+        assert_eq!(find("colour"), None);
+    }
+}

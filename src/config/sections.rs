@@ -1,0 +1,320 @@
+//! From what was given to a [`Config`] that cannot be wrong, or to every problem at once.
+//!
+//! Each check notes its problem and goes on, so that one run names them all. Ranges stand here, beside
+//! the key they belong to. The only I/O is reading the files that keys name.
+
+mod single;
+mod network;
+mod wallet;
+
+use std::time::Duration;
+
+use alloy::primitives::Address;
+
+use self::single::gwei_to_wei;
+use super::keys::Key;
+use super::problems::{Place, Problem, Problems, Warning};
+use super::settings::{Config, Domain, Finality, StartingBlock};
+use super::sources::{Raw, variable_for};
+use super::values::{Value, show};
+use super::{Mode, Source};
+use crate::domain::PerKind;
+
+/// EIP-2294 sets a lower bound of this size; TOML and the journal hold no larger integers.
+const MAX_CHAIN_ID: u64 = i64::MAX.unsigned_abs();
+/// No response costs less: 21,000 for being a transaction, calldata, the recovery of a signature,
+/// and several new storage slots at 22,100 each. The seed's documentation shows 6000.
+const MIN_GAS_LIMIT: u64 = 100_000;
+/// 1,024 Bools of 64 KiB, twice: as fetched and as encoded for the Core.
+const MIN_CIPHERTEXT_MEMORY_MIB: u64 = 160;
+/// A sequencer buffers this many transactions of one sender.
+const MAX_TRANSACTIONS_IN_FLIGHT: u32 = 1024;
+const DAY_SECS: u64 = 86_400;
+/// More blocks than an hour has on the Gateway's chain.
+const MAX_CONFIRMATIONS: u64 = 20_000;
+const GATEWAY_SCHEMES: [&str; 4] = ["ws", "wss", "http", "https"];
+
+/// What the seed marks as required. Under `start` its defaults stand in.
+const REQUIRED: [Key; 5] = [
+    Key::GatewayUrl,
+    Key::KmsCoreEndpoint,
+    Key::ChainId,
+    Key::DecryptionAddress,
+    Key::GatewayConfigAddress,
+];
+
+/// A problem was noted, and there is no value.
+struct Noted;
+
+/// A key's value, `None` if it was not given and has no default.
+type Found<T> = Result<Option<T>, Noted>;
+
+/// The value of a key that has a default.
+fn set<T>(found: Found<T>) -> Result<T, Noted> {
+    Ok(found?.expect("the key has a default, which is given where nobody gives a value"))
+}
+
+/// Judges what was given.
+pub(super) fn check(raw: Raw, source: &Source) -> Result<(Config, Vec<Warning>), Problems> {
+    let mut check = Check { raw, source };
+    let config = check.config();
+    let is_disabled = matches!(check.boolean(Key::Enabled), Ok(Some(false)));
+    let Raw { problems, mut warnings, .. } = check.raw;
+    match (config, Problems::collect(problems)) {
+        (Ok(config), None) => {
+            warnings.sort();
+            warnings.dedup();
+            Ok((config, warnings))
+        }
+        (_, Some(problems)) if is_disabled => Err(problems.of_disabled()),
+        (_, Some(problems)) => Err(problems),
+        (Err(Noted), None) => unreachable!("Noted is made only where a problem is noted"),
+    }
+}
+
+struct Check<'a> {
+    raw: Raw,
+    source: &'a Source,
+}
+
+impl Check<'_> {
+    fn config(&mut self) -> Result<Config, Noted> {
+        let observes = set(self.one_of(Key::Mode, &[("answer", false), ("observe", true)]));
+        let observes_only = matches!(observes, Ok(true));
+        self.required(observes_only);
+        let enabled = self.boolean(Key::Enabled);
+        let service_name = self.line(Key::ServiceName, 128);
+        let gateway_url = self.url(Key::GatewayUrl, &GATEWAY_SCHEMES);
+        let gateway_fallback_urls = self.urls(Key::GatewayFallbackUrls, &GATEWAY_SCHEMES);
+        let kms_core_endpoint = self.url(Key::KmsCoreEndpoint, &["http", "https"]);
+        let chain_id = self.number(Key::ChainId, 1..=MAX_CHAIN_ID, "");
+        let addresses = self.addresses();
+        let wallet = if observes_only { Ok(None) } else { self.wallet().map(Some) };
+        let s3 = self.s3();
+        let private_authorities = self.private_authorities();
+        let proxies = self.proxies();
+        let channel_size = self.count(Key::ChannelSize, 1..=1_000_000);
+        let timeouts = self.timeouts();
+        let retry_interval = self.number(Key::RetryIntervalSecs, 1..=3600, "seconds");
+        let decryption_domain =
+            self.domain(Key::DecryptionDomainName, Key::DecryptionDomainVersion);
+        let gateway_config_domain =
+            self.domain(Key::GatewayConfigDomainName, Key::GatewayConfigDomainVersion);
+        let verify_coprocessors = self.boolean(Key::VerifyCoprocessors);
+        let gas_limit = self.gas_limit();
+        let max_fee_per_gas = self.max_fee_per_gas();
+        let starting_block = self.starting_block();
+        let finality = self.one_of(
+            Key::Finality,
+            &[
+                ("latest", Finality::Latest),
+                ("safe", Finality::Safe),
+                ("finalized", Finality::Finalized),
+            ],
+        );
+        let confirmations = self.confirmations();
+        let held_retry = self.number(Key::HeldRetrySecs, 1..=DAY_SECS, "seconds");
+        let retention = self.number(Key::JournalRetentionDays, 1..=3650, "days");
+        let memory = self.number(
+            Key::CiphertextMemoryMib,
+            MIN_CIPHERTEXT_MEMORY_MIB..=1 << 20,
+            "MiB; less than the minimum cannot hold the largest legal request",
+        );
+        let requests = self.count(Key::MaxRequestsInFlight, 1..=100_000);
+        let transactions = self.count(Key::MaxTransactionsInFlight, 1..=MAX_TRANSACTIONS_IN_FLIGHT);
+
+        let (decryption_address, gateway_config_address) = addresses?;
+        let (answer_timeout, request_expiry) = timeouts?;
+        let gateway_url = set(gateway_url)?;
+        let gateway_fallback_urls = gateway_fallback_urls?.unwrap_or_default();
+        self.different_urls(&gateway_url, &gateway_fallback_urls)?;
+        Ok(Config {
+            enabled: set(enabled)?,
+            service_name: set(service_name)?,
+            gateway_url,
+            gateway_fallback_urls,
+            kms_core_endpoint: set(kms_core_endpoint)?,
+            chain_id: set(chain_id)?,
+            decryption_address,
+            gateway_config_address,
+            wallet: observes.and(wallet)?,
+            s3: s3?,
+            private_authorities: private_authorities?,
+            proxies: proxies?,
+            channel_size: set(channel_size)?,
+            answer_timeout,
+            retry_interval: Duration::from_secs(set(retry_interval)?),
+            decryption_domain: decryption_domain?,
+            gateway_config_domain: gateway_config_domain?,
+            verify_coprocessors: set(verify_coprocessors)?,
+            gas_limit: gas_limit?,
+            max_fee_per_gas: set(max_fee_per_gas)?,
+            starting_block: set(starting_block)?,
+            finality: set(finality)?,
+            confirmations: confirmations?,
+            request_expiry,
+            held_retry: Duration::from_secs(set(held_retry)?),
+            journal_retention: Duration::from_secs(set(retention)? * DAY_SECS),
+            ciphertext_memory: set(memory)? << 20,
+            max_requests_in_flight: set(requests)?,
+            max_transactions_in_flight: set(transactions)?,
+        })
+    }
+
+    /// The keys the seed marks required: under a supervisor each must be given, since an instance
+    /// on default addresses helps nobody; `start` takes the seed's defaults and says so.
+    fn required(&mut self, observes: bool) {
+        let missing = REQUIRED.into_iter().filter(|key| self.raw.given(*key).is_none());
+        // Who only observes asks no Core.
+        let missing = missing.filter(|key| !observes || *key != Key::KmsCoreEndpoint);
+        let missing: Vec<Key> = missing.collect();
+        match self.source.mode {
+            Mode::Supervise => {
+                for key in missing {
+                    self.missing(key, "this key in the file or the environment", "");
+                }
+            }
+            Mode::Start if missing.is_empty() => {}
+            Mode::Start => {
+                let names: Vec<&str> = missing.iter().map(|key| key.name()).collect();
+                let message = format!("defaults for local development used: {}", names.join(", "));
+                let warning = Warning { place: self.whole(), key: None, message };
+                self.raw.warnings.push(warning);
+            }
+        }
+    }
+
+    fn addresses(&mut self) -> Result<(Address, Address), Noted> {
+        let decryption = self.address(Key::DecryptionAddress);
+        let gateway_config = self.address(Key::GatewayConfigAddress);
+        let decryption = set(decryption)?;
+        let gateway_config = set(gateway_config)?;
+        if decryption == gateway_config {
+            return Err(self.bad(
+                Key::GatewayConfigAddress,
+                "the address of the Decryption contract".to_owned(),
+                "another contract's address",
+                "One of decryption_address and gateway_config_address is wrong",
+            ));
+        }
+        Ok((decryption, gateway_config))
+    }
+
+    /// The two timeouts and the expiry, which must leave room for at least one attempt.
+    fn timeouts(&mut self) -> Result<(PerKind<Duration>, Duration), Noted> {
+        let public = self.number(Key::PublicDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
+        let user = self.number(Key::UserDecryptionTimeoutSecs, 1..=DAY_SECS, "seconds");
+        let expiry = self.number(Key::RequestExpirySecs, 60..=30 * DAY_SECS, "seconds");
+        let (public, user, expiry) = (set(public)?, set(user)?, set(expiry)?);
+        if expiry < public.max(user) {
+            return Err(self.bad(
+                Key::RequestExpirySecs,
+                format!("{expiry} seconds"),
+                "at least as long as both decryption timeouts",
+                "A request would expire during its first attempt",
+            ));
+        }
+        let timeouts = PerKind { public_decryption: public, user_decryption: user };
+        Ok((timeouts.map(Duration::from_secs), Duration::from_secs(expiry)))
+    }
+
+    fn domain(&mut self, name: Key, version: Key) -> Result<Domain, Noted> {
+        let (name, version) = (self.line(name, 128), self.line(version, 128));
+        Ok(Domain { name: set(name)?, version: set(version)? })
+    }
+
+    fn gas_limit(&mut self) -> Found<u64> {
+        let limit = self.number(Key::GasLimit, 1..=1_000_000_000, "gas")?;
+        let Some(gas) = limit.filter(|gas| *gas < MIN_GAS_LIMIT) else { return Ok(limit) };
+        Err(self.bad(
+            Key::GasLimit,
+            gas.to_string(),
+            "100000 to 1000000000 gas, or no such key",
+            "Remove the key: the limit is then learned from estimates. No answer fits into so little, \
+             so each transaction would fail and be paid for",
+        ))
+    }
+
+    fn max_fee_per_gas(&mut self) -> Found<u128> {
+        let key = Key::MaxFeePerGasGwei;
+        let Some(given) = self.raw.get(key) else { return Ok(None) };
+        let text = match &given.value {
+            Value::Text(text) | Value::Integer(text) | Value::Float(text) => text.expose(),
+            Value::Boolean(_) | Value::Texts(_) | Value::Other(_) => "",
+        };
+        match gwei_to_wei(text.trim()) {
+            Some(wei) => Ok(Some(wei)),
+            None => Err(self.bad(
+                key,
+                show(&given.value),
+                "a decimal number of gwei above 0 and up to 1000000, with at most 9 decimals",
+                "",
+            )),
+        }
+    }
+
+    fn starting_block(&mut self) -> Found<StartingBlock> {
+        let key = Key::StartingBlock;
+        let Some(given) = self.raw.get(key) else { return Ok(None) };
+        if given.value.text() == Some("latest") {
+            return Ok(Some(StartingBlock::Latest));
+        }
+        match given.value.integer().and_then(|number| u64::try_from(number).ok()) {
+            Some(number) if number <= i64::MAX.unsigned_abs() => {
+                Ok(Some(StartingBlock::Number(number)))
+            }
+            _ => Err(self.bad(key, show(&given.value), "a block number or \"latest\"", "")),
+        }
+    }
+
+    /// For public and for user decryptions.
+    fn confirmations(&mut self) -> Result<PerKind<u64>, Noted> {
+        let mut read = |key| self.number(key, 0..=MAX_CONFIRMATIONS, "blocks");
+        let all = read(Key::Confirmations);
+        let public = read(Key::PublicDecryptionConfirmations);
+        let user = read(Key::UserDecryptionConfirmations);
+        let all = set(all)?;
+        Ok(PerKind { public_decryption: public?, user_decryption: user? }
+            .map(|own| own.unwrap_or(all)))
+    }
+
+    // ---- noting problems
+
+    /// Notes a problem with a value that was given.
+    fn bad(&mut self, key: Key, found: String, allowed: &str, advice: &str) -> Noted {
+        let place = self.raw.given(key).map_or_else(|| self.whole(), |given| given.place.clone());
+        self.raw.problems.push(Problem {
+            place,
+            key: Some(key.name().to_owned()),
+            found,
+            allowed: allowed.to_owned(),
+            advice: advice.to_owned(),
+        });
+        Noted
+    }
+
+    fn missing(&mut self, key: Key, allowed: &str, advice: &str) {
+        let or = format!("or set {}", self.variable_for(key));
+        let place = self.whole();
+        self.raw.problems.push(Problem {
+            place,
+            key: Some(key.name().to_owned()),
+            found: "nothing".to_owned(),
+            allowed: allowed.to_owned(),
+            advice: match advice {
+                "" => format!("Add it, {or}"),
+                advice => format!("{advice}; add it, {or}"),
+            },
+        });
+    }
+
+    /// A variable that would be taken for this key.
+    fn variable_for(&self, key: Key) -> String {
+        variable_for(key, self.source.mode, self.source.stem().as_deref())
+    }
+
+    /// The place of what is missing: the file as a whole, or no place.
+    fn whole(&self) -> Place {
+        self.source.file.as_deref().map_or(Place::Configuration, Place::file)
+    }
+}

@@ -1,0 +1,173 @@
+//! The ways out: the bucket of last resort, private authorities, proxies.
+
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use url::Url;
+
+use super::super::{
+    Place, PrivateAuthorities, Problem, S3, SecretUrl, Warning,
+    files::read_small_file,
+    keys::Key,
+    values::{QUOTES, quoted, stands_in_quotes},
+};
+use super::{Check, Found, Noted};
+use crate::proxy::{self, Proxies};
+
+/// So many entries of `NO_PROXY` that are not understood are told.
+const MOST_ODD: usize = 10;
+
+impl Check<'_> {
+    pub(super) fn s3(&mut self) -> Found<S3> {
+        let given = |check: &Self, key| check.raw.get(key).is_some();
+        let region_given = given(self, Key::S3Region);
+        let endpoint_given = given(self, Key::S3Endpoint);
+        let bucket_given = given(self, Key::S3Bucket);
+        if !(region_given || endpoint_given || bucket_given) {
+            return Ok(None);
+        }
+        if !bucket_given {
+            self.missing(Key::S3Bucket, "the bucket's name", "[s3_config] needs it");
+        }
+        if !(region_given || endpoint_given) {
+            self.missing(
+                Key::S3Region,
+                "region or endpoint in [s3_config]",
+                "Without both it is unknown where the bucket is",
+            );
+        }
+        let region = self.region(Key::S3Region);
+        let bucket = self.word(
+            Key::S3Bucket,
+            255,
+            "a bucket's name: letters, digits, dots, dashes and underscores",
+            |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'),
+        );
+        let endpoint = self.url(Key::S3Endpoint, &["http", "https"]);
+        match (region?, bucket?, endpoint?) {
+            (None, _, None) | (_, None, _) => Err(Noted), // noted as missing above
+            (region, Some(bucket), endpoint) => {
+                if let Some(endpoint) = &endpoint {
+                    self.warn_of_bucket_twice(&bucket, endpoint);
+                }
+                Ok(Some(S3 { region, bucket, endpoint }))
+            }
+        }
+    }
+
+    /// The bucket's name is added to the endpoint as its path: it should not stand there already.
+    fn warn_of_bucket_twice(&mut self, bucket: &str, endpoint: &SecretUrl) {
+        let url = endpoint.expose();
+        let host = url.host_str().unwrap_or_default();
+        let in_host = host.strip_prefix(bucket).is_some_and(|rest| rest.starts_with('.'));
+        let in_path = url.path().trim_end_matches('/').rsplit('/').next() == Some(bucket);
+        let message = match (in_host, in_path) {
+            (true, _) => {
+                "its host begins with the bucket's name, which is added as the path once more: \
+                          write the endpoint without the bucket (https://s3.REGION.amazonaws.com)"
+            }
+            (false, true) => {
+                "it ends in the bucket's name, which is added once more: write the \
+                              endpoint without the bucket"
+            }
+            (false, false) => return,
+        };
+        let key = Key::S3Endpoint;
+        let place = self.raw.get(key).map(|given| given.place.clone());
+        self.raw.warnings.push(Warning {
+            place: place.unwrap_or_else(|| self.whole()),
+            key: Some(key.name().to_owned()),
+            message: message.to_owned(),
+        });
+    }
+
+    pub(super) fn private_authorities(&mut self) -> Found<PrivateAuthorities> {
+        let key = Key::CaFile;
+        let Some(path) = self.path(key)? else { return Ok(None) };
+        let allowed = "a readable PEM file with at least one certificate";
+        let bytes = match read_small_file(&path, 16 << 20) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let found = format!("{}: {error}", path.display());
+                return Err(self.bad(key, found, allowed, error.advice()));
+            }
+        };
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+        match certificates {
+            Ok(certificates) if !certificates.is_empty() => {
+                Ok(Some(PrivateAuthorities { path, certificates: Arc::new(certificates) }))
+            }
+            Ok(_) => Err(self.bad(key, "a file without a certificate".to_owned(), allowed, "")),
+            Err(_) => Err(self.bad(key, "a file that is not valid PEM".to_owned(), allowed, "")),
+        }
+    }
+
+    /// The one thing of the environment that is read without our prefix: everybody calls it so.
+    pub(super) fn proxies(&mut self) -> Result<Proxies, Noted> {
+        let https = self.proxy("HTTPS_PROXY");
+        let http = self.proxy("HTTP_PROXY");
+        let (name, no) = self.usual_variable("NO_PROXY").unwrap_or_default();
+        let proxies = Proxies::new(https?, http?, &no);
+        if stands_in_quotes(no.trim()) {
+            self.raw.warnings.push(Warning {
+                place: Place::Variable(name),
+                key: None,
+                message: format!(
+                    "stands in quotes: its first and last entry have no effect. {QUOTES}"
+                ),
+            });
+            return Ok(proxies);
+        }
+        for odd in proxies.odd().iter().take(MOST_ODD) {
+            // A whole URL may hold a password.
+            let shown =
+                if odd.contains(['@', '/']) { "an entry".to_owned() } else { format!("{odd:?}") };
+            self.raw.warnings.push(Warning {
+                place: Place::Variable(name.clone()),
+                key: None,
+                message: format!(
+                    "holds {shown} that is no name, domain, address or network and has no effect; \
+                     write host, host:port, .example.com, 10.0.0.0/8 or *"
+                ),
+            });
+        }
+        Ok(proxies)
+    }
+
+    fn proxy(&mut self, name: &str) -> Found<Url> {
+        let Some((name, text)) = self.usual_variable(name) else { return Ok(None) };
+        if stands_in_quotes(text.trim()) {
+            self.raw.problems.push(quoted(Place::Variable(name), None));
+            return Err(Noted);
+        }
+        if let Some(odd) = proxy::oddity(&text) {
+            self.raw.warnings.push(Warning {
+                place: Place::Variable(name.clone()),
+                key: None,
+                message: format!("{odd}; write it like http://proxy.example:3128"),
+            });
+        }
+        proxy::parse(&text).map(Some).map_err(|error| {
+            self.raw.problems.push(Problem {
+                place: Place::Variable(name),
+                key: None,
+                found: error.to_string(),
+                allowed: "an HTTP proxy such as http://proxy.example:3128".to_owned(),
+                advice:
+                    "Other proxies (https, SOCKS) are not supported; NO_PROXY names hosts that \
+                         are reached without"
+                        .to_owned(),
+            });
+            Noted
+        })
+    }
+
+    /// A variable that is written in either case: the upper one counts.
+    fn usual_variable(&self, name: &str) -> Option<(String, String)> {
+        let names = [name.to_owned(), name.to_lowercase()];
+        names.into_iter().find_map(|name| {
+            let text = self.source.environment.get(&name)?.to_string_lossy().into_owned();
+            (!text.trim().is_empty()).then_some((name, text))
+        })
+    }
+}

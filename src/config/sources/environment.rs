@@ -1,0 +1,212 @@
+//! What the environment gives: `KMS_CONNECTOR_<KEY>` for all instances, and
+//! `KMS_CONNECTOR_INSTANCE_<STEM>__<KEY>` for one; and variables that do not do what was meant.
+
+use std::ffi::{OsStr, OsString};
+
+use super::super::{
+    Environment, Mode, foreign,
+    keys::{Key, nearest},
+    problems::{Place, Problem, Warning},
+    secret::SecretString,
+    values::{QUOTES, Value, quoted, stands_in_quotes},
+    variable_form,
+};
+use super::{Layer, Sources};
+
+/// What the name of every environment variable of ours begins with.
+const PREFIX: &str = "KMS_CONNECTOR_";
+const INSTANCE: &str = "INSTANCE_";
+
+/// Variables with our prefix that are no configuration keys.
+const OTHER_VARIABLES: [&str; 5] = ["CONFIG_DIR", "STATE_DIR", "LISTEN", "LISTEN_NAMES", "COMMIT"];
+
+impl Sources {
+    /// Reads the variables: the plain ones, and those of the instance whose file has this stem.
+    pub fn add_environment(&mut self, environment: &Environment, stem: Option<&str>, mode: Mode) {
+        let own = stem.map(instance_prefix);
+        for (name, value) in environment.iter() {
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            if OTHER_VARIABLES.contains(&rest) {
+                continue;
+            }
+            let (rest, layer) = if rest.starts_with(INSTANCE) {
+                match own.as_deref().and_then(|own| rest.strip_prefix(own)) {
+                    Some(rest) => (rest, Layer::InstanceVariable),
+                    None => continue, // another instance's
+                }
+            } else {
+                (rest, Layer::Variable)
+            };
+            let Some(key) = Key::from_variable(rest) else {
+                // Without a file, a program that runs on its defaults would not be what they meant.
+                let alone = mode == Mode::Start && stem.is_none();
+                self.unknown_variable(name, rest, alone);
+                continue;
+            };
+            // An empty one counts as not set, here as elsewhere.
+            let is_shared = layer == Layer::Variable && key.is_one_instance_only();
+            if mode == Mode::Supervise && is_shared && !is_blank(value) {
+                self.shared_variable(name, key, own.as_deref());
+                continue;
+            }
+            self.variable(name, value, key, layer);
+        }
+    }
+
+    fn variable(&mut self, name: &str, value: &OsString, key: Key, layer: Layer) {
+        let place = Place::Variable(name.to_owned());
+        let Some(text) = value.to_str() else {
+            self.problems.push(Problem {
+                place,
+                key: Some(key.name().to_owned()),
+                found: "bytes that are not UTF-8".to_owned(),
+                allowed: "text".to_owned(),
+                advice: "Set the variable again".to_owned(),
+            });
+            return;
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            self.warnings.push(Warning {
+                place,
+                key: Some(key.name().to_owned()),
+                message: "is empty and counts as not set".to_owned(),
+            });
+            return;
+        }
+        if stands_in_quotes(text) {
+            self.problems.push(quoted(place, Some(key.name().to_owned())));
+            return;
+        }
+        self.give(layer, key, Value::Text(SecretString::new(text.to_owned())), name);
+    }
+
+    fn shared_variable(&mut self, name: &str, key: Key, own: Option<&str>) {
+        self.problems.push(Problem {
+            place: Place::Variable(name.to_owned()),
+            key: Some(key.name().to_owned()),
+            found: "a variable that would change every instance".to_owned(),
+            allowed: "this key only in a file or in a variable of one instance".to_owned(),
+            advice: match own {
+                Some(own) => format!("Rename the variable to {PREFIX}{own}{}", key.variable()),
+                None => format!(
+                    "Rename the variable to {PREFIX}{INSTANCE}<STEM>__{}; <STEM> is the name of \
+                     the instance's file without .toml, in upper case, with _ for all but letters \
+                     and digits",
+                    key.variable()
+                ),
+            },
+        });
+    }
+
+    /// `alone`: there is no file, so the variables are all there is.
+    fn unknown_variable(&mut self, name: &str, rest: &str, alone: bool) {
+        let place = Place::Variable(name.to_owned());
+        if let Some(told) = foreign::told(&rest.replace("__", ".")) {
+            if alone {
+                self.problems.push(Problem {
+                    place,
+                    key: None,
+                    found: "a key of another connector".to_owned(),
+                    allowed: "the keys of config-base.toml".to_owned(),
+                    advice: told,
+                });
+            } else {
+                let message = format!("has no effect. {told}");
+                self.warnings.push(Warning { place, key: None, message });
+            }
+            return;
+        }
+        let variables = Key::ALL.iter().map(|key| key.variable());
+        // Of one instance, or of all.
+        let before = name.strip_suffix(rest).unwrap_or(PREFIX);
+        let guess = if before == PREFIX && is_of_kubernetes(rest) {
+            " (Kubernetes sets such names for a service called kms-connector)".to_owned()
+        } else {
+            nearest(rest, variables)
+                .map(|variable| format!("; did you mean {before}{variable}?"))
+                .unwrap_or_default()
+        };
+        let message = format!("is no key of this program and has no effect{guess}");
+        self.warnings.push(Warning { place, key: None, message });
+    }
+}
+
+/// A variable that would be taken for this key. `stem`: of the instance's file.
+pub(in crate::config) fn variable_for(key: Key, mode: Mode, stem: Option<&str>) -> String {
+    match stem {
+        Some(stem) if mode == Mode::Supervise && key.is_one_instance_only() => {
+            format!("{PREFIX}{}{}", instance_prefix(stem), key.variable())
+        }
+        Some(_) | None => format!("{PREFIX}{}", key.variable()),
+    }
+}
+
+/// `SERVICE_HOST`, `SERVICE_PORT_HTTP`, `PORT`, `PORT_9478_TCP_ADDR`.
+fn is_of_kubernetes(rest: &str) -> bool {
+    rest == "PORT"
+        || ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|begin| rest.starts_with(begin))
+}
+
+/// Those of [`OTHER_VARIABLES`] that stand in quotes.
+pub(in crate::config) fn quoted_places(environment: &Environment) -> Vec<Problem> {
+    let ours = OTHER_VARIABLES.iter().map(|name| format!("{PREFIX}{name}"));
+    let is_quoted = |name: &String| {
+        environment
+            .get(name)
+            .and_then(|value| value.to_str())
+            .is_some_and(|text| stands_in_quotes(text.trim()))
+    };
+    ours.filter(is_quoted).map(|name| quoted(Place::Variable(name), None)).collect()
+}
+
+/// Variables of the whole process that do not do what was meant: of logs and traces those that stand
+/// in quotes, and any with our prefix in another case.
+pub(in crate::config) fn odd_variables(environment: &Environment) -> Vec<Warning> {
+    let odd = environment.iter().filter_map(|(name, value)| {
+        let is_plain = name == "RUST_LOG" || name.starts_with("OTEL_");
+        let message = if is_plain {
+            let is_quoted = value.to_str().is_some_and(|text| stands_in_quotes(text.trim()));
+            is_quoted.then(|| format!("stands in quotes. {QUOTES}"))?
+        } else {
+            let begins = name.get(..PREFIX.len())?;
+            let is_other_case = begins != PREFIX && begins.eq_ignore_ascii_case(PREFIX);
+            let right = name.to_uppercase();
+            is_other_case.then(|| format!("has no effect: names are in upper case, {right}"))?
+        };
+        Some(Warning { place: Place::Variable(name.to_owned()), key: None, message })
+    });
+    odd.collect()
+}
+
+/// `INSTANCE_<STEM>__`
+fn instance_prefix(stem: &str) -> String {
+    format!("{INSTANCE}{}__", variable_form(stem))
+}
+
+/// Bytes that are not UTF-8 are not blank.
+fn is_blank(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|text| text.trim().is_empty())
+}
+
+pub(in crate::config) fn variables_of_no_instance<'a>(
+    environment: &Environment,
+    stems: impl Iterator<Item = &'a str>,
+) -> Vec<Warning> {
+    let own: Vec<String> = stems.map(instance_prefix).collect();
+    let of_an_instance = environment.iter().filter_map(|(name, _)| {
+        let rest = name.strip_prefix(PREFIX)?;
+        rest.starts_with(INSTANCE).then_some((name, rest))
+    });
+    of_an_instance
+        .filter(|(_, rest)| !own.iter().any(|own| rest.starts_with(own)))
+        .map(|(name, _)| Warning {
+            place: Place::Variable(name.to_owned()),
+            key: None,
+            message: "names an instance that no file makes and has no effect; after INSTANCE_ \
+                      comes the file's name without .toml, in upper case, with _ for all but \
+                      letters and digits, then __"
+                .to_owned(),
+        })
+        .collect()
+}

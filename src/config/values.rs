@@ -1,0 +1,104 @@
+//! What stands in one key, and what of it may be shown.
+
+use super::{
+    problems::{Place, Problem},
+    secret::SecretString,
+};
+
+/// A value as found. Its text may be a secret, in whatever key it stands.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Text(SecretString),
+    /// Decimal text; TOML's other radixes are already translated. Too large ones stay too large.
+    Integer(SecretString),
+    /// As written.
+    Float(SecretString),
+    Boolean(bool),
+    /// A list of texts only.
+    Texts(Vec<SecretString>),
+    /// A TOML type no key takes, by name.
+    Other(&'static str),
+}
+
+impl Value {
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text.expose()),
+            Self::Integer(_)
+            | Self::Float(_)
+            | Self::Boolean(_)
+            | Self::Texts(_)
+            | Self::Other(_) => None,
+        }
+    }
+
+    /// Also one in quotes, since variables are always text.
+    pub(super) fn integer(&self) -> Option<i128> {
+        match self {
+            Self::Text(text) | Self::Integer(text) => text.expose().trim().parse().ok(),
+            Self::Float(_) | Self::Boolean(_) | Self::Texts(_) | Self::Other(_) => None,
+        }
+    }
+}
+
+/// Docker's env files, and others that are no shell, keep the quotes around a value as part of it.
+pub(super) fn stands_in_quotes(text: &str) -> bool {
+    ['"', '\'']
+        .iter()
+        .any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote))
+}
+
+/// What to do about them.
+pub(super) const QUOTES: &str = "Remove the quotes: Docker's env files keep them as part of the \
+                                 value, a shell and systemd do not";
+
+pub(super) fn quoted(place: Place, key: Option<String>) -> Problem {
+    Problem {
+        place,
+        key,
+        found: "a value that stands in quotes".to_owned(),
+        allowed: "the value itself".to_owned(),
+        advice: QUOTES.to_owned(),
+    }
+}
+
+/// What of a value may be shown. Secrets find their way into the wrong key, so nothing is shown
+/// that is as long as a key or looks like a URL.
+pub(super) fn show(value: &Value) -> String {
+    match value {
+        Value::Text(text) => show_text(text.expose()),
+        Value::Integer(number) | Value::Float(number) if number.expose().len() <= 40 => {
+            number.expose().to_owned()
+        }
+        Value::Integer(number) | Value::Float(number) => {
+            format!("a number of {} characters", number.expose().len())
+        }
+        Value::Boolean(boolean) => boolean.to_string(),
+        Value::Texts(_) => "a list".to_owned(),
+        Value::Other(name) => (*name).to_owned(),
+    }
+}
+
+fn show_text(text: &str) -> String {
+    let length = text.chars().count();
+    let looks_secret = text.contains("://") || text.contains('@');
+    if text.is_empty() {
+        "an empty text".to_owned()
+    } else if length <= 42 && !looks_secret {
+        format!("{text:?}")
+    } else {
+        format!("a text of {length} characters")
+    }
+}
+
+/// What a value in a key that holds secrets looks like, without a character of it.
+pub(super) fn show_shape(value: &Value) -> &'static str {
+    match value {
+        Value::Text(_) => "a text",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a decimal number",
+        Value::Boolean(_) => "true or false",
+        Value::Texts(_) => "a list",
+        Value::Other(name) => name,
+    }
+}
