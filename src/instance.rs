@@ -289,8 +289,7 @@ impl Instance {
         let Some(configured) = &config.wallet else {
             return self.build_observer(config, provider, (buckets, fallback)).await;
         };
-        let opening =
-            waits.until_ready("AWS KMS", || world::ask_wallet(configured, &config.proxies));
+        let opening = waits.until_ready("AWS KMS", || world::ask_wallet(configured, config));
         let wallet = Arc::new(opening.await?);
         wallet.count_with(&metrics);
         info!(wallet = %wallet.address(), "wallet ready");

@@ -16,6 +16,8 @@ use std::{fmt, io, sync::Arc};
 use alloy::transports::Authorization;
 use aws_sdk_kms::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -124,26 +126,39 @@ impl Proxies {
     }
 
     /// The HTTP client for AWS SDKs: through `HTTPS_PROXY` for https; http (emulators, the instance
-    /// metadata service) is always direct. `None`: no proxy is set, the SDK's default client is
-    /// fine.
+    /// metadata service) is always direct. `authorities` are trusted besides the system's. `None`:
+    /// neither is set, the SDK's default client is fine.
     #[must_use]
-    pub fn aws_client(&self) -> Option<SharedHttpClient> {
+    pub fn aws_client(&self, authorities: &[CertificateDer<'_>]) -> Option<SharedHttpClient> {
+        let proxy = self.of_aws();
+        if proxy.is_none() && authorities.is_empty() {
+            return None;
+        }
+        let trusted = authorities.iter().fold(tls::TrustStore::default(), |trusted, authority| {
+            trusted.with_pem_certificate(pem(authority).into_bytes())
+        });
+        let context = tls::TlsContext::builder().with_trust_store(trusted).build().ok()?;
+        Some(Builder::new().build_with_connector_fn(move |settings, components| {
+            let mut connector = Connector::builder();
+            if let Some(proxy) = &proxy {
+                connector = connector.proxy_config(proxy.clone());
+            }
+            connector.set_connector_settings(settings.cloned());
+            connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+            let crypto = tls::rustls_provider::CryptoMode::AwsLc;
+            let connector = connector.tls_provider(tls::Provider::Rustls(crypto));
+            connector.tls_context(context.clone()).build()
+        }))
+    }
+
+    fn of_aws(&self) -> Option<ProxyConfig> {
         let mut url = self.https.clone().filter(|_| !self.no.1.everything)?;
         let (user, password) = user_of(&url);
         // Cannot fail for an http URL with a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        let mut proxy = ProxyConfig::https(url.as_str()).ok()?.no_proxy(self.no.1.hosts_of(443));
-        if !user.is_empty() {
-            proxy = proxy.with_basic_auth(user, password);
-        }
-        Some(Builder::new().build_with_connector_fn(move |settings, components| {
-            let mut connector = Connector::builder().proxy_config(proxy.clone());
-            connector.set_connector_settings(settings.cloned());
-            connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            let crypto = tls::rustls_provider::CryptoMode::AwsLc;
-            connector.tls_provider(tls::Provider::Rustls(crypto)).build()
-        }))
+        let proxy = ProxyConfig::https(url.as_str()).ok()?.no_proxy(self.no.1.hosts_of(443));
+        Some(if user.is_empty() { proxy } else { proxy.with_basic_auth(user, password) })
     }
 
     /// The proxy for `url`, whose scheme may be ws or wss.
@@ -198,6 +213,12 @@ impl Proxies {
             None => Err(unwilling("does not answer as one".to_owned())),
         }
     }
+}
+
+/// A certificate in the encoding that AWS SDKs take.
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let text = BASE64_STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
 /// User name and password of a URL, percent-decoded.

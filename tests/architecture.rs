@@ -147,7 +147,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "machine",
             "metrics",
             "observe",
-            "proxy",
             "repeats",
             "tls",
         ],

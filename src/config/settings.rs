@@ -78,6 +78,12 @@ impl Config {
         self.wallet.is_none()
     }
 
+    /// The certificates of `ca_file`, if there is one.
+    #[must_use]
+    pub fn authorities(&self) -> &[CertificateDer<'static>] {
+        self.private_authorities.as_ref().map_or(&[], |authorities| &authorities.certificates)
+    }
+
     /// The Gateway's nodes, as messages name them.
     #[must_use]
     pub fn gateways(&self) -> String {

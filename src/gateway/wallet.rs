@@ -17,6 +17,7 @@ use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_kms::config::SharedHttpClient;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
 use aws_sdk_kms::operation::sign::SignOutput;
@@ -24,6 +25,7 @@ use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{KeySpec, KeyUsageType, MessageType, SigningAlgorithmSpec};
 use k256::ecdsa::VerifyingKey;
 use k256::pkcs8::DecodePublicKey;
+use rustls::pki_types::CertificateDer;
 use secp256k1::{Message, Secp256k1, SecretKey, SignOnly};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -82,19 +84,22 @@ impl Wallet {
         region: Option<&str>,
         endpoint: Option<&Url>,
     ) -> Result<Self, WalletError> {
-        Self::aws_kms_by(key_id, region, endpoint, &Proxies::default()).await
+        Self::aws_kms_by(key_id, region, endpoint, &Proxies::default(), &[]).await
     }
 
-    /// The same, through the proxy that `proxies` names for the endpoint, if any.
+    /// The same, through the proxy that `proxies` names for the endpoint, if any, with `authorities`
+    /// trusted besides the system's.
     pub async fn aws_kms_by(
         key_id: &str,
         region: Option<&str>,
         endpoint: Option<&Url>,
         proxies: &Proxies,
+        authorities: &[CertificateDer<'_>],
     ) -> Result<Self, WalletError> {
-        let config = sdk_config(key_id, region, endpoint, proxies).await?;
+        let http = proxies.aws_client(authorities);
+        let config = sdk_config(key_id, region, endpoint, http.clone()).await?;
         let credentials = AwsCredentials::new(config.region().cloned(), None);
-        if let Some(http) = proxies.aws_client() {
+        if let Some(http) = http {
             credentials.through(http);
         }
         let region = config.region().map_or("", Region::as_ref);
@@ -323,11 +328,11 @@ async fn sdk_config(
     key_id: &str,
     region: Option<&str>,
     endpoint: Option<&Url>,
-    proxies: &Proxies,
+    http: Option<SharedHttpClient>,
 ) -> Result<SdkConfig, WalletError> {
     // `AwsCredentials` looks them up.
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).no_credentials();
-    if let Some(http) = proxies.aws_client() {
+    if let Some(http) = http {
         loader = loader.http_client(http);
     }
     if let Some(region) = region.or_else(|| region_of_arn(key_id)) {

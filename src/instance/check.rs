@@ -32,7 +32,7 @@ pub async fn check(config: &Config) -> Result<(), CheckError> {
     let domain = world::configured_domain(config);
     let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
     let wallet = async {
-        let opened = world::ask_wallet(configured, &config.proxies).await;
+        let opened = world::ask_wallet(configured, config).await;
         opened.map(drop).map_err(|cause| outside("AWS KMS".to_owned(), cause))
     };
     let answers = async {

@@ -40,7 +40,6 @@ use crate::{
     heart::Hearts,
     machine::Machine,
     metrics::Metrics,
-    proxy::Proxies,
 };
 
 /// How long each look may take.
@@ -149,7 +148,7 @@ async fn look(config: &Config, state_dir: &Path, tools: &Tools) -> Checkup {
             let of_chain = Box::pin(look_at_chain(config, state_dir, tools, &seen, None)).await;
             return (seen, Finding::ok("wallet", "none: it only observes"), None, of_chain);
         };
-        let looking = look_at_wallet(configured, &config.proxies);
+        let looking = look_at_wallet(configured, config);
         let looking = in_time(WALLET_PATIENCE, "wallet", looking);
         let (seen, wallet) = tokio::join!(nodes::look(&tools.nodes), looking);
         let (of_wallet, wallet) = wallet.unwrap_or_else(|late| (late, None));
@@ -267,10 +266,7 @@ async fn look_at_chain(
 }
 
 /// Opens the wallet and has it sign; a signature counts only if it recovers to the address.
-async fn look_at_wallet(
-    configured: &config::Wallet,
-    proxies: &Proxies,
-) -> (Finding, Option<Wallet>) {
+async fn look_at_wallet(configured: &config::Wallet, config: &Config) -> (Finding, Option<Wallet>) {
     const SUBJECT: &str = "wallet";
     let (kind, remedy) = match configured {
         config::Wallet::PrivateKey(_) => ("private key", "correct private_key"),
@@ -278,7 +274,7 @@ async fn look_at_wallet(
             ("key in AWS KMS", "correct [aws_kms_config], the credentials or the key's policy")
         }
     };
-    let wallet = match world::ask_wallet(configured, proxies).await {
+    let wallet = match world::ask_wallet(configured, config).await {
         Ok(wallet) => wallet,
         Err(why) => return (Finding::fail(SUBJECT, why.to_string(), remedy), None),
     };

@@ -107,5 +107,5 @@ pub(super) fn fallback_store(config: &Config) -> Result<Option<FallbackStore>, B
     let region = s3.region.as_deref().unwrap_or("us-east-1");
     let endpoint = s3.endpoint.as_ref().map(|url| url.expose().as_str());
     let store = FallbackStore::new(region, &s3.bucket, endpoint)?;
-    Ok(Some(store.through(&config.proxies)))
+    Ok(Some(store.through(config.proxies.aws_client(config.authorities()))))
 }

@@ -79,7 +79,7 @@ async fn ask(
     let wallet = match &config.wallet {
         None => OBSERVER,
         Some(configured) => {
-            let opened = world::ask_wallet(configured, &config.proxies).await;
+            let opened = world::ask_wallet(configured, config).await;
             let refused = |unready| Refused::Unready(Some("the wallet"), unready);
             opened.map_err(refused)?.address()
         }

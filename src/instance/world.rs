@@ -24,7 +24,6 @@ use crate::{
     journal::{self, Journal, Query},
     machine::Machine,
     observe::status::{Phase, Reporter},
-    proxy::Proxies,
     repeats::Repeats,
 };
 
@@ -227,14 +226,15 @@ pub(super) async fn begun_after(
 
 pub(super) async fn ask_wallet(
     configured: &config::Wallet,
-    proxies: &Proxies,
+    config: &Config,
 ) -> Result<Wallet, Unready> {
     let opened = match configured {
         config::Wallet::PrivateKey(key) => Wallet::from_private_key(key.expose()),
         config::Wallet::AwsKms { key_id, region, endpoint } => {
             let endpoint = endpoint.as_ref().map(|url| url.expose().clone());
             let region = region.as_deref();
-            Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), proxies)).await
+            let (proxies, trusted) = (&config.proxies, config.authorities());
+            Box::pin(Wallet::aws_kms_by(key_id, region, endpoint.as_ref(), proxies, trusted)).await
         }
     };
     Ok(opened?)

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
@@ -43,6 +44,22 @@ pub enum UnusableUrl {
     NoHost,
     #[error("the bucket's name is empty")]
     NoBucket,
+    #[error("S3 has no such bucket in such a region: correct them in [s3_config]")]
+    NoEndpoint,
+}
+
+/// A GET as it is sent.
+pub(super) struct Call {
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub signed: bool,
+}
+
+/// Gives a URL user and password of another one. S3 knows nothing of them; a proxy before it may.
+pub(super) fn keep_user(whose: &Url, url: &mut Url) {
+    // Cannot fail: buckets are http and have a host.
+    let _ = url.set_username(whose.username());
+    let _ = url.set_password(whose.password());
 }
 
 impl Bucket {
@@ -83,6 +100,20 @@ impl Bucket {
         url
     }
 
+    /// The GET of an object, signed where the bucket has a signer and that has credentials. `Err`: it
+    /// cannot be signed, and no retry fixes that.
+    pub(super) async fn call(&self, digest: B256) -> Result<Call, &'static str> {
+        let presigned = match &self.signer {
+            Some(signer) => signer.presigned(format!("{digest:x}")).await?,
+            None => None,
+        };
+        let plain = || Call { url: self.object(digest), headers: HeaderMap::new(), signed: false };
+        Ok(presigned.map_or_else(plain, |(mut url, headers)| {
+            keep_user(&self.base, &mut url);
+            Call { url, headers, signed: true }
+        }))
+    }
+
     /// Returns whether this is the bucket of `[s3_config]`.
     pub(super) fn is_own(&self) -> bool {
         self.signer.is_some()
@@ -91,9 +122,9 @@ impl Bucket {
     /// Reads a response that is no object. If the bucket does not take the credentials, new ones are looked
     /// up for the next call.
     pub(super) async fn refused(&self, response: reqwest::Response, was_signed: bool) -> S3Error {
-        let Some(signer) = &self.signer else { return S3Error::of(response, None).await };
+        let Some(signer) = &self.signer else { return S3Error::of(response, None, false).await };
         let unsigned = if was_signed { None } else { signer.lack() };
-        let error = S3Error::of(response, unsigned).await;
+        let error = S3Error::of(response, unsigned, was_signed).await;
         if error.meaning() == Meaning::Credentials {
             signer.doubt();
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use alloy::primitives::keccak256;
 use reqwest::StatusCode;
-use reqwest::header::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -15,7 +14,7 @@ use crate::domain::{B256, Bytes, OutsideText};
 use crate::tls;
 
 use super::BucketLookupError;
-use super::bucket::{Bucket, UnusableUrl};
+use super::bucket::{Bucket, Call, UnusableUrl};
 use super::format::{self, Format};
 use super::http::BucketClient;
 use super::memory::{Held, LARGEST_CIPHERTEXT};
@@ -241,15 +240,11 @@ pub(super) async fn download(
     patience: &Patience,
     progress: &Progress,
 ) -> Result<(Format, Bytes), Trouble> {
-    let url = bucket.object(wanted.digest);
-    let signature = match &bucket.signer {
-        Some(signer) => signer.headers(&url).await.map_err(Trouble::Unsignable)?,
-        None => HeaderMap::new(),
-    };
-    let signed = !signature.is_empty();
+    let Call { url, headers, signed } =
+        bucket.call(wanted.digest).await.map_err(Trouble::Unsignable)?;
     // Neither semaphore is ever closed. No timeout here: every holder has one.
     let _turn = turns.acquire().await;
-    let call = http.get(url, signature);
+    let call = http.get(url, headers);
     let response = match timeout(patience.headers, call).await {
         Err(_) => return Err(Trouble::Silent),
         Ok(Err(error)) if error.is_connect() => return Err(Trouble::Connect(cause(error))),

@@ -1,20 +1,21 @@
 //! `[s3_config]`: the store that is asked when no coprocessor's bucket is known.
 //!
-//! It may be the operator's own and private, so calls to it are signed (AWS Signature Version 4)
-//! once credentials are found, and plain before that and where there are none. The store goes through
-//! the same HTTP path, deadlines and checks as every other bucket.
+//! It may be the operator's own and private, so calls to it are presigned (by the AWS SDK for S3) once
+//! credentials are found, and plain before that and where there are none. The store goes through the
+//! same HTTP path, deadlines and checks as every other bucket.
 
 use std::sync::Arc;
 
 use aws_config::Region;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_s3::config::SharedHttpClient;
 use url::Url;
 
 use super::{
-    bucket::{Bucket, UnusableUrl},
-    signer::Signer,
+    bucket::{Bucket, UnusableUrl, keep_user},
+    signer::{Location, Signer},
 };
-use crate::{aws::AwsCredentials, proxy::Proxies};
+use crate::aws::AwsCredentials;
 
 /// The checked `[s3_config]`.
 pub struct FallbackStore {
@@ -28,8 +29,8 @@ impl std::fmt::Debug for FallbackStore {
 }
 
 impl FallbackStore {
-    /// Path-style `{endpoint}/{bucket}`; without an endpoint the region's own on AWS. Credentials
-    /// come from the usual AWS chain.
+    /// `{endpoint}/{bucket}`; without an endpoint the bucket's own host of that region on AWS.
+    /// Credentials come from the usual AWS chain.
     pub fn new(region: &str, bucket: &str, endpoint: Option<&str>) -> Result<Self, UnusableUrl> {
         Self::with_credentials(region, bucket, endpoint, None)
     }
@@ -41,31 +42,42 @@ impl FallbackStore {
         endpoint: Option<&str>,
         credentials: Option<SharedCredentialsProvider>,
     ) -> Result<Self, UnusableUrl> {
-        let name = bucket.trim().trim_matches('/');
-        if name.is_empty() {
+        let bucket = bucket.trim().trim_matches('/').to_owned();
+        if bucket.is_empty() {
             return Err(UnusableUrl::NoBucket);
         }
-        let endpoint = endpoint
-            .map_or_else(|| format!("https://s3.{region}.amazonaws.com"), ToOwned::to_owned);
-        let mut base = Url::parse(endpoint.trim()).map_err(|_| UnusableUrl::Malformed)?;
-        let path = format!("{}/{name}", base.path().trim_end_matches('/'));
-        if base.cannot_be_a_base() {
-            return Err(UnusableUrl::Scheme);
+        let endpoint = endpoint.map(|url| Ok(Bucket::new(url)?.base().clone())).transpose()?;
+        let location =
+            Location { region: region.to_owned(), bucket, endpoint: endpoint.as_ref().map(bare) };
+        let mut base = location.url().ok_or(UnusableUrl::NoEndpoint)?;
+        if let Some(endpoint) = &endpoint {
+            keep_user(endpoint, &mut base);
         }
-        base.set_path(&path);
         let credentials = AwsCredentials::new(Some(Region::new(region.to_owned())), credentials);
-        let signer = Signer::new(region, credentials);
+        let signer = Signer::new(location, credentials);
         Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
     }
 
-    /// Credentials are looked for through these.
+    /// Credentials are looked for through this client.
     #[must_use]
-    pub fn through(self, proxies: &Proxies) -> Self {
-        if let (Some(signer), Some(http)) = (&self.bucket.signer, proxies.aws_client()) {
+    pub fn through(self, http: Option<SharedHttpClient>) -> Self {
+        if let (Some(signer), Some(http)) = (&self.bucket.signer, http) {
             signer.through(http);
         }
         self
     }
+}
+
+/// Scheme, host, port and path, as the SDK wants them: it puts the bucket right behind the path.
+fn bare(endpoint: &Url) -> String {
+    let mut bare = endpoint.clone();
+    // Cannot fail: it has a host.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    bare.set_path(&format!("{}/", endpoint.path().trim_end_matches('/')));
+    bare.set_query(None);
+    bare.set_fragment(None);
+    bare.into()
 }
 
 #[cfg(test)]
@@ -79,18 +91,22 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_store_is_addressed_path_style() {
-        let at = |endpoint| {
-            let store = FallbackStore::new("eu-west-1", "my-bucket", endpoint).unwrap();
-            store.bucket.object(B256::ZERO).to_string()
+    fn the_store_is_addressed_as_its_region_and_endpoint_want_it() {
+        let at = |region, bucket, endpoint| {
+            let store = FallbackStore::new(region, bucket, endpoint).unwrap();
+            let url = store.bucket.object(B256::ZERO).to_string();
+            url.strip_suffix(&format!("/{}", "0".repeat(64))).unwrap().to_owned()
         };
-        let zeros = "0".repeat(64);
-        assert_eq!(at(None), format!("https://s3.eu-west-1.amazonaws.com/my-bucket/{zeros}"));
-        assert_eq!(
-            at(Some("http://127.0.0.1:9876/")),
-            format!("http://127.0.0.1:9876/my-bucket/{zeros}")
-        );
-        assert_eq!(at(Some("http://h/p")), format!("http://h/p/my-bucket/{zeros}"));
+        for (region, bucket, endpoint, expected) in [
+            ("eu-west-1", "my-bucket", None, "https://my-bucket.s3.eu-west-1.amazonaws.com"),
+            ("eu-west-1", "my.bucket", None, "https://s3.eu-west-1.amazonaws.com/my.bucket"),
+            ("cn-northwest-1", "b-1", None, "https://b-1.s3.cn-northwest-1.amazonaws.com.cn"),
+            ("eusc-de-east-1", "b-1", None, "https://b-1.s3.eusc-de-east-1.amazonaws.eu"),
+            ("r", "b", Some("http://127.0.0.1:9876/"), "http://127.0.0.1:9876/b"),
+            ("r", "b", Some("http://u:p@h/p?q"), "http://u:p@h/p/b"),
+        ] {
+            assert_eq!(at(region, bucket, endpoint), expected);
+        }
         for (bucket, endpoint, reason) in [
             ("", None, UnusableUrl::NoBucket),
             ("/", None, UnusableUrl::NoBucket),
@@ -100,6 +116,17 @@ mod tests {
         ] {
             assert_eq!(FallbackStore::new("r", bucket, endpoint).err(), Some(reason));
         }
+        assert_eq!(FallbackStore::new("no region", "b", None).err(), Some(UnusableUrl::NoEndpoint));
+    }
+
+    /// A proxy before the store may ask for a user, of whom S3's signature knows nothing.
+    #[tokio::test]
+    async fn a_signed_call_keeps_the_user_of_the_endpoint() {
+        let given = SharedCredentialsProvider::new(Credentials::new("A", "s", None, None, "t"));
+        let store =
+            FallbackStore::with_credentials("r", "b", Some("http://u:p@h:1"), Some(given)).unwrap();
+        let call = store.bucket.call(B256::ZERO).await.unwrap();
+        assert!(call.signed && call.url.as_str().starts_with("http://u:p@h:1/b/0"), "{}", call.url);
     }
 
     #[derive(Debug)]
@@ -128,31 +155,29 @@ mod tests {
         (store, count)
     }
 
+    async fn is_signed(store: &FallbackStore) -> bool {
+        store.bucket.call(B256::ZERO).await.unwrap().signed
+    }
+
     #[tokio::test]
     async fn credentials_are_looked_up_once_and_renewed_before_they_end() {
         let (store, count) = counting(Some(Duration::from_hours(1)));
-        let url = store.bucket.object(B256::ZERO);
-        let signer = store.bucket.signer.as_ref().unwrap();
         for _ in 0..5 {
-            assert!(signer.headers(&url).await.unwrap().contains_key("authorization"));
+            assert!(is_signed(&store).await);
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
 
         // These are about to end.
         let (store, count) = counting(Some(Duration::from_mins(1)));
-        let signer = store.bucket.signer.as_ref().unwrap();
-        signer.headers(&url).await.unwrap();
-        signer.headers(&url).await.unwrap();
+        assert!(is_signed(&store).await && is_signed(&store).await);
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_provider_means_unsigned_and_is_not_asked_each_time() {
         let (store, count) = counting(None);
-        let url = store.bucket.object(B256::ZERO);
-        let signer = store.bucket.signer.as_ref().unwrap();
         for _ in 0..3 {
-            assert!(signer.headers(&url).await.unwrap().is_empty());
+            assert!(!is_signed(&store).await);
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
@@ -185,11 +210,9 @@ mod tests {
             let provider = SharedCredentialsProvider::new(slow);
             let store = FallbackStore::with_credentials("r", "b", Some("http://h"), Some(provider));
             let store = store.unwrap();
-            let url = store.bucket.object(B256::ZERO);
-            let signer = store.bucket.signer.as_ref().unwrap();
-            assert!(signer.headers(&url).await.unwrap().is_empty(), "not there yet");
+            assert!(!is_signed(&store).await, "not there yet");
             let mut waited = 0;
-            while signer.headers(&url).await.unwrap().is_empty() {
+            while !is_signed(&store).await {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 waited += 1;
                 assert!(waited < 20);
@@ -201,15 +224,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn c4_credentials_that_are_refused_are_looked_for_anew() {
         let (store, count) = counting(Some(Duration::from_hours(1)));
-        let url = store.bucket.object(B256::ZERO);
         let signer = store.bucket.signer.as_ref().unwrap();
-        signer.headers(&url).await.unwrap();
+        assert!(is_signed(&store).await);
         for expected in 2..5 {
             tokio::time::advance(Duration::from_secs(5)).await;
             // Calls that were under way together.
             for _ in 0..10 {
                 signer.doubt();
-                signer.headers(&url).await.unwrap();
+                assert!(is_signed(&store).await);
             }
             assert_eq!(count.load(Ordering::SeqCst), expected);
         }

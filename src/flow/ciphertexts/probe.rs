@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use reqwest::header::{DATE, HeaderMap};
+use reqwest::header::DATE;
 use tokio::time::timeout;
 
 use super::{
     BucketClient, FallbackStore, S3Error, Trouble,
-    bucket::Bucket,
+    bucket::{Bucket, Call},
     download::cause,
     s3_error::{Code, Meaning},
 };
@@ -79,13 +79,8 @@ async fn get(
     bucket: &Bucket,
     date: &mut Option<String>,
 ) -> Result<Answer, Trouble> {
-    let url = bucket.object(NOBODYS);
-    let signature = match &bucket.signer {
-        Some(signer) => signer.headers(&url).await.map_err(Trouble::Unsignable)?,
-        None => HeaderMap::new(),
-    };
-    let signed = !signature.is_empty();
-    let response = match http.get(url, signature).await {
+    let Call { url, headers, signed } = bucket.call(NOBODYS).await.map_err(Trouble::Unsignable)?;
+    let response = match http.get(url, headers).await {
         Ok(response) => response,
         Err(error) if error.is_connect() => return Err(Trouble::Connect(cause(error))),
         Err(error) => return Err(Trouble::Cut { received: 0, why: cause(error) }),

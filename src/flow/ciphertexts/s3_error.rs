@@ -6,18 +6,20 @@
 //! a region is shown.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::Response;
-use reqwest::header::HeaderMap;
+use reqwest::header::{DATE, HeaderMap};
 use tokio::time::timeout;
 
-use crate::aws::Lack;
+use crate::aws::{self, Lack};
 
 /// No error of S3 is longer.
 const LONGEST_BODY: usize = 4096;
 /// For all of the body; what did not come by then is not waited for.
 const BODY_DEADLINE: Duration = Duration::from_secs(1);
+/// Two clocks that are further apart are the reason that a signature is refused: S3 allows 15 minutes.
+const MOST_APART: Duration = Duration::from_mins(10);
 /// A code or a region is no longer.
 const LONGEST_WORD: usize = 48;
 const REGION_HEADER: &str = "x-amz-bucket-region";
@@ -79,6 +81,9 @@ pub struct S3Error {
     region: Option<Box<str>>,
     /// Why the call was not signed, where it might have been.
     unsigned: Option<Lack>,
+    /// The call was signed, and by the bucket's clock its signature is not good yet or any more. Of a
+    /// presigned call S3 says no more than that access is denied.
+    clocks_differ: bool,
 }
 
 /// What it comes to.
@@ -101,7 +106,11 @@ pub enum Meaning {
 
 impl S3Error {
     /// Of a response that is no object. Reads no more of it than it needs.
-    pub(super) async fn of(mut response: Response, unsigned: Option<Lack>) -> Self {
+    pub(super) async fn of(
+        mut response: Response,
+        unsigned: Option<Lack>,
+        was_signed: bool,
+    ) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let mut body = Vec::new();
         let reading = async {
@@ -113,7 +122,8 @@ impl S3Error {
             }
         };
         let _ = timeout(BODY_DEADLINE, reading).await;
-        Self { unsigned, ..Self::parse(status, &headers, &body) }
+        let clocks_differ = was_signed && clocks_differ(&headers, aws::now());
+        Self { unsigned, clocks_differ, ..Self::parse(status, &headers, &body) }
     }
 
     fn parse(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
@@ -121,7 +131,7 @@ impl S3Error {
         let code = element(&body, "Code").filter(|code| is_code(code)).map(Code::from_name);
         let header = headers.get(REGION_HEADER).and_then(|region| region.to_str().ok());
         let region = header.or_else(|| element(&body, "Region")).filter(|region| is_region(region));
-        Self { status, code, region: region.map(Into::into), unsigned: None }
+        Self { status, code, region: region.map(Into::into), unsigned: None, clocks_differ: false }
     }
 
     #[must_use]
@@ -150,6 +160,7 @@ impl S3Error {
                 ),
                 _,
             ) => Meaning::OtherRegion,
+            (Some(C::AccessDenied), _) if self.clocks_differ => Meaning::Clock,
             (Some(C::AccessDenied | C::AllAccessDisabled), _) | (_, 401 | 403) => Meaning::Denied,
             (Some(C::NoSuchKey), _) | (_, 404) => Meaning::Missing,
             (_, 300..=399) if self.region.is_some() => Meaning::OtherRegion,
@@ -274,6 +285,18 @@ impl fmt::Display for S3Error {
 
 impl std::error::Error for S3Error {}
 
+/// Whether the bucket's clock, by its header `date`, is so far from this one that no signature can be
+/// good.
+fn clocks_differ(headers: &HeaderMap, now: SystemTime) -> bool {
+    let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+    let Some(date) = date.and_then(|date| httpdate::parse_http_date(date).ok()) else {
+        return false;
+    };
+    // The one that is later has the other before it.
+    let apart = date.duration_since(now).unwrap_or_else(|earlier| earlier.duration());
+    apart > MOST_APART
+}
+
 /// The text of the first element of this name, of an XML document that begins as S3's errors do.
 fn element<'b>(body: &'b str, name: &str) -> Option<&'b str> {
     let start = body.trim_start_matches('\u{feff}').trim_start();
@@ -387,6 +410,24 @@ pub(super) mod tests {
                 assert_eq!((error.meaning(), error.code.clone()), (meaning, None), "{error}");
             }
         }
+    }
+
+    /// Of a presigned call that came too late S3 says no other thing than of one that is not allowed.
+    #[test]
+    fn c4_a_clock_that_differs_is_named_where_a_signature_is_refused() {
+        let now = aws::now();
+        for (apart, differ) in [(0, false), (300, false), (1200, true)] {
+            for date in [now + Duration::from_secs(apart), now - Duration::from_secs(apart)] {
+                let mut headers = HeaderMap::new();
+                let date = HeaderValue::from_str(&httpdate::fmt_http_date(date)).unwrap();
+                headers.insert(DATE, date);
+                assert_eq!(clocks_differ(&headers, now), differ, "{apart}");
+            }
+        }
+        let denied = error(403, "", &body("AccessDenied", ""));
+        let late = S3Error { clocks_differ: true, ..denied.clone() };
+        assert_eq!((denied.meaning(), late.meaning()), (Meaning::Denied, Meaning::Clock));
+        assert!(late.remedy(true).unwrap().contains("clock"));
     }
 
     proptest! {

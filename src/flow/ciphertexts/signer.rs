@@ -1,35 +1,93 @@
-//! How GETs to the store of `[s3_config]` are signed.
+//! How GETs to the store of `[s3_config]` are signed: by the AWS SDK for S3, which knows each region's
+//! endpoint, its partition (`cn-`, `eusc-`) and the style of its URLs.
+//!
+//! The SDK presigns and calls nobody: the URL goes the way of every other bucket's, which bounds size,
+//! time and redirects, and streams into memory that was reserved before.
 
 use std::{
-    sync::{Mutex, PoisonError},
-    time::SystemTime,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use aws_credential_types::Credentials;
-use aws_sdk_kms::config::SharedHttpClient;
-use aws_sigv4::{
-    http_request::{
-        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-        UriPathNormalizationMode, sign,
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::{
+    Client,
+    config::{
+        Builder, IdentityCache, ResponseChecksumValidation, SharedHttpClient,
+        endpoint::{DefaultResolver, Params, ResolveEndpoint as _},
+        retry::RetryConfig,
+        timeout::TimeoutConfig,
     },
-    sign::v4,
+    presigning::PresigningConfig,
 };
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+    orchestrator::HttpRequest,
+    result::ConnectorError,
+};
+use futures_util::FutureExt as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::aws::{self, AwsCredentials, Lack};
+use crate::aws::{self, AwsCredentials, Lack, Provider};
 
-/// Signs GETs to the fallback store.
+/// How long a presigned URL is good for: S3 lets the two clocks differ by as much.
+const GOOD_FOR: Duration = Duration::from_mins(15);
+
+/// Where a bucket is.
+pub(super) struct Location {
+    pub region: String,
+    pub bucket: String,
+    /// Instead of the region's own on AWS. The bucket's name is then a part of the path, as emulators and
+    /// most other stores have it. Its path ends in a slash.
+    pub endpoint: Option<String>,
+}
+
+impl Location {
+    /// The bucket's URL. `None`: there can be no such bucket in such a region.
+    pub(super) fn url(&self) -> Option<Url> {
+        let params = Params::builder()
+            .region(&self.region)
+            .bucket(&self.bucket)
+            .set_endpoint(self.endpoint.clone())
+            .force_path_style(self.endpoint.is_some())
+            .disable_s3_express_session_auth(true);
+        let (resolver, params) = (DefaultResolver::new(), params.build().ok()?);
+        // The rules are a table: nothing is waited for.
+        let endpoint = resolver.resolve_endpoint(&params).now_or_never()?.ok()?;
+        Url::parse(endpoint.url()).ok()
+    }
+}
+
+/// Presigns GETs of the fallback store's objects.
 pub(super) struct Signer {
-    region: String,
-    credentials: AwsCredentials,
+    client: Client,
+    bucket: String,
+    credentials: Arc<AwsCredentials>,
     /// What the log tells already of how calls go out.
     said: Mutex<Option<Result<(), Lack>>>,
 }
 
 impl Signer {
-    pub(super) fn new(region: &str, credentials: AwsCredentials) -> Self {
-        Self { region: region.to_owned(), credentials, said: Mutex::default() }
+    pub(super) fn new(location: Location, credentials: AwsCredentials) -> Self {
+        let credentials = Arc::new(credentials);
+        let Location { region, bucket, endpoint } = location;
+        let mut config = Builder::new();
+        config.set_endpoint_url(endpoint.clone());
+        let config = config
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region))
+            .force_path_style(endpoint.is_some())
+            .disable_s3_express_session_auth(true)
+            // Digests are checked by us, whatever the store says.
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .credentials_provider(Provider(Arc::clone(&credentials)))
+            .identity_cache(IdentityCache::no_cache())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::disabled())
+            .http_client(http_client_fn(|_, _| SharedHttpConnector::new(NoCalls)))
+            .build();
+        Self { client: Client::from_conf(config), bucket, credentials, said: Mutex::default() }
     }
 
     /// Credentials are looked for through this client.
@@ -37,16 +95,31 @@ impl Signer {
         self.credentials.through(http);
     }
 
-    /// The headers that sign a GET of `url`; none without credentials. `Err`: credentials and URL
-    /// cannot be signed with, which no retry mends, so the caller's call fails.
-    pub(super) async fn headers(&self, url: &Url) -> Result<HeaderMap, &'static str> {
-        let credentials = self.credentials.get().await;
-        self.tell(credentials.as_ref().map(drop));
-        match credentials {
-            Ok(credentials) => signature(url, &self.region, credentials, aws::now())
-                .ok_or("the call cannot be signed"),
-            Err(_) => Ok(HeaderMap::new()),
-        }
+    /// A GET of this object; `None` without credentials. `Err`: credentials and bucket cannot be signed
+    /// with, which no retry fixes, so the caller's call fails.
+    pub(super) async fn presigned(
+        &self,
+        key: String,
+    ) -> Result<Option<(Url, HeaderMap)>, &'static str> {
+        const UNSIGNABLE: &str = "the call cannot be signed";
+        let config = PresigningConfig::builder().start_time(aws::now()).expires_in(GOOD_FOR);
+        let config = config.build().map_err(|_| UNSIGNABLE)?;
+        let call = self.client.get_object().bucket(&self.bucket).key(key);
+        let request = match Box::pin(call.presigned(config)).await {
+            Ok(request) => request,
+            Err(error) => {
+                let lack = Lack::behind(&error).ok_or(UNSIGNABLE)?;
+                self.tell(Err(lack));
+                return Ok(None);
+            }
+        };
+        self.tell(Ok(()));
+        let headers = request.headers().map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            Some((name, HeaderValue::from_str(value).ok()?))
+        });
+        let url = Url::parse(request.uri()).map_err(|_| UNSIGNABLE)?;
+        Ok(Some((url, headers.collect::<Option<_>>().ok_or(UNSIGNABLE)?)))
     }
 
     /// The store does not take these credentials.
@@ -60,8 +133,7 @@ impl Signer {
     }
 
     /// Once, and again when it is another thing.
-    fn tell(&self, found: Result<(), &Lack>) {
-        let found = found.map_err(Lack::clone);
+    fn tell(&self, found: Result<(), Lack>) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.as_ref() == Some(&found) {
             return;
@@ -79,86 +151,60 @@ impl Signer {
     }
 }
 
-/// AWS Signature Version 4 for a GET without a body, in S3's dialect: the path is signed as it is
-/// sent, and the payload's hash is a header.
-fn signature(
-    url: &Url,
-    region: &str,
-    credentials: Credentials,
-    time: SystemTime,
-) -> Option<HeaderMap> {
-    let mut settings = SigningSettings::default();
-    settings.percent_encoding_mode = PercentEncodingMode::Single;
-    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-    let identity = credentials.into();
-    let params = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(region)
-        .name("s3")
-        .time(time)
-        .settings(settings)
-        .build()
-        .ok()?
-        .into();
-    let request =
-        SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::empty())
-            .ok()?;
-    let (instructions, _) = sign(request, &params).ok()?.into_parts();
-    let mut headers = HeaderMap::new();
-    for (name, value) in instructions.headers() {
-        let mut value = HeaderValue::from_str(value).ok()?;
-        value.set_sensitive(true);
-        headers.insert(HeaderName::from_bytes(name.as_bytes()).ok()?, value);
+/// In place of the SDK's own client, which would read the system's authorities for calls that it never
+/// makes.
+#[derive(Debug)]
+struct NoCalls;
+
+impl HttpConnector for NoCalls {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        let refused = ConnectorError::other("it only presigns".into(), None);
+        HttpConnectorFuture::ready(Err(refused))
     }
-    Some(headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 
     use super::*;
 
-    #[test]
-    fn the_signature_covers_host_date_and_token() {
+    fn signer(region: &str, bucket: &str, endpoint: Option<&str>) -> Signer {
         let credentials =
             Credentials::new("AKID", "hush", Some("whisper".to_owned()), None, "test");
-        let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let url: Url = "http://127.0.0.1:9000/b/key".parse().unwrap();
-        let headers = signature(&url, "eu-west-1", credentials, time).unwrap();
-        let authorization = headers["authorization"].to_str().unwrap();
-        assert!(
-            authorization
-                .starts_with("AWS4-HMAC-SHA256 Credential=AKID/20231114/eu-west-1/s3/aws4_request"),
-            "{authorization}"
-        );
-        for signed in ["host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"] {
-            assert!(authorization.contains(signed), "{authorization}");
-        }
-        let printed = format!("{headers:?}");
-        assert!(!printed.contains("whisper") && !printed.contains("AKID"), "{printed}");
+        let given = Some(SharedCredentialsProvider::new(credentials));
+        let (region, bucket) = (region.to_owned(), bucket.to_owned());
+        let location = Location { region, bucket, endpoint: endpoint.map(ToOwned::to_owned) };
+        Signer::new(location, AwsCredentials::new(None, given))
     }
 
-    /// The worked example "GET Bucket Lifecycle" of the AWS S3 documentation.
-    #[test]
-    fn the_signature_is_the_documented_one() {
-        let credentials = Credentials::new(
-            "AKIAIOSFODNN7EXAMPLE",
-            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-            None,
-            None,
-            "test",
-        );
-        let time = UNIX_EPOCH + Duration::from_hours(380_376);
-        let url: Url = "https://examplebucket.s3.amazonaws.com/?lifecycle".parse().unwrap();
-        let headers = signature(&url, "us-east-1", credentials, time).unwrap();
-        assert_eq!(
-            headers["authorization"].to_str().unwrap(),
-            "AWS4-HMAC-SHA256 \
-             Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, \
-             SignedHeaders=host;x-amz-content-sha256;x-amz-date, \
-             Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"
-        );
+    /// What is signed goes where the bucket is, whatever its partition and the style of its URL.
+    #[tokio::test]
+    async fn a_presigned_call_is_one_of_the_regions_own_host() {
+        for (region, bucket, endpoint, expected) in [
+            ("us-east-1", "mine", None, "https://mine.s3.us-east-1.amazonaws.com/ab"),
+            ("cn-north-1", "mine", None, "https://mine.s3.cn-north-1.amazonaws.com.cn/ab"),
+            ("eusc-de-east-1", "mine", None, "https://mine.s3.eusc-de-east-1.amazonaws.eu/ab"),
+            // No name of a host, so a part of the path.
+            ("eu-west-1", "my.bucket", None, "https://s3.eu-west-1.amazonaws.com/my.bucket/ab"),
+            ("eu-west-1", "mine", Some("http://localhost:9876"), "http://localhost:9876/mine/ab"),
+            ("eu-west-1", "mine", Some("http://h/p/"), "http://h/p/mine/ab"),
+        ] {
+            let signer = signer(region, bucket, endpoint);
+            let (mut url, headers) = signer.presigned("ab".to_owned()).await.unwrap().unwrap();
+            let query = url.query().unwrap_or_default().to_owned();
+            url.set_query(None);
+            assert_eq!(url.as_str(), expected);
+            for signed in ["X-Amz-Signature=", "X-Amz-Security-Token=whisper", "X-Amz-Expires=900"]
+            {
+                assert!(query.contains(signed), "{query}");
+            }
+            let scope = format!("%2F{region}%2Fs3%2Faws4_request");
+            assert!(
+                query.contains("X-Amz-Credential=AKID%2F") && query.contains(&scope),
+                "{query}"
+            );
+            assert!(headers.is_empty(), "{headers:?}");
+        }
     }
 }

@@ -455,7 +455,7 @@ async fn the_fallback_is_asked_only_when_no_bucket_is_known() {
     }
     let head = store.counters.heads.lock().unwrap()[0].to_lowercase();
     assert!(head.starts_with(&format!("get /mine/{:x}", keccak256(&wanted))), "{head}");
-    assert!(head.contains("authorization: aws4-hmac-sha256 credential=akid/"), "{head}");
+    assert!(head.contains("x-amz-credential=akid%2f"), "{head}");
     assert!(head.contains(&format!("host: {}", store.address)), "{head}");
 }
 

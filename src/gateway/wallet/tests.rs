@@ -265,7 +265,7 @@ async fn c5_the_proxy_on_the_way_to_aws_kms_is_named() {
         let config = static_config("https://kms.example");
         let config = aws_sdk_kms::config::Builder::from(&config)
             .http_client(
-                Proxies::new(crate::proxy::parse(&proxy).ok(), None, "").aws_client().unwrap(),
+                Proxies::new(crate::proxy::parse(&proxy).ok(), None, "").aws_client(&[]).unwrap(),
             )
             .retry_config(RetryConfig::disabled())
             .build();
@@ -274,4 +274,46 @@ async fn c5_the_proxy_on_the_way_to_aws_kms_is_named() {
     let second = Duration::from_secs(1);
     let error = persevere(second, second, Some(&proxy), |_| {}, calling).await.unwrap_err();
     assert!(error.to_string().contains(&format!("through the proxy {proxy}")), "{error}");
+}
+
+/// One connection over TLS, with a certificate of an authority that no system knows.
+async fn refuse_over_tls(listener: tokio::net::TcpListener, tls: Arc<rustls::ServerConfig>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (stream, _) = listener.accept().await.unwrap();
+    let Ok(mut stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await else { return };
+    let _ = stream.read(&mut [0; 4096]).await;
+    let body = refusal("AccessDeniedException");
+    let head = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let _ = stream.shutdown().await;
+}
+
+#[tokio::test]
+async fn c4_an_endpoint_of_a_private_authority_is_reached_with_its_ca_file() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let certificate = made.cert.der().clone();
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(crypto)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .unwrap();
+    let tls = Arc::new(tls);
+    for authorities in [vec![certificate], Vec::new()] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut config = static_config(&format!("https://localhost:{port}")).into_builder();
+        config.set_http_client(Proxies::default().aws_client(&authorities));
+        let config = aws_sdk_kms::config::Builder::from(&config.build())
+            .retry_config(RetryConfig::disabled())
+            .build();
+        let client = aws_sdk_kms::Client::from_conf(config);
+        let calling = client.get_public_key().key_id("k").send();
+        let (answer, ()) = tokio::join!(calling, refuse_over_tls(listener, tls.clone()));
+        let error = classify(&answer.unwrap_err());
+        let is_reached = matches!(error, WalletError::AccessDenied { .. });
+        assert_eq!(is_reached, !authorities.is_empty(), "{error}");
+    }
 }
