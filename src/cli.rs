@@ -27,7 +27,7 @@ mod guide;
 mod explain;
 mod manual;
 
-use std::sync::LazyLock;
+use std::{path::PathBuf, sync::LazyLock};
 
 use clap::Parser;
 
@@ -84,6 +84,15 @@ fn version() -> &'static str {
     &VERSION
 }
 
+/// Where traces go. `name`: of the one instance.
+fn traced(
+    environment: &Environment,
+    name: impl FnOnce() -> Option<String>,
+) -> Option<Result<traces::Settings, String>> {
+    let get = |name: &str| environment.get(name).map(|text| text.to_string_lossy().into_owned());
+    traces::Settings::read(get, name).transpose()
+}
+
 impl Cli {
     /// Parses the process's arguments. `Err`: help, version or an error, which is printed already.
     pub fn from_process() -> Result<Self, Exit> {
@@ -104,13 +113,14 @@ impl Cli {
             dependencies: self.log.log_dependencies,
             filter,
             colours: logging::wants_colours(environment.get("NO_COLOR").is_some()),
-            traces: match self.command {
-                Command::Start { .. } | Command::Supervise { .. } => {
-                    traces::Settings::read(|name| {
-                        environment.get(name).map(|text| text.to_string_lossy().into_owned())
-                    })
-                    .transpose()
-                }
+            traces: match &self.command {
+                Command::Start { config, name, .. } => traced(environment, || {
+                    let config_dir = places::config_dir(environment);
+                    let found = |file: &PathBuf| places::find(file, &config_dir).ok();
+                    let file = config.as_ref().and_then(found);
+                    run::name_of(file.as_deref(), name.clone(), environment)
+                }),
+                Command::Supervise { .. } => traced(environment, || None),
                 Command::List { .. }
                 | Command::Validate { .. }
                 | Command::Status { .. }

@@ -238,8 +238,8 @@ fn assemble(
     Ok((config, warnings, given))
 }
 
-/// The instance's name: the file's stem among many; for the only one `-n`, else the stem, else
-/// `service_name`.
+/// The instance's name: the file's stem among many; for the only one `-n`, else a `service_name` that was
+/// given, else the stem.
 #[must_use]
 pub fn instance_name(
     mode: Mode,
@@ -247,8 +247,9 @@ pub fn instance_name(
     file: Option<&Path>,
     config: &Config,
 ) -> String {
-    let given = given.filter(|_| mode == Mode::Start).map(str::to_owned);
-    given.or_else(|| file.and_then(stem)).unwrap_or_else(|| config.service_name.clone())
+    let chosen = given.or_else(|| config.given_service_name());
+    let chosen = chosen.filter(|_| mode == Mode::Start).map(str::to_owned);
+    chosen.or_else(|| file.and_then(stem)).unwrap_or_else(|| config.service_name.clone())
 }
 
 fn stem(file: &Path) -> Option<String> {

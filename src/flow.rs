@@ -44,6 +44,7 @@ use crate::{
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
     metrics::Metrics,
     repeats::Repeats,
+    traces::Whose,
 };
 
 /// Limits and patience of the walk.
@@ -85,8 +86,8 @@ pub struct Rooms<P> {
 /// The rooms, and all that a walk needs.
 #[derive(Debug)]
 pub struct Flow<P, B, L> {
-    /// The instance's name.
-    pub name: String,
+    /// The instance, as traces name it.
+    pub whose: Whose,
     pub ciphertexts: Ciphertexts<B>,
     pub mode: Mode<P>,
     /// Who is asked whether the chain has a request, and where.

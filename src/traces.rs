@@ -7,8 +7,20 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// A trace is a request's: it says whose, because its instance's span, which has no end, is not in
 /// it.
-pub fn of_instance(span: &Span, name: &str) {
-    span.set_attribute("instance", name.to_owned());
+#[derive(Clone, Debug)]
+pub struct Whose {
+    pub instance: String,
+    /// The name that its operator chose.
+    pub service_name: Option<String>,
+}
+
+impl Whose {
+    pub fn mark(&self, span: &Span) {
+        span.set_attribute("instance", self.instance.clone());
+        if let Some(name) = &self.service_name {
+            span.set_attribute("service_name", name.clone());
+        }
+    }
 }
 
 /// The `traceparent` of the current span (W3C trace context, version 00), if there is a trace.

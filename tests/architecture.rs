@@ -149,6 +149,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "observe",
             "repeats",
             "tls",
+            "traces",
         ],
     ),
     (

@@ -42,7 +42,7 @@ pub(super) enum Command {
         /// Without it, the environment alone counts.
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The instance's name [default: the file's name without .toml, else `service_name`].
+        /// The instance's name [default: `service_name`, else the file's name without .toml].
         #[arg(short, long, value_parser = instance_name)]
         name: Option<String>,
         #[command(flatten)]

@@ -81,14 +81,17 @@ pub(super) async fn check(which: Which, places: Places, form: Form) -> Exit {
             Ok(file) => vec![one(Some(file), Mode::Supervise, name, &places).await],
             Err(problems) => vec![Report::bad(name, of_problems(&problems))],
         },
-        Which::File(file) => match file.map(|f| places::find(&f, &places.config_dir)).transpose() {
-            Ok(file) => {
-                let shown = file.as_deref().and_then(Path::file_stem);
-                let shown = shown.map_or("-".into(), |stem| stem.to_string_lossy().into_owned());
-                vec![one(file, Mode::Start, shown, &places).await]
+        Which::File(file) => {
+            match file.map(|f| places::find_telling(&f, &places.config_dir)).transpose() {
+                Ok(file) => {
+                    let shown = file.as_deref().and_then(Path::file_stem);
+                    let shown =
+                        shown.map_or("-".into(), |stem| stem.to_string_lossy().into_owned());
+                    vec![one(file, Mode::Start, shown, &places).await]
+                }
+                Err(problems) => vec![Report::bad("-", of_problems(&problems))],
             }
-            Err(problems) => vec![Report::bad("-", of_problems(&problems))],
-        },
+        }
     };
     let odd = surroundings::look(&files, &state_dir, Eyes::Command);
     if !odd.is_empty() {

@@ -51,7 +51,7 @@ fn entries(
     let (file, mode) = match which {
         Which::Instance(name) => (Some(config_dir.join(format!("{name}.toml"))), Mode::Supervise),
         Which::File(file) => {
-            (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
+            (file.map(|file| places::find_telling(&file, config_dir)).transpose()?, Mode::Start)
         }
     };
     let source = places::source(file, environment, mode);

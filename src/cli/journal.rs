@@ -83,7 +83,7 @@ fn load(
     let (file, mode) = match whose {
         Whose::Instance(name) => (Some(places::file_of(&name, config_dir)?), Mode::Supervise),
         Whose::File(file) => {
-            (file.map(|file| places::find(&file, config_dir)).transpose()?, Mode::Start)
+            (file.map(|file| places::find_telling(&file, config_dir)).transpose()?, Mode::Start)
         }
     };
     let loaded = places::load_as(file.clone(), environment, mode)?;

@@ -51,7 +51,7 @@ pub(super) async fn list(
         if full_path { full(name).display().to_string() } else { name.to_owned() }
     };
     let paths: Vec<PathBuf> = names.iter().map(|name| full(name)).collect();
-    let loaded = || places::load_all(&paths, environment);
+    let loaded = || places::load_all(&paths, environment, Mode::Supervise);
     for odd in directory::misnamed(config_dir) {
         complain(format_args!("warning: {odd}"));
     }
@@ -145,7 +145,7 @@ fn long_row(
     };
     let name = loaded.as_ref().map_or_else(
         |_| "-".to_owned(),
-        |loaded| short(&config::instance_name(Mode::Start, None, Some(path), &loaded.config)),
+        |loaded| short(&config::instance_name(Mode::Supervise, None, Some(path), &loaded.config)),
     );
     let now = clock::unix_millis();
     let state =
@@ -179,7 +179,8 @@ fn json_entry(
         serde_json::json!({ "file": file, "path": path.display().to_string(), "status": status });
     match loaded {
         Ok(Loaded { config, warnings }) => {
-            entry["name"] = config::instance_name(Mode::Start, None, Some(path), &config).into();
+            entry["name"] =
+                config::instance_name(Mode::Supervise, None, Some(path), &config).into();
             entry["chain_id"] = config.chain_id.into();
             entry["gateway"] = config.gateways().into();
             entry["kms_core"] =

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use super::output::complain;
 use crate::{
     config::{self, Environment, Loaded, Mode, Place, Problem, Problems, Source},
     journal::{self, Keeper},
@@ -125,12 +126,13 @@ pub(super) fn source(file: Option<PathBuf>, environment: Environment, mode: Mode
     Source { file, environment, credentials_directory, mode }
 }
 
-/// Loads each file as `start` does.
+/// Loads each file, as the only one or as one of many.
 pub(super) fn load_all(
     files: &[PathBuf],
     environment: &Environment,
+    mode: Mode,
 ) -> Vec<Result<Loaded, Problems>> {
-    let source = |file: &PathBuf| source(Some(file.clone()), environment.clone(), Mode::Start);
+    let source = |file: &PathBuf| source(Some(file.clone()), environment.clone(), mode);
     directory::load_all(files.iter().map(source).collect())
 }
 
@@ -138,6 +140,32 @@ pub(super) fn load_all(
 pub(super) fn find(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
     let (whole, directory) = (file.to_owned(), directory.to_owned());
     patiently(Some(file), move || look_for(&whole, &directory))
+}
+
+/// [`find`], which warns if the configuration directory has another file of this name.
+pub(super) fn find_telling(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
+    let found = find(file, directory)?;
+    let (here, there) = (file.to_owned(), directory.join(file));
+    // Which files do not answer is told where the one that was found is read.
+    let look = move |there: &Path| are_two(&here, there);
+    if found == file && Patience::default().one(Work::Look, &there, look).unwrap_or(false) {
+        let (read, other) = (found.display(), there.display());
+        if tracing::enabled!(tracing::Level::WARN) {
+            tracing::warn!(%read, %other, "two configurations of one name");
+        } else {
+            complain(format_args!(
+                "warning: two configurations of one name: {read} is read, not {other}; give the whole \
+                 path of the one that is meant"
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns whether both exist and are not the same file.
+fn are_two(one: &Path, other: &Path) -> bool {
+    let (one, other) = (one.canonicalize(), other.canonicalize());
+    matches!((one, other), (Ok(one), Ok(other)) if one != other)
 }
 
 fn look_for(file: &Path, directory: &Path) -> Result<PathBuf, Problems> {
@@ -265,6 +293,17 @@ mod tests {
     }
 
     #[test]
+    fn two_configurations_of_one_name_are_told_from_one_in_two_ways() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |directory: &tempfile::TempDir| directory.path().join("a.toml");
+        fs::write(at(&here), "").unwrap();
+        assert!(!are_two(&at(&here), &at(&there)), "there is one");
+        assert!(!are_two(&at(&here), &here.path().join("./a.toml")), "it is the same");
+        fs::write(at(&there), "").unwrap();
+        assert!(are_two(&at(&here), &at(&there)));
+    }
+
+    #[test]
     fn a_relative_file_is_looked_for_here_first() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("Cargo.toml"), "").unwrap();
@@ -292,7 +331,7 @@ mod tests {
         let (sender, done) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let environment = Environment::default();
-            let mut all: Vec<_> = load_all(&files, &environment);
+            let mut all: Vec<_> = load_all(&files, &environment, Mode::Start);
             all.push(load(Some(files[0].clone()), environment));
             sender.send(all)
         });

@@ -1,6 +1,10 @@
 //! `start` and `supervise`: the same supervisor, with one configuration or a directory of them.
 
-use std::{net::SocketAddr, path::PathBuf, pin::pin};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::pin,
+};
 
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -12,7 +16,7 @@ use super::{
     surroundings::{self, Eyes, Odd},
 };
 use crate::{
-    config::{self, Environment, Problem, Problems, Warning},
+    config::{self, Environment, Mode, Problem, Problems, Warning},
     instance,
     observe::logging::Kept,
     supervisor::{self, Connectors, Options, RunError, directory::Files},
@@ -38,10 +42,27 @@ pub(super) struct Start {
 
 pub(super) async fn start(start: Start, places: Places, kept: Kept) -> Exit {
     let Start { config, config_dir, name } = start;
-    match config.map(|file| places::find(&file, &config_dir)).transpose() {
-        Ok(file) => run(Files::One { file: file.map(absolute), name }, places, kept).await,
+    match config.map(|file| places::find_telling(&file, &config_dir)).transpose() {
+        Ok(file) => {
+            let file = file.map(absolute);
+            // For as long as the process lives: a reload does not give its instance another name.
+            let name = name_of(file.as_deref(), name, &places.environment);
+            run(Files::One { file, name }, places, kept).await
+        }
         Err(problems) => refuse(&problems),
     }
+}
+
+/// The name of the one instance. `None`: only its configuration has one, and cannot be read.
+pub(super) fn name_of(
+    file: Option<&Path>,
+    given: Option<String>,
+    environment: &Environment,
+) -> Option<String> {
+    given.or_else(|| {
+        let loaded = places::load(file.map(Path::to_owned), environment.clone()).ok()?;
+        Some(config::instance_name(Mode::Start, None, file, &loaded.config))
+    })
 }
 
 pub(super) async fn supervise(config_dir: PathBuf, places: Places, kept: Kept) -> Exit {

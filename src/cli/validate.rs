@@ -26,7 +26,7 @@ pub(super) fn one(
     state_dir: &Path,
     environment: &Environment,
 ) -> Exit {
-    let loaded = places::find(file, config_dir)
+    let loaded = places::find_telling(file, config_dir)
         .and_then(|file| Ok((file.clone(), places::load(Some(file), environment.clone())?)));
     let (file, loaded) = match loaded {
         Ok(loaded) => loaded,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use alloy::primitives::Address;
 use rustls::pki_types::CertificateDer;
 
+use super::keys::Key;
 use super::secret::{PrivateKey, SecretUrl};
 use crate::{domain::PerKind, proxy::Proxies};
 
@@ -16,7 +17,7 @@ use crate::{domain::PerKind, proxy::Proxies};
 pub struct Config {
     /// `false` keeps a supervisor from running this file.
     pub enabled: bool,
-    /// The name in traces, and of an instance that has no better one.
+    /// The name in traces, and of the one instance of `start`. The default is nobody's choice.
     pub service_name: String,
     /// The Gateway chain's node; ws, wss, http or https.
     pub gateway_url: SecretUrl,
@@ -76,6 +77,13 @@ impl Config {
     #[must_use]
     pub fn observes(&self) -> bool {
         self.wallet.is_none()
+    }
+
+    /// The name that an operator chose.
+    #[must_use]
+    pub fn given_service_name(&self) -> Option<&str> {
+        let name = self.service_name.as_str();
+        (Key::ServiceName.default() != Some(name)).then_some(name)
     }
 
     /// The certificates of `ca_file`, if there is one.

@@ -23,7 +23,6 @@ use crate::{
     domain::{LedgerError, RequestKey},
     gateway::provider::TransactionSender,
     heart::Heart,
-    traces,
 };
 
 /// The walks under way.
@@ -109,7 +108,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
     ) {
         let key = intake.request.key;
         let span = error_span!("request", id = %key, kind = %intake.request.kind());
-        traces::of_instance(&span, &self.name);
+        self.whose.mark(&span);
         let (flow, kept) = (self.clone(), intake.clone());
         let (places, share, stop) = (places.clone(), place.share.clone(), stop.clone());
         let walk = async move {

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{
     Around, BuildError, Instance, OBSERVER, Reading, Ways,
-    parts::{addresses, depth, flow_options, intakes, open_ciphertexts},
+    parts::{addresses, depth, flow_options, intakes, open_ciphertexts, whose},
     report::Mode,
     world::{self, Waits},
 };
@@ -48,7 +48,7 @@ impl Instance {
         let suspects = Suspects::default();
         let ciphertexts = open_ciphertexts(config, buckets, fallback, registry, metrics.clone());
         let flow = Flow {
-            name: self.supervision.name.clone(),
+            whose: whose(&self.supervision.name, config),
             ciphertexts,
             mode: flow::Mode::Observe { observed },
             confirmation: Confirmation::new(decryption.clone(), suspects.clone()),

@@ -23,6 +23,7 @@ use crate::{
         provider::ChainReader,
     },
     metrics::Metrics,
+    traces::Whose,
 };
 
 /// Unfinished requests read from the journal ahead of their walk.
@@ -108,4 +109,10 @@ impl<P: ChainReader> Buckets for GatewayConfigAdapter<P> {
     async fn registered(&self, coprocessor: Address) -> Result<bool, BucketLookupError> {
         self.is_registered(coprocessor).await.map_err(lookup)
     }
+}
+
+/// The instance, as its traces name it.
+pub(super) fn whose(name: &str, config: &Config) -> Whose {
+    let service_name = config.given_service_name().map(str::to_owned);
+    Whose { instance: name.to_owned(), service_name }
 }

@@ -9,7 +9,7 @@ use super::{
     attendance::Attendance,
     housekeeping,
     inquiries::Inquiries,
-    parts::{depth, flow_options, intakes, open_ciphertexts, start},
+    parts::{depth, flow_options, intakes, open_ciphertexts, start, whose},
     recovery::Recovery,
     report::{Mode, Report},
     why::Why,
@@ -120,7 +120,7 @@ impl Instance {
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let suspects = Suspects::default();
         let flow = Flow {
-            name: self.supervision.name.clone(),
+            whose: whose(&self.supervision.name, config),
             ciphertexts,
             mode: flow::Mode::Answer(Box::new(Rooms {
                 core: core.clone(),

@@ -97,8 +97,12 @@ impl fmt::Debug for Settings {
 
 impl Settings {
     /// Reads the standard variables of OpenTelemetry. `None`: traces are not configured. The error
-    /// names the variable and never shows its value.
-    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+    /// names the variable and never shows its value. `name`: of the one instance, which the service is
+    /// called where no variable names it.
+    pub fn read(
+        get: impl Fn(&str) -> Option<String>,
+        name: impl FnOnce() -> Option<String>,
+    ) -> Result<Option<Self>, String> {
         let get = |name: &str| get(name).map(|text| text.trim().to_owned());
         let given = |name: &str| get(name).filter(|text| !text.is_empty());
         let wrong = |name: &str, allowed: &str| format!("{name}: allowed is {allowed}");
@@ -158,7 +162,7 @@ impl Settings {
             Some("traceidratio") | None => share?,
             Some(_) => return Err(wrong(SAMPLER, "always_on, always_off or traceidratio")),
         };
-        let service = given(SERVICE).unwrap_or_else(|| "kms-connector".to_owned());
+        let service = given(SERVICE).or_else(name).unwrap_or_else(|| "kms-connector".to_owned());
         Ok(Some(Self { url, headers, service, share }))
     }
 
@@ -421,10 +425,11 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
-        Settings::read(|name| {
+        let get = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
-        })
+        };
+        Settings::read(get, || Some("node-1".to_owned()))
     }
 
     /// A collector that answers 200 and rejects spans.
@@ -470,7 +475,7 @@ mod tests {
         let told = format!("{settings:?}");
         assert!(told.contains("collector.example:4318") && !told.contains("CANARY"), "{told}");
         let plain = read(&[(ENDPOINT, "http://127.0.0.1:4318")]).unwrap().unwrap();
-        assert_eq!((plain.url.path(), plain.service.as_str()), ("/v1/traces", "kms-connector"));
+        assert_eq!((plain.url.path(), plain.service.as_str()), ("/v1/traces", "node-1"));
     }
 
     #[test]

@@ -126,6 +126,12 @@ impl<I: Instances> Supervisor<I> {
         }
         slot.generation += 1;
         self.last_run += 1;
+        if slot.generation == 1 && target.config.s3.is_none() {
+            warn!(
+                instance = name,
+                "no [s3_config]: ciphertexts come from registered buckets alone"
+            );
+        }
         let (id, generation) = (self.last_run, slot.generation);
         let abort = CancellationToken::new();
         let stop = abort.child_token();

@@ -169,7 +169,8 @@ fn list_can_tell_more() {
         long.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines.len(), 4, "{long:?}");
     assert_eq!(lines[1][..5], ["a.toml", "a", "ok", "4242", "wss://gateway.example"]);
-    assert_eq!(lines[2][..4], ["b.toml", "-", "2", "problems"]);
+    // As a supervisor sees it, for which the required keys are missing.
+    assert_eq!(lines[2][..4], ["b.toml", "-", "7", "problems"]);
     assert_eq!(lines[3][..3], ["c.toml", "c", "disabled"]);
 
     let json = world.run(&["list", "--json"]);
@@ -178,7 +179,7 @@ fn list_can_tell_more() {
     assert_eq!(entries[0]["path"], world.configs().join("a.toml").display().to_string());
     assert_eq!(entries[0]["chain_id"], 4242);
     assert_eq!(entries[1]["status"], "bad");
-    assert_eq!(entries[1]["problems"].as_array().unwrap().len(), 2);
+    assert_eq!(entries[1]["problems"].as_array().unwrap().len(), 7);
     for output in [long.stdout, json.stdout] {
         assert!(!output.contains("CANARY") && !output.contains(KEY_PART), "{output}");
     }

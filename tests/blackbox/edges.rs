@@ -398,8 +398,10 @@ async fn version_tells_version_and_the_commit_it_was_built_from() -> Result<()> 
 }
 
 #[tokio::test]
-async fn an_instance_is_called_by_n_else_its_file_else_its_service() -> Result<()> {
+async fn an_instance_is_called_by_n_else_its_service_else_its_file() -> Result<()> {
     let waiting = Waiting::new(&["gateway-7.toml"])?;
+    let plain = waiting.config().replace("service_name = \"of-the-service\"\n", "");
+    fs::write(waiting.dir.path().join("gateway-8.toml"), plain).map_err(io)?;
     let json = ["--log-format", "json", "start"];
     let with = |more: &[&str]| waiting.command(&[&json[..], more].concat());
     let mut without_file = with(&[]);
@@ -410,7 +412,8 @@ async fn an_instance_is_called_by_n_else_its_file_else_its_service() -> Result<(
     for (command, expected) in [
         (with(&["-c", "gateway-7.toml", "-n", "my-connector"]), "my-connector"),
         (with(&["-c", "gateway-7.toml", "--name", " with blanks "]), "with blanks"),
-        (with(&["-c", "gateway-7.toml"]), "gateway-7"),
+        (with(&["-c", "gateway-7.toml"]), "of-the-service"),
+        (with(&["-c", "gateway-8.toml"]), "gateway-8"),
         (without_file, "of-the-variable"),
     ] {
         let daemon = waiting.start(command).await?;

@@ -164,9 +164,13 @@ fn names_follow_the_mode() {
     let config = good("service_name = 'service'").config;
     let file = Some(Path::new("/a/one.toml"));
     assert_eq!(instance_name(Mode::Start, Some("given"), file, &config), "given");
-    assert_eq!(instance_name(Mode::Start, None, file, &config), "one");
+    assert_eq!(instance_name(Mode::Start, None, file, &config), "service");
     assert_eq!(instance_name(Mode::Start, None, None, &config), "service");
     assert_eq!(instance_name(Mode::Supervise, Some("given"), file, &config), "one");
+    // The default is nobody's choice, also where an example spells it out.
+    let config = good("service_name = 'kms-connector'").config;
+    assert_eq!(instance_name(Mode::Start, None, file, &config), "one");
+    assert_eq!(instance_name(Mode::Start, None, None, &config), "kms-connector");
 }
 
 /// Docker's env files keep quotes as part of the value.

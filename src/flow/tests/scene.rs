@@ -225,7 +225,7 @@ impl Scene {
         let (suspects, gets) = (Suspects::default(), Arc::new(AtomicUsize::new(0)));
         let http = BucketClient::over(network(gets.clone(), Arc::new(refusing)));
         let flow = Flow {
-            name: "one".to_owned(),
+            whose: crate::traces::Whose { instance: "one".to_owned(), service_name: None },
             ciphertexts: Ciphertexts::new(CiphertextsOptions {
                 buckets: Arc::new(OneBucket),
                 fallback: None,

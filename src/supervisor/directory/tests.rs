@@ -285,7 +285,7 @@ fn one_file_is_one_instance_under_starts_rules() {
     };
     fs::write(&file, "channel_size = 7").unwrap();
     let of_file = look(Some(&file), None);
-    assert_eq!(of_file.files["one"].as_ref().unwrap().config.channel_size, 7);
+    assert_eq!(of_file.files["service"].as_ref().unwrap().config.channel_size, 7);
     let named = look(Some(&file), Some("mine"));
     assert_eq!(summary(&named), [("mine", true)]);
     let of_environment = look(None, None);
