@@ -1,8 +1,8 @@
-//! `[s3_config]`: the store that is asked when no coprocessor's bucket is known.
+//! `[s3_config]`: the fallback bucket, used when no coprocessor's bucket is known.
 //!
-//! It may be the operator's own and private, so calls to it are presigned (by the AWS SDK for S3) once
-//! credentials are found, and plain before that and where there are none. The store goes through the
-//! same HTTP path, deadlines and checks as every other bucket.
+//! It may be the operator's own and private, so calls to it are presigned (by the AWS SDK for S3) if
+//! there are credentials, and plain otherwise. It is read through the same HTTP path, deadlines and
+//! checks as every other bucket.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::aws::AwsCredentials;
 
-/// The checked `[s3_config]`.
+/// The validated `[s3_config]`.
 pub struct FallbackStore {
     pub(super) bucket: Arc<Bucket>,
 }
@@ -29,8 +29,8 @@ impl std::fmt::Debug for FallbackStore {
 }
 
 impl FallbackStore {
-    /// `{endpoint}/{bucket}`; without an endpoint the bucket's own host of that region on AWS.
-    /// Credentials come from the usual AWS chain.
+    /// `{endpoint}/{bucket}`; without an endpoint the bucket's own host in that region on AWS.
+    /// Credentials come from the default AWS chain.
     pub fn new(region: &str, bucket: &str, endpoint: Option<&str>) -> Result<Self, UnusableUrl> {
         Self::with_credentials(region, bucket, endpoint, None)
     }
@@ -58,7 +58,7 @@ impl FallbackStore {
         Ok(Self { bucket: Arc::new(Bucket::new(base.as_str())?.signed(signer)) })
     }
 
-    /// Credentials are looked for through this client.
+    /// Looks credentials up through this client.
     #[must_use]
     pub fn through(self, http: Option<SharedHttpClient>) -> Self {
         if let (Some(signer), Some(http)) = (&self.bucket.signer, http) {
@@ -71,7 +71,7 @@ impl FallbackStore {
 /// Scheme, host, port and path, as the SDK wants them: it puts the bucket right behind the path.
 fn bare(endpoint: &Url) -> String {
     let mut bare = endpoint.clone();
-    // Cannot fail: it has a host.
+    // Cannot fail: the URL has a host.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);
     bare.set_path(&format!("{}/", endpoint.path().trim_end_matches('/')));
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(FallbackStore::new("no region", "b", None).err(), Some(UnusableUrl::NoEndpoint));
     }
 
-    /// A proxy before the store may ask for a user, of whom S3's signature knows nothing.
+    /// A proxy in front of the store may require a user name, which is not part of S3's signature.
     #[tokio::test]
     async fn a_signed_call_keeps_the_user_of_the_endpoint() {
         let given = SharedCredentialsProvider::new(Credentials::new("A", "s", None, None, "t"));
@@ -167,7 +167,7 @@ mod tests {
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
 
-        // These are about to end.
+        // These expire soon.
         let (store, count) = counting(Some(Duration::from_mins(1)));
         assert!(is_signed(&store).await && is_signed(&store).await);
         assert_eq!(count.load(Ordering::SeqCst), 2);
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 
-    /// Answers after so long, by an error so often, then with credentials.
+    /// Answers after this time, first with errors, then with credentials.
     #[derive(Debug)]
     struct Slow(Duration, AtomicUsize);
 
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    /// A container's agent takes its time, and fails at first.
+    /// A container's agent is slow and fails at first.
     #[tokio::test(start_paused = true)]
     async fn c4_credentials_that_come_late_are_used_within_seconds() {
         for slow in [Slow(Duration::from_secs(3), 0.into()), Slow(Duration::ZERO, 2.into())] {
@@ -220,7 +220,7 @@ mod tests {
         }
     }
 
-    /// A key was made invalid, and another one is there by now.
+    /// A key was revoked, and another one exists by now.
     #[tokio::test(start_paused = true)]
     async fn c4_credentials_that_are_refused_are_looked_for_anew() {
         let (store, count) = counting(Some(Duration::from_hours(1)));
@@ -228,7 +228,7 @@ mod tests {
         assert!(is_signed(&store).await);
         for expected in 2..5 {
             tokio::time::advance(Duration::from_secs(5)).await;
-            // Calls that were under way together.
+            // Calls that were in flight together.
             for _ in 0..10 {
                 signer.doubt();
                 assert!(is_signed(&store).await);

@@ -1,9 +1,9 @@
-//! What a bucket says instead of an object. Pure, but for the reading of a small body.
+//! What a bucket returns instead of an object. Pure, except for reading a small body.
 //!
-//! S3 says it by a status, a code in an XML body, and the bucket's region where another one was asked.
-//! Each code has a remedy of its own; what else stands in the body is not read. It is the word of this
-//! bucket for this call: others are asked none the less, and of its text only what looks like a code or
-//! a region is shown.
+//! S3 reports errors by a status, a code in an XML body, and the bucket's region if another one was
+//! asked. Each code has its own remedy; the rest of the body is ignored. The error is one bucket's word
+//! about one call: other buckets are asked all the same, and only what looks like a code or a region is
+//! shown.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -14,23 +14,23 @@ use tokio::time::timeout;
 
 use crate::aws::{self, Lack};
 
-/// No error of S3 is longer.
+/// Longer than any S3 error, in bytes.
 const LONGEST_BODY: usize = 4096;
-/// For all of the body; what did not come by then is not waited for.
+/// Deadline of the whole body; what arrives later is ignored.
 const BODY_DEADLINE: Duration = Duration::from_secs(1);
-/// Two clocks that are further apart are the reason that a signature is refused: S3 allows 15 minutes.
+/// A larger clock difference explains a refused signature: S3 allows 15 minutes.
 const MOST_APART: Duration = Duration::from_mins(10);
-/// A code or a region is no longer.
+/// Longer than any code or region, in characters.
 const LONGEST_WORD: usize = 48;
 const REGION_HEADER: &str = "x-amz-bucket-region";
 
 macro_rules! codes {
     ($($variant:ident,)+) => {
-        /// The codes of S3 that mean something for what is to be done; each is called as S3 calls it.
+        /// S3 error codes that influence the remedy, with S3's names.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Code {
             $($variant,)+
-            /// Another one.
+            /// Any other code.
             Other(Box<str>),
         }
 
@@ -71,41 +71,41 @@ codes! {
     TokenRefreshRequired,
 }
 
-/// An answer that is no object.
+/// A response that is no object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Error {
     pub status: u16,
-    /// `None`: it is not S3 that answers, or it says nothing.
+    /// `None`: the answer is not S3's, or contains no code.
     pub code: Option<Code>,
-    /// Where the bucket lies, if that is what is wrong.
+    /// The bucket's region, if another one was asked.
     region: Option<Box<str>>,
-    /// Why the call was not signed, where it might have been.
+    /// Why the call was not signed although it could have been.
     unsigned: Option<Lack>,
-    /// The call was signed, and by the bucket's clock its signature is not good yet or any more. Of a
-    /// presigned call S3 says no more than that access is denied.
+    /// The call was signed, and by the bucket's clock the signature is not valid yet or any more. For a
+    /// presigned call S3 then only reports "access denied".
     clocks_differ: bool,
 }
 
-/// What it comes to.
+/// Classification of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// Also where listing is not allowed and the object is not there (yet).
+    /// Also reported for a missing object where listing is not allowed.
     Denied,
     Missing,
     NoBucket,
-    /// The bucket is in another region than the one that was asked.
+    /// The bucket is in another region than the one asked.
     OtherRegion,
     Redirect,
-    /// The credentials, not what they are allowed to do.
+    /// The credentials themselves are refused, not their permissions.
     Credentials,
-    /// The two clocks.
+    /// The clocks differ too much.
     Clock,
-    /// Anything else, which may pass.
+    /// Anything else; it may be temporary.
     Status,
 }
 
 impl S3Error {
-    /// Of a response that is no object. Reads no more of it than it needs.
+    /// Reads a response that is no object, as far as needed.
     pub(super) async fn of(
         mut response: Response,
         unsigned: Option<Lack>,
@@ -184,7 +184,7 @@ impl S3Error {
         }
     }
 
-    /// Whether somebody has to do something before another call can bring the object.
+    /// Whether somebody has to act before another call can succeed.
     #[must_use]
     pub fn needs_somebody(&self) -> bool {
         match self.meaning() {
@@ -193,8 +193,8 @@ impl S3Error {
         }
     }
 
-    /// What to do. `own`: it is the bucket of `[s3_config]`; all others are their coprocessors'. `None`:
-    /// what is wrong says it, or nothing is to be done yet.
+    /// What to do. `own`: it is the bucket of `[s3_config]`; all others belong to their coprocessors.
+    /// `None`: the error says it all, or nothing needs to be done yet.
     #[must_use]
     pub fn remedy(&self, own: bool) -> Option<String> {
         let coprocessors = |what: &str| Some(format!("tell its coprocessor: {what}"));
@@ -285,19 +285,18 @@ impl fmt::Display for S3Error {
 
 impl std::error::Error for S3Error {}
 
-/// Whether the bucket's clock, by its header `date`, is so far from this one that no signature can be
-/// good.
+/// Whether the bucket's clock (header `date`) differs so much that no signature is valid.
 fn clocks_differ(headers: &HeaderMap, now: SystemTime) -> bool {
     let date = headers.get(DATE).and_then(|date| date.to_str().ok());
     let Some(date) = date.and_then(|date| httpdate::parse_http_date(date).ok()) else {
         return false;
     };
-    // The one that is later has the other before it.
+    // The absolute difference.
     let apart = date.duration_since(now).unwrap_or_else(|earlier| earlier.duration());
     apart > MOST_APART
 }
 
-/// The text of the first element of this name, of an XML document that begins as S3's errors do.
+/// Text of the first element of this name in an XML document that begins like S3's errors.
 fn element<'b>(body: &'b str, name: &str) -> Option<&'b str> {
     let start = body.trim_start_matches('\u{feff}').trim_start();
     if !start.starts_with("<?xml") && !start.starts_with("<Error") {
@@ -308,7 +307,7 @@ fn element<'b>(body: &'b str, name: &str) -> Option<&'b str> {
     Some(text.trim())
 }
 
-/// Codes are words of letters; a secret that somebody repeats to us is none.
+/// Codes consist of letters; a secret that is repeated to us does not.
 fn is_code(text: &str) -> bool {
     (1..=LONGEST_WORD).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
@@ -325,7 +324,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// As AWS writes them.
+    /// An error body as AWS writes it.
     pub(in crate::flow::ciphertexts) fn body(code: &str, more: &str) -> String {
         format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>Words.\
@@ -353,7 +352,7 @@ pub(super) mod tests {
         }
         let other = error(301, "", &moved);
         assert_eq!((other.meaning(), other.region.as_deref()), (Meaning::OtherRegion, None));
-        // Anybody else's redirect.
+        // A redirect that is not S3's.
         assert_eq!(error(301, "", "<html>moved</html>").meaning(), Meaning::Redirect);
     }
 
@@ -384,7 +383,7 @@ pub(super) mod tests {
         let lack = Some(Lack::None);
         let unsigned = S3Error { unsigned: lack, ..error(403, "", &body("AccessDenied", "")) };
         assert!(unsigned.remedy(true).unwrap().contains("no AWS credentials"));
-        // What may pass by itself, and what only is not there.
+        // Errors that may be temporary, and missing objects.
         for (status, code) in
             [(503, "SlowDown"), (500, "InternalError"), (404, "NoSuchKey"), (400, "Novel")]
         {
@@ -412,7 +411,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Of a presigned call that came too late S3 says no other thing than of one that is not allowed.
+    /// For an expired presigned call S3 reports the same as for a forbidden one.
     #[test]
     fn c4_a_clock_that_differs_is_named_where_a_signature_is_refused() {
         let now = aws::now();
@@ -431,8 +430,7 @@ pub(super) mod tests {
     }
 
     proptest! {
-        /// Whatever a bucket says of itself: what is shown is short, of plain words, and nothing that
-        /// it was told in confidence.
+        /// Whatever a bucket returns: what is shown is short, in plain words, and contains no secret.
         #[test]
         fn c4_no_body_is_shown_but_for_codes_and_regions(
             status in 200_u16..600,

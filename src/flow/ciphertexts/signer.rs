@@ -1,8 +1,8 @@
-//! How GETs to the store of `[s3_config]` are signed: by the AWS SDK for S3, which knows each region's
-//! endpoint, its partition (`cn-`, `eusc-`) and the style of its URLs.
+//! Signs GETs to the store of `[s3_config]` with the AWS SDK for S3, which knows the endpoint of each
+//! region, its partition (`cn-`, `eusc-`) and the URL style.
 //!
-//! The SDK presigns and calls nobody: the URL goes the way of every other bucket's, which bounds size,
-//! time and redirects, and streams into memory that was reserved before.
+//! The SDK only presigns and makes no call: the URL takes the same path as every other bucket's, which
+//! bounds size, time and redirects, and reads into reserved memory.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -31,10 +31,10 @@ use url::Url;
 
 use crate::aws::{self, AwsCredentials, Lack, Provider};
 
-/// How long a presigned URL is good for: S3 lets the two clocks differ by as much.
+/// Lifetime of a presigned URL, equal to the clock difference that S3 allows.
 const GOOD_FOR: Duration = Duration::from_mins(15);
 
-/// Where a bucket is.
+/// The location of a bucket.
 pub(super) struct Location {
     pub region: String,
     pub bucket: String,
@@ -44,7 +44,7 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// The bucket's URL. `None`: there can be no such bucket in such a region.
+    /// The bucket's URL. `None`: no such bucket can exist in this region.
     pub(super) fn url(&self) -> Option<Url> {
         let params = Params::builder()
             .region(&self.region)
@@ -53,18 +53,18 @@ impl Location {
             .force_path_style(self.endpoint.is_some())
             .disable_s3_express_session_auth(true);
         let (resolver, params) = (DefaultResolver::new(), params.build().ok()?);
-        // The rules are a table: nothing is waited for.
+        // The rules are a table: this never waits.
         let endpoint = resolver.resolve_endpoint(&params).now_or_never()?.ok()?;
         Url::parse(endpoint.url()).ok()
     }
 }
 
-/// Presigns GETs of the fallback store's objects.
+/// Presigns GETs of the fallback bucket's objects.
 pub(super) struct Signer {
     client: Client,
     bucket: String,
     credentials: Arc<AwsCredentials>,
-    /// What the log tells already of how calls go out.
+    /// What was last logged about how calls go out.
     said: Mutex<Option<Result<(), Lack>>>,
 }
 
@@ -79,7 +79,7 @@ impl Signer {
             .region(Region::new(region))
             .force_path_style(endpoint.is_some())
             .disable_s3_express_session_auth(true)
-            // Digests are checked by us, whatever the store says.
+            // We check digests ourselves.
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .credentials_provider(Provider(Arc::clone(&credentials)))
             .identity_cache(IdentityCache::no_cache())
@@ -90,13 +90,13 @@ impl Signer {
         Self { client: Client::from_conf(config), bucket, credentials, said: Mutex::default() }
     }
 
-    /// Credentials are looked for through this client.
+    /// Looks credentials up through this client.
     pub(super) fn through(&self, http: SharedHttpClient) {
         self.credentials.through(http);
     }
 
-    /// A GET of this object; `None` without credentials. `Err`: credentials and bucket cannot be signed
-    /// with, which no retry fixes, so the caller's call fails.
+    /// A presigned GET of this object. `None`: there are no credentials. `Err`: signing is impossible
+    /// with these credentials and this bucket, which no retry fixes.
     pub(super) async fn presigned(
         &self,
         key: String,
@@ -122,7 +122,7 @@ impl Signer {
         Ok(Some((url, headers.collect::<Option<_>>().ok_or(UNSIGNABLE)?)))
     }
 
-    /// The store does not take these credentials.
+    /// The store refused these credentials.
     pub(super) fn doubt(&self) {
         self.credentials.doubt();
     }
@@ -132,7 +132,7 @@ impl Signer {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()?.err()
     }
 
-    /// Once, and again when it is another thing.
+    /// Logs a change of how calls go out, once.
     fn tell(&self, found: Result<(), Lack>) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.as_ref() == Some(&found) {
@@ -151,8 +151,8 @@ impl Signer {
     }
 }
 
-/// In place of the SDK's own client, which would read the system's authorities for calls that it never
-/// makes.
+/// Replaces the SDK's HTTP client, which would load the system's root certificates for calls that are
+/// never made.
 #[derive(Debug)]
 struct NoCalls;
 
@@ -178,14 +178,14 @@ mod tests {
         Signer::new(location, AwsCredentials::new(None, given))
     }
 
-    /// What is signed goes where the bucket is, whatever its partition and the style of its URL.
+    /// The signed URL leads to the bucket, whatever its partition and URL style.
     #[tokio::test]
     async fn a_presigned_call_is_one_of_the_regions_own_host() {
         for (region, bucket, endpoint, expected) in [
             ("us-east-1", "mine", None, "https://mine.s3.us-east-1.amazonaws.com/ab"),
             ("cn-north-1", "mine", None, "https://mine.s3.cn-north-1.amazonaws.com.cn/ab"),
             ("eusc-de-east-1", "mine", None, "https://mine.s3.eusc-de-east-1.amazonaws.eu/ab"),
-            // No name of a host, so a part of the path.
+            // Not a valid host name, so it becomes part of the path.
             ("eu-west-1", "my.bucket", None, "https://s3.eu-west-1.amazonaws.com/my.bucket/ab"),
             ("eu-west-1", "mine", Some("http://localhost:9876"), "http://localhost:9876/mine/ab"),
             ("eu-west-1", "mine", Some("http://h/p/"), "http://h/p/mine/ab"),
