@@ -17,13 +17,8 @@ impl Backoff {
         Self { first: first.min(ceiling), ceiling, attempt: 0 }
     }
 
-    /// The next pause.
-    pub fn next_delay(&mut self) -> Duration {
-        self.next_delay_by(fastrand::f64())
-    }
-
-    /// The next pause, with a random number between 0 and 1 that the caller provides.
-    pub fn next_delay_by(&mut self, dice: f64) -> Duration {
+    /// The next pause. `dice`: a random number between 0 and 1 that the caller provides.
+    pub fn next_delay(&mut self, dice: f64) -> Duration {
         let full = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.ceiling);
         self.attempt = self.attempt.saturating_add(1);
         full.mul_f64(0.5 + 0.5 * dice)
@@ -49,14 +44,14 @@ mod tests {
     fn grows_and_stays_below_the_ceiling() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
         let mut last_floor = Duration::ZERO;
-        for _ in 0..100 {
-            let delay = backoff.next_delay();
+        for dice in (0..100).map(|roll| f64::from(roll % 11) / 10.0) {
+            let delay = backoff.next_delay(dice);
             assert!(delay <= Duration::from_secs(5));
             assert!(delay >= last_floor / 4);
             last_floor = delay;
         }
         assert!(last_floor >= Duration::from_millis(2500));
         backoff.reset();
-        assert!(backoff.next_delay() <= Duration::from_millis(10));
+        assert!(backoff.next_delay(1.0) <= Duration::from_millis(10));
     }
 }

@@ -40,6 +40,7 @@ pub use self::{
     ledger::{Answered, Arrival, Batch, IdRun, RequestLedger, Standing, Step, Taken, Unproven},
 };
 use crate::{
+    dice::Dice,
     domain::PerKind,
     gateway::{decryption::Support, gateway_config::GatewayConfigAdapter},
     metrics::Metrics,
@@ -98,6 +99,7 @@ pub struct Flow<P, B, L> {
     pub line: watch::Receiver<Line>,
     pub ledger: L,
     pub metrics: Metrics,
+    pub dice: Dice,
     pub options: FlowOptions,
     /// What is wrong with many requests at once is said once.
     pub repeats: Mutex<Repeats>,

@@ -280,7 +280,8 @@ impl Instance {
         metrics.new_generation();
         self.connect(&provider, connecting);
         let gateway = world::gateway_name(&provider);
-        let waits = Waits::building(&self.supervision.reporter);
+        let dice = &self.machine.dice.clone();
+        let waits = Waits::building(&self.supervision.reporter, dice);
         if let Err(error) = provider.first_attempt().await {
             waits.on(&gateway, &error.to_string());
         }
@@ -305,12 +306,13 @@ impl Instance {
         let address = wallet.address();
         let registry = world::reach_registry(&waits, &gateway, &provider, address, config).await;
         world::check_wallet(&provider, address, &journal, config).await;
-        let core = KmsCore::new(core, domain, kms_core::Options::default(), metrics);
+        let core =
+            KmsCore::new(core, domain, kms_core::Options::default(), metrics).rolling(dice.clone());
         let left = waits.for_disk(journal.path(), LeftOver::read(&opened)).await?;
         let (address, cursor) = (wallet.address(), left.reading.cursor);
+        let sent = &left.transactions;
         let maybe_answered_up_to =
-            past::maybe_answered_up_to(&provider, &journal, address, cursor, &left.transactions)
-                .await?;
+            past::maybe_answered_up_to(&provider, &journal, address, cursor, sent, dice).await?;
         let ground = Ground {
             provider,
             buckets,
@@ -350,7 +352,8 @@ impl Instance {
     ) -> watch::Sender<Support> {
         let (support, _) = watch::channel(world::watch_support(waits, gateway, decryption).await);
         let (name, adapter) = (gateway.to_owned(), decryption.clone());
-        let following = housekeeping::follow_support(name, adapter, support.clone());
+        let following =
+            housekeeping::follow_support(name, adapter, support.clone(), self.machine.dice.clone());
         self.tasks.spawn_endless(&self.below, "contract support", following);
         support
     }

@@ -77,5 +77,6 @@ pub mod repeats;
 pub mod lately;
 pub mod crowd;
 pub mod clock;
+pub mod dice;
 pub mod machine;
 pub mod domain;

@@ -1,4 +1,4 @@
-//! The machine that an instance runs on, as far as it is used directly and not through a port: its clock,
+//! The machine that an instance runs on, as far as it is used directly and not through a port: its clock, dice,
 //! threads for blocking work, and the result of a commit on its disk. Passed in like the other edges, so that
 //! a simulation can replace it and make runs reproducible: blocking work then runs in place when the
 //! [`Player`] allows it, and commits fail when the player says so.
@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use crate::clock::Clock;
+use crate::{clock::Clock, dice::Dice};
 
 /// The result of a commit on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub trait Player: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Machine {
     pub clock: Clock,
+    pub dice: Dice,
     player: Option<Arc<dyn Player>>,
 }
 
@@ -45,8 +46,8 @@ impl fmt::Debug for Machine {
 
 impl Machine {
     #[must_use]
-    pub fn played_by(player: Arc<dyn Player>, clock: Clock) -> Self {
-        Self { clock, player: Some(player) }
+    pub fn played_by(player: Arc<dyn Player>, clock: Clock, dice: Dice) -> Self {
+        Self { clock, dice, player: Some(player) }
     }
 
     /// Runs `work`, which may block. A panic in it continues in the caller. `None`: the runtime is shutting

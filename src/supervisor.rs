@@ -51,6 +51,7 @@ use self::{
 use crate::{
     clock,
     config::Config,
+    dice::Dice,
     instance::{self, CheckError, Ended, Estate, Exit, Supervision},
     journal::Keeper,
     observe::{
@@ -169,6 +170,7 @@ struct Supervisor<I: Instances> {
     /// Who kept the journals, as read at startup.
     keepers: Vec<Keeper>,
     slots: BTreeMap<String, Slot<I::Estate>>,
+    dice: Dice,
     last_slot: u64,
     runs: JoinSet<Ran<I::Estate>>,
     /// Every run that has not ended, even if its slot is gone.
@@ -205,6 +207,7 @@ impl<I: Instances> Supervisor<I> {
             board: None,
             keepers: Vec::new(),
             slots: BTreeMap::new(),
+            dice: Dice::default(),
             last_slot: 0,
             runs: JoinSet::new(),
             under_way: HashMap::new(),

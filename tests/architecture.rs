@@ -15,7 +15,8 @@ use std::{
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
-    ("machine", &["clock"]),
+    ("dice", &[]),
+    ("machine", &["clock", "dice"]),
     ("backoff", &[]),
     ("repeats", &[]),
     ("lately", &[]),
@@ -31,13 +32,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("gateway::abi", &["domain"]),
     (
         "gateway::provider",
-        &["backoff", "clock", "domain", "heart", "lately", "metrics", "proxy", "repeats", "tls"],
+        &[
+            "backoff", "clock", "dice", "domain", "heart", "lately", "metrics", "proxy", "repeats",
+            "tls",
+        ],
     ),
-    ("gateway::wallet", &["aws", "backoff", "domain", "metrics", "proxy", "tls"]),
+    ("gateway::wallet", &["aws", "backoff", "dice", "domain", "metrics", "proxy", "tls"]),
     (
         "gateway::lane",
         &[
             "backoff",
+            "dice",
             "domain",
             "gateway::provider",
             "gateway::wallet",
@@ -61,6 +66,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "backoff",
             "clock",
+            "dice",
             "domain",
             "flow::intake",
             "flow::ledger",
@@ -73,7 +79,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("flow::ciphertexts", &["aws", "domain", "metrics", "proxy", "repeats", "tls"]),
-    ("flow::kms_core", &["backoff", "domain", "metrics", "tls", "traces"]),
+    ("flow::kms_core", &["backoff", "dice", "domain", "metrics", "tls", "traces"]),
     (
         "flow::submission",
         &[
@@ -90,6 +96,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "flow",
         &[
             "backoff",
+            "dice",
             "domain",
             "flow::arrivals",
             "flow::ciphertexts",
@@ -128,6 +135,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "backoff",
             "clock",
             "config",
+            "dice",
             "domain",
             "flow",
             "flow::arrivals",
@@ -155,8 +163,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "supervisor",
         &[
-            "clock", "config", "crowd", "domain", "heart", "instance", "journal", "metrics",
-            "observe",
+            "clock", "config", "crowd", "dice", "domain", "heart", "instance", "journal",
+            "metrics", "observe",
         ],
     ),
     ("cli", &["clock", "config", "domain", "instance", "journal", "observe", "supervisor"]),
@@ -445,8 +453,8 @@ fn the_table_can_fail() {
     }
 }
 
-/// What stands behind a port, and the folder that is it: nobody else names it.
-const BEHIND_PORTS: &[(&str, &str)] = &[("rusqlite", "journal::sqlite")];
+/// What stands behind a port or an edge, and the module that is it: nobody else names it.
+const BEHIND_PORTS: &[(&str, &str)] = &[("rusqlite", "journal::sqlite"), ("fastrand", "dice")];
 
 /// What a file of this module names of what stands behind a port it is not part of.
 fn named(module: &[String], text: &str) -> Vec<&'static str> {
@@ -470,6 +478,7 @@ fn what_stands_behind_a_port_is_named_by_nobody_else() {
         ("journal::writer", "use rusqlite::Connection;", true),
         ("instance::inquiries", "fn f() -> Result<(), rusqlite::Error> { Ok(()) }", true),
         ("journal::sqlite_more", "use rusqlite::Connection;", true),
+        ("flow::capacity", "if fastrand::bool() {}", true),
         ("journal::sqlite::names", "use rusqlite::Connection;", false),
         ("journal::sqlite", "use rusqlite::Connection;", false),
         (

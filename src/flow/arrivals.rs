@@ -65,6 +65,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock::Clock,
+    dice::Dice,
     domain::{B256, BlockRef, Event, LedgerError, Request},
     gateway::{
         decryption::{DecryptionAdapter, Support},
@@ -100,6 +101,7 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Arrivals<P, L> {
     adapter: DecryptionAdapter<P>,
+    dice: Dice,
     ledger: L,
     walk: Entrance,
     /// Told of an upgrade before any request that came after it is walked.
@@ -213,6 +215,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
         }
         Self {
             adapter,
+            dice: Dice::default(),
             ledger,
             walk,
             support,
@@ -274,8 +277,9 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
 
     /// Tells the time by this clock.
     #[must_use]
-    pub fn by(mut self, clock: Clock) -> Self {
+    pub fn by(mut self, clock: Clock, dice: Dice) -> Self {
         self.notes = self.notes.by(clock);
+        self.dice = dice;
         self
     }
 
@@ -308,12 +312,14 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
             self.suspects.clone(),
             (self.progress.subscribe(), self.connection.subscribe()),
             self.finders.clone(),
+            self.dice.clone(),
         );
         let proof = Proof::new(
             self.adapter.clone(),
             self.notes.clone(),
             self.ids.clone(),
             self.finders.clone(),
+            self.dice.clone(),
         );
         let reading = async {
             tokio::select! {
@@ -383,7 +389,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
                             pause.reset();
                         }
                         (self.turn, self.turned) = (self.turn + 1, Instant::now());
-                        sleep(pause.next_delay()).await;
+                        sleep(pause.next_delay(self.dice.roll())).await;
                     }
                 }
             }
@@ -565,7 +571,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
             self.go_to(cursor);
             // Not all instances of a process at the same block.
             self.store_at =
-                Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * fastrand::f64());
+                Instant::now() + CURSOR_STORED_WITHIN.mul_f64(0.5 + 0.5 * self.dice.roll());
         }
         let mut requests: Vec<Option<Request>> = requests.into_iter().map(Some).collect();
         // All are in hand before the first one waits for room.

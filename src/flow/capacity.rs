@@ -123,12 +123,13 @@ impl Places {
 
     /// The next request that may be walked under this line, once there is a place for it: what is not taken
     /// out of its channel makes the room before wait. `None`: there will be no more. Dropping the future
-    /// loses nothing.
+    /// loses nothing. `coin`: which kind is looked at first.
     pub(super) async fn next(
         &self,
         intakes: &mut Intakes,
         rows: &mut Rows,
         line: Line,
+        coin: bool,
     ) -> Option<(Place, Intake)> {
         let (Intakes { fresh, again }, Rows { fresh: row, again: row_again }) = (intakes, rows);
         let waiting =
@@ -143,7 +144,7 @@ impl Places {
         // In no fixed order: neither side can starve the other. The dice are ours, because those
         // of `select!` cannot be seeded.
         let (first, second): (Side<'_>, Side<'_>) =
-            if fastrand::bool() { (fresh, recovered) } else { (recovered, fresh) };
+            if coin { (fresh, recovered) } else { (recovered, fresh) };
         let next = tokio::select! {
             biased;
             Some(next) = first => Some(next),

@@ -77,7 +77,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 }
                 () = stop.cancelled() => break,
                 Ok(()) = line.changed() => {}
-                next = places.next(&mut intakes, &mut rows, covers) => {
+                next = places.next(&mut intakes, &mut rows, covers, self.dice.coin()) => {
                     let Some((mut place, intake)) = next else { break };
                     heart.beat().await;
                     // The held retry may find what is walking already.

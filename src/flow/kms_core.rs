@@ -44,6 +44,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::backoff::Backoff;
+use crate::dice::Dice;
 use crate::domain::{
     Address, Answer, Ciphertext, Hold, HoldReason, Operation, OutsideText, Remedy, Request,
     SigningDomain,
@@ -182,6 +183,7 @@ pub struct KmsCore {
     endpoint: Endpoint,
     domain: Arc<SigningDomain>,
     options: Options,
+    dice: Dice,
     metrics: Metrics,
 }
 
@@ -195,7 +197,14 @@ impl KmsCore {
         metrics: Metrics,
     ) -> Self {
         let endpoint = Endpoint::new(transport, options.health, metrics.clone());
-        Self { endpoint, domain: Arc::new(domain), options, metrics }
+        let dice = Dice::default();
+        Self { endpoint, domain: Arc::new(domain), options, dice, metrics }
+    }
+
+    /// Its pauses are by these dice.
+    #[must_use]
+    pub fn rolling(self, dice: Dice) -> Self {
+        Self { dice, ..self }
     }
 
     /// Host and port of the endpoint, for messages.
@@ -349,7 +358,7 @@ impl KmsCore {
                 backoff.reset();
             }
             let left = end.saturating_duration_since(Instant::now());
-            sleep(backoff.next_delay().min(left)).await;
+            sleep(backoff.next_delay(self.dice.roll()).min(left)).await;
         }
     }
 

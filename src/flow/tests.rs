@@ -60,23 +60,23 @@ async fn what_was_left_does_not_delay_what_is_new() {
     for id in 0..10 {
         again.send(intake(id, true)).await.unwrap();
     }
-    let first = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
-    let second = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
+    let first = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
+    let second = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
     assert!(first.1.recovered && second.1.recovered);
     let third = tokio::time::timeout(
         Duration::from_secs(1),
-        places.next(&mut intakes, &mut rows, Line::OPEN),
+        places.next(&mut intakes, &mut rows, Line::OPEN, true),
     )
     .await;
     assert!(third.is_err(), "no third one");
     assert!(places.full(true), "those out of the journal wait for each other");
     assert!(!places.full(false));
     fresh.send(intake(100, false)).await.unwrap();
-    let fresh_one = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
+    let fresh_one = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
     assert!(!fresh_one.1.recovered);
     drop(first);
     assert!(
-        places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap().1.recovered,
+        places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap().1.recovered,
         "its place was given on"
     );
     assert!(!places.full(false), "nobody waits for a place");
@@ -95,16 +95,16 @@ async fn a_single_place_serves_both_sides() {
     for round in 0..20 {
         let waiting = tokio::time::timeout(
             Duration::from_millis(10),
-            places.next(&mut intakes, &mut rows, Line::OPEN),
+            places.next(&mut intakes, &mut rows, Line::OPEN, true),
         );
         assert!(waiting.await.is_err());
         let (side, recovered) = if round % 2 == 0 { (&fresh, false) } else { (&again, true) };
         side.send(intake(round, recovered)).await.unwrap();
-        let (_place, taken) = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
+        let (_place, taken) = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
         assert_eq!(taken.request.key.id.to::<u64>(), round);
     }
     drop((fresh, again));
-    assert!(places.next(&mut intakes, &mut rows, Line::OPEN).await.is_none());
+    assert!(places.next(&mut intakes, &mut rows, Line::OPEN, true).await.is_none());
 }
 
 /// Whoever waits longest gives its place back, one at a time, and only to a request.
@@ -118,7 +118,7 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     let mut walking = Vec::new();
     for id in 0..2 {
         fresh.send(intake(id, false)).await.unwrap();
-        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap());
+        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap());
     }
     let (first, second) = (places.clone(), places.clone());
     let mut giving_way = JoinSet::new();
@@ -133,7 +133,7 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
     });
     let nobody = tokio::time::timeout(
         Duration::from_mins(1),
-        places.next(&mut intakes, &mut rows, Line::OPEN),
+        places.next(&mut intakes, &mut rows, Line::OPEN, true),
     )
     .await;
     assert!(nobody.is_err());
@@ -142,7 +142,7 @@ async fn places_are_asked_back_one_by_one_while_a_request_waits() {
 
     fresh.send(intake(2, false)).await.unwrap();
     let place = async {
-        let next = places.next(&mut intakes, &mut rows, Line::OPEN);
+        let next = places.next(&mut intakes, &mut rows, Line::OPEN, true);
         let back = async {
             assert_eq!(giving_way.join_next().await.unwrap().unwrap(), 0);
             drop(walking.remove(0));
@@ -169,7 +169,7 @@ async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     }
     let (mut walking, mut giving_way) = (Vec::new(), JoinSet::new());
     for number in 0..3 {
-        let next = places.next(&mut intakes, &mut rows, Line::OPEN).await;
+        let next = places.next(&mut intakes, &mut rows, Line::OPEN, true).await;
         let (place, intake) = next.unwrap();
         let share = rows.begun(intake.request.block);
         let places = places.clone();
@@ -183,14 +183,14 @@ async fn those_of_one_block_give_way_to_the_rest_of_it_one_by_one() {
     }
     let block = intake(0, false).request.block;
     for gives_way in 0..2 {
-        let none = places.next(&mut intakes, &mut rows, Line::OPEN);
+        let none = places.next(&mut intakes, &mut rows, Line::OPEN, true);
         assert!(tokio::time::timeout(minute, none).await.is_err(), "it has its share");
         assert_eq!(giving_way.join_next().await.unwrap().unwrap(), gives_way);
         let more = tokio::time::timeout(minute, giving_way.join_next()).await;
         assert!(more.is_err(), "one is enough");
         rows.ended(block);
         walking.remove(0);
-        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap().0);
+        walking.push(places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap().0);
         rows.begun(block);
     }
     assert!(tokio::time::timeout(minute, giving_way.join_next()).await.is_err(), "none waits");

@@ -96,7 +96,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Ok(Door::Back(to, odd)) => {
                     Box::pin(self.go_back(key, &stage, &to, odd, seat.hand)).await?;
                     stage = to;
-                    let pause = sleep(history.went_back(fastrand::f64()));
+                    let pause = sleep(history.went_back(self.dice.roll()));
                     if stop.run_until_cancelled(pause).await.is_none() {
                         return Ok(Ended::Stopped);
                     }
@@ -121,7 +121,7 @@ impl<P: TransactionSender, B: Buckets, L: RequestLedger> Flow<P, B, L> {
                 Some(Ok(setback)) => setback,
                 Some(Err(gone)) => return Box::pin(self.settle(&request, gone)).await,
             };
-            let (wanted, dice) = (seat.is_wanted(), fastrand::f64());
+            let (wanted, dice) = (seat.is_wanted(), self.dice.roll());
             let at = Moment { begun, now: Instant::now(), wanted, dice };
             let expiry = self.options.request_expiry;
             match policy::decide(&stage, &setback, &mut history, at, expiry) {

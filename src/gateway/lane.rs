@@ -52,6 +52,7 @@ use super::{
     wallet::Wallet,
 };
 use crate::{
+    dice::Dice,
     domain::{Address, B256, BlockRef, Bytes, Hold, LedgerError, RequestKey},
     heart::Heart,
     metrics::Metrics,
@@ -208,6 +209,7 @@ pub struct LaneTask<P, L> {
     jobs: mpsc::Receiver<Task>,
     recovered: Recovered,
     metrics: Metrics,
+    dice: Dice,
 }
 
 /// Creates a lane and the task that runs it.
@@ -221,7 +223,9 @@ pub fn lane<P: TransactionSender, L: TransactionLedger>(
 ) -> (Lane, LaneTask<P, L>) {
     let (asks, jobs) = mpsc::channel(options.max_in_flight);
     let (sender, wallet) = (wallet.address(), Some(wallet));
-    let task = LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics };
+    let dice = Dice::default();
+    let task =
+        LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics, dice };
     (Lane { jobs: asks, sender }, task)
 }
 
@@ -238,15 +242,21 @@ pub fn drain<P: TransactionSender, L: TransactionLedger>(
     let options = LaneOptions { chain_id: 0, max_in_flight: 0, max_fee_per_gas: HIGHEST_FEE };
     // The sender is dropped: a draining lane has no callers.
     let (_, jobs) = mpsc::channel(1);
-    let wallet = None;
-    LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics }
+    let (wallet, dice) = (None, Dice::default());
+    LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics, dice }
 }
 
 impl<P: TransactionSender, L: TransactionLedger> LaneTask<P, L> {
+    /// Takes the random part of its pauses from these dice.
+    #[must_use]
+    pub fn rolling(self, dice: Dice) -> Self {
+        Self { dice, ..self }
+    }
+
     /// Runs until `stop`, or until the lane is drained. Fails only if the journal fails.
     pub async fn run(self, heart: Heart, stop: CancellationToken) -> Result<(), LedgerError> {
         let known = Known::of(&self.recovered);
-        let (wallet, told) = (self.sender, (&heart, &self.metrics));
+        let (wallet, told) = (self.sender, (&heart, &self.metrics, &self.dice));
         let counting = start::first_count(&self.provider, wallet, known, &self.jobs, told);
         let Some(count) = stop.run_until_cancelled(counting).await else { return Ok(()) };
         let owner = Owner::new(self, count);

@@ -33,6 +33,7 @@ use url::Url;
 
 use crate::aws::{AwsCredentials, Lack, Provider};
 use crate::backoff::Backoff;
+use crate::dice::Dice;
 use crate::domain::{Address, B256, Hold, HoldReason, OutsideText, Remedy};
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
@@ -299,7 +300,7 @@ where
     R: fmt::Debug,
 {
     let end = Instant::now() + deadline;
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let (mut backoff, dice) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), Dice::default());
     loop {
         let error = match timeout_at(end, timeout(per_call, call())).await {
             Ok(Ok(Ok(output))) => return Ok(output),
@@ -315,7 +316,7 @@ where
             (error, _) => error,
         };
         failed(&error);
-        let pause = backoff.next_delay();
+        let pause = backoff.next_delay(dice.roll());
         if error.remedy() != Remedy::Retry || Instant::now() + pause >= end {
             return Err(error);
         }

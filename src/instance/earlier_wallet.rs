@@ -8,6 +8,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::sent_before;
 use crate::{
+    dice::Dice,
     domain::{Address, LedgerError},
     gateway::{
         lane::{self, SignedTransaction},
@@ -19,12 +20,17 @@ use crate::{
 };
 
 /// Follows them, closes the old journal, and then waits for `stop`.
-pub(super) async fn follow<P: TransactionSender>(left: Left, provider: P, stop: CancellationToken) {
+pub(super) async fn follow<P: TransactionSender>(
+    left: Left,
+    provider: P,
+    dice: Dice,
+    stop: CancellationToken,
+) {
     let Left { wallet, journal, writer } = left;
     let closing = CancellationToken::new();
     let writing = writer.run(Heart::default(), Metrics::default(), closing.clone());
     let following = async {
-        let followed = drain(&journal, provider, wallet, stop.clone()).await;
+        let followed = drain(&journal, provider, wallet, dice, stop.clone()).await;
         closing.cancel();
         followed
     };
@@ -61,6 +67,7 @@ async fn drain<P: TransactionSender>(
     journal: &Journal,
     provider: P,
     wallet: Address,
+    dice: Dice,
     stop: CancellationToken,
 ) -> Result<Followed, LedgerError> {
     let sent = sent_before(journal).await?;
@@ -69,7 +76,7 @@ async fn drain<P: TransactionSender>(
     // Its figures are not those of the lane in use.
     let metrics = Metrics::default();
     let draining = lane::drain(provider, wallet, journal.clone(), sent, metrics);
-    draining.run(Heart::default(), stop).await?;
+    draining.rolling(dice).run(Heart::default(), stop).await?;
     journal.flush().await?;
     let given_up = self::nonces(&journal.ask(Query::OpenTransactions).await?);
     Ok(Followed { ended: nonces.saturating_sub(given_up), given_up })
@@ -131,7 +138,7 @@ mod tests {
     /// Follows until the journal is let go; answers what is still open in it.
     async fn followed(dir: &Path, wallet: Address, chain: &FakeChain) -> Vec<u64> {
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
-        running.spawn(follow(left(dir, wallet), chain.clone(), stop.clone()));
+        running.spawn(follow(left(dir, wallet), chain.clone(), Dice::default(), stop.clone()));
         let journal = loop {
             sleep(Duration::from_secs(1)).await;
             chain.mine(Vec::new());

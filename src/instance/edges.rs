@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::BuildError;
 use crate::{
     config::{Config, SecretUrl},
+    dice::Dice,
     flow::{
         ciphertexts::{BucketClient, FallbackStore},
         kms_core::Transport,
@@ -91,7 +92,7 @@ pub(super) fn gateway_at<'u>(
         endpoint.through(proxies.clone())
     };
     let endpoints = urls.map(endpoint).collect();
-    Ok(ArbitrumProvider::new(config.chain_id, endpoints, metrics))
+    Ok(ArbitrumProvider::new(config.chain_id, endpoints, metrics, &Dice::default()))
 }
 
 pub(super) fn core(config: &Config, roots: &TlsRoots) -> Result<Transport, BuildError> {

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::world::{Waits, ask_support, watch_support};
 use crate::{
     clock::Clock,
+    dice::Dice,
     domain::LedgerError,
     gateway::{
         decryption::{DecryptionAdapter, Support},
@@ -31,8 +32,9 @@ pub(super) async fn follow_support<P: ChainReader>(
     gateway: String,
     decryption: DecryptionAdapter<P>,
     support: watch::Sender<Support>,
+    dice: Dice,
 ) {
-    let waits = Waits::beside();
+    let waits = Waits::beside(dice);
     let mut changes = support.subscribe();
     let mut settles = false;
     loop {

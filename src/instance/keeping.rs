@@ -192,7 +192,7 @@ impl Instance {
                     }
                     waits.on(ROOM, &why);
                     last = Some(code);
-                    sleep(pause.next_delay()).await;
+                    sleep(pause.next_delay(self.machine.dice.roll())).await;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -212,8 +212,10 @@ impl Instance {
         } else {
             self.supervision.state_dir.clone()
         };
-        let (gateway, waits) =
-            (world::gateway_name(provider), Waits::building(&self.supervision.reporter));
+        let (gateway, waits) = (
+            world::gateway_name(provider),
+            Waits::building(&self.supervision.reporter, &self.machine.dice),
+        );
         let name = &self.supervision.name;
         let (machine, chain_id) = (&self.machine, config.chain_id);
         let known = waits.known_beginnings(machine, chain_id, &dir, wallet, name).await;
@@ -258,8 +260,12 @@ impl Instance {
         for left in left.into_iter().filter(|_| !config.observes()) {
             match left {
                 Ok(left) => {
-                    let following =
-                        earlier_wallet::follow(left, provider.clone(), self.below.clone());
+                    let following = earlier_wallet::follow(
+                        left,
+                        provider.clone(),
+                        self.machine.dice.clone(),
+                        self.below.clone(),
+                    );
                     self.tasks.spawn("earlier wallet", async move {
                         following.await;
                         Ok::<(), Infallible>(())

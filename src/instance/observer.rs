@@ -31,8 +31,10 @@ impl Instance {
         provider: ArbitrumProvider,
         (buckets, fallback): (BucketClient, Option<FallbackStore>),
     ) -> Result<(), BuildError> {
-        let (waits, gateway) =
-            (Waits::building(&self.supervision.reporter), world::gateway_name(&provider));
+        let (waits, gateway) = (
+            Waits::building(&self.supervision.reporter, &self.machine.dice),
+            world::gateway_name(&provider),
+        );
         info!("mode = \"observe\": nothing is asked, signed or sent");
         let opened = self.open_journal(config, OBSERVER, &provider).await?;
         let journal = opened.journal.clone();
@@ -57,6 +59,7 @@ impl Instance {
             ledger: journal.clone(),
             metrics,
             options: flow_options(config),
+            dice: self.machine.dice.clone(),
             repeats: Mutex::default(),
         };
         let (intakes, walk, walk_again) = intakes(config);

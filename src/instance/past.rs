@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use crate::{
     backoff::Backoff,
+    dice::Dice,
     domain::{Address, BlockRef, LedgerError},
     gateway::{
         lane::Recovered,
@@ -37,13 +38,14 @@ pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
     wallet: Address,
     cursor: Option<BlockRef>,
     recovered: &Recovered,
+    dice: &Dice,
 ) -> Result<u64, LedgerError> {
     let known = journal.forgotten_up_to().await?;
     let count = highest_count(provider, wallet).await;
     if count.is_some_and(|count| knows_all(cursor, recovered, count)) {
         return Ok(known);
     }
-    let head = head(provider).await;
+    let head = head(provider, dice).await;
     debug!(head, ?count, "requests of earlier blocks may be answered already");
     if head > known {
         journal.forget_up_to(head).await?;
@@ -67,7 +69,7 @@ async fn highest_count<P: TransactionSender>(provider: &P, wallet: Address) -> O
 }
 
 /// The newest block, once a node tells.
-async fn head<P: TransactionSender>(provider: &P) -> u64 {
+async fn head<P: TransactionSender>(provider: &P, dice: &Dice) -> u64 {
     let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut repeats = Repeats::default();
     loop {
@@ -82,7 +84,7 @@ async fn head<P: TransactionSender>(provider: &P) -> u64 {
             let why = told.map_or_else(|error| error.to_string(), |_| "no newest block".to_owned());
             warn!(why, times, "waiting for the newest block");
         }
-        sleep(pause.next_delay()).await;
+        sleep(pause.next_delay(dice.roll())).await;
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock::Clock,
+    dice::Dice,
     domain::{Address, BlockRef, ShownId},
     flow::{
         arrivals::{
@@ -62,6 +63,7 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Report {
     pub reporter: Reporter,
     pub clock: Clock,
+    pub dice: Dice,
     pub provider: ArbitrumProvider,
     pub mode: Mode,
     pub journal: Journal,
@@ -109,7 +111,7 @@ impl Report {
         let (sender, found) = watch::channel(None);
         let following = async {
             match &self.mode {
-                Mode::Answer { core, .. } => follow_core(core, &sender).await,
+                Mode::Answer { core, .. } => follow_core(core, &sender, &self.dice).await,
                 Mode::Observe { .. } => {
                     sender.send_replace(Some(Ok(())));
                     std::future::pending::<()>().await;
@@ -358,7 +360,7 @@ pub(super) async fn ask_core(core: &KmsCore) -> Result<(), CoreTrouble> {
 }
 
 /// Asks the Core now and then how it is. Nothing waits for this: each request asks by itself.
-async fn follow_core(core: &KmsCore, found: &watch::Sender<Found>) {
+async fn follow_core(core: &KmsCore, found: &watch::Sender<Found>, dice: &Dice) {
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
     let mut repeats = Repeats::default();
     loop {
@@ -380,7 +382,7 @@ async fn follow_core(core: &KmsCore, found: &watch::Sender<Found>) {
             pause.reset();
             sleep(PROBE_EVERY).await;
         } else {
-            sleep(pause.next_delay()).await;
+            sleep(pause.next_delay(dice.roll())).await;
         }
     }
 }

@@ -115,7 +115,10 @@ impl Instance {
             metrics.clone(),
         );
         let heart = hearts.heart(heart::LANE);
-        self.tasks.spawn(heart::LANE, lane_task.run(heart, self.below.clone()));
+        self.tasks.spawn(
+            heart::LANE,
+            lane_task.rolling(self.machine.dice.clone()).run(heart, self.below.clone()),
+        );
 
         let (ripe, ripe_up_to) = watch::channel(depth(config).line(0, None));
         let suspects = Suspects::default();
@@ -138,6 +141,7 @@ impl Instance {
             line: ripe_up_to,
             ledger: journal.clone(),
             metrics: metrics.clone(),
+            dice: self.machine.dice.clone(),
             repeats: Mutex::default(),
             options: flow_options(config),
         };
@@ -178,7 +182,7 @@ impl Instance {
         .suspecting(suspects)
         .resuming(unproven, read_twice)
         .knowing(ids.clone())
-        .by(clock);
+        .by(clock, self.machine.dice.clone());
         let progress = arrivals.progress();
         let finality = Finality::new(provider.clone(), depth(config), ripe, clock);
         let tag = finality.tag();
@@ -237,9 +241,20 @@ impl Instance {
             housekeeping::housekeeping(journal.clone(), provider.clone(), retention, clock, heart);
         self.tasks.spawn_until(&self.below, heart::HOUSEKEEPING, keeping);
 
-        let reporter = self.supervision.reporter.clone();
-        let report =
-            Report { reporter, clock, provider, mode, journal, progress, why, notes, tag, sighted };
+        let (reporter, dice) = (self.supervision.reporter.clone(), self.machine.dice.clone());
+        let report = Report {
+            reporter,
+            clock,
+            dice,
+            provider,
+            mode,
+            journal,
+            progress,
+            why,
+            notes,
+            tag,
+            sighted,
+        };
         let reporting = report.run(hearts.heart(heart::REPORT));
         self.tasks.spawn_until(&self.below, heart::REPORT, reporting);
     }

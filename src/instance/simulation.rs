@@ -65,6 +65,7 @@ use self::{
 use super::{Edges, Ended, Estate, Exit, Failure, Supervision, run};
 use crate::{
     config::{self, Config, Environment, Source},
+    dice::Dice,
     domain::{Address, HoldReason, PerKind},
     flow::{
         ciphertexts::{BucketClient, SMALLEST_MEMORY_MIB},
@@ -130,7 +131,6 @@ struct Told {
 
 /// Plays one seed from its beginning to its end.
 fn play(seed: u64, plan: &Plan) -> Told {
-    fastrand::seed(seed);
     let threads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let begun_threads = threads.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -334,14 +334,15 @@ impl Home<'_> {
         let urls = self.world.state().plan.urls;
         let endpoints = (0..urls).map(|index| rpc::endpoint(life, self.wallet, index)).collect();
         let metrics = reporter.metrics.clone();
-        let (gateway, connections) = ArbitrumProvider::new(CHAIN_ID, endpoints, metrics);
+        let dice = Dice::seeded(self.world.state().dice.u64(..));
+        let (gateway, connections) = ArbitrumProvider::new(CHAIN_ID, endpoints, metrics, &dice);
         let edges = Edges {
             gateway,
             connecting: Box::new(|hearts, stop| Box::pin(connections.run(hearts, stop))),
             core: Transport::over("core", core::served::carrier(life)),
             buckets: BucketClient::over(store::network(life)),
             fallback: None,
-            machine: Machine::played_by(Arc::new(Played(life.clone())), self.world.clock()),
+            machine: Machine::played_by(Arc::new(Played(life.clone())), self.world.clock(), dice),
         };
         let mut instance = JoinSet::new();
         instance.spawn(Box::pin(run(self.config.clone(), supervision, edges, estate)));

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     config::{self, Config},
+    dice::Dice,
     domain::{Address, B256, OutsideText, SigningDomain},
     gateway::{
         decryption::{DecryptionAdapter, Support},
@@ -36,28 +37,31 @@ const SAYS_WITHIN: Duration = Duration::from_secs(5);
 /// Waits for what is outside, saying so in the log, once per cause, and to whoever looks at the
 /// instance.
 #[derive(Clone, Debug)]
-pub(super) struct Waits(Option<Reporter>);
+pub(super) struct Waits {
+    reporter: Option<Reporter>,
+    dice: Dice,
+}
 
 impl Waits {
     /// While the instance is built, its phase says what is waited for.
-    pub(super) fn building(reporter: &Reporter) -> Self {
-        Self(Some(reporter.clone()))
+    pub(super) fn building(reporter: &Reporter, dice: &Dice) -> Self {
+        Self { reporter: Some(reporter.clone()), dice: dice.clone() }
     }
 
     /// While it runs, what is waited for here keeps nothing else waiting.
-    pub(super) fn beside() -> Self {
-        Self(None)
+    pub(super) fn beside(dice: Dice) -> Self {
+        Self { reporter: None, dice }
     }
 
     pub(super) fn on(&self, on: &str, why: &str) {
-        if let Some(reporter) = &self.0 {
+        if let Some(reporter) = &self.reporter {
             let waiting = Phase::Waiting { on: on.to_owned(), why: why.to_owned() };
             reporter.phase.send_if_modified(|phase| replace(phase, waiting));
         }
     }
 
     pub(super) fn over(&self) {
-        if let Some(reporter) = &self.0 {
+        if let Some(reporter) = &self.reporter {
             reporter.phase.send_replace(Phase::Starting);
         }
     }
@@ -93,7 +97,7 @@ impl Waits {
                     waited = true;
                 }
             }
-            sleep(pause.next_delay()).await;
+            sleep(pause.next_delay(self.dice.roll())).await;
         }
     }
 
@@ -319,7 +323,7 @@ pub(super) async fn check_decryption<P: ChainReader>(
         }
         let why = "there is no code there: correct decryption_address, unless it comes yet";
         waits.on(&format!("the Decryption contract at {address}"), why);
-        sleep(pause.next_delay()).await;
+        sleep(pause.next_delay(waits.dice.roll())).await;
     }
     if said {
         waits.over();
@@ -550,7 +554,7 @@ mod tests {
         let state = dir.path().join("state");
         std::fs::write(&state, "").unwrap();
         let reporter = Reporter::new(crate::metrics::Metrics::default());
-        let waits = Waits::building(&reporter);
+        let waits = Waits::building(&reporter, &Dice::default());
         let machine = Machine::default();
         let asking = waits.known_beginnings(&machine, 1, &state, Address::ZERO, "a");
         let fixing = async {
@@ -570,7 +574,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn d1_a_disk_that_does_not_answer_is_waited_for_by_name() {
         let reporter = Reporter::new(crate::metrics::Metrics::default());
-        let waits = Waits::building(&reporter);
+        let waits = Waits::building(&reporter, &Dice::default());
         let disk = waits.for_disk(Path::new("/state"), sleep(Duration::from_mins(1)));
         let begun = Instant::now();
         let watching = async {

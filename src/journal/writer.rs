@@ -198,7 +198,8 @@ async fn store_all<S: Store>(
             Committed::NoRoom(refused, error) => {
                 waits(condition, &error);
                 heart.rest();
-                if until.run_until_cancelled(sleep(pause.next_delay())).await.is_none() {
+                let pause = sleep(pause.next_delay(shared.machine.dice.roll()));
+                if until.run_until_cancelled(pause).await.is_none() {
                     answer_all(refused, &error);
                     return Some((open, Err(error)));
                 }

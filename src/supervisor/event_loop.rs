@@ -153,7 +153,7 @@ impl<I: Instances> Supervisor<I> {
             return;
         };
         let name = slot.name.clone();
-        let aftermath = slot.ended(&exit, estate, Instant::now(), fastrand::f64());
+        let aftermath = slot.ended(&exit, estate, Instant::now(), self.dice.roll());
         let code = exit.code();
         match aftermath {
             Aftermath::AsTold if exit.is_stopped() => {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use kms_connector::{
+    dice::Dice,
     domain::BlockRef,
     gateway::provider::{
         ArbitrumProvider, At, ChainReader, Filter, LogRange, NodeId, RpcError, Sent,
@@ -60,7 +61,7 @@ async fn ground(schemes: &[&str]) -> Result<Ground> {
         endpoints.push(Endpoint::new(url, tls.clone(), http_client(Duration::from_mins(1))?));
     }
     let (provider, connections) =
-        ArbitrumProvider::new(anvil.chain_id(), endpoints, Metrics::default());
+        ArbitrumProvider::new(anvil.chain_id(), endpoints, Metrics::default(), &Dice::default());
     let mut running = JoinSet::new();
     running.spawn(connections.run(Hearts::default(), CancellationToken::new()));
     Ok(Ground { provider, nodes, anvil, _running: running, _dir: dir })

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
+    dice::Dice,
     domain::{B256, Event},
     gateway::{
         decryption::DecryptionAdapter,
@@ -38,6 +39,7 @@ pub(super) struct Proof<P> {
     notes: Notes,
     ids: SharedIds,
     first: mpsc::Sender<Found>,
+    dice: Dice,
 }
 
 impl<P: ChainReader> Proof<P> {
@@ -46,8 +48,9 @@ impl<P: ChainReader> Proof<P> {
         notes: Notes,
         ids: SharedIds,
         first: mpsc::Sender<Found>,
+        dice: Dice,
     ) -> Self {
-        Self { adapter, notes, ids, first }
+        Self { adapter, notes, ids, first, dice }
     }
 
     pub(super) async fn run(self) -> Infallible {
@@ -87,7 +90,7 @@ impl<P: ChainReader> Proof<P> {
                     }
                     tokio::select! {
                         biased;
-                        () = sleep(pause.next_delay()) => {}
+                        () = sleep(pause.next_delay(self.dice.roll())) => {}
                         () = self.notes.wait_listed() => {}
                     }
                 }

@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::{Found, How, ReadError, knows, notes::Notes, suspects::Suspects};
 use crate::{
     backoff::Backoff,
+    dice::Dice,
     domain::{BlockRef, Event},
     gateway::{
         decryption::DecryptionAdapter,
@@ -49,6 +50,7 @@ pub(super) struct SecondReading<P> {
     /// Failures in a row.
     failures: usize,
     pause: Backoff,
+    dice: Dice,
     repeats: Repeats,
 }
 
@@ -68,6 +70,7 @@ impl<P: ChainReader> SecondReading<P> {
         suspects: Suspects,
         (progress, connection): (watch::Receiver<Option<BlockRef>>, watch::Receiver<u64>),
         first: mpsc::Sender<Found>,
+        dice: Dice,
     ) -> Self {
         Self {
             adapter,
@@ -81,6 +84,7 @@ impl<P: ChainReader> SecondReading<P> {
             begun: 0,
             failures: 0,
             pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
+            dice,
             repeats: Repeats::default(),
         }
     }
@@ -205,7 +209,7 @@ impl<P: ChainReader> SecondReading<P> {
         } else {
             debug!(host, %error, "blocks still cannot be read again");
         }
-        sleep(self.pause.next_delay()).await;
+        sleep(self.pause.next_delay(self.dice.roll())).await;
     }
 
     /// A page of what is suspected, at every sound node. One that does not answer is passed over:

@@ -50,12 +50,12 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
         Intake::alone(request, false)
     };
     fresh.send(waiting()).await.unwrap();
-    let place = places.next(&mut intakes, &mut rows, Line::OPEN).await.unwrap();
+    let place = places.next(&mut intakes, &mut rows, Line::OPEN, true).await.unwrap();
 
     let alone = async {
         tokio::join!(
             scene.walk(&places),
-            timeout(TIMEOUT, places.next(&mut intakes, &mut rows, Line::OPEN))
+            timeout(TIMEOUT, places.next(&mut intakes, &mut rows, Line::OPEN, true))
         )
     };
     let ((ended, took), nobody) = alone.await;
@@ -69,7 +69,7 @@ async fn t63_it_gives_way_to_who_waits_for_its_place() {
         walked
     };
     let ((ended, took), next) =
-        tokio::join!(walking, places.next(&mut intakes, &mut rows, Line::OPEN));
+        tokio::join!(walking, places.next(&mut intakes, &mut rows, Line::OPEN, true));
     assert_eq!(ended, Ended::Held);
     assert!(took < TIMEOUT / 2, "{took:?}");
     assert!(next.is_some());

@@ -16,6 +16,7 @@ use tonic::codegen::http;
 
 pub(super) use crate::flow::kms_core::fake_core::FakeCore;
 use crate::{
+    dice::Dice,
     domain::{
         Address, B256, BlockRef, Bytes, Event, HoldReason, LedgerError, Outcome, PerKind, Request,
         RequestKey, SigningDomain, U256, stage::Stage,
@@ -265,6 +266,7 @@ impl Scene {
             ledger: OneRequest::at(stage),
             metrics,
             repeats: Mutex::default(),
+            dice: Dice::default(),
             options: FlowOptions {
                 max_in_flight: 1,
                 answer_timeout: PerKind::all(TIMEOUT),

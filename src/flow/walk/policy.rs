@@ -142,7 +142,7 @@ impl History {
     /// It goes back to the Core, after this pause: not in a hot loop. `dice`: from 0 to 1.
     pub fn went_back(&mut self, dice: f64) -> Duration {
         self.stuck_since = None;
-        self.pause.next_delay_by(dice)
+        self.pause.next_delay(dice)
     }
 
     /// Whether it is the answer that the contract did not take.
@@ -214,7 +214,7 @@ pub(in crate::flow) fn decide(
             }
             let code = Some(setback.cause.code());
             let news = std::mem::replace(&mut history.last_code, code) != code;
-            Then::Retry { after: history.pause.next_delay_by(at.dice), news }
+            Then::Retry { after: history.pause.next_delay(at.dice), news }
         }
     }
 }

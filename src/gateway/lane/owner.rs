@@ -20,6 +20,7 @@ use super::{
     votes,
 };
 use crate::{
+    dice::Dice,
     domain::{Address, B256, LedgerError, RequestKey},
     gateway::{
         provider::{RpcError, Sent, TransactionSender},
@@ -69,6 +70,7 @@ pub(super) struct Owner<P, L> {
     /// Receipts asked for in one batch.
     at_once: usize,
     metrics: Metrics,
+    dice: Dice,
     /// Throttles repeated log lines.
     repeats: Repeats,
 }
@@ -76,7 +78,8 @@ pub(super) struct Owner<P, L> {
 impl<P: TransactionSender, L: TransactionLedger> Owner<P, L> {
     /// `count`: the chain's count of the wallet's transactions.
     pub(super) fn new(task: LaneTask<P, L>, count: u64) -> Self {
-        let LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics } = task;
+        let LaneTask { provider, sender, wallet, ledger, options, jobs, recovered, metrics, dice } =
+            task;
         let book = Book::new(options, sender, count, recovered, Instant::now());
         Self {
             provider,
@@ -90,6 +93,7 @@ impl<P: TransactionSender, L: TransactionLedger> Owner<P, L> {
             tip: TipAsked::default(),
             at_once: look::MOST_AT_ONCE,
             metrics,
+            dice,
             repeats: Repeats::default(),
         }
     }
@@ -168,12 +172,12 @@ impl<P: TransactionSender, L: TransactionLedger> Owner<P, L> {
         let now = Instant::now();
         match done {
             Done::Signed { signed, failed } => {
-                self.book.signed(signed, failed, now, fastrand::f64());
+                self.book.signed(signed, failed, now, self.dice.roll());
             }
             Done::Recorded(transactions) => self.book.recorded(transactions?, now),
             Done::Sent { nonce, hash, result } => {
                 self.metrics.broadcast(broadcast_result(&result));
-                self.book.answered(nonce, hash, result, now, fastrand::f64());
+                self.book.answered(nonce, hash, result, now, self.dice.roll());
             }
             Done::Looked(Looked { seen, failed, at_once }) => {
                 self.at_once = at_once;

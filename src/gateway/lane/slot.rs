@@ -190,7 +190,7 @@ impl Slot {
             Refusal::AlreadyKnown | Refusal::Underpriced => {
                 self.maybe_taken = true;
                 self.pooled |= error.is_some();
-                self.due = now + REBROADCAST_AFTER.max(self.pause.next_delay_by(dice));
+                self.due = now + REBROADCAST_AFTER.max(self.pause.next_delay(dice));
                 if self.accepted_at.is_some() {
                     return Answer::StillThere;
                 }
@@ -203,23 +203,23 @@ impl Slot {
             }
             Refusal::Unready | Refusal::Unknown => {
                 self.maybe_taken = true;
-                self.due = now + self.pause.next_delay_by(dice);
+                self.due = now + self.pause.next_delay(dice);
                 Answer::Again
             }
             Refusal::NonceTooHigh | Refusal::Busy => {
-                self.due = now + self.pause.next_delay_by(dice);
+                self.due = now + self.pause.next_delay(dice);
                 Answer::Again
             }
             Refusal::InsufficientFunds => {
-                self.due = now + self.pause.next_delay_by(dice).max(Duration::from_secs(1));
+                self.due = now + self.pause.next_delay(dice).max(Duration::from_secs(1));
                 Answer::NoFunds
             }
             Refusal::FeeTooLow => {
-                self.due = now + self.pause.next_delay_by(dice);
+                self.due = now + self.pause.next_delay(dice);
                 Answer::TooCheap
             }
             Refusal::Unacceptable | Refusal::Reverted => {
-                self.due = now + self.pause.next_delay_by(dice);
+                self.due = now + self.pause.next_delay(dice);
                 Answer::Rejected
             }
         }

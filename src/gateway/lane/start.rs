@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
+    dice::Dice,
     domain::Address,
     gateway::provider::TransactionSender,
     heart::Heart,
@@ -119,7 +120,7 @@ pub(super) async fn first_count<P: TransactionSender>(
     wallet: Address,
     known: Known,
     jobs: &mpsc::Receiver<Task>,
-    (heart, metrics): (&Heart, &Metrics),
+    (heart, metrics, dice): (&Heart, &Metrics, &Dice),
 ) -> u64 {
     let mut pause = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
     let mut repeats = Repeats::default();
@@ -155,7 +156,7 @@ pub(super) async fn first_count<P: TransactionSender>(
         if let Some(times) = repeats.heard(code, Instant::now()) {
             warn!(why, times, "waiting for the wallet's transaction count");
         }
-        sleep(pause.next_delay()).await;
+        sleep(pause.next_delay(dice.roll())).await;
     }
 }
 

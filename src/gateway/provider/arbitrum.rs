@@ -23,6 +23,7 @@ use super::{
     raw::{RawLog, RawReceipt},
 };
 use crate::{
+    dice::Dice,
     domain::{Address, B256, Bytes, Event, OutsideText, U256},
     metrics::Metrics,
 };
@@ -56,10 +57,11 @@ impl ArbitrumProvider {
         chain_id: u64,
         endpoints: Vec<Endpoint>,
         metrics: Metrics,
+        dice: &Dice,
     ) -> (Self, endpoints::Connections) {
         let hosts: Vec<&str> = endpoints.iter().map(Endpoint::host).collect();
         let hosts = hosts.join(", ");
-        let (shared, connections) = endpoints::prepare(endpoints, chain_id);
+        let (shared, connections) = endpoints::prepare(endpoints, chain_id, dice);
         let inner = Arc::new(Inner { hosts, shared });
         (Self { inner, metrics, only: None }, connections)
     }

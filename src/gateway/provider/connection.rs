@@ -34,7 +34,7 @@ use super::{
     head::RawHead,
     identity::{self, Found, Known},
 };
-use crate::{backoff::Backoff, heart::Heart, repeats::Repeats};
+use crate::{backoff::Backoff, dice::Dice, heart::Heart, repeats::Repeats};
 
 /// Interval of polls for the head over HTTP: the Gateway's block time.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -111,6 +111,7 @@ pub(super) struct Connection {
     one_of_many: bool,
     outlet: Outlet,
     known: watch::Receiver<Known>,
+    dice: Dice,
     /// When to check next which chain the node is of.
     identify_at: Instant,
     /// A block that it claimed to have and did not have.
@@ -133,6 +134,7 @@ impl Connection {
         one_of_many: bool,
         outlet: Outlet,
         known: watch::Receiver<Known>,
+        dice: Dice,
     ) -> Self {
         Self {
             endpoint,
@@ -140,6 +142,7 @@ impl Connection {
             one_of_many,
             outlet,
             known,
+            dice,
             identify_at: Instant::now(),
             claimed: None,
             doubts: Repeats::default(),
@@ -195,7 +198,7 @@ impl Connection {
             let longest =
                 if self.connected_at.is_some() { SHORT_LIVED_PAUSE } else { Duration::MAX };
             // At least as long as the node asks for (`Retry-After`).
-            let pause = pause.next_delay().min(longest).max(self.endpoint.pause());
+            let pause = pause.next_delay(self.dice.roll()).min(longest).max(self.endpoint.pause());
             self.heart.rest();
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 break;

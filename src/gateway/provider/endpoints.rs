@@ -39,6 +39,7 @@ use super::{
     quirks::SyncSpelling,
 };
 use crate::{
+    dice::Dice,
     domain::B256,
     heart::{GATEWAY_CONNECTION, Hearts},
     lately::Lately,
@@ -281,7 +282,11 @@ impl std::fmt::Debug for Connections {
 }
 
 /// Creates both sides. Nothing is connected before [`Connections::run`].
-pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Connections) {
+pub(super) fn prepare(
+    endpoints: Vec<Endpoint>,
+    chain_id: u64,
+    dice: &Dice,
+) -> (Shared, Connections) {
     let changed = Arc::new(Notify::new());
     let (mut connections, mut nodes) = (Vec::new(), Vec::new());
     let one_of_many = endpoints.len() > 1;
@@ -307,7 +312,7 @@ pub(super) fn prepare(endpoints: Vec<Endpoint>, chain_id: u64) -> (Shared, Conne
         };
         let sync = Arc::new(Mutex::new(SyncSpelling::Number));
         let (of, known) = (endpoint.clone(), known.clone());
-        connections.push(Connection::new(of, chain_id, one_of_many, outlet, known));
+        connections.push(Connection::new(of, chain_id, one_of_many, outlet, known, dice.clone()));
         nodes.push(Node {
             endpoint,
             link,

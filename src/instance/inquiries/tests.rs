@@ -12,6 +12,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    dice::Dice,
     domain::{Address, B256, Event, Kind, RequestKey},
     flow::{
         Arrival, Batch, Doing, Intakes, RequestLedger as _, Step,
@@ -60,7 +61,7 @@ impl World {
     async fn new() -> Self {
         let full = Arc::new(AtomicBool::new(false));
         let clock = Clock::Runtime { at: Instant::now(), unix_ms: 1_735_689_600_000 };
-        let machine = Machine::played_by(Arc::new(Full(full.clone())), clock);
+        let machine = Machine::played_by(Arc::new(Full(full.clone())), clock, Dice::default());
         let dir = tempfile::tempdir().unwrap();
         let wallet = Address::repeat_byte(1);
         let identity = Identity { chain_id: 1, genesis: B256::ZERO, wallet };

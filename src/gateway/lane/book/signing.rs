@@ -25,7 +25,7 @@ impl Book {
             let nonce = draft.nonce();
             if draft.replaces {
                 self.replacing -= 1;
-                self.sign_after = now + self.sign_pause.next_delay_by(dice);
+                self.sign_after = now + self.sign_pause.next_delay(dice);
                 if let Some(slot) = self.open.get_mut(&nonce) {
                     slot.replacing = false;
                 }
@@ -38,7 +38,7 @@ impl Book {
                 Remedy::Retry => {
                     self.tell(News::NotSigned { request: key, error });
                     self.requeue(key);
-                    self.sign_after = now + self.sign_pause.next_delay_by(dice);
+                    self.sign_after = now + self.sign_pause.next_delay(dice);
                 }
                 Remedy::Hold(hold) => self.fail(key, SubmitError::Held(hold)),
                 Remedy::Refuse(refusal) => self.fail(key, rejected(refusal.to_string())),
