@@ -213,15 +213,9 @@ impl RpcError {
     /// Whether the node is rate limiting us, whatever was asked: it is left alone for a while.
     #[must_use]
     pub fn is_too_often(&self) -> bool {
-        match self {
-            Self::Busy { .. } => true,
-            Self::Refused { code, message, .. } => quirks::is_too_often(*code, message),
-            Self::Unavailable { .. }
-            | Self::WrongChain { .. }
-            | Self::WrongGenesis { .. }
-            | Self::Unreadable { .. }
-            | Self::TooLarge { .. } => false,
-        }
+        matches!(self, Self::Busy { .. })
+            || matches!(self, Self::Refused { code, message, .. }
+                if quirks::is_too_often(*code, message))
     }
 
     /// Whether the node is overloaded: the same call may succeed later.
@@ -241,31 +235,19 @@ impl RpcError {
     /// Why the answer was too large, if a smaller range may be answered.
     #[must_use]
     pub fn too_much(&self) -> Option<TooMuch> {
-        match self {
-            Self::Refused { code, message, .. } => quirks::too_much(*code, message),
-            Self::TooLarge { .. } => Some(TooMuch::Results),
-            Self::Unavailable { .. }
-            | Self::WrongChain { .. }
-            | Self::WrongGenesis { .. }
-            | Self::Unreadable { .. }
-            | Self::Busy { .. } => None,
+        if let Self::Refused { code, message, .. } = self {
+            return quirks::too_much(*code, message);
         }
+        matches!(self, Self::TooLarge { .. }).then_some(TooMuch::Results)
     }
 
     /// The revert data, if the call was executed and reverted. Empty data: a revert without a reason.
     #[must_use]
     pub fn revert_data(&self) -> Option<Bytes> {
-        match self {
-            Self::Refused { code, message, data, .. } => quirks::is_revert(*code, message)
-                .then(|| data.clone().unwrap_or_default())
-                .or_else(|| data.clone().filter(|data| data.len() >= 4)),
-            Self::Unavailable { .. }
-            | Self::WrongChain { .. }
-            | Self::WrongGenesis { .. }
-            | Self::Unreadable { .. }
-            | Self::Busy { .. }
-            | Self::TooLarge { .. } => None,
-        }
+        let Self::Refused { code, message, data, .. } = self else { return None };
+        quirks::is_revert(*code, message)
+            .then(|| data.clone().unwrap_or_default())
+            .or_else(|| data.clone().filter(|data| data.len() >= 4))
     }
 }
 

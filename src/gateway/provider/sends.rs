@@ -162,19 +162,9 @@ async fn send_and_wait(
             }
             Err(error) => error,
         };
-        let other = match &error {
-            RpcError::Refused { code, message, .. } => spelling.after(*code, message),
-            RpcError::Unavailable { .. }
-            | RpcError::WrongChain { .. }
-            | RpcError::WrongGenesis { .. }
-            | RpcError::Unreadable { .. }
-            | RpcError::Busy { .. }
-            | RpcError::TooLarge { .. } => None,
-        };
-        match other {
-            Some(other) => node.spell_sync(spelling, other),
-            None => return Err(error),
-        }
+        let RpcError::Refused { code, message, .. } = &error else { return Err(error) };
+        let Some(other) = spelling.after(*code, message) else { return Err(error) };
+        node.spell_sync(spelling, other);
     }
 }
 
@@ -186,16 +176,9 @@ fn no_answer(endpoint: &Endpoint) -> RpcError {
 }
 
 fn refusal_of(error: &RpcError) -> quirks::Refusal {
-    match error {
-        RpcError::Refused { code, message, .. } => quirks::refusal(*code, message),
-        RpcError::Unavailable { .. }
-        | RpcError::WrongChain { .. }
-        | RpcError::WrongGenesis { .. }
-        | RpcError::Unreadable { .. }
-        // An HTTP error: a proxy may have passed it on all the same.
-        | RpcError::Busy { .. }
-        | RpcError::TooLarge { .. } => quirks::Refusal::Unknown,
-    }
+    // `Busy` is an HTTP error: a proxy may have passed it on all the same.
+    let RpcError::Refused { code, message, .. } = error else { return quirks::Refusal::Unknown };
+    quirks::refusal(*code, message)
 }
 
 fn is_already_known(error: &RpcError) -> bool {

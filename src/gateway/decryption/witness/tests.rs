@@ -1,0 +1,286 @@
+//! Nodes that show a request, deny it, lag, do not answer or lie.
+
+use super::*;
+use crate::{
+    domain::Address,
+    gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event},
+};
+
+/// A block with requests 1 and 2, told by two nodes.
+fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
+    let chain = FakeChain::new(10);
+    chain.node().lies.push(Lies::default());
+    chain.mine(vec![request_event(1), request_event(2)]);
+    let block = chain.block(11);
+    let request = |id| abi::decode(SOURCE, &Event { block, ..request_event(id) }).unwrap();
+    let adapter = DecryptionAdapter::new(chain.clone(), ADDRESSES);
+    (chain, adapter, [request(1), request(2)])
+}
+
+async fn ask(adapter: &DecryptionAdapter<FakeChain>, request: &Request) -> Witnessed {
+    adapter.witnessed(request, request.block, false).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_two_nodes_that_show_it_are_enough_and_asked_once_for_a_block() {
+    let (chain, adapter, [first, second]) = ground();
+    let begun = Instant::now();
+    let both = tokio::join!(ask(&adapter, &first), ask(&adapter, &second));
+    assert_eq!(both, (Witnessed::ByTwo, Witnessed::ByTwo));
+    assert_eq!((chain.calls("logs"), begun.elapsed()), (2, Duration::ZERO));
+    chain.node().lies.pop();
+    assert_eq!(ask(&adapter, &first).await, Witnessed::NobodyElse);
+    assert_eq!(chain.calls("logs"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_log_that_another_node_does_not_have_is_disputed() {
+    let (chain, adapter, _) = ground();
+    let forged = Event { block: chain.block(11), ..request_event(3) };
+    chain.node().lies[0].forges.push(forged.clone());
+    let request = abi::decode(SOURCE, &forged).unwrap();
+    let disputed =
+        Witnessed::Disputed { shown_by: vec!["node-0".to_owned()], denied_by: "node-1".to_owned() };
+    assert_eq!(ask(&adapter, &request).await, disputed);
+    // The same event of a block that nobody else has.
+    let hash = B256::repeat_byte(7);
+    let elsewhere = BlockRef { hash, ..request.block };
+    let denied = adapter.witnessed(&request, elsewhere, false).await;
+    assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+}
+
+/// The node that denies them answers in time, and had to answer for each by itself.
+#[tokio::test(start_paused = true)]
+async fn b5_many_forged_logs_of_a_block_are_denied_by_one_answer() {
+    let (chain, adapter, _) = ground();
+    chain.node().lies[1].slow_logs = Duration::from_millis(1_100);
+    let forged = [3, 4].map(|id| Event { block: chain.block(11), ..request_event(id) });
+    chain.node().lies[0].forges.extend(forged.clone());
+    let [third, fourth] = forged.map(|event| abi::decode(SOURCE, &event).unwrap());
+    let (third, fourth) = tokio::join!(ask(&adapter, &third), ask(&adapter, &fourth));
+    assert!(matches!(third, Witnessed::Disputed { .. }), "{third:?}");
+    assert!(matches!(fourth, Witnessed::Disputed { .. }), "{fourth:?}");
+    assert_eq!(chain.calls("logs"), 1, "by who forged them: the other one is late");
+    assert_eq!(chain.calls("block_transactions"), 1);
+}
+
+/// A flood makes a node refuse what it is asked: it has said already that they are not there.
+#[tokio::test(start_paused = true)]
+async fn b5_who_falls_silent_has_not_taken_its_denial_back() {
+    let (chain, adapter, _) = ground();
+    let forged = Event { block: chain.block(11), ..request_event(3) };
+    chain.node().lies[0].forges.push(forged.clone());
+    let request = abi::decode(SOURCE, &forged).unwrap();
+    let silence = async {
+        sleep(DENIED_AGAIN_AFTER / 2).await;
+        chain.node().lies[1].mute = true;
+    };
+    let (denied, ()) = tokio::join!(ask(&adapter, &request), silence);
+    assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+}
+
+/// A liar puts blocks on top of the chain. Or they are real, and the other one is a little late.
+#[tokio::test(start_paused = true)]
+async fn b5_a_block_that_a_node_which_goes_on_has_not_reached_is_waited_for() {
+    let (chain, adapter, [first, second]) = ground();
+    chain.node().lies[1] = Lies { goes_on: true, lags_from: Some(11), ..Lies::default() };
+    let begun = Instant::now();
+    let denied = ask(&adapter, &first).await;
+    assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+    assert!(begun.elapsed() <= REACHES_WITHIN, "{:?}", begun.elapsed());
+    let reaching = async {
+        sleep(PATIENCE + Duration::from_secs(1)).await;
+        chain.node().lies[1].lags_from = None;
+    };
+    let (witnessed, ()) = tokio::join!(ask(&adapter, &second), reaching);
+    assert_eq!(witnessed, Witnessed::ByTwo);
+    // It does not go on any more: the others are not waited for either.
+    chain.node().lies[1] = Lies { goes_on: true, lags_from: Some(11), ..Lies::default() };
+    sleep(FRESH).await;
+    let (begun, standing_still) = (Instant::now(), async {
+        sleep(PATIENCE / 2).await;
+        chain.node().lies[1].goes_on = false;
+    });
+    let (witnessed, ()) = tokio::join!(ask(&adapter, &second), standing_still);
+    assert_eq!(witnessed, Witnessed::ByOne);
+    assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+}
+
+/// Whoever can cut off the node that denies for a moment.
+#[tokio::test(start_paused = true)]
+async fn b5_a_denial_outlasts_the_connection_of_who_said_it() {
+    let (chain, adapter, [first, second]) = ground();
+    chain.node().lies[1].denies = true;
+    let disputed = ask(&adapter, &first).await;
+    assert!(matches!(disputed, Witnessed::Disputed { .. }), "{disputed:?}");
+    chain.node().lies[1].away = true;
+    sleep(Duration::from_mins(5)).await;
+    assert_eq!(ask(&adapter, &first).await, disputed);
+    assert_eq!(ask(&adapter, &second).await, Witnessed::ByOne, "of which nothing was said");
+    // It was real, and came late.
+    chain.node().lies[1] = Lies::default();
+    assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
+    chain.node().lies[1].away = true;
+    sleep(Duration::from_mins(5)).await;
+    assert_eq!(ask(&adapter, &first).await, Witnessed::ByOne);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_node_that_is_away_since_a_moment_is_waited_for() {
+    let (chain, adapter, [first, second]) = ground();
+    let forged = Event { block: chain.block(11), ..request_event(3) };
+    chain.node().lies[0].forges.push(forged.clone());
+    chain.node().lies[1].away = true;
+    let request = abi::decode(SOURCE, &forged).unwrap();
+    let coming = async {
+        sleep(PATIENCE.saturating_sub(Duration::from_millis(500))).await;
+        chain.node().lies[1].away = false;
+    };
+    let (disputed, ()) = tokio::join!(ask(&adapter, &request), coming);
+    assert!(matches!(disputed, Witnessed::Disputed { .. }), "{disputed:?}");
+    chain.node().lies[1].away = true;
+    let begun = Instant::now();
+    assert_eq!(ask(&adapter, &first).await, Witnessed::ByOne);
+    assert!(begun.elapsed() <= PATIENCE);
+    sleep(LATELY).await;
+    let begun = Instant::now();
+    assert_eq!((ask(&adapter, &second).await, begun.elapsed()), (Witnessed::ByOne, Duration::ZERO));
+}
+
+/// The event's transaction is in the block: that two nodes show neither log nor receipt yet is no word
+/// about it.
+#[tokio::test(start_paused = true)]
+async fn b5_indices_that_are_late_end_nothing() {
+    let (chain, adapter, [first, _]) = ground();
+    chain.node().hide_receipts = true;
+    for lies in &mut chain.node().lies {
+        lies.blind = true;
+    }
+    let late = ask(&adapter, &first).await;
+    assert!(matches!(late, Witnessed::Disputed { .. }), "{late:?}");
+    chain.node().hide_receipts = false;
+    sleep(ABSENT_FOR).await;
+    assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
+}
+
+/// It does not offer logs by a block's hash, or takes its time for them.
+#[tokio::test(start_paused = true)]
+async fn b5_a_node_without_logs_denies_by_the_transactions_of_the_block() {
+    let refuses = Lies { no_block_logs: Some((-32_601, "not offered")), ..Lies::default() };
+    let slow = Lies { slow_logs: Duration::from_millis(2_500), ..Lies::default() };
+    for lies in [refuses, slow] {
+        let (chain, adapter, [first, _]) = ground();
+        chain.node().lies[1] = lies;
+        let forged = Event { block: chain.block(11), ..request_event(3) };
+        chain.node().lies[0].forges.push(forged.clone());
+        let denied = ask(&adapter, &abi::decode(SOURCE, &forged).unwrap()).await;
+        assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo, "by its receipt");
+    }
+}
+
+/// Of a block full of forged logs a node is asked as much as of one: it may have a quota.
+#[tokio::test(start_paused = true)]
+async fn b5_a_flood_of_forged_logs_costs_the_other_node_no_more_than_one() {
+    let (chain, adapter, _) = ground();
+    let forged = (3..203).map(|id| Event { block: chain.block(11), ..request_event(id) });
+    let forged: Vec<Event> = forged.collect();
+    chain.node().lies[0].forges.extend(forged.clone());
+    for event in &forged {
+        let denied = ask(&adapter, &abi::decode(SOURCE, event).unwrap()).await;
+        assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+    }
+    assert_eq!((chain.calls("block_transactions"), chain.calls("emitted_by")), (1, 0));
+}
+
+/// The operator took the liar out, or it is honest now: what it forged stands in the journal.
+#[tokio::test(start_paused = true)]
+async fn b5_what_a_node_forged_that_is_gone_is_not_believed_either() {
+    let (chain, adapter, [first, _]) = ground();
+    let request = abi::decode(SOURCE, &Event { block: first.block, ..request_event(3) }).unwrap();
+    assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
+    chain.node().lies.pop();
+    let again = async |request: &Request| adapter.witnessed(request, request.block, true).await;
+    assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "one does not end it");
+    assert_eq!(again(&first).await, Witnessed::NobodyElse);
+    sleep(FRESH).await;
+    chain.node().lies[0].mute = true;
+    assert_eq!(again(&first).await, Witnessed::ByNobody);
+    assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "it was certain");
+}
+
+/// It may know better: one that is away, silent, behind, or the fourth of four.
+#[tokio::test(start_paused = true)]
+async fn b5_nothing_ends_before_all_who_have_a_say_are_heard() {
+    let away = Lies { away: true, ..Lies::default() };
+    let (mute, lags) =
+        (Lies { mute: true, ..Lies::default() }, Lies { lags_from: Some(11), ..Lies::default() });
+    for absent in [away, mute, lags] {
+        let (chain, adapter, [first, _]) = ground();
+        chain.node().lies.push(absent);
+        let request =
+            abi::decode(SOURCE, &Event { block: first.block, ..request_event(3) }).unwrap();
+        for (after, ends) in [(0, false), (50, false), (20, true)] {
+            sleep(Duration::from_secs(after)).await;
+            let said = ask(&adapter, &request).await;
+            assert_eq!(said == Witnessed::Nowhere, ends, "{said:?}");
+        }
+    }
+    let (chain, adapter, [first, _]) = ground();
+    let event = Event { block: first.block, ..request_event(3) };
+    let request = abi::decode(SOURCE, &event).unwrap();
+    let shows = Lies { forges: vec![event], ..Lies::default() };
+    chain.node().lies.extend([Lies::default(), shows]);
+    let said = ask(&adapter, &request).await;
+    let by_the_last = vec!["node-3".to_owned()];
+    assert!(
+        matches!(&said, Witnessed::Disputed { shown_by, .. } if *shown_by == by_the_last),
+        "{said:?}"
+    );
+    chain.node().lies[3] = Lies::default();
+    sleep(FRESH).await;
+    assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
+}
+
+/// Another contract's event is word for word the request's. Its transaction is in the block, and has a
+/// receipt.
+#[tokio::test(start_paused = true)]
+async fn b5_a_log_of_another_contract_shows_no_request() {
+    let (chain, adapter, _) = ground();
+    chain.mine_with(Vec::new(), vec![(Address::repeat_byte(1), request_event(3))]);
+    let forged = Event { block: chain.block(12), ..request_event(3) };
+    let request = abi::decode(SOURCE, &forged).unwrap();
+    assert_eq!(ask(&adapter, &request).await, Witnessed::Nowhere);
+    // One node says that it is ours.
+    chain.node().lies[0].forges.push(forged);
+    sleep(FRESH).await;
+    let denied = ask(&adapter, &request).await;
+    assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
+}
+
+/// Real nodes have broken indices for hours.
+#[tokio::test(start_paused = true)]
+async fn b5_a_node_without_an_index_of_logs_is_a_witness_by_its_receipts() {
+    let (chain, adapter, [first, _]) = ground();
+    chain.node().lies[1].blind = true;
+    assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_node_that_is_behind_or_down_delays_by_two_seconds_at_most() {
+    for down in [true, false] {
+        let (chain, adapter, [first, second]) = ground();
+        chain.node().lies[1].mute = down;
+        chain.node().lies[1].lags_from = Some(11);
+        let begun = Instant::now();
+        assert_eq!(ask(&adapter, &first).await, Witnessed::ByOne);
+        assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+        let (begun, catching_up) = (Instant::now(), async {
+            sleep(Duration::from_millis(600)).await;
+            chain.node().lies[1] = Lies::default();
+        });
+        let (witnessed, ()) = tokio::join!(ask(&adapter, &second), catching_up);
+        assert_eq!(witnessed, Witnessed::ByTwo);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+}
