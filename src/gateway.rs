@@ -1,5 +1,5 @@
-//! The chain in two layers: the provider moves bytes and knows addresses; adapters know contracts,
-//! encoding and errors, and use a provider.
+//! The chain in two layers: the provider moves bytes; adapters know contracts, their addresses, encoding
+//! and errors, and use a provider.
 
 pub mod decryption;
 pub mod gateway_config;

@@ -1,4 +1,4 @@
-//! Room 1: head -> gap -> pages -> logs -> adapter decodes -> batch{requests, up to}.
+//! Room 1: head -> gap -> pages -> logs -> source decodes -> batch{requests, up to}.
 //!
 //! ```text
 //! wake-up -> far from the head: ranges    \
@@ -16,6 +16,7 @@
 //! a node may show its logs late, and at another node where there is one; a full channel to the walk
 //! waits, never drops.
 
+pub mod source;
 pub mod gap;
 mod pages;
 pub mod blooms;
@@ -56,6 +57,7 @@ use self::{
     notes::Notes,
     proof::Proof,
     second_reading::SecondReading,
+    source::EventSource,
     suspects::Suspects,
 };
 use super::{
@@ -68,8 +70,8 @@ use crate::{
     dice::Dice,
     domain::{B256, BlockRef, Event, LedgerError, Request},
     gateway::{
-        decryption::{DecryptionAdapter, Support},
-        provider::{At, ChainReader, Head, NodeId, Range, RpcError},
+        decryption::Support,
+        provider::{At, ChainReader as _, Head, NodeId, Range, RpcError},
     },
     heart::Heart,
     metrics::Metrics,
@@ -99,8 +101,8 @@ pub enum Start {
 
 /// The room.
 #[derive(Debug)]
-pub struct Arrivals<P, L> {
-    adapter: DecryptionAdapter<P>,
+pub struct Arrivals<S, L> {
+    source: S,
     dice: Dice,
     ledger: L,
     walk: Entrance,
@@ -193,10 +195,10 @@ impl ReadError {
     }
 }
 
-impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
+impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     /// `cursor` is the journal's, `begun_after` its first one's number; `walk` takes what is new, in order.
     pub fn new(
-        adapter: DecryptionAdapter<P>,
+        source: S,
         ledger: L,
         walk: Entrance,
         support: watch::Sender<Support>,
@@ -214,7 +216,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
             notes.open().twice.read_once(from, cursor.number, None, Instant::now());
         }
         Self {
-            adapter,
+            source,
             dice: Dice::default(),
             ledger,
             walk,
@@ -307,7 +309,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     ) -> Result<(), LedgerError> {
         self.heart = heart;
         let second = SecondReading::new(
-            self.adapter.clone(),
+            self.source.clone(),
             self.notes.clone(),
             self.suspects.clone(),
             (self.progress.subscribe(), self.connection.subscribe()),
@@ -315,7 +317,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
             self.dice.clone(),
         );
         let proof = Proof::new(
-            self.adapter.clone(),
+            self.source.clone(),
             self.notes.clone(),
             self.ids.clone(),
             self.finders.clone(),
@@ -337,7 +339,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     }
 
     async fn read_on(&mut self, start: Start) -> Result<std::convert::Infallible, ReadError> {
-        let mut heads = self.adapter.provider().heads();
+        let mut heads = self.source.chain().heads();
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut repeats = Repeats::default();
         loop {
@@ -429,7 +431,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
         if !self.astray.hears(cursor.number, head.block.number, Instant::now()) {
             return Ok(());
         }
-        let provider = self.adapter.provider();
+        let provider = self.source.chain();
         let mut denied = false;
         for node in provider.sound_nodes() {
             match provider.only(node).header(At::Hash(cursor.hash)).await {
@@ -496,7 +498,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
             }
             How::Suspected | How::InDoubt | How::Proven { .. } if late.is_empty() => {}
             How::Suspected | How::InDoubt | How::Proven { .. } => {
-                let (requests, host) = (late.len(), self.adapter.provider().host(by));
+                let (requests, host) = (late.len(), self.source.chain().host(by));
                 let block = late.first().map(|block| block.number);
                 warn!(requests, host, block, "hidden requests were found and are stored now");
             }
@@ -510,7 +512,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     /// one near it; and if it was a bloom that did, there are no more blooms of that node.
     fn were_late(&mut self, late: &[BlockRef], by: NodeId, (from, to): (u64, u64)) {
         let (Some(first), Some(last)) = (late.first(), late.last()) else { return };
-        let host = self.adapter.provider().host(by);
+        let host = self.source.chain().host(by);
         warn!(
             late = late.len(),
             from, to, host, "requests were missing at the first reading and are stored now"
@@ -535,7 +537,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
         cursor: Option<BlockRef>,
     ) -> Result<Vec<BlockRef>, ReadError> {
         self.ids.lock().saw_all(&events, Instant::now());
-        let Decoded { mut batch, requests, upgrades } = decode(&self.adapter, events);
+        let Decoded { mut batch, requests, upgrades } = decode(&self.source, events);
         batch.cursor = cursor;
         for event in upgrades {
             if self.upgrades.insert((event.transaction, event.log_index)) {

@@ -18,7 +18,7 @@ use crate::{
     domain::{Address, Answer, B256, Bytes, Event, OutsideText, Request, SigningDomain, Source},
     gateway::{
         abi::{self, DecodeError, Deployment, View},
-        provider::{At, Call, ChainReader, Filter, LogRange, NodeId, Range, RpcError, Told},
+        provider::{At, Call, ChainReader, Filter, LogRange, NodeId, RpcError},
     },
 };
 
@@ -121,33 +121,20 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         self.addresses.decryption
     }
 
-    /// First topics of everything this adapter reads: all request events of all generations, and
-    /// the proxy's upgrade.
-    pub fn topics(&self) -> &[B256] {
-        &self.topics
+    /// Everything this adapter reads: all request events of all generations, and the proxy's upgrade.
+    pub fn filter(&self) -> Filter<'_> {
+        self.of(&self.topics, &[])
     }
 
-    fn requests_filter(&self) -> Filter<'_> {
-        Filter { address: self.address(), first: &self.topics, second: &[] }
-    }
-
-    /// The contract's logs of interest, in chain order.
-    pub async fn requests(&self, range: LogRange) -> Result<Told<Vec<Event>>, RpcError> {
-        self.provider.logs(self.requests_filter(), range).await
+    fn of<'t>(&'t self, first: &'t [B256], second: &'t [B256]) -> Filter<'t> {
+        Filter { addresses: std::slice::from_ref(&self.addresses.decryption), first, second }
     }
 
     /// Logs of a range that say that enough nodes have answered a request.
     pub async fn consensus(&self, from: u64, to: u64) -> Result<Vec<Event>, RpcError> {
         let range = LogRange::Numbers { from, to };
-        let first = &abi::CONSENSUS_TOPICS;
-        let filter = Filter { address: self.address(), first, second: &[] };
-        let told = self.provider.logs(filter, range).await?;
+        let told = self.provider.logs(self.of(&abi::CONSENSUS_TOPICS, &[]), range).await?;
         Ok(told.answer)
-    }
-
-    /// The same of a range, with the headers of its ends, by one node.
-    pub async fn requests_between(&self, from: u64, to: u64) -> Result<Range, RpcError> {
-        self.provider.logs_between(self.requests_filter(), from, to).await
     }
 
     pub fn is_upgrade(&self, event: &Event) -> bool {

@@ -1,5 +1,5 @@
-//! PROVIDER: the layer that talks to the Gateway chain's node. It moves bytes, knows addresses and
-//! deadlines, and knows nothing of requests.
+//! PROVIDER: the layer that talks to a chain's nodes. It moves bytes, knows nodes and deadlines, and knows
+//! nothing of contracts or requests.
 //!
 //! The WebSocket (or, over http, a poll) is a source of wake-ups and headers, never of truth: what
 //! happened on chain is always read by block hash or by range. The library's own reconnect is
@@ -135,11 +135,11 @@ pub struct Transaction {
     pub input: Bytes,
 }
 
-/// Which logs: of this contract, with one of `first` as their first topic; and with one of `second` as
+/// Which logs: of these contracts, with one of `first` as their first topic; and with one of `second` as
 /// their second, if there are any.
 #[derive(Clone, Copy, Debug)]
 pub struct Filter<'t> {
-    pub address: Address,
+    pub addresses: &'t [Address],
     pub first: &'t [B256],
     pub second: &'t [B256],
 }

@@ -33,7 +33,7 @@ use crate::{
     clock::Clock,
     domain::{BlockRef, Bytes, Outcome, ShownId, U256},
     flow::{Entrance, Intake, arrivals::backfill::Backfill},
-    gateway::{abi, provider::ChainReader},
+    gateway::{abi, decryption::DecryptionAdapter, provider::ChainReader},
     heart::Heart,
     journal::{
         self, Journal, JournaledTransaction, Listing, Look, Position, Query, ReadOnly,
@@ -61,7 +61,7 @@ const STORE_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Inquiries<P: ChainReader> {
     pub journal: Journal,
-    pub backfill: Backfill<P, Journal>,
+    pub backfill: Backfill<DecryptionAdapter<P>, Journal>,
     pub walk: Entrance,
     /// The cursor, as it moves.
     pub progress: watch::Receiver<Option<BlockRef>>,

@@ -29,7 +29,7 @@ use crate::world::{
 };
 
 fn filter(first: &[B256]) -> Filter<'_> {
-    Filter { address: Address::ZERO, first, second: &[] }
+    Filter { addresses: &[Address::ZERO], first, second: &[] }
 }
 
 const POLL: Duration = Duration::from_millis(20);

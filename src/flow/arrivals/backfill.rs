@@ -13,20 +13,18 @@ use super::{
     ids::SharedIds,
     knows,
     pages::Pages,
+    source::EventSource,
 };
 use crate::{
     domain::{Event, LedgerError, Request},
     flow::ledger::{Batch, RequestLedger},
-    gateway::{
-        decryption::DecryptionAdapter,
-        provider::{ChainReader, NodeId},
-    },
+    gateway::provider::{ChainReader as _, NodeId},
 };
 
 /// Reads known blocks again.
 #[derive(Debug)]
-pub struct Backfill<P, L> {
-    adapter: DecryptionAdapter<P>,
+pub struct Backfill<S, L> {
+    source: S,
     ledger: L,
     pages: Pages,
     ids: SharedIds,
@@ -55,9 +53,9 @@ impl Reread {
 #[error(transparent)]
 pub struct BackfillError(#[from] ReadError);
 
-impl<P: ChainReader, L: RequestLedger> Backfill<P, L> {
-    pub fn new(adapter: DecryptionAdapter<P>, ledger: L) -> Self {
-        Self { adapter, ledger, pages: Pages::default(), ids: SharedIds::default() }
+impl<S: EventSource, L: RequestLedger> Backfill<S, L> {
+    pub fn new(source: S, ledger: L) -> Self {
+        Self { source, ledger, pages: Pages::default(), ids: SharedIds::default() }
     }
 
     /// What it finds is missing no more.
@@ -71,7 +69,7 @@ impl<P: ChainReader, L: RequestLedger> Backfill<P, L> {
     pub async fn read(&mut self, from: u64, to: u64) -> Result<Reread, BackfillError> {
         let (events, to) = self.read_everywhere(from, to).await?;
         self.ids.lock().saw_all(&events, Instant::now());
-        let Decoded { batch, requests, .. } = decode(&self.adapter, events);
+        let Decoded { batch, requests, .. } = decode(&self.source, events);
         Ok(Reread { to, batch, requests })
     }
 
@@ -99,7 +97,7 @@ impl<P: ChainReader, L: RequestLedger> Backfill<P, L> {
         to: u64,
     ) -> Result<(Vec<Event>, u64), BackfillError> {
         'page: loop {
-            let mut nodes = self.adapter.provider().sound_nodes();
+            let mut nodes = self.source.chain().sound_nodes();
             if nodes.is_empty() {
                 nodes.push(NodeId(0));
             }
@@ -107,7 +105,7 @@ impl<P: ChainReader, L: RequestLedger> Backfill<P, L> {
             let last = ends.min().unwrap_or(from);
             let (mut events, mut answers, mut failed) = (Vec::new(), 0_usize, None);
             for node in nodes {
-                match self.adapter.only(node).requests_between(from, last).await {
+                match self.source.only(node).events_between(from, last).await {
                     Ok(range) => match knows(&range, from, last) {
                         Ok(()) => {
                             self.pages.worked(node, (from, last), Instant::now());

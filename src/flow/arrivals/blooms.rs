@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use alloy::primitives::{Bloom, BloomInput};
 
 use crate::{
-    domain::{Address, B256, Event},
-    gateway::provider::{Emitted, Head, NodeId},
+    domain::Event,
+    gateway::provider::{Emitted, Filter, Head, NodeId},
 };
 
 /// Nodes whose blooms were wrong.
@@ -38,14 +38,7 @@ impl Trust {
 }
 
 /// The logs that are looked for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
-    pub address: Address,
-    /// First topics.
-    pub topics: &'a [B256],
-}
-
-impl Wanted<'_> {
+impl Filter<'_> {
     /// Whether a block may hold any of them. `None`: its header does not say.
     pub(super) fn may_be_in(self, bloom: Option<&Bloom>) -> bool {
         bloom.is_none_or(|bloom| self.may_hide_in(bloom, &[]))
@@ -54,15 +47,15 @@ impl Wanted<'_> {
     /// Whether the bloom speaks of one that is not among those shown.
     pub(super) fn may_hide_in(self, bloom: &Bloom, shown: &[Event]) -> bool {
         let is_shown = |topic| shown.iter().any(|event| event.topics.first() == Some(topic));
-        holds(bloom, self.address.as_slice())
-            && self.topics.iter().any(|topic| holds(bloom, topic.as_slice()) && !is_shown(topic))
+        self.addresses.iter().any(|address| holds(bloom, address.as_slice()))
+            && self.first.iter().any(|topic| holds(bloom, topic.as_slice()) && !is_shown(topic))
     }
 
     /// Those among all logs of a block, in its order.
     pub(super) fn among(self, all: &[Emitted]) -> Vec<Event> {
         let is_wanted = |one: &&Emitted| {
-            one.address == self.address
-                && one.event.topics.first().is_some_and(|topic| self.topics.contains(topic))
+            self.addresses.contains(&one.address)
+                && one.event.topics.first().is_some_and(|topic| self.first.contains(topic))
         };
         let mut events: Vec<Event> =
             all.iter().filter(is_wanted).map(|one| one.event.clone()).collect();
@@ -135,7 +128,7 @@ pub(super) enum Verdict {
 /// headers differ, one of their nodes may hide a log and its trace.
 pub(super) fn judge(
     witnesses: &[Witness],
-    wanted: Wanted<'_>,
+    wanted: Filter<'_>,
     trust: &mut Trust,
 ) -> (Verdict, Vec<NodeId>) {
     let mut liars = Vec::new();
@@ -181,6 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{Address, B256};
     use crate::domain::{BlockRef, Bytes};
 
     const OURS: Address = Address::repeat_byte(0xdc);
@@ -208,8 +202,8 @@ mod tests {
     }
 
     /// First topics 1 and 2 are wanted.
-    fn with_wanted<T>(then: impl FnOnce(Wanted<'_>) -> T) -> T {
-        then(Wanted { address: OURS, topics: &[topic(1), topic(2)] })
+    fn with_wanted<T>(then: impl FnOnce(Filter<'_>) -> T) -> T {
+        then(Filter { addresses: &[OURS], first: &[topic(1), topic(2)], second: &[] })
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use tracing::warn;
 
+use super::source::EventSource;
 use crate::{
     domain::{B256, Event, EventShape, Request, U256},
     flow::ledger::{Arrival, Batch, Taken},
-    gateway::{decryption::DecryptionAdapter, provider::ChainReader},
 };
 
 /// Events, decoded by what they are.
@@ -19,19 +19,16 @@ pub(super) struct Decoded {
     pub upgrades: Vec<Event>,
 }
 
-pub(super) fn decode<P: ChainReader>(
-    adapter: &DecryptionAdapter<P>,
-    events: Vec<Event>,
-) -> Decoded {
+pub(super) fn decode<S: EventSource>(source: &S, events: Vec<Event>) -> Decoded {
     let mut decoded =
         Decoded { batch: Batch::default(), requests: Vec::new(), upgrades: Vec::new() };
     let mut seen: HashSet<(B256, U256)> = HashSet::new();
     for event in events {
-        if adapter.is_upgrade(&event) {
+        if source.is_upgrade(&event) {
             decoded.upgrades.push(event);
             continue;
         }
-        match adapter.decode(&event) {
+        match source.decode(&event) {
             Ok(request) => {
                 // From v0.15-dev a request is announced twice in one transaction: once with its
                 // materials, once by handles only. It is one request.

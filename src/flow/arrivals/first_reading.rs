@@ -18,16 +18,14 @@ use tracing::{debug, warn};
 
 use super::{
     Arrivals, ReadError,
-    blooms::{Found, Wanted, compare},
+    blooms::{Found, compare},
     known,
+    source::EventSource,
 };
 use crate::{
     domain::{B256, BlockRef, Event},
     flow::ledger::RequestLedger,
-    gateway::{
-        decryption::DecryptionAdapter,
-        provider::{At, ChainReader, Head, LogRange, NodeId, RpcError, Way},
-    },
+    gateway::provider::{At, ChainReader as _, Head, LogRange, NodeId, RpcError, Way},
 };
 
 /// Calls for headers or logs under way at the same time.
@@ -69,25 +67,16 @@ enum Doubt {
     WrongBloom(NodeId),
 }
 
-impl<P: ChainReader> DecryptionAdapter<P> {
-    fn wanted(&self) -> Wanted<'_> {
-        Wanted { address: self.address(), topics: self.topics() }
-    }
-}
-
 /// The node whose turn it is, alone. Where none is connected, whichever comes first.
-pub(super) fn in_turn<P: ChainReader>(
-    adapter: &DecryptionAdapter<P>,
-    turn: usize,
-) -> (DecryptionAdapter<P>, NodeId) {
-    let nodes = adapter.provider().sound_nodes();
+pub(super) fn in_turn<S: EventSource>(source: &S, turn: usize) -> (S, NodeId) {
+    let nodes = source.chain().sound_nodes();
     match nodes.get(turn % nodes.len().max(1)) {
-        Some(node) => (adapter.only(*node), *node),
-        None => (adapter.clone(), NodeId(0)),
+        Some(node) => (source.only(*node), *node),
+        None => (source.clone(), NodeId(0)),
     }
 }
 
-impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
+impl<S: EventSource, L: RequestLedger> Arrivals<S, L> {
     /// By ranges of numbers, far from the head.
     pub(super) async fn read_far(
         &mut self,
@@ -95,9 +84,9 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
         from: u64,
         to: u64,
     ) -> Result<BlockRef, ReadError> {
-        let (adapter, node) = in_turn(&self.adapter, self.turn);
+        let (source, node) = in_turn(&self.source, self.turn);
         let (from, to) = self.notes.open().pages.page(node, from, to);
-        let range = match adapter.requests_between(from, to).await {
+        let range = match source.events_between(from, to).await {
             Ok(range) => range,
             Err(error) => {
                 let now = Instant::now();
@@ -157,7 +146,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
         self.heart.beat().await;
         let (reads, mut passed): (Vec<_>, Vec<_>) = {
             let notes = self.notes.open();
-            let wanted = self.adapter.wanted();
+            let wanted = self.source.filter();
             let (asked, passed): (Vec<&Head>, Vec<&Head>) =
                 headers.iter().partition(|head| wanted.may_be_in(notes.trust.bloom(head)));
             let reads = asked.into_iter().map(|head| {
@@ -205,19 +194,19 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     async fn logs_near(&self, head: &Head, says: bool) -> (u64, Result<Shown, RpcError>) {
         let block = head.block;
         // Whoever refuses them has its turn again later.
-        let (adapter, _) = in_turn(&self.adapter, self.turn);
-        let asked = if self.turn == 0 { &self.adapter } else { &adapter };
-        let told = match asked.requests(LogRange::Block(block.hash)).await {
+        let (source, _) = in_turn(&self.source, self.turn);
+        let asked = if self.turn == 0 { &self.source } else { &source };
+        let told = match asked.events(LogRange::Block(block.hash)).await {
             Ok(told) => told,
             Err(error) => return (block.number, Err(error)),
         };
         let (by, mut events) = (told.by, told.answer);
-        let wanted = self.adapter.wanted();
+        let wanted = self.source.filter();
         let mut doubt = None;
         if let Some(bloom) = head.bloom.filter(|_| says)
             && wanted.may_hide_in(&bloom, &events)
         {
-            let provider = self.adapter.provider().only(by);
+            let provider = self.source.chain().only(by);
             doubt = match provider.block_logs(block.hash, Way::Logs).await {
                 Err(error) => Some(Doubt::Unknown(error)),
                 Ok(all) => match compare(&bloom, &all.answer) {
@@ -234,7 +223,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
         }
         // Of the block by its hash, and of another by its number.
         if events.iter().any(|event| event.block != block) {
-            let (host, what) = (self.adapter.provider().host(by), "a log of another block".into());
+            let (host, what) = (self.source.chain().host(by), "a log of another block".into());
             return (block.number, Err(RpcError::Unreadable { host, what }));
         }
         (block.number, Ok(Shown { block, events, by, doubt }))
@@ -243,7 +232,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     /// What follows from it.
     fn doubt(&mut self, shown: &Shown) {
         let Some(doubt) = &shown.doubt else { return };
-        let (block, host) = (shown.block.number, self.adapter.provider().host(shown.by));
+        let (block, host) = (shown.block.number, self.source.chain().host(shown.by));
         match doubt {
             Doubt::Hidden | Doubt::HiddenBehindFilter => {
                 if let Some(times) = self.repeats.heard_of(&host, "hides_logs", Instant::now()) {
@@ -266,7 +255,7 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     /// A node's blooms are not looked at any more.
     pub(super) fn distrust(&mut self, node: NodeId) {
         if self.notes.open().trust.is_over(node) {
-            let host = self.adapter.provider().host(node);
+            let host = self.source.chain().host(node);
             warn!(
                 host,
                 "a gateway node told a wrong bloom: every block is asked for its logs from now on"
@@ -339,6 +328,6 @@ impl<P: ChainReader, L: RequestLedger> Arrivals<P, L> {
     }
 
     pub(super) async fn header(&self, number: u64) -> Result<Head, ReadError> {
-        known(self.adapter.provider().header(At::Number(number)).await?.as_ref(), number)
+        known(self.source.chain().header(At::Number(number)).await?.as_ref(), number)
     }
 }

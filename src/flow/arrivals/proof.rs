@@ -16,41 +16,39 @@ use tracing::{debug, info, warn};
 
 use super::{
     Found, How,
-    blooms::{self, Verdict, Wanted, Witness, compare, judge},
+    blooms::{self, Verdict, Witness, compare, judge},
     ids::SharedIds,
     notes::Notes,
+    source::EventSource,
 };
 use crate::{
     backoff::Backoff,
     dice::Dice,
     domain::{B256, Event},
-    gateway::{
-        decryption::DecryptionAdapter,
-        provider::{At, ChainReader, Head, NodeId, Way},
-    },
+    gateway::provider::{At, ChainReader as _, Head, NodeId, Way},
 };
 
 /// Between two blocks while proofs succeed.
 const PACE: Duration = Duration::from_millis(50);
 
 /// The loop.
-pub(super) struct Proof<P> {
-    adapter: DecryptionAdapter<P>,
+pub(super) struct Proof<S> {
+    source: S,
     notes: Notes,
     ids: SharedIds,
     first: mpsc::Sender<Found>,
     dice: Dice,
 }
 
-impl<P: ChainReader> Proof<P> {
+impl<S: EventSource> Proof<S> {
     pub(super) fn new(
-        adapter: DecryptionAdapter<P>,
+        source: S,
         notes: Notes,
         ids: SharedIds,
         first: mpsc::Sender<Found>,
         dice: Dice,
     ) -> Self {
-        Self { adapter, notes, ids, first, dice }
+        Self { source, notes, ids, first, dice }
     }
 
     pub(super) async fn run(self) -> Infallible {
@@ -100,7 +98,7 @@ impl<P: ChainReader> Proof<P> {
 
     /// What all sound nodes say of a block.
     async fn ask(&self, number: u64, hash: Option<B256>) -> (Verdict, NodeId) {
-        let provider = self.adapter.provider();
+        let provider = self.source.chain();
         let nobody = (Verdict::Unproven(Vec::new()), NodeId(0));
         let by_hash = match hash {
             Some(hash) => provider.header(At::Hash(hash)).await.ok().flatten(),
@@ -114,7 +112,7 @@ impl<P: ChainReader> Proof<P> {
                 Ok(_) | Err(_) => return nobody,
             },
         };
-        let wanted = self.wanted();
+        let wanted = self.source.filter();
         // One header is enough to pass a block of a range, as in the first reading.
         if hash.is_none() && !wanted.may_be_in(self.notes.open().trust.bloom(&head)) {
             return (Verdict::Proven(Vec::new()), head.by);
@@ -138,7 +136,7 @@ impl<P: ChainReader> Proof<P> {
 
     /// One node's header and logs of a block. `None`: it does not know it.
     async fn witness(&self, node: NodeId, head: &Head) -> Option<Witness> {
-        let provider = self.adapter.provider().only(node);
+        let provider = self.source.chain().only(node);
         let hash = head.block.hash;
         let head = provider.header(At::Hash(hash)).await.ok().flatten()?;
         let head = Head { by: node, ..head };
@@ -155,10 +153,6 @@ impl<P: ChainReader> Proof<P> {
             }
         }
         Some(Witness { head, logs })
-    }
-
-    fn wanted(&self) -> Wanted<'_> {
-        Wanted { address: self.adapter.address(), topics: self.adapter.topics() }
     }
 
     /// Hands events to the first reading, and waits until they are stored.

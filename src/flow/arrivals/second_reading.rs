@@ -14,15 +14,12 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::{Found, How, ReadError, knows, notes::Notes, suspects::Suspects};
+use super::{Found, How, ReadError, knows, notes::Notes, source::EventSource, suspects::Suspects};
 use crate::{
     backoff::Backoff,
     dice::Dice,
     domain::{BlockRef, Event},
-    gateway::{
-        decryption::DecryptionAdapter,
-        provider::{ChainReader, NodeId},
-    },
+    gateway::provider::{ChainReader as _, NodeId},
     repeats::Repeats,
 };
 
@@ -34,8 +31,8 @@ const PACE: Duration = Duration::from_millis(100);
 const BY_HEADERS: u64 = 4096;
 
 /// The loop.
-pub(super) struct SecondReading<P> {
-    adapter: DecryptionAdapter<P>,
+pub(super) struct SecondReading<S> {
+    source: S,
     notes: Notes,
     suspects: Suspects,
     progress: watch::Receiver<Option<BlockRef>>,
@@ -63,9 +60,9 @@ enum Job {
     Suspected(u64, u64),
 }
 
-impl<P: ChainReader> SecondReading<P> {
+impl<S: EventSource> SecondReading<S> {
     pub(super) fn new(
-        adapter: DecryptionAdapter<P>,
+        source: S,
         notes: Notes,
         suspects: Suspects,
         (progress, connection): (watch::Receiver<Option<BlockRef>>, watch::Receiver<u64>),
@@ -73,7 +70,7 @@ impl<P: ChainReader> SecondReading<P> {
         dice: Dice,
     ) -> Self {
         Self {
-            adapter,
+            source,
             notes,
             suspects,
             progress,
@@ -158,7 +155,7 @@ impl<P: ChainReader> SecondReading<P> {
         let node = self.node(from);
         let (from, to) = self.notes.open().pages.page(node, from, to);
         let asked = Instant::now();
-        let read = self.adapter.only(node).requests_between(from, to).await;
+        let read = self.source.only(node).events_between(from, to).await;
         let range = match read {
             Ok(range) => range,
             Err(error) => {
@@ -190,7 +187,7 @@ impl<P: ChainReader> SecondReading<P> {
     /// Another node than the one that read this block first, if there is one, and by turns.
     fn node(&self, block: u64) -> NodeId {
         let first = self.notes.open().twice.read_by(block);
-        let nodes = self.adapter.provider().sound_nodes();
+        let nodes = self.source.chain().sound_nodes();
         let (own, mut others): (Vec<NodeId>, Vec<NodeId>) =
             nodes.into_iter().partition(|node| Some(*node) == first);
         if !others.is_empty() {
@@ -203,7 +200,7 @@ impl<P: ChainReader> SecondReading<P> {
 
     async fn failed(&mut self, node: NodeId, error: &ReadError) {
         self.failures = self.failures.wrapping_add(1);
-        let host = self.adapter.provider().host(node);
+        let host = self.source.chain().host(node);
         if let Some(times) = self.repeats.heard_of(&host, error.code(), Instant::now()) {
             info!(host, %error, times, "blocks could not be read again: trying again");
         } else {
@@ -215,13 +212,13 @@ impl<P: ChainReader> SecondReading<P> {
     /// A page of what is suspected, at every sound node. One that does not answer is passed over:
     /// whoever suspects asks again. Where that finds nothing, a header may still tell.
     async fn read_everywhere(&mut self, from: u64, to: u64) {
-        let nodes = self.adapter.provider().sound_nodes();
+        let nodes = self.source.chain().sound_nodes();
         let last = {
             let pages = &self.notes.open().pages;
             nodes.iter().map(|node| pages.page(*node, from, to).1).min().unwrap_or(from)
         };
         for node in nodes {
-            let read = self.adapter.only(node).requests_between(from, last).await;
+            let read = self.source.only(node).events_between(from, last).await;
             let now = Instant::now();
             match read {
                 Ok(range) => {

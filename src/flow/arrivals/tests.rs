@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{super::fake_ledger::FakeLedger, *};
 use crate::flow::{Intake, entrances};
+use crate::gateway::decryption::DecryptionAdapter;
 use crate::gateway::fake_chain::{
     ADDRESSES, Blooms, FakeChain, Lies, SOURCE, request_event, upgrade_event,
 };
@@ -425,7 +426,7 @@ async fn t16_blocks_near_the_head_are_kept_as_far_as_they_were_read() {
 
 /// All that a backfill finds new from `from` to `to`, in as many pieces as it takes.
 async fn backfilled(
-    backfill: &mut backfill::Backfill<FakeChain, FakeLedger>,
+    backfill: &mut backfill::Backfill<DecryptionAdapter<FakeChain>, FakeLedger>,
     from: u64,
     to: u64,
 ) -> Result<(usize, Vec<u64>), backfill::BackfillError> {

@@ -30,7 +30,7 @@ const SILENT_FOR: Duration = Duration::from_secs(1);
 
 pub(super) type Client = CoreServiceEndpointClient<Line>;
 
-/// Cheap to clone; clones share the connections.
+/// One endpoint of a KMS Core. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     lines: Lines,

@@ -23,9 +23,7 @@ use crate::{
     domain::{Address, B256, Event, Kind, Request, U256},
     gateway::{
         abi::{self, Responder},
-        provider::{
-            At, Call, ChainReader, Filter, LogRange, RpcError, Transaction, quirks::TooMuch,
-        },
+        provider::{At, Call, ChainReader, LogRange, RpcError, Transaction, quirks::TooMuch},
     },
 };
 
@@ -267,8 +265,7 @@ impl<P: ChainReader> DecryptionAdapter<P> {
                 }
                 left -= 1;
                 let to = window.to.min(next.saturating_add(page - 1));
-                let first = &abi::RESPONSE_TOPICS;
-                let filter = Filter { address: self.address(), first, second: &ids };
+                let filter = self.of(&abi::RESPONSE_TOPICS, &ids);
                 match self.provider.logs(filter, LogRange::Numbers { from: next, to }).await {
                     Ok(told) => {
                         for (id, block) in self.own(wallet, told.answer).await? {

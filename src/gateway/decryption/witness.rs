@@ -370,7 +370,8 @@ impl<P: ChainReader> DecryptionAdapter<P> {
         }
         if !known.told.as_ref().is_some_and(|told| told.answers(&key, fresh)) {
             let within = self.memory.logs_within(node);
-            let asking = timeout(within, self.requests(LogRange::Block(block.hash))).await;
+            let logs = self.provider.logs(self.filter(), LogRange::Block(block.hash));
+            let asking = timeout(within, logs).await;
             if asking.is_err() {
                 self.memory.was_slow(node);
             }

@@ -498,11 +498,11 @@ impl ArbitrumProvider {
         filter: Filter<'_>,
         range: LogRange,
     ) -> Result<Vec<Event>, RpcError> {
-        let Filter { address, first, second } = filter;
+        let Filter { addresses, first, second } = filter;
         let mut events = Vec::with_capacity(logs.len());
         for log in logs {
             // A node may return more than was asked.
-            if log.address != address || log.is_removed() {
+            if !addresses.contains(&log.address) || log.is_removed() {
                 continue;
             }
             if !log.topic0().is_some_and(|topic| first.contains(topic)) {
@@ -533,7 +533,8 @@ impl ArbitrumProvider {
 }
 
 /// Encodes the parameter of `eth_getLogs`.
-fn spelled(Filter { address, first, second }: Filter<'_>, range: LogRange) -> Value {
+fn spelled(Filter { addresses, first, second }: Filter<'_>, range: LogRange) -> Value {
+    let address = if let [one] = addresses { json!(one) } else { json!(addresses) };
     let topics = if second.is_empty() { json!([first]) } else { json!([first, second]) };
     match range {
         LogRange::Block(hash) => {

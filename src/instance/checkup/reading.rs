@@ -130,7 +130,7 @@ impl Odd {
 async fn of_range(node: &Node, newest: u64) -> Option<Odd> {
     let to = newest.saturating_sub(BELOW_HEAD);
     let adapter = DecryptionAdapter::new(node.provider.clone(), node.addresses);
-    match adapter.requests_between(to.saturating_sub(RANGE - 1), to).await {
+    match node.provider.logs_between(adapter.filter(), to.saturating_sub(RANGE - 1), to).await {
         Ok(_) => None,
         Err(error) if error.too_much().is_some() => Some(Odd::SmallRanges(error.to_string())),
         Err(error) => Some(Odd::NoRange(error.to_string())),

@@ -17,7 +17,7 @@ use super::{Stands, parse, retry, some};
 use crate::{
     domain::BlockRef,
     flow::{Entrance, Intake, arrivals::backfill::Backfill, depth::Line},
-    gateway::{abi, provider::ChainReader},
+    gateway::{abi, decryption::DecryptionAdapter, provider::ChainReader},
     journal::{Journal, Query, RequestRecord, StageName},
     observe::requests::{Backfilled, Inquiry, Reply, Told},
 };
@@ -36,7 +36,7 @@ const MOST_WAITING: usize = 10_000;
 pub(super) struct Wishes<P: ChainReader> {
     journal: Journal,
     /// One wish at a time.
-    backfill: Mutex<Backfill<P, Journal>>,
+    backfill: Mutex<Backfill<DecryptionAdapter<P>, Journal>>,
     walk: Entrance,
     progress: watch::Receiver<Option<BlockRef>>,
     /// Up to which block requests may be walked.
@@ -64,7 +64,7 @@ impl Asker {
 impl<P: ChainReader> Wishes<P> {
     pub(super) fn new(
         journal: Journal,
-        backfill: Backfill<P, Journal>,
+        backfill: Backfill<DecryptionAdapter<P>, Journal>,
         walk: Entrance,
         progress: watch::Receiver<Option<BlockRef>>,
         line: watch::Receiver<Line>,
