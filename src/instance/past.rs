@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     domain::{Address, BlockRef, LedgerError},
     gateway::{
         lane::Recovered,
-        provider::{At, RpcError, TransactionSender},
+        provider::{At, Hearing, RpcError, TransactionSender},
     },
     journal::Journal,
     repeats::Repeats,
@@ -55,17 +54,9 @@ pub(super) async fn maybe_answered_up_to<P: TransactionSender>(
 
 /// The wallet's count, by the node that knows most of it. `None`: nobody says.
 async fn highest_count<P: TransactionSender>(provider: &P, wallet: Address) -> Option<u64> {
-    let asked =
-        provider.sound_nodes().into_iter().map(|node| {
-            let one = provider.only(node);
-            async move {
-                timeout(VOTE_WITHIN, one.transaction_count(wallet, At::Latest)).await.ok()?.ok()
-            }
-        });
-    match join_all(asked).await.into_iter().flatten().max() {
-        Some(count) => Some(count),
-        None => provider.transaction_count(wallet, At::Latest).await.ok(),
-    }
+    let ask = |one: P| async move { one.transaction_count(wallet, At::Latest).await };
+    let counts = Hearing::of(provider, VOTE_WITHIN, ask).await.answers(provider);
+    counts.ok()?.into_iter().max()
 }
 
 /// The newest block, once a node tells.

@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, timeout},
@@ -32,7 +31,7 @@ use crate::{
     domain::{EventShape, Kind, Request},
     gateway::{
         lane::draft::{least_gas, most_gas},
-        provider::{Call, RpcError, TransactionSender},
+        provider::{Call, Hearing, RpcError, TransactionSender},
     },
 };
 
@@ -291,17 +290,11 @@ async fn estimates<P: TransactionSender>(
     if sense.has(first) && fits(first) {
         return Ok(Estimates { lowest: first, highest: first });
     }
+    let ask = |one: P| async move { one.estimate_gas(call).await };
     let nodes = provider.sound_nodes();
-    let asked = nodes.iter().skip(1).map(|node| {
-        let one = provider.only(*node);
-        async move {
-            let estimate = timeout(BESIDE_WITHIN, one.estimate_gas(call)).await;
-            Some((*node, estimate.ok()?.ok()?))
-        }
-    });
-    let others = join_all(asked).await.into_iter().flatten();
+    let others = Hearing::among(provider, nodes.get(1..).unwrap_or_default(), BESIDE_WITHIN, ask);
     let first_of = nodes.first().map(|node| (*node, first));
-    let told: Vec<_> = first_of.into_iter().chain(others).collect();
+    let told: Vec<_> = first_of.into_iter().chain(others.await.said).collect();
     let sensible = || told.iter().map(|(_, gas)| *gas).chain([first]).filter(|gas| sense.has(*gas));
     let Some(lowest) = sensible().min() else {
         let hosts: Vec<String> = told.iter().map(|(node, _)| provider.host(*node)).collect();

@@ -29,7 +29,19 @@ impl<T> Hearing<T> {
     where
         Asking: Future<Output = Result<T, RpcError>>,
     {
-        let nodes = provider.sound_nodes();
+        Self::among(provider, &provider.sound_nodes(), within, ask).await
+    }
+
+    /// Asks these nodes only.
+    pub async fn among<P: ChainReader, Asking>(
+        provider: &P,
+        nodes: &[NodeId],
+        within: Duration,
+        ask: impl Fn(P) -> Asking,
+    ) -> Self
+    where
+        Asking: Future<Output = Result<T, RpcError>>,
+    {
         let asked = nodes.iter().map(|node| timeout(within, ask(provider.only(*node))));
         let (mut said, mut failed) = (Vec::new(), None);
         for (node, answer) in nodes.iter().zip(join_all(asked).await) {
