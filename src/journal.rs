@@ -50,7 +50,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use self::{
     commands::{Command, Done, Work},
-    store::{Mark, Page, Reads, Slot},
+    store::{Mark, Reads, Slot},
 };
 pub use self::{
     condition::{Condition, Damage},
@@ -59,8 +59,8 @@ pub use self::{
     look::Look,
     progress::{Held, Progress, StageName},
     records::{
-        Counts, Failing, HeldRequest, Holds, JournaledTransaction, Listed, Listing, Position,
-        Pruned, RequestRecord, Space, Statistics, Unfinished, Which,
+        Counts, Failing, JournaledTransaction, Listed, Listing, Position, Pruned, RequestRecord,
+        Space, Statistics, Which,
     },
     sqlite::{
         beginnings::{Beginning, beginnings},
@@ -192,38 +192,6 @@ impl Journal {
     /// Answers to requests up to this block may be missing here, for ever. Durable.
     pub async fn forget_up_to(&self, block: u64) -> Result<(), LedgerError> {
         self.durable(Work::ForgetUpTo(block)).await.map(|_| ())
-    }
-
-    /// Requests without an outcome, oldest first, at most `limit` of those `after` a position.
-    pub async fn unfinished(
-        &self,
-        after: Option<Position>,
-        limit: u32,
-        holds: Holds,
-    ) -> Result<Vec<Unfinished>, JournalError> {
-        let page = Page { after, limit };
-        self.ask(|slot| Query::Unfinished(page, holds, slot)).await
-    }
-
-    /// Held requests, oldest first, without their events and answers.
-    pub async fn held(
-        &self,
-        after: Option<Position>,
-        limit: u32,
-    ) -> Result<Vec<HeldRequest>, JournalError> {
-        let page = Page { after, limit };
-        self.ask(|slot| Query::Held(page, slot)).await
-    }
-
-    /// Requests without an outcome that are not held, by name alone: oldest first, at most `limit` of
-    /// those `after` a position.
-    pub async fn unfinished_keys(
-        &self,
-        after: Option<Position>,
-        limit: u32,
-    ) -> Result<Vec<(Position, RequestKey)>, JournalError> {
-        let page = Page { after, limit };
-        self.ask(|slot| Query::UnfinishedKeys(page, slot)).await
     }
 
     /// All that is stored of one request, settled or not.

@@ -21,7 +21,7 @@ use crate::{
     domain::RequestKey,
     flow::{Entrance, Intake, depth::Line},
     gateway::abi,
-    journal::{Journal, JournalError, Position, RequestRecord, StageName},
+    journal::{Journal, JournalError, Position, Query, RequestRecord, StageName},
     metrics::Metrics,
 };
 
@@ -93,7 +93,7 @@ impl Attendance {
     async fn alone(&self) -> Result<(usize, HashSet<RequestKey>), JournalError> {
         let (mut open, mut after, mut alone) = (0, None, HashSet::new());
         loop {
-            let page = self.journal.unfinished_keys(after, PAGE).await?;
+            let page = self.journal.ask(|slot| Query::UnfinishedKeys(after, PAGE, slot)).await?;
             let Some((last, _)) = page.last() else { return Ok((open, alone)) };
             after = Some(*last);
             open += page.len();
@@ -150,7 +150,7 @@ mod tests {
         flow::{Arrival, Batch, Intakes, RequestLedger as _, Step, entrances},
         gateway::fake_chain::{SOURCE, request_event},
         heart::Heart,
-        journal::{Identity, Query},
+        journal::Identity,
     };
 
     struct World {
@@ -242,7 +242,8 @@ mod tests {
     async fn what_recovery_or_the_chain_still_has_to_bring_is_nobodys_fault() {
         let mut world = World::new(3, []).await;
         assert_eq!(world.walked(5).await, [0_u64; 0], "recovery has not come to them");
-        let first = world.journal.unfinished_keys(None, 1).await.unwrap()[0].0;
+        let first =
+            world.journal.ask(|slot| Query::UnfinishedKeys(None, 1, slot)).await.unwrap()[0].0;
         world.taken.send_replace(Some(first));
         world.line.send_replace(Line::SHUT);
         assert_eq!(world.walked(5).await, [0_u64; 0], "its block is not deep enough");

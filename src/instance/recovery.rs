@@ -13,11 +13,10 @@ use tokio::{
 use tracing::{debug, error, info};
 
 use crate::{
-    domain::stage::Stage,
     flow::{Entrance, Intake},
     gateway::{abi, decryption::Support},
     heart::Heart,
-    journal::{Holds, Journal, JournalError, Position},
+    journal::{Journal, JournalError, Listing, Position, Query, StageName, Which},
 };
 
 /// Requests read from the journal at a time.
@@ -44,7 +43,7 @@ pub(super) struct Recovery {
 impl Recovery {
     pub(super) async fn run(self) -> Result<(), JournalError> {
         if let Some(newest) = self.newest {
-            let taken = self.feed(Holds::Included, Some(newest)).await?;
+            let taken = self.feed(Which::Unfinished, Some(newest)).await?;
             self.taken.send_replace(Some(newest));
             if taken > 0 {
                 info!(requests = taken, "unfinished requests of an earlier run are walked again");
@@ -77,18 +76,19 @@ impl Recovery {
             if none_at == Some(commits) {
                 continue;
             }
-            let taken = self.feed(Holds::Only, None).await?;
+            let taken = self.feed(Which::Held, None).await?;
             none_at = (taken == 0).then_some(commits);
             debug!(requests = taken, "held requests are tried again");
         }
     }
 
-    async fn feed(&self, holds: Holds, until: Option<Position>) -> Result<usize, JournalError> {
+    async fn feed(&self, which: Which, until: Option<Position>) -> Result<usize, JournalError> {
         let mut after = None;
         let mut taken = 0;
         'pages: loop {
             self.heart.beat().await;
-            let page = self.journal.unfinished(after, PAGE, holds).await?;
+            let listing = Listing { which, after, limit: PAGE };
+            let page = self.journal.ask(|slot| Query::Records(listing, slot)).await?;
             let Some(last) = page.last() else { break };
             if until.is_some() {
                 // The page before.
@@ -104,7 +104,7 @@ impl Recovery {
                     Ok(request) if self.walk.attends(request.key) => {}
                     Ok(request) => {
                         taken += 1;
-                        let is_ripe = row.stage != Stage::Arrived;
+                        let is_ripe = row.progress.stage != StageName::Arrived;
                         let intake = Intake { is_ripe, ..self.walk.take(request, true) };
                         if self.heart.rest_while(self.walk.send(intake)).await.is_err() {
                             // The walk takes no more: the instance is stopping.

@@ -30,7 +30,7 @@ impl RequestLedger for Journal {
         self.flush().await?;
         let record = self.request(key).await?;
         Ok(record.filter(|record| record.progress.outcome.is_none()).map(|record| Standing {
-            stage: record.progress.stage.with_answer(record.answer),
+            stage: record.stage(),
             held: record.progress.held.map(|held| held.hold.reason),
             worked: Duration::from_millis(record.progress.worked_ms),
         }))

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::progress::{Held, Progress, StageName};
+use super::progress::{Progress, StageName};
 use crate::{
-    domain::{Answer, BlockRef, Event, Hold, Kind, RequestKey, stage::Stage},
+    domain::{Answer, BlockRef, Event, Kind, RequestKey, stage::Stage},
     gateway::lane::SignedTransaction,
 };
 
@@ -26,38 +26,6 @@ impl Position {
     }
 }
 
-/// Which requests a scan of unfinished ones returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holds {
-    Included,
-    Excluded,
-    Only,
-}
-
-/// A request without an outcome, with all a walk needs to go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    pub position: Position,
-    pub key: RequestKey,
-    pub kind: Kind,
-    pub event: Event,
-    pub stage: Stage,
-    pub held: Option<Hold>,
-    /// Failed attempts so far.
-    pub attempts: u32,
-    pub arrived_at_ms: u64,
-}
-
-/// A held request, without its event and answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldRequest {
-    pub position: Position,
-    pub key: RequestKey,
-    pub kind: Kind,
-    pub held: Held,
-    pub progress: Progress,
-}
-
 /// All that is stored of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRecord {
@@ -68,6 +36,14 @@ pub struct RequestRecord {
     /// Kept after the request settled, until it is pruned.
     pub answer: Option<Answer>,
     pub progress: Progress,
+}
+
+impl RequestRecord {
+    /// The stage with its answer.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.progress.stage.with_answer(self.answer.clone())
+    }
 }
 
 /// A signed transaction and what became of it.

@@ -10,8 +10,8 @@
 use tokio::sync::oneshot;
 
 use super::{
-    Counts, HeldRequest, Holds, JournalError, JournaledTransaction, Listed, Listing, Position,
-    RequestRecord, Space, StoreError, Unfinished,
+    Counts, JournalError, JournaledTransaction, Listed, Listing, Position, RequestRecord, Space,
+    StoreError,
     commands::{Command, Done},
 };
 use crate::{
@@ -66,13 +66,6 @@ impl<T> Slot<T> {
     }
 }
 
-/// A page of rows in their order: at most `limit` of those `after` a position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
-    pub after: Option<Position>,
-    pub limit: u32,
-}
-
 /// What is asked of a store.
 #[derive(Debug)]
 pub enum Query {
@@ -90,12 +83,9 @@ pub enum Query {
     NewestIds(u32, Slot<Vec<(U256, u64)>>),
     /// Up to which block answers may have been given without this journal.
     ForgottenUpTo(Slot<Option<u64>>),
-    /// Requests without an outcome, oldest first.
-    Unfinished(Page, Holds, Slot<Vec<Unfinished>>),
-    /// The same that are not held, by name alone.
-    UnfinishedKeys(Page, Slot<Vec<(Position, RequestKey)>>),
-    /// Held ones, oldest first, without their events and answers.
-    Held(Page, Slot<Vec<HeldRequest>>),
+    /// Requests without an outcome that are not held, by name alone: oldest first, so many at most of those
+    /// after a position.
+    UnfinishedKeys(Option<Position>, u32, Slot<Vec<(Position, RequestKey)>>),
     /// All that is stored of one request, settled or not.
     Request(RequestKey, Slot<Option<RequestRecord>>),
     /// The place of the request that arrived last.

@@ -152,10 +152,16 @@ impl std::ops::Deref for Running {
     }
 }
 
-pub(super) async fn keys(journal: &Journal, holds: Holds) -> Vec<u64> {
+pub(super) async fn records(journal: &Journal, which: Which) -> Vec<RequestRecord> {
+    let listing = Listing { which, after: None, limit: 100 };
+    journal.ask(|slot| Query::Records(listing, slot)).await.unwrap()
+}
+
+pub(super) async fn keys(journal: &Journal, which: Which) -> Vec<u64> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let page = journal.unfinished(after, 3, holds).await.unwrap();
+        let listing = Listing { which, after, limit: 3 };
+        let page = journal.ask(|slot| Query::Records(listing, slot)).await.unwrap();
         assert!(page.len() <= 3);
         let Some(last) = page.last() else { return found };
         after = Some(last.position);

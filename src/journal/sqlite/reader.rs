@@ -22,8 +22,8 @@ use crate::{
         lane::{MinedTransaction, SignedTransaction},
     },
     journal::{
-        Counts, Failing, HeldRequest, Holds, JournaledTransaction, Listed, Listing, Position,
-        Progress, RequestRecord, StageName, Unfinished, Which, store::Page,
+        Counts, Failing, JournaledTransaction, Listed, Listing, Position, Progress, RequestRecord,
+        StageName, Which,
     },
     metrics::Standing,
 };
@@ -247,43 +247,13 @@ impl Rows<'_> {
         ids.iter().map(&mut answered).collect()
     }
 
-    pub fn unfinished(&self, page: Page, holds: Holds) -> Result<Vec<Unfinished>> {
-        let statement = match holds {
-            Holds::Included => sql::UNFINISHED,
-            Holds::Excluded => sql::UNFINISHED_NOT_HELD,
-            Holds::Only => sql::UNFINISHED_HELD,
-        };
-        self.many(statement, params![self.of, after_seq(page.after), page.limit], |row| {
-            let RequestRecord { position, key, kind, event, answer, progress } =
-                read_record(row, self.of.source)?;
-            Ok(Unfinished {
-                position,
-                key,
-                kind,
-                event,
-                stage: progress.stage.with_answer(answer),
-                held: progress.held.map(|held| held.hold),
-                attempts: progress.attempts,
-                arrived_at_ms: progress.arrived_at_ms,
-            })
-        })
-    }
-
-    pub fn held(&self, page: Page) -> Result<Vec<HeldRequest>> {
-        let with = params![self.of, after_seq(page.after), page.limit];
-        let rows = self.many(sql::HELD, with, |row| {
-            let (position, key, kind) = read_name(row, self.of.source)?;
-            let progress = read_progress(row)?;
-            let held = progress.held.clone();
-            Ok(held.map(|held| HeldRequest { position, key, kind, held, progress }))
-        })?;
-        // A hold with a reason of a newer version reads as "not held" everywhere.
-        Ok(rows.into_iter().flatten().collect())
-    }
-
     /// Keys of the unfinished requests that are not held, oldest first.
-    pub fn unfinished_keys(&self, page: Page) -> Result<Vec<(Position, RequestKey)>> {
-        let with = params![self.of, after_seq(page.after), page.limit];
+    pub fn unfinished_keys(
+        &self,
+        after: Option<Position>,
+        limit: u32,
+    ) -> Result<Vec<(Position, RequestKey)>> {
+        let with = params![self.of, after_seq(after), limit];
         self.many(sql::UNFINISHED_KEYS, with, |row| {
             let id: Fixed<U256> = row.get(1)?;
             let key = RequestKey { source: self.of.source, id: id.0, content: hash(row, 2)? };

@@ -194,10 +194,6 @@ macro_rules! unfinished {
 /// Pages: `?1` contract, `?2` the last position seen, `?3` limit.
 pub(super) const UNFINISHED: &str =
     unfinished!("r.contract = ?1 AND r.outcome IS NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3");
-pub(super) const UNFINISHED_NOT_HELD: &str = unfinished!(
-    "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NULL AND r.seq > ?2
-     ORDER BY r.seq LIMIT ?3"
-);
 pub(super) const UNFINISHED_HELD: &str = unfinished!(
     "r.contract = ?1 AND r.outcome IS NULL AND r.hold_reason IS NOT NULL AND r.seq > ?2
      ORDER BY r.seq LIMIT ?3"
@@ -254,14 +250,6 @@ pub(super) const LISTED_ALL: &str = listed!(all!());
 /// The contract on the journal's own chain whose cursor moved last.
 pub(super) const LATEST_CONTRACT: &str = "
 SELECT contract FROM cursors WHERE length(contract) = 20 ORDER BY moved_at DESC LIMIT 1";
-
-/// Without event and answer.
-pub(super) const HELD: &str = concat!(
-    "SELECT ",
-    progress_columns!(),
-    ", r.seq, r.id, r.content, r.kind FROM requests r
-     WHERE r.contract = ?1 AND r.hold_reason IS NOT NULL AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
-);
 
 /// Unfinished and not held, keys only: `?1` contract, `?2` the last position seen, `?3` limit.
 pub(super) const UNFINISHED_KEYS: &str = "
@@ -477,9 +465,7 @@ pub(super) const DELETE_TRANSACTION: &str = "DELETE FROM transactions WHERE seq 
 #[cfg(test)]
 pub(super) const SCANS: &[(&str, &str)] = &[
     (UNFINISHED, "requests_unfinished"),
-    (UNFINISHED_NOT_HELD, "requests_unfinished"),
     (UNFINISHED_HELD, "requests_held"),
-    (HELD, "requests_held"),
     (UNFINISHED_KEYS, "requests_unfinished"),
     (LISTED_UNFINISHED, "requests_unfinished"),
     (LISTED_OLDEST, "requests_unfinished"),

@@ -161,9 +161,9 @@ impl Reads for Reader {
             Query::SeenIds(slot) => self.answer(slot, rows.seen_ids()),
             Query::NewestIds(most, slot) => self.answer(slot, rows.newest_ids(most)),
             Query::ForgottenUpTo(slot) => self.answer(slot, rows.forgotten_up_to()),
-            Query::Unfinished(page, holds, slot) => self.answer(slot, rows.unfinished(page, holds)),
-            Query::UnfinishedKeys(page, slot) => self.answer(slot, rows.unfinished_keys(page)),
-            Query::Held(page, slot) => self.answer(slot, rows.held(page)),
+            Query::UnfinishedKeys(after, limit, slot) => {
+                self.answer(slot, rows.unfinished_keys(after, limit));
+            }
             Query::Request(key, slot) => self.answer(slot, rows.request(key)),
             Query::Newest(slot) => self.answer(slot, rows.newest()),
             Query::Namesakes(key, slot) => self.answer(slot, rows.namesakes(key)),

@@ -79,7 +79,10 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Address, HoldReason, U256},
-        journal::{Holds, Identity, Journal, Query, sqlite::schema::MIGRATIONS},
+        journal::{
+            Identity, Journal, Query, RequestRecord, Which, sqlite::schema::MIGRATIONS,
+            tests::records,
+        },
     };
 
     /// Journals as the last two versions left them.
@@ -143,12 +146,13 @@ mod tests {
         assert_eq!(journal.ask(Query::Cursor).await.unwrap().unwrap().number, 786);
         assert_eq!(journal.ask(Query::HighestNonce).await.unwrap(), Some(1));
         assert_eq!(journal.recently_mined(9).await.unwrap()[0].nonce, 0);
-        let held = journal.held(None, 9).await.unwrap();
-        let held: Vec<_> = held.iter().map(|held| (held.key.id, held.held.hold.reason)).collect();
+        let held = records(&journal, Which::Held).await;
+        let reason = |one: &RequestRecord| one.progress.held.as_ref().unwrap().hold.reason;
+        let held: Vec<_> = held.iter().map(|one| (one.key.id, reason(one))).collect();
         let twins = (U256::from(1) << 248) + U256::from(2);
         let wanted = [(twins, HoldReason::ContractRejected), (twins, HoldReason::StaleAnswer)];
         assert_eq!(held, wanted);
-        let unfinished = journal.unfinished(None, 9, Holds::Included).await.unwrap();
+        let unfinished = records(&journal, Which::Unfinished).await;
         assert_eq!(unfinished.len(), 2);
         for request in unfinished {
             let decoded = crate::gateway::abi::decode(request.key.source, &request.event).unwrap();

@@ -292,9 +292,9 @@ async fn a_rebuild_takes_over_what_proves_itself() {
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(13)));
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(13));
-    let open = journal.unfinished(None, 10, Holds::Included).await.unwrap();
-    let found: Vec<_> = open.iter().map(|request| (request.key, &request.stage)).collect();
-    let wanted: Vec<_> = keys[1..].iter().map(|key| (*key, &Stage::Arrived)).collect();
+    let open = records(&journal, Which::Unfinished).await;
+    let found: Vec<_> = open.iter().map(|request| (request.key, request.stage())).collect();
+    let wanted: Vec<_> = keys[1..].iter().map(|key| (*key, Stage::Arrived)).collect();
     assert_eq!(found, wanted, "answers prove nothing");
     assert_eq!(open[0].event, arrivals[1].event);
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [good]);
@@ -330,7 +330,7 @@ async fn every_damaged_page_can_be_rebuilt_from() {
         least = least.min(requests + transactions);
         let journal = running(dir.path());
         assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(120)));
-        for found in journal.unfinished(None, 100, Holds::Included).await.unwrap() {
+        for found in records(&journal, Which::Unfinished).await {
             assert_eq!(found.event, real(found.event.block.number).event, "page {page}");
         }
         for found in journal.ask(Query::OpenTransactions).await.unwrap() {
@@ -370,7 +370,7 @@ async fn a_journal_in_order_keeps_all_and_is_read_again_from_the_block() {
     let journal = running(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(20)));
     assert_eq!(journal.ask(Query::BegunAfter).await.unwrap(), Some(20));
-    assert_eq!(keys(&journal, Holds::Included).await, [32]);
+    assert_eq!(keys(&journal, Which::Unfinished).await, [32]);
     assert!(journal.request(key(31)).await.unwrap().is_some(), "settled, and known");
     journal.close().await.unwrap();
 }
@@ -389,7 +389,8 @@ async fn damage_found_while_it_is_open_is_told_and_set_aside() {
     bytes[4096..pages * 4096].fill(0xee);
     let open = fs::OpenOptions::new().write(true).open(file(dir.path())).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&open, &bytes, 0).unwrap();
-    let failed = journal.unfinished(None, 10, Holds::Included).await.unwrap_err();
+    let listing = Listing { which: Which::Unfinished, after: None, limit: 10 };
+    let failed = journal.ask(|slot| Query::Records(listing, slot)).await.unwrap_err();
     assert!(failed.to_string().contains("damaged"), "{failed}");
     let damage = condition.damaged().await;
     drop(journal.close().await);
@@ -416,7 +417,7 @@ async fn a_journal_deleted_while_it_is_open_is_written_again() {
         let ended = ended_by_itself(&mut journal).await;
         assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
         let journal = running(dir.path());
-        assert_eq!(keys(&journal, Holds::Included).await, [1, 2, 3], "{deleted:?}");
+        assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2, 3], "{deleted:?}");
         assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(6)));
         journal.close().await.unwrap();
     }
@@ -453,7 +454,7 @@ async fn d8_a_journal_whose_file_system_is_unmounted_is_waited_for_and_not_writt
     assert_eq!(callers.join_next().await.unwrap().unwrap(), [0]);
     running.flush().await.unwrap();
     assert!(condition.waits().is_none());
-    assert_eq!(keys(&running, Holds::Included).await, [1, 2]);
+    assert_eq!(keys(&running, Which::Unfinished).await, [1, 2]);
     running.close().await.unwrap();
 }
 
@@ -467,7 +468,7 @@ async fn a_journal_deleted_before_it_is_closed_is_written_again() {
     let ended = journal.close().await.unwrap_err();
     assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
     let journal = running(dir.path());
-    assert_eq!(keys(&journal, Holds::Included).await, [1, 2]);
+    assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
 }
 
@@ -482,7 +483,7 @@ async fn a_directory_deleted_under_a_journal_is_made_again() {
     let ended = ended_by_itself(&mut journal).await;
     assert!(matches!(ended, JournalError::Deleted { .. }), "{ended}");
     let journal = running(&state);
-    assert_eq!(keys(&journal, Holds::Included).await, [1, 2]);
+    assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
 }
 

@@ -25,11 +25,12 @@ async fn requests_and_cursor_come_back_after_a_restart() {
 
     let journal = Running::open(dir.path());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), Some(block(10)));
-    assert_eq!(keys(&journal, Holds::Included).await, [5, 3, 9, 4]);
-    let page = journal.unfinished(None, 1, Holds::Included).await.unwrap();
+    assert_eq!(keys(&journal, Which::Unfinished).await, [5, 3, 9, 4]);
+    let page = records(&journal, Which::Unfinished).await;
     assert_eq!((&page[0].event, page[0].kind), (&event(5, 100), Kind::UserDecryption));
-    assert_eq!((&page[0].stage, &page[0].held, page[0].attempts), (&Stage::Arrived, &None, 0));
-    assert!(page[0].arrived_at_ms > 0);
+    let first = &page[0].progress;
+    assert_eq!((page[0].stage(), &first.held, first.attempts), (Stage::Arrived, &None, 0));
+    assert!(first.arrived_at_ms > 0);
     journal.close().await.unwrap();
 }
 
@@ -68,8 +69,8 @@ async fn steps_are_stored_and_survive() {
     journal.close().await.unwrap();
 
     let journal = Running::open(dir.path());
-    let all = journal.unfinished(None, 10, Holds::Included).await.unwrap();
-    let stages: Vec<_> = all.iter().map(|request| request.stage.clone()).collect();
+    let all = records(&journal, Which::Unfinished).await;
+    let stages: Vec<_> = all.iter().map(RequestRecord::stage).collect();
     let expected = [
         Stage::Asked,
         Stage::Answered(answer(2, "two")),
@@ -77,8 +78,10 @@ async fn steps_are_stored_and_survive() {
         Stage::Arrived,
     ];
     assert_eq!(stages, expected);
-    assert_eq!(all[3].held, Some(Hold::new(HoldReason::AccessDenied, "do something")));
-    assert_eq!(all[3].attempts, 1);
+    let fourth = &all[3].progress;
+    let why = fourth.held.as_ref().map(|held| &held.hold);
+    assert_eq!(why, Some(&Hold::new(HoldReason::AccessDenied, "do something")));
+    assert_eq!(fourth.attempts, 1);
     let third = journal.request(key(3)).await.unwrap().unwrap().progress;
     assert_eq!(third.transaction, Some(tx));
     assert!(third.submitted_at_ms >= third.answered_at_ms && third.answered_at_ms.is_some());
@@ -88,11 +91,10 @@ async fn steps_are_stored_and_survive() {
     assert!(fifth.progress.asked_at_ms.is_none(), "a settled request never changes");
     assert_eq!(journal.request(key(99)).await.unwrap(), None);
 
-    assert_eq!(keys(&journal, Holds::Excluded).await, [1, 2, 3]);
-    assert_eq!(keys(&journal, Holds::Only).await, [4]);
-    let held = journal.held(None, 10).await.unwrap();
+    assert_eq!(keys(&journal, Which::Held).await, [4]);
+    let held = records(&journal, Which::Held).await;
     assert_eq!(held.len(), 1);
-    assert_eq!(held[0].held.hold.reason, HoldReason::AccessDenied);
+    assert_eq!(held[0].progress.held.as_ref().unwrap().hold.reason, HoldReason::AccessDenied);
     assert_eq!(held[0].progress.last_error.as_deref(), Some("no bucket"));
 
     let counts = journal.ask(Query::Counts).await.unwrap();

@@ -40,8 +40,8 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     let new = Running::start(reopen(dir.path(), kept, CONTRACT));
     handle.note(key(2), Step::Asked).await.unwrap_err();
     assert_eq!(new.ask(Query::Cursor).await.unwrap(), Some(block(7)));
-    let stages: Vec<_> = new.unfinished(None, 9, Holds::Included).await.unwrap();
-    let stages: Vec<_> = stages.into_iter().map(|request| request.stage).collect();
+    let stages: Vec<_> = records(&new, Which::Unfinished).await;
+    let stages: Vec<_> = stages.iter().map(RequestRecord::stage).collect();
     assert_eq!(stages, [Stage::Asked, Stage::Arrived]);
     new.arrive(batch([3], Some(8))).await.unwrap();
 
@@ -51,7 +51,7 @@ async fn what_a_writer_leaves_goes_on_under_the_same_lock() {
     assert_eq!(new.ask(Query::Cursor).await.unwrap(), None);
     new.close().await.unwrap();
     let again = Running::open(dir.path());
-    assert_eq!(keys(&again, Holds::Included).await, [1, 2, 3]);
+    assert_eq!(keys(&again, Which::Unfinished).await, [1, 2, 3]);
 }
 
 #[tokio::test]
@@ -140,11 +140,9 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     assert_eq!(new.ask(Query::ReadTwice).await.unwrap(), Some(150));
     assert_eq!(new.ask(Query::Unproven).await.unwrap(), [DOUBT]);
     assert_eq!(new.ask(Query::SeenIds).await.unwrap(), [known()]);
-    let requests = new.unfinished(None, 9, Holds::Included).await.unwrap();
-    let found: Vec<_> = requests
-        .iter()
-        .map(|request| (request.key.id.to::<u64>(), request.stage.clone()))
-        .collect();
+    let requests = records(&new, Which::Unfinished).await;
+    let found: Vec<_> =
+        requests.iter().map(|request| (request.key.id.to::<u64>(), request.stage())).collect();
     let stages = [
         (9, Stage::Arrived),
         (1, Stage::Asked),
@@ -171,12 +169,12 @@ async fn a_new_wallet_takes_over_cursor_and_unfinished_requests() {
     // Only once, and back again without a loss.
     let (new, none) = run_for(dir.path(), wallet(2), NAME);
     assert_eq!(none, None);
-    assert_eq!(keys(&new, Holds::Included).await, [9, 2, 3, 4, 6]);
+    assert_eq!(keys(&new, Which::Unfinished).await, [9, 2, 3, 4, 6]);
     new.close().await.unwrap();
     let (old, none) = run_for(dir.path(), wallet(1), NAME);
     assert_eq!(none, None);
     assert_eq!(old.ask(Query::Cursor).await.unwrap(), Some(block(200)));
-    assert_eq!(keys(&old, Holds::Included).await, [9, 1, 2, 3, 4]);
+    assert_eq!(keys(&old, Which::Unfinished).await, [9, 1, 2, 3, 4]);
     old.close().await.unwrap();
 }
 
@@ -227,7 +225,11 @@ async fn only_what_this_instance_kept_last_is_taken_over() {
     let (new, predecessor) = run_for(dir.path(), wallet(8), NAME);
     let predecessor = predecessor.unwrap();
     assert_eq!((predecessor.wallet, predecessor.cursor.number), (Address::repeat_byte(2), 12));
-    assert_eq!(keys(&new, Holds::Included).await, [11, 12], "from the one before, it from its own");
+    assert_eq!(
+        keys(&new, Which::Unfinished).await,
+        [11, 12],
+        "from the one before, it from its own"
+    );
     new.close().await.unwrap();
     let (fresh, none) = run_for(dir.path(), wallet(9), "unheard of");
     assert_eq!(none, None);

@@ -43,7 +43,7 @@ async fn another_contract_shares_the_lane_and_nothing_else() {
     let other = Source { contract: Address::repeat_byte(0xdd), ..SOURCE };
     let journal = Running::start(Journal::open(dir.path(), identity(), other.contract).unwrap());
     assert_eq!(journal.ask(Query::Cursor).await.unwrap(), None);
-    assert!(journal.unfinished(None, 10, Holds::Included).await.unwrap().is_empty());
+    assert!(records(&journal, Which::Unfinished).await.is_empty());
     assert_eq!(journal.arrive(of(other, batch([1], None))).await.unwrap().new, [0]);
     let open = journal.ask(Query::OpenTransactions).await.unwrap();
     assert_eq!(open[0].request, Some(key(1)), "it is still the other contract's");
@@ -117,9 +117,9 @@ async fn what_a_reorganisation_drops_is_open_again_and_so_is_its_request() {
     journal.close().await.unwrap();
     let journal = Running::open(dir.path());
     assert_eq!(journal.ask(Query::OpenTransactions).await.unwrap(), [first, bumped.clone()]);
-    let held = journal.held(None, 10).await.unwrap();
+    let held = records(&journal, Which::Held).await;
     assert_eq!(held.iter().map(|one| one.key).collect::<Vec<_>>(), [key(1)]);
-    assert_eq!(held[0].held.hold.reason, HoldReason::AnswerDropped);
+    assert_eq!(held[0].progress.held.as_ref().unwrap().hold.reason, HoldReason::AnswerDropped);
     let standing = journal.standing(key(1)).await.unwrap().expect("open");
     assert_eq!(standing.stage, Stage::Answered(answer(1, "yes")), "nobody is asked again");
     assert!(journal.standing(key(2)).await.unwrap().is_none(), "the other one stands");
@@ -174,8 +174,8 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     let away = other(&home);
     assert_eq!(home.ask(Query::Cursor).await.unwrap(), Some(block(7)));
     assert_eq!(away.ask(Query::Cursor).await.unwrap(), Some(block(3)));
-    assert_eq!(keys(&home, Holds::Included).await, [1]);
-    assert_eq!(keys(&away, Holds::Included).await, [1, 2]);
+    assert_eq!(keys(&home, Which::Unfinished).await, [1]);
+    assert_eq!(keys(&away, Which::Unfinished).await, [1, 2]);
     assert_eq!(home.ask(Query::HighestNonce).await.unwrap(), Some(5));
     assert_eq!(away.ask(Query::HighestNonce).await.unwrap(), Some(9));
     assert_eq!(home.ask(Query::OpenTransactions).await.unwrap(), []);
@@ -193,6 +193,6 @@ async fn each_chain_has_its_own_cursor_requests_and_nonces() {
     assert_eq!((pruned.requests, pruned.transactions), (0, 0), "it is of another chain, or open");
     let pruned = home.prune(u64::MAX, 100).await.unwrap();
     assert_eq!((pruned.requests, pruned.transactions), (1, 0), "the highest nonce stays");
-    assert_eq!(keys(&away, Holds::Included).await, [1, 2]);
+    assert_eq!(keys(&away, Which::Unfinished).await, [1, 2]);
     home.close().await.unwrap();
 }

@@ -62,7 +62,7 @@ async fn what_is_queued_when_the_stop_comes_is_stored() {
     ended.unwrap();
     journal.note(key(1), Step::Asked).await.unwrap_err();
     let journal = Running::open(dir.path());
-    assert_eq!(keys(&journal, Holds::Included).await, [1, 2]);
+    assert_eq!(keys(&journal, Which::Unfinished).await, [1, 2]);
     journal.close().await.unwrap();
 }
 
@@ -199,7 +199,7 @@ async fn a_journal_that_finds_no_room_can_be_stopped() {
     let told = callers.join_next().await.unwrap().unwrap().unwrap_err();
     assert!(told.to_string().contains("free space"), "{told}");
     let again = Running::open(dir.path());
-    assert_eq!(keys(&again, Holds::Included).await, [1]);
+    assert_eq!(keys(&again, Which::Unfinished).await, [1]);
     again.close().await.unwrap();
 }
 
@@ -258,14 +258,11 @@ async fn throughput() {
     let start = Instant::now();
     let mut after = None;
     let mut pages = 0;
-    while let Some(last) = journal
-        .unfinished(after, 1000, Holds::Included)
-        .await
-        .unwrap()
-        .last()
-        .map(|last| last.position)
-    {
-        after = Some(last);
+    loop {
+        let listing = Listing { which: Which::Unfinished, after, limit: 1000 };
+        let page = journal.ask(|slot| Query::Records(listing, slot)).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.position);
         pages += 1;
     }
     println!("unfinished read per second: {:.0} ({pages} pages)", rate(80_000, start));
