@@ -204,12 +204,12 @@ impl<I: Instances> Supervisor<I> {
         let Some(slot) = self.slots.get_mut(&name) else { return };
         let result_is_good = result.is_ok();
         match slot.checked(&config, result, Instant::now()) {
-            Some(Unapplied { why, waits }) => {
+            Some(Unapplied { code, why, waits }) => {
                 if waits {
-                    warn!(instance = name, why, again_in = ?slot::CHECK_AGAIN,
+                    warn!(instance = name, code, why, again_in = ?slot::CHECK_AGAIN,
                         "a new configuration waits for what it needs");
                 } else {
-                    error!(instance = name, why, "reload failed");
+                    error!(instance = name, code, why, "reload failed");
                 }
                 self.reload.at_ms = clock::unix_millis();
             }

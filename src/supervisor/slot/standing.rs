@@ -399,8 +399,8 @@ impl<H> Standing<H> {
         *trial = Trial::None;
         let waits = !error.is_refusal();
         let again_at = now + if waits { CHECK_AGAIN } else { PARKED_RETRY };
-        let why =
-            Unapplied { why: format!("{error}; the configuration from before runs on"), waits };
+        let why = format!("{error}; the configuration from before runs on");
+        let why = Unapplied { code: error.code(), why, waits };
         let before = run.target.clone();
         self.intent.course_mut()?.reject(why, before, Some(again_at))
     }
@@ -423,7 +423,7 @@ impl<H> Standing<H> {
             && course.wanted.config == run.target.config
         {
             let why = format!("{exit}; the configuration from before runs again");
-            course.reject(Unapplied { why, waits: false }, before, None);
+            course.reject(Unapplied { code: exit.code(), why, waits: false }, before, None);
             return Aftermath::RolledBack;
         }
         let Health { since, longest, .. } = run.health;

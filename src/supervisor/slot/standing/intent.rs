@@ -7,6 +7,8 @@ use crate::supervisor::slot::Target;
 /// Why a new configuration did not replace the old one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::supervisor) struct Unapplied {
+    /// The cause's stable name.
+    pub code: &'static str,
     pub why: String,
     /// Not refused: a dependency does not answer, and the check is repeated automatically.
     pub waits: bool,
