@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
 
+use super::genesis::Undecided;
 use crate::{
     domain::{LedgerError, SigningDomain},
     flow::{
@@ -49,8 +50,8 @@ pub enum Unready {
     )]
     OtherDomain { deployed: Box<SigningDomain>, configured: Box<SigningDomain> },
     /// Which chain of the id is meant: what the nodes say of it, and the journals.
-    #[error("{0}")]
-    Undecided(String),
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
     #[error(transparent)]
     Core(#[from] CoreTrouble),
     #[error(
@@ -99,7 +100,7 @@ impl Unready {
             Self::Wallet(error) => error.code(),
             Self::Core(error) => error.code(),
             Self::OtherDomain { .. } => "signing_domain",
-            Self::Undecided(_) => "undecided_chain",
+            Self::Undecided(why) => why.code(),
             Self::Directory { .. } => "state_directory",
             Self::DiskLate { .. } => "disk_late",
             Self::Ending => "ending",

@@ -4,17 +4,51 @@
 
 use crate::{domain::B256, gateway::provider::Beginning, journal};
 
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    Is(B256),
-    /// For what, and why.
-    Wait(String),
+/// Why it is not known which chain is meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undecided {
+    #[error("no node tells the chain's block 0")]
+    Untold,
+    /// At the first start.
+    #[error("it knows no genesis block yet")]
+    NoGenesis,
+    #[error("{hosts} was not heard yet")]
+    Untried { hosts: String },
+    #[error(
+        "the nodes are of different chains: {each}; correct gateway_url and gateway_fallback_urls"
+    )]
+    Apart { each: String },
+    #[error(
+        "each node is of another chain than the journal, and of another than the others: {each}; correct \
+         gateway_url and gateway_fallback_urls"
+    )]
+    AllApart { each: String },
+    #[error(
+        "block 0 of {hosts} is {genesis}, which is not the chain of the journal; {away} may know better. If \
+         the chain was made anew, take that one out"
+    )]
+    Another { hosts: String, genesis: B256, away: String },
+}
+
+impl Undecided {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Untold => "genesis_untold",
+            Self::NoGenesis => "no_genesis",
+            Self::Untried { .. } => "genesis_untried",
+            Self::Apart { .. } | Self::AllApart { .. } => "different_chains",
+            Self::Another { .. } => "another_chain",
+        }
+    }
 }
 
 /// `known`: what the journals know, the one that was written last first. `told`: host, and what each
 /// node says.
-pub(super) fn decide(known: &[journal::Beginning], told: &[(&str, Beginning)]) -> Decision {
+pub(super) fn decide(
+    known: &[journal::Beginning],
+    told: &[(&str, Beginning)],
+) -> Result<B256, Undecided> {
     let said = |beginning: &Beginning| match beginning {
         Beginning::Is(genesis) => Some(*genesis),
         Beginning::Untried | Beginning::Away | Beginning::OfAnotherId | Beginning::Untold => None,
@@ -33,34 +67,27 @@ pub(super) fn decide(known: &[journal::Beginning], told: &[(&str, Beginning)]) -
     let known_here = if away.is_empty() { known } else { &known[..known.len().min(1)] };
     let common = known_here.iter().find_map(|known| all.iter().find(|told| known.is_of(**told)));
     if let Some(common) = common {
-        return Decision::Is(*common);
+        return Ok(*common);
     }
+    let are_apart = all.iter().any(|told| all.first() != Some(told));
     if let Some(newest) = known.first() {
         return match (all.first(), newest.genesis) {
             // Who has no block 0 contradicts nothing.
-            (_, Some(genesis)) if untold => Decision::Is(genesis),
-            (None, _) => Decision::Wait("no node tells the chain's block 0".to_owned()),
-            (Some(first), _) if all.iter().any(|told| told != first) => Decision::Wait(format!(
-                "each node is of another chain than the journal, and of another than the others: \
-                 {}; correct gateway_url and gateway_fallback_urls",
-                each(told)
-            )),
-            (Some(first), _) if away.is_empty() => Decision::Is(*first),
-            (Some(first), _) => Decision::Wait(format!(
-                "block 0 of {} is {first}, which is not the chain of the journal; {away} may know \
-                 better. If the chain was made anew, take that one out",
-                hosts(&|told| matches!(told, Beginning::Is(_)))
-            )),
+            (_, Some(genesis)) if untold => Ok(genesis),
+            (None, _) => Err(Undecided::Untold),
+            (Some(_), _) if are_apart => Err(Undecided::AllApart { each: each(told) }),
+            (Some(first), _) if away.is_empty() => Ok(*first),
+            (Some(first), _) => {
+                let hosts = hosts(&|told| matches!(told, Beginning::Is(_)));
+                Err(Undecided::Another { hosts, genesis: *first, away })
+            }
         };
     }
     match all.first() {
-        Some(first) if all.iter().any(|told| told != first) => Decision::Wait(format!(
-            "the nodes are of different chains: {}; correct gateway_url and gateway_fallback_urls",
-            each(told)
-        )),
-        Some(first) if untried.is_empty() => Decision::Is(*first),
-        Some(_) => Decision::Wait(format!("{untried} was not heard yet")),
-        None => Decision::Wait("it knows no genesis block yet".to_owned()),
+        Some(_) if are_apart => Err(Undecided::Apart { each: each(told) }),
+        Some(first) if untried.is_empty() => Ok(*first),
+        Some(_) => Err(Undecided::Untried { hosts: untried }),
+        None => Err(Undecided::NoGenesis),
     }
 }
 
@@ -100,10 +127,7 @@ mod tests {
     fn decided(known: &[journal::Beginning], told: &[Beginning]) -> Option<B256> {
         let hosts = ["a", "b", "c"];
         let told: Vec<_> = hosts.into_iter().zip(told.iter().copied()).collect();
-        match decide(known, &told) {
-            Decision::Is(genesis) => Some(genesis),
-            Decision::Wait(_) => None,
-        }
+        decide(known, &told).ok()
     }
 
     #[test]

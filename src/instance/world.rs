@@ -7,10 +7,7 @@ use std::{fmt::Display, path::Path, pin::pin, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{
-    BuildError, ROOM, Unready,
-    genesis::{Decision, decide},
-};
+use super::{BuildError, ROOM, Unready, genesis::decide};
 use crate::{
     backoff::Backoff,
     config::{self, Config},
@@ -205,13 +202,9 @@ pub(super) async fn settle_genesis(
     if let Some(error) = provider.trouble() {
         return Err(error.into());
     }
-    match decide(known, &provider.beginnings()) {
-        Decision::Is(genesis) => {
-            provider.settle_genesis(genesis).await;
-            Ok(genesis)
-        }
-        Decision::Wait(why) => Err(Unready::Undecided(why)),
-    }
+    let genesis = decide(known, &provider.beginnings())?;
+    provider.settle_genesis(genesis).await;
+    Ok(genesis)
 }
 
 /// Where reading began by the newest journal of another block 0, if what it read is of this chain: then
