@@ -1,15 +1,15 @@
-//! PROVIDER: the layer that talks to a chain's nodes. It moves bytes, knows nodes and deadlines, and knows
-//! nothing of contracts or requests.
+//! PROVIDER: talks to the nodes of a chain. It moves bytes, knows nodes and deadlines, and nothing of
+//! contracts or requests.
 //!
-//! The WebSocket (or, over http, a poll) is a source of wake-ups and headers, never of truth: what
-//! happened on chain is always read by block hash or by range. The library's own reconnect is
-//! switched off, because it re-issues calls and re-subscribes without saying so: here a lost
-//! connection is a new [`Head::connection`] number, and whoever needs continuity re-reads.
+//! The WebSocket (or, over HTTP, a poll) is a source of wake-ups and headers, never of truth: events are
+//! always read by block hash or by range. There is no silent reconnect, which would repeat calls and
+//! subscriptions unnoticed: a new connection has a new [`Head::connection`] number, and a reader that
+//! needs continuity reads again.
 //!
-//! Several endpoints are one provider: reads go to one of them ([`choice`]), a call that fails to
-//! another within its deadline, raw transactions to all at once.
+//! Several endpoints form one provider: reads go to one of them ([`choice`]), a failed call goes to
+//! another one within its deadline, raw transactions go to all at once.
 //!
-//! URLs hold API keys: every text that leaves this module names the host and nothing else.
+//! URLs contain API keys: every text that leaves this module names the host and nothing else.
 
 mod arbitrum;
 mod batches;

@@ -6,7 +6,7 @@ use crate::{
     gateway::fake_chain::{ADDRESSES, FakeChain, Lies, SOURCE, request_event},
 };
 
-/// A block with requests 1 and 2, told by two nodes.
+/// A block with requests 1 and 2, shown by two nodes.
 fn ground() -> (FakeChain, DecryptionAdapter<FakeChain>, [Request; 2]) {
     let chain = FakeChain::new(10);
     chain.node().lies.push(Lies::default());
@@ -42,14 +42,14 @@ async fn b5_a_log_that_another_node_does_not_have_is_disputed() {
     let disputed =
         Witnessed::Disputed { shown_by: vec!["node-0".to_owned()], denied_by: "node-1".to_owned() };
     assert_eq!(ask(&adapter, &request).await, disputed);
-    // The same event of a block that nobody else has.
+    // The same event in a block that no other node has.
     let hash = B256::repeat_byte(7);
     let elsewhere = BlockRef { hash, ..request.block };
     let denied = adapter.witnessed(&request, elsewhere, false).await;
     assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
 }
 
-/// The node that denies them answers in time, and had to answer for each by itself.
+/// The denying node answers in time only if the requests share its answer.
 #[tokio::test(start_paused = true)]
 async fn b5_many_forged_logs_of_a_block_are_denied_by_one_answer() {
     let (chain, adapter, _) = ground();
@@ -64,7 +64,7 @@ async fn b5_many_forged_logs_of_a_block_are_denied_by_one_answer() {
     assert_eq!(chain.calls("block_transactions"), 1);
 }
 
-/// A flood makes a node refuse what it is asked: it has said already that they are not there.
+/// A flood makes a node refuse calls after it has denied.
 #[tokio::test(start_paused = true)]
 async fn b5_who_falls_silent_has_not_taken_its_denial_back() {
     let (chain, adapter, _) = ground();
@@ -79,7 +79,7 @@ async fn b5_who_falls_silent_has_not_taken_its_denial_back() {
     assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
 }
 
-/// A liar puts blocks on top of the chain. Or they are real, and the other one is a little late.
+/// A liar puts blocks on top of the chain; or the blocks are real, and the other node is a little late.
 #[tokio::test(start_paused = true)]
 async fn b5_a_block_that_a_node_which_goes_on_has_not_reached_is_waited_for() {
     let (chain, adapter, [first, second]) = ground();
@@ -94,7 +94,7 @@ async fn b5_a_block_that_a_node_which_goes_on_has_not_reached_is_waited_for() {
     };
     let (witnessed, ()) = tokio::join!(ask(&adapter, &second), reaching);
     assert_eq!(witnessed, Witnessed::ByTwo);
-    // It does not go on any more: the others are not waited for either.
+    // It stops advancing, so it is not waited for any longer.
     chain.node().lies[1] = Lies { goes_on: true, lags_from: Some(11), ..Lies::default() };
     sleep(FRESH).await;
     let (begun, standing_still) = (Instant::now(), async {
@@ -106,7 +106,7 @@ async fn b5_a_block_that_a_node_which_goes_on_has_not_reached_is_waited_for() {
     assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
 }
 
-/// Whoever can cut off the node that denies for a moment.
+/// An attacker may cut off the denying node for a moment.
 #[tokio::test(start_paused = true)]
 async fn b5_a_denial_outlasts_the_connection_of_who_said_it() {
     let (chain, adapter, [first, second]) = ground();
@@ -117,7 +117,7 @@ async fn b5_a_denial_outlasts_the_connection_of_who_said_it() {
     sleep(Duration::from_mins(5)).await;
     assert_eq!(ask(&adapter, &first).await, disputed);
     assert_eq!(ask(&adapter, &second).await, Witnessed::ByOne, "of which nothing was said");
-    // It was real, and came late.
+    // The request was real, and the node late.
     chain.node().lies[1] = Lies::default();
     assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
     chain.node().lies[1].away = true;
@@ -147,8 +147,7 @@ async fn b5_a_node_that_is_away_since_a_moment_is_waited_for() {
     assert_eq!((ask(&adapter, &second).await, begun.elapsed()), (Witnessed::ByOne, Duration::ZERO));
 }
 
-/// The event's transaction is in the block: that two nodes show neither log nor receipt yet is no word
-/// about it.
+/// The event's transaction is in the block: two nodes without log and receipt so far prove nothing.
 #[tokio::test(start_paused = true)]
 async fn b5_indices_that_are_late_end_nothing() {
     let (chain, adapter, [first, _]) = ground();
@@ -163,7 +162,7 @@ async fn b5_indices_that_are_late_end_nothing() {
     assert_eq!(ask(&adapter, &first).await, Witnessed::ByTwo);
 }
 
-/// It does not offer logs by a block's hash, or takes its time for them.
+/// It does not offer logs by block hash, or is slow with them.
 #[tokio::test(start_paused = true)]
 async fn b5_a_node_without_logs_denies_by_the_transactions_of_the_block() {
     let refuses = Lies { no_block_logs: Some((-32_601, "not offered")), ..Lies::default() };
@@ -179,7 +178,7 @@ async fn b5_a_node_without_logs_denies_by_the_transactions_of_the_block() {
     }
 }
 
-/// Of a block full of forged logs a node is asked as much as of one: it may have a quota.
+/// A block full of forged logs costs a node as many calls as one: it may have a quota.
 #[tokio::test(start_paused = true)]
 async fn b5_a_flood_of_forged_logs_costs_the_other_node_no_more_than_one() {
     let (chain, adapter, _) = ground();
@@ -193,7 +192,7 @@ async fn b5_a_flood_of_forged_logs_costs_the_other_node_no_more_than_one() {
     assert_eq!((chain.calls("block_transactions"), chain.calls("emitted_by")), (1, 0));
 }
 
-/// The operator took the liar out, or it is honest now: what it forged stands in the journal.
+/// The operator removed the lying node, or it is honest now: what it forged is still in the journal.
 #[tokio::test(start_paused = true)]
 async fn b5_what_a_node_forged_that_is_gone_is_not_believed_either() {
     let (chain, adapter, [first, _]) = ground();
@@ -209,7 +208,7 @@ async fn b5_what_a_node_forged_that_is_gone_is_not_believed_either() {
     assert!(matches!(again(&request).await, Witnessed::Disputed { .. }), "it was certain");
 }
 
-/// It may know better: one that is away, silent, behind, or the fourth of four.
+/// A node may know better that is away, silent, behind, or the fourth of four.
 #[tokio::test(start_paused = true)]
 async fn b5_nothing_ends_before_all_who_have_a_say_are_heard() {
     let away = Lies { away: true, ..Lies::default() };
@@ -258,7 +257,7 @@ async fn b5_a_log_of_another_contract_shows_no_request() {
     assert!(matches!(denied, Witnessed::Disputed { .. }), "{denied:?}");
 }
 
-/// Real nodes have broken indices for hours.
+/// Real nodes have had broken indices for hours.
 #[tokio::test(start_paused = true)]
 async fn b5_a_node_without_an_index_of_logs_is_a_witness_by_its_receipts() {
     let (chain, adapter, [first, _]) = ground();
