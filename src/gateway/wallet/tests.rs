@@ -1,13 +1,27 @@
 //! The key in memory, and a scripted AWS KMS.
 
-use super::*;
+use std::io::{Read, Write};
+use std::time::Duration;
+
 use alloy::primitives::{U256, address, hex, keccak256};
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_kms::error::SdkError;
+use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
+use aws_sdk_kms::operation::sign::SignOutput;
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 use k256::ecdsa::SigningKey;
 use k256::ecdsa::signature::hazmat::PrehashSigner;
-use std::io::{Read, Write};
+
+use super::aws_errors::{classify, classify_code};
+use super::aws_kms::{persevere, recoverable, region_of_arn, usable_public_key};
+use super::*;
+use crate::aws::Provider;
 
 fn static_config(endpoint: &str) -> SdkConfig {
     let credentials = Credentials::new("AKIDTEST", "not-a-secret", None, None, "test");
